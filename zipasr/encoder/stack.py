@@ -1,0 +1,101 @@
+"""A stack: blocks that run at a fraction of 50 Hz, with the Downsample, Upsample and Bypass around them.
+
+(N, T, D) at 50 Hz -> (N, T, D) at 50 Hz.
+Source: Yao et al. 2024, arXiv:2310.11230, section 3.1 and figure 1.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.encoder.layer import Bypass, LayerShape, ZipformerLayer
+from zipasr.nn.attention import RelativePositionalEncoding
+from zipasr.nn.schedule import Schedule
+
+
+class Downsample(nn.Module):
+    """Average groups of `factor` frames under learned weights; the last frame is repeated to fill the last group."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.bias = nn.Parameter(torch.zeros(factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, ceil(T / factor), D)."""
+        fill = -x.shape[1] % self.factor
+        if fill:
+            x = torch.cat([x, x[:, -1:].expand(-1, fill, -1)], dim=1)
+        groups = x.unflatten(1, (-1, self.factor))
+        return torch.einsum("ntkd,k->ntd", groups, self.bias.softmax(0))
+
+
+def upsample(x: Tensor, factor: int, num_frames: int) -> Tensor:
+    """Repeat each frame of (N, T, D) `factor` times and keep the first `num_frames`."""
+    return x.unsqueeze(2).expand(-1, -1, factor, -1).flatten(1, 2)[:, :num_frames]
+
+
+class ZipformerStack(nn.Module):
+    """Blocks at 50 Hz / `downsample_factor`."""
+
+    def __init__(
+        self,
+        shape: LayerShape,
+        *,
+        num_layers: int,
+        downsample_factor: int,
+        pos_dropout: float,
+        warmup: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.factor = downsample_factor
+        self.positions = RelativePositionalEncoding(shape.pos_dim, dropout=pos_dropout)
+        self.layers = nn.ModuleList(
+            ZipformerLayer(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor))
+            for i in range(num_layers)
+        )
+        for layer in self.layers[1:]:  # the published model starts every layer of a stack alike
+            layer.load_state_dict(self.layers[0].state_dict())
+        if downsample_factor > 1:
+            self.downsample = Downsample(downsample_factor)
+            self.bypass = Bypass(shape.channels)
+
+    def forward(
+        self, x: Tensor, feature_mask: Tensor | None, attention_mask: Tensor | None, padding_mask: Tensor, chunk: int
+    ) -> Tensor:
+        """Map (N, T, D) to (N, T, D) at 50 Hz.
+
+        Args:
+            x: (N, T, D) at 50 Hz.
+            feature_mask: (N, 1, D) of 0 and 1, or None.
+            attention_mask: bool (T, T) at 50 Hz, True where attention may not look, or None.
+            padding_mask: bool (N, T) at 50 Hz, True at padding.
+            chunk: frames at 50 Hz in a chunk, a multiple of the factor, or -1.
+        """
+        before, factor = x, self.factor
+        if factor > 1:
+            x = self.downsample(x)
+            padding_mask = padding_mask[:, ::factor]
+            chunk = chunk // factor if chunk > 0 else chunk
+        mask = padding_mask[:, None, None, :]
+        if attention_mask is not None:
+            mask = mask | attention_mask[::factor, ::factor]
+        positions = self.positions(x.shape[1])
+        x = _masked(x, feature_mask)
+        for layer in self.layers:
+            x = _masked(layer(x, positions, mask, padding_mask, chunk), feature_mask)
+        if factor > 1:
+            x = self.bypass(before, upsample(x, factor, before.shape[1]))
+        return x
+
+
+def _masked(x: Tensor, feature_mask: Tensor | None) -> Tensor:
+    return x if feature_mask is None else x * feature_mask
+
+
+def _layer_skip(index: int, num_layers: int, warmup: tuple[float, float], factor: int) -> Schedule:
+    """Layer-skip rate: 1/2 until this layer's turn in the warm-up, then a small rate that grows with the factor."""
+    begin, end = warmup
+    width = (end - begin) / num_layers
+    return Schedule(((begin + index * width, 0.5), (begin + (index + 1) * width, 0.035 * math.sqrt(factor))))

@@ -1,0 +1,280 @@
+"""The Zipformer encoder: features (N, T, F) at 100 Hz -> `Encoded` frames (N, T'', D) at 25 Hz.
+
+Conv-Embed to 50 Hz, six stacks that work at 50, 25, 12.5, 6.25, 12.5 and 25 Hz, and a final Downsample by 2.
+D is the widest stack; lengths are T' = (T - 7) // 2 and T'' = (T' + 1) // 2.
+Source: Yao et al. 2024, arXiv:2310.11230, figure 1; the defaults are Zipformer-M.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.encoder import frontend
+from zipasr.encoder.layer import LayerShape
+from zipasr.encoder.stack import Downsample, ZipformerStack
+from zipasr.errors import ConfigError
+from zipasr.nn.dropout import DROPOUT
+from zipasr.nn.encoded import Encoded
+from zipasr.nn.schedule import Schedule
+
+_WARMUP_STEPS = 4000.0
+_FEATURE_MASK_RATE = 0.125
+_UNLIMITED_CHUNKS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZipformerConfig:
+    """Shape of the encoder, one entry per stack. The defaults are the published medium model."""
+
+    num_features: int = 80
+    """Mel bins F of the input."""
+    conv_channels: tuple[int, int, int] = (8, 32, 128)
+    """Channels of the three convolutions of Conv-Embed."""
+    channels: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
+    """Embedding width D of each stack."""
+    unmasked_channels: tuple[int, ...] = (192, 192, 256, 256, 256, 192)
+    """Channels that the random feature masks of training never touch."""
+    num_layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)
+    """Blocks in each stack."""
+    downsample: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
+    """Time reduction of each stack relative to 50 Hz."""
+    feedforward: tuple[int, ...] = (512, 768, 1024, 1536, 1024, 768)
+    """Hidden width of the middle feed-forward module; the first has 3/4, the third 5/4 of it."""
+    num_heads: tuple[int, ...] = (4, 4, 4, 8, 4, 4)
+    """Attention heads H."""
+    kernel_sizes: tuple[int, ...] = (31, 31, 15, 15, 15, 31)
+    """Odd kernel sizes of the depthwise convolutions, in frames of the stack."""
+    query_head_dim: int = 32
+    """Width of a query and a key of one head."""
+    value_head_dim: int = 12
+    """Width of a value of one head."""
+    pos_head_dim: int = 4
+    """Width of a positional query of one head."""
+    pos_dim: int = 48
+    """Width of the relative position encoding."""
+    pos_dropout: float = 0.15
+    """Dropout of the relative position encoding."""
+    dropout: Schedule = DROPOUT
+    """Dropout of Conv-Embed and the feed-forward modules over training."""
+    is_causal: bool = False
+    """Whether the model can stream: chunk-causal convolutions, chunk masks in training."""
+    chunk_frames_50hz: tuple[int, ...] = (16, 32, 64, -1)
+    """Chunk sizes drawn while training a causal model; -1 is the whole utterance."""
+    left_context_frames_50hz: tuple[int, ...] = (64, 128, 256, -1)
+    """Left contexts drawn while training a causal model; -1 is everything."""
+
+    def __post_init__(self) -> None:
+        num_stacks = len(self.channels)
+        for name in ("unmasked_channels", "num_layers", "downsample", "feedforward", "num_heads", "kernel_sizes"):
+            if len(getattr(self, name)) != num_stacks:
+                raise ConfigError(
+                    f"{name} must have one entry per stack, {num_stacks} as channels has, but has "
+                    f"{len(getattr(self, name))}: {getattr(self, name)}"
+                )
+        for i in range(num_stacks):
+            self._check_stack(i)
+        if self.downsample[0] != 1:
+            raise ConfigError(f"the first entry of downsample must be 1, but is {self.downsample[0]}")
+        if self.pos_dim % 2:
+            raise ConfigError(f"pos_dim must be even, but is {self.pos_dim}")
+        if self.is_causal:
+            for chunk in self.chunk_frames_50hz:
+                for left in self.left_context_frames_50hz:
+                    check_chunk(self, chunk, left)
+
+    def _check_stack(self, i: int) -> None:
+        if self.kernel_sizes[i] % 2 == 0:
+            raise ConfigError(f"kernel_sizes must be odd, but stack {i} has {self.kernel_sizes[i]}")
+        if self.unmasked_channels[i] > self.channels[i]:
+            raise ConfigError(
+                f"unmasked_channels must not exceed channels, but stack {i} has {self.unmasked_channels[i]} "
+                f"of {self.channels[i]}"
+            )
+        if self.channels[i] % 4 or self.feedforward[i] % 4:
+            raise ConfigError(
+                f"channels and feedforward must be multiples of 4, but stack {i} has {self.channels[i]} and "
+                f"{self.feedforward[i]}"
+            )
+        if min(self.num_layers[i], self.num_heads[i], self.downsample[i], self.channels[i]) < 1:
+            raise ConfigError(f"stack {i} must have at least one layer, head and channel and a downsampling >= 1")
+
+
+def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
+    """Raise ConfigError unless the chunk and left context (50 Hz frames, -1 unlimited) suit every stack."""
+    if chunk == -1:
+        return
+    for i, (factor, kernel) in enumerate(zip(config.downsample, config.kernel_sizes, strict=True)):
+        if chunk < 1 or chunk % factor:
+            raise ConfigError(
+                f"chunk_frames_50hz must be -1 or a positive multiple of every downsampling factor, but {chunk} is "
+                f"not a multiple of {factor} (stack {i})"
+            )
+        if left != -1 and max(1, left // chunk) * chunk < kernel // 2 * factor:
+            raise ConfigError(
+                f"left_context_frames_50hz must reach back over half the kernel of stack {i}, "
+                f"{kernel // 2 * factor} frames, but {left} frames give {max(1, left // chunk) * chunk}"
+            )
+
+
+class Zipformer(nn.Module):
+    """The encoder. See the module's docstring for rates and lengths."""
+
+    def __init__(self, config: ZipformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.output_channels = max(config.channels)
+        self.frontend = frontend.ConvEmbed(
+            config.num_features, config.channels[0], conv_channels=config.conv_channels, dropout=config.dropout
+        )
+        num_stacks = len(config.channels)
+        self.stacks = nn.ModuleList(
+            ZipformerStack(
+                self._layer_shape(i),
+                num_layers=config.num_layers[i],
+                downsample_factor=config.downsample[i],
+                pos_dropout=config.pos_dropout,
+                warmup=(_WARMUP_STEPS * (i + 1) / (num_stacks + 1), _WARMUP_STEPS * (i + 2) / (num_stacks + 1)),
+            )
+            for i in range(num_stacks)
+        )
+        self.output_downsample = Downsample(2)
+
+    def _layer_shape(self, i: int) -> LayerShape:
+        config = self.config
+        return LayerShape(
+            channels=config.channels[i],
+            feedforward=config.feedforward[i],
+            num_heads=config.num_heads[i],
+            kernel_size=config.kernel_sizes[i],
+            query_head_dim=config.query_head_dim,
+            value_head_dim=config.value_head_dim,
+            pos_head_dim=config.pos_head_dim,
+            pos_dim=config.pos_dim,
+            is_causal=config.is_causal,
+            dropout=config.dropout,
+        )
+
+    def output_length(self, num_frames: int) -> int:
+        """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
+        return (frontend.output_length(num_frames) + 1) // 2
+
+    def forward(
+        self,
+        features: Tensor,
+        lens: Tensor,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+    ) -> Encoded:
+        """Encode a padded batch.
+
+        Args:
+            features: (N, T, F) log-mel features at 100 Hz, T >= 9.
+            lens: (N,) valid frames of each, int64.
+            chunk_frames_50hz: frames of a chunk at 50 Hz; -1 or None: no chunks. Causal models only.
+            left_context_frames_50hz: frames before the chunk that are seen; -1 or None: all.
+        Returns:
+            Frames (N, ((T - 7) // 2 + 1) // 2, D) at 25 Hz and their lengths.
+        Raises:
+            ValueError: shapes or lengths disagree, or a chunk is asked of a model that is not causal.
+        """
+        self._check_input(features, lens, chunk_frames_50hz)
+        return self.encode_frames(
+            self.frontend(features),
+            frontend.output_lengths(lens),
+            chunk_frames_50hz=chunk_frames_50hz,
+            left_context_frames_50hz=left_context_frames_50hz,
+        )
+
+    def encode_frames(
+        self,
+        frames: Tensor,
+        lens: Tensor,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+    ) -> Encoded:
+        """Run the stacks on what Conv-Embed gave: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
+        chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
+        x, num_frames = frames, frames.shape[1]
+        padding_mask = torch.arange(num_frames, device=x.device) >= lens.unsqueeze(1)
+        attention_mask = _chunk_mask(num_frames, chunk, left, x.device)
+        outputs = []
+        for stack, channels, feature_mask in zip(
+            self.stacks, self.config.channels, self._feature_masks(x), strict=True
+        ):
+            x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk)
+            outputs.append(x)
+        return Encoded(self.output_downsample(_join_outputs(outputs)), (lens + 1) // 2)
+
+    def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
+        expected = self.config.num_features
+        if features.dim() != 3 or features.shape[2] != expected or features.shape[1] < frontend.MIN_FEATURES:
+            raise ValueError(
+                f"features must be (N, T >= {frontend.MIN_FEATURES}, {expected}), but are {tuple(features.shape)}; "
+                "pad short input with features.PADDING_VALUE"
+            )
+        if lens.shape != features.shape[:1]:
+            raise ValueError(f"lens must be ({features.shape[0]},), but is {tuple(lens.shape)}")
+        if chunk is not None and chunk != -1 and not self.config.is_causal:
+            raise ValueError(
+                f"chunk_frames_50hz must be -1 for this model, but is {chunk}; only a model trained with "
+                "is_causal=True can work in chunks"
+            )
+
+    def _chunk(self, chunk: int | None, left: int | None) -> tuple[int, int]:
+        """The chunk and left context to use: as asked, or drawn while training a causal model."""
+        config = self.config
+        if chunk is None and self.training and config.is_causal:
+            chunk = _draw(config.chunk_frames_50hz)
+            left = _draw(config.left_context_frames_50hz) if chunk != -1 else -1
+        chunk, left = -1 if chunk is None else chunk, -1 if left is None else left
+        check_chunk(config, chunk, left)
+        return chunk, left
+
+    def _feature_masks(self, x: Tensor) -> list[Tensor | None]:
+        """One (N, 1, D) mask per stack: in 1/8 of the sequences the upper channels are zero, in 1/8 more the top."""
+        if not self.training:
+            return [None] * len(self.stacks)
+        keep1 = (torch.rand(x.shape[0], 1, 1, device=x.device) > _FEATURE_MASK_RATE).to(x.dtype)
+        keep2 = keep1 * (torch.rand(x.shape[0], 1, 1, device=x.device) > _FEATURE_MASK_RATE).to(x.dtype)
+        masks: list[Tensor | None] = []
+        for channels, unmasked in zip(self.config.channels, self.config.unmasked_channels, strict=True):
+            middle = unmasked + (channels - unmasked) // 2
+            mask = x.new_ones(x.shape[0], 1, channels)
+            mask[:, :, unmasked:middle] = keep1
+            mask[:, :, middle:] = keep2
+            masks.append(mask)
+        return masks
+
+
+def _draw(choices: tuple[int, ...]) -> int:
+    return choices[int(torch.randint(len(choices), ()).item())]
+
+
+def _chunk_mask(num_frames: int, chunk: int, left: int, device: torch.device) -> Tensor | None:
+    """Bool (T, T), True where target row may not see source column; None where everything may be seen."""
+    if chunk == -1:
+        return None
+    left_chunks = _UNLIMITED_CHUNKS if left == -1 else max(1, left // chunk)
+    index = torch.arange(num_frames, device=device) // chunk
+    source, target = index.unsqueeze(0), index.unsqueeze(1)
+    return (source > target) | (source < target - left_chunks)
+
+
+def _to_width(x: Tensor, channels: int) -> Tensor:
+    """Cut (N, T, D) to `channels` or append zero channels."""
+    if x.shape[2] >= channels:
+        return x[:, :, :channels]
+    return nn.functional.pad(x, (0, channels - x.shape[2]))
+
+
+def _join_outputs(outputs: list[Tensor]) -> Tensor:
+    """Each channel from the last stack that is wide enough to have it."""
+    pieces, width = [outputs[-1]], outputs[-1].shape[2]
+    for output in reversed(outputs[:-1]):
+        if output.shape[2] > width:
+            pieces.append(output[:, :, width:])
+            width = output.shape[2]
+    return torch.cat(pieces, dim=2)

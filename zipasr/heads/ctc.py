@@ -1,0 +1,47 @@
+"""The CTC head: `Encoded` -> log-probabilities (N, T, V) of every frame at 25 Hz, and the CTC loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.losses.ctc import ctc_loss
+from zipasr.nn.encoded import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcConfig:
+    """The CTC head."""
+
+    dropout: float = 0.1
+    """Elementwise dropout of the encoder frames before the output layer."""
+
+
+class CtcHead(nn.Module):
+    """Dropout, linear layer, log-softmax."""
+
+    def __init__(self, config: CtcConfig, *, encoder_channels: int, vocab_size: int, blank: int) -> None:
+        super().__init__()
+        self.blank = blank
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(encoder_channels, vocab_size)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Log-probabilities (N, T, V), float32, of encoder frames (N, T, D)."""
+        return self.output(self.dropout(frames)).float().log_softmax(-1)
+
+    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """CTC loss summed over the batch, in nats.
+
+        Utterances with fewer frames than labels and repeats need have no alignment; they count nothing here, as the
+        data checks have reported them.
+
+        Args:
+            encoded: frames and lengths at 25 Hz.
+            labels_NS: (N, S) ids without blank, padding ignored.
+            label_lens: (N,) valid labels.
+        """
+        with torch.autocast(device_type=encoded.frames.device.type, enabled=False):
+            log_probs_NTV = self.forward(encoded.frames.float())
+            loss_N = ctc_loss(log_probs_NTV, labels_NS, encoded.lens, label_lens, blank=self.blank)
+        return {"ctc": loss_N.sum()}

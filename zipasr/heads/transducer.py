@@ -1,0 +1,142 @@
+"""The transducer head: a stateless predictor and a joiner on top of `Encoded`, trained with the pruned loss.
+
+Frames are (N, T, D) at 25 Hz, label contexts (N, U) ids with U = S + 1; the joiner is only ever evaluated on a band of R
+label positions per frame, (N, T, R, V), so that training memory does not grow with S.
+Source: Graves 2012; Ghodsi et al. 2020 (stateless predictor); Kuang et al. 2022, arXiv:2206.13236 (pruned loss).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.errors import ConfigError
+from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
+from zipasr.nn.constraint import Balancer
+from zipasr.nn.encoded import Encoded
+from zipasr.nn.swoosh import scaled_linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerConfig:
+    """The transducer head; the defaults are the published ones."""
+
+    predictor_dim: int = 512
+    """Width of the label embedding."""
+    joiner_dim: int = 512
+    """Width of the joiner."""
+    context_size: int = 2
+    """Labels that the predictor sees; 1 or more."""
+    prune_range: int = 5
+    """Label positions R per frame at which the joiner is evaluated in training."""
+    lm_scale: float = 0.25
+    """Share of the label-only model in the smoothed simple loss."""
+    am_scale: float = 0.0
+    """Share of the acoustics-only model in the smoothed simple loss."""
+
+    def __post_init__(self) -> None:
+        if self.context_size < 1:
+            raise ConfigError(f"context_size must be at least 1, but is {self.context_size}")
+        if self.context_size > 1 and self.predictor_dim % 4:
+            raise ConfigError(f"predictor_dim must be a multiple of 4, but is {self.predictor_dim}")
+        if self.prune_range < 2:
+            raise ConfigError(f"prune_range must be at least 2, but is {self.prune_range}")
+
+
+class Predictor(nn.Module):
+    """Stateless predictor: the embedding of the last `context_size` labels, joined by a small convolution."""
+
+    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
+        super().__init__()
+        self.context_size = context_size
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.balancer1 = Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
+        if context_size > 1:
+            self.conv = nn.Conv1d(dim, dim, context_size, groups=dim // 4, bias=False)
+            self.balancer2 = Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
+
+    def forward(self, ids_NU: Tensor) -> Tensor:
+        """Map label contexts (N, U) to (N, U - context_size + 1, dim); id -1 stands for nothing, a zero vector."""
+        embedded = self.embedding(ids_NU.clamp(min=0)) * (ids_NU >= 0).unsqueeze(-1)
+        embedded = self.balancer1(embedded)
+        if self.context_size == 1:
+            return embedded
+        joined = self.conv(embedded.transpose(1, 2)).transpose(1, 2)
+        return self.balancer2(joined.relu())
+
+
+class Joiner(nn.Module):
+    """Adds projected encoder frames and label contexts and maps their tanh to scores of the next label."""
+
+    def __init__(self, encoder_channels: int, predictor_dim: int, dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder_proj = scaled_linear(encoder_channels, dim, 0.25)
+        self.predictor_proj = scaled_linear(predictor_dim, dim, 0.25)
+        self.output = nn.Linear(dim, vocab_size)
+
+    def forward(self, projected_frames: Tensor, projected_contexts: Tensor) -> Tensor:
+        """Logits (..., V) of projected frames and contexts (..., J) that broadcast against each other."""
+        return self.output((projected_frames + projected_contexts).tanh())
+
+
+class TransducerHead(nn.Module):
+    """Predictor, joiner and the linear layers of the simple loss that finds the band."""
+
+    def __init__(self, config: TransducerConfig, *, encoder_channels: int, vocab_size: int, blank: int) -> None:
+        super().__init__()
+        self.config, self.blank = config, blank
+        self.predictor = Predictor(vocab_size, config.predictor_dim, config.context_size)
+        self.joiner = Joiner(encoder_channels, config.predictor_dim, config.joiner_dim, vocab_size)
+        self.simple_am = scaled_linear(encoder_channels, vocab_size, 0.25)
+        self.simple_lm = scaled_linear(config.predictor_dim, vocab_size, 0.25)
+
+    def predict(self, labels_NS: Tensor) -> Tensor:
+        """Contexts (N, S + 1, predictor_dim) after each prefix of the labels, the empty one first."""
+        context = self.config.context_size
+        ids = functional.pad(labels_NS.clamp(min=0), (1, 0), value=self.blank)
+        if context == 1:
+            return self.predictor(ids)
+        # The original pads embeddings with zeros here, which is what id -1 embeds to.
+        return self.predictor(functional.pad(ids, (context - 1, 0), value=-1))
+
+    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """The simple and the pruned transducer loss, each summed over the batch, in nats.
+
+        Args:
+            encoded: frames and lengths at 25 Hz.
+            labels_NS: (N, S) ids without blank; padding must be a valid id or -1 and is not scored.
+            label_lens: (N,) valid labels.
+        """
+        config = self.config
+        valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
+        labels_NS = labels_NS.masked_fill(~valid, self.blank)
+        contexts_NUP = self.predict(labels_NS)
+        am_NTV, lm_NUV = self.simple_am(encoded.frames), self.simple_lm(contexts_NUP)
+        with torch.autocast(device_type=am_NTV.device.type, enabled=False):
+            simple = simple_transducer_loss(
+                am_NTV.float(),
+                lm_NUV.float(),
+                labels_NS,
+                encoded.lens,
+                label_lens,
+                blank=self.blank,
+                lm_scale=config.lm_scale,
+                am_scale=config.am_scale,
+            )
+            band = prune_ranges(
+                simple.label_occupation, simple.blank_occupation, encoded.lens, label_lens, config.prune_range
+            )
+        logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.first_label_NT, band.size)
+        with torch.autocast(device_type=am_NTV.device.type, enabled=False):
+            pruned_N = pruned_transducer_loss(
+                logits_NTRV.float(), band.first_label_NT, labels_NS, encoded.lens, label_lens, blank=self.blank
+            )
+        return {"simple": simple.loss.sum(), "pruned": pruned_N.sum()}
+
+    def _joiner_in_band(self, frames: Tensor, contexts_NUP: Tensor, first_label_NT: Tensor, band_size: int) -> Tensor:
+        projected_NTJ = self.joiner.encoder_proj(frames)
+        projected_NUJ = self.joiner.predictor_proj(contexts_NUP)
+        positions_NTR = first_label_NT.unsqueeze(-1) + torch.arange(band_size, device=frames.device)
+        batch = torch.arange(frames.shape[0], device=frames.device).view(-1, 1, 1)
+        return self.joiner(projected_NTJ.unsqueeze(2), projected_NUJ[batch, positions_NTR])

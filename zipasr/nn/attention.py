@@ -1,0 +1,179 @@
+"""Attention of the Zipformer block: weights are computed once (`AttentionWeights`) and used by two `SelfAttention`
+modules and one `NonlinAttention`.
+
+Tensors in and out are (N, T, D); attention weights are (N, H, T, T). The rate is that of the stack they stand in.
+Source: Yao et al. 2024, arXiv:2310.11230, section 3.2; constants from the published recipe.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from zipasr.nn.constraint import Balancer, Whiten, chance, penalize_abs
+from zipasr.nn.schedule import Schedule, ScheduledModule
+from zipasr.nn.swoosh import scaled_linear
+
+MASKED_SCORE = -1000.0
+"""Score of a masked position; finite, so that a row with every key masked stays finite."""
+
+
+class RelativePositionalEncoding(nn.Module):
+    """Table of encodings of the offset between two frames, compressed so that far offsets share resolution.
+
+    For offset n, with L = sqrt(D): c = L · sign(n) · (ln(|n| + L) - ln L), theta = atan(2 pi c / (f D)), columns
+    cos(k theta), sin(k theta) for k = 1 ... D/2; the last column is 1. Computed in float32 (the original does).
+    """
+
+    def __init__(self, channels: int, *, dropout: float = 0.15, length_factor: float = 1.0) -> None:
+        super().__init__()
+        self.channels, self.dropout, self.length_factor = channels, dropout, length_factor
+        self.table: Tensor
+        self.register_buffer("table", self._compute(1000), persistent=False)
+
+    def _compute(self, max_frames: int) -> Tensor:
+        offsets = torch.arange(-(max_frames - 1), max_frames, dtype=torch.float32).unsqueeze(1)
+        length = math.sqrt(self.channels)
+        compressed = length * offsets.sign() * ((offsets.abs() + length).log() - math.log(length))
+        angle = (compressed / (self.length_factor * self.channels / (2.0 * math.pi))).atan()
+        angles = angle * torch.arange(1, self.channels // 2 + 1)
+        table = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
+        table[:, -1] = 1.0
+        return table
+
+    def forward(self, num_frames: int, left_context: int = 0) -> Tensor:
+        """Encodings (2T + left - 1, D) of the offsets -(T + left - 1) ... T - 1 for T = `num_frames`."""
+        reach = num_frames + left_context
+        middle = self.table.shape[0] // 2
+        if reach > middle + 1:
+            self.table = self._compute(2 * reach).to(self.table)
+            middle = self.table.shape[0] // 2
+        rows = self.table[middle - reach + 1 : middle + num_frames]
+        return functional.dropout(rows, self.dropout, self.training)
+
+
+class _RelativeShiftFunction(torch.autograd.Function):
+    """Row i of (.., T, P) is read from column T-1-i on: out[i, j] = scores[i, T-1-i+j], j < K, P = T + K - 1."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        ctx.shape = scores.shape
+        return _shifted_view(scores.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out = grad.new_zeros(ctx.shape)
+        _shifted_view(out).copy_(grad)
+        return out
+
+
+def _shifted_view(scores: Tensor) -> Tensor:
+    *batch, num_frames, num_offsets = scores.shape
+    keys = num_offsets - num_frames + 1
+    strides = (*scores.stride()[:-2], num_offsets - 1, 1)
+    return scores.as_strided((*batch, num_frames, keys), strides, scores.storage_offset() + num_frames - 1)
+
+
+class AttentionWeights(ScheduledModule):
+    """Attention probabilities from content and relative position; the values are attended elsewhere."""
+
+    def __init__(
+        self,
+        channels: int,
+        pos_channels: int,
+        *,
+        num_heads: int,
+        query_head_dim: int,
+        pos_head_dim: int,
+        pos_drop_rate: Schedule | float = Schedule(((0.0, 0.5), (4000.0, 0.0))),  # noqa: B008  frozen
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.query_head_dim, self.pos_head_dim = num_heads, query_head_dim, pos_head_dim
+        self.pos_drop_rate = pos_drop_rate
+        width = num_heads * (2 * query_head_dim + pos_head_dim)
+        self.in_proj = scaled_linear(channels, width, query_head_dim**-0.25)
+        self.linear_pos = scaled_linear(pos_channels, num_heads * pos_head_dim, 0.05, bias=False)
+        self.balance_keys = Balancer(min_positive=0.4, max_positive=0.6, min_abs=0.0, max_abs=100.0, prob=0.025)
+        self.whiten_keys = Whiten(
+            Schedule(((0.0, 3.0), (20000.0, 6.0)), default=3.0), num_groups=num_heads, grad_scale=0.025
+        )
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Weights (N, H, T, T), rows summing to 1.
+
+        Args:
+            x: (N, T, D).
+            positions: (2T - 1, pos_channels) from `RelativePositionalEncoding`.
+            mask: bool, broadcastable to (N, H, T, T); True where a key may not be seen.
+        """
+        query_width = self.num_heads * self.query_head_dim
+        query, key, pos_query = self.in_proj(x).split(
+            [query_width, query_width, self.num_heads * self.pos_head_dim], dim=-1
+        )
+        key = self.whiten_keys(self.balance_keys(key))
+        query_NHTK = _split_heads(query, self.num_heads)
+        key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)
+        scores_NHTT = query_NHTK @ key_NHKT
+        if not (self.training and chance(self.value(self.pos_drop_rate))):
+            encoded_HKP = self.linear_pos(positions).view(-1, self.num_heads, self.pos_head_dim).permute(1, 2, 0)
+            pos_scores = _split_heads(pos_query, self.num_heads) @ encoded_HKP
+            shifted: Tensor = _RelativeShiftFunction.apply(pos_scores)
+            scores_NHTT = scores_NHTT + shifted
+        if self.training and chance(0.1):
+            scores_NHTT = penalize_abs(scores_NHTT, limit=25.0, penalty=1e-4)
+        scores_NHTT = scores_NHTT.masked_fill(mask, MASKED_SCORE)
+        return scores_NHTT.softmax(-1).to(scores_NHTT.dtype)
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(N, T, H·d) -> (N, H, T, d)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Attend values under given weights."""
+
+    def __init__(self, channels: int, *, num_heads: int, value_head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj = nn.Linear(channels, num_heads * value_head_dim)
+        self.out_proj = scaled_linear(num_heads * value_head_dim, channels, 0.05)
+        self.whiten = Whiten(whitening_limit(7.5, 3.0))
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Map (N, T, D) under weights (N, H, T, T) to (N, T, D)."""
+        attended = weights @ _split_heads(self.in_proj(x), self.num_heads)
+        return self.whiten(self.out_proj(attended.transpose(1, 2).flatten(2)))
+
+
+class NonlinAttention(nn.Module):
+    """Attention of one head over gated channels: out(y · A(x · tanh(s))), with 3/4 of the channels inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = 3 * channels // 4
+        self.in_proj = nn.Linear(channels, 3 * hidden)
+        self.balancer = Balancer(
+            min_positive=Schedule(((0.0, 0.25), (20000.0, 0.05))),
+            max_positive=Schedule(((0.0, 0.75), (20000.0, 0.95))),
+            min_abs=0.5,
+            max_abs=5.0,
+        )
+        self.whiten1 = Whiten(whitening_limit(5.0, 2.0))
+        self.out_proj = scaled_linear(hidden, channels, 0.05)
+        self.whiten2 = Whiten(whitening_limit(5.0, 3.0))
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Map (N, T, D) under the weights (N, T, T) of one head to (N, T, D)."""
+        gate, content, outer = self.in_proj(x).chunk(3, dim=-1)
+        gated = self.whiten1(content) * self.balancer(gate).tanh()
+        return self.whiten2(self.out_proj((weights @ gated) * outer))
+
+
+def whitening_limit(start: float, ratio: float) -> Schedule:
+    """A Whiten limit that grows from `start` to `ratio` · `start` over the first 20,000 steps."""
+    return Schedule(((0.0, start), (20000.0, ratio * start)), default=start)

@@ -1,0 +1,221 @@
+"""Balancer, Whiten and their kin: identities in the forward pass that bend the gradient in the backward pass.
+
+They keep activations in a healthy range while training, and are plain identities in eval mode. Channels are the last
+axis. All arithmetic is float32 whatever the dtype around it.
+Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix; constants from the published recipe.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from zipasr.nn.schedule import Schedule, ScheduledModule
+
+_MEAN_ABS_TO_RMS = math.sqrt(math.pi / 2)  # of a zero-mean Gaussian
+_POSITIVE_TO_MEAN = 0.8139535143  # slope of the atanh fit of the normal quantile, recipe constant
+BALANCER_PROB = Schedule(((0.0, 0.5), (8000.0, 0.125)), default=0.4)
+
+
+def chance(prob: float) -> bool:
+    """True with probability `prob`, from the global torch CPU generator (no device sync)."""
+    if prob <= 0.0 or prob >= 1.0:
+        return prob >= 1.0
+    return torch.rand(()).item() < prob
+
+
+def _normalised_mean(proportion_positive: float) -> float:
+    """Mean over standard deviation of a near-Gaussian channel with this share of positive values."""
+    y = 2.0 * proportion_positive - 1.0
+    return _POSITIVE_TO_MEAN * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
+
+
+class _BalancerFunction(torch.autograd.Function):
+    """The penalty's gradient is a_c + b_c · x in each channel, so its size follows from two moments of x.
+
+    With u = E[x²], mu = E[x], sigma² = u - mu², m = mu/sigma, r = sqrt(u), n elements a channel:
+    d m/d x_i = (1 - m (x_i - mu)/sigma) / (n sigma),  d ln r/d x_i = x_i / (n u).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limits: tuple[float, float, float, float], grad_scale: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limits, ctx.grad_scale = limits, grad_scale
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        mean_min, mean_max, rms_min, rms_max = ctx.limits
+        rows = x.float().reshape(-1, x.shape[-1])
+        mean, square = rows.mean(0), torch.linalg.vector_norm(rows, dim=0).square() / rows.shape[0]
+        variance = square - mean.square()
+        std = variance.clamp(min=1e-20).sqrt()
+        rms = square.clamp(min=1e-20).sqrt()
+        m = mean / std
+        push_mean = (m > mean_max).float() - (m < mean_min).float()
+        push_rms = ((rms > rms_max).float() - (rms < rms_min).float()) * (square > 1e-20)
+        through_std = m / std * (variance > 1e-20)
+        offset = push_mean * (1.0 + through_std * mean) / std
+        slope = push_rms / square.clamp(min=1e-20) - push_mean * through_std / std
+        size = (offset.square() + 2.0 * offset * slope * mean + slope.square() * square).clamp(min=0.0).sqrt()
+        factor = ctx.grad_scale / size.clamp(min=1e-20)
+        penalty = torch.addcmul(offset * factor, x.float(), slope * factor)
+        return penalty.mul_(grad.abs()).add_(grad).to(grad.dtype), None, None
+
+
+class Balancer(ScheduledModule):
+    """Keep each channel's share of positive values and mean absolute value within limits.
+
+    Where a limit is crossed, the gradient of the penalty |m - clamp(m)| + |ln(clamp(r)/r)|, scaled to rms
+    `grad_scale` a channel, is added in proportion to |grad|.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_positive: Schedule | float = 0.05,
+        max_positive: Schedule | float = 0.95,
+        min_abs: Schedule | float = 0.2,
+        max_abs: Schedule | float = 100.0,
+        grad_scale: float = 0.04,
+        prob: Schedule | float = BALANCER_PROB,
+    ) -> None:
+        super().__init__()
+        self.min_positive, self.max_positive = min_positive, max_positive
+        self.min_abs, self.max_abs = min_abs, max_abs
+        self.grad_scale, self.prob = grad_scale, prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., D) unchanged; while training its gradient is adjusted with probability `prob`."""
+        if not (self.training and x.requires_grad and chance(self.value(self.prob))):
+            return x
+        limits = (
+            _normalised_mean(self.value(self.min_positive)),
+            _normalised_mean(self.value(self.max_positive)),
+            _MEAN_ABS_TO_RMS * self.value(self.min_abs),
+            _MEAN_ABS_TO_RMS * self.value(self.max_abs),
+        )
+        return _BalancerFunction.apply(x, limits, self.grad_scale)  # type: ignore[no-any-return]
+
+
+def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """The metric (1 if every group's covariance is the same multiple of I) and its gradient with respect to `x`."""
+    channels = x.shape[-1] // num_groups
+    groups = x.float().reshape(-1, num_groups, channels).transpose(0, 1)
+    centred = groups - groups.mean(1, keepdim=True)
+    covariance = centred.transpose(1, 2) @ centred
+    size = num_groups * channels
+    mean_diag = covariance.diagonal(dim1=1, dim2=2).sum() / size
+    denominator = mean_diag.square() + 1e-20
+    metric = covariance.square().sum() / size / denominator
+    eye = torch.eye(channels, device=x.device)
+    grad = centred @ (covariance - metric * mean_diag * eye) * (4.0 / (size * denominator))
+    return metric, grad.transpose(0, 1).reshape(x.shape)
+
+
+class _WhitenFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: "Whiten", limit: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.module, ctx.limit = module, limit
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        module: Whiten = ctx.module
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            metric, penalty = _whitening_metric(x, module.num_groups)
+            if metric.item() < ctx.limit:
+                module.prob = module.min_prob
+                return grad, None, None
+            module.prob = module.max_prob
+            grad32 = grad.float()
+            scale = module.grad_scale * grad32.norm() / (penalty.norm() + 1e-20)
+            return torch.addcmul(grad32, penalty, scale).to(grad.dtype), None, None
+
+
+class Whiten(ScheduledModule):
+    """Push the covariance of the channels (within groups) towards a multiple of the identity.
+
+    A penalty gradient of size `grad_scale` · |grad| is added where the metric is above `limit`. It is looked at with
+    probability 0.25 while it was last above the limit and 0.025 while below; `prob` is that state, and belongs into a
+    training checkpoint.
+    """
+
+    min_prob, max_prob = 0.025, 0.25
+
+    def __init__(self, limit: Schedule | float, *, num_groups: int = 1, grad_scale: float = 0.01) -> None:
+        super().__init__()
+        self.limit, self.num_groups, self.grad_scale = limit, num_groups, grad_scale
+        self.prob = self.max_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., D) unchanged; D must be a multiple of `num_groups`."""
+        if not (self.training and x.requires_grad and self.grad_scale > 0.0 and chance(self.prob)):
+            return x
+        return _WhitenFunction.apply(x, self, self.value(self.limit))  # type: ignore[no-any-return]
+
+
+class _PenalizeAbsFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float, penalty: float) -> Tensor:
+        ctx.save_for_backward(x.sign() * (x.abs() > limit))
+        ctx.penalty = penalty
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (direction,) = ctx.saved_tensors
+        return torch.add(grad, direction, alpha=ctx.penalty), None, None
+
+
+def penalize_abs(x: Tensor, *, limit: float, penalty: float) -> Tensor:
+    """Return `x`; add penalty · sign(x) to the gradient of every element with |x| > limit."""
+    return _PenalizeAbsFunction.apply(x, limit, penalty) if x.requires_grad else x  # type: ignore[no-any-return]
+
+
+class _LimitFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, minimum: float, maximum: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limits = (minimum, maximum)
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        minimum, maximum = ctx.limits
+        grad = torch.where((grad > 0) & (x < minimum), -grad, grad)
+        return torch.where((grad < 0) & (x > maximum), -grad, grad), None, None
+
+
+def limit_param_value(x: Tensor, *, minimum: float, maximum: float, training: bool, prob: float = 0.6) -> Tensor:
+    """Return `x`; with probability `prob` while training, its gradient may only push it back into the limits."""
+    if training and x.requires_grad and chance(prob):
+        return _LimitFunction.apply(x, minimum, maximum)  # type: ignore[no-any-return]
+    return x
+
+
+class _ScaleGradFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
+def scale_grad(x: Tensor, factor: float) -> Tensor:
+    """Return `x`; multiply its gradient by `factor`."""
+    return _ScaleGradFunction.apply(x, factor) if x.requires_grad else x  # type: ignore[no-any-return]
