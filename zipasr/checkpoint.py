@@ -1,0 +1,150 @@
+"""The folder format of checkpoints: JSON documents, safetensors and plain files under one list of checksums.
+
+A folder is written beside its final place and renamed into it, so that it is there whole or not at all; `checksums.json`
+names the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from zipasr.errors import CheckpointError
+
+CHECKSUMS = "checksums.json"
+FORMAT_VERSION = 1
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    *,
+    documents: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    blobs: Mapping[str, bytes],
+) -> Path:
+    """Write a checkpoint folder atomically, replacing one that is already there.
+
+    Args:
+        folder: where it goes.
+        documents: file name -> JSON value.
+        tensors: file name -> named tensors, stored as safetensors.
+        blobs: file name -> content.
+    Returns:
+        The path of the folder.
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written; what was there before is untouched.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        files = {name: json.dumps(value, indent=1, ensure_ascii=False).encode() for name, value in documents.items()}
+        files.update(blobs)
+        checksums = {name: _write_file(partial / name, content) for name, content in files.items()}
+        for name, named in tensors.items():
+            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
+            checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
+        index = {"format": "zipasr", "version": FORMAT_VERSION, "sha256": checksums}
+        _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
+        _replace_folder(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise CheckpointError(
+            f"could not write checkpoint {folder}: {reason}; checkpoints written before are untouched. "
+            "Free some space or choose another folder, then run the same command again"
+        ) from error
+    return folder
+
+
+class CheckpointFolder:
+    """Reads a folder that `write_folder` made, checking each file against its checksum."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder)
+        index_path = self.path / CHECKSUMS
+        if not self.path.is_dir():
+            raise CheckpointError(f"{self.path} must be a checkpoint folder, but there is no such folder")
+        if not index_path.is_file():
+            raise CheckpointError(
+                f"{self.path} must be a checkpoint folder with a {CHECKSUMS}, but has none; it was not written by "
+                "zipasr or not completely"
+            )
+        try:
+            index = json.loads(index_path.read_bytes())
+            self._sha256: dict[str, str] = dict(index["sha256"])
+            version = int(index["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{index_path} is damaged ({error}); use another checkpoint") from error
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{self.path} has checkpoint format {version}, but this zipasr reads up to {FORMAT_VERSION}; upgrade"
+            )
+
+    def names(self) -> list[str]:
+        """Names of the files in the folder."""
+        return list(self._sha256)
+
+    def blob(self, name: str) -> bytes:
+        """The verified content of one file.
+
+        Raises:
+            CheckpointError: the file is missing, cut short or changed.
+        """
+        if name not in self._sha256:
+            raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name} cannot be read: {error}") from error
+        if hashlib.sha256(content).hexdigest() != self._sha256[name]:
+            raise CheckpointError(
+                f"{self.path / name} is damaged: its {len(content)} bytes do not match the checksum written with it; "
+                "copy it again or use another checkpoint"
+            )
+        return content
+
+    def document(self, name: str) -> Any:
+        """The JSON value of one file."""
+        return json.loads(self.blob(name))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The named tensors of one safetensors file, on the CPU."""
+        try:
+            return safetensors.torch.load(self.blob(name))
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
+
+
+def _write_file(path: Path, content: bytes) -> str:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; whatever happens in between, one of the two is whole on disk."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.rename(folder)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

@@ -1,0 +1,176 @@
+"""Frozen dataclasses <-> JSON, typed both ways: `to_json`, `from_json`, and `set_fields` for `--set name=value`.
+
+A configuration is a tree of frozen dataclasses with numbers, strings, booleans, tuples and None at the leaves. Unknown
+names and wrong types raise `ConfigError` with what was expected and the nearest name.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, cast
+
+from zipasr.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> Any:
+    """The JSON value of a configuration (dicts, lists, numbers, strings, booleans, None)."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, tuple | list):
+        return [to_json(item) for item in config]
+    if isinstance(config, Mapping):
+        return {key: to_json(value) for key, value in config.items()}
+    return config
+
+
+def from_json(cls: type[T], data: Any, *, where: str = "") -> T:
+    """Build a configuration of type `cls` from its JSON value.
+
+    Args:
+        cls: the dataclass.
+        data: what `to_json` gave; absent fields take their defaults.
+        where: name of the place, for messages.
+    Raises:
+        ConfigError: a field does not exist, has the wrong type, or the configuration contradicts itself.
+    """
+    return cast(T, _convert(cls, data, where or cls.__name__))
+
+
+def set_fields(config: T, assignments: Sequence[str]) -> T:
+    """A copy of `config` with fields set from `name=value` strings; `a.b=1,2` reaches into nested configurations.
+
+    Raises:
+        ConfigError: no `=`, an unknown name (the nearest ones are named), or a value of the wrong type.
+    """
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"a setting must be name=value, but is {assignment!r}")
+        config = _set_field(config, name.strip().split("."), text.strip(), name.strip())
+    return config
+
+
+def field_names(config: Any, prefix: str = "") -> list[str]:
+    """Dotted names of every field of a configuration, nested ones included."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        names.append(prefix + field.name)
+        if dataclasses.is_dataclass(value):
+            names += field_names(value, f"{prefix}{field.name}.")
+    return names
+
+
+def _set_field(config: Any, path: list[str], text: str, full_name: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    if path[0] not in hints:
+        _raise_unknown(full_name, field_names(config), full_name)
+    if len(path) > 1:
+        inner = getattr(config, path[0])
+        if not dataclasses.is_dataclass(inner):
+            raise ConfigError(f"{full_name} cannot be set: {path[0]} is {inner!r}; set {path[0]}={{}} first")
+        return dataclasses.replace(config, **{path[0]: _set_field(inner, path[1:], text, full_name)})
+    value = _convert(hints[path[0]], _parse(hints[path[0]], text), full_name)
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def _parse(hint: Any, text: str) -> Any:
+    """The JSON value that `text` stands for where `hint` is wanted: JSON, a comma list, `none`, or bare text."""
+    options = _options(hint)
+    if type(None) in options and text.lower() in ("none", "null", ""):
+        return None
+    if any(typing.get_origin(option) is tuple for option in options) and not text.startswith("["):
+        return [_parse(Any, item.strip()) for item in text.split(",")] if text else []
+    if str in options and float not in options and int not in options:
+        return text
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _convert(hint: Any, data: Any, where: str) -> Any:
+    options = _options(hint)
+    if len(options) > 1:
+        if data is None and type(None) in options:
+            return None
+        errors = []
+        for option in (o for o in options if o is not type(None)):
+            try:
+                return _convert(option, data, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return data
+    if dataclasses.is_dataclass(hint):
+        return _convert_dataclass(cast(type, hint), data, where)
+    if origin is tuple:
+        return _convert_tuple(typing.get_args(hint), data, where)
+    if origin is Literal:
+        if data in typing.get_args(hint):
+            return data
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, typing.get_args(hint)))}, but is {data!r}")
+    return _convert_leaf(hint, data, where)
+
+
+def _convert_dataclass(cls: type, data: Any, where: str) -> Any:
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be an object with the fields of {cls.__name__}, but is {data!r}")
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in data:
+        if key not in names:
+            _raise_unknown(f"{where}.{key}", names, key)
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where} is incomplete: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert_tuple(item_hints: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(data, list | tuple):
+        raise ConfigError(f"{where} must be a list, but is {data!r}")
+    if len(item_hints) == 2 and item_hints[1] is Ellipsis:
+        return tuple(_convert(item_hints[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if len(data) != len(item_hints):
+        raise ConfigError(f"{where} must have {len(item_hints)} entries, but has {len(data)}: {data!r}")
+    return tuple(
+        _convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(item_hints, data, strict=True))
+    )
+
+
+def _convert_leaf(hint: Any, data: Any, where: str) -> Any:
+    if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if hint in (int, str, bool) and type(data) is hint:
+        return data
+    if hint is int and isinstance(data, float) and data.is_integer():
+        return int(data)
+    kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+    raise ConfigError(f"{where} must be {kind}, but is {data!r}")
+
+
+def _raise_unknown(shown: str, names: Sequence[str], key: str) -> None:
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.5) or [
+        name for name in names if name.split(".")[-1] == key.split(".")[-1]
+    ]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(names)}"
+    raise ConfigError(f"there is no setting {shown}; {hint}")

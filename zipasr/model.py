@@ -1,0 +1,262 @@
+"""The whole recogniser: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
+
+Features (N, T, 80) at 100 Hz go in; `encode` gives frames at 25 Hz, `loss` a dict of losses. The model is also the
+`Scorer` that the searches run on.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zipasr import checkpoint
+from zipasr.config import from_json, to_json
+from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
+from zipasr.errors import CheckpointError, ConfigError
+from zipasr.features import FbankConfig
+from zipasr.heads.ctc import CtcConfig, CtcHead
+from zipasr.heads.transducer import TransducerConfig, TransducerHead
+from zipasr.nn.encoded import Encoded
+from zipasr.tokenizer import Tokenizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsrConfig:
+    """Everything that fixes the shape of a model. The defaults are the published Zipformer-M transducer."""
+
+    vocab_size: int = 500
+    """Size V of the vocabulary, the blank included."""
+    features: FbankConfig = field(default_factory=FbankConfig)
+    """What the model listens to."""
+    encoder: ZipformerConfig = field(default_factory=ZipformerConfig)
+    """The encoder."""
+    transducer: TransducerConfig | None = field(default_factory=TransducerConfig)
+    """The transducer head, or None."""
+    ctc: CtcConfig | None = None
+    """The CTC head, or None."""
+
+    def __post_init__(self) -> None:
+        if self.transducer is None and self.ctc is None:
+            raise ConfigError("a model must have a head, but transducer and ctc are both None; switch one on")
+        if self.vocab_size < 2:
+            raise ConfigError(f"vocab_size must be at least 2, but is {self.vocab_size}")
+        if self.encoder.num_features != self.features.num_mel_bins:
+            raise ConfigError(
+                f"encoder.num_features must equal features.num_mel_bins, {self.features.num_mel_bins}, "
+                f"but is {self.encoder.num_features}"
+            )
+
+
+class AsrModel(nn.Module):
+    """Encoder and heads."""
+
+    def __init__(self, config: AsrConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Zipformer(config.encoder)
+        channels, blank = self.encoder.output_channels, Tokenizer.blank_id
+        self.transducer: TransducerHead | None = None
+        self.ctc: CtcHead | None = None
+        if config.transducer is not None:
+            self.transducer = TransducerHead(
+                config.transducer, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank
+            )
+        if config.ctc is not None:
+            self.ctc = CtcHead(config.ctc, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank)
+
+    def encode(
+        self,
+        features: Tensor,
+        lens: Tensor,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+    ) -> Encoded:
+        """Encode a padded batch of features.
+
+        As in the original, Conv-Embed sees the padding of shorter utterances, so the last frames of an utterance depend
+        on what follows it. Pad every utterance by 24 or more frames of `features.PADDING_VALUE` that `lens` does not
+        count, as the recogniser does, and results no longer depend on the batch.
+
+        Args:
+            features: (N, T, F) at 100 Hz.
+            lens: (N,) valid frames, int64.
+            chunk_frames_50hz: see `Zipformer.forward`.
+            left_context_frames_50hz: see `Zipformer.forward`.
+        Raises:
+            ValueError: shapes disagree, or chunks are asked of a model that is not causal.
+        """
+        return self.encoder(
+            features,
+            lens,
+            chunk_frames_50hz=chunk_frames_50hz,
+            left_context_frames_50hz=left_context_frames_50hz,
+        )
+
+    def loss(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """Losses of the heads that are on, each summed over the batch, in nats: "simple", "pruned", "ctc".
+
+        Args:
+            features: (N, T, F) at 100 Hz.
+            lens: (N,) valid frames.
+            labels_NS: (N, S) ids without blank.
+            label_lens: (N,) valid labels.
+        """
+        encoded = self.encode(features, lens)
+        losses: dict[str, Tensor] = {}
+        for head in (self.transducer, self.ctc):
+            if head is not None:
+                losses.update(head.loss(encoded, labels_NS, label_lens))
+        return losses
+
+    def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """Same as `loss`, so that wrappers for data parallelism see it."""
+        return self.loss(features, lens, labels_NS, label_lens)
+
+    # What makes the model a Scorer.
+
+    @property
+    def blank_id(self) -> int:
+        """Id of the blank."""
+        return Tokenizer.blank_id
+
+    @property
+    def context_size(self) -> int:
+        """Labels that the predictor sees; 0 without a transducer head."""
+        return self.transducer.config.context_size if self.transducer is not None else 0
+
+    @property
+    def has_transducer(self) -> bool:
+        """Whether there is a transducer head."""
+        return self.transducer is not None
+
+    @property
+    def has_ctc(self) -> bool:
+        """Whether there is a CTC head."""
+        return self.ctc is not None
+
+    def project_frames(self, frames_NTD: Tensor) -> Tensor:
+        """Frames (N, T, D) as the joiner takes them, (N, T, J)."""
+        return self._transducer().joiner.encoder_proj(frames_NTD)
+
+    def predict(self, contexts_MC: Tensor) -> Tensor:
+        """Projected contexts (M, J) of the last `context_size` ids (M, C)."""
+        head = self._transducer()
+        return head.joiner.predictor_proj(head.predictor(contexts_MC)).squeeze(1)
+
+    def join(self, frames_MJ: Tensor, contexts_MJ: Tensor) -> Tensor:
+        """Logits (..., V) of projected frames and contexts that broadcast against each other."""
+        return self._transducer().joiner(frames_MJ, contexts_MJ)
+
+    def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
+        """Log-probabilities (N, T, V) of the CTC head."""
+        if self.ctc is None:
+            raise ValueError("this model has no CTC head; use a transducer search")
+        return self.ctc(frames_NTD)
+
+    def _transducer(self) -> TransducerHead:
+        if self.transducer is None:
+            raise ValueError("this model has no transducer head; use a CTC search")
+        return self.transducer
+
+    def save(self, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> Path:
+        """Write configuration, weights and tokenizer into a checkpoint folder, atomically."""
+        documents, tensors, blobs = self.to_files(tokenizer)
+        return checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs=blobs)
+
+    def to_files(self, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, bytes]]:
+        """The documents, tensors and blobs of a model folder, for `checkpoint.write_folder`."""
+        if tokenizer.vocab_size != self.config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
+            )
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> tuple["AsrModel", Tokenizer]:
+        """Read a model folder: the model, in eval mode on the CPU, and its tokenizer.
+
+        Raises:
+            CheckpointError: the folder is missing, incomplete or damaged.
+        """
+        files = checkpoint.CheckpointFolder(folder)
+        try:
+            config = from_json(AsrConfig, files.document(CONFIG_FILE), where=f"{files.path / CONFIG_FILE}")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        model = AsrModel(config)
+        load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
+        return model.eval(), Tokenizer.from_files({name: files.blob(name) for name in Tokenizer.FILES})
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
+    """Copy named tensors into a model that has exactly these names and shapes.
+
+    Raises:
+        CheckpointError: a name is missing or left over, or a shape differs.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    wrong += [
+        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{source} does not fit the configuration beside it: {'; '.join(wrong[:5])}{more}")
+    model.load_state_dict(tensors)
+
+
+def small() -> AsrConfig:
+    """Zipformer-S of the paper: 23,285,615 parameters with a transducer head and 500 labels."""
+    encoder = ZipformerConfig(
+        channels=(192, 256, 256, 256, 256, 256),
+        unmasked_channels=(192,) * 6,
+        num_layers=(2,) * 6,
+        feedforward=(512, 768, 768, 768, 768, 768),
+    )
+    return AsrConfig(encoder=encoder)
+
+
+def medium() -> AsrConfig:
+    """Zipformer-M of the paper: 65,549,011 parameters with a transducer head and 500 labels."""
+    return AsrConfig()
+
+
+def large() -> AsrConfig:
+    """Zipformer-L of the paper: 148,439,574 parameters with a transducer head and 500 labels."""
+    encoder = ZipformerConfig(
+        channels=(192, 256, 512, 768, 512, 256),
+        unmasked_channels=(192, 192, 256, 320, 256, 192),
+        num_layers=(2, 2, 4, 5, 4, 2),
+        feedforward=(512, 768, 1536, 2048, 1536, 768),
+    )
+    return AsrConfig(encoder=encoder)
+
+
+def tiny() -> AsrConfig:
+    """About 2 M parameters for two CPU cores and under an hour of speech; transducer and CTC head.
+
+    Conv-Embed is narrow, since at full width it alone would take most of the time of so small a model.
+    """
+    encoder = ZipformerConfig(
+        conv_channels=(8, 16, 32),
+        channels=(64, 96, 128, 128, 128, 96),
+        unmasked_channels=(64, 64, 96, 96, 96, 64),
+        num_layers=(1, 1, 1, 2, 1, 1),
+        feedforward=(128, 192, 256, 256, 256, 192),
+        num_heads=(4, 4, 4, 4, 4, 4),
+        kernel_sizes=(15, 15, 15, 15, 15, 15),
+        query_head_dim=16,
+    )
+    transducer = TransducerConfig(predictor_dim=128, joiner_dim=128)
+    return dataclasses.replace(AsrConfig(), encoder=encoder, transducer=transducer, ctc=CtcConfig())
