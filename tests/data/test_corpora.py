@@ -1,0 +1,298 @@
+"""Contract: what each kind of source gives, and what is said of a source that is none.
+
+Sounds are not opened by the readers, so most of the recordings here are empty files.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+from zipasr.data.corpora import open_source, read_cuts, read_folder
+from zipasr.data.manifests import read_kaldi, read_manifest
+from zipasr.data.utterance import Reason, Rejected, Utterance
+from zipasr.errors import DataError
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def sorted_out(entries: object) -> tuple[dict[str, Utterance], dict[str, Reason]]:
+    entries = list(entries)
+    good = {entry.id: entry for entry in entries if isinstance(entry, Utterance)}
+    bad = {entry.id: entry.reason for entry in entries if isinstance(entry, Rejected)}
+    assert len(good) + len(bad) == len(entries)
+    return good, bad
+
+
+# Folders
+
+
+def test_folder_pairs_recordings_with_texts(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / "a.txt", "hello\n world \n")
+    put(tmp_path / "deep" / "er" / "b.MP3")
+    put(tmp_path / "deep" / "er" / "b.txt", "\ufeffbom")
+    put(tmp_path / "lonely.flac")
+    put(tmp_path / "README.txt", "nothing")
+    put(tmp_path / "bytes.ogg")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    put(tmp_path / "notes.md")
+    put(tmp_path / ".trash" / "c.wav")
+    kind, entries = open_source(tmp_path, "en")
+    good, bad = sorted_out(entries)
+    assert kind == "folder"
+    assert {name: utterance.text for name, utterance in good.items()} == {"a": "hello world", "deep/er/b": "bom"}
+    assert good["deep/er/b"].audio == tmp_path / "deep" / "er" / "b.MP3"
+    assert good["a"].language == "en"
+    assert good["a"].split is None
+    assert bad == {"lonely": Reason.NO_TEXT, "README": Reason.NO_AUDIO, "bytes": Reason.BAD_ENTRY}
+
+
+def test_folder_names_its_splits_and_leaves_out_what_is_written(tmp_path: Path) -> None:
+    for name in ("train/a", "validation/b", "test/c", "other/d", "out/audio/e"):
+        put(tmp_path / f"{name}.wav")
+        put(tmp_path / f"{name}.txt", "x")
+    good, _ = sorted_out(read_folder(tmp_path, "en", skip=tmp_path / "out"))
+    splits = {name: utterance.split for name, utterance in good.items()}
+    assert splits == {"train/a": "train", "validation/b": "dev", "test/c": "test", "other/d": None}
+
+
+def test_folder_of_audio_without_texts_says_what_to_write(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / "b.wav")
+    with pytest.raises(
+        DataError, match=r"expected a\.txt .* beside it, but none of the 2 recordings .* has a text; write"
+    ):
+        sorted_out(open_source(tmp_path, "en").entries)
+
+
+def test_folder_of_something_else(tmp_path: Path) -> None:
+    put(tmp_path / "table.csv")
+    with pytest.raises(DataError, match=r"expected a folder of NAME.wav .* holds no recording"):
+        sorted_out(open_source(tmp_path, "en").entries)
+
+
+# Manifests
+
+
+def test_jsonl_with_every_field(tmp_path: Path) -> None:
+    rows = [
+        {"id": "x", "audio": "train/x.ogg", "text": "HI", "duration": 3.98, "speaker": "s1", "lang": "de",
+         "split": "validation", "slots": {"size": "big"}, "verify": "exact"},
+        {"audio": "/abs/y.wav", "text": "you", "start": "1.5", "duration": 2, "channel": "1"},
+        {"audio_filepath": "z.wav", "text": "nemo", "offset": 0.5, "duration": 1.0},
+        {"key": "w", "wav": "w.wav", "txt": "wenet", "speaker": 7},
+    ]  # fmt: skip
+    path = put(tmp_path / "m.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    kind, entries = open_source(path, "en")
+    good, bad = sorted_out(entries)
+    assert kind == "manifest"
+    assert not bad
+    assert list(good) == ["x", "abs/y-0001500", "z-0000500", "w"]
+    assert good["x"] == Utterance(
+        id="x",
+        audio=tmp_path / "train/x.ogg",
+        text="HI",
+        duration_s=3.98,
+        speaker="s1",
+        language="de",
+        split="dev",
+        custom={"slots": {"size": "big"}, "verify": "exact"},
+    )
+    second = good["abs/y-0001500"]
+    assert (second.audio, second.start_s, second.duration_s, second.channel) == (Path("/abs/y.wav"), 1.5, 2.0, 1)
+    assert second.language == "en"
+    assert good["w"].speaker == "7"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{not json", "one JSON object a line"),
+        ("[1, 2]", "expected a JSON object, got list"),
+        ('{"text": "no audio"}', "expected a field 'audio' with a path, got None"),
+        ('{"audio": 3, "text": "x"}', "expected a field 'audio' with a path, got 3"),
+        ('{"audio": "a.wav", "text": "x", "duration": -1}', "duration must be seconds from 0 up, but is -1 instead"),
+        ('{"audio": "a.wav", "text": "x", "start": "soon"}', "start must be seconds from 0 up, but is 'soon' instead"),
+        ('{"audio": "a.wav", "text": "x", "start": NaN}', "start must be seconds"),
+        ('{"audio": "a.wav", "text": "x", "channel": "left"}', "channel must be a whole number"),
+        ('{"audio": "a.wav", "text": "x", "split": "dvelopment"}', "split must be train, dev or test"),
+    ],
+)
+def test_a_bad_line_does_not_stop_the_others(tmp_path: Path, line: str, said: str) -> None:
+    good_line = '{"audio": "a.wav", "text": "fine"}'
+    path = put(tmp_path / "m.jsonl", f"{good_line}\n{line}\n" + good_line.replace("a.wav", "b.wav"))
+    entries = list(read_manifest(path, "en"))
+    assert [entry.id for entry in entries] == ["a", "m.jsonl:2", "b"]
+    assert entries[1].reason is Reason.BAD_ENTRY
+    assert said in entries[1].detail
+
+
+def test_a_line_of_other_bytes_is_listed(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"audio": "a.wav", "text": "x"}\n{"audio": "b.wav", "text": "\xff"}\n')
+    good, bad = sorted_out(read_manifest(path, "en"))
+    assert list(good) == ["a"]
+    assert bad == {"m.jsonl:2": Reason.BAD_ENTRY}
+
+
+def test_empty_text_stays_empty_for_the_rule_to_find(tmp_path: Path) -> None:
+    path = put(tmp_path / "m.jsonl", '{"audio": "a.wav", "text": ""}\n{"audio": "b.wav", "text": null}')
+    assert [entry.text for entry in read_manifest(path, "en")] == ["", ""]
+
+
+def test_tsv_gzipped_or_not(tmp_path: Path) -> None:
+    table = 'audio\ttext\tspeaker\tstart\nclips/a.mp3\tsaid "so"\ts1\t\nb.mp3\tshort row\n'
+    plain = put(tmp_path / "m.tsv", table)
+    packed = tmp_path / "p.tsv.gz"
+    packed.write_bytes(gzip.compress(table.encode()))
+    for path in (plain, packed):
+        kind, entries = open_source(path, "fr")
+        good, bad = sorted_out(entries)
+        assert kind == "manifest"
+        assert good["clips/a"].text == 'said "so"'
+        assert (good["clips/a"].speaker, good["clips/a"].start_s, good["clips/a"].language) == ("s1", 0.0, "fr")
+        assert bad == {f"{path.name}:3": Reason.BAD_ENTRY}
+
+
+def test_tsv_without_a_header_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected 'audio' and 'text' or a Lhotse cut in the first line"):
+        open_source(put(tmp_path / "m.tsv", "a.wav\thello\n"), "en")
+
+
+def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        put(tmp_path / f"{name}.jsonl", json.dumps({"audio": f"{name}/a.wav", "text": name}))
+    put(tmp_path / "rejected.jsonl", json.dumps({"audio": "x", "reason": "y"}))
+    kind, entries = open_source(tmp_path, "en")
+    good, bad = sorted_out(entries)
+    assert kind == "manifest"
+    assert {utterance.split for utterance in good.values()} == {"train", "dev", "test"}
+    assert all(utterance.split == utterance.text for utterance in good.values())
+    assert not bad
+
+
+def test_folder_of_several_nameless_manifests_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", '{"audio": "a.wav", "text": "x"}')
+    put(tmp_path / "b.jsonl", '{"audio": "b.wav", "text": "x"}')
+    with pytest.raises(DataError, match=r"names with train, dev and test, but got a\.jsonl, b\.jsonl"):
+        open_source(tmp_path, "en")
+
+
+# Kaldi
+
+
+def test_kaldi_directory(tmp_path: Path) -> None:
+    put(tmp_path / "clip.wav")
+    scp = "r1 /data/one two.wav\nr2 clip.wav\nr3 sph2pipe -f wav x.sph |\nr4 raw.ark:42\nr2 again.wav\n"
+    put(tmp_path / "wav.scp", scp)
+    put(tmp_path / "text", "u1 hello world\nu2\nu3 piped\nu4 archived\nu6 of nothing\nu7 backwards\nu9 nowhere\n")
+    put(tmp_path / "segments", "u1 r1 0.5 2.0\nu2 r2 0 -1\nu3 r3 0 1\nu4 r4 0 1\nu5 r2 1 2\nu6 r9 0 1\nu7 r1 3 2\n")
+    put(tmp_path / "utt2spk", "u1 alice\nu2 bob\n")
+    kind, entries = open_source(tmp_path, "en")
+    entries = list(entries)
+    good, bad = sorted_out(entries)
+    assert kind == "kaldi"
+    assert good["u1"] == Utterance(
+        id="u1", audio=Path("/data/one two.wav"), text="hello world", start_s=0.5, duration_s=1.5, speaker="alice",
+        language="en",
+    )  # fmt: skip
+    assert good["u2"].audio == tmp_path / "clip.wav"
+    assert (good["u2"].text, good["u2"].duration_s) == ("", None)
+    assert good["u5"].text == ""
+    assert bad == {
+        "r2": Reason.DUPLICATE_ID,
+        "u3": Reason.BAD_ENTRY,
+        "u4": Reason.BAD_ENTRY,
+        "u6": Reason.BAD_ENTRY,
+        "u7": Reason.BAD_ENTRY,
+        "u9": Reason.NO_AUDIO,
+    }
+    details = {entry.id: entry.detail for entry in entries if isinstance(entry, Rejected)}
+    assert "got the command 'sph2pipe -f wav x.sph |': run it once, write files" in details["u3"]
+
+
+def test_kaldi_without_segments_and_in_parts(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        put(tmp_path / part / "wav.scp", f"{part}-a\t/x/a.wav\n")
+        put(tmp_path / part / "text", f"{part}-a some words\n")
+    good, bad = sorted_out(open_source(tmp_path, "en").entries)
+    assert {name: utterance.split for name, utterance in good.items()} == {"train-a": "train", "test-a": "test"}
+    assert not bad
+
+
+def test_kaldi_without_text_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "wav.scp", "a a.wav\n")
+    with pytest.raises(DataError, match=r"expected wav\.scp and text"):
+        list(read_kaldi(tmp_path, "en"))
+
+
+# Lhotse cuts
+
+
+def cut(name: str, *, source_type: str = "file", num_supervisions: int = 1) -> MonoCut:
+    recording = Recording(name, [AudioSource(source_type, [0], f"/x/{name}.wav")], 16_000, 64_000, 4.0)
+    supervisions = [
+        SupervisionSegment(
+            f"{name}-{i}", name, start=i * 1.0, duration=1.0, text=f"text {i}", speaker="s", language="en"
+        )
+        for i in range(num_supervisions)
+    ]
+    return MonoCut(name, start=1.0, duration=3.0, channel=0, supervisions=supervisions, recording=recording)
+
+
+def test_cuts_of_every_sort(tmp_path: Path) -> None:
+    cuts = [
+        cut("one"),
+        cut("two", num_supervisions=2),
+        cut("none", num_supervisions=0),
+        cut("pipe", source_type="command"),
+        cut("fast").perturb_speed(1.1),
+        cut("a").append(cut("b")),
+    ]
+    lines = [json.dumps(item.to_dict()) for item in cuts]
+    path = tmp_path / "train_cuts.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join([*lines, '{"type": "MonoCut"}', "nonsense"]).encode()))
+    kind, entries = open_source(path, "de")
+    good, bad = sorted_out(entries)
+    assert kind == "cuts"
+    assert list(good) == ["one", "two-0", "two-1"]
+    assert (good["one"].start_s, good["one"].duration_s, good["one"].text) == (1.0, 3.0, "text 0")
+    assert (good["two-1"].start_s, good["two-1"].duration_s, good["two-1"].language) == (2.0, 1.0, "en")
+    assert bad["none"] is Reason.NO_TEXT
+    assert len(bad) == 6
+    assert {reason for name, reason in bad.items() if name != "none"} == {Reason.BAD_ENTRY}
+
+
+def test_folder_of_cuts_gives_the_splits(tmp_path: Path) -> None:
+    for part in ("train", "dev-clean"):
+        line = json.dumps(cut(part).to_dict())
+        (tmp_path / f"librispeech_cuts_{part}.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    (tmp_path / "recordings.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a", "sources": []}'))
+    good, _ = sorted_out(open_source(tmp_path, "en").entries)
+    assert {name: utterance.split for name, utterance in good.items()} == {"train": "train", "dev-clean": "dev"}
+
+
+def test_a_gzip_cut_in_half_is_an_error_with_a_name(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(cut(f"c{i}").to_dict()) for i in range(200))
+    path = tmp_path / "cuts.jsonl.gz"
+    path.write_bytes(gzip.compress(lines.encode())[:-40])
+    with pytest.raises(DataError, match=r"cuts\.jsonl\.gz cannot be read"):
+        list(read_cuts(path, "en"))
+
+
+# None of these
+
+
+@pytest.mark.parametrize("name", ["missing", "speech.zip", "x.jsonl"])
+def test_other_sources_are_refused_with_what_was_expected(tmp_path: Path, name: str) -> None:
+    if name != "missing":
+        put(tmp_path / name, '{"a": 1}\n')
+    with pytest.raises(DataError, match="expected "):
+        open_source(tmp_path / name, "en")

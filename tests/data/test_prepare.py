@@ -1,0 +1,401 @@
+"""Run: every kind of source to a folder that Lhotse reads. Law: the same bytes twice; no bad file stops the rest."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from zipasr.audio import load_audio
+from zipasr.data.prepare import PrepareConfig, PrepareReport, prepare
+from zipasr.data.utterance import Reason
+from zipasr.data.validate import Limits
+from zipasr.errors import ConfigError, DataError
+
+RATE_HZ = 16_000
+
+
+def tone(duration_s: float, *, freq_hz: float = 440.0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * freq_hz * time_s)).astype(np.float32)
+
+
+def put(
+    folder: Path, name: str, samples: np.ndarray | None = None, text: str | None = "HELLO WORLD", **how: Any
+) -> Path:
+    """Write a recording and its text."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate_hz = how.pop("rate_hz", RATE_HZ)
+    soundfile.write(path, tone(1.0) if samples is None else samples, rate_hz, **how)
+    if text is not None:
+        path.with_suffix(".txt").write_text(text)
+    return path
+
+
+def cuts_of(out: Path) -> dict[str, Any]:
+    """Read all cuts that were written, by id."""
+    return {cut.id: cut for path in sorted(out.glob("*_cuts.jsonl.gz")) for cut in CutSet.from_file(path)}
+
+
+def rejected_of(out: Path) -> dict[str, str]:
+    return {row["id"]: row["reason"] for row in map(json.loads, (out / "rejected.jsonl").read_text().splitlines())}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+# What comes out
+
+
+def test_plain_audio_stays_where_it_is_and_the_rest_becomes_flac(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    plain = [put(source, "plain.wav"), put(source, "plain2.flac")]
+    put(source, "fast.wav", tone(1.0, rate_hz=44_100), rate_hz=44_100)
+    put(source, "stereo.wav", np.stack([tone(1.0), tone(1.0)], axis=1))
+    put(source, "deep/er/lossy.ogg")
+    put(source, "name with spaces; and ümlaut.mp3")
+    report = prepare(source, out)
+    cuts = cuts_of(out)
+    assert sum(report.num_utterances.values()) == len(cuts) == 6
+    sources = {name: Path(cut.recording.sources[0].source) for name, cut in cuts.items()}
+    assert [sources["plain"], sources["plain2"]] == plain
+    assert sources["fast"] == out / "audio" / "fast.flac"
+    assert sources["deep/er/lossy"] == out / "audio" / "deep" / "er" / "lossy.flac"
+    for name, cut in cuts.items():
+        assert cut.sampling_rate == RATE_HZ, name
+        samples = cut.load_audio()
+        assert samples.shape == (1, cut.num_samples), name
+        np.testing.assert_allclose(samples[0], load_audio(sources[name]), atol=1e-4)
+        assert abs(cut.duration - 1.0) < 0.1, name
+        info = soundfile.info(sources[name])
+        assert (info.samplerate, info.channels) == (RATE_HZ, 1), name
+
+
+def test_cuts_carry_text_speaker_language_and_everything_else(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav")
+    row = {"id": "x/1", "audio": "a.wav", "text": " turn it  ON ", "speaker": "s", "lang": "de", "slots": {"k": [1]}}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    (cut,) = cuts_of(tmp_path / "out").values()
+    (supervision,) = cut.supervisions
+    assert cut.id == supervision.id == cut.recording.id == "x/1"
+    assert (supervision.text, supervision.speaker, supervision.language) == ("turn it ON", "s", "de")
+    assert supervision.custom == {"slots": {"k": [1]}}
+    assert supervision.duration == cut.duration == 1.0
+
+
+def test_parts_and_channels_of_a_recording_are_cut_out(tmp_path: Path) -> None:
+    left, right = tone(4.0, freq_hz=300), tone(4.0, freq_hz=900)
+    put(tmp_path, "talk.wav", np.stack([left, right], axis=1), text=None)
+    rows = [
+        {"id": "left", "audio": "talk.wav", "text": "A", "channel": 0},
+        {"id": "part", "audio": "talk.wav", "text": "B", "channel": 1, "start": 1.0, "duration": 1.5},
+        {"id": "end", "audio": "talk.wav", "text": "C", "channel": 0, "start": 3.0, "duration": 1.3},
+        {"id": "first", "audio": "talk.wav", "text": "D", "channel": 0, "duration": 2.0},
+        {"id": "rounded", "audio": "talk.wav", "text": "E", "channel": 0, "duration": 3.95},
+        {"id": "beyond", "audio": "talk.wav", "text": "F", "channel": 0, "start": 5.0, "duration": 0.2},
+        {"id": "truncated", "audio": "talk.wav", "text": "G", "channel": 0, "duration": 9.0},
+        {"id": "third", "audio": "talk.wav", "text": "H", "channel": 2},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    cuts = {name: cut.load_audio()[0] for name, cut in cuts_of(tmp_path / "out").items()}
+    expected = {
+        "left": left,
+        "part": right[16_000:40_000],
+        "end": left[48_000:],
+        "first": left[:32_000],
+        "rounded": left,
+    }
+    assert cuts.keys() == expected.keys()
+    for name, samples in expected.items():
+        np.testing.assert_allclose(cuts[name], samples, atol=1e-4, err_msg=name)
+    assert rejected_of(tmp_path / "out") == dict.fromkeys(["beyond", "truncated", "third"], "unreadable")
+
+
+def test_kaldi_segments(tmp_path: Path) -> None:
+    put(tmp_path, "rec.wav", tone(3.0), text=None)
+    (tmp_path / "wav.scp").write_text(f"rec {tmp_path / 'rec.wav'}\nbad {tmp_path / 'none.wav'}\npipe cat x.wav |\n")
+    (tmp_path / "segments").write_text("u1 rec 0.0 1.0\nu2 rec 1.0 2.5\nu3 bad 0 1\nu4 pipe 0 1\n")
+    (tmp_path / "text").write_text("u1 one\nu2 two\nu3 three\nu4 four\n")
+    (tmp_path / "utt2spk").write_text("u1 s1\nu2 s2\n")
+    prepare(tmp_path, tmp_path / "out")
+    cuts = cuts_of(tmp_path / "out")
+    assert {name: (cut.duration, cut.supervisions[0].speaker) for name, cut in cuts.items()} == {
+        "u1": (1.0, "s1"),
+        "u2": (1.5, "s2"),
+    }
+    assert rejected_of(tmp_path / "out") == {"u3": "unreadable", "u4": "bad entry"}
+
+
+def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
+    for i in range(5):
+        put(tmp_path / "in", f"{i}.ogg", text=f"number {i}")
+    first = prepare(tmp_path / "in", tmp_path / "one")
+    second = prepare(tmp_path / "one", tmp_path / "two", PrepareConfig(text_style="words"))
+    assert second.num_utterances == first.num_utterances
+    one, two = cuts_of(tmp_path / "one"), cuts_of(tmp_path / "two")
+    assert [cut.recording.sources[0].source for cut in one.values()] == [
+        cut.recording.sources[0].source for cut in two.values()
+    ]
+    assert {cut.supervisions[0].text for cut in two.values()} == {
+        f"NUMBER {word}" for word in ("ZERO", "ONE", "TWO", "THREE", "FOUR")
+    }
+
+
+# Splits
+
+
+def test_splits_that_the_source_names_are_kept(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        rows = []
+        for i in range(4):
+            put(tmp_path / "in", f"{split}{i}.wav", text=None)
+            rows.append(json.dumps({"audio": f"{split}{i}.wav", "text": f"{split} {i}"}))
+        (tmp_path / "in" / f"{split}.jsonl").write_text("\n".join(rows))
+    report = prepare(tmp_path / "in", tmp_path / "out")
+    assert report.num_utterances == {"train": 4, "dev": 4, "test": 0}
+    assert not (tmp_path / "out" / "test_cuts.jsonl.gz").exists()
+    assert report.num_unseen_words == {"dev": 1}
+    only_train = prepare(tmp_path / "in" / "train.jsonl", tmp_path / "out")
+    assert only_train.num_utterances == {"train": 2, "dev": 1, "test": 1}
+    assert (tmp_path / "out" / "test_cuts.jsonl.gz").exists()
+
+
+def test_a_second_source_leaves_no_split_of_the_first(tmp_path: Path) -> None:
+    for i in range(4):
+        put(tmp_path / "many", f"{i}.wav")
+    put(tmp_path / "few", "0.wav")
+    prepare(tmp_path / "many", tmp_path / "out")
+    assert (tmp_path / "out" / "test_cuts.jsonl.gz").exists()
+    report = prepare(tmp_path / "few", tmp_path / "out")
+    assert report.num_utterances == {"train": 1, "dev": 0, "test": 0}
+    assert [path.name for path in (tmp_path / "out").glob("*_cuts*")] == ["train_cuts.jsonl.gz"]
+
+
+# Bad input
+
+
+def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    put(source, "good.wav")
+    put(source, "empty.wav", np.zeros(0, np.float32))
+    put(source, "ten_ms.wav", tone(0.01))
+    nans = tone(1.0)
+    nans[100:200] = np.nan
+    put(source, "nan.wav", nans, subtype="FLOAT")
+    put(source, "long.wav", tone(31.0))
+    put(source, "silent_text.wav", text=" \n")
+    put(source, "punctuation.wav", text="...")
+    put(source, "too_fast.wav", tone(0.5), text="word " * 30)
+    put(source, "year.wav", text="in 1995")
+    put(source, "lonely.wav", text=None)
+    put(source, "twice.wav")
+    put(source, "twice.flac")
+    truncated = put(source, "truncated.flac", np.random.default_rng(0).normal(0, 0.1, RATE_HZ * 2))
+    truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
+    (source / "text.wav").write_text("this is no sound at all\n" * 50)
+    (source / "text.txt").write_text("NO SOUND")
+    (source / "nothing.mp3").write_bytes(b"")
+    (source / "nothing.txt").write_text("NOTHING")
+    (source / "link.wav").symlink_to(source / "gone.wav")
+    (source / "noise.txt").write_text("no recording")
+    (source / "latin.txt").write_bytes("gr\xfcn".encode("latin-1"))
+    put(source, "latin.wav", text=None)
+    report = prepare(source, out, PrepareConfig(text_style="words"))
+    assert rejected_of(out) == {
+        "empty": "empty",
+        "ten_ms": "too short",
+        "nan": "not finite",
+        "long": "too long",
+        "silent_text": "no text",
+        "punctuation": "no text",
+        "too_fast": "more tokens than encoder frames",
+        "year": "digits in the text",
+        "lonely": "no text",
+        "twice": "duplicate id",
+        "truncated": "unreadable",
+        "text": "unreadable",
+        "nothing": "unreadable",
+        "noise": "no audio",
+        "latin": "bad entry",
+    }
+    assert set(cuts_of(out)) == {"good", "twice"}
+    assert report.num_rejected["unreadable"] == 3
+    assert sum(report.num_rejected.values()) == 15
+    for row in map(json.loads, (out / "rejected.jsonl").read_text().splitlines()):
+        assert row.keys() == {"id", "audio", "reason", "detail"}
+        assert "xpected" in row["detail"]
+
+
+def test_a_missing_file_of_a_manifest_is_listed(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav", text=None)
+    rows = [{"audio": name, "text": "x"} for name in ("a.wav", "gone.wav", "unknown.xyz")]
+    (tmp_path / "unknown.xyz").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    assert rejected_of(tmp_path / "out") == {"gone": "unreadable", "unknown": "unreadable"}
+
+
+def test_limits_can_be_set(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav", tone(1.0))
+    put(tmp_path / "in", "b.wav", tone(2.0))
+    put(tmp_path / "in", "c.wav", tone(3.0))
+    config = PrepareConfig(limits=Limits(min_duration_s=1.5, max_duration_s=2.5))
+    prepare(tmp_path / "in", tmp_path / "out", config)
+    assert rejected_of(tmp_path / "out") == {"a": "too short", "c": "too long"}
+
+
+def test_nothing_good_at_all_is_an_error_that_shows_an_example(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav", tone(0.01))
+    with pytest.raises(DataError, match="got 1 rejected and none good; for example a: too short, expected at least"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    assert rejected_of(tmp_path / "out") == {"a": "too short"}
+
+
+def test_out_that_cannot_be_written(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match=r"expected to write to .*out, got: "):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"text_style": "shouting"}, "text_style must be as-written or words, but is 'shouting' instead"),
+        ({"dev_share": 0.6, "test_share": 0.4}, "less than 1 together"),
+        ({"dev_share": -0.1}, "must be from 0 up"),
+        ({"num_jobs": 0}, "num_jobs and max_held_out must be 1 or more"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PrepareConfig(**settings)
+
+
+def test_prompts_as_written_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="text_style must be words for prompts"):
+        prepare("prompts", tmp_path, PrepareConfig(text_style="as-written"))
+
+
+def test_without_lhotse_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lhotse", None)
+    with pytest.raises(DataError, match=r'pip install "zipasr\[train\]"'):
+        prepare(tmp_path, tmp_path / "out")
+
+
+def test_a_failed_run_keeps_what_was_there(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav")
+    prepare(tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out" / "train_cuts.jsonl.gz").read_bytes()
+    put(tmp_path / "bad", "a.wav", tone(0.01))
+    with pytest.raises(DataError):
+        prepare(tmp_path / "bad", tmp_path / "out")
+    assert (tmp_path / "out" / "train_cuts.jsonl.gz").read_bytes() == before
+
+
+# Laws
+
+
+def test_the_same_source_gives_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        samples = rng.normal(0, 0.1, (8_000 + 100 * i, 1 + i % 2))
+        put(tmp_path / "in", f"{i % 3}/{i}.wav", samples, text=f"words {i}", rate_hz=8_000 if i % 4 else 16_000)
+    put(tmp_path / "in", "bad.wav", tone(0.01))
+    out = tmp_path / "out"
+    prepare(tmp_path / "in", out, PrepareConfig(num_jobs=1))
+    first = contents(out)
+    prepare(tmp_path / "in", out, PrepareConfig(num_jobs=1))
+    assert contents(out) == first
+    prepare(tmp_path / "in", out, PrepareConfig(num_jobs=4))
+    again = contents(out)
+    again.pop("prepare.json"), first.pop("prepare.json")
+    assert again == first
+    assert len(first) > 12
+
+
+def test_out_may_lie_inside_the_source(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path, f"{i}.ogg")
+    first = prepare(tmp_path, tmp_path / "out")
+    second = prepare(tmp_path, tmp_path / "out")
+    assert first == second
+    assert not second.num_rejected
+
+
+def test_out_may_not_be_the_source(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav")
+    with pytest.raises(DataError, match="expected another folder than the source for the output"):
+        prepare(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "..", "a/../../b", ".hidden", "x" * 300, "日本" * 60])
+def test_no_id_writes_outside_the_folder(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "in", "a.ogg", text=None)
+    (tmp_path / "in" / "m.jsonl").write_text(json.dumps({"id": name, "audio": "a.ogg", "text": "x"}))
+    prepare(tmp_path / "in" / "m.jsonl", tmp_path / "out")
+    (cut,) = cuts_of(tmp_path / "out").values()
+    assert cut.id == name
+    assert Path(cut.recording.sources[0].source).resolve().is_relative_to(tmp_path / "out" / "audio")
+
+
+def test_ids_that_look_alike_as_files_stay_apart(tmp_path: Path) -> None:
+    rows = []
+    for i, name in enumerate(["a b", "a_b", "a:b"]):
+        put(tmp_path, f"{i}.ogg", tone(1.0 + i), text=None)
+        rows.append({"id": name, "audio": f"{i}.ogg", "text": "x"})
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    durations = [round(cut.load_audio().shape[1] / RATE_HZ) for _, cut in sorted(cuts_of(tmp_path / "out").items())]
+    assert durations == [1, 3, 2]
+
+
+# The report
+
+
+def test_the_report_counts_and_is_saved(tmp_path: Path) -> None:
+    for i in range(10):
+        put(tmp_path / "in", f"{i}.wav", tone(0.5 + 0.1 * i), text=f"THE SAME {i % 5}")
+    put(tmp_path / "in", "bad.wav", tone(0.01))
+    report = prepare(tmp_path / "in", tmp_path / "out")
+    assert report.num_utterances == {"train": 8, "dev": 1, "test": 1}
+    assert sum(report.durations_s.values()) == pytest.approx(9.5)
+    assert report.num_words == {"train": 24, "dev": 3, "test": 3}
+    assert report.num_rejected == {"too short": 1}
+    saved = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert saved["kind"] == "folder"
+    assert PrepareReport(**saved["report"]) == report
+    assert saved["config"]["limits"] == {"min_duration_s": 0.1, "max_duration_s": 30.0}
+    with gzip.open(tmp_path / "out" / "train_cuts.jsonl.gz") as file:
+        assert len(file.readlines()) == 8
+
+
+def test_the_table() -> None:
+    report = PrepareReport(
+        num_utterances={"train": 1234, "dev": 10, "test": 0},
+        durations_s={"train": 7200.0, "dev": 60.0, "test": 0.0},
+        num_words={"train": 9999, "dev": 50, "test": 0},
+        num_rejected={Reason.EMPTY.value: 2, Reason.TOO_LONG.value: 1},
+        num_unseen_words={"dev": 3},
+        num_repeated_sentences={"dev": 0},
+    )
+    assert report.format_table().splitlines() == [
+        "split     utterances   minutes     words",
+        "train          1,234     120.0     9,999",
+        "dev               10       1.0        50",
+        "test               0       0.0         0",
+        "",
+        "rejected           3",
+        "  empty                                      2",
+        "  too long                                   1",
+        "note: 3 distinct words of dev do not occur in train",
+    ]

@@ -1,0 +1,84 @@
+"""Law: every rule of `validate` at its edge."""
+
+from pathlib import Path
+
+import pytest
+
+from zipasr.data.utterance import Reason, Utterance
+from zipasr.data.validate import (
+    Limits,
+    check_id,
+    check_samples,
+    check_text,
+    has_enough_frames,
+    num_encoder_frames,
+)
+from zipasr.errors import ConfigError
+
+
+def utterance(text: str = "HELLO WORLD") -> Utterance:
+    return Utterance(id="a", audio=Path("a.wav"), text=text)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "text", "reason"),
+    [
+        (16_000, "HELLO WORLD", None),
+        (0, "HELLO", Reason.EMPTY),
+        (1_599, "HELLO", Reason.TOO_SHORT),
+        (1_600, "HELLO", None),
+        (30 * 16_000, "HELLO", None),
+        (30 * 16_000 + 1, "HELLO", Reason.TOO_LONG),
+        (16_000, " ".join(["A"] * 23), None),
+        (16_000, " ".join(["A"] * 24), Reason.TOO_MANY_TOKENS),
+    ],
+)
+def test_each_rule_at_its_edge(num_samples: int, text: str, reason: Reason | None) -> None:
+    rejected = check_samples(utterance(text), num_samples)
+    assert (rejected and rejected.reason) == reason
+    assert rejected is None or (rejected.id == "a" and rejected.detail.startswith("expected "))
+
+
+def test_tokens_count_instead_of_words_when_they_are_known() -> None:
+    assert check_samples(utterance("ONE"), 16_000, num_tokens=23) is None
+    rejected = check_samples(utterance("ONE"), 16_000, num_tokens=24)
+    assert rejected is not None
+    assert rejected.reason is Reason.TOO_MANY_TOKENS
+    assert "24 tokens" in rejected.detail
+
+
+def test_encoder_frames_agree_with_the_published_formula() -> None:
+    for num_samples in range(0, 40_000, 37):
+        num_features = (num_samples + 80) // 160
+        assert num_encoder_frames(num_samples) == max(0, ((num_features - 7) // 2 + 1) // 2)
+    assert has_enough_frames(16_000, 23)
+    assert not has_enough_frames(16_000, 24)
+
+
+def test_limits_are_settings() -> None:
+    limits = Limits(min_duration_s=1.0, max_duration_s=2.0)
+    assert check_samples(utterance(), 15_999, limits=limits).reason is Reason.TOO_SHORT
+    assert check_samples(utterance(), 32_001, limits=limits).reason is Reason.TOO_LONG
+    assert check_samples(utterance(), 32_000, limits=limits) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (2.0, 2.0), (3.0, 2.0)])
+def test_limits_that_nothing_passes_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ConfigError, match="must be 0 <= min_duration_s < max_duration_s, but are"):
+        Limits(min_duration_s=low, max_duration_s=high)
+
+
+def test_no_text_and_duplicate_id() -> None:
+    assert check_text(utterance("  \n ")).reason is Reason.NO_TEXT
+    assert check_text(utterance()) is None
+    assert check_id(utterance(), {"b"}) is None
+    assert check_id(utterance(), {"a"}).reason is Reason.DUPLICATE_ID
+
+
+def test_a_rejected_utterance_is_plain_json() -> None:
+    assert check_text(utterance("")).to_dict() == {
+        "id": "a",
+        "audio": "a.wav",
+        "reason": "no text",
+        "detail": "expected a transcript, got an empty text",
+    }

@@ -1,0 +1,60 @@
+"""`zipasr prepare SOURCE --out DIR`: any source of speech to cuts, audio and a list of what could not be used."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    SubParsers = Any
+
+_DESCRIPTION = """\
+SOURCE is one of
+  a folder      NAME.wav (or any audio) with NAME.txt beside it, in subfolders too
+  a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl
+  Kaldi         a directory with wav.scp and text
+  Lhotse cuts   .jsonl.gz
+  prompts       telephone prompts recorded by people, fetched from Debian (--lang en, es, fr, it or ru)
+
+DIR gets train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain audio,
+and rejected.jsonl with the reason for everything that was dropped."""
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "prepare",
+        help="turn recordings and texts into data to train on",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, or the word prompts")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where the data goes; written over")
+    parser.add_argument("--lang", default="en", help="language of entries that name none (default: en)")
+    parser.add_argument(
+        "--text-style",
+        choices=("as-written", "words"),
+        help="words: upper case, no punctuation, digits spelled out (default: words for prompts, else as-written)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="other settings, such as limits.max_duration_s=20 dev_share=0.05 test_share=0.05 seed=1 num_jobs=4",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare the data and print a summary."""
+    from zipasr.config import set_fields
+    from zipasr.data.prepare import PrepareConfig, prepare
+
+    config = set_fields(PrepareConfig(lang=args.lang, text_style=args.text_style), args.set)
+    report = prepare(args.source, args.out, config, has_progress=True)
+    print(json.dumps({"out": args.out, **report.to_dict()}) if args.json else report.format_table())
+    return 0

@@ -1,0 +1,248 @@
+"""From cuts on disk to padded batches: `BatchPlan` decides what goes together, `BatchReader` makes a `Batch` of it.
+
+The plan of an epoch follows from (seed, epoch) alone, and the augmentation of a batch from (seed, epoch, index), so a
+run that resumes at any batch sees what it would have seen, at no cost. Lhotse keeps the cuts, reads the sound and
+changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment
+from zipasr.errors import ConfigError, DataError
+from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
+from zipasr.tokenizer import Tokenizer
+
+
+class Batch(NamedTuple):
+    """A padded batch."""
+
+    features: Tensor
+    """(N, T, F) at 100 Hz."""
+    feature_lens: Tensor
+    """(N,) valid frames, int64."""
+    labels: Tensor
+    """(N, S) ids, padded with the blank, int64."""
+    label_lens: Tensor
+    """(N,) valid labels, int64."""
+    ids: tuple[str, ...]
+    """Names of the utterances, for messages."""
+    audio_s: float
+    """Seconds of sound in it, padding not counted."""
+
+
+class Item(NamedTuple):
+    """One or more utterances, read one after the other as if they were one, at a given speed."""
+
+    utterances: tuple[int, ...]
+    speed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How utterances are put together while training."""
+
+    max_duration_s: float = 200.0
+    """Most seconds of sound in a batch, padding included."""
+    num_buckets: int = 30
+    """Utterances are sorted into this many groups of about equal total duration; a batch stays within one."""
+    speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """An epoch holds every utterance once at each of these speeds."""
+    concat_prob: float = 0.0
+    """Probability that an utterance is joined to others, drawn at random, to a longer one; for short utterances."""
+    concat_max_s: float = 10.0
+    """A joined utterance is not longer than this."""
+    spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    """Warping and masks, or None."""
+    cache_mb: int = 0
+    """Features kept in memory from epoch to epoch, in MiB; 0 reads the sound anew each time."""
+
+    def __post_init__(self) -> None:
+        if self.max_duration_s <= 0:
+            raise ConfigError(f"max_duration_s must be positive, but is {self.max_duration_s}")
+        if self.num_buckets < 1:
+            raise ConfigError(f"num_buckets must be at least 1, but is {self.num_buckets}")
+        if not self.speed_factors or min(self.speed_factors) <= 0.3 or max(self.speed_factors) > 3.0:
+            raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
+
+
+class BatchPlan:
+    """What is read when: for each epoch a list of batches, each a tuple of items."""
+
+    def __init__(self, durations_s: Sequence[float], config: BatchConfig, *, seed: int) -> None:
+        if len(durations_s) == 0:
+            raise DataError("there must be at least one utterance to train on, but there is none; see rejected.jsonl")
+        self.durations_s = np.asarray(durations_s, dtype=np.float64)
+        self.config, self.seed = config, seed
+
+    def epoch(self, epoch: int) -> list[tuple[Item, ...]]:
+        """The batches of an epoch, counted from 0, in the order of reading."""
+        rng = np.random.default_rng(stable_seed(self.seed, epoch))
+        items = self._items(rng)
+        durations = np.array([self.item_duration_s(item) for item in items])
+        order = np.argsort(durations, kind="stable")
+        batches: list[tuple[Item, ...]] = []
+        for bucket in self._split(order, durations):
+            batches += self._fill(rng.permutation(bucket), items, durations)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def item_duration_s(self, item: Item) -> float:
+        """Seconds of an item as it is read."""
+        return float(sum(self.durations_s[i] for i in item.utterances) / item.speed)
+
+    def _items(self, rng: np.random.Generator) -> list[Item]:
+        config = self.config
+        items = []
+        for speed in config.speed_factors:
+            queue = [int(i) for i in rng.permutation(len(self.durations_s))]
+            while queue:
+                joined = [queue.pop()]
+                total = self.durations_s[joined[0]]
+                if config.concat_prob > 0.0 and rng.random() < config.concat_prob:
+                    limit = rng.uniform(0.0, config.concat_max_s)
+                    while queue and total + self.durations_s[queue[-1]] <= limit:
+                        total += self.durations_s[queue[-1]]
+                        joined.append(queue.pop())
+                items.append(Item(tuple(joined), speed))
+        return items
+
+    def _split(self, order: np.ndarray[Any, Any], durations: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Cut the items, sorted by duration, into buckets of about equal total duration."""
+        total = durations[order].cumsum()
+        bucket_of = np.minimum((total * self.config.num_buckets / total[-1]).astype(int), self.config.num_buckets - 1)
+        return [order[bucket_of == i] for i in range(self.config.num_buckets) if (bucket_of == i).any()]
+
+    def _fill(
+        self, bucket: np.ndarray[Any, Any], items: list[Item], durations: np.ndarray[Any, Any]
+    ) -> list[tuple[Item, ...]]:
+        batches, batch, longest = [], [], 0.0
+        for i in bucket:
+            longest_with = max(longest, float(durations[i]))
+            if batch and longest_with * (len(batch) + 1) > self.config.max_duration_s:
+                batches.append(tuple(batch))
+                batch, longest_with = [], float(durations[i])
+            batch.append(items[int(i)])
+            longest = longest_with
+        batches.append(tuple(batch))
+        return batches
+
+
+class BatchReader(Dataset[Batch]):
+    """Reads the sound of planned items and makes batches of them."""
+
+    def __init__(
+        self, cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, config: BatchConfig, *, seed: int
+    ) -> None:
+        self.cuts, self.tokenizer, self.config, self.seed = cuts, tokenizer, config, seed
+        self.fbank = Fbank(features)
+        self._cache: OrderedDict[tuple[int, float], Tensor] = OrderedDict()
+        self._cache_bytes = 0
+
+    def __getitem__(self, key: Any) -> Batch:
+        """The batch of `key` = (epoch, index, items); augmented if the configuration says so."""
+        epoch, index, items = key
+        features = [torch.cat([self._features(i, item.speed) for i in item.utterances]) for item in items]
+        lens = torch.tensor([len(f) for f in features])
+        padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
+        if self.config.spec_augment is not None:
+            with seeded(stable_seed(self.seed, epoch, index)):
+                padded = spec_augment(padded, lens, self.config.spec_augment)
+        texts = [" ".join(self.cuts[i].supervisions[0].text for i in item.utterances) for item in items]
+        labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
+        return Batch(
+            features=padded,
+            feature_lens=lens,
+            labels=pad_sequence(labels, batch_first=True, padding_value=self.tokenizer.blank_id),
+            label_lens=torch.tensor([len(label) for label in labels]),
+            ids=tuple("+".join(self.cuts[i].id for i in item.utterances) for item in items),
+            audio_s=float(lens.sum()) / 100.0,
+        )
+
+    def _features(self, utterance: int, speed: float) -> Tensor:
+        """Features (T, F) of one utterance at one speed, from memory if they are still there."""
+        cached = self._cache.get((utterance, speed))
+        if cached is not None:
+            self._cache.move_to_end((utterance, speed))
+            return cached
+        cut = self.cuts[utterance]
+        cut = cut if speed == 1.0 else cut.perturb_speed(speed)
+        try:
+            samples = cut.load_audio()
+        except Exception as error:  # noqa: BLE001  lhotse raises what its audio backend raises
+            raise DataError(f"the sound of {cut.id} cannot be read any more: {error}; run prepare again") from error
+        features = self.fbank(samples[0])
+        self._remember((utterance, speed), features)
+        return features
+
+    def _remember(self, key: tuple[int, float], features: Tensor) -> None:
+        limit = self.config.cache_mb * 2**20
+        if limit == 0:
+            return
+        self._cache[key] = features
+        self._cache_bytes += features.numel() * features.element_size()
+        while self._cache_bytes > limit:
+            _, dropped = self._cache.popitem(last=False)
+            self._cache_bytes -= dropped.numel() * dropped.element_size()
+
+
+class _Position(torch.utils.data.Sampler[Any]):
+    """Yields (epoch, index, items) from a given position to the end of the last epoch."""
+
+    def __init__(self, plan: BatchPlan, *, epoch: int, index: int, num_epochs: int) -> None:
+        self.plan, self.start, self.num_epochs = plan, (epoch, index), num_epochs
+
+    def __iter__(self) -> Iterator[Any]:
+        first_epoch, first_index = self.start
+        for epoch in range(first_epoch, self.num_epochs):
+            batches = self.plan.epoch(epoch)
+            start = first_index if epoch == first_epoch else 0
+            for index in range(start, len(batches)):
+                yield epoch, index, batches[index]
+
+
+class PlacedBatch(NamedTuple):
+    """A batch and where in the run it stands."""
+
+    epoch: int
+    index: int
+    """Position in the epoch, from 0."""
+    is_last: bool
+    """Whether it ends its epoch."""
+    batch: Batch
+
+
+def read_batches(
+    plan: BatchPlan, reader: BatchReader, *, epoch: int, index: int, num_epochs: int, num_workers: int
+) -> Iterator[PlacedBatch]:
+    """Read the batches of a run from a position on.
+
+    Args:
+        plan: what to read.
+        reader: how to read it.
+        epoch: first epoch, from 0.
+        index: first batch in it, from 0.
+        num_epochs: epochs of the whole run.
+        num_workers: processes that read ahead; 0 reads in this one.
+    """
+    position = _Position(plan, epoch=epoch, index=index, num_epochs=num_epochs)
+    loader: DataLoader[Batch] = DataLoader(reader, batch_size=None, sampler=position, num_workers=num_workers)
+    batches = iter(loader)
+    for e in range(epoch, num_epochs):
+        count = len(plan.epoch(e))
+        for i in range(index if e == epoch else 0, count):
+            yield PlacedBatch(e, i, i == count - 1, next(batches))
+
+
+def stable_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every part and on nothing else."""
+    digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,218 @@
+"""Where speech comes from: `open_source` finds out what a source is and reads it into `Utterance` and `Rejected`.
+
+Sources are a folder of recordings with texts, a JSONL or TSV manifest, a Kaldi data directory, Lhotse cuts, or the
+word `prompts`. No audio is opened here.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zipasr.data.manifests import SPLIT_NAMES, is_manifest, read_kaldi, read_lines, read_manifest
+from zipasr.data.prompts import read_prompts
+from zipasr.data.utterance import Reason, Rejected, Utterance
+from zipasr.errors import DataError
+
+AUDIO_SUFFIXES = frozenset(
+    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
+)
+"""Endings of the files in a folder that are taken for recordings."""
+
+_EXPECTED = (
+    "expected a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' and "
+    "'text', a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts "
+    "(.jsonl.gz), or the word prompts"
+)
+
+
+class Source(NamedTuple):
+    """What `open_source` found."""
+
+    kind: str
+    """folder, manifest, kaldi, cuts or prompts."""
+    entries: Iterator[Utterance | Rejected]
+    """Read as it is consumed."""
+
+
+def _split_of(name: str) -> str | None:
+    """Read train, dev or test out of a file name such as `librispeech_cuts_dev-clean.jsonl.gz`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
+def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
+    """Read every NAME.wav (or any audio) with NAME.txt beside it, in subfolders too.
+
+    The id is the path below `folder` without its ending. A first subfolder called train, dev or test is the split.
+
+    Args:
+        skip: a folder below that is left out, such as the one that is being written.
+    Raises:
+        DataError: there is no recording, or none has a text.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if skip is not None:
+        files = [path for path in files if not path.resolve().is_relative_to(skip.resolve())]
+    recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    texts = {path.with_suffix("") for path in files if path.suffix == ".txt"}
+    if not recordings:
+        raise DataError(f"{_EXPECTED}; {folder} holds no recording of a known kind")
+    if not any(path.with_suffix("") in texts for path in recordings):
+        first = recordings[0]
+        raise DataError(
+            f"expected {first.stem}.txt with the words of {first.name} beside it, but none of the {len(recordings)} "
+            f"recordings in {folder} has a text; write NAME.txt for each NAME{first.suffix}, or a manifest with "
+            "'audio' and 'text'"
+        )
+    for path in recordings:
+        stem = path.relative_to(folder).with_suffix("")
+        name = stem.as_posix()
+        if path.with_suffix("") not in texts:
+            detail = f"expected {path.stem}.txt beside it, got none"
+            yield Rejected(id=name, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
+            continue
+        lines = [line for _, line in read_lines(path.with_suffix(".txt"))]
+        if None in lines:
+            detail = f"expected UTF-8 in {path.stem}.txt, got other bytes"
+            yield Rejected(id=name, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
+            continue
+        text = " ".join(" ".join(line for line in lines if line is not None).split())
+        split = SPLIT_NAMES.get(stem.parts[0]) if len(stem.parts) > 1 else None
+        yield Utterance(id=name, audio=path, text=text, language=lang, split=split)
+    for text_stem in sorted(texts - {path.with_suffix("") for path in recordings}):
+        name = text_stem.relative_to(folder).as_posix()
+        detail = f"expected a recording beside {text_stem.name}.txt, got none"
+        yield Rejected(id=name, audio=f"{name}.txt", reason=Reason.NO_AUDIO, detail=detail)
+
+
+def _is_cuts(path: Path) -> bool:
+    """Tell whether the first line of a JSONL file is a Lhotse cut."""
+    first = next((line for _, line in read_lines(path) if line and line.strip()), "")
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and str(row.get("type", "")).endswith("Cut")
+
+
+def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utterance]:
+    """Give one utterance per supervision of a Lhotse cut.
+
+    Raises:
+        ValueError: the cut is of a kind that has no file of its own.
+    """
+    if type(cut).__name__ not in ("MonoCut", "MultiCut") or not cut.has_recording:
+        raise ValueError(f"expected a cut of one recording, got a {type(cut).__name__} without one")
+    if cut.recording.transforms:
+        raise ValueError("expected a cut as recorded, got one with transforms: save its audio first")
+    sources = cut.recording.sources
+    if len(sources) != 1 or sources[0].type != "file":
+        kinds = ", ".join(source.type for source in sources)
+        raise ValueError(f"expected a recording in one file, got sources of type {kinds}")
+    channel = cut.channel if isinstance(cut.channel, int) and cut.recording.num_channels > 1 else None
+    is_whole = cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-3
+    for supervision in cut.supervisions:
+        is_only = len(cut.supervisions) == 1
+        yield Utterance(
+            id=cut.id if is_only else supervision.id,
+            audio=Path(sources[0].source),
+            text=supervision.text or "",
+            channel=channel,
+            start_s=cut.start if is_only else cut.start + max(0.0, supervision.start),
+            duration_s=(None if is_whole else cut.duration) if is_only else supervision.duration,
+            speaker=supervision.speaker,
+            language=supervision.language or lang,
+            split=split,
+            custom=supervision.custom or {},
+        )
+
+
+def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+    """Read Lhotse cuts line by line; a cut with several supervisions gives one utterance for each.
+
+    Raises:
+        DataError: Lhotse is not installed.
+    """
+    try:
+        from lhotse.serialization import deserialize_item
+    except ImportError as error:
+        raise DataError('reading Lhotse cuts needs lhotse: pip install "zipasr[train]"') from error
+    for number, line in read_lines(path):
+        where = f"{path.name}:{number}"
+        if line is not None and not line.strip():
+            continue
+        try:
+            if line is None:
+                raise ValueError("expected UTF-8, got other bytes")
+            cut = deserialize_item(json.loads(line))
+            where = str(cut.id)
+            utterances = list(_cut_utterances(cut, lang, split))
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            yield Rejected(id=where, audio=path.name, reason=Reason.BAD_ENTRY, detail=str(error) or repr(error))
+            continue
+        if not utterances:
+            detail = "expected a supervision with a text, got none"
+            yield Rejected(id=where, audio=path.name, reason=Reason.NO_TEXT, detail=detail)
+        yield from utterances
+
+
+def _manifests_in(folder: Path, is_kind: Callable[[Path], bool]) -> list[Path]:
+    """Find the manifests of one kind that lie in a folder: those named after a split, or the only one.
+
+    Raises:
+        DataError: there are several, and their names do not tell what each is for.
+    """
+    pattern = re.compile(r".*\.(?:jsonl|tsv)(?:\.gz)?")
+    found = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name) and is_kind(path)]
+    named = [path for path in found if _split_of(path.name)]
+    if len(found) > 1 and not named:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"expected one manifest in {folder}, or names with train, dev and test, but got {names}")
+    return named or found
+
+
+def _open_folder(folder: Path, lang: str, skip: Path | None) -> Source:
+    """Find out what a folder holds."""
+    if (folder / "wav.scp").is_file():
+        return Source("kaldi", read_kaldi(folder, lang))
+    parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
+    if parts:
+        return Source("kaldi", chain.from_iterable(read_kaldi(part, lang, SPLIT_NAMES[part.name]) for part in parts))
+    manifests = _manifests_in(folder, is_manifest)
+    if manifests:
+        readers = (read_manifest(path, lang, _split_of(path.name)) for path in manifests)
+        return Source("manifest", chain.from_iterable(readers))
+    cuts = _manifests_in(folder, _is_cuts)
+    if cuts:
+        return Source("cuts", chain.from_iterable(read_cuts(path, lang, _split_of(path.name)) for path in cuts))
+    return Source("folder", read_folder(folder, lang, skip))
+
+
+def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None) -> Source:
+    """Find out what a source is, and read it.
+
+    Args:
+        source: a path, or the word `prompts` (write `./prompts` for a folder of that name).
+        lang: language of the entries that name none.
+        skip: a folder inside a folder source that is left out.
+    Raises:
+        DataError: the source is of no kind that we read, now or while it is consumed.
+    """
+    if source == "prompts":
+        return Source("prompts", read_prompts(lang))
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, lang, skip)
+    if not path.exists():
+        raise DataError(f"{_EXPECTED}, but {path} does not exist")
+    if re.fullmatch(r".*\.(?:jsonl|tsv)(?:\.gz)?", path.name):
+        if is_manifest(path):
+            return Source("manifest", read_manifest(path, lang))
+        if _is_cuts(path):
+            return Source("cuts", read_cuts(path, lang))
+        raise DataError(f"expected 'audio' and 'text' or a Lhotse cut in the first line of {path}, got neither")
+    raise DataError(f"{_EXPECTED}, but got the file {path}")

@@ -1,0 +1,268 @@
+"""Corpora described by text files: JSONL and TSV manifests, and Kaldi data directories, read into `Utterance`.
+
+A line that cannot be used becomes a `Rejected` and the rest goes on. Times are seconds.
+"""
+
+import csv
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zipasr.data.utterance import Reason, Rejected, Utterance
+from zipasr.errors import DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "val": "dev",
+    "test": "test",
+    "eval": "test",
+}
+"""What corpora call their parts, and what we call them."""
+
+_FIELD_NAMES = {
+    "id": ("id", "key"),
+    "audio": ("audio", "audio_filepath", "wav"),
+    "text": ("text", "txt"),
+    "start": ("start", "offset"),
+    "duration": ("duration",),
+    "channel": ("channel",),
+    "speaker": ("speaker",),
+    "lang": ("lang", "language"),
+    "split": ("split",),
+}
+"""Our fields, and the names that NeMo and WeNet manifests use for the same."""
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    """Give the lines of a text file, gzipped or not, numbered from 1; None stands for one that is not UTF-8.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    yield number, None
+    except (OSError, EOFError) as error:
+        raise DataError(f"expected a readable text file, but {path} cannot be read: {error}") from error
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell whether the first line of a JSONL or TSV file names a recording and its text."""
+    first = next((line for _, line in read_lines(path) if line and line.strip()), "")
+    if path.name.removesuffix(".gz").endswith(".tsv"):
+        names = set(first.split("\t"))
+    else:
+        try:
+            row = json.loads(first)
+        except ValueError:
+            return False
+        names = set(row) if isinstance(row, dict) else set()
+    return all(names.intersection(_FIELD_NAMES[field]) for field in ("audio", "text"))
+
+
+def _field(row: Mapping[str, Any], field: str) -> Any:
+    """Give the value of one of our fields under whatever name the row has it; None if absent or empty."""
+    return next((row[name] for name in _FIELD_NAMES[field] if row.get(name) not in (None, "")), None)
+
+
+def _seconds(value: Any, name: str) -> float | None:
+    """Read a time.
+
+    Raises:
+        ValueError: it is no number of seconds from 0 up.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{name} must be seconds from 0 up, but is {value!r} instead")
+    return seconds
+
+
+def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | None) -> Utterance:
+    """Turn one row of a manifest into an utterance.
+
+    Raises:
+        ValueError: a field is missing or has no meaning.
+    """
+    audio = _field(row, "audio")
+    if not isinstance(audio, str):
+        raise ValueError(f"expected a field 'audio' with a path, got {audio!r}")
+    start_s = _seconds(_field(row, "start"), "start")
+    duration_s = _seconds(_field(row, "duration"), "duration")
+    channel = _field(row, "channel")
+    if channel is not None and not (isinstance(channel, int | str) and str(channel).isdecimal()):
+        raise ValueError(f"channel must be a whole number from 0 up, but is {channel!r} instead")
+    named_split = _field(row, "split")
+    if named_split is not None and named_split not in SPLIT_NAMES:
+        raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
+    part = "" if start_s is None else f"-{round(start_s * 1000):07d}"
+    text, speaker = _field(row, "text"), _field(row, "speaker")
+    known = {name for names in _FIELD_NAMES.values() for name in names}
+    return Utterance(
+        id=str(_field(row, "id") or Path(audio).with_suffix("").as_posix().lstrip("/") + part),
+        audio=folder / audio,
+        text="" if text is None else str(text),
+        channel=None if channel is None else int(channel),
+        start_s=start_s or 0.0,
+        duration_s=duration_s,
+        speaker=None if speaker is None else str(speaker),
+        language=str(_field(row, "lang") or lang),
+        split=SPLIT_NAMES[named_split] if named_split else split,
+        custom={name: value for name, value in row.items() if name not in known and name is not None},
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Give the rows of a JSONL or TSV file with their line numbers; a string says what is wrong with a line."""
+    is_tsv = path.name.removesuffix(".gz").endswith(".tsv")
+    header: list[str] = []
+    for number, line in read_lines(path):
+        if line is None:
+            yield number, "expected UTF-8, got other bytes"
+        elif not line.strip():
+            continue
+        elif is_tsv:
+            cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
+            if not header:
+                header = cells
+            elif len(cells) != len(header):
+                yield number, f"expected {len(header)} columns, got {len(cells)}"
+            else:
+                yield number, dict(zip(header, cells, strict=True))
+        else:
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                yield number, f"expected one JSON object a line, got {error}"
+                continue
+            yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+
+
+def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+    """Read a JSONL or TSV manifest; recordings are relative to its folder.
+
+    Fields: `audio` and `text`; if they are there also `id`, `start` and `duration` (a part of the recording),
+    `channel`, `speaker`, `lang` and `split`. All others travel along as `custom`.
+
+    Args:
+        lang: language of the rows that name none.
+        split: part that the whole file belongs to, for rows that name none.
+    """
+    for number, row in _rows(path):
+        where = f"{path.name}:{number}"
+        if isinstance(row, str):
+            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=row)
+            continue
+        try:
+            yield _utterance(row, folder=path.parent, lang=lang, split=split)
+        except ValueError as error:
+            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=str(error))
+
+
+def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
+    """Give key and value of each line of a Kaldi table."""
+    for number, line in read_lines(path):
+        where = f"{path.name}:{number}"
+        if line is None:
+            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail="expected UTF-8, got other bytes")
+        elif line.strip():
+            key, *value = line.split(maxsplit=1)
+            yield key, value[0].strip() if value else ""
+
+
+def _kaldi_audio(value: str, folder: Path) -> Path | str:
+    """Give the path of a line of wav.scp, or say why it has none."""
+    if value.endswith("|") or value.startswith("|"):
+        return f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
+    direct, beside = Path(value), folder / value
+    path = direct if direct.is_absolute() or direct.exists() else beside
+    if not path.exists() and re.search(r"\.ark:\d+$", value):
+        return f"expected an audio file, got a place in an archive, {value!r}: copy the archive to files first"
+    return path
+
+
+def _kaldi_segments(path: Path) -> Iterator[tuple[str, str, float, float | None] | Rejected]:
+    """Give utterance, recording, start and duration of each line of `segments`."""
+    for entry in _kaldi_table(path):
+        if isinstance(entry, Rejected):
+            yield entry
+            continue
+        key, value = entry
+        fields = value.split()
+        try:
+            start_s, end_s = float(fields[1]), float(fields[2])
+            if start_s < 0 or (end_s >= 0 and end_s <= start_s):
+                raise ValueError("no length")
+            yield key, fields[0], start_s, None if end_s < 0 else end_s - start_s
+        except (IndexError, ValueError):
+            detail = f"expected 'utterance recording start end' with start < end in segments, got {key} {value!r}"
+            yield Rejected(id=key, audio=path.name, reason=Reason.BAD_ENTRY, detail=detail)
+
+
+def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+    """Read a Kaldi data directory: `wav.scp`, `text`, and `segments` and `utt2spk` if they are there.
+
+    Paths in wav.scp are relative to the working directory, as in Kaldi, or else to `folder`. Commands are refused.
+
+    Raises:
+        DataError: there is no `text`.
+    """
+    # Differs: lhotse.kaldi opens every recording while it reads and gives up if more than a few fail.
+    if not (folder / "text").is_file():
+        raise DataError(f"expected wav.scp and text in the Kaldi directory {folder}, got no file 'text'")
+    tables: dict[str, dict[str, str]] = {}
+    for name in ("wav.scp", "text", "utt2spk"):
+        tables[name] = {}
+        for entry in _kaldi_table(folder / name) if (folder / name).exists() else ():
+            if isinstance(entry, Rejected):
+                yield entry
+            elif entry[0] in tables[name]:
+                detail = f"expected every id once in {name}, got {entry[0]!r} again"
+                yield Rejected(id=entry[0], audio=name, reason=Reason.DUPLICATE_ID, detail=detail)
+            else:
+                tables[name][entry[0]] = entry[1]
+    recordings, texts, speakers = tables["wav.scp"], tables["text"], tables["utt2spk"]
+    has_segments = (folder / "segments").exists()
+    segments = _kaldi_segments(folder / "segments") if has_segments else ((r, r, 0.0, None) for r in recordings)
+    seen = set()
+    for segment in segments:
+        if isinstance(segment, Rejected):
+            seen.add(segment.id)
+            yield segment
+            continue
+        key, recording, start_s, duration_s = segment
+        seen.add(key)
+        audio = _kaldi_audio(recordings[recording], folder) if recording in recordings else None
+        if not isinstance(audio, Path):
+            detail = audio or f"expected recording {recording!r} in wav.scp, got no such line"
+            yield Rejected(id=key, audio=recordings.get(recording, recording), reason=Reason.BAD_ENTRY, detail=detail)
+            continue
+        yield Utterance(
+            id=key,
+            audio=audio,
+            text=texts.get(key, ""),
+            start_s=start_s,
+            duration_s=duration_s,
+            speaker=speakers.get(key),
+            language=lang,
+            split=split,
+        )
+    for key in texts.keys() - seen:
+        detail = f"expected a line for {key!r} in {'segments' if has_segments else 'wav.scp'}, got none"
+        yield Rejected(id=key, audio="text", reason=Reason.NO_AUDIO, detail=detail)
