@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zipasr import checkpoint
@@ -21,10 +20,12 @@ from zipasr.features import FbankConfig
 from zipasr.heads.ctc import CtcConfig, CtcHead
 from zipasr.heads.transducer import TransducerConfig, TransducerHead
 from zipasr.nn.encoded import Encoded
-from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer import MODEL_FILE, TOKENS_FILE, Tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+MODEL_SUBFOLDER = "model"
+"""Folder of the model inside the folder of a training run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,10 @@ class AsrModel(nn.Module):
         """Whether there is a CTC head."""
         return self.ctc is not None
 
+    def output_length(self, num_frames: int) -> int:
+        """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
+        return self.encoder.output_length(num_frames)
+
     def project_frames(self, frames_NTD: Tensor) -> Tensor:
         """Frames (N, T, D) as the joiner takes them, (N, T, J)."""
         return self._transducer().joiner.encoder_proj(frames_NTD)
@@ -177,7 +182,7 @@ class AsrModel(nn.Module):
             raise ConfigError(
                 f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
             )
-        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer_files(tokenizer)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> tuple["AsrModel", Tokenizer]:
@@ -193,7 +198,31 @@ class AsrModel(nn.Module):
             raise CheckpointError(str(error)) from error
         model = AsrModel(config)
         load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
-        return model.eval(), Tokenizer.from_files({name: files.blob(name) for name in Tokenizer.FILES})
+        return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
+
+
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The files of a tokenizer, for `checkpoint.write_folder`."""
+    symbols = "".join(f"{piece} {i}\n" for i, piece in enumerate(tokenizer.pieces))
+    return {MODEL_FILE: tokenizer.to_bytes(), TOKENS_FILE: symbols.encode()}
+
+
+def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
+    """The model folder that `path` stands for: itself, or `model` inside it if it is the folder of a training run.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    path = Path(path)
+    for folder in (path, path / MODEL_SUBFOLDER):
+        if (folder / CONFIG_FILE).is_file() and (folder / checkpoint.CHECKSUMS).is_file():
+            return folder
+    needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
+    found = "it is not" if path.is_dir() else "there is no such folder"
+    raise CheckpointError(
+        f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
+        f"but {found}; train one with: zipasr train DATA --out {path}"
+    )
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:

@@ -75,4 +75,4 @@ def spec_augment(features: Tensor, lens: Tensor, config: SpecAugmentConfig) -> T
         p=config.prob,
     )
     segments = torch.stack([torch.arange(len(lens)), torch.zeros_like(lens), lens], dim=1).int()
-    return transform(features, segments)  # type: ignore[no-any-return]
+    return transform(features, segments)

@@ -124,7 +124,9 @@ class BatchPlan:
     def _fill(
         self, bucket: np.ndarray[Any, Any], items: list[Item], durations: np.ndarray[Any, Any]
     ) -> list[tuple[Item, ...]]:
-        batches, batch, longest = [], [], 0.0
+        batches: list[tuple[Item, ...]] = []
+        batch: list[Item] = []
+        longest = 0.0
         for i in bucket:
             longest_with = max(longest, float(durations[i]))
             if batch and longest_with * (len(batch) + 1) > self.config.max_duration_s:
@@ -177,7 +179,7 @@ class BatchReader(Dataset[Batch]):
         cut = cut if speed == 1.0 else cut.perturb_speed(speed)
         try:
             samples = cut.load_audio()
-        except Exception as error:  # noqa: BLE001  lhotse raises what its audio backend raises
+        except Exception as error:
             raise DataError(f"the sound of {cut.id} cannot be read any more: {error}; run prepare again") from error
         features = self.fbank(samples[0])
         self._remember((utterance, speed), features)
@@ -213,7 +215,7 @@ class PlacedBatch(NamedTuple):
     """A batch and where in the run it stands."""
 
     epoch: int
-    index: int
+    batch_index: int
     """Position in the epoch, from 0."""
     is_last: bool
     """Whether it ends its epoch."""

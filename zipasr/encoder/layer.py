@@ -50,7 +50,7 @@ class Bypass(ScheduledModule):
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """Return before + (after - before) · scale, all (N, T, D); while training some sequences keep `before`."""
-        scale = self.scale
+        scale: Tensor = self.scale
         if self.training:
             minimum = self.value(_BYPASS_MIN)
             scale = limit_param_value(scale, minimum=minimum, maximum=1.0, training=True)

@@ -125,18 +125,22 @@ class TransducerHead(nn.Module):
                 am_scale=config.am_scale,
             )
             band = prune_ranges(
-                simple.label_occupation, simple.blank_occupation, encoded.lens, label_lens, config.prune_range
+                simple.symbol_occupation_NTS,
+                simple.blank_occupation_NTU,
+                encoded.lens,
+                label_lens,
+                prune_range=config.prune_range,
             )
-        logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.first_label_NT, band.size)
+        logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.positions_NTR)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             pruned_N = pruned_transducer_loss(
                 logits_NTRV.float(), band.first_label_NT, labels_NS, encoded.lens, label_lens, blank=self.blank
             )
-        return {"simple": simple.loss.sum(), "pruned": pruned_N.sum()}
+        return {"simple": simple.loss_N.sum(), "pruned": pruned_N.sum()}
 
-    def _joiner_in_band(self, frames: Tensor, contexts_NUP: Tensor, first_label_NT: Tensor, band_size: int) -> Tensor:
+    def _joiner_in_band(self, frames: Tensor, contexts_NUP: Tensor, positions_NTR: Tensor) -> Tensor:
+        """Logits (N, T, R, V) at the label positions of the band."""
         projected_NTJ = self.joiner.encoder_proj(frames)
         projected_NUJ = self.joiner.predictor_proj(contexts_NUP)
-        positions_NTR = first_label_NT.unsqueeze(-1) + torch.arange(band_size, device=frames.device)
         batch = torch.arange(frames.shape[0], device=frames.device).view(-1, 1, 1)
         return self.joiner(projected_NTJ.unsqueeze(2), projected_NUJ[batch, positions_NTR])

@@ -1,7 +1,7 @@
 """Balancer, Whiten and their kin: identities in the forward pass that bend the gradient in the backward pass.
 
 They keep activations in a healthy range while training, and are plain identities in eval mode. Channels are the last
-axis. All arithmetic is float32 whatever the dtype around it.
+axis. All arithmetic is at least float32 whatever the dtype around it.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix; constants from the published recipe.
 """
 
@@ -32,11 +32,17 @@ def _normalised_mean(proportion_positive: float) -> float:
     return _POSITIVE_TO_MEAN * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
 
 
-class _BalancerFunction(torch.autograd.Function):
-    """The penalty's gradient is a_c + b_c · x in each channel, so its size follows from two moments of x.
+def _widened(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    With u = E[x²], mu = E[x], sigma² = u - mu², m = mu/sigma, r = sqrt(u), n elements a channel:
+
+class _BalancerFunction(torch.autograd.Function):
+    """The penalty's gradient is centre_c + slope_c · (x - mu) in each channel, so two moments of x give its size.
+
+    With mu = E[x], sigma² = E[(x - mu)²], u = E[x²], m = mu/sigma, r = sqrt(u), n elements a channel:
     d m/d x_i = (1 - m (x_i - mu)/sigma) / (n sigma),  d ln r/d x_i = x_i / (n u).
+    Everything is centred: in powers of x, the terms of a channel that hardly varies cancel until no digit is left.
     """
 
     @staticmethod
@@ -50,20 +56,21 @@ class _BalancerFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         mean_min, mean_max, rms_min, rms_max = ctx.limits
-        rows = x.float().reshape(-1, x.shape[-1])
-        mean, square = rows.mean(0), torch.linalg.vector_norm(rows, dim=0).square() / rows.shape[0]
-        variance = square - mean.square()
+        rows = _widened(x).reshape(-1, x.shape[-1])
+        mean = rows.mean(0)
+        centred = rows - mean
+        variance = torch.linalg.vector_norm(centred, dim=0).square() / rows.shape[0]
+        square = variance + mean.square()
         std = variance.clamp(min=1e-20).sqrt()
         rms = square.clamp(min=1e-20).sqrt()
         m = mean / std
-        push_mean = (m > mean_max).float() - (m < mean_min).float()
-        push_rms = ((rms > rms_max).float() - (rms < rms_min).float()) * (square > 1e-20)
-        through_std = m / std * (variance > 1e-20)
-        offset = push_mean * (1.0 + through_std * mean) / std
-        slope = push_rms / square.clamp(min=1e-20) - push_mean * through_std / std
-        size = (offset.square() + 2.0 * offset * slope * mean + slope.square() * square).clamp(min=0.0).sqrt()
-        factor = ctx.grad_scale / size.clamp(min=1e-20)
-        penalty = torch.addcmul(offset * factor, x.float(), slope * factor)
+        push_mean = (m > mean_max).to(m.dtype) - (m < mean_min).to(m.dtype)
+        push_rms = ((rms > rms_max).to(m.dtype) - (rms < rms_min).to(m.dtype)) * (square > 1e-20)
+        # centre, and slope times std, which unlike the slope itself stays in the range of float32
+        centre = push_mean / std + push_rms * mean / rms.square()
+        slope_std = push_rms * std / rms.square() - push_mean * m / std * (variance > 1e-20)
+        factor = ctx.grad_scale / torch.hypot(centre, slope_std).clamp(min=1e-20)
+        penalty = centred.mul_(slope_std * factor / std).add_(centre * factor).view(x.shape)
         return penalty.mul_(grad.abs()).add_(grad).to(grad.dtype), None, None
 
 
@@ -99,20 +106,20 @@ class Balancer(ScheduledModule):
             _MEAN_ABS_TO_RMS * self.value(self.min_abs),
             _MEAN_ABS_TO_RMS * self.value(self.max_abs),
         )
-        return _BalancerFunction.apply(x, limits, self.grad_scale)  # type: ignore[no-any-return]
+        return _BalancerFunction.apply(x, limits, self.grad_scale)
 
 
 def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """The metric (1 if every group's covariance is the same multiple of I) and its gradient with respect to `x`."""
     channels = x.shape[-1] // num_groups
-    groups = x.float().reshape(-1, num_groups, channels).transpose(0, 1)
+    groups = _widened(x).reshape(-1, num_groups, channels).transpose(0, 1)
     centred = groups - groups.mean(1, keepdim=True)
     covariance = centred.transpose(1, 2) @ centred
     size = num_groups * channels
     mean_diag = covariance.diagonal(dim1=1, dim2=2).sum() / size
     denominator = mean_diag.square() + 1e-20
     metric = covariance.square().sum() / size / denominator
-    eye = torch.eye(channels, device=x.device)
+    eye = torch.eye(channels, dtype=groups.dtype, device=x.device)
     grad = centred @ (covariance - metric * mean_diag * eye) * (4.0 / (size * denominator))
     return metric, grad.transpose(0, 1).reshape(x.shape)
 
@@ -135,9 +142,9 @@ class _WhitenFunction(torch.autograd.Function):
                 module.prob = module.min_prob
                 return grad, None, None
             module.prob = module.max_prob
-            grad32 = grad.float()
-            scale = module.grad_scale * grad32.norm() / (penalty.norm() + 1e-20)
-            return torch.addcmul(grad32, penalty, scale).to(grad.dtype), None, None
+            wide_grad = _widened(grad)
+            scale = module.grad_scale * wide_grad.norm() / (penalty.norm() + 1e-20)
+            return torch.addcmul(wide_grad, penalty, scale).to(grad.dtype), None, None
 
 
 class Whiten(ScheduledModule):
@@ -159,7 +166,7 @@ class Whiten(ScheduledModule):
         """Return (..., D) unchanged; D must be a multiple of `num_groups`."""
         if not (self.training and x.requires_grad and self.grad_scale > 0.0 and chance(self.prob)):
             return x
-        return _WhitenFunction.apply(x, self, self.value(self.limit))  # type: ignore[no-any-return]
+        return _WhitenFunction.apply(x, self, self.value(self.limit))
 
 
 class _PenalizeAbsFunction(torch.autograd.Function):
@@ -178,7 +185,7 @@ class _PenalizeAbsFunction(torch.autograd.Function):
 
 def penalize_abs(x: Tensor, *, limit: float, penalty: float) -> Tensor:
     """Return `x`; add penalty · sign(x) to the gradient of every element with |x| > limit."""
-    return _PenalizeAbsFunction.apply(x, limit, penalty) if x.requires_grad else x  # type: ignore[no-any-return]
+    return _PenalizeAbsFunction.apply(x, limit, penalty) if x.requires_grad else x
 
 
 class _LimitFunction(torch.autograd.Function):
@@ -200,7 +207,7 @@ class _LimitFunction(torch.autograd.Function):
 def limit_param_value(x: Tensor, *, minimum: float, maximum: float, training: bool, prob: float = 0.6) -> Tensor:
     """Return `x`; with probability `prob` while training, its gradient may only push it back into the limits."""
     if training and x.requires_grad and chance(prob):
-        return _LimitFunction.apply(x, minimum, maximum)  # type: ignore[no-any-return]
+        return _LimitFunction.apply(x, minimum, maximum)
     return x
 
 
@@ -218,4 +225,4 @@ class _ScaleGradFunction(torch.autograd.Function):
 
 def scale_grad(x: Tensor, factor: float) -> Tensor:
     """Return `x`; multiply its gradient by `factor`."""
-    return _ScaleGradFunction.apply(x, factor) if x.requires_grad else x  # type: ignore[no-any-return]
+    return _ScaleGradFunction.apply(x, factor) if x.requires_grad else x

@@ -44,11 +44,12 @@ class BiasNorm(nn.Module):
         self.bias = nn.Parameter(torch.randn(channels) * 1e-4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., D); float32 inside, the dtype of `x` outside."""
+        """Normalise (..., D); at least float32 inside, the dtype of `x` outside."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         log_scale = limit_param_value(self.log_scale, minimum=-1.5, maximum=1.5, training=self.training)
         if torch.is_grad_enabled():
-            y: Tensor = _BiasNormFunction.apply(x.float(), self.bias, log_scale)
+            y: Tensor = _BiasNormFunction.apply(wide, self.bias, log_scale)
         else:
-            norm = torch.linalg.vector_norm(x.float() - self.bias, dim=-1, keepdim=True)
-            y = x * (log_scale.exp() * x.shape[-1] ** 0.5 / norm)
+            norm = torch.linalg.vector_norm(wide - self.bias, dim=-1, keepdim=True)
+            y = wide * (log_scale.exp() * x.shape[-1] ** 0.5 / norm)
         return y.to(x.dtype)

@@ -7,6 +7,7 @@ Source: ScheduledFloat of the Zipformer recipe; the published values stand besid
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -22,7 +23,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.points]
-        if not steps or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+        if not steps or any(b <= a for a, b in pairwise(steps)):
             raise ValueError(f"the steps of a Schedule must rise, but are {steps}; list its points in order")
 
     def __call__(self, step: float) -> float:

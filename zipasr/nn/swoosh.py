@@ -46,12 +46,12 @@ class _SwooshFunction(torch.autograd.Function):
 
 def swoosh_left(x: Tensor) -> Tensor:
     """SwooshL of any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
-    return _SwooshFunction.apply(x, *_LEFT) if x.requires_grad else _swoosh(x, *_LEFT)  # type: ignore[no-any-return]
+    return _SwooshFunction.apply(x, *_LEFT) if x.requires_grad else _swoosh(x, *_LEFT)
 
 
 def swoosh_right(x: Tensor) -> Tensor:
     """SwooshR of any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
-    return _SwooshFunction.apply(x, *_RIGHT) if x.requires_grad else _swoosh(x, *_RIGHT)  # type: ignore[no-any-return]
+    return _SwooshFunction.apply(x, *_RIGHT) if x.requires_grad else _swoosh(x, *_RIGHT)
 
 
 class SwooshL(nn.Module):
@@ -130,7 +130,7 @@ class SwooshLinear(ScheduledModule):
         if not torch.is_grad_enabled():
             hidden = _swoosh(x, *self.constants)
             return functional.linear(hidden if mask is None else hidden.mul_(mask), self.weight, self.bias)
-        return _SwooshLinearFunction.apply(x, self.weight, self.bias, mask, *self.constants)  # type: ignore[no-any-return]
+        return _SwooshLinearFunction.apply(x, self.weight, self.bias, mask, *self.constants)
 
 
 def scaled_linear(in_channels: int, out_channels: int, scale: float, *, bias: bool = True) -> nn.Linear:

@@ -1,7 +1,11 @@
-"""What a search needs of a model: `Scorer`. `AsrModel` is one; exported graphs will be another."""
+"""What a search needs of a model: `Scorer`. `AsrModel` is one; exported graphs will be another.
+
+Frames are at 25 Hz; J is the width of the joiner, V of the vocabulary, M any number of rows.
+"""
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
@@ -26,6 +30,9 @@ class Scorer(Protocol):
     def has_ctc(self) -> bool:
         """Whether `ctc_log_probs` works."""
 
+    def output_length(self, num_frames: int) -> int:
+        """Frames at 25 Hz that `encode` makes of `num_frames` features at 100 Hz; 0 if there are too few."""
+
     def encode(
         self,
         features: Tensor,
@@ -47,3 +54,39 @@ class Scorer(Protocol):
 
     def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
         """Log-probabilities (N, T, V) of the CTC head."""
+
+
+def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (..., V), float32, of logits (..., V), less the penalty for blank and divided by the temperature.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}")
+    logits = logits.float()
+    if blank_penalty:
+        penalty_V = torch.zeros(logits.shape[-1], device=logits.device)
+        penalty_V[blank_id] = blank_penalty
+        logits = logits - penalty_V
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+def first_context(context_size: int, blank_id: int) -> tuple[int, ...]:
+    """The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
+    return (-1,) * (context_size - 1) + (blank_id,)
+
+
+def check_encoded(encoded: Encoded) -> list[int]:
+    """The lengths of a batch as a list.
+
+    Raises:
+        ValueError: they do not fit the frames.
+    """
+    num_utterances, num_frames = encoded.frames.shape[:2]
+    lens = [int(n) for n in encoded.lens.tolist()]
+    if len(lens) != num_utterances or any(not 0 <= n <= num_frames for n in lens):
+        raise ValueError(
+            f"encoded.lens must be {num_utterances} lengths from 0 to {num_frames}, the frames' axes, but is {lens}"
+        )
+    return lens

@@ -1,0 +1,70 @@
+"""The command `zipasr VERB ...`: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted. Results go to stdout, everything else to stderr. Each verb is a
+module of this folder with `add_parser(subparsers)`, which names its `run(args) -> int`; at import it loads nothing heavy.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from zipasr.errors import ConfigError, ZipasrError
+
+VERBS = ("prepare", "train", "evaluate", "transcribe")
+"""In the order of the work."""
+
+_EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class _VersionAction(argparse.Action):
+    """Prints the version; looking it up takes time that other commands need not spend."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import zipasr
+
+        print(f"zipasr {zipasr.__version__}")
+        parser.exit(_EXIT_DONE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `zipasr` with the arguments given (those of the process by default) and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(argv).parse_args(argv)
+        return int(args.run(args) or _EXIT_DONE)
+    except SystemExit as stop:  # argparse: --help, or misuse that it has reported
+        return stop.code if isinstance(stop.code, int) else _EXIT_FAILED
+    except KeyboardInterrupt:
+        return _report("interrupted", _EXIT_INTERRUPTED)
+    except ConfigError as error:
+        return _report(f"error: {error}", _EXIT_MISUSE)
+    except ZipasrError as error:
+        return _report(f"error: {error}", _EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader of our output is gone (`zipasr ... | head`): keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_FAILED
+    except Exception as error:
+        traceback.print_exc()
+        return _report(
+            f"error: unexpected {type(error).__name__}: {error}; this is a bug, please report it", _EXIT_FAILED
+        )
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zipasr", description="Speech recognition, from recordings to transcripts.")
+    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    chosen = [verb for verb in VERBS if argv and verb == argv[0]]
+    for verb in chosen or VERBS:
+        importlib.import_module(f"zipasr.cli.{verb}").add_parser(subparsers)
+    return parser
+
+
+def _report(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print("zipasr:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
+    return code

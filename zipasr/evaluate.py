@@ -1,0 +1,290 @@
+"""Error rates: a recogniser and recordings with known text in, an `EvaluationReport` out.
+
+Word errors are counted between white-space-separated words, character errors between the characters of those words (the
+spaces between them do not count), with the alignment that needs the fewest edits.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kaldialign
+import numpy as np
+
+from zipasr.audio import SAMPLE_RATE_HZ, load_audio
+from zipasr.errors import AudioError, DataError
+from zipasr.recognizer import MAX_BATCH_S, Recognizer
+
+_GROUP_BATCHES = 8
+"""Recordings are read until they fill this many batches and then sorted by length; more would only take memory."""
+
+
+class Errors(NamedTuple):
+    """Edits that turn the reference into the hypothesis, and what they are counted against."""
+
+    insertions: int = 0
+    deletions: int = 0
+    substitutions: int = 0
+    num_reference: int = 0
+    """Words or characters of the reference."""
+
+    @property
+    def total(self) -> int:
+        """Number of edits."""
+        return self.insertions + self.deletions + self.substitutions
+
+    @property
+    def rate(self) -> float:
+        """Edits in percent of the reference; an empty reference counts as one word, so that insertions show."""
+        return 100.0 * self.total / max(1, self.num_reference)
+
+    def plus(self, other: "Errors") -> "Errors":
+        """Sum of two counts."""
+        return Errors(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class ErrorRates(NamedTuple):
+    """Errors of a set of utterances."""
+
+    words: Errors
+    characters: Errors
+
+
+class ReferenceUtterance(NamedTuple):
+    """A recording and what is said in it."""
+
+    id: str
+    samples: np.ndarray | None
+    """(samples,) float32 at 16 kHz; None if the recording cannot be read."""
+    text: str
+    problem: str = ""
+    """Why it cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceResult:
+    """One utterance as it was recognised."""
+
+    id: str
+    ref: str
+    hyp: str
+    words: Errors
+    characters: Errors
+    duration_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "id": self.id,
+            "ref": self.ref,
+            "hyp": self.hyp,
+            "errors": self.words.total,
+            "insertions": self.words.insertions,
+            "deletions": self.words.deletions,
+            "substitutions": self.words.substitutions,
+            "num_words": self.words.num_reference,
+            "character_errors": self.characters.total,
+            "num_characters": self.characters.num_reference,
+            "duration_s": round(self.duration_s, 3),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Error rates of a set, its speed, and every utterance."""
+
+    words: Errors
+    characters: Errors
+    audio_s: float
+    """Sound that was transcribed."""
+    decode_s: float
+    """Time from samples to text; reading the files is not counted."""
+    results: tuple[UtteranceResult, ...]
+    """In the order of the set."""
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """Id and reason of what was left out because it could not be read."""
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return self.words.rate
+
+    @property
+    def cer(self) -> float:
+        """Character error rate in percent."""
+        return self.characters.rate
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing for a second of sound; 0 without sound."""
+        return self.decode_s / self.audio_s if self.audio_s else 0.0
+
+    def worst(self, num_utterances: int) -> list[UtteranceResult]:
+        """The utterances with the most word errors, then the highest rate; those without errors are left out."""
+        wrong = [result for result in self.results if result.words.total]
+        return sorted(wrong, key=lambda r: (-r.words.total, -r.words.rate, r.id))[:num_utterances]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures of the whole set for JSON, rates in percent."""
+        return {
+            "wer": round(self.wer, 4),
+            "cer": round(self.cer, 4),
+            "num_utterances": len(self.results),
+            "num_words": self.words.num_reference,
+            "insertions": self.words.insertions,
+            "deletions": self.words.deletions,
+            "substitutions": self.words.substitutions,
+            "num_characters": self.characters.num_reference,
+            "character_errors": self.characters.total,
+            "audio_s": round(self.audio_s, 3),
+            "decode_s": round(self.decode_s, 3),
+            "real_time_factor": round(self.real_time_factor, 5),
+            "num_unreadable": len(self.unreadable),
+        }
+
+    def write_results(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON line for each utterance, unreadable ones with their reason; the file appears whole or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = Path(path)
+        rows = [result.to_dict() for result in self.results]
+        rows += [{"id": id, "problem": problem} for id, problem in self.unreadable]
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(
+                f"the results could not be written to {path}: {error.strerror or error}; choose another file with --out"
+            ) from error
+
+
+def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:
+    """Fewest insertions, deletions and substitutions that turn one sequence into the other."""
+    edits = kaldialign.edit_distance(list(reference), list(hypothesis))
+    return Errors(edits["ins"], edits["del"], edits["sub"], len(reference))
+
+
+def count_text_errors(reference: str, hypothesis: str) -> ErrorRates:
+    """Word and character errors of one pair of texts."""
+    ref_words, hyp_words = reference.split(), hypothesis.split()
+    return ErrorRates(
+        count_errors(ref_words, hyp_words), count_errors(list("".join(ref_words)), list("".join(hyp_words)))
+    )
+
+
+def error_rates(pairs: Iterable[tuple[str, str]]) -> ErrorRates:
+    """Word and character errors of many (reference, hypothesis) pairs of texts, summed."""
+    words, characters = Errors(), Errors()
+    for reference, hypothesis in pairs:
+        errors = count_text_errors(reference, hypothesis)
+        words, characters = words.plus(errors.words), characters.plus(errors.characters)
+    return ErrorRates(words, characters)
+
+
+def evaluate(
+    recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, max_batch_s: float = MAX_BATCH_S
+) -> EvaluationReport:
+    """Transcribe utterances and count the errors.
+
+    Args:
+        recognizer: the model and search to judge.
+        utterances: recordings with their text, for example of `read_cuts`; read as needed, not kept.
+        max_batch_s: seconds of sound in a batch, padding included.
+    Raises:
+        DataError: there is no utterance that can be read.
+    """
+    results: list[UtteranceResult] = []
+    unreadable: list[tuple[str, str]] = []
+    decode_s = 0.0
+    for group in _groups(utterances, max_batch_s * _GROUP_BATCHES, unreadable):
+        started = time.perf_counter()
+        transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
+        decode_s += time.perf_counter() - started
+        for (id, _, text), transcript in zip(group, transcripts, strict=True):
+            errors = count_text_errors(text, transcript.text)
+            results.append(
+                UtteranceResult(
+                    id=id,
+                    ref=text,
+                    hyp=transcript.text,
+                    words=errors.words,
+                    characters=errors.characters,
+                    duration_s=transcript.duration_s,
+                )
+            )
+    if not results:
+        why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
+        raise DataError(f"there must be an utterance to evaluate, but none can be read{why}")
+    total = ErrorRates(Errors(), Errors())
+    for result in results:
+        total = ErrorRates(total.words.plus(result.words), total.characters.plus(result.characters))
+    return EvaluationReport(
+        words=total.words,
+        characters=total.characters,
+        audio_s=sum(result.duration_s for result in results),
+        decode_s=decode_s,
+        results=tuple(results),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _groups(
+    utterances: Iterable[ReferenceUtterance], group_s: float, unreadable: list[tuple[str, str]]
+) -> Iterator[list[tuple[str, np.ndarray, str]]]:
+    """Readable utterances in groups of about `group_s` seconds; the others are added to `unreadable`."""
+    group: list[tuple[str, np.ndarray, str]] = []
+    num_samples = 0
+    for utterance in utterances:
+        if utterance.samples is None:
+            unreadable.append((utterance.id, utterance.problem))
+            continue
+        group.append((utterance.id, utterance.samples, utterance.text))
+        num_samples += len(utterance.samples)
+        if num_samples >= group_s * SAMPLE_RATE_HZ:
+            yield group
+            group, num_samples = [], 0
+    if group:
+        yield group
+
+
+def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
+    """Read Lhotse cuts, one after the other; a recording that cannot be read comes with its problem.
+
+    Args:
+        path: a manifest of cuts (`test_cuts.jsonl.gz`) as `zipasr prepare` writes it.
+    Raises:
+        DataError: the manifest is missing, damaged or of another kind, or Lhotse is not installed.
+    """
+    try:
+        from lhotse import CutSet
+        from lhotse.audio import AudioLoadingError, DurationMismatchError
+    except ImportError as error:
+        raise DataError('reading cuts needs Lhotse; install it with: pip install "zipasr[train]"') from error
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(file.name for file in path.glob("*_cuts.jsonl.gz")) if path.is_dir() else []
+        hint = f"name one of its files: {', '.join(beside)}" if beside else "make one with: zipasr prepare"
+        raise DataError(
+            f"{path} must be a file of Lhotse cuts, but is {'a folder' if path.is_dir() else 'not there'}; {hint}"
+        )
+    try:
+        cuts = iter(CutSet.from_file(path))
+        for cut in cuts:
+            text = " ".join(s.text for s in cut.supervisions if s.text)
+            try:
+                samples = load_audio(cut.load_audio(), sample_rate_hz=cut.sampling_rate)
+            except (AudioLoadingError, DurationMismatchError, AudioError, OSError, ValueError, RuntimeError) as error:
+                yield ReferenceUtterance(cut.id, None, text, str(error).strip().split("\n")[0])
+            else:
+                yield ReferenceUtterance(cut.id, samples, text)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise DataError(f"{path} must be a file of Lhotse cuts, but cannot be read as one: {error}") from error

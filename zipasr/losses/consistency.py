@@ -1,0 +1,45 @@
+"""Consistency of two views of a batch (CR-CTC): (2N, T, V) log-probabilities at 25 Hz in, (2N,) losses in nats out."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zipasr.losses.arguments import require_float32, require_shape
+
+
+def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
+    """Divergence of each view from the other, sum over frames of KL(other || this); the other one gets no gradient.
+
+    Args:
+        log_probs_2NTV: log softmax of the CTC head, float32 (half precision raises); row n and row N + n are the two
+            views of an utterance.
+        lens_2N: (2N,) valid frames at 25 Hz, the same for both views.
+    Returns:
+        (2N,) loss in nats. The sum over all rows is the published loss before its factor 0.5 for the doubled batch.
+    Raises:
+        ValueError: an odd number of rows, views of different lengths, a length beyond T, half precision.
+    Source: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC", arXiv:2410.05101 (loss L_CR).
+    """
+    require_float32("log_probs", log_probs_2NTV, 3)
+    num_rows, num_frames, _ = log_probs_2NTV.shape
+    if num_rows == 0 or num_rows % 2:
+        raise ValueError(
+            f"log_probs must hold two views of each utterance, first one then the other, not {num_rows} rows"
+        )
+    require_shape("lens", lens_2N, (num_rows,), "(2N,)")
+    lens_2N = lens_2N.to(log_probs_2NTV.device)
+    first_N, second_N = lens_2N.chunk(2)
+    differ, longest = torch.stack([(first_N != second_N).sum(), lens_2N.max()]).tolist()
+    if differ:
+        raise ValueError(
+            f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ"
+        )
+    if longest > num_frames:
+        raise ValueError(
+            f"lens must be at most {num_frames}, as so many frames are given, but the longest is {longest}"
+        )
+
+    other_2NTV = log_probs_2NTV.detach().roll(num_rows // 2, dims=0)
+    divergence_2NT = functional.kl_div(log_probs_2NTV, other_2NTV, reduction="none", log_target=True).sum(2)
+    is_padding_2NT = torch.arange(num_frames, device=lens_2N.device) >= lens_2N[:, None]
+    return divergence_2NT.masked_fill(is_padding_2NT, 0).sum(1)

@@ -1,0 +1,54 @@
+"""Connectionist temporal classification, batch-first: log-probabilities (N, T, V) at 25 Hz in, (N,) nats out."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zipasr.losses.arguments import checked_labels, require_float32
+
+
+def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, blank: int) -> Tensor:
+    """Negative log-likelihood of each utterance, summed over all alignments.
+
+    An utterance needs a frame for every label and one more between equal neighbours; with fewer its loss is +inf and
+    its gradient 0 (PyTorch's own is nan), so that a mask on the losses is enough to leave it out.
+
+    Args:
+        log_probs_NTV: log softmax of the head, float32 (half precision raises; heads cast). The gradient is that of
+            PyTorch: right after a log softmax, as it takes the probabilities of a frame to sum to one.
+        labels_NS: target ids without blank, padding ignored.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
+        blank: id of the blank.
+    Returns:
+        (N,) loss in nats. Reduce it yourself.
+    Raises:
+        ValueError: shapes disagree, a length exceeds its axis, a label or `blank` is not in [0, V), half precision.
+    Source: Graves et al. 2006, "Connectionist temporal classification", section 4; computed by PyTorch.
+    """
+    require_float32("log_probs", log_probs_NTV, 3)
+    size, num_frames, vocab_size = log_probs_NTV.shape
+    device = log_probs_NTV.device
+    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
+    labels = checked_labels(
+        labels_NS, frame_lens, label_lens, batch_size=size, num_frames=num_frames, vocab_size=vocab_size, blank=blank
+    )
+    # PyTorch refuses a batch whose longest label sequence is empty or whose padding is not a label.
+    labels = labels if labels.shape[1] else labels.new_full((size, 1), blank)
+    log_probs_TNV = log_probs_NTV.transpose(0, 1)
+
+    def compute(zero_infinity: bool) -> Tensor:
+        return functional.ctc_loss(
+            log_probs_TNV,
+            labels,
+            frame_lens.long(),
+            label_lens.long(),
+            blank=blank,
+            reduction="none",
+            zero_infinity=zero_infinity,
+        )
+
+    loss_N = compute(zero_infinity=False)
+    is_impossible_N = torch.isinf(loss_N)
+    if is_impossible_N.any():
+        loss_N = compute(zero_infinity=True).masked_fill(is_impossible_N, torch.inf)
+    return loss_N

@@ -1,0 +1,398 @@
+"""Transducer losses in plain PyTorch: the smoothed simple loss, the band that prunes the lattice, the loss in the band.
+
+Training uses them in that order: `simple_transducer_loss` scores the whole lattice with an additive joiner, cheaply;
+`prune_ranges` reads off where its paths run and keeps R label positions per frame; the real joiner is evaluated there
+only, and `pruned_transducer_loss` sums the paths within. `full_transducer_loss` takes the joiner's whole output.
+In: float32 scores, batch-first, frames at 25 Hz. Out: (N,) losses in nats. They run wherever PyTorch does, without
+synchronising with the device other than to check the arguments (see `arguments`).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from zipasr.losses.arguments import checked_labels, require_float32, require_lens, require_shape
+from zipasr.losses.lattice import KINDS, LatticeKind, sum_paths
+
+CHUNK_ELEMENTS = {"cpu": 1 << 20}
+"""Logits softmaxed in one call. 4 MiB on a CPU: with 0.25 MiB two threads wait for each other at every call, and the
+pass takes twice as long (10,000 rows of 500; 16 ms instead of 7); one thread is as fast with any size."""
+CHUNK_ELEMENTS_ELSEWHERE = 1 << 25
+"""On a GPU each call costs a launch, and 128 MiB of scratch is little."""
+
+
+class SimpleLoss(NamedTuple):
+    """Result of `simple_transducer_loss`."""
+
+    loss_N: Tensor
+    """(N,) loss in nats; +inf where there is no path."""
+    symbol_occupation_NTS: Tensor
+    """Probability that a path emits label s at frame t; each utterance sums to S_b. No gradient."""
+    blank_occupation_NTU: Tensor
+    """Probability that a path leaves frame t after s labels by a blank; sums to T_b (`regular`), T_b - S_b (others)."""
+
+
+class Band(NamedTuple):
+    """The label positions kept in each frame: `width` of them from `first_label_NT` on."""
+
+    first_label_NT: Tensor
+    """int64; starts at 0, never falls, and rises by less than `width` a frame (by one at most if not `regular`)."""
+    width: int
+    """R, which is not always the R asked for."""
+
+    @property
+    def positions_NTR(self) -> Tensor:
+        """Every label position in the band, int64: the rows of the predictor's output to gather."""
+        return self.first_label_NT[:, :, None] + torch.arange(self.width, device=self.first_label_NT.device)
+
+
+# Differs: ten parameters, as the formula has ten; a config object would hide that they are its letters.
+def simple_transducer_loss(
+    am_NTV: Tensor,
+    lm_NUV: Tensor,
+    labels_NS: Tensor,
+    frame_lens: Tensor,
+    label_lens: Tensor,
+    *,
+    blank: int,
+    lm_scale: float = 0.25,
+    am_scale: float = 0.0,
+    kind: LatticeKind = "regular",
+    delay_penalty: float = 0.0,
+) -> SimpleLoss:
+    """Negative log-likelihood under the additive joiner am + lm, smoothed, and the occupation of every arc.
+
+    With c = 1 - lm_scale - am_scale, each arc of token v at (t, s) scores
+    c log softmax_v(am_t + lm_s) + lm_scale log softmax_v(lm_s) + am_scale log softmax_v(am_t + log unigram),
+    the unigram being the mean of softmax(lm) over the batch. The joint normaliser is a matrix product, so no
+    (N, T, U, V) tensor exists, and its gradient is two more products.
+
+    Args:
+        am_NTV: scores of the encoder's projection, float32 (half precision raises; heads cast); padding finite.
+        lm_NUV: scores of the predictor's projection, U = S + 1; padding finite.
+        labels_NS: target ids without blank, padding ignored.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
+        blank: id of the blank.
+        lm_scale: weight of the lm-only normalisation.
+        am_scale: weight of the am-only normalisation. Unless 0, the unigram ties the utterances of a batch together.
+        kind: which arcs the lattice has; see `LatticeKind`.
+        delay_penalty: adds delay_penalty * ((T_b - 1) / 2 - t) to symbol arcs: early symbols score better.
+    Returns:
+        SimpleLoss; only `loss_N` carries a gradient.
+    Raises:
+        ValueError: shapes disagree, a length exceeds its axis, a label or `blank` is not in [0, V), half precision.
+    Source: Kuang et al. 2022, arXiv:2206.13236 (trivial joiner and its smoothing); Kang et al. 2023, arXiv:2211.00490
+        (delay penalty).
+    """
+    require_float32("am", am_NTV, 3)
+    size, num_frames, vocab_size = am_NTV.shape
+    require_shape("lm", lm_NUV, (size, labels_NS.shape[-1] + 1, vocab_size), "(N, S+1, V)")
+    if lm_NUV.dtype != am_NTV.dtype:
+        raise ValueError(f"lm must have the type of am, {am_NTV.dtype}, but is {lm_NUV.dtype}; cast one of them")
+    device = am_NTV.device
+    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
+    labels = checked_labels(
+        labels_NS, frame_lens, label_lens, batch_size=size, num_frames=num_frames, vocab_size=vocab_size, blank=blank
+    )
+    label_NU = pad(labels, (0, 1), value=blank)
+    joint_scale = 1 - lm_scale - am_scale
+    symbol_NTU, blank_NTU = _JointScores.apply(am_NTV, lm_NUV, label_NU, blank, joint_scale, lm_scale)
+    if am_scale != 0:
+        symbol_am_NTU, blank_am_NT1 = _am_only_scores(am_NTV, lm_NUV, label_NU, blank)
+        symbol_NTU = symbol_NTU + am_scale * symbol_am_NTU
+        blank_NTU = blank_NTU + am_scale * blank_am_NT1
+    lattice = sum_paths(
+        _symbol_arcs(symbol_NTU, blank_NTU, frame_lens, kind, delay_penalty),
+        blank_NTU,
+        frame_lens,
+        label_lens,
+        kind=kind,
+        num_positions=label_NU.shape[1],
+        need_occupation=True,
+    )
+    return SimpleLoss(-lattice.log_prob_N, lattice.symbol_occupation_NTR[:, :, :-1], lattice.blank_occupation_NTR)
+
+
+def prune_ranges(
+    symbol_occupation_NTS: Tensor,
+    blank_occupation_NTU: Tensor,
+    frame_lens: Tensor,
+    label_lens: Tensor,
+    prune_range: int,
+    kind: LatticeKind = "regular",
+) -> Band:
+    """Choose the R label positions of every frame that keep most of the occupation, as one connected band.
+
+    Args:
+        symbol_occupation_NTS: of `simple_transducer_loss`.     blank_occupation_NTU: likewise.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
+        prune_range: R wanted, at least 2. It is raised where the longest labels would not be reached (`regular`: the
+            band can rise by R - 1 a frame) and lowered to S + 1.
+        kind: that of the lattice.
+    Returns:
+        Band from 0 in the first frame to S_b in the last valid one.
+    Raises:
+        ValueError: shapes disagree, a length exceeds its axis or `prune_range` < 2.
+    Source: Kuang et al. 2022, arXiv:2206.13236 (pruning bounds and their adjustment).
+    """
+    _require_kind(kind)
+    size, num_frames, num_positions = blank_occupation_NTU.shape
+    require_shape("symbol_occupation", symbol_occupation_NTS, (size, num_frames, num_positions - 1), "(N, T, S)")
+    if prune_range < 2:
+        raise ValueError(f"prune_range must be at least 2, or no path can rise, but is {prune_range}")
+    device = blank_occupation_NTU.device
+    frame_lens, label_lens = frame_lens.to(device), label_lens.to(device)
+    require_lens(frame_lens, label_lens, num_frames, num_positions - 1)
+    width = prune_range
+    if kind == "regular":
+        width = max(width, int(((label_lens - 1).div(frame_lens, rounding_mode="trunc") + 2).max()))
+    width = min(width, num_positions)
+
+    num_starts = num_positions - width + 1
+    kept_NTs = blank_occupation_NTU[:, :, :num_starts].clone()
+    for row in range(1, width):
+        kept_NTs += blank_occupation_NTU[:, :, row : row + num_starts]
+    kept_NTs[:, :, 1:] -= symbol_occupation_NTS[:, :, : num_starts - 1]
+    first_NT = kept_NTs.argmax(dim=2)
+    frame_T = torch.arange(num_frames, device=device)
+    last_N1 = (label_lens - width + 1).clamp(min=0)[:, None]
+    first_NT = torch.where(frame_T >= frame_lens[:, None] - 1, last_N1, first_NT)
+
+    # Never fall; then never rise by more than `steepest`: x - steepest * t may never rise.
+    steepest = width - 1 if kind == "regular" else 1
+    first_NT = _reverse_running_minimum(first_NT)
+    slack_NT = _reverse_running_minimum(steepest * frame_T - first_NT).clamp(min=0)
+    return Band(steepest * frame_T - slack_NT, width)
+
+
+def pruned_transducer_loss(
+    logits_NTRV: Tensor,
+    first_label_NT: Tensor,
+    labels_NS: Tensor,
+    frame_lens: Tensor,
+    label_lens: Tensor,
+    *,
+    blank: int,
+    kind: LatticeKind = "regular",
+    delay_penalty: float = 0.0,
+) -> Tensor:
+    """Negative log-likelihood of each utterance over a band of R label positions per frame.
+
+    log p = logsumexp over monotonic paths of  sum(blank or label scores along the path).
+
+    The logits are softmaxed in pieces and kept, not their softmax: beyond them only the gradient is of their size.
+
+    Args:
+        logits_NTRV: joiner output, unnormalised, float32 (half precision raises; heads cast, with autocast off, before
+            they call); R >= 2, or 1 if there are no labels.
+        first_label_NT: label position of row 0 of the band, integer; rises by at most R-1 per frame.
+        labels_NS: target ids without blank, integer, padding ignored.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
+        blank: id of the blank.
+        kind: which arcs the lattice has; see `LatticeKind`.
+        delay_penalty: as in `simple_transducer_loss`.
+    Returns:
+        (N,) loss in nats; +inf where the band cannot reach the last label, with gradient 0. Reduce it yourself.
+    Raises:
+        ValueError: shapes disagree, a length exceeds its axis, a label or `blank` is not in [0, V), half precision.
+    Source: Graves 2012, arXiv:1211.3711, eq. 16-17, within the band of Kuang et al. 2022, arXiv:2206.13236. Checked
+        against the full lattice in tests/losses/test_transducer.py::test_wide_band_equals_full_lattice.
+    """
+    require_float32("logits", logits_NTRV, 4)
+    size, num_frames, width, vocab_size = logits_NTRV.shape
+    require_shape("first_label", first_label_NT, (size, num_frames), "(N, T)")
+    if width < min(2, labels_NS.shape[-1] + 1):
+        raise ValueError(f"the band must have R >= 2 label positions to rise, but the logits have R = {width}")
+    device = logits_NTRV.device
+    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
+    first_label_NT = first_label_NT.to(device)
+    labels = checked_labels(
+        labels_NS,
+        frame_lens,
+        label_lens,
+        batch_size=size,
+        num_frames=num_frames,
+        vocab_size=vocab_size,
+        blank=blank,
+        first_label_NT=first_label_NT,
+    )
+    label_NU = pad(labels, (0, 1), value=blank)
+    num_positions = label_NU.shape[1]
+    positions_NTR = Band(first_label_NT.long(), width).positions_NTR
+    label_NTR = label_NU.gather(1, positions_NTR.clamp(max=num_positions - 1).flatten(1)).view_as(positions_NTR)
+    symbol_NTR, blank_NTR = _RowScores.apply(logits_NTRV, label_NTR, blank)
+    lattice = sum_paths(
+        _symbol_arcs(symbol_NTR, blank_NTR, frame_lens, kind, delay_penalty),
+        blank_NTR,
+        frame_lens,
+        label_lens,
+        kind=kind,
+        num_positions=num_positions,
+        first_label_NT=first_label_NT.long(),
+    )
+    return -lattice.log_prob_N
+
+
+def full_transducer_loss(
+    logits_NTUV: Tensor,
+    labels_NS: Tensor,
+    frame_lens: Tensor,
+    label_lens: Tensor,
+    *,
+    blank: int,
+    kind: LatticeKind = "regular",
+    delay_penalty: float = 0.0,
+) -> Tensor:
+    """Negative log-likelihood of each utterance over the whole lattice: for small vocabularies, and as the reference.
+
+    Args and errors are those of `pruned_transducer_loss`, with all U = S + 1 label positions in every frame.
+
+    Returns:
+        (N,) loss in nats; +inf where there is no path (not `regular`, and more labels than frames).
+    Source: Graves 2012, arXiv:1211.3711, eq. 16-18.
+    """
+    require_float32("logits", logits_NTUV, 4)
+    size, num_frames, _, vocab_size = logits_NTUV.shape
+    expected = (size, num_frames, labels_NS.shape[-1] + 1, vocab_size)
+    require_shape("logits", logits_NTUV, expected, "(N, T, S+1, V)")
+    whole_NT = torch.zeros(size, num_frames, dtype=torch.int64, device=logits_NTUV.device)
+    return pruned_transducer_loss(
+        logits_NTUV, whole_NT, labels_NS, frame_lens, label_lens, blank=blank, kind=kind, delay_penalty=delay_penalty
+    )
+
+
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, but is {kind!r}")
+
+
+def _reverse_running_minimum(x_NT: Tensor) -> Tensor:
+    """Minimum of each element and all later ones."""
+    return x_NT.flip(1).cummin(dim=1).values.flip(1)
+
+
+def _symbol_arcs(
+    symbol_NTR: Tensor, blank_NTR: Tensor, frame_lens: Tensor, kind: LatticeKind, delay_penalty: float
+) -> Tensor:
+    """Scores of the symbol arcs of a `kind` of lattice, from the scores of the symbols."""
+    _require_kind(kind)
+    if kind == "constrained":
+        symbol_NTR = symbol_NTR + pad(blank_NTR[:, :, 1:], (0, 1), value=-torch.inf)
+    if delay_penalty != 0:
+        frame_T = torch.arange(symbol_NTR.shape[1], device=symbol_NTR.device)
+        twice_early_NT = (frame_lens[:, None] - 1 - 2 * frame_T).to(symbol_NTR.dtype)
+        symbol_NTR = symbol_NTR + (delay_penalty / 2) * twice_early_NT[:, :, None]
+    return symbol_NTR
+
+
+def _am_only_scores(am_NTV: Tensor, lm_NUV: Tensor, label_NU: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of symbols (N, T, U) and blank (N, T, 1) under am and the unigram, by plain autograd."""
+    log_unigram_V = (lm_NUV.softmax(2).mean((0, 1)) + torch.finfo(lm_NUV.dtype).tiny).log()
+    scores_NTV = am_NTV + log_unigram_V
+    norm_NT1 = scores_NTV.logsumexp(2, keepdim=True)
+    index_NTU = label_NU[:, None].expand(-1, am_NTV.shape[1], -1)
+    return scores_NTV.gather(2, index_NTU) - norm_NT1, scores_NTV[:, :, blank, None] - norm_NT1
+
+
+class _JointScores(torch.autograd.Function):
+    """Scores of symbols and blank (N, T, U) under softmax(am + lm) and softmax(lm), interpolated.
+
+    log sum_v exp(am_tv + lm_sv) = log(sum_v A_tv B_sv + tiny) + max am_t + max lm_s with A, B the exponentials less
+    their maxima: a matrix product. The gradient through `tiny`, the smallest normal number, is dropped.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        am_NTV: Tensor,
+        lm_NUV: Tensor,
+        label_NU: Tensor,
+        blank: int,
+        joint_scale: float,
+        lm_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        am_max_NT1, lm_max_NU1 = am_NTV.amax(2, keepdim=True), lm_NUV.amax(2, keepdim=True)
+        am_exp_NTV, lm_exp_NUV = (am_NTV - am_max_NT1).exp_(), (lm_NUV - lm_max_NU1).exp_()
+        with torch.autocast(am_NTV.device.type, enabled=False):
+            norm_NTU = torch.bmm(am_exp_NTV, lm_exp_NUV.mT)
+        norm_NTU += torch.finfo(norm_NTU.dtype).tiny
+        lm_symbol_N1U = lm_NUV.gather(2, label_NU[:, :, None]).mT
+        lm_blank_N1U = lm_NUV[:, :, blank, None].mT
+        lm_norm_N1U = (lm_exp_NUV.sum(2, keepdim=True).log_() + lm_max_NU1).mT
+
+        # Per token: joint_scale * (am + lm - log_norm) + lm_scale * (lm - lm_norm).
+        shared_NTU = norm_NTU.log().add_(am_max_NT1).add_(lm_max_NU1.mT)
+        shared_NTU.mul_(-joint_scale).sub_(lm_scale * lm_norm_N1U)
+        lm_weight = joint_scale + lm_scale
+        symbol_NTU = am_NTV.gather(2, label_NU[:, None].expand_as(norm_NTU))
+        symbol_NTU.mul_(joint_scale).add_(lm_symbol_N1U, alpha=lm_weight).add_(shared_NTU)
+        blank_NTU = shared_NTU.add_(lm_blank_N1U, alpha=lm_weight).add_(am_NTV[:, :, blank, None], alpha=joint_scale)
+        ctx.save_for_backward(am_exp_NTV, lm_exp_NUV, norm_NTU, label_NU)
+        ctx.scales = blank, joint_scale, lm_scale
+        return symbol_NTU, blank_NTU
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, symbol_grad_NTU: Tensor, blank_grad_NTU: Tensor) -> tuple[Tensor | None, ...]:
+        am_exp_NTV, lm_exp_NUV, norm_NTU, label_NU = ctx.saved_tensors
+        blank, joint_scale, lm_scale = ctx.scales
+        both_NTU = symbol_grad_NTU + blank_grad_NTU
+        share_NTU = both_NTU.div(norm_NTU).mul_(-joint_scale)
+        with torch.autocast(am_exp_NTV.device.type, enabled=False):
+            am_grad_NTV = torch.bmm(share_NTU, lm_exp_NUV).mul_(am_exp_NTV)
+            lm_grad_NUV = torch.bmm(share_NTU.mT, am_exp_NTV).mul_(lm_exp_NUV)
+        am_grad_NTV.scatter_add_(2, label_NU[:, None].expand_as(norm_NTU), symbol_grad_NTU * joint_scale)
+        am_grad_NTV[:, :, blank].add_(blank_grad_NTU.sum(2), alpha=joint_scale)
+
+        lm_weight = joint_scale + lm_scale
+        lm_share_NU1 = (both_NTU.sum(1)[:, :, None] / lm_exp_NUV.sum(2, keepdim=True)).mul_(-lm_scale)
+        lm_grad_NUV.addcmul_(lm_exp_NUV, lm_share_NU1)
+        lm_grad_NUV.scatter_add_(2, label_NU[:, :, None], symbol_grad_NTU.sum(1)[:, :, None] * lm_weight)
+        lm_grad_NUV[:, :, blank].add_(blank_grad_NTU.sum(1), alpha=lm_weight)
+        return am_grad_NTV, lm_grad_NUV, None, None, None, None
+
+
+class _RowScores(torch.autograd.Function):
+    """log softmax of the logits at one label and at blank, in each of N x T x R rows, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NTRV: Tensor, label_NTR: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+        vocab_size = logits_NTRV.shape[3]
+        logits, labels = logits_NTRV.reshape(-1, vocab_size), label_NTR.view(-1, 1)
+        chunk_rows = _chunk_rows(logits)
+        symbol_scores = logits.new_empty(len(logits), 1)
+        blank_scores = logits.new_empty(len(logits))
+        scratch = logits.new_empty(min(chunk_rows, len(logits)), vocab_size)
+        pieces = (x.split(chunk_rows) for x in (logits, labels, symbol_scores, blank_scores))
+        for logit, label, symbol_score, blank_score in zip(*pieces, strict=True):
+            log_probs = torch.log_softmax(logit, 1, out=scratch[: len(logit)])
+            torch.gather(log_probs, 1, label, out=symbol_score)
+            blank_score.copy_(log_probs[:, blank])
+        ctx.save_for_backward(logits_NTRV, label_NTR)
+        ctx.blank = blank
+        return symbol_scores.view_as(label_NTR), blank_scores.view_as(label_NTR)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, symbol_grad_NTR: Tensor, blank_grad_NTR: Tensor) -> tuple[Tensor | None, ...]:
+        logits_NTRV, label_NTR = ctx.saved_tensors
+        vocab_size = logits_NTRV.shape[3]
+        logits = logits_NTRV.reshape(-1, vocab_size)
+        chunk_rows = _chunk_rows(logits)
+        grad = torch.empty_like(logits)
+        weight = (symbol_grad_NTR + blank_grad_NTR).neg_().view(-1, 1)
+        pieces = (x.split(chunk_rows) for x in (logits, weight, grad))
+        for logit, row_weight, out in zip(*pieces, strict=True):
+            torch.softmax(logit, 1, out=out)
+            out.mul_(row_weight)
+        grad.scatter_add_(1, label_NTR.view(-1, 1), symbol_grad_NTR.reshape(-1, 1))
+        grad[:, ctx.blank] += blank_grad_NTR.reshape(-1)
+        return grad.view_as(logits_NTRV), None, None
+
+
+def _chunk_rows(logits: Tensor) -> int:
+    elements = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    return max(1, elements // logits.shape[1])

@@ -1,0 +1,84 @@
+"""Finding a recipe by what a user types: `module:function`, `file.py:function`, or a data folder."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import zipasr.recipes
+from zipasr.errors import ConfigError
+from zipasr.recipes import prompts
+from zipasr.train.config import TrainConfig
+
+
+def find_recipe(name: str) -> TrainConfig:
+    """The configuration that `name` stands for.
+
+    Args:
+        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder that
+            `zipasr prepare` wrote, which is trained with `prompts:tiny`.
+    Raises:
+        ConfigError: there is no such recipe; the message lists those there are.
+    """
+    if Path(name).is_dir():
+        return dataclasses.replace(prompts.tiny(), data=name)
+    module_name, colon, function_name = name.rpartition(":")
+    if not colon:
+        raise ConfigError(
+            f"expected a recipe or a data folder, got {name!r}, which is no folder; the recipes are "
+            f"{', '.join(recipe_names())}; make a data folder with: zipasr prepare SOURCE --out DIR"
+        )
+    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name, name)
+    function = _recipes_of(module).get(function_name)
+    if function is None:
+        raise ConfigError(
+            f"expected a function of {module_name} that returns a TrainConfig, got {function_name!r}; there are "
+            f"{', '.join(_recipes_of(module)) or 'none'}"
+        )
+    return function()
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    names = []
+    for info in pkgutil.iter_modules(zipasr.recipes.__path__):
+        module = importlib.import_module(f"zipasr.recipes.{info.name}")
+        names += [f"{info.name}:{function}" for function in _recipes_of(module)]
+    return names
+
+
+def _recipes_of(module: ModuleType) -> dict[str, Callable[[], TrainConfig]]:
+    """The functions defined in a module whose annotation says that they return a TrainConfig and that take nothing."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value)
+        and getattr(value, "__module__", None) == module.__name__
+        and getattr(value, "__annotations__", {}).get("return") in (TrainConfig, "TrainConfig")
+        and not getattr(value, "__code__", find_recipe.__code__).co_argcount
+    }
+
+
+def _load_module(module_name: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"zipasr.recipes.{module_name}")
+    except ModuleNotFoundError as error:
+        near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.3) or recipe_names()
+        raise ConfigError(f"there is no recipe {name!r}; did you mean {' or '.join(near)}?") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"expected a recipe file, got {path}, which does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"the recipe file {path} cannot be run: {type(error).__name__}: {error}") from error
+    return module

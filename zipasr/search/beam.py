@@ -1,0 +1,208 @@
+"""Modified beam search: encoded frames (N, T, D) at 25 Hz -> the best hypotheses of every utterance.
+
+At most one label a frame, so all hypotheses of all utterances stand at the same frame and are scored by one joiner
+call. Token sequences of an utterance form a tree in which equal sequences are the same node: hypotheses that meet there
+are merged by adding their probabilities, and whatever depends on the sequence alone (the label context; the state of a
+language model or of hotwords) has its place in the node.
+Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:2211.00484, section 2.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer, check_encoded, first_context, label_log_probs
+
+
+class _Prefix:
+    """A token sequence of one utterance."""
+
+    __slots__ = ("_children", "context_row", "label", "parent")
+
+    def __init__(self, parent: "_Prefix | None", label: int, context_row: int) -> None:
+        self.parent, self.label, self.context_row = parent, label, context_row
+        self._children: dict[int, _Prefix] = {}
+
+    def extended(self, label: int, contexts: "_Contexts") -> "_Prefix":
+        """This sequence and one more label: the same object each time."""
+        child = self._children.get(label)
+        if child is None:
+            child = self._children[label] = _Prefix(self, label, contexts.row_after(self.context_row, label))
+        return child
+
+    def ids(self) -> tuple[int, ...]:
+        """The labels of the sequence."""
+        labels: list[int] = []
+        node = self
+        while node.parent is not None:
+            labels.append(node.label)
+            node = node.parent
+        return tuple(reversed(labels))
+
+
+class _Emission(NamedTuple):
+    """When a path emitted its last label, how probable that was, and the same of the labels before."""
+
+    frame: int
+    log_prob: float
+    before: Optional["_Emission"]
+
+
+class _Path(NamedTuple):
+    """A live hypothesis: all paths with one token sequence, with the times of the best of them."""
+
+    prefix: _Prefix
+    log_prob: float
+    last: _Emission | None
+
+
+class _Contexts:
+    """Predictor outputs (rows, J) of every label context met so far; each is computed once for the whole batch."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._contexts = [first_context(scorer.context_size, scorer.blank_id)]
+        self._rows = {self._contexts[0]: 0}
+        self._num_known = 0
+        self._table_MJ: Tensor | None = None
+
+    def row_after(self, row: int, label: int) -> int:
+        """Row of the context that follows the one in `row` when `label` is emitted."""
+        context = (*self._contexts[row][1:], label)
+        if context not in self._rows:
+            self._rows[context] = len(self._contexts)
+            self._contexts.append(context)
+        return self._rows[context]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Projected contexts (..., J) of any rows."""
+        num_rows = len(self._contexts)
+        if self._num_known < num_rows:
+            new_MC = torch.tensor(self._contexts[self._num_known :], device=rows.device)
+            new_MJ = self._scorer.predict(new_MC)
+            if self._table_MJ is None or self._table_MJ.shape[0] < num_rows:
+                table_MJ = new_MJ.new_empty(2 * num_rows + 64, new_MJ.shape[1])
+                if self._table_MJ is not None:
+                    table_MJ[: self._num_known] = self._table_MJ[: self._num_known]
+                self._table_MJ = table_MJ
+            self._table_MJ[self._num_known : num_rows] = new_MJ
+            self._num_known = num_rows
+        assert self._table_MJ is not None
+        return self._table_MJ[rows]
+
+
+@torch.inference_mode()
+def modified_beam_search(
+    scorer: Scorer,
+    encoded: Encoded,
+    *,
+    beam: int = 4,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
+    unk_id: int | None = None,
+) -> list[list[Hypothesis]]:
+    """Search for the most probable token sequences with the transducer head.
+
+    For each frame the `beam` best of all continuations (every hypothesis with every label) stay, and those with equal
+    tokens are merged by log-add; so fewer than `beam` may be left.
+
+    Args:
+        scorer: has a transducer head.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        beam: continuations that stay.
+        blank_penalty: taken off the blank's logit; positive values delete fewer words.
+        temperature: divides the logits; above 1, the search trusts the model less and keeps more different hypotheses.
+        unk_id: a label that is passed over like blank; None: there is none.
+    Returns:
+        For each utterance its hypotheses, the best first by `normalised_score`; at least one, 1 to `beam` of them.
+    Raises:
+        ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no
+            transducer head.
+    """
+    if beam < 1:
+        raise ValueError(f"beam must be at least 1, but is {beam}")
+    lens = check_encoded(encoded)
+    projected_NTJ = scorer.project_frames(encoded.frames)
+    contexts = _Contexts(scorer)
+    silent = {scorer.blank_id, unk_id}
+    beams = [[_Path(_Prefix(None, scorer.blank_id, 0), 0.0, None)] for _ in lens]
+    longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
+    projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
+    active = longest_first
+    for frame in range(max(lens, default=0)):
+        active = [n for n in active if lens[n] > frame]
+        rows_AK, scores_AK = _to_tensors([beams[n] for n in active], projected_NTJ.device)
+        logits_AKV = scorer.join(projected_NTJ[: len(active), frame].unsqueeze(1), contexts.gather(rows_AK))
+        log_probs_AKV = label_log_probs(
+            logits_AKV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
+        )
+        pool_AP = (log_probs_AKV + scores_AK.unsqueeze(-1)).flatten(1)
+        best_AB = pool_AP.topk(min(beam, pool_AP.shape[1])).indices
+        step_AB = log_probs_AKV.flatten(1).gather(1, best_AB)
+        vocab_size = log_probs_AKV.shape[-1]
+        for n, best, steps in zip(active, best_AB.tolist(), step_AB.tolist(), strict=True):
+            chosen = ((*divmod(index, vocab_size), step) for index, step in zip(best, steps, strict=True))
+            beams[n] = _advance(beams[n], chosen, frame, silent, contexts)
+    return [_finish(paths, scorer.context_size) for paths in beams]
+
+
+def _to_tensors(beams: list[list[_Path]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Context rows and scores (A, K) of the hypotheses; scores are relative to the best, and -inf where there is none.
+
+    Relative scores keep their precision in float32 however long the recording is.
+    """
+    width = max(len(paths) for paths in beams)
+    rows, scores = [], []
+    for paths in beams:
+        top = max(path.log_prob for path in paths)
+        empty = width - len(paths)
+        rows.append([path.prefix.context_row for path in paths] + [0] * empty)
+        scores.append([path.log_prob - top for path in paths] + [-math.inf] * empty)
+    return torch.tensor(rows, device=device), torch.tensor(scores, dtype=torch.float32, device=device)
+
+
+def _advance(
+    paths: list[_Path],
+    chosen: Iterable[tuple[int, int, float]],
+    frame: int,
+    silent: set[int | None],
+    contexts: _Contexts,
+) -> list[_Path]:
+    """The hypotheses after a frame, from the (path, label, log-probability) that were chosen, the best first."""
+    merged: dict[_Prefix, _Path] = {}
+    for slot, label, step in chosen:
+        if slot >= len(paths):  # an empty place of the tensors: all real continuations have been taken
+            continue
+        prefix, log_prob, last = paths[slot]
+        log_prob += step
+        if label not in silent:
+            prefix, last = prefix.extended(label, contexts), _Emission(frame, step, last)
+        if prefix in merged:
+            better = merged[prefix]
+            merged[prefix] = better._replace(log_prob=_log_add(better.log_prob, log_prob))
+        else:
+            merged[prefix] = _Path(prefix, log_prob, last)
+    return list(merged.values())
+
+
+def _log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def _finish(paths: list[_Path], context_size: int) -> list[Hypothesis]:
+    hypotheses = []
+    for path in paths:
+        emissions, last = [], path.last
+        while last is not None:
+            emissions.append((last.frame, last.log_prob))
+            last = last.before
+        emissions.reverse()
+        frames, log_probs = tuple(e[0] for e in emissions), tuple(e[1] for e in emissions)
+        hypotheses.append(Hypothesis(path.prefix.ids(), frames, log_probs, path.log_prob))
+    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.normalised_score(context_size))

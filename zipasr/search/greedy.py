@@ -1,0 +1,144 @@
+"""Greedy searches: the best label of every frame. Encoded frames (N, T, D) at 25 Hz -> one `Hypothesis` an utterance.
+
+The transducer search emits at most one label a frame, as the published decoder does. Between two labels the context
+stays as it is, so a window of frames can be scored in one joiner call and everything after its first label is thrown
+away: the result is that of going frame by frame, with far fewer calls.
+Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
+"""
+
+import torch
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer, check_encoded, first_context, label_log_probs
+
+WINDOW_FRAMES_25HZ = 8
+"""Frames scored ahead in one joiner call."""
+
+
+class _Partial:
+    """A hypothesis being built."""
+
+    def __init__(self, context: tuple[int, ...]) -> None:
+        self.context = context
+        self.ids: list[int] = []
+        self.frames: list[int] = []
+        self.log_probs: list[float] = []
+        self.score = 0.0
+
+    def emit(self, label: int, frame: int, log_prob: float) -> None:
+        """Append a label; its score is counted apart."""
+        self.ids.append(label)
+        self.frames.append(frame)
+        self.log_probs.append(log_prob)
+        self.context = (*self.context[1:], label)
+
+    def finish(self) -> Hypothesis:
+        """The finished hypothesis."""
+        return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
+
+
+@torch.inference_mode()
+def greedy_search(
+    scorer: Scorer,
+    encoded: Encoded,
+    *,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
+    unk_id: int | None = None,
+    window_frames_25hz: int = WINDOW_FRAMES_25HZ,
+) -> list[Hypothesis]:
+    """Follow the most probable label of every frame with the transducer head.
+
+    Args:
+        scorer: has a transducer head.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        blank_penalty: taken off the blank's logit; positive values delete fewer words.
+        temperature: divides the logits; changes the probabilities, not the labels.
+        unk_id: a label that is passed over like blank; None: there is none.
+        window_frames_25hz: frames scored in one joiner call; changes the speed, not the result.
+    Returns:
+        One hypothesis for each utterance.
+    Raises:
+        ValueError: lengths do not fit the frames, the window is empty, the temperature is not positive, or there is no
+            transducer head.
+    """
+    if window_frames_25hz < 1:
+        raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
+    lens = check_encoded(encoded)
+    device = encoded.frames.device
+    silent = {scorer.blank_id, unk_id}
+    partials = [_Partial(first_context(scorer.context_size, scorer.blank_id)) for _ in lens]
+    projected_NTJ = scorer.project_frames(encoded.frames)
+    offsets_W = torch.arange(window_frames_25hz, device=device)
+    starts = [0] * len(lens)
+    while active := [n for n, start in enumerate(starts) if start < lens[n]]:
+        width = min(window_frames_25hz, max(lens[n] - starts[n] for n in active))
+        rows = torch.tensor(active, device=device).unsqueeze(1)
+        first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
+        # Frames beyond the end of an utterance are scored with those of the others and not looked at.
+        window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
+        contexts_AC = torch.tensor([partials[n].context for n in active], device=device)
+        logits_AWV = scorer.join(projected_NTJ[rows, window_AW], scorer.predict(contexts_AC).unsqueeze(1))
+        log_probs_AWV = label_log_probs(
+            logits_AWV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
+        )
+        best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
+        for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
+            starts[n] = _advance(partials[n], starts[n], lens[n], labels, log_probs, silent)
+    return [partial.finish() for partial in partials]
+
+
+def _advance(
+    partial: _Partial, start: int, end: int, labels: list[int], log_probs: list[float], silent: set[int | None]
+) -> int:
+    """Follow the frames of a window up to its first label; return the frame to go on from."""
+    frames = range(start, min(start + len(labels), end))
+    for frame, label, log_prob in zip(frames, labels, log_probs, strict=False):
+        partial.score += log_prob
+        if label not in silent:
+            partial.emit(label, frame, log_prob)
+            return frame + 1
+    return frames.stop
+
+
+@torch.inference_mode()
+def ctc_greedy_search(
+    scorer: Scorer, encoded: Encoded, *, blank_penalty: float = 0.0, temperature: float = 1.0
+) -> list[Hypothesis]:
+    """Follow the most probable label of every frame with the CTC head; repeats are merged, then blanks dropped.
+
+    A token is at the first frame of its run and has that frame's probability.
+
+    Args:
+        scorer: has a CTC head.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        blank_penalty: taken off the blank's log-probability before they are normalised again.
+        temperature: divides the log-probabilities before they are normalised again; does not change the labels.
+    Returns:
+        One hypothesis for each utterance.
+    Raises:
+        ValueError: lengths do not fit the frames, the temperature is not positive, or there is no CTC head.
+    """
+    lens = check_encoded(encoded)
+    log_probs_NTV = scorer.ctc_log_probs(encoded.frames)
+    if blank_penalty or temperature != 1.0:
+        log_probs_NTV = label_log_probs(
+            log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
+        )
+    best_log_probs_NT, best_NT = log_probs_NTV.max(-1)
+    return [
+        _collapse(best[:length], log_probs[:length], scorer.blank_id)
+        for best, log_probs, length in zip(best_NT.tolist(), best_log_probs_NT.tolist(), lens, strict=True)
+    ]
+
+
+def _collapse(labels: list[int], log_probs: list[float], blank_id: int) -> Hypothesis:
+    partial = _Partial(())
+    previous = blank_id
+    for frame, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
+        if label not in (previous, blank_id):
+            partial.emit(label, frame, log_prob)
+        previous = label
+    partial.score = sum(log_probs)
+    return partial.finish()

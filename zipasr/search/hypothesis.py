@@ -1,0 +1,23 @@
+"""What every search gives: `Hypothesis`, one reading of one utterance. Pure data; frames are counted at 25 Hz."""
+
+from typing import NamedTuple
+
+
+class Hypothesis(NamedTuple):
+    """A token sequence with the frames and probabilities of its tokens."""
+
+    ids: tuple[int, ...] = ()
+    """Token ids, without blank."""
+    frames: tuple[int, ...] = ()
+    """Frame at 25 Hz that emitted each token, from 0."""
+    log_probs: tuple[float, ...] = ()
+    """Log-probability of each token where it was emitted, in nats, after blank penalty and temperature."""
+    score: float = 0.0
+    """Log-probability in nats of all that the search followed for these ids, blanks included; not normalised by length.
+
+    Greedy searches follow one path; the beam adds up the paths with equal ids that it kept.
+    """
+
+    def normalised_score(self, context_size: int) -> float:
+        """Score per label as the beam ranks by it; the `context_size` labels of the first context count as well."""
+        return self.score / (len(self.ids) + context_size)

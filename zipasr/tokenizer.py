@@ -1,0 +1,247 @@
+"""Text to ids and back: a sentencepiece model with the three ids that every published Zipformer recipe starts with.
+
+`<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that begins a word begins with ▁
+(U+2581). Text is kept as it is written (no case folding, no Unicode normalisation) except that runs of white
+space become one space. This file is the sole owner of the special ids, the vocabulary size and the model file.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import sentencepiece
+
+from zipasr.errors import CheckpointError, ConfigError, DataError
+
+MODEL_FILE = "tokenizer.model"
+TOKENS_FILE = "tokens.txt"
+
+_WORD_START = "\u2581"
+_SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
+# Sentencepiece drops NUL, refuses lone surrogates and skips every text with its own mark for unknown, ▅. All of them
+# count as unknown characters here: encoded as U+FFFD, which no vocabulary of ours contains.
+_UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
+_UNKNOWN_CHARACTER = "\ufffd"
+
+logger = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """Encode text as ids and decode ids as text. Make one with `train`, `load` or `from_bytes`; it can be pickled."""
+
+    blank_id: ClassVar[int] = 0
+    """Id of the transducer and CTC blank, which is in no text."""
+    sos_eos_id: ClassVar[int] = 1
+    """Id of the start and the end of a sentence, for attention decoders and language models."""
+    unk_id: ClassVar[int] = 2
+    """Id of characters that the vocabulary lacks."""
+
+    def __init__(self, model: bytes) -> None:
+        """Open a serialised sentencepiece model; see `from_bytes`."""
+        self._model = bytes(model)
+        self._processor = _open_model(self._model)
+        self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        """The piece of every id."""
+        if tuple(self.pieces[:3]) != _SPECIAL_PIECES or self._processor.unk_id() != self.unk_id:
+            raise CheckpointError(
+                f"Expected a tokenizer whose first pieces are {', '.join(_SPECIAL_PIECES)}, got "
+                f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe."
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids V, the special ones included."""
+        return len(self.pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
+        ids = self._processor.encode(_normalised(text, _UNKNOWN_CHARACTER))
+        # Models of icefall hold <blk> and <sos/eos> as pieces that a text can spell; those are no words of a speaker.
+        return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, with ⁇ for `unk_id`; blank and sos/eos are dropped.
+
+        Raises:
+            ValueError: an id is not in [0, vocab_size).
+        """
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"Expected ids from 0 to {self.vocab_size - 1}, got {i}; is it another tokenizer's?")
+        text = self._processor.decode([int(i) for i in ids if i not in (self.blank_id, self.sos_eos_id)])
+        return " ".join(text.split())
+
+    def unknown_characters(self, text: str) -> set[str]:
+        """Return the characters of a text that would be encoded as `unk_id`."""
+        return {character for character in set(text) if self.unk_id in self.encode(character)}
+
+    def starts_word(self, id: int) -> bool:
+        """Return whether the piece of an id begins a word."""
+        return self.pieces[id].startswith(_WORD_START)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char"], vocab_size: int) -> "Tokenizer":
+        """Learn a vocabulary that covers every character of the texts. The same texts give the same tokenizer.
+
+        Args:
+            texts: transcripts, one utterance each.
+            kind: how pieces are chosen: `bpe` as in the published recipes, `unigram`, or `char` for single characters.
+            vocab_size: number of ids V, the special ones included. Where the texts allow fewer, it is shrunk to
+                what they allow, with a warning in the log.
+        Raises:
+            ConfigError: fewer ids than characters and special pieces (the message states the minimum); unknown kind.
+            DataError: the texts hold no text.
+        """
+        if kind not in ("unigram", "bpe", "char"):
+            raise ConfigError(f"Expected a tokenizer kind of unigram, bpe or char, got {kind!r}.")
+        lines = [line for line in (_normalised(text, "") for text in texts) if line]
+        characters = set().union(*lines) - {" "}
+        if not characters:
+            raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
+        minimum = len(characters) + 1 + len(_SPECIAL_PIECES)  # 1: the space, ▁
+        if vocab_size < minimum:
+            raise ConfigError(
+                f"Expected a vocabulary of at least {minimum} ({len(characters)} characters, the space and "
+                f"{len(_SPECIAL_PIECES)} special ids), got vocab_size={vocab_size}; raise it or clean the "
+                "transcripts of rare characters."
+            )
+        tokenizer = cls(_train_model(lines, kind, vocab_size))
+        if tokenizer.vocab_size < vocab_size:
+            logger.warning(
+                "Expected a vocabulary of %d, but the text allows only %d; going on with %d.",
+                vocab_size,
+                tokenizer.vocab_size,
+                tokenizer.vocab_size,
+            )
+        return tokenizer
+
+    @classmethod
+    def from_bytes(cls, model: bytes) -> "Tokenizer":
+        """Open a tokenizer from what `to_bytes` returned, or from the content of an icefall `bpe.model`.
+
+        Raises:
+            CheckpointError: not a whole sentencepiece model, or its first ids are not the special ones.
+        """
+        return cls(model)
+
+    def to_bytes(self) -> bytes:
+        """Return the serialised sentencepiece model."""
+        return self._model
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """Open the tokenizer that `save` wrote into a folder.
+
+        Raises:
+            CheckpointError: the file is missing, unreadable or damaged.
+        """
+        path = Path(folder) / MODEL_FILE
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected a tokenizer in {path}, got: {error.strerror}; check the folder."
+            ) from error
+        try:
+            return cls(model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.model` and `tokens.txt` (a line `symbol id` each) into a folder, which is made if need be.
+
+        Raises:
+            CheckpointError: the files cannot be written.
+        """
+        tokens = "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / MODEL_FILE).write_bytes(self._model)
+            (Path(folder) / TOKENS_FILE).write_text(tokens, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected to write the tokenizer into {folder}, got: {error.strerror}; check permissions and "
+                "free space."
+            ) from error
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self._model,)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size})"
+
+
+def _normalised(text: str, replacement: str) -> str:
+    """One space between words and none around; ▁ counts as white space, since that is what it stands for in a piece."""
+    return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())
+
+
+def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            # Differs: icefall makes these two "user defined", which lets a transcript that spells "<blk>" emit blank.
+            control_symbols=list(_SPECIAL_PIECES[:2]),
+            unk_id=2,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            unk_surface="\u2047",
+            normalization_rule_name="identity",
+            shuffle_input_sentence=False,
+            max_sentence_length=max(len(line.encode()) for line in lines) + 1,  # longer ones would be skipped
+            num_threads=16,  # sums are formed per thread, so a fixed number keeps the result the same everywhere
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"Expected text that a {kind} tokenizer can be trained on, got: {error}") from error
+    return model.getvalue()
+
+
+def _open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    try:
+        if not _is_whole(model):
+            raise ValueError("its end is missing")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"Expected a sentencepiece model, got {len(model)} bytes that are damaged or something else ({error}); "
+            "restore the file from its original."
+        ) from error
+
+
+def _is_whole(model: bytes) -> bool:
+    """Whether the pieces (field 1) are followed by the trainer's (2) and the normaliser's (3) settings.
+
+    Sentencepiece itself opens a model that was cut between two pieces, with the rest of the vocabulary gone. Raises
+    IndexError or ValueError where the bytes are no protocol buffer.
+    """
+    fields = set()
+    position = 0
+    while position < len(model):
+        key, position = _varint(model, position)
+        if key & 7 != 2:  # all fields of the message have a length
+            raise ValueError("not a sentencepiece model")
+        length, position = _varint(model, position)
+        position += length
+        fields.add(key >> 3)
+    return position == len(model) and {1, 2, 3} <= fields
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The protocol-buffer integer at a position and the position after it."""
+    value = shift = 0
+    while data[position] & 0x80:
+        value |= (data[position] & 0x7F) << shift
+        shift += 7
+        position += 1
+    return value | data[position] << shift, position + 1

@@ -1,0 +1,53 @@
+"""The running average of the weights, in float64, and the average over an interval that two of them give.
+
+After each `average_period` batches the model enters the mean of all such models since the start. Two means, at batches
+s < e, give the mean of the models between them: avg_e · e/(e-s) - avg_s · s/(e-s).
+Source: checkpoint averaging of the published recipe.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningAverage:
+    """Mean of the models seen at the multiples of `period`, weights of the initial model not counted."""
+
+    def __init__(self, model: nn.Module, period: int) -> None:
+        self.period = period
+        self.tensors = {name: tensor.detach().double().clone() for name, tensor in _weights(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, num_batches: int) -> None:
+        """Enter the model after `num_batches` batches, if it is its turn."""
+        if num_batches % self.period:
+            return
+        weight = self.period / num_batches
+        for name, tensor in _weights(model).items():
+            self.tensors[name].lerp_(tensor.double(), weight)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` was when it was saved."""
+        self.tensors = {name: tensors[name].to(own) for name, own in self.tensors.items()}
+
+
+def interval_average(
+    start: Mapping[str, Tensor], start_batches: int, end: Mapping[str, Tensor], end_batches: int, period: int
+) -> dict[str, Tensor]:
+    """Mean, in float32, of the models between two running averages, the first exclusive.
+
+    Args:
+        start: running average after `start_batches`, ignored where that is below `period`.
+        end: running average after `end_batches`.
+        period: batches between two models that entered.
+    """
+    start_batches, end_batches = start_batches // period * period, end_batches // period * period
+    if not 0 < start_batches < end_batches:
+        return {name: tensor.float() for name, tensor in end.items()}
+    weight = end_batches / (end_batches - start_batches)
+    return {name: torch.lerp(start[name].double(), tensor.double(), weight).float() for name, tensor in end.items()}
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}

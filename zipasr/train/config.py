@@ -1,0 +1,97 @@
+"""`TrainConfig`: everything that a training run depends on, written into its folder as JSON."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zipasr.data.batching import BatchConfig
+from zipasr.errors import ConfigError
+from zipasr.model import AsrConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How the vocabulary is made from the training texts."""
+
+    kind: Literal["unigram", "bpe", "char"] = "unigram"
+    """Pieces by unigram model (as published), by merges, or single characters."""
+    vocab_size: int = 500
+    """Number of pieces; shrunk where the texts allow fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. The defaults are the published LibriSpeech recipe where nothing else is said."""
+
+    data: str = ""
+    """Folder with `train_cuts.jsonl.gz` and `dev_cuts.jsonl.gz`, as `zipasr prepare` writes it."""
+    model: AsrConfig = field(default_factory=AsrConfig)
+    """The model; its vocabulary size follows from the tokenizer."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The vocabulary."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """Batches and augmentation."""
+
+    num_epochs: int = 50
+    """Epochs to train."""
+    lr: float = 0.045
+    """Base learning rate of ScaledAdam."""
+    lr_batches: float = 7500.0
+    """Eden: batches after which the rate falls noticeably."""
+    lr_epochs: float = 3.5
+    """Eden: epochs after which the rate falls noticeably."""
+    lr_warmup_batches: float = 500.0
+    """Eden: batches over which the rate rises from `lr_warmup_start`."""
+    lr_warmup_start: float = 0.1
+    """Eden: share of the rate at the first batch."""
+    clipping_scale: float = 2.0
+    """Gradients are clipped to this multiple of their median norm."""
+
+    simple_loss_scale: float = 0.5
+    """Weight of the simple transducer loss after its warm-up."""
+    ctc_loss_scale: float = 0.2
+    """Weight of the CTC loss beside a transducer; alone it weighs 1."""
+    loss_warmup_batches: float = 2000.0
+    """Batches over which the simple loss gives way to the pruned one."""
+    ref_duration_s: float = 600.0
+    """Seconds of sound that count as one step of the schedules inside the model."""
+
+    min_duration_s: float = 1.0
+    """Shorter utterances are left out of training."""
+    max_duration_s: float = 20.0
+    """Longer utterances are left out of training."""
+
+    average_period: int = 200
+    """Batches between two models that enter the running average."""
+    average_share: float = 0.3
+    """Share of the run, up to now, over which the evaluated model is averaged."""
+    valid_interval: int = 3000
+    """Batches between validations."""
+    save_interval: int = 4000
+    """Batches between checkpoints."""
+    keep_checkpoints: int = 30
+    """Checkpoints kept, the newest ones."""
+    log_interval: int = 50
+    """Batches between lines of the log."""
+
+    seed: int = 42
+    """Seed of everything random."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the encoder; weights and losses are float32 always."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    num_workers: int = 2
+    """Processes that read data ahead."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.lr <= 0.0:
+            raise ConfigError(f"lr must be positive, but is {self.lr}")
+        if not 0.0 < self.average_share <= 1.0:
+            raise ConfigError(f"average_share must be above 0 and at most 1, but is {self.average_share}")
+        if not 0.0 <= self.min_duration_s < self.max_duration_s:
+            raise ConfigError(
+                f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and "
+                f"{self.max_duration_s}"
+            )

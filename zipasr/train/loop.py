@@ -1,0 +1,353 @@
+"""The training loop: read a batch, sum the losses, step ScaledAdam under Eden, average, validate, save.
+
+A run lives in a folder: `config.json`, `checkpoints/batch-N/` (to resume from), `model/` (the averaged model of the
+last validation, to evaluate and use), `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on where the
+run stopped.
+"""
+
+import dataclasses
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zipasr import checkpoint
+from zipasr.config import from_json, to_json
+from zipasr.data.batching import Batch, BatchConfig, BatchPlan, BatchReader, Item, read_batches
+from zipasr.device import select_device
+from zipasr.errors import CheckpointError, ConfigError, ZipasrError
+from zipasr.features import PADDING_VALUE
+from zipasr.model import AsrModel
+from zipasr.nn.schedule import set_step
+from zipasr.optim import Eden, ScaledAdam
+from zipasr.tokenizer import Tokenizer
+from zipasr.train.averaging import RunningAverage, interval_average
+from zipasr.train.config import TrainConfig
+from zipasr.train.data import TrainData, make_tokenizer, read_cuts, select
+from zipasr.train.metrics import RunLog
+from zipasr.train.state import (
+    AVERAGE_FILE,
+    Position,
+    TrainState,
+    checkpoint_folders,
+    checkpoint_path,
+    load_newest,
+    remove_old,
+)
+from zipasr.train.validation import validate
+
+CONFIG_FILE = "config.json"
+MODEL_FOLDER = "model"
+_TAIL_PADDING_FRAMES = 32
+_MAX_SKIPPED = 10
+_MAY_CHANGE = ("num_epochs", "device", "num_workers", "log_interval", "valid_interval", "save_interval")
+"""Fields that a resumed run may set otherwise."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended."""
+
+    folder: Path
+    num_batches: int
+    wer: float
+    """Word error rate on the dev set in percent, of the averaged model, by greedy search."""
+    hours_per_hour: float
+    """Hours of sound trained on per hour."""
+
+
+def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainReport:
+    """Train a model, or go on training it, in the folder `out`.
+
+    Args:
+        config: the run; where `out` holds a run already, it must be the same up to a few fields.
+        out: the run folder.
+        is_quiet: whether to leave out the progress bar.
+    Raises:
+        ConfigError: the configuration contradicts itself or the run in `out`.
+        DataError: the data cannot be used.
+        CheckpointError: nothing can be written or read.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+    """
+    device = select_device(config.device)
+    cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
+    dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
+    config, tokenizer = _open_run(config, out, cuts)
+    data = select(cuts, dev_cuts, tokenizer, config)
+    plan = BatchPlan([cut.duration for cut in data.train], config.batch, seed=config.seed)
+    reader = BatchReader(data.train, tokenizer, config.model.features, config.batch, seed=config.seed)
+
+    torch.manual_seed(config.seed)
+    state = _new_state(config, device)
+    is_resumed = load_newest(state, out)
+    position = state.position
+    total = (
+        position.num_batches
+        - position.index
+        + sum(len(plan.epoch(e)) for e in range(position.epoch, config.num_epochs))
+    )
+    log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
+    num_parameters = sum(p.numel() for p in state.model.parameters())
+    verb = "going on with" if is_resumed else "training"
+    log.message(
+        f"{verb} {num_parameters / 1e6:.2f} M parameters on {device} in {out}: "
+        f"{len(data.train)} utterances, {plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of {total}"
+    )
+    run = _Run(config, out, state, tokenizer, data, log, device)
+    try:
+        with _catch_interrupt() as interrupted:
+            batches = read_batches(
+                plan,
+                reader,
+                epoch=position.epoch,
+                index=position.index,
+                num_epochs=config.num_epochs,
+                num_workers=config.num_workers,
+            )
+            for placed in batches:
+                run.step(placed.batch, is_last_of_epoch=placed.is_last)
+                if interrupted.is_set():
+                    run.save()
+                    log.message(f"stopped after batch {position.num_batches}; run the same command to go on")
+                    raise KeyboardInterrupt
+        return run.finish()
+    finally:
+        log.close()
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        state: TrainState,
+        tokenizer: Tokenizer,
+        data: TrainData,
+        log: RunLog,
+        device: torch.device,
+    ) -> None:
+        self.config, self.out, self.state, self.tokenizer = config, out, state, tokenizer
+        self.log, self.device = log, device
+        self.num_skipped = 0
+        self.dev_batches = _dev_batches(data.dev, tokenizer, config)
+        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
+        self.dev_model = AsrModel(config.model).to(device).eval()
+        self.last_validation: tuple[int, dict[str, float]] = (-1, {})
+
+    def step(self, batch: Batch, *, is_last_of_epoch: bool) -> None:
+        """Learn from one batch, then average, log, validate and save as far as it is time to."""
+        config, state, position = self.config, self.state, self.state.position
+        start = time.monotonic()
+        position.num_batches += 1
+        b = position.num_batches
+        state.model.train()
+        set_step(state.model, b * config.batch.max_duration_s / config.ref_duration_s)
+        losses, total = self._losses(batch, b)
+        if self._is_finite(total, batch):
+            total.backward()
+            state.scheduler.step_batch(b)
+            state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.average.update(state.model, b)
+
+        position.audio_s += batch.audio_s
+        position.train_s += time.monotonic() - start
+        position.index += 1
+        if is_last_of_epoch:
+            position.epoch, position.index = position.epoch + 1, 0
+            state.scheduler.step_epoch(position.epoch)
+        self.log.batch({**losses, "loss": total.item()}, audio_s=batch.audio_s)
+        if b % config.log_interval == 0:
+            self.log.train_line(
+                b,
+                lr=state.optimizer.param_groups[0]["lr"],
+                epoch=position.epoch,
+                audio_h=position.audio_s / 3600,
+                clip_factor=state.optimizer.last_clip_factor,
+            )
+        if b % config.save_interval == 0:
+            self.save()
+        if b % config.valid_interval == 0:
+            self.validate()
+
+    def _losses(self, batch: Batch, b: int) -> tuple[dict[str, float], Tensor]:
+        """Each loss as a number, and their weighted sum; all summed over the batch, in nats."""
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            losses = self.state.model(
+                batch.features.to(self.device),
+                batch.feature_lens.to(self.device),
+                batch.labels.to(self.device),
+                batch.label_lens.to(self.device),
+            )
+        weights = loss_weights(self.config, b)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return {name: loss.item() for name, loss in losses.items()}, total
+
+    def _is_finite(self, total: Tensor, batch: Batch) -> bool:
+        if torch.isfinite(total):
+            self.num_skipped = 0
+            return True
+        self.num_skipped += 1
+        self.log.message(f"skipped a batch whose loss is {total.item()}: {', '.join(batch.ids[:8])}")
+        if self.num_skipped >= _MAX_SKIPPED:
+            raise ZipasrError(
+                f"the loss must be a finite number, but was not in {_MAX_SKIPPED} batches in a row; lower lr "
+                f"(now {self.config.lr}) or look at the utterances named above. The last checkpoint is in "
+                f"{self.out / 'checkpoints'}"
+            )
+        return False
+
+    def save(self) -> None:
+        """Write a checkpoint to resume from and drop the oldest beyond those to keep."""
+        self.state.save(checkpoint_path(self.out, self.state.position.num_batches), self.tokenizer)
+        remove_old(self.out, self.config.keep_checkpoints)
+
+    def validate(self) -> dict[str, float]:
+        """Average the model, measure it on the dev set and write it to the `model` folder."""
+        b = self.state.position.num_batches
+        self.dev_model.load_state_dict(self._average(b), strict=False)
+        metrics = validate(self.dev_model, self.dev_batches, self.dev_texts, self.tokenizer, self.device)
+        self.dev_model.save(self.out / MODEL_FOLDER, self.tokenizer)
+        self.log.line("dev", b, metrics)
+        self.log.message(
+            f"batch {b}, epoch {self.state.position.epoch}: dev "
+            + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        )
+        self.last_validation = (b, metrics)
+        return metrics
+
+    def _average(self, b: int) -> dict[str, Tensor]:
+        """The mean of the models over the last `average_share` of the run, as far as checkpoints reach back."""
+        target = round(b * (1.0 - self.config.average_share))
+        folders = {n: path for n, path in checkpoint_folders(self.out).items() if n < b}
+        now, period = self.state.average.tensors, self.config.average_period
+        if not folders:
+            return interval_average(now, 0, now, b, period)
+        start = min(folders, key=lambda n: abs(n - target))
+        before = checkpoint.CheckpointFolder(folders[start]).tensors(AVERAGE_FILE)
+        return interval_average({k: v.to(self.device) for k, v in before.items()}, start, now, b, period)
+
+    def finish(self) -> TrainReport:
+        """Save and validate a last time."""
+        position = self.state.position
+        if position.num_batches not in checkpoint_folders(self.out):
+            self.save()
+        b, metrics = self.last_validation
+        if b != position.num_batches:
+            metrics = self.validate()
+        speed = position.audio_s / max(position.train_s, 1e-9)
+        return TrainReport(self.out, position.num_batches, metrics["wer"], speed)
+
+
+def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
+    """Weight of each loss after `num_batches` batches (from 1).
+
+    The simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 over the warm-up; CTC is constant.
+    """
+    done = min(num_batches / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
+    return {
+        "simple": 1.0 - done * (1.0 - config.simple_loss_scale),
+        "pruned": 0.1 + 0.9 * done,
+        "ctc": config.ctc_loss_scale if config.model.transducer is not None else 1.0,
+    }
+
+
+def _new_state(config: TrainConfig, device: torch.device) -> TrainState:
+    model = AsrModel(config.model).to(device)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = ScaledAdam(named, lr=config.lr, clipping_scale=config.clipping_scale)
+    scheduler = Eden(
+        optimizer,
+        lr_batches=config.lr_batches,
+        lr_epochs=config.lr_epochs,
+        warmup_batches=config.lr_warmup_batches,
+        warmup_start=config.lr_warmup_start,
+    )
+    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position())
+
+
+def _open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConfig, Tokenizer]:
+    """Begin a run folder, or check that the one that is there belongs to the same run; the vocabulary is fixed here."""
+    path = out / CONFIG_FILE
+    if path.is_file():
+        try:
+            old = from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        except (json.JSONDecodeError, ConfigError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
+        tokenizer = Tokenizer.load(out / "tokenizer")
+        config = _with_vocabulary(config, tokenizer)
+        changed = [
+            f"{f.name} (was {getattr(old, f.name)}, now {getattr(config, f.name)})"
+            for f in dataclasses.fields(TrainConfig)
+            if f.name not in _MAY_CHANGE and getattr(old, f.name) != getattr(config, f.name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same settings to go on, "
+                "or another --out"
+            )
+    else:
+        tokenizer = make_tokenizer(cuts, config.tokenizer)
+        config = _with_vocabulary(config, tokenizer)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(out / "tokenizer")
+        except OSError as error:
+            raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_json(config), indent=1), encoding="utf-8")
+    partial.replace(path)
+    return config, tokenizer
+
+
+def _with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+
+
+def _dev_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
+    """The dev set in batches sorted by length, each utterance followed by the padding that decoding gives it."""
+    plain = BatchConfig(max_duration_s=config.batch.max_duration_s, speed_factors=(1.0,), spec_augment=None)
+    reader = BatchReader(cuts, tokenizer, config.model.features, plain, seed=config.seed)
+    order = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
+    batches, group = [], [int(i) for i in order]
+    while group:
+        size = max(1, int(plain.max_duration_s / max(cuts[group[-1]].duration, 0.1)))
+        chosen, group = group[-size:], group[:-size]
+        batch = reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
+        padded = torch.nn.functional.pad(batch.features, (0, 0, 0, _TAIL_PADDING_FRAMES), value=PADDING_VALUE)
+        batches.append(batch._replace(features=padded))
+    return batches
+
+
+@contextmanager
+def _catch_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event; a second one interrupts at once. Does nothing outside the main thread."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,78 @@
+"""What a run reports while it goes: a progress bar on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """One progress bar, one TensorBoard writer, one file of JSON lines."""
+
+    def __init__(self, folder: Path, *, total_batches: int, done_batches: int, is_quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
+        self._bar = tqdm(
+            total=total_batches,
+            initial=done_batches,
+            desc="train",
+            unit="batch",
+            disable=is_quiet,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
+        self._totals: dict[str, float] = {}
+        self._audio_s = self._frames = 0.0
+        self._window_start = time.monotonic()
+
+    def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
+        """Count one batch: losses summed over it, in nats, and its seconds of sound."""
+        for name, value in losses.items():
+            self._totals[name] = self._totals.get(name, 0.0) + value
+        self._audio_s += audio_s
+        self._bar.update()
+
+    def train_line(self, num_batches: int, **values: float) -> None:
+        """Write the means since the last line: losses per second of sound, and the speed."""
+        elapsed_s = time.monotonic() - self._window_start
+        means = {name: total / max(self._audio_s, 1e-9) for name, total in self._totals.items()}
+        line = {**means, "hours_per_hour": self._audio_s / max(elapsed_s, 1e-9), **values}
+        self._bar.set_postfix_str(
+            f"loss {line['loss']:.2f} lr {values['lr']:.4f} {line['hours_per_hour']:.0f} h audio/h", refresh=False
+        )
+        self.line("train", num_batches, line)
+        self._totals, self._audio_s = {}, 0.0
+        self._window_start = time.monotonic()
+
+    def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
+        """Write one line of numbers."""
+        self._file.write(json.dumps({"kind": kind, "batch": num_batches, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{name}", value, num_batches)
+
+    def message(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Finish the bar and the files."""
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts."""
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        lines[line["kind"], line["batch"]] = line
+    return list(lines.values())
