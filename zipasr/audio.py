@@ -42,9 +42,7 @@ _ALLOWED_CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp2,mp3,mp4,mpeg,mpegts,"
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
-_LENGTH_IN_HEADER = frozenset(
-    {"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS
-)
+_LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
 _KNOWN_SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3")
 # Programs that write WAV into a pipe leave 0, 0xFFFFFFFF (FFmpeg) or 0x7FFFF000 and up (SoX) as the size of the data.
 _WAV_LENGTH_UNKNOWN = 0x7FFFF000
@@ -273,8 +271,7 @@ def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_
         return headerless
     if is_given:
         raise AudioError(
-            f"Expected headerless {headerless} in {name}, got a file with a header ({_head(file)[:4]!r}); leave format "
-            "out."
+            f"Expected headerless {headerless} in {name}, got a file with a header ({_head(file)[:4]!r}); leave format out."
         )
     return None
 
@@ -369,9 +366,7 @@ def _is_for_soundfile(file: BinaryIO, name: str) -> bool:
     """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a WAV that was cut."""
     head = _head(file)
     if head[:4] == b"fLaC":
-        file.seek(
-            18
-        )  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
+        file.seek(18)  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
         return int.from_bytes(file.read(8), "big") & 0xFFFFFFFFF != 0
     return head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_wav_of_stated_length(file, name)
 

@@ -142,9 +142,7 @@ class Tokenizer:
         try:
             model = path.read_bytes()
         except OSError as error:
-            raise CheckpointError(
-                f"Expected a tokenizer in {path}, got: {error.strerror}; check the folder."
-            ) from error
+            raise CheckpointError(f"Expected a tokenizer in {path}, got: {error.strerror}; check the folder.") from error
         try:
             return cls(model)
         except CheckpointError as error:
@@ -163,8 +161,7 @@ class Tokenizer:
             (Path(folder) / TOKENS_FILE).write_text(tokens, encoding="utf-8", newline="\n")
         except OSError as error:
             raise CheckpointError(
-                f"Expected to write the tokenizer into {folder}, got: {error.strerror}; check permissions and "
-                "free space."
+                f"Expected to write the tokenizer into {folder}, got: {error.strerror}; check permissions and free space."
             ) from error
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
@@ -198,7 +195,7 @@ def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
             unk_surface="\u2047",
             normalization_rule_name="identity",
             shuffle_input_sentence=False,
-            max_sentence_length=max(len(line.encode()) for line in lines) + 1,  # longer ones would be skipped
+            max_sentence_length=1 << 30,  # the largest allowed; longer texts would be skipped
             num_threads=16,  # sums are formed per thread, so a fixed number keeps the result the same everywhere
             minloglevel=2,
         )

@@ -273,10 +273,8 @@ def _size_steps(group: dict[str, Any], t: int, rms: Tensor, scale_grads: Tensor,
     return torch.minimum(steps, (group["param_max_rms"] - rms) / rms)
 
 
-def _clip_factor(
-    group: dict[str, Any], shared: dict[str, Any], grads: list[Tensor], params: list[Tensor]
-) -> Tensor | None:
-    """Return the () factor for this step's gradients, on their device, or None where nothing is clipped.
+def _clip_factor(group: dict[str, Any], shared: dict[str, Any], grads: list[Tensor], params: list[Tensor]) -> Tensor | None:
+    """Return the () factor for this step's gradients, on their device, or None where it is known to be 1.
 
     The norm weighs each gradient by the size of its tensor, so that it measures the step that would follow. A norm
     that is not finite gives 0.
@@ -297,9 +295,11 @@ def _clip_factor(
     factor = (shared["model_norm_threshold"] / (total + 1e-20)).clamp_max(1.0).nan_to_num(nan=0.0)
     shared["clip_factor"] = factor
     shared["num_clipped"] += factor < 1
-    if factor.device.type == "cpu" and factor < 0.5:  # elsewhere, reading it would stall the device
+    if factor.device.type != "cpu":  # reading it would stall the device
+        return factor
+    if factor < 0.5:
         _warn_of_clipping(group, shared, norms, params)
-    return factor
+    return factor if factor < 1 else None
 
 
 def _set_threshold(shared: dict[str, Any], t: int, period: int, scale: float) -> None:
@@ -336,7 +336,7 @@ def _warn_of_clipping(group: dict[str, Any], shared: dict[str, Any], norms: Tens
 
 def _clipped(grads: list[Tensor], factor: Tensor | None) -> list[Tensor]:
     """Return the gradients times the factor, all zero where it is 0 even if they are not finite."""
-    if factor is None or (factor.device.type == "cpu" and factor == 1):
+    if factor is None:
         return grads
     scaled = torch._foreach_mul(grads, factor)
     is_dropped = factor == 0

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from zipasr.errors import DataError
+
 
 class RunLog:
     """One progress bar, one TensorBoard writer, one file of JSON lines."""
@@ -70,7 +72,13 @@ class RunLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts."""
+    """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts.
+
+    Raises:
+        DataError: the folder has no such file.
+    """
+    if not (folder / "metrics.jsonl").is_file():
+        raise DataError(f"{folder} must be the folder of a run with a metrics.jsonl, but has none; give train's --out")
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         line = json.loads(text)

@@ -1,0 +1,23 @@
+"""`zipasr plot`: draw the curves of a training run."""
+
+import argparse
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser("plot", help="draw the loss and error-rate curves of a run")
+    parser.add_argument("run_folder", metavar="DIR", help="folder of a run, as given to train --out")
+    parser.add_argument("--out", metavar="PNG", help="where to write the figure (DIR/curves.png)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, and print where the figure is."""
+    from pathlib import Path
+
+    from zipasr.plots import plot_curves
+    from zipasr.train.metrics import read_metrics
+
+    folder = Path(args.run_folder)
+    print(plot_curves(read_metrics(folder), args.out or folder / "curves.png"))
+    return 0
