@@ -69,14 +69,21 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
 def _set_field(config: Any, path: list[str], text: str, full_name: str) -> Any:
     hints = typing.get_type_hints(type(config))
     if path[0] not in hints:
-        _raise_unknown(full_name, field_names(config), full_name)
+        prefix = full_name.removesuffix(".".join(path))
+        _raise_unknown(full_name, field_names(config, prefix), full_name)
     if len(path) > 1:
         inner = getattr(config, path[0])
         if not dataclasses.is_dataclass(inner):
             raise ConfigError(f"{full_name} cannot be set: {path[0]} is {inner!r}; set {path[0]}={{}} first")
-        return dataclasses.replace(config, **{path[0]: _set_field(inner, path[1:], text, full_name)})
-    value = _convert(hints[path[0]], _parse(hints[path[0]], text), full_name)
-    return dataclasses.replace(config, **{path[0]: value})
+        value = _set_field(inner, path[1:], text, full_name)
+    else:
+        value = _convert(hints[path[0]], _parse(hints[path[0]], text), full_name)
+    try:
+        return dataclasses.replace(config, **{path[0]: value})
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{full_name}: {error}") from error
 
 
 def _parse(hint: Any, text: str) -> Any:
@@ -152,9 +159,7 @@ def _convert_tuple(item_hints: tuple[Any, ...], data: Any, where: str) -> tuple[
         return tuple(_convert(item_hints[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if len(data) != len(item_hints):
         raise ConfigError(f"{where} must have {len(item_hints)} entries, but has {len(data)}: {data!r}")
-    return tuple(
-        _convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(item_hints, data, strict=True))
-    )
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(item_hints, data, strict=True)))
 
 
 def _convert_leaf(hint: Any, data: Any, where: str) -> Any:

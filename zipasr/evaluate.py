@@ -4,6 +4,7 @@ Word errors are counted between white-space-separated words, character errors be
 spaces between them do not count), with the alignment that needs the fewest edits.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -147,7 +148,7 @@ class EvaluationReport:
         }
 
     def write_results(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON line for each utterance, unreadable ones with their reason; the file appears whole or not at all.
+        """Write a JSON line for each utterance, unreadable ones with their reason; the file appears whole or not.
 
         Raises:
             DataError: it cannot be written.
@@ -161,7 +162,8 @@ class EvaluationReport:
             partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise DataError(
                 f"the results could not be written to {path}: {error.strerror or error}; choose another file with --out"
             ) from error
@@ -176,9 +178,7 @@ def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:
 def count_text_errors(reference: str, hypothesis: str) -> ErrorRates:
     """Word and character errors of one pair of texts."""
     ref_words, hyp_words = reference.split(), hypothesis.split()
-    return ErrorRates(
-        count_errors(ref_words, hyp_words), count_errors(list("".join(ref_words)), list("".join(hyp_words)))
-    )
+    return ErrorRates(count_errors(ref_words, hyp_words), count_errors(list("".join(ref_words)), list("".join(hyp_words))))
 
 
 def error_rates(pairs: Iterable[tuple[str, str]]) -> ErrorRates:

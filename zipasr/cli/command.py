@@ -1,7 +1,7 @@
 """The command `zipasr VERB ...`: finds the verb, runs it, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted. Results go to stdout, everything else to stderr. Each verb is a
-module of this folder with `add_parser(subparsers)`, which names its `run(args) -> int`; at import it loads nothing heavy.
+module of this folder whose `add_parser(subparsers)` names its `run(args) -> int`; at import it loads nothing heavy.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from zipasr.errors import ConfigError, ZipasrError
 
-VERBS = ("prepare", "train", "evaluate", "transcribe")
+VERBS = ("prepare", "train", "plot", "evaluate", "transcribe")
 """In the order of the work."""
 
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -8,7 +8,6 @@ Source: Yao et al. 2024, arXiv:2310.11230, section 3.1; constants from the publi
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
@@ -97,4 +96,4 @@ class ConvEmbed(nn.Module):
         image = swoosh_right(self.balancer3(_conv_last(image, self.conv3)))
         image = self.convnext(image)
         flat = image.transpose(2, 3).flatten(2)  # channel-major: index c · F + f
-        return self.dropout(self.out_norm(self.out_whiten(functional.linear(flat, self.out.weight, self.out.bias))))
+        return self.dropout(self.out_norm(self.out_whiten(self.out(flat))))

@@ -28,7 +28,8 @@ class Downsample(nn.Module):
         if fill:
             x = torch.cat([x, x[:, -1:].expand(-1, fill, -1)], dim=1)
         groups = x.unflatten(1, (-1, self.factor))
-        return torch.einsum("ntkd,k->ntd", groups, self.bias.softmax(0))
+        # No matrix product: under autocast that would round the residual stream to half precision.
+        return (groups * self.bias.softmax(0).unsqueeze(1)).sum(2)
 
 
 def upsample(x: Tensor, factor: int, num_frames: int) -> Tensor:

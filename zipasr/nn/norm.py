@@ -44,7 +44,10 @@ class BiasNorm(nn.Module):
         self.bias = nn.Parameter(torch.randn(channels) * 1e-4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., D); at least float32 inside, the dtype of `x` outside."""
+        """Normalise (..., D); at least float32 inside, the wider dtype of `x` and the parameters outside.
+
+        So a model in half precision stays in it, while under autocast the residual stream begins in float32.
+        """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         log_scale = limit_param_value(self.log_scale, minimum=-1.5, maximum=1.5, training=self.training)
         if torch.is_grad_enabled():
@@ -52,4 +55,4 @@ class BiasNorm(nn.Module):
         else:
             norm = torch.linalg.vector_norm(wide - self.bias, dim=-1, keepdim=True)
             y = wide * (log_scale.exp() * x.shape[-1] ** 0.5 / norm)
-        return y.to(x.dtype)
+        return y.to(torch.promote_types(x.dtype, self.bias.dtype))

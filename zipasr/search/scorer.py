@@ -57,7 +57,7 @@ class Scorer(Protocol):
 
 
 def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities (..., V), float32, of logits (..., V), less the penalty for blank and divided by the temperature.
+    """Log-probabilities (..., V), float32, of logits (..., V) less the penalty for blank, over the temperature.
 
     Raises:
         ValueError: the temperature is not positive.

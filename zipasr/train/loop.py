@@ -24,7 +24,7 @@ from torch import Tensor
 from zipasr import checkpoint
 from zipasr.config import from_json, to_json
 from zipasr.data.batching import Batch, BatchConfig, BatchPlan, BatchReader, Item, read_batches
-from zipasr.device import select_device
+from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
 from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
@@ -107,7 +107,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     )
     run = _Run(config, out, state, tokenizer, data, log, device)
     try:
-        with _catch_interrupt() as interrupted:
+        with _catch_interrupt() as interrupted, fast_matmul(device):
             batches = read_batches(
                 plan,
                 reader,
@@ -122,7 +122,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
                     run.save()
                     log.message(f"stopped after batch {position.num_batches}; run the same command to go on")
                     raise KeyboardInterrupt
-        return run.finish()
+            return run.finish()
     finally:
         log.close()
 

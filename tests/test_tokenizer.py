@@ -1,0 +1,279 @@
+"""Tokenizer: law (text survives, same texts give the same model), contract (ids, files, errors, silence on stderr)."""
+
+import logging
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.tokenizer import Tokenizer
+
+KINDS = ["unigram", "bpe", "char"]
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ate the cat's food",
+    "hello world",
+    "one two three four five six seven",
+    "Größe ist nicht alles, naïve cafés",
+    "日本語 の テスト",
+] * 3
+CHARACTERS = set("".join(TEXTS)) - {" "}
+MINIMUM = len(CHARACTERS) + 1 + 3
+TOKENIZERS = {kind: Tokenizer.train(TEXTS, kind=kind, vocab_size=MINIMUM + 5 * (kind != "char")) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return TOKENIZERS[request.param]
+
+
+# Contract: ids
+
+
+def test_special_ids(tokenizer: Tokenizer) -> None:
+    assert tokenizer.pieces[:3] == ["<blk>", "<sos/eos>", "<unk>"]
+    assert (tokenizer.blank_id, tokenizer.sos_eos_id, tokenizer.unk_id) == (0, 1, 2)
+    assert len(set(tokenizer.pieces)) == len(tokenizer.pieces) == tokenizer.vocab_size
+    assert CHARACTERS | {"▁"} <= set(tokenizer.pieces)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_the_vocabulary_has_the_size_asked_for(kind: str) -> None:
+    assert TOKENIZERS[kind].vocab_size == MINIMUM + 5
+
+
+def test_char_pieces_are_single_characters() -> None:
+    assert all(len(piece) == 1 for piece in TOKENIZERS["char"].pieces[3:])
+    assert TOKENIZERS["char"].vocab_size == MINIMUM
+
+
+def test_unknown_characters_become_unk(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the жук cat")
+    assert tokenizer.unk_id in ids
+    assert tokenizer.decode(ids) == "the ⁇ cat"
+    assert tokenizer.unknown_characters("the жук\tcat ▁ ▅\x00\ud800") == set("жук▅\x00\ud800")
+    assert tokenizer.unknown_characters("the cat's") == set()
+    assert tokenizer.unknown_characters("") == set()
+
+
+def test_empty_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("") == tokenizer.encode(" \t\n ▁") == []
+    assert tokenizer.decode([]) == ""
+
+
+def test_blank_is_dropped_and_never_spelt(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the cat")
+    with_blanks = [0, *[i for pair in zip(ids, [0] * len(ids), strict=True) for i in pair], 1]
+    assert tokenizer.decode(with_blanks) == "the cat"
+    for text in ("<blk>", "the <blk> cat", "<sos/eos>", "<unk>"):
+        assert not {0, 1} & set(tokenizer.encode(text))
+
+
+def test_ids_of_another_vocabulary_raise(tokenizer: Tokenizer) -> None:
+    for bad in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=f"got {bad}"):
+            tokenizer.decode([3, bad])
+
+
+def test_starts_word(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("one two three")
+    assert sum(tokenizer.starts_word(i) for i in ids) == 3
+    assert tokenizer.starts_word(ids[0])
+    assert not any(tokenizer.starts_word(i) for i in range(3))
+
+
+def test_case_and_unicode_forms_are_kept() -> None:
+    """ﬁ, ², full-width letters and combining accents are what NFKC, sentencepiece's default, would rewrite."""
+    text = "ﬁne x² ＡＢ e\u0301 É İstanbul"
+    tokenizer = Tokenizer.train([text], kind="char", vocab_size=len(set(text) - {" "}) + 4)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.unknown_characters("F") == {"F"}
+
+
+# Law
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    text=st.text(st.sampled_from([*sorted(CHARACTERS), " ", " ", "\t", "\n", "\u3000", "▁"]), max_size=60),
+)
+def test_text_survives(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text)
+    assert all(2 < i < tokenizer.vocab_size for i in ids)
+    expected = " ".join(text.replace("▁", " ").split())
+    assert tokenizer.decode(ids) == expected
+    assert sum(map(tokenizer.starts_word, ids)) == len(expected.split())
+
+
+@settings(max_examples=150, deadline=None)
+@given(kind=st.sampled_from(KINDS), text=st.text(st.characters(exclude_categories=()), max_size=30))
+def test_any_text_can_be_encoded(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text)
+    assert all(2 <= i < tokenizer.vocab_size for i in ids)
+    assert (tokenizer.unk_id in ids) == bool(tokenizer.unknown_characters(text))
+    tokenizer.decode(ids)
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=5), kind=st.sampled_from(KINDS))
+def test_what_was_trained_on_survives(texts: list[str], kind: str) -> None:
+    try:
+        tokenizer = Tokenizer.train(texts, kind=kind, vocab_size=150)
+    except DataError:
+        return
+    for text in texts:
+        unknown = tokenizer.unknown_characters(text)
+        assert unknown <= set("\x00▅\ufffd")
+        if not unknown:
+            assert tokenizer.decode(tokenizer.encode(text)) == " ".join(text.replace("▁", " ").split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_deterministic(kind: str) -> None:
+    again = Tokenizer.train(iter(TEXTS), kind=kind, vocab_size=TOKENIZERS[kind].vocab_size)
+    assert again.pieces == TOKENIZERS[kind].pieces
+    assert again.to_bytes() == TOKENIZERS[kind].to_bytes()
+
+
+# Contract: training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_too_large_is_shrunk_and_said_so(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "zipasr.tokenizer"):
+        tokenizer = Tokenizer.train(TEXTS, kind=kind, vocab_size=5000)
+    assert MINIMUM <= tokenizer.vocab_size < 5000
+    assert f"5000, but the text allows only {tokenizer.vocab_size}" in caplog.text
+    caplog.clear()
+    exact = Tokenizer.train(TEXTS, kind=kind, vocab_size=tokenizer.vocab_size)
+    assert exact.vocab_size == tokenizer.vocab_size
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_too_small_names_the_minimum(kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"at least {MINIMUM} .*got vocab_size={MINIMUM - 1}"):
+        Tokenizer.train(TEXTS, kind=kind, vocab_size=MINIMUM - 1)
+    assert Tokenizer.train(TEXTS, kind=kind, vocab_size=MINIMUM).vocab_size == MINIMUM
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [[], [""], [" ", "\n▁"], ["\x00"]])
+def test_no_text(texts: list[str], kind: str) -> None:
+    with pytest.raises(DataError, match="no text at all"):
+        Tokenizer.train(texts, kind=kind, vocab_size=100)
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(ConfigError, match="got 'word'"):
+        Tokenizer.train(TEXTS, kind="word", vocab_size=100)
+
+
+def test_very_long_texts_are_not_skipped() -> None:
+    tokenizer = Tokenizer.train(["ab " * 5000 + "z"], kind="bpe", vocab_size=10)
+    assert tokenizer.unknown_characters("abz") == set()
+
+
+def test_sentencepiece_is_silent() -> None:
+    code = (
+        "from zipasr.tokenizer import Tokenizer\n"
+        "for kind in ('unigram', 'bpe', 'char'):\n"
+        "    t = Tokenizer.train(['a bc', 'abc ab'], kind=kind, vocab_size=7)\n"
+        "    Tokenizer.from_bytes(t.to_bytes()).encode('abc d')\n"
+        "for bad in (b'', b'hello', t.to_bytes()[:50]):\n"
+        "    try: Tokenizer.from_bytes(bad)\n"
+        "    except Exception: pass\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+# Contract: files
+
+
+def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "new" / "folder")
+    loaded = Tokenizer.load(tmp_path / "new" / "folder")
+    assert loaded.pieces == tokenizer.pieces
+    assert loaded.encode(TEXTS[1]) == tokenizer.encode(TEXTS[1])
+    lines = (tmp_path / "new" / "folder" / "tokens.txt").read_text(encoding="utf-8").split("\n")
+    assert lines[:3] == ["<blk> 0", "<sos/eos> 1", "<unk> 2"]
+    assert lines.pop() == ""
+    assert [line.rsplit(" ", 1) for line in lines] == [[piece, str(i)] for i, piece in enumerate(tokenizer.pieces)]
+
+
+def test_bytes_and_pickle(tokenizer: Tokenizer) -> None:
+    for copy in (Tokenizer.from_bytes(tokenizer.to_bytes()), pickle.loads(pickle.dumps(tokenizer))):
+        assert copy.pieces == tokenizer.pieces
+        assert copy.to_bytes() == tokenizer.to_bytes()
+
+
+def test_a_cut_model_raises_or_is_complete_in_all_that_counts() -> None:
+    """Sentencepiece alone opens a model that was cut between two pieces, with fewer pieces."""
+    whole = Tokenizer.train(["ab ba", "a b"], kind="bpe", vocab_size=7)
+    num_opened = 0
+    for length in range(len(whole.to_bytes())):
+        try:
+            cut = Tokenizer.from_bytes(whole.to_bytes()[:length])
+        except CheckpointError:
+            continue
+        num_opened += 1
+        assert cut.pieces == whole.pieces
+        assert cut.encode("ab ba c") == whole.encode("ab ba c")
+    assert num_opened <= 3
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world, this is text\n" * 9, bytes(200), b"\xff" * 200])
+def test_something_else_in_place_of_the_model(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: Expected a sentencepiece model, got"):
+        Tokenizer.load(tmp_path)
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        Tokenizer.load(tmp_path)
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="Expected to write the tokenizer"):
+        TOKENIZERS["bpe"].save(tmp_path / "file")
+
+
+def _foreign_model(folder: Path, **settings: object) -> bytes:
+    (folder / "text").write_text("\n".join(TEXTS[:4] * 3), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "m"), vocab_size=40, minloglevel=2, **settings
+    )
+    return (folder / "m.model").read_bytes()
+
+
+def test_icefall_models_open_and_never_spell_blank(tmp_path: Path) -> None:
+    """There `<blk>` and `<sos/eos>` are pieces that a text can contain."""
+    model = _foreign_model(
+        tmp_path,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        user_defined_symbols=["<blk>", "<sos/eos>"],
+        unk_id=2,
+        bos_id=-1,
+        eos_id=-1,
+    )
+    tokenizer = Tokenizer.from_bytes(model)
+    assert not {0, 1} & set(tokenizer.encode("the <blk> cat <sos/eos>"))
+    assert tokenizer.decode([0, *tokenizer.encode("the cat"), 1]) == "the cat"
+
+
+def test_models_with_other_special_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="first pieces are <blk>, <sos/eos>, <unk>, got <unk>, <s>, </s>"):
+        Tokenizer.from_bytes(_foreign_model(tmp_path, model_type="bpe"))
