@@ -56,14 +56,19 @@ def main() -> None:
     assert model.transducer is not None
     with torch.inference_mode():
         model.transducer.joiner.output.weight.mul_(_SHARPENING)
+        model.transducer.joiner.encoder_proj.weight.mul_(_SHARPENING)  # the frames decide, so that labels vary
         loudness = torch.rand(args.batch, int(SECONDS * 10), 1).repeat(1, 1, 1600).flatten(1)
         features = torch.stack([Fbank()(samples) for samples in loudness * torch.randn(loudness.shape)])
         lens = torch.full((args.batch,), features.shape[1])
         encoded = model.encode(features, lens)
         penalty, frames_per_token = find_penalty(model, encoded)
         fast, median = best_time(lambda: model.encode(features, lens), args.repeats)
+        contexts = {
+            h.ids[max(i - 2, 0) : i] for h in greedy_search(model, encoded, blank_penalty=penalty) for i in range(len(h.ids))
+        }
     print(
-        f"{args.batch} x {SECONDS:g} s, {args.threads} threads, {frames_per_token:.1f} frames a token\n"
+        f"{args.batch} x {SECONDS:g} s, {args.threads} threads, {frames_per_token:.1f} frames a token, "
+        f"{len(contexts)} label contexts in the greedy result\n"
         f"encoder{fast:22.3f} s (median {median:.3f})"
     )
     searches: list[tuple[str, Callable[[], object]]] = [

@@ -100,9 +100,7 @@ class ZipformerLayer(ScheduledModule):
         self.balancer2 = Balancer(min_positive=0.45, max_positive=0.55, min_abs=0.1, max_abs=4.0)
         self.whiten = Whiten(whitening_limit(4.0, 3.0))
 
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, padding_mask: Tensor, chunk_frames: int = -1
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, padding_mask: Tensor, chunk_frames: int = -1) -> Tensor:
         """Map (N, T, D) to (N, T, D).
 
         Args:

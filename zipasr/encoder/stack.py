@@ -53,8 +53,7 @@ class ZipformerStack(nn.Module):
         self.factor = downsample_factor
         self.positions = RelativePositionalEncoding(shape.pos_dim, dropout=pos_dropout)
         self.layers = nn.ModuleList(
-            ZipformerLayer(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor))
-            for i in range(num_layers)
+            ZipformerLayer(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor)) for i in range(num_layers)
         )
         for layer in self.layers[1:]:  # the published model starts every layer of a stack alike
             layer.load_state_dict(self.layers[0].state_dict())

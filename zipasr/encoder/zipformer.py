@@ -201,9 +201,7 @@ class Zipformer(nn.Module):
         padding_mask = torch.arange(num_frames, device=x.device) >= lens.unsqueeze(1)
         attention_mask = _chunk_mask(num_frames, chunk, left, x.device)
         outputs = []
-        for stack, channels, feature_mask in zip(
-            self.stacks, self.config.channels, self._feature_masks(x), strict=True
-        ):
+        for stack, channels, feature_mask in zip(self.stacks, self.config.channels, self._feature_masks(x), strict=True):
             x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk)
             outputs.append(x)
         return Encoded(self.output_downsample(_join_outputs(outputs)), (lens + 1) // 2)

@@ -44,4 +44,4 @@ class CtcHead(nn.Module):
         with torch.autocast(device_type=encoded.frames.device.type, enabled=False):
             log_probs_NTV = self.forward(encoded.frames.float())
             loss_N = ctc_loss(log_probs_NTV, labels_NS, encoded.lens, label_lens, blank=self.blank)
-        return {"ctc": loss_N.sum()}
+        return {"ctc": loss_N.masked_fill(loss_N.isinf(), 0.0).sum()}

@@ -111,9 +111,7 @@ class AttentionWeights(ScheduledModule):
             mask: bool, broadcastable to (N, H, T, T); True where a key may not be seen.
         """
         query_width = self.num_heads * self.query_head_dim
-        query, key, pos_query = self.in_proj(x).split(
-            [query_width, query_width, self.num_heads * self.pos_head_dim], dim=-1
-        )
+        query, key, pos_query = self.in_proj(x).split([query_width, query_width, self.num_heads * self.pos_head_dim], dim=-1)
         key = self.whiten_keys(self.balance_keys(key))
         query_NHTK = _split_heads(query, self.num_heads)
         key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)

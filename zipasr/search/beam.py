@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
+from zipasr.search.contexts import FIRST_ROW, Contexts
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.scorer import Scorer, check_encoded, first_context, label_log_probs
+from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
 
 
 class _Prefix:
@@ -28,7 +29,7 @@ class _Prefix:
         self.parent, self.label, self.context_row = parent, label, context_row
         self._children: dict[int, _Prefix] = {}
 
-    def extended(self, label: int, contexts: "_Contexts") -> "_Prefix":
+    def extended(self, label: int, contexts: "Contexts") -> "_Prefix":
         """This sequence and one more label: the same object each time."""
         child = self._children.get(label)
         if child is None:
@@ -59,41 +60,6 @@ class _Path(NamedTuple):
     prefix: _Prefix
     log_prob: float
     last: _Emission | None
-
-
-class _Contexts:
-    """Predictor outputs (rows, J) of every label context met so far; each is computed once for the whole batch."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self._contexts = [first_context(scorer.context_size, scorer.blank_id)]
-        self._rows = {self._contexts[0]: 0}
-        self._num_known = 0
-        self._table_MJ: Tensor | None = None
-
-    def row_after(self, row: int, label: int) -> int:
-        """Row of the context that follows the one in `row` when `label` is emitted."""
-        context = (*self._contexts[row][1:], label)
-        if context not in self._rows:
-            self._rows[context] = len(self._contexts)
-            self._contexts.append(context)
-        return self._rows[context]
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Projected contexts (..., J) of any rows."""
-        num_rows = len(self._contexts)
-        if self._num_known < num_rows:
-            new_MC = torch.tensor(self._contexts[self._num_known :], device=rows.device)
-            new_MJ = self._scorer.predict(new_MC)
-            if self._table_MJ is None or self._table_MJ.shape[0] < num_rows:
-                table_MJ = new_MJ.new_empty(2 * num_rows + 64, new_MJ.shape[1])
-                if self._table_MJ is not None:
-                    table_MJ[: self._num_known] = self._table_MJ[: self._num_known]
-                self._table_MJ = table_MJ
-            self._table_MJ[self._num_known : num_rows] = new_MJ
-            self._num_known = num_rows
-        assert self._table_MJ is not None
-        return self._table_MJ[rows]
 
 
 @torch.inference_mode()
@@ -128,9 +94,9 @@ def modified_beam_search(
         raise ValueError(f"beam must be at least 1, but is {beam}")
     lens = check_encoded(encoded)
     projected_NTJ = scorer.project_frames(encoded.frames)
-    contexts = _Contexts(scorer)
+    contexts = Contexts(scorer)
     silent = {scorer.blank_id, unk_id}
-    beams = [[_Path(_Prefix(None, scorer.blank_id, 0), 0.0, None)] for _ in lens]
+    beams = [[_Path(_Prefix(None, scorer.blank_id, FIRST_ROW), 0.0, None)] for _ in lens]
     longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
     projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
     active = longest_first
@@ -161,7 +127,7 @@ def _to_tensors(beams: list[list[_Path]], device: torch.device) -> tuple[Tensor,
     for paths in beams:
         top = max(path.log_prob for path in paths)
         empty = width - len(paths)
-        rows.append([path.prefix.context_row for path in paths] + [0] * empty)
+        rows.append([path.prefix.context_row for path in paths] + [FIRST_ROW] * empty)
         scores.append([path.log_prob - top for path in paths] + [-math.inf] * empty)
     return torch.tensor(rows, device=device), torch.tensor(scores, dtype=torch.float32, device=device)
 
@@ -171,7 +137,7 @@ def _advance(
     chosen: Iterable[tuple[int, int, float]],
     frame: int,
     silent: set[int | None],
-    contexts: _Contexts,
+    contexts: Contexts,
 ) -> list[_Path]:
     """The hypotheses after a frame, from the (path, label, log-probability) that were chosen, the best first."""
     merged: dict[_Prefix, _Path] = {}

@@ -9,8 +9,9 @@ Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 import torch
 
 from zipasr.nn.encoded import Encoded
+from zipasr.search.contexts import FIRST_ROW, Contexts
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.scorer import Scorer, check_encoded, first_context, label_log_probs
+from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call."""
@@ -19,8 +20,8 @@ WINDOW_FRAMES_25HZ = 8
 class _Partial:
     """A hypothesis being built."""
 
-    def __init__(self, context: tuple[int, ...]) -> None:
-        self.context = context
+    def __init__(self) -> None:
+        self.context_row = FIRST_ROW
         self.ids: list[int] = []
         self.frames: list[int] = []
         self.log_probs: list[float] = []
@@ -31,7 +32,6 @@ class _Partial:
         self.ids.append(label)
         self.frames.append(frame)
         self.log_probs.append(log_prob)
-        self.context = (*self.context[1:], label)
 
     def finish(self) -> Hypothesis:
         """The finished hypothesis."""
@@ -68,7 +68,8 @@ def greedy_search(
     lens = check_encoded(encoded)
     device = encoded.frames.device
     silent = {scorer.blank_id, unk_id}
-    partials = [_Partial(first_context(scorer.context_size, scorer.blank_id)) for _ in lens]
+    partials = [_Partial() for _ in lens]
+    contexts = Contexts(scorer)
     projected_NTJ = scorer.project_frames(encoded.frames)
     offsets_W = torch.arange(window_frames_25hz, device=device)
     starts = [0] * len(lens)
@@ -78,19 +79,25 @@ def greedy_search(
         first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
         # Frames beyond the end of an utterance are scored with those of the others and not looked at.
         window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
-        contexts_AC = torch.tensor([partials[n].context for n in active], device=device)
-        logits_AWV = scorer.join(projected_NTJ[rows, window_AW], scorer.predict(contexts_AC).unsqueeze(1))
+        contexts_A1J = contexts.gather(torch.tensor([partials[n].context_row for n in active], device=device)).unsqueeze(1)
+        logits_AWV = scorer.join(projected_NTJ[rows, window_AW], contexts_A1J)
         log_probs_AWV = label_log_probs(
             logits_AWV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
         )
         best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
         for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
-            starts[n] = _advance(partials[n], starts[n], lens[n], labels, log_probs, silent)
+            starts[n] = _advance(partials[n], starts[n], lens[n], labels, log_probs, silent, contexts)
     return [partial.finish() for partial in partials]
 
 
 def _advance(
-    partial: _Partial, start: int, end: int, labels: list[int], log_probs: list[float], silent: set[int | None]
+    partial: _Partial,
+    start: int,
+    end: int,
+    labels: list[int],
+    log_probs: list[float],
+    silent: set[int | None],
+    contexts: Contexts,
 ) -> int:
     """Follow the frames of a window up to its first label; return the frame to go on from."""
     frames = range(start, min(start + len(labels), end))
@@ -98,6 +105,7 @@ def _advance(
         partial.score += log_prob
         if label not in silent:
             partial.emit(label, frame, log_prob)
+            partial.context_row = contexts.row_after(partial.context_row, label)
             return frame + 1
     return frames.stop
 
@@ -134,7 +142,7 @@ def ctc_greedy_search(
 
 
 def _collapse(labels: list[int], log_probs: list[float], blank_id: int) -> Hypothesis:
-    partial = _Partial(())
+    partial = _Partial()
     previous = blank_id
     for frame, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
         if label not in (previous, blank_id):

@@ -72,11 +72,6 @@ def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
-def first_context(context_size: int, blank_id: int) -> tuple[int, ...]:
-    """The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
-    return (-1,) * (context_size - 1) + (blank_id,)
-
-
 def check_encoded(encoded: Encoded) -> list[int]:
     """The lengths of a batch as a list.
 

@@ -1,0 +1,49 @@
+"""Label contexts of a batch of searches: each is given to the predictor once, however many hypotheses share it.
+
+The predictor sees only the last few labels, so hypotheses, utterances and frames meet the same contexts again and again;
+a search holds row numbers and gathers projected contexts (..., J) from one table.
+"""
+
+import torch
+from torch import Tensor
+
+from zipasr.search.scorer import Scorer
+
+FIRST_ROW = 0
+"""The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
+
+
+class Contexts:
+    """Every label context met so far, by row, and what the predictor makes of it."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        """Start with the context of a hypothesis without labels in `FIRST_ROW`."""
+        self._scorer = scorer
+        self._contexts = [(-1,) * (scorer.context_size - 1) + (scorer.blank_id,)]
+        self._rows = {self._contexts[0]: 0}
+        self._num_known = 0
+        self._table_MJ: Tensor | None = None
+
+    def row_after(self, row: int, label: int) -> int:
+        """Row of the context that follows the one in `row` when `label` is emitted."""
+        context = (*self._contexts[row][1:], label)
+        if context not in self._rows:
+            self._rows[context] = len(self._contexts)
+            self._contexts.append(context)
+        return self._rows[context]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Projected contexts (..., J) of any rows."""
+        num_rows = len(self._contexts)
+        if self._num_known < num_rows:
+            new_MC = torch.tensor(self._contexts[self._num_known :], device=rows.device)
+            new_MJ = self._scorer.predict(new_MC)
+            if self._table_MJ is None or self._table_MJ.shape[0] < num_rows:
+                table_MJ = new_MJ.new_empty(2 * num_rows + 64, new_MJ.shape[1])
+                if self._table_MJ is not None:
+                    table_MJ[: self._num_known] = self._table_MJ[: self._num_known]
+                self._table_MJ = table_MJ
+            self._table_MJ[self._num_known : num_rows] = new_MJ
+            self._num_known = num_rows
+        assert self._table_MJ is not None
+        return self._table_MJ[rows]
