@@ -23,9 +23,7 @@ def __getattr__(name: str) -> Any:
         return version("zipasr")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(
-        f"module 'zipasr' has no attribute {name!r}; it offers {', '.join(__all__)} and its submodules"
-    )
+    raise AttributeError(f"module 'zipasr' has no attribute {name!r}; it offers {', '.join(__all__)} and its submodules")
 
 
 def __dir__() -> list[str]:

@@ -139,7 +139,11 @@ def _replace_folder(new: Path, folder: Path) -> None:
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         new.rename(folder)

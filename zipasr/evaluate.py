@@ -18,10 +18,10 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import AudioError, DataError
-from zipasr.recognizer import MAX_BATCH_S, Recognizer
+from zipasr.recognizer import Recognizer
 
-_GROUP_BATCHES = 8
-"""Recordings are read until they fill this many batches and then sorted by length; more would only take memory."""
+_GROUP_S = 1800.0
+"""Sound that is read, then sorted by length and transcribed in batches; half an hour takes 115 MB."""
 
 
 class Errors(NamedTuple):
@@ -191,21 +191,21 @@ def error_rates(pairs: Iterable[tuple[str, str]]) -> ErrorRates:
 
 
 def evaluate(
-    recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, max_batch_s: float = MAX_BATCH_S
+    recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, max_batch_s: float | None = None
 ) -> EvaluationReport:
     """Transcribe utterances and count the errors.
 
     Args:
         recognizer: the model and search to judge.
         utterances: recordings with their text, for example of `read_cuts`; read as needed, not kept.
-        max_batch_s: seconds of sound in a batch, padding included.
+        max_batch_s: see `Recognizer.transcribe_many`.
     Raises:
         DataError: there is no utterance that can be read.
     """
     results: list[UtteranceResult] = []
     unreadable: list[tuple[str, str]] = []
     decode_s = 0.0
-    for group in _groups(utterances, max_batch_s * _GROUP_BATCHES, unreadable):
+    for group in _groups(utterances, unreadable):
         started = time.perf_counter()
         transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
         decode_s += time.perf_counter() - started
@@ -238,9 +238,9 @@ def evaluate(
 
 
 def _groups(
-    utterances: Iterable[ReferenceUtterance], group_s: float, unreadable: list[tuple[str, str]]
+    utterances: Iterable[ReferenceUtterance], unreadable: list[tuple[str, str]]
 ) -> Iterator[list[tuple[str, np.ndarray, str]]]:
-    """Readable utterances in groups of about `group_s` seconds; the others are added to `unreadable`."""
+    """Readable utterances in groups of about half an hour; the others are added to `unreadable`."""
     group: list[tuple[str, np.ndarray, str]] = []
     num_samples = 0
     for utterance in utterances:
@@ -249,7 +249,7 @@ def _groups(
             continue
         group.append((utterance.id, utterance.samples, utterance.text))
         num_samples += len(utterance.samples)
-        if num_samples >= group_s * SAMPLE_RATE_HZ:
+        if num_samples >= _GROUP_S * SAMPLE_RATE_HZ:
             yield group
             group, num_samples = [], 0
     if group:

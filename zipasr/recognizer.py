@@ -32,8 +32,9 @@ FRAME_S = 0.04
 """Seconds between encoder frames, 25 Hz."""
 TAIL_PADDING_FRAMES = 32
 """Features of padding after every utterance. With 24 or more, results alone and in a batch agree within 6e-6."""
-MAX_BATCH_S = 240.0
-"""Seconds of padded sound in a batch: enough that a batch of sentences keeps many cores or a GPU busy."""
+_CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
+# On two CPU cores the encoder's time per second of sound is flat from 8 to 60 s in a batch and a third higher at 240 s,
+# which no longer fits the caches (`small`, sentences of 4 s and of 30 s); an accelerator wants many at once.
 _FEATURES_PER_S = 100
 _DEFAULT_BEAM = 4
 
@@ -130,14 +131,13 @@ class Recognizer:
         samples = load_audio(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
         return self.transcribe_many([samples])[0]
 
-    def transcribe_many(
-        self, recordings: Sequence[np.ndarray], *, max_batch_s: float = MAX_BATCH_S
-    ) -> list[Transcript]:
+    def transcribe_many(self, recordings: Sequence[np.ndarray], *, max_batch_s: float | None = None) -> list[Transcript]:
         """Transcribe many recordings, those of similar length together.
 
         Args:
             recordings: each (samples,) float32 at 16 kHz.
-            max_batch_s: seconds of sound in a batch, padding included; a longer recording is a batch of its own.
+            max_batch_s: seconds of sound in a batch, padding included; a longer recording is a batch of its own. None: 60
+                on a CPU, 600 elsewhere.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
         """
@@ -145,7 +145,7 @@ class Recognizer:
         lens = [self.fbank.num_frames(len(samples)) for samples in recordings]
         return self._transcribe_all(durations_s, lens, lambda i: self.fbank(recordings[i]), max_batch_s)
 
-    def transcribe_features(self, features: Sequence[Tensor], *, max_batch_s: float = MAX_BATCH_S) -> list[Transcript]:
+    def transcribe_features(self, features: Sequence[Tensor], *, max_batch_s: float | None = None) -> list[Transcript]:
         """Transcribe features, each (T, F) at 100 Hz as this model's `fbank` makes them; see `transcribe_many`."""
         lens = [len(frames) for frames in features]
         durations_s = [length / _FEATURES_PER_S for length in lens]
@@ -166,7 +166,7 @@ class Recognizer:
         durations_s: Sequence[float],
         lens: Sequence[int],
         features_of: Callable[[int], Tensor],
-        max_batch_s: float,
+        max_batch_s: float | None,
     ) -> list[Transcript]:
         transcripts = [Transcript("", duration_s=duration_s) for duration_s in durations_s]
         for batch in self._batches(lens, max_batch_s):
@@ -174,8 +174,10 @@ class Recognizer:
                 transcripts[i] = self._to_transcript(hypothesis, durations_s[i])
         return transcripts
 
-    def _batches(self, lens: Sequence[int], max_batch_s: float) -> Iterator[list[int]]:
+    def _batches(self, lens: Sequence[int], max_batch_s: float | None) -> Iterator[list[int]]:
         """Indices of recordings that go together, longest first; those too short for a single frame are left out."""
+        if max_batch_s is None:
+            max_batch_s = _CPU_BATCH_S if self.device.type == "cpu" else _ACCELERATOR_BATCH_S
         if not max_batch_s > 0:
             raise ValueError(f"max_batch_s must be positive, but is {max_batch_s}")
         long_enough = [i for i, length in enumerate(lens) if self.scorer.output_length(length) > 0]
@@ -228,7 +230,5 @@ def _resolve_search(search: SearchConfig, scorer: Scorer) -> SearchConfig:
     if search.method == "ctc_greedy" and not scorer.has_ctc:
         raise ConfigError("the search ctc_greedy needs a CTC head, but this model has none; use beam or greedy")
     if search.method in ("beam", "greedy") and not scorer.has_transducer:
-        raise ConfigError(
-            f"the search {search.method} needs a transducer head, but this model has none; use ctc_greedy"
-        )
+        raise ConfigError(f"the search {search.method} needs a transducer head, but this model has none; use ctc_greedy")
     return search

@@ -49,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_FAILED
     except Exception as error:
         traceback.print_exc()
-        return _report(
-            f"error: unexpected {type(error).__name__}: {error}; this is a bug, please report it", _EXIT_FAILED
-        )
+        return _report(f"error: unexpected {type(error).__name__}: {error}; this is a bug, please report it", _EXIT_FAILED)
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

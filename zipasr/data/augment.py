@@ -3,11 +3,13 @@
 Speed perturbation happens on the sound, where it is read (`zipasr.data.batching`).
 """
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +23,15 @@ class SpecAugmentConfig:
     time_warp_frames: int = 80
     """Largest shift of the warped centre; utterances shorter than about twice this are not warped. 0: none."""
     num_frequency_masks: int = 2
-    """Bands of mel bins set to the mean."""
+    """Bands of mel bins set to the mean; 0: none."""
     frequency_mask_bins: int = 27
     """A band is narrower than this."""
     num_time_masks: int = 10
-    """Most spans of frames set to the mean."""
+    """Most spans of frames set to the mean; 0: none."""
     time_mask_frames: int = 100
     """A span is shorter than this."""
     max_time_share: float = 0.15
-    """Share of the frames that all spans together may take."""
+    """Share of the frames that all spans together may take; 0: none."""
     prob: float = 0.9
     """Probability of the warp, and again of the masks, for each utterance."""
 
@@ -38,19 +40,27 @@ class SpecAugmentConfig:
             raise ConfigError(f"prob must be within 0 and 1, but is {self.prob}")
         if not 0.0 <= self.max_time_share <= 1.0:
             raise ConfigError(f"max_time_share must be within 0 and 1, but is {self.max_time_share}")
+        for name in ("time_warp_frames", "num_frequency_masks", "num_time_masks"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
+        for name in ("frequency_mask_bins", "time_mask_frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block under its own random state of torch's CPU generator and of `random`, which lhotse draws from."""
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
-    torch.manual_seed(seed)
+    """Run a block under its own random state of all that lhotse draws from: torch's CPU generator, `random` and numpy."""
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(seed)
     random.seed(seed)
+    np.random.seed(seed % 2**32)
     try:
         yield
     finally:
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def spec_augment(features: Tensor, lens: Tensor, config: SpecAugmentConfig) -> Tensor:
@@ -61,17 +71,21 @@ def spec_augment(features: Tensor, lens: Tensor, config: SpecAugmentConfig) -> T
         lens: (N,) valid frames; only they are warped, while masks may fall on padding as in the published recipe.
         config: what to do.
     Returns:
-        (N, T, F), a new tensor. Draws come from `random` and torch's generator: call inside `seeded`.
+        (N, T, F), a new tensor. Draws come from the global generators of three libraries: call inside `seeded`.
     """
     from lhotse.dataset import SpecAugment
 
+    # Lhotse divides by zero, or draws from an empty range, where not one frame may be masked: then a span of 0 frames.
+    masked_frames = config.max_time_share * features.shape[1]
+    num_spans = min(config.num_time_masks, math.ceil(masked_frames / config.time_mask_frames))
+    has_spans = num_spans > 0 and masked_frames >= num_spans
     transform = SpecAugment(
         time_warp_factor=config.time_warp_frames,
         num_feature_masks=config.num_frequency_masks,
-        features_mask_size=config.frequency_mask_bins,
-        num_frame_masks=config.num_time_masks,
-        frames_mask_size=config.time_mask_frames,
-        max_frames_mask_fraction=config.max_time_share,
+        features_mask_size=min(config.frequency_mask_bins, features.shape[2] + 1),
+        num_frame_masks=config.num_time_masks if has_spans else 1,
+        frames_mask_size=config.time_mask_frames if has_spans else 1,
+        max_frames_mask_fraction=config.max_time_share if has_spans else 1.0,
         p=config.prob,
     )
     segments = torch.stack([torch.arange(len(lens)), torch.zeros_like(lens), lens], dim=1).int()

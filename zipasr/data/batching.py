@@ -6,7 +6,8 @@ changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDI
 """
 
 import hashlib
-from collections import OrderedDict
+import signal
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -60,19 +61,24 @@ class BatchConfig:
     concat_prob: float = 0.0
     """Probability that an utterance is joined to others, drawn at random, to a longer one; for short utterances."""
     concat_max_s: float = 10.0
-    """A joined utterance is not longer than this."""
+    """A joined utterance is not longer than this, before its speed is changed."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     """Warping and masks, or None."""
     cache_mb: int = 0
-    """Features kept in memory from epoch to epoch, in MiB; 0 reads the sound anew each time."""
+    """Features kept in memory from epoch to epoch, in MiB for each process that reads; 0 reads the sound anew each time."""
 
     def __post_init__(self) -> None:
         if self.max_duration_s <= 0:
             raise ConfigError(f"max_duration_s must be positive, but is {self.max_duration_s}")
         if self.num_buckets < 1:
             raise ConfigError(f"num_buckets must be at least 1, but is {self.num_buckets}")
-        if not self.speed_factors or min(self.speed_factors) <= 0.3 or max(self.speed_factors) > 3.0:
+        if not self.speed_factors or min(self.speed_factors) < 0.3 or max(self.speed_factors) > 3.0:
             raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
+        if not 0.0 <= self.concat_prob <= 1.0:
+            raise ConfigError(f"concat_prob must be within 0 and 1, but is {self.concat_prob}")
+        for name in ("concat_max_s", "cache_mb"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
 
 
 class BatchPlan:
@@ -197,10 +203,12 @@ class BatchReader(Dataset[Batch]):
 
 
 class _Position(torch.utils.data.Sampler[Any]):
-    """Yields (epoch, index, items) from a given position to the end of the last epoch."""
+    """Yields (epoch, index, items) from a given position to the end of the last epoch; notes the place of each."""
 
     def __init__(self, plan: BatchPlan, *, epoch: int, index: int, num_epochs: int) -> None:
         self.plan, self.start, self.num_epochs = plan, (epoch, index), num_epochs
+        self.places: deque[tuple[int, int, bool]] = deque()
+        """Epoch, index and whether it ends the epoch, of what was asked for and not yet taken."""
 
     def __iter__(self) -> Iterator[Any]:
         first_epoch, first_index = self.start
@@ -208,7 +216,21 @@ class _Position(torch.utils.data.Sampler[Any]):
             batches = self.plan.epoch(epoch)
             start = first_index if epoch == first_epoch else 0
             for index in range(start, len(batches)):
+                self.places.append((epoch, index, index == len(batches) - 1))
                 yield epoch, index, batches[index]
+
+
+class _Messenger(Dataset["Batch | DataError"]):
+    """A reader that gives its errors back: raised in another process, they would arrive as the text of a traceback."""
+
+    def __init__(self, reader: BatchReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, key: Any) -> Batch | DataError:
+        try:
+            return self.reader[key]
+        except DataError as error:
+            return error
 
 
 class PlacedBatch(NamedTuple):
@@ -234,14 +256,45 @@ def read_batches(
         index: first batch in it, from 0.
         num_epochs: epochs of the whole run.
         num_workers: processes that read ahead; 0 reads in this one.
+    Raises:
+        DataError: an utterance cannot be read, or a process that reads ahead died.
     """
     position = _Position(plan, epoch=epoch, index=index, num_epochs=num_epochs)
-    loader: DataLoader[Batch] = DataLoader(reader, batch_size=None, sampler=position, num_workers=num_workers)
+    loader: DataLoader[Batch | DataError] = DataLoader(
+        _Messenger(reader),
+        batch_size=None,
+        sampler=position,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_leave_interrupts_to_main,
+        generator=torch.Generator(),  # the global one would be drawn from here: a resumed run would go another way
+    )
     batches = iter(loader)
-    for e in range(epoch, num_epochs):
-        count = len(plan.epoch(e))
-        for i in range(index if e == epoch else 0, count):
-            yield PlacedBatch(e, i, i == count - 1, next(batches))
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads data died ({error}), most likely for lack of memory or shared memory; "
+                "lower num_workers or batch.cache_mb, then run the same command again"
+            ) from error
+        if isinstance(batch, DataError):
+            raise batch
+        yield PlacedBatch(*position.places.popleft(), batch)
+
+
+def _unchanged(batch: Any) -> Any:
+    """Keep torch from converting the fields of a batch."""
+    return batch
+
+
+def _leave_interrupts_to_main(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; readers must live on until the trainer has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stable_seed(*parts: int) -> int:

@@ -20,7 +20,7 @@ class Contexts:
         """Start with the context of a hypothesis without labels in `FIRST_ROW`."""
         self._scorer = scorer
         self._contexts = [(-1,) * (scorer.context_size - 1) + (scorer.blank_id,)]
-        self._rows = {self._contexts[0]: 0}
+        self._rows = {self._contexts[0]: FIRST_ROW}
         self._num_known = 0
         self._table_MJ: Tensor | None = None
 

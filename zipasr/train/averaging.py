@@ -1,6 +1,7 @@
 """The running average of the weights, in float64, and the average over an interval that two of them give.
 
-After each `average_period` batches the model enters the mean of all such models since the start. Two means, at batches
+After each `average_period` batches the model enters the mean of all such models since the start. It is kept on the
+model's device, except that MPS knows no float64: then on the CPU. Two means, at batches
 s < e, give the mean of the models between them: avg_e · e/(e-s) - avg_s · s/(e-s).
 Source: checkpoint averaging of the published recipe.
 """
@@ -16,7 +17,7 @@ class RunningAverage:
 
     def __init__(self, model: nn.Module, period: int) -> None:
         self.period = period
-        self.tensors = {name: tensor.detach().double().clone() for name, tensor in _weights(model).items()}
+        self.tensors = {name: _widened(tensor).clone() for name, tensor in _weights(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, num_batches: int) -> None:
@@ -25,7 +26,7 @@ class RunningAverage:
             return
         weight = self.period / num_batches
         for name, tensor in _weights(model).items():
-            self.tensors[name].lerp_(tensor.double(), weight)
+            self.tensors[name].lerp_(_widened(tensor), weight)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` was when it was saved."""
@@ -38,15 +39,20 @@ def interval_average(
     """Mean, in float32, of the models between two running averages, the first exclusive.
 
     Args:
-        start: running average after `start_batches`, ignored where that is below `period`.
-        end: running average after `end_batches`.
+        start: running average after `start_batches`, float64; ignored where that is below `period`.
+        end: running average after `end_batches`, float64.
         period: batches between two models that entered.
     """
     start_batches, end_batches = start_batches // period * period, end_batches // period * period
     if not 0 < start_batches < end_batches:
         return {name: tensor.float() for name, tensor in end.items()}
     weight = end_batches / (end_batches - start_batches)
-    return {name: torch.lerp(start[name].double(), tensor.double(), weight).float() for name, tensor in end.items()}
+    return {name: torch.lerp(start[name].to(tensor), tensor, weight).float() for name, tensor in end.items()}
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -83,11 +83,18 @@ class TrainConfig:
     """Processes that read data ahead."""
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints"):
+        counts = ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints", "log_interval")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        if self.lr <= 0.0:
-            raise ConfigError(f"lr must be positive, but is {self.lr}")
+        for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        for name in ("lr_warmup_batches", "simple_loss_scale", "ctc_loss_scale", "loss_warmup_batches", "num_workers"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
+        if not 0.0 <= self.lr_warmup_start <= 1.0:
+            raise ConfigError(f"lr_warmup_start must be within 0 and 1, but is {self.lr_warmup_start}")
         if not 0.0 < self.average_share <= 1.0:
             raise ConfigError(f"average_share must be above 0 and at most 1, but is {self.average_share}")
         if not 0.0 <= self.min_duration_s < self.max_duration_s:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.validate import has_enough_frames
 from zipasr.errors import DataError
 from zipasr.tokenizer import Tokenizer
@@ -26,10 +27,10 @@ class TrainData:
 
 
 def read_cuts(path: Path) -> list[Any]:
-    """The cuts of a lhotse manifest, each with exactly one supervision.
+    """The cuts of a lhotse manifest at 16 kHz; those without exactly one supervision with a text are left out.
 
     Raises:
-        DataError: there is no such file or it is not a manifest of cuts.
+        DataError: there is no such file, it is not a manifest of cuts, or one has another sampling rate.
     """
     try:
         from lhotse import CutSet
@@ -44,7 +45,16 @@ def read_cuts(path: Path) -> list[Any]:
         cuts = list(CutSet.from_file(path))
     except Exception as error:
         raise DataError(f"{path} must be a lhotse manifest of cuts, but cannot be read: {error}") from error
-    return [cut for cut in cuts if len(cut.supervisions) == 1 and cut.supervisions[0].text]
+    usable = [cut for cut in cuts if len(cut.supervisions) == 1 and (cut.supervisions[0].text or "").strip()]
+    if len(usable) < len(cuts):
+        logger.warning("left out %d of %d cuts in %s: not one text each", len(cuts) - len(usable), len(cuts), path)
+    for cut in usable:
+        if cut.sampling_rate != SAMPLE_RATE_HZ:
+            raise DataError(
+                f"cuts must be of sound at {SAMPLE_RATE_HZ} Hz, but {cut.id} in {path} is at {cut.sampling_rate} Hz; "
+                f"convert them with: zipasr prepare {path} --out DIR"
+            )
+    return usable
 
 
 def make_tokenizer(cuts: Sequence[Any], config: TokenizerConfig) -> Tokenizer:
@@ -57,8 +67,13 @@ def select(cuts: Sequence[Any], dev_cuts: Sequence[Any], tokenizer: Tokenizer, c
     """Leave out training utterances that are too short, too long, or have more tokens than encoder frames.
 
     Raises:
-        DataError: nothing is left.
+        DataError: nothing is left, or there is nothing to validate on.
     """
+    if not dev_cuts:
+        raise DataError(
+            f"there must be utterances to validate on, but dev_cuts.jsonl.gz in {config.data} holds none; move some there "
+            "from train_cuts.jsonl.gz, or prepare 3 utterances or more"
+        )
     fastest = max(config.batch.speed_factors)
     dropped: Counter[str] = Counter()
     kept = []

@@ -1,24 +1,34 @@
 """What a run reports while it goes: a progress bar on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
 
+import contextlib
+import io
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from zipasr.errors import DataError
+from zipasr.errors import CheckpointError, DataError
 
 
 class RunLog:
     """One progress bar, one TensorBoard writer, one file of JSON lines."""
 
     def __init__(self, folder: Path, *, total_batches: int, done_batches: int, is_quiet: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise DataError('training needs tensorboard, but it is not installed; pip install "zipasr[train]"') from error
+        self._folder = folder
+        with _writing(folder):
+            self._file = (folder / "metrics.jsonl").open("a+b")
+            if self._file.tell() > 0:  # a run that was killed may have left half a line
+                self._file.seek(-1, io.SEEK_END)
+                self._file.write(b"" if self._file.read(1) == b"\n" else b"\n")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
         self._bar = tqdm(
             total=total_batches,
             initial=done_batches,
@@ -27,10 +37,10 @@ class RunLog:
             disable=is_quiet,
             file=sys.stderr,
             dynamic_ncols=True,
-            mininterval=1.0,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
         )
         self._totals: dict[str, float] = {}
-        self._audio_s = self._frames = 0.0
+        self._audio_s = 0.0
         self._window_start = time.monotonic()
 
     def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
@@ -45,20 +55,20 @@ class RunLog:
         elapsed_s = time.monotonic() - self._window_start
         means = {name: total / max(self._audio_s, 1e-9) for name, total in self._totals.items()}
         line = {**means, "hours_per_hour": self._audio_s / max(elapsed_s, 1e-9), **values}
-        self._bar.set_postfix_str(
-            f"loss {line['loss']:.2f} lr {values['lr']:.4f} {line['hours_per_hour']:.0f} h audio/h", refresh=False
-        )
+        shown = f"lr {values['lr']:.4f} {line['hours_per_hour']:.0f} h audio/h"
+        self._bar.set_postfix_str(f"loss {means['loss']:.2f} {shown}" if means else shown, refresh=False)
         self.line("train", num_batches, line)
         self._totals, self._audio_s = {}, 0.0
         self._window_start = time.monotonic()
 
     def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
         """Write one line of numbers."""
-        self._file.write(json.dumps({"kind": kind, "batch": num_batches, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, num_batches)
+        with _writing(self._folder):
+            self._file.write(json.dumps({"kind": kind, "batch": num_batches, **values}).encode() + b"\n")
+            self._file.flush()
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, num_batches)
 
     def message(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -67,12 +77,27 @@ class RunLog:
     def close(self) -> None:
         """Finish the bar and the files."""
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk has been reported where it was met
+            self._board.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the log of the run in {folder} cannot be written: {error}; checkpoints written before are untouched. "
+            "Free some space, then run the same command again"
+        ) from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts.
+
+    A line that was cut off when a run was killed is passed over.
 
     Raises:
         DataError: the folder has no such file.
@@ -81,6 +106,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"{folder} must be the folder of a run with a metrics.jsonl, but has none; give train's --out")
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        lines[line["kind"], line["batch"]] = line
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            lines[line["kind"], line["batch"]] = line
     return list(lines.values())

@@ -68,8 +68,10 @@ class TrainState:
             "whiten_prob": {name: m.prob for name, m in self.model.named_modules() if isinstance(m, Whiten)},
         }
         named["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            named["random.cuda"] = torch.cuda.get_rng_state()
+        if self._device.type == "cuda":
+            named["random.cuda"] = torch.cuda.get_rng_state(self._device)
+        elif self._device.type == "mps":
+            named["random.mps"] = torch.mps.get_rng_state()
         tensors |= {TENSORS_FILE: named, AVERAGE_FILE: self.average.tensors}
         checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs=blobs)
 
@@ -77,22 +79,33 @@ class TrainState:
         """Take over everything from a training checkpoint.
 
         Raises:
-            CheckpointError: it is damaged or belongs to another model.
+            CheckpointError: it is damaged or belongs to another model or version.
         """
         files = checkpoint.CheckpointFolder(folder)
         document, named = files.document(TRAINING_FILE), files.tensors(TENSORS_FILE)
         average = files.tensors(AVERAGE_FILE)
         load_weights(self.model, files.tensors(WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
-        self.optimizer.load_state_dict(_unflatten(document["optimizer"], named))
-        self.scheduler.load_state_dict(document["scheduler"])
-        self.average.load(average)
-        for name, module in self.model.named_modules():
-            if isinstance(module, Whiten):
-                module.prob = document["whiten_prob"][name]
-        self.position = Position(**document["position"])
+        try:
+            self.optimizer.load_state_dict(_unflatten(document["optimizer"], named))
+            self.scheduler.load_state_dict(document["scheduler"])
+            self.average.load(average)
+            for name, module in self.model.named_modules():
+                if isinstance(module, Whiten):
+                    module.prob = document["whiten_prob"][name]
+            self.position = Position(**document["position"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder} must be a training checkpoint of this model and version, but is of another: {error!r}"
+            ) from error
         torch.set_rng_state(named["random.cpu"])
-        if torch.cuda.is_available() and "random.cuda" in named:
-            torch.cuda.set_rng_state(named["random.cuda"])
+        if self._device.type == "cuda" and "random.cuda" in named:
+            torch.cuda.set_rng_state(named["random.cuda"], self._device)
+        elif self._device.type == "mps" and "random.mps" in named:
+            torch.mps.set_rng_state(named["random.mps"])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
@@ -133,9 +146,13 @@ def load_newest(state: TrainState, run_folder: Path) -> bool:
     return False
 
 
-def remove_old(run_folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
-    for folder in list(checkpoint_folders(run_folder).values())[:-keep]:
+def remove_old(run_folder: Path, keep: int, newest: int) -> None:
+    """Remove all but the `keep` newest checkpoints of those up to `newest` batches, and what a killed run left half done.
+
+    Later ones are damaged ones that the run was resumed in front of; they do not count, and are overwritten in time.
+    """
+    folders = [folder for n, folder in checkpoint_folders(run_folder).items() if n <= newest]
+    for folder in [*folders[:-keep], *(run_folder / "checkpoints").glob(".batch-*.partial-*")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

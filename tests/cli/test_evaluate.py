@@ -1,0 +1,93 @@
+"""Contract: `zipasr evaluate` on a tiny random model and generated sound."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.tiny_model import noise, save_tiny
+from zipasr.cli import main
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_tiny(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    folder = tmp_path_factory.mktemp("data")
+    made = []
+    for i in range(4):
+        soundfile.write(folder / f"{i}.flac", noise(0.5 + 0.2 * i, i), 16_000)
+        recording = Recording.from_file(folder / f"{i}.flac", recording_id=str(i))
+        supervision = SupervisionSegment(str(i), str(i), 0.0, recording.duration, text="THE LAZY DOG")
+        made.append(MonoCut(str(i), 0.0, recording.duration, 0, supervisions=[supervision], recording=recording))
+    (folder / "3.flac").write_bytes((folder / "3.flac").read_bytes()[:500])
+    CutSet.from_cuts(made).to_file(folder / "test_cuts.jsonl.gz")
+    return folder / "test_cuts.jsonl.gz"
+
+
+def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("WER ")
+    assert "/ 9 words" in lines[0]
+    assert lines[1].startswith("CER ")
+    assert "/ 30 characters" in lines[1]
+    assert lines[2].startswith("3 utterances")
+    assert "real-time factor" in lines[2]
+    assert lines[3] == "1 left out because they cannot be read"
+    assert "ref: THE LAZY DOG" in captured.out
+    assert "zipasr: left out 3: " in captured.err
+
+
+@pytest.mark.parametrize("options", [[], ["--search", "greedy"], ["--search", "ctc_greedy"], ["--beam", "2"]])
+def test_json(run_folder: Path, cuts: Path, options: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder / "model"), str(cuts), "--json", "--device", "cpu", *options]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {"wer", "cer", "num_utterances", "num_words", "insertions", "deletions", "substitutions"} <= figures.keys()
+    assert (figures["num_utterances"], figures["num_words"], figures["num_unreadable"]) == (3, 9, 1)
+    errors = figures["insertions"] + figures["deletions"] + figures["substitutions"]
+    assert figures["wer"] == pytest.approx(100 * errors / 9, abs=1e-3)
+
+
+def test_blank_penalty_has_an_effect(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts), "--json", "--blank-penalty", "-100"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["wer"], figures["deletions"]) == (100.0, 9)
+
+
+def test_out_file(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts), "--out", str(tmp_path / "results.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
+    assert str(tmp_path / "results.jsonl") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--beam", "0"], 2, "beam must be at least 1"),
+        (["--beam", "3", "--search", "greedy"], 2, "beam has no effect on the search greedy"),
+        (["--device", "abacus"], 2, "device must be"),
+    ],
+)
+def test_misuse(run_folder: Path, cuts: Path, options: list[str], code: int, message: str, capsys) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts), *options]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_missing_places(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(tmp_path / "nowhere"), str(cuts)]) == 1
+    assert "must be a model folder" in capsys.readouterr().err
+    assert main(["evaluate", str(run_folder), str(tmp_path / "nothing.jsonl.gz")]) == 1
+    assert "must be a file of Lhotse cuts" in capsys.readouterr().err

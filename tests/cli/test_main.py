@@ -1,0 +1,130 @@
+"""Contract of the command line: verbs, exit codes, one line for an error, and a quick --help."""
+
+import argparse
+import errno
+import importlib
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from zipasr.cli import command, main
+from zipasr.errors import AudioError, ConfigError
+
+
+@pytest.fixture
+def failing_verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException | int]:
+    """A verb `fail` that raises or returns what the test puts in under "outcome"."""
+    outcome: dict[str, BaseException | int] = {}
+
+    class Module:
+        @staticmethod
+        def add_parser(subparsers: argparse._SubParsersAction) -> None:
+            subparsers.add_parser("fail").set_defaults(run=Module.run)
+
+        @staticmethod
+        def run(args: argparse.Namespace) -> int:
+            if isinstance(outcome["outcome"], BaseException):
+                raise outcome["outcome"]
+            return outcome["outcome"]
+
+    original = importlib.import_module
+    monkeypatch.setattr(command, "VERBS", ("fail",))
+    monkeypatch.setattr(
+        command.importlib, "import_module", lambda name: Module if name == "zipasr.cli.fail" else original(name)
+    )
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "message"),
+    [
+        (0, 0, ""),
+        (1, 1, ""),
+        (AudioError("Expected this,\n  got that."), 1, "zipasr: error: Expected this, got that.\n"),
+        (ConfigError("beam must be 1"), 2, "zipasr: error: beam must be 1\n"),
+        (KeyboardInterrupt(), 130, "zipasr: interrupted\n"),
+    ],
+)
+def test_exit_codes(failing_verb: dict, capsys: pytest.CaptureFixture, outcome, code: int, message: str) -> None:
+    failing_verb["outcome"] = outcome
+    assert main(["fail"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == message
+
+
+def test_a_bug_shows_where_it_is(failing_verb: dict, capsys: pytest.CaptureFixture) -> None:
+    failing_verb["outcome"] = ZeroDivisionError("division by zero")
+    assert main(["fail"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.endswith("zipasr: error: unexpected ZeroDivisionError: division by zero; this is a bug, please report it\n")
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "b", "--search", "guess"]])
+def test_misuse_is_two(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(argv) == 2
+    assert "usage: zipasr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", command.VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"usage: zipasr {verb}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("zipasr ")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from zipasr.cli import main; code = main(['--help']); "
+        "heavy = {'torch', 'numpy', 'av', 'lhotse', 'sentencepiece'} & set(sys.modules); "
+        "print(heavy, file=sys.stderr); sys.exit(code or len(heavy))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - started < 5.0  # 0.1 s on an idle machine; here only against loading torch unnoticed
+    for verb in command.VERBS:
+        assert verb in done.stdout
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run([sys.executable, "-m", "zipasr"], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage: zipasr" in done.stderr
+
+
+def test_reader_that_goes_away_is_no_traceback() -> None:
+    code = (
+        "import sys, zipasr.cli.command as c; import types; "
+        "run = lambda args: [print('x' * 1000, flush=True) for _ in range(1000)] and 0; "
+        "add = lambda s: s.add_parser('talk').set_defaults(run=run); "
+        "sys.modules['zipasr.cli.talk'] = types.SimpleNamespace(add_parser=add); c.VERBS = ('talk',); "
+        "sys.exit(c.main(['talk']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_full_disk_of_stdout_is_reported() -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zipasr", "--version"], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode != 0
+    assert os.strerror(errno.ENOSPC) in done.stderr

@@ -1,0 +1,88 @@
+"""Golden: log-probabilities of the original's CTC head. Law: padding, order and impossible utterances. Contract: the
+loss is the sum over the batch, in float32."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.golden_files import assert_close_to, load_golden, seeded, weights
+from zipasr.heads.ctc import CtcConfig, CtcHead
+from zipasr.nn.encoded import Encoded
+
+
+def head(dropout: float = 0.1) -> CtcHead:
+    torch.manual_seed(0)
+    return CtcHead(CtcConfig(dropout=dropout), encoder_channels=8, vocab_size=6, blank=0).eval()
+
+
+ENCODED = Encoded(seeded(3, 9, 8), torch.tensor([9, 7, 4]))
+LABELS = torch.tensor([[1, 2, 3], [4, 4, 0], [5, 0, 0]])
+LABEL_LENS = torch.tensor([3, 2, 1])
+
+
+def test_log_probs_equal_golden() -> None:
+    _, golden = load_golden("e_asr_model")
+    module = CtcHead(CtcConfig(), encoder_channels=64, vocab_size=30, blank=0).eval()
+    module.output.load_state_dict(weights(golden, "w.ctc_output.1."))
+    assert_close_to(module(golden["out.encoder_out"]), golden["out.ctc_output"])
+
+
+def test_loss_is_the_sum_over_the_batch() -> None:
+    module = head()
+    expected = functional.ctc_loss(
+        module(ENCODED.frames).transpose(0, 1), LABELS, ENCODED.lens, LABEL_LENS, blank=0, reduction="sum"
+    )
+    losses = module.loss(ENCODED, LABELS, LABEL_LENS)
+    assert losses.keys() == {"ctc"}
+    torch.testing.assert_close(losses["ctc"], expected)
+    each = [
+        module.loss(Encoded(ENCODED.frames[n : n + 1], ENCODED.lens[n : n + 1]), LABELS[n : n + 1], LABEL_LENS[n : n + 1])
+        for n in range(3)
+    ]
+    torch.testing.assert_close(sum(loss["ctc"] for loss in each), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 5, -1, -100])
+def test_what_padding_holds_does_not_matter(padding: int) -> None:
+    module = head()
+    labels = LABELS.clone()
+    labels[1, 2:], labels[2, 1:] = padding, padding
+    frames = ENCODED.frames.clone()
+    frames[1, 7:], frames[2, 4:] = 50.0, -50.0
+    loss = module.loss(Encoded(frames, ENCODED.lens), labels, LABEL_LENS)["ctc"]
+    torch.testing.assert_close(loss, module.loss(ENCODED, LABELS, LABEL_LENS)["ctc"])
+
+
+def test_an_utterance_without_alignment_counts_nothing() -> None:
+    """Two equal labels need three frames; the rest of the batch must train on."""
+    module = head()
+    encoded = Encoded(ENCODED.frames, torch.tensor([9, 2, 4]))
+    loss = module.loss(encoded, LABELS, LABEL_LENS)["ctc"]
+    rest = [0, 2]
+    expected = module.loss(Encoded(ENCODED.frames[rest], encoded.lens[rest]), LABELS[rest], LABEL_LENS[rest])["ctc"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+def test_dropout_works_while_training_only() -> None:
+    module = head(dropout=0.5)
+    assert torch.equal(module(ENCODED.frames), module(ENCODED.frames))
+    module.train()
+    assert not torch.equal(module(ENCODED.frames), module(ENCODED.frames))
+    assert CtcConfig().dropout == 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_loss_is_float32_of_finite_gradient(dtype: torch.dtype) -> None:
+    module = head()
+    frames = ENCODED.frames.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        loss = module.loss(Encoded(frames, ENCODED.lens), LABELS, LABEL_LENS)["ctc"]
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+    torch.testing.assert_close(loss, module.loss(ENCODED, LABELS, LABEL_LENS)["ctc"], rtol=1e-2, atol=1e-2)

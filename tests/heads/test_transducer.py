@@ -1,0 +1,201 @@
+"""Golden: the original's predictor. Reference: slow predictor and joiner; the pruned loss with a band over all labels
+equals the full lattice. Law: padding, order, sums. Contract: initialisation, constraints, configuration."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.golden_files import assert_close_to, load_golden, seeded, weights
+from zipasr.errors import ConfigError
+from zipasr.heads.transducer import Predictor, TransducerConfig, TransducerHead
+from zipasr.losses.transducer import full_transducer_loss, simple_transducer_loss
+from zipasr.nn.encoded import Encoded
+
+ENCODED = Encoded(seeded(3, 9, 12), torch.tensor([9, 7, 4]))
+LABELS = torch.tensor([[1, 2, 3, 4], [4, 4, 0, 0], [5, 0, 0, 0]])
+LABEL_LENS = torch.tensor([4, 2, 1])
+
+
+def head(**settings: Any) -> TransducerHead:
+    torch.manual_seed(0)
+    config = TransducerConfig(**({"predictor_dim": 8, "joiner_dim": 10} | settings))
+    return TransducerHead(config, encoder_channels=12, vocab_size=6, blank=0).eval()
+
+
+def golden_predictor() -> tuple[Predictor, dict[str, Tensor]]:
+    _, golden = load_golden("e_asr_model")
+    predictor = Predictor(30, 32, 2)
+    predictor.load_state_dict(weights(golden, "w.decoder."))
+    return predictor.eval(), golden
+
+
+def test_predictor_equals_golden() -> None:
+    predictor, golden = golden_predictor()
+    assert_close_to(predictor(functional.pad(golden["in.dec_y"], (1, 0), value=-1)), golden["out.decoder_pad"])
+    assert_close_to(predictor(golden["in.dec_y2"]), golden["out.decoder_nopad"])
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+def test_predictor_equals_slow_code(context_size: int) -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(6, 8, context_size).eval()
+    ids = torch.tensor([[-1, -1, 0, 3, 5, 1]])
+    y = predictor(ids)
+    assert y.shape == (1, 7 - context_size, 8)
+    table = torch.cat([predictor.embedding.weight, torch.zeros(1, 8)])  # id -1 is the last row
+    for u in range(y.shape[1]):
+        context = table[ids[0, u : u + context_size]]  # (context, D)
+        if context_size == 1:
+            torch.testing.assert_close(y[0, u], context[0])
+            continue
+        for d in range(8):
+            group = slice(d // 4 * 4, d // 4 * 4 + 4)  # four channels a group
+            expected = (context[:, group].t() * predictor.conv.weight[d]).sum().relu()
+            torch.testing.assert_close(y[0, u, d], expected)
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+def test_contexts_of_labels_begin_with_the_blank_and_see_no_later_label(context_size: int) -> None:
+    module = head(context_size=context_size)
+    contexts = module.predict(LABELS)
+    assert contexts.shape == (3, 5, 8)
+    for u in range(5):
+        ids = [-1] * (context_size - 1) + [0, *LABELS[0, :u].tolist()]
+        expected = module.predictor(torch.tensor([ids[-context_size:]]))[0, 0]
+        torch.testing.assert_close(contexts[0, u], expected)
+
+
+def test_joiner_equals_slow_code_and_broadcasts() -> None:
+    joiner = head().joiner
+    frames, contexts = joiner.encoder_proj(ENCODED.frames), joiner.predictor_proj(seeded(3, 5, 8))
+    logits = joiner(frames.unsqueeze(2), contexts.unsqueeze(1))
+    assert logits.shape == (3, 9, 5, 6)
+    expected = torch.tanh(frames[1, 2] + contexts[1, 3]) @ joiner.output.weight.t() + joiner.output.bias
+    torch.testing.assert_close(logits[1, 2, 3], expected)
+
+
+@pytest.mark.parametrize("prune_range", [5, 100])
+def test_band_over_all_labels_gives_the_full_lattice(prune_range: int) -> None:
+    module = head(prune_range=prune_range)
+    contexts = module.predict(LABELS)
+    logits = module.joiner(
+        module.joiner.encoder_proj(ENCODED.frames).unsqueeze(2), module.joiner.predictor_proj(contexts).unsqueeze(1)
+    )
+    expected = full_transducer_loss(logits, LABELS, ENCODED.lens, LABEL_LENS, blank=0)
+    losses = module.loss(ENCODED, LABELS, LABEL_LENS)
+    assert losses.keys() == {"simple", "pruned"}
+    torch.testing.assert_close(losses["pruned"], expected.sum())
+
+
+def test_simple_loss_is_that_of_its_two_projections() -> None:
+    module = head(lm_scale=0.3, am_scale=0.1)
+    simple = simple_transducer_loss(
+        module.simple_am(ENCODED.frames),
+        module.simple_lm(module.predict(LABELS)),
+        LABELS,
+        ENCODED.lens,
+        LABEL_LENS,
+        blank=0,
+        lm_scale=0.3,
+        am_scale=0.1,
+    )
+    torch.testing.assert_close(module.loss(ENCODED, LABELS, LABEL_LENS)["simple"], simple.loss_N.sum())
+
+
+def test_narrow_band_loses_paths() -> None:
+    whole, narrow = (head(prune_range=r).loss(ENCODED, LABELS, LABEL_LENS) for r in (5, 2))
+    assert narrow["pruned"] > whole["pruned"]
+    assert narrow["pruned"].isfinite()
+    torch.testing.assert_close(narrow["simple"], whole["simple"])
+
+
+def test_loss_is_the_sum_over_the_batch() -> None:
+    module = head()
+    together = module.loss(ENCODED, LABELS, LABEL_LENS)
+    alone = [
+        module.loss(
+            Encoded(ENCODED.frames[n : n + 1, :length], ENCODED.lens[n : n + 1]),
+            LABELS[n : n + 1, : LABEL_LENS[n]],
+            LABEL_LENS[n : n + 1],
+        )
+        for n, length in enumerate(ENCODED.lens.tolist())
+    ]
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, torch.stack([losses[name] for losses in alone]).sum())
+
+
+@pytest.mark.parametrize("padding", [0, 5, -1, -100])
+def test_what_padding_holds_does_not_matter(padding: int) -> None:
+    module = head(am_scale=0.1)  # this share looks at all label positions of the batch
+    labels, frames = LABELS.clone(), ENCODED.frames.clone()
+    labels[1, 2:], labels[2, 1:] = padding, padding
+    frames[1, 7:], frames[2, 4:] = 50.0, -50.0
+    expected = module.loss(ENCODED, LABELS, LABEL_LENS)
+    for name, loss in module.loss(Encoded(frames, ENCODED.lens), labels, LABEL_LENS).items():
+        torch.testing.assert_close(loss, expected[name])
+
+
+def test_every_parameter_gets_a_finite_gradient() -> None:
+    module = head().train()
+    frames = ENCODED.frames.clone().requires_grad_()
+    losses = module.loss(Encoded(frames, ENCODED.lens), LABELS, LABEL_LENS)
+    (0.5 * losses["simple"] + losses["pruned"]).backward()
+    for name, parameter in [*module.named_parameters(), ("frames", frames)]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_losses_are_float32_of_finite_gradient(dtype: torch.dtype) -> None:
+    module = head().train()
+    expected = module.loss(ENCODED, LABELS, LABEL_LENS)
+    frames = ENCODED.frames.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        losses = module.loss(Encoded(frames, ENCODED.lens), LABELS, LABEL_LENS)
+    (0.5 * losses["simple"] + losses["pruned"]).backward()
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name], rtol=2e-2, atol=2e-2)
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+
+
+def test_starts_as_in_the_original() -> None:
+    torch.manual_seed(0)
+    module = TransducerHead(TransducerConfig(), encoder_channels=512, vocab_size=500, blank=0)
+    bound = 0.25 / math.sqrt(512)
+    for linear in (module.joiner.encoder_proj, module.joiner.predictor_proj, module.simple_am, module.simple_lm):
+        assert linear.weight.abs().max().item() == pytest.approx(bound, rel=1e-2)
+        assert linear.bias.abs().max().item() == pytest.approx(0.025, rel=5e-2)
+    assert module.joiner.output.weight.abs().max().item() == pytest.approx(4 * bound, rel=1e-2)
+    assert module.predictor.embedding.weight.std().item() == pytest.approx(1.0, rel=1e-2)
+    assert module.predictor.conv.weight.shape == (512, 4, 2)
+    assert module.predictor.conv.bias is None
+
+
+def test_constraints_are_those_of_the_published_recipe() -> None:
+    predictor = head().predictor
+    for balancer in (predictor.balancer1, predictor.balancer2):
+        assert (balancer.min_positive, balancer.max_positive, balancer.prob) == (0.0, 1.0, 0.05)
+        assert (balancer.min_abs, balancer.max_abs) == (0.5, 1.0)
+
+
+def test_context_of_one_label_needs_no_convolution() -> None:
+    assert [name for name, _ in Predictor(6, 8, 1).named_parameters()] == ["embedding.weight"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context_size": 0}, "context_size must be at least 1"),
+        ({"predictor_dim": 10}, "predictor_dim must be a multiple of 4"),
+        ({"prune_range": 1}, "prune_range must be at least 2"),
+    ],
+)
+def test_impossible_configurations_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TransducerConfig(**settings)

@@ -1,0 +1,120 @@
+"""Contract: every module imports only from rows below its own, `__init__` files only re-export, and the root is lazy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zipasr
+
+PACKAGE = Path(zipasr.__file__).parent
+ROWS = (
+    ("cli",),
+    ("recipes",),
+    ("serve", "export", "train", "evaluate"),
+    ("recognizer", "data", "interop", "profile"),
+    ("search",),
+    ("model", "onnx_runtime", "lm", "vad"),
+    ("heads",),
+    ("encoder", "baselines", "losses", "optim"),
+    ("nn", "features"),
+    ("audio", "tokenizer", "transcript", "checkpoint", "plots"),
+    # Differs: a row of our own; how settings are typed and where to compute concerns every row above alike.
+    ("config", "device"),
+    ("errors",),
+)
+HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}
+DROP_INS = ("nn", "encoder", "losses", "optim")
+ROOT_FILES = ("__init__.py", "__main__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name not in ROOT_FILES)
+
+
+def part_of(path: Path) -> str:
+    """The row entry that a file belongs to: its folder in the package, or itself."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST, path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, anywhere in it; `from zipasr import x` counts as zipasr.x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                folder = path.parents[node.level - 1].relative_to(PACKAGE.parent)
+                base = ".".join([*folder.parts, *([base] if base else [])])
+            if base == "zipasr":
+                yield from (f"zipasr.{alias.name}" for alias in node.names)
+            else:
+                yield base
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    part = part_of(path)
+    assert part in HEIGHT, f"{path} is in no row of the import map"
+    for name in imported(ast.parse(path.read_text()), path):
+        if name.split(".")[0] != "zipasr" or name == "zipasr":
+            continue
+        target = name.split(".")[1]
+        if target.startswith("__"):
+            continue
+        assert target == part or HEIGHT[target] < HEIGHT[part], f"{path} imports {name}, which is not below {part}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if part_of(path) in DROP_INS], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_drop_ins_need_only_torch(path: Path) -> None:
+    for name in imported(ast.parse(path.read_text()), path):
+        first, *rest = name.split(".")
+        if first == "zipasr":
+            assert rest[0] in (*DROP_INS, "errors"), f"{path} imports {name}"
+        else:
+            assert first == "torch" or first in sys.stdlib_module_names, f"{path} imports {name}"
+
+
+def init_files() -> list[Path]:
+    return [path for path in FILES if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("path", init_files(), ids=lambda path: path.parent.name)
+def test_init_re_exports_only_its_own_folder(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    own = f"zipasr.{'.'.join(path.parent.relative_to(PACKAGE).parts)}"
+    names, exported = [], None
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert next(imported(ast.Module([node], []), path)).startswith(own), f"{path} imports from elsewhere"
+            names += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            exported = ast.literal_eval(node.value)
+        else:
+            pytest.fail(f"{path} holds more than re-exports: {ast.unparse(node)[:80]}")
+    assert sorted(names) == sorted(exported or []), f"__all__ of {path} must be its re-exports"
+
+
+def test_root_offers_what_it_says() -> None:
+    for name in zipasr.__all__:
+        assert getattr(zipasr, name) is not None
+
+
+@pytest.mark.parametrize("statement", ["from zipasr.optim import ScaledAdam", "import zipasr.nn.swoosh"])
+def test_drop_ins_load_no_audio_data_or_onnx(statement: str) -> None:
+    heavy = ("av", "soundfile", "soxr", "kaldi_native_fbank", "sentencepiece", "lhotse", "onnx", "onnxruntime")
+    code = f"import sys; {statement}; print(*sorted(set({heavy}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_only_interop_knows_foreign_names() -> None:
+    """Key names of the original occur in one file."""
+    for path in FILES:
+        if path.name != "interop.py":
+            assert "encoder_embed" not in path.read_text(), path

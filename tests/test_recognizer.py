@@ -1,0 +1,192 @@
+"""Recogniser. Law: results depend neither on the batch nor on the order. Contract: folders, empty sound, settings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import zipasr
+from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
+from zipasr.errors import AudioError, CheckpointError, ConfigError
+from zipasr.features import Fbank
+from zipasr.recognizer import FRAME_S, Recognizer, SearchConfig
+from zipasr.transcript import Transcript
+
+METHODS = ("beam", "greedy", "ctc_greedy")
+DURATIONS_S = (1.3, 0.4, 2.9, 0.7, 2.1)
+
+
+def assert_same(found: Transcript, expected: Transcript) -> None:
+    assert found.text == expected.text
+    assert [(t.text, t.start_s, t.end_s) for t in found.tokens] == [(t.text, t.start_s, t.end_s) for t in expected.tokens]
+    assert [t.log_prob for t in found.tokens] == pytest.approx([t.log_prob for t in expected.tokens], abs=1e-3)
+    assert found.score == pytest.approx(expected.score, abs=1e-2)
+    assert found.duration_s == expected.duration_s
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_do_not_depend_on_the_batch(method: str) -> None:
+    recognizer = tiny_recognizer(method)
+    recordings = [noise(duration_s, seed) for seed, duration_s in enumerate(DURATIONS_S)]
+    together = recognizer.transcribe_many(recordings)
+    assert any(transcript.text for transcript in together)
+    alone = [recognizer.transcribe(samples) for samples in recordings]
+    in_pairs = recognizer.transcribe_many(recordings[::-1], max_batch_s=6.5)[::-1]
+    for a, b, c in zip(together, alone, in_pairs, strict=True):
+        assert_same(a, b)
+        assert_same(c, b)
+
+
+def test_encoder_frames_do_not_depend_on_the_batch() -> None:
+    """With the padding they agree to rounding; without it, as in the original, the end of short utterances differs."""
+    features = [Fbank()(noise(duration_s, seed)) for seed, duration_s in enumerate(DURATIONS_S)]
+    differences = {}
+    for tail_padding_frames in (0, 32):
+        recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), tail_padding_frames=tail_padding_frames)
+        together = recognizer.encode(features)
+        differences[tail_padding_frames] = max(
+            (recognizer.encode([frames]).frames[0, :length] - together.frames[n, :length]).abs().max().item()
+            for n, (frames, length) in enumerate(zip(features, together.lens.tolist(), strict=True))
+        )
+    assert differences[32] < 2e-5
+    assert differences[0] > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("num_samples", [0, 1, 160, 800, 1300])
+def test_too_short_for_words_is_empty(method: str, num_samples: int) -> None:
+    transcript = tiny_recognizer(method).transcribe(np.full(num_samples, 0.1, np.float32))
+    assert transcript == Transcript("", duration_s=num_samples / 16_000)
+
+
+def test_nothing_and_mixed_lengths() -> None:
+    recognizer = tiny_recognizer()
+    assert recognizer.transcribe_many([]) == []
+    found = recognizer.transcribe_many([np.zeros(0, np.float32), noise(1.0), np.zeros(100, np.float32)])
+    assert [transcript.duration_s for transcript in found] == [0.0, 1.0, 100 / 16_000]
+    assert found[0].text == found[2].text == ""
+    assert_same(found[1], recognizer.transcribe(noise(1.0)))
+
+
+def test_silence_is_no_crash() -> None:
+    assert isinstance(tiny_recognizer().transcribe(np.zeros(16_000, np.float32)).text, str)
+
+
+def test_features_give_the_same_as_samples() -> None:
+    recognizer = tiny_recognizer()
+    samples = noise(1.2)
+    (found,) = recognizer.transcribe_features([recognizer.fbank(samples)])
+    assert_same(found, recognizer.transcribe(samples))
+
+
+def test_transcript_times_and_text_agree() -> None:
+    recognizer = tiny_recognizer("greedy")
+    transcript = recognizer.transcribe(noise(2.0))
+    starts = [token.start_s for token in transcript.tokens]
+    assert starts == sorted(starts)
+    assert 0.0 <= starts[0]
+    assert transcript.tokens[-1].end_s <= transcript.duration_s
+    assert all(token.end_s == pytest.approx(token.start_s + FRAME_S) for token in transcript.tokens)
+    assert " ".join(word.text for word in transcript.words) == transcript.text
+
+
+def test_audio_of_any_kind(tmp_path: Path) -> None:
+    recognizer = tiny_recognizer()
+    samples = (noise(1.0) * 32768).astype(np.int16)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, 16_000)
+    expected = recognizer.transcribe(samples)
+    assert_same(recognizer.transcribe(path), expected)
+    assert_same(recognizer.transcribe(path.read_bytes()), expected)
+    assert_same(recognizer.transcribe(samples.tobytes(), format="s16le", sample_rate_hz=16_000), expected)
+    assert_same(recognizer.transcribe(np.stack([samples, 0 * samples]), channel=0), expected)
+    with pytest.raises(AudioError, match="no such file"):
+        recognizer.transcribe(tmp_path / "missing.wav")
+
+
+def test_unknown_label_is_never_written() -> None:
+    model = tiny_asr_model()
+    assert model.transducer is not None
+    with torch.no_grad():
+        model.transducer.joiner.output.bias[tiny_tokenizer().unk_id] += 1e4
+    for method in ("greedy", "beam"):
+        recognizer = Recognizer(model, tiny_tokenizer(), search=SearchConfig(method=method))
+        assert recognizer.transcribe(noise(1.0)).text == ""
+
+
+def test_load_takes_model_and_run_folders(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "run" / "model")
+    expected = tiny_recognizer().transcribe(noise(1.0))
+    assert_same(zipasr.load(tmp_path / "run", device="cpu").transcribe(noise(1.0)), expected)
+    assert_same(zipasr.load(str(tmp_path / "run" / "model")).transcribe(noise(1.0)), expected)
+    greedy = zipasr.load(tmp_path / "run", search=SearchConfig(method="greedy"))
+    assert greedy.search.method == "greedy"
+
+
+def test_load_says_what_it_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must be a model folder .* but there is no such folder"):
+        zipasr.load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"must be a model folder .* but it is not"):
+        zipasr.load(tmp_path)
+    folder = save_tiny(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        zipasr.load(folder)
+
+
+def test_unknown_device_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device must be"):
+        zipasr.load(save_tiny(tmp_path / "model"), device="abacus")
+
+
+def test_search_follows_the_heads() -> None:
+    tokenizer = tiny_tokenizer()
+    only_ctc, only_transducer = tiny_asr_model(has_transducer=False), tiny_asr_model(has_ctc=False)
+    assert Recognizer(only_ctc, tokenizer).search.method == "ctc_greedy"
+    assert Recognizer(only_transducer, tokenizer).search.method == "beam"
+    for method in ("beam", "greedy"):
+        with pytest.raises(ConfigError, match="needs a transducer head"):
+            Recognizer(only_ctc, tokenizer, search=SearchConfig(method=method))
+    with pytest.raises(ConfigError, match="needs a CTC head"):
+        Recognizer(only_transducer, tokenizer, search=SearchConfig(method="ctc_greedy"))
+    with pytest.raises(ConfigError, match="beam has no effect on the search ctc_greedy"):
+        Recognizer(only_ctc, tokenizer, search=SearchConfig(beam=8))
+
+
+def test_search_settings_have_an_effect() -> None:
+    model, tokenizer = tiny_asr_model(), tiny_tokenizer()
+    counts = [
+        len(Recognizer(model, tokenizer, search=SearchConfig(blank_penalty=p)).transcribe(noise(2.0)).tokens)
+        for p in (-20.0, 20.0)
+    ]
+    assert counts[0] < counts[1]
+    scores = [
+        Recognizer(model, tokenizer, search=SearchConfig(temperature=t)).transcribe(noise(2.0)).score for t in (1.0, 3.0)
+    ]
+    assert scores[0] != scores[1]
+
+
+def test_wrong_settings() -> None:
+    with pytest.raises(ConfigError, match="beam must be at least 1, but is 0"):
+        SearchConfig(beam=0)
+    with pytest.raises(ConfigError, match="temperature must be positive"):
+        SearchConfig(temperature=0.0)
+    with pytest.raises(ValueError, match="tail_padding_frames must be 0 or more, but is -1"):
+        Recognizer(tiny_asr_model(), tiny_tokenizer(), tail_padding_frames=-1)
+    with pytest.raises(ValueError, match="max_batch_s must be positive"):
+        tiny_recognizer().transcribe_many([noise(0.5)], max_batch_s=0.0)
+
+
+def test_root_is_lazy_and_complete() -> None:
+    assert zipasr.Recognizer is Recognizer
+    assert zipasr.__version__.count(".") == 2
+    assert set(zipasr.__all__) <= set(dir(zipasr))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'; it offers"):
+        zipasr.nonsense  # noqa: B018
+    code = "import sys, zipasr; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,54 @@
+"""A whole recogniser with random weights, small enough for every test that needs one."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zipasr.model import AsrModel, tiny
+from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.tokenizer import Tokenizer
+
+_TEXTS = ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "PACK MY BOX WITH FIVE DOZEN JUGS", "ONE TWO THREE FOUR")
+
+
+@functools.cache
+def tiny_tokenizer() -> Tokenizer:
+    """Letters and a few pieces."""
+    return Tokenizer.train(_TEXTS, kind="bpe", vocab_size=48)
+
+
+def tiny_asr_model(seed: int = 0, *, has_transducer: bool = True, has_ctc: bool = True) -> AsrModel:
+    """The tiny preset with random weights, its joiner sharpened so that it says something."""
+    config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size)
+    if not has_transducer:
+        config = dataclasses.replace(config, transducer=None)
+    if not has_ctc:
+        config = dataclasses.replace(config, ctc=None)
+    torch.manual_seed(seed)
+    model = AsrModel(config).eval()
+    if model.transducer is not None:
+        with torch.no_grad():
+            model.transducer.joiner.output.weight.mul_(20)
+    return model
+
+
+@functools.cache
+def tiny_recognizer(method: str = "auto") -> Recognizer:
+    """A recogniser around it."""
+    return Recognizer(tiny_asr_model(), tiny_tokenizer(), search=SearchConfig(method=method))
+
+
+def save_tiny(folder: Path, **heads: bool) -> Path:
+    """Write it into a model folder."""
+    return tiny_asr_model(**heads).save(folder, tiny_tokenizer())
+
+
+def noise(duration_s: float, seed: int = 0) -> np.ndarray:
+    """Samples (samples,) at 16 kHz whose loudness goes up and down, the same in every run."""
+    generator = np.random.default_rng(seed)
+    num_samples = round(duration_s * 16_000)
+    envelope = 0.2 * np.sin(np.arange(num_samples) / 16_000 * (3 + seed)) ** 2
+    return (envelope * generator.standard_normal(num_samples)).astype(np.float32)
