@@ -15,7 +15,7 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
         lines: entries of `metrics.jsonl`: "kind" (train or dev), "batch", and numbers by name; losses in nats per second.
         path: PNG to write.
     Raises:
-        DataError: there is nothing to draw, or matplotlib is not installed.
+        DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -43,7 +43,10 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no format of a picture
+        raise DataError(f"the figure cannot be written to {path}: {error}; name a .png in a folder that exists") from error
     return Path(path)
 
 

@@ -99,6 +99,5 @@ class TrainConfig:
             raise ConfigError(f"average_share must be above 0 and at most 1, but is {self.average_share}")
         if not 0.0 <= self.min_duration_s < self.max_duration_s:
             raise ConfigError(
-                f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and "
-                f"{self.max_duration_s}"
+                f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and {self.max_duration_s}"
             )

@@ -5,9 +5,12 @@ last validation, to evaluate and use), `metrics.jsonl`, `tensorboard/`. The same
 run stopped.
 """
 
+import copy
 import dataclasses
+import hashlib
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -47,11 +50,15 @@ from zipasr.train.state import (
 from zipasr.train.validation import validate
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "utterances.sha256"
 MODEL_FOLDER = "model"
 _TAIL_PADDING_FRAMES = 32
 _MAX_SKIPPED = 10
-_MAY_CHANGE = ("num_epochs", "device", "num_workers", "log_interval", "valid_interval", "save_interval")
-"""Fields that a resumed run may set otherwise."""
+_MAY_CHANGE = frozenset(
+    "num_epochs device num_workers log_interval valid_interval save_interval keep_checkpoints average_share "
+    "batch.cache_mb".split()
+)
+"""Fields that a resumed run may set otherwise: none of them changes what a step does."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +93,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
     config, tokenizer = _open_run(config, out, cuts)
     data = select(cuts, dev_cuts, tokenizer, config)
+    _check_same_data(data, out, config)
     plan = BatchPlan([cut.duration for cut in data.train], config.batch, seed=config.seed)
     reader = BatchReader(data.train, tokenizer, config.model.features, config.batch, seed=config.seed)
 
@@ -93,20 +101,18 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     state = _new_state(config, device)
     is_resumed = load_newest(state, out)
     position = state.position
-    total = (
-        position.num_batches
-        - position.index
-        + sum(len(plan.epoch(e)) for e in range(position.epoch, config.num_epochs))
-    )
+    # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of sound.
+    epochs_left = max(config.num_epochs - position.epoch, 0)
+    total = position.num_batches - position.index + (epochs_left and epochs_left * len(plan.epoch(position.epoch)))
     log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "going on with" if is_resumed else "training"
     log.message(
         f"{verb} {num_parameters / 1e6:.2f} M parameters on {device} in {out}: "
-        f"{len(data.train)} utterances, {plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of {total}"
+        f"{len(data.train)} utterances, {plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of about {total}"
     )
-    run = _Run(config, out, state, tokenizer, data, log, device)
     try:
+        run = _Run(config, out, state, tokenizer, data, log, device)
         with _catch_interrupt() as interrupted, fast_matmul(device):
             batches = read_batches(
                 plan,
@@ -145,19 +151,21 @@ class _Run:
         self.num_skipped = 0
         self.dev_batches = _dev_batches(data.dev, tokenizer, config)
         self.dev_texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
-        self.dev_model = AsrModel(config.model).to(device).eval()
+        self.dev_model = copy.deepcopy(state.model).eval()  # a new model would draw from the random state just restored
         self.last_validation: tuple[int, dict[str, float]] = (-1, {})
+        self.last_saved = state.position.num_batches
+        self.clock = time.monotonic()
 
     def step(self, batch: Batch, *, is_last_of_epoch: bool) -> None:
         """Learn from one batch, then average, log, validate and save as far as it is time to."""
         config, state, position = self.config, self.state, self.state.position
-        start = time.monotonic()
         position.num_batches += 1
         b = position.num_batches
         state.model.train()
         set_step(state.model, b * config.batch.max_duration_s / config.ref_duration_s)
         losses, total = self._losses(batch, b)
-        if self._is_finite(total, batch):
+        is_finite = self._is_finite(total, batch)
+        if is_finite:
             total.backward()
             state.scheduler.step_batch(b)
             state.optimizer.step()
@@ -165,12 +173,16 @@ class _Run:
         state.average.update(state.model, b)
 
         position.audio_s += batch.audio_s
-        position.train_s += time.monotonic() - start
+        position.train_s += time.monotonic() - self.clock  # reading the batch included
+        self.clock = time.monotonic()
         position.index += 1
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
-        self.log.batch({**losses, "loss": total.item()}, audio_s=batch.audio_s)
+        if is_finite:
+            self.log.batch({**losses, "loss": total.item()}, audio_s=batch.audio_s)
+        else:
+            self.log.batch({}, audio_s=0.0)
         if b % config.log_interval == 0:
             self.log.train_line(
                 b,
@@ -183,6 +195,8 @@ class _Run:
             self.save()
         if b % config.valid_interval == 0:
             self.validate()
+        self.log.pause(time.monotonic() - self.clock)
+        self.clock = time.monotonic()
 
     def _losses(self, batch: Batch, b: int) -> tuple[dict[str, float], Tensor]:
         """Each loss as a number, and their weighted sum; all summed over the batch, in nats."""
@@ -214,13 +228,15 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint to resume from and drop the oldest beyond those to keep."""
-        self.state.save(checkpoint_path(self.out, self.state.position.num_batches), self.tokenizer)
-        remove_old(self.out, self.config.keep_checkpoints)
+        b = self.state.position.num_batches
+        self.state.save(checkpoint_path(self.out, b), self.tokenizer)
+        self.last_saved = b
+        remove_old(self.out, self.config.keep_checkpoints, b)
 
     def validate(self) -> dict[str, float]:
         """Average the model, measure it on the dev set and write it to the `model` folder."""
         b = self.state.position.num_batches
-        self.dev_model.load_state_dict(self._average(b), strict=False)
+        self.dev_model.load_state_dict(self.state.model.state_dict() | self._average(b))
         metrics = validate(self.dev_model, self.dev_batches, self.dev_texts, self.tokenizer, self.device)
         self.dev_model.save(self.out / MODEL_FOLDER, self.tokenizer)
         self.log.line("dev", b, metrics)
@@ -232,20 +248,31 @@ class _Run:
         return metrics
 
     def _average(self, b: int) -> dict[str, Tensor]:
-        """The mean of the models over the last `average_share` of the run, as far as checkpoints reach back."""
-        target = round(b * (1.0 - self.config.average_share))
-        folders = {n: path for n, path in checkpoint_folders(self.out).items() if n < b}
+        """The mean of the models over about the last `average_share` of the run: from a checkpoint on, or from its start.
+
+        Checkpoints that an interruption left do not count, so that it changes nothing.
+        """
         now, period = self.state.average.tensors, self.config.average_period
-        if not folders:
-            return interval_average(now, 0, now, b, period)
-        start = min(folders, key=lambda n: abs(n - target))
-        before = checkpoint.CheckpointFolder(folders[start]).tensors(AVERAGE_FILE)
-        return interval_average({k: v.to(self.device) for k, v in before.items()}, start, now, b, period)
+        if b < period:  # no model has entered yet
+            return {name: tensor for name, tensor in self.state.model.state_dict().items() if name in now}
+        target = b * (1.0 - self.config.average_share)
+        folders = {n: path for n, path in checkpoint_folders(self.out).items() if n % self.config.save_interval == 0}
+        starts = [0, *(n for n in folders if period <= n < b // period * period)]
+        for start in sorted(starts, key=lambda n: abs(n - target)):
+            if start == 0:
+                break
+            try:
+                before = checkpoint.CheckpointFolder(folders[start]).tensors(AVERAGE_FILE)
+            except CheckpointError as error:
+                logger.warning("averaging over another part of the run: %s", error)
+            else:
+                return interval_average(before, start, now, b, period)
+        return interval_average(now, 0, now, b, period)
 
     def finish(self) -> TrainReport:
         """Save and validate a last time."""
         position = self.state.position
-        if position.num_batches not in checkpoint_folders(self.out):
+        if position.num_batches != self.last_saved:
             self.save()
         b, metrics = self.last_validation
         if b != position.num_batches:
@@ -291,10 +318,11 @@ def _open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainCon
             raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
         tokenizer = Tokenizer.load(out / "tokenizer")
         config = _with_vocabulary(config, tokenizer)
+        before, now = _flat(to_json(old)), _flat(to_json(config))
         changed = [
-            f"{f.name} (was {getattr(old, f.name)}, now {getattr(config, f.name)})"
-            for f in dataclasses.fields(TrainConfig)
-            if f.name not in _MAY_CHANGE and getattr(old, f.name) != getattr(config, f.name)
+            f"{name} (was {before.get(name)}, now {now.get(name)})"
+            for name in dict.fromkeys([*before, *now])
+            if name not in _MAY_CHANGE and before.get(name) != now.get(name)
         ]
         if changed:
             raise ConfigError(
@@ -309,10 +337,38 @@ def _open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainCon
             tokenizer.save(out / "tokenizer")
         except OSError as error:
             raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_json(config), indent=1), encoding="utf-8")
-    partial.replace(path)
+    _write_text(path, json.dumps(to_json(config), indent=1))
     return config, tokenizer
+
+
+def _check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
+    """Refuse to go on with other utterances than the run began with: its place in the epoch would mean nothing."""
+    digest = hashlib.sha256()
+    for cut in data.train:
+        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
+    path = out / DATA_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") != digest.hexdigest():
+        raise ConfigError(
+            f"{out} holds a run on other utterances than those in {config.data} now; prepare them as they were to go "
+            "on, or use another --out"
+        )
+    _write_text(path, digest.hexdigest())
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; free some space or choose another --out") from error
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested JSON objects by dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -345,6 +401,7 @@ def _catch_interrupt() -> Iterator[threading.Event]:
     def handle(number: int, frame: FrameType | None) -> None:
         event.set()
         signal.signal(signal.SIGINT, previous)
+        os.write(2, b"\nstopping: a checkpoint is saved after this batch; Ctrl-C again stops at once, without it\n")
 
     previous = signal.signal(signal.SIGINT, handle)
     try:

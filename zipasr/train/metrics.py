@@ -61,6 +61,10 @@ class RunLog:
         self._totals, self._audio_s = {}, 0.0
         self._window_start = time.monotonic()
 
+    def pause(self, duration_s: float) -> None:
+        """Take the time of something else than training out of the speed of the next line."""
+        self._window_start += duration_s
+
     def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
         """Write one line of numbers."""
         with _writing(self._folder):

@@ -35,9 +35,9 @@ def validate(
         encoded = model.encode(features, lens)
         found = {}
         if model.has_transducer:
-            found["transducer"] = greedy_search(model, encoded)
+            found["transducer"] = greedy_search(model, encoded, unk_id=tokenizer.unk_id)
         if model.has_ctc:
-            found["ctc"] = ctc_greedy_search(model, encoded)
+            found["ctc"] = ctc_greedy_search(model, encoded, unk_id=tokenizer.unk_id)
         for head, hypotheses in found.items():
             for name, hypothesis in zip(batch.ids, hypotheses, strict=True):
                 reference, words = texts[name].split(), tokenizer.decode(hypothesis.ids).split()
