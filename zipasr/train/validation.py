@@ -37,7 +37,7 @@ def validate(
         if model.has_transducer:
             found["transducer"] = greedy_search(model, encoded, unk_id=tokenizer.unk_id)
         if model.has_ctc:
-            found["ctc"] = ctc_greedy_search(model, encoded, unk_id=tokenizer.unk_id)
+            found["ctc"] = ctc_greedy_search(model, encoded)
         for head, hypotheses in found.items():
             for name, hypothesis in zip(batch.ids, hypotheses, strict=True):
                 reference, words = texts[name].split(), tokenizer.decode(hypothesis.ids).split()

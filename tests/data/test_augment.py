@@ -1,0 +1,128 @@
+"""SpecAugment. Law: the seed decides everything and nothing outside is touched; masks stay within their bounds."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment
+from zipasr.errors import ConfigError
+
+F = 80
+
+
+def augment(features: Tensor, config: SpecAugmentConfig, seed: int = 0) -> Tensor:
+    lens = torch.full((len(features),), features.shape[1])
+    with seeded(seed):
+        return spec_augment(features, lens, config)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)) - 5.0
+
+
+def test_seed_decides_everything() -> None:
+    features = noise(4, 300, F)
+    random.seed(1)
+    np.random.seed(1)
+    first = augment(features, SpecAugmentConfig(), seed=5)
+    random.seed(2)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert torch.equal(augment(features, SpecAugmentConfig(), seed=5), first)
+    assert not torch.equal(augment(features, SpecAugmentConfig(), seed=6), first)
+
+
+def test_random_states_outside_are_untouched() -> None:
+    def draw() -> tuple[float, float, float]:
+        return torch.rand(()).item(), random.random(), np.random.random()
+
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = draw()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    augment(noise(2, 300, F), SpecAugmentConfig())
+    assert draw() == expected
+
+
+def test_input_is_untouched() -> None:
+    features = noise(2, 300, F)
+    before = features.clone()
+    augment(features, SpecAugmentConfig(prob=1.0))
+    assert torch.equal(features, before)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_frames=st.integers(1, 400),
+    config=st.builds(
+        SpecAugmentConfig,
+        time_warp_frames=st.sampled_from([0, 1, 20, 80]),
+        num_frequency_masks=st.integers(0, 3),
+        frequency_mask_bins=st.sampled_from([1, 27, 81, 200]),
+        num_time_masks=st.integers(0, 12),
+        time_mask_frames=st.sampled_from([1, 3, 100]),
+        max_time_share=st.sampled_from([0.0, 0.01, 0.15, 1.0]),
+        prob=st.sampled_from([0.0, 0.9, 1.0]),
+    ),
+    seed=st.integers(0, 5),
+)
+def test_any_length_under_any_setting(num_frames: int, config: SpecAugmentConfig, seed: int) -> None:
+    features = noise(2, num_frames, F)
+    out = augment(features, config, seed)
+    assert out.shape == features.shape
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_masks_are_bounded(seed: int) -> None:
+    config = SpecAugmentConfig(time_warp_frames=0, prob=1.0)
+    features = noise(1, 500, F)
+    changed = augment(features, config, seed)[0] != features[0]
+    masked_bins, masked_frames = changed.all(0), changed.all(1)
+    assert masked_bins.sum() <= 2 * 26
+    assert masked_frames.sum() <= 0.15 * 500
+    assert torch.equal(changed, masked_bins | masked_frames.unsqueeze(1))
+    assert (augment(features, config, seed)[0][changed] - features.mean()).abs().max() < 1e-6
+
+
+def test_no_masks_and_no_warp_change_nothing() -> None:
+    features = noise(3, 200, F)
+    off = SpecAugmentConfig(time_warp_frames=0, num_frequency_masks=0, num_time_masks=0, prob=1.0)
+    assert torch.equal(augment(features, off), features)
+    assert torch.equal(augment(features, SpecAugmentConfig(prob=0.0)), features)
+
+
+def test_warp_leaves_padding_alone() -> None:
+    features, lens = noise(2, 300, F), torch.tensor([300, 200])
+    features[1, 200:] = -23.0
+    config = SpecAugmentConfig(time_warp_frames=20, num_frequency_masks=0, num_time_masks=0, prob=1.0)
+    with seeded(0):
+        out = spec_augment(features, lens, config)
+    assert not torch.equal(out[1, :200], features[1, :200])
+    assert torch.equal(out[1, 200:], features[1, 200:])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prob": 1.1},
+        {"prob": -0.1},
+        {"max_time_share": 2.0},
+        {"time_warp_frames": -1},
+        {"num_frequency_masks": -1},
+        {"num_time_masks": -1},
+        {"frequency_mask_bins": 0},
+        {"time_mask_frames": 0},
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        SpecAugmentConfig(**wrong)

@@ -1,0 +1,447 @@
+"""Training. Run: it learns, it stops and goes on as if it had not stopped, and whatever goes wrong is said and loses nothing.
+
+The law of resuming is bit by bit: weights, running average, optimizer, schedules and the model that is written.
+"""
+
+import dataclasses
+import errno
+import gzip
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.tones import cut_of, minute_config, without_heads, write_cuts, write_tones
+from zipasr import checkpoint
+from zipasr.checkpoint import CheckpointFolder
+from zipasr.config import to_json
+from zipasr.errors import CheckpointError, ConfigError, DataError, ZipasrError
+from zipasr.model import AsrModel
+from zipasr.train import loop
+from zipasr.train.config import TrainConfig
+from zipasr.train.loop import TrainReport, train
+from zipasr.train.metrics import read_metrics
+from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of so small tensors gain nothing from more, and two runs must be the same
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tones(tmp_path_factory.mktemp("small"), num_train=24, num_dev=3)
+
+
+def run(config: TrainConfig, out: Path) -> TrainReport:
+    return train(config, out, is_quiet=True)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, num_batches: int) -> None:
+    """Press Ctrl-C in the middle of a batch."""
+    losses = loop._Run._losses
+
+    def interrupt(self: Any, batch: Any, b: int) -> Any:
+        if b == num_batches:
+            signal.raise_signal(signal.SIGINT)
+        return losses(self, batch, b)
+
+    monkeypatch.setattr(loop._Run, "_losses", interrupt)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Everything in a training checkpoint but the time it took."""
+    files = CheckpointFolder(folder)
+    training = files.document(TRAINING_FILE)
+    del training["position"]["train_s"]
+    tensors = {name: files.tensors(name) for name in (TENSORS_FILE, AVERAGE_FILE, "model.safetensors")}
+    return {"training": training, **tensors}
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, b[name]), name
+        elif isinstance(value, dict) and name != "training":
+            assert_same(value, b[name])
+        else:
+            assert value == b[name], name
+
+
+# It learns
+
+
+def test_learns_a_language_of_tones(data: Path, tmp_path: Path) -> None:
+    batch = dataclasses.replace(minute_config().batch, max_duration_s=6.0, spec_augment=None)
+    config = minute_config(
+        data,
+        batch=batch,
+        num_epochs=22,
+        lr=0.08,
+        ctc_loss_scale=0.5,
+        save_interval=20,
+        average_share=0.15,
+        valid_interval=100,
+    )
+    report = run(config, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < 0.1 * losses[0]
+    dev = [line for line in lines if line["kind"] == "dev"]
+    assert dev[0]["batch"] == 100
+    assert dev[0]["wer"] > 60
+    assert report.wer == dev[-1]["wer"] < 40
+    assert dev[-1]["ctc_wer"] < 20
+    assert report.num_batches == dev[-1]["batch"]
+    assert report.hours_per_hour > 1
+    model, tokenizer = AsrModel.load(report.folder / "model")
+    assert (tokenizer.vocab_size, model.config.vocab_size) == (14, 14)
+    assert json.loads((report.folder / "config.json").read_text())["model"] == to_json(model.config)
+
+
+@pytest.mark.parametrize(("has_transducer", "has_ctc"), [(True, False), (False, True), (True, True)])
+def test_heads(small_data: Path, tmp_path: Path, has_transducer: bool, has_ctc: bool) -> None:
+    config = without_heads(minute_config(small_data, num_epochs=12), has_transducer=has_transducer, has_ctc=has_ctc)
+    run(config, tmp_path)
+    names = ({"simple", "pruned"} if has_transducer else set()) | ({"ctc"} if has_ctc else set())
+    lines = read_metrics(tmp_path)
+    train_lines = [line for line in lines if line["kind"] == "train"]
+    assert {name for name in ("simple", "pruned", "ctc") if name in train_lines[0]} == names
+    assert train_lines[-1]["loss"] < 0.8 * train_lines[0]["loss"]
+    assert {name for name in ("transducer_wer", "ctc_wer") if name in lines[-1]} == (
+        {"transducer_wer"} if has_transducer else set()
+    ) | ({"ctc_wer"} if has_ctc else set())
+
+
+def test_bfloat16(small_data: Path, tmp_path: Path) -> None:
+    run(minute_config(small_data, precision="bfloat16", num_epochs=8), tmp_path)
+    losses = [line["loss"] for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+    (folder,) = checkpoint_folders(tmp_path).values()
+    assert {tensor.dtype for tensor in CheckpointFolder(folder).tensors("model.safetensors").values()} == {torch.float32}
+
+
+def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(name) + seed)
+        run(minute_config(small_data, seed=seed), tmp_path / name)
+    a, b, c = (content(*checkpoint_folders(tmp_path / name).values()) for name in "abc")
+    assert_same(a, b)
+    assert not torch.equal(
+        a["model.safetensors"]["encoder.frontend.out.weight"], c["model.safetensors"]["encoder.frontend.out.weight"]
+    )
+
+
+# It stops and goes on
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resumed_run_is_bit_identical(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, num_workers: int
+) -> None:
+    """3 batches an epoch: stopped after the first, in the middle and at the end of an epoch, with everything random on."""
+    config = minute_config(small_data, num_epochs=4, save_interval=5, valid_interval=6, num_workers=num_workers)
+    run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts")
+    assert list(checkpoint_folders(tmp_path / "parts"))[-1] == stop
+    run(config, tmp_path / "parts")
+    whole, parts = checkpoint_folders(tmp_path / "whole"), checkpoint_folders(tmp_path / "parts")
+    assert set(whole) == set(parts) - ({stop} - {5})
+    for num_batches in whole:
+        assert_same(content(whole[num_batches]), content(parts[num_batches]))
+    for name in ("whole", "parts"):
+        model, _ = AsrModel.load(tmp_path / name / "model")
+        (tmp_path / name / "weights").write_bytes(b"".join(t.numpy().tobytes() for t in model.state_dict().values()))
+    assert (tmp_path / "whole" / "weights").read_bytes() == (tmp_path / "parts" / "weights").read_bytes()
+    for a, b in zip(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "parts"), strict=True):
+        if a["kind"] == "dev":
+            assert a == b
+
+
+def test_longer_run_goes_on_from_a_finished_one(small_data: Path, tmp_path: Path) -> None:
+    run(minute_config(small_data, num_epochs=4), tmp_path / "whole")
+    run(minute_config(small_data, num_epochs=2), tmp_path / "parts")
+    report = run(minute_config(small_data, num_epochs=4, num_workers=1, log_interval=1), tmp_path / "parts")
+    whole, parts = (checkpoint_folders(tmp_path / name)[report.num_batches] for name in ("whole", "parts"))
+    assert_same(content(whole), content(parts))
+    again = run(minute_config(small_data, num_epochs=4), tmp_path / "parts")
+    assert (again.num_batches, again.wer) == (report.num_batches, report.wer)
+
+
+def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
+    """The command of a user: a process group gets SIGINT, readers included; the same command then goes on."""
+    recipe = tmp_path / "my_recipe.py"
+    recipe.write_text(
+        "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
+        f"def mine() -> TrainConfig:\n    return minute_config({str(small_data)!r}, num_epochs=100_000, num_workers=1)\n"
+    )
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "zipasr", "train", f"{recipe}:mine", "--out", str(out), "--set", "log_interval=1"]
+    repository = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").is_file() or (out / "metrics.jsonl").stat().st_size == 0:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "stopping" in error
+    assert "run the same command to go on" in error
+    assert "Traceback" not in error
+    (num_batches,) = checkpoint_folders(out)
+    assert num_batches == read_metrics(out)[-1]["batch"]
+    num_epochs = num_batches // 3 + 2
+    done = subprocess.run(
+        [*command, "--set", f"num_epochs={num_epochs}"],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on with 0.07 M parameters on cpu in {out}" in done.stderr
+    assert done.stdout.startswith(f"{out / 'model'}: {3 * num_epochs} batches, dev WER ")
+
+
+def test_changed_settings_are_named(small_data: Path, tmp_path: Path) -> None:
+    config = minute_config(small_data, num_epochs=1)
+    run(config, tmp_path)
+    batch = dataclasses.replace(config.batch, max_duration_s=9.0, cache_mb=1)
+    changed = dataclasses.replace(config, lr=0.01, batch=batch)
+    with pytest.raises(ConfigError) as error:
+        run(changed, tmp_path)
+    assert "lr (was 0.045, now 0.01); batch.max_duration_s (was 12.0, now 9.0). Use" in str(error.value)
+    run(dataclasses.replace(config, num_epochs=2, batch=dataclasses.replace(config.batch, cache_mb=1)), tmp_path)
+
+
+def test_changed_utterances_are_noticed(small_data: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(small_data, tmp_path / "data")
+    run(minute_config(own, num_epochs=1), tmp_path / "run")
+    lines = gzip.decompress((own / "train_cuts.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    (own / "train_cuts.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[1:])))
+    with pytest.raises(ConfigError, match="other utterances"):
+        run(minute_config(own, num_epochs=2), tmp_path / "run")
+
+
+def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"colour": "red"}')
+    with pytest.raises(CheckpointError, match="colour"):
+        run(minute_config(small_data), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="folder to write into"):
+        run(minute_config(small_data), tmp_path / "file")
+
+
+# Which models are averaged
+
+
+def test_average_begins_at_the_checkpoint_nearest_to_its_share(small_data: Path, tmp_path: Path) -> None:
+    config = minute_config(small_data, num_epochs=4, average_period=1, save_interval=1)
+    run(config, tmp_path)
+    weights = {n: CheckpointFolder(p).tensors("model.safetensors") for n, p in checkpoint_folders(tmp_path).items()}
+    assert list(weights) == list(range(1, 13))
+    for share, first in ((1.0, 1), (0.5, 7), (0.25, 10), (0.01, 12)):
+        run(dataclasses.replace(config, average_share=share), tmp_path)  # finished: averages and validates again
+        model, _ = AsrModel.load(tmp_path / "model")
+        for name, tensor in model.state_dict().items():
+            mean = torch.stack([weights[n][name].double() for n in range(first, 13)]).mean(0)
+            torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_run_shorter_than_a_period_gives_its_last_model(small_data: Path, tmp_path: Path) -> None:
+    run(minute_config(small_data, num_epochs=1, average_period=200), tmp_path)
+    (folder,) = checkpoint_folders(tmp_path).values()
+    model, _ = AsrModel.load(tmp_path / "model")
+    for name, tensor in CheckpointFolder(folder).tensors("model.safetensors").items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_damaged_old_checkpoint_does_not_stop_the_run(
+    small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = minute_config(small_data, num_epochs=2, save_interval=2)
+    run(config, tmp_path)
+    path = checkpoint_path(tmp_path, 4) / AVERAGE_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        report = run(dataclasses.replace(config, num_epochs=3), tmp_path)
+    assert report.num_batches == 9
+
+
+# What goes wrong
+
+
+def test_full_disk_loses_nothing(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = minute_config(small_data, num_epochs=3, save_interval=2)
+    write = checkpoint._write_file
+
+    def fill(path: Path, written: bytes) -> str:
+        if path.parent.name.startswith(".batch-00000006") and path.name == AVERAGE_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, written)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_file", fill)
+        with pytest.raises(CheckpointError, match="the disk is full"):
+            run(config, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["batch-00000002", "batch-00000004"]
+    run(config, tmp_path / "run")
+    run(config, tmp_path / "whole")
+    last = checkpoint_path(Path(), 9)
+    assert_same(content(tmp_path / "run" / last), content(tmp_path / "whole" / last))
+
+
+def test_torn_last_checkpoint_is_written_again(small_data: Path, tmp_path: Path) -> None:
+    config = minute_config(small_data, num_epochs=2, save_interval=5, keep_checkpoints=1)
+    run(config, tmp_path)
+    run(config, tmp_path / "whole")
+    shutil.copytree(checkpoint_path(tmp_path, 6), checkpoint_path(tmp_path, 99))
+    for n in (6, 99):
+        path = checkpoint_path(tmp_path, n) / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+        run(config, tmp_path)
+    shutil.rmtree(checkpoint_path(tmp_path, 6))
+    shutil.copytree(checkpoint_path(tmp_path / "whole", 6), checkpoint_path(tmp_path, 6))
+    run(dataclasses.replace(config, num_epochs=3), tmp_path)
+    assert list(checkpoint_folders(tmp_path)) == [9, 99]  # the damaged one is later than the run and does not count
+
+
+def nan_losses(monkeypatch: pytest.MonkeyPatch, batches: range) -> None:
+    losses = loop._Run._losses
+
+    def spoil(self: Any, batch: Any, b: int) -> Any:
+        numbers, total = losses(self, batch, b)
+        return numbers, total * float("nan") if b in batches else total
+
+    monkeypatch.setattr(loop._Run, "_losses", spoil)
+
+
+def test_loss_that_is_not_finite_is_skipped_and_said(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nan_losses(monkeypatch, range(2, 11))  # nine in a row
+    run(minute_config(small_data, num_epochs=5, log_interval=1, save_interval=1), tmp_path)
+    assert capsys.readouterr().err.count("skipped a batch whose loss is nan: train0") == 9
+    folders = checkpoint_folders(tmp_path)
+    before, after = (CheckpointFolder(folders[n]).tensors("model.safetensors") for n in (1, 10))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    lines = {line["batch"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
+    assert "loss" not in lines[5]
+    assert "loss" in lines[11]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_ten_in_a_row_stop_the_run(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan_losses(monkeypatch, range(3, 100))
+    with pytest.raises(ZipasrError, match=r"finite number, but was not in 10 batches in a row; lower lr \(now 0.045\)"):
+        run(minute_config(small_data, num_epochs=5, save_interval=1), tmp_path)
+    assert list(checkpoint_folders(tmp_path))[-1] == 11
+
+
+def with_cuts(source: Path, out: Path, *more: Any, split: str = "train") -> Path:
+    """A data folder with more cuts in a split, or none at all if none are given."""
+    from lhotse import CutSet
+
+    shutil.copytree(source, out)
+    path = out / f"{split}_cuts.jsonl.gz"
+    write_cuts(path, [*CutSet.from_file(source / path.name), *more] if more else [])
+    return out
+
+
+def test_more_tokens_than_frames_are_left_out(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    talkative = cut_of(small_data / "train000.flac", " ".join(["DOWN"] * 30))
+    data = with_cuts(small_data, tmp_path / "data", talkative)
+    with caplog.at_level(logging.WARNING):
+        run(minute_config(data, num_epochs=1), tmp_path / "run")
+    assert "left out 1 of 25 training utterances: more tokens than encoder frames" in caplog.text
+
+
+def test_cuts_without_a_text_are_left_out(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "  "))
+    with caplog.at_level(logging.WARNING):
+        run(minute_config(data, num_epochs=1), tmp_path / "run")
+    assert "left out 1 of 25 cuts" in caplog.text
+
+
+def test_vocabulary_shrinks_and_says_so(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = minute_config(small_data, num_epochs=1)
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, kind="unigram", vocab_size=5000))
+    with caplog.at_level(logging.WARNING):
+        run(config, tmp_path)
+    assert "Expected a vocabulary of 5000, but the text allows only" in caplog.text
+    model, tokenizer = AsrModel.load(tmp_path / "model")
+    assert model.config.vocab_size == tokenizer.vocab_size < 100
+    run(dataclasses.replace(config, num_epochs=2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_duration_s": 5.0}, "none is left .24 too short"),
+        ({"max_duration_s": 0.2}, "none is left .24 too long"),
+        ({"data": "no/such/folder"}, "zipasr prepare SOURCE --out no/such/folder"),
+    ],
+)
+def test_nothing_to_train_on(small_data: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        run(minute_config(**{"data": small_data, **changes}), tmp_path)
+
+
+def test_nothing_to_validate_on(small_data: Path, tmp_path: Path) -> None:
+    data = with_cuts(small_data, tmp_path / "data", split="dev")
+    with pytest.raises(DataError, match="utterances to validate on"):
+        run(minute_config(data), tmp_path / "run")
+
+
+def test_sound_at_another_rate(small_data: Path, tmp_path: Path) -> None:
+    data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "LO").resample(8000))
+    with pytest.raises(DataError, match="16000 Hz, but train000 .* at 8000 Hz"):
+        run(minute_config(data), tmp_path / "run")
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_sound_that_is_gone(small_data: Path, tmp_path: Path, split: str) -> None:
+    path = shutil.copy(small_data / "train000.flac", tmp_path / "gone.flac")
+    data = with_cuts(small_data, tmp_path / "data", cut_of(Path(path), "LO"), split=split)
+    (tmp_path / "gone.flac").unlink()
+    with pytest.raises(DataError, match="the sound of gone"):
+        run(minute_config(data), tmp_path / "run")
+
+
+def test_not_a_manifest(small_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    (tmp_path / "data" / "train_cuts.jsonl.gz").write_bytes(b"not gzip")
+    with pytest.raises(DataError, match="manifest of cuts, but cannot be read"):
+        run(minute_config(tmp_path / "data"), tmp_path / "run")

@@ -1,0 +1,194 @@
+"""Training checkpoints. Contract: all that moves comes back; a damaged one is passed over, and said; old ones go."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.tones import WORDS, minute_config
+from zipasr import checkpoint
+from zipasr.errors import CheckpointError
+from zipasr.model import AsrModel
+from zipasr.nn.constraint import Whiten
+from zipasr.optim import Eden, ScaledAdam
+from zipasr.tokenizer import Tokenizer
+from zipasr.train.averaging import RunningAverage
+from zipasr.train.state import (
+    AVERAGE_FILE,
+    TENSORS_FILE,
+    TRAINING_FILE,
+    Position,
+    TrainState,
+    checkpoint_folders,
+    checkpoint_path,
+    load_newest,
+    remove_old,
+)
+
+TOKENIZER = Tokenizer.train(list(WORDS), kind="char", vocab_size=14)
+
+
+def new_state(seed: int = 0) -> TrainState:
+    torch.manual_seed(seed)
+    model = AsrModel(dataclasses.replace(minute_config().model, vocab_size=TOKENIZER.vocab_size))
+    optimizer = ScaledAdam(list(model.named_parameters()), lr=0.05, clipping_scale=2.0)
+    scheduler = Eden(optimizer, lr_batches=10.0, lr_epochs=2.0, warmup_batches=2.0)
+    return TrainState(model, optimizer, scheduler, RunningAverage(model, 2), Position())
+
+
+def train(state: TrainState, num_batches: int) -> None:
+    """Steps on random batches, which depend on the random state only."""
+    for _ in range(num_batches):
+        state.position.num_batches += 1
+        state.model.train()
+        labels = torch.randint(3, TOKENIZER.vocab_size, (2, 3))
+        losses = state.model(torch.randn(2, 60, 80), torch.tensor([60, 50]), labels, torch.tensor([3, 2]))
+        torch.stack(list(losses.values())).sum().backward()
+        state.scheduler.step_batch(state.position.num_batches)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update(state.model, state.position.num_batches)
+
+
+def assert_same(a: TrainState, b: TrainState) -> None:
+    assert a.position == b.position
+    assert a.scheduler.state_dict() == b.scheduler.state_dict()
+    assert a.scheduler.get_last_lr() == b.scheduler.get_last_lr()
+    for one, other in ((a.model.state_dict(), b.model.state_dict()), (a.average.tensors, b.average.tensors)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    one, other = a.optimizer.state_dict(), b.optimizer.state_dict()
+    assert one["param_groups"] == other["param_groups"]
+    assert one["state"].keys() == other["state"].keys()
+    for index, values in one["state"].items():
+        assert values.keys() == other["state"][index].keys()
+        for name, value in values.items():
+            theirs = other["state"][index][name]
+            assert type(value) is type(theirs)
+            assert torch.equal(value, theirs) if isinstance(value, torch.Tensor) else value == theirs
+    assert [m.prob for m in a.model.modules() if isinstance(m, Whiten)] == [
+        m.prob for m in b.model.modules() if isinstance(m, Whiten)
+    ]
+
+
+def save(state: TrainState, run: Path) -> Path:
+    folder = checkpoint_path(run, state.position.num_batches)
+    state.save(folder, TOKENIZER)
+    return folder
+
+
+def test_everything_comes_back_and_goes_on_the_same(tmp_path: Path) -> None:
+    state = new_state()
+    train(state, 12)  # past the step at which clipping begins, and the first change of size
+    state.position = Position(epoch=2, index=3, num_batches=12, audio_s=4.5, train_s=1.25)
+    state.scheduler.step_epoch(2)
+    whiten = [module for module in state.model.modules() if isinstance(module, Whiten)]
+    whiten[0].prob, whiten[1].prob = Whiten.min_prob, Whiten.max_prob
+    folder = save(state, tmp_path)
+    random_state = torch.get_rng_state()
+    other = new_state(seed=9)
+    assert load_newest(other, tmp_path)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert_same(other, state)
+    train(state, 5)
+    torch.set_rng_state(random_state)
+    train(other, 5)
+    assert_same(other, state)
+    assert {TRAINING_FILE, TENSORS_FILE, AVERAGE_FILE} < set(checkpoint.CheckpointFolder(folder).names())
+    model, tokenizer = AsrModel.load(folder)  # a training checkpoint is a model, too
+    assert tokenizer.pieces == TOKENIZER.pieces
+    assert model.config == state.model.config
+
+
+def test_before_the_first_step(tmp_path: Path) -> None:
+    state = new_state()
+    save(state, tmp_path)
+    other = new_state(seed=9)
+    assert load_newest(other, tmp_path)
+    assert_same(other, state)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    state = new_state()
+    assert not load_newest(state, tmp_path)
+    (tmp_path / "checkpoints" / "batch-00000001.txt").mkdir(parents=True)
+    assert not load_newest(state, tmp_path)
+    assert checkpoint_folders(tmp_path) == {}
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with checkpoints after 0, 1 and 2 batches."""
+    state = new_state()
+    for _ in range(3):
+        save(state, tmp_path)
+        train(state, 1)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", TRAINING_FILE, TENSORS_FILE, AVERAGE_FILE, checkpoint.CHECKSUMS])
+def test_damaged_newest_is_passed_over_with_a_warning(run: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    cut_in_half(checkpoint_path(run, 2) / name)
+    state = new_state(seed=9)
+    with caplog.at_level(logging.WARNING):
+        assert load_newest(state, run)
+    assert state.position.num_batches == 1
+    assert "skipping a checkpoint" in caplog.text
+    assert "batch-00000002" in caplog.text
+
+
+def test_all_damaged(run: Path) -> None:
+    for folder in checkpoint_folders(run).values():
+        cut_in_half(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"none of the 3 checkpoints .* choose another --out"):
+        load_newest(new_state(), run)
+
+
+def test_checkpoint_of_another_version(run: Path) -> None:
+    """The checksums are right, but what the file says is not what this version wants."""
+    for folder in list(checkpoint_folders(run).values())[:2]:
+        shutil.rmtree(folder)
+    folder = checkpoint_path(run, 2)
+    files = checkpoint.CheckpointFolder(folder)
+    document = files.document(TRAINING_FILE)
+    document["position"]["mood"] = "good"
+    tensors = {name: files.tensors(name) for name in files.names() if name.endswith(".safetensors")}
+    documents = {"config.json": files.document("config.json"), TRAINING_FILE: document}
+    checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs={})
+    with pytest.raises(CheckpointError, match=r"of this model and version.*mood"):
+        load_newest(new_state(), run)
+
+
+def test_checkpoint_of_another_model(run: Path, tmp_path: Path) -> None:
+    config = minute_config().model
+    model = AsrModel(dataclasses.replace(config, vocab_size=99))
+    state = new_state()
+    other = TrainState(model, state.optimizer, state.scheduler, state.average, Position())
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_newest(other, run)
+
+
+def test_remove_old(run: Path) -> None:
+    half_done = run / "checkpoints" / ".batch-00000001.partial-123"
+    half_done.mkdir()
+    remove_old(run, keep=2, newest=1)  # the one after 2 batches is later than the run: it does not count
+    assert list(checkpoint_folders(run)) == [0, 1, 2]
+    assert not half_done.exists()
+    remove_old(run, keep=1, newest=1)
+    assert list(checkpoint_folders(run)) == [1, 2]
+    remove_old(run, keep=1, newest=2)
+    assert list(checkpoint_folders(run)) == [2]
+
+
+def test_documents_are_plain_json(run: Path) -> None:
+    document = json.loads((checkpoint_path(run, 2) / TRAINING_FILE).read_text())
+    assert document["position"]["num_batches"] == 2
+    assert document["optimizer"]["items"]

@@ -1,0 +1,84 @@
+"""Validation. Reference: errors counted by hand on a model whose output is known. Law: batches change nothing."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.train.tones import RATE_HZ, cut_of, minute_config, minute_model, say, without_heads
+from zipasr.data.batching import Batch
+from zipasr.model import AsrModel
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.tokenizer import Tokenizer
+from zipasr.train import validation
+from zipasr.train.loop import _dev_batches
+from zipasr.train.validation import validate
+
+TEXTS = {"a": "LO MID", "b": "HI", "c": "UP DOWN LO"}
+TOKENIZER = Tokenizer.train([*TEXTS.values()], kind="char", vocab_size=14)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder, generator = tmp_path_factory.mktemp("sound"), np.random.default_rng(0)
+    for name, text in TEXTS.items():
+        soundfile.write(folder / f"{name}.flac", say(text.split(), generator), RATE_HZ)
+    return [cut_of(folder / f"{name}.flac", text) for name, text in TEXTS.items()]
+
+
+def dev_batches(cuts: list[Any], max_duration_s: float) -> list[Batch]:
+    config = minute_config()
+    batch = dataclasses.replace(config.batch, max_duration_s=max_duration_s)
+    return _dev_batches(cuts, TOKENIZER, dataclasses.replace(config, batch=batch))
+
+
+def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"a": "LO MID", "b": "", "c": "UP LO LO"}  # one deletion, one substitution in 6 words
+    order: list[str] = []
+
+    def search(model: AsrModel, encoded: Any, **_: Any) -> list[Hypothesis]:
+        names = [order.pop(0) for _ in range(len(encoded.lens))]
+        return [Hypothesis(tuple(TOKENIZER.encode(said[name])), (), (), 0.0) for name in names]
+
+    monkeypatch.setattr(validation, "greedy_search", search)
+    monkeypatch.setattr(validation, "ctc_greedy_search", lambda model, encoded, **_: [Hypothesis((), (), (), 0.0)] * 3)
+    batches = dev_batches(cuts, 100.0)
+    order += [name for batch in batches for name in batch.ids]
+    metrics = validate(minute_model(vocab_size=TOKENIZER.vocab_size).eval(), batches, TEXTS, TOKENIZER, CPU)
+    assert metrics["transducer_wer"] == metrics["wer"] == pytest.approx(100 * 2 / 6)
+    assert metrics["ctc_wer"] == 100.0
+
+
+@pytest.mark.parametrize(("has_transducer", "has_ctc"), [(True, True), (True, False), (False, True)])
+def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: bool) -> None:
+    config = without_heads(minute_config(), has_transducer=has_transducer, has_ctc=has_ctc).model
+    torch.manual_seed(0)
+    model = AsrModel(dataclasses.replace(config, vocab_size=TOKENIZER.vocab_size)).eval()
+    one = validate(model, dev_batches(cuts, 0.1), TEXTS, TOKENIZER, CPU)
+    all_at_once = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU)
+    assert one == pytest.approx(all_at_once, rel=1e-4)
+    heads = {"transducer_wer", "simple_loss", "pruned_loss"} if has_transducer else set()
+    assert one.keys() == heads | ({"ctc_wer", "ctc_loss"} if has_ctc else set()) | {"wer"}
+
+
+def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> None:
+    for max_duration_s, number in ((0.1, 3), (100.0, 1)):
+        batches = dev_batches(cuts, max_duration_s)
+        assert len(batches) == number
+        assert sorted(name for batch in batches for name in batch.ids) == ["a", "b", "c"]
+        assert all(batch.features.shape[1] == batch.feature_lens.max() + 32 for batch in batches)
+
+
+def test_nothing_is_drawn_and_nothing_learnt(cuts: list[Any]) -> None:
+    model = minute_model(vocab_size=TOKENIZER.vocab_size).eval()
+    before = SimpleNamespace(random=torch.get_rng_state(), weights={k: v.clone() for k, v in model.state_dict().items()})
+    metrics = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert torch.equal(torch.get_rng_state(), before.random)
+    assert all(torch.equal(tensor, before.weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
