@@ -18,8 +18,8 @@ def test_json_and_back(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints", "log_interval"]
-    + ["lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s", "average_share"],
+    "num_epochs average_period valid_interval save_interval keep_checkpoints log_interval "
+    "lr lr_batches lr_epochs clipping_scale ref_duration_s average_share".split(),
 )
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_must_be_positive(name: str, value: str) -> None:
@@ -29,8 +29,8 @@ def test_must_be_positive(name: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["lr=nan", "num_workers=-1", "lr_warmup_start=2", "average_share=1.5", "min_duration_s=30", "precision=float16"]
-    + ["tokenizer.kind=words", "batch.concat_prob=2", "batch.spec_augment.prob=2", "ctc_loss_scale=-1"],
+    "lr=nan num_workers=-1 lr_warmup_start=2 average_share=1.5 min_duration_s=30 precision=float16 "
+    "tokenizer.kind=words batch.concat_prob=2 batch.spec_augment.prob=2 ctc_loss_scale=-1".split(),
 )
 def test_wrong_values_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):

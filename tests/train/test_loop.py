@@ -1,4 +1,4 @@
-"""Training. Run: it learns, it stops and goes on as if it had not stopped, and whatever goes wrong is said and loses nothing.
+"""Training. Run: it learns, it stops and goes on as if it had not stopped, and what goes wrong is said and loses nothing.
 
 The law of resuming is bit by bit: weights, running average, optimizer, schedules and the model that is written.
 """
@@ -241,7 +241,7 @@ def test_changed_settings_are_named(small_data: Path, tmp_path: Path) -> None:
     changed = dataclasses.replace(config, lr=0.01, batch=batch)
     with pytest.raises(ConfigError) as error:
         run(changed, tmp_path)
-    assert "lr (was 0.045, now 0.01); batch.max_duration_s (was 12.0, now 9.0). Use" in str(error.value)
+    assert "settings: batch.max_duration_s (was 12.0, now 9.0); lr (was 0.045, now 0.01). Use" in str(error.value)
     run(dataclasses.replace(config, num_epochs=2, batch=dataclasses.replace(config.batch, cache_mb=1)), tmp_path)
 
 
@@ -323,19 +323,13 @@ def test_full_disk_loses_nothing(small_data: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_torn_last_checkpoint_is_written_again(small_data: Path, tmp_path: Path) -> None:
-    config = minute_config(small_data, num_epochs=2, save_interval=5, keep_checkpoints=1)
+    config = minute_config(small_data, num_epochs=2, save_interval=5)
     run(config, tmp_path)
-    run(config, tmp_path / "whole")
-    shutil.copytree(checkpoint_path(tmp_path, 6), checkpoint_path(tmp_path, 99))
-    for n in (6, 99):
-        path = checkpoint_path(tmp_path, n) / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
-        run(config, tmp_path)
-    shutil.rmtree(checkpoint_path(tmp_path, 6))
-    shutil.copytree(checkpoint_path(tmp_path / "whole", 6), checkpoint_path(tmp_path, 6))
-    run(dataclasses.replace(config, num_epochs=3), tmp_path)
-    assert list(checkpoint_folders(tmp_path)) == [9, 99]  # the damaged one is later than the run and does not count
+    last = checkpoint_path(tmp_path, 6)
+    before = content(last)
+    (last / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes()[:1000])
+    run(config, tmp_path)
+    assert_same(content(last), before)
 
 
 def nan_losses(monkeypatch: pytest.MonkeyPatch, batches: range) -> None:
@@ -427,7 +421,7 @@ def test_nothing_to_validate_on(small_data: Path, tmp_path: Path) -> None:
 
 def test_sound_at_another_rate(small_data: Path, tmp_path: Path) -> None:
     data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "LO").resample(8000))
-    with pytest.raises(DataError, match="16000 Hz, but train000 .* at 8000 Hz"):
+    with pytest.raises(DataError, match=r"16000 Hz, but train000 .* at 8000 Hz"):
         run(minute_config(data), tmp_path / "run")
 
 

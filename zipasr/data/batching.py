@@ -185,9 +185,13 @@ class BatchReader(Dataset[Batch]):
         try:
             samples = (cut if speed == 1.0 else cut.perturb_speed(speed)).load_audio()
         except Exception as error:  # whatever lhotse's many readers raise
-            files = ", ".join(str(source.source) for source in cut.recording.sources) if cut.has_recording else "no recording"
+            files = (
+                ", ".join(str(source.source) for source in cut.recording.sources) if cut.has_recording else "no recording"
+            )
             reason = next(iter(str(error).splitlines()), type(error).__name__).removesuffix(" Details:")
-            raise DataError(f"the sound of {cut.id} ({files}) cannot be read any more: {reason} Run prepare again") from error
+            raise DataError(
+                f"the sound of {cut.id} ({files}) cannot be read any more: {reason} Run prepare again"
+            ) from error
         features = self.fbank(samples[0])
         self._remember((utterance, speed), features)
         return features

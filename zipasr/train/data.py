@@ -42,7 +42,7 @@ def read_cuts(path: Path) -> list[Any]:
             f"zipasr prepare SOURCE --out {path.parent}"
         )
     try:
-        cuts = list(CutSet.from_file(path))
+        cuts = list(CutSet.from_file(path) or ())  # lhotse gives None for an empty file
     except Exception as error:
         raise DataError(f"{path} must be a lhotse manifest of cuts, but cannot be read: {error}") from error
     usable = [cut for cut in cuts if len(cut.supervisions) == 1 and (cut.supervisions[0].text or "").strip()]

@@ -1,0 +1,85 @@
+"""Contract: `zipasr train` checks its arguments before it works, and says in one line what it made or what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.train.tones import write_tones
+from zipasr.cli import main
+from zipasr.config import from_json
+from zipasr.recipes.find import find_recipe
+from zipasr.train.config import TrainConfig
+
+
+def show(capsys: pytest.CaptureFixture, *argv: str) -> TrainConfig:
+    assert main(["train", *argv, "--out", "nowhere", "--show"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return from_json(TrainConfig, json.loads(captured.out))
+
+
+def test_show_is_the_recipe_with_what_is_set(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    config = show(capsys, "prompts:tiny")
+    assert config == find_recipe("prompts:tiny")
+    config = show(capsys, "prompts:tiny", "--set", "lr=0.03", "--set", "batch.speed_factors=1.0,1.2", "--set", "data=mine")
+    assert (config.lr, config.batch.speed_factors, config.data) == (0.03, (1.0, 1.2), "mine")
+    assert show(capsys, str(tmp_path)).data == str(tmp_path)
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lrr=0.03", "there is no setting lrr; did you mean lr"),
+        ("model.encoder.chanels=1,2", "did you mean model.encoder.channels"),
+        ("num_epochs=many", "num_epochs must be a whole number, but is 'many'"),
+        ("precision=float64", "precision must be one of float32, bfloat16"),
+        ("lr", "a setting must be name=value, but is 'lr'"),
+        ("log_interval=0", "log_interval must be at least 1"),
+        ("device=abacus", "device must be auto, cpu, cuda, cuda:N or mps, but is 'abacus'"),
+    ],
+)
+def test_wrong_settings_are_misuse(setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), "--set", setting]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["prompts:tinny", "promts:tiny", "no/such/folder"])
+def test_wrong_recipe_is_misuse_and_names_those_there_are(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["train", recipe, "--out", str(tmp_path / "run")]) == 2
+    assert "tiny" in capsys.readouterr().err
+
+
+def test_missing_data_is_a_failure_with_its_cure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tmp_path / "data"
+    assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), "--set", f"data={data}"]) == 1
+    error = capsys.readouterr().err
+    assert "train_cuts.jsonl.gz must be a manifest of cuts, but there is no such file" in error
+    assert f"make it with: zipasr prepare SOURCE --out {data}" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_needs_a_place(capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "prompts:tiny"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_trains_on_a_data_folder_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, out = write_tones(tmp_path / "data", num_train=6, num_dev=2), tmp_path / "run"
+    settings = ["num_epochs=1", "batch.speed_factors=1.0", "tokenizer.kind=char", "tokenizer.vocab_size=20", "device=cpu"]
+    argv = [part for setting in settings for part in ("--set", setting)]
+    assert main(["train", str(data), "--out", str(out), "--no-progress", *argv]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{out / 'model'}: ")
+    assert "dev WER" in captured.out
+    assert "M parameters on cpu" in captured.err
+    assert main(["evaluate", str(out), str(data / "dev_cuts.jsonl.gz"), "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_utterances"] == 2
+    assert main(["plot", str(out)]) == 0
