@@ -110,7 +110,10 @@ class AsrModel(nn.Module):
             labels_NS: (N, S) ids without blank.
             label_lens: (N,) valid labels.
         """
-        encoded = self.encode(features, lens)
+        return self.head_losses(self.encode(features, lens), labels_NS, label_lens)
+
+    def head_losses(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """`loss` for frames that are already encoded."""
         losses: dict[str, Tensor] = {}
         for head in (self.transducer, self.ctc):
             if head is not None:

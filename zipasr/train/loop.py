@@ -6,9 +6,6 @@ run stopped.
 """
 
 import copy
-import dataclasses
-import hashlib
-import json
 import logging
 import os
 import signal
@@ -25,10 +22,9 @@ import torch
 from torch import Tensor
 
 from zipasr import checkpoint
-from zipasr.config import from_json, to_json
 from zipasr.data.batching import Batch, BatchConfig, BatchPlan, BatchReader, Item, read_batches
 from zipasr.device import fast_matmul, select_device
-from zipasr.errors import CheckpointError, ConfigError, ZipasrError
+from zipasr.errors import CheckpointError, ZipasrError
 from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.schedule import set_step
@@ -36,7 +32,8 @@ from zipasr.optim import Eden, ScaledAdam
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage, interval_average
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData, make_tokenizer, read_cuts, select
+from zipasr.train.data import TrainData, read_cuts, select
+from zipasr.train.folder import check_same_data, open_run
 from zipasr.train.metrics import RunLog
 from zipasr.train.state import (
     AVERAGE_FILE,
@@ -49,17 +46,9 @@ from zipasr.train.state import (
 )
 from zipasr.train.validation import validate
 
-CONFIG_FILE = "config.json"
-DATA_FILE = "utterances.sha256"
 MODEL_FOLDER = "model"
 _TAIL_PADDING_FRAMES = 32
 _MAX_SKIPPED = 10
-_MAY_CHANGE = frozenset(
-    "num_epochs device num_workers log_interval valid_interval save_interval keep_checkpoints average_share "
-    "batch.cache_mb".split()
-)
-"""Fields that a resumed run may set otherwise: none of them changes what a step does."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -91,9 +80,9 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     device = select_device(config.device)
     cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
     dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
-    config, tokenizer = _open_run(config, out, cuts)
+    config, tokenizer = open_run(config, out, cuts)
     data = select(cuts, dev_cuts, tokenizer, config)
-    _check_same_data(data, out, config)
+    check_same_data(data, out, config)
     plan = BatchPlan([cut.duration for cut in data.train], config.batch, seed=config.seed)
     reader = BatchReader(data.train, tokenizer, config.model.features, config.batch, seed=config.seed)
 
@@ -306,73 +295,6 @@ def _new_state(config: TrainConfig, device: torch.device) -> TrainState:
         warmup_start=config.lr_warmup_start,
     )
     return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position())
-
-
-def _open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConfig, Tokenizer]:
-    """Begin a run folder, or check that the one that is there belongs to the same run; the vocabulary is fixed here."""
-    path = out / CONFIG_FILE
-    if path.is_file():
-        try:
-            old = from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
-        except (json.JSONDecodeError, ConfigError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
-        tokenizer = Tokenizer.load(out / "tokenizer")
-        config = _with_vocabulary(config, tokenizer)
-        before, now = _flat(to_json(old)), _flat(to_json(config))
-        changed = [
-            f"{name} (was {before.get(name)}, now {now.get(name)})"
-            for name in dict.fromkeys([*before, *now])
-            if name not in _MAY_CHANGE and before.get(name) != now.get(name)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same settings to go on, "
-                "or another --out"
-            )
-    else:
-        tokenizer = make_tokenizer(cuts, config.tokenizer)
-        config = _with_vocabulary(config, tokenizer)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            tokenizer.save(out / "tokenizer")
-        except OSError as error:
-            raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
-    _write_text(path, json.dumps(to_json(config), indent=1))
-    return config, tokenizer
-
-
-def _check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
-    """Refuse to go on with other utterances than the run began with: its place in the epoch would mean nothing."""
-    digest = hashlib.sha256()
-    for cut in data.train:
-        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
-    path = out / DATA_FILE
-    if path.is_file() and path.read_text(encoding="utf-8") != digest.hexdigest():
-        raise ConfigError(
-            f"{out} holds a run on other utterances than those in {config.data} now; prepare them as they were to go "
-            "on, or use another --out"
-        )
-    _write_text(path, digest.hexdigest())
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}; free some space or choose another --out") from error
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested JSON objects by dotted name."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
 
 
 def _dev_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:

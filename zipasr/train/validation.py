@@ -30,9 +30,9 @@ def validate(
     for batch in batches:
         features, lens = batch.features.to(device), batch.feature_lens.to(device)
         labels, label_lens = batch.labels.to(device), batch.label_lens.to(device)
-        for name, loss in model.loss(features, lens, labels, label_lens).items():
-            totals[name] = totals.get(name, 0.0) + loss.item()
         encoded = model.encode(features, lens)
+        for name, loss in model.head_losses(encoded, labels, label_lens).items():
+            totals[name] = totals.get(name, 0.0) + loss.item()
         found = {}
         if model.has_transducer:
             found["transducer"] = greedy_search(model, encoded, unk_id=tokenizer.unk_id)
