@@ -18,11 +18,13 @@ def select_device(name: str = "auto") -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    kind = name.split(":")[0]
-    if kind not in available:
+    kind, _, index = name.partition(":")
+    if kind not in available or (index and not (kind == "cuda" and index.isdigit())):
         raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, but is {name!r}")
     if not available[kind]:
         raise ConfigError(f"device {name} was asked for, but this machine has none; use --device auto or cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name} was asked for, but there are {torch.cuda.device_count()}, counted from 0")
     return torch.device(name)
 
 

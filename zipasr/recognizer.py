@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.device import select_device
+from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
@@ -158,7 +158,7 @@ class Recognizer:
         padded_NTF = torch.full((len(features), longest, num_bins), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_matmul(self.device):
             return self.scorer.encode(padded_NTF.to(self.device), torch.tensor(lens, device=self.device))
 
     def _transcribe_all(
@@ -208,6 +208,7 @@ class Recognizer:
         tokens = tuple(
             Token(self.tokenizer.pieces[i], frame * FRAME_S, (frame + 1) * FRAME_S, log_prob)
             for i, frame, log_prob in zip(hypothesis.ids, hypothesis.frames, hypothesis.log_probs, strict=True)
+            if i != self.tokenizer.sos_eos_id  # a barely trained model may emit it; it is no word
         )
         return Transcript(
             self.tokenizer.decode(hypothesis.ids),

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,8 @@ def _load_module(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"zipasr.recipes.{module_name}")
     except ModuleNotFoundError as error:
+        if error.name != f"zipasr.recipes.{module_name}":
+            raise  # one of our own recipes imports something that is missing
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.3) or recipe_names()
         raise ConfigError(f"there is no recipe {name!r}; did you mean {' or '.join(near)}?") from error
 
@@ -74,11 +77,14 @@ def _load_module(module_name: str, name: str) -> ModuleType:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"expected a recipe file, got {path}, which does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"zipasr_recipe_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, ValueError) as error:
+    except Exception as error:  # Differs: whatever a user's own code may raise
+        del sys.modules[name]
         raise ConfigError(f"the recipe file {path} cannot be run: {type(error).__name__}: {error}") from error
     return module
