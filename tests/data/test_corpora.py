@@ -66,9 +66,7 @@ def test_folder_names_its_splits_and_leaves_out_what_is_written(tmp_path: Path) 
 def test_folder_of_audio_without_texts_says_what_to_write(tmp_path: Path) -> None:
     put(tmp_path / "a.wav")
     put(tmp_path / "b.wav")
-    with pytest.raises(
-        DataError, match=r"expected a\.txt .* beside it, but none of the 2 recordings .* has a text; write"
-    ):
+    with pytest.raises(DataError, match=r"expected a\.txt .* beside it, but none of the 2 recordings .* has a text; write"):
         sorted_out(open_source(tmp_path, "en").entries)
 
 
@@ -239,9 +237,7 @@ def test_kaldi_without_text_is_refused(tmp_path: Path) -> None:
 def cut(name: str, *, source_type: str = "file", num_supervisions: int = 1) -> MonoCut:
     recording = Recording(name, [AudioSource(source_type, [0], f"/x/{name}.wav")], 16_000, 64_000, 4.0)
     supervisions = [
-        SupervisionSegment(
-            f"{name}-{i}", name, start=i * 1.0, duration=1.0, text=f"text {i}", speaker="s", language="en"
-        )
+        SupervisionSegment(f"{name}-{i}", name, start=i * 1.0, duration=1.0, text=f"text {i}", speaker="s", language="en")
         for i in range(num_supervisions)
     ]
     return MonoCut(name, start=1.0, duration=3.0, channel=0, supervisions=supervisions, recording=recording)

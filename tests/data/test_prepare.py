@@ -25,9 +25,7 @@ def tone(duration_s: float, *, freq_hz: float = 440.0, rate_hz: int = RATE_HZ) -
     return (0.3 * np.sin(2 * np.pi * freq_hz * time_s)).astype(np.float32)
 
 
-def put(
-    folder: Path, name: str, samples: np.ndarray | None = None, text: str | None = "HELLO WORLD", **how: Any
-) -> Path:
+def put(folder: Path, name: str, samples: np.ndarray | None = None, text: str | None = "HELLO WORLD", **how: Any) -> Path:
     """Write a recording and its text."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -289,9 +289,7 @@ def test_narrower_bands_lose_paths():
         band = prune_ranges(*simple[1:], frame_lens, label_lens, width)
         index = band.positions_NTR.flatten(1)[:, :, None].expand(-1, -1, 7)
         logits = am[:, :, None] + lm.gather(1, index).view(3, 30, width, 7)
-        losses.append(
-            pruned_transducer_loss(logits, band.first_label_NT, labels, frame_lens, label_lens, blank=0).sum()
-        )
+        losses.append(pruned_transducer_loss(logits, band.first_label_NT, labels, frame_lens, label_lens, blank=0).sum())
     assert losses == sorted(losses, reverse=True)
     assert all(map(math.isfinite, losses))
 
@@ -351,9 +349,7 @@ def test_padding_and_batch_order_change_nothing(kind):
     for n in range(4):
         t, s = int(frame_lens[n]), int(label_lens[n])
         one = slice(n, n + 1)
-        alone = all_losses(
-            am[one, :t], lm[one, : s + 1], labels[one, :s], frame_lens[one], label_lens[one], kind, width=3
-        )
+        alone = all_losses(am[one, :t], lm[one, : s + 1], labels[one, :s], frame_lens[one], label_lens[one], kind, width=3)
         # Not the pruned loss: alone, an utterance with few labels has a narrower band.
         torch.testing.assert_close(alone[[0, 2], 0], expected[[0, 2], n], rtol=0, atol=1e-12)
 

@@ -200,8 +200,7 @@ def read_prompts(lang: str, cache: Path | None = None) -> Iterator[Utterance | R
         raise DataError(f"expected *.g722 and core-sounds-{lang}.txt.gz below {folder}, got other files: delete it")
     by_any_case = {name.casefold(): name for name in recordings}
     entries = [
-        (name if name in recordings else by_any_case.get(name.casefold(), name), text)
-        for name, text in _texts(lists[0])
+        (name if name in recordings else by_any_case.get(name.casefold(), name), text) for name, text in _texts(lists[0])
     ]
     for name, text in sorted(entries, key=lambda entry: entry[0]):
         path = recordings.get(name)

@@ -24,9 +24,7 @@ _ENGLISH_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen 
 _ENGLISH_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 _DOTTED_LETTERS = re.compile(r"\b(?:[^\W\d_]\.){2,}")
-_WEB_ADDRESS = re.compile(
-    r"\b(?:www\.[\w-]+(?:\.[\w-]+)*|[\w-]+(?:\.[\w-]+)*\.(?:com|edu|gov|io|net|org))\b", re.IGNORECASE
-)
+_WEB_ADDRESS = re.compile(r"\b(?:www\.[\w-]+(?:\.[\w-]+)*|[\w-]+(?:\.[\w-]+)*\.(?:com|edu|gov|io|net|org))\b", re.IGNORECASE)
 _NUMBER = re.compile(
     r"(?P<money>[$€£¥]\s?)?(?P<whole>\d+)(?P<rest>(?:[.,:]\d+)*)(?P<suffix>(?:st|nd|rd|th|er|e|º|ª|°|\s?[$€£¥])(?!\w))?"
 )

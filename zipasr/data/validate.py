@@ -83,9 +83,7 @@ def check_samples(
     num_tokens = len(utterance.text.split()) if num_tokens is None else num_tokens
     if not has_enough_frames(num_samples, num_tokens):
         num_frames = num_encoder_frames(num_samples)
-        detail = (
-            f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames a second), got {num_tokens} {unit}"
-        )
+        detail = f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames a second), got {num_tokens} {unit}"
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None
 

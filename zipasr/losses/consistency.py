@@ -23,21 +23,15 @@ def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
     require_float32("log_probs", log_probs_2NTV, 3)
     num_rows, num_frames, _ = log_probs_2NTV.shape
     if num_rows == 0 or num_rows % 2:
-        raise ValueError(
-            f"log_probs must hold two views of each utterance, first one then the other, not {num_rows} rows"
-        )
+        raise ValueError(f"log_probs must hold two views of each utterance, first one then the other, not {num_rows} rows")
     require_shape("lens", lens_2N, (num_rows,), "(2N,)")
     lens_2N = lens_2N.to(log_probs_2NTV.device)
     first_N, second_N = lens_2N.chunk(2)
     differ, longest = torch.stack([(first_N != second_N).sum(), lens_2N.max()]).tolist()
     if differ:
-        raise ValueError(
-            f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ"
-        )
+        raise ValueError(f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ")
     if longest > num_frames:
-        raise ValueError(
-            f"lens must be at most {num_frames}, as so many frames are given, but the longest is {longest}"
-        )
+        raise ValueError(f"lens must be at most {num_frames}, as so many frames are given, but the longest is {longest}")
 
     other_2NTV = log_probs_2NTV.detach().roll(num_rows // 2, dims=0)
     divergence_2NT = functional.kl_div(log_probs_2NTV, other_2NTV, reduction="none", log_target=True).sum(2)

@@ -93,9 +93,7 @@ def sum_paths(
         need_occupation: compute occupations even if no gradient is required.
     Source: Graves 2012, arXiv:1211.3711, eq. 16-18, for two sets of arcs as in Kuang et al. 2022, arXiv:2206.13236.
     """
-    need_occupation = need_occupation or (
-        torch.is_grad_enabled() and (symbol_NTR.requires_grad or blank_NTR.requires_grad)
-    )
+    need_occupation = need_occupation or (torch.is_grad_enabled() and (symbol_NTR.requires_grad or blank_NTR.requires_grad))
     log_prob_N, symbol_occupation, blank_occupation = _SumPaths.apply(
         symbol_NTR, blank_NTR, frame_lens, label_lens, first_label_NT, num_positions, kind == "regular", need_occupation
     )
