@@ -277,3 +277,10 @@ def test_icefall_models_open_and_never_spell_blank(tmp_path: Path) -> None:
 def test_models_with_other_special_ids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="first pieces are <blk>, <sos/eos>, <unk>, got <unk>, <s>, </s>"):
         Tokenizer.from_bytes(_foreign_model(tmp_path, model_type="bpe"))
+
+
+def test_all_characters() -> None:
+    tokenizer = Tokenizer.train(["AB BA", "CAB"], kind="char", vocab_size=None)
+    assert set(tokenizer.pieces[3:]) == {"▁", "A", "B", "C"}
+    with pytest.raises(ConfigError, match="only char"):
+        Tokenizer.train(["AB BA"], kind="unigram", vocab_size=None)

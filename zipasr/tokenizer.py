@@ -83,14 +83,14 @@ class Tokenizer:
         return self.pieces[id].startswith(_WORD_START)
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char"], vocab_size: int) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char"], vocab_size: int | None) -> "Tokenizer":
         """Learn a vocabulary that covers every character of the texts. The same texts give the same tokenizer.
 
         Args:
             texts: transcripts, one utterance each.
             kind: how pieces are chosen: `bpe` as in the published recipes, `unigram`, or `char` for single characters.
             vocab_size: number of ids V, the special ones included. Where the texts allow fewer, it is shrunk to
-                what they allow, with a warning in the log.
+                what they allow, with a warning in the log. None, for `char` only: every character there is.
         Raises:
             ConfigError: fewer ids than characters and special pieces (the message states the minimum); unknown kind.
             DataError: the texts hold no text.
@@ -102,6 +102,10 @@ class Tokenizer:
         if not characters:
             raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
         minimum = len(characters) + 1 + len(_SPECIAL_PIECES)  # 1: the space, ▁
+        if vocab_size is None:
+            if kind != "char":
+                raise ConfigError(f"Expected a vocab_size for kind {kind}, got None, which only char takes; give a number.")
+            vocab_size = minimum
         if vocab_size < minimum:
             raise ConfigError(
                 f"Expected a vocabulary of at least {minimum} ({len(characters)} characters, the space and "

@@ -14,8 +14,8 @@ class TokenizerConfig:
 
     kind: Literal["unigram", "bpe", "char"] = "unigram"
     """Pieces by unigram model (as published), by merges, or single characters."""
-    vocab_size: int = 500
-    """Number of pieces; shrunk where the texts allow fewer."""
+    vocab_size: int | None = 500
+    """Number of pieces; shrunk where the texts allow fewer. None, for char only: every character of the texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
