@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.device import fast_matmul, select_device
+from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
@@ -158,7 +158,7 @@ class Recognizer:
         padded_NTF = torch.full((len(features), longest, num_bins), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames
-        with torch.inference_mode(), fast_matmul(self.device):
+        with torch.inference_mode():
             return self.scorer.encode(padded_NTF.to(self.device), torch.tensor(lens, device=self.device))
 
     def _transcribe_all(

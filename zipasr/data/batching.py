@@ -64,6 +64,8 @@ class BatchConfig:
     """A joined utterance is not longer than this, before its speed is changed."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     """Warping and masks, or None."""
+    spec_augment_from_epoch: int = 0
+    """First epoch, from 0, with warping and masks; a small model on little data learns to align sooner without them."""
     cache_mb: int = 0
     """Features kept in memory from epoch to epoch, in MiB for each process that reads; 0 reads the sound anew each time."""
 
@@ -161,7 +163,7 @@ class BatchReader(Dataset[Batch]):
         features = [torch.cat([self._features(i, item.speed) for i in item.utterances]) for item in items]
         lens = torch.tensor([len(f) for f in features])
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
-        if self.config.spec_augment is not None:
+        if self.config.spec_augment is not None and epoch >= self.config.spec_augment_from_epoch:
             with seeded(stable_seed(self.seed, epoch, index)):
                 padded = spec_augment(padded, lens, self.config.spec_augment)
         texts = [" ".join(self.cuts[i].supervisions[0].text for i in item.utterances) for item in items]

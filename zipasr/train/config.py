@@ -77,6 +77,9 @@ class TrainConfig:
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the encoder; weights and losses are float32 always."""
+    use_onednn_matmul: bool = True
+    """Whether a CPU multiplies matrices through oneDNN where that is exact: faster for models of some size, but each new
+    shape costs a compilation, which a tiny model on batches of ever new lengths does not earn back."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     num_workers: int = 2

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -102,7 +102,8 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     )
     try:
         run = _Run(config, out, state, tokenizer, data, log, device)
-        with _catch_interrupt() as interrupted, fast_matmul(device):
+        matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
+        with _catch_interrupt() as interrupted, matmul:
             batches = read_batches(
                 plan,
                 reader,
