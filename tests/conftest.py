@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from zipasr.errors import DataError
 
 REPOSITORY = Path(__file__).parents[1]
+
+# Tensors are small here and threads would mostly wait for each other: on a busy machine, eight times as long as one alone.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

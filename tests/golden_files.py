@@ -17,9 +17,6 @@ from zipasr.interop import rename_layer_key, rename_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 
-# Tensors are so small here that threads mostly wait for each other: on a busy machine, eight times as long as one alone.
-torch.set_num_threads(1)
-
 
 def load_golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The settings and the tensors of one golden file."""
