@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -12,6 +13,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 # Tensors are small here and threads would mostly wait for each other: on a busy machine, eight times as long as one alone.
 torch.set_num_threads(1)
+
+# A busy machine is no failure: no example fails for being slow.
+hypothesis.settings.register_profile("zipasr", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("zipasr")
 
 
 @pytest.fixture(scope="session")
