@@ -32,12 +32,12 @@ def tiny() -> TrainConfig:
             max_duration_s=12.0,
             num_buckets=10,
             spec_augment=SpecAugmentConfig(
-                time_warp_frames=0, frequency_mask_bins=15, num_time_masks=4, time_mask_frames=20, max_time_share=0.1
+                time_warp_frames=0, frequency_mask_bins=20, num_time_masks=8, time_mask_frames=20, max_time_share=0.15
             ),
-            spec_augment_from_epoch=10,
+            spec_augment_from_epoch=8,
             cache_mb=512,
         ),
-        num_epochs=20,
+        num_epochs=18,
         lr=0.045,
         lr_batches=1000.0,
         lr_epochs=8.0,
