@@ -21,7 +21,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     return has
 
 
-def test_auto_takes_the_best(machine: dict[str, bool]) -> None:
+def test_auto_takes_the_best(machine: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device() == CPU
     machine["mps"] = True
     assert select_device("auto") == torch.device("mps")
@@ -29,9 +30,11 @@ def test_auto_takes_the_best(machine: dict[str, bool]) -> None:
     assert select_device("auto") == torch.device("cuda")
     assert select_device("cpu") == CPU
     assert select_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="cuda:2 was asked for, but there are 2"):
+        select_device("cuda:2")
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "abacus", "CPU"])
+@pytest.mark.parametrize("name", ["", "gpu", "abacus", "CPU", "cuda:x", "cpu:0"])
 def test_unknown_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"must be auto, cpu, cuda, cuda:N or mps, but is {name!r}"):
         select_device(name)
