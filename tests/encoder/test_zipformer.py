@@ -471,3 +471,16 @@ def test_configuration_is_a_value() -> None:
     config = small_config()
     assert config == small_config()
     assert dataclasses.replace(config, is_causal=True) != config
+
+
+def test_lengths_and_contexts_that_cannot_be() -> None:
+    model = Zipformer(ZipformerConfig(is_causal=True)).eval()
+    features = torch.zeros(1, 50, 80)
+    with pytest.raises(ValueError, match="lens must be within 0 and T = 50"):
+        model(features, torch.tensor([51]))
+    with pytest.raises(ValueError, match="has an effect only in chunks"):
+        model(features, torch.tensor([50]), left_context_frames_50hz=64)
+    with pytest.raises(ConfigError, match="left_context_frames_50hz must be -1 or more"):
+        model(features, torch.tensor([50]), chunk_frames_50hz=16, left_context_frames_50hz=-2)
+    with pytest.raises(ConfigError, match="at least one size"):
+        ZipformerConfig(is_causal=True, chunk_frames_50hz=())

@@ -78,6 +78,8 @@ class ZipformerConfig:
             raise ConfigError(f"the first entry of downsample must be 1, but is {self.downsample[0]}")
         if self.pos_dim % 2:
             raise ConfigError(f"pos_dim must be even, but is {self.pos_dim}")
+        if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
+            raise ConfigError("chunk_frames_50hz and left_context_frames_50hz must name at least one size each, -1 for all")
         if self.is_causal:
             for chunk in self.chunk_frames_50hz:
                 for left in self.left_context_frames_50hz:
@@ -110,6 +112,8 @@ def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
                 f"chunk_frames_50hz must be -1 or a positive multiple of every downsampling factor, but {chunk} is "
                 f"not a multiple of {factor} (stack {i})"
             )
+        if left < -1:
+            raise ConfigError(f"left_context_frames_50hz must be -1 or more, but is {left}")
         if left != -1 and max(1, left // chunk) * chunk < kernel // 2 * factor:
             raise ConfigError(
                 f"left_context_frames_50hz must reach back over half the kernel of stack {i}, "
@@ -215,6 +219,9 @@ class Zipformer(nn.Module):
             )
         if lens.shape != features.shape[:1]:
             raise ValueError(f"lens must be ({features.shape[0]},), but is {tuple(lens.shape)}")
+        # Looked at only where that does not make the processor wait for an accelerator.
+        if lens.device.type == "cpu" and len(lens) and not 0 <= int(lens.min()) <= int(lens.max()) <= features.shape[1]:
+            raise ValueError(f"lens must be within 0 and T = {features.shape[1]}, but are {lens.tolist()}")
         if chunk is not None and chunk != -1 and not self.config.is_causal:
             raise ValueError(
                 f"chunk_frames_50hz must be -1 for this model, but is {chunk}; only a model trained with "
@@ -224,6 +231,11 @@ class Zipformer(nn.Module):
     def _chunk(self, chunk: int | None, left: int | None) -> tuple[int, int]:
         """The chunk and left context to use: as asked, or drawn while training a causal model."""
         config = self.config
+        if chunk in (None, -1) and left not in (None, -1):
+            raise ValueError(
+                f"left_context_frames_50hz has an effect only in chunks, but is {left} with chunk_frames_50hz = {chunk}; "
+                "give both or neither"
+            )
         if chunk is None and self.training and config.is_causal:
             chunk = _draw(config.chunk_frames_50hz)
             left = _draw(config.left_context_frames_50hz) if chunk != -1 else -1

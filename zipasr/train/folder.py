@@ -7,6 +7,8 @@ epoch would mean nothing.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from zipasr.train.data import TrainData, make_tokenizer
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
+LOCK_FILE = ".lock"
 _MAY_CHANGE = frozenset(
     "num_epochs device num_workers log_interval valid_interval save_interval keep_checkpoints average_share "
     "batch.cache_mb".split()
@@ -49,13 +52,37 @@ def open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConf
     else:
         tokenizer = make_tokenizer(cuts, config.tokenizer)
         config = _with_vocabulary(config, tokenizer)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            tokenizer.save(out / "tokenizer")
-        except OSError as error:
-            raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
+        tokenizer.save(out / "tokenizer")
     _write_text(path, json.dumps(to_json(config), indent=1))
     return config, tokenizer
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Make the folder `out` if need be, and keep other processes from training in it meanwhile (not on Windows).
+
+    Raises:
+        ConfigError: another process is training there.
+        CheckpointError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK_FILE).open("w")
+    except OSError as error:
+        raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
+    with file:
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process is training in {out}; wait for it, stop it, or choose another --out"
+            ) from error
+        yield
 
 
 def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:

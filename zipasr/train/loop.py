@@ -33,7 +33,7 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage, interval_average
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, read_cuts, select
-from zipasr.train.folder import check_same_data, open_run
+from zipasr.train.folder import check_same_data, locked, open_run
 from zipasr.train.metrics import RunLog
 from zipasr.train.state import (
     AVERAGE_FILE,
@@ -80,6 +80,13 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     device = select_device(config.device)
     cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
     dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
+    with locked(out):
+        return _train(config, out, device, cuts, dev_cuts, is_quiet=is_quiet)
+
+
+def _train(
+    config: TrainConfig, out: Path, device: torch.device, cuts: list[Any], dev_cuts: list[Any], *, is_quiet: bool
+) -> TrainReport:
     config, tokenizer = open_run(config, out, cuts)
     data = select(cuts, dev_cuts, tokenizer, config)
     check_same_data(data, out, config)
