@@ -294,10 +294,12 @@ def test_resume_is_bit_identical(stop: int) -> None:
 
 
 def test_state_of_a_new_optimizer_round_trips() -> None:
-    parameters = make_parameters()
-    optimizer = ScaledAdam(parameters.values())
+    want, got = make_parameters(), make_parameters()
+    run(ScaledAdam(want.values()), want, range(3))
+    optimizer = ScaledAdam(got.values())
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    run(optimizer, parameters, range(3))
+    run(optimizer, got, range(3))
+    assert_equal(got, want)
 
 
 def test_missing_gradient_is_a_zero_gradient() -> None:

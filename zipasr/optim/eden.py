@@ -8,6 +8,7 @@ of audio heard over a reference number of hours).
 Source: Yao et al. 2024, arXiv:2310.11230 (Eden); Eden2 comes from the published training code.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch.optim import Optimizer
@@ -45,7 +46,7 @@ def warmup_factor(batch: float, warmup_batches: float, warmup_start: float) -> f
     return warmup_start + (1 - warmup_start) * batch / warmup_batches
 
 
-class BatchEpochSchedule:
+class BatchEpochSchedule(ABC):
     """Sets the rate of each parameter group to its `initial_lr` times `factor(batch, epoch)`.
 
     `initial_lr` is the group's `lr` when the first schedule is made for it; it is kept in the group, so a checkpoint of
@@ -58,9 +59,9 @@ class BatchEpochSchedule:
         self.epoch = 0.0
         self._set_rates()
 
+    @abstractmethod
     def factor(self, batch: int, epoch: float) -> float:
         """What the initial rate is multiplied by."""
-        raise NotImplementedError
 
     def step_batch(self, batch: int) -> None:
         """Set the number of the present batch, counted over the whole run, and the rates."""
