@@ -18,9 +18,9 @@ from zipasr.train.config import TokenizerConfig, TrainConfig
 def tiny() -> TrainConfig:
     """The `tiny` model with transducer and CTC, for less than an hour of speech.
 
-    Chosen by dev WER at equal time (benchmarks/LOG.md): characters, since pieces make the predictor learn the sentences by
-    heart; small batches, since updates count; little dropout and no masks at first, CTC at full weight, and schedules
-    run through in the first tenth, since so short a run is over before a published one has warmed up.
+    Chosen by dev WER (benchmarks/LOG.md): characters, since with pieces the predictor seems to learn the sentences by heart;
+    small batches, since updates count; little dropout and no masks at first, CTC at full weight, and schedules that are
+    over early, since so short a run ends before a published one has warmed up.
     """
     model = tiny_model()
     encoder = dataclasses.replace(model.encoder, dropout=Schedule(((0.0, 0.1),)))
