@@ -160,12 +160,12 @@ def test_bypass_skips_whole_sequences_with_its_rate() -> None:
 
 def test_schedules_are_those_of_the_published_recipe() -> None:
     steps = (0.0, 4000.0, 16000.0, 50000.0)
-    assert [layer_module._ATTENTION_SKIP(s) for s in steps] == [0.2, 0.05, 0.0, 0.0]
-    assert [layer_module._CONV_SKIP(s) for s in steps] == [0.2, 0.05, 0.0, 0.0]
-    assert [layer_module._FEED_FORWARD_SKIP(s) for s in (0.0, 4000.0, 50000.0)] == [0.1, 0.01, 0.0]
+    assert [layer_module.ATTENTION_SKIP(s) for s in steps] == [0.2, 0.05, 0.0, 0.0]
+    assert [layer_module.CONV_SKIP(s) for s in steps] == [0.2, 0.05, 0.0, 0.0]
+    assert [layer_module.FEED_FORWARD_SKIP(s) for s in (0.0, 4000.0, 50000.0)] == [0.1, 0.01, 0.0]
     assert [layer_module._CONST_ATTENTION(s) for s in (0.0, 4000.0, 50000.0)] == [0.25, 0.025, 0.025]
     assert [layer_module._BYPASS_MIN(s) for s in (0.0, 20000.0)] == [0.9, 0.2]
-    for schedule in ("_ATTENTION_SKIP", "_CONV_SKIP", "_FEED_FORWARD_SKIP", "_CONST_ATTENTION", "_BYPASS_MIN"):
+    for schedule in ("ATTENTION_SKIP", "CONV_SKIP", "FEED_FORWARD_SKIP", "_CONST_ATTENTION", "_BYPASS_MIN"):
         assert getattr(layer_module, schedule).default == 0.0
 
 

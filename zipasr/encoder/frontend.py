@@ -1,32 +1,33 @@
 """Conv-Embed, the entrance of the encoder: features (N, T, F) at 100 Hz -> frames (N, T', D) at 50 Hz.
 
 Three small 2-D convolutions halve time once and frequency twice, a ConvNeXt layer refines, a linear layer joins channels
-and frequencies. Images are kept (N, T, F, C), channels last, which is both what the constraints expect and the fastest
-layout of 2-D convolutions on a CPU. Padding is not masked: see `AsrModel.encode`.
+and frequencies. (At `rate` 4 the third halves time as well, for the comparison without temporal downsampling.) Images are
+kept (N, T, F, C), channels last, which is both what the constraints expect and the fastest layout of 2-D convolutions on a
+CPU. Padding is not masked: see `AsrModel.encode`.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.1; constants from the published recipe.
 """
 
 import torch
 from torch import Tensor, nn
 
+from zipasr.encoder.ablation import AblationConfig
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
-from zipasr.nn.norm import BiasNorm
 from zipasr.nn.schedule import Schedule, ScheduledModule
-from zipasr.nn.swoosh import swoosh_left, swoosh_right
+from zipasr.nn.swoosh import ActivationKind, activate
 
 MIN_FEATURES = 9
 """Fewest feature frames from which Conv-Embed makes one frame."""
 
 
-def output_length(num_frames: int) -> int:
-    """Frames at 50 Hz that Conv-Embed makes of `num_frames` features at 100 Hz."""
-    return max(0, (num_frames - 7) // 2)
+def output_length(num_frames: int, rate: int = 2) -> int:
+    """Frames at 50 Hz (`rate` 4: at 25 Hz) that Conv-Embed makes of `num_frames` features at 100 Hz."""
+    return max(0, (num_frames - (7 if rate == 2 else 5)) // rate)
 
 
-def output_lengths(lens: Tensor) -> Tensor:
+def output_lengths(lens: Tensor, rate: int = 2) -> Tensor:
     """`output_length` of each entry of an integer tensor."""
-    return ((lens - 7) // 2).clamp(min=0)
+    return ((lens - (7 if rate == 2 else 5)) // rate).clamp(min=0)
 
 
 def _conv_last(image: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -37,8 +38,9 @@ def _conv_last(image: Tensor, conv: nn.Conv2d) -> Tensor:
 class ConvNeXt(ScheduledModule):
     """Residual layer: 7x7 depthwise convolution, then two pointwise ones with 3 times the channels between."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, activation: ActivationKind = "swoosh_left") -> None:
         super().__init__()
+        self.activation = activation
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.pointwise1 = nn.Linear(channels, 3 * channels)
         self.hidden_balancer = Balancer(min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
@@ -53,7 +55,7 @@ class ConvNeXt(ScheduledModule):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, T, F, C) to (N, T, F, C)."""
         hidden = self.pointwise1(_conv_last(image, self.depthwise))
-        y = self.pointwise2(swoosh_left(self.hidden_balancer(hidden)))
+        y = self.pointwise2(activate(self.hidden_balancer(hidden), self.activation))
         rate = self.value(self.skip_rate)
         if rate > 0.0:
             y = y * sequence_mask(y, rate)
@@ -70,30 +72,34 @@ class ConvEmbed(nn.Module):
         *,
         conv_channels: tuple[int, int, int] = (8, 32, 128),
         dropout: Schedule | float = DROPOUT,
+        rate: int = 2,
+        ablation: AblationConfig | None = None,
     ) -> None:
         super().__init__()
+        ablation = ablation or AblationConfig()
+        self.rate, self.activation = rate, ablation.right_activation
         c1, c2, c3 = conv_channels
         self.conv1 = nn.Conv2d(1, c1, 3, padding=(0, 1))
         self.balancer1 = Balancer(max_abs=1.0)
         self.conv2 = nn.Conv2d(c1, c2, 3, stride=2)
         self.balancer2 = Balancer(max_abs=4.0)
-        self.conv3 = nn.Conv2d(c2, c3, 3, stride=(1, 2))
+        self.conv3 = nn.Conv2d(c2, c3, 3, stride=(rate // 2, 2))
         self.balancer3 = Balancer(max_abs=4.0)
-        self.convnext = ConvNeXt(c3)
+        self.convnext = ConvNeXt(c3, activation=ablation.left_activation)
         width = ((num_features - 1) // 2 - 1) // 2
         self.out = nn.Linear(c3 * width, channels)
         self.out_whiten = Whiten(Schedule(((0.0, 4.0), (20000.0, 8.0)), default=4.0), grad_scale=0.02)
-        self.out_norm = BiasNorm(channels)
+        self.out_norm = ablation.make_norm(channels)
         self.dropout = Dropout(dropout, is_shared_over_time=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (N, T, F), T >= 9, to (N, (T - 7) // 2, D)."""
+        """Map (N, T, F), T >= 9, to (N, T', D) with T' = `output_length(T, rate)`."""
         image = _conv_last(features.unsqueeze(-1), self.conv1)
         if self.training:
             image = scale_grad(image, 0.2)
-        image = swoosh_right(self.balancer1(image))
-        image = swoosh_right(self.balancer2(_conv_last(image, self.conv2)))
-        image = swoosh_right(self.balancer3(_conv_last(image, self.conv3)))
+        image = activate(self.balancer1(image), self.activation)
+        image = activate(self.balancer2(_conv_last(image, self.conv2)), self.activation)
+        image = activate(self.balancer3(_conv_last(image, self.conv3)), self.activation)
         image = self.convnext(image)
         flat = image.transpose(2, 3).flatten(2)  # channel-major: index c · F + f
         return self.dropout(self.out_norm(self.out_whiten(self.out(flat))))

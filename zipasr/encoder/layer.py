@@ -4,22 +4,22 @@ feed-forwards, two convolutions and a Bypass around it. (N, T, D) -> (N, T, D) a
 Source: Yao et al. 2024, arXiv:2310.11230, figure 2 and section 3.2; training-only constants from the published recipe.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from zipasr.encoder.ablation import AblationConfig, NoBypass
 from zipasr.nn.attention import AttentionWeights, NonlinAttention, SelfAttention, whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten, chance, limit_param_value
 from zipasr.nn.convolution import ConvolutionModule
 from zipasr.nn.dropout import DROPOUT, sequence_mask
 from zipasr.nn.feedforward import FeedForward
-from zipasr.nn.norm import BiasNorm
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
-_ATTENTION_SKIP = Schedule(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
-_CONV_SKIP = _ATTENTION_SKIP
-_FEED_FORWARD_SKIP = Schedule(((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)))
+ATTENTION_SKIP = Schedule(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
+CONV_SKIP = ATTENTION_SKIP
+FEED_FORWARD_SKIP = Schedule(((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)))
 _CONST_ATTENTION = Schedule(((0.0, 0.25), (4000.0, 0.025)))
 _BYPASS_MIN = Schedule(((0.0, 0.9), (20000.0, 0.2)))
 
@@ -38,6 +38,35 @@ class LayerShape:
     pos_dim: int
     is_causal: bool
     dropout: Schedule = DROPOUT
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+
+    def attention_weights(self) -> nn.Module:
+        """A module that computes attention weights."""
+        weights = AttentionWeights(
+            self.channels,
+            self.pos_dim,
+            num_heads=self.num_heads,
+            query_head_dim=self.query_head_dim,
+            pos_head_dim=self.pos_head_dim,
+        )
+        return self.ablation.with_input_norm(weights, self.channels)
+
+    def self_attention(self) -> nn.Module:
+        """A module that attends values under given weights."""
+        attention = SelfAttention(self.channels, num_heads=self.num_heads, value_head_dim=self.value_head_dim)
+        return self.ablation.with_input_norm(attention, self.channels)
+
+    def feed_forward(self, hidden_channels: int) -> nn.Module:
+        """A feed-forward module."""
+        activation = self.ablation.left_activation
+        feed_forward = FeedForward(self.channels, hidden_channels, dropout=self.dropout, activation=activation)
+        return self.ablation.with_input_norm(feed_forward, self.channels)
+
+    def convolution(self) -> nn.Module:
+        """A convolution module."""
+        activation = self.ablation.right_activation
+        conv = ConvolutionModule(self.channels, self.kernel_size, is_causal=self.is_causal, activation=activation)
+        return self.ablation.with_input_norm(conv, self.channels)
 
 
 class Bypass(ScheduledModule):
@@ -60,30 +89,36 @@ class Bypass(ScheduledModule):
         return torch.addcmul(before, after - before, scale)
 
 
-class ZipformerLayer(ScheduledModule):
+class SkippingBlock(ScheduledModule):
+    """A block whose modules are now and then skipped while training, each for whole sequences."""
+
+    def _keep(self, x: Tensor, skip_rate: Schedule) -> Tensor | None:
+        """A 0/1 mask of the sequences of `x` for which a module counts; None for all of them."""
+        rate = self.value(skip_rate) if self.training else 0.0
+        return sequence_mask(x, rate) if rate > 0.0 else None
+
+
+class ZipformerLayer(SkippingBlock):
     """One Zipformer block."""
 
     def __init__(self, shape: LayerShape, *, skip_rate: Schedule | float = 0.0) -> None:
         super().__init__()
-        channels = shape.channels
-        self.attention_weights = AttentionWeights(
-            channels,
-            shape.pos_dim,
-            num_heads=shape.num_heads,
-            query_head_dim=shape.query_head_dim,
-            pos_head_dim=shape.pos_head_dim,
-        )
-        self.self_attention1 = SelfAttention(channels, num_heads=shape.num_heads, value_head_dim=shape.value_head_dim)
-        self.self_attention2 = SelfAttention(channels, num_heads=shape.num_heads, value_head_dim=shape.value_head_dim)
-        self.feed_forward1 = FeedForward(channels, shape.feedforward * 3 // 4, dropout=shape.dropout)
-        self.feed_forward2 = FeedForward(channels, shape.feedforward, dropout=shape.dropout)
-        self.feed_forward3 = FeedForward(channels, shape.feedforward * 5 // 4, dropout=shape.dropout)
-        self.nonlin_attention = NonlinAttention(channels)
-        self.conv1 = ConvolutionModule(channels, shape.kernel_size, is_causal=shape.is_causal)
-        self.conv2 = ConvolutionModule(channels, shape.kernel_size, is_causal=shape.is_causal)
-        self.norm = BiasNorm(channels)
-        self.bypass_mid = Bypass(channels)
-        self.bypass = Bypass(channels, skip_rate=skip_rate)
+        channels, ablation = shape.channels, shape.ablation
+        self.attention_weights = shape.attention_weights()
+        self.attention_weights2 = None if ablation.has_shared_attention_weights else shape.attention_weights()
+        self.self_attention1 = shape.self_attention()
+        self.self_attention2 = shape.self_attention()
+        self.feed_forward1 = shape.feed_forward(shape.feedforward * 3 // 4)
+        self.feed_forward2 = shape.feed_forward(shape.feedforward)
+        self.feed_forward3 = shape.feed_forward(shape.feedforward * 5 // 4)
+        self.nonlin_attention: nn.Module | None = None
+        if ablation.has_nonlin_attention:
+            self.nonlin_attention = ablation.with_input_norm(NonlinAttention(channels), channels)
+        self.conv1 = shape.convolution()
+        self.conv2 = shape.convolution()
+        self.norm = ablation.make_norm(channels)
+        self.bypass_mid = Bypass(channels) if ablation.has_bypass else NoBypass()
+        self.bypass = Bypass(channels, skip_rate=skip_rate) if ablation.has_bypass else NoBypass()
         # Present in every published checkpoint and count of parameters, but never used.
         self.unused_scale = nn.Parameter(torch.full((channels,), 0.5), requires_grad=False)
 
@@ -112,18 +147,20 @@ class ZipformerLayer(ScheduledModule):
         """
         before = x
         weights = self.attention_weights(x, positions, mask)
-        attention_keep = self._keep(x, _ATTENTION_SKIP)
-        conv_skip, ff_skip = _CONV_SKIP, _FEED_FORWARD_SKIP
+        attention_keep = self._keep(x, ATTENTION_SKIP)
 
         x = x + self.feed_forward1(x)
-        x = x + _masked(self.balancer_nonlin(self.nonlin_attention(x, self._one_head(weights))), attention_keep)
-        x = x + _masked(self.self_attention1(x, weights), attention_keep)
-        x = x + _masked(self.conv1(x, padding_mask, chunk_frames), self._keep(x, conv_skip))
-        x = x + _masked(self.balancer_ff2(self.feed_forward2(x)), self._keep(x, ff_skip))
+        if self.nonlin_attention is not None:
+            x = x + masked(self.balancer_nonlin(self.nonlin_attention(x, self._one_head(weights))), attention_keep)
+        x = x + masked(self.self_attention1(x, weights), attention_keep)
+        x = x + masked(self.conv1(x, padding_mask, chunk_frames), self._keep(x, CONV_SKIP))
+        x = x + masked(self.balancer_ff2(self.feed_forward2(x)), self._keep(x, FEED_FORWARD_SKIP))
         x = self.bypass_mid(before, x)
-        x = x + _masked(self.self_attention2(x, weights), attention_keep)
-        x = x + _masked(self.conv2(x, padding_mask, chunk_frames), self._keep(x, conv_skip))
-        x = x + _masked(self.balancer_ff3(self.feed_forward3(x)), self._keep(x, ff_skip))
+        if self.attention_weights2 is not None:
+            weights = self.attention_weights2(x, positions, mask)
+        x = x + masked(self.self_attention2(x, weights), attention_keep)
+        x = x + masked(self.conv2(x, padding_mask, chunk_frames), self._keep(x, CONV_SKIP))
+        x = x + masked(self.balancer_ff3(self.feed_forward3(x)), self._keep(x, FEED_FORWARD_SKIP))
         x = self.bypass(before, self.norm(self.balancer1(x)))
         return self.whiten(self.balancer2(x))
 
@@ -135,10 +172,7 @@ class ZipformerLayer(ScheduledModule):
             return seen / seen.sum(-1, keepdim=True)
         return head
 
-    def _keep(self, x: Tensor, skip_rate: Schedule) -> Tensor | None:
-        rate = self.value(skip_rate) if self.training else 0.0
-        return sequence_mask(x, rate) if rate > 0.0 else None
 
-
-def _masked(x: Tensor, keep: Tensor | None) -> Tensor:
+def masked(x: Tensor, keep: Tensor | None) -> Tensor:
+    """`x` where `keep` is 1, else zero; None keeps everything."""
     return x if keep is None else x * keep

@@ -9,7 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zipasr.encoder.layer import Bypass, LayerShape, ZipformerLayer
+from zipasr.encoder.conformer_pair import ConformerPair
+from zipasr.encoder.layer import Bypass, LayerShape, ZipformerLayer, masked
 from zipasr.nn.attention import RelativePositionalEncoding
 from zipasr.nn.schedule import Schedule
 
@@ -52,8 +53,9 @@ class ZipformerStack(nn.Module):
         super().__init__()
         self.factor = downsample_factor
         self.positions = RelativePositionalEncoding(shape.pos_dim, dropout=pos_dropout)
+        block = ConformerPair if shape.ablation.block == "conformer_pair" else ZipformerLayer
         self.layers = nn.ModuleList(
-            ZipformerLayer(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor)) for i in range(num_layers)
+            block(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor)) for i in range(num_layers)
         )
         for layer in self.layers[1:]:  # the published model starts every layer of a stack alike
             layer.load_state_dict(self.layers[0].state_dict())
@@ -82,16 +84,12 @@ class ZipformerStack(nn.Module):
         if attention_mask is not None:
             mask = mask | attention_mask[::factor, ::factor]
         positions = self.positions(x.shape[1])
-        x = _masked(x, feature_mask)
+        x = masked(x, feature_mask)
         for layer in self.layers:
-            x = _masked(layer(x, positions, mask, padding_mask, chunk), feature_mask)
+            x = masked(layer(x, positions, mask, padding_mask, chunk), feature_mask)
         if factor > 1:
             x = self.bypass(before, upsample(x, factor, before.shape[1]))
         return x
-
-
-def _masked(x: Tensor, feature_mask: Tensor | None) -> Tensor:
-    return x if feature_mask is None else x * feature_mask
 
 
 def _layer_skip(index: int, num_layers: int, warmup: tuple[float, float], factor: int) -> Schedule:

@@ -5,12 +5,14 @@ D is the widest stack; lengths are T' = (T - 7) // 2 and T'' = (T' + 1) // 2.
 Source: Yao et al. 2024, arXiv:2310.11230, figure 1; the defaults are Zipformer-M.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zipasr.encoder import frontend
+from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.layer import LayerShape
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.errors import ConfigError
@@ -27,10 +29,15 @@ _UNLIMITED_CHUNKS = 1_000_000
 class ZipformerConfig:
     """Shape of the encoder, one entry per stack. The defaults are the published medium model."""
 
+    kind: ClassVar[str] = "zipformer"
+    """Tells the encoders apart in JSON."""
+
     num_features: int = 80
     """Mel bins F of the input."""
     conv_channels: tuple[int, int, int] = (8, 32, 128)
     """Channels of the three convolutions of Conv-Embed."""
+    conv_embed_rate: Literal[2, 4] = 2
+    """Time reduction of Conv-Embed. 4, where the stacks work at 25 Hz and no Downsample follows them, is an ablation."""
     channels: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
     """Embedding width D of each stack."""
     unmasked_channels: tuple[int, ...] = (192, 192, 256, 256, 256, 192)
@@ -45,12 +52,12 @@ class ZipformerConfig:
     """Attention heads H."""
     kernel_sizes: tuple[int, ...] = (31, 31, 15, 15, 15, 31)
     """Odd kernel sizes of the depthwise convolutions, in frames of the stack."""
-    query_head_dim: int = 32
-    """Width of a query and a key of one head."""
-    value_head_dim: int = 12
-    """Width of a value of one head."""
-    pos_head_dim: int = 4
-    """Width of a positional query of one head."""
+    query_head_dim: int | tuple[int, ...] = 32
+    """Width of a query and a key of one head; one for all stacks, or one entry per stack."""
+    value_head_dim: int | tuple[int, ...] = 12
+    """Width of a value of one head, likewise."""
+    pos_head_dim: int | tuple[int, ...] = 4
+    """Width of a positional query of one head, likewise."""
     pos_dim: int = 48
     """Width of the relative position encoding."""
     pos_dropout: float = 0.15
@@ -63,11 +70,14 @@ class ZipformerConfig:
     """Chunk sizes drawn while training a causal model; -1 is the whole utterance."""
     left_context_frames_50hz: tuple[int, ...] = (64, 128, 256, -1)
     """Left contexts drawn while training a causal model; -1 is everything."""
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    """Ingredients to leave out or to replace, for comparison."""
 
     def __post_init__(self) -> None:
         num_stacks = len(self.channels)
-        for name in ("unmasked_channels", "num_layers", "downsample", "feedforward", "num_heads", "kernel_sizes"):
-            if len(getattr(self, name)) != num_stacks:
+        sizes = ("unmasked_channels", "num_layers", "downsample", "feedforward", "num_heads", "kernel_sizes")
+        for name in (*sizes, "query_head_dim", "value_head_dim", "pos_head_dim"):
+            if not isinstance(getattr(self, name), int) and len(getattr(self, name)) != num_stacks:
                 raise ConfigError(
                     f"{name} must have one entry per stack, {num_stacks} as channels has, but has "
                     f"{len(getattr(self, name))}: {getattr(self, name)}"
@@ -80,6 +90,8 @@ class ZipformerConfig:
             raise ConfigError(f"pos_dim must be even, but is {self.pos_dim}")
         if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
             raise ConfigError("chunk_frames_50hz and left_context_frames_50hz must name at least one size each, -1 for all")
+        if self.is_causal and self.conv_embed_rate != 2:
+            raise ConfigError(f"conv_embed_rate must be 2 for a causal model, but is {self.conv_embed_rate}")
         if self.is_causal:
             for chunk in self.chunk_frames_50hz:
                 for left in self.left_context_frames_50hz:
@@ -98,8 +110,19 @@ class ZipformerConfig:
                 f"channels and feedforward must be multiples of 4, but stack {i} has {self.channels[i]} and "
                 f"{self.feedforward[i]}"
             )
-        if min(self.num_layers[i], self.num_heads[i], self.downsample[i], self.channels[i]) < 1:
-            raise ConfigError(f"stack {i} must have at least one layer, head and channel and a downsampling >= 1")
+        head_dims = self.head_dims(i)
+        if min(self.num_layers[i], self.num_heads[i], self.downsample[i], self.channels[i], *head_dims) < 1:
+            raise ConfigError(
+                f"stack {i} must have at least one layer, head and channel, head widths and a downsampling >= 1, but has "
+                f"{self.num_layers[i]}, {self.num_heads[i]}, {self.channels[i]}, {head_dims} and {self.downsample[i]}"
+            )
+
+    def head_dims(self, i: int) -> tuple[int, int, int]:
+        """Widths of a query, a value and a positional query of one head of stack i."""
+        query, value, pos = (
+            dim if isinstance(dim, int) else dim[i] for dim in (self.query_head_dim, self.value_head_dim, self.pos_head_dim)
+        )
+        return query, value, pos
 
 
 def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
@@ -129,7 +152,12 @@ class Zipformer(nn.Module):
         self.config = config
         self.output_channels = max(config.channels)
         self.frontend = frontend.ConvEmbed(
-            config.num_features, config.channels[0], conv_channels=config.conv_channels, dropout=config.dropout
+            config.num_features,
+            config.channels[0],
+            conv_channels=config.conv_channels,
+            dropout=config.dropout,
+            rate=config.conv_embed_rate,
+            ablation=config.ablation,
         )
         num_stacks = len(config.channels)
         self.stacks = nn.ModuleList(
@@ -142,26 +170,31 @@ class Zipformer(nn.Module):
             )
             for i in range(num_stacks)
         )
-        self.output_downsample = Downsample(2)
+        self.output_downsample = Downsample(4 // config.conv_embed_rate)
+        config.ablation.switch_constraints(self)
 
     def _layer_shape(self, i: int) -> LayerShape:
         config = self.config
+        query_head_dim, value_head_dim, pos_head_dim = config.head_dims(i)
         return LayerShape(
             channels=config.channels[i],
             feedforward=config.feedforward[i],
             num_heads=config.num_heads[i],
             kernel_size=config.kernel_sizes[i],
-            query_head_dim=config.query_head_dim,
-            value_head_dim=config.value_head_dim,
-            pos_head_dim=config.pos_head_dim,
+            query_head_dim=query_head_dim,
+            value_head_dim=value_head_dim,
+            pos_head_dim=pos_head_dim,
             pos_dim=config.pos_dim,
             is_causal=config.is_causal,
             dropout=config.dropout,
+            ablation=config.ablation,
         )
 
     def output_length(self, num_frames: int) -> int:
         """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
-        return (frontend.output_length(num_frames) + 1) // 2
+        rate = self.config.conv_embed_rate
+        factor = self.output_downsample.factor
+        return (frontend.output_length(num_frames, rate) + factor - 1) // factor
 
     def forward(
         self,
@@ -186,7 +219,7 @@ class Zipformer(nn.Module):
         self._check_input(features, lens, chunk_frames_50hz)
         return self.encode_frames(
             self.frontend(features),
-            frontend.output_lengths(lens),
+            frontend.output_lengths(lens, self.config.conv_embed_rate),
             chunk_frames_50hz=chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz,
         )
@@ -208,7 +241,8 @@ class Zipformer(nn.Module):
         for stack, channels, feature_mask in zip(self.stacks, self.config.channels, self._feature_masks(x), strict=True):
             x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk)
             outputs.append(x)
-        return Encoded(self.output_downsample(_join_outputs(outputs)), (lens + 1) // 2)
+        factor = self.output_downsample.factor
+        return Encoded(self.output_downsample(_join_outputs(outputs)), (lens + factor - 1) // factor)
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
         expected = self.config.num_features

@@ -12,7 +12,7 @@ from torch.nn import functional
 from zipasr.nn.attention import whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.schedule import Schedule
-from zipasr.nn.swoosh import SwooshLinear
+from zipasr.nn.swoosh import ActivationKind, SwooshLinear
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0) -> Tensor:
@@ -81,7 +81,9 @@ class ChunkCausalDepthwiseConv(nn.Module):
 class ConvolutionModule(nn.Module):
     """Gate, depthwise convolution, SwooshR, projection."""
 
-    def __init__(self, channels: int, kernel_size: int, *, is_causal: bool) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, *, is_causal: bool, activation: ActivationKind = "swoosh_right"
+    ) -> None:
         super().__init__()
         self.in_proj = nn.Linear(channels, 2 * channels)
         self.gate_balancer = Balancer(
@@ -98,7 +100,7 @@ class ConvolutionModule(nn.Module):
             max_abs=10.0,
         )
         self.whiten = Whiten(whitening_limit(7.5, 2.0))
-        self.out_proj = SwooshLinear(channels, channels, "swoosh_right", init_scale=0.05)
+        self.out_proj = SwooshLinear(channels, channels, activation, init_scale=0.05)
 
     def forward(self, x: Tensor, padding_mask: Tensor, chunk_frames: int = -1) -> Tensor:
         """Map (N, T, D) to (N, T, D).

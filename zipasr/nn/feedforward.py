@@ -6,17 +6,24 @@ from zipasr.nn.attention import whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.dropout import DROPOUT
 from zipasr.nn.schedule import Schedule
-from zipasr.nn.swoosh import SwooshLinear
+from zipasr.nn.swoosh import ActivationKind, SwooshLinear
 
 
 class FeedForward(nn.Module):
     """Linear, SwooshL, dropout shared over time, Linear."""
 
-    def __init__(self, channels: int, hidden_channels: int, *, dropout: Schedule | float = DROPOUT) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        *,
+        dropout: Schedule | float = DROPOUT,
+        activation: ActivationKind = "swoosh_left",
+    ) -> None:
         super().__init__()
         self.in_proj = nn.Linear(channels, hidden_channels)
         self.hidden_balancer = Balancer(min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
-        self.out_proj = SwooshLinear(hidden_channels, channels, "swoosh_left", dropout=dropout, init_scale=0.1)
+        self.out_proj = SwooshLinear(hidden_channels, channels, activation, dropout=dropout, init_scale=0.1)
         self.out_whiten = Whiten(whitening_limit(7.5, 2.0))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """SwooshL and SwooshR, and `SwooshLinear`: activation, dropout and linear map in one memory-lean step.
 
-SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687.
-Both keep only x for the backward pass and use the exact derivative sigmoid(x - shift) - 0.08; the original keeps the
-derivative in 8 bits with random rounding, which is the same in expectation.
+SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687. Swish(x) = x sigmoid(x)
+may stand in their place, for comparison. All keep only x for the backward pass and use the exact derivative, sigmoid(x - shift)
+- 0.08 of the first two; the original keeps that in 8 bits with random rounding, which is the same in expectation.
 Source: Yao et al. 2024, arXiv:2310.11230, equations 3 and 4.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +15,55 @@ from torch.nn import functional
 
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
+ActivationKind = Literal["swoosh_left", "swoosh_right", "swish"]
+
 _SLOPE = 0.08
-_LEFT = (4.0, 0.035)
-_RIGHT = (1.0, 0.313261687)
+_SHIFT_AND_OFFSET: dict[str, tuple[float, float]] = {"swoosh_left": (4.0, 0.035), "swoosh_right": (1.0, 0.313261687)}
 
 
-def _swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
+def _value(x: Tensor, kind: ActivationKind) -> Tensor:
     if x.dtype in (torch.float16, torch.bfloat16):
-        return _swoosh(x.float(), shift, offset).to(x.dtype)
+        return _value(x.float(), kind).to(x.dtype)
+    if kind == "swish":
+        return functional.silu(x)
+    shift, offset = _SHIFT_AND_OFFSET[kind]
     return functional.softplus(x - shift).add_(x, alpha=-_SLOPE).sub_(offset)
 
 
-def _swoosh_derivative(x: Tensor, shift: float) -> Tensor:
-    return (x - shift).sigmoid_().sub_(_SLOPE)
+def _derivative(x: Tensor, kind: ActivationKind) -> Tensor:
+    if kind == "swish":
+        gate = x.sigmoid()
+        return (1.0 - gate).mul_(x).add_(1.0).mul_(gate)
+    return (x - _SHIFT_AND_OFFSET[kind][0]).sigmoid_().sub_(_SLOPE)
 
 
-class _SwooshFunction(torch.autograd.Function):
+class _ActivationFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: float, offset: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kind: ActivationKind) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.shift = shift
-        return _swoosh(x, shift, offset)
+        ctx.kind = kind
+        return _value(x, kind)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return _swoosh_derivative(x, ctx.shift).mul_(grad), None, None
+        return _derivative(x, ctx.kind).mul_(grad), None
+
+
+def activate(x: Tensor, kind: ActivationKind) -> Tensor:
+    """Apply an activation to any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
+    return _ActivationFunction.apply(x, kind) if x.requires_grad else _value(x, kind)
 
 
 def swoosh_left(x: Tensor) -> Tensor:
-    """SwooshL of any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
-    return _SwooshFunction.apply(x, *_LEFT) if x.requires_grad else _swoosh(x, *_LEFT)
+    """SwooshL of any shape; see `activate`."""
+    return activate(x, "swoosh_left")
 
 
 def swoosh_right(x: Tensor) -> Tensor:
-    """SwooshR of any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
-    return _SwooshFunction.apply(x, *_RIGHT) if x.requires_grad else _swoosh(x, *_RIGHT)
+    """SwooshR of any shape; see `activate`."""
+    return activate(x, "swoosh_right")
 
 
 class SwooshL(nn.Module):
@@ -72,12 +84,10 @@ class SwooshR(nn.Module):
 
 class _SwooshLinearFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, shift: float, offset: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, kind: ActivationKind) -> Tensor:
         ctx.save_for_backward(x, weight, mask)
-        ctx.constants = (shift, offset)
-        hidden = _swoosh(x, shift, offset)
+        ctx.kind = kind
+        hidden = _value(x, kind)
         if mask is not None:
             hidden.mul_(mask)
         return functional.linear(hidden, weight, bias)
@@ -86,17 +96,16 @@ class _SwooshLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mask = ctx.saved_tensors
-        shift, offset = ctx.constants
-        hidden = _swoosh(x, shift, offset)
+        hidden = _value(x, ctx.kind)
         if mask is not None:
             hidden.mul_(mask)
         grad_rows = grad.reshape(-1, grad.shape[-1])
         grad_weight = grad_rows.t() @ hidden.reshape(-1, hidden.shape[-1]).to(grad.dtype)
-        grad_x = (grad_rows @ weight.to(grad.dtype)).view(x.shape).to(x.dtype).mul_(_swoosh_derivative(x, shift))
+        grad_x = (grad_rows @ weight.to(grad.dtype)).view(x.shape).to(x.dtype).mul_(_derivative(x, ctx.kind))
         if mask is not None:
             grad_x.mul_(mask)
         grad_bias = grad_rows.sum(0)
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None, None
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
 
 
 class SwooshLinear(ScheduledModule):
@@ -110,7 +119,7 @@ class SwooshLinear(ScheduledModule):
         self,
         in_channels: int,
         out_channels: int,
-        activation: str,
+        activation: ActivationKind,
         *,
         dropout: Schedule | float = 0.0,
         init_scale: float = 1.0,
@@ -119,7 +128,7 @@ class SwooshLinear(ScheduledModule):
         linear = scaled_linear(in_channels, out_channels, init_scale)
         self.weight, self.bias = linear.weight, linear.bias
         self.dropout = dropout
-        self.constants = {"swoosh_left": _LEFT, "swoosh_right": _RIGHT}[activation]
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, T, in_channels) to (N, T, out_channels)."""
@@ -128,9 +137,9 @@ class SwooshLinear(ScheduledModule):
         if rate > 0.0:
             mask = (torch.rand(x.shape[0], 1, x.shape[2], device=x.device) > rate).to(x.dtype) / (1.0 - rate)
         if not torch.is_grad_enabled():
-            hidden = _swoosh(x, *self.constants)
+            hidden = _value(x, self.activation)
             return functional.linear(hidden if mask is None else hidden.mul_(mask), self.weight, self.bias)
-        return _SwooshLinearFunction.apply(x, self.weight, self.bias, mask, *self.constants)
+        return _SwooshLinearFunction.apply(x, self.weight, self.bias, mask, self.activation)
 
 
 def scaled_linear(in_channels: int, out_channels: int, scale: float, *, bias: bool = True) -> nn.Linear:
