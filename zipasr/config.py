@@ -1,7 +1,8 @@
 """Frozen dataclasses <-> JSON, typed both ways: `to_json`, `from_json`, and `set_fields` for `--set name=value`.
 
-A configuration is a tree of frozen dataclasses with numbers, strings, booleans, tuples and None at the leaves. Unknown
-names and wrong types raise `ConfigError` with what was expected and the nearest name.
+A configuration is a tree of frozen dataclasses with numbers, strings, booleans, tuples and None at the leaves. Where one
+of several classes may stand, each has a class variable `kind`, which its JSON names; without it the first one is meant.
+Unknown names and wrong types raise `ConfigError` with what was expected and the nearest name.
 """
 
 import dataclasses
@@ -15,12 +16,15 @@ from typing import Any, Literal, TypeVar, Union, cast
 from zipasr.errors import ConfigError
 
 T = TypeVar("T")
+KIND = "kind"
+"""Class variable, and key in JSON, that tells apart the classes that may stand in one place."""
 
 
 def to_json(config: Any) -> Any:
     """The JSON value of a configuration (dicts, lists, numbers, strings, booleans, None)."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        kind = {KIND: getattr(config, KIND)} if hasattr(config, KIND) else {}
+        return kind | {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, tuple | list):
         return [to_json(item) for item in config]
     if isinstance(config, Mapping):
@@ -110,6 +114,9 @@ def _convert(hint: Any, data: Any, where: str) -> Any:
     if len(options) > 1:
         if data is None and type(None) in options:
             return None
+        chosen = _chosen_by_kind(options, data, where)
+        if chosen is not None:
+            return _convert(chosen, data, where)
         errors = []
         for option in (o for o in options if o is not type(None)):
             try:
@@ -131,6 +138,19 @@ def _convert(hint: Any, data: Any, where: str) -> Any:
     return _convert_leaf(hint, data, where)
 
 
+def _chosen_by_kind(options: Sequence[Any], data: Any, where: str) -> Any:
+    """The class among `options` that JSON `data` means by its kind, the first if it names none; None if they have none."""
+    kinds = {getattr(option, KIND): option for option in options if hasattr(option, KIND)}
+    if not kinds:
+        return None
+    if not isinstance(data, Mapping):
+        return next((option for option in kinds.values() if isinstance(data, option)), next(iter(kinds.values())))
+    kind = data.get(KIND, next(iter(kinds)))
+    if kind not in kinds:
+        raise ConfigError(f"{where}.{KIND} must be one of {', '.join(kinds)}, but is {kind!r}")
+    return kinds[kind]
+
+
 def _convert_dataclass(cls: type, data: Any, where: str) -> Any:
     if isinstance(data, cls):
         return data
@@ -138,6 +158,8 @@ def _convert_dataclass(cls: type, data: Any, where: str) -> Any:
         raise ConfigError(f"{where} must be an object with the fields of {cls.__name__}, but is {data!r}")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
+    if hasattr(cls, KIND) and data.get(KIND, getattr(cls, KIND)) == getattr(cls, KIND):
+        data = {key: value for key, value in data.items() if key != KIND}
     for key in data:
         if key not in names:
             _raise_unknown(f"{where}.{key}", names, key)
