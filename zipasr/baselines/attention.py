@@ -1,0 +1,75 @@
+"""Self-attention over content and relative position: (N, T, D) -> (N, T, D), any rate.
+
+score[i, j] = ((q_i + u) · k_j + (q_i + v) · W p_{i-j}) / sqrt(D / H), with p the sinusoidal encoding of an offset and
+u, v learned per head. Memory and time are O(T^2).
+Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Gulati et al. 2020, arXiv:2005.08100, section 2.1.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def relative_positions(x: Tensor) -> Tensor:
+    """Encodings (2T - 1, D), for `x` (N, T, D), of the offsets T - 1, ..., 0, ..., -(T - 1), in the dtype of `x`.
+
+    Columns 2k and 2k + 1 are sin and cos of offset · 10000^(-2k / D), computed in float32.
+    """
+    num_frames, channels = x.shape[1:]
+    offsets = torch.arange(num_frames - 1, -num_frames, -1, dtype=torch.float32, device=x.device)
+    columns = torch.arange(0, channels, 2, dtype=torch.float32, device=x.device)
+    angles = offsets.unsqueeze(1) * torch.exp(columns * (-math.log(10000.0) / channels))
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(x.dtype)
+
+
+def relative_shift(scores: Tensor) -> Tensor:
+    """Gather by offset: out[..., i, j] = scores[..., i, T - 1 - i + j], from (..., T, 2T - 1) to (..., T, T)."""
+    num_frames = scores.shape[-2]
+    if num_frames == 1:
+        return scores
+    # Where rows of 2T - 1 lie end to end, the first wanted column of each lies 2T - 2 after that of the row before.
+    step = 2 * num_frames - 2
+    rows = scores.flatten(-2).narrow(-1, num_frames - 1, num_frames * step)
+    return rows.unflatten(-1, (num_frames, step))[..., :num_frames]
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head self-attention with relative positions."""
+
+    def __init__(self, channels: int, num_heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads) ** -0.5
+        self.in_proj = nn.Linear(channels, 3 * channels)
+        self.out_proj = nn.Linear(channels, channels)
+        self.linear_pos = nn.Linear(channels, channels, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(num_heads, channels // num_heads))
+        self.pos_bias_v = nn.Parameter(torch.empty(num_heads, channels // num_heads))
+        nn.init.xavier_uniform_(self.pos_bias_u)
+        nn.init.xavier_uniform_(self.pos_bias_v)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D).
+
+        Args:
+            x: (N, T, D).
+            positions: (2T - 1, D) from `relative_positions`.
+            padding_mask: bool (N, T), True at padding frames, which no frame sees.
+        """
+        query, key, value = (self._split_heads(part) for part in self.in_proj(x).chunk(3, dim=-1))
+        encoded_HPd = self._split_heads(self.linear_pos(positions))
+        # The scale belongs to the scores; on the queries it costs T / d times less.
+        content_query = (query + self.pos_bias_u.unsqueeze(1)) * self.scale
+        pos_query = (query + self.pos_bias_v.unsqueeze(1)) * self.scale
+        scores_NHTT = content_query @ key.transpose(-2, -1) + relative_shift(pos_query @ encoded_HPd.transpose(-2, -1))
+        # The lowest finite number and not -inf: where every key is padding, the row stays finite.
+        lowest = torch.finfo(scores_NHTT.dtype).min
+        weights_NHTT = scores_NHTT.masked_fill(padding_mask[:, None, None], lowest).softmax(-1)
+        attended = self.dropout(weights_NHTT) @ value
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(..., T, D) -> (..., H, T, D / H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)

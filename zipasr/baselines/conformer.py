@@ -1,0 +1,137 @@
+"""Conformer as the Zipformer paper reproduced it: features (N, T, F) at 100 Hz -> `Encoded` (N, T', D) at 25 Hz.
+
+Pre-norm blocks of half a feed-forward module, attention, convolution, half a feed-forward module. Unlike the original it
+has LayerNorm in place of BatchNorm inside the convolution module.
+Source: Gulati et al. 2020, arXiv:2005.08100; sizes of the rows "Conformer (reproduced)" of Yao et al. 2024,
+arXiv:2310.11230, table 2. tests/baselines/test_published.py counts parameters and FLOPs.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.baselines import shape
+from zipasr.baselines.attention import RelativeAttention
+from zipasr.baselines.blocks import BlockEncoder
+from zipasr.baselines.convolution import DepthwiseConv
+from zipasr.baselines.feedforward import FeedForward
+from zipasr.baselines.subsampling import MIN_FRAMES
+from zipasr.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformerConfig:
+    """Shape of a Conformer. The defaults are the published medium model."""
+
+    kind: ClassVar[str] = "conformer"
+    """Name of this family of encoders in JSON."""
+    num_features: int = 80
+    """Mel bins F of the input, 7 or more."""
+    subsampling_channels: int = 256
+    """Channels of the two convolutions of the entrance; the published models have as many as `channels`."""
+    num_layers: int = 16
+    """Blocks."""
+    channels: int = 256
+    """Width D of the frames; even, a multiple of `num_heads`."""
+    num_heads: int = 4
+    """Attention heads H."""
+    feedforward: int = 1024
+    """Hidden width of the feed-forward modules."""
+    kernel_size: int = 31
+    """Frames at 25 Hz that the depthwise convolutions see; odd."""
+    dropout: float = 0.1
+    """Dropout of frames, positions, attention weights and every module."""
+
+    def __post_init__(self) -> None:
+        if self.num_features < MIN_FRAMES:
+            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
+        shape.check_positive(
+            subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
+        )
+        shape.check_heads(self.channels, self.num_heads)
+        shape.check_odd(kernel_size=self.kernel_size)
+        shape.check_rates(dropout=self.dropout)
+
+
+def small() -> ConformerConfig:
+    """Conformer-S: 9.8 M parameters and 29.1 GFLOPs published.
+
+    Verified: counted exactly, 9,789,436 with the transducer head of that recipe; only the style of that head is inferred.
+    """
+    return ConformerConfig(subsampling_channels=144, channels=144, feedforward=576)
+
+
+def medium() -> ConformerConfig:
+    """Conformer-M: 28.4 M parameters and 77.0 GFLOPs published.
+
+    Verified: counted exactly, 28,417,500 with the transducer head of that recipe; only the style of that head is inferred.
+    """
+    return ConformerConfig()
+
+
+def large() -> ConformerConfig:
+    """Conformer-L: 122.5 M parameters and 294.2 GFLOPs published.
+
+    Verified: counted exactly, 122,457,052 with the transducer head of that recipe; only the style of that head is
+    inferred. It has 18 blocks, one more than the original Conformer-L.
+    """
+    return ConformerConfig(subsampling_channels=512, num_layers=18, channels=512, num_heads=8, feedforward=2048)
+
+
+class ConvolutionModule(nn.Module):
+    """Gated linear unit, depthwise convolution, LayerNorm, Swish, projection."""
+
+    def __init__(self, channels: int, kernel_size: int, *, dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(channels, 2 * channels)
+        self.depthwise = DepthwiseConv(channels, kernel_size)
+        self.norm = nn.LayerNorm(channels)
+        self.out_proj = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
+        convolved = self.depthwise(functional.glu(self.in_proj(x)), padding_mask)
+        return self.dropout(self.out_proj(functional.silu(self.norm(convolved))))
+
+
+class ConformerBlock(nn.Module):
+    """x += FF(x) / 2, x += attention(x), x += convolution(x), x += FF(x) / 2, each of a LayerNorm of x; LayerNorm."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        channels, dropout = config.channels, config.dropout
+        self.feedforward1_norm = nn.LayerNorm(channels)
+        self.feedforward1 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.attention = RelativeAttention(channels, config.num_heads, dropout=dropout)
+        self.convolution_norm = nn.LayerNorm(channels)
+        self.convolution = ConvolutionModule(channels, config.kernel_size, dropout=dropout)
+        self.feedforward2_norm = nn.LayerNorm(channels)
+        self.feedforward2 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.out_norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D), given positions (2T - 1, D) and a mask (N, T), True at padding."""
+        x = x + 0.5 * self.feedforward1(self.feedforward1_norm(x))
+        x = x + self.dropout(self.attention(self.attention_norm(x), positions, padding_mask))
+        x = x + self.convolution(self.convolution_norm(x), padding_mask)
+        x = x + 0.5 * self.feedforward2(self.feedforward2_norm(x))
+        return self.out_norm(x)
+
+
+class Conformer(BlockEncoder):
+    """The encoder. See the module's docstring for rates and lengths."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__(
+            (ConformerBlock(config) for _ in range(config.num_layers)),
+            num_features=config.num_features,
+            subsampling_channels=config.subsampling_channels,
+            channels=config.channels,
+            dropout=config.dropout,
+        )
+        self.config = config

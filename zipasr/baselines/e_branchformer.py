@@ -1,0 +1,126 @@
+"""E-Branchformer: features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz.
+
+A Branchformer block between two half feed-forward modules, whose merge also sees the neighbours in time: the two
+branches side by side are convolved depthwise before the linear layer. In training whole blocks are left out.
+Source: Kim et al. 2023, arXiv:2210.00077. tests/baselines/test_published.py counts parameters and FLOPs.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.baselines import shape
+from zipasr.baselines.attention import RelativeAttention
+from zipasr.baselines.blocks import BlockEncoder
+from zipasr.baselines.convolution import DepthwiseConv, GatingMlp
+from zipasr.baselines.feedforward import FeedForward
+from zipasr.baselines.subsampling import MIN_FRAMES
+from zipasr.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EBranchformerConfig:
+    """Shape of an E-Branchformer. The defaults are the published large model."""
+
+    kind: ClassVar[str] = "e_branchformer"
+    """Name of this family of encoders in JSON."""
+    num_features: int = 80
+    """Mel bins F of the input, 7 or more."""
+    subsampling_channels: int = 512
+    """Channels of the two convolutions of the entrance; the published models have as many as `channels`."""
+    num_layers: int = 17
+    """Blocks."""
+    channels: int = 512
+    """Width D of the frames; even, a multiple of `num_heads`."""
+    num_heads: int = 8
+    """Attention heads H."""
+    feedforward: int = 1024
+    """Hidden width of the feed-forward modules."""
+    gating_channels: int = 3072
+    """Hidden width of the gating MLP, even: one half is gated by the other."""
+    kernel_size: int = 31
+    """Frames at 25 Hz that the convolution of the gate sees; odd."""
+    merge_kernel_size: int = 31
+    """Frames at 25 Hz that the convolution of the merge sees; odd."""
+    dropout: float = 0.1
+    """Dropout of frames, positions, attention weights and every module."""
+    layer_drop: float = 0.1
+    """Probability of leaving a block out of a training batch."""
+
+    def __post_init__(self) -> None:
+        if self.num_features < MIN_FRAMES:
+            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
+        shape.check_positive(
+            subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
+        )
+        shape.check_halves(gating_channels=self.gating_channels)
+        shape.check_heads(self.channels, self.num_heads)
+        shape.check_odd(kernel_size=self.kernel_size, merge_kernel_size=self.merge_kernel_size)
+        shape.check_rates(dropout=self.dropout, layer_drop=self.layer_drop)
+
+
+def base() -> EBranchformerConfig:
+    """E-Branchformer-B: 41.1 M parameters with its attention decoder and CTC layer, and 78.1 GFLOPs published.
+
+    Inferred: width, heads, blocks and both hidden widths were chosen to fit these two numbers (41.13 M come out); no
+    source states them.
+    """
+    return EBranchformerConfig(
+        subsampling_channels=256, num_layers=16, channels=256, num_heads=4, feedforward=512, gating_channels=1536
+    )
+
+
+def large() -> EBranchformerConfig:
+    """E-Branchformer-L: 148.9 M parameters with its attention decoder and CTC layer, and 284.4 GFLOPs published.
+
+    Matches: the published recipe gives 148,923,152 parameters.
+    """
+    return EBranchformerConfig()
+
+
+class EBranchformerBlock(nn.Module):
+    """x += FF(x) / 2, x += merge(attention(x), gating(x)), x += FF(x) / 2, each of a LayerNorm of x; LayerNorm."""
+
+    def __init__(self, config: EBranchformerConfig) -> None:
+        super().__init__()
+        channels, dropout = config.channels, config.dropout
+        self.feedforward1_norm = nn.LayerNorm(channels)
+        self.feedforward1 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.attention = RelativeAttention(channels, config.num_heads, dropout=dropout)
+        self.gating_norm = nn.LayerNorm(channels)
+        self.gating = GatingMlp(channels, config.gating_channels, config.kernel_size, dropout=dropout)
+        self.merge_conv = DepthwiseConv(2 * channels, config.merge_kernel_size)
+        self.merge = nn.Linear(2 * channels, channels)
+        self.feedforward2_norm = nn.LayerNorm(channels)
+        self.feedforward2 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.out_norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D), given positions (2T - 1, D) and a mask (N, T), True at padding."""
+        x = x + 0.5 * self.feedforward1(self.feedforward1_norm(x))
+        far = self.dropout(self.attention(self.attention_norm(x), positions, padding_mask))
+        near = self.dropout(self.gating(self.gating_norm(x), padding_mask))
+        both = torch.cat([far, near], dim=-1)
+        both = both + self.merge_conv(both, padding_mask)
+        x = x + self.dropout(self.merge(both))
+        x = x + 0.5 * self.feedforward2(self.feedforward2_norm(x))
+        return self.out_norm(x)
+
+
+class EBranchformer(BlockEncoder):
+    """The encoder. See the module's docstring for rates and lengths."""
+
+    def __init__(self, config: EBranchformerConfig) -> None:
+        super().__init__(
+            (EBranchformerBlock(config) for _ in range(config.num_layers)),
+            num_features=config.num_features,
+            subsampling_channels=config.subsampling_channels,
+            channels=config.channels,
+            dropout=config.dropout,
+            layer_drop=config.layer_drop,
+        )
+        self.config = config
