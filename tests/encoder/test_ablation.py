@@ -136,10 +136,6 @@ def test_conv_embed_at_rate_4_gives_the_frames_that_it_says(num_frames: int) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"ablation": {"block": "conformer_pair", "has_nonlin_attention": False}},
-            "must be left at true with conformer_pair",
-        ),
         ({"conv_embed_rate": 4, "is_causal": True}, "conv_embed_rate must be 2 for a causal model, but is 4"),
         ({"query_head_dim": (4, 4)}, "query_head_dim must have one entry per stack, 6 as channels has, but has 2"),
         ({"value_head_dim": 0}, "stack 0 must have at least"),

@@ -14,10 +14,11 @@ from tests.golden_files import (
     seeded,
 )
 from zipasr.encoder import layer as layer_module
-from zipasr.encoder.layer import Bypass, LayerShape, ZipformerLayer
+from zipasr.encoder.layer import Bypass, LayerPast, LayerShape, ZipformerLayer
 from zipasr.nn import constraint
 from zipasr.nn.dropout import sequence_mask
 from zipasr.nn.norm import BiasNorm
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule, set_step
 
 
@@ -72,6 +73,25 @@ def test_float64_equals_golden(kind: str) -> None:
     layer, golden = golden_layer(kind)
     y = run(layer.double(), golden, batch_first(golden["in.x"]).double())
     assert_close_to(y, batch_first(golden["out.y_f64"]), 1e-9)
+
+
+def test_one_chunk_of_a_stream_equals_golden() -> None:
+    layer, golden = golden_layer("causal")
+    batch_second = ("key", "val1", "val2")
+    cached = {name: golden[f"in.stream.cached_{name}"].transpose(0, 1) for name in batch_second}
+    cached["nonlin_attn"] = golden["in.stream.cached_nonlin_attn"][0]
+    cached |= {name: golden[f"in.stream.cached_{name}"].transpose(1, 2) for name in ("conv1", "conv2")}
+    past = LayerPast(*(Past(cached[name]) for name in ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2")))
+    padding = golden["in.stream.key_padding_mask"]
+    x, positions = batch_first(golden["in.stream.x"]), golden["in.stream.pos_emb"][0]
+    y = layer(x, positions, padding[:, None, None], padding[:, -x.shape[1] :], x.shape[1], past)
+    assert_close_to(y, batch_first(golden["out.stream.y"]))
+    after = {name: golden[f"out.stream.cached_{name}"].transpose(0, 1) for name in batch_second}
+    after["nonlin_attn"] = golden["out.stream.cached_nonlin_attn"][0]
+    after |= {name: golden[f"out.stream.cached_{name}"].transpose(1, 2) for name in ("conv1", "conv2")}
+    for own, name in zip(past, ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2"), strict=True):
+        assert own is not None and own.next is not None
+        assert_close_to(own.next, after[name], name=name)
 
 
 @pytest.mark.parametrize("kind", ["noncausal", "causal"])

@@ -9,15 +9,22 @@ Source: Yao et al. 2024, arXiv:2310.11230, section 3.1; constants from the publi
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import ActivationKind, activate
 
 MIN_FEATURES = 9
 """Fewest feature frames from which Conv-Embed makes one frame."""
+FRAMES_AHEAD = 3
+"""Frames that the ConvNeXt layer sees on either side of one, at the rate of Conv-Embed."""
+WINDOW_OVERHANG = 13
+"""Features that a window of a stream holds beyond two for each frame of its chunk: 7 shrink away in the convolutions and
+2 · `FRAMES_AHEAD` are seen ahead."""
 
 
 def output_length(num_frames: int, rate: int = 2) -> int:
@@ -28,6 +35,11 @@ def output_length(num_frames: int, rate: int = 2) -> int:
 def output_lengths(lens: Tensor, rate: int = 2) -> Tensor:
     """`output_length` of each entry of an integer tensor."""
     return ((lens - (7 if rate == 2 else 5)) // rate).clamp(min=0)
+
+
+def image_width(num_features: int) -> int:
+    """Frequencies F' that the three convolutions leave of F mel bins."""
+    return ((num_features - 1) // 2 - 1) // 2
 
 
 def _conv_last(image: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -52,9 +64,15 @@ class ConvNeXt(ScheduledModule):
         self.out_whiten = Whiten(5.0)
         self.skip_rate = Schedule(((0.0, 0.2), (20000.0, 0.015)))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (N, T, F, C) to (N, T, F, C)."""
-        hidden = self.pointwise1(_conv_last(image, self.depthwise))
+    def forward(self, image: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, F, C) to (N, T, F, C); with a past of 3 frames to (N, T - 3, F, C), the last 3 being seen ahead."""
+        if past is None:
+            reached = _conv_last(image, self.depthwise)
+        else:  # the frames that the convolution pads with zeros are there
+            conv, joined = self.depthwise, past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2)
+            y = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
+            reached, image = y.permute(0, 2, 3, 1), image[:, :-FRAMES_AHEAD]
+        hidden = self.pointwise1(reached)
         y = self.pointwise2(activate(self.hidden_balancer(hidden), self.activation))
         rate = self.value(self.skip_rate)
         if rate > 0.0:
@@ -86,20 +104,23 @@ class ConvEmbed(nn.Module):
         self.conv3 = nn.Conv2d(c2, c3, 3, stride=(rate // 2, 2))
         self.balancer3 = Balancer(max_abs=4.0)
         self.convnext = ConvNeXt(c3, activation=ablation.left_activation)
-        width = ((num_features - 1) // 2 - 1) // 2
-        self.out = nn.Linear(c3 * width, channels)
+        self.out = nn.Linear(c3 * image_width(num_features), channels)
         self.out_whiten = Whiten(Schedule(((0.0, 4.0), (20000.0, 8.0)), default=4.0), grad_scale=0.02)
         self.out_norm = ablation.make_norm(channels)
         self.dropout = Dropout(dropout, is_shared_over_time=True)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, T, F), T >= 9, to (N, T', D) with T' = `output_length(T, rate)`."""
+    def forward(self, features: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, F), T >= 9, to (N, T', D) with T' = `output_length(T, rate)`.
+
+        With `past`, the (N, 3, F', C) frames before these as the ConvNeXt layer sees them, T' is 3 less: the last 3 are
+        seen ahead. None stands for zeros, and for zeros ahead too.
+        """
         image = _conv_last(features.unsqueeze(-1), self.conv1)
         if self.training:
             image = scale_grad(image, 0.2)
         image = activate(self.balancer1(image), self.activation)
         image = activate(self.balancer2(_conv_last(image, self.conv2)), self.activation)
         image = activate(self.balancer3(_conv_last(image, self.conv3)), self.activation)
-        image = self.convnext(image)
+        image = self.convnext(image, past)
         flat = image.transpose(2, 3).flatten(2)  # channel-major: index c · F + f
         return self.dropout(self.out_norm(self.out_whiten(self.out(flat))))

@@ -5,6 +5,7 @@ Source: Yao et al. 2024, arXiv:2310.11230, figure 2 and section 3.2; training-on
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from zipasr.nn.constraint import Balancer, Whiten, chance, limit_param_value
 from zipasr.nn.convolution import ConvolutionModule
 from zipasr.nn.dropout import DROPOUT, sequence_mask
 from zipasr.nn.feedforward import FeedForward
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
 ATTENTION_SKIP = Schedule(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
@@ -67,6 +69,27 @@ class LayerShape:
         activation = self.ablation.right_activation
         conv = ConvolutionModule(self.channels, self.kernel_size, is_causal=self.is_causal, activation=activation)
         return self.ablation.with_input_norm(conv, self.channels)
+
+
+class LayerPast(NamedTuple):
+    """What the modules of one block remember of earlier chunks; None where there is no past."""
+
+    key: Past | None = None
+    """Keys of the attention weights, (N, L, H·query_head_dim)."""
+    nonlin: Past | None = None
+    """x · tanh(s) of the non-linear attention, (N, L, 3D/4)."""
+    value1: Past | None = None
+    """Values of the first self-attention, (N, L, H·value_head_dim)."""
+    value2: Past | None = None
+    """Values of the second self-attention, likewise."""
+    conv1: Past | None = None
+    """Gated input of the first convolution, (N, k//2, D)."""
+    conv2: Past | None = None
+    """Gated input of the second convolution, likewise."""
+
+
+NO_PAST = LayerPast()
+"""Offline: every utterance begins with its first frame."""
 
 
 class Bypass(ScheduledModule):
@@ -135,37 +158,47 @@ class ZipformerLayer(SkippingBlock):
         self.balancer2 = Balancer(min_positive=0.45, max_positive=0.55, min_abs=0.1, max_abs=4.0)
         self.whiten = Whiten(whitening_limit(4.0, 3.0))
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, padding_mask: Tensor, chunk_frames: int = -1) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        padding_mask: Tensor,
+        chunk_frames: int = -1,
+        past: LayerPast = NO_PAST,
+    ) -> Tensor:
         """Map (N, T, D) to (N, T, D).
 
         Args:
             x: (N, T, D).
-            positions: (2T - 1, pos_dim) relative position encodings.
-            mask: bool, broadcastable to (N, 1, T, T), True where attention may not look.
+            positions: (2T + L - 1, pos_dim) relative position encodings, L remembered frames included.
+            mask: bool, broadcastable to (N, 1, T, L + T), True where attention may not look.
             padding_mask: bool (N, T), True at padding.
             chunk_frames: see `ConvolutionModule`.
+            past: what the modules remember.
         """
         before = x
-        weights = self.attention_weights(x, positions, mask)
+        weights = self.attention_weights(x, positions, mask, past.key)
         attention_keep = self._keep(x, ATTENTION_SKIP)
 
         x = x + self.feed_forward1(x)
         if self.nonlin_attention is not None:
-            x = x + masked(self.balancer_nonlin(self.nonlin_attention(x, self._one_head(weights))), attention_keep)
-        x = x + masked(self.self_attention1(x, weights), attention_keep)
-        x = x + masked(self.conv1(x, padding_mask, chunk_frames), self._keep(x, CONV_SKIP))
+            added = self.nonlin_attention(x, self._one_head(weights), past.nonlin)
+            x = x + masked(self.balancer_nonlin(added), attention_keep)
+        x = x + masked(self.self_attention1(x, weights, past.value1), attention_keep)
+        x = x + masked(self.conv1(x, padding_mask, chunk_frames, past.conv1), self._keep(x, CONV_SKIP))
         x = x + masked(self.balancer_ff2(self.feed_forward2(x)), self._keep(x, FEED_FORWARD_SKIP))
         x = self.bypass_mid(before, x)
         if self.attention_weights2 is not None:
             weights = self.attention_weights2(x, positions, mask)
-        x = x + masked(self.self_attention2(x, weights), attention_keep)
-        x = x + masked(self.conv2(x, padding_mask, chunk_frames), self._keep(x, CONV_SKIP))
+        x = x + masked(self.self_attention2(x, weights, past.value2), attention_keep)
+        x = x + masked(self.conv2(x, padding_mask, chunk_frames, past.conv2), self._keep(x, CONV_SKIP))
         x = x + masked(self.balancer_ff3(self.feed_forward3(x)), self._keep(x, FEED_FORWARD_SKIP))
         x = self.bypass(before, self.norm(self.balancer1(x)))
         return self.whiten(self.balancer2(x))
 
     def _one_head(self, weights: Tensor) -> Tensor:
-        """Weights (N, T, T) of head 0; now and then, while training, the same for every key it sees at all."""
+        """Weights (N, T, L + T) of head 0; now and then, while training, the same for every key it sees at all."""
         head = weights[:, 0]
         if self.training and chance(self.value(_CONST_ATTENTION)):
             seen = (head > 0.0).to(head.dtype)

@@ -5,12 +5,13 @@ Source: Yao et al. 2024, arXiv:2310.11230, section 3.1 and figure 1.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from zipasr.encoder.conformer_pair import ConformerPair
-from zipasr.encoder.layer import Bypass, LayerShape, ZipformerLayer, masked
+from zipasr.encoder.layer import Bypass, LayerPast, LayerShape, ZipformerLayer, masked
 from zipasr.nn.attention import RelativePositionalEncoding
 from zipasr.nn.schedule import Schedule
 
@@ -64,7 +65,13 @@ class ZipformerStack(nn.Module):
             self.bypass = Bypass(shape.channels)
 
     def forward(
-        self, x: Tensor, feature_mask: Tensor | None, attention_mask: Tensor | None, padding_mask: Tensor, chunk: int
+        self,
+        x: Tensor,
+        feature_mask: Tensor | None,
+        attention_mask: Tensor | None,
+        padding_mask: Tensor,
+        chunk: int,
+        pasts: Sequence[LayerPast] | None = None,
     ) -> Tensor:
         """Map (N, T, D) to (N, T, D) at 50 Hz.
 
@@ -72,8 +79,9 @@ class ZipformerStack(nn.Module):
             x: (N, T, D) at 50 Hz.
             feature_mask: (N, 1, D) of 0 and 1, or None.
             attention_mask: bool (T, T) at 50 Hz, True where attention may not look, or None.
-            padding_mask: bool (N, T) at 50 Hz, True at padding.
+            padding_mask: bool (N, L + T) at 50 Hz, True at padding; L remembered frames first, 0 without a past.
             chunk: frames at 50 Hz in a chunk, a multiple of the factor, or -1.
+            pasts: what each block remembers, or None.
         """
         before, factor = x, self.factor
         if factor > 1:
@@ -83,10 +91,12 @@ class ZipformerStack(nn.Module):
         mask = padding_mask[:, None, None, :]
         if attention_mask is not None:
             mask = mask | attention_mask[::factor, ::factor]
-        positions = self.positions(x.shape[1])
+        left = padding_mask.shape[1] - x.shape[1]
+        given = (self.positions(x.shape[1], left), mask, padding_mask[:, left:], chunk)
         x = masked(x, feature_mask)
-        for layer in self.layers:
-            x = masked(layer(x, positions, mask, padding_mask, chunk), feature_mask)
+        for i, layer in enumerate(self.layers):
+            # Blocks of an ablation that cannot stream take no past.
+            x = masked(layer(x, *given) if pasts is None else layer(x, *given, pasts[i]), feature_mask)
         if factor > 1:
             x = self.bypass(before, upsample(x, factor, before.shape[1]))
         return x

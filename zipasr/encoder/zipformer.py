@@ -5,6 +5,7 @@ D is the widest stack; lengths are T' = (T - 7) // 2 and T'' = (T' + 1) // 2.
 Source: Yao et al. 2024, arXiv:2310.11230, figure 1; the defaults are Zipformer-M.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from zipasr.encoder import frontend
 from zipasr.encoder.ablation import AblationConfig
-from zipasr.encoder.layer import LayerShape
+from zipasr.encoder.layer import LayerPast, LayerShape
 from zipasr.encoder.stack import Downsample, ZipformerStack
+from zipasr.encoder.state import StreamState, layer_shapes
 from zipasr.errors import ConfigError
 from zipasr.nn.dropout import DROPOUT
 from zipasr.nn.encoded import Encoded
@@ -234,15 +236,124 @@ class Zipformer(nn.Module):
     ) -> Encoded:
         """Run the stacks on what Conv-Embed gave: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
         chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
-        x, num_frames = frames, frames.shape[1]
-        padding_mask = torch.arange(num_frames, device=x.device) >= lens.unsqueeze(1)
-        attention_mask = _chunk_mask(num_frames, chunk, left, x.device)
-        outputs = []
-        for stack, channels, feature_mask in zip(self.stacks, self.config.channels, self._feature_masks(x), strict=True):
-            x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk)
+        num_frames = frames.shape[1]
+        padding_mask = torch.arange(num_frames, device=frames.device) >= lens.unsqueeze(1)
+        attention_mask = _chunk_mask(num_frames, chunk, left, frames.device)
+        return Encoded(self._run_stacks(frames, padding_mask, attention_mask, chunk), self._halve(lens))
+
+    def _run_stacks(
+        self,
+        x: Tensor,
+        padding_mask: Tensor,
+        attention_mask: Tensor | None,
+        chunk: int,
+        pasts: Sequence[LayerPast] | None = None,
+    ) -> Tensor:
+        """All stacks and the last Downsample; arguments as in `ZipformerStack.forward`, `pasts` of all blocks in order."""
+        outputs, first, config = [], 0, self.config
+        stacks = zip(self.stacks, config.channels, config.num_layers, self._feature_masks(x), strict=True)
+        for stack, channels, num_layers, feature_mask in stacks:
+            own = None if pasts is None else pasts[first : first + num_layers]
+            x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk, own)
             outputs.append(x)
+            first += num_layers
+        return self.output_downsample(_join_outputs(outputs))
+
+    def _halve(self, lens: Tensor) -> Tensor:
+        """Lengths after the last Downsample."""
         factor = self.output_downsample.factor
-        return Encoded(self.output_downsample(_join_outputs(outputs)), (lens + factor - 1) // factor)
+        return (lens + factor - 1) // factor
+
+    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> StreamState:
+        """The state of `batch_size` streams that have heard nothing, on the device and in the type of the weights.
+
+        Args:
+            batch_size: number of streams N.
+            chunk_frames_50hz: frames of a chunk at 50 Hz.
+            left_context_frames_50hz: frames before the chunk that are seen, a multiple of the chunk.
+        Raises:
+            ValueError: the model is not causal or made of other blocks, or the chunk or left context do not suit it.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, but is {batch_size}")
+        self._check_streaming(chunk_frames_50hz, left_context_frames_50hz)
+        like, shapes = self.output_downsample.bias, self._state_shapes(left_context_frames_50hz)
+        tensors = [like.new_zeros((batch_size, *shape)) for shape in shapes[:-1]]
+        processed_frames = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+        return StreamState.from_flat([*tensors, processed_frames], chunk_frames_50hz=chunk_frames_50hz)
+
+    def stream(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
+        """Encode the next chunk of N streams; `encoder.window.WindowBuffer` cuts features into the windows it takes.
+
+        The valid frames of a stream, chunk after chunk, are those that `forward` gives with the same chunk and left context
+        for all its features followed by 32 or more frames of the same padding. (A batch shorter than one chunk is a chunk
+        of its own length to `forward`, as in the original, but not here: pad it to a chunk to compare.)
+
+        Args:
+            features: (N, 2 C + 13, F) window at 100 Hz for the C frames of the chunk; the next begins 2 C features later.
+                A window that reaches beyond the end of a stream is filled with padding.
+            lens: (N,) features of each window that are sound, int64; less than all only in the last windows of a stream,
+                whose state means nothing afterwards.
+            state: what earlier chunks left, not modified.
+        Returns:
+            Frames (N, C // 2, D) at 25 Hz with their lengths, and the state for the next chunk, without gradients.
+        Raises:
+            ValueError: training mode; shapes, window and state do not fit each other or the model.
+        """
+        self._check_window(features, lens, state)
+        return self.step(features, lens, state)
+
+    def step(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
+        """`stream` without the checks, tensor operations only, for what traces it."""
+        num_valid = frontend.output_lengths(lens).clamp(max=state.chunk_frames_50hz)
+        embed_past, layer_pasts = state.pasts()
+        frames = self.frontend(features, embed_past)
+        frames = self._run_stacks(frames, state.padding_mask(num_valid), None, state.chunk_frames_50hz, layer_pasts)
+        return Encoded(frames, self._halve(num_valid)), state.after(embed_past, layer_pasts, num_valid)
+
+    def _state_shapes(self, left: int) -> list[tuple[int, ...]]:
+        """What `StreamState.shapes` must be for a left context in frames at 50 Hz."""
+        config = self.config
+        shapes = []
+        for i, (num_layers, factor) in enumerate(zip(config.num_layers, config.downsample, strict=True)):
+            shapes += layer_shapes(self._layer_shape(i), left // factor) * num_layers
+        image = (frontend.FRAMES_AHEAD, frontend.image_width(config.num_features), config.conv_channels[2])
+        return [*shapes, image, ()]
+
+    def _check_streaming(self, chunk: int, left: int) -> None:
+        config, factor = self.config, self.output_downsample.factor
+        if not config.is_causal:
+            raise ValueError("only a model trained with is_causal=True can stream, and this one was not")
+        ablation = config.ablation
+        if ablation.block != "zipformer" or not (ablation.has_nonlin_attention and ablation.has_shared_attention_weights):
+            raise ValueError(f"StreamState holds the memory of the Zipformer block only, which this model lacks: {ablation}")
+        if chunk < 1 or chunk % factor:
+            raise ValueError(f"chunk_frames_50hz must be a positive multiple of {factor} in a stream, but is {chunk}")
+        if left < 1 or left % chunk:
+            raise ValueError(
+                f"left_context_frames_50hz must be a positive multiple of the chunk, {chunk}, in a stream, but is {left}; "
+                "the memory of a stream is bounded, so -1 (everything) cannot be had"
+            )
+        check_chunk(config, chunk, left)
+
+    def _check_window(self, features: Tensor, lens: Tensor, state: StreamState) -> None:
+        if self.training:
+            raise ValueError("streams need the model in eval mode, but it is in training mode; call model.eval()")
+        self._check_input(features, lens, None)
+        chunk, left = state.chunk_frames_50hz, state.left_context_frames_50hz
+        self._check_streaming(chunk, left)
+        window_frames = 2 * chunk + frontend.WINDOW_OVERHANG
+        if features.shape[1] != window_frames:
+            raise ValueError(
+                f"a window of a stream with chunk_frames_50hz = {chunk} must have {window_frames} features, but has "
+                f"{features.shape[1]}; fill the last one with padding"
+            )
+        if state.batch_size != features.shape[0]:
+            raise ValueError(
+                f"features and state must hold as many streams, but hold {features.shape[0]} and {state.batch_size}"
+            )
+        if state.shapes() != self._state_shapes(left):
+            raise ValueError("the state must come from a model of the same shape; make it with this one's initial_state")
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
         expected = self.config.num_features

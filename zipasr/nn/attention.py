@@ -1,7 +1,8 @@
 """Attention of the Zipformer block: weights are computed once (`AttentionWeights`) and used by two `SelfAttention`
 modules and one `NonlinAttention`.
 
-Tensors in and out are (N, T, D); attention weights are (N, H, T, T). The rate is that of the stack they stand in.
+Tensors in and out are (N, T, D); attention weights are (N, H, T, L + T), L remembered frames first: L is 0 offline. The
+rate is that of the stack they stand in.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.2; constants from the published recipe.
 """
 
@@ -14,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from zipasr.nn.constraint import Balancer, Whiten, chance, penalize_abs
+from zipasr.nn.past import Past, join
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import scaled_linear
 
@@ -102,17 +104,18 @@ class AttentionWeights(ScheduledModule):
             Schedule(((0.0, 3.0), (20000.0, 6.0)), default=3.0), num_groups=num_heads, grad_scale=0.025
         )
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Weights (N, H, T, T), rows summing to 1.
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: Past | None = None) -> Tensor:
+        """Weights (N, H, T, L + T), rows summing to 1.
 
         Args:
             x: (N, T, D).
-            positions: (2T - 1, pos_channels) from `RelativePositionalEncoding`.
-            mask: bool, broadcastable to (N, H, T, T); True where a key may not be seen.
+            positions: (2T + L - 1, pos_channels) from `RelativePositionalEncoding`.
+            mask: bool, broadcastable to (N, H, T, L + T); True where a key may not be seen.
+            past: keys (N, L, H·query_head_dim) of earlier chunks.
         """
         query_width = self.num_heads * self.query_head_dim
         query, key, pos_query = self.in_proj(x).split([query_width, query_width, self.num_heads * self.pos_head_dim], dim=-1)
-        key = self.whiten_keys(self.balance_keys(key))
+        key = join(past, self.whiten_keys(self.balance_keys(key)))
         query_NHTK = _split_heads(query, self.num_heads)
         key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)
         scores_NHTT = query_NHTK @ key_NHKT
@@ -142,9 +145,9 @@ class SelfAttention(nn.Module):
         self.out_proj = scaled_linear(num_heads * value_head_dim, channels, 0.05)
         self.whiten = Whiten(whitening_limit(7.5, 3.0))
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Map (N, T, D) under weights (N, H, T, T) to (N, T, D)."""
-        attended = weights @ _split_heads(self.in_proj(x), self.num_heads)
+    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) under weights (N, H, T, L + T) to (N, T, D); `past` holds L earlier values."""
+        attended = weights @ _split_heads(join(past, self.in_proj(x)), self.num_heads)
         return self.whiten(self.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
@@ -165,10 +168,10 @@ class NonlinAttention(nn.Module):
         self.out_proj = scaled_linear(hidden, channels, 0.05)
         self.whiten2 = Whiten(whitening_limit(5.0, 3.0))
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Map (N, T, D) under the weights (N, T, T) of one head to (N, T, D)."""
+    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) under the weights (N, T, L + T) of one head to (N, T, D); `past` holds L earlier x · tanh(s)."""
         gate, content, outer = self.in_proj(x).chunk(3, dim=-1)
-        gated = self.whiten1(content) * self.balancer(gate).tanh()
+        gated = join(past, self.whiten1(content) * self.balancer(gate).tanh())
         return self.whiten2(self.out_proj((weights @ gated) * outer))
 
 

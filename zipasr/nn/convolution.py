@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from zipasr.nn.attention import whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule
 from zipasr.nn.swoosh import ActivationKind, SwooshLinear
 
@@ -30,9 +31,9 @@ class DepthwiseConv(nn.Module):
         conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
         self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, x: Tensor, chunk_frames: int) -> Tensor:
-        """Map (N, T, D) to (N, T, D); `chunk_frames` must be -1, since every frame sees ahead."""
-        assert chunk_frames < 0 and self.bias is not None
+    def forward(self, x: Tensor, chunk_frames: int, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) to (N, T, D); there must be no chunks and no past, since every frame sees ahead."""
+        assert chunk_frames < 0 and past is None and self.bias is not None
         return depthwise_conv(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
 
 
@@ -64,13 +65,20 @@ class ChunkCausalDepthwiseConv(nn.Module):
             left, right = functional.pad(left, (0, fill)), functional.pad(right, (fill, 0))
         return (1.0 + left + right).t()
 
-    def forward(self, x: Tensor, chunk_frames: int) -> Tensor:
-        """Map (N, T, D) to (N, T, D); `chunk_frames` < 0 makes all T frames one chunk."""
+    def forward(self, x: Tensor, chunk_frames: int, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) to (N, T, D).
+
+        Args:
+            x: (N, T, D).
+            chunk_frames: frames of a chunk; < 0 or more than T: all T frames are one chunk.
+            past: the k//2 frames before x; None stands for zeros.
+        """
         batch, num_frames, channels = x.shape
         if chunk_frames < 0 or chunk_frames > num_frames:
             chunk_frames = num_frames
         reach = self.kernel_size // 2
-        causal = depthwise_conv(functional.pad(x, (0, 0, reach, 0)), self.causal_weight, self.causal_bias)
+        reached = functional.pad(x, (0, 0, reach, 0)) if past is None else past.join(x)
+        causal = depthwise_conv(reached, self.causal_weight, self.causal_bias)
         fill = -num_frames % chunk_frames
         chunks = functional.pad(x, (0, 0, 0, fill)).reshape(-1, chunk_frames, channels)
         chunked = depthwise_conv(chunks, self.chunkwise_weight, self.chunkwise_bias, padding=reach)
@@ -102,15 +110,16 @@ class ConvolutionModule(nn.Module):
         self.whiten = Whiten(whitening_limit(7.5, 2.0))
         self.out_proj = SwooshLinear(channels, channels, activation, init_scale=0.05)
 
-    def forward(self, x: Tensor, padding_mask: Tensor, chunk_frames: int = -1) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor, chunk_frames: int = -1, past: Past | None = None) -> Tensor:
         """Map (N, T, D) to (N, T, D).
 
         Args:
             x: (N, T, D).
             padding_mask: bool (N, T), True at padding frames, which the convolution sees as zeros.
             chunk_frames: frames at this stack's rate that see each other; -1 for all.
+            past: the k//2 gated frames before x; None stands for zeros. Causal convolutions only.
         """
         content, gate = self.in_proj(x).chunk(2, dim=-1)
         gated = content * self.gate_balancer(gate).sigmoid()
         gated = gated.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        return self.out_proj(self.whiten(self.out_balancer(self.depthwise(gated, chunk_frames))))
+        return self.out_proj(self.whiten(self.out_balancer(self.depthwise(gated, chunk_frames, past))))

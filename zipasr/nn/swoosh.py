@@ -1,8 +1,8 @@
 """SwooshL and SwooshR, and `SwooshLinear`: activation, dropout and linear map in one memory-lean step.
 
-SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687. Swish(x) = x sigmoid(x)
-may stand in their place, for comparison. All keep only x for the backward pass and use the exact derivative, sigmoid(x - shift)
-- 0.08 of the first two; the original keeps that in 8 bits with random rounding, which is the same in expectation.
+SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687. Swish, x sigmoid(x), may
+stand in their place, for comparison. All keep only x for the backward pass and use the exact derivative, for the first two
+sigmoid(x - shift) - 0.08; the original keeps that in 8 bits with random rounding, which is the same in expectation.
 Source: Yao et al. 2024, arXiv:2310.11230, equations 3 and 4.
 """
 

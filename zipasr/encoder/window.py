@@ -1,0 +1,83 @@
+"""Cuts features (t, F) at 100 Hz that arrive in any pieces into the windows that a streaming encoder takes.
+
+A window of a chunk of C frames at 50 Hz holds 2 C + 13 features, and the next one begins 2 C later.
+"""
+
+import torch
+from torch import Tensor
+
+from zipasr.encoder.frontend import WINDOW_OVERHANG, output_length
+
+
+class WindowBuffer:
+    """Features of one stream that are still to be encoded.
+
+    Windows come out as soon as all their features are there; after `finish` the last ones are filled with padding, which
+    does not count as sound. So a stream gives as many frames as its features would in one go, and the same ones as if
+    plenty of padding followed them there. Padding that is to count as sound must be pushed before `finish`.
+    """
+
+    def __init__(self, chunk_frames_50hz: int, *, padding_value: float) -> None:
+        """Begin a stream.
+
+        Args:
+            chunk_frames_50hz: frames C of a chunk at 50 Hz.
+            padding_value: what the last windows are filled with, `features.PADDING_VALUE` of the published models.
+        """
+        if chunk_frames_50hz < 1:
+            raise ValueError(f"chunk_frames_50hz must be 1 or more, but is {chunk_frames_50hz}")
+        self.hop_frames = 2 * chunk_frames_50hz
+        self.window_frames = self.hop_frames + WINDOW_OVERHANG
+        self.padding_value = padding_value
+        self._pieces: list[Tensor] = []
+        self._num_frames = 0
+        self._is_finished = False
+
+    def push(self, features: Tensor) -> None:
+        """Add features.
+
+        Args:
+            features: (t, F) at 100 Hz, t from 0.
+        Raises:
+            ValueError: not (t, F), or another F than before.
+            RuntimeError: the stream is finished.
+        """
+        if self._is_finished:
+            raise RuntimeError("a finished stream takes no more features; begin another WindowBuffer")
+        expected = self._pieces[0].shape[1] if self._pieces else None
+        if features.dim() != 2 or expected not in (None, features.shape[1]):
+            raise ValueError(
+                f"features must be (t, {'F' if expected is None else expected}), but are {tuple(features.shape)}; "
+                "push one stream at a time, without a batch dimension"
+            )
+        self._pieces.append(features)
+        self._num_frames += features.shape[0]
+
+    def finish(self) -> None:
+        """Say that no more features will come."""
+        self._is_finished = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `pop` would give a window."""
+        if self._is_finished:
+            return output_length(self._num_frames) > 0
+        return self._num_frames >= self.window_frames
+
+    def pop(self) -> tuple[Tensor, int] | None:
+        """Take the next window.
+
+        Returns:
+            The window (2 C + 13, F) and how many of its features are sound, the `lens` of `Zipformer.stream`; None if more
+            features must come first, or if the stream is finished and empty.
+        """
+        if not self.is_ready:
+            return None
+        waiting = self._pieces[0] if len(self._pieces) == 1 else torch.cat(self._pieces)
+        window, num_valid = waiting[: self.window_frames], min(self._num_frames, self.window_frames)
+        if num_valid < self.window_frames:
+            padding = window.new_full((self.window_frames - num_valid, window.shape[1]), self.padding_value)
+            window = torch.cat([window, padding])
+        self._pieces = [waiting[self.hop_frames :]]
+        self._num_frames = self._pieces[0].shape[0]
+        return window, num_valid
