@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from zipasr.encoder.zipformer import ZipformerConfig
+from zipasr.heads.attention import AttentionConfig
 from zipasr.interop import rename_layer_key, rename_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
@@ -66,6 +67,17 @@ def encoder_config(meta: dict[str, Any], *, is_causal: bool = False) -> Zipforme
         pos_head_dim=int(meta["pos_head_dim"]),
         pos_dim=meta["pos_dim"],
         is_causal=is_causal,
+    )
+
+
+def attention_config(meta: dict[str, Any]) -> AttentionConfig:
+    """Our configuration of the attention decoder that the golden model was made with."""
+    return AttentionConfig(
+        num_layers=meta["attention_decoder_num_layers"],
+        dim=meta["attention_decoder_dim"],
+        attention_dim=meta["attention_decoder_attention_dim"],
+        num_heads=meta["attention_decoder_num_heads"],
+        feedforward=meta["attention_decoder_feedforward_dim"],
     )
 
 

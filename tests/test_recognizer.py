@@ -14,9 +14,11 @@ from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, 
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
 from zipasr.recognizer import FRAME_S, Recognizer, SearchConfig
+from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.rescoring import attention_scores
 from zipasr.transcript import Transcript
 
-METHODS = ("beam", "greedy", "ctc_greedy")
+METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
 DURATIONS_S = (1.3, 0.4, 2.9, 0.7, 2.1)
 
 
@@ -149,13 +151,24 @@ def test_search_follows_the_heads() -> None:
     only_ctc, only_transducer = tiny_asr_model(has_transducer=False), tiny_asr_model(has_ctc=False)
     assert Recognizer(only_ctc, tokenizer).search.method == "ctc_greedy"
     assert Recognizer(only_transducer, tokenizer).search.method == "beam"
+    assert Recognizer(tiny_asr_model(has_attention=True), tokenizer).search.method == "beam"
+    ctc_attention = tiny_asr_model(has_transducer=False, has_attention=True)
+    assert Recognizer(ctc_attention, tokenizer).search.method == "attention_rescoring"
     for method in ("beam", "greedy"):
         with pytest.raises(ConfigError, match="needs a transducer head"):
             Recognizer(only_ctc, tokenizer, search=SearchConfig(method=method))
-    with pytest.raises(ConfigError, match="needs a CTC head"):
-        Recognizer(only_transducer, tokenizer, search=SearchConfig(method="ctc_greedy"))
+    for method in ("ctc_greedy", "ctc_beam", "attention_rescoring"):
+        with pytest.raises(ConfigError, match=f"{method} needs a CTC head"):
+            Recognizer(only_transducer, tokenizer, search=SearchConfig(method=method))
+    with pytest.raises(ConfigError, match="attention_rescoring needs an attention decoder"):
+        Recognizer(only_ctc, tokenizer, search=SearchConfig(method="attention_rescoring"))
     with pytest.raises(ConfigError, match="beam has no effect on the search ctc_greedy"):
         Recognizer(only_ctc, tokenizer, search=SearchConfig(beam=8))
+    for model in (only_ctc, only_transducer):
+        with pytest.raises(ConfigError, match="attention_scale has no effect on the search"):
+            Recognizer(model, tokenizer, search=SearchConfig(attention_scale=0.5))
+    search = SearchConfig(attention_scale=0.5, beam=8)
+    assert Recognizer(ctc_attention, tokenizer, search=search).search.attention_scale == 0.5
 
 
 def test_search_settings_have_an_effect() -> None:
@@ -171,11 +184,35 @@ def test_search_settings_have_an_effect() -> None:
     assert scores[0] != scores[1]
 
 
+def test_rescoring_chooses_by_both_scores() -> None:
+    """A scale near 0 leaves the order of CTC; a huge one lets the attention decoder alone choose."""
+    model, tokenizer, samples = tiny_asr_model(has_attention=True), tiny_tokenizer(), noise(1.0)
+
+    def best(method: str, **settings: float) -> Transcript:
+        return Recognizer(model, tokenizer, search=SearchConfig(method=method, beam=8, **settings)).transcribe(samples)
+
+    by_ctc, rescored = best("ctc_beam"), best("attention_rescoring", attention_scale=1e-9)
+    assert_same(rescored, by_ctc)
+    recognizer = Recognizer(model, tokenizer)
+    encoded = recognizer.encode([recognizer.fbank(samples)])
+    (hypotheses,) = ctc_prefix_search(model, encoded, beam=8)
+    (scores,) = attention_scores(model, encoded, [hypotheses])
+    chosen = hypotheses[max(range(8), key=scores.__getitem__)]
+    assert chosen.ids != hypotheses[0].ids
+    by_attention = best("attention_rescoring", attention_scale=1e6)
+    assert by_attention.text == tokenizer.decode(chosen.ids)
+    assert by_attention.score == pytest.approx(chosen.score + 1e6 * max(scores), rel=1e-5)
+
+
 def test_wrong_settings() -> None:
     with pytest.raises(ConfigError, match="beam must be at least 1, but is 0"):
         SearchConfig(beam=0)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         SearchConfig(temperature=0.0)
+    with pytest.raises(ConfigError, match=r"attention_scale must be positive, but is 0\.0; without it use ctc_beam"):
+        SearchConfig(attention_scale=0.0)
+    with pytest.raises(ConfigError, match="attention_scale has no effect on the search ctc_beam"):
+        SearchConfig(method="ctc_beam", attention_scale=2.0)
     with pytest.raises(ValueError, match="tail_padding_frames must be 0 or more, but is -1"):
         Recognizer(tiny_asr_model(), tiny_tokenizer(), tail_padding_frames=-1)
     with pytest.raises(ValueError, match="max_batch_s must be positive"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zipasr.heads.attention import AttentionConfig
 from zipasr.model import AsrModel, tiny
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.tokenizer import Tokenizer
@@ -20,13 +21,18 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer.train(_TEXTS, kind="bpe", vocab_size=48)
 
 
-def tiny_asr_model(seed: int = 0, *, has_transducer: bool = True, has_ctc: bool = True) -> AsrModel:
+def tiny_asr_model(
+    seed: int = 0, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False
+) -> AsrModel:
     """The tiny preset with random weights, its joiner sharpened so that it says something."""
     config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size)
     if not has_transducer:
         config = dataclasses.replace(config, transducer=None)
     if not has_ctc:
         config = dataclasses.replace(config, ctc=None)
+    if has_attention:
+        attention = AttentionConfig(num_layers=2, dim=32, attention_dim=32, num_heads=4, feedforward=64)
+        config = dataclasses.replace(config, attention=attention)
     torch.manual_seed(seed)
     model = AsrModel(config).eval()
     if model.transducer is not None:
@@ -37,8 +43,9 @@ def tiny_asr_model(seed: int = 0, *, has_transducer: bool = True, has_ctc: bool 
 
 @functools.cache
 def tiny_recognizer(method: str = "auto") -> Recognizer:
-    """A recogniser around it."""
-    return Recognizer(tiny_asr_model(), tiny_tokenizer(), search=SearchConfig(method=method))
+    """A recogniser around it, with an attention decoder where the search needs one."""
+    model = tiny_asr_model(has_attention=method == "attention_rescoring")
+    return Recognizer(model, tiny_tokenizer(), search=SearchConfig(method=method))
 
 
 def save_tiny(folder: Path, **heads: bool) -> Path:

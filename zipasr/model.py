@@ -13,10 +13,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from zipasr import checkpoint
+from zipasr.baselines import (
+    Branchformer,
+    BranchformerConfig,
+    Conformer,
+    ConformerConfig,
+    EBranchformer,
+    EBranchformerConfig,
+    Squeezeformer,
+    SqueezeformerConfig,
+)
 from zipasr.config import from_json, to_json
+from zipasr.encoder.state import StreamState
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.features import FbankConfig
+from zipasr.heads.attention import AttentionConfig, AttentionHead
 from zipasr.heads.ctc import CtcConfig, CtcHead
 from zipasr.heads.transducer import TransducerConfig, TransducerHead
 from zipasr.nn.encoded import Encoded
@@ -28,6 +40,9 @@ MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
 
 
+EncoderConfig = ZipformerConfig | ConformerConfig | SqueezeformerConfig | BranchformerConfig | EBranchformerConfig
+
+
 @dataclass(frozen=True, kw_only=True)
 class AsrConfig:
     """Everything that fixes the shape of a model. The defaults are the published Zipformer-M transducer."""
@@ -36,16 +51,19 @@ class AsrConfig:
     """Size V of the vocabulary, the blank included."""
     features: FbankConfig = field(default_factory=FbankConfig)
     """What the model listens to."""
-    encoder: ZipformerConfig = field(default_factory=ZipformerConfig)
-    """The encoder."""
+    encoder: EncoderConfig = field(default_factory=ZipformerConfig)
+    """The encoder: Zipformer, or one to compare with."""
     transducer: TransducerConfig | None = field(default_factory=TransducerConfig)
     """The transducer head, or None."""
     ctc: CtcConfig | None = None
     """The CTC head, or None."""
+    attention: AttentionConfig | None = None
+    """The attention decoder, beside one of the others, or None."""
 
     def __post_init__(self) -> None:
         if self.transducer is None and self.ctc is None:
-            raise ConfigError("a model must have a head, but transducer and ctc are both None; switch one on")
+            beside = "" if self.attention is None else " (the attention decoder only rescores what these find)"
+            raise ConfigError(f"a model must have a head, but transducer and ctc are both None; switch one on{beside}")
         if self.vocab_size < 2:
             raise ConfigError(f"vocab_size must be at least 2, but is {self.vocab_size}")
         if self.encoder.num_features != self.features.num_mel_bins:
@@ -55,22 +73,45 @@ class AsrConfig:
             )
 
 
+def make_encoder(
+    config: EncoderConfig,
+) -> Zipformer | Conformer | Squeezeformer | Branchformer | EBranchformer:
+    """The encoder that a configuration describes, with random weights."""
+    if isinstance(config, ZipformerConfig):
+        return Zipformer(config)
+    if isinstance(config, ConformerConfig):
+        return Conformer(config)
+    if isinstance(config, SqueezeformerConfig):
+        return Squeezeformer(config)
+    if isinstance(config, BranchformerConfig):
+        return Branchformer(config)
+    return EBranchformer(config)
+
+
 class AsrModel(nn.Module):
     """Encoder and heads."""
 
     def __init__(self, config: AsrConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Zipformer(config.encoder)
+        self.encoder = make_encoder(config.encoder)
         channels, blank = self.encoder.output_channels, Tokenizer.blank_id
         self.transducer: TransducerHead | None = None
         self.ctc: CtcHead | None = None
+        self.attention: AttentionHead | None = None
         if config.transducer is not None:
             self.transducer = TransducerHead(
                 config.transducer, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank
             )
         if config.ctc is not None:
             self.ctc = CtcHead(config.ctc, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank)
+        if config.attention is not None:
+            self.attention = AttentionHead(
+                config.attention,
+                encoder_channels=channels,
+                vocab_size=config.vocab_size,
+                sos_eos=Tokenizer.sos_eos_id,
+            )
 
     def encode(
         self,
@@ -94,30 +135,76 @@ class AsrModel(nn.Module):
         Raises:
             ValueError: shapes disagree, or chunks are asked of a model that is not causal.
         """
-        return self.encoder(
-            features,
-            lens,
-            chunk_frames_50hz=chunk_frames_50hz,
-            left_context_frames_50hz=left_context_frames_50hz,
+        if isinstance(self.encoder, Zipformer):
+            return self.encoder(
+                features,
+                lens,
+                chunk_frames_50hz=chunk_frames_50hz,
+                left_context_frames_50hz=left_context_frames_50hz,
+            )
+        for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
+            if frames not in (None, -1):
+                raise ValueError(
+                    f"{name}_frames_50hz must be -1 for {type(self.encoder).__name__}, but is {frames}; only a causal "
+                    "Zipformer works in chunks"
+                )
+        return self.encoder(features, lens)
+
+    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> StreamState:
+        """The state of `batch_size` streams that have heard nothing; see `Zipformer.initial_state`."""
+        return self._streaming_encoder().initial_state(
+            batch_size, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
         )
 
+    def encode_chunk(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
+        """Encode the next chunk of N streams; see `Zipformer.stream`."""
+        return self._streaming_encoder().stream(features, lens, state)
+
+    def _streaming_encoder(self) -> Zipformer:
+        if not isinstance(self.encoder, Zipformer):
+            raise ValueError(f"only a causal Zipformer can stream, but this encoder is a {type(self.encoder).__name__}")
+        return self.encoder
+
     def loss(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Losses of the heads that are on, each summed over the batch, in nats: "simple", "pruned", "ctc".
+        """Losses of the heads that are on, each summed over the batch, in nats; see `head_losses`.
 
         Args:
-            features: (N, T, F) at 100 Hz.
-            lens: (N,) valid frames.
+            features: (N, T, F) at 100 Hz, or (2N, T, F) for two views of every utterance.
+            lens: (N,) or (2N,) valid frames.
             labels_NS: (N, S) ids without blank.
             label_lens: (N,) valid labels.
         """
         return self.head_losses(self.encode(features, lens), labels_NS, label_lens)
 
     def head_losses(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """`loss` for frames that are already encoded."""
+        """`loss` for frames that are already encoded: "simple" and "pruned", "ctc", "attention", "consistency".
+
+        With 2N rows of frames for N rows of labels, rows n and N + n are two views of one utterance. Every loss is then
+        the mean of both views, and "consistency" is half the sum of their divergences from each other (CR-CTC).
+
+        Raises:
+            ValueError: there are neither N nor 2N rows of frames, or two views and no CTC head to compare them.
+        """
+        num_rows, size = encoded.frames.shape[0], labels_NS.shape[0]
+        if num_rows == size:
+            return self._head_losses(encoded, labels_NS, label_lens)
+        if num_rows != 2 * size:
+            raise ValueError(f"there must be one or two views of {size} labelled utterances, but {num_rows} rows of frames")
+        if self.ctc is None:
+            raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
+        losses = self._head_losses(encoded, labels_NS.repeat(2, 1), label_lens.repeat(2), has_two_views=True)
+        return {name: 0.5 * loss for name, loss in losses.items()}
+
+    def _head_losses(
+        self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor, *, has_two_views: bool = False
+    ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        for head in (self.transducer, self.ctc):
-            if head is not None:
-                losses.update(head.loss(encoded, labels_NS, label_lens))
+        if self.transducer is not None:
+            losses |= self.transducer.loss(encoded, labels_NS, label_lens)
+        if self.ctc is not None:
+            losses |= self.ctc.loss(encoded, labels_NS, label_lens, has_two_views=has_two_views)
+        if self.attention is not None:
+            losses |= self.attention.loss(encoded, labels_NS, label_lens)
         return losses
 
     def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
@@ -146,6 +233,11 @@ class AsrModel(nn.Module):
         """Whether there is a CTC head."""
         return self.ctc is not None
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is an attention decoder."""
+        return self.attention is not None
+
     def output_length(self, num_frames: int) -> int:
         """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
         return self.encoder.output_length(num_frames)
@@ -168,6 +260,12 @@ class AsrModel(nn.Module):
         if self.ctc is None:
             raise ValueError("this model has no CTC head; use a transducer search")
         return self.ctc(frames_NTD)
+
+    def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        """Log-probability (N, K, S + 1) that the attention decoder gives each label, and the end, of K sequences each."""
+        if self.attention is None:
+            raise ValueError("this model has no attention decoder; use a search without rescoring")
+        return self.attention.log_probs(encoded, labels_NKS, label_lens_NK)
 
     def _transducer(self) -> TransducerHead:
         if self.transducer is None:

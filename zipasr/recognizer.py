@@ -24,6 +24,8 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.greedy import ctc_greedy_search, greedy_search
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.scorer import Scorer
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
@@ -37,16 +39,22 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 # which no longer fits the caches (`small`, sentences of 4 s and of 30 s); an accelerator wants many at once.
 _FEATURES_PER_S = 100
 _DEFAULT_BEAM = 4
+_DEFAULT_ATTENTION_SCALE = 1.0
+_BEAM_METHODS = ("auto", "beam", "ctc_beam", "attention_rescoring")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """How to search for the best tokens."""
 
-    method: Literal["auto", "beam", "greedy", "ctc_greedy"] = "auto"
-    """`beam` and `greedy` use the transducer head, `ctc_greedy` the CTC head; `auto` is `beam` where there is one."""
+    method: Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"] = "auto"
+    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
+    the attention decoder choose among what `ctc_beam` finds. `auto` is `beam` where there is a transducer head, else
+    `attention_rescoring` where there is an attention decoder (published results are of these), else `ctc_greedy`."""
     beam: int = _DEFAULT_BEAM
-    """Continuations that the beam search keeps."""
+    """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
+    attention_scale: float = _DEFAULT_ATTENTION_SCALE
+    """Weight of the attention decoder's log-probability in rescoring, beside 1 for that of CTC; tune it on a dev set."""
     blank_penalty: float = 0.0
     """Taken off the score of blank; positive values delete fewer words."""
     temperature: float = 1.0
@@ -55,8 +63,14 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise ConfigError(f"beam must be at least 1, but is {self.beam}")
-        if self.beam != _DEFAULT_BEAM and self.method not in ("auto", "beam"):
-            raise ConfigError(f"beam has no effect on the search {self.method}; leave it out or use the search beam")
+        if self.beam != _DEFAULT_BEAM and self.method not in _BEAM_METHODS:
+            raise ConfigError(f"beam has no effect on the search {self.method}; leave it out or use a beam search")
+        if not self.attention_scale > 0:
+            raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
+        if self.attention_scale != _DEFAULT_ATTENTION_SCALE and self.method not in ("auto", "attention_rescoring"):
+            raise ConfigError(
+                f"attention_scale has no effect on the search {self.method}; leave it out or use attention_rescoring"
+            )
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
 
@@ -81,7 +95,7 @@ class Recognizer:
             tokenizer: the one it was trained with.
             features: what the model listens to; None: the published filterbank.
             device: where the features go.
-            search: how to search; None: beam search, or CTC without a transducer head.
+            search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 is what the original system does, whose
                 results depend on the batch.
         Raises:
@@ -104,7 +118,7 @@ class Recognizer:
         Args:
             folder: what `zipasr train --out` wrote, or a checkpoint of it.
             device: cpu, cuda, cuda:N, mps or auto.
-            search: how to search; None: beam search, or CTC without a transducer head.
+            search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
         Raises:
             CheckpointError: the folder is missing, incomplete or damaged.
             ConfigError: this machine has no such device, or the model lacks the head that the search needs.
@@ -196,6 +210,13 @@ class Recognizer:
         penalty, temperature = search.blank_penalty, search.temperature
         if search.method == "ctc_greedy":
             return ctc_greedy_search(self.scorer, encoded, blank_penalty=penalty, temperature=temperature)
+        if search.method in ("ctc_beam", "attention_rescoring"):
+            ranked = ctc_prefix_search(
+                self.scorer, encoded, beam=search.beam, blank_penalty=penalty, temperature=temperature
+            )
+            if search.method == "attention_rescoring":
+                ranked = attention_rescoring(self.scorer, encoded, ranked, scale=search.attention_scale)
+            return [hypotheses[0] for hypotheses in ranked]
         unk_id = self.tokenizer.unk_id
         if search.method == "greedy":
             return greedy_search(self.scorer, encoded, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
@@ -227,9 +248,14 @@ def load(folder: str | os.PathLike[str], *, device: str = "auto", search: Search
 def _resolve_search(search: SearchConfig, scorer: Scorer) -> SearchConfig:
     """The search with its method settled, checked against the heads that the model has."""
     if search.method == "auto":
-        search = dataclasses.replace(search, method="beam" if scorer.has_transducer else "ctc_greedy")
-    if search.method == "ctc_greedy" and not scorer.has_ctc:
-        raise ConfigError("the search ctc_greedy needs a CTC head, but this model has none; use beam or greedy")
+        if scorer.has_transducer:
+            search = dataclasses.replace(search, method="beam")
+        else:
+            search = dataclasses.replace(search, method="attention_rescoring" if scorer.has_attention else "ctc_greedy")
+    if search.method in ("ctc_greedy", "ctc_beam", "attention_rescoring") and not scorer.has_ctc:
+        raise ConfigError(f"the search {search.method} needs a CTC head, but this model has none; use beam or greedy")
+    if search.method == "attention_rescoring" and not scorer.has_attention:
+        raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
     if search.method in ("beam", "greedy") and not scorer.has_transducer:
         raise ConfigError(f"the search {search.method} needs a transducer head, but this model has none; use ctc_greedy")
     return search

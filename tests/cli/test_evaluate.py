@@ -48,7 +48,7 @@ def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pyte
     assert "zipasr: left out 3: " in captured.err
 
 
-@pytest.mark.parametrize("options", [[], ["--search", "greedy"], ["--search", "ctc_greedy"], ["--beam", "2"]])
+@pytest.mark.parametrize("options", [[], ["--search", "greedy"], ["--search", "ctc_beam"], ["--beam", "2"]])
 def test_json(run_folder: Path, cuts: Path, options: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder / "model"), str(cuts), "--json", "--device", "cpu", *options]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -64,6 +64,18 @@ def test_blank_penalty_has_an_effect(run_folder: Path, cuts: Path, capsys: pytes
     assert (figures["wer"], figures["deletions"]) == (100.0, 9)
 
 
+def test_attention_scale_has_an_effect(tmp_path: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
+    save_tiny(tmp_path, has_transducer=False, has_attention=True)
+    texts = []
+    for scale in ("0.0001", "10000"):
+        out = tmp_path / f"{scale}.jsonl"
+        options = ["--beam", "8", "--attention-scale", scale, "--out", str(out), "--json"]
+        assert main(["evaluate", str(tmp_path), str(cuts), *options]) == 0
+        texts.append([json.loads(line).get("hyp") for line in out.read_text().splitlines()])
+    assert texts[0] != texts[1]
+    capsys.readouterr()
+
+
 def test_out_file(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder), str(cuts), "--out", str(tmp_path / "results.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -76,6 +88,8 @@ def test_out_file(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.C
     [
         (["--beam", "0"], 2, "beam must be at least 1"),
         (["--beam", "3", "--search", "greedy"], 2, "beam has no effect on the search greedy"),
+        (["--search", "attention_rescoring"], 2, "needs an attention decoder"),
+        (["--attention-scale", "2", "--search", "ctc_beam"], 2, "attention_scale has no effect on the search ctc_beam"),
         (["--device", "abacus"], 2, "device must be"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment
+from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.errors import ConfigError
 
 F = 80
@@ -108,6 +108,55 @@ def test_warp_leaves_padding_alone() -> None:
         out = spec_augment(features, lens, config)
     assert not torch.equal(out[1, :200], features[1, :200])
     assert torch.equal(out[1, 200:], features[1, 200:])
+
+
+# Two views
+
+
+def views_of(features: Tensor, lens: Tensor, config: SpecAugmentConfig, ratio: float = 2.5, seed: int = 0) -> Tensor:
+    with seeded(seed):
+        return two_views(features, lens, config, time_mask_ratio=ratio)
+
+
+def test_both_views_have_one_warp() -> None:
+    features, lens = noise(2, 300, F), torch.tensor([300, 200])
+    features[1, 200:] = -23.0
+    config = SpecAugmentConfig(time_warp_frames=20, num_frequency_masks=0, num_time_masks=0, prob=1.0)
+    first, second = views_of(features, lens, config).chunk(2)
+    assert torch.equal(first, second)
+    assert not torch.equal(first[1, :200], features[1, :200])
+    assert torch.equal(first[1, 200:], features[1, 200:])
+    with seeded(0):
+        assert torch.equal(first, spec_augment(features, lens, config))
+
+
+def test_views_are_masked_apart_and_nothing_else_is_changed() -> None:
+    features, lens = noise(3, 400, F), torch.full((3,), 400)
+    config = SpecAugmentConfig(time_warp_frames=0, prob=1.0)
+    views = views_of(features, lens, config)
+    assert views.shape == (6, 400, F)
+    changed = views != features.repeat(2, 1, 1)
+    for view in changed:
+        assert torch.equal(view, view.all(0) | view.all(1).unsqueeze(1))
+    for n in range(3):
+        assert not torch.equal(changed[n], changed[n + 3])
+
+
+@pytest.mark.parametrize(("ratio", "lowest", "highest"), [(1.0, 0.05, 0.15), (2.5, 0.16, 0.375), (20.0, 0.3, 1.0)])
+def test_time_masks_grow_with_the_ratio(ratio: float, lowest: float, highest: float) -> None:
+    config = SpecAugmentConfig(time_warp_frames=0, num_frequency_masks=0, prob=1.0)
+    features, lens = noise(8, 1000, F), torch.full((8,), 1000)
+    shares = (views_of(features, lens, config, ratio) != features.repeat(2, 1, 1)).all(2).float().mean(1)
+    assert shares.max() <= highest + 1e-6
+    assert shares.max() > lowest
+    assert shares.mean() > 0.5 * lowest
+
+
+def test_views_follow_from_the_seed() -> None:
+    features, lens = noise(2, 300, F), torch.tensor([300, 250])
+    expected = views_of(features, lens, SpecAugmentConfig(), seed=4)
+    assert torch.equal(views_of(features, lens, SpecAugmentConfig(), seed=4), expected)
+    assert not torch.equal(views_of(features, lens, SpecAugmentConfig(), seed=5), expected)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,28 @@ def test_content_of_a_batch(cuts: list, tokenizer: Tokenizer) -> None:
     assert batch.audio_s == pytest.approx(sum(cuts[i].duration for i in (0, 3, 1)), abs=0.02)
 
 
+def test_two_views(cuts: list, tokenizer: Tokenizer) -> None:
+    """The same utterances twice, masked apart; what counts the sound and the labels stays as it is."""
+    items = (Item((3,), 1.0), Item((1, 2), 1.1))
+    readers = [
+        BatchReader(cuts, tokenizer, FbankConfig(), CONFIG, seed=1, time_mask_ratio=ratio) for ratio in (None, 2.5, 2.5)
+    ]
+    one, two, again = (reader[0, 5, items] for reader in readers)
+    assert_same(two, again)
+    assert two.features.shape == (4, *one.features.shape[1:])
+    assert torch.equal(two.feature_lens, one.feature_lens.repeat(2))
+    assert torch.equal(two.labels, one.labels)
+    assert torch.equal(two.label_lens, one.label_lens)
+    assert (two.ids, two.audio_s) == (one.ids, one.audio_s)
+    first, second = two.features.chunk(2)
+    assert not torch.equal(first, second)
+    later = dataclasses.replace(CONFIG, spec_augment_from_epoch=1)
+    plain = BatchReader(cuts, tokenizer, FbankConfig(), later, seed=1, time_mask_ratio=2.5)
+    first, second = plain[0, 5, items].features.chunk(2)
+    assert torch.equal(first, second)
+    assert not torch.equal(*plain[1, 5, items].features.chunk(2))
+
+
 @pytest.mark.parametrize("speed", [0.9, 1.1])
 def test_speed_changes_the_length(cuts: list, tokenizer: Tokenizer, speed: float) -> None:
     _, reader = make(cuts, tokenizer)

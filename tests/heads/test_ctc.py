@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from tests.golden_files import assert_close_to, load_golden, seeded, weights
 from zipasr.heads.ctc import CtcConfig, CtcHead
+from zipasr.losses import consistency_loss
 from zipasr.nn.encoded import Encoded
 
 
@@ -65,6 +66,18 @@ def test_an_utterance_without_alignment_counts_nothing() -> None:
     for parameter in module.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
+
+
+def test_two_views_are_compared() -> None:
+    module = head()
+    views = Encoded(seeded(4, 9, 8, seed=1), torch.tensor([9, 4, 9, 4]))
+    labels, label_lens = LABELS[:2].repeat(2, 1), LABEL_LENS[:2].repeat(2)
+    losses = module.loss(views, labels, label_lens, has_two_views=True)
+    assert losses.keys() == {"ctc", "consistency"}
+    assert torch.equal(losses["ctc"], module.loss(views, labels, label_lens)["ctc"])
+    expected = consistency_loss(module(views.frames), views.lens).sum()
+    torch.testing.assert_close(losses["consistency"], expected)
+    assert expected > 0.1
 
 
 def test_dropout_works_while_training_only() -> None:

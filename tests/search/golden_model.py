@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.golden_files import encoder_config, load_golden, weights
+from tests.golden_files import attention_config, encoder_config, load_golden, weights
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.interop import rename_state_dict
@@ -21,10 +21,10 @@ def golden_model() -> tuple[AsrModel, dict[str, Any], dict[str, Tensor]]:
         encoder=encoder_config(meta),
         transducer=TransducerConfig(predictor_dim=meta["decoder_dim"], joiner_dim=meta["joiner_dim"]),
         ctc=CtcConfig(),
+        attention=attention_config(meta),
     )
     model = AsrModel(config).eval()
-    renamed = rename_state_dict(weights(tensors))
-    load_weights(model, {name: renamed[name] for name in model.state_dict()}, source="the golden file")
+    load_weights(model, rename_state_dict(weights(tensors)), source="the golden file")
     return model, meta, tensors
 
 

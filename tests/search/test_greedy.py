@@ -47,6 +47,20 @@ def test_golden_tokens(name: str, uses_penalty: bool) -> None:
     assert [h.ids for h in found] == ragged(tensors, name)
 
 
+@pytest.mark.parametrize(("name", "max_symbols"), [("greedy_single", 1), ("greedy_single_max", 3)])
+@pytest.mark.parametrize("window", [1, 8])
+def test_golden_tokens_of_single_utterances(name: str, max_symbols: int, window: int) -> None:
+    """With more labels a frame, too."""
+    model, _, tensors = golden_model()
+    encoded = golden_encoded(tensors)
+    suffix = "3_" if max_symbols == 3 else ""
+    for n, length in enumerate(encoded.lens.tolist()):
+        one = Encoded(encoded.frames[n : n + 1, :length], encoded.lens[n : n + 1])
+        (found,) = greedy_search(model, one, max_symbols_per_frame=max_symbols, window_frames_25hz=window)
+        assert [found.ids] == ragged(tensors, f"{name}{suffix}{n}")
+        assert max(found.frames.count(frame) for frame in found.frames) <= max_symbols
+
+
 def test_golden_times_and_scores() -> None:
     model, _, tensors = golden_model()
     encoded = golden_encoded(tensors)

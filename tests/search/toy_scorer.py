@@ -13,6 +13,7 @@ class ToyScorer:
     blank_id = 0
     has_transducer = True
     has_ctc = True
+    has_attention = False
 
     def __init__(self, vocab_size: int, context_size: int = 2, seed: int = 0) -> None:
         self.context_size = context_size
@@ -45,6 +46,9 @@ class ToyScorer:
 
     def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
         return frames_NTD.log_softmax(-1)
+
+    def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        raise ValueError("this scorer has no attention decoder")
 
 
 def toy_encoded(lens: list[int], vocab_size: int, *, seed: int, blank_bonus: float = 0.0) -> Encoded:

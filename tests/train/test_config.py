@@ -4,14 +4,21 @@ import json
 
 import pytest
 
-from tests.train.tones import minute_config
+from tests.train.tones import minute_config, with_attention, without_heads
 from zipasr.config import field_names, from_json, set_fields, to_json
 from zipasr.errors import ConfigError
-from zipasr.train.config import TrainConfig
+from zipasr.train.config import ConsistencyConfig, TrainConfig
 from zipasr.train.loop import loss_weights
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), minute_config("somewhere", seed=3, precision="bfloat16")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        minute_config("somewhere", seed=3, precision="bfloat16"),
+        with_attention(minute_config(consistency=ConsistencyConfig(scale=0.1))),
+    ],
+)
 def test_json_and_back(config: TrainConfig) -> None:
     assert from_json(TrainConfig, json.loads(json.dumps(to_json(config)))) == config
 
@@ -30,7 +37,7 @@ def test_must_be_positive(name: str, value: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     "lr=nan num_workers=-1 lr_warmup_start=2 average_share=1.5 min_duration_s=30 precision=float16 "
-    "tokenizer.kind=words batch.concat_prob=2 batch.spec_augment.prob=2 ctc_loss_scale=-1".split(),
+    "tokenizer.kind=words batch.concat_prob=2 batch.spec_augment.prob=2 ctc_loss_scale=-1 attention_loss_scale=-1".split(),
 )
 def test_wrong_values_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
@@ -53,3 +60,46 @@ def test_loss_weights() -> None:
     for b in (100, 1000):
         assert loss_weights(config, b) == {"simple": 0.5, "pruned": 1.0, "ctc": 0.2}
     assert loss_weights(minute_config(loss_warmup_batches=0.0), 1)["pruned"] == 1.0
+
+
+def test_loss_weights_of_all_heads() -> None:
+    """Published: 0.2 for the consistency of CTC alone, 0.02 beside others; CTC alone weighs 1."""
+    both = with_attention(minute_config(loss_warmup_batches=100.0, consistency=ConsistencyConfig()))
+    expected = {"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "attention": 0.8, "consistency": 0.01}
+    assert loss_weights(both, 50) == pytest.approx(expected)
+    assert loss_weights(both, 200)["consistency"] == 0.02
+    decoder = without_heads(both, has_transducer=False, has_ctc=True)
+    assert loss_weights(decoder, 100) == {"ctc": 0.2, "attention": 0.8, "consistency": 0.02}
+    alone = without_heads(
+        minute_config(loss_warmup_batches=100.0, consistency=ConsistencyConfig()), has_transducer=False, has_ctc=True
+    )
+    assert loss_weights(alone, 100) == {"ctc": 1.0, "consistency": 0.2}
+    assert loss_weights(alone, 25) == pytest.approx({"ctc": 1.0, "consistency": 0.05})
+    chosen = set_fields(alone, ["consistency.scale=0.3"])
+    assert loss_weights(chosen, 100)["consistency"] == 0.3
+
+
+def test_scales_of_ctc_and_attention_must_sum_to_one_without_a_transducer() -> None:
+    both = with_attention(minute_config())
+    decoder = without_heads(both, has_transducer=False, has_ctc=True)
+    decoder.check_loss_scales()
+    wrong = set_fields(decoder, ["ctc_loss_scale=0.1"])
+    with pytest.raises(
+        ConfigError, match=r"ctc_loss_scale and attention_loss_scale must sum to 1, but they are 0\.1 and 0\.8"
+    ):
+        wrong.check_loss_scales()
+    set_fields(wrong, ["attention_loss_scale=0.9"]).check_loss_scales()
+    set_fields(both, ["ctc_loss_scale=0.1"]).check_loss_scales()
+    set_fields(TrainConfig(), ["model.ctc={}", "model.transducer=none", "ctc_loss_scale=0.1"]).check_loss_scales()
+
+
+def test_consistency_that_compares_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.ctc is None; set model\.ctc=\{\} first"):
+        set_fields(TrainConfig(), ["consistency={}"])
+    config = set_fields(TrainConfig(), ["model.ctc={}", "consistency={}"])
+    assert config.consistency == ConsistencyConfig(scale=None, time_mask_ratio=2.5)
+    with pytest.raises(ConfigError, match=r"batch\.spec_augment is None"):
+        set_fields(config, ["batch.spec_augment=none"])
+    for name in ("scale", "time_mask_ratio"):
+        with pytest.raises(ConfigError, match=f"^{name} must be positive, but is 0"):
+            set_fields(config, [f"consistency.{name}=0"])

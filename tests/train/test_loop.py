@@ -21,14 +21,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.tones import cut_of, minute_config, without_heads, write_cuts, write_tones
+from tests.train.tones import cut_of, minute_config, with_attention, without_heads, write_cuts, write_tones
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError, DataError, ZipasrError
 from zipasr.model import AsrModel
 from zipasr.train import loop
-from zipasr.train.config import TrainConfig
+from zipasr.train.config import ConsistencyConfig, TrainConfig
 from zipasr.train.loop import TrainReport, train
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
@@ -131,6 +131,56 @@ def test_heads(small_data: Path, tmp_path: Path, has_transducer: bool, has_ctc: 
     assert {name for name in ("transducer_wer", "ctc_wer") if name in lines[-1]} == (
         {"transducer_wer"} if has_transducer else set()
     ) | ({"ctc_wer"} if has_ctc else set())
+
+
+@pytest.mark.parametrize("has_transducer", [True, False])
+def test_all_heads_with_two_views(small_data: Path, tmp_path: Path, has_transducer: bool) -> None:
+    config = with_attention(minute_config(small_data, num_epochs=12, lr=0.03, consistency=ConsistencyConfig(scale=0.1)))
+    report = run(without_heads(config, has_transducer=has_transducer, has_ctc=True), tmp_path)
+    lines = read_metrics(tmp_path)
+    train_lines = [line for line in lines if line["kind"] == "train"]
+    names = ({"simple", "pruned"} if has_transducer else set()) | {"ctc", "attention"}
+    assert {"simple", "pruned", "ctc", "attention", "consistency"} & train_lines[0].keys() == names | {"consistency"}
+    assert all(line["consistency"] > 0.0 for line in train_lines)
+    for name in names - {"simple"}:
+        assert train_lines[-1][name] < 0.95 * train_lines[0][name], name
+    assert {f"{name}_loss" for name in names} <= lines[-1].keys()
+    assert "consistency_loss" not in lines[-1]
+    model, _ = AsrModel.load(report.folder / "model")
+    assert model.attention is not None
+
+
+def test_figures_of_two_views_count_the_sound_once(small_data: Path, tmp_path: Path) -> None:
+    """As many seconds and batches as with one view, and losses of the same size: the mean of both."""
+    lines = {}
+    for name, consistency in (("one", None), ("two", ConsistencyConfig(time_mask_ratio=1.0))):
+        config = minute_config(small_data, num_epochs=1, log_interval=1, consistency=consistency)
+        report = run(config, tmp_path / name)
+        lines[name] = read_metrics(tmp_path / name)
+        assert report.num_batches == len(lines["one"]) - 1
+    first, second = lines["one"][0], lines["two"][0]
+    assert first["audio_h"] == second["audio_h"]
+    for name in ("simple", "pruned", "ctc"):
+        assert first[name] == pytest.approx(second[name], rel=0.3)
+
+
+def test_views_are_the_same_after_a_stop(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_attention(minute_config(small_data, consistency=ConsistencyConfig()))
+    run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "stopped")
+    run(config, tmp_path / "stopped")
+    (whole,) = checkpoint_folders(tmp_path / "whole").values()
+    assert_same(content(checkpoint_folders(tmp_path / "stopped")[int(whole.name.split("-")[1])]), content(whole))
+
+
+def test_scales_that_do_not_sum_to_one_begin_no_run(small_data: Path, tmp_path: Path) -> None:
+    config = without_heads(with_attention(minute_config(small_data, ctc_loss_scale=0.5)), has_transducer=False, has_ctc=True)
+    with pytest.raises(ConfigError, match="ctc_loss_scale and attention_loss_scale must sum to 1"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bfloat16(small_data: Path, tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from tests.train.tones import RATE_HZ, cut_of, minute_config, minute_model, say, without_heads
+from tests.train.tones import RATE_HZ, cut_of, minute_config, minute_model, say, with_attention, without_heads
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import validation
-from zipasr.train.loop import _dev_batches
-from zipasr.train.validation import validate
+from zipasr.train.validation import validate, validation_batches
 
 TEXTS = {"a": "LO MID", "b": "HI", "c": "UP DOWN LO"}
 TOKENIZER = Tokenizer.train([*TEXTS.values()], kind="char", vocab_size=14)
@@ -34,7 +33,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 def dev_batches(cuts: list[Any], max_duration_s: float) -> list[Batch]:
     config = minute_config()
     batch = dataclasses.replace(config.batch, max_duration_s=max_duration_s)
-    return _dev_batches(cuts, TOKENIZER, dataclasses.replace(config, batch=batch))
+    return validation_batches(cuts, TOKENIZER, dataclasses.replace(config, batch=batch))
 
 
 def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,15 +53,18 @@ def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.
     assert metrics["ctc_wer"] == 100.0
 
 
+@pytest.mark.parametrize("has_attention", [False, True])
 @pytest.mark.parametrize(("has_transducer", "has_ctc"), [(True, True), (True, False), (False, True)])
-def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: bool) -> None:
-    config = without_heads(minute_config(), has_transducer=has_transducer, has_ctc=has_ctc).model
+def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: bool, has_attention: bool) -> None:
+    run = with_attention(minute_config()) if has_attention else minute_config()
+    config = without_heads(run, has_transducer=has_transducer, has_ctc=has_ctc).model
     torch.manual_seed(0)
     model = AsrModel(dataclasses.replace(config, vocab_size=TOKENIZER.vocab_size)).eval()
     one = validate(model, dev_batches(cuts, 0.1), TEXTS, TOKENIZER, CPU)
     all_at_once = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU)
     assert one == pytest.approx(all_at_once, rel=1e-4)
     heads = {"transducer_wer", "simple_loss", "pruned_loss"} if has_transducer else set()
+    heads |= {"attention_loss"} if has_attention else set()
     assert one.keys() == heads | ({"ctc_wer", "ctc_loss"} if has_ctc else set()) | {"wer"}
 
 

@@ -14,6 +14,7 @@ import torch
 
 from zipasr.data.batching import BatchConfig
 from zipasr.encoder.zipformer import ZipformerConfig
+from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.model import AsrConfig, AsrModel
@@ -108,6 +109,12 @@ def without_heads(config: TrainConfig, *, has_transducer: bool, has_ctc: bool) -
     off: dict[str, None] = {} if has_transducer else {"transducer": None}
     off |= {} if has_ctc else {"ctc": None}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **off))
+
+
+def with_attention(config: TrainConfig) -> TrainConfig:
+    """The same run with an attention decoder as small as the rest."""
+    attention = AttentionConfig(num_layers=1, dim=32, attention_dim=32, num_heads=2, feedforward=64)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention=attention))
 
 
 @functools.cache

@@ -11,11 +11,18 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         "--search",
-        choices=("auto", "beam", "greedy", "ctc_greedy"),
+        choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"),
         default="auto",
-        help="how to search; auto: beam where the model has a transducer head, else ctc_greedy",
+        help="how to search; auto: beam where the model has a transducer head, else attention_rescoring where it has an "
+        "attention decoder, else ctc_greedy",
     )
-    parser.add_argument("--beam", type=int, metavar="N", help="continuations that the beam search keeps (default: 4)")
+    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses that a beam search keeps (default: 4)")
+    parser.add_argument(
+        "--attention-scale",
+        type=float,
+        metavar="X",
+        help="weight of the attention decoder in attention_rescoring, beside 1 for CTC (default: 1)",
+    )
     parser.add_argument(
         "--blank-penalty",
         type=float,
@@ -34,6 +41,6 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     """
     from zipasr.recognizer import SearchConfig
 
-    if args.beam is None:
-        return SearchConfig(method=args.search, blank_penalty=args.blank_penalty)
-    return SearchConfig(method=args.search, beam=args.beam, blank_penalty=args.blank_penalty)
+    given = {"beam": args.beam, "attention_scale": args.attention_scale}
+    set_values = {name: value for name, value in given.items() if value is not None}
+    return SearchConfig(method=args.search, blank_penalty=args.blank_penalty, **set_values)

@@ -2,7 +2,8 @@
 
 The plan of an epoch follows from (seed, epoch) alone, and the augmentation of a batch from (seed, epoch, index), so a
 run that resumes at any batch sees what it would have seen, at no cost. Lhotse keeps the cuts, reads the sound and
-changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`.
+changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, or (2N, T, F) where every
+utterance is to be seen twice.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment
+from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
@@ -28,9 +29,9 @@ class Batch(NamedTuple):
     """A padded batch."""
 
     features: Tensor
-    """(N, T, F) at 100 Hz."""
+    """(N, T, F) at 100 Hz; or (2N, T, F), rows n and N + n being two views of one utterance."""
     feature_lens: Tensor
-    """(N,) valid frames, int64."""
+    """(N,) or (2N,) valid frames, int64."""
     labels: Tensor
     """(N, S) ids, padded with the blank, int64."""
     label_lens: Tensor
@@ -38,7 +39,7 @@ class Batch(NamedTuple):
     ids: tuple[str, ...]
     """Names of the utterances, for messages."""
     audio_s: float
-    """Seconds of sound in it, padding not counted."""
+    """Seconds of sound in it, padding not counted; a second view adds none."""
 
 
 class Item(NamedTuple):
@@ -150,9 +151,27 @@ class BatchReader(Dataset[Batch]):
     """Reads the sound of planned items and makes batches of them."""
 
     def __init__(
-        self, cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, config: BatchConfig, *, seed: int
+        self,
+        cuts: Sequence[Any],
+        tokenizer: Tokenizer,
+        features: FbankConfig,
+        config: BatchConfig,
+        *,
+        seed: int,
+        time_mask_ratio: float | None = None,
     ) -> None:
+        """Prepare to read.
+
+        Args:
+            cuts: the utterances that items count.
+            tokenizer: makes labels of their texts.
+            features: what the model listens to.
+            config: batches and augmentation.
+            seed: of the augmentation.
+            time_mask_ratio: make two views of every utterance, with this many times the time masks; None: one view.
+        """
         self.cuts, self.tokenizer, self.config, self.seed = cuts, tokenizer, config, seed
+        self.time_mask_ratio = time_mask_ratio
         self.fbank = Fbank(features)
         self._cache: OrderedDict[tuple[int, float], Tensor] = OrderedDict()
         self._cache_bytes = 0
@@ -163,19 +182,27 @@ class BatchReader(Dataset[Batch]):
         features = [torch.cat([self._features(i, item.speed) for i in item.utterances]) for item in items]
         lens = torch.tensor([len(f) for f in features])
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
-        if self.config.spec_augment is not None and epoch >= self.config.spec_augment_from_epoch:
-            with seeded(stable_seed(self.seed, epoch, index)):
-                padded = spec_augment(padded, lens, self.config.spec_augment)
+        with seeded(stable_seed(self.seed, epoch, index)):
+            views = self._views(padded, lens, epoch)
         texts = [" ".join(self.cuts[i].supervisions[0].text for i in item.utterances) for item in items]
         labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
         return Batch(
-            features=padded,
-            feature_lens=lens,
+            features=views,
+            feature_lens=lens if self.time_mask_ratio is None else lens.repeat(2),
             labels=pad_sequence(labels, batch_first=True, padding_value=self.tokenizer.blank_id),
             label_lens=torch.tensor([len(label) for label in labels]),
             ids=tuple("+".join(self.cuts[i].id for i in item.utterances) for item in items),
             audio_s=float(lens.sum()) / 100.0,
         )
+
+    def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:
+        """One or two views of every utterance, augmented if that has begun."""
+        config, ratio = self.config.spec_augment, self.time_mask_ratio
+        if config is None or epoch < self.config.spec_augment_from_epoch:
+            return padded if ratio is None else padded.repeat(2, 1, 1)
+        if ratio is None:
+            return spec_augment(padded, lens, config)
+        return two_views(padded, lens, config, time_mask_ratio=ratio)
 
     def _features(self, utterance: int, speed: float) -> Tensor:
         """Features (T, F) of one utterance at one speed, from memory if they are still there."""

@@ -1,10 +1,12 @@
-"""The CTC head: `Encoded` -> log-probabilities (N, T, V) of every frame at 25 Hz, and the CTC loss."""
+"""The CTC head: `Encoded` -> log-probabilities (N, T, V) of every frame at 25 Hz, the CTC loss, and the consistency of
+two views of a batch."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from zipasr.losses.consistency import consistency_loss
 from zipasr.losses.ctc import ctc_loss
 from zipasr.nn.encoded import Encoded
 
@@ -30,8 +32,10 @@ class CtcHead(nn.Module):
         """Log-probabilities (N, T, V), float32, of encoder frames (N, T, D)."""
         return self.output(self.dropout(frames)).float().log_softmax(-1)
 
-    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """CTC loss summed over the batch, in nats.
+    def loss(
+        self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor, *, has_two_views: bool = False
+    ) -> dict[str, Tensor]:
+        """CTC loss summed over the batch, in nats; with two views also how far they are from each other.
 
         Utterances with fewer frames than labels and repeats need have no alignment; they count nothing here, as the
         data checks have reported them.
@@ -40,8 +44,12 @@ class CtcHead(nn.Module):
             encoded: frames and lengths at 25 Hz.
             labels_NS: (N, S) ids without blank, padding ignored.
             label_lens: (N,) valid labels.
+            has_two_views: whether row n and row N / 2 + n are two views of one utterance, both with its labels.
         """
         with torch.autocast(device_type=encoded.frames.device.type, enabled=False):
             log_probs_NTV = self.forward(encoded.frames.float())
             loss_N = ctc_loss(log_probs_NTV, labels_NS, encoded.lens, label_lens, blank=self.blank)
-        return {"ctc": loss_N.masked_fill(loss_N.isinf(), 0.0).sum()}
+            losses = {"ctc": loss_N.masked_fill(loss_N.isinf(), 0.0).sum()}
+            if has_two_views:
+                losses["consistency"] = consistency_loss(log_probs_NTV, encoded.lens).sum()
+        return losses

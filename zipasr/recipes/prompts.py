@@ -4,15 +4,19 @@
     zipasr train prompts:tiny --out exp/quickstart
 
 The measured error rate, with machine and date, is in the README. `zipasr train DATA_DIR` uses this recipe for other data.
+The encoders that the paper compares with are here in the same size, under Adam: prompts:conformer and so on.
 """
 
 import dataclasses
 
+from zipasr.baselines import BranchformerConfig, ConformerConfig, EBranchformerConfig, SqueezeformerConfig
 from zipasr.data.augment import SpecAugmentConfig
 from zipasr.data.batching import BatchConfig
+from zipasr.encoder.zipformer import ZipformerConfig
+from zipasr.model import EncoderConfig
 from zipasr.model import tiny as tiny_model
 from zipasr.nn.schedule import Schedule
-from zipasr.train.config import TokenizerConfig, TrainConfig
+from zipasr.train.config import AdamConfig, TokenizerConfig, TrainConfig
 
 
 def tiny() -> TrainConfig:
@@ -23,6 +27,7 @@ def tiny() -> TrainConfig:
     over early, since so short a run ends before a published one has warmed up.
     """
     model = tiny_model()
+    assert isinstance(model.encoder, ZipformerConfig)
     encoder = dataclasses.replace(model.encoder, dropout=Schedule(((0.0, 0.1),)))
     return TrainConfig(
         data="data/prompts",
@@ -56,3 +61,58 @@ def tiny() -> TrainConfig:
         use_onednn_matmul=False,
         num_workers=0,
     )
+
+
+def conformer() -> TrainConfig:
+    """A Conformer of the size of `tiny`."""
+    return _baseline(
+        ConformerConfig(subsampling_channels=32, num_layers=6, channels=112, num_heads=4, feedforward=384, kernel_size=15)
+    )
+
+
+def squeezeformer() -> TrainConfig:
+    """A Squeezeformer of the size of `tiny`."""
+    return _baseline(
+        SqueezeformerConfig(
+            subsampling_channels=32,
+            num_layers=6,
+            reduce_at=2,
+            recover_at=5,
+            channels=112,
+            num_heads=4,
+            feedforward=336,
+            kernel_size=15,
+        )
+    )
+
+
+def branchformer() -> TrainConfig:
+    """A Branchformer of the size of `tiny`."""
+    return _baseline(
+        BranchformerConfig(
+            subsampling_channels=32, num_layers=8, channels=120, num_heads=4, gating_channels=512, kernel_size=15
+        )
+    )
+
+
+def e_branchformer() -> TrainConfig:
+    """An E-Branchformer of the size of `tiny`."""
+    return _baseline(
+        EBranchformerConfig(
+            subsampling_channels=32,
+            num_layers=6,
+            channels=112,
+            num_heads=4,
+            feedforward=224,
+            gating_channels=480,
+            kernel_size=15,
+            merge_kernel_size=15,
+        )
+    )
+
+
+def _baseline(encoder: EncoderConfig) -> TrainConfig:
+    """`tiny` with another encoder, under Adam."""
+    config = tiny()
+    adam = AdamConfig(factor=0.8, warmup_batches=300.0)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder), adam=adam)

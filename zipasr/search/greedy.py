@@ -1,8 +1,8 @@
 """Greedy searches: the best label of every frame. Encoded frames (N, T, D) at 25 Hz -> one `Hypothesis` an utterance.
 
-The transducer search emits at most one label a frame, as the published decoder does. Between two labels the context
-stays as it is, so a window of frames can be scored in one joiner call and everything after its first label is thrown
-away: the result is that of going frame by frame, with far fewer calls.
+The transducer search emits at most one label a frame, as the published decoder does, unless told otherwise. Between two
+labels the context stays as it is, so a window of frames can be scored in one joiner call and everything after its first
+label is thrown away: the result is that of going frame by frame, with far fewer calls.
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
@@ -46,6 +46,7 @@ def greedy_search(
     blank_penalty: float = 0.0,
     temperature: float = 1.0,
     unk_id: int | None = None,
+    max_symbols_per_frame: int = 1,
     window_frames_25hz: int = WINDOW_FRAMES_25HZ,
 ) -> list[Hypothesis]:
     """Follow the most probable label of every frame with the transducer head.
@@ -56,13 +57,16 @@ def greedy_search(
         blank_penalty: taken off the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
         unk_id: a label that is passed over like blank; None: there is none.
+        max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
         window_frames_25hz: frames scored in one joiner call; changes the speed, not the result.
     Returns:
         One hypothesis for each utterance.
     Raises:
-        ValueError: lengths do not fit the frames, the window is empty, the temperature is not positive, or there is no
-            transducer head.
+        ValueError: lengths do not fit the frames, the window is empty, no label may be emitted, the temperature is not
+            positive, or there is no transducer head.
     """
+    if max_symbols_per_frame < 1:
+        raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
     if window_frames_25hz < 1:
         raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
     lens = check_encoded(encoded)
@@ -86,27 +90,28 @@ def greedy_search(
         )
         best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
         for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
-            starts[n] = _advance(partials[n], starts[n], lens[n], labels, log_probs, silent, contexts)
+            frames = range(starts[n], min(starts[n] + len(labels), lens[n]))
+            starts[n] = _advance(partials[n], frames, labels, log_probs, silent, contexts, max_symbols_per_frame)
     return [partial.finish() for partial in partials]
 
 
 def _advance(
     partial: _Partial,
-    start: int,
-    end: int,
+    frames: range,
     labels: list[int],
     log_probs: list[float],
     silent: set[int | None],
     contexts: Contexts,
+    max_symbols_per_frame: int,
 ) -> int:
     """Follow the frames of a window up to its first label; return the frame to go on from."""
-    frames = range(start, min(start + len(labels), end))
     for frame, label, log_prob in zip(frames, labels, log_probs, strict=False):
         partial.score += log_prob
         if label not in silent:
             partial.emit(label, frame, log_prob)
             partial.context_row = contexts.row_after(partial.context_row, label)
-            return frame + 1
+            is_full = partial.frames[-max_symbols_per_frame:] == [frame] * max_symbols_per_frame
+            return frame + 1 if is_full else frame
     return frames.stop
 
 

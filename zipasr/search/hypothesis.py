@@ -15,7 +15,8 @@ class Hypothesis(NamedTuple):
     score: float = 0.0
     """Log-probability in nats of all that the search followed for these ids, blanks included; not normalised by length.
 
-    Greedy searches follow one path; the beam adds up the paths with equal ids that it kept.
+    Greedy searches follow one path; the beams add up the paths with equal ids that they kept. Rescoring adds the weighted
+    score of another model.
     """
 
     def normalised_score(self, context_size: int) -> float:

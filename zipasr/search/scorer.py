@@ -1,6 +1,6 @@
 """What a search needs of a model: `Scorer`. `AsrModel` is one; exported graphs will be another.
 
-Frames are at 25 Hz; J is the width of the joiner, V of the vocabulary, M any number of rows.
+Frames are at 25 Hz; J is the width of the joiner, V of the vocabulary, M any number of rows, K label sequences.
 """
 
 from typing import Protocol
@@ -30,6 +30,10 @@ class Scorer(Protocol):
     def has_ctc(self) -> bool:
         """Whether `ctc_log_probs` works."""
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether `attention_log_probs` works."""
+
     def output_length(self, num_frames: int) -> int:
         """Frames at 25 Hz that `encode` makes of `num_frames` features at 100 Hz; 0 if there are too few."""
 
@@ -54,6 +58,9 @@ class Scorer(Protocol):
 
     def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
         """Log-probabilities (N, T, V) of the CTC head."""
+
+    def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        """Log-probabilities (N, K, S + 1) of each label, then of the end, in K sequences an utterance; 0 for padding."""
 
 
 def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0, temperature: float = 1.0) -> Tensor:

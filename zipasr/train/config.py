@@ -19,6 +19,45 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Adam under the Noam schedule, the baseline of the paper."""
+
+    factor: float = 7.5
+    """The rate is factor · 512^(-1/2) · min(b^(-1/2), b · warmup_batches^(-3/2)) at batch b."""
+    warmup_batches: float = 10_000.0
+    """Batches until the highest rate."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the running means of the gradient and of its square."""
+    max_grad_norm: float | None = 5.0
+    """Gradients of a batch, whose losses are sums, are clipped to this norm; None: not at all. The paper states none."""
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "warmup_batches", "max_grad_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"betas must be within 0 and 1, but are {self.betas}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyConfig:
+    """Consistency of two views (CR-CTC): every batch is read twice, masked apart, and the views learn from each other.
+
+    A batch takes twice the memory and time then; the published runs halve `batch.max_duration_s`.
+    """
+
+    scale: float | None = None
+    """Weight of the consistency loss after its warm-up; None: the published 0.2 where CTC is alone, 0.02 beside others."""
+    time_mask_ratio: float = 2.5
+    """Time masks of the views, in number and in share of the frames, as a multiple of those of `batch.spec_augment`."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "time_mask_ratio"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run. The defaults are the published LibriSpeech recipe where nothing else is said."""
 
@@ -45,13 +84,19 @@ class TrainConfig:
     """Eden: share of the rate at the first batch."""
     clipping_scale: float = 2.0
     """Gradients are clipped to this multiple of their median norm."""
+    adam: AdamConfig | None = None
+    """Adam under the Noam schedule in the place of ScaledAdam under Eden, and of its fields above (lr to clipping_scale)."""
 
     simple_loss_scale: float = 0.5
     """Weight of the simple transducer loss after its warm-up."""
     ctc_loss_scale: float = 0.2
-    """Weight of the CTC loss beside a transducer; alone it weighs 1."""
+    """Weight of the CTC loss beside another head; alone it weighs 1. The published CTC/AED runs have 0.1."""
+    attention_loss_scale: float = 0.8
+    """Weight of the attention decoder's loss. Without a transducer, it and `ctc_loss_scale` must sum to 1."""
+    consistency: ConsistencyConfig | None = None
+    """Train on two views of every batch, or None."""
     loss_warmup_batches: float = 2000.0
-    """Batches over which the simple loss gives way to the pruned one."""
+    """Batches over which the simple loss gives way to the pruned one, and the consistency loss comes in."""
     ref_duration_s: float = 600.0
     """Seconds of sound that count as one step of the schedules inside the model."""
 
@@ -93,7 +138,8 @@ class TrainConfig:
         for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
-        for name in ("lr_warmup_batches", "simple_loss_scale", "ctc_loss_scale", "loss_warmup_batches", "num_workers"):
+        scales = ("simple_loss_scale", "ctc_loss_scale", "attention_loss_scale")
+        for name in (*scales, "lr_warmup_batches", "loss_warmup_batches", "num_workers"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0.0 <= self.lr_warmup_start <= 1.0:
@@ -103,4 +149,25 @@ class TrainConfig:
         if not 0.0 <= self.min_duration_s < self.max_duration_s:
             raise ConfigError(
                 f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and {self.max_duration_s}"
+            )
+        if self.consistency is not None and self.model.ctc is None:
+            raise ConfigError("consistency compares the CTC head's outputs, but model.ctc is None; set model.ctc={} first")
+        if self.consistency is not None and self.batch.spec_augment is None:
+            raise ConfigError(
+                "consistency needs two views that differ, but batch.spec_augment is None; set batch.spec_augment={} first"
+            )
+
+    def check_loss_scales(self) -> None:
+        """See that the weights of CTC and attention decoder without a transducer sum to 1, as published.
+
+        A run asks this when it begins, since `--set` cannot set two fields at once.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        model, total = self.model, self.ctc_loss_scale + self.attention_loss_scale
+        if model.transducer is None and model.attention is not None and abs(total - 1.0) > 1e-6:
+            raise ConfigError(
+                "without a transducer head, ctc_loss_scale and attention_loss_scale must sum to 1, but they are "
+                f"{self.ctc_loss_scale} and {self.attention_loss_scale}; the published runs have 0.1 and 0.9"
             )

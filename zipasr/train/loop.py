@@ -1,4 +1,4 @@
-"""The training loop: read a batch, sum the losses, step ScaledAdam under Eden, average, validate, save.
+"""The training loop: read a batch, sum the losses, step the optimizer under its schedule, average, validate, save.
 
 A run lives in a folder: `config.json`, `checkpoints/batch-N/` (to resume from), `model/` (the averaged model of the
 last validation, to evaluate and use), `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on where the
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from zipasr import checkpoint
-from zipasr.data.batching import Batch, BatchConfig, BatchPlan, BatchReader, Item, read_batches
+from zipasr.data.batching import Batch, BatchPlan, BatchReader, read_batches
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ZipasrError
-from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.schedule import set_step
-from zipasr.optim import Eden, ScaledAdam
+from zipasr.optim import Eden, Noam, ScaledAdam
+from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage, interval_average
 from zipasr.train.config import TrainConfig
@@ -44,10 +44,9 @@ from zipasr.train.state import (
     load_newest,
     remove_old,
 )
-from zipasr.train.validation import validate
+from zipasr.train.validation import validate, validation_batches
 
 MODEL_FOLDER = "model"
-_TAIL_PADDING_FRAMES = 32
 _MAX_SKIPPED = 10
 logger = logging.getLogger(__name__)
 
@@ -77,6 +76,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
         CheckpointError: nothing can be written or read.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
+    config.check_loss_scales()
     device = select_device(config.device)
     cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
     dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
@@ -91,7 +91,9 @@ def _train(
     data = select(cuts, dev_cuts, tokenizer, config)
     check_same_data(data, out, config)
     plan = BatchPlan([cut.duration for cut in data.train], config.batch, seed=config.seed)
-    reader = BatchReader(data.train, tokenizer, config.model.features, config.batch, seed=config.seed)
+    ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
+    features = config.model.features
+    reader = BatchReader(data.train, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
 
     torch.manual_seed(config.seed)
     state = _new_state(config, device)
@@ -146,7 +148,7 @@ class _Run:
         self.config, self.out, self.state, self.tokenizer = config, out, state, tokenizer
         self.log, self.device = log, device
         self.num_skipped = 0
-        self.dev_batches = _dev_batches(data.dev, tokenizer, config)
+        self.dev_batches = validation_batches(data.dev, tokenizer, config)
         self.dev_texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
         self.dev_model = copy.deepcopy(state.model).eval()  # a new model would draw from the random state just restored
         self.last_validation: tuple[int, dict[str, float]] = (-1, {})
@@ -164,6 +166,8 @@ class _Run:
         is_finite = self._is_finite(total, batch)
         if is_finite:
             total.backward()
+            if config.adam is not None and config.adam.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.adam.max_grad_norm)
             state.scheduler.step_batch(b)
             state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -181,13 +185,10 @@ class _Run:
         else:
             self.log.batch({}, audio_s=0.0)
         if b % config.log_interval == 0:
-            self.log.train_line(
-                b,
-                lr=state.optimizer.param_groups[0]["lr"],
-                epoch=position.epoch,
-                audio_h=position.audio_s / 3600,
-                clip_factor=state.optimizer.last_clip_factor,
-            )
+            optimizer = state.optimizer
+            clip = {"clip_factor": optimizer.last_clip_factor} if isinstance(optimizer, ScaledAdam) else {}
+            rate = optimizer.param_groups[0]["lr"]
+            self.log.train_line(b, lr=rate, epoch=position.epoch, audio_h=position.audio_s / 3600, **clip)
         if b % config.save_interval == 0:
             self.save()
         if b % config.valid_interval == 0:
@@ -279,45 +280,47 @@ class _Run:
 
 
 def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
-    """Weight of each loss after `num_batches` batches (from 1).
+    """Weight of each loss after `num_batches` batches (from 1), for the losses that the configuration asks for.
 
-    The simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 over the warm-up; CTC is constant.
+    Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
+    consistency from 0 to its scale; CTC and the attention decoder are constant.
     """
     done = min(num_batches / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
-    return {
-        "simple": 1.0 - done * (1.0 - config.simple_loss_scale),
-        "pruned": 0.1 + 0.9 * done,
-        "ctc": config.ctc_loss_scale if config.model.transducer is not None else 1.0,
-    }
+    model, weights = config.model, {}
+    if model.transducer is not None:
+        weights["simple"] = 1.0 - done * (1.0 - config.simple_loss_scale)
+        weights["pruned"] = 0.1 + 0.9 * done
+    is_ctc_alone = model.transducer is None and model.attention is None
+    if model.ctc is not None:
+        weights["ctc"] = 1.0 if is_ctc_alone else config.ctc_loss_scale
+    if model.attention is not None:
+        weights["attention"] = config.attention_loss_scale
+    if config.consistency is not None:
+        scale = config.consistency.scale
+        weights["consistency"] = done * (scale if scale is not None else 0.2 if is_ctc_alone else 0.02)
+    return weights
 
 
 def _new_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = AsrModel(config.model).to(device)
+    optimizer, scheduler = _new_optimizer(config, model)
+    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position())
+
+
+def _new_optimizer(config: TrainConfig, model: AsrModel) -> tuple[torch.optim.Optimizer, BatchEpochSchedule]:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if config.adam is not None:
+        adam = torch.optim.Adam([p for _, p in named], lr=config.adam.factor, betas=config.adam.betas, eps=1e-9)
+        return adam, Noam(adam, config.adam.warmup_batches)
     optimizer = ScaledAdam(named, lr=config.lr, clipping_scale=config.clipping_scale)
-    scheduler = Eden(
+    eden = Eden(
         optimizer,
         lr_batches=config.lr_batches,
         lr_epochs=config.lr_epochs,
         warmup_batches=config.lr_warmup_batches,
         warmup_start=config.lr_warmup_start,
     )
-    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position())
-
-
-def _dev_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
-    """The dev set in batches sorted by length, each utterance followed by the padding that decoding gives it."""
-    plain = BatchConfig(max_duration_s=config.batch.max_duration_s, speed_factors=(1.0,), spec_augment=None)
-    reader = BatchReader(cuts, tokenizer, config.model.features, plain, seed=config.seed)
-    order = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
-    batches, group = [], [int(i) for i in order]
-    while group:
-        size = max(1, int(plain.max_duration_s / max(cuts[group[-1]].duration, 0.1)))
-        chosen, group = group[-size:], group[:-size]
-        batch = reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
-        padded = torch.nn.functional.pad(batch.features, (0, 0, 0, _TAIL_PADDING_FRAMES), value=PADDING_VALUE)
-        batches.append(batch._replace(features=padded))
-    return batches
+    return optimizer, eden
 
 
 @contextmanager

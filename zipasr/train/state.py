@@ -20,7 +20,7 @@ from zipasr import checkpoint
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE, AsrModel, load_weights
 from zipasr.nn.constraint import Whiten
-from zipasr.optim import Eden, ScaledAdam
+from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage
 
@@ -52,8 +52,8 @@ class TrainState:
     """The moving parts of a run."""
 
     model: AsrModel
-    optimizer: ScaledAdam
-    scheduler: Eden
+    optimizer: torch.optim.Optimizer
+    scheduler: BatchEpochSchedule
     average: RunningAverage
     position: Position
 

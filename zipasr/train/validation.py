@@ -1,21 +1,27 @@
 """Loss and error rates of the averaged model on the dev set, while training goes on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import kaldialign
 import torch
 
-from zipasr.data.batching import Batch
+from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
+from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
+from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.greedy import ctc_greedy_search, greedy_search
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.config import TrainConfig
 
 
 @torch.no_grad()
 def validate(
     model: AsrModel, batches: Sequence[Batch], texts: dict[str, str], tokenizer: Tokenizer, device: torch.device
 ) -> dict[str, float]:
-    """Losses per second of sound and word error rates in percent, by greedy search with every head there is.
+    """Losses per second of sound, of every head there is, and word error rates in percent, by greedy search with each.
+
+    The attention decoder has no search of its own: its loss is reported, its rescoring is for `zipasr evaluate`.
 
     Args:
         model: in eval mode, on `device`.
@@ -50,3 +56,18 @@ def validate(
             result[f"{head}_wer"] = 100.0 * errors[head] / max(num_words, 1)
     result["wer"] = result["transducer_wer" if model.has_transducer else "ctc_wer"]
     return result
+
+
+def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
+    """Cuts in batches sorted by length, not augmented, each utterance followed by the padding that decoding gives it."""
+    plain = BatchConfig(max_duration_s=config.batch.max_duration_s, speed_factors=(1.0,), spec_augment=None)
+    reader = BatchReader(cuts, tokenizer, config.model.features, plain, seed=config.seed)
+    order = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
+    batches, group = [], order
+    while group:
+        size = max(1, int(plain.max_duration_s / max(cuts[group[-1]].duration, 0.1)))
+        chosen, group = group[-size:], group[:-size]
+        batch = reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
+        padded = torch.nn.functional.pad(batch.features, (0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
+        batches.append(batch._replace(features=padded))
+    return batches

@@ -1,0 +1,224 @@
+"""The attention decoder: a Transformer that reads `Encoded` and says how probable each next label is.
+
+It is trained beside CTC or a transducer (U = S + 1 positions: sos before the labels, eos after them) and rescores what
+their searches find. Frames are (N, T, D) at 25 Hz; K label sequences of one utterance share its keys and values, so
+sequences are (N, K, S) and nothing of the encoder is repeated for them.
+Source: Vaswani et al. 2017, arXiv:1706.03762 (pre-norm, no norm after the last layer); Watanabe et al. 2017, "Hybrid
+CTC/attention architecture for end-to-end speech recognition".
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.errors import ConfigError
+from zipasr.losses.label_smoothing import label_smoothing_loss
+from zipasr.nn.constraint import penalize_abs
+from zipasr.nn.encoded import Encoded
+
+_SCORE_LIMIT, _SCORE_PENALTY = 50.0, 1e-4  # the published recipe: larger attention scores are pushed back
+_POSITION_BASE = 10_000.0  # Vaswani et al., section 3.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """The attention decoder; the defaults are the published ones."""
+
+    num_layers: int = 6
+    """Layers of self-attention, cross-attention and feed-forward."""
+    dim: int = 512
+    """Width of the label embedding and of the layers; even."""
+    attention_dim: int = 512
+    """Width of queries, keys and values of all heads together."""
+    num_heads: int = 8
+    """Attention heads."""
+    feedforward: int = 2048
+    """Hidden width of the feed-forward modules."""
+    dropout: float = 0.1
+    """Dropout of the embedding, of every residual branch and inside the feed-forward modules."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over all labels."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "dim", "attention_dim", "num_heads", "feedforward"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.dim % 2:
+            raise ConfigError(f"dim must be even, one half for sines and one for cosines, but is {self.dim}")
+        if self.attention_dim % self.num_heads:
+            raise ConfigError(
+                f"attention_dim must be a multiple of num_heads, {self.num_heads}, but is {self.attention_dim}"
+            )
+        for name in ("dropout", "label_smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}")
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of positions (N, Q, C) on a memory (N, K, M)."""
+
+    def __init__(self, dim: int, memory_dim: int, attention_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, attention_dim // num_heads
+        self.query = nn.Linear(dim, attention_dim)
+        self.key = nn.Linear(memory_dim, attention_dim)
+        self.value = nn.Linear(memory_dim, attention_dim)
+        self.out_proj = nn.Linear(attention_dim, dim)
+
+    def forward(self, x_NQC: Tensor, memory_NKM: Tensor, hidden_NQK: Tensor) -> Tensor:
+        """Attend where `hidden_NQK` is false; it may be (N, 1, K) where it is the same for all queries."""
+        query_NHQE, key_NHKE = self._heads(self.query(x_NQC)), self._heads(self.key(memory_NKM))
+        value_NHKE = self._heads(self.value(memory_NKM))
+        scores_NHQK = (query_NHQE @ key_NHKE.transpose(2, 3)).float() / math.sqrt(self.head_dim)
+        if self.training:
+            scores_NHQK = penalize_abs(scores_NHQK, limit=_SCORE_LIMIT, penalty=_SCORE_PENALTY)
+        hidden_NHQK = hidden_NQK.unsqueeze(1)
+        # The lowest finite number, as -inf would give nan where everything is hidden; then the weights are 0.
+        scores_NHQK = scores_NHQK.masked_fill(hidden_NHQK, torch.finfo(scores_NHQK.dtype).min)
+        weights_NHQK = scores_NHQK.softmax(-1).masked_fill(hidden_NHQK, 0.0)
+        found_NHQE = weights_NHQK.to(value_NHKE.dtype) @ value_NHKE
+        return self.out_proj(found_NHQE.transpose(1, 2).flatten(2))
+
+    def _heads(self, x_NTA: Tensor) -> Tensor:
+        """(N, T, A) -> (N, H, T, E)."""
+        return x_NTA.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class _FeedForward(nn.Module):
+    """Linear, Swish, dropout, linear."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(functional.silu(self.in_proj(x))))
+
+
+class _Layer(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each a residual branch that starts with a LayerNorm."""
+
+    def __init__(self, config: AttentionConfig, encoder_channels: int) -> None:
+        super().__init__()
+        dim, width, num_heads = config.dim, config.attention_dim, config.num_heads
+        self.self_norm = nn.LayerNorm(dim)
+        self.self_attention = _Attention(dim, dim, width, num_heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_attention = _Attention(dim, encoder_channels, width, num_heads)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = _FeedForward(dim, config.feedforward, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_MUC: Tensor, hidden_MUU: Tensor, frames_NTD: Tensor, hidden_N1T: Tensor) -> Tensor:
+        """Map (M, U, C) to (M, U, C), M = N · K: the sequences of an utterance stand next to each other."""
+        y_MUC = self.self_norm(x_MUC)
+        x_MUC = x_MUC + self.dropout(self.self_attention(y_MUC, y_MUC, hidden_MUU))
+        # Positions do not see each other here, so all those of an utterance are queries of one sequence.
+        y_NPC = self.cross_norm(x_MUC).reshape(frames_NTD.shape[0], -1, x_MUC.shape[2])
+        x_MUC = x_MUC + self.dropout(self.cross_attention(y_NPC, frames_NTD, hidden_N1T)).view_as(x_MUC)
+        return x_MUC + self.dropout(self.feed_forward(self.feed_forward_norm(x_MUC)))
+
+
+class AttentionHead(nn.Module):
+    """Embedding, layers and output of the attention decoder."""
+
+    def __init__(self, config: AttentionConfig, *, encoder_channels: int, vocab_size: int, sos_eos: int) -> None:
+        super().__init__()
+        self.config, self.sos_eos = config, sos_eos
+        self.embedding = nn.Embedding(vocab_size, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(_Layer(config, encoder_channels) for _ in range(config.num_layers))
+        self.output = nn.Linear(config.dim, vocab_size)
+
+    def forward(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        """Logits (N, K, S + 1, V), float32, of the label after each prefix, the empty one first.
+
+        Args:
+            encoded: frames and lengths at 25 Hz.
+            labels_NKS: K label sequences of each utterance, padding ignored.
+            label_lens_NK: (N, K) valid labels.
+        Raises:
+            ValueError: shapes disagree, a length exceeds its axis, or a label is not in [0, V).
+        """
+        size, num_sequences, num_labels = self._check(encoded, labels_NKS, label_lens_NK)
+        device = encoded.frames.device
+        sequences_MS = labels_NKS.flatten(0, 1)
+        lens_M1 = label_lens_NK.reshape(-1, 1)
+        position_U = torch.arange(num_labels + 1, device=device)
+        sequences_MS = sequences_MS.masked_fill(position_U[:num_labels] >= lens_M1, self.sos_eos)
+        ids_MU = functional.pad(sequences_MS, (1, 0), value=self.sos_eos)
+        hidden_MUU = (position_U > position_U.unsqueeze(1)) | (position_U > lens_M1).unsqueeze(1)
+        hidden_NT = torch.arange(encoded.frames.shape[1], device=device) >= encoded.lens.unsqueeze(1)
+
+        embedded_MUC = self.embedding(ids_MU) * math.sqrt(self.config.dim)
+        x_MUC = self.dropout(embedded_MUC + _positions(num_labels + 1, self.config.dim, device))
+        for layer in self.layers:
+            x_MUC = layer(x_MUC, hidden_MUU, encoded.frames, hidden_NT.unsqueeze(1))
+        with torch.autocast(device_type=device.type, enabled=False):
+            return self.output(x_MUC.float()).view(size, num_sequences, num_labels + 1, -1)
+
+    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy with label smoothing of the labels and the eos after them, summed over the batch, in nats.
+
+        Args:
+            encoded: frames and lengths at 25 Hz.
+            labels_NS: (N, S) ids, padding ignored.
+            label_lens: (N,) valid labels.
+        """
+        logits_NUV = self.forward(encoded, labels_NS.unsqueeze(1), label_lens.unsqueeze(1)).squeeze(1)
+        targets_NU = self._targets(labels_NS, label_lens)
+        with torch.autocast(device_type=logits_NUV.device.type, enabled=False):
+            loss_N = label_smoothing_loss(logits_NUV, targets_NU, label_lens + 1, smoothing=self.config.label_smoothing)
+        return {"attention": loss_N.sum()}
+
+    def log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        """Log-probability (N, K, S + 1), float32, of each label and of the eos after the last; 0 for padding.
+
+        Args: as for `forward`.
+        """
+        log_probs_NKUV = self.forward(encoded, labels_NKS, label_lens_NK).log_softmax(-1)
+        targets_NKU = self._targets(labels_NKS, label_lens_NK)
+        is_padding_NKU = torch.arange(targets_NKU.shape[-1], device=targets_NKU.device) > label_lens_NK.unsqueeze(-1)
+        return log_probs_NKUV.gather(-1, targets_NKU.unsqueeze(-1)).squeeze(-1).masked_fill(is_padding_NKU, 0.0)
+
+    def _targets(self, labels: Tensor, label_lens: Tensor) -> Tensor:
+        """What follows each prefix, (..., S + 1): the labels, then sos/eos, which also fills the padding."""
+        is_padding = torch.arange(labels.shape[-1], device=labels.device) >= label_lens.unsqueeze(-1)
+        return functional.pad(labels.masked_fill(is_padding, self.sos_eos), (0, 1), value=self.sos_eos)
+
+    def _check(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> tuple[int, int, int]:
+        size, vocab_size = encoded.frames.shape[0], self.embedding.num_embeddings
+        if labels_NKS.dim() != 3 or labels_NKS.shape[0] != size or label_lens_NK.shape != labels_NKS.shape[:2]:
+            raise ValueError(
+                f"labels must be (N, K, S) and label_lens (N, K) with N = {size} utterances, but their shapes are "
+                f"{tuple(labels_NKS.shape)} and {tuple(label_lens_NK.shape)}"
+            )
+        num_sequences, num_labels = labels_NKS.shape[1:]
+        if size * num_sequences == 0:
+            raise ValueError("there must be at least one label sequence, but there is none")
+        is_label_NKS = torch.arange(num_labels, device=labels_NKS.device) < label_lens_NK.unsqueeze(-1)
+        num_wrong = (((labels_NKS < 0) | (labels_NKS >= vocab_size)) & is_label_NKS).sum()
+        lowest, highest, wrong = torch.stack([label_lens_NK.min(), label_lens_NK.max(), num_wrong]).tolist()
+        if lowest < 0 or highest > num_labels:
+            raise ValueError(
+                f"label_lens must be in [0, {num_labels}], as so many labels are given, but spans {lowest} to {highest}"
+            )
+        if wrong:
+            raise ValueError(
+                f"labels must be in [0, {vocab_size}) up to label_lens, but {wrong} are not; "
+                "check the tokenizer against the vocabulary of the model"
+            )
+        return size, num_sequences, num_labels
+
+
+def _positions(length: int, dim: int, device: torch.device) -> Tensor:
+    """Sinusoidal positions (length, dim), float32: sines at even, cosines at odd channels (Vaswani et al., section 3.5)."""
+    channel = torch.arange(0, dim, 2, device=device, dtype=torch.float32)
+    rate = (channel * (-math.log(_POSITION_BASE) / dim)).exp()
+    angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

@@ -1,0 +1,65 @@
+"""Cross-entropy with label smoothing for attention decoders: logits (N, U, V), one row a label, in; (N,) nats out."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zipasr.losses.arguments import require_float32, require_shape
+
+_IGNORED = -100
+
+
+def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Tensor, *, smoothing: float) -> Tensor:
+    """Cross-entropy between the smoothed targets and the predictions of each utterance, summed over its targets.
+
+    loss = -sum over u < target_lens and all v of  q(u, v) · ln p(u, v),
+    q(u, v) = (1 - smoothing) · [v = target u] + smoothing / V.
+    It is no divergence: the entropy of q stays in it, so its lowest value is above 0 where smoothing is.
+
+    Args:
+        logits_NUV: unnormalised, float32 (half precision raises; heads cast, with autocast off, before they call).
+        targets_NU: integer ids, padding ignored.
+        target_lens: (N,) valid targets.
+        smoothing: share of the probability spread evenly over all V labels, the target included; 0: none.
+    Returns:
+        (N,) loss in nats. Reduce it yourself.
+    Raises:
+        ValueError: shapes disagree, a length exceeds its axis, a target is not in [0, V), smoothing is not in [0, 1),
+            or half precision.
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; computed by PyTorch. Checked against loops in
+        tests/losses/test_label_smoothing.py::test_equals_loops.
+    """
+    require_float32("logits", logits_NUV, 3)
+    if not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"smoothing must be at least 0 and below 1, but is {smoothing}")
+    size, num_targets, vocab_size = logits_NUV.shape
+    device = logits_NUV.device
+    targets_NU, target_lens = targets_NU.to(device), target_lens.to(device)
+    require_shape("targets", targets_NU, (size, num_targets), "(N, U)")
+    require_shape("target_lens", target_lens, (size,), "(N,)")
+    for name, tensor in (("targets", targets_NU), ("target_lens", target_lens)):
+        if tensor.dtype.is_floating_point or tensor.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers, but is {tensor.dtype}; cast it with .long()")
+    if targets_NU.numel() == 0:
+        return logits_NUV.sum((1, 2))  # no target, a loss of 0 with a gradient
+
+    is_target_NU = torch.arange(num_targets, device=device) < target_lens[:, None]
+    is_wrong_NU = is_target_NU & ((targets_NU < 0) | (targets_NU >= vocab_size))
+    lowest, highest, num_wrong = torch.stack([target_lens.min(), target_lens.max(), is_wrong_NU.sum()]).tolist()
+    if lowest < 0 or highest > num_targets:
+        raise ValueError(
+            f"target_lens must be in [0, {num_targets}], as so many targets are given, but spans {lowest} to {highest}"
+        )
+    if num_wrong:
+        raise ValueError(
+            f"targets must be in [0, {vocab_size}) up to target_lens, but {num_wrong} are not; "
+            "check the tokenizer against the vocabulary of the model"
+        )
+    loss = functional.cross_entropy(
+        logits_NUV.flatten(0, 1),
+        targets_NU.long().masked_fill(~is_target_NU, _IGNORED).flatten(),
+        ignore_index=_IGNORED,
+        label_smoothing=smoothing,
+        reduction="none",
+    )
+    return loss.view(size, num_targets).sum(1)

@@ -1,0 +1,175 @@
+"""CTC prefix beam search: encoded frames (N, T, D) at 25 Hz -> the best label sequences of every utterance.
+
+Many alignments (blanks, repeats) read as the same labels. The search keeps label sequences, not alignments: for each, the
+probability of its alignments that end in blank and of those that end in its last label, since only the former may repeat
+that label. The frames of the tokens are those of the likeliest way that led to the sequence.
+Source: Graves 2012, "Supervised sequence labelling", section 7.5.3; Hannun et al. 2014, arXiv:1408.2873, algorithm 1; the
+published decoder looks at the `beam` best labels of a frame only, as here.
+"""
+
+import math
+from typing import NamedTuple, Optional
+
+import torch
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
+
+
+class _Prefix:
+    """A label sequence of one utterance; equal sequences are the same object."""
+
+    __slots__ = ("_children", "label", "parent")
+
+    def __init__(self, parent: "_Prefix | None", label: int) -> None:
+        self.parent, self.label = parent, label
+        self._children: dict[int, _Prefix] = {}
+
+    def extended(self, label: int) -> "_Prefix":
+        """This sequence and one more label."""
+        child = self._children.get(label)
+        if child is None:
+            child = self._children[label] = _Prefix(self, label)
+        return child
+
+    def ids(self) -> tuple[int, ...]:
+        """The labels of the sequence."""
+        labels: list[int] = []
+        node = self
+        while node.parent is not None:
+            labels.append(node.label)
+            node = node.parent
+        return tuple(reversed(labels))
+
+
+class _Emission(NamedTuple):
+    """When an alignment began its last label, how probable that was, and the same of the labels before."""
+
+    frame: int
+    log_prob: float
+    before: Optional["_Emission"]
+
+
+class _Ending:
+    """The alignments of a sequence that end one way: their summed probability and the emissions of the likeliest part."""
+
+    __slots__ = ("_largest", "emission", "log_prob")
+
+    def __init__(self, log_prob: float = -math.inf, emission: _Emission | None = None) -> None:
+        self.log_prob, self.emission = log_prob, emission
+        self._largest = log_prob
+
+    def add(self, log_prob: float, emission: _Emission | None) -> None:
+        """Count more alignments in."""
+        if log_prob > self._largest:
+            self._largest, self.emission = log_prob, emission
+        self.log_prob = _log_add(self.log_prob, log_prob)
+
+
+class _Path:
+    """A live sequence."""
+
+    __slots__ = ("blank", "label", "prefix", "score")
+
+    def __init__(self, prefix: _Prefix) -> None:
+        self.prefix = prefix
+        self.blank, self.label = _Ending(), _Ending()
+        self.score = -math.inf
+        """Log-probability of both endings; known after `settle`."""
+
+    def settle(self) -> "_Path":
+        """Sum the endings up at the end of a frame."""
+        self.score = _log_add(self.blank.log_prob, self.label.log_prob)
+        return self
+
+    @property
+    def emission(self) -> _Emission | None:
+        """Emissions of the likelier ending."""
+        return self.blank.emission if self.blank.log_prob >= self.label.log_prob else self.label.emission
+
+
+@torch.inference_mode()
+def ctc_prefix_search(
+    scorer: Scorer, encoded: Encoded, *, beam: int = 4, blank_penalty: float = 0.0, temperature: float = 1.0
+) -> list[list[Hypothesis]]:
+    """Search for the most probable label sequences with the CTC head, each summed over its alignments.
+
+    Args:
+        scorer: has a CTC head.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        beam: sequences that stay after a frame, and labels of a frame that are looked at.
+        blank_penalty: taken off the blank's log-probability before they are normalised again.
+        temperature: divides the log-probabilities before they are normalised again.
+    Returns:
+        For each utterance its hypotheses, the most probable first; at least one, at most `beam`. Scores are not
+        normalised by length.
+    Raises:
+        ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no CTC
+            head.
+    """
+    if beam < 1:
+        raise ValueError(f"beam must be at least 1, but is {beam}")
+    lens = check_encoded(encoded)
+    log_probs_NTV = scorer.ctc_log_probs(encoded.frames)
+    if blank_penalty or temperature != 1.0:
+        log_probs_NTV = label_log_probs(
+            log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
+        )
+    best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(beam, log_probs_NTV.shape[-1]))
+    frames = zip(best_NTB.tolist(), best_log_probs_NTB.tolist(), lens, strict=True)
+    return [
+        _search(labels_TB[:length], log_probs_TB[:length], beam, scorer.blank_id)
+        for labels_TB, log_probs_TB, length in frames
+    ]
+
+
+def _search(labels_TB: list[list[int]], log_probs_TB: list[list[float]], beam: int, blank_id: int) -> list[Hypothesis]:
+    """The hypotheses of one utterance, from the best labels of its frames and their log-probabilities."""
+    start = _Path(_Prefix(None, blank_id))
+    start.blank = _Ending(0.0)
+    paths = [start.settle()]
+    for frame, (labels, log_probs) in enumerate(zip(labels_TB, log_probs_TB, strict=True)):
+        found: dict[_Prefix, _Path] = {}
+        for path in paths:
+            for label, log_prob in zip(labels, log_probs, strict=True):
+                _follow(path, label, log_prob, frame, blank_id, found)
+        paths = sorted((path.settle() for path in found.values()), key=lambda path: -path.score)[:beam]
+    return [_finish(path) for path in paths]
+
+
+def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[_Prefix, _Path]) -> None:
+    """Add what `path` becomes with one label of a frame to what was found in it."""
+    prefix = path.prefix
+    if label == blank_id:
+        _at(prefix, found).blank.add(path.score + log_prob, path.emission)
+        return
+    before, emission = path.score, path.emission
+    if label == prefix.label:  # goes on from alignments that end in it; begins anew only after a blank
+        if path.label.log_prob > -math.inf:
+            _at(prefix, found).label.add(path.label.log_prob + log_prob, path.label.emission)
+        before, emission = path.blank.log_prob, path.blank.emission
+    if before > -math.inf:
+        _at(prefix.extended(label), found).label.add(before + log_prob, _Emission(frame, log_prob, emission))
+
+
+def _at(prefix: _Prefix, found: dict[_Prefix, _Path]) -> _Path:
+    path = found.get(prefix)
+    if path is None:
+        path = found[prefix] = _Path(prefix)
+    return path
+
+
+def _log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def _finish(path: _Path) -> Hypothesis:
+    emissions, last = [], path.emission
+    while last is not None:
+        emissions.append((last.frame, last.log_prob))
+        last = last.before
+    emissions.reverse()
+    frames, log_probs = tuple(e[0] for e in emissions), tuple(e[1] for e in emissions)
+    return Hypothesis(path.prefix.ids(), frames, log_probs, path.score)

@@ -1,0 +1,74 @@
+"""Attention rescoring: hypotheses of a CTC search, read again by the attention decoder, change their order.
+
+Hypotheses (N lists) and encoded frames (N, T, D) at 25 Hz in, the hypotheses in their new order out.
+Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", section II.C.3
+(rescoring); the published recipe's total is ctc score + scale · attention score.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer, check_encoded
+
+
+@torch.inference_mode()
+def attention_scores(scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequence[Hypothesis]]) -> list[list[float]]:
+    """Log-probability, in nats, that the attention decoder gives each hypothesis and its end.
+
+    Utterances are read one at a time, all hypotheses of one together: nothing is padded to the length of another
+    utterance, memory is that of one utterance, and the result does not depend on the batch at all.
+
+    Args:
+        scorer: has an attention decoder.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        hypotheses: any number for each of the N utterances.
+    Raises:
+        ValueError: not N lists, lengths do not fit the frames, or there is no attention decoder.
+    """
+    lens = check_encoded(encoded)
+    if len(hypotheses) != len(lens):
+        raise ValueError(f"there must be a list of hypotheses for each of {len(lens)} utterances, not {len(hypotheses)}")
+    scores: list[list[float]] = []
+    for n, (length, ranked) in enumerate(zip(lens, hypotheses, strict=True)):
+        if not ranked:
+            scores.append([])
+            continue
+        one = Encoded(encoded.frames[n : n + 1, :length], encoded.lens[n : n + 1])
+        ids: list[Tensor] = [torch.tensor(hypothesis.ids, dtype=torch.int64) for hypothesis in ranked]
+        labels_KS = pad_sequence(ids, batch_first=True).to(encoded.frames.device)
+        label_lens_K = torch.tensor([len(hypothesis.ids) for hypothesis in ranked], device=encoded.frames.device)
+        log_probs_KU = scorer.attention_log_probs(one, labels_KS.unsqueeze(0), label_lens_K.unsqueeze(0))[0]
+        scores.append(log_probs_KU.double().sum(1).tolist())
+    return scores
+
+
+def attention_rescoring(
+    scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequence[Hypothesis]], *, scale: float
+) -> list[list[Hypothesis]]:
+    """Rank hypotheses by their own score plus `scale` times the attention decoder's.
+
+    Args:
+        scorer: has an attention decoder.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        hypotheses: of each utterance, as `ctc_prefix_search` gives them.
+        scale: weight of the attention decoder, 0 or more; 0 leaves the order to the scores alone.
+    Returns:
+        For each utterance its hypotheses, the best first; `score` is the sum, which is no log-probability any more.
+    Raises:
+        ValueError: as `attention_scores`, or the scale is negative.
+    """
+    if not scale >= 0:
+        raise ValueError(f"scale must be 0 or more, but is {scale}")
+    rescored = []
+    for ranked, scores in zip(hypotheses, attention_scores(scorer, encoded, hypotheses), strict=True):
+        totals = [
+            hypothesis._replace(score=hypothesis.score + scale * score)
+            for hypothesis, score in zip(ranked, scores, strict=True)
+        ]
+        rescored.append(sorted(totals, key=lambda hypothesis: -hypothesis.score))
+    return rescored
