@@ -1,54 +1,118 @@
-"""Contract: every key of the published checkpoints finds its place and shape in ours, and nothing is left over."""
+"""Contract: the configuration of every published model is read off its shapes, the names of its tensors lead to ours and
+back; whatever does not fit is refused with the original's names; the blocks of docs/icefall.md run. Golden: the
+original's weights give its numbers."""
 
+import dataclasses
 import json
+import os
+import re
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
-from tests.golden_files import FOLDER
+from tests.conftest import REPOSITORY
+from tests.golden_files import FOLDER, batch_first, load_golden, seeded, weights
+from tests.tiny_model import noise, tiny_tokenizer
+from zipasr.cli import main
+from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
+from zipasr.errors import CheckpointError, ConfigError
+from zipasr.features import FbankConfig
+from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
-from zipasr.interop import rename_key, rename_layer_key, rename_state_dict
+from zipasr.heads.transducer import TransducerConfig
+from zipasr.interop import (
+    load_icefall,
+    model_from_icefall,
+    original_key,
+    rename_key,
+    rename_layer_key,
+    rename_state_dict,
+)
 from zipasr.model import AsrConfig, AsrModel, large, medium, small
 
 PRESETS = {"S": small, "M": medium, "L": large}
+HEADS = {
+    "transducer": ("decoder.", "joiner.", "simple_"),
+    "ctc": ("ctc_output.",),
+    "aed": ("attention_decoder.",),
+}
 
 
-def published(size: str) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint without their content, attention decoder left out."""
-    shapes: dict[str, Any] = json.loads((FOLDER / "f_state_dict_names.json").read_text())[size]
-    return {
-        name: torch.empty(shape, device="meta")
-        for name, shape in shapes.items()
-        if not name.startswith("attention_decoder.")
-    }
+def published(size: str, heads: str = "transducer+ctc+aed") -> dict[str, Tensor]:
+    """The tensors of a published checkpoint with these heads, on the meta device; "-causal" at the end makes it causal."""
+    shapes: dict[str, list[int]] = json.loads((FOLDER / "f_state_dict_names.json").read_text())[size]
+    is_causal = heads.endswith("-causal")
+    prefixes = tuple(p for head in heads.removesuffix("-causal").split("+") for p in HEADS[head])
+    chosen: dict[str, list[int]] = {}
+    for key, shape in shapes.items():
+        if not key.startswith(("encoder.", "encoder_embed.", *prefixes)):
+            continue
+        block, depthwise, parameter = key.partition("depthwise_conv.")
+        if is_causal and depthwise and "convnext" not in block:
+            small_shape = [shape[0], 1, (shape[2] + 1) // 2] if parameter == "weight" else shape
+            chosen[f"{block}depthwise_conv.causal_conv.{parameter}"] = small_shape
+            chosen[f"{block}depthwise_conv.chunkwise_conv.{parameter}"] = shape
+            if parameter == "weight":
+                chosen[f"{block}depthwise_conv.chunkwise_conv_scale"] = [2, shape[0], shape[2]]
+        else:
+            chosen[key] = shape
+    return {key: torch.empty(shape, device="meta") for key, shape in chosen.items()}
 
 
-@pytest.mark.parametrize("size", list(PRESETS))
-def test_every_published_key_and_shape_is_ours(size: str) -> None:
-    config: AsrConfig = PRESETS[size]()
+def config_of(tensors: Mapping[str, Tensor], **arguments: Any) -> AsrConfig:
+    """What is read off the shapes, checked by fitting the tensors, without memory for either."""
     with torch.device("meta"):
-        model = AsrModel(AsrConfig(encoder=config.encoder, transducer=config.transducer, ctc=CtcConfig()))
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in rename_state_dict(published(size)).items()}
-    assert theirs == ours
+        return model_from_icefall({key: tensor.to("meta") for key, tensor in tensors.items()}, **arguments).config
 
 
-def test_renaming_never_makes_two_keys_one() -> None:
-    keys = published("M")
+# Published models
+
+COUNTS: dict[str, dict[str, Any]] = json.loads((FOLDER / "f_param_counts.json").read_text())
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_published_models_give_our_presets(name: str) -> None:
+    size, heads = name.split("/")
+    preset: AsrConfig = PRESETS[size]()
+    expected = dataclasses.replace(
+        preset,
+        encoder=dataclasses.replace(preset.encoder, is_causal=heads.endswith("-causal")),
+        transducer=TransducerConfig() if "transducer" in heads else None,
+        ctc=CtcConfig() if "ctc" in heads else None,
+        attention=AttentionConfig() if "aed" in heads else None,
+    )
+    tensors = published(size, heads)
+    assert config_of(tensors) == expected
+    assert sum(tensor.numel() for tensor in tensors.values()) == COUNTS[name]["total"]
+    with torch.device("meta"):
+        ours = AsrModel(expected).state_dict()
+    assert {key: t.shape for key, t in rename_state_dict(tensors).items()} == {key: t.shape for key, t in ours.items()}
+    assert sum(tensor.numel() for tensor in ours.values()) == COUNTS[name]["total"]
+
+
+def test_context_of_one_label_and_other_vocabularies() -> None:
+    """The published AISHELL model."""
+    tensors = published("M", "transducer")
+    del tensors["decoder.conv.weight"]
+    for key, tensor in tensors.items():
+        if not key.startswith("encoder") and tensor.shape[0] == 500:
+            tensors[key] = tensor.new_empty(4336, *tensor.shape[1:])
+    expected = dataclasses.replace(medium(), vocab_size=4336, transducer=TransducerConfig(context_size=1))
+    assert config_of(tensors) == expected
+    assert sum(tensor.numel() for tensor in tensors.values()) == 73_412_551
+
+
+@pytest.mark.parametrize("heads", ["transducer+ctc+aed", "transducer-causal"])
+def test_names_lead_to_ours_and_back(heads: str) -> None:
+    keys = published("M", heads)
     assert len({rename_key(key) for key in keys}) == len(keys)
-
-
-def test_prefix_of_data_parallelism_is_dropped() -> None:
-    renamed = rename_state_dict({"module.joiner.output_linear.bias": torch.zeros(3)})
-    assert list(renamed) == ["transducer.joiner.output.bias"]
-
-
-def test_pointwise_convolutions_become_linear_layers() -> None:
-    weight = torch.arange(6.0).reshape(3, 2, 1, 1)
-    renamed = rename_state_dict({"encoder_embed.convnext.pointwise_conv1.weight": weight})
-    assert torch.equal(renamed["encoder.frontend.convnext.pointwise1.weight"], weight[:, :, 0, 0])
+    assert [original_key(rename_key(key)) for key in keys] == list(keys)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +136,444 @@ def test_keys_of_a_block(theirs: str, ours: str) -> None:
 
 def test_unknown_keys_are_kept_so_that_loading_can_refuse_them() -> None:
     assert rename_key("something.else") == "something.else"
+
+
+def test_pointwise_convolutions_become_linear_layers() -> None:
+    weight = torch.arange(6.0).reshape(3, 2, 1, 1)
+    renamed = rename_state_dict({"encoder_embed.convnext.pointwise_conv1.weight": weight})
+    assert torch.equal(renamed["encoder.frontend.convnext.pointwise1.weight"], weight[:, :, 0, 0])
+
+
+# Goldens
+
+ALL_HEAD_SIZES = {"num_heads": 4, "query_head_dim": 8, "value_head_dim": 6, "pos_head_dim": 4}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ALL_HEAD_SIZES,
+        *({name: size, "attention_decoder_heads": 4} for name, size in ALL_HEAD_SIZES.items()),
+        {"num_heads": [4, 4, 4, 4, 4, 4]},
+    ],
+    ids=["all", *ALL_HEAD_SIZES, "per stack"],
+)
+def test_golden_model(arguments: dict[str, Any]) -> None:
+    _, golden = load_golden("e_asr_model")
+    model = model_from_icefall(weights(golden), **arguments)
+    assert not model.training
+    assert model.config.encoder.num_heads == (4,) * 6
+    assert model.config.encoder.head_dims(3) == (8, 6, 4)
+    assert model.config.encoder.query_head_dim == 8
+    assert model.config.attention == AttentionConfig(num_layers=2, dim=32, attention_dim=32, num_heads=4, feedforward=64)
+    assert model.config.transducer == TransducerConfig(predictor_dim=32, joiner_dim=40)
+    with torch.no_grad():
+        encoded = model.encode(golden["in.x"], golden["in.x_lens"])
+        log_probs = model.ctc_log_probs(encoded.frames)
+    torch.testing.assert_close(encoded.frames, golden["out.encoder_out"], rtol=0.0, atol=3e-4)
+    torch.testing.assert_close(log_probs, golden["out.ctc_output"], rtol=0.0, atol=3e-4)
+
+
+@pytest.mark.parametrize(("kind", "chunk"), [("noncausal", None), ("causal", (16, 64))])
+def test_golden_encoders_with_heads_per_stack(kind: str, chunk: tuple[int, int] | None) -> None:
+    meta, golden = load_golden(f"a_zipformer2_{kind}")
+    _, whole = load_golden("e_asr_model")
+    tensors = {f"encoder.{key}": tensor for key, tensor in weights(golden).items()}
+    tensors |= {key: tensor for key, tensor in weights(whole).items() if key.startswith("encoder_embed.")}
+    tensors |= {"ctc_output.1.weight": torch.zeros(30, 96), "ctc_output.1.bias": torch.zeros(30)}
+    model = model_from_icefall(tensors, num_heads=(4, 4, 4, 8, 4, 4))
+    encoder = model.encoder
+    assert isinstance(encoder, Zipformer)
+    assert encoder.config.num_layers == (1, 2, 1, 1, 1, 1)
+    assert encoder.config.downsample == (1, 2, 4, 8, 4, 2)
+    assert encoder.config.is_causal == (kind == "causal")
+    assert encoder.config.kernel_sizes == (31, 31, 15, 15, 15, 31)
+    assert encoder.config.unmasked_channels == (32,) * 6
+    frames, lens = batch_first(golden["in.x"]), golden["in.x_lens"]
+    settings = {} if chunk is None else {"chunk_frames_50hz": chunk[0], "left_context_frames_50hz": chunk[1]}
+    with torch.no_grad():
+        encoded = encoder.encode_frames(frames, lens, **settings)
+    expected = golden["out.y" if chunk is None else f"out.y_chunk{chunk[0]}_left{chunk[1]}"]
+    torch.testing.assert_close(encoded.frames, batch_first(expected), rtol=0.0, atol=3e-4)
+    assert config_of(tensors, num_heads=meta_heads(meta), unmasked_channels=24).encoder.unmasked_channels == (24,) * 6  # type: ignore[union-attr]
+
+
+def meta_heads(meta: dict[str, Any]) -> list[int]:
+    return [int(number) for number in meta["num_heads"].split(",")]
+
+
+# A small model of our own, written the way icefall writes it
+
+
+def small_model(
+    num_heads: tuple[int, ...] = (1, 2),
+    head_dims: tuple[int | tuple[int, ...], ...] = (32, 12, 4),
+    num_features: int = 80,
+    **settings: Any,
+) -> AsrModel:
+    encoder = ZipformerConfig(
+        num_features=num_features,
+        conv_channels=(2, 4, 8),
+        channels=(32, 48),
+        unmasked_channels=(32, 32),
+        num_layers=(1, 2),
+        downsample=(1, 2),
+        feedforward=(32, 48),
+        num_heads=num_heads,
+        kernel_sizes=(15, 7),
+        query_head_dim=head_dims[0],
+        value_head_dim=head_dims[1],
+        pos_head_dim=head_dims[2],
+        pos_dim=8,
+        **settings,
+    )
+    torch.manual_seed(0)
+    return AsrModel(
+        AsrConfig(
+            vocab_size=tiny_tokenizer().vocab_size,
+            features=FbankConfig(num_mel_bins=num_features),
+            encoder=encoder,
+            transducer=TransducerConfig(predictor_dim=16, joiner_dim=24),
+            ctc=CtcConfig(),
+        )
+    ).eval()
+
+
+def icefall_state_dict(model: AsrModel) -> dict[str, Tensor]:
+    """The weights of our model under the original's names and in its shapes."""
+    tensors = {original_key(name): tensor.clone() for name, tensor in model.state_dict().items()}
+    for key, tensor in tensors.items():
+        if "pointwise_conv" in key and tensor.dim() == 2:
+            tensors[key] = tensor[:, :, None, None]
+    return tensors
+
+
+def assert_same_weights(model: AsrModel, expected: Mapping[str, Tensor]) -> None:
+    own = model.state_dict()
+    assert own.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert own[name].dtype == torch.float32
+        assert torch.equal(own[name], tensor), name
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def state_dict(model: AsrModel) -> dict[str, Tensor]:
+    return icefall_state_dict(model)
+
+
+@pytest.fixture
+def bpe(tmp_path: Path) -> Path:
+    path = tmp_path / "lang" / "bpe.model"
+    path.parent.mkdir()
+    path.write_bytes(tiny_tokenizer().to_bytes())
+    return path
+
+
+def test_small_model_comes_back(model: AsrModel, state_dict: dict[str, Tensor]) -> None:
+    loaded = model_from_icefall(state_dict)
+    assert loaded.config == model.config
+    assert_same_weights(loaded, model.state_dict())
+
+
+def test_widths_of_heads_may_differ_between_stacks() -> None:
+    model = small_model(num_heads=(2, 4), head_dims=((8, 16), (6, 4), (4, 2)))
+    for arguments in ({"num_heads": (2, 4)}, {"query_head_dim": (8, 16)}, {"pos_head_dim": (4, 2), "num_heads": (2, 4)}):
+        assert model_from_icefall(icefall_state_dict(model), **arguments).config == model.config  # type: ignore[arg-type]
+
+
+def test_a_stack_without_downsampling_may_follow() -> None:
+    model = small_model()
+    tensors = {
+        key.replace("encoders.1.encoder.", "encoders.1."): tensor
+        for key, tensor in icefall_state_dict(model).items()
+        if not key.startswith(("encoder.encoders.1.downsample.", "encoder.encoders.1.out_combiner."))
+    }
+    loaded = model_from_icefall(tensors)
+    assert loaded.config.encoder == dataclasses.replace(model.config.encoder, downsample=(1, 1))
+
+
+@pytest.mark.parametrize("num_features", [40, 64])
+def test_other_numbers_of_mel_bins_are_the_multiple_of_four(num_features: int, caplog: pytest.LogCaptureFixture) -> None:
+    config = model_from_icefall(icefall_state_dict(small_model(num_features=num_features))).config
+    assert config.encoder.num_features == config.features.num_mel_bins == num_features
+    assert f"taken to be {num_features}" in caplog.text
+
+
+def test_chunks_of_training_fit_any_causal_encoder() -> None:
+    """A kernel of 63 at 25 Hz reaches back 62 frames at 50 Hz; one of 131 reaches too far for a context of 64."""
+    tensors = icefall_state_dict(small_model(is_causal=True))
+    for key, tensor in tensors.items():
+        if "encoders.1." in key and "depthwise_conv" in key and tensor.shape[-1] in (7, 4):
+            size = {7: 131, 4: 66}[tensor.shape[-1]]
+            tensors[key] = torch.zeros(*tensor.shape[:-1], size)
+    encoder = model_from_icefall(tensors).config.encoder
+    assert isinstance(encoder, ZipformerConfig)
+    assert encoder.kernel_sizes == (15, 131)
+    assert encoder.chunk_frames_50hz == (16, 32, 64, -1)
+    assert encoder.left_context_frames_50hz == (256, -1)
+
+
+def test_attention_decoder_heads_follow_the_encoder_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    _, golden = load_golden("e_asr_model")
+    assert "attention decoder" not in caplog.text
+    model_from_icefall(weights(golden), num_heads=4)
+    assert "attention decoder is taken to have as many heads as the encoder, 4" in caplog.text
+
+
+# Arguments that are missing or wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            {},
+            (
+                "stack 0 does not have heads of the published widths",
+                "num_heads·query_head_dim = 32 (encoder.encoders.0.layers.0.self_attn_weights.in_proj.weight)",
+                "num_heads·value_head_dim = 24 (encoder.encoders.0.layers.0.self_attn1.in_proj.weight)",
+                "give num_heads as it was trained, which may be 1, 2, 4, 8",
+            ),
+        ),
+        ({"num_heads": 3}, ("num_heads=3 cannot be true of stack 0", "query_head_dim = 32")),
+        (
+            {"num_heads": (4, 4, 4, 4, 8, 4), "query_head_dim": 8},
+            ("num_heads=8, query_head_dim=8 cannot be true of stack 4", "encoder.encoders.4.encoder.layers.0."),
+        ),
+        ({"value_head_dim": 48}, ("value_head_dim=48 cannot be true of stack 0",)),
+        ({"num_heads": (4, 4)}, ("num_heads must be a whole number from 1, or 6 of them", "but is (4, 4)")),
+        ({"num_heads": 4.0}, ("num_heads must be a whole number from 1", "but is 4.0")),
+        ({"num_heads": 0}, ("num_heads must be a whole number from 1",)),
+        ({"num_heads": "4,4,4,4,4,4"}, ("num_heads must be a whole number from 1",)),
+        ({"query_head_dim": 8}, ("attention_decoder_heads must be given and divide the 32 rows", "but is None")),
+        ({"num_heads": 4, "attention_decoder_heads": 5}, ("attention_decoder_heads must be given and divide", "is 5")),
+        ({"num_heads": 4, "unmasked_channels": 64}, ("unmasked_channels must not exceed channels",)),
+    ],
+)
+def test_missing_and_contradicting_arguments(arguments: dict[str, Any], parts: tuple[str, ...]) -> None:
+    _, golden = load_golden("e_asr_model")
+    with pytest.raises(ConfigError) as error:
+        model_from_icefall(weights(golden), **arguments)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_heads_of_a_decoder_that_is_not_there(state_dict: dict[str, Tensor]) -> None:
+    with pytest.raises(ConfigError, match="attention_decoder_heads is 4, but there is no attention_decoder"):
+        model_from_icefall(state_dict, attention_decoder_heads=4)
+
+
+# Tensors that are missing, left over or wrong
+
+NORM = "encoder.encoders.1.encoder.layers.1.norm.log_scale"
+KEYS = "encoder.encoders.0.layers.0.self_attn_weights.in_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({NORM: None}, rf"{NORM} is missing; expected the Zipformer"),
+        ({"encoder.encoders.0.layers.0.bypass_scale": None}, r"encoder\.encoders\.0\.layers\.0\.bypass_scale is missing"),
+        ({KEYS: None}, rf"there is no {KEYS} in the checkpoint"),
+        ({KEYS: torch.zeros(3)}, rf"{KEYS} must have 2 axes, none of them empty, but is \(3,\)"),
+        ({KEYS: torch.zeros(69, 32)}, rf"{KEYS} must have an even number of rows beside 4, but has 69"),
+        ({"extra.weight": torch.zeros(2)}, r"extra\.weight is unknown"),
+        ({"ctc.output.weight": torch.zeros(48, 48)}, r"ctc\.output\.weight is unknown"),
+        ({"joiner.output_linear.bias": torch.zeros(7)}, r"joiner\.output_linear\.bias must be \(48,\), but is \(7,\)"),
+        (
+            {"encoder_embed.convnext.pointwise_conv1.weight": torch.zeros(24, 8, 3, 3)},
+            r"pointwise_conv1\.weight must be \(24, 8\), but is \(24, 8, 3, 3\)",
+        ),
+        ({"encoder_embed.out.weight": torch.zeros(32, 151)}, "must have a multiple of 8 columns"),
+        ({"joiner.output_linear.bias": torch.zeros(48, dtype=torch.int8)}, "must be a tensor of .*, but is torch.int8"),
+        ({"joiner.output_linear.bias": [1.0]}, "joiner.output_linear.bias must be a tensor of .*, but is list"),
+        ({f"module.{NORM}": torch.zeros(())}, "differ only by `module.`"),
+        ({"encoder.encoders.1.encoder.layers.7.norm.bias": torch.zeros(48)}, r"layers\.#\. for # = 0, 1 .* but is 0, 1, 7"),
+    ],
+)
+def test_tensors_that_do_not_fit(state_dict: dict[str, Tensor], change: dict[str, Any], message: str) -> None:
+    tensors = {key: tensor for key, tensor in (state_dict | change).items() if tensor is not None}
+    with pytest.raises(CheckpointError, match=message):
+        model_from_icefall(tensors)
+
+
+def test_both_ways_to_name_a_stack_at_once(state_dict: dict[str, Tensor]) -> None:
+    twice = {key.replace("encoders.1.encoder.", "encoders.1."): t for key, t in state_dict.items() if "1.encoder." in key}
+    with pytest.raises(CheckpointError, match=r"is unknown; .* and \d+ more"):
+        model_from_icefall(state_dict | twice)
+
+
+def test_models_of_other_kinds(state_dict: dict[str, Tensor]) -> None:
+    without_heads = {key: tensor for key, tensor in state_dict.items() if key.startswith("encoder")}
+    with pytest.raises(CheckpointError, match="there is no decoder, ctc_output or attention_decoder"):
+        model_from_icefall(without_heads)
+    with pytest.raises(
+        CheckpointError, match=r"there must be encoder\.encoders\.#\. .* earlier recipes have other encoders"
+    ):
+        model_from_icefall({"encoder.layers.0.weight": torch.zeros(2)})
+
+
+# Files
+
+
+def shifted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor + 1.0 for key, tensor in tensors.items()}
+
+
+def test_every_kind_of_file(tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    contents = {
+        "pretrained.pt": {"model": state_dict},
+        "bare.pt": state_dict,
+        "module.pt": {"model": {f"module.{key}": tensor for key, tensor in state_dict.items()}},
+        "float64.pt": {"model": {key: tensor.double() for key, tensor in state_dict.items()}},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / name)
+    torch.save(contents["pretrained.pt"], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, tmp_path / "model.safetensors")
+    for name in (*contents, "old.pt", "model.safetensors"):
+        loaded = load_icefall(tmp_path / name, bpe)
+        assert loaded.config == model.config
+        assert_same_weights(loaded, model.state_dict())
+    torch.save({key: tensor.half() for key, tensor in state_dict.items()}, tmp_path / "half.pt")
+    rounded = {name: tensor.half().float() for name, tensor in model.state_dict().items()}
+    assert_same_weights(load_icefall(str(tmp_path / "half.pt"), str(bpe.parent)), rounded)
+
+
+def training_checkpoint(state_dict: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+    """What a training writes: paths, the version of torch, numbers, the state of the optimizer."""
+    return {
+        "model": state_dict,
+        "model_avg": shifted(state_dict),
+        "optimizer": {"state": {0: {"step": 5, "delta": torch.zeros(2)}}, "param_groups": [{"lr": 0.045}]},
+        "exp_dir": Path("zipformer/exp"),
+        "env_info": {"torch-version": torch.__version__},
+        "batch_idx_train": 4000,
+        "best_valid_loss": 0.25,
+        "dtype": torch.float32,
+        **more,
+    }
+
+
+def test_checkpoints_of_a_training(tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]) -> None:
+    torch.save(training_checkpoint(state_dict), tmp_path / "epoch-3.pt")
+    allowed = list(torch.serialization.get_safe_globals())
+    assert_same_weights(load_icefall(tmp_path / "epoch-3.pt", bpe), model.state_dict())
+    average = load_icefall(tmp_path / "epoch-3.pt", bpe, which="model_avg")
+    assert_same_weights(average, shifted(model.state_dict()))
+    assert torch.serialization.get_safe_globals() == allowed
+
+
+def test_an_average_that_is_not_there(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
+    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
+    with pytest.raises(CheckpointError, match=r"under 'model_avg', but the file holds model; only the epoch-N\.pt"):
+        load_icefall(tmp_path / "pretrained.pt", bpe, which="model_avg")
+    with pytest.raises(ValueError, match="which must be model or model_avg, but is 'average'"):
+        load_icefall(tmp_path / "pretrained.pt", bpe, which="average")  # type: ignore[arg-type]
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_file_runs_only_if_trusted(
+    tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]
+) -> None:
+    made, path = tmp_path / "made", tmp_path / "epoch-1.pt"
+    torch.save({"model": state_dict, "hook": Hostile(made)}, path)
+    with pytest.raises(CheckpointError, match=r"than tensors and plain values \((posix|nt)\.mkdir\)") as error:
+        load_icefall(path, bpe)
+    assert "pretrained.pt" in str(error.value) and "trust_pickle=True" in str(error.value)
+    assert not made.exists()
+    loaded = load_icefall(path, bpe, trust_pickle=True)
+    assert made.exists()
+    assert_same_weights(loaded, model.state_dict())
+
+
+def test_files_without_a_state_dict(tmp_path: Path, bpe: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_icefall(tmp_path / "missing.pt", bpe)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(
+        CheckpointError, match=r"list\.pt: there must be a state dict under 'model', but the file holds list"
+    ):
+        load_icefall(tmp_path / "list.pt", bpe)
+    torch.save({"weights": {}, "step": 3}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="the file holds weights, step; expected the Zipformer of icefall"):
+        load_icefall(tmp_path / "other.pt", bpe)
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
+    torch.save(state_dict | {NORM: torch.tensor(float("nan"))}, tmp_path / "nan.pt")
+    with pytest.raises(CheckpointError, match=rf"{NORM} has numbers that are not finite"):
+        load_icefall(tmp_path / "nan.pt", bpe)
+
+
+def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
+    path = tmp_path / "pretrained.pt"
+    torch.save({"model": state_dict}, path)
+    other = type(tiny_tokenizer()).train(["AB BA"], kind="char", vocab_size=6)
+    with pytest.raises(ConfigError, match=r"as many entries as the model, 48, but has 6; give the bpe\.model"):
+        load_icefall(path, other)
+    (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n")
+    for name, message in {
+        "tokens.txt": r"is another kind of vocabulary; a symbol table alone \(tokens\.txt",
+        "absent.model": "there is no such file",
+        "empty": "bpe.model must be the sentencepiece model",
+        "pretrained.pt": "cannot be opened: Expected a sentencepiece model",
+    }.items():
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(CheckpointError, match=message):
+            load_icefall(path, tmp_path / name)
+
+
+def test_loaded_saved_and_loaded_again_says_the_same(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
+    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
+    loaded = load_icefall(tmp_path / "pretrained.pt", bpe)
+    again, tokenizer = AsrModel.load(loaded.save(tmp_path / "converted", tiny_tokenizer()))
+    assert again.config == loaded.config
+    assert tokenizer.pieces == tiny_tokenizer().pieces
+    features, lens = seeded(2, 60, 80), torch.tensor([60, 45])
+    with torch.no_grad():
+        one, two = loaded.encode(features, lens), again.encode(features, lens)
+        assert torch.equal(one.frames, two.frames)
+        assert torch.equal(loaded.ctc_log_probs(one.frames), again.ctc_log_probs(two.frames))
+
+
+def test_blocks_of_the_documentation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, state_dict: dict[str, Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/lang_bpe_500").mkdir(parents=True)
+    Path("data/lang_bpe_500/bpe.model").write_bytes(tiny_tokenizer().to_bytes())
+    Path("exp").mkdir()
+    torch.save({"model": state_dict}, "exp/pretrained.pt")
+    other = small_model(num_heads=(2, 4), head_dims=((8, 16), 6, 4))
+    torch.save({"model": icefall_state_dict(other)}, "exp/other.pt")
+    soundfile.write("call.wav", noise(1.0), 16_000)
+    text = (REPOSITORY / "docs" / "icefall.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "bash", "python", "python"]
+    for language, block in blocks:
+        if language == "bash":
+            _, *arguments = block.split()
+            assert block.startswith("zipasr ") and main(arguments) == 0
+        else:
+            Path("block.py").write_text(block)
+            runpy.run_path("block.py")
+    said, again, widths = capsys.readouterr().out.splitlines()
+    assert said == again
+    assert widths == "(8, 16) 6"
