@@ -3,14 +3,30 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from zipasr.errors import DataError
-from zipasr.plots import plot_curves
+from zipasr.plots import plot_costs, plot_curves
 
 TRAIN = [
     {"kind": "train", "batch": b, "loss": 9.0 / b, "simple": 5.0 / b, "pruned": 3.0 / b, "ctc": 2.0 / b} for b in (1, 2)
 ]
+ALL_HEADS = [
+    {"kind": "train", "batch": 1, "attention": 7.0, "consistency": 1.0},
+    {"kind": "dev", "batch": 1, "attention_loss": 6.0},
+]
 DEV = [{"kind": "dev", "batch": 2, "pruned_loss": 3.5, "transducer_wer": 40.0, "ctc_wer": 60.0, "wer": 40.0}]
+
+
+def test_losses_of_every_head_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append((style["label"], *y)))
+    plot_curves(ALL_HEADS, tmp_path / "curves.png")
+    assert drawn == [
+        ("attention decoder, train", 7.0),
+        ("attention decoder, dev (averaged model)", 6.0),
+        ("consistency of two views, train", 1.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -34,3 +50,24 @@ def test_nothing_to_draw(tmp_path: Path, lines: list[dict]) -> None:
 def test_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         plot_curves(TRAIN, tmp_path / name)
+
+
+COSTS = [
+    {"family": family, "label": label, "params_m": 10.0 * i, "time_s": 0.1 * i, "peak_mib": 20.0 * i}
+    for i, (family, label) in enumerate(
+        [("Zipformer", "S"), ("Zipformer", "M"), ("Conformer", "S"), ("Branchformer", "")], 1
+    )
+]
+
+
+@pytest.mark.parametrize("models", [COSTS, COSTS[:1], [{**model, "peak_mib": None} for model in COSTS]])
+def test_costs_as_png(tmp_path: Path, models: list[dict]) -> None:
+    path = plot_costs(models, tmp_path / "costs.png", title="Encoding 1 x 30 s on cpu")
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_costs_that_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="models to draw"):
+        plot_costs([], tmp_path / "costs.png", title="")
+    with pytest.raises(DataError, match="cannot be written"):
+        plot_costs(COSTS, tmp_path / "costs.nonsense", title="")
