@@ -1,15 +1,14 @@
-"""From cuts on disk to padded batches: `BatchPlan` decides what goes together, `BatchReader` makes a `Batch` of it.
+"""From planned utterances on disk to padded batches: `BatchReader` makes a `Batch` of the items that a plan puts together.
 
-The plan of an epoch follows from (seed, epoch) alone, and the augmentation of a batch from (seed, epoch, index), so a
-run that resumes at any batch sees what it would have seen, at no cost. Lhotse keeps the cuts, reads the sound and
-changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, or (2N, T, F) where every
-utterance is to be seen twice.
+What is read is for `zipasr.data.plan` to say, and in which processes for `zipasr.data.reading`. The augmentation of a batch
+follows from (seed, epoch, index), so a run that resumes at any batch sees what it would have seen. Lhotse keeps the cuts,
+reads the sound and changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, or (2N, T, F)
+where every utterance is to be seen twice.
 """
 
 import hashlib
-import signal
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
+from zipasr.data.noise import NoiseConfig, NoiseMixer
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
@@ -63,10 +63,14 @@ class BatchConfig:
     """Probability that an utterance is joined to others, drawn at random, to a longer one; for short utterances."""
     concat_max_s: float = 10.0
     """A joined utterance is not longer than this, before its speed is changed."""
+    noise: NoiseConfig | None = None
+    """Noise to mix into the sound, or None."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     """Warping and masks, or None."""
     spec_augment_from_epoch: int = 0
     """First epoch, from 0, with warping and masks; a small model on little data learns to align sooner without them."""
+    max_unreadable_share: float = 0.01
+    """Utterances whose sound cannot be read are left out; the run stops where they are more than this share."""
     cache_mb: int = 0
     """Features kept in memory from epoch to epoch, in MiB for each process that reads; 0 reads the sound anew each time."""
 
@@ -79,72 +83,37 @@ class BatchConfig:
             raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
         if not 0.0 <= self.concat_prob <= 1.0:
             raise ConfigError(f"concat_prob must be within 0 and 1, but is {self.concat_prob}")
+        if not 0.0 <= self.max_unreadable_share <= 1.0:
+            raise ConfigError(f"max_unreadable_share must be within 0 and 1, but is {self.max_unreadable_share}")
+        if self.noise is not None and self.cache_mb > 0:
+            raise ConfigError(
+                f"noise differs each time, which features in memory cannot, but cache_mb is {self.cache_mb}; set cache_mb=0"
+            )
         for name in ("concat_max_s", "cache_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
 
 
-class BatchPlan:
-    """What is read when: for each epoch a list of batches, each a tuple of items."""
+class _UnreadableError(DataError):
+    """The sound of one utterance cannot be read."""
 
-    def __init__(self, durations_s: Sequence[float], config: BatchConfig, *, seed: int) -> None:
-        if len(durations_s) == 0:
-            raise DataError("there must be at least one utterance to train on, but there is none; see rejected.jsonl")
-        self.durations_s = np.asarray(durations_s, dtype=np.float64)
-        self.config, self.seed = config, seed
 
-    def epoch(self, epoch: int) -> list[tuple[Item, ...]]:
-        """The batches of an epoch, counted from 0, in the order of reading."""
-        rng = np.random.default_rng(stable_seed(self.seed, epoch))
-        items = self._items(rng)
-        durations = np.array([self.item_duration_s(item) for item in items])
-        order = np.argsort(durations, kind="stable")
-        batches: list[tuple[Item, ...]] = []
-        for bucket in self._split(order, durations):
-            batches += self._fill(rng.permutation(bucket), items, durations)
-        return [batches[i] for i in rng.permutation(len(batches))]
+class Unreadable(NamedTuple):
+    """An utterance that was left out of a batch."""
 
-    def item_duration_s(self, item: Item) -> float:
-        """Seconds of an item as it is read."""
-        return float(sum(self.durations_s[i] for i in item.utterances) / item.speed)
+    utterance: int
+    """Its number."""
+    reason: str
+    """A sentence with its id and its file."""
 
-    def _items(self, rng: np.random.Generator) -> list[Item]:
-        config = self.config
-        items = []
-        for speed in config.speed_factors:
-            queue = [int(i) for i in rng.permutation(len(self.durations_s))]
-            while queue:
-                joined = [queue.pop()]
-                total = self.durations_s[joined[0]]
-                if config.concat_prob > 0.0 and rng.random() < config.concat_prob:
-                    limit = rng.uniform(0.0, config.concat_max_s)
-                    while queue and total + self.durations_s[queue[-1]] <= limit:
-                        total += self.durations_s[queue[-1]]
-                        joined.append(queue.pop())
-                items.append(Item(tuple(joined), speed))
-        return items
 
-    def _split(self, order: np.ndarray[Any, Any], durations: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Cut the items, sorted by duration, into buckets of about equal total duration."""
-        total = durations[order].cumsum()
-        bucket_of = np.minimum((total * self.config.num_buckets / total[-1]).astype(int), self.config.num_buckets - 1)
-        return [order[bucket_of == i] for i in range(self.config.num_buckets) if (bucket_of == i).any()]
+class ReadBatch(NamedTuple):
+    """What could be read of a batch."""
 
-    def _fill(
-        self, bucket: np.ndarray[Any, Any], items: list[Item], durations: np.ndarray[Any, Any]
-    ) -> list[tuple[Item, ...]]:
-        batches: list[tuple[Item, ...]] = []
-        batch: list[Item] = []
-        longest = 0.0
-        for i in bucket:
-            longest_with = max(longest, float(durations[i]))
-            if batch and longest_with * (len(batch) + 1) > self.config.max_duration_s:
-                batches.append(tuple(batch))
-                batch, longest_with = [], float(durations[i])
-            batch.append(items[int(i)])
-            longest = longest_with
-        batches.append(tuple(batch))
-        return batches
+    batch: Batch | None
+    """None if nothing could, or there was nothing to read."""
+    unreadable: tuple[Unreadable, ...]
+    """What was left out."""
 
 
 class BatchReader(Dataset[Batch]):
@@ -173,27 +142,55 @@ class BatchReader(Dataset[Batch]):
         self.cuts, self.tokenizer, self.config, self.seed = cuts, tokenizer, config, seed
         self.time_mask_ratio = time_mask_ratio
         self.fbank = Fbank(features)
+        self._noise = NoiseMixer(config.noise) if config.noise is not None else None
         self._cache: OrderedDict[tuple[int, float], Tensor] = OrderedDict()
         self._cache_bytes = 0
 
     def __getitem__(self, key: Any) -> Batch:
-        """The batch of `key` = (epoch, index, items); augmented if the configuration says so."""
+        """The batch of `key` = (epoch, index, items); augmented if the configuration says so.
+
+        Raises:
+            DataError: an utterance cannot be read.
+        """
+        batch, unreadable = self.read(key)
+        if unreadable:
+            raise DataError(unreadable[0].reason)
+        assert batch is not None, "a batch must have an item"
+        return batch
+
+    def read(self, key: Any) -> ReadBatch:
+        """What can be read of the batch of `key` = (epoch, index, items), as if the plan held nothing else."""
         epoch, index, items = key
-        features = [torch.cat([self._features(i, item.speed) for i in item.utterances]) for item in items]
+        noise_rng = np.random.default_rng(stable_seed(self.seed, epoch, index))
+        ids, texts, features, unreadable = [], [], [], []
+        for item in items:
+            parts = []
+            for utterance in item.utterances:
+                try:
+                    cut = self.cuts[utterance]
+                    parts.append((cut.id, cut.supervisions[0].text, self._features(utterance, cut, item.speed, noise_rng)))
+                except _UnreadableError as error:
+                    unreadable.append(Unreadable(utterance, str(error)))
+            if parts:
+                ids.append("+".join(part[0] for part in parts))
+                texts.append(" ".join(part[1] for part in parts))
+                features.append(torch.cat([part[2] for part in parts]))
+        if not features:
+            return ReadBatch(None, tuple(unreadable))
         lens = torch.tensor([len(f) for f in features])
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
         with seeded(stable_seed(self.seed, epoch, index)):
             views = self._views(padded, lens, epoch)
-        texts = [" ".join(self.cuts[i].supervisions[0].text for i in item.utterances) for item in items]
         labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
-        return Batch(
+        batch = Batch(
             features=views,
             feature_lens=lens if self.time_mask_ratio is None else lens.repeat(2),
             labels=pad_sequence(labels, batch_first=True, padding_value=self.tokenizer.blank_id),
             label_lens=torch.tensor([len(label) for label in labels]),
-            ids=tuple("+".join(self.cuts[i].id for i in item.utterances) for item in items),
+            ids=tuple(ids),
             audio_s=float(lens.sum()) / 100.0,
         )
+        return ReadBatch(batch, tuple(unreadable))
 
     def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:
         """One or two views of every utterance, augmented if that has begun."""
@@ -204,24 +201,25 @@ class BatchReader(Dataset[Batch]):
             return spec_augment(padded, lens, config)
         return two_views(padded, lens, config, time_mask_ratio=ratio)
 
-    def _features(self, utterance: int, speed: float) -> Tensor:
-        """Features (T, F) of one utterance at one speed, from memory if they are still there."""
+    def _features(self, utterance: int, cut: Any, speed: float, noise_rng: np.random.Generator) -> Tensor:
+        """Features (T, F) of one utterance at one speed, from memory if they are still there, or with noise as drawn."""
         cached = self._cache.get((utterance, speed))
         if cached is not None:
             self._cache.move_to_end((utterance, speed))
             return cached
-        cut = self.cuts[utterance]
         try:
-            samples = (cut if speed == 1.0 else cut.perturb_speed(speed)).load_audio()
+            samples = (cut if speed == 1.0 else cut.perturb_speed(speed)).load_audio()[0]
+            if not np.isfinite(samples).all():
+                raise ValueError("it holds samples that are not finite.")
         except Exception as error:  # whatever lhotse's many readers raise
             files = (
                 ", ".join(str(source.source) for source in cut.recording.sources) if cut.has_recording else "no recording"
             )
             reason = next(iter(str(error).splitlines()), type(error).__name__).removesuffix(" Details:")
-            raise DataError(
+            raise _UnreadableError(
                 f"the sound of {cut.id} ({files}) cannot be read any more: {reason} Run prepare again"
             ) from error
-        features = self.fbank(samples[0])
+        features = self.fbank(samples if self._noise is None else self._noise.mix(samples, noise_rng))
         self._remember((utterance, speed), features)
         return features
 
@@ -234,101 +232,6 @@ class BatchReader(Dataset[Batch]):
         while self._cache_bytes > limit:
             _, dropped = self._cache.popitem(last=False)
             self._cache_bytes -= dropped.numel() * dropped.element_size()
-
-
-class _Position(torch.utils.data.Sampler[Any]):
-    """Yields (epoch, index, items) from a given position to the end of the last epoch; notes the place of each."""
-
-    def __init__(self, plan: BatchPlan, *, epoch: int, index: int, num_epochs: int) -> None:
-        self.plan, self.start, self.num_epochs = plan, (epoch, index), num_epochs
-        self.places: deque[tuple[int, int, bool]] = deque()
-        """Epoch, index and whether it ends the epoch, of what was asked for and not yet taken."""
-
-    def __iter__(self) -> Iterator[Any]:
-        first_epoch, first_index = self.start
-        for epoch in range(first_epoch, self.num_epochs):
-            batches = self.plan.epoch(epoch)
-            start = first_index if epoch == first_epoch else 0
-            for index in range(start, len(batches)):
-                self.places.append((epoch, index, index == len(batches) - 1))
-                yield epoch, index, batches[index]
-
-
-class _Messenger(Dataset["Batch | DataError"]):
-    """A reader that gives its errors back: raised in another process, they would arrive as the text of a traceback."""
-
-    def __init__(self, reader: BatchReader) -> None:
-        self.reader = reader
-
-    def __getitem__(self, key: Any) -> Batch | DataError:
-        try:
-            return self.reader[key]
-        except DataError as error:
-            return error
-
-
-class PlacedBatch(NamedTuple):
-    """A batch and where in the run it stands."""
-
-    epoch: int
-    batch_index: int
-    """Position in the epoch, from 0."""
-    is_last: bool
-    """Whether it ends its epoch."""
-    batch: Batch
-
-
-def read_batches(
-    plan: BatchPlan, reader: BatchReader, *, epoch: int, index: int, num_epochs: int, num_workers: int
-) -> Iterator[PlacedBatch]:
-    """Read the batches of a run from a position on.
-
-    Args:
-        plan: what to read.
-        reader: how to read it.
-        epoch: first epoch, from 0.
-        index: first batch in it, from 0.
-        num_epochs: epochs of the whole run.
-        num_workers: processes that read ahead; 0 reads in this one.
-    Raises:
-        DataError: an utterance cannot be read, or a process that reads ahead died.
-    """
-    position = _Position(plan, epoch=epoch, index=index, num_epochs=num_epochs)
-    loader: DataLoader[Batch | DataError] = DataLoader(
-        _Messenger(reader),
-        batch_size=None,
-        sampler=position,
-        num_workers=num_workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_leave_interrupts_to_main,
-        generator=torch.Generator(),  # the global one would be drawn from here: a resumed run would go another way
-    )
-    batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"a process that reads data died ({error}), most likely for lack of memory or shared memory; "
-                "lower num_workers or batch.cache_mb, then run the same command again"
-            ) from error
-        if isinstance(batch, DataError):
-            raise batch
-        yield PlacedBatch(*position.places.popleft(), batch)
-
-
-def _unchanged(batch: Any) -> Any:
-    """Keep torch from converting the fields of a batch."""
-    return batch
-
-
-def _leave_interrupts_to_main(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; readers must live on until the trainer has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stable_seed(*parts: int) -> int:

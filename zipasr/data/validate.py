@@ -4,7 +4,9 @@
 trainer applies `has_enough_frames` again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.utterance import Reason, Rejected, Utterance
@@ -39,6 +41,11 @@ def num_encoder_frames(num_samples: int) -> int:
 def has_enough_frames(num_samples: int, num_tokens: int) -> bool:
     """Tell whether the encoder gives at least one frame at 25 Hz per token."""
     return num_encoder_frames(num_samples) >= num_tokens
+
+
+def frames_needed(tokens: Sequence[int], *, has_ctc: bool) -> int:
+    """Give the least encoder frames that can spell `tokens`: one each, and for CTC a blank between two that are the same."""
+    return len(tokens) + (sum(a == b for a, b in pairwise(tokens)) if has_ctc else 0)
 
 
 def reject(utterance: Utterance, reason: Reason, detail: str) -> Rejected:

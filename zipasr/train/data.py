@@ -1,101 +1,199 @@
-"""The utterances of a run: read from a prepared folder, filtered, and the vocabulary made of their texts."""
+"""The utterances of a run: those of a prepared folder that can be used, and the vocabulary made of their texts.
 
+Nothing here keeps cuts or texts: what is chosen is an array of numbers, so a run begins as soon with ten million utterances
+as with ten, but for the index of a manifest and the vocabulary, which are made once.
+"""
+
+import itertools
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.validate import has_enough_frames
-from zipasr.errors import DataError
+from zipasr.data.manifest_index import IndexedCuts, open_cuts
+from zipasr.data.plan import BatchPlan, MixedPart
+from zipasr.data.validate import frames_needed
+from zipasr.encoder.frontend import output_lengths
+from zipasr.errors import CheckpointError, DataError
+from zipasr.features import Fbank
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
+MAX_VOCABULARY_TEXTS = 500_000
+"""A vocabulary is learnt from at most so many texts, spread evenly: all of LibriSpeech's 281 thousand, for one."""
+_BLOCK_CUTS = 1_000_000
+"""Cuts that are checked at once."""
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MixedData:
+    """Utterances of another folder, of which each epoch holds some."""
+
+    cuts: IndexedCuts
+    share: float
+    """Hours of these over all hours of an epoch, at most."""
+
+
+class ChainedCuts(Sequence[Any]):
+    """Several sequences of cuts, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, place: Any) -> Any:
+        """The cut at a place, from 0."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"there must be a cut {place}, but there are {len(self)}")
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        return self.parts[number][place - int(self._ends[number]) + len(self.parts[number])]
 
 
 @dataclass(frozen=True)
 class TrainData:
     """Cuts of lhotse that passed the checks."""
 
-    train: Sequence[Any]
-    dev: Sequence[Any]
+    train: IndexedCuts
+    dev: IndexedCuts
     num_dropped: dict[str, int]
-    """Training utterances left out, by reason."""
+    """Training utterances left out, by reason; those of other folders not counted."""
+    mixed: tuple[MixedData, ...] = ()
+    """What is mixed in."""
+
+    @property
+    def cuts(self) -> Sequence[Any]:
+        """All that training may read, numbered as in the plan."""
+        return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
+
+    @property
+    def identities(self) -> NDArray[np.uint64]:
+        """A hash of id, duration and text of each of `cuts`."""
+        return np.concatenate([self.train.identities, *(part.cuts.identities for part in self.mixed)])
+
+    def plan(self, config: TrainConfig) -> BatchPlan:
+        """The batches of a run."""
+        mixed = [MixedPart(part.cuts.durations_s, part.share) for part in self.mixed]
+        return BatchPlan(self.train.durations_s, config.batch, seed=config.seed, mixed=mixed)
 
 
-def read_cuts(path: Path) -> list[Any]:
+def read_cuts(path: Path) -> IndexedCuts:
     """The cuts of a lhotse manifest at 16 kHz; those without exactly one supervision with a text are left out.
+
+    Where `path` ends in .gz and is not there, the file without that ending does as well; it needs no copy to be indexed.
 
     Raises:
         DataError: there is no such file, it is not a manifest of cuts, or one has another sampling rate.
     """
-    try:
-        from lhotse import CutSet
-    except ImportError as error:
-        raise DataError('training needs lhotse, but it is not installed; pip install "zipasr[train]"') from error
+    if not path.is_file() and path.suffix == ".gz" and path.with_suffix("").is_file():
+        path = path.with_suffix("")
     if not path.is_file():
         raise DataError(
             f"{path} must be a manifest of cuts, but there is no such file; make it with: "
             f"zipasr prepare SOURCE --out {path.parent}"
         )
-    try:
-        cuts = list(CutSet.from_file(path) or ())  # lhotse gives None for an empty file
-    except Exception as error:
-        raise DataError(f"{path} must be a lhotse manifest of cuts, but cannot be read: {error}") from error
-    usable = [cut for cut in cuts if len(cut.supervisions) == 1 and (cut.supervisions[0].text or "").strip()]
-    if len(usable) < len(cuts):
-        logger.warning("left out %d of %d cuts in %s: not one text each", len(cuts) - len(usable), len(cuts), path)
-    for cut in usable:
-        if cut.sampling_rate != SAMPLE_RATE_HZ:
-            raise DataError(
-                f"cuts must be of sound at {SAMPLE_RATE_HZ} Hz, but {cut.id} in {path} is at {cut.sampling_rate} Hz; "
-                f"convert them with: zipasr prepare {path} --out DIR"
-            )
-    return usable
+    cuts = open_cuts(path)
+    if len(cuts) < cuts.num_cuts:
+        logger.warning("left out %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
+    return cuts
 
 
-def make_tokenizer(cuts: Sequence[Any], config: TokenizerConfig) -> Tokenizer:
-    """Learn the vocabulary from the texts of the training cuts."""
-    texts = [cut.supervisions[0].text for cut in cuts]
+def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[IndexedCuts] = ()) -> Tokenizer:
+    """Learn the vocabulary from the texts of the training cuts, and of others mixed in, or open the file that holds it.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    if config.file is not None:
+        path = Path(config.file)
+        try:
+            return Tokenizer.from_tokens(path) if path.suffix == ".txt" else Tokenizer.from_bytes(path.read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
+    texts = itertools.chain.from_iterable(_vocabulary_texts(part) for part in (cuts, *others))
     return Tokenizer.train(texts, kind=config.kind, vocab_size=config.vocab_size)
 
 
-def select(cuts: Sequence[Any], dev_cuts: Sequence[Any], tokenizer: Tokenizer, config: TrainConfig) -> TrainData:
+def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:
+    """All texts, or of very many so many that every character is among them."""
+    if len(cuts) <= MAX_VOCABULARY_TEXTS:
+        return cuts.texts()
+    spread = np.linspace(0, len(cuts) - 1, MAX_VOCABULARY_TEXTS).astype(np.int64)
+    first_of_each = np.array(list(cuts.characters.values()), dtype=np.int64)
+    chosen = np.union1d(spread, first_of_each)
+    logger.info("learning the vocabulary from %d of %d texts", len(chosen), len(cuts))
+    return cuts.take(chosen).texts()
+
+
+def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> TrainData:
     """Leave out training utterances that are too short, too long, or have more tokens than encoder frames.
 
     Raises:
-        DataError: nothing is left, or there is nothing to validate on.
+        DataError: nothing is left, there is nothing to validate on, or what is to be mixed in cannot be used.
     """
-    if not dev_cuts:
+    if not len(dev_cuts):
         raise DataError(
             f"there must be utterances to validate on, but dev_cuts.jsonl.gz in {config.data} holds none; move some there "
             "from train_cuts.jsonl.gz, or prepare 3 utterances or more"
         )
-    fastest = max(config.batch.speed_factors)
-    dropped: Counter[str] = Counter()
-    kept = []
-    for cut in cuts:
-        num_tokens = len(tokenizer.encode(cut.supervisions[0].text))
-        if cut.duration < config.min_duration_s:
-            dropped["too short"] += 1
-        elif cut.duration > config.max_duration_s:
-            dropped["too long"] += 1
-        elif not has_enough_frames(int(cut.num_samples / fastest), num_tokens):
-            dropped["more tokens than encoder frames"] += 1
-        else:
-            kept.append(cut)
+    train, dropped = _usable(cuts, tokenizer, config)
+    mixed = []
+    for mix in config.mix:
+        others = read_cuts(Path(mix.data) / "train_cuts.jsonl.gz")
+        mixed.append(MixedData(_usable(others, tokenizer, config)[0], mix.share))
+    unknown = tokenizer.unknown_characters("".join(dev_cuts.characters))
+    if unknown:
+        logger.warning("dev texts hold characters that no training text has: %s", " ".join(sorted(unknown)))
+    return TrainData(train, dev_cuts, dropped, tuple(mixed))
+
+
+def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tuple[IndexedCuts, dict[str, int]]:
+    """The cuts to train on, and how many others there are, by reason."""
+    durations_s, num_characters = cuts.durations_s, cuts.num_characters
+    is_short, is_long = durations_s < config.min_duration_s, durations_s > config.max_duration_s
+    is_dense = np.zeros(len(cuts), dtype=bool)
+    # A token has at least a character of its own but for the ▁ before the text, so that few texts need be read.
+    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary that falls back on bytes of UTF-8
+    for first in range(0, len(cuts), _BLOCK_CUTS):
+        block = slice(first, first + _BLOCK_CUTS)
+        num_frames = _num_encoder_frames(durations_s[block], max(config.batch.speed_factors))
+        is_doubtful = num_frames < tokens_per_character * (num_characters[block] + 1)
+        for i in np.flatnonzero(is_doubtful & ~is_short[block] & ~is_long[block]):
+            tokens = tokenizer.encode(cuts[first + int(i)].supervisions[0].text)
+            is_dense[first + i] = num_frames[i] < frames_needed(tokens, has_ctc=config.model.ctc is not None)
+    dropped = {
+        reason: int(is_out.sum())
+        for reason, is_out in (
+            ("too short", is_short),
+            ("too long", is_long & ~is_short),
+            ("more tokens than encoder frames", is_dense),
+        )
+        if is_out.any()
+    }
     for reason, count in dropped.items():
         logger.warning("left out %d of %d training utterances: %s", count, len(cuts), reason)
-    if not kept:
+    kept = np.flatnonzero(~(is_short | is_long | is_dense))
+    if not len(kept):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"
         raise DataError(
             f"there must be utterances to train on, but of {len(cuts)} none is left ({reasons}); "
             "change min_duration_s or max_duration_s, or check the data"
         )
-    unknown = set().union(*(tokenizer.unknown_characters(cut.supervisions[0].text) for cut in dev_cuts))
-    if unknown:
-        logger.warning("dev texts hold characters that no training text has: %s", " ".join(sorted(unknown)))
-    return TrainData(kept, dev_cuts, dict(dropped))
+    return cuts if len(kept) == len(cuts) else cuts.take(kept), dropped
+
+
+def _num_encoder_frames(durations_s: NDArray[np.float64], speed: float) -> NDArray[np.int64]:
+    """`data.validate.num_encoder_frames` of many utterances of these seconds, at a speed: frames at 25 Hz."""
+    num_samples = np.floor(np.round(durations_s * SAMPLE_RATE_HZ, 8) + 0.5)  # as lhotse counts the samples of a cut
+    at_speed: Any = (num_samples / speed).astype(np.int64)
+    num_frames: Any = Fbank().num_frames(at_speed)
+    return ((output_lengths(torch.from_numpy(num_frames)) + 1) // 2).numpy()

@@ -1,0 +1,242 @@
+"""The utterances of a run. Reference: what the rules leave one by one. Law: choosing opens hardly any, and keeps none."""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import logging
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lhotse import serialization as lhotse_serialization
+
+from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
+from zipasr.data.batching import BatchReader
+from zipasr.data.reading import read_batches
+from zipasr.data.validate import num_encoder_frames
+from zipasr.errors import ConfigError, DataError
+from zipasr.features import FbankConfig
+from zipasr.tokenizer import Tokenizer
+from zipasr.train import data as data_module
+from zipasr.train.config import MixConfig, TokenizerConfig, TrainConfig
+from zipasr.train.data import ChainedCuts, make_tokenizer, read_cuts, select
+from zipasr.train.folder import DATA_FILE, check_same_data
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tones(tmp_path_factory.mktemp("tones"), num_train=12, num_dev=3)
+
+
+@pytest.fixture(scope="module")
+def old_tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tones(tmp_path_factory.mktemp("old"), num_train=30, num_dev=1, prefix="old-")
+
+
+def write_many(path: Path, durations_s: list[float], texts: list[str]) -> Path:
+    """A manifest of cuts whose sound is nowhere."""
+    lines = []
+    for i, (duration_s, text) in enumerate(zip(durations_s, texts, strict=True)):
+        shape = {"sampling_rate": 16_000, "num_samples": round(duration_s * 16_000), "duration": duration_s}
+        recording = {"id": f"{i}", "sources": [{"type": "file", "channels": [0], "source": f"no/{i}.wav"}], **shape}
+        supervision = {"id": f"{i}", "recording_id": f"{i}", "start": 0.0, "duration": duration_s, "text": text}
+        cut = {"id": f"{i}", "start": 0.0, "duration": duration_s, "channel": 0}
+        lines.append({**cut, "supervisions": [supervision], "recording": recording, "type": "MonoCut"})
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def opened_cuts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of what lhotse makes from now on."""
+    opened: list[str] = []
+    deserialize = lhotse_serialization.deserialize_item
+
+    def count(data: dict[str, Any]) -> Any:
+        opened.append(data["id"])
+        return deserialize(data)
+
+    monkeypatch.setattr(lhotse_serialization, "deserialize_item", count)
+    return opened
+
+
+# What is chosen
+
+
+def test_frames_of_many_equal_frames_of_one() -> None:
+    durations_s = np.random.default_rng(0).uniform(0.01, 3.0, 2000)
+    for speed in (0.9, 1.0, 1.1):
+        found = data_module._num_encoder_frames(durations_s, speed)
+        expected = [num_encoder_frames(int(int(d * 16_000 + 0.5) / speed)) for d in durations_s]
+        assert found.tolist() == expected
+
+
+def test_selection_equals_the_rules_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    durations_s = [round(float(d), 4) for d in rng.uniform(0.2, 6.0, 400)]
+    texts = ["".join(rng.choice(list("ab "), size=rng.integers(1, 120))).strip() or "a" for _ in durations_s]
+    cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", durations_s, texts))
+    config = minute_config(tmp_path, min_duration_s=1.0, max_duration_s=5.0)
+    config = dataclasses.replace(config, batch=dataclasses.replace(config.batch, speed_factors=(0.9, 1.1, 1.0)))
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    monkeypatch.setattr(data_module, "_BLOCK_CUTS", 150)
+    data = select(cuts, cuts, tokenizer, config)
+    kept, dropped = [], {"too short": 0, "too long": 0, "more tokens than encoder frames": 0}
+    for i, (duration_s, text) in enumerate(zip(durations_s, texts, strict=True)):
+        tokens = tokenizer.encode(text)
+        needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))
+        if duration_s < 1.0:
+            dropped["too short"] += 1
+        elif duration_s > 5.0:
+            dropped["too long"] += 1
+        elif num_encoder_frames(int(round(duration_s * 16_000) / 1.1)) < needed:
+            dropped["more tokens than encoder frames"] += 1
+        else:
+            kept.append(str(i))
+    assert min(dropped.values()) > 20
+    assert data.num_dropped == dropped
+    assert [cut.id for cut in data.train] == kept
+
+
+def test_few_cuts_are_opened_and_none_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run begins, 20,000 cuts as well as 2,000, by opening those of a batch and those whose tokens must be counted."""
+    opened, peaks = opened_cuts(monkeypatch), []
+    tokenizer = Tokenizer.train(["a b"], kind="char", vocab_size=None)
+    sizes = (500, 2000, 20_000)  # the first warms up
+    for size in sizes:
+        texts = ["a b a b a b"] * (size - 2) + ["a b " * 40, "b" * 40]
+        path = write_many(tmp_path / f"{size}_cuts.jsonl.gz", [2.0] * size, texts)
+        config = dataclasses.replace(minute_config(tmp_path), min_duration_s=0.5)
+        cuts = read_cuts(path)
+        opened.clear()
+        tracemalloc.start()
+        data = select(cuts, read_cuts(path), tokenizer, config)
+        plan = data.plan(config)
+        batch = plan.batch(1, plan.num_batches(1) // 2)
+        assert [data.cuts[i].duration for item in batch for i in item.utterances] == [2.0] * len(batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(data.train) == size - 2
+        assert len(opened) == 2 + len(batch)
+    assert (peaks[2] - peaks[1]) / (sizes[2] - sizes[1]) < 300  # bytes; a cut takes 4,000
+
+
+def test_manifest_without_compression(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "train_cuts.jsonl").write_bytes(gzip.decompress((tones / "train_cuts.jsonl.gz").read_bytes()))
+    cuts = read_cuts(tmp_path / "train_cuts.jsonl.gz")
+    assert list(cuts) == list(read_cuts(tones / "train_cuts.jsonl.gz"))
+    assert not list((tmp_path / ".index").rglob("cuts.jsonl"))
+
+
+def test_unknown_characters_of_dev(tones: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_cuts(tmp_path / "dev_cuts.jsonl.gz", [cut_of(tones / "dev000.flac", "ЖUP"), cut_of(tones / "dev001.flac", "LO Q")])
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    with caplog.at_level(logging.WARNING):
+        select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, minute_config(tones))
+    assert "dev texts hold characters that no training text has: Q Ж" in caplog.text
+
+
+# The vocabulary
+
+
+def test_vocabulary_of_very_many_texts_has_every_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a b"] * 1000
+    texts[333], texts[777] = "ab q", "z a"
+    cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", [2.0] * 1000, texts))
+    whole = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    assert whole.to_bytes() == Tokenizer.train(texts, kind="char", vocab_size=None).to_bytes()
+    monkeypatch.setattr(data_module, "MAX_VOCABULARY_TEXTS", 10)
+    assert len(list(data_module._vocabulary_texts(cuts))) <= 14
+    assert set(make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None)).pieces) == set(whole.pieces)
+
+
+# Mixing
+
+
+def with_mix(config: TrainConfig, *parts: MixConfig) -> TrainConfig:
+    return dataclasses.replace(config, mix=parts)
+
+
+def test_other_folders_are_mixed_in(tones: Path, old_tones: Path) -> None:
+    config = with_mix(minute_config(tones), MixConfig(data=str(old_tones), share=0.5))
+    cuts, dev_cuts = read_cuts(tones / "train_cuts.jsonl.gz"), read_cuts(tones / "dev_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    data = select(cuts, dev_cuts, tokenizer, config)
+    assert [cut.id for cut in data.cuts] == [
+        cut.id for folder in (tones, old_tones) for cut in read_cuts(folder / "train_cuts.jsonl.gz")
+    ]
+    reader = BatchReader(data.cuts, tokenizer, FbankConfig(), config.batch, seed=config.seed)
+    epochs: list[set[str]] = [set(), set()]
+    for placed in read_batches(data.plan(config), reader, epoch=0, index=0, num_epochs=2, num_workers=0):
+        assert placed.batch is not None
+        epochs[placed.epoch].update(name for ids in placed.batch.ids for name in ids.split("+"))
+    durations_s = {cut.id: cut.duration for cut in data.cuts}
+    for names in epochs:
+        assert {cut.id for cut in cuts} <= names
+        own_s = cuts.durations_s.sum()
+        old_s = sum(durations_s[name] for name in names if name.startswith("old-"))
+        assert own_s - 1.5 < old_s <= own_s
+    assert epochs[0] != epochs[1]
+
+
+def test_settings_of_mixing() -> None:
+    with pytest.raises(ConfigError, match="share must be between 0 and 1, but is 1"):
+        MixConfig(data="a", share=1.0)
+    with pytest.raises(ConfigError, match=r"must sum to less than 1, the rest being data, but are 0.5, 0.6"):
+        with_mix(minute_config(), MixConfig(data="a", share=0.5), MixConfig(data="b", share=0.6))
+
+
+def test_folder_to_mix_in_that_is_not_there(tones: Path) -> None:
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    with pytest.raises(DataError, match="zipasr prepare SOURCE --out no/such/folder"):
+        select(cuts, cuts, tokenizer, with_mix(minute_config(tones), MixConfig(data="no/such/folder", share=0.5)))
+
+
+def test_chained_cuts() -> None:
+    chain = ChainedCuts([["a", "b"], [], ["c"]])
+    assert (len(chain), list(chain)) == (3, ["a", "b", "c"])
+    for place in (3, -1):
+        with pytest.raises(IndexError, match=f"cut {place}, but there are 3"):
+            chain[place]
+
+
+# The same utterances
+
+
+def test_run_on_other_utterances_is_refused(tones: Path, old_tones: Path, tmp_path: Path) -> None:
+    config = minute_config(tones)
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    data = select(cuts, cuts, tokenizer, config)
+    for _ in range(2):
+        check_same_data(data, tmp_path, config)
+    old = MixConfig(data=str(old_tones), share=0.5)
+    for other in (
+        dataclasses.replace(data, train=cuts.take(np.arange(1, 12))),
+        dataclasses.replace(data, train=cuts.take(np.arange(11, -1, -1))),
+        select(cuts, cuts, tokenizer, with_mix(config, old)),
+    ):
+        with pytest.raises(ConfigError, match="other utterances"):
+            check_same_data(other, tmp_path, config)
+
+
+def test_run_of_an_earlier_version_goes_on(tones: Path, tmp_path: Path) -> None:
+    """Before 2026-11-23 the file held a digest of the texts."""
+    config = minute_config(tones)
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    data = select(cuts, cuts, make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None)), config)
+    (tmp_path / DATA_FILE).write_text("0" * 64)
+    with pytest.raises(ConfigError, match="other utterances"):
+        check_same_data(data, tmp_path, config)
+    digest = hashlib.sha256()
+    for cut in data.train:
+        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
+    (tmp_path / DATA_FILE).write_text(digest.hexdigest())
+    check_same_data(data, tmp_path, config)
+    assert (tmp_path / DATA_FILE).read_text().startswith("2 ")

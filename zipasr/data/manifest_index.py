@@ -1,0 +1,400 @@
+"""An index beside a manifest of lhotse cuts: a cut is found without reading the others, and chosen without being opened.
+
+`open_cuts` gives a sequence: `cuts[i]` reads one line of JSON and lhotse makes a cut of it; durations, lengths of texts and
+identities are arrays in a memory-mapped file. Opening costs the same for ten cuts and for ten million, and no process keeps
+cuts. The index lies in a folder `.index` beside the manifest (in the user's cache where that cannot be written), with the
+lines of a gzipped manifest; it is made when the manifest is first opened, and anew when that has changed.
+"""
+
+import gzip
+import hashlib
+import json
+import operator
+import os
+import shutil
+import struct
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.errors import DataError
+
+RECORD = np.dtype(
+    [("start", "<i8"), ("identity", "<u8"), ("duration_s", "<f8"), ("num_bytes", "<i4"), ("num_characters", "<i4")]
+)
+"""What the index holds of a cut, 32 bytes."""
+_PACKED = struct.Struct("<qQdii")
+_VERSION = 1
+_RECORDS_FILE, _LINES_FILE, _HEADER_FILE = "records.bin", "cuts.jsonl", "index.json"
+_END_BYTES = 65_536
+"""So much of the beginning and of the end of a manifest, with its size and time, tells whether it has changed."""
+
+
+class _Entry(NamedTuple):
+    """What is indexed of one cut."""
+
+    id: str
+    duration_s: float
+    sampling_rate_hz: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is known of a manifest as a whole."""
+
+    num_cuts: int
+    """All cuts of the manifest, those that cannot be used included."""
+    num_lines_bytes: int
+    """Size of the file of lines."""
+    characters: dict[str, int]
+    """Every character of the texts, and the first usable cut that has it."""
+
+
+class IndexedCuts(Sequence[Any]):
+    """Cuts of lhotse, read when they are asked for. Pickled or forked, each process opens the files for itself."""
+
+    def __init__(self, manifest: Path, folder: Path, header: _Header, rows: NDArray[Any] | None = None) -> None:
+        """Open an index.
+
+        Args:
+            manifest: the manifest, for messages.
+            folder: its index.
+            header: what `folder` says of the whole manifest.
+            rows: numbers of the cuts in the index that belong to the sequence, in its order; None: all.
+        """
+        self.manifest, self.folder, self.rows = manifest, folder, rows
+        self._header = header
+        copy = folder / _LINES_FILE
+        self._lines_path = copy if copy.is_file() else manifest
+        self._stamp = _stamp(self._lines_path)
+        self._open: tuple[int, BinaryIO] | None = None
+        path = folder / _RECORDS_FILE
+        self._records = np.memmap(path, RECORD, mode="r") if path.stat().st_size else np.empty(0, RECORD)
+
+    @property
+    def num_cuts(self) -> int:
+        """All cuts of the manifest, with those that have not exactly one text each."""
+        return self._header.num_cuts
+
+    @property
+    def num_usable(self) -> int:
+        """Cuts of the index."""
+        return len(self._records)
+
+    @property
+    def characters(self) -> dict[str, int]:
+        """Every character of the texts of the index, and the number there of the first cut that has it."""
+        return self._header.characters
+
+    @property
+    def durations_s(self) -> NDArray[np.float64]:
+        """Seconds of each cut."""
+        return self._column("duration_s")
+
+    @property
+    def num_characters(self) -> NDArray[np.int32]:
+        """Characters of each text, repeated ones twice, in whichever Unicode normal form it has the most."""
+        return self._column("num_characters")
+
+    @property
+    def identities(self) -> NDArray[np.uint64]:
+        """A hash of id, duration and text of each cut: the first 8 bytes of a SHA-256."""
+        return self._column("identity")
+
+    def take(self, rows: NDArray[Any]) -> "IndexedCuts":
+        """The cuts at these places of the sequence; their numbers are all that is kept."""
+        rows = np.asarray(rows)
+        kept = rows if self.rows is None else self.rows[rows]
+        return IndexedCuts(self.manifest, self.folder, self._header, kept.astype(np.int32))
+
+    def texts(self) -> Iterator[str]:
+        """The text of each cut, one line at a time."""
+        for i in range(len(self)):
+            yield _describe(json.loads(self._line(i)), self.manifest).text
+
+    def __len__(self) -> int:
+        return len(self._records) if self.rows is None else len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "IndexedCuts": ...
+
+    def __getitem__(self, place: int | slice) -> Any:
+        """Read a cut.
+
+        Raises:
+            IndexError: there is no such place.
+            DataError: the manifest has changed since it was opened, or lhotse cannot make a cut of the line.
+        """
+        from lhotse.serialization import deserialize_item
+
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self), dtype=np.int32)[place])
+        line = self._line(place)
+        try:
+            return deserialize_item(json.loads(line))
+        except Exception as error:  # whatever lhotse raises for what is no cut
+            raise DataError(f"{self.manifest} holds a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None, "_records": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["manifest"], state["folder"], state["_header"], state["rows"])  # type: ignore[misc]
+        if self._stamp != state["_stamp"]:
+            raise DataError(_changed(self.manifest))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column = self._records[name]
+        return np.ascontiguousarray(column if self.rows is None else column[self.rows])
+
+    def _line(self, place: int) -> bytes:
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"there must be a cut {place}, but there are {len(self)}")
+        place %= len(self)
+        record = self._records[place if self.rows is None else self.rows[place]]
+        if self._open is None or self._open[0] != os.getpid():  # a file that came along in a fork shares its position
+            if _stamp(self._lines_path) != self._stamp:
+                raise DataError(_changed(self.manifest))
+            self._open = (os.getpid(), self._lines_path.open("rb", buffering=0))
+        file = self._open[1]
+        file.seek(int(record["start"]))
+        return file.read(int(record["num_bytes"]))
+
+
+def open_cuts(manifest: Path) -> IndexedCuts:
+    """The cuts of a manifest that have exactly one supervision with a text; the index is made if there is none that fits.
+
+    Args:
+        manifest: lhotse cuts, `.jsonl` or `.jsonl.gz`, of sound at 16 kHz.
+    Raises:
+        DataError: it cannot be read, is not a manifest of cuts, one has another sampling rate, or there is no place for the
+            index.
+    """
+    try:
+        import lhotse  # noqa: F401
+    except ImportError as error:
+        raise DataError('training needs lhotse, but it is not installed; pip install "zipasr[train]"') from error
+    name = f"{manifest.name}-{_fingerprint(manifest)}"
+    for parent in _places(manifest):
+        opened = _open_index(manifest, parent / name)
+        if opened is not None:
+            return opened
+    parent = _writable(manifest)
+    try:
+        with _locked(parent):  # of several processes that want it, one makes the index and the others find it
+            opened = _open_index(manifest, parent / name)
+            return opened if opened is not None else _make(manifest, parent / name)
+    except OSError as error:
+        raise DataError(
+            f"the index of {manifest} must be written to {parent}, but: {error}; free some space, or train on a copy of "
+            "the manifest elsewhere"
+        ) from error
+
+
+def _open_index(manifest: Path, folder: Path) -> IndexedCuts | None:
+    """An index that is there, or None."""
+    try:
+        header = _Header(**json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8")))
+        copy = folder / _LINES_FILE
+        if (copy if copy.is_file() else manifest).stat().st_size != header.num_lines_bytes:
+            return None
+        return IndexedCuts(manifest, folder, header)
+    except (OSError, ValueError, TypeError):  # absent, or damaged: it is made anew
+        return None
+
+
+def _make(manifest: Path, folder: Path) -> IndexedCuts:
+    """Read a manifest once and write its index, whole or not at all."""
+    partial = folder.parent / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        header = _write(manifest, partial)
+        if folder.name != f"{manifest.name}-{_fingerprint(manifest)}":
+            raise DataError(f"{manifest} must not change while it is read, but did; run again when it is finished")
+        (partial / _HEADER_FILE).write_text(json.dumps(header.__dict__), encoding="utf-8")
+        for outdated in folder.parent.glob(f"{manifest.name}-*"):
+            shutil.rmtree(outdated, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return IndexedCuts(manifest, folder, header)
+
+
+def _write(manifest: Path, folder: Path) -> _Header:
+    """Write the records of the usable cuts, and all lines if the manifest is compressed."""
+    characters: dict[str, int] = {}
+    num_cuts = num_usable = start = 0
+    is_compressed = manifest.suffix == ".gz"
+    with (
+        (folder / _RECORDS_FILE).open("wb") as records,
+        open(folder / _LINES_FILE if is_compressed else os.devnull, "wb") as lines,
+    ):
+        for line in _lines(manifest):
+            if line.strip():
+                num_cuts += 1
+                entry = _entry(line, num_cuts, manifest)
+                if entry.text.strip():
+                    if entry.sampling_rate_hz != SAMPLE_RATE_HZ:
+                        raise DataError(
+                            f"cuts must be of sound at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
+                            f"{entry.sampling_rate_hz} Hz; convert them with: zipasr prepare {manifest} --out DIR"
+                        )
+                    length = len(line)
+                    record = (start, _identity(entry), entry.duration_s, length, _most_characters(entry.text))
+                    records.write(_PACKED.pack(*record))
+                    for character in set(entry.text).difference(characters):
+                        characters[character] = num_usable
+                    num_usable += 1
+            lines.write(line)
+            start += len(line)
+        for file in (records, lines):
+            file.flush()
+            if file.name != os.devnull:
+                os.fsync(file.fileno())
+    return _Header(num_cuts, start, characters)
+
+
+def _lines(manifest: Path) -> Iterator[bytes]:
+    """The lines of a manifest, with a bar on a terminal if it takes long."""
+    try:
+        with (
+            manifest.open("rb") as file,
+            tqdm(
+                total=manifest.stat().st_size,
+                desc=f"index {manifest.name}",
+                unit="B",
+                unit_scale=True,
+                delay=2,
+                disable=None,
+            ) as bar,
+            gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
+        ):
+            for number, line in enumerate(content):
+                if number % 1000 == 0:
+                    bar.update(file.tell() - bar.n)
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise _not_cuts(manifest, error) from error
+
+
+def _entry(line: bytes, number: int, manifest: Path) -> _Entry:
+    try:
+        return _describe(json.loads(line), manifest)
+    except DataError:
+        raise
+    except Exception as error:  # whatever lhotse raises for what is no cut
+        raise _not_cuts(manifest, f"line {number}: {error!r}") from error
+
+
+def _describe(data: Any, manifest: Path) -> _Entry:
+    """What to index of a cut; its text is empty if it has none, or several."""
+    if not isinstance(data, dict):
+        raise _not_cuts(manifest, f"it holds {str(data)[:80]!r}")
+    if data.get("type") == "MonoCut" and "recording" in data and "features" not in data:  # nearly always: 10 times as fast
+        supervisions = data.get("supervisions", ())
+        text = supervisions[0].get("text") if len(supervisions) == 1 else None
+        return _Entry(data["id"], data["duration"], data["recording"]["sampling_rate"], text or "")
+    from lhotse.serialization import deserialize_item
+
+    cut = deserialize_item(data)
+    if not hasattr(cut, "supervisions"):
+        raise _not_cuts(manifest, f"it holds a {type(cut).__name__}")
+    text = cut.supervisions[0].text if len(cut.supervisions) == 1 else None
+    return _Entry(cut.id, cut.duration, cut.sampling_rate, text or "")
+
+
+def _not_cuts(manifest: Path, reason: object) -> DataError:
+    return DataError(f"{manifest} must be a lhotse manifest of cuts, but cannot be read: {reason}")
+
+
+def _changed(manifest: Path) -> str:
+    return f"{manifest} must stay as it is while it is read, but has changed; start again"
+
+
+def _identity(entry: _Entry) -> int:
+    digest = hashlib.sha256(f"{entry.id} {entry.duration_s} {entry.text}\n".encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _most_characters(text: str) -> int:
+    """Characters of a text, those that repeat the one before twice, or of its compatibility form if that has more.
+
+    No tokenizer makes more tokens of the text but for the ▁ before it, not even with a blank between two that are the same
+    (CTC): where these are longer than a character, each stands for two characters or more. Some sentencepiece models
+    normalise first, hence the other form.
+    """
+    forms = [text.lower()] if text.isascii() else [text, unicodedata.normalize("NFKC", text)]
+    if not text.isascii():
+        forms.append(forms[1].casefold())
+    return max(len(form) + sum(map(operator.eq, form, form[1:])) for form in forms)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} must be there while it is read, but: {error}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _fingerprint(manifest: Path) -> str:
+    """What changes when a manifest does, at a cost that does not depend on its size."""
+    try:
+        with manifest.open("rb") as file:
+            size, time_ns = _stamp(manifest)
+            digest = hashlib.sha256(f"{_VERSION} {size} {time_ns}".encode())
+            digest.update(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
+    except OSError as error:
+        raise _not_cuts(manifest, error) from error
+    return digest.hexdigest()[:16]
+
+
+def _places(manifest: Path) -> tuple[Path, Path]:
+    """Where an index may lie: beside the manifest, else in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    of_path = hashlib.sha256(str(manifest.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return manifest.parent / ".index", cache / "zipasr" / "index" / of_path
+
+
+def _writable(manifest: Path) -> Path:
+    """The first place that can be written."""
+    errors = []
+    for place in _places(manifest):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            if os.access(place, os.W_OK):
+                return place
+            errors.append(f"{place} cannot be written")
+        except OSError as error:
+            errors.append(str(error))
+    raise DataError(f"the index of {manifest} must be written somewhere, but {'; '.join(errors)}; make one of them writable")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes here (not on Windows)."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
