@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_model import noise, tiny_recognizer
-from zipasr.errors import DataError
+from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate import (
     Errors,
     EvaluationReport,
@@ -21,6 +22,8 @@ from zipasr.evaluate import (
     evaluate,
     read_cuts,
 )
+from zipasr.recognizer import Recognizer
+from zipasr.transcript import Transcript
 
 WORDS = st.lists(st.sampled_from(["A", "B", "CC"]), max_size=8)
 
@@ -65,6 +68,8 @@ def test_rates_sum_over_utterances(pairs: list[tuple[list[str], list[str]]]) -> 
         ("ONE  TWO", " ONE TWO ", 0.0, 0.0),
         ("TO DAY", "TODAY", 100.0, 0.0),
         ("今 天", "今天", 100.0, 0.0),
+        ("今天天气", "今天气", 100.0, 25.0),
+        ("今天天气", "明天天气好", 100.0, 50.0),
     ],
 )
 def test_rates_by_hand(reference: str, hypothesis: str, words: float, characters: float) -> None:
@@ -151,6 +156,21 @@ def test_worst_first() -> None:
     assert isinstance(results, EvaluationReport)
     assert [result.id for result in results.worst(2)] == ["3", "2"]
     assert [result.id for result in results.worst(9)] == ["3", "2", "1"]
+
+
+def test_scoring_rewrites_both_texts() -> None:
+    class Says:
+        def transcribe_many(self, audio: list[np.ndarray], *, max_batch_s: float | None = None) -> list[Transcript]:
+            return [Transcript("um WELL KNOWN", duration_s=1.0) for _ in audio]
+
+    utterances = [ReferenceUtterance("a", noise(1.0), "WELL-KNOWN <COMMA> FACT")]
+    recognizer = cast(Recognizer, Says())
+    assert evaluate(recognizer, utterances).words == (0, 0, 3, 3)
+    report = evaluate(recognizer, utterances, scoring="gigaspeech")
+    assert (report.results[0].ref, report.results[0].hyp) == ("WELL KNOWN FACT", "WELL KNOWN")
+    assert report.words == (0, 1, 0, 3)
+    with pytest.raises(ConfigError, match="scoring must be one of gigaspeech, or left out, but is 'x'"):
+        evaluate(recognizer, utterances, scoring="x")
 
 
 def test_manifests_that_are_none(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from zipasr.interop import (
     rename_state_dict,
 )
 from zipasr.model import AsrConfig, AsrModel, large, medium, small
+from zipasr.tokenizer import Tokenizer
 
 PRESETS = {"S": small, "M": medium, "L": large}
 HEADS = {
@@ -528,16 +529,32 @@ def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict:
     other = type(tiny_tokenizer()).train(["AB BA"], kind="char", vocab_size=6)
     with pytest.raises(ConfigError, match=r"as many entries as the model, 48, but has 6; give the bpe\.model"):
         load_icefall(path, other)
-    (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n")
+    (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n▁A 3\n")
+    (tmp_path / "bbpe.model").write_bytes(bpe.read_bytes())
     for name, message in {
-        "tokens.txt": r"is another kind of vocabulary; a symbol table alone \(tokens\.txt",
+        "tokens.txt": r"open the bpe\.model that lies beside it",
+        "bbpe.model": r"is another kind; byte-level pieces \(bbpe\.model\) cannot be used",
         "absent.model": "there is no such file",
-        "empty": "bpe.model must be the sentencepiece model",
+        "empty": "bpe.model must be the vocabulary that the recipe made",
         "pretrained.pt": "cannot be opened: Expected a sentencepiece model",
     }.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match=message):
             load_icefall(path, tmp_path / name)
+
+
+def test_tables_of_characters(tmp_path: Path, state_dict: dict[str, Tensor]) -> None:
+    folder = tmp_path / "lang_char"
+    folder.mkdir()
+    symbols = ["<blk>", "<sos/eos>", "<unk>", *(chr(0x4E00 + i) for i in range(45)), "#0", "#1"]
+    (folder / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
+    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
+    for path in (folder, folder / "tokens.txt"):
+        loaded = load_icefall(tmp_path / "pretrained.pt", path)
+        assert loaded.config.vocab_size == 48
+    tokenizer = Tokenizer.from_tokens(folder / "tokens.txt")
+    _, again = AsrModel.load(loaded.save(tmp_path / "converted", tokenizer))
+    assert again.pieces == symbols[:48] and again.decode([3, 47]) == symbols[3] + symbols[47]
 
 
 def test_loaded_saved_and_loaded_again_says_the_same(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:

@@ -14,8 +14,10 @@ from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, 
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
 from zipasr.recognizer import FRAME_S, Recognizer, SearchConfig
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.rescoring import attention_scores
+from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 
 METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
@@ -227,3 +229,13 @@ def test_root_is_lazy_and_complete() -> None:
         zipasr.nonsense  # noqa: B018
     code = "import sys, zipasr; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_character_is_a_word_where_there_are_no_spaces() -> None:
+    scorer = tiny_asr_model()
+    tokenizer = Tokenizer.train(["今天好"], kind="spaceless", vocab_size=None)
+    recognizer = Recognizer(scorer, tokenizer, features=scorer.config.features)
+    ids = tuple(tokenizer.encode("今天好"))
+    transcript = recognizer._to_transcript(Hypothesis(ids, (2, 5, 6), (-0.1, -0.2, -0.3), -0.6), 1.0)
+    assert transcript.text == "今天好"
+    assert [(word.text, word.start_s) for word in transcript.words] == [("今", 0.08), ("天", 0.2), ("好", 0.24)]

@@ -284,3 +284,97 @@ def test_all_characters() -> None:
     assert set(tokenizer.pieces[3:]) == {"▁", "A", "B", "C"}
     with pytest.raises(ConfigError, match="only char"):
         Tokenizer.train(["AB BA"], kind="unigram", vocab_size=None)
+
+
+# Scripts without spaces: a table of characters
+
+MANDARIN = ["今天 天气 很好", "我们今天去ABC", "好"]
+TABLE = "<blk> 0\n<sos/eos> 1\n<unk> 2\n好 3\nA 4\n天 5\n#0 6\n#1 7\n"
+
+
+def table(tmp_path: Path, content: str = TABLE) -> Path:
+    path = tmp_path / "tokens.txt"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_every_character_is_an_id_and_white_space_is_none() -> None:
+    tokenizer = Tokenizer.train(MANDARIN, kind="spaceless", vocab_size=None)
+    characters = set("".join(MANDARIN)) - {" "}
+    assert tokenizer.pieces == ["<blk>", "<sos/eos>", "<unk>", *sorted(characters)]
+    assert tokenizer.is_spaceless and not TOKENIZERS["char"].is_spaceless
+    for text in MANDARIN:
+        ids = tokenizer.encode(text)
+        assert [tokenizer.pieces[i] for i in ids] == list(text.replace(" ", ""))
+        assert tokenizer.decode([0, *ids, 1]) == text.replace(" ", "")
+    assert tokenizer.encode(" \t") == []
+    assert not any(tokenizer.starts_word(i) for i in range(tokenizer.vocab_size))
+
+
+def test_every_unknown_character_is_an_unk_of_its_own() -> None:
+    tokenizer = Tokenizer.train(MANDARIN, kind="spaceless", vocab_size=None)
+    assert tokenizer.encode("我XYZ▁好") == [*tokenizer.encode("我"), 2, 2, 2, 2, *tokenizer.encode("好")]
+    assert tokenizer.decode(tokenizer.encode("我XY好")) == "我⁇⁇好"
+    assert tokenizer.unknown_characters("我 X▁") == {"X", "▁"}
+    assert 0 not in tokenizer.encode("<blk>") and 1 not in tokenizer.encode("<sos/eos>")
+    with pytest.raises(ValueError, match="got 99"):
+        tokenizer.decode([99])
+
+
+@pytest.mark.parametrize("num_characters", [1, 200, 5000])
+def test_a_table_survives_files_bytes_and_pickle(tmp_path: Path, num_characters: int) -> None:
+    characters = [chr(0x4E00 + i) for i in range(num_characters)]
+    tokenizer = Tokenizer.train(characters, kind="spaceless", vocab_size=None)
+    assert tokenizer.vocab_size == num_characters + 3
+    tokenizer.save(tmp_path)
+    by_hand = Tokenizer.from_tokens(tmp_path / "tokens.txt")
+    loaded = (Tokenizer.load(tmp_path), by_hand, Tokenizer.from_bytes(tokenizer.to_bytes()))
+    for copy in (*loaded, pickle.loads(pickle.dumps(tokenizer))):
+        assert copy.pieces == tokenizer.pieces and copy.is_spaceless
+        assert copy.encode("".join(characters)) == list(range(3, num_characters + 3))
+        assert copy.to_bytes() == tokenizer.to_bytes()
+
+
+def test_ids_of_a_table_are_those_of_the_file_whatever_its_order(tmp_path: Path) -> None:
+    shuffled = "".join(sorted(TABLE.splitlines(keepends=True)))
+    for content in (TABLE, shuffled, TABLE.replace(" ", "\t"), TABLE.replace("#0 6\n#1 7\n", "")):
+        tokenizer = Tokenizer.from_tokens(table(tmp_path, content))
+        assert tokenizer.pieces == ["<blk>", "<sos/eos>", "<unk>", "好", "A", "天"]
+        assert tokenizer.encode("天 好AB") == [5, 3, 4, 2]
+
+
+def test_a_table_is_a_model_that_sentencepiece_opens() -> None:
+    model = Tokenizer.train(MANDARIN, kind="spaceless", vocab_size=None).to_bytes()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = Tokenizer.from_bytes(model)
+    assert processor.encode("今天好") == tokenizer.encode("今天好")
+    assert processor.decode(tokenizer.encode("今天好")) == "今天好"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TABLE.replace("A 4", "A 9"), r"Expected the ids 0, 1, 2, \.\.\."),
+        (TABLE.replace("A 4", "A 3"), "with a new id in line 5"),
+        (TABLE.replace("A 4", "A"), "Expected 'symbol id' with a new id in line 5"),
+        (TABLE.replace("A 4", "A four"), "Expected 'symbol id'"),
+        (TABLE.replace("A 4", "好 4"), "Expected every symbol once"),
+        (TABLE.replace("A 4", "▁A 4"), r"pieces of a sentencepiece model .* open the bpe\.model"),
+        (TABLE.replace("<blk>", "<eps>"), "beginning with <blk>, <sos/eos>, <unk>, got 6 symbols beginning with <eps>"),
+        ("", "got 0 symbols beginning with nothing"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Tokenizer.from_tokens(table(tmp_path, content))
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Expected a table of symbols"):
+        Tokenizer.from_tokens(tmp_path / "tokens.txt")
+
+
+def test_spaceless_needs_room_for_every_character() -> None:
+    with pytest.raises(ConfigError, match=r"at least 6 \(3 characters and 3 special ids\), got vocab_size=5"):
+        Tokenizer.train(["甲乙 丙"], kind="spaceless", vocab_size=5)
+    assert Tokenizer.train(["甲乙 丙"], kind="spaceless", vocab_size=6).vocab_size == 6

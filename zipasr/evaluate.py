@@ -17,7 +17,8 @@ import kaldialign
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.errors import AudioError, DataError
+from zipasr.data.normalise import SCORING
+from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.recognizer import Recognizer
 
 _GROUP_S = 1800.0
@@ -125,9 +126,9 @@ class EvaluationReport:
         return self.decode_s / self.audio_s if self.audio_s else 0.0
 
     def worst(self, num_utterances: int) -> list[UtteranceResult]:
-        """The utterances with the most word errors, then the highest rate; those without errors are left out."""
+        """The utterances with the most word errors, then the highest rates; those without errors are left out."""
         wrong = [result for result in self.results if result.words.total]
-        return sorted(wrong, key=lambda r: (-r.words.total, -r.words.rate, r.id))[:num_utterances]
+        return sorted(wrong, key=lambda r: (-r.words.total, -r.words.rate, -r.characters.rate, r.id))[:num_utterances]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures of the whole set for JSON, rates in percent."""
@@ -191,7 +192,11 @@ def error_rates(pairs: Iterable[tuple[str, str]]) -> ErrorRates:
 
 
 def evaluate(
-    recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, max_batch_s: float | None = None
+    recognizer: Recognizer,
+    utterances: Iterable[ReferenceUtterance],
+    *,
+    max_batch_s: float | None = None,
+    scoring: str | None = None,
 ) -> EvaluationReport:
     """Transcribe utterances and count the errors.
 
@@ -199,9 +204,14 @@ def evaluate(
         recognizer: the model and search to judge.
         utterances: recordings with their text, for example of `read_cuts`; read as needed, not kept.
         max_batch_s: see `Recognizer.transcribe_many`.
+        scoring: a corpus of `data.normalise.SCORING`: both texts are written as it compares them; None: as they are.
     Raises:
+        ConfigError: there are no such rules of scoring.
         DataError: there is no utterance that can be read.
     """
+    if scoring is not None and scoring not in SCORING:
+        raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
+    rewrite = SCORING[scoring] if scoring is not None else str
     results: list[UtteranceResult] = []
     unreadable: list[tuple[str, str]] = []
     decode_s = 0.0
@@ -210,12 +220,13 @@ def evaluate(
         transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
-            errors = count_text_errors(text, transcript.text)
+            ref, hyp = rewrite(text), rewrite(transcript.text)
+            errors = count_text_errors(ref, hyp)
             results.append(
                 UtteranceResult(
                     id=id,
-                    ref=text,
-                    hyp=transcript.text,
+                    ref=ref,
+                    hyp=hyp,
                     words=errors.words,
                     characters=errors.characters,
                     duration_s=transcript.duration_s,

@@ -135,7 +135,8 @@ def load_icefall(
 
     Args:
         path: `pretrained.pt`, `epoch-N.pt`, a file with the bare state dict, or the same tensors as safetensors.
-        tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`.
+        tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`,
+            or of its `tokens.txt` where that holds characters (data/lang_char).
         num_heads: see `model_from_icefall`, also for the five that follow.
         which: `model` for the weights of that moment, `model_avg` for the running average in `epoch-N.pt`.
         trust_pickle: whether a file with more in it than tensors and plain values may run the code that this takes. Only
@@ -147,7 +148,7 @@ def load_icefall(
     if which not in ("model", "model_avg"):
         raise ValueError(f"which must be model or model_avg, but is {which!r}")
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = _open_tokenizer(Path(tokenizer))
+        tokenizer = open_tokenizer(Path(tokenizer))
     given = _Given(num_heads, query_head_dim, value_head_dim, pos_head_dim, unmasked_channels, attention_decoder_heads)
     path = Path(path)
     content = read_torch_file(path, trust_pickle=trust_pickle)
@@ -498,15 +499,23 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
 # Files
 
 
-def _open_tokenizer(path: Path) -> Tokenizer:
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The vocabulary of a model of icefall: `bpe.model`, `tokens.txt` of characters, or a folder with either.
+
+    Raises:
+        CheckpointError: there is none, or one of another kind.
+    """
     if path.is_dir():
-        path = path / "bpe.model"
-    if path.suffix == ".txt" or path.name == "bbpe.model" or not path.is_file():
+        is_table = not (path / "bpe.model").is_file() and (path / "tokens.txt").is_file()
+        path = path / ("tokens.txt" if is_table else "bpe.model")
+    if path.name == "bbpe.model" or not path.is_file():
         raise CheckpointError(
-            f"{path} must be the sentencepiece model that the recipe made, data/lang_bpe_*/bpe.model, but "
-            f"{'is another kind of vocabulary' if path.is_file() else 'there is no such file'}; a symbol table alone "
-            "(tokens.txt, as of data/lang_char) and byte-level pieces (bbpe.model) cannot be used"
+            f"{path} must be the vocabulary that the recipe made, data/lang_bpe_*/bpe.model or data/lang_char/tokens.txt, "
+            f"but {'is another kind' if path.is_file() else 'there is no such file'}; byte-level pieces (bbpe.model) cannot "
+            "be used"
         )
+    if path.suffix == ".txt":
+        return Tokenizer.from_tokens(path)
     try:
         return Tokenizer.from_bytes(path.read_bytes())
     except (OSError, CheckpointError) as error:

@@ -234,7 +234,7 @@ class Recognizer:
         return Transcript(
             self.tokenizer.decode(hypothesis.ids),
             tokens=tokens,
-            words=words_from_tokens(tokens),
+            words=words_from_tokens(tokens, is_each_a_word=self.tokenizer.is_spaceless),
             duration_s=duration_s,
             score=hypothesis.score,
         )

@@ -2,7 +2,9 @@
 
 `<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that begins a word begins with ▁
 (U+2581). Text is kept as it is written (no case folding, no Unicode normalisation) except that runs of white
-space become one space. This file is the sole owner of the special ids, the vocabulary size and the model file.
+space become one space. Scripts without spaces have a table of characters instead, as the published Mandarin recipes do:
+every character is an id, and white space is none. It is kept in the same kind of file. This file is the sole owner of the
+special ids, the vocabulary size and the model file.
 """
 
 import io
@@ -25,12 +27,15 @@ _SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
 # count as unknown characters here: encoded as U+FFFD, which no vocabulary of ours contains.
 _UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
 _UNKNOWN_CHARACTER = "\ufffd"
+_UNKNOWN_SURFACE = "\u2047"
+_DISAMBIGUATION = re.compile(r"#\d+")
 
 logger = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """Encode text as ids and decode ids as text. Make one with `train`, `load` or `from_bytes`; it can be pickled."""
+    """Encode text as ids and decode ids as text. Make one with `train`, `load`, `from_bytes` or `from_tokens`; it can be
+    pickled."""
 
     blank_id: ClassVar[int] = 0
     """Id of the transducer and CTC blank, which is in no text."""
@@ -50,6 +55,14 @@ class Tokenizer:
                 f"Expected a tokenizer whose first pieces are {', '.join(_SPECIAL_PIECES)}, got "
                 f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe."
             )
+        self._ids: dict[str, int] | None = None
+        if self._model.endswith(_TABLE_END):
+            self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > self.unk_id}
+
+    @property
+    def is_spaceless(self) -> bool:
+        """Whether it is a table of characters, to which white space means nothing."""
+        return self._ids is not None
 
     @property
     def vocab_size(self) -> int:
@@ -58,6 +71,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
+        if self._ids is not None:
+            return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
         ids = self._processor.encode(_normalised(text, _UNKNOWN_CHARACTER))
         # Models of icefall hold <blk> and <sos/eos> as pieces that a text can spell; those are no words of a speaker.
         return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
@@ -71,6 +86,9 @@ class Tokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"Expected ids from 0 to {self.vocab_size - 1}, got {i}; is it another tokenizer's?")
+        if self._ids is not None:
+            pieces = [_UNKNOWN_SURFACE if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
+            return "".join(pieces)
         text = self._processor.decode([int(i) for i in ids if i not in (self.blank_id, self.sos_eos_id)])
         return " ".join(text.split())
 
@@ -83,36 +101,43 @@ class Tokenizer:
         return self.pieces[id].startswith(_WORD_START)
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char"], vocab_size: int | None) -> "Tokenizer":
+    def train(
+        cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char", "spaceless"], vocab_size: int | None
+    ) -> "Tokenizer":
         """Learn a vocabulary that covers every character of the texts. The same texts give the same tokenizer.
 
         Args:
             texts: transcripts, one utterance each.
-            kind: how pieces are chosen: `bpe` as in the published recipes, `unigram`, or `char` for single characters.
+            kind: how pieces are chosen: `unigram` as in the published English recipes, `bpe`, `char` for single characters
+                and the space, or `spaceless` for single characters of a script without spaces, as published for Mandarin.
             vocab_size: number of ids V, the special ones included. Where the texts allow fewer, it is shrunk to
-                what they allow, with a warning in the log. None, for `char` only: every character there is.
+                what they allow, with a warning in the log. None, for single characters only: every one there is.
         Raises:
             ConfigError: fewer ids than characters and special pieces (the message states the minimum); unknown kind.
             DataError: the texts hold no text.
         """
-        if kind not in ("unigram", "bpe", "char"):
-            raise ConfigError(f"Expected a tokenizer kind of unigram, bpe or char, got {kind!r}.")
+        if kind not in ("unigram", "bpe", "char", "spaceless"):
+            raise ConfigError(f"Expected a tokenizer kind of unigram, bpe, char or spaceless, got {kind!r}.")
         lines = [line for line in (_normalised(text, "") for text in texts) if line]
         characters = set().union(*lines) - {" "}
         if not characters:
             raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
-        minimum = len(characters) + 1 + len(_SPECIAL_PIECES)  # 1: the space, ▁
+        minimum = len(characters) + (kind != "spaceless") + len(_SPECIAL_PIECES)  # the space, ▁, is a piece
         if vocab_size is None:
-            if kind != "char":
-                raise ConfigError(f"Expected a vocab_size for kind {kind}, got None, which only char takes; give a number.")
+            if kind not in ("char", "spaceless"):
+                raise ConfigError(
+                    f"Expected a vocab_size for kind {kind}, got None, which only char and spaceless take; give a number."
+                )
             vocab_size = minimum
         if vocab_size < minimum:
             raise ConfigError(
-                f"Expected a vocabulary of at least {minimum} ({len(characters)} characters, the space and "
-                f"{len(_SPECIAL_PIECES)} special ids), got vocab_size={vocab_size}; raise it or clean the "
+                f"Expected a vocabulary of at least {minimum} ({len(characters)} characters"
+                f"{'' if kind == 'spaceless' else ', the space'} and {len(_SPECIAL_PIECES)} special ids), got "
+                f"vocab_size={vocab_size}; raise it or clean the "
                 "transcripts of rare characters."
             )
-        tokenizer = cls(_train_model(lines, kind, vocab_size))
+        is_table = kind == "spaceless"
+        tokenizer = cls(_table_model(sorted(characters)) if is_table else _train_model(lines, kind, vocab_size))
         if tokenizer.vocab_size < vocab_size:
             logger.warning(
                 "Expected a vocabulary of %d, but the text allows only %d; going on with %d.",
@@ -130,6 +155,46 @@ class Tokenizer:
             CheckpointError: not a whole sentencepiece model, or its first ids are not the special ones.
         """
         return cls(model)
+
+    @classmethod
+    def from_tokens(cls, path: str | Path) -> "Tokenizer":
+        """Open the table of a character vocabulary, `tokens.txt` of an icefall recipe's `lang_char` folder.
+
+        A line holds a symbol and its id, and the ids are kept: `<blk>` 0, `<sos/eos>` 1, `<unk>` 2, then the characters.
+        Symbols for disambiguation (#0, #1, ...) at the end have no place in a model and are left out.
+
+        Raises:
+            CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ... with the special symbols first, or it is
+                the table of a sentencepiece model, which must be opened itself.
+        """
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"Expected a table of symbols in {path}, got: {error}; check the path.") from error
+        symbols: dict[int, str] = {}
+        for number, line in enumerate(lines, start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) != 2 or not fields[1].isdecimal() or int(fields[1]) in symbols:
+                raise CheckpointError(f"Expected 'symbol id' with a new id in line {number} of {path}, got {line!r}.")
+            symbols[int(fields[1])] = fields[0]
+        while symbols and _DISAMBIGUATION.fullmatch(symbols.get(max(symbols), "")):
+            del symbols[max(symbols)]
+        pieces = [symbols[i] for i in sorted(symbols)]
+        if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != _SPECIAL_PIECES:
+            raise CheckpointError(
+                f"Expected the ids 0, 1, 2, ... in {path}, beginning with {', '.join(_SPECIAL_PIECES)}, got "
+                f"{len(symbols)} symbols beginning with {', '.join(pieces[:3]) or 'nothing'}."
+            )
+        if any(_WORD_START in piece for piece in pieces):
+            raise CheckpointError(
+                f"Expected a table of characters, got the pieces of a sentencepiece model in {path}; open the bpe.model "
+                "that lies beside it."
+            )
+        if len(set(pieces)) < len(pieces):
+            raise CheckpointError(f"Expected every symbol once in {path}, got one of them again.")
+        return cls(_table_model(pieces[3:]))
 
     def to_bytes(self) -> bytes:
         """Return the serialised sentencepiece model."""
@@ -196,7 +261,7 @@ def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            unk_surface="\u2047",
+            unk_surface=_UNKNOWN_SURFACE,
             normalization_rule_name="identity",
             shuffle_input_sentence=False,
             max_sentence_length=1 << 30,  # the largest allowed; longer texts would be skipped
@@ -236,6 +301,35 @@ def _is_whole(model: bytes) -> bool:
         position += length
         fields.add(key >> 3)
     return position == len(model) and {1, 2, 3} <= fields
+
+
+def _field(number: int, content: bytes | int) -> bytes:
+    """A field of a protocol buffer: bytes with their length, or a number of 0 to 127."""
+    if isinstance(content, int):
+        return bytes([number << 3, content])
+    key, length, size = number << 3 | 2, len(content), b""
+    head = bytes([key]) if key < 0x80 else bytes([key & 0x7F | 0x80, key >> 7])
+    while length >= 0x80:
+        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+    return head + size + bytes([length]) + content
+
+
+# Settings of the trainer (model_type CHAR, unk_surface) and of the normaliser (identity, spaces kept as they are), which
+# end the model of a table and tell it from models that sentencepiece has trained.
+_TABLE_END = _field(2, _field(3, 4) + _field(44, _UNKNOWN_SURFACE.encode())) + _field(
+    3, _field(1, b"zipasr table") + _field(3, 0) + _field(4, 0) + _field(5, 0)
+)
+
+
+def _table_model(characters: Sequence[str]) -> bytes:
+    """The sentencepiece model (CHAR) whose pieces are the special ones and these, in this order."""
+    normal, unknown, control = 1, 2, 3
+    kinds = (control, control, unknown, *[normal] * len(characters))
+    pieces = (*_SPECIAL_PIECES, *characters)
+    model = b"".join(
+        _field(1, _field(1, piece.encode()) + _field(3, kind)) for piece, kind in zip(pieces, kinds, strict=True)
+    )
+    return model + _TABLE_END
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

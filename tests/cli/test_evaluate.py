@@ -48,6 +48,13 @@ def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pyte
     assert "zipasr: left out 3: " in captured.err
 
 
+def test_scoring(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts), "--scoring", "gigaspeech", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_words"] == 9
+    assert main(["evaluate", str(run_folder), str(cuts), "--scoring", "gigaspeach"]) == 2
+    assert "scoring must be one of gigaspeech" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [[], ["--search", "greedy"], ["--search", "ctc_beam"], ["--beam", "2"]])
 def test_json(run_folder: Path, cuts: Path, options: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder / "model"), str(cuts), "--json", "--device", "cpu", *options]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.published_corpora import write_gigaspeech
 from zipasr.cli.prepare import add_parser
 from zipasr.errors import ConfigError, DataError
 
@@ -55,6 +56,17 @@ def test_json_for_machines(source: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert report["num_rejected"] == {"too long": 4}
     saved = json.loads((out / "prepare.json").read_text())
     assert saved["config"]["text_style"] == "words"
+
+
+def test_published_corpora_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = write_gigaspeech(tmp_path / "in"), tmp_path / "out"
+    assert run(f"gigaspeech:{folder}", "--out", str(out), "--set", "subset=L") == 0
+    assert capsys.readouterr().out.startswith("split     utterances   minutes     words\ntrain              4")
+    assert sorted(path.name for path in out.glob("*.gz")) == [f"{n}_cuts.jsonl.gz" for n in ("dev", "test", "train")]
+    saved = json.loads((out / "prepare.json").read_text())
+    assert (saved["kind"], saved["config"]["subset"]) == ("gigaspeech", "L")
+    with pytest.raises(ConfigError, match="subset of gigaspeech must be one of XS, S, M, L, XL, but is 'XXL'"):
+        run(f"gigaspeech:{folder}", "--out", str(out), "--set", "subset=XXL")
 
 
 def test_mistakes_are_ours_to_name(source: Path, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts, such as DATA/test_cuts.jsonl.gz")
     add_search_options(parser)
+    parser.add_argument(
+        "--scoring", metavar="CORPUS", help="compare texts as a corpus does: gigaspeech (default: as they are)"
+    )
     parser.add_argument("--out", metavar="FILE", help="write a JSON line for each utterance here")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, rates in percent")
     parser.set_defaults(run=run)
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.recognizer import Recognizer
 
     recognizer = Recognizer.load(args.model, device=args.device, search=search_config(args))
-    report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)))
+    report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
         print(f"zipasr: left out {id}: {problem}", file=sys.stderr)
     print(json.dumps(report.to_dict()) if args.json else _table(report))

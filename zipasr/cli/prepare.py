@@ -16,6 +16,8 @@ SOURCE is one of
   Kaldi         a directory with wav.scp and text
   Lhotse cuts   .jsonl.gz
   prompts       telephone prompts recorded by people, fetched from Debian (--lang en, es, fr, it or ru)
+  NAME:FOLDER   a published corpus as downloaded: librispeech:, aishell:, wenetspeech: or gigaspeech:, with its official
+                splits (--set subset=M for a smaller training part); musan: for noise to train with
 
 DIR gets train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain audio,
 and rejected.jsonl with the reason for everything that was dropped."""
@@ -29,7 +31,7 @@ def add_parser(subparsers: SubParsers) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, or the word prompts")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, prompts, or NAME:FOLDER")
     parser.add_argument("--out", metavar="DIR", required=True, help="where the data goes; written over")
     parser.add_argument("--lang", default="en", help="language of entries that name none (default: en)")
     parser.add_argument(

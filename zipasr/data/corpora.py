@@ -24,7 +24,7 @@ AUDIO_SUFFIXES = frozenset(
 _EXPECTED = (
     "expected a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' and "
     "'text', a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts "
-    "(.jsonl.gz), or the word prompts"
+    "(.jsonl.gz), the word prompts, or NAME:FOLDER for librispeech, aishell, wenetspeech, gigaspeech or musan"
 )
 
 

@@ -62,6 +62,8 @@ class PrepareConfig:
     """How long an utterance may be."""
     num_jobs: int = 2
     """Recordings that are decoded at once."""
+    subset: str | None = None
+    """Training part of a published corpus, such as M of GigaSpeech; None: the one of the published recipe."""
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -94,6 +96,8 @@ class PrepareReport:
     """Distinct words of dev and test that the training part does not hold."""
     num_repeated_sentences: dict[str, int]
     """Utterances of dev and test whose whole text is also in the training part."""
+    missing_parts: list[str] = field(default_factory=list)
+    """Official parts of a published corpus of which nothing was found."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -113,6 +117,8 @@ class PrepareReport:
         for split, number in self.num_repeated_sentences.items():
             if number:
                 lines.append(f"note: {number:,} texts of {split} also occur in train")
+        if self.missing_parts:
+            lines.append(f"note: nothing found of {', '.join(self.missing_parts)}")
         return "\n".join(lines)
 
 
@@ -318,15 +324,23 @@ def prepare(
     A bad recording or entry is listed with its reason and the rest goes on. An existing `out` is written over.
 
     Args:
-        source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `corpora.open_source`.
+        source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `corpora.open_source`. Or
+            NAME:FOLDER for a published corpus with its official splits; see `published.PUBLISHED`.
         has_progress: whether to show a bar on stderr, if that is a terminal.
     Raises:
         DataError: the source is of no known kind, nothing in it can be used, `out` is the source or cannot be written.
-        ConfigError: prompts are asked for as written.
+        ConfigError: prompts are asked for as written, or a subset of a source that has none.
     """
+    from zipasr.data.prepare_published import parse_named, prepare_published  # which takes config and report from here
+
     config = config or PrepareConfig()
     _require_lhotse()
     out = Path(out)
+    named = parse_named(source)
+    if named is not None:
+        return prepare_published(named, out, config, has_progress=has_progress)
+    if config.subset is not None:
+        raise ConfigError(f"subset must be left out for {source}, which is no published corpus, but is {config.subset!r}")
     if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
         raise DataError(f"expected another folder than the source for the output, got {out} for both: choose a new one")
     kind, entries = open_source(source, config.lang, skip=out)

@@ -1,0 +1,110 @@
+"""Noise mixed into utterances while training: samples in, samples out, (samples,) float32 at 16 kHz.
+
+The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz` as `zipasr prepare musan:DIR` writes it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """How noise is mixed in. The defaults are the published recipes'."""
+
+    cuts: str = "data/musan/noise_cuts.jsonl.gz"
+    """Manifest of the noise, as `zipasr prepare musan:DIR --out data/musan` writes it."""
+    prob: float = 0.5
+    """Probability that an utterance gets noise."""
+    snr_db: tuple[float, float] = (10.0, 20.0)
+    """Energy of the utterance over that of its noise, in decibels, is drawn uniformly from this range."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.prob <= 1.0:
+            raise ConfigError(f"prob must be within 0 and 1, but is {self.prob}")
+        if not self.snr_db[0] <= self.snr_db[1]:
+            raise ConfigError(f"snr_db must be the lower and the upper end of a range, but is {self.snr_db}")
+
+
+class NoiseMixer:
+    """Draws noise and mixes it in. The manifest is read when it is first needed; noise is read anew each time."""
+
+    def __init__(self, config: NoiseConfig) -> None:
+        """Prepare to mix.
+
+        Raises:
+            DataError: there is no such manifest.
+        """
+        if not Path(config.cuts).is_file():
+            raise DataError(
+                f"batch.noise.cuts must be a manifest of noise, but {config.cuts} is not there; make it with: "
+                f"zipasr prepare musan:DIR --out {Path(config.cuts).parent}, or train without: --set batch.noise=none"
+            )
+        self.config = config
+        self._cuts: list[Any] = []
+
+    def mix(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Mix noise into an utterance, or do not; both as drawn.
+
+        Args:
+            samples: (samples,) the utterance.
+            generator: what chance is drawn from; the same draws give the same samples.
+        Returns:
+            (samples,) float32; `samples` itself if no noise was drawn, or it or the noise is silent.
+        Raises:
+            DataError: the manifest or the noise cannot be read.
+        """
+        config = self.config
+        # All draws are made here whatever they lead to, so that one utterance does not move the chance of the next.
+        is_noisy = generator.random() < config.prob
+        snr_db = generator.uniform(*config.snr_db)
+        choice, offset = generator.random(2)
+        if not is_noisy:
+            return samples
+        noise = self._noise(choice)
+        return add_noise(samples, np.roll(noise, -int(offset * len(noise))), snr_db)
+
+    def _noise(self, choice: float) -> np.ndarray:
+        """The noise (samples,) at the place `choice`, from 0 up to but not including 1, of the manifest."""
+        try:
+            if not self._cuts:
+                from lhotse import CutSet
+
+                self._cuts = list(CutSet.from_file(self.config.cuts) or ())
+            cut = self._cuts[int(choice * len(self._cuts))]
+            noise: np.ndarray = cut.load_audio()[0]
+        except Exception as error:  # whatever lhotse's many readers raise, and an empty manifest
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"the noise of {self.config.cuts} cannot be read: {reason} Prepare it again") from error
+        if cut.sampling_rate != SAMPLE_RATE_HZ:
+            raise DataError(
+                f"noise must be at {SAMPLE_RATE_HZ} Hz, but {cut.id} in {self.config.cuts} is at {cut.sampling_rate} Hz"
+            )
+        return noise
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Add noise, repeated or cut to the length of the utterance, at a ratio of energies.
+
+    Args:
+        samples: (samples,) the utterance.
+        noise: (n,) the noise, from its first sample on.
+        snr_db: 10 log10 of the mean square of the utterance over that of its noise.
+    Returns:
+        (samples,) float32, a new array; `samples` itself if it or the noise is silent.
+    """
+    repeated = np.resize(noise.astype(np.float32, copy=False), len(samples))
+    energy, noise_energy = _mean_square(samples), _mean_square(repeated)
+    if energy == 0.0 or noise_energy == 0.0:
+        return samples
+    gain = np.sqrt(energy / (noise_energy * 10.0 ** (snr_db / 10.0)))
+    return (samples + np.float32(gain) * repeated).astype(np.float32, copy=False)
+
+
+def _mean_square(samples: np.ndarray) -> float:
+    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0

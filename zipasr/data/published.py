@@ -1,0 +1,384 @@
+"""The layouts of published corpora, as they are downloaded: LibriSpeech, AISHELL-1, WenetSpeech, GigaSpeech and MUSAN.
+
+`PUBLISHED` says what parts each has; `read_part` gives the cuts of one, one after the other, in a fixed order, with a
+`Rejected` for what cannot be used. Lhotse's recipes read the entries. Sound stays where it is, at 16 kHz.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data import normalise
+from zipasr.data.manifests import read_lines
+from zipasr.data.utterance import Reason, Rejected
+from zipasr.errors import DataError
+
+Entry = Any
+"""A lhotse MonoCut with one supervision, or a `Rejected`."""
+
+# Differs: lhotse's own prepare functions give up at the first recording that cannot be opened, and hold a whole corpus in
+# memory; that of GigaSpeech needs another package to read one JSON file. So we walk the folders and the JSON ourselves, and
+# leave to lhotse what an entry means (its parse_utterance and text_normalize).
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCorpus:
+    """A corpus with official parts."""
+
+    train: tuple[str, ...]
+    """Official names of the parts to train on, together unless a subset is asked for."""
+    subsets: tuple[str, ...]
+    """Parts that may be trained on instead."""
+    dev: tuple[str, ...]
+    test: dict[str, str]
+    """Name of the split to write, by the official name of the part."""
+    normalise: Callable[[str], str | None]
+    """Text as published to text as trained on, None where the utterance is dropped."""
+    has_one_json: bool
+    """Whether a single JSON file lists all parts; else every part has a folder."""
+
+
+PUBLISHED: dict[str, PublishedCorpus] = {
+    "librispeech": PublishedCorpus(
+        train=("train-clean-100", "train-clean-360", "train-other-500"),
+        subsets=("train-clean-100", "train-clean-360", "train-other-500"),
+        dev=("dev-clean", "dev-other"),
+        test={"test-clean": "test-clean", "test-other": "test-other"},
+        normalise=normalise.librispeech,
+        has_one_json=False,
+    ),
+    "aishell": PublishedCorpus(
+        train=("train",),
+        subsets=("train",),
+        dev=("dev",),
+        test={"test": "test"},
+        normalise=normalise.aishell,
+        has_one_json=False,
+    ),
+    "wenetspeech": PublishedCorpus(
+        train=("L",),
+        subsets=("S", "M", "L"),
+        dev=("DEV",),
+        test={"TEST_NET": "test-net", "TEST_MEETING": "test-meeting"},
+        normalise=normalise.wenetspeech,
+        has_one_json=True,
+    ),
+    "gigaspeech": PublishedCorpus(
+        train=("XL",),
+        subsets=("XS", "S", "M", "L", "XL"),
+        dev=("DEV",),
+        test={"TEST": "test"},
+        normalise=normalise.gigaspeech,
+        has_one_json=True,
+    ),
+}
+"""What `zipasr prepare NAME:FOLDER` knows, and its parts."""
+
+_CHUNK_CHARACTERS = 1 << 20
+_OVERSHOOT_S = 0.5
+"""By how much a segment may end after its recording before it is dropped; less is cut off."""
+
+
+def find_json(name: str, folder: Path) -> Path:
+    """The list of a corpus that has one.
+
+    Raises:
+        DataError: it is not there.
+    """
+    path = folder / {"wenetspeech": "WenetSpeech.json", "gigaspeech": "GigaSpeech.json"}[name]
+    if not path.is_file():
+        raise DataError(f"expected {path.name} in the folder of the corpus, {folder}, got none; name the folder it lies in")
+    return path
+
+
+def part_folder(name: str, folder: Path, part: str) -> Path:
+    """Where a part of LibriSpeech or AISHELL-1 lies; `folder` is the corpus' own or the one around it."""
+    if name == "librispeech":
+        return _inside(folder, "LibriSpeech") / part
+    return _inside(folder, "data_aishell") / "wav" / part
+
+
+def read_folders(name: str, folder: Path, part: str, num_jobs: int) -> Iterator[Entry]:
+    """Read a part of LibriSpeech or AISHELL-1.
+
+    Args:
+        folder: as downloaded: `LibriSpeech`, or the one that `data_aishell` lies in, or one level off.
+        num_jobs: files that are opened at once.
+    """
+    if name == "librispeech":
+        root = part_folder(name, folder, part)
+        groups = sorted(root.rglob("*.trans.txt"))
+        read: Callable[[Path], list[Entry]] = lambda path: _read_librispeech(root, path)  # noqa: E731
+    else:
+        texts = _aishell_texts(_inside(folder, "data_aishell"))
+        groups = sorted(path for path in part_folder(name, folder, part).iterdir() if path.is_dir())
+        read = lambda path: _read_aishell(path, texts)  # noqa: E731
+    with ThreadPoolExecutor(num_jobs) as pool:
+        for entries in pool.map(read, groups):
+            yield from entries
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder` itself if it is called `name` or holds no such folder, else the folder `name` in it."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
+    """The utterances of one chapter."""
+    from lhotse.recipes.librispeech import parse_utterance
+
+    entries: list[Entry] = []
+    for number, line in read_lines(transcripts):
+        if line is None:
+            where, detail = f"{transcripts.name}:{number}", "expected UTF-8, got other bytes"
+            entries.append(Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=detail))
+            continue
+        if not line.strip():
+            continue
+        id, _, text = line.strip().partition(" ")
+        audio = root / Path(id.replace("-", "/")).parent / f"{id}.flac"
+        if not text.strip():
+            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}"))
+            continue
+        if not audio.is_file():
+            entries.append(_no_audio(id, audio))
+            continue
+        try:
+            recording, supervision = parse_utterance(root, line, {})
+        except Exception as error:  # whatever lhotse's many readers raise
+            entries.append(_unreadable(id, audio, error))
+            continue
+        entries.append(_cut(recording, supervision))
+    return entries
+
+
+def _aishell_texts(folder: Path) -> dict[str, str]:
+    """Transcript of every utterance; a line that is not UTF-8 leaves its utterance without.
+
+    Raises:
+        DataError: the file is not where the corpus has it.
+    """
+    path = folder / "transcript" / "aishell_transcript_v0.8.txt"
+    pairs = (line.strip().partition(" ") for _, line in read_lines(path) if line is not None)
+    return {id: text for id, _, text in pairs if id}
+
+
+def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
+    """The utterances of one speaker."""
+    from lhotse import Recording, SupervisionSegment
+
+    entries: list[Entry] = []
+    for audio in sorted(speaker.glob("*.wav")):
+        id = audio.stem
+        if not texts.get(id, "").strip():
+            detail = "expected a line in aishell_transcript_v0.8.txt, got none"
+            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=detail))
+            continue
+        try:
+            recording = Recording.from_file(audio)
+        except Exception as error:  # whatever lhotse's many readers raise
+            entries.append(_unreadable(id, audio, error))
+            continue
+        supervision = SupervisionSegment(
+            id, id, 0.0, recording.duration, language="Chinese", speaker=speaker.name, text=texts[id]
+        )
+        entries.append(_cut(recording, supervision))
+    return entries
+
+
+def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[str, Entry]]:
+    """Read the list of WenetSpeech or GigaSpeech once, with one recording in memory at a time.
+
+    Args:
+        folder: as downloaded, the JSON file in it.
+        parts: official names; a segment that is in several is given for each.
+    Returns:
+        Part and entry; a recording that cannot be used gives one `Rejected` for each part that wants it.
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
+    wanted = list(parts)
+    parse = {"wenetspeech": _wenetspeech_entry, "gigaspeech": _gigaspeech_entry}[name]
+    for number, audio in enumerate(iterate_array(find_json(name, folder), "audios")):
+        try:
+            subsets = {sid: [s.strip("{}") for s in names] for sid, names in _segment_subsets(audio)}
+            mine = {part for names in subsets.values() for part in names}.intersection(wanted)
+            if not mine:
+                continue
+            recording, supervisions = parse(audio, folder, wanted)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            detail = f"expected an entry as the corpus describes it, got {type(error).__name__}: {error}"
+            id = str(audio.get("aid", f"entry {number}")) if isinstance(audio, dict) else f"entry {number}"
+            yield "", Rejected(id=id, audio="", reason=Reason.BAD_ENTRY, detail=detail)
+            continue
+        path = Path(recording.sources[0].source)
+        fault = _check_header(recording.id, path)
+        if fault is not None:
+            yield from ((part, fault) for part in wanted if part in mine)
+            continue
+        for supervision in supervisions:
+            entry = _segment(recording, supervision, path)
+            yield from ((part, entry) for part in wanted if part in subsets[supervision.id])
+
+
+def _segment_subsets(audio: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Id and subsets of each segment; one that names none is in those of its recording."""
+    for segment in audio["segments"]:
+        yield segment["sid"], segment.get("subsets", audio.get("subsets", []))
+
+
+def _wenetspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> tuple[Any, list[Any]]:
+    from lhotse.recipes.wenet_speech import parse_utterance
+
+    recording, by_part = parse_utterance(audio, folder.absolute(), parts)
+    once = {supervision.id: supervision for supervisions in by_part.values() for supervision in supervisions}
+    return recording, sorted(once.values(), key=lambda s: (s.start, s.id))
+
+
+def _gigaspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> tuple[Any, list[Any]]:
+    from lhotse.recipes.gigaspeech import parse_utterance
+
+    # Differs: lhotse takes the speaker for granted, which not all releases name.
+    segments = [{"speaker": "N/A", **segment} for segment in audio["segments"]]
+    recording, supervisions = parse_utterance({**audio, "segments": segments}, folder.absolute())
+    return recording, supervisions
+
+
+def _segment(recording: Any, supervision: Any, path: Path) -> Entry:
+    """The cut of a segment, what sticks out of its recording cut off."""
+    end_s = supervision.start + supervision.duration
+    if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + _OVERSHOOT_S:
+        detail = f"expected sound from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
+        return Rejected(id=supervision.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
+    return _cut(recording, supervision.trim(recording.duration))
+
+
+def _check_header(id: str, path: Path) -> Rejected | None:
+    """Reject a recording that is not there or not at 16 kHz; only the head of the file is read."""
+    import soundfile
+
+    if not path.is_file():
+        return _no_audio(id, path)
+    try:
+        rate_hz = soundfile.info(path).samplerate
+    except (soundfile.LibsndfileError, OSError) as error:
+        return _unreadable(id, path, error)
+    return None if rate_hz == SAMPLE_RATE_HZ else _wrong_rate(id, path, rate_hz)
+
+
+def _cut(recording: Any, supervision: Any) -> Entry:
+    """A cut of one supervision, by absolute path."""
+    from lhotse import MonoCut
+    from lhotse.utils import fastcopy
+
+    source = recording.sources[0]
+    path = Path(source.source)
+    if recording.sampling_rate != SAMPLE_RATE_HZ:
+        return _wrong_rate(supervision.id, path, recording.sampling_rate)
+    recording = fastcopy(recording, sources=[fastcopy(source, source=str(path.absolute()))])
+    moved = fastcopy(supervision, start=0.0, recording_id=recording.id)
+    return MonoCut(
+        id=supervision.id,
+        start=supervision.start,
+        duration=supervision.duration,
+        channel=0,
+        supervisions=[moved],
+        recording=recording,
+    )
+
+
+def _no_audio(id: str, path: Path) -> Rejected:
+    return Rejected(id=id, audio=str(path), reason=Reason.NO_AUDIO, detail=f"expected {path.name}, got no such file")
+
+
+def _unreadable(id: str, path: Path, error: Exception) -> Rejected:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return Rejected(id=id, audio=str(path), reason=Reason.UNREADABLE, detail=f"expected a recording, got: {reason}")
+
+
+def _wrong_rate(id: str, path: Path, rate_hz: int) -> Rejected:
+    detail = f"expected sound at {SAMPLE_RATE_HZ} Hz as published, got {rate_hz} Hz"
+    return Rejected(id=id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
+
+
+def iterate_array(path: Path, name: str) -> Iterator[Any]:
+    """The items of the array `name` of the JSON object in a file, one after the other; memory holds a few at a time.
+
+    Raises:
+        DataError: there is no such array, or the file is damaged or ends early.
+    """
+    decoder = json.JSONDecoder()
+    try:
+        with path.open(encoding="utf-8") as file:
+            text, position = _find_array(file, name), 0
+            while True:
+                position = _skip(text, position)
+                if text[position : position + 1] == "]":
+                    return
+                try:
+                    item, position = decoder.raw_decode(text, position)
+                except json.JSONDecodeError as error:
+                    # Twice as much each time, so that one long item is not parsed over and over.
+                    more = file.read(max(_CHUNK_CHARACTERS, len(text) - position))
+                    if not more:
+                        raise DataError(f"expected the array {name!r} of {path} to end, got: {error}") from error
+                    text, position = text[position:] + more, 0
+                    continue
+                yield item
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"expected a JSON file with {name!r}, but {path} cannot be read: {error}") from error
+    except EOFError as error:
+        raise DataError(f"expected an array {name!r} in {path}, got none") from error
+
+
+def _find_array(file: Any, name: str) -> str:
+    """Read up to the array and give what was read of its inside.
+
+    Raises:
+        EOFError: there is none.
+    """
+    start = re.compile(rf'"{name}"\s*:\s*\[')
+    text = ""
+    while True:
+        more = file.read(_CHUNK_CHARACTERS)
+        text += more
+        found = start.search(text)
+        if found:
+            return text[found.end() :]
+        if not more:
+            raise EOFError
+        text = text[-2 * len(name) - 100 :]
+
+
+def _skip(text: str, position: int) -> int:
+    """The next place that is neither white space nor a comma."""
+    while text[position : position + 1] in (" ", "\n", "\r", "\t", ","):
+        position += 1
+    return position
+
+
+def read_musan(folder: Path) -> Iterator[Any]:
+    """Cuts of MUSAN's music, speech and noise: windows of 10 s, those of 5 s and less left out.
+
+    Raises:
+        DataError: the folder holds no MUSAN.
+    """
+    from lhotse import CutSet
+    from lhotse.recipes.musan import prepare_musan
+
+    folder = _inside(folder, "musan")
+    parts = [part for part in ("music", "noise", "speech") if (folder / part).is_dir()]
+    if not parts:
+        raise DataError(f"expected the folders music, noise and speech of MUSAN in {folder}, got none of them")
+    try:
+        manifests = prepare_musan(folder.absolute(), parts=parts)
+    except Exception as error:  # whatever lhotse's many readers raise
+        raise DataError(f"expected MUSAN as published in {folder}, got: {error}") from error
+    for part in parts:
+        cuts = CutSet.from_manifests(recordings=manifests[part]["recordings"]).cut_into_windows(10.0)
+        yield from sorted((cut for cut in cuts if cut.duration > 5.0), key=lambda cut: (cut.recording_id, cut.start))
