@@ -84,7 +84,9 @@ class SwooshR(nn.Module):
 
 class _SwooshLinearFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, kind: ActivationKind) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, kind: ActivationKind
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, mask)
         ctx.kind = kind
         hidden = _value(x, kind)
@@ -96,16 +98,35 @@ class _SwooshLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mask = ctx.saved_tensors
-        hidden = _value(x, ctx.kind)
-        if mask is not None:
-            hidden.mul_(mask)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen layers spare the work
         grad_rows = grad.reshape(-1, grad.shape[-1])
-        grad_weight = grad_rows.t() @ hidden.reshape(-1, hidden.shape[-1]).to(grad.dtype)
-        grad_x = (grad_rows @ weight.to(grad.dtype)).view(x.shape).to(x.dtype).mul_(_derivative(x, ctx.kind))
-        if mask is not None:
-            grad_x.mul_(mask)
-        grad_bias = grad_rows.sum(0)
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
+        grad_x = grad_weight = grad_bias = None
+        if needs_weight:
+            hidden = _value(x, ctx.kind)
+            if mask is not None:
+                hidden.mul_(mask)
+            grad_weight = (grad_rows.t() @ hidden.reshape(-1, hidden.shape[-1]).to(grad.dtype)).to(weight.dtype)
+        if needs_x:
+            grad_x = (grad_rows @ weight.to(grad.dtype)).view(x.shape).to(x.dtype).mul_(_derivative(x, ctx.kind))
+            if mask is not None:
+                grad_x.mul_(mask)
+        if needs_bias:
+            grad_bias = grad_rows.sum(0).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def swoosh_linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, activation: ActivationKind) -> Tensor:
+    """activation(x) · mask, mapped by weight (out, in) and bias; only x is kept for the backward pass.
+
+    Args:
+        x: (N, T, in).      weight: (out, in).      bias: (out,) or None.
+        mask: factors of dropout, broadcastable to x, or None.
+        activation: what is applied to x first.
+    """
+    if not torch.is_grad_enabled():
+        hidden = _value(x, activation)
+        return functional.linear(hidden if mask is None else hidden.mul_(mask), weight, bias)
+    return _SwooshLinearFunction.apply(x, weight, bias, mask, activation)
 
 
 class SwooshLinear(ScheduledModule):
@@ -132,14 +153,14 @@ class SwooshLinear(ScheduledModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, T, in_channels) to (N, T, out_channels)."""
+        return swoosh_linear(x, self.weight, self.bias, self.dropout_mask(x), self.activation)
+
+    def dropout_mask(self, x: Tensor) -> Tensor | None:
+        """Factors (N, 1, in_channels) of dropout at the current step for x, drawn anew at each call; None: no dropout."""
         rate = self.value(self.dropout) if self.training else 0.0
-        mask = None
-        if rate > 0.0:
-            mask = (torch.rand(x.shape[0], 1, x.shape[2], device=x.device) > rate).to(x.dtype) / (1.0 - rate)
-        if not torch.is_grad_enabled():
-            hidden = _value(x, self.activation)
-            return functional.linear(hidden if mask is None else hidden.mul_(mask), self.weight, self.bias)
-        return _SwooshLinearFunction.apply(x, self.weight, self.bias, mask, self.activation)
+        if not rate > 0.0:
+            return None
+        return (torch.rand(x.shape[0], 1, x.shape[2], device=x.device) > rate).to(x.dtype) / (1.0 - rate)
 
 
 def scaled_linear(in_channels: int, out_channels: int, scale: float, *, bias: bool = True) -> nn.Linear:
