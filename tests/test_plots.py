@@ -71,3 +71,28 @@ def test_costs_that_cannot_be_drawn(tmp_path: Path) -> None:
         plot_costs([], tmp_path / "costs.png", title="")
     with pytest.raises(DataError, match="cannot be written"):
         plot_costs(COSTS, tmp_path / "costs.nonsense", title="")
+
+
+def test_panels_for_what_the_log_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles, labels = [], []
+    set_title, plot = Axes.set_title, Axes.plot
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **style: titles.append(text) or set_title(axes, text, **style))
+    monkeypatch.setattr(Axes, "plot", lambda axes, *xy, **style: labels.append(style["label"]) or plot(axes, *xy, **style))
+    train = [{"kind": "train", "batch": b, "lr": 0.1, "hours_per_hour": 90.0, "grad_norm": 3.0 * b} for b in (1, 2)]
+    train.append({"kind": "train", "batch": 3, "grad_norm": float("nan"), "lr": 0.1})
+    plot_curves([*train, *DEV], tmp_path / "curves.png")
+    assert titles == ["learning rate", "gradient norm", "hours of sound per hour"]
+    assert labels[1:3] == ["transducer, greedy: least 40.00 % at batch 2", "CTC, greedy: least 60.00 % at batch 2"]
+    titles.clear()
+    plot_curves([{**line, "memory_gib": 1.5, "clip_factor": 1.0, "clip_rate": 0.0} for line in train], tmp_path / "all.png")
+    assert titles[-1] == "peak memory (GiB)" and "clipping" in titles
+    titles.clear()
+    plot_curves([{"kind": "train", "batch": 1, "loss_scale": 0.0, "grad_norm": 0.0, "lr": 0.0}], tmp_path / "zero.png")
+    assert len(titles) == 3
+
+
+def test_resumed_runs_are_drawn_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append(x))
+    plot_curves([{"kind": "train", "batch": b, "ctc": 1.0} for b in (3, 1, 2)], tmp_path / "curves.png")
+    assert drawn == [(1, 2, 3)]

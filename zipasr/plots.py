@@ -1,10 +1,11 @@
 """The few figures we draw, each a function from plain numbers to a PNG file."""
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zipasr.errors import DataError
 
@@ -20,8 +21,30 @@ _LOSSES = (
 )
 
 
+class _Panel(NamedTuple):
+    """A small panel of `plot_curves`."""
+
+    title: str
+    curves: tuple[tuple[str, str], ...]
+    """Name in the log, and what the legend says."""
+    is_log: bool = False
+
+
+_PANELS = (
+    _Panel("learning rate", (("lr", "learning rate"),)),
+    _Panel("gradient norm", (("grad_norm", "gradient norm"),), is_log=True),
+    _Panel("clipping", (("clip_factor", "factor of the last batch"), ("clip_rate", "share of batches"))),
+    _Panel("scale of the loss (float16)", (("loss_scale", "scale"),), is_log=True),
+    _Panel("hours of sound per hour", (("hours_per_hour", "speed"),)),
+    _Panel("peak memory (GiB)", (("memory_gib", "memory"),)),
+)
+_COLUMNS = 3
+
+
 def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Draw losses and error rates of a run over its batches.
+    """Draw what a run has logged over its batches: losses, error rates, and below them rates, gradients, speed, memory.
+
+    A panel is drawn for what there is. Values that are no finite numbers are left out.
 
     Args:
         lines: entries of `metrics.jsonl`: "kind" (train or dev), "batch", and numbers by name; losses in nats per second.
@@ -29,34 +52,86 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     Raises:
         DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
     """
-    train = [line for line in lines if line["kind"] == "train"]
-    dev = [line for line in lines if line["kind"] == "dev"]
+    train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["batch"])
+    dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["batch"])
     if not train and not dev:
         raise DataError("there must be lines of metrics to draw, but there are none yet; train for some more batches")
-    figure = _new_figure(figsize=(9, 7))
-    loss_axes, error_axes = figure.subplots(2, 1, sharex=True)
-    for name, label, color in _LOSSES:
-        _draw(loss_axes, train, name, color=color, label=f"{label}, train", alpha=0.5, linewidth=1)
-        _draw(loss_axes, dev, f"{name}_loss", color=color, label=f"{label}, dev (averaged model)", marker="o", markersize=3)
-    loss_axes.set_ylabel("loss (nats per second of sound)")
-    for color, (name, label) in zip(
-        ("tab:blue", "tab:orange"), [("transducer_wer", "transducer"), ("ctc_wer", "CTC")], strict=True
-    ):
-        _draw(error_axes, dev, name, color=color, label=f"{label}, greedy", marker="o", markersize=3)
-    error_axes.set_ylabel("word error rate on dev (%)")
-    error_axes.set_xlabel("batches")
-    error_axes.set_ylim(bottom=0)
-    for axes in (loss_axes, error_axes):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
+    panels = [panel for panel in _PANELS if any(_points(train, name) for name, _ in panel.curves)]
+    num_rows = -(-len(panels) // _COLUMNS)
+    figure = _new_figure(figsize=(11, 7.0 + 1.9 * num_rows))
+    grid = figure.add_gridspec(2 + num_rows, _COLUMNS, height_ratios=[2.2, 1.6, *[1.0] * num_rows])
+    loss_axes = figure.add_subplot(grid[0, :])
+    error_axes = figure.add_subplot(grid[1, :], sharex=loss_axes)
+    _draw_losses(loss_axes, train, dev)
+    _draw_errors(error_axes, dev)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[2 + i // _COLUMNS, i % _COLUMNS], sharex=loss_axes)
+        for color, (name, label) in zip(_COLORS, panel.curves, strict=False):
+            _draw(axes, train, name, color=color, label=label, linewidth=1)
+        axes.set_title(panel.title, fontsize="medium", loc="left")
+        if panel.is_log:
+            _set_log(axes)
+        else:
+            axes.set_ylim(0.0, 1.1 * max(max(line.get_ydata()) for line in axes.lines) or 1.0)
+        if len(axes.lines) > 1:
             axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+        axes.locator_params(axis="x", nbins=5)
+    for axes in figure.axes[-_COLUMNS:] if panels else [error_axes]:
+        axes.set_xlabel("batches")
     return _save(figure, path)
 
 
+def _draw_losses(axes: Any, train: Sequence[Mapping[str, Any]], dev: Sequence[Mapping[str, Any]]) -> None:
+    """Thin lines for training, points for dev; a logarithmic axis, since losses fall a hundredfold."""
+    for name, label, color in _LOSSES:
+        _draw(axes, train, name, color=color, label=f"{label}, train", alpha=0.5, linewidth=1)
+        _draw(axes, dev, f"{name}_loss", color=color, label=f"{label}, dev (averaged model)", marker="o", markersize=3)
+    axes.set_ylabel("loss (nats per second of sound)")
+    _set_log(axes)
+    _finish(axes)
+
+
+def _draw_errors(axes: Any, dev: Sequence[Mapping[str, Any]]) -> None:
+    """Error rates of each search, and where the lowest one is."""
+    for color, (name, label) in zip(_COLORS, [("transducer_wer", "transducer"), ("ctc_wer", "CTC")], strict=False):
+        points = _points(dev, name)
+        if points:
+            batch, least = min(points, key=lambda point: point[1])
+            label = f"{label}, greedy: least {least:.2f} % at batch {batch}"
+            _draw(axes, dev, name, color=color, label=label, marker="o", markersize=3)
+    axes.set_ylabel("word error rate on dev (%)")
+    axes.set_ylim(bottom=0)
+    _finish(axes)
+
+
+def _set_log(axes: Any) -> None:
+    """Make the vertical axis logarithmic if all that is drawn is positive."""
+    drawn = [line.get_ydata() for line in axes.lines]
+    if not drawn or min(min(values) for values in drawn) <= 0.0:
+        return
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", ncols=2)
+
+
 def _draw(axes: Any, lines: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
-    points = [(line["batch"], line[name]) for line in lines if name in line]
+    points = _points(lines, name)
     if points:
         axes.plot(*zip(*points, strict=True), **style)
+
+
+def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(line["batch"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
 
 
 def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str) -> Path:

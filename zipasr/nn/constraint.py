@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
-_MEAN_ABS_TO_RMS = math.sqrt(math.pi / 2)  # of a zero-mean Gaussian
+MEAN_ABS_TO_RMS = math.sqrt(math.pi / 2)
+"""Root mean square over mean absolute value of a zero-mean Gaussian."""
 _POSITIVE_TO_MEAN = 0.8139535143  # slope of the atanh fit of the normal quantile, recipe constant
 BALANCER_PROB = Schedule(((0.0, 0.5), (8000.0, 0.125)), default=0.4)
 
@@ -26,7 +27,7 @@ def chance(prob: float) -> bool:
     return torch.rand(()).item() < prob
 
 
-def _normalised_mean(proportion_positive: float) -> float:
+def normalised_mean(proportion_positive: float) -> float:
     """Mean over standard deviation of a near-Gaussian channel with this share of positive values."""
     y = 2.0 * proportion_positive - 1.0
     return _POSITIVE_TO_MEAN * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
@@ -101,10 +102,10 @@ class Balancer(ScheduledModule):
         if not (self.training and x.requires_grad and chance(self.value(self.prob))):
             return x
         limits = (
-            _normalised_mean(self.value(self.min_positive)),
-            _normalised_mean(self.value(self.max_positive)),
-            _MEAN_ABS_TO_RMS * self.value(self.min_abs),
-            _MEAN_ABS_TO_RMS * self.value(self.max_abs),
+            normalised_mean(self.value(self.min_positive)),
+            normalised_mean(self.value(self.max_positive)),
+            MEAN_ABS_TO_RMS * self.value(self.min_abs),
+            MEAN_ABS_TO_RMS * self.value(self.max_abs),
         )
         return _BalancerFunction.apply(x, limits, self.grad_scale)
 

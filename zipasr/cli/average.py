@@ -1,0 +1,78 @@
+"""`zipasr average RUN`: the mean of several checkpoints, or of all models of a part of a run, as a model folder."""
+
+import argparse
+import json
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser(
+        "average",
+        help="average checkpoints of a run into a model",
+        description="Average the weights of checkpoints into a model folder that transcribes and evaluates. A run's own "
+        "model/ is an average already; this is for trying others. --last and --checkpoints take the plain mean of the "
+        "checkpoints, --epochs and --from the mean of every model in between, which the run kept count of.",
+    )
+    parser.add_argument("run_folder", metavar="RUN", nargs="?", help="folder of a run, as given to train --out")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints")
+    what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
+    what.add_argument("--from", type=int, dest="start", metavar="BATCH", help="from this checkpoint on; 0: the start")
+    what.add_argument(
+        "--checkpoints", nargs="+", metavar="X", help="these: folders of checkpoints or models, or batches of RUN's"
+    )
+    parser.add_argument("--to", type=int, metavar="BATCH", help="with --from: up to this checkpoint (the newest)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the model to write")
+    parser.add_argument("--json", action="store_true", help="print what was averaged as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Average, and print where the model is."""
+    from zipasr.errors import ConfigError
+    from zipasr.train.selection import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
+
+    if args.to is not None and args.start is None:
+        raise ConfigError("--to ends what --from begins and has no effect without it; give --from BATCH too")
+    if args.checkpoints is None and args.run_folder is None:
+        raise ConfigError("expected the folder of a run, got none; say which run: zipasr average RUN ...")
+    if args.checkpoints is not None:
+        averaged = average_checkpoints(_named(args.checkpoints, args.run_folder), args.out)
+    elif args.last is not None:
+        averaged = average_checkpoints(newest_checkpoints(args.run_folder, args.last), args.out)
+    else:
+        start = args.start if args.start is not None else start_of_epochs(args.run_folder, args.epochs)
+        averaged = average_interval(args.run_folder, args.out, start=start, end=args.to)
+    if args.json:
+        sources = [str(source) for source in averaged.sources]
+        print(json.dumps({"model": str(averaged.folder), "description": averaged.description, "checkpoints": sources}))
+    else:
+        names = ", ".join(source.name for source in averaged.sources)
+        print(f"{averaged.folder}: {averaged.description} ({names})")
+    return 0
+
+
+def _named(names: list[str], run_folder: str | None) -> list[str]:
+    """Folders as they are given; numbers as the checkpoints of the run."""
+    from pathlib import Path
+
+    from zipasr.errors import CheckpointError, ConfigError
+    from zipasr.train.selection import run_checkpoints
+
+    numbers = [name for name in names if name.isdecimal() and not Path(name).is_dir()]
+    if run_folder is None:
+        if numbers:
+            raise ConfigError(
+                f"expected RUN beside the batches {', '.join(numbers)}, got none; say whose checkpoints they are"
+            )
+        return names
+    if not numbers:
+        raise ConfigError(f"RUN has no effect beside checkpoints given as folders; leave out {run_folder}")
+    there = run_checkpoints(run_folder)
+    missing = [name for name in numbers if int(name) not in there]
+    if missing:
+        raise CheckpointError(
+            f"{run_folder} must hold the checkpoints of batch {', '.join(missing)}, but holds those of "
+            f"{', '.join(map(str, there))}"
+        )
+    return [str(there[int(name)]) if name in numbers else name for name in names]

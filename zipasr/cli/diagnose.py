@@ -1,0 +1,107 @@
+"""`zipasr diagnose DIR CUTS`: activations of a model beside the limits that Balancer and Whiten hold them to."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zipasr.train.diagnose import ModuleActivations
+
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    SubParsers = Any
+
+_HEAD = (
+    f"  {'over by':>8}  {'kind':9} {'rms':>9}  {'channels, least-largest [limits]':34}  {'positive % [limits]':22}  "
+    f"{'':34}  module"
+)
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser(
+        "diagnose",
+        help="show the activations of a model beside their limits",
+        description="Listen to some utterances and show, worst first, the size of activations, the share of positive "
+        "values, how alike channels are (whiteness: 1 is best) and what attention looks at (entropy), with the limits that "
+        "Balancer and Whiten hold them to at this point of training. '!' marks what is outside.",
+    )
+    parser.add_argument("model", metavar="DIR", help="the folder of a training run, of a checkpoint in it, or of a model")
+    parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
+    parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to listen to (32)")
+    parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (30)")
+    parser.add_argument(
+        "--outputs",
+        action=argparse.BooleanOptionalAction,
+        help="also the outputs of every module with weights (only where the encoder has nothing to limit)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print every module as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Listen, and print the table."""
+    from pathlib import Path
+
+    from zipasr.device import select_device
+    from zipasr.errors import ConfigError
+    from zipasr.model import AsrModel, resolve_model_folder
+    from zipasr.train.data import read_cuts
+    from zipasr.train.diagnose import diagnose, read_speech, training_step
+
+    for name, least in (("utterances", 1), ("rows", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} must be {least} or more, but is {getattr(args, name)}")
+    device = select_device(args.device)
+    folder = resolve_model_folder(args.model)
+    step = training_step(folder)
+    model, tokenizer = AsrModel.load(folder)
+    batches = read_speech(read_cuts(Path(args.cuts)), tokenizer, model.config.features, num_utterances=args.utterances)
+    reports = diagnose(model.to(device), batches, step=step, has_outputs=args.outputs)
+    num_utterances, audio_s = sum(len(batch.ids) for batch in batches), sum(batch.audio_s for batch in batches)
+    if args.json:
+        document = {
+            "model": str(folder),
+            "step": str(step) if step == float("inf") else step,
+            "num_utterances": num_utterances,
+            "audio_s": audio_s,
+            "modules": [report.to_dict() for report in reports],
+        }
+        print(json.dumps(document))
+        return 0
+    shown = reports[: args.rows] if args.rows else reports
+    num_exceeded = sum(report.is_exceeded for report in reports)
+    at = "the end of training" if step == float("inf") else f"step {step:.1f} of the schedules"
+    print(f"{folder}: {num_utterances} utterances, {audio_s:.1f} s; limits as they are at {at}")
+    print(_HEAD)
+    for report in shown:
+        print(_row(report).rstrip())
+    more = f"; {len(reports) - len(shown)} not shown, --rows 0 shows all" if len(shown) < len(reports) else ""
+    print(f"{num_exceeded} of {len(reports)} modules are outside their limits{more}")
+    return 0
+
+
+def _row(report: "ModuleActivations") -> str:
+    mark = "!" if report.is_exceeded else " "
+    rms = "" if report.rms is None else f"{report.rms:.3g}"
+    channels = _range(report.channel_rms, report.rms_limits)
+    positive = _range(report.positive, report.positive_limits, scale=100.0)
+    measure = ""
+    if report.outside is not None:
+        measure = f"{100.0 * report.outside:.0f} % of channels outside"
+    elif report.whiteness is not None:
+        measure = f"whiteness {report.whiteness:.3g} [up to {report.whiteness_limit:.3g}]"
+    elif report.entropy is not None:
+        low, high = report.entropy
+        measure = f"entropy {low:.2f}-{high:.2f} of {report.entropy_limit:.2f} nats"
+    return (
+        f"{mark} {report.badness:8.3f}  {report.kind:9} {rms:>9}  {channels:34}  {positive:22}  {measure:34}  {report.name}"
+    )
+
+
+def _range(found: tuple[float, float] | None, limits: tuple[float, float] | None, *, scale: float = 1.0) -> str:
+    if found is None:
+        return ""
+    text = f"{scale * found[0]:.3g}-{scale * found[1]:.3g}"
+    return text if limits is None else f"{text} [{scale * limits[0]:.3g}-{scale * limits[1]:.3g}]"

@@ -1,0 +1,340 @@
+"""Activation diagnostics: what Balancer and Whiten see while a model listens, beside the limits they hold it to.
+
+Both are the identity, so that hooks on them see the activations without changing anything. Moments of every channel are
+summed over batches in float64; no activation is kept. Padding counts, as it does for Balancer and Whiten while training.
+Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix (what is limited, and why).
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.checkpoint import CheckpointFolder
+from zipasr.config import from_json
+from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
+from zipasr.errors import CheckpointError, DataError
+from zipasr.features import FbankConfig
+from zipasr.model import MODEL_SUBFOLDER, AsrModel
+from zipasr.nn.attention import AttentionWeights
+from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalised_mean
+from zipasr.nn.schedule import Schedule
+from zipasr.tokenizer import Tokenizer
+from zipasr.train.config import TrainConfig
+from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
+from zipasr.train.state import TRAINING_FILE, checkpoint_folders
+from zipasr.train.step import schedule_step
+
+_SAME_SIGN = 10.0
+"""Mean over standard deviation from which on a channel counts as one that never changes its sign; more is not worse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleActivations:
+    """What one module saw."""
+
+    name: str
+    """Path of the module in the model."""
+    kind: str
+    """balancer, whiten, attention, or output for what a module with weights gives."""
+    rms: float | None = None
+    """Root mean square over everything; NaN or infinite where an activation is."""
+    channel_rms: tuple[float, float] | None = None
+    """Least and largest root mean square of a channel."""
+    rms_limits: tuple[float, float] | None = None
+    """Between which Balancer keeps that of every channel."""
+    positive: tuple[float, float] | None = None
+    """Least and largest share of positive values of a channel."""
+    positive_limits: tuple[float, float] | None = None
+    """Between which Balancer keeps that of every channel."""
+    outside: float | None = None
+    """Share of the channels that are outside a limit of Balancer."""
+    whiteness: float | None = None
+    """Metric of Whiten: 1 if the channels are uncorrelated and alike, the number of channels if they are all the same."""
+    whiteness_limit: float | None = None
+    """Above which Whiten acts."""
+    entropy: tuple[float, float] | None = None
+    """Attention: least and largest entropy of a head, in nats, mean over queries; 0 if it looks at one frame only."""
+    entropy_limit: float | None = None
+    """Attention: the mean over queries of the largest entropy possible, ln of the number of keys."""
+    badness: float = 0.0
+    """How far outside its limits, in nats: of Balancer the mean over channels, of Whiten ln(metric / limit); 0 inside."""
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether a limit is exceeded, or something is not a finite number."""
+        return self.badness > 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields that this kind has as JSON values; what is no finite number as text."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: _jsonable(value) for name, value in fields.items()} | {"is_exceeded": self.is_exceeded}
+
+
+def diagnose(
+    model: AsrModel, batches: Sequence[Batch], *, step: float = math.inf, has_outputs: bool | None = None
+) -> list[ModuleActivations]:
+    """Listen to some batches and report on every Balancer, Whiten and attention, worst first.
+
+    Encoder and heads run as while training, but in eval mode: nothing is dropped or masked at random.
+
+    Args:
+        model: any model, on any device; it is left as it was.
+        batches: speech with text.
+        step: how far training has come, in steps of the model's schedules: limits change with it. Infinity: its end.
+        has_outputs: report on the outputs of every module with weights of its own, too; they have no limits. None: where
+            the encoder has neither Balancer nor Whiten.
+    Raises:
+        DataError: there are no batches.
+    """
+    if not batches:
+        raise DataError("there must be speech to listen to, but there is not one batch")
+    if has_outputs is None:
+        has_outputs = not any(isinstance(module, Balancer | Whiten) for module in model.encoder.modules())
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with _watching(model, step, has_outputs=has_outputs) as watchers, torch.no_grad():
+            for batch in batches:
+                fields = (batch.features, batch.feature_lens, batch.labels, batch.label_lens)
+                model.loss(*(field.to(device) for field in fields))
+    finally:
+        model.train(was_training)
+    reports = [watcher.report() for watcher in watchers if watcher.num_seen > 0]
+    return sorted(reports, key=lambda report: -report.badness)
+
+
+def training_step(model_folder: Path) -> float:
+    """Steps of the schedules that a model has trained for; infinity where its place does not tell.
+
+    Args:
+        model_folder: a checkpoint of a run, the model of a run (then its newest checkpoint counts), or any other model.
+    Raises:
+        CheckpointError: the run is damaged.
+    """
+    if (model_folder / TRAINING_FILE).is_file():
+        run, folder = model_folder.resolve().parent.parent, model_folder
+    else:
+        run = model_folder.resolve().parent
+        newest = list(checkpoint_folders(run).values())[-1:]
+        if model_folder.name != MODEL_SUBFOLDER or not newest:
+            return math.inf
+        folder = newest[0]
+    path = run / RUN_CONFIG_FILE
+    if not path.is_file():
+        return math.inf
+    try:
+        config = from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} must be the configuration of a run, but cannot be read: {error}; restore it"
+        ) from error
+    document = CheckpointFolder(folder).document(TRAINING_FILE)
+    return schedule_step(config, document["position"]["num_batches"], num_ranks=len(document.get("ranks", [None])))
+
+
+def read_speech(
+    cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, num_utterances: int, batch_duration_s: float = 60.0
+) -> list[Batch]:
+    """Some utterances, spread evenly over the cuts, in batches of like length, not augmented.
+
+    Args:
+        cuts: with text; any number.
+        tokenizer: makes labels of the text.
+        features: what the model listens to.
+        num_utterances: at most so many.
+        batch_duration_s: most seconds of sound in a batch, padding included.
+    Raises:
+        DataError: there are no cuts, or one cannot be read.
+    """
+    if not len(cuts):
+        raise DataError("there must be utterances to listen to, but the manifest holds none with a text")
+    number = min(num_utterances, len(cuts))
+    chosen = [cuts[i * len(cuts) // number] for i in range(number)]
+    chosen.sort(key=lambda cut: cut.duration)
+    plain = BatchConfig(max_duration_s=batch_duration_s, speed_factors=(1.0,), spec_augment=None)
+    reader = BatchReader(chosen, tokenizer, features, plain, seed=0)
+    batches, group = [], list(range(number))
+    while group:
+        size = max(1, int(batch_duration_s / max(chosen[group[-1]].duration, 0.1)))
+        batches.append(reader[0, 0, tuple(Item((i,), 1.0) for i in group[-size:])])
+        del group[-size:]
+    return batches
+
+
+class _Moments:
+    """Sums over all frames of every channel, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, x: Tensor) -> None:
+        rows = _widened(x).reshape(-1, x.shape[-1])
+        self.count += rows.shape[0]
+        terms = {"mean": rows.sum(0), "square": rows.square().sum(0), "positive": (rows > 0.0).double().sum(0)}
+        self.sums = {name: self.sums.get(name, 0.0) + term.cpu() for name, term in terms.items()}
+
+    def mean(self, name: str) -> Tensor:
+        return self.sums[name] / self.count
+
+    def figures(self) -> dict[str, Any]:
+        square, positive = self.mean("square"), self.mean("positive")
+        rms = square.sqrt()
+        return {
+            "rms": square.mean().sqrt().item(),
+            "channel_rms": (rms.min().item(), rms.max().item()),
+            "positive": (positive.min().item(), positive.max().item()),
+        }
+
+
+class _Watcher:
+    """Sees what one module gives; the classes below know its limits."""
+
+    kind = "output"
+
+    def __init__(self, name: str) -> None:
+        self.name, self.moments = name, _Moments()
+
+    @property
+    def num_seen(self) -> int:
+        return self.moments.count
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2:
+            self.moments.add(output)
+
+    def report(self) -> ModuleActivations:
+        figures = self.moments.figures()
+        return self._finished(figures, 0.0)
+
+    def _finished(self, figures: dict[str, Any], badness: float) -> ModuleActivations:
+        is_finite = math.isfinite(figures["rms"]) if "rms" in figures else True
+        return ModuleActivations(name=self.name, kind=self.kind, badness=badness if is_finite else math.inf, **figures)
+
+
+class _BalancerWatcher(_Watcher):
+    kind = "balancer"
+
+    def __init__(self, name: str, module: Balancer, step: float) -> None:
+        super().__init__(name)
+        at = [_at(limit, step) for limit in (module.min_positive, module.max_positive, module.min_abs, module.max_abs)]
+        self.positive_limits = (at[0], at[1])
+        self.rms_limits = (MEAN_ABS_TO_RMS * at[2], MEAN_ABS_TO_RMS * at[3])
+
+    def report(self) -> ModuleActivations:
+        """Limits are compared as Balancer does: the share of positive values by mean / standard deviation."""
+        mean, square = self.moments.mean("mean"), self.moments.mean("square")
+        std = (square - mean.square()).clamp(min=1e-20).sqrt()
+        low, high = (normalised_mean(share) for share in self.positive_limits)
+        ratio = mean / std
+        rms = square.clamp(min=1e-20).sqrt()
+        too_far = (ratio.clamp(-_SAME_SIGN, _SAME_SIGN) - ratio.clamp(low, high)).abs()
+        too_loud = (rms.clamp(*self.rms_limits) / rms).log().abs()
+        figures = self.moments.figures() | {
+            "rms_limits": self.rms_limits,
+            "positive_limits": self.positive_limits,
+            "outside": ((too_far > 0.0) | (too_loud > 0.0)).double().mean().item(),
+        }
+        return self._finished(figures, (too_far + too_loud).mean().item())
+
+
+class _WhitenWatcher(_Watcher):
+    kind = "whiten"
+
+    def __init__(self, name: str, module: Whiten, step: float) -> None:
+        super().__init__(name)
+        self.num_groups, self.limit = module.num_groups, _at(module.limit, step)
+        self.products: Tensor | float = 0.0
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        super().__call__(module, inputs, output)
+        groups = _widened(output).reshape(-1, self.num_groups, output.shape[-1] // self.num_groups).transpose(0, 1)
+        self.products = self.products + (groups.transpose(1, 2) @ groups).cpu()
+
+    def report(self) -> ModuleActivations:
+        means = self.moments.mean("mean").view(self.num_groups, -1, 1)
+        covariance = self.products - self.moments.count * means @ means.transpose(1, 2)
+        size = covariance.shape[0] * covariance.shape[1]
+        mean_diag = covariance.diagonal(dim1=1, dim2=2).sum() / size
+        metric = (covariance.square().sum() / size / (mean_diag.square() + 1e-20)).item()
+        figures = self.moments.figures() | {"whiteness": metric, "whiteness_limit": self.limit}
+        return self._finished(figures, max(0.0, math.log(max(metric, 1e-20) / self.limit)) if metric == metric else math.inf)
+
+
+class _AttentionWatcher(_Watcher):
+    kind = "attention"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.count, self.entropies, self.largest = 0, torch.zeros(()), 0.0
+
+    @property
+    def num_seen(self) -> int:
+        return self.count
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        weights_NHTT = _widened(output)
+        entropy_NHT = -torch.special.xlogy(weights_NHTT, weights_NHTT).sum(-1)
+        num_keys_NHT = (weights_NHTT > 0.0).sum(-1).clamp(min=1)
+        self.entropies = self.entropies + entropy_NHT.mean(2).sum(0).cpu()
+        self.largest += num_keys_NHT.double().log().amax(1).mean(1).sum().item()
+        self.count += weights_NHTT.shape[0]
+
+    def report(self) -> ModuleActivations:
+        entropies = self.entropies / self.count
+        is_finite = bool(torch.isfinite(entropies).all())
+        figures = {
+            "entropy": (entropies.min().item(), entropies.max().item()),
+            "entropy_limit": self.largest / self.count,
+        }
+        return self._finished(figures, 0.0 if is_finite else math.inf)
+
+
+@contextmanager
+def _watching(model: nn.Module, step: float, *, has_outputs: bool) -> Iterator[list[_Watcher]]:
+    """Hook a watcher to every module that is reported on."""
+    watchers, handles = [], []
+    for name, module in model.named_modules():
+        watcher: _Watcher
+        if isinstance(module, Balancer):
+            watcher = _BalancerWatcher(name, module, step)
+        elif isinstance(module, Whiten):
+            watcher = _WhitenWatcher(name, module, step)
+        elif isinstance(module, AttentionWeights):
+            watcher = _AttentionWatcher(name)
+        elif has_outputs and next(module.parameters(recurse=False), None) is not None:
+            watcher = _Watcher(name)
+        else:
+            continue
+        watchers.append(watcher)
+        handles.append(module.register_forward_hook(watcher))
+    try:
+        yield watchers
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _widened(x: Tensor) -> Tensor:
+    """In float64, which MPS has not: then on the CPU."""
+    x = x.detach()
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _at(limit: Schedule | float, step: float) -> float:
+    return limit(step) if isinstance(limit, Schedule) else limit
+
+
+def _jsonable(value: Any) -> Any:
+    """Infinite and undefined numbers, which JSON has not, as text."""
+    if isinstance(value, tuple | list):
+        return [_jsonable(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

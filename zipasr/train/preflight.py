@@ -1,0 +1,358 @@
+"""Checks before the first step: what of the data a run would lose, and why, while nothing has been spent on it yet.
+
+No sound is opened and few cuts are kept at a time: every rule of `zipasr prepare` that a cut can tell, encoder frames
+at 25 Hz against tokens at the fastest speed, unknown characters, ids and texts that come twice. Of a large manifest
+only some utterances are looked at, and the table says so.
+"""
+
+import itertools
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.manifest_index import IndexedCuts
+from zipasr.data.validate import frames_needed, num_encoder_frames
+from zipasr.errors import DataError
+from zipasr.tokenizer import Tokenizer
+from zipasr.train.config import TrainConfig
+from zipasr.train.data import read_cuts
+from zipasr.train.folder import CONFIG_FILE, first_tokenizer
+from zipasr.train.state import checkpoint_folders
+
+MOST_UTTERANCES = 50_000
+"""Utterances of a split that are looked at: about five seconds of work; shares are right to a tenth of a percent or two."""
+_NUM_FILES = 2000
+"""Files looked for, one by one; then every fiftieth, since the folder may lie far away."""
+_FILE_STRIDE = 50
+_NUM_EXAMPLES = 3
+_NUM_BARS, _BAR_WIDTH = 8, 40
+_ROUNDING_S = 0.1
+"""Cuts may end so much after their recording: lengths are rounded where they are written down."""
+
+_NO_TEXT = "without exactly one text"
+_EMPTY = "without sound"
+_RATE = f"not at {SAMPLE_RATE_HZ // 1000} kHz"
+_SHORT, _LONG = "too short", "too long"
+_TOKENS = "with more tokens than encoder frames"
+_DUPLICATE = "with an id that came before"
+_SHARED_ID = "with an id of the training part"
+_SHARED_TEXT = "with a text of the training part"
+_BEYOND = "ending after the recording does"
+_UNKNOWN = "with characters that the vocabulary lacks"
+_MISSING = "without their recording"
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split."""
+
+    name: str
+    num_utterances: int = 0
+    """Those that were looked at."""
+    num_there: int | None = None
+    """Those that there are; None if nobody knows without reading on."""
+    num_textless: int = 0
+    """Those beside them that its index leaves out, since they have no text, or several."""
+    durations_s: list[float] = field(default_factory=list)
+    token_counts: list[int] = field(default_factory=list)
+    """Tokens of each utterance that has a text."""
+    num_lost: Counter[str] = field(default_factory=Counter)
+    """Utterances that cannot be used, by reason; each once."""
+    num_missing: int = 0
+    """Utterances without their recording, of `num_files_checked`."""
+    num_files_checked: int = 0
+    num_noted: Counter[str] = field(default_factory=Counter)
+    """Utterances that are used although something is odd, by what it is."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the first ones, by reason."""
+    unknown: str = ""
+    """Characters that the vocabulary lacks."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether there are more utterances than were looked at."""
+        return self.num_there is None or self.num_there > self.num_utterances
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the utterances that cannot be used."""
+        missing = self.num_missing / max(self.num_files_checked, 1)
+        lost = min(1.0, self.num_lost.total() / max(self.num_utterances, 1) + missing)
+        textless = self.num_textless / max(self.num_textless + (self.num_there or self.num_utterances), 1)
+        return textless + (1.0 - textless) * lost
+
+    def lose(self, reason: str, id: str) -> None:
+        """Count an utterance that cannot be used."""
+        self.num_lost[reason] += 1
+        self.remember(reason, id)
+
+    def note(self, what: str, id: str) -> None:
+        """Count an utterance with something odd."""
+        self.num_noted[what] += 1
+        self.remember(what, id)
+
+    def remember(self, reason: str, id: str) -> None:
+        """Keep an id as an example, if there are few yet."""
+        known = self.examples.setdefault(reason, [])
+        if len(known) < _NUM_EXAMPLES:
+            known.append(id)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in the data of a run."""
+
+    splits: dict[str, SplitReport]
+    max_lost_share: float
+
+    def require_usable(self) -> None:
+        """See that enough is left to train on, and that validation means something.
+
+        Raises:
+            DataError: the training part would lose more than `max_lost_share`, or everything; the dev set is empty or has
+                an id twice.
+        """
+        train, dev = self.splits["train"], self.splits["dev"]
+        if train.num_utterances == 0:
+            raise DataError(
+                "there must be utterances to train on, but the training manifest holds none; prepare the data again"
+            )
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in train.num_lost.most_common())
+        if train.num_textless:
+            reasons += f"{', ' if reasons else ''}{train.num_textless:,} {_NO_TEXT}"
+        if train.num_missing:
+            reasons += (
+                f"{', ' if reasons else ''}{train.num_missing:,} of {train.num_files_checked:,} without their recording"
+            )
+        if train.lost_share > self.max_lost_share or train.lost_share >= 1.0:
+            raise DataError(
+                f"at most {self.max_lost_share:.0%} of the training utterances may be lost (max_lost_share), but "
+                f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; change min_duration_s or "
+                "max_duration_s, mend the data, or raise max_lost_share"
+            )
+        if dev.num_utterances == 0:
+            raise DataError(
+                "there must be utterances to validate on, but the dev manifest holds none; move some there from the "
+                "training manifest, or prepare 3 utterances or more"
+            )
+        if dev.num_noted[_DUPLICATE]:
+            names = ", ".join(dev.examples[_DUPLICATE])
+            raise DataError(
+                f"every utterance to validate on must have an id of its own, but {dev.num_noted[_DUPLICATE]:,} ids come "
+                f"again ({names}), so that errors would be counted against another text; rename them"
+            )
+
+    def format_table(self) -> str:
+        """Lay the report out for a terminal."""
+        lines = [f"{'split':<8}{'utterances':>12}{'hours':>10}{'lost':>9}   looked at"]
+        for name, split in self.splits.items():
+            looked_at = "all"
+            if split.is_sample:
+                looked_at = f"{split.num_utterances:,}, spread evenly" if split.num_there else "the first ones only"
+            number = split.num_there or split.num_utterances
+            hours = sum(split.durations_s) / 3600.0 * number / max(split.num_utterances, 1)
+            lines.append(f"{name:<8}{number:>12,}{hours:>10,.2f}{split.lost_share:>9.2%}   {looked_at}")
+        for name, split in self.splits.items():
+            lines += _problems(name, split)
+        train = self.splits["train"]
+        lines += _bars("train: seconds of an utterance", train.durations_s)
+        lines += _bars("train: tokens of an utterance", train.token_counts)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
+    """Before the first step of a run, print the table on stderr and see that the data can be used; later do nothing.
+
+    A run that is refused leaves no configuration behind, so that it can begin in the same folder with other settings.
+
+    Raises:
+        DataError: a manifest cannot be read, or the data cannot be used; see `DataReport.require_usable`.
+    """
+    if checkpoint_folders(out):
+        return
+    try:
+        report = examine(config, tokenizer, read_splits(Path(config.data)))
+        print(report.format_table(), file=sys.stderr)
+        report.require_usable()
+    except DataError:
+        (out / CONFIG_FILE).unlink(missing_ok=True)
+        raise
+
+
+def check_recipe(config: TrainConfig, out: Path) -> DataReport:
+    """What `check_new_run` would find, without writing anything; the vocabulary is that of the run if there is one.
+
+    Raises:
+        DataError: a manifest cannot be read.
+        ConfigError: the vocabulary cannot be made as the configuration says.
+        CheckpointError: the vocabulary of the run, or of the model to finetune, cannot be read.
+    """
+    splits = read_splits(Path(config.data))
+    if (out / CONFIG_FILE).is_file():
+        tokenizer = Tokenizer.load(out / "tokenizer")
+    else:
+        tokenizer = first_tokenizer(config, read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
+    return examine(config, tokenizer, splits)
+
+
+def read_splits(folder: Path) -> dict[str, Sequence[Any]]:
+    """The cuts of train, dev and, where there is one, test in a prepared folder.
+
+    Raises:
+        DataError: train or dev is missing, or a manifest is damaged or of sound at another rate.
+    """
+    paths = {name: folder / f"{name}_cuts.jsonl.gz" for name in ("train", "dev", "test")}
+    if not (paths["test"].is_file() or paths["test"].with_suffix("").is_file()):
+        del paths["test"]
+    return {name: read_cuts(path) for name, path in paths.items()}
+
+
+def examine(
+    config: TrainConfig, tokenizer: Tokenizer, splits: Mapping[str, Iterable[Any]], *, most: int = MOST_UTTERANCES
+) -> DataReport:
+    """Apply every rule that needs no sound to the cuts of "train", "dev" and perhaps "test".
+
+    Args:
+        config: the run.
+        tokenizer: its vocabulary.
+        splits: Lhotse cuts, train first. Of a sequence with more than `most` of them, that many are looked at, spread
+            evenly; of what can only be read from the start, the first ones.
+        most: utterances of a split to look at.
+    """
+    ids: set[str] = set()
+    texts: set[int] = set()
+    reports = {}
+    for name, cuts in splits.items():
+        report = SplitReport(name)
+        is_train = name == "train"
+        own_ids: set[str] = set()
+        characters: set[str] = set()
+        for cut in _chosen(cuts, most, report):
+            report.num_utterances += 1
+            report.durations_s.append(float(cut.duration))
+            if cut.id in own_ids:
+                report.note(_DUPLICATE, cut.id)
+            own_ids.add(cut.id)
+            if not is_train and cut.id in ids:
+                report.note(_SHARED_ID, cut.id)
+            _look_for_file(cut, report)
+            text = _text_of(cut)
+            if text is None:
+                report.lose(_NO_TEXT, cut.id)
+                continue
+            characters.update(text)
+            words = hash(" ".join(text.split()))
+            if is_train:
+                texts.add(words)
+            elif words in texts:
+                report.note(_SHARED_TEXT, cut.id)
+            _apply_rules(cut, tokenizer.encode(text), config, report, unk_id=tokenizer.unk_id, is_train=is_train)
+        if is_train:
+            ids = own_ids
+        report.unknown = "".join(sorted(tokenizer.unknown_characters("".join(sorted(characters - {" "})))))
+        reports[name] = report
+    return DataReport(reports, config.max_lost_share)
+
+
+def _apply_rules(
+    cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport, *, unk_id: int, is_train: bool
+) -> None:
+    """Count an utterance with a text under the first rule that it breaks; the limits of length are for training only."""
+    report.token_counts.append(len(tokens))
+    if unk_id in tokens:
+        report.note(_UNKNOWN, cut.id)
+    if cut.has_recording and cut.end > cut.recording.duration + _ROUNDING_S:
+        report.note(_BEYOND, cut.id)
+    speed = max(config.batch.speed_factors) if is_train else 1.0
+    num_frames = num_encoder_frames(int(cut.num_samples / speed)) if cut.sampling_rate == SAMPLE_RATE_HZ else 0
+    if cut.sampling_rate != SAMPLE_RATE_HZ:
+        report.lose(_RATE, cut.id)
+    elif cut.num_samples <= 0:
+        report.lose(_EMPTY, cut.id)
+    elif is_train and cut.duration < config.min_duration_s:
+        report.lose(_SHORT, cut.id)
+    elif is_train and cut.duration > config.max_duration_s:
+        report.lose(_LONG, cut.id)
+    elif num_frames < frames_needed(tokens, has_ctc=config.model.ctc is not None):
+        report.lose(_TOKENS, cut.id)
+
+
+def _text_of(cut: Any) -> str | None:
+    """The text, if there is one and only one."""
+    if len(cut.supervisions) != 1:
+        return None
+    text: str = (cut.supervisions[0].text or "").strip()
+    return text or None
+
+
+def _look_for_file(cut: Any, report: SplitReport) -> None:
+    """Count an utterance whose recording is a file that is not there."""
+    if report.num_files_checked >= _NUM_FILES and report.num_utterances % _FILE_STRIDE:
+        return
+    report.num_files_checked += 1
+    sources = cut.recording.sources if cut.has_recording else []
+    if not cut.has_recording or any(s.type == "file" and not Path(s.source).is_file() for s in sources):
+        report.num_missing += 1
+        report.remember(_MISSING, cut.id)
+
+
+def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any]:
+    """All cuts, or at most so many of them; how many there are goes into the report."""
+    if isinstance(cuts, Sequence):
+        report.num_there = len(cuts)
+        report.num_textless = cuts.num_cuts - cuts.num_usable if isinstance(cuts, IndexedCuts) else 0
+        number = min(most, len(cuts))
+        for i in range(number):
+            yield cuts[i * len(cuts) // number]
+        return
+    iterator = iter(cuts)
+    yield from itertools.islice(iterator, most)
+    if next(iterator, None) is None:
+        report.num_there = report.num_utterances
+
+
+def _problems(name: str, split: SplitReport) -> list[str]:
+    """What is lost from a split, and what is odd about it."""
+    lines = []
+    verb = "lost" if name == "train" else "cannot be scored"
+    found = [(count, split.num_utterances, reason, verb) for reason, count in split.num_lost.most_common()]
+    found += [(split.num_missing, split.num_files_checked, _MISSING, verb)] if split.num_missing else []
+    found += [(count, split.num_utterances, what, "note") for what, count in split.num_noted.most_common()]
+    if split.num_textless:
+        found.append((split.num_textless, split.num_textless + (split.num_there or 0), _NO_TEXT, verb))
+    for count, total, reason, kind in found:
+        examples = split.examples.get(reason, [])
+        more = ", ..." if count > len(examples) > 0 else ""
+        ids = f": {', '.join(examples)}{more}" if examples else ""
+        lines.append(f"{name}: {kind}: {count:,} of {total:,} ({count / total:.2%}) {reason}{ids}")
+    if split.unknown:
+        lines.append(f"{name}: note: the vocabulary lacks {' '.join(split.unknown)}")
+    return lines
+
+
+def _bars(title: str, values: Sequence[float]) -> list[str]:
+    """A histogram as lines of text; the last bar holds everything above the 99th percentile."""
+    if not values:
+        return []
+    ordered = sorted(values)
+    least, top = ordered[0], ordered[int(0.99 * (len(ordered) - 1))]
+    is_whole = all(isinstance(value, int) for value in values)
+    width = max((top - least) / _NUM_BARS, 0.01)
+    width = float(math.ceil(width)) if is_whole else width
+    num_bars = max(1, math.ceil((top - least) / width))
+    counts = Counter(min(int((value - least) / width), num_bars) for value in ordered)
+    digits = 0 if is_whole else 2 if width < 0.5 else 1
+    lines = [f"{title}: {least:.4g} to {ordered[-1]:.4g}, half of them up to {ordered[len(ordered) // 2]:.4g}"]
+    for i in range(num_bars + 1):
+        low, high = least + i * width, least + (i + 1) * width - is_whole
+        label = f"{low:.{digits}f}" if low == high else f"{low:.{digits}f}-{high:.{digits}f}"
+        label = label if i < num_bars else f"from {low:.{digits}f}"
+        bar = "#" * (max(1, round(_BAR_WIDTH * counts[i] / max(counts.values()))) if counts[i] else 0)
+        if counts[i] or i < num_bars:
+            lines.append(f"  {label:>12} {counts[i]:>9,} {bar}")
+    return lines

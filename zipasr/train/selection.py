@@ -1,0 +1,252 @@
+"""Which weights to use: the mean of chosen checkpoints, or of all models of a part of a run, as a model folder.
+
+A run writes its averaged model by itself (`model/`); this is for other choices afterwards. Tensors are read, averaged in
+float64 and put into the model one by one: memory holds one model and one tensor of each kind.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
+from zipasr.config import from_json
+from zipasr.errors import CheckpointError, ConfigError
+from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
+from zipasr.train.averaging import interval_average
+from zipasr.train.config import TrainConfig
+from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
+from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A model folder that was written, and what is in it."""
+
+    folder: Path
+    sources: tuple[Path, ...]
+    """The checkpoints whose mean it is; of an interval, the two ends (the later one alone if it began with the run)."""
+    description: str
+    """What was averaged, in words."""
+
+
+def average_checkpoints(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Averaged:
+    """Write the plain mean of the weights of some checkpoints or models as a model folder.
+
+    Args:
+        folders: checkpoints, models or runs (then the model in it), of one configuration and vocabulary; any number.
+        out: folder to write; a model that is there is replaced.
+    Raises:
+        CheckpointError: a folder is missing or damaged, or belongs to another configuration or vocabulary.
+        ConfigError: there are no folders, one comes twice, or `out` is one of them or holds something else than a model.
+    """
+    paths = [resolve_model_folder(folder) for folder in folders]
+    if not paths:
+        raise ConfigError("there must be checkpoints to average, but none is named")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError(f"every checkpoint must be named once, but they are {', '.join(map(str, paths))}")
+    _check_place(Path(out), paths)
+    files = [CheckpointFolder(path) for path in paths]
+    _check_alike(files)
+    weights = [file.open_tensors(WEIGHTS_FILE) for file in files]
+
+    def mean(name: str) -> Tensor:
+        last: Tensor = weights[-1].get_tensor(name)
+        if not last.is_floating_point():
+            return last  # a counter: that of the last checkpoint named
+        total = last.double()
+        for source in weights[:-1]:
+            total += source.get_tensor(name).double()
+        return total / len(weights)
+
+    _write(files[-1], weights[-1].keys(), mean, Path(out))
+    what = "the weights of one checkpoint" if len(paths) == 1 else f"the mean of {len(paths)} checkpoints"
+    return Averaged(Path(out), tuple(paths), what)
+
+
+def average_interval(
+    run_folder: str | os.PathLike[str], out: str | os.PathLike[str], *, start: int, end: int | None = None
+) -> Averaged:
+    """Write the mean of all models between two checkpoints of a run, as their running averages give it.
+
+    Args:
+        run_folder: the run.
+        out: folder to write; a model that is there is replaced.
+        start: batches of the first checkpoint, whose own model is not counted; 0: from the start of the run.
+        end: batches of the second one, which is; None: the newest.
+    Raises:
+        CheckpointError: there is no such run or checkpoint, or it is damaged.
+        ConfigError: no model entered the running average in between, or `out` cannot be used.
+    """
+    folders = run_checkpoints(run_folder)
+    end = max(folders) if end is None else end
+    for batches in (start, end):
+        if batches not in folders and not (batches == 0 and batches == start):
+            raise CheckpointError(
+                f"{run_folder} must hold the checkpoint of batch {batches}, but holds those of "
+                f"{', '.join(map(str, folders))}; choose among them"
+            )
+    period = _run_config(Path(run_folder)).average_period
+    if not start // period < end // period:
+        raise ConfigError(
+            f"models must have entered the running average after batch {start} and up to batch {end}, but one enters "
+            f"every {period} batches only; choose checkpoints that are further apart"
+        )
+    later = CheckpointFolder(folders[end])
+    has_start = start >= period
+    earlier = CheckpointFolder(folders[start]) if has_start else None
+    sources = tuple(files.path for files in (earlier, later) if files is not None)
+    _check_place(Path(out), sources)
+    _check_alike([files for files in (earlier, later) if files is not None])
+    now = later.open_tensors(AVERAGE_FILE)
+    before = earlier.open_tensors(AVERAGE_FILE) if earlier is not None else None
+    weights = later.open_tensors(WEIGHTS_FILE)
+    averaged = set(now.keys())
+
+    def mean(name: str) -> Tensor:
+        if name not in averaged:
+            tensor: Tensor = weights.get_tensor(name)
+            return tensor
+        ends = {name: now.get_tensor(name)}
+        starts = {name: before.get_tensor(name)} if before is not None else {}
+        return interval_average(starts, start if has_start else 0, ends, end, period)[name]
+
+    _write(later, weights.keys(), mean, Path(out))
+    num_models = end // period - start // period
+    what = f"the mean of {num_models} models, one every {period} batches, after batch {start} and up to batch {end}"
+    return Averaged(Path(out), sources, what)
+
+
+def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[Path]:
+    """The last `number` checkpoints of a run, oldest first.
+
+    Raises:
+        CheckpointError: there are fewer.
+        ConfigError: `number` is below 1.
+    """
+    if number < 1:
+        raise ConfigError(f"there must be 1 checkpoint or more to average, but {number} are asked for")
+    folders = list(run_checkpoints(run_folder).values())
+    if len(folders) < number:
+        raise CheckpointError(
+            f"{run_folder} must hold {number} checkpoints, but holds {len(folders)}; ask for fewer, or train with a "
+            "larger keep_checkpoints"
+        )
+    return folders[-number:]
+
+
+def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
+    """Batches of the checkpoint nearest to the point `num_epochs` epochs before the newest one, or 0, the run's start.
+
+    Epochs have nearly the same number of batches each: their mean up to now counts.
+
+    Raises:
+        CheckpointError: the run has trained for fewer epochs, or its checkpoints are damaged.
+        ConfigError: `num_epochs` is below 1.
+    """
+    if num_epochs < 1:
+        raise ConfigError(f"there must be 1 epoch or more to average over, but {num_epochs} are asked for")
+    folders = run_checkpoints(run_folder)
+    newest = max(folders)
+    position = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]
+    num_done = position["epoch"]
+    if num_done < num_epochs:
+        raise CheckpointError(
+            f"{run_folder} must have trained for {num_epochs} epochs, but has finished {num_done}; ask for fewer epochs, "
+            "or for checkpoints by their batches"
+        )
+    steps_of_this_epoch = position["index"] / _run_config(Path(run_folder)).accumulate_batches
+    target = newest - num_epochs * (newest - steps_of_this_epoch) / num_done
+    return min([0, *(n for n in folders if n < newest)], key=lambda batches: abs(batches - target))
+
+
+def run_checkpoints(run_folder: str | os.PathLike[str]) -> dict[int, Path]:
+    """Checkpoints of a run by their batches, oldest first.
+
+    Raises:
+        CheckpointError: there is no such run, or it has no checkpoint.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} must be the folder of a run, but there is no such folder; give train's --out")
+    folders = checkpoint_folders(folder)
+    if not folders:
+        raise CheckpointError(
+            f"{folder} must be the folder of a run with checkpoints/batch-N in it, but holds no checkpoint; give train's "
+            "--out, or train until the first one"
+        )
+    return folders
+
+
+def _run_config(run_folder: Path) -> TrainConfig:
+    path = run_folder / RUN_CONFIG_FILE
+    try:
+        return from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError) as error:  # ConfigError and what json raises are ValueErrors
+        raise CheckpointError(
+            f"{path} must be the configuration of the run, but cannot be read: {error}; restore it, or average "
+            "checkpoints by name"
+        ) from error
+
+
+def _check_place(out: Path, sources: Sequence[Path]) -> None:
+    """See that writing `out`, which replaces what is there, destroys nothing but an older model."""
+    if out.resolve() in {path.resolve() for path in sources}:
+        raise ConfigError(f"the mean must be written to another folder than the checkpoints', but --out is {out}")
+    is_taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    is_model = (out / CHECKSUMS).is_file() and (out / WEIGHTS_FILE).is_file() and not (out / TRAINING_FILE).exists()
+    if is_taken and not is_model:
+        raise ConfigError(f"{out} must be a new folder or one of a model, which is replaced, but holds something else")
+
+
+def _check_alike(files: Sequence[CheckpointFolder]) -> None:
+    """See that all checkpoints have the configuration and the vocabulary of the last one."""
+    last = files[-1]
+    expected, vocabulary = _flat(last.document(CONFIG_FILE)), last.blob(MODEL_FILE)
+    for other in files[:-1]:
+        found = _flat(other.document(CONFIG_FILE))
+        names = [name for name in dict.fromkeys([*expected, *found]) if expected.get(name) != found.get(name)]
+        if names:
+            different = "; ".join(f"{name} ({found.get(name)}, there {expected.get(name)})" for name in names[:4])
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise CheckpointError(
+                f"{other.path} must have the configuration of {last.path}, but differs in {different}{more}; average "
+                "checkpoints of one run"
+            )
+        if other.blob(MODEL_FILE) != vocabulary:
+            raise CheckpointError(
+                f"{other.path} must have the vocabulary of {last.path}, but has another one: the same row of the output "
+                "stands for another piece there; average checkpoints of one run"
+            )
+
+
+def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], Tensor], out: Path) -> None:
+    """Fill a model of the configuration of `like` with `mean(name)`, and save it with the tokenizer of `like`."""
+    config = from_json(AsrConfig, like.document(CONFIG_FILE), where=str(like.path / CONFIG_FILE))
+    model = AsrModel(config)
+    own = model.state_dict()
+    if set(own) != set(names):
+        wrong = sorted(set(own) ^ set(names))
+        raise CheckpointError(f"{like.path / WEIGHTS_FILE} does not fit the configuration beside it: {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            value = mean(name)
+            if value.shape != tensor.shape:
+                raise CheckpointError(
+                    f"{name} in {like.path / WEIGHTS_FILE} must be {tuple(tensor.shape)}, but is {tuple(value.shape)}"
+                )
+            tensor.copy_(value)
+    model.save(out, Tokenizer.from_bytes(like.blob(MODEL_FILE)))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested JSON objects by dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
