@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ def write_folder(
             checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
         index = {"format": "zipasr", "version": FORMAT_VERSION, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
+        _sync_folder(partial)
         _replace_folder(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -124,6 +126,54 @@ class CheckpointFolder:
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
 
+    def open_tensors(self, name: str) -> Any:
+        """One safetensors file to read tensor by tensor: `keys()` and `get_tensor(key)`, on the CPU.
+
+        The checksum is verified in pieces, so that memory holds no more than the tensors asked for.
+
+        Raises:
+            CheckpointError: as for `blob`.
+        """
+        if name not in self._sha256:
+            raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
+        path = self.path / name
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if digest != self._sha256[name]:
+            raise CheckpointError(
+                f"{path} is damaged: its content does not match the checksum written with it; "
+                "copy it again or use another checkpoint"
+            )
+        try:
+            return safetensors.safe_open(path, framework="pt")
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def clean_up(parent: str | os.PathLike[str]) -> list[str]:
+    """Put right what writers that were killed left in a folder of checkpoints: half-written ones go, old ones come back.
+
+    Only for whoever alone may write there, and not while it does.
+
+    Returns:
+        A sentence about each folder that came back.
+    """
+    restored = []
+    for path in sorted(Path(parent).glob(".*.*-*")):
+        match = re.fullmatch(r"\.(.+)\.(partial|old)-\d+", path.name)
+        if match is None or not path.is_dir():
+            continue
+        folder = path.with_name(match.group(1))
+        if match.group(2) == "old" and not folder.exists():  # killed between the two renames that replace it
+            path.rename(folder)
+            restored.append(f"{folder} was being replaced when its writer was killed; the one before is back")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return restored
+
 
 def _write_file(path: Path, content: bytes) -> str:
     with path.open("wb") as file:
@@ -147,8 +197,13 @@ def _replace_folder(new: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         new.rename(folder)
-    parent = os.open(folder.parent, os.O_RDONLY)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(parent)
+        os.fsync(descriptor)
     finally:
-        os.close(parent)
+        os.close(descriptor)

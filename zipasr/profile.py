@@ -337,13 +337,13 @@ def _measure(request: dict[str, Any]) -> Measured:
     times = []
     with torch.inference_mode(), fast_matmul(device):
         _synchronize(device)
-        before = _start_of_peak(device)
+        before = start_of_peak(device)
         for _ in range(request["repeats"] + 1):
             start = time.perf_counter()
             encoder(features, lens)
             _synchronize(device)
             times.append(time.perf_counter() - start)
-        peak = _peak(device)
+        peak = peak_bytes(device)
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         batch=batch,
@@ -363,7 +363,7 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _start_of_peak(device: torch.device) -> int | None:
+def start_of_peak(device: torch.device) -> int | None:
     """Bytes in use now; the peak counts from here on, where the system allows that."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -374,23 +374,23 @@ def _start_of_peak(device: torch.device) -> int | None:
         except OSError:
             pass
         else:
-            return _process_status("VmRSS")
-    return _peak(device)
+            return process_status("VmRSS")
+    return peak_bytes(device)
 
 
-def _peak(device: torch.device) -> int | None:
+def peak_bytes(device: torch.device) -> int | None:
     """Most bytes in use since the start; None if the device does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":
         return None
     if sys.platform == "linux":
-        return _process_status("VmHWM")  # unlike ru_maxrss it does not begin with the size of the parent process
+        return process_status("VmHWM")  # unlike ru_maxrss it does not begin with the size of the parent process
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _process_status(name: str) -> int:
+def process_status(name: str) -> int:
     """A size in /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

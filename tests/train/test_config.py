@@ -8,7 +8,7 @@ from tests.train.tones import minute_config, with_attention, without_heads
 from zipasr.config import field_names, from_json, set_fields, to_json
 from zipasr.errors import ConfigError
 from zipasr.train.config import ConsistencyConfig, TrainConfig
-from zipasr.train.loop import loss_weights
+from zipasr.train.step import loss_weights
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,8 @@ def test_json_and_back(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     "name",
     "num_epochs average_period valid_interval save_interval keep_checkpoints log_interval "
-    "lr lr_batches lr_epochs clipping_scale ref_duration_s average_share".split(),
+    "lr lr_batches lr_epochs clipping_scale ref_duration_s average_share accumulate_batches "
+    "max_skipped_batches rollback_lr_factor rank_timeout_s".split(),
 )
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_must_be_positive(name: str, value: str) -> None:
@@ -36,8 +37,9 @@ def test_must_be_positive(name: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    "lr=nan num_workers=-1 lr_warmup_start=2 average_share=1.5 min_duration_s=30 precision=float16 "
-    "tokenizer.kind=words batch.concat_prob=2 batch.spec_augment.prob=2 ctc_loss_scale=-1 attention_loss_scale=-1".split(),
+    "lr=nan num_workers=-1 lr_warmup_start=2 average_share=1.5 min_duration_s=30 precision=float8 "
+    "tokenizer.kind=words batch.concat_prob=2 batch.spec_augment.prob=2 ctc_loss_scale=-1 attention_loss_scale=-1 "
+    "rollback_lr_factor=1.1 keep_best=-1 max_rollbacks=-1".split(),
 )
 def test_wrong_values_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):

@@ -1,5 +1,10 @@
 """The folder of a run. Contract: one process at a time, and one sentence for the other."""
 
+import logging
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,32 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
             pass
     with locked(out):  # free again
         pass
+
+
+def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    """A child holds the lock of its parent, which is no more, for some seconds."""
+    out = tmp_path / "run"
+    script = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.train.folder import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n        time.sleep(3.0)\n        os._exit(0)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    start = time.monotonic()
+    with locked(out):
+        assert time.monotonic() - start > 0.5
+
+
+def test_what_a_kill_left_is_put_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("model", ".model.old-12", "checkpoints/.batch-00000004.old-12", "best/.batch-00000004.partial-12"):
+        (tmp_path / name).mkdir(parents=True)
+    with caplog.at_level(logging.WARNING), locked(tmp_path):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("**/*") if path.is_dir()}
+    assert found == {"model", "checkpoints", "best", "checkpoints/batch-00000004"}
+    assert "batch-00000004 was being replaced" in caplog.text
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:

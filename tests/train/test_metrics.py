@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from zipasr.errors import CheckpointError, DataError
 from zipasr.train import metrics
-from zipasr.train.metrics import RunLog, read_metrics
+from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics
 
 
 def open_log(folder: Path, done_batches: int = 0) -> RunLog:
@@ -57,6 +58,25 @@ def test_resumed_run_replaces_lines_and_mends_a_torn_one(tmp_path: Path) -> None
     log.line("dev", 3, {"wer": 70.0})
     log.close()
     assert [(line["batch"], line["wer"]) for line in read_metrics(tmp_path)] == [(1, 90.0), (2, 80.0), (3, 70.0)]
+
+
+def test_silent_log_of_other_ranks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It has every method of the log, and none of them does anything."""
+    public = {name for name in vars(RunLog) if not name.startswith("_")}
+    assert public <= vars(SilentLog).keys()
+    log = SilentLog()
+    log.batch({"loss": 1.0}, audio_s=1.0)
+    log.train_line(1, lr=0.5)
+    log.line("dev", 1, {"wer": 1.0})
+    log.pause(1.0)
+    log.message("hello")
+    log.close()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_memory_of_a_process() -> None:
+    assert 0.05 < peak_memory_gib(torch.device("cpu")) < 64.0
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from zipasr.nn.constraint import Whiten
 from zipasr.optim import Eden, ScaledAdam
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage
+from zipasr.train.distributed import Ranks
 from zipasr.train.state import (
     AVERAGE_FILE,
     TENSORS_FILE,
@@ -110,6 +111,35 @@ def test_before_the_first_step(tmp_path: Path) -> None:
     other = new_state(seed=9)
     assert load_newest(other, tmp_path)
     assert_same(other, state)
+
+
+def test_another_rank_has_a_random_state_of_its_own(tmp_path: Path) -> None:
+    state = new_state()
+    state.position.index = 7
+    torch.manual_seed(5)
+    of_second = state._of_rank()
+    expected = torch.get_rng_state()
+    torch.manual_seed(6)
+    of_second["whiten_prob"] = dict.fromkeys(of_second["whiten_prob"], Whiten.min_prob)
+    state._write(tmp_path, TOKENIZER, [None, of_second])
+    first, second = new_state(), new_state()
+    second.load(tmp_path, Ranks(1, 2))
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert second._whiten_prob() == of_second["whiten_prob"]
+    first.load(tmp_path, Ranks(0, 2))
+    assert not torch.equal(torch.get_rng_state(), expected)
+    assert first._whiten_prob() == state._whiten_prob()
+    assert first.position == second.position == state.position
+
+
+def test_another_number_of_ranks_goes_on_at_about_the_same_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = new_state()
+    state.position.index = 7
+    state._write(tmp_path, TOKENIZER, [None, state._of_rank()])
+    for size, index in ((1, 14), (2, 7), (4, 3)):
+        state.load(tmp_path, Ranks(0, size))
+        assert state.position.index == index
+    assert caplog.text.count("processes in the place of 2") == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

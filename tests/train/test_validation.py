@@ -53,6 +53,21 @@ def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.
     assert metrics["ctc_wer"] == 100.0
 
 
+def test_characters_are_counted_where_the_vocabulary_knows_no_spaces(
+    cuts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"a": "天 天天", "b": "地", "c": "地天"}
+    tokenizer = Tokenizer.train(texts.values(), kind="spaceless", vocab_size=None)
+    cuts = [cut.map_supervisions(lambda s: dataclasses.replace(s, text=texts[s.id])) for cut in cuts]
+    said = Hypothesis(tuple(tokenizer.encode("天地")), (), (), 0.0)  # 2 errors in a, 1 in b, 2 in c
+    for name in ("greedy_search", "ctc_greedy_search"):
+        monkeypatch.setattr(validation, name, lambda model, encoded, **_: [said] * len(encoded.lens))
+    batches = validation_batches(cuts, tokenizer, minute_config())
+    assert sum(int(batch.label_lens.sum()) for batch in batches) == 6
+    model = minute_model(vocab_size=tokenizer.vocab_size).eval()
+    assert validate(model, batches, texts, tokenizer, CPU)["wer"] == pytest.approx(100 * 5 / 6)
+
+
 @pytest.mark.parametrize("has_attention", [False, True])
 @pytest.mark.parametrize(("has_transducer", "has_ctc"), [(True, True), (True, False), (False, True)])
 def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: bool, has_attention: bool) -> None:

@@ -5,7 +5,9 @@ A word is two tones of 0.15 s, so that an utterance of three words lasts about a
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,14 @@ WORDS = {"LO": (300, 500), "MID": (900, 700), "HI": (2000, 2600), "UP": (400, 30
 """The frequencies of each word, in Hz."""
 
 
-def say(words: list[str], generator: np.random.Generator) -> np.ndarray:
+def say(
+    words: list[str], generator: np.random.Generator, sounds: Mapping[str, tuple[int, int]] = MappingProxyType(WORDS)
+) -> np.ndarray:
     """Samples (samples,) of the words in a little noise."""
     parts = [np.zeros(800)]
     time_s = np.arange(round(0.15 * RATE_HZ)) / RATE_HZ
     for word in words:
-        parts += [0.3 * np.sin(2 * np.pi * freq_hz * time_s) * np.hanning(len(time_s)) for freq_hz in WORDS[word]]
+        parts += [0.3 * np.sin(2 * np.pi * freq_hz * time_s) * np.hanning(len(time_s)) for freq_hz in sounds[word]]
         parts.append(np.zeros(int(generator.integers(400, 1200))))
     samples = np.concatenate([*parts, np.zeros(1600)])
     return (samples + 0.001 * generator.standard_normal(len(samples))).astype(np.float32)
@@ -52,16 +56,23 @@ def write_cuts(path: Path, cuts: list[Any]) -> None:
     CutSet.from_cuts(cuts).to_file(path)
 
 
-def write_tones(folder: Path, *, num_train: int = 60, num_dev: int = 12) -> Path:
-    """A data folder as `zipasr prepare` writes it, the same every time."""
+def write_tones(
+    folder: Path,
+    *,
+    num_train: int = 60,
+    num_dev: int = 12,
+    sounds: Mapping[str, tuple[int, int]] = MappingProxyType(WORDS),
+    prefix: str = "",
+) -> Path:
+    """A data folder as `zipasr prepare` writes it, the same every time; `prefix` begins the names of the utterances."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for split, number in (("train", num_train), ("dev", num_dev)):
         cuts = []
         for i in range(number):
-            words = [str(word) for word in generator.choice(list(WORDS), size=generator.integers(1, 4))]
-            path = folder / f"{split}{i:03d}.flac"
-            soundfile.write(path, say(words, generator), RATE_HZ)
+            words = [str(word) for word in generator.choice(list(sounds), size=generator.integers(1, 4))]
+            path = folder / f"{prefix}{split}{i:03d}.flac"
+            soundfile.write(path, say(words, generator, sounds), RATE_HZ)
             cuts.append(cut_of(path, " ".join(words)))
         write_cuts(folder / f"{split}_cuts.jsonl.gz", cuts)
     return folder

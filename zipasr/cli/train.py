@@ -8,7 +8,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "train",
         help="train a model on prepared data",
-        description="Train a model. The same command on the same --out goes on where the run stopped; Ctrl-C saves first.",
+        description="Train a model. The same command on the same --out goes on where the run stopped; Ctrl-C and SIGTERM "
+        "save first. On several GPUs: torchrun --nproc-per-node N -m zipasr train ...",
     )
     parser.add_argument(
         "recipe",
@@ -24,8 +25,24 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=[],
         help="set a field of the recipe, e.g. lr=0.03 or model.encoder.channels=64,96,128,128,128,96; may be repeated",
     )
+    parser.add_argument(
+        "--from",
+        metavar="CHECKPOINT",
+        dest="checkpoint",
+        help="finetune this model: a model folder, a run, or a .pt file of icefall; more by --set finetune.NAME=VALUE",
+    )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and do nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look at the data, as before the first step, print what would be lost, and do nothing; exit code 1 if too much",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="find the largest batch.max_duration_s that fits into memory, by trying the worst batches, and do nothing else",
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,16 +52,33 @@ def run(args: argparse.Namespace) -> int:
     import logging
     from pathlib import Path
 
-    from zipasr.config import set_fields, to_json
+    from zipasr.config import to_json
     from zipasr.recipes.find import find_recipe
+    from zipasr.train.finetune import resolve
     from zipasr.train.loop import train
+    from zipasr.train.preflight import check_recipe
 
     logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
-    config = set_fields(find_recipe(args.recipe), args.settings)
+    config = resolve(find_recipe(args.recipe), args.settings, args.checkpoint)
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0
+    if args.check:
+        found = check_recipe(config, Path(args.out))
+        print(found.format_table())
+        found.require_usable()
+        return 0
+    if args.probe:
+        from zipasr.train.probe import probe
+
+        print(probe(config, Path(args.out)).format())
+        return 0
     report = train(config, Path(args.out), is_quiet=not args.progress)
+    if not report.is_main:
+        return 0
+    if not report.is_finished:
+        print(f"{report.folder}: stopped after {report.num_batches} batches; run the same command to go on")
+        return 0
     print(
         f"{report.folder / 'model'}: {report.num_batches} batches, dev WER {report.wer:.2f} %, "
         f"{report.hours_per_hour:.0f} hours of audio per hour"

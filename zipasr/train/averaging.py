@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from zipasr.nn.lora import merged_state_dict
+
 
 class RunningAverage:
     """Mean of the models seen at the multiples of `period`, weights of the initial model not counted."""
@@ -56,4 +58,5 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    # With adapters merged: the mean of products is not the product of means.
+    return {name: tensor for name, tensor in merged_state_dict(model).items() if tensor.is_floating_point()}

@@ -6,16 +6,21 @@ from typing import Literal
 from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
+from zipasr.nn.lora import LoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """How the vocabulary is made from the training texts."""
 
-    kind: Literal["unigram", "bpe", "char"] = "unigram"
-    """Pieces by unigram model (as published), by merges, or single characters."""
+    kind: Literal["unigram", "bpe", "char", "spaceless"] = "unigram"
+    """Pieces by unigram model (as published), by merges, single characters and the space, or single characters of a script
+    without spaces (as published for Mandarin)."""
     vocab_size: int | None = 500
-    """Number of pieces; shrunk where the texts allow fewer. None, for char only: every character of the texts."""
+    """Number of pieces; shrunk where the texts allow fewer. None, for single characters only: every one of the texts."""
+    file: str | None = None
+    """A vocabulary that is there already, in the place of the two above: the `tokens.txt` of an icefall `lang_char` folder,
+    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learnt from the training texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +63,63 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Begin with the weights of another model; see docs/finetuning.md. `zipasr train --from` makes one."""
+
+    checkpoint: str
+    """A model folder, the folder of a run, one of its checkpoints, or a .pt file of icefall."""
+    tokenizer: str | None = None
+    """Vocabulary of a .pt file: its bpe.model or tokens.txt. None: the one that lies where published models have it."""
+    sha256: str | None = None
+    """Of the checkpoint's weights, so that a run goes on from what it began with; `finetune.resolve` fills it in."""
+    vocabulary: Literal["same", "new"] | None = None
+    """The checkpoint's, or a new one made as `tokenizer` of the run says; None: the same where any head is taken over."""
+    parts: tuple[str, ...] = ()
+    """Names of modules whose weights are taken over, `encoder` for the encoder only; empty: all. The others begin new."""
+    frozen: tuple[str, ...] = ()
+    """Names of modules or parameters that do not train."""
+    lora: LoraConfig | None = None
+    """Adapters that train in the place of everything that was taken over whole, or None."""
+    step_offset: float = 100_000.0
+    """The schedules inside the model begin at this step, which is beyond their ends; as published."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ConfigError("finetune.checkpoint must name a model, but is empty; give one with --from")
+        if not self.step_offset >= 0.0:
+            raise ConfigError(f"finetune.step_offset must be 0 or more, but is {self.step_offset}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """Old data to mix in while finetuning, so that it is not forgotten."""
+
+    data: str
+    """Another folder, of which `train_cuts.jsonl.gz` is read."""
+    share: float
+    """Hours of these over all hours of an epoch. Each epoch draws others, and takes none twice: it may hold fewer."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise ConfigError(f"mix.share must be between 0 and 1, but is {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run. The defaults are the published LibriSpeech recipe where nothing else is said."""
 
     data: str = ""
     """Folder with `train_cuts.jsonl.gz` and `dev_cuts.jsonl.gz`, as `zipasr prepare` writes it."""
+    mix: tuple[MixConfig, ...] = ()
+    """Other folders to mix in; an epoch holds `data` once."""
     model: AsrConfig = field(default_factory=AsrConfig)
     """The model; its vocabulary size follows from the tokenizer."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The vocabulary."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Batches and augmentation."""
+    finetune: FinetuneConfig | None = None
+    """What to begin with, or None: with random weights."""
 
     num_epochs: int = 50
     """Epochs to train."""
@@ -104,6 +155,8 @@ class TrainConfig:
     """Shorter utterances are left out of training."""
     max_duration_s: float = 20.0
     """Longer utterances are left out of training."""
+    max_lost_share: float = 0.2
+    """A run does not begin if more of its utterances than this share cannot be used; 1: unless all of them."""
 
     average_period: int = 200
     """Batches between two models that enter the running average."""
@@ -115,13 +168,22 @@ class TrainConfig:
     """Batches between checkpoints."""
     keep_checkpoints: int = 30
     """Checkpoints kept, the newest ones."""
+    keep_best: int = 3
+    """Averaged models kept, those of the validations with the lowest error rates; 0: none but the last."""
     log_interval: int = 50
     """Batches between lines of the log."""
 
     seed: int = 42
     """Seed of everything random."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the encoder; weights and losses are float32 always."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the encoder; weights and losses are float32 always. float16 is for GPUs that lack bfloat16."""
+    accumulate_batches: int = 1
+    """Batches that each process sums the gradients of before a step; everything counted in batches counts steps."""
+    use_activation_checkpointing: bool = False
+    """Whether blocks of the encoder are computed again in the backward pass, to the same gradients: a third more time, much
+    less memory."""
+    use_compile: bool = False
+    """Whether torch.compile makes fused kernels of the blocks of the encoder; pays off on a GPU in long runs."""
     use_onednn_matmul: bool = True
     """Whether a CPU multiplies matrices through oneDNN where that is exact: faster for models of some size, but each new
     shape costs a compilation, which a tiny model on batches of ever new lengths does not earn back."""
@@ -130,22 +192,38 @@ class TrainConfig:
     num_workers: int = 2
     """Processes that read data ahead."""
 
+    max_skipped_batches: int = 10
+    """Steps in a row, skipped for a loss or gradient that is not finite, after which the run goes back to a checkpoint."""
+    rollback_lr_factor: float = 0.5
+    """What the learning rate is multiplied by whenever the run goes back."""
+    max_rollbacks: int = 3
+    """Times that a run may go back before it stops with a diagnosis."""
+    rank_timeout_s: float = 1800.0
+    """Where several processes train together: seconds that one may keep the others waiting in a step."""
+
     def __post_init__(self) -> None:
         counts = ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints", "log_interval")
-        for name in counts:
+        for name in (*counts, "accumulate_batches", "max_skipped_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s"):
+        for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s", "rank_timeout_s"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
         scales = ("simple_loss_scale", "ctc_loss_scale", "attention_loss_scale")
-        for name in (*scales, "lr_warmup_batches", "loss_warmup_batches", "num_workers"):
+        for name in (*scales, "lr_warmup_batches", "loss_warmup_batches", "num_workers", "keep_best", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0.0 <= self.lr_warmup_start <= 1.0:
             raise ConfigError(f"lr_warmup_start must be within 0 and 1, but is {self.lr_warmup_start}")
+        if not 0.0 <= self.max_lost_share <= 1.0:
+            raise ConfigError(f"max_lost_share must be within 0 and 1, but is {self.max_lost_share}")
+        if not 0.0 < self.rollback_lr_factor <= 1.0:
+            raise ConfigError(f"rollback_lr_factor must be above 0 and at most 1, but is {self.rollback_lr_factor}")
         if not 0.0 < self.average_share <= 1.0:
             raise ConfigError(f"average_share must be above 0 and at most 1, but is {self.average_share}")
+        if sum(part.share for part in self.mix) >= 1.0:
+            shares = ", ".join(f"{part.share:g}" for part in self.mix)
+            raise ConfigError(f"the shares of mix must sum to less than 1, the rest being data, but are {shares}")
         if not 0.0 <= self.min_duration_s < self.max_duration_s:
             raise ConfigError(
                 f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and {self.max_duration_s}"

@@ -7,28 +7,38 @@ epoch would mean nothing.
 import dataclasses
 import hashlib
 import json
+import logging
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from zipasr import checkpoint
 from zipasr.config import from_json, to_json
+from zipasr.data.manifest_index import IndexedCuts
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData, make_tokenizer
+from zipasr.train.data import TrainData, make_tokenizer, read_cuts
+from zipasr.train.finetune import kept_tokenizer
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
 LOCK_FILE = ".lock"
+_ORPHANS_LIVE_S = 15.0  # readers of torch look every 5 s whether their parent is there
+logger = logging.getLogger(__name__)
 _MAY_CHANGE = frozenset(
     "num_epochs device num_workers log_interval valid_interval save_interval keep_checkpoints average_share "
-    "batch.cache_mb".split()
+    "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
+    "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share".split()
 )
-"""Fields that a resumed run may set otherwise: none of them changes what a step does."""
+"""Fields that a resumed run may set otherwise: none of them changes what a step does (finetune.sha256 stands for the
+checkpoint, wherever it lies)."""
 
 
-def open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConfig, Tokenizer]:
+def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainConfig, Tokenizer]:
     """Begin a run folder, or check that the one that is there belongs to the same run; the vocabulary is fixed here."""
     path = out / CONFIG_FILE
     if path.is_file():
@@ -37,7 +47,7 @@ def open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConf
         except (json.JSONDecodeError, ConfigError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
         tokenizer = Tokenizer.load(out / "tokenizer")
-        config = _with_vocabulary(config, tokenizer)
+        config = with_vocabulary(config, tokenizer)
         before, now = _flat(to_json(old)), _flat(to_json(config))
         changed = [
             f"{name} (was {before.get(name)}, now {now.get(name)})"
@@ -50,16 +60,26 @@ def open_run(config: TrainConfig, out: Path, cuts: list[Any]) -> tuple[TrainConf
                 "or another --out"
             )
     else:
-        tokenizer = make_tokenizer(cuts, config.tokenizer)
-        config = _with_vocabulary(config, tokenizer)
+        tokenizer = first_tokenizer(config, cuts)
+        config = with_vocabulary(config, tokenizer)
         tokenizer.save(out / "tokenizer")
     _write_text(path, json.dumps(to_json(config), indent=1))
     return config, tokenizer
 
 
+def first_tokenizer(config: TrainConfig, cuts: IndexedCuts) -> Tokenizer:
+    """The vocabulary that a run begins with: of the model to finetune, or made of the texts of all data it reads."""
+    kept = kept_tokenizer(config)
+    if kept is not None:
+        return kept
+    return make_tokenizer(cuts, config.tokenizer, [read_cuts(Path(mix.data) / "train_cuts.jsonl.gz") for mix in config.mix])
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Make the folder `out` if need be, and keep other processes from training in it meanwhile (not on Windows).
+
+    What a run that was killed left half done is put right.
 
     Raises:
         ConfigError: another process is training there.
@@ -67,39 +87,81 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK_FILE).open("w")
+        file = (out / LOCK_FILE).open("a+", encoding="ascii")
     except OSError as error:
         raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
     with file:
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
+        if not _lock(file):
+            raise ConfigError(f"another process is training in {out}; wait for it, stop it, or choose another --out")
+        for folder in (out, out / "checkpoints", out / "best"):
+            for sentence in checkpoint.clean_up(folder):
+                logger.warning("%s", sentence)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file and write into it who did; False if someone else has it.
+
+    Processes that read data hold the lock of a run that was killed for some seconds more, until they notice: so wait, if the
+    one that locked it is no more.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    deadline = time.monotonic() + _ORPHANS_LIVE_S
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is training in {out}; wait for it, stop it, or choose another --out"
-            ) from error
-        yield
+        except BlockingIOError:
+            file.seek(0)
+            if _is_alive(file.read()) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            return True
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether there is a process of this number here; if it is not a number, suppose so."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
 
 
 def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
     """Refuse to go on with other utterances than the run began with: its place in the epoch would mean nothing."""
-    digest = hashlib.sha256()
-    for cut in data.train:
-        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
+    now = f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}"
     path = out / DATA_FILE
-    if path.is_file() and path.read_text(encoding="utf-8") != digest.hexdigest():
+    before = path.read_text(encoding="utf-8") if path.is_file() else now
+    if before != now and (before.startswith("2 ") or before != _digest_of_texts(data)):
         raise ConfigError(
             f"{out} holds a run on other utterances than those in {config.data} now; prepare them as they were to go "
             "on, or use another --out"
         )
-    _write_text(path, digest.hexdigest())
+    _write_text(path, now)
+
+
+def _digest_of_texts(data: TrainData) -> str:
+    """What earlier versions wrote into `DATA_FILE`."""
+    digest = hashlib.sha256()
+    for cut in data.train:
+        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
+    return digest.hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:
+    """Write a file, unless it says so already: of several ranks only the first finds something to do."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
     partial = path.with_suffix(".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -115,5 +177,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    """The configuration of a run with its vocabulary known."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))

@@ -1,53 +1,61 @@
-"""The training loop: read a batch, sum the losses, step the optimizer under its schedule, average, validate, save.
+"""The training loop: read batches, take a step, average, log, validate, save; stop, go on and go back.
 
 A run lives in a folder: `config.json`, `checkpoints/batch-N/` (to resume from), `model/` (the averaged model of the
-last validation, to evaluate and use), `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on where the
-run stopped.
+last validation, to evaluate and use), `best/`, `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on
+where the run stopped. Under torchrun several processes run this loop in step; see `distributed`.
 """
 
-import copy
 import logging
-import os
+import math
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from zipasr import checkpoint
-from zipasr.data.batching import Batch, BatchPlan, BatchReader, read_batches
-from zipasr.device import fast_matmul, select_device
+from zipasr.data.batching import Batch, BatchReader, stable_seed
+from zipasr.data.manifest_index import IndexedCuts
+from zipasr.data.plan import BatchPlan
+from zipasr.data.reading import read_batches
+from zipasr.device import fast_matmul
 from zipasr.errors import CheckpointError, ZipasrError
-from zipasr.model import AsrModel
+from zipasr.model import MODEL_SUBFOLDER, AsrModel
+from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
 from zipasr.optim import Eden, Noam, ScaledAdam
 from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.acceleration import compile_blocks, recompute_activations
 from zipasr.train.averaging import RunningAverage, interval_average
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, read_cuts, select
+from zipasr.train.distributed import Ranks, joined
+from zipasr.train.finetune import begin, trained_groups
 from zipasr.train.folder import check_same_data, locked, open_run
-from zipasr.train.metrics import RunLog
+from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics
+from zipasr.train.precision import check_precision
+from zipasr.train.preflight import check_new_run
+from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
+from zipasr.train.signals import StopWish, stop_wish
 from zipasr.train.state import (
     AVERAGE_FILE,
     Position,
     TrainState,
     checkpoint_folders,
     checkpoint_path,
+    keep_best,
     load_newest,
     remove_old,
 )
+from zipasr.train.step import Stepper, StepResult, schedule_step
 from zipasr.train.validation import validate, validation_batches
 
-MODEL_FOLDER = "model"
-_MAX_SKIPPED = 10
 logger = logging.getLogger(__name__)
 
 
@@ -58,9 +66,13 @@ class TrainReport:
     folder: Path
     num_batches: int
     wer: float
-    """Word error rate on the dev set in percent, of the averaged model, by greedy search."""
+    """Word error rate on the dev set in percent, of the averaged model, by greedy search; NaN if the run is not finished."""
     hours_per_hour: float
     """Hours of sound trained on per hour."""
+    is_finished: bool = True
+    """Whether it came to its end; otherwise it was asked to stop by SIGTERM, and can go on."""
+    is_main: bool = True
+    """Whether this is the process, of several that train together, that speaks for all."""
 
 
 def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainReport:
@@ -71,178 +83,219 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
         out: the run folder.
         is_quiet: whether to leave out the progress bar.
     Raises:
-        ConfigError: the configuration contradicts itself or the run in `out`.
+        ConfigError: the configuration contradicts itself, the device or the run in `out`.
         DataError: the data cannot be used.
         CheckpointError: nothing can be written or read.
+        ZipasrError: training diverged again and again, or another process of the run is gone.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     config.check_loss_scales()
-    device = select_device(config.device)
-    cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
-    dev_cuts = read_cuts(Path(config.data) / "dev_cuts.jsonl.gz")
-    with locked(out):
-        return _train(config, out, device, cuts, dev_cuts, is_quiet=is_quiet)
+    with joined(config.device, config.rank_timeout_s) as (ranks, device):
+        check_precision(config.precision, device)
+        cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
+        dev_cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"))
+        with locked(out) if ranks.is_main else nullcontext():
+            place = _open(config, out, ranks, device, cuts, dev_cuts)
+            matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
+            with stop_wish() as wish, matmul:
+                while True:  # once, and again whenever the run went back to an earlier checkpoint
+                    log, state = _begin(place, is_quiet=is_quiet)
+                    try:
+                        report = _Run(place, state, log).go(wish)
+                    finally:
+                        log.close()
+                    if report is not None:
+                        return report
 
 
-def _train(
-    config: TrainConfig, out: Path, device: torch.device, cuts: list[Any], dev_cuts: list[Any], *, is_quiet: bool
-) -> TrainReport:
-    config, tokenizer = open_run(config, out, cuts)
+class _Place(NamedTuple):
+    """What a run is made of and where it happens; nothing in it changes while it goes on."""
+
+    config: TrainConfig
+    out: Path
+    ranks: Ranks
+    device: torch.device
+    tokenizer: Tokenizer
+    data: TrainData
+    plan: BatchPlan
+    reader: BatchReader
+    dev_batches: list[Batch]
+    """The dev set; nothing on other ranks than the first."""
+
+
+def _open(
+    config: TrainConfig, out: Path, ranks: Ranks, device: torch.device, cuts: IndexedCuts, dev_cuts: IndexedCuts
+) -> _Place:
+    config, tokenizer = ranks.main_first(lambda: open_run(config, out, cuts))
+    ranks.from_main(lambda: check_new_run(config, tokenizer, out))
     data = select(cuts, dev_cuts, tokenizer, config)
-    check_same_data(data, out, config)
-    plan = BatchPlan([cut.duration for cut in data.train], config.batch, seed=config.seed)
+    ranks.main_first(lambda: check_same_data(data, out, config))
+    plan = data.plan(config)
     ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
     features = config.model.features
-    reader = BatchReader(data.train, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
+    reader = BatchReader(data.cuts, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
+    dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
+    return _Place(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches)
 
+
+def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
+    """The state to go on from, and the log opened at its place."""
+    config, out, ranks, plan = place.config, place.out, place.ranks, place.plan
     torch.manual_seed(config.seed)
-    state = _new_state(config, device)
-    is_resumed = load_newest(state, out)
+    state, notes = new_state(config, place.device, place.tokenizer)
+    if not ranks.is_main:
+        torch.manual_seed(stable_seed(config.seed, ranks.rank))  # masks differ between the ranks, weights do not
+        state.average.tensors.clear()
+    is_resumed = load_newest(state, out, ranks)
+    ranks.copy_from_main(state.model.state_dict().values())
+    if not ranks.is_main:
+        return SilentLog(), state
     position = state.position
     # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of sound.
     epochs_left = max(config.num_epochs - position.epoch, 0)
-    total = position.num_batches - position.index + (epochs_left and epochs_left * len(plan.epoch(position.epoch)))
+    batches_a_step = config.accumulate_batches * ranks.size
+    total = position.num_batches - position.index // config.accumulate_batches
+    total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
     log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "going on with" if is_resumed else "training"
+    where = f"{place.device} x {ranks.size}" if ranks.size > 1 else str(place.device)
     log.message(
-        f"{verb} {num_parameters / 1e6:.2f} M parameters on {device} in {out}: "
-        f"{len(data.train)} utterances, {plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of about {total}"
+        f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: {len(place.data.train)} utterances, "
+        f"{plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of about {total}"
     )
-    try:
-        run = _Run(config, out, state, tokenizer, data, log, device)
-        matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
-        with _catch_interrupt() as interrupted, matmul:
-            batches = read_batches(
-                plan,
-                reader,
-                epoch=position.epoch,
-                index=position.index,
-                num_epochs=config.num_epochs,
-                num_workers=config.num_workers,
-            )
-            for placed in batches:
-                run.step(placed.batch, is_last_of_epoch=placed.is_last)
-                if interrupted.is_set():
-                    run.save()
-                    log.message(f"stopped after batch {position.num_batches}; run the same command to go on")
-                    raise KeyboardInterrupt
-            return run.finish()
-    finally:
-        log.close()
+    for note in notes if not is_resumed else ():
+        log.message(note)
+    return log, state
 
 
 class _Run:
-    """One run in progress."""
+    """One run in progress, on one rank."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        out: Path,
-        state: TrainState,
-        tokenizer: Tokenizer,
-        data: TrainData,
-        log: RunLog,
-        device: torch.device,
-    ) -> None:
-        self.config, self.out, self.state, self.tokenizer = config, out, state, tokenizer
-        self.log, self.device = log, device
-        self.num_skipped = 0
-        self.dev_batches = validation_batches(data.dev, tokenizer, config)
-        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
-        self.dev_model = copy.deepcopy(state.model).eval()  # a new model would draw from the random state just restored
+    def __init__(self, place: _Place, state: TrainState, log: RunLog) -> None:
+        self.place, self.state, self.log = place, state, log
+        self.config, self.out, self.ranks = place.config, place.out, place.ranks
+        self.stepper = Stepper(place.config, state, place.ranks, place.device)
+        # A new model would draw from the random state just restored.
+        self.dev_model = merged_copy(state.model).eval() if self.ranks.is_main else None
+        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in place.data.dev} if self.ranks.is_main else {}
+        if self.config.use_activation_checkpointing:
+            recompute_activations(state.model.encoder)
+        if self.config.use_compile:
+            compile_blocks(state.model.encoder)
         self.last_validation: tuple[int, dict[str, float]] = (-1, {})
         self.last_saved = state.position.num_batches
         self.clock = time.monotonic()
 
-    def step(self, batch: Batch, *, is_last_of_epoch: bool) -> None:
-        """Learn from one batch, then average, log, validate and save as far as it is time to."""
+    def go(self, wish: StopWish) -> TrainReport | None:
+        """Train to the end, or until someone wishes to stop; None if the run went back and must begin again."""
+        if self._owes_validation():
+            self.validate()
+        for batches, is_last_of_epoch in self._steps():
+            result = self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=wish.signal)
+            if self.state.trouble.num_skipped >= self.config.max_skipped_batches:
+                self._go_back()
+                return None
+            # Several ranks must stop after the same step, so a wish that came too late for this one waits for the next.
+            stop_signal = result.stop_signal if self.ranks.size > 1 else wish.signal
+            if stop_signal:
+                self.save()
+                b = self.state.position.num_batches
+                self.log.message(f"stopped after batch {b}; run the same command to go on")
+                if stop_signal == signal.SIGINT:
+                    raise KeyboardInterrupt
+                return TrainReport(self.out, b, math.nan, self._speed(), is_finished=False, is_main=self.ranks.is_main)
+        return self.finish()
+
+    def _owes_validation(self) -> bool:
+        """Whether a kill came between the checkpoint to go on from and the validation after it."""
+        b = self.state.position.num_batches
+        if b == 0 or b % self.config.valid_interval:
+            return False
+        return self.ranks.from_main(
+            lambda: not any(line["kind"] == "dev" and line["batch"] == b for line in read_metrics(self.out))
+        )
+
+    def _steps(self) -> Iterator[tuple[list[Batch | None], bool]]:
+        """The batches of each step of this rank, and whether it is the last of its epoch."""
+        position, group = self.state.position, list[Batch | None]()
+        for placed in read_batches(
+            self.place.plan,
+            self.place.reader,
+            epoch=position.epoch,
+            index=position.index,
+            num_epochs=self.config.num_epochs,
+            num_workers=self.config.num_workers,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+        ):
+            group.append(placed.batch)
+            if len(group) == self.config.accumulate_batches or placed.is_last:
+                yield group, placed.is_last
+                group = []
+
+    def step(self, batches: Sequence[Batch | None], *, is_last_of_epoch: bool, stop_signal: int = 0) -> StepResult:
+        """Learn from some batches, then average, log, validate and save as far as it is time to."""
         config, state, position = self.config, self.state, self.state.position
         position.num_batches += 1
         b = position.num_batches
         state.model.train()
-        set_step(state.model, b * config.batch.max_duration_s / config.ref_duration_s)
-        losses, total = self._losses(batch, b)
-        is_finite = self._is_finite(total, batch)
-        if is_finite:
-            total.backward()
-            if config.adam is not None and config.adam.max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.adam.max_grad_norm)
-            state.scheduler.step_batch(b)
-            state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.average.update(state.model, b)
+        set_step(state.model, schedule_step(config, b, num_ranks=self.ranks.size))
+        result = self.stepper.step(batches, b, stop_signal=stop_signal)
+        if result.is_learnt or result.is_diverging:
+            state.trouble.num_skipped = state.trouble.num_skipped + 1 if result.is_diverging else 0
+        for problem in result.problems:
+            self.log.message(problem)
+        if self.ranks.is_main:
+            state.average.update(state.model, b)
 
-        position.audio_s += batch.audio_s
+        position.audio_s += result.audio_s
         position.train_s += time.monotonic() - self.clock  # reading the batch included
         self.clock = time.monotonic()
-        position.index += 1
+        position.index += len(batches)
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
-        if is_finite:
-            self.log.batch({**losses, "loss": total.item()}, audio_s=batch.audio_s)
-        else:
-            self.log.batch({}, audio_s=0.0)
+        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learnt else 0.0)
         if b % config.log_interval == 0:
-            optimizer = state.optimizer
-            clip = {"clip_factor": optimizer.last_clip_factor} if isinstance(optimizer, ScaledAdam) else {}
-            rate = optimizer.param_groups[0]["lr"]
-            self.log.train_line(b, lr=rate, epoch=position.epoch, audio_h=position.audio_s / 3600, **clip)
+            rate, hours = state.optimizer.param_groups[0]["lr"], position.audio_s / 3600
+            memory = {"memory_gib": peak_memory_gib(self.place.device)}
+            self.log.train_line(b, lr=rate, epoch=position.epoch, audio_h=hours, **self.stepper.figures(), **memory)
         if b % config.save_interval == 0:
             self.save()
         if b % config.valid_interval == 0:
             self.validate()
         self.log.pause(time.monotonic() - self.clock)
         self.clock = time.monotonic()
-
-    def _losses(self, batch: Batch, b: int) -> tuple[dict[str, float], Tensor]:
-        """Each loss as a number, and their weighted sum; all summed over the batch, in nats."""
-        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            losses = self.state.model(
-                batch.features.to(self.device),
-                batch.feature_lens.to(self.device),
-                batch.labels.to(self.device),
-                batch.label_lens.to(self.device),
-            )
-        weights = loss_weights(self.config, b)
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return {name: loss.item() for name, loss in losses.items()}, total
-
-    def _is_finite(self, total: Tensor, batch: Batch) -> bool:
-        if torch.isfinite(total):
-            self.num_skipped = 0
-            return True
-        self.num_skipped += 1
-        self.log.message(f"skipped a batch whose loss is {total.item()}: {', '.join(batch.ids[:8])}")
-        if self.num_skipped >= _MAX_SKIPPED:
-            raise ZipasrError(
-                f"the loss must be a finite number, but was not in {_MAX_SKIPPED} batches in a row; lower lr "
-                f"(now {self.config.lr}) or look at the utterances named above. The last checkpoint is in "
-                f"{self.out / 'checkpoints'}"
-            )
-        return False
+        return result
 
     def save(self) -> None:
         """Write a checkpoint to resume from and drop the oldest beyond those to keep."""
         b = self.state.position.num_batches
-        self.state.save(checkpoint_path(self.out, b), self.tokenizer)
+        self.state.save(checkpoint_path(self.out, b), self.place.tokenizer, self.ranks)
         self.last_saved = b
-        remove_old(self.out, self.config.keep_checkpoints, b)
+        if self.ranks.is_main:
+            remove_old(self.out, self.config.keep_checkpoints, b)
 
     def validate(self) -> dict[str, float]:
-        """Average the model, measure it on the dev set and write it to the `model` folder."""
+        """Average the model, measure it on the dev set and write it to the `model` folder; the others wait for rank 0."""
         b = self.state.position.num_batches
-        self.dev_model.load_state_dict(self.state.model.state_dict() | self._average(b))
-        metrics = validate(self.dev_model, self.dev_batches, self.dev_texts, self.tokenizer, self.device)
-        self.dev_model.save(self.out / MODEL_FOLDER, self.tokenizer)
+        metrics = self.ranks.from_main(lambda: self._validate(b))
+        self.last_validation = (b, metrics)
+        return metrics
+
+    def _validate(self, b: int) -> dict[str, float]:
+        place, model = self.place, self.dev_model
+        assert model is not None
+        model.load_state_dict(merged_state_dict(self.state.model) | self._average(b))
+        metrics = validate(model, place.dev_batches, self.dev_texts, place.tokenizer, place.device)
+        model.save(self.out / MODEL_SUBFOLDER, place.tokenizer)
+        keep_best(self.out, model, place.tokenizer, metrics, b, self.config.keep_best)
         self.log.line("dev", b, metrics)
         self.log.message(
             f"batch {b}, epoch {self.state.position.epoch}: dev "
             + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         )
-        self.last_validation = (b, metrics)
         return metrics
 
     def _average(self, b: int) -> dict[str, Tensor]:
@@ -252,7 +305,7 @@ class _Run:
         """
         now, period = self.state.average.tensors, self.config.average_period
         if b < period:  # no model has entered yet
-            return {name: tensor for name, tensor in self.state.model.state_dict().items() if name in now}
+            return {name: tensor for name, tensor in merged_state_dict(self.state.model).items() if name in now}
         target = b * (1.0 - self.config.average_share)
         folders = {n: path for n, path in checkpoint_folders(self.out).items() if n % self.config.save_interval == 0}
         starts = [0, *(n for n in folders if period <= n < b // period * period)]
@@ -267,6 +320,44 @@ class _Run:
                 return interval_average(before, start, now, b, period)
         return interval_average(now, 0, now, b, period)
 
+    def _go_back(self) -> None:
+        """Take the run back to a good checkpoint, or give up if that was done too often.
+
+        Raises:
+            ZipasrError: it was.
+        """
+        config, trouble, b = self.config, self.state.trouble, self.state.position.num_batches
+        if trouble.num_rollbacks >= config.max_rollbacks:
+            self._give_up()
+
+        def beginning() -> TrainState:
+            torch.manual_seed(config.seed)
+            return new_state(config, torch.device("cpu"), self.place.tokenizer)[0]
+
+        number = self.ranks.from_main(lambda: roll_back(self.out, trouble, config, self.place.tokenizer, beginning))
+        times, factor = trouble.num_rollbacks + 1, config.rollback_lr_factor ** (trouble.num_rollbacks + 1)
+        self.log.message(
+            f"the last {trouble.num_skipped} steps up to {b} were not finite: going back to step {number} with the learning "
+            f"rate times {factor:g} (time {times} of at most {config.max_rollbacks})"
+        )
+
+    def _give_up(self) -> NoReturn:
+        config, stepper = self.config, self.stepper
+        suspects = stepper.suspects
+        said = self.ranks.exchange(diagnosis(stepper, suspects, self.state.position.num_batches) if suspects else "")
+        if not self.ranks.is_main:
+            raise SystemExit(1)
+        self.log.message(next((text for text in said if text), ""))
+        good = max(good_checkpoints(self.out), default=None)
+        where = (
+            f"The last good checkpoint is {checkpoint_path(self.out, good)}" if good is not None else "No checkpoint is good"
+        )
+        again = f", and going back {config.max_rollbacks} times did not help" if config.max_rollbacks else ""
+        raise ZipasrError(
+            f"the loss and its gradients must be finite numbers, but were not in {config.max_skipped_batches} steps in a "
+            f"row{again}; lower lr (now {config.lr}) or see the diagnosis above. {where}"
+        )
+
     def finish(self) -> TrainReport:
         """Save and validate a last time."""
         position = self.state.position
@@ -275,44 +366,27 @@ class _Run:
         b, metrics = self.last_validation
         if b != position.num_batches:
             metrics = self.validate()
-        speed = position.audio_s / max(position.train_s, 1e-9)
-        return TrainReport(self.out, position.num_batches, metrics["wer"], speed)
+        return TrainReport(self.out, position.num_batches, metrics["wer"], self._speed(), is_main=self.ranks.is_main)
+
+    def _speed(self) -> float:
+        return self.state.position.audio_s / max(self.state.position.train_s, 1e-9)
 
 
-def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
-    """Weight of each loss after `num_batches` batches (from 1), for the losses that the configuration asks for.
-
-    Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
-    consistency from 0 to its scale; CTC and the attention decoder are constant.
-    """
-    done = min(num_batches / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
-    model, weights = config.model, {}
-    if model.transducer is not None:
-        weights["simple"] = 1.0 - done * (1.0 - config.simple_loss_scale)
-        weights["pruned"] = 0.1 + 0.9 * done
-    is_ctc_alone = model.transducer is None and model.attention is None
-    if model.ctc is not None:
-        weights["ctc"] = 1.0 if is_ctc_alone else config.ctc_loss_scale
-    if model.attention is not None:
-        weights["attention"] = config.attention_loss_scale
-    if config.consistency is not None:
-        scale = config.consistency.scale
-        weights["consistency"] = done * (scale if scale is not None else 0.2 if is_ctc_alone else 0.02)
-    return weights
-
-
-def _new_state(config: TrainConfig, device: torch.device) -> TrainState:
-    model = AsrModel(config.model).to(device)
+def new_state(config: TrainConfig, device: torch.device, tokenizer: Tokenizer) -> tuple[TrainState, list[str]]:
+    """The state of a run at its start, and what finetuning has to say about it."""
+    model = AsrModel(config.model)
+    notes = begin(model, config, tokenizer)
+    model.to(device)
     optimizer, scheduler = _new_optimizer(config, model)
-    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position())
+    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position()), notes
 
 
 def _new_optimizer(config: TrainConfig, model: AsrModel) -> tuple[torch.optim.Optimizer, BatchEpochSchedule]:
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.adam is not None:
-        adam = torch.optim.Adam([p for _, p in named], lr=config.adam.factor, betas=config.adam.betas, eps=1e-9)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        adam = torch.optim.Adam(trained, lr=config.adam.factor, betas=config.adam.betas, eps=1e-9)
         return adam, Noam(adam, config.adam.warmup_batches)
-    optimizer = ScaledAdam(named, lr=config.lr, clipping_scale=config.clipping_scale)
+    optimizer = ScaledAdam(trained_groups(model), lr=config.lr, clipping_scale=config.clipping_scale)
     eden = Eden(
         optimizer,
         lr_batches=config.lr_batches,
@@ -321,23 +395,3 @@ def _new_optimizer(config: TrainConfig, model: AsrModel) -> tuple[torch.optim.Op
         warmup_start=config.lr_warmup_start,
     )
     return optimizer, eden
-
-
-@contextmanager
-def _catch_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; a second one interrupts at once. Does nothing outside the main thread."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-        os.write(2, b"\nstopping: a checkpoint is saved after this batch; Ctrl-C again stops at once, without it\n")
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

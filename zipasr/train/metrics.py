@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from zipasr.errors import CheckpointError, DataError
@@ -85,6 +87,41 @@ class RunLog:
             self._board.close()
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+class SilentLog(RunLog):
+    """The log of a rank that is not the first: it says and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
+        """Do nothing."""
+
+    def train_line(self, num_batches: int, **values: float) -> None:
+        """Do nothing."""
+
+    def pause(self, duration_s: float) -> None:
+        """Do nothing."""
+
+    def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory in use, in GiB: on a GPU by tensors since the last call, elsewhere by this process since it began."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 2**30
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 @contextlib.contextmanager

@@ -1,32 +1,40 @@
 """What a run must remember to go on exactly where it stopped, as files of a checkpoint folder and back.
 
 A training checkpoint is a model folder (it can be evaluated) with `training.json`, `training.safetensors` (optimizer,
-random states) and `average.safetensors` (the running average, float64) beside the model.
+random states) and `average.safetensors` (the running average, float64) beside the model. A model with adapters is in it
+merged, with `lora.safetensors` (weights, A and B of the layers that have one) beside it. Where several ranks train, rank 0
+writes for all of them: what differs between ranks is their random states and those of Whiten.
 """
 
 import dataclasses
 import logging
+import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zipasr import checkpoint
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE, AsrModel, load_weights
 from zipasr.nn.constraint import Whiten
+from zipasr.nn.lora import lora_state_dict, merged_state_dict, unmerged_state_dict
 from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage
+from zipasr.train.distributed import Ranks
+from zipasr.train.precision import LossScale
 
 TRAINING_FILE = "training.json"
 TENSORS_FILE = "training.safetensors"
 AVERAGE_FILE = "average.safetensors"
+VALIDATION_FILE = "validation.json"
+LORA_FILE = "lora.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +46,25 @@ class Position:
     epoch: int = 0
     """Epochs finished."""
     index: int = 0
-    """Batches of the present epoch that are done."""
+    """Batches of the present epoch that are done, by each rank."""
     num_batches: int = 0
-    """Batches done since the start."""
+    """Steps done since the start; a step is a batch, or several (`accumulate_batches`), on each rank."""
     audio_s: float = 0.0
     """Seconds of sound seen since the start."""
     train_s: float = 0.0
     """Seconds spent training."""
+
+
+@dataclass
+class Trouble:
+    """What has gone wrong in a run."""
+
+    num_skipped: int = 0
+    """Steps in a row, up to now, that were skipped because something was not finite."""
+    num_rollbacks: int = 0
+    """Times that the run went back to an earlier checkpoint."""
+    returned_to: list[int] = field(default_factory=list)
+    """The checkpoints that it went back to, by their number of batches."""
 
 
 @dataclass
@@ -56,27 +76,39 @@ class TrainState:
     scheduler: BatchEpochSchedule
     average: RunningAverage
     position: Position
+    trouble: Trouble = field(default_factory=Trouble)
+    loss_scale: LossScale = field(default_factory=LossScale)
 
-    def save(self, folder: Path, tokenizer: Tokenizer) -> None:
-        """Write a training checkpoint, atomically."""
+    def save(self, folder: Path, tokenizer: Tokenizer, ranks: Ranks | None = None) -> None:
+        """Write a training checkpoint, atomically; with several ranks, all must call this."""
+        ranks = ranks or Ranks()
+        told = ranks.exchange(None if ranks.is_main else self._of_rank())
+        ranks.from_main(lambda: self._write(folder, tokenizer, told))
+
+    def _write(self, folder: Path, tokenizer: Tokenizer, told: list[Any]) -> None:
         documents, tensors, blobs = self.model.to_files(tokenizer)
+        adapters = lora_state_dict(self.model)
+        if adapters:
+            tensors = {WEIGHTS_FILE: merged_state_dict(self.model), LORA_FILE: adapters}
         named: dict[str, Tensor] = {}
         documents[TRAINING_FILE] = {
             "position": dataclasses.asdict(self.position),
             "scheduler": self.scheduler.state_dict(),
             "optimizer": _flatten(self.optimizer.state_dict(), "optimizer", named),
-            "whiten_prob": {name: m.prob for name, m in self.model.named_modules() if isinstance(m, Whiten)},
+            "whiten_prob": self._whiten_prob(),
+            "trouble": dataclasses.asdict(self.trouble),
+            "loss_scale": dataclasses.asdict(self.loss_scale),
+            "ranks": told,
         }
-        named["random.cpu"] = torch.get_rng_state()
-        if self._device.type == "cuda":
-            named["random.cuda"] = torch.cuda.get_rng_state(self._device)
-        elif self._device.type == "mps":
-            named["random.mps"] = torch.mps.get_rng_state()
+        named |= {f"random.{name}": tensor for name, tensor in random_state(self._device).items()}
         tensors |= {TENSORS_FILE: named, AVERAGE_FILE: self.average.tensors}
         checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs=blobs)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, ranks: Ranks | None = None) -> None:
         """Take over everything from a training checkpoint.
+
+        Where it was written by another number of ranks, the position is that of about as many batches, and ranks that were
+        not there keep the random state they have.
 
         Raises:
             CheckpointError: it is damaged or belongs to another model or version.
@@ -84,28 +116,106 @@ class TrainState:
         files = checkpoint.CheckpointFolder(folder)
         document, named = files.document(TRAINING_FILE), files.tensors(TENSORS_FILE)
         average = files.tensors(AVERAGE_FILE)
-        load_weights(self.model, files.tensors(WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+        adapters = files.tensors(LORA_FILE) if LORA_FILE in files.names() else {}
+        weights = unmerged_state_dict(self.model, files.tensors(WEIGHTS_FILE), adapters)
+        load_weights(self.model, weights, source=str(folder / WEIGHTS_FILE))
         try:
             self.optimizer.load_state_dict(_unflatten(document["optimizer"], named))
             self.scheduler.load_state_dict(document["scheduler"])
             self.average.load(average)
-            for name, module in self.model.named_modules():
-                if isinstance(module, Whiten):
-                    module.prob = document["whiten_prob"][name]
+            told, rank = document.get("ranks", [None]), ranks.rank if ranks is not None else 0
+            own = told[rank] if 0 < rank < len(told) else None
+            self._set_whiten_prob(own["whiten_prob"] if own else document["whiten_prob"])
             self.position = Position(**document["position"])
+            self.trouble = Trouble(**document.get("trouble", {}))
+            self.loss_scale = LossScale(**document.get("loss_scale", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} must be a training checkpoint of this model and version, but is of another: {error!r}"
             ) from error
-        torch.set_rng_state(named["random.cpu"])
-        if self._device.type == "cuda" and "random.cuda" in named:
-            torch.cuda.set_rng_state(named["random.cuda"], self._device)
-        elif self._device.type == "mps" and "random.mps" in named:
-            torch.mps.set_rng_state(named["random.mps"])
+        if ranks is not None and len(told) != ranks.size:
+            self._change_ranks(len(told), ranks.size)
+        if own is not None:
+            set_random_state(_from_hex(own["random"]), self._device)
+        elif rank == 0:
+            saved = {name.removeprefix("random."): t for name, t in named.items() if name.startswith("random.")}
+            set_random_state(saved, self._device)
+
+    def _change_ranks(self, before: int, now: int) -> None:
+        logger.warning(
+            "the run goes on with %d processes in the place of %d: schedules count steps, whose size is another now, and "
+            "some batches of this epoch may be read twice",
+            now,
+            before,
+        )
+        self.position.index = self.position.index * before // now
+
+    def _of_rank(self) -> dict[str, Any]:
+        """What another rank than the first has to itself, as JSON."""
+        random = {name: bytes(state.tolist()).hex() for name, state in random_state(self._device).items()}
+        return {"random": random, "whiten_prob": self._whiten_prob()}
+
+    def _whiten_prob(self) -> dict[str, float]:
+        return {name: m.prob for name, m in self.model.named_modules() if isinstance(m, Whiten)}
+
+    def _set_whiten_prob(self, probs: Mapping[str, float]) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, Whiten):
+                module.prob = probs[name]
 
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def trouble_of(folder: Path) -> Trouble:
+    """What had gone wrong in a run up to a training checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    return Trouble(**checkpoint.CheckpointFolder(folder).document(TRAINING_FILE).get("trouble", {}))
+
+
+def rewrite(folder: Path, trouble: Trouble, lr_factor: float) -> None:
+    """Change what a training checkpoint says of trouble, and multiply its learning rates; atomically, all else as it is.
+
+    Raises:
+        CheckpointError: it is damaged, or cannot be written.
+    """
+    files = checkpoint.CheckpointFolder(folder)
+    document = files.document(TRAINING_FILE)
+    optimizer = _unflatten(document["optimizer"], files.tensors(TENSORS_FILE))
+    for group in optimizer["param_groups"]:
+        group["initial_lr"] *= lr_factor
+        group["lr"] *= lr_factor
+    document["optimizer"] = _flatten(optimizer, "optimizer", {})
+    document["trouble"] = dataclasses.asdict(trouble)
+    blobs = {name: files.blob(name) for name in files.names() if name != TRAINING_FILE}
+    checkpoint.write_folder(folder, documents={TRAINING_FILE: document}, tensors={}, blobs=blobs)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states (bytes) of the global generators that training on a device draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on from `random_state`; a generator that it does not name, or that is not here, stays as it is."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
+    return {name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in states.items()}
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
@@ -123,18 +233,27 @@ def checkpoint_path(run_folder: Path, num_batches: int) -> Path:
     return run_folder / "checkpoints" / f"batch-{num_batches:08d}"
 
 
-def load_newest(state: TrainState, run_folder: Path) -> bool:
+def load_newest(state: TrainState, run_folder: Path, ranks: Ranks | None = None) -> bool:
     """Continue from the newest checkpoint that is whole, saying so if a newer one is not; False if there is none.
 
     Raises:
         CheckpointError: there are checkpoints, but none of them can be read.
     """
+    ranks = ranks or Ranks()
+    name = ranks.from_main(lambda: _load_newest(state, run_folder, ranks))
+    if name and not ranks.is_main:
+        state.load(run_folder / "checkpoints" / name, ranks)
+    return name != ""
+
+
+def _load_newest(state: TrainState, run_folder: Path, ranks: Ranks) -> str:
+    """Load it and return its name; empty if there is none."""
     folders = list(checkpoint_folders(run_folder).values())
     problems = []
     for folder in reversed(folders):
         try:
-            state.load(folder)
-            return True
+            state.load(folder, ranks)
+            return folder.name
         except CheckpointError as error:
             problems.append(str(error))
             logger.warning("skipping a checkpoint: %s", error)
@@ -143,7 +262,7 @@ def load_newest(state: TrainState, run_folder: Path) -> bool:
             f"none of the {len(folders)} checkpoints in {run_folder / 'checkpoints'} can be read: {problems[0]}. "
             "Remove the folder to start anew, or choose another --out"
         )
-    return False
+    return ""
 
 
 def remove_old(run_folder: Path, keep: int, newest: int) -> None:
@@ -154,6 +273,31 @@ def remove_old(run_folder: Path, keep: int, newest: int) -> None:
     folders = [folder for n, folder in checkpoint_folders(run_folder).items() if n <= newest]
     for folder in [*folders[:-keep], *(run_folder / "checkpoints").glob(".batch-*.partial-*")]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_best(
+    run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_batches: int, keep: int
+) -> None:
+    """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; drop the others."""
+    folder = run_folder / "best"
+    found = {path: _validation_wer(path) for path in folder.glob("batch-*")}
+    own = folder / f"batch-{num_batches:08d}"
+    found[own] = metrics["wer"]
+    best = sorted(found, key=lambda path: (found[path], path.name))[:keep]
+    if own in best:
+        assert isinstance(model, AsrModel)
+        documents, tensors, blobs = model.to_files(tokenizer)
+        documents[VALIDATION_FILE] = dict(metrics)
+        checkpoint.write_folder(own, documents=documents, tensors=tensors, blobs=blobs)
+    for path in found.keys() - set(best):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _validation_wer(folder: Path) -> float:
+    try:
+        return float(checkpoint.CheckpointFolder(folder).document(VALIDATION_FILE)["wer"])
+    except CheckpointError:
+        return math.inf  # torn: the first to go
 
 
 def _flatten(value: Any, prefix: str, named: dict[str, Tensor]) -> Any:

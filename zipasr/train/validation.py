@@ -21,6 +21,7 @@ def validate(
 ) -> dict[str, float]:
     """Losses per second of sound, of every head there is, and word error rates in percent, by greedy search with each.
 
+    With a vocabulary of characters without spaces, every character counts as a word, as is usual for Mandarin.
     The attention decoder has no search of its own: its loss is reported, its rescoring is for `zipasr evaluate`.
 
     Args:
@@ -46,9 +47,9 @@ def validate(
             found["ctc"] = ctc_greedy_search(model, encoded)
         for head, hypotheses in found.items():
             for name, hypothesis in zip(batch.ids, hypotheses, strict=True):
-                reference, words = texts[name].split(), tokenizer.decode(hypothesis.ids).split()
+                reference, words = _words(texts[name], tokenizer), _words(tokenizer.decode(hypothesis.ids), tokenizer)
                 errors[head] += kaldialign.edit_distance(reference, words)["total"]
-        num_words += sum(len(texts[name].split()) for name in batch.ids)
+        num_words += sum(len(_words(texts[name], tokenizer)) for name in batch.ids)
         audio_s += batch.audio_s
     result = {f"{name}_loss": total / max(audio_s, 1e-9) for name, total in totals.items()}
     for head, is_on in (("ctc", model.has_ctc), ("transducer", model.has_transducer)):
@@ -56,6 +57,11 @@ def validate(
             result[f"{head}_wer"] = 100.0 * errors[head] / max(num_words, 1)
     result["wer"] = result["transducer_wer" if model.has_transducer else "ctc_wer"]
     return result
+
+
+def _words(text: str, tokenizer: Tokenizer) -> list[str]:
+    """What errors are counted in: words, or characters where the vocabulary knows no spaces."""
+    return list("".join(text.split())) if tokenizer.is_spaceless else text.split()
 
 
 def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:

@@ -1,0 +1,61 @@
+"""For tests: train in children of this process, which are killed at random moments, until the run is finished.
+
+    python -m tests.train.kills OUT DATA NUM_KILLS
+
+Children are forked, since to import everything takes longer than the run.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.train.tones import minute_config
+from zipasr.train.loop import train
+
+
+def start(data: str, out: Path, num_workers: int = 0) -> int:
+    """Begin to train, or go on, in a child; its process number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    with contextlib.suppress(Exception):
+        config = minute_config(
+            data,
+            num_epochs=40,
+            save_interval=3,
+            valid_interval=10,
+            keep_checkpoints=4,
+            keep_best=2,
+            log_interval=1,
+            num_workers=num_workers,
+        )
+        train(config, out, is_quiet=True)
+        code = 0
+    os._exit(code)
+
+
+def main(out: str, data: str, num_kills: int) -> None:
+    """Train whole, then in parts."""
+    torch.set_num_threads(1)
+    begin = time.monotonic()
+    assert os.waitpid(start(data, Path(out) / "whole"), 0)[1] == 0
+    whole_s = time.monotonic() - begin
+    generator = random.Random(1)
+    for i in range(num_kills):
+        pid = start(data, Path(out) / "parts", num_workers=int(i == 7))
+        time.sleep(generator.uniform(0.0, 0.35 * whole_s))
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        print("killed" if os.WIFSIGNALED(status) else f"was done ({status})", flush=True)
+    assert os.waitpid(start(data, Path(out) / "parts"), 0)[1] == 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,77 @@
+"""Recomputed and compiled blocks. Law: the same gradients, with everything random on, and the same names of parameters."""
+
+import pytest
+import torch
+
+from tests.train.ranks import random_batch
+from tests.train.tones import minute_model
+from zipasr.model import AsrModel
+from zipasr.nn.schedule import set_step
+from zipasr.train.acceleration import compile_blocks, encoder_blocks, recompute_activations
+
+
+def gradients(model: AsrModel, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Gradients of a batch in training mode, half-way through the schedules, and the random state afterwards."""
+    batch = random_batch(torch.Generator().manual_seed(0), 4)
+    model.train()
+    set_step(model, 1000.0)
+    torch.manual_seed(seed)
+    model.zero_grad()
+    losses = model(batch.features, batch.feature_lens, batch.labels, batch.label_lens)
+    torch.stack(list(losses.values())).sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return grads, torch.get_rng_state()
+
+
+def fresh_model() -> AsrModel:
+    model = AsrModel(minute_model().config)
+    model.load_state_dict(minute_model().state_dict())
+    return model
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    """With dropout, skips and constraints on, over several draws of which of them act."""
+    plain, recomputing = fresh_model(), fresh_model()
+    recompute_activations(recomputing.encoder)
+    assert len(encoder_blocks(recomputing.encoder)) == 2
+    names = list(recomputing.state_dict())
+    assert names == list(plain.state_dict())
+    for seed in range(4):
+        (expected, _), (found, _) = gradients(plain, seed), gradients(recomputing, seed)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(grad, found[name]) for name, grad in expected.items())
+    other, _ = gradients(plain, 9)
+    assert not all(torch.equal(grad, other[name]) for name, grad in expected.items())
+
+
+def test_recomputing_frees_activations() -> None:
+    """Of each block, the forward pass keeps little more than the input."""
+    kept = []
+    for is_recomputing in (False, True):
+        model = fresh_model().train()
+        if is_recomputing:
+            recompute_activations(model.encoder)
+        num_bytes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, num_bytes: dict[int, int] = num_bytes) -> torch.Tensor:
+            num_bytes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        batch = random_batch(torch.Generator().manual_seed(0), 4)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model.encode(batch.features, batch.feature_lens)
+        kept.append(sum(num_bytes.values()))
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradients() -> None:
+    """The graphs are captured and run as they are: kernels need a compiler, which a test must not."""
+    plain, compiled = fresh_model(), fresh_model()
+    compile_blocks(compiled.encoder, backend="aot_eager")
+    model_names = list(compiled.state_dict())
+    assert model_names == list(plain.state_dict())
+    expected, _ = gradients(plain)
+    found, _ = gradients(compiled)
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,43 @@
+"""Signals. Contract: the first is a wish, a second Ctrl-C interrupts at once, and under torchrun none does."""
+
+import signal
+import threading
+
+import pytest
+
+from zipasr.train.signals import stop_wish
+
+
+def test_first_is_a_wish_and_a_second_interrupts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    before = signal.getsignal(signal.SIGINT)
+    with stop_wish() as wish:
+        assert not wish
+        signal.raise_signal(signal.SIGINT)
+        assert wish.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
+
+
+def test_agent_of_torchrun_may_repeat_it(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with stop_wish() as wish:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            signal.raise_signal(number)
+        assert wish.signal == signal.SIGTERM
+    assert capfd.readouterr().err.count("a checkpoint is saved") == 1
+
+
+def test_other_threads_have_no_signals() -> None:
+    seen = []
+
+    def work() -> None:
+        with stop_wish() as wish:
+            seen.append(bool(wish))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]

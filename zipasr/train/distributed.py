@@ -1,0 +1,239 @@
+"""The processes ("ranks") of a run that train one model together, and what they tell each other.
+
+Started by `torchrun`, whose environment variables are the rendezvous; without them a run is a single rank, and everything
+here does nothing. Each rank reads its own batches and holds the whole model; gradients are summed.
+
+Two channels: gradients go over NCCL between GPUs (gloo between CPUs), a message of a few numbers a step goes over gloo
+always. A rank that died closes the latter, so that the others notice at once, before they hand work to NCCL and hang there.
+
+Differs: gradients are summed here after the backward pass, not by torch's DistributedDataParallel during it. A rank that
+runs out of memory in its backward pass can then try again with smaller batches while the others wait, a step may be dropped
+by agreement before anything is exchanged, accumulation and recomputation need no special case, and blocks that were left out
+at random no search for unused parameters. It costs the overlap of the exchange with the backward pass.
+"""
+
+import datetime
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from zipasr.device import select_device
+from zipasr.errors import ConfigError, ZipasrError
+
+T = TypeVar("T")
+
+BUCKET_ELEMENTS = 2**24
+"""Gradients are copied together into messages of this many numbers, 64 MiB, and back: what that takes in memory."""
+_PATIENCE = datetime.timedelta(days=7)  # for what only rank 0 does; that it died is noticed at once nevertheless
+
+
+class Ranks:
+    """The processes of a run, seen by one of them."""
+
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self._control: Any = None
+        self._patient: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one writes, prints and validates."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """The device of this rank: with CUDA, each of a machine takes its own.
+
+        Raises:
+            ConfigError: there is no such device, or there are more ranks than GPUs.
+        """
+        device = select_device(name)
+        if self.size == 1 or device.type == "cpu":
+            return device
+        if device.type != "cuda" or device.index is not None:
+            raise ConfigError(
+                f"device must be auto, cpu or cuda where {self.size} processes train together, but is {name!r}"
+            )
+        if self.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"each process must have a GPU of its own, but process {self.local_rank} (from 0) of this machine has none "
+                f"of its {torch.cuda.device_count()}; lower --nproc-per-node"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
+
+    def connect(self, device: torch.device, timeout_s: float) -> None:
+        """Open the channels; returns when all ranks are there."""
+        if self.size == 1:
+            return
+        timeout = datetime.timedelta(seconds=timeout_s)
+        with self._translated():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, timeout=timeout, rank=self.rank, world_size=self.size)
+            self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def close(self) -> None:
+        """Close the channels."""
+        if self._control is not None:
+            self._control = self._patient = None
+            torch.distributed.destroy_process_group()
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Sums over the ranks, of as many numbers on each."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64)
+        with self._translated():
+            torch.distributed.all_reduce(total, group=self._control)
+        return total.tolist()
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What each rank said, in their order: values that JSON can hold."""
+        if self.size == 1:
+            return [value]
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        with self._translated():
+            lens = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            torch.distributed.all_gather(lens, torch.tensor([len(content)]), group=self._patient)
+            longest = max(int(length) for length in lens)
+            padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+            own = torch.nn.functional.pad(content, (0, longest - len(content)))
+            torch.distributed.all_gather(padded, own, group=self._patient)
+        return [json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(padded, lens, strict=True)]
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 while the others wait, without a limit; all get its result, which JSON must hold.
+
+        If it fails, rank 0 raises the error and the others leave quietly.
+        """
+        if self.size == 1:
+            return work()
+        if not self.is_main:
+            answer = self.exchange(None)[0]
+            if "failed" in answer:
+                raise SystemExit(answer["failed"])
+            return answer["result"]
+        try:
+            result = work()
+        except BaseException as error:
+            self.exchange({"failed": 2 if isinstance(error, ConfigError) else 1})
+            raise
+        self.exchange({"result": result})
+        return result
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0, then on all others: for files that the first one makes. They leave quietly if it fails."""
+        results: list[T] = []
+        if self.is_main:
+            self.from_main(lambda: results.append(work()))
+            return results[0]
+        self.from_main(lambda: None)
+        return work()
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the ranks; one that no rank has stays None."""
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        has_gradient = self.sum([float(p.grad is not None) for p in parameters])
+        used = [p for p, count in zip(parameters, has_gradient, strict=True) if count > 0]
+        for p in used:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for bucket in _buckets([p.grad for p in used if p.grad is not None]):
+            flat = torch.cat([grad.reshape(-1) for grad in bucket])
+            with self._translated():
+                torch.distributed.all_reduce(flat)
+            for grad, summed in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                grad.copy_(summed.view_as(grad))
+
+    @torch.no_grad()
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of rank 0."""
+        if self.size > 1:
+            with self._translated():
+                for tensor in tensors:
+                    torch.distributed.broadcast(tensor.detach(), 0)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Say what it means that a peer does not answer."""
+        try:
+            yield
+        except RuntimeError as error:
+            _raise_lost(self, error)
+
+
+def _raise_lost(ranks: Ranks, error: Exception) -> NoReturn:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise ZipasrError(
+        f"process {ranks.rank} of {ranks.size} lost another one: it died, hangs, or the network between them broke "
+        f"({reason[:200]}). Its own message, if it could leave one, says why. Run the same command again to go on from the "
+        "last checkpoint"
+    ) from error
+
+
+def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of gradients with one dtype and together about `BUCKET_ELEMENTS` numbers."""
+    bucket: list[Tensor] = []
+    filled = 0
+    for grad in grads:
+        if bucket and (filled + grad.numel() > BUCKET_ELEMENTS or grad.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append(grad)
+        filled += grad.numel()
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def joined(device_name: str, timeout_s: float) -> Iterator[tuple[Ranks, torch.device]]:
+    """The ranks that torchrun's environment names, connected, and the device of this one; a single rank without it.
+
+    Args:
+        device_name: see `select_device`.
+        timeout_s: how long a rank may keep the others waiting in a step before they give it up.
+    """
+    ranks = ranks_of_environment()
+    device = ranks.device(device_name)
+    if not ranks.is_main:  # one of them is enough to warn of what all see
+        logging.getLogger("zipasr").setLevel(logging.ERROR)
+        logging.getLogger("zipasr.data.reading").setLevel(logging.WARNING)  # what it cannot read, the others do not see
+    ranks.connect(device, timeout_s)
+    try:
+        yield ranks, device
+    finally:
+        ranks.close()
+
+
+def ranks_of_environment() -> Ranks:
+    """What `torchrun` says of this process, not connected yet.
+
+    Raises:
+        ConfigError: its variables are there, but not all of them or not numbers.
+    """
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return Ranks()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in names)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{', '.join(names)} must be numbers in the environment where processes train together, but one is not "
+            f"({error}); start them with: torchrun --nproc-per-node N -m zipasr train ..."
+        ) from error
+    return Ranks(rank, size, local_rank=local_rank)
+
+
+def is_under_torchrun() -> bool:
+    """Whether an agent of torchrun watches over this process, and passes signals on to it a second time."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

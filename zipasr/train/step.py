@@ -1,0 +1,293 @@
+"""One optimisation step: forward and backward over its batches, agreement of all ranks, gradients summed, update.
+
+A step is dropped by all ranks if a loss or gradient of any of them is not finite. A batch that does not fit into memory is
+taken in halves, each in halves again if need be, and its gradients are summed: the same step, since losses are sums.
+"""
+
+import math
+import signal
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zipasr.data.batching import Batch
+from zipasr.errors import ZipasrError
+from zipasr.optim import ScaledAdam
+from zipasr.train.config import TrainConfig
+from zipasr.train.distributed import Ranks
+from zipasr.train.finetune import step_offset
+from zipasr.train.precision import DTYPES
+from zipasr.train.state import TrainState, random_state
+
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+
+
+class StepResult(NamedTuple):
+    """What a step did, the same on every rank."""
+
+    is_learnt: bool
+    """Whether the model was updated."""
+    losses: dict[str, float]
+    """Each loss and their weighted sum "loss", in nats, summed over the batches of all ranks; nothing if not learnt."""
+    audio_s: float
+    """Seconds of sound in the batches of all ranks, whether learnt or not."""
+    problems: tuple[str, ...]
+    """What was wrong, in words with the ids of the utterances: losses or gradients that were not finite, and the like."""
+    is_diverging: bool
+    """Whether it was dropped for something that is not finite, other than the overflows that float16 must live with."""
+    stop_signal: int
+    """The signal that asked any rank to stop, or 0."""
+
+
+class _Learnt(NamedTuple):
+    """Forward and backward passes of one rank."""
+
+    values: list[float]
+    """The weighted sum, then each loss, then the norm of the gradients."""
+    num_pieces: int
+    unfit: tuple[str, ...]
+    """Utterances that do not fit into memory even alone."""
+
+
+class Stepper:
+    """Takes the steps of a run."""
+
+    def __init__(self, config: TrainConfig, state: TrainState, ranks: Ranks, device: torch.device) -> None:
+        self.config, self.state, self.ranks, self.device = config, state, ranks, device
+        self.parameters = [p for p in state.model.parameters() if p.requires_grad]
+        self.suspects: list[Batch] = []
+        """The batches of this rank in the last step that was dropped, if they were the reason; for the diagnosis."""
+        self.random_before: dict[str, Tensor] = {}
+        """The random state at the beginning of the last step."""
+        self._num_steps, self._num_clipped = 0, torch.zeros(())
+        self._grad_norm = math.nan
+
+    def step(self, batches: Sequence[Batch | None], num_batches: int, *, stop_signal: int = 0) -> StepResult:
+        """Learn from the batches of this rank; None stands for one that this rank has not got.
+
+        Args:
+            batches: at most `accumulate_batches`; as many on every rank.
+            num_batches: number of this step in the run, from 1.
+            stop_signal: of the signal that asked this rank to stop, or 0.
+        """
+        own = [batch for batch in batches if batch is not None]
+        names = ["loss", *loss_weights(self.config, num_batches)]
+        self.random_before = random_state(self.device)
+        learnt = self._learn(own, num_batches)
+        *values, norm = learnt.values
+        is_loss_bad = not all(map(math.isfinite, values))
+        is_bad = is_loss_bad or not math.isfinite(norm)
+        audio_s = sum(batch.audio_s for batch in own)
+        stops = [stop_signal == signal.SIGINT, stop_signal == signal.SIGTERM]
+        signs = [*stops, is_loss_bad, is_bad, learnt.num_pieces, learnt.num_pieces > len(own), len(learnt.unfit)]
+        told = self.ranks.sum([*map(float, signs), audio_s, *(0.0 if is_bad else value for value in values)])
+        num_int, num_term, num_bad_losses, num_bad, num_pieces, num_split, num_unfit, audio_s, *sums = told
+        stop_signal = signal.SIGINT if num_int else signal.SIGTERM if num_term else 0
+        problems = self._problems(learnt, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
+
+        is_diverging = num_bad > 0
+        is_learnt = num_bad == 0 and num_pieces > 0
+        if is_learnt:
+            is_learnt = self._update(norm, num_batches)
+            is_diverging = not is_learnt  # only the sum over the ranks was too large
+        if is_diverging and num_bad_losses == 0 and self.config.precision == "float16":
+            is_diverging = not self.state.loss_scale.after_overflow()
+        self.suspects = own if is_bad or (is_diverging and num_bad == 0) else []
+        self.state.optimizer.zero_grad(set_to_none=True)
+        losses = dict(zip(names, sums, strict=True)) if is_learnt else {}
+        return StepResult(is_learnt, losses, audio_s, problems, is_diverging, stop_signal)
+
+    def losses(self, batch: Batch, num_batches: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Each loss, and their weighted sum; all summed over the batch, in nats."""
+        dtype = DTYPES[self.config.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            losses = self.state.model(
+                batch.features.to(self.device),
+                batch.feature_lens.to(self.device),
+                batch.labels.to(self.device),
+                batch.label_lens.to(self.device),
+            )
+        weights = loss_weights(self.config, num_batches)
+        return losses, torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def figures(self) -> dict[str, float]:
+        """Numbers for the log: the last gradient norm, and of the steps since the last call the share that was clipped."""
+        optimizer = self.state.optimizer
+        clip = {"clip_factor": optimizer.last_clip_factor} if isinstance(optimizer, ScaledAdam) else {}
+        if self._num_steps:
+            clip |= {"grad_norm": self._grad_norm, "clip_rate": float(self._num_clipped) / self._num_steps}
+        if self.config.precision == "float16":
+            clip["loss_scale"] = self.state.loss_scale.scale
+        self._num_steps, self._num_clipped = 0, torch.zeros(())
+        return clip
+
+    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learnt:
+        """Sum up gradients of the batches, in as many pieces as the memory demands."""
+        pieces, unfit = list(batches), list[str]()
+        while True:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            values: list[Tensor] = []
+            for piece in pieces:
+                value = self._backward(piece, num_batches)
+                if value is None:
+                    break
+                values.append(value)
+            if len(values) == len(pieces):
+                break
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            too_large = pieces[len(values)]
+            if len(too_large.ids) == 1:
+                unfit += too_large.ids
+                del pieces[len(values)]
+            else:
+                pieces = [
+                    p for piece in pieces for p in (halves(piece) if len(piece.ids) >= len(too_large.ids) else [piece])
+                ]
+        if not pieces:
+            return _Learnt([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
+        norm = gradient_norm(self.parameters) / self.state.loss_scale.scale
+        sums = torch.stack(values).sum(0) if len(values) > 1 else values[0]
+        return _Learnt(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
+
+    def _backward(self, batch: Batch, num_batches: int) -> Tensor | None:
+        """Add the gradients of one batch; the weighted sum of its losses, and each; None if the memory is too small."""
+        try:
+            losses, total = self.losses(batch, num_batches)
+            scale = self.state.loss_scale.scale
+            (total if scale == 1.0 else total * scale).backward()
+            return torch.stack([total, *losses.values()]).detach()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _update(self, norm: float, num_batches: int) -> bool:
+        """Sum the gradients over the ranks and step; False, and no step, if the sum is not finite."""
+        state, config = self.state, self.config
+        scale = state.loss_scale.scale
+        if self.ranks.size > 1:
+            self.ranks.sum_gradients(self.parameters)
+            norm = float(gradient_norm(self.parameters)) / scale
+        if not math.isfinite(norm):
+            return False
+        if scale != 1.0:
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], 1.0 / scale)
+        if config.adam is not None and config.adam.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, config.adam.max_grad_norm)
+        state.scheduler.step_batch(num_batches)
+        try:
+            state.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ZipasrError(
+                f"the optimizer must have memory beside the model, but there is none left on {self.device}: "
+                f"{str(error).splitlines()[0][:150]}; take a smaller model or a device with more memory"
+            ) from error
+        if config.precision == "float16":
+            state.loss_scale.after_good_step(num_batches)
+        self._note(norm)
+        return True
+
+    def _note(self, norm: float) -> None:
+        self._grad_norm = norm
+        self._num_steps += 1
+        adam = self.config.adam
+        if adam is not None:
+            self._num_clipped += adam.max_grad_norm is not None and norm > adam.max_grad_norm
+            return
+        factors = [state["clip_factor"] for state in self.state.optimizer.state.values() if "clip_factor" in state]
+        if factors:  # counted on the device: reading it would make the processor wait
+            self._num_clipped = self._num_clipped.to(factors[0].device) + (torch.stack(factors) < 1.0).any()
+
+    def _problems(self, learnt: _Learnt, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
+        """What every rank has to say; all take part."""
+        said = []
+        names = _listed([name for batch in own for name in batch.ids])
+        if is_loss_bad:
+            said.append(f"skipped a batch whose loss is {learnt.values[0]}: {names}")
+        elif is_bad and self.config.precision == "float16":
+            said.append(
+                f"skipped a batch whose gradients overflowed at a loss scale of {self.state.loss_scale.scale:g}: {names}"
+            )
+        elif is_bad:
+            said.append(f"skipped a batch whose gradients are not finite: {names}")
+        if learnt.unfit:
+            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learnt.unfit)}")
+        elif learnt.num_pieces > len(own):
+            said.append(
+                f"out of memory: took a batch in {learnt.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
+                "happens often (zipasr train --probe finds what fits)"
+            )
+        return tuple(text for texts in self.ranks.exchange(said) for text in texts)
+
+
+def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
+    """Weight of each loss after `num_batches` batches (from 1), for the losses that the configuration asks for.
+
+    Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
+    consistency from 0 to its scale; CTC and the attention decoder are constant.
+    """
+    done = min(num_batches / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
+    model, weights = config.model, {}
+    if model.transducer is not None:
+        weights["simple"] = 1.0 - done * (1.0 - config.simple_loss_scale)
+        weights["pruned"] = 0.1 + 0.9 * done
+    is_ctc_alone = model.transducer is None and model.attention is None
+    if model.ctc is not None:
+        weights["ctc"] = 1.0 if is_ctc_alone else config.ctc_loss_scale
+    if model.attention is not None:
+        weights["attention"] = config.attention_loss_scale
+    if config.consistency is not None:
+        scale = config.consistency.scale
+        weights["consistency"] = done * (scale if scale is not None else 0.2 if is_ctc_alone else 0.02)
+    return weights
+
+
+def schedule_step(config: TrainConfig, num_batches: int, *, num_ranks: int = 1) -> float:
+    """How far the schedules inside the model are after `num_batches` steps, in units of `ref_duration_s` of sound."""
+    duration_s = config.batch.max_duration_s * config.accumulate_batches * num_ranks
+    return step_offset(config) + num_batches * duration_s / config.ref_duration_s
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """The first and the second half of the utterances of a batch, of two or more; as long, with all their views.
+
+    The padding stays, since what follows an utterance reaches its last frames through Conv-Embed.
+    """
+    size, middle = len(batch.ids), len(batch.ids) // 2
+    num_views = batch.features.shape[0] // size
+
+    def part(start: int, end: int) -> Batch:
+        lens = batch.feature_lens.view(num_views, size)[:, start:end]
+        return Batch(
+            features=batch.features.unflatten(0, (num_views, size))[:, start:end].flatten(0, 1),
+            feature_lens=lens.flatten(),
+            labels=batch.labels[start:end],
+            label_lens=batch.label_lens[start:end],
+            ids=batch.ids[start:end],
+            audio_s=float(lens[0].sum()) / 100.0,
+        )
+
+    return [part(0, middle), part(middle, size)]
+
+
+def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
+    """The norm () of all gradients together, on their device; 0 if there are none."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on whichever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
