@@ -41,10 +41,10 @@ from zipasr.train.validation import validate, validation_batches
 
 NUM_EPOCHS = 5
 SCALED_ADAM_LR = 0.045
-ADAM_FACTOR = {"zipformer": 0.8, "conformer": 0.8}
+ADAM_FACTOR = {"zipformer": 3.2, "conformer": 0.8}
 TUNED = {
     "zipformer": ("lr", (0.03, 0.045, 0.07)),
-    "zipformer, Adam": ("adam.factor", (0.4, 0.8, 1.6)),
+    "zipformer, Adam": ("adam.factor", (0.4, 0.8, 1.6, 3.2, 6.4)),
     "conformer, Adam": ("adam.factor", (0.4, 0.8, 1.6)),
 }
 """Rates tried for each optimizer, and the field that holds them."""
@@ -96,9 +96,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "no downsampling": without_downsampling(),
     "Conformer-style blocks": zipformer(block="conformer_pair"),
     "no non-linear attention": zipformer(has_nonlin_attention=False),
-    "LayerNorm": zipformer(norm="layer_norm"),
     "Swish": zipformer(activation="swish"),
-    "no Balancer, no Whitener": zipformer(has_balancer=False, has_whitener=False),
 }
 """The systems; those without "Adam" in their name are trained by ScaledAdam."""
 
