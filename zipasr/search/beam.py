@@ -9,7 +9,7 @@ Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:221
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,49 +17,16 @@ from torch import Tensor
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.label_tree import Emission, LabelNode, log_add, to_hypothesis
 from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
-
-
-class _Prefix:
-    """A token sequence of one utterance."""
-
-    __slots__ = ("_children", "context_row", "label", "parent")
-
-    def __init__(self, parent: "_Prefix | None", label: int, context_row: int) -> None:
-        self.parent, self.label, self.context_row = parent, label, context_row
-        self._children: dict[int, _Prefix] = {}
-
-    def extended(self, label: int, contexts: "Contexts") -> "_Prefix":
-        """This sequence and one more label: the same object each time."""
-        child = self._children.get(label)
-        if child is None:
-            child = self._children[label] = _Prefix(self, label, contexts.row_after(self.context_row, label))
-        return child
-
-    def ids(self) -> tuple[int, ...]:
-        """The labels of the sequence."""
-        labels: list[int] = []
-        node = self
-        while node.parent is not None:
-            labels.append(node.label)
-            node = node.parent
-        return tuple(reversed(labels))
-
-
-class _Emission(NamedTuple):
-    """When a path emitted its last label, how probable that was, and the same of the labels before."""
-
-    frame: int
-    log_prob: float
-    before: Optional["_Emission"]
 
 
 class _Path(NamedTuple):
     """A live hypothesis: all paths with one token sequence, with the times of the best of them."""
 
-    prefix: _Prefix
+    prefix: LabelNode
     log_prob: float
-    last: _Emission | None
+    last: Emission | None
 
 
 @torch.inference_mode()
@@ -96,7 +63,7 @@ def modified_beam_search(
     projected_NTJ = scorer.project_frames(encoded.frames)
     contexts = Contexts(scorer)
     silent = {scorer.blank_id, unk_id}
-    beams = [[_Path(_Prefix(None, scorer.blank_id, FIRST_ROW), 0.0, None)] for _ in lens]
+    beams = [[_Path(LabelNode(context_row=FIRST_ROW), 0.0, None)] for _ in lens]
     longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
     projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
     active = longest_first
@@ -140,35 +107,25 @@ def _advance(
     contexts: Contexts,
 ) -> list[_Path]:
     """The hypotheses after a frame, from the (path, label, log-probability) that were chosen, the best first."""
-    merged: dict[_Prefix, _Path] = {}
+    merged: dict[LabelNode, _Path] = {}
     for slot, label, step in chosen:
         if slot >= len(paths):  # an empty place of the tensors: all real continuations have been taken
             continue
         prefix, log_prob, last = paths[slot]
         log_prob += step
         if label not in silent:
-            prefix, last = prefix.extended(label, contexts), _Emission(frame, step, last)
+            row, prefix, last = prefix.context_row, prefix.extended(label), Emission(frame, step, last)
+            if prefix.context_row is None:
+                assert row is not None
+                prefix.context_row = contexts.row_after(row, label)
         if prefix in merged:
             better = merged[prefix]
-            merged[prefix] = better._replace(log_prob=_log_add(better.log_prob, log_prob))
+            merged[prefix] = better._replace(log_prob=log_add(better.log_prob, log_prob))
         else:
             merged[prefix] = _Path(prefix, log_prob, last)
     return list(merged.values())
 
 
-def _log_add(a: float, b: float) -> float:
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
-
-
 def _finish(paths: list[_Path], context_size: int) -> list[Hypothesis]:
-    hypotheses = []
-    for path in paths:
-        emissions, last = [], path.last
-        while last is not None:
-            emissions.append((last.frame, last.log_prob))
-            last = last.before
-        emissions.reverse()
-        frames, log_probs = tuple(e[0] for e in emissions), tuple(e[1] for e in emissions)
-        hypotheses.append(Hypothesis(path.prefix.ids(), frames, log_probs, path.log_prob))
+    hypotheses = [to_hypothesis(path.prefix, path.last, path.log_prob) for path in paths]
     return sorted(hypotheses, key=lambda hypothesis: -hypothesis.normalised_score(context_size))

@@ -8,47 +8,13 @@ published decoder looks at the `beam` best labels of a frame only, as here.
 """
 
 import math
-from typing import NamedTuple, Optional
 
 import torch
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.label_tree import Emission, LabelNode, log_add, to_hypothesis
 from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
-
-
-class _Prefix:
-    """A label sequence of one utterance; equal sequences are the same object."""
-
-    __slots__ = ("_children", "label", "parent")
-
-    def __init__(self, parent: "_Prefix | None", label: int) -> None:
-        self.parent, self.label = parent, label
-        self._children: dict[int, _Prefix] = {}
-
-    def extended(self, label: int) -> "_Prefix":
-        """This sequence and one more label."""
-        child = self._children.get(label)
-        if child is None:
-            child = self._children[label] = _Prefix(self, label)
-        return child
-
-    def ids(self) -> tuple[int, ...]:
-        """The labels of the sequence."""
-        labels: list[int] = []
-        node = self
-        while node.parent is not None:
-            labels.append(node.label)
-            node = node.parent
-        return tuple(reversed(labels))
-
-
-class _Emission(NamedTuple):
-    """When an alignment began its last label, how probable that was, and the same of the labels before."""
-
-    frame: int
-    log_prob: float
-    before: Optional["_Emission"]
 
 
 class _Ending:
@@ -56,15 +22,15 @@ class _Ending:
 
     __slots__ = ("_largest", "emission", "log_prob")
 
-    def __init__(self, log_prob: float = -math.inf, emission: _Emission | None = None) -> None:
+    def __init__(self, log_prob: float = -math.inf, emission: Emission | None = None) -> None:
         self.log_prob, self.emission = log_prob, emission
         self._largest = log_prob
 
-    def add(self, log_prob: float, emission: _Emission | None) -> None:
+    def add(self, log_prob: float, emission: Emission | None) -> None:
         """Count more alignments in."""
         if log_prob > self._largest:
             self._largest, self.emission = log_prob, emission
-        self.log_prob = _log_add(self.log_prob, log_prob)
+        self.log_prob = log_add(self.log_prob, log_prob)
 
 
 class _Path:
@@ -72,7 +38,7 @@ class _Path:
 
     __slots__ = ("blank", "label", "prefix", "score")
 
-    def __init__(self, prefix: _Prefix) -> None:
+    def __init__(self, prefix: LabelNode) -> None:
         self.prefix = prefix
         self.blank, self.label = _Ending(), _Ending()
         self.score = -math.inf
@@ -80,11 +46,11 @@ class _Path:
 
     def settle(self) -> "_Path":
         """Sum the endings up at the end of a frame."""
-        self.score = _log_add(self.blank.log_prob, self.label.log_prob)
+        self.score = log_add(self.blank.log_prob, self.label.log_prob)
         return self
 
     @property
-    def emission(self) -> _Emission | None:
+    def emission(self) -> Emission | None:
         """Emissions of the likelier ending."""
         return self.blank.emission if self.blank.log_prob >= self.label.log_prob else self.label.emission
 
@@ -126,19 +92,19 @@ def ctc_prefix_search(
 
 def _search(labels_TB: list[list[int]], log_probs_TB: list[list[float]], beam: int, blank_id: int) -> list[Hypothesis]:
     """The hypotheses of one utterance, from the best labels of its frames and their log-probabilities."""
-    start = _Path(_Prefix(None, blank_id))
+    start = _Path(LabelNode())
     start.blank = _Ending(0.0)
     paths = [start.settle()]
     for frame, (labels, log_probs) in enumerate(zip(labels_TB, log_probs_TB, strict=True)):
-        found: dict[_Prefix, _Path] = {}
+        found: dict[LabelNode, _Path] = {}
         for path in paths:
             for label, log_prob in zip(labels, log_probs, strict=True):
                 _follow(path, label, log_prob, frame, blank_id, found)
         paths = sorted((path.settle() for path in found.values()), key=lambda path: -path.score)[:beam]
-    return [_finish(path) for path in paths]
+    return [to_hypothesis(path.prefix, path.emission, path.score) for path in paths]
 
 
-def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[_Prefix, _Path]) -> None:
+def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[LabelNode, _Path]) -> None:
     """Add what `path` becomes with one label of a frame to what was found in it."""
     prefix = path.prefix
     if label == blank_id:
@@ -150,26 +116,11 @@ def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int,
             _at(prefix, found).label.add(path.label.log_prob + log_prob, path.label.emission)
         before, emission = path.blank.log_prob, path.blank.emission
     if before > -math.inf:
-        _at(prefix.extended(label), found).label.add(before + log_prob, _Emission(frame, log_prob, emission))
+        _at(prefix.extended(label), found).label.add(before + log_prob, Emission(frame, log_prob, emission))
 
 
-def _at(prefix: _Prefix, found: dict[_Prefix, _Path]) -> _Path:
+def _at(prefix: LabelNode, found: dict[LabelNode, _Path]) -> _Path:
     path = found.get(prefix)
     if path is None:
         path = found[prefix] = _Path(prefix)
     return path
-
-
-def _log_add(a: float, b: float) -> float:
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
-
-
-def _finish(path: _Path) -> Hypothesis:
-    emissions, last = [], path.emission
-    while last is not None:
-        emissions.append((last.frame, last.log_prob))
-        last = last.before
-    emissions.reverse()
-    frames, log_probs = tuple(e[0] for e in emissions), tuple(e[1] for e in emissions)
-    return Hypothesis(path.prefix.ids(), frames, log_probs, path.score)
