@@ -158,7 +158,7 @@ def load_icefall(
         if tokenizer.vocab_size != config.vocab_size:
             raise ConfigError(
                 f"the tokenizer must have as many entries as the model, {config.vocab_size}, but has "
-                f"{tokenizer.vocab_size}; give the bpe.model that the model was trained with"
+                f"{tokenizer.vocab_size}; give the bpe.model or tokens.txt that the model was trained with"
             )
         for key, tensor in tensors.items():
             if not tensor.isfinite().all():
@@ -269,6 +269,11 @@ def _checked_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for key, tensor in state_dict.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            if isinstance(tensor, Mapping):
+                raise CheckpointError(
+                    f"{key} must be a tensor, but is another dict: give the state dict itself, checkpoint['model'], or let "
+                    "load_icefall open the file"
+                )
             kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{key} must be a tensor of floating-point numbers, but is {kind}; {_EXPECTED}")
         tensors[key.removeprefix("module.")] = tensor
@@ -356,7 +361,7 @@ def _training_chunks(downsample: Sequence[int], kernel_sizes: Sequence[int]) -> 
     left_contexts = tuple(
         left
         for left in default.left_context_frames_50hz
-        if left == -1 or all(max(1, left // chunk) * chunk >= reach for chunk in chunks if chunk != -1)
+        if left == -1 or all(min(left, max(1, left // chunk) * chunk) >= reach for chunk in chunks if chunk != -1)
     )
     return chunks, left_contexts
 

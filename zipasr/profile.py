@@ -7,6 +7,7 @@ request as JSON from stdin and writes what it measured to stdout.
 
 import copy
 import json
+import math
 import os
 import resource
 import statistics
@@ -290,7 +291,7 @@ def profile_encoder(
     kind = select_device(device)
     batch = default_batch(kind) if batch is None else batch
     for name, value, least in (("batch", batch, 1), ("seconds", seconds, 0.2), ("repeats", repeats, 1)):
-        if not value >= least:
+        if not least <= value < math.inf:
             raise ConfigError(f"{name} must be at least {least}, but is {value}")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, but is {threads}")

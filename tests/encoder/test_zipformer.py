@@ -212,6 +212,16 @@ def test_each_output_channel_comes_from_the_last_stack_that_has_it() -> None:
         ({"is_causal": True, "chunk_frames_50hz": (0,)}, "chunk_frames_50hz must be -1 or a positive multiple"),
         ({"is_causal": True, "chunk_frames_50hz": (-8,)}, "chunk_frames_50hz must be -1 or a positive multiple"),
         ({"is_causal": True, "chunk_frames_50hz": (4,), "left_context_frames_50hz": (4,)}, "left_context_frames_50hz"),
+        ({"is_causal": True, "chunk_frames_50hz": (64,), "left_context_frames_50hz": (4,)}, "but 4 frames give 4"),
+        ({"is_causal": True, "chunk_frames_50hz": (-1,), "left_context_frames_50hz": (-7,)}, "or more, but is -7"),
+        ({"unmasked_channels": (16, 0, 16, 16)}, "unmasked_channels must be 1 or more, but stack 1 has 0"),
+        ({"feedforward": (16, 24, 0, 24)}, "multiples of 4"),
+        ({"kernel_sizes": (7, -1, 5, 7)}, "kernel_sizes must be odd"),
+        ({"pos_dim": 0}, "pos_dim must be even and 2 or more"),
+        ({"channels": ()}, "channels must have one entry for each stack"),
+        ({"conv_embed_rate": 3}, "conv_embed_rate must be 2, or 4"),
+        ({"conv_channels": (0, 8, 8)}, "conv_channels 1 or more"),
+        ({"num_features": 4}, "num_features must be 7 or more"),
     ],
 )
 def test_impossible_configurations_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -239,6 +249,7 @@ def test_left_context_of_64_frames_suits_the_published_kernels() -> None:
         (torch.zeros(2, 30, 80), torch.tensor([30, 30]), {}, r"features must be \(N, T >= 9, 20\)"),
         (torch.zeros(2, 8, 20), torch.tensor([8, 8]), {}, r"features must be \(N, T >= 9, 20\)"),
         (torch.zeros(2, 30, 20), torch.tensor([30]), {}, r"lens must be \(2,\)"),
+        (torch.zeros(2, 30, 20), torch.tensor([1.0, 0.75]), {}, "lens must count frames, as int64, but is torch.float32"),
         (torch.zeros(2, 30, 20), torch.tensor([30, 30]), {"chunk_frames_50hz": 16}, "is_causal=True"),
     ],
 )
@@ -480,7 +491,7 @@ def test_lengths_and_contexts_that_cannot_be() -> None:
         model(features, torch.tensor([51]))
     with pytest.raises(ValueError, match="has an effect only in chunks"):
         model(features, torch.tensor([50]), left_context_frames_50hz=64)
-    with pytest.raises(ConfigError, match="left_context_frames_50hz must be -1 or more"):
+    with pytest.raises(ConfigError, match="left_context_frames_50hz must be -1 \\(everything\\) or more"):
         model(features, torch.tensor([50]), chunk_frames_50hz=16, left_context_frames_50hz=-2)
     with pytest.raises(ConfigError, match="at least one size"):
         ZipformerConfig(is_causal=True, chunk_frames_50hz=())

@@ -218,6 +218,16 @@ def test_remove_old(run: Path) -> None:
     assert list(checkpoint_folders(run)) == [2]
 
 
+def test_interruptions_do_not_push_out_regular_checkpoints(tmp_path: Path) -> None:
+    for number in (10, 20, 30, 31, 33):
+        checkpoint_path(tmp_path, number).mkdir(parents=True)
+    remove_old(tmp_path, keep=2, newest=33, save_interval=10)
+    assert list(checkpoint_folders(tmp_path)) == [20, 30, 33]  # 33 is what the run goes on from
+    checkpoint_path(tmp_path, 40).mkdir()
+    remove_old(tmp_path, keep=2, newest=40, save_interval=10)
+    assert list(checkpoint_folders(tmp_path)) == [30, 40]
+
+
 def test_documents_are_plain_json(run: Path) -> None:
     document = json.loads((checkpoint_path(run, 2) / TRAINING_FILE).read_text())
     assert document["position"]["num_batches"] == 2

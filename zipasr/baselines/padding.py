@@ -16,6 +16,8 @@ def check_input(features: Tensor, lens: Tensor, *, num_features: int, min_frames
         )
     if lens.shape != features.shape[:1]:
         raise ValueError(f"lens must be ({features.shape[0]},), but is {tuple(lens.shape)}")
+    if lens.is_floating_point() or lens.dtype == torch.bool:
+        raise ValueError(f"lens must count frames, as int64, but is {lens.dtype}; turn shares into (share * T).long()")
     if lens.device.type == "cpu" and len(lens) and not 0 <= int(lens.min()) <= int(lens.max()) <= features.shape[1]:
         raise ValueError(f"lens must be within 0 and T = {features.shape[1]}, but are {lens.tolist()}")
 

@@ -35,11 +35,18 @@ class AblationConfig:
     activation: Literal["swoosh", "swoosh_right", "swish"] = "swoosh"
     """`swoosh` is SwooshL or SwooshR by place; the others are used everywhere."""
     has_balancer: bool = True
-    """Whether Balancers shape the activations while training."""
+    """Whether Balancers shape the activations of the encoder while training; those of the predictor stay."""
     has_whitener: bool = True
-    """Whether Whiteners shape the activations while training."""
+    """Whether Whiteners shape the activations of the encoder while training."""
 
     def __post_init__(self) -> None:
+        for name, choices in (
+            ("block", ("zipformer", "conformer_pair")),
+            ("norm", ("bias_norm", "layer_norm")),
+            ("activation", ("swoosh", "swoosh_right", "swish")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}")
         if self.block == "conformer_pair" and not (self.has_nonlin_attention and self.has_shared_attention_weights):
             raise ConfigError(
                 "has_nonlin_attention and has_shared_attention_weights must be left at true with conformer_pair, whose "

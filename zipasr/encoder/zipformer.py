@@ -77,6 +77,15 @@ class ZipformerConfig:
 
     def __post_init__(self) -> None:
         num_stacks = len(self.channels)
+        if num_stacks == 0:
+            raise ConfigError("channels must have one entry for each stack, but is empty")
+        if self.conv_embed_rate not in (2, 4):
+            raise ConfigError(f"conv_embed_rate must be 2, or 4 for the ablation, but is {self.conv_embed_rate}")
+        if self.num_features < 7 or min(self.conv_channels) < 1:
+            raise ConfigError(
+                "num_features must be 7 or more and conv_channels 1 or more, but they are "
+                f"{self.num_features} and {self.conv_channels}"
+            )
         sizes = ("unmasked_channels", "num_layers", "downsample", "feedforward", "num_heads", "kernel_sizes")
         for name in (*sizes, "query_head_dim", "value_head_dim", "pos_head_dim"):
             if not isinstance(getattr(self, name), int) and len(getattr(self, name)) != num_stacks:
@@ -88,8 +97,8 @@ class ZipformerConfig:
             self._check_stack(i)
         if self.downsample[0] != 1:
             raise ConfigError(f"the first entry of downsample must be 1, but is {self.downsample[0]}")
-        if self.pos_dim % 2:
-            raise ConfigError(f"pos_dim must be even, but is {self.pos_dim}")
+        if self.pos_dim % 2 or self.pos_dim < 2:
+            raise ConfigError(f"pos_dim must be even and 2 or more, half sines and half cosines, but is {self.pos_dim}")
         if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
             raise ConfigError("chunk_frames_50hz and left_context_frames_50hz must name at least one size each, -1 for all")
         if self.is_causal and self.conv_embed_rate != 2:
@@ -100,14 +109,16 @@ class ZipformerConfig:
                     check_chunk(self, chunk, left)
 
     def _check_stack(self, i: int) -> None:
-        if self.kernel_sizes[i] % 2 == 0:
-            raise ConfigError(f"kernel_sizes must be odd, but stack {i} has {self.kernel_sizes[i]}")
+        if self.kernel_sizes[i] % 2 == 0 or self.kernel_sizes[i] < 1:
+            raise ConfigError(f"kernel_sizes must be odd, but stack {i} has {self.kernel_sizes[i]}; 31 and 15 are published")
         if self.unmasked_channels[i] > self.channels[i]:
             raise ConfigError(
                 f"unmasked_channels must not exceed channels, but stack {i} has {self.unmasked_channels[i]} "
-                f"of {self.channels[i]}"
+                f"of {self.channels[i]}; lower it, or widen the stack"
             )
-        if self.channels[i] % 4 or self.feedforward[i] % 4:
+        if self.unmasked_channels[i] < 1:
+            raise ConfigError(f"unmasked_channels must be 1 or more, but stack {i} has {self.unmasked_channels[i]}")
+        if self.channels[i] % 4 or self.feedforward[i] % 4 or self.feedforward[i] < 4:
             raise ConfigError(
                 f"channels and feedforward must be multiples of 4, but stack {i} has {self.channels[i]} and "
                 f"{self.feedforward[i]}"
@@ -129,20 +140,21 @@ class ZipformerConfig:
 
 def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
     """Raise ConfigError unless the chunk and left context (50 Hz frames, -1 unlimited) suit every stack."""
+    if left < -1:
+        raise ConfigError(f"left_context_frames_50hz must be -1 (everything) or more, but is {left}")
     if chunk == -1:
         return
     for i, (factor, kernel) in enumerate(zip(config.downsample, config.kernel_sizes, strict=True)):
         if chunk < 1 or chunk % factor:
             raise ConfigError(
                 f"chunk_frames_50hz must be -1 or a positive multiple of every downsampling factor, but {chunk} is "
-                f"not a multiple of {factor} (stack {i})"
+                f"not a multiple of {factor} (stack {i}); the published models use 16, 32 and 64"
             )
-        if left < -1:
-            raise ConfigError(f"left_context_frames_50hz must be -1 or more, but is {left}")
-        if left != -1 and max(1, left // chunk) * chunk < kernel // 2 * factor:
+        seen = min(left, max(1, left // chunk) * chunk)
+        if left != -1 and seen < kernel // 2 * factor:
             raise ConfigError(
-                f"left_context_frames_50hz must reach back over half the kernel of stack {i}, "
-                f"{kernel // 2 * factor} frames, but {left} frames give {max(1, left // chunk) * chunk}"
+                f"left_context_frames_50hz must reach back over half the kernel of stack {i}, {kernel // 2 * factor} "
+                f"frames, but {left} frames give {seen} in whole chunks of {chunk}; published models use 64, 128 and 256"
             )
 
 
@@ -212,7 +224,8 @@ class Zipformer(nn.Module):
             features: (N, T, F) log-mel features at 100 Hz, T >= 9.
             lens: (N,) valid frames of each, int64.
             chunk_frames_50hz: frames of a chunk at 50 Hz; -1 or None: no chunks. Causal models only.
-            left_context_frames_50hz: frames before the chunk that are seen; -1 or None: all.
+            left_context_frames_50hz: frames before the chunk that are seen, in whole chunks (rounded down, one at least, as
+                published); -1 or None: all.
         Returns:
             Frames (N, ((T - 7) // 2 + 1) // 2, D) at 25 Hz and their lengths.
         Raises:
@@ -364,6 +377,8 @@ class Zipformer(nn.Module):
             )
         if lens.shape != features.shape[:1]:
             raise ValueError(f"lens must be ({features.shape[0]},), but is {tuple(lens.shape)}")
+        if lens.is_floating_point() or lens.dtype == torch.bool:
+            raise ValueError(f"lens must count frames, as int64, but is {lens.dtype}; turn shares into (share * T).long()")
         # Looked at only where that does not make the processor wait for an accelerator.
         if lens.device.type == "cpu" and len(lens) and not 0 <= int(lens.min()) <= int(lens.max()) <= features.shape[1]:
             raise ValueError(f"lens must be within 0 and T = {features.shape[1]}, but are {lens.tolist()}")

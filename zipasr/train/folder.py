@@ -30,12 +30,12 @@ LOCK_FILE = ".lock"
 _ORPHANS_LIVE_S = 15.0  # readers of torch look every 5 s whether their parent is there
 logger = logging.getLogger(__name__)
 _MAY_CHANGE = frozenset(
-    "num_epochs device num_workers log_interval valid_interval save_interval keep_checkpoints average_share "
+    "num_epochs device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
     "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share".split()
 )
 """Fields that a resumed run may set otherwise: none of them changes what a step does (finetune.sha256 stands for the
-checkpoint, wherever it lies)."""
+checkpoint, wherever it lies), nor save_interval's say in which checkpoints averages and rollbacks use."""
 
 
 def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainConfig, Tokenizer]:

@@ -275,7 +275,7 @@ class _Run:
         self.state.save(checkpoint_path(self.out, b), self.place.tokenizer, self.ranks)
         self.last_saved = b
         if self.ranks.is_main:
-            remove_old(self.out, self.config.keep_checkpoints, b)
+            remove_old(self.out, self.config.keep_checkpoints, b, self.config.save_interval)
 
     def validate(self) -> dict[str, float]:
         """Average the model, measure it on the dev set and write it to the `model` folder; the others wait for rank 0."""

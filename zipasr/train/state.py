@@ -265,13 +265,18 @@ def _load_newest(state: TrainState, run_folder: Path, ranks: Ranks) -> str:
     return ""
 
 
-def remove_old(run_folder: Path, keep: int, newest: int) -> None:
+def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1) -> None:
     """Remove all but the `keep` newest checkpoints of those up to `newest` batches, and what a killed run left half done.
 
-    Later ones are damaged ones that the run was resumed in front of; they do not count, and are overwritten in time.
+    Those that an interruption left, at no multiple of `save_interval`, are neither counted nor kept once there is a newer
+    one: however often a run is stopped, the regular ones that averages and rollbacks need are there. Later ones are damaged
+    ones that the run was resumed in front of; they do not count, and are overwritten in time.
     """
-    folders = [folder for n, folder in checkpoint_folders(run_folder).items() if n <= newest]
-    for folder in [*folders[:-keep], *(run_folder / "checkpoints").glob(".batch-*.partial-*")]:
+    folders = {n: folder for n, folder in checkpoint_folders(run_folder).items() if n <= newest}
+    regular = [n for n in folders if n % save_interval == 0]
+    kept = {*regular[-keep:], *list(folders)[-1:]}
+    left_over = (run_folder / "checkpoints").glob(".batch-*.partial-*")
+    for folder in [*(path for n, path in folders.items() if n not in kept), *left_over]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
