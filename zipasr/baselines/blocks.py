@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from zipasr.baselines.attention import relative_positions
-from zipasr.baselines.padding import check_input, padding_mask
+from zipasr.baselines.padding import padding_mask
 from zipasr.baselines.subsampling import MIN_FRAMES, Conv2dSubsampling, output_length, output_lengths
 from zipasr.nn.constraint import chance
-from zipasr.nn.encoded import Encoded
+from zipasr.nn.encoded import Encoded, check_input
 
 
 class BlockEncoder(nn.Module):

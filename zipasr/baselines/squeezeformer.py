@@ -17,10 +17,10 @@ from zipasr.baselines.attention import RelativeAttention, relative_positions
 from zipasr.baselines.convolution import DepthwiseConv
 from zipasr.baselines.feedforward import FeedForward
 from zipasr.baselines.norm import MaskedBatchNorm
-from zipasr.baselines.padding import check_input, padding_mask, zero_padding
+from zipasr.baselines.padding import padding_mask, zero_padding
 from zipasr.baselines.subsampling import SeparableSubsampling
 from zipasr.errors import ConfigError
-from zipasr.nn.encoded import Encoded
+from zipasr.nn.encoded import Encoded, check_input
 
 _REDUCE_KERNEL_SIZE = 5
 

@@ -19,7 +19,7 @@ from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.state import StreamState, layer_shapes
 from zipasr.errors import ConfigError
 from zipasr.nn.dropout import DROPOUT
-from zipasr.nn.encoded import Encoded
+from zipasr.nn.encoded import Encoded, check_input
 from zipasr.nn.schedule import Schedule
 
 _WARMUP_STEPS = 4000.0
@@ -369,19 +369,7 @@ class Zipformer(nn.Module):
             raise ValueError("the state must come from a model of the same shape; make it with this one's initial_state")
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
-        expected = self.config.num_features
-        if features.dim() != 3 or features.shape[2] != expected or features.shape[1] < frontend.MIN_FEATURES:
-            raise ValueError(
-                f"features must be (N, T >= {frontend.MIN_FEATURES}, {expected}), but are {tuple(features.shape)}; "
-                "pad short input with features.PADDING_VALUE"
-            )
-        if lens.shape != features.shape[:1]:
-            raise ValueError(f"lens must be ({features.shape[0]},), but is {tuple(lens.shape)}")
-        if lens.is_floating_point() or lens.dtype == torch.bool:
-            raise ValueError(f"lens must count frames, as int64, but is {lens.dtype}; turn shares into (share * T).long()")
-        # Looked at only where that does not make the processor wait for an accelerator.
-        if lens.device.type == "cpu" and len(lens) and not 0 <= int(lens.min()) <= int(lens.max()) <= features.shape[1]:
-            raise ValueError(f"lens must be within 0 and T = {features.shape[1]}, but are {lens.tolist()}")
+        check_input(features, lens, num_features=self.config.num_features, min_frames=frontend.MIN_FEATURES)
         if chunk is not None and chunk != -1 and not self.config.is_causal:
             raise ValueError(
                 f"chunk_frames_50hz must be -1 for this model, but is {chunk}; only a model trained with "
