@@ -6,6 +6,7 @@ Golden: the original's results. Reference: obvious code; all alignments of tiny 
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,7 +24,12 @@ from zipasr.search.hypothesis import Hypothesis
 
 
 def obvious_beam_search(
-    scorer: ToyScorer, encoded: Encoded, beam: int, unk_id: int | None = None, **settings: float
+    scorer: ToyScorer,
+    encoded: Encoded,
+    beam: int,
+    unk_id: int | None = None,
+    prior_of: Callable[[tuple[int, ...]], float] = lambda ids: 0.0,
+    **settings: float,
 ) -> list[list[Hypothesis]]:
     """One utterance and one hypothesis at a time, with dictionaries of whole sequences."""
     found = []
@@ -40,6 +46,7 @@ def obvious_beam_search(
                     new = hypothesis._replace(score=score)
                 else:
                     ids, times = (*hypothesis.ids, label), (*hypothesis.frames, t)
+                    score += prior_of(ids) - prior_of(hypothesis.ids)
                     new = Hypothesis(ids, times, (*hypothesis.log_probs, step), score)
                 if new.ids in live:
                     old = live[new.ids]

@@ -17,7 +17,8 @@ from torch import Tensor
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.label_tree import Emission, LabelNode, log_add, to_hypothesis
+from zipasr.search.label_tree import Emission, LabelNode, final_scores, log_add, root_node, score_nodes, to_hypothesis
+from zipasr.search.prior import LabelPrior
 from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
 
 
@@ -26,7 +27,13 @@ class _Path(NamedTuple):
 
     prefix: LabelNode
     log_prob: float
+    """By the transducer alone."""
     last: Emission | None
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by: the transducer and the prior."""
+        return self.log_prob + self.prefix.prior_score
 
 
 @torch.inference_mode()
@@ -38,6 +45,7 @@ def modified_beam_search(
     blank_penalty: float = 0.0,
     temperature: float = 1.0,
     unk_id: int | None = None,
+    prior: LabelPrior | None = None,
 ) -> list[list[Hypothesis]]:
     """Search for the most probable token sequences with the transducer head.
 
@@ -51,6 +59,8 @@ def modified_beam_search(
         blank_penalty: taken off the blank's logit; positive values delete fewer words.
         temperature: divides the logits; above 1, the search trusts the model less and keeps more different hypotheses.
         unk_id: a label that is passed over like blank; None: there is none.
+        prior: language models and hotwords, already weighted. As published, a label counts for a hypothesis from the
+            frame after it on: which continuations of a frame stay is decided without it.
     Returns:
         For each utterance its hypotheses, the best first by `normalised_score`; at least one, 1 to `beam` of them.
     Raises:
@@ -63,7 +73,7 @@ def modified_beam_search(
     projected_NTJ = scorer.project_frames(encoded.frames)
     contexts = Contexts(scorer)
     silent = {scorer.blank_id, unk_id}
-    beams = [[_Path(LabelNode(context_row=FIRST_ROW), 0.0, None)] for _ in lens]
+    beams = [[_Path(root_node(prior, FIRST_ROW), 0.0, None)] for _ in lens]
     longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
     projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
     active = longest_first
@@ -81,7 +91,9 @@ def modified_beam_search(
         for n, best, steps in zip(active, best_AB.tolist(), step_AB.tolist(), strict=True):
             chosen = ((*divmod(index, vocab_size), step) for index, step in zip(best, steps, strict=True))
             beams[n] = _advance(beams[n], chosen, frame, silent, contexts)
-    return [_finish(paths, scorer.context_size) for paths in beams]
+        if prior is not None:
+            score_nodes((path.prefix for n in active for path in beams[n]), prior)
+    return [_finish(paths, scorer.context_size, prior) for paths in beams]
 
 
 def _to_tensors(beams: list[list[_Path]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -92,10 +104,10 @@ def _to_tensors(beams: list[list[_Path]], device: torch.device) -> tuple[Tensor,
     width = max(len(paths) for paths in beams)
     rows, scores = [], []
     for paths in beams:
-        top = max(path.log_prob for path in paths)
+        top = max(path.score for path in paths)
         empty = width - len(paths)
         rows.append([path.prefix.context_row for path in paths] + [FIRST_ROW] * empty)
-        scores.append([path.log_prob - top for path in paths] + [-math.inf] * empty)
+        scores.append([path.score - top for path in paths] + [-math.inf] * empty)
     return torch.tensor(rows, device=device), torch.tensor(scores, dtype=torch.float32, device=device)
 
 
@@ -126,6 +138,9 @@ def _advance(
     return list(merged.values())
 
 
-def _finish(paths: list[_Path], context_size: int) -> list[Hypothesis]:
-    hypotheses = [to_hypothesis(path.prefix, path.last, path.log_prob) for path in paths]
+def _finish(paths: list[_Path], context_size: int, prior: LabelPrior | None) -> list[Hypothesis]:
+    prior_scores = final_scores([path.prefix for path in paths], prior)
+    hypotheses = [
+        to_hypothesis(path.prefix, path.last, path.log_prob + score) for path, score in zip(paths, prior_scores, strict=True)
+    ]
     return sorted(hypotheses, key=lambda hypothesis: -hypothesis.normalised_score(context_size))

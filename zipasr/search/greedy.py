@@ -6,10 +6,14 @@ label is thrown away: the result is that of going frame by frame, with far fewer
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts
+from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
 
@@ -20,21 +24,28 @@ WINDOW_FRAMES_25HZ = 8
 class _Partial:
     """A hypothesis being built."""
 
-    def __init__(self) -> None:
+    def __init__(self, hotwords: HotwordGraph | None = None) -> None:
         self.context_row = FIRST_ROW
+        self.hotwords = hotwords
+        self.hotword_state: Any = hotwords.start() if hotwords is not None else None
         self.ids: list[int] = []
         self.frames: list[int] = []
         self.log_probs: list[float] = []
         self.score = 0.0
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
-        """Append a label; its score is counted apart."""
+        """Append a label; its log-probability is counted in the score apart, what hotwords add is counted here."""
+        if self.hotwords is not None:
+            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
+            self.score += bonus
         self.ids.append(label)
         self.frames.append(frame)
         self.log_probs.append(log_prob)
 
     def finish(self) -> Hypothesis:
         """The finished hypothesis."""
+        if self.hotwords is not None:
+            self.score += self.hotwords.finish([self.hotword_state])[0]
         return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
 
 
@@ -46,6 +57,7 @@ def greedy_search(
     blank_penalty: float = 0.0,
     temperature: float = 1.0,
     unk_id: int | None = None,
+    hotwords: HotwordGraph | None = None,
     max_symbols_per_frame: int = 1,
     window_frames_25hz: int = WINDOW_FRAMES_25HZ,
 ) -> list[Hypothesis]:
@@ -57,6 +69,8 @@ def greedy_search(
         blank_penalty: taken off the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
         unk_id: a label that is passed over like blank; None: there is none.
+        hotwords: phrases to prefer. A boost can make a label win over blank; taking one back only decides between labels,
+            since a search that cannot look back would rather say nothing than leave a phrase.
         max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
         window_frames_25hz: frames scored in one joiner call; changes the speed, not the result.
     Returns:
@@ -72,7 +86,7 @@ def greedy_search(
     lens = check_encoded(encoded)
     device = encoded.frames.device
     silent = {scorer.blank_id, unk_id}
-    partials = [_Partial() for _ in lens]
+    partials = [_Partial(hotwords) for _ in lens]
     contexts = Contexts(scorer)
     projected_NTJ = scorer.project_frames(encoded.frames)
     offsets_W = torch.arange(window_frames_25hz, device=device)
@@ -89,10 +103,26 @@ def greedy_search(
             logits_AWV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
         )
         best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
+        if hotwords is not None:
+            bonus_AV = torch.stack(
+                [hotwords.bonus_V(partials[n].hotword_state, log_probs_AWV.shape[-1]) for n in active]
+            ).to(device)
+            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV.unsqueeze(1), silent)
         for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
             frames = range(starts[n], min(starts[n] + len(labels), lens[n]))
             starts[n] = _advance(partials[n], frames, labels, log_probs, silent, contexts, max_symbols_per_frame)
     return [partial.finish() for partial in partials]
+
+
+def _best_with_bonus(log_probs_AWV: Tensor, bonus_A1V: Tensor, silent: set[int | None]) -> tuple[Tensor, Tensor]:
+    """Log-probability and id of the label that wins in each frame once hotwords have their say."""
+    silent_ids = torch.tensor([i for i in silent if i is not None], device=log_probs_AWV.device)
+    silence_AW, silence_place_AW = log_probs_AWV.index_select(-1, silent_ids).max(-1)
+    spoken_AWV = log_probs_AWV.index_fill(-1, silent_ids, -torch.inf)
+    label_AW = (spoken_AWV + bonus_A1V).argmax(-1)
+    is_spoken_AW = (spoken_AWV + bonus_A1V.clamp(min=0.0)).amax(-1) > silence_AW
+    winner_AW = torch.where(is_spoken_AW, label_AW, silent_ids[silence_place_AW])
+    return log_probs_AWV.gather(-1, winner_AW.unsqueeze(-1)).squeeze(-1), winner_AW
 
 
 def _advance(

@@ -13,7 +13,8 @@ import torch
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.label_tree import Emission, LabelNode, log_add, to_hypothesis
+from zipasr.search.label_tree import Emission, LabelNode, final_scores, log_add, root_node, score_nodes, to_hypothesis
+from zipasr.search.prior import LabelPrior
 from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
 
 
@@ -36,18 +37,23 @@ class _Ending:
 class _Path:
     """A live sequence."""
 
-    __slots__ = ("blank", "label", "prefix", "score")
+    __slots__ = ("blank", "label", "log_prob", "prefix")
 
     def __init__(self, prefix: LabelNode) -> None:
         self.prefix = prefix
         self.blank, self.label = _Ending(), _Ending()
-        self.score = -math.inf
+        self.log_prob = -math.inf
         """Log-probability of both endings; known after `settle`."""
 
     def settle(self) -> "_Path":
         """Sum the endings up at the end of a frame."""
-        self.score = log_add(self.blank.log_prob, self.label.log_prob)
+        self.log_prob = log_add(self.blank.log_prob, self.label.log_prob)
         return self
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by: CTC and the prior."""
+        return self.log_prob + self.prefix.prior_score
 
     @property
     def emission(self) -> Emission | None:
@@ -57,7 +63,13 @@ class _Path:
 
 @torch.inference_mode()
 def ctc_prefix_search(
-    scorer: Scorer, encoded: Encoded, *, beam: int = 4, blank_penalty: float = 0.0, temperature: float = 1.0
+    scorer: Scorer,
+    encoded: Encoded,
+    *,
+    beam: int = 4,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
+    prior: LabelPrior | None = None,
 ) -> list[list[Hypothesis]]:
     """Search for the most probable label sequences with the CTC head, each summed over its alignments.
 
@@ -67,6 +79,7 @@ def ctc_prefix_search(
         beam: sequences that stay after a frame, and labels of a frame that are looked at.
         blank_penalty: taken off the blank's log-probability before they are normalised again.
         temperature: divides the log-probabilities before they are normalised again.
+        prior: language models and hotwords, already weighted.
     Returns:
         For each utterance its hypotheses, the most probable first; at least one, at most `beam`. Scores are not
         normalised by length.
@@ -83,34 +96,53 @@ def ctc_prefix_search(
             log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
         )
     best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(beam, log_probs_NTV.shape[-1]))
-    frames = zip(best_NTB.tolist(), best_log_probs_NTB.tolist(), lens, strict=True)
-    return [
-        _search(labels_TB[:length], log_probs_TB[:length], beam, scorer.blank_id)
-        for labels_TB, log_probs_TB, length in frames
-    ]
+    labels_NTB, scores_NTB = best_NTB.tolist(), best_log_probs_NTB.tolist()
+    beams = [_first_paths(prior) for _ in lens]
+    for frame in range(max(lens, default=0)):
+        found = {
+            n: _continuations(beams[n], labels_NTB[n][frame], scores_NTB[n][frame], frame, scorer.blank_id)
+            for n, length in enumerate(lens)
+            if frame < length
+        }
+        if prior is not None:
+            score_nodes((path.prefix for paths in found.values() for path in paths), prior)
+        for n, paths in found.items():
+            beams[n] = sorted(paths, key=lambda path: -path.score)[:beam]
+    return [_finish(paths, prior) for paths in beams]
 
 
-def _search(labels_TB: list[list[int]], log_probs_TB: list[list[float]], beam: int, blank_id: int) -> list[Hypothesis]:
-    """The hypotheses of one utterance, from the best labels of its frames and their log-probabilities."""
-    start = _Path(LabelNode())
+def _first_paths(prior: LabelPrior | None) -> list[_Path]:
+    """The empty sequence, of which there is one alignment."""
+    start = _Path(root_node(prior))
     start.blank = _Ending(0.0)
-    paths = [start.settle()]
-    for frame, (labels, log_probs) in enumerate(zip(labels_TB, log_probs_TB, strict=True)):
-        found: dict[LabelNode, _Path] = {}
-        for path in paths:
-            for label, log_prob in zip(labels, log_probs, strict=True):
-                _follow(path, label, log_prob, frame, blank_id, found)
-        paths = sorted((path.settle() for path in found.values()), key=lambda path: -path.score)[:beam]
-    return [to_hypothesis(path.prefix, path.emission, path.score) for path in paths]
+    return [start.settle()]
+
+
+def _continuations(paths: list[_Path], labels: list[int], log_probs: list[float], frame: int, blank_id: int) -> list[_Path]:
+    """What the sequences of an utterance become with the labels of a frame that are looked at."""
+    found: dict[LabelNode, _Path] = {}
+    for path in paths:
+        for label, log_prob in zip(labels, log_probs, strict=True):
+            _follow(path, label, log_prob, frame, blank_id, found)
+    return [path.settle() for path in found.values()]
+
+
+def _finish(paths: list[_Path], prior: LabelPrior | None) -> list[Hypothesis]:
+    prior_scores = final_scores([path.prefix for path in paths], prior)
+    hypotheses = [
+        to_hypothesis(path.prefix, path.emission, path.log_prob + score)
+        for path, score in zip(paths, prior_scores, strict=True)
+    ]
+    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
 
 
 def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[LabelNode, _Path]) -> None:
     """Add what `path` becomes with one label of a frame to what was found in it."""
     prefix = path.prefix
     if label == blank_id:
-        _at(prefix, found).blank.add(path.score + log_prob, path.emission)
+        _at(prefix, found).blank.add(path.log_prob + log_prob, path.emission)
         return
-    before, emission = path.score, path.emission
+    before, emission = path.log_prob, path.emission
     if label == prefix.label:  # goes on from alignments that end in it; begins anew only after a blank
         if path.label.log_prob > -math.inf:
             _at(prefix, found).label.add(path.label.log_prob + log_prob, path.label.emission)

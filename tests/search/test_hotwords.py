@@ -1,0 +1,200 @@
+"""Hotwords. Reference: the best set of non-overlapping phrases by trying all. Law: `bonus_V` is `extend` for every label;
+unfinished phrases add nothing. Contract: the file, errors that name the phrase."""
+
+import functools
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.search.toy_scorer import ToyScorer, toy_encoded
+from tests.tiny_model import tiny_tokenizer
+from zipasr.errors import ConfigError
+from zipasr.search.beam import modified_beam_search
+from zipasr.search.greedy import greedy_search
+from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords, read_hotwords
+from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.prior import WeightedPriors
+from zipasr.tokenizer import Tokenizer
+
+Phrases = list[tuple[int, ...]]
+PHRASES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4, unique=True)
+
+
+def total(graph: HotwordGraph, ids: list[int]) -> float:
+    """What the graph gives a whole sequence."""
+    state, score = graph.start(), 0.0
+    for label in ids:
+        (state,), (step,) = graph.extend([state], [label])
+        score += step
+    return score + graph.finish([state])[0]
+
+
+def occurrences(phrases: Phrases, ids: list[int], starts_word: list[bool] | None = None) -> list[tuple[int, int]]:
+    """Where whole phrases lie, as (start, end)."""
+    found = []
+    for phrase in phrases:
+        for i in range(len(ids) - len(phrase) + 1):
+            end = i + len(phrase)
+            is_whole = starts_word is None or end == len(ids) or starts_word[ids[end]]
+            if tuple(ids[i:end]) == phrase and is_whole:
+                found.append((i, end))
+    return found
+
+
+def best_cover(spans: list[tuple[int, int]]) -> int:
+    """Most labels that phrases which do not overlap can cover."""
+    best = 0
+    for size in range(len(spans) + 1):
+        for chosen in itertools.combinations(sorted(spans), size):
+            if all(a[1] <= b[0] for a, b in itertools.pairwise(chosen)):
+                best = max(best, sum(end - start for start, end in chosen))
+    return best
+
+
+@settings(deadline=None, max_examples=300)
+@given(phrases=PHRASES, ids=st.lists(st.integers(0, 3), max_size=9))
+def test_a_sequence_gets_what_its_phrases_are_worth(phrases: Phrases, ids: list[int]) -> None:
+    """Never more than the best choice of phrases, and exactly that where no two of them overlap."""
+    graph = HotwordGraph([(phrase, 1.0) for phrase in phrases])
+    spans = occurrences(phrases, ids)
+    score = total(graph, ids)
+    assert -1e-9 <= score <= best_cover(spans) + 1e-9
+    if all(a[1] <= b[0] or b[1] <= a[0] for a, b in itertools.combinations(spans, 2)):
+        assert score == pytest.approx(sum(end - start for start, end in spans))
+    assert (score > 0) == bool(spans)
+
+
+@settings(deadline=None, max_examples=200)
+@given(phrases=PHRASES, ids=st.lists(st.integers(0, 3), max_size=9), begins=st.lists(st.booleans(), min_size=4, max_size=4))
+def test_only_whole_words_count(phrases: Phrases, ids: list[int], begins: list[bool]) -> None:
+    graph = HotwordGraph([(phrase, 1.0) for phrase in phrases], starts_word=begins)
+    score, cover = total(graph, ids), best_cover(occurrences(phrases, ids, begins))
+    assert -1e-9 <= score <= cover + 1e-9
+    if len(phrases) == 1 and begins[phrases[0][0]] and not any(begins[i] for i in phrases[0][1:]):
+        assert score == pytest.approx(cover)  # one word cannot overlap itself
+
+
+@settings(deadline=None, max_examples=100)
+@given(phrases=PHRASES, ids=st.lists(st.integers(0, 3), max_size=6), has_words=st.booleans())
+def test_bonus_of_all_labels_is_that_of_each(phrases: Phrases, ids: list[int], has_words: bool) -> None:
+    starts_word = [True, False, True, False] if has_words else None
+    graph = HotwordGraph([(phrase, 1.5) for phrase in phrases], starts_word=starts_word)
+    state = functools.reduce(lambda state, label: graph.extend([state], [label])[0][0], ids, graph.start())
+    _, steps = graph.extend([state] * 4, range(4))
+    torch.testing.assert_close(graph.bonus_V(state, 4), torch.tensor(steps))
+
+
+def test_boosts_count_by_token_and_the_larger_one_rules_what_phrases_share() -> None:
+    graph = HotwordGraph([((1, 2), 1.0), ((1, 3), 2.0), ((1,), 0.5)])
+    assert total(graph, [1, 2]) == pytest.approx(3.0)
+    assert total(graph, [1, 3]) == pytest.approx(4.0)
+    assert total(graph, [1, 0]) == pytest.approx(2.0)
+
+
+def test_a_phrase_inside_one_that_fails_counts() -> None:
+    graph = HotwordGraph([((1, 2, 3, 4), 1.0), ((2,), 1.0)])
+    assert total(graph, [1, 2, 3, 5]) == pytest.approx(1.0)
+    assert total(graph, [1, 2, 3, 4]) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("phrases", [[((), 1.0)], [((1,), 0.0)], [((1,), float("nan"))], [((1,), float("inf"))]])
+def test_bad_phrases_are_refused(phrases: list) -> None:
+    with pytest.raises(ValueError, match="hotword"):
+        HotwordGraph(phrases)
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam", "ctc"])
+def test_searches_follow_a_boost_that_is_large_and_ignore_one_that_is_tiny(search: str) -> None:
+    scorer, encoded = ToyScorer(5), toy_encoded([9, 4], 5, seed=3, blank_bonus=1.0)
+
+    def found(phrase: tuple[int, int], boost: float | None) -> list[tuple[int, ...]]:
+        graph = HotwordGraph([(phrase, boost)]) if boost is not None else None
+        if search == "greedy":
+            return [h.ids for h in greedy_search(scorer, encoded, hotwords=graph)]
+        prior = WeightedPriors([(graph, 1.0)]) if graph is not None else None
+        if search == "beam":
+            return [ranked[0].ids for ranked in modified_beam_search(scorer, encoded, beam=8, prior=prior)]
+        return [ranked[0].ids for ranked in ctc_prefix_search(scorer, encoded, beam=5, prior=prior)]
+
+    plain = found((1, 2), None)
+    said = {pair for ids in plain for pair in itertools.pairwise(ids)}
+    phrase = next(pair for pair in itertools.permutations(range(1, 5), 2) if pair not in said)
+    assert found(phrase, 1e-6) == plain
+    assert all(phrase in itertools.pairwise(ids) for ids in found(phrase, 30.0))
+
+
+@settings(deadline=None, max_examples=25)
+@given(lens=st.lists(st.integers(0, 9), min_size=1, max_size=4), window=st.integers(1, 9), seed=st.integers(0, 99))
+def test_greedy_with_hotwords_depends_neither_on_window_nor_batch(lens: list[int], window: int, seed: int) -> None:
+    scorer, encoded = ToyScorer(5, seed=seed), toy_encoded(lens, 5, seed=seed, blank_bonus=1.0)
+    graph = HotwordGraph([((4, 3), 2.0), ((3, 1, 2), 1.0)], starts_word=[True, True, False, True, False])
+    together = greedy_search(scorer, encoded, hotwords=graph, window_frames_25hz=window)
+    for n, length in enumerate(lens):
+        one = encoded._replace(frames=encoded.frames[n : n + 1, :length], lens=encoded.lens[n : n + 1])
+        (alone,) = greedy_search(scorer, one, hotwords=graph, window_frames_25hz=1)
+        assert (together[n].ids, together[n].frames) == (alone.ids, alone.frames)
+        assert together[n].score == pytest.approx(alone.score, abs=1e-4)
+
+
+def test_phrases_are_spelled_by_the_tokenizer_whatever_their_case() -> None:
+    tokenizer = tiny_tokenizer()
+    graph = encode_hotwords(["Quick Fox", Hotword("five jugs", 3.0)], tokenizer)
+    assert total(graph, tokenizer.encode("QUICK FOX")) == pytest.approx(1.5 * len(tokenizer.encode("QUICK FOX")))
+    assert total(graph, tokenizer.encode("FIVE JUGS")) == pytest.approx(3.0 * len(tokenizer.encode("FIVE JUGS")))
+    assert total(graph, tokenizer.encode("QUICK")) == 0.0
+
+
+def test_a_phrase_does_nothing_for_longer_words() -> None:
+    tokenizer = Tokenizer.train(["ANN ANNUAL BAN"], kind="char", vocab_size=None)
+    graph = encode_hotwords(["Ann"], tokenizer)
+    assert total(graph, tokenizer.encode("ANN")) > 0
+    assert total(graph, tokenizer.encode("ANN BAN")) == total(graph, tokenizer.encode("ANN"))
+    assert total(graph, tokenizer.encode("ANNUAL")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("hotword", "message"),
+    [
+        ("Łódź", "'Łódź' must be writable"),
+        ("  ", "empty"),
+        (Hotword("FOX", -1.0), "boost of hotword 'FOX'"),
+        (Hotword("FOX", float("inf")), "boost of hotword 'FOX'"),
+    ],
+)
+def test_phrases_that_cannot_be_used_are_named(hotword: str | Hotword, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encode_hotwords(["QUICK", hotword], tiny_tokenizer())
+
+
+def test_a_bad_default_boost_is_refused() -> None:
+    with pytest.raises(ConfigError, match="boost"):
+        encode_hotwords(["QUICK"], tiny_tokenizer(), default_boost=0.0)
+
+
+def test_file_of_hotwords(tmp_path: Path) -> None:
+    path = tmp_path / "hotwords.txt"
+    path.write_text("\ufeffNEW YORK :2.5\n\nanna maria\n  ratio 3:4  \n", encoding="utf-8")
+    assert read_hotwords(path) == [Hotword("NEW YORK", 2.5), Hotword("anna maria"), Hotword("ratio 3:4")]
+
+
+@pytest.mark.parametrize("line", ["ANNA :high", "ANNA :-1", "ANNA :0", "ANNA :inf", "ANNA :", ":2"])
+def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "hotwords.txt"
+    path.write_text(f"FINE\n{line}\n", encoding="utf-8")
+    if line == ":2":
+        assert read_hotwords(path)[1] == Hotword(":2")  # no space in front: a phrase, which encoding refuses
+        return
+    with pytest.raises(ConfigError, match="line 2 of"):
+        read_hotwords(path)
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_hotwords(tmp_path / "none.txt")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_hotwords(tmp_path / "binary")

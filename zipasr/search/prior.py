@@ -1,0 +1,53 @@
+"""What is known of label sequences apart from the sound: `LabelPrior`, and the weighted sum of several.
+
+A language model, an n-gram that is taken off again (LODR) and hotwords all score label sequences one label at a time. The
+beams keep a prior's state in the nodes of their label tree, where equal sequences meet, and ask for all new nodes of a
+frame in one call. Scores are in nats.
+Source: shallow fusion, Gulcehre et al. 2015, arXiv:1503.03535; LODR, Zheng et al. 2022, arXiv:2203.16776.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class LabelPrior(Protocol):
+    """Scores of label sequences without blanks, built up label by label."""
+
+    def start(self) -> Any:
+        """State of the empty sequence."""
+
+    def extend(self, states: Sequence[Any], labels: Sequence[int]) -> tuple[list[Any], list[float]]:
+        """For each pair of a state and a label: the state after the label, and what the label adds to the score."""
+
+    def finish(self, states: Sequence[Any]) -> list[float]:
+        """What the end of the utterance adds to the score, for each state."""
+
+
+class WeightedPriors:
+    """A prior made of several, each times its weight. Its states are tuples."""
+
+    def __init__(self, parts: Sequence[tuple[LabelPrior, float]]) -> None:
+        """Put priors and their weights together; without any, every sequence scores 0."""
+        self._priors = [prior for prior, _ in parts]
+        self._weights = [weight for _, weight in parts]
+
+    def start(self) -> tuple[Any, ...]:
+        """State of the empty sequence."""
+        return tuple(prior.start() for prior in self._priors)
+
+    def extend(self, states: Sequence[tuple[Any, ...]], labels: Sequence[int]) -> tuple[list[tuple[Any, ...]], list[float]]:
+        """For each pair of a state and a label: the state after the label, and what the label adds to the score."""
+        totals, columns = [0.0] * len(states), []
+        for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):
+            new_states, scores = prior.extend([state[i] for state in states], labels)
+            columns.append(new_states)
+            totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
+        return list(zip(*columns, strict=True)) if columns else list(states), totals
+
+    def finish(self, states: Sequence[tuple[Any, ...]]) -> list[float]:
+        """What the end of the utterance adds to the score, for each state."""
+        totals = [0.0] * len(states)
+        for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):
+            scores = prior.finish([state[i] for state in states])
+            totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
+        return totals
