@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import logging
+import shutil
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from lhotse import serialization as lhotse_serialization
 
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
 from zipasr.data.batching import BatchReader
+from zipasr.data.noise import NoiseConfig
 from zipasr.data.reading import read_batches
 from zipasr.data.validate import num_encoder_frames
 from zipasr.errors import ConfigError, DataError
@@ -216,14 +218,44 @@ def test_run_on_other_utterances_is_refused(tones: Path, old_tones: Path, tmp_pa
     data = select(cuts, cuts, tokenizer, config)
     for _ in range(2):
         check_same_data(data, tmp_path, config)
-    old = MixConfig(data=str(old_tones), share=0.5)
-    for other in (
-        dataclasses.replace(data, train=cuts.take(np.arange(1, 12))),
-        dataclasses.replace(data, train=cuts.take(np.arange(11, -1, -1))),
-        select(cuts, cuts, tokenizer, with_mix(config, old)),
-    ):
-        with pytest.raises(ConfigError, match="other utterances"):
-            check_same_data(other, tmp_path, config)
+    for other in (cuts.take(np.arange(1, 12)), cuts.take(np.arange(11, -1, -1))):
+        with pytest.raises(
+            ConfigError, match=r"other utterances than .*train_cuts.jsonl.gz holds now: expected the 12 that"
+        ):
+            check_same_data(dataclasses.replace(data, train=other), tmp_path, config)
+    mixed = with_mix(config, MixConfig(data=str(old_tones), share=0.5))
+    with pytest.raises(ConfigError, match="other utterances mixed in than"):
+        check_same_data(select(cuts, cuts, tokenizer, mixed), tmp_path, mixed)
+
+
+def test_changes_of_what_is_mixed_in_of_noise_and_of_the_dev_set_are_noticed(
+    tones: Path, old_tones: Path, tmp_path: Path
+) -> None:
+    """Each by its name and place; a run whose record lacks them notes them, and notices the next change."""
+    noise = Path(shutil.copy(old_tones / "dev_cuts.jsonl.gz", tmp_path / "noise_cuts.jsonl.gz"))
+    config = with_mix(minute_config(tones), MixConfig(data=str(old_tones), share=0.5))
+    config = dataclasses.replace(
+        config, batch=dataclasses.replace(config.batch, cache_mb=0, noise=NoiseConfig(cuts=str(noise)))
+    )
+    cuts, dev = read_cuts(tones / "train_cuts.jsonl.gz"), read_cuts(tones / "dev_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    data = select(cuts, dev, tokenizer, config)
+    (mixed,) = data.mixed
+    record = tmp_path / DATA_FILE
+    record.write_text(f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}")  # of the version before
+    for _ in range(2):
+        check_same_data(data, tmp_path, config)
+    before = record.read_text()
+
+    half = dataclasses.replace(mixed, cuts=mixed.cuts.take(np.arange(1, len(mixed.cuts))))
+    with pytest.raises(ConfigError, match=f"other utterances mixed in than {old_tones}/train_cuts.jsonl.gz holds now"):
+        check_same_data(dataclasses.replace(data, mixed=(half,)), tmp_path, config)
+    with pytest.raises(ConfigError, match=r"to validate on than .*dev_cuts.* expected the \d+ .* got \d+ .* prepare that"):
+        check_same_data(dataclasses.replace(data, dev=dev[1:]), tmp_path, config)
+    shutil.copy(old_tones / "train_cuts.jsonl.gz", noise)
+    with pytest.raises(ConfigError, match=f"other noise than {noise} holds now: expected the"):
+        check_same_data(data, tmp_path, config)
+    assert record.read_text() == before
 
 
 def test_run_of_an_earlier_version_goes_on(tones: Path, tmp_path: Path) -> None:
@@ -239,4 +271,4 @@ def test_run_of_an_earlier_version_goes_on(tones: Path, tmp_path: Path) -> None:
         digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
     (tmp_path / DATA_FILE).write_text(digest.hexdigest())
     check_same_data(data, tmp_path, config)
-    assert (tmp_path / DATA_FILE).read_text().startswith("2 ")
+    assert (tmp_path / DATA_FILE).read_text().startswith("3\ntrain 12 ")

@@ -3,6 +3,7 @@
 The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz` as `zipasr prepare musan:DIR` writes it.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,43 @@ class NoiseMixer:
         """The noise (samples,) at the place `choice`, from 0 up to but not including 1, of the manifest."""
         try:
             if not self._cuts:
-                from lhotse import CutSet
-
-                self._cuts = list(CutSet.from_file(self.config.cuts) or ())
+                self._cuts = _read(Path(self.config.cuts))
             cut = self._cuts[int(choice * len(self._cuts))]
             noise: np.ndarray = cut.load_audio()[0]
         except Exception as error:  # whatever lhotse's many readers raise, and an empty manifest
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"the noise of {self.config.cuts} cannot be read: {reason} Prepare it again") from error
+            raise _unreadable(Path(self.config.cuts), error) from error
         if cut.sampling_rate != SAMPLE_RATE_HZ:
             raise DataError(
                 f"noise must be at {SAMPLE_RATE_HZ} Hz, but {cut.id} in {self.config.cuts} is at {cut.sampling_rate} Hz"
             )
         return noise
+
+
+def noise_digest(manifest: Path) -> tuple[int, str]:
+    """How many noises a manifest holds, and a SHA-256 of their ids, places and durations in their order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        cuts = _read(manifest)
+    except Exception as error:  # as above
+        raise _unreadable(manifest, error) from error
+    digest = hashlib.sha256()
+    for cut in cuts:
+        digest.update(f"{cut.id} {getattr(cut, 'start', 0.0)} {cut.duration}\n".encode("utf-8", "surrogatepass"))
+    return len(cuts), digest.hexdigest()
+
+
+def _read(manifest: Path) -> list[Any]:
+    from lhotse import CutSet
+
+    return list(CutSet.from_file(manifest) or ())
+
+
+def _unreadable(manifest: Path, error: Exception) -> DataError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return DataError(f"the noise of {manifest} cannot be read: {reason} Prepare it again")
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import IO, Any
 from zipasr import checkpoint
 from zipasr.config import from_json, to_json
 from zipasr.data.manifest_index import IndexedCuts
+from zipasr.data.noise import noise_digest
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
@@ -138,20 +139,69 @@ def _is_alive(pid: str) -> bool:
 
 
 def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
-    """Refuse to go on with other utterances than the run began with: its place in the epoch would mean nothing."""
-    now = f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}"
+    """Refuse to go on with other data than the run began with.
+
+    With other utterances its place in the epoch would mean nothing, with other noise the rest would not be the same run, and
+    on another dev set error rates could not be compared. What a run of an earlier version did not note, it notes now.
+
+    Raises:
+        ConfigError: the training utterances, those mixed in, the noise or the dev set changed.
+    """
     path = out / DATA_FILE
-    before = path.read_text(encoding="utf-8") if path.is_file() else now
+    now = _data_record(data, config)
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if before and before[0] != "3":
+        _check_one_digest(before[0], data, out, config)
+        before = []
+    known = dict(line.split(" ", 1) for line in before[1:])
+    for part, found in now.items():
+        expected = known.get(part, "0 none") if known else found
+        if expected != found:
+            what, place = _part_of_data(part, config)
+            (num_expected, digest), (num_found, other) = expected.split(), found.split()
+            raise ConfigError(
+                f"{out} holds a run with other {what} than {place} holds now: expected the {num_expected} that it began "
+                f"with (SHA-256 {digest[:8]}), got {num_found} ({other[:8]}); prepare that data as it was to go on, or use "
+                "another --out"
+            )
+    _write_text(path, "\n".join(["3", *(f"{part} {found}" for part, found in now.items()), ""]))
+
+
+def _data_record(data: TrainData, config: TrainConfig) -> dict[str, str]:
+    """Number and SHA-256 of what a run reads, by part."""
+    parts = {"train": data.train, **{f"mix.{i}": part.cuts for i, part in enumerate(data.mixed)}, "dev": data.dev}
+    record = {name: f"{len(cuts)} {hashlib.sha256(cuts.identities.tobytes()).hexdigest()}" for name, cuts in parts.items()}
+    if config.batch.noise is not None:
+        number, digest = noise_digest(Path(config.batch.noise.cuts))
+        record["noise"] = f"{number} {digest}"
+    return record
+
+
+def _part_of_data(part: str, config: TrainConfig) -> tuple[str, str]:
+    """What a part of the record is, and where it lies now."""
+    if part == "noise":
+        assert config.batch.noise is not None
+        return "noise", config.batch.noise.cuts
+    if part == "dev":
+        return "utterances to validate on", str(Path(config.data) / "dev_cuts.jsonl.gz")
+    if part == "train":
+        return "utterances", str(Path(config.data) / "train_cuts.jsonl.gz")
+    return "utterances mixed in", str(Path(config.mix[int(part.removeprefix("mix."))].data) / "train_cuts.jsonl.gz")
+
+
+def _check_one_digest(before: str, data: TrainData, out: Path, config: TrainConfig) -> None:
+    """Compare with what earlier versions wrote into `DATA_FILE`: one digest of all training utterances."""
+    now = f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}"
     if before != now and (before.startswith("2 ") or before != _digest_of_texts(data)):
+        folders = ", ".join([config.data, *(mix.data for mix in config.mix)])
         raise ConfigError(
-            f"{out} holds a run on other utterances than those in {config.data} now; prepare them as they were to go "
-            "on, or use another --out"
+            f"{out} holds a run on other utterances than those in {folders} now; prepare them as they were to go on, or use "
+            "another --out"
         )
-    _write_text(path, now)
 
 
 def _digest_of_texts(data: TrainData) -> str:
-    """What earlier versions wrote into `DATA_FILE`."""
+    """What the first versions wrote."""
     digest = hashlib.sha256()
     for cut in data.train:
         digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())

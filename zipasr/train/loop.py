@@ -129,11 +129,11 @@ def _open(
     config, tokenizer = ranks.main_first(lambda: open_run(config, out, cuts))
     ranks.from_main(lambda: check_new_run(config, tokenizer, out))
     data = select(cuts, dev_cuts, tokenizer, config)
-    ranks.main_first(lambda: check_same_data(data, out, config))
     plan = data.plan(config)
     ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
     features = config.model.features
     reader = BatchReader(data.cuts, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
+    ranks.from_main(lambda: check_same_data(data, out, config))
     dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
     return _Place(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches)
 
