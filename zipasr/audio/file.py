@@ -1,0 +1,262 @@
+"""Files -> blocks (samples,) float32, mono, at the rate of the file, in constant memory; which reader for which.
+
+WAV and FLAC are read by soundfile, which reads them exactly and notices damage; everything else (mp3, ogg, opus, m4a,
+webm, G.722, ...) by PyAV in `ffmpeg`.
+"""
+
+import io
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+import av
+import soundfile
+
+from zipasr.audio.ffmpeg import (
+    HEADERLESS_FORMATS,
+    PCM_FORMATS,
+    audio_stream,
+    av_blocks,
+    frames,
+    head_of,
+    opened_by_av,
+    promised_s,
+)
+from zipasr.audio.samples import Block, check_channel, check_rate, mixed, name_of, truncated
+from zipasr.errors import AudioError
+
+_KNOWN_SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3")
+# Programs that write WAV into a pipe leave 0, 0xFFFFFFFF (FFmpeg) or 0x7FFFF000 and up (SoX) as the size of the data.
+_WAV_LENGTH_UNKNOWN = 0x7FFFF000
+# Some recorders count the header or padding into the WAV data size; a shortage of less than this is let pass.
+_WAV_SLACK_S = 0.1
+_BLOCK_FRAMES = 1 << 16  # a quarter of a megabyte a channel, and large beside the cost of a call
+_MAX_BYTES_IN_MEMORY = 1 << 26
+
+
+def file_blocks(source: object, *, sample_rate_hz: int | None, format: str | None, channel: int | None) -> Iterator[Block]:
+    """Return the blocks of a file, read as they are asked for; arguments as `load_audio`, checked at once.
+
+    Raises:
+        AudioError: while reading; at the end of the file if it is shorter than its header says.
+        ValueError: `format` or `sample_rate_hz` contradict the source.
+    """
+    headerless = _headerless_format(source, format, sample_rate_hz)
+    return _blocks(source, headerless, sample_rate_hz, channel, is_given=format is not None)
+
+
+def _blocks(
+    source: object, headerless: str | None, sample_rate_hz: int | None, channel: int | None, *, is_given: bool
+) -> Iterator[Block]:
+    name = name_of(source)
+    with _file_errors(name), _opened(source, name) as file:
+        headerless = _without_signature(file, headerless, name, is_given=is_given)
+        if headerless is None and _is_for_soundfile(file, name):
+            with _soundfile_or_none(file) as sound:
+                if sound is not None:
+                    yield from _soundfile_blocks(sound, name, channel)
+                    return
+        file.seek(0)
+        yield from av_blocks(file, name, headerless, sample_rate_hz, channel)
+
+
+def file_num_channels(source: object, *, sample_rate_hz: int | None, format: str | None) -> int:
+    """Return the number of channels, from the header where it can be trusted, else from the first decoded frame."""
+    name = name_of(source)
+    headerless = _headerless_format(source, format, sample_rate_hz)
+    with _file_errors(name), _opened(source, name) as file:
+        headerless = _without_signature(file, headerless, name, is_given=format is not None)
+        if headerless is None and _is_for_soundfile(file, name):
+            with _soundfile_or_none(file) as sound:
+                if sound is not None:
+                    return int(sound.channels)
+        file.seek(0)
+        with opened_by_av(file, name, headerless, sample_rate_hz) as container:
+            stream = audio_stream(container, name)
+            first = next(frames(container, stream), None)  # the header of some AAC says mono where stereo comes out
+            return int(first.layout.nb_channels if first is not None else stream.codec_context.channels)
+
+
+def file_duration_s(path: str | os.PathLike[str]) -> float:
+    """Return the length in seconds; see `audio_duration_s`."""
+    name = name_of(path)
+    headerless = _headerless_format(path, None, None)
+    headerless = _headerless_format(path, None, None)
+    with _file_errors(name), _opened(path, name) as file:
+        headerless = _without_signature(file, headerless, name, is_given=False)
+        if headerless is None and _is_for_soundfile(file, name):
+            with _soundfile_or_none(file) as sound:
+                if sound is not None:
+                    return float(sound.frames / sound.samplerate)
+        file.seek(0)
+        with opened_by_av(file, name, headerless, None) as container:
+            stream = audio_stream(container, name)
+            promised = promised_s(container, stream, file)
+            if promised is not None:
+                return promised
+            return sum(frame.samples / frame.sample_rate for frame in frames(container, stream))
+
+
+# Which reader, with what
+
+
+def _headerless_format(source: object, format: str | None, sample_rate_hz: int | None) -> str | None:
+    """The headerless format that the arguments or the file name ask for, None for a file with a header."""
+    if format is not None and format not in HEADERLESS_FORMATS:
+        raise ValueError(
+            f"Expected format to name a headerless format ({', '.join(sorted(HEADERLESS_FORMATS))}), got {format!r}; "
+            "leave it out for files with a header, they say themselves what they are."
+        )
+    if format in PCM_FORMATS:
+        if sample_rate_hz is None:
+            raise ValueError(f"Expected sample_rate_hz with format={format!r}, got none; raw samples do not state it.")
+        return format
+    if sample_rate_hz is not None:
+        raise ValueError(
+            f"Expected no sample_rate_hz for {name_of(source)}, got {sample_rate_hz}; files state their own rate, "
+            "only arrays and raw samples (format='s16le' and the like) need it."
+        )
+    if format is None and isinstance(source, (str, os.PathLike)):
+        suffix = os.path.splitext(os.fsdecode(source))[1].lower()
+        return {".g722": "g722", ".gsm": "gsm"}.get(suffix)
+    return format
+
+
+def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_given: bool) -> str | None:
+    """Withdraw a headerless format from a file that begins as WAV, FLAC, Ogg, ... and so has a header after all."""
+    if headerless is None or not head_of(file).startswith(_KNOWN_SIGNATURES):
+        return headerless
+    if is_given:
+        raise AudioError(
+            f"Expected headerless {headerless} in {name}, got a file with a header "
+            f"({head_of(file)[:4]!r}); leave format out."
+        )
+    return None
+
+
+@contextmanager
+def _opened(source: object, name: str) -> Iterator[BinaryIO]:
+    """The source as a seekable binary file that holds at least one byte; a file object from where it stands to its end."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            _check_not_empty(os.fstat(file.fileno()).st_size, name)
+            yield file
+        return
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        _check_not_empty(len(data), name)
+        yield io.BytesIO(data)
+        return
+    start = source.read(1) if hasattr(source, "read") else source
+    if not isinstance(start, bytes):
+        raise _CallerError(
+            f"Expected a path, bytes, a file opened in binary mode or an array, got {type(source).__name__}"
+            f"{' that reads ' + type(start).__name__ if start is not source else ''}; open files with mode 'rb'."
+        )
+    _check_not_empty(len(start), name)
+    # A copy, since not every object can seek; a large one on disk, since an upload may be larger than memory.
+    with tempfile.SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY) as copy:
+        copy.write(start)
+        shutil.copyfileobj(cast(BinaryIO, source), copy, 1 << 20)
+        yield cast(BinaryIO, copy)
+
+
+class _CallerError(ValueError):
+    """A caller's mistake seen while the file is open; `_file_errors` lets it pass, unlike a library's ValueError."""
+
+
+def _check_not_empty(num_bytes: int, name: str) -> None:
+    if num_bytes == 0:
+        raise AudioError(f"Expected a recording in {name}, got zero bytes; copy or record it again.")
+
+
+@contextmanager
+def _file_errors(name: str) -> Iterator[None]:
+    """Turn what the operating system, libsndfile and FFmpeg raise into AudioError."""
+    try:
+        yield
+    except _CallerError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioError(f"Expected a recording at {name}, got no such file; check the path.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise AudioError(f"Expected a readable file at {name}, got: {error.strerror}; check the path.") from error
+    except (av.FFmpegError, soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
+        raise AudioError(
+            f"Expected a whole recording in {name}, got damaged or unsupported data ({_reason(error)}); copy it again "
+            "or convert it to WAV or FLAC."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return str(text).strip().rstrip(".") or type(error).__name__
+
+
+# WAV and FLAC
+
+
+def _is_for_soundfile(file: BinaryIO, name: str) -> bool:
+    """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a WAV that was cut."""
+    head = head_of(file)
+    if head[:4] == b"fLaC":
+        file.seek(18)  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
+        return int.from_bytes(file.read(8), "big") & 0xFFFFFFFFF != 0
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_wav_of_stated_length(file, name)
+
+
+def _is_wav_of_stated_length(file: BinaryIO, name: str) -> bool:
+    """Walk the chunks of a WAV file to its data. libsndfile would give a cut file, or none of a piped one, silently."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(4)
+    riff_size = struct.unpack("<I", file.read(4))[0]
+    position, bytes_per_s = 12, 0
+    while position + 8 <= size:
+        file.seek(position)
+        chunk, length = struct.unpack("<4sI", file.read(8))
+        if chunk == b"fmt " and position + 24 <= size:
+            bytes_per_s = struct.unpack("<8xI", file.read(12))[0]
+        if chunk == b"data":
+            present = size - position - 8
+            if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and riff_size + 8 < size):
+                return False
+            if length - present > _WAV_SLACK_S * bytes_per_s:
+                raise truncated(name, f"{length} bytes of samples", f"{present}")
+            return True
+        position += 8 + length + length % 2
+    return False
+
+
+@contextmanager
+def _soundfile_or_none(file: BinaryIO) -> Iterator[soundfile.SoundFile | None]:
+    """The file opened by soundfile, or None where it does not know the codec inside."""
+    file.seek(0)
+    try:
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError:
+        sound = None
+    if sound is not None and sound.subtype.startswith("MPEG"):  # libsndfile stops early in mp3 of varying bit rate
+        sound.close()
+        sound = None
+    if sound is None:
+        yield None
+        return
+    with sound:
+        yield sound
+
+
+def _soundfile_blocks(sound: soundfile.SoundFile, name: str, channel: int | None) -> Iterator[Block]:
+    rate_hz = int(sound.samplerate)
+    check_rate(rate_hz, name)
+    check_channel(channel, sound.channels, name)
+    num_read = 0
+    # In blocks: a header may promise terabytes, which must not be allocated before the samples are seen.
+    while (frames_TC := sound.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)).size:
+        num_read += len(frames_TC)
+        yield Block(mixed(frames_TC, channel), rate_hz)
+    if num_read < sound.frames:
+        raise truncated(name, f"{sound.frames} samples", f"{num_read}")

@@ -1,0 +1,261 @@
+"""Recordings -> samples (samples,) float32, mono, 16 kHz: whole, or as blocks in constant memory; and back to FLAC."""
+
+import io
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import numpy as np
+import soundfile
+import soxr
+
+from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels
+from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, Block, check_finite, mixed, name_of, scaled
+from zipasr.errors import AudioError
+
+if TYPE_CHECKING:
+    import torch
+
+_MAX_ARRAY_CHANNELS = 8
+_BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few costs mostly the calls
+
+
+def load_audio(
+    source: "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor",
+    *,
+    sample_rate_hz: int | None = None,
+    format: str | None = None,
+    channel: int | None = None,
+) -> np.ndarray:
+    """Return any recording as mono float32 samples at 16 kHz.
+
+    Args:
+        source: a path; the bytes of a file; a binary file object, read to its end; or an array (numpy or torch):
+            (samples,), (channels, samples) or (samples, channels), where the channels are the shorter axis, at most 8,
+            and the other axis is longer than 8. Floats are taken as they are, integers of 8, 16 and 32 bits are scaled
+            to [-1, 1).
+        sample_rate_hz: rate of an array (default 16 kHz) or of headerless samples (required). Files state their own.
+        format: name of a headerless format (`HEADERLESS_FORMATS`); needed unless the file name ends in .g722 or .gsm.
+        channel: which channel to take, from 0; the mean of all without it.
+    Returns:
+        (samples,) float32; empty where the recording holds no samples.
+    Raises:
+        AudioError: missing, empty, unknown, damaged or cut file, no such channel, NaN or infinite samples.
+        ValueError: an argument that contradicts the source or has no effect on it, or an array of unclear layout.
+    """
+    blocks = list(_resampled(_native_blocks(source, sample_rate_hz, format, channel), name_of(source)))
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def read_blocks(
+    source: "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor",
+    *,
+    block_s: float = 10.0,
+    sample_rate_hz: int | None = None,
+    format: str | None = None,
+    channel: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Return any recording as consecutive blocks of mono float32 samples at 16 kHz, read as they are asked for.
+
+    Joined, the blocks are what `load_audio` returns, bit for bit. Memory does not grow with the recording; a file object
+    larger than 64 MB is copied to a temporary file, since not all of them can seek.
+
+    Args:
+        source: as `load_audio`.     sample_rate_hz: as `load_audio`.
+        format: as `load_audio`.     channel: as `load_audio`.
+        block_s: seconds in every block; the last one is shorter.
+    Returns:
+        Blocks (samples,) float32, none of them empty; no block at all where the recording holds no samples.
+    Raises:
+        AudioError: as `load_audio`, but while reading: damage shows when its place is reached, a cut at the end.
+        ValueError: as `load_audio`, at once, or `block_s` is shorter than a sample.
+    """
+    if not block_s * SAMPLE_RATE_HZ >= 1:
+        raise ValueError(f"Expected block_s of at least one sample ({1 / SAMPLE_RATE_HZ} s), got {block_s}.")
+    native = _native_blocks(source, sample_rate_hz, format, channel)
+    return _regrouped(_resampled(native, name_of(source)), round(block_s * SAMPLE_RATE_HZ))
+
+
+def num_channels(
+    source: "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor",
+    *,
+    sample_rate_hz: int | None = None,
+    format: str | None = None,
+) -> int:
+    """Return how many channels a recording has, without decoding more than its beginning.
+
+    Args:
+        source: as `load_audio`; a file object must be able to seek and is left where it stood.
+        sample_rate_hz: as `load_audio`.     format: as `load_audio`.
+    Raises:
+        AudioError: as `load_audio`, for what can be seen at the beginning.
+        ValueError: as `load_audio`, or a file object that cannot seek.
+    """
+    array = _as_array(source)
+    if array is not None:
+        _check_arguments(array, sample_rate_hz, format, None)
+        return _frames_of(array).shape[1]
+    _check_arguments(None, sample_rate_hz, format, None)
+    if not hasattr(source, "read"):
+        return file_num_channels(source, sample_rate_hz=sample_rate_hz, format=format)
+    file = cast(BinaryIO, source)
+    if not (hasattr(file, "seekable") and file.seekable()):
+        raise ValueError("Expected a file object that can seek, got one that cannot; read it and pass its bytes.")
+    position = file.tell()
+    try:
+        return file_num_channels(file, sample_rate_hz=sample_rate_hz, format=format)
+    finally:
+        file.seek(position)
+
+
+def audio_duration_s(path: str | os.PathLike[str]) -> float:
+    """Return the length of a recording in seconds, from its header where that tells, by decoding it otherwise.
+
+    A header is believed: damage inside the file shows only in `load_audio`. Lossy formats may state up to a packet
+    more or less than they decode to.
+
+    Raises:
+        AudioError: as `load_audio`, for what can be seen without decoding.
+    """
+    return file_duration_s(path)
+
+
+def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
+    """Write mono 16 kHz samples as 16-bit FLAC, whole or not at all: a temporary file beside it is renamed into place.
+
+    Samples outside [-1, 1) are clipped. What came from 16-bit audio at 16 kHz is written back bit for bit.
+
+    Raises:
+        ValueError: not (samples,) of floats, no samples, or not finite.
+        AudioError: the file cannot be written (missing folder, full disk, no permission).
+    """
+    if samples.ndim != 1 or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(
+            f"Expected one or more samples (samples,) of floats to save, got shape {samples.shape} of {samples.dtype}; "
+            "load_audio gives them so, and a FLAC file cannot be empty."
+        )
+    if not np.isfinite(samples).all():
+        raise ValueError("Expected finite samples to save, got NaN or infinite ones; check them with numpy.isfinite.")
+    # libsndfile multiplies floats by 32767 but divides by 32768 when it reads: rounding here keeps 16-bit audio exact.
+    codes = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, codes, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(encoded.getbuffer())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise AudioError(
+            f"Expected to write {path}, got: {error.strerror or error}; check the folder, its permissions and its free "
+            "space."
+        ) from error
+
+
+def _check_arguments(array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None) -> None:
+    """Raise ValueError for what is wrong whatever the file holds."""
+    if channel is not None and channel < 0:
+        raise ValueError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
+    if sample_rate_hz is not None and not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
+        raise ValueError(f"Expected sample_rate_hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {sample_rate_hz}.")
+    if array is not None and format is not None:
+        raise ValueError(f"Expected no format for an array, got format={format!r}; leave it out.")
+
+
+def _native_blocks(source: object, sample_rate_hz: int | None, format: str | None, channel: int | None) -> Iterator[Block]:
+    """Mono blocks at the recording's own rate; wrong arguments raise at once."""
+    array = _as_array(source)
+    _check_arguments(array, sample_rate_hz, format, channel)
+    if array is None:
+        return file_blocks(source, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
+    frames_TC = _frames_of(array)
+    if channel is not None and channel >= frames_TC.shape[1] and len(frames_TC):
+        raise ValueError(f"Expected a channel below {frames_TC.shape[1]} for shape {array.shape}, got {channel}.")
+    rate_hz = SAMPLE_RATE_HZ if sample_rate_hz is None else sample_rate_hz
+    return (
+        Block(mixed(scaled(frames_TC[start : start + _BATCH_SAMPLES]), channel), rate_hz)
+        for start in range(0, len(frames_TC), _BATCH_SAMPLES)
+    )
+
+
+def _as_array(source: object) -> np.ndarray | None:
+    """The samples of an array or a torch tensor (known by its methods: audio does not need torch), None for a file."""
+    if hasattr(source, "detach") and hasattr(source, "is_floating_point"):
+        tensor = source.detach().cpu()
+        source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return source if isinstance(source, np.ndarray) else None
+
+
+def _frames_of(array: np.ndarray) -> np.ndarray:
+    """An array as frames_TC, a view of it."""
+    if array.ndim not in (1, 2):
+        raise ValueError(f"Expected an array of (samples,) or two axes, got shape {array.shape}; flatten it.")
+    scaled(array[:0])  # raises for types that are no samples
+    if array.ndim == 1:
+        return array[:, None]
+    shorter, longer = sorted(array.shape)
+    if array.size == 0:
+        return array.reshape(0, max(shorter, 1))
+    if shorter > _MAX_ARRAY_CHANNELS or (shorter > 1 and longer <= _MAX_ARRAY_CHANNELS):
+        raise ValueError(
+            f"Expected one axis of at most {_MAX_ARRAY_CHANNELS} channels and one of more samples than that, got "
+            f"shape {array.shape}, which can be read either way or not at all; pass one channel as (samples,)."
+        )
+    return array if array.shape[1] == shorter else array.T
+
+
+def _resampled(blocks: Iterator[Block], name: str) -> Iterator[np.ndarray]:
+    """Blocks at 16 kHz of blocks at any one rate: the samples that resampling the whole at once gives, bit for bit."""
+    resampler: soxr.ResampleStream | None = None
+    num_samples = 0
+    for block in _batched(blocks):
+        check_finite(block, num_samples, name)
+        num_samples += block.samples.size
+        if block.rate_hz == SAMPLE_RATE_HZ:
+            yield block.samples
+            continue
+        if resampler is None:
+            resampler = soxr.ResampleStream(block.rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
+        yield resampler.resample_chunk(block.samples)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same samples in blocks of at least `_BATCH_SAMPLES`, the last excepted. The rate is the same in all."""
+    waiting: list[Block] = []
+    num_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        num_waiting += len(block.samples)
+        if num_waiting >= _BATCH_SAMPLES:
+            yield _joined(waiting)
+            waiting, num_waiting = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[Block]) -> Block:
+    return blocks[0] if len(blocks) == 1 else Block(np.concatenate([b.samples for b in blocks]), blocks[0].rate_hz)
+
+
+def _regrouped(blocks: Iterator[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `block_samples`, the last one shorter."""
+    waiting: list[np.ndarray] = []
+    num_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        num_waiting += len(block)
+        if num_waiting < block_samples:
+            continue
+        joined = np.concatenate(waiting)
+        end = num_waiting - num_waiting % block_samples
+        for start in range(0, end, block_samples):
+            yield joined[start : start + block_samples]
+        waiting, num_waiting = [joined[end:].copy()], num_waiting - end
+    if num_waiting:
+        yield np.concatenate(waiting)

@@ -1,0 +1,87 @@
+"""Samples and what all readers do with them: scale, mix to mono, check. Shapes (samples,) or frames_TC, any rate."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from zipasr.errors import AudioError
+
+SAMPLE_RATE_HZ = 16_000
+"""Rate of all samples inside zipasr."""
+
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
+
+
+class Block(NamedTuple):
+    """Consecutive mono samples (samples,) float32 and their rate."""
+
+    samples: np.ndarray
+    rate_hz: int
+
+
+def name_of(source: object) -> str:
+    """How messages call a source."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    if isinstance(source, np.ndarray) or hasattr(source, "is_floating_point"):  # the second: a tensor
+        return "the array"
+    return "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else "the file object"
+
+
+def scaled(samples: np.ndarray) -> np.ndarray:
+    """Samples of any type as float32, integers divided by half their range; never the argument itself."""
+    if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype in (np.int8, np.int16, np.int32):
+        return (samples / float(np.iinfo(samples.dtype).max + 1)).astype(np.float32)
+    if np.issubdtype(samples.dtype, np.floating):
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the caller reports
+            return samples.astype(np.float32)
+    raise ValueError(
+        f"Expected samples as floats or as integers of 8, 16 or 32 bits, got {samples.dtype}; convert them, "
+        "for example with samples.astype('int16')."
+    )
+
+
+def mixed(frames_TC: np.ndarray, channel: int | None) -> np.ndarray:
+    """One channel of frames, or the mean of all: (samples,) float32."""
+    if channel is not None:
+        return np.ascontiguousarray(frames_TC[:, channel])
+    if frames_TC.shape[1] == 1:
+        return np.ascontiguousarray(frames_TC[:, 0])
+    return frames_TC.mean(axis=1, dtype=np.float32)
+
+
+def check_channel(channel: int | None, num_channels: int, name: str) -> None:
+    """Raise AudioError for a channel that a file does not have."""
+    if channel is not None and channel >= num_channels:
+        raise AudioError(f"Expected more than {channel} channels in {name}, got {num_channels}; channels count from 0.")
+
+
+def check_rate(rate_hz: int, name: str) -> None:
+    """Raise AudioError for a sample rate that no recording has."""
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioError(
+            f"Expected a sample rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz for {name}, got {rate_hz}; the header is "
+            "damaged or the rate was given in other units."
+        )
+
+
+def check_finite(block: Block, start_samples: int, name: str) -> None:
+    """Raise AudioError where samples are NaN or infinite; `start_samples` is the block's place in the recording."""
+    is_finite = np.isfinite(block.samples)
+    if not is_finite.all():
+        num_bad = int(np.count_nonzero(~is_finite))
+        first_s = (start_samples + int(is_finite.argmin())) / block.rate_hz
+        raise AudioError(
+            f"Expected finite samples in {name}, got {num_bad} that are NaN or infinite from {first_s:.2f} s on; "
+            "record or export it again."
+        )
+
+
+def truncated(name: str, promised: str, found: str) -> AudioError:
+    """The error for a recording that is shorter than its header says."""
+    return AudioError(
+        f"Expected {promised} in {name} as its header says, got {found}: the file is cut; copy or download it again."
+    )
