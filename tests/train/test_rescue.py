@@ -18,7 +18,7 @@ from tests.train.test_state import train as train_state
 from tests.train.tones import minute_config, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
-from zipasr.train import rescue
+from zipasr.train import loop, rescue
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
@@ -29,6 +29,7 @@ from zipasr.train.state import (
     TRAINING_FILE,
     TrainState,
     Trouble,
+    best_folders,
     checkpoint_folders,
     checkpoint_path,
     load_newest,
@@ -100,6 +101,30 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
         diverge(patch, 8, above_lr=0.02)
         train(config(data), tmp_path / "parts", is_quiet=True)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_best_models_and_metrics_of_the_abandoned_branch_go(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 9 and 10 diverge, and the run goes back to 6: validations 8 and 10 count no more, though they were the best."""
+    rates = iter([90.0, 80.0, 70.0, 10.0, 5.0, 60.0, 95.0, 50.0])
+    seen: list[tuple[list[int], list[int]]] = []
+
+    def rate(*args: Any) -> dict[str, float]:
+        noted = [line["batch"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
+        seen.append((list(best_folders(tmp_path)), noted))
+        return {"wer": next(rates)}
+
+    monkeypatch.setattr(loop, "validate", rate)
+    diverge(monkeypatch, 9, above_lr=0.03)
+    changes = {"num_epochs": 4, "save_interval": 6, "valid_interval": 2, "keep_best": 4}
+    train(config(data, **changes), tmp_path, is_quiet=True)
+    assert seen[4] == ([2, 4, 6, 8], [2, 4, 6, 8])
+    assert seen[5] == ([4, 6], [2, 4, 6])
+    found = {line["batch"]: line["wer"] for line in read_metrics(tmp_path) if line["kind"] == "dev"}
+    assert found == {2: 90.0, 4: 80.0, 6: 70.0, 8: 60.0, 10: 95.0, 12: 50.0}
+    assert list(best_folders(tmp_path)) == [4, 6, 8, 12]
+    assert all("loss" in line for line in read_metrics(tmp_path) if line["kind"] == "train")
 
 
 def assert_same_end(one: Path, other: Path) -> None:

@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 from zipasr.errors import CheckpointError, DataError
 
+_WENT_BACK = "went_back"
+"""Kind of the line that a rollback leaves."""
+
 
 class RunLog:
     """One progress bar, one TensorBoard writer, one file of JSON lines."""
@@ -135,10 +138,22 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def forget_after(folder: Path, num_batches: int) -> None:
+    """Note in `metrics.jsonl`, if there is one, that a run went back: what it says of later batches counts no more.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    path = folder / "metrics.jsonl"
+    if path.is_file():
+        with _writing(folder), path.open("ab") as file:
+            file.write(json.dumps({"kind": _WENT_BACK, "batch": num_batches}).encode() + b"\n")
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts.
 
-    A line that was cut off when a run was killed is passed over.
+    Those of a branch that the run went back from are left out. A line that was cut off when a run was killed is passed over.
 
     Raises:
         DataError: the folder has no such file.
@@ -149,5 +164,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             line = json.loads(text)
-            lines[line["kind"], line["batch"]] = line
+            if line["kind"] == _WENT_BACK:
+                lines = {key: known for key, known in lines.items() if key[1] <= line["batch"]}
+            else:
+                lines[line["kind"], line["batch"]] = line
     return list(lines.values())

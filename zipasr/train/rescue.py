@@ -18,9 +18,11 @@ from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
+from zipasr.train.metrics import forget_after
 from zipasr.train.state import (
     TrainState,
     Trouble,
+    best_folders,
     checkpoint_folders,
     checkpoint_path,
     rewrite,
@@ -52,7 +54,8 @@ def roll_back(
     """Take a run back to the newest good checkpoint, at a lower learning rate; the number of its batches.
 
     One that was gone back to already, with no newer one since, led to trouble again: then it is the one before. Without any,
-    the run begins anew. Checkpoints that an interruption left do not count, so that it changes nothing.
+    the run begins anew. Checkpoints that an interruption left do not count, so that it changes nothing. Models in `best/` of
+    later validations go too, and the log of metrics forgets what came later: that branch is given up.
 
     Args:
         out: the run folder, which is changed.
@@ -72,8 +75,10 @@ def roll_back(
     returned_to = [*(n for n in trouble.returned_to if n < number), number]
     rewrite(folder, Trouble(0, num_rollbacks, returned_to), config.rollback_lr_factor ** (num_rollbacks - before))
     # Last, and the newest first: after a kill in between, the run comes here again from what is left, to the same end.
-    for later in [path for n, path in checkpoint_folders(out).items() if n > number][::-1]:
-        shutil.rmtree(later)
+    forget_after(out, number)
+    for folders in (best_folders(out), checkpoint_folders(out)):
+        for later in [path for n, path in folders.items() if n > number][::-1]:
+            shutil.rmtree(later)
     return number
 
 

@@ -220,8 +220,17 @@ def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
     """Training checkpoints of a run by the number of batches, oldest first."""
+    return _numbered_folders(run_folder / "checkpoints")
+
+
+def best_folders(run_folder: Path) -> dict[int, Path]:
+    """Models of the best validations of a run by the number of batches, oldest first."""
+    return _numbered_folders(run_folder / "best")
+
+
+def _numbered_folders(parent: Path) -> dict[int, Path]:
     found = {}
-    for path in (run_folder / "checkpoints").glob("batch-*"):
+    for path in parent.glob("batch-*"):
         match = re.fullmatch(r"batch-(\d+)", path.name)
         if match and path.is_dir():
             found[int(match.group(1))] = path
@@ -284,9 +293,8 @@ def keep_best(
     run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_batches: int, keep: int
 ) -> None:
     """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; drop the others."""
-    folder = run_folder / "best"
-    found = {path: _validation_wer(path) for path in folder.glob("batch-*")}
-    own = folder / f"batch-{num_batches:08d}"
+    found = {path: _validation_wer(path) for path in best_folders(run_folder).values()}
+    own = run_folder / "best" / f"batch-{num_batches:08d}"
     found[own] = metrics["wer"]
     best = sorted(found, key=lambda path: (found[path], path.name))[:keep]
     if own in best:
