@@ -8,25 +8,21 @@ batch included, come a few frames of padding, so that the result does not depend
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.audio import SAMPLE_RATE_HZ, load_audio
+from zipasr.audio import SAMPLE_RATE_HZ, load_audio, num_channels
 from zipasr.device import select_device
-from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
-from zipasr.search.beam import modified_beam_search
-from zipasr.search.greedy import ctc_greedy_search, greedy_search
+from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prefix import ctc_prefix_search
-from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.scorer import Scorer
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, find_hypotheses, settled
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
@@ -38,41 +34,8 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 # On two CPU cores the encoder's time per second of sound is flat from 8 to 60 s in a batch and a third higher at 240 s,
 # which no longer fits the caches (`small`, sentences of 4 s and of 30 s); an accelerator wants many at once.
 _FEATURES_PER_S = 100
-_DEFAULT_BEAM = 4
-_DEFAULT_ATTENTION_SCALE = 1.0
-_BEAM_METHODS = ("auto", "beam", "ctc_beam", "attention_rescoring")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """How to search for the best tokens."""
-
-    method: Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"] = "auto"
-    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
-    the attention decoder choose among what `ctc_beam` finds. `auto` is `beam` where there is a transducer head, else
-    `attention_rescoring` where there is an attention decoder (published results are of these), else `ctc_greedy`."""
-    beam: int = _DEFAULT_BEAM
-    """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
-    attention_scale: float = _DEFAULT_ATTENTION_SCALE
-    """Weight of the attention decoder's log-probability in rescoring, beside 1 for that of CTC; tune it on a dev set."""
-    blank_penalty: float = 0.0
-    """Taken off the score of blank; positive values delete fewer words."""
-    temperature: float = 1.0
-    """Divides the scores before they become probabilities; the greedy searches find the same tokens at any."""
-
-    def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise ConfigError(f"beam must be at least 1, but is {self.beam}")
-        if self.beam != _DEFAULT_BEAM and self.method not in _BEAM_METHODS:
-            raise ConfigError(f"beam has no effect on the search {self.method}; leave it out or use a beam search")
-        if not self.attention_scale > 0:
-            raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
-        if self.attention_scale != _DEFAULT_ATTENTION_SCALE and self.method not in ("auto", "attention_rescoring"):
-            raise ConfigError(
-                f"attention_scale has no effect on the search {self.method}; leave it out or use attention_rescoring"
-            )
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature must be positive, but is {self.temperature}")
+_MAX_KEPT_GRAPHS = 32
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
 
 class Recognizer:
@@ -87,6 +50,8 @@ class Recognizer:
         device: torch.device | str = "cpu",
         search: SearchConfig | None = None,
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
+        language_models: LanguageModels = NO_LANGUAGE_MODELS,
+        hotwords: Sequence[str | Hotword] = (),
     ) -> None:
         """Put the parts together.
 
@@ -98,20 +63,34 @@ class Recognizer:
             search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 is what the original system does, whose
                 results depend on the batch.
+            language_models: what the beam searches know of language beside the model.
+            hotwords: phrases to prefer wherever a call does not name its own.
         Raises:
-            ConfigError: the model lacks the head that the search needs.
+            ConfigError: the model lacks the head that the search needs, the search cannot use language models or
+                hotwords, or a phrase cannot be written in the model's vocabulary.
             ValueError: `tail_padding_frames` is negative.
         """
         if tail_padding_frames < 0:
             raise ValueError(f"tail_padding_frames must be 0 or more, but is {tail_padding_frames}")
         self.scorer, self.tokenizer, self.device = scorer, tokenizer, torch.device(device)
         self.fbank = Fbank(features)
-        self.search = _resolve_search(search or SearchConfig(), scorer)
         self.tail_padding_frames = tail_padding_frames
+        self.language_models = language_models
+        self._asked_search = search or SearchConfig()
+        self._graphs: dict[tuple[str | Hotword, ...], HotwordGraph] = {}
+        self.hotwords = tuple(hotwords)
+        self.search = self._settled(self._graph(self.hotwords))
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], *, device: str = "auto", search: SearchConfig | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        search: SearchConfig | None = None,
+        lm: str | os.PathLike[str] | None = None,
+        lodr: str | os.PathLike[str] | None = None,
+        hotwords: Sequence[str | Hotword] = (),
     ) -> "Recognizer":
         """Open a model folder or the folder of a training run.
 
@@ -119,51 +98,98 @@ class Recognizer:
             folder: what `zipasr train --out` wrote, or a checkpoint of it.
             device: cpu, cuda, cuda:N, mps or auto.
             search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
+            lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
+            lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
+            hotwords: phrases to prefer, in plain words.
         Raises:
-            CheckpointError: the folder is missing, incomplete or damaged.
-            ConfigError: this machine has no such device, or the model lacks the head that the search needs.
+            CheckpointError: a folder is missing, incomplete or damaged.
+            DataError: an ARPA file is missing or damaged.
+            ConfigError: this machine has no such device, the model lacks the head that the search needs, a language model
+                is of another vocabulary or of no use to the search, or a phrase cannot be written.
         """
         chosen = select_device(device)
         model, tokenizer = AsrModel.load(resolve_model_folder(folder))
-        return cls(model.to(chosen), tokenizer, features=model.config.features, device=chosen, search=search)
+        language_models = _open_language_models(lm, lodr, tokenizer, chosen)
+        return cls(
+            model.to(chosen),
+            tokenizer,
+            features=model.config.features,
+            device=chosen,
+            search=search,
+            language_models=language_models,
+            hotwords=hotwords,
+        )
 
     def transcribe(
         self,
-        audio: "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor",
+        audio: AudioSource,
         *,
         sample_rate_hz: int | None = None,
         format: str | None = None,
         channel: int | None = None,
+        hotwords: Sequence[str | Hotword] | None = None,
     ) -> Transcript:
         """Transcribe one recording: a path, the bytes of a file, a file object or an array; see `audio.load_audio`.
 
+        Args:
+            audio: the recording.
+            sample_rate_hz: of an array or of raw samples.
+            format: of samples without a header.
+            channel: the one to listen to, from 0; None: all, mixed.
+            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
         Returns:
             The transcript; empty for sound without words or too short to hold any (below 90 ms).
         Raises:
             AudioError: the recording is missing, empty, damaged or of an unknown kind.
+            ConfigError: a phrase cannot be written in the model's vocabulary.
         """
         samples = load_audio(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
-        return self.transcribe_many([samples])[0]
+        (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
+        return dataclasses.replace(transcript, channel=channel)
 
-    def transcribe_many(self, recordings: Sequence[np.ndarray], *, max_batch_s: float | None = None) -> list[Transcript]:
+    def transcribe_channels(
+        self,
+        audio: AudioSource,
+        *,
+        sample_rate_hz: int | None = None,
+        format: str | None = None,
+        hotwords: Sequence[str | Hotword] | None = None,
+    ) -> list[Transcript]:
+        """Transcribe each channel of a recording by itself, as of a call with one speaker on each; see `transcribe`."""
+        if not isinstance(audio, (str, os.PathLike, bytes, np.ndarray, Tensor)):
+            audio = audio.read()  # once for all channels
+        number = num_channels(audio, sample_rate_hz=sample_rate_hz, format=format)
+        return [
+            self.transcribe(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel, hotwords=hotwords)
+            for channel in range(number)
+        ]
+
+    def transcribe_many(
+        self,
+        recordings: Sequence[np.ndarray],
+        *,
+        max_batch_s: float | None = None,
+        hotwords: Sequence[str | Hotword] | None = None,
+    ) -> list[Transcript]:
         """Transcribe many recordings, those of similar length together.
 
         Args:
             recordings: each (samples,) float32 at 16 kHz.
             max_batch_s: seconds of sound in a batch, padding included; a longer recording is a batch of its own. None: 60
                 on a CPU, 600 elsewhere.
+            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
         """
         durations_s = [len(samples) / SAMPLE_RATE_HZ for samples in recordings]
         lens = [self.fbank.num_frames(len(samples)) for samples in recordings]
-        return self._transcribe_all(durations_s, lens, lambda i: self.fbank(recordings[i]), max_batch_s)
+        return self._transcribe_all(durations_s, lens, lambda i: self.fbank(recordings[i]), max_batch_s, hotwords)
 
     def transcribe_features(self, features: Sequence[Tensor], *, max_batch_s: float | None = None) -> list[Transcript]:
         """Transcribe features, each (T, F) at 100 Hz as this model's `fbank` makes them; see `transcribe_many`."""
         lens = [len(frames) for frames in features]
         durations_s = [length / _FEATURES_PER_S for length in lens]
-        return self._transcribe_all(durations_s, lens, features.__getitem__, max_batch_s)
+        return self._transcribe_all(durations_s, lens, features.__getitem__, max_batch_s, None)
 
     def encode(self, features: Sequence[Tensor]) -> Encoded:
         """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz, with the padding after each."""
@@ -181,15 +207,58 @@ class Recognizer:
         lens: Sequence[int],
         features_of: Callable[[int], Tensor],
         max_batch_s: float | None,
+        hotwords: Sequence[str | Hotword] | None,
     ) -> list[Transcript]:
+        graph = self._graph(self.hotwords if hotwords is None else tuple(hotwords))
+        search = self._settled(graph)
         transcripts = [Transcript("", duration_s=duration_s) for duration_s in durations_s]
-        for batch in self._batches(lens, max_batch_s):
-            for i, hypothesis in zip(batch, self._recognize([features_of(i) for i in batch]), strict=True):
-                transcripts[i] = self._to_transcript(hypothesis, durations_s[i])
+        for batch in self.batches(lens, max_batch_s=max_batch_s):
+            encoded = self.encode([features_of(i) for i in batch])
+            ranked = self.find(encoded, search, hotwords=graph)
+            for i, transcript in zip(batch, self.to_transcripts(ranked, [durations_s[i] for i in batch]), strict=True):
+                transcripts[i] = transcript
         return transcripts
 
-    def _batches(self, lens: Sequence[int], max_batch_s: float | None) -> Iterator[list[int]]:
-        """Indices of recordings that go together, longest first; those too short for a single frame are left out."""
+    def _graph(self, hotwords: tuple[str | Hotword, ...]) -> HotwordGraph | None:
+        """The phrases as the searches take them; the last few sets are kept."""
+        if not hotwords:
+            return None
+        graph = self._graphs.get(hotwords)
+        if graph is None:
+            graph = encode_hotwords(hotwords, self.tokenizer, default_boost=self._asked_search.hotword_boost)
+            if len(self._graphs) >= _MAX_KEPT_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+            self._graphs[hotwords] = graph
+        return graph
+
+    def _settled(self, graph: HotwordGraph | None) -> SearchConfig:
+        return settled(
+            self._asked_search,
+            self.scorer,
+            language_models=self.language_models,
+            has_hotwords=graph is not None,
+        )
+
+    def find(
+        self, encoded: Encoded, search: SearchConfig | None = None, *, hotwords: HotwordGraph | None = None
+    ) -> list[list[Hypothesis]]:
+        """The best readings of a batch of encoder frames, by this search or another that `search.settled` has checked."""
+        return find_hypotheses(
+            self.scorer,
+            encoded,
+            self.search if search is None else search,
+            unk_id=self.tokenizer.unk_id,
+            language_models=self.language_models,
+            hotwords=hotwords,
+        )
+
+    def batches(self, lens: Sequence[int], *, max_batch_s: float | None = None) -> Iterator[list[int]]:
+        """Indices of recordings that go together, longest first; those too short for a single frame are left out.
+
+        Args:
+            lens: features of each recording, at 100 Hz.
+            max_batch_s: see `transcribe_many`.
+        """
         if max_batch_s is None:
             max_batch_s = _CPU_BATCH_S if self.device.type == "cpu" else _ACCELERATOR_BATCH_S
         if not max_batch_s > 0:
@@ -205,25 +274,13 @@ class Recognizer:
         if batch:
             yield batch
 
-    def _recognize(self, features: Sequence[Tensor]) -> list[Hypothesis]:
-        search, encoded = self.search, self.encode(features)
-        penalty, temperature = search.blank_penalty, search.temperature
-        if search.method == "ctc_greedy":
-            return ctc_greedy_search(self.scorer, encoded, blank_penalty=penalty, temperature=temperature)
-        if search.method in ("ctc_beam", "attention_rescoring"):
-            ranked = ctc_prefix_search(
-                self.scorer, encoded, beam=search.beam, blank_penalty=penalty, temperature=temperature
-            )
-            if search.method == "attention_rescoring":
-                ranked = attention_rescoring(self.scorer, encoded, ranked, scale=search.attention_scale)
-            return [hypotheses[0] for hypotheses in ranked]
-        unk_id = self.tokenizer.unk_id
-        if search.method == "greedy":
-            return greedy_search(self.scorer, encoded, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
-        ranked = modified_beam_search(
-            self.scorer, encoded, beam=search.beam, blank_penalty=penalty, temperature=temperature, unk_id=unk_id
-        )
-        return [hypotheses[0] for hypotheses in ranked]
+    def to_transcripts(self, ranked: Sequence[Sequence[Hypothesis]], durations_s: Sequence[float]) -> list[Transcript]:
+        """The transcripts of a batch of utterances from their readings, the best first."""
+        transcripts = []
+        for hypotheses, duration_s in zip(ranked, durations_s, strict=True):
+            best, *others = [self._to_transcript(hypothesis, duration_s) for hypothesis in hypotheses]
+            transcripts.append(dataclasses.replace(best, alternatives=tuple(others)) if others else best)
+        return transcripts
 
     def _to_transcript(self, hypothesis: Hypothesis, duration_s: float) -> Transcript:
         tokens = tuple(
@@ -240,22 +297,27 @@ class Recognizer:
         )
 
 
-def load(folder: str | os.PathLike[str], *, device: str = "auto", search: SearchConfig | None = None) -> Recognizer:
+def _open_language_models(
+    lm: str | os.PathLike[str] | None, lodr: str | os.PathLike[str] | None, tokenizer: Tokenizer, device: torch.device
+) -> LanguageModels:
+    if lm is None and lodr is None:
+        return NO_LANGUAGE_MODELS
+    from zipasr.lm import load_language_model, load_token_ngram  # most uses need none; reading ARPA takes a package
+
+    return LanguageModels(
+        load_language_model(lm, tokenizer, device=device) if lm is not None else None,
+        load_token_ngram(lodr, tokenizer) if lodr is not None else None,
+    )
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    search: SearchConfig | None = None,
+    lm: str | os.PathLike[str] | None = None,
+    lodr: str | os.PathLike[str] | None = None,
+    hotwords: Sequence[str | Hotword] = (),
+) -> Recognizer:
     """Open a model folder or the folder of a training run; see `Recognizer.load`."""
-    return Recognizer.load(folder, device=device, search=search)
-
-
-def _resolve_search(search: SearchConfig, scorer: Scorer) -> SearchConfig:
-    """The search with its method settled, checked against the heads that the model has."""
-    if search.method == "auto":
-        if scorer.has_transducer:
-            search = dataclasses.replace(search, method="beam")
-        else:
-            search = dataclasses.replace(search, method="attention_rescoring" if scorer.has_attention else "ctc_greedy")
-    if search.method in ("ctc_greedy", "ctc_beam", "attention_rescoring") and not scorer.has_ctc:
-        raise ConfigError(f"the search {search.method} needs a CTC head, but this model has none; use beam or greedy")
-    if search.method == "attention_rescoring" and not scorer.has_attention:
-        raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
-    if search.method in ("beam", "greedy") and not scorer.has_transducer:
-        raise ConfigError(f"the search {search.method} needs a transducer head, but this model has none; use ctc_greedy")
-    return search
+    return Recognizer.load(folder, device=device, search=search, lm=lm, lodr=lodr, hotwords=hotwords)

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from zipasr.cli.search_options import add_search_options, search_config
+from zipasr.cli.search_options import add_search_options, load_recognizer
 
 if TYPE_CHECKING:
     from zipasr.evaluate import EvaluationReport
@@ -38,9 +38,8 @@ def add_parser(subparsers: SubParsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     from zipasr.evaluate import evaluate, read_cuts
-    from zipasr.recognizer import Recognizer
 
-    recognizer = Recognizer.load(args.model, device=args.device, search=search_config(args))
+    recognizer = load_recognizer(args)
     report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
         print(f"zipasr: left out {id}: {problem}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""The flags that the verbs with a recogniser share: device and search."""
+"""The flags that the verbs with a recogniser share, and the recogniser that they ask for."""
 
 import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import SearchConfig
+    from zipasr.recognizer import Recognizer, SearchConfig
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"),
         default="auto",
         help="how to search; auto: beam where the model has a transducer head, else attention_rescoring where it has an "
-        "attention decoder, else ctc_greedy",
+        "attention decoder, else ctc_greedy (ctc_beam where a flag below needs it)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
@@ -26,10 +26,28 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blank-penalty",
         type=float,
-        default=0.0,
         metavar="X",
         help="taken off the score of blank; positive values delete fewer words (default: 0)",
     )
+    parser.add_argument(
+        "--hotwords",
+        metavar="FILE",
+        help="phrases to prefer, one a line in plain words, with ` :BOOST` behind it or not",
+    )
+    parser.add_argument(
+        "--hotword-boost",
+        type=float,
+        metavar="X",
+        help="nats for each token of a hotword without a boost of its own (default: 1.5)",
+    )
+    parser.add_argument("--lm", metavar="PATH", help="a language model: a folder of train-lm, or an ARPA file")
+    parser.add_argument("--lm-scale", type=float, metavar="X", help="its weight (default: 0.3)")
+    parser.add_argument(
+        "--lodr",
+        metavar="ARPA",
+        help="an n-gram of tokens that is taken off again for what the transducer knows of language itself",
+    )
+    parser.add_argument("--lodr-scale", type=float, metavar="X", help="its weight, 0 or below (default: -0.15)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
 
@@ -39,8 +57,34 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     Raises:
         ConfigError: a value is out of range, or a flag has no effect on the search that was chosen.
     """
+    from zipasr.errors import ConfigError
     from zipasr.recognizer import SearchConfig
 
-    given = {"beam": args.beam, "attention_scale": args.attention_scale}
-    set_values = {name: value for name, value in given.items() if value is not None}
-    return SearchConfig(method=args.search, blank_penalty=args.blank_penalty, **set_values)
+    for scale, of in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")):
+        if getattr(args, scale) is not None and getattr(args, of) is None:
+            flag = f"--{scale.replace('_', '-')}"
+            raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
+    names = ("beam", "num_best", "attention_scale", "blank_penalty", "lm_scale", "lodr_scale", "hotword_boost")
+    given = {name: getattr(args, name, None) for name in names}
+    return SearchConfig(method=args.search, **{name: value for name, value in given.items() if value is not None})
+
+
+def load_recognizer(args: argparse.Namespace) -> "Recognizer":
+    """The recogniser that the flags and the argument DIR ask for.
+
+    Raises:
+        ConfigError: flags contradict each other or the model, or the file of hotwords cannot be used.
+        CheckpointError: the model cannot be read.
+        DataError: an ARPA file cannot be read.
+    """
+    from zipasr.recognizer import Recognizer
+    from zipasr.search.hotwords import read_hotwords
+
+    return Recognizer.load(
+        args.model,
+        device=args.device,
+        search=search_config(args),
+        lm=args.lm,
+        lodr=args.lodr,
+        hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
+    )

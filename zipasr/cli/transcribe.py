@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from zipasr.cli.search_options import add_search_options, search_config
+from zipasr.cli.search_options import add_search_options, load_recognizer
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -35,9 +35,8 @@ def add_parser(subparsers: SubParsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcribe the recordings one after the other and print each as soon as it is done."""
     from zipasr.errors import AudioError
-    from zipasr.recognizer import Recognizer
 
-    recognizer = Recognizer.load(args.model, device=args.device, search=search_config(args))
+    recognizer = load_recognizer(args)
     num_failed = 0
     for audio in args.audio:
         try:

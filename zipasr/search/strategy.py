@@ -1,0 +1,188 @@
+"""Which search, with which settings and which knowledge of language: `SearchConfig` and `find_hypotheses`.
+
+Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. What applies to a search and
+what does not is decided here, once, for transcripts, evaluation and tuning alike.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from zipasr.errors import ConfigError
+from zipasr.nn.encoded import Encoded
+from zipasr.search.beam import modified_beam_search
+from zipasr.search.greedy import ctc_greedy_search, greedy_search
+from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.prior import LabelPrior, WeightedPriors
+from zipasr.search.rescoring import attention_rescoring
+from zipasr.search.scorer import Scorer
+
+METHODS = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
+_BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
+_CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How to search for the best tokens."""
+
+    method: Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"] = "auto"
+    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
+    the attention decoder choose among what `ctc_beam` finds. `auto` is `beam` where there is a transducer head, else
+    `attention_rescoring` where there is an attention decoder (published results are of these), else `ctc_greedy`, or
+    `ctc_beam` where there are hotwords, a language model or several readings to find."""
+    beam: int = 4
+    """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
+    num_best: int = 1
+    """Readings to return for an utterance, at most `beam`."""
+    attention_scale: float = 1.0
+    """Weight of the attention decoder's log-probability in rescoring, beside 1 for that of CTC; tune it on a dev set."""
+    blank_penalty: float = 0.0
+    """Taken off the score of blank; positive values delete fewer words."""
+    temperature: float = 1.0
+    """Divides the scores before they become probabilities; the greedy searches find the same tokens at any."""
+    lm_scale: float = 0.3
+    """Weight of a language model's log-probability (0.3 as published for shallow fusion); tune it on a dev set."""
+    lodr_scale: float = -0.15
+    """Weight of the n-gram that stands for what the transducer knows of language already, 0 or below. Published with a
+    language model at 0.52 is -0.26; this is the same share of the default."""
+    hotword_boost: float = DEFAULT_BOOST
+    """Nats for each token of a hotword that has no boost of its own."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"the search must be one of {', '.join(METHODS)}, but is {self.method!r}")
+        if self.beam < 1:
+            raise ConfigError(f"beam must be at least 1, but is {self.beam}")
+        if not 1 <= self.num_best <= self.beam:
+            raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
+        for name in ("beam", "num_best"):
+            if self._is_changed(name) and self.method not in ("auto", *_BEAM_METHODS):
+                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
+        if not 0 < self.attention_scale < math.inf:
+            raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
+        if self._is_changed("attention_scale") and self.method not in ("auto", "attention_rescoring"):
+            raise ConfigError(
+                f"attention_scale has no effect on the search {self.method}; leave it out or use attention_rescoring"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be positive, but is {self.temperature}")
+        if not 0 <= self.lm_scale < math.inf:
+            raise ConfigError(f"lm_scale must be 0 or more, but is {self.lm_scale}")
+        if not -math.inf < self.lodr_scale <= 0:
+            raise ConfigError(f"lodr_scale must be 0 or below, since that model is taken off, but is {self.lodr_scale}")
+        if not math.isfinite(self.blank_penalty):
+            raise ConfigError(f"blank_penalty must be a finite number, but is {self.blank_penalty}")
+        if not 0 < self.hotword_boost < math.inf:
+            raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
+
+    def _is_changed(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
+
+
+class LanguageModels(NamedTuple):
+    """What a search may know of language beside the model itself; weights are in `SearchConfig`."""
+
+    main: LabelPrior | None = None
+    """The language model of shallow fusion."""
+    subtracted: LabelPrior | None = None
+    """The token n-gram that stands for the language the transducer has learnt (LODR)."""
+
+
+NO_LANGUAGE_MODELS = LanguageModels()
+
+
+def settled(
+    config: SearchConfig, scorer: Scorer, *, language_models: LanguageModels = NO_LANGUAGE_MODELS, has_hotwords: bool = False
+) -> SearchConfig:
+    """The same with its method settled, and checked against the heads that the model has and against what is to help.
+
+    Raises:
+        ConfigError: the model lacks the head that the search needs, or the search cannot use what it is given.
+    """
+    has_lm = language_models.main is not None
+    if config.method == "auto":
+        needs_beam = has_hotwords or has_lm or config.num_best > 1
+        if scorer.has_transducer:
+            config = dataclasses.replace(config, method="beam")
+        elif scorer.has_attention:
+            config = dataclasses.replace(config, method="attention_rescoring")
+        else:
+            config = dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
+    method = config.method
+    if method in _CTC_METHODS and not scorer.has_ctc:
+        raise ConfigError(f"the search {method} needs a CTC head, but this model has none; use beam or greedy")
+    if method == "attention_rescoring" and not scorer.has_attention:
+        raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
+    if method in ("beam", "greedy") and not scorer.has_transducer:
+        raise ConfigError(f"the search {method} needs a transducer head, but this model has none; use ctc_greedy")
+    if has_lm and method not in _BEAM_METHODS:
+        raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
+    if language_models.subtracted is not None and not has_lm:
+        raise ConfigError("the n-gram of LODR is taken off a language model, but there is none; give one, or leave it out")
+    if has_hotwords and method == "ctc_greedy":
+        raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
+    return config
+
+
+def find_hypotheses(
+    scorer: Scorer,
+    encoded: Encoded,
+    config: SearchConfig,
+    *,
+    unk_id: int | None = None,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    hotwords: HotwordGraph | None = None,
+) -> list[list[Hypothesis]]:
+    """Search a batch.
+
+    Args:
+        scorer: the model.
+        encoded: frames (N, T, D) at 25 Hz and their lengths.
+        config: a search that `settled` has checked.
+        unk_id: a label that the transducer searches pass over like blank; None: there is none.
+        language_models: what the beam searches add to the scores.
+        hotwords: phrases to prefer.
+    Returns:
+        For each utterance 1 to `config.num_best` hypotheses, the best first.
+    """
+    penalty, temperature = config.blank_penalty, config.temperature
+    if config.method == "ctc_greedy":
+        return [[h] for h in ctc_greedy_search(scorer, encoded, blank_penalty=penalty, temperature=temperature)]
+    if config.method == "greedy":
+        found = greedy_search(
+            scorer, encoded, blank_penalty=penalty, temperature=temperature, unk_id=unk_id, hotwords=hotwords
+        )
+        return [[h] for h in found]
+    prior = _prior(config, language_models, hotwords)
+    if config.method == "beam":
+        ranked = modified_beam_search(
+            scorer,
+            encoded,
+            beam=config.beam,
+            blank_penalty=penalty,
+            temperature=temperature,
+            unk_id=unk_id,
+            prior=prior,
+        )
+    else:
+        ranked = ctc_prefix_search(
+            scorer, encoded, beam=config.beam, blank_penalty=penalty, temperature=temperature, prior=prior
+        )
+        if config.method == "attention_rescoring":
+            ranked = attention_rescoring(scorer, encoded, ranked, scale=config.attention_scale)
+    return [hypotheses[: config.num_best] for hypotheses in ranked]
+
+
+def _prior(config: SearchConfig, language_models: LanguageModels, hotwords: HotwordGraph | None) -> WeightedPriors | None:
+    parts: Sequence[tuple[LabelPrior | None, float]] = (
+        (language_models.main, config.lm_scale),
+        (language_models.subtracted, config.lodr_scale),
+        (hotwords, 1.0),
+    )
+    used = [(prior, weight) for prior, weight in parts if prior is not None and weight != 0.0]
+    return WeightedPriors(used) if used else None
