@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
 
-from zipasr import checkpoint
 from zipasr.data.batching import Batch, BatchReader, stable_seed
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.plan import BatchPlan
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul
-from zipasr.errors import CheckpointError, ZipasrError
+from zipasr.errors import ZipasrError
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
@@ -32,7 +30,7 @@ from zipasr.optim import Eden, Noam, ScaledAdam
 from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.acceleration import compile_blocks, recompute_activations
-from zipasr.train.averaging import RunningAverage, interval_average
+from zipasr.train.averaging import RunningAverage
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, read_cuts, select
 from zipasr.train.distributed import Ranks, joined
@@ -43,11 +41,10 @@ from zipasr.train.precision import check_precision
 from zipasr.train.preflight import check_new_run
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
 from zipasr.train.signals import StopWish, stop_wish
+from zipasr.train.span import AverageSpan
 from zipasr.train.state import (
-    AVERAGE_FILE,
     Position,
     TrainState,
-    checkpoint_folders,
     checkpoint_path,
     keep_best,
     load_newest,
@@ -121,6 +118,8 @@ class _Place(NamedTuple):
     reader: BatchReader
     dev_batches: list[Batch]
     """The dev set; nothing on other ranks than the first."""
+    span: AverageSpan
+    """Where averages begin; it knows what it has warned of."""
 
 
 def _open(
@@ -135,7 +134,7 @@ def _open(
     reader = BatchReader(data.cuts, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
     ranks.from_main(lambda: check_same_data(data, out, config))
     dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
-    return _Place(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches)
+    return _Place(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, AverageSpan(config, out))
 
 
 def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
@@ -166,6 +165,7 @@ def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     )
     for note in notes if not is_resumed else ():
         log.message(note)
+    place.span.foresee(total)
     return log, state
 
 
@@ -287,7 +287,7 @@ class _Run:
     def _validate(self, b: int) -> dict[str, float]:
         place, model = self.place, self.dev_model
         assert model is not None
-        model.load_state_dict(merged_state_dict(self.state.model) | self._average(b))
+        model.load_state_dict(merged_state_dict(self.state.model) | place.span.averaged_weights(self.state))
         metrics = validate(model, place.dev_batches, self.dev_texts, place.tokenizer, place.device)
         model.save(self.out / MODEL_SUBFOLDER, place.tokenizer)
         keep_best(self.out, model, place.tokenizer, metrics, b, self.config.keep_best)
@@ -297,28 +297,6 @@ class _Run:
             + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         )
         return metrics
-
-    def _average(self, b: int) -> dict[str, Tensor]:
-        """The mean of the models over about the last `average_share` of the run: from a checkpoint on, or from its start.
-
-        Checkpoints that an interruption left do not count, so that it changes nothing.
-        """
-        now, period = self.state.average.tensors, self.config.average_period
-        if b < period:  # no model has entered yet
-            return {name: tensor for name, tensor in merged_state_dict(self.state.model).items() if name in now}
-        target = b * (1.0 - self.config.average_share)
-        folders = {n: path for n, path in checkpoint_folders(self.out).items() if n % self.config.save_interval == 0}
-        starts = [0, *(n for n in folders if period <= n < b // period * period)]
-        for start in sorted(starts, key=lambda n: abs(n - target)):
-            if start == 0:
-                break
-            try:
-                before = checkpoint.CheckpointFolder(folders[start]).tensors(AVERAGE_FILE)
-            except CheckpointError as error:
-                logger.warning("averaging over another part of the run: %s", error)
-            else:
-                return interval_average(before, start, now, b, period)
-        return interval_average(now, 0, now, b, period)
 
     def _go_back(self) -> None:
         """Take the run back to a good checkpoint, or give up if that was done too often.

@@ -1,0 +1,131 @@
+"""Which part of a run the evaluated model is averaged over: about its last share, from a checkpoint on, or from its start.
+
+Two running averages give the mean of the models between them (`averaging`), so the part can begin only where a checkpoint
+is kept. Where none is near, that is said: once for what the configuration implies, and once when it happens.
+"""
+
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from zipasr import checkpoint
+from zipasr.errors import CheckpointError
+from zipasr.nn.lora import merged_state_dict
+from zipasr.train.averaging import interval_average
+from zipasr.train.config import TrainConfig
+from zipasr.train.state import AVERAGE_FILE, TrainState, checkpoint_folders
+
+logger = logging.getLogger(__name__)
+
+
+class AverageSpan:
+    """The part of one run, as far as it has come. It remembers only what it has warned of."""
+
+    def __init__(self, config: TrainConfig, out: Path) -> None:
+        """Look at no files yet.
+
+        Args:
+            config: of the run.
+            out: its folder.
+        """
+        self.config, self.out = config, out
+        self._has_foreseen = self._has_warned = False
+
+    def foresee(self, total_batches: int) -> None:
+        """Warn if the configuration does not let the average of the finished run begin where it should; the first time only.
+
+        Args:
+            total_batches: batches of the whole run, about.
+        """
+        config, share = self.config, self.config.average_share
+        every, keep = config.save_interval, config.keep_checkpoints
+        if self._has_foreseen or total_batches // config.average_period < 2:  # of so few models there is no part to choose
+            return
+        target = total_batches * (1.0 - share)
+        saved = range(every, total_batches + 1, every)[-keep:]
+        start = _nearest(saved, total_batches, target, config.average_period)[0]
+        if not is_far(start, target, total_batches, every):
+            return
+        self._has_foreseen = True
+        if share * total_batches >= every:
+            needed = checkpoints_needed(share * total_batches, every)
+            cure = f"set keep_checkpoints={needed}, or in a new run a larger save_interval"
+        else:
+            cure = f"in a new run, set save_interval={max(1, int(share * total_batches / 2))} or less"
+        logger.warning(
+            "the averaged model of a run of about %d batches should begin at batch %.0f (average_share %g), but will begin "
+            "at %s, since a checkpoint is written every %d batches and %d are kept; %s",
+            total_batches,
+            target,
+            share,
+            _place(start),
+            every,
+            keep,
+            cure,
+        )
+
+    def averaged_weights(self, state: TrainState) -> dict[str, Tensor]:
+        """The mean, in float32, of the models over about the last `average_share` of the run up to `state`.
+
+        Checkpoints that an interruption left do not count, so that it changes nothing.
+        """
+        b, now, period = state.position.num_batches, state.average.tensors, self.config.average_period
+        if b < period:  # no model has entered yet
+            return {name: tensor for name, tensor in merged_state_dict(state.model).items() if name in now}
+        target = b * (1.0 - self.config.average_share)
+        folders = {n: path for n, path in checkpoint_folders(self.out).items() if n % self.config.save_interval == 0}
+        for start in _nearest(folders, b, target, period):
+            try:
+                before = checkpoint.CheckpointFolder(folders[start]).tensors(AVERAGE_FILE) if start else now
+            except CheckpointError as error:
+                logger.warning("averaging over another part of the run: %s", error)
+                continue
+            self._warn_if_far(start, target, b)
+            return interval_average(before, start, now, b, period)
+        raise AssertionError("the run's start is always among the places to begin at")
+
+    def _warn_if_far(self, start: int, target: float, b: int) -> None:
+        every = self.config.save_interval
+        if self._has_warned or abs(start - target) <= every:
+            return
+        self._has_warned = True
+        needed = max(checkpoints_needed(b - target, every), self.config.keep_checkpoints)
+        logger.warning(
+            "the averaged model of batch %d should begin at batch %.0f (average_share %g), but begins at %s, since no "
+            "checkpoint nearer to it is there; keep more from now on, with keep_checkpoints=%d (now %d) or more for a "
+            "longer run, or lower average_share",
+            b,
+            target,
+            self.config.average_share,
+            _place(start),
+            needed,
+            self.config.keep_checkpoints,
+        )
+
+
+def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
+    """Whether an average up to batch `end` begins far from where it should: other checkpoints would have been nearer.
+
+    That is, further than from one checkpoint to the next, or so far that it takes in half as many models, or half again.
+    """
+    distance = abs(start - target)
+    return distance > save_interval or distance > (end - target) / 2.0
+
+
+def checkpoints_needed(span_batches: float, save_interval: int) -> int:
+    """How many of the newest checkpoints reach back that many batches from wherever a run ends."""
+    return math.ceil(span_batches / save_interval) + 1
+
+
+def _nearest(saved: Iterable[int], end: int, target: float, period: int) -> list[int]:
+    """Batches at which an average up to `end` can begin, those nearest to `target` first; 0 is the run's start."""
+    starts = [0, *(n for n in saved if period <= n < end // period * period)]
+    starts.sort(key=lambda n: abs(n - target))
+    return starts[: starts.index(0) + 1]
+
+
+def _place(start: int) -> str:
+    return f"batch {start}" if start else "the start of the run"
