@@ -1,0 +1,228 @@
+"""True times of tokens and words. Labels at 25 Hz and features (T, F) at 100 Hz -> a `TokenSpan` for each token.
+
+A CTC head says where in the sound a label is but not where a word begins and ends: its labels last a frame each, blank
+fills the rest, the space of a character vocabulary comes 0.1 s early, and the last label often long before the sound of
+the word is over. A transducer emits when it pleases. So the text is aligned with the CTC head, and from the first and
+last label of a word its edges are sought in the energy of the features: the nearest pause where there is one, else the
+quietest place before the neighbour's labels. Nothing in it is fitted to a model. Measured in docs/alignment.md.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.align import Alignment, ctc_align
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer, check_encoded
+from zipasr.tokenizer import Tokenizer
+
+_FEATURES_PER_FRAME = 4
+_OFFSET_FRAMES = 3
+"""Frame t at 25 Hz sees features around 4 t + 5 (convolutions without padding): those of its 40 ms begin at 4 t + 3."""
+_PAUSE_FRAMES = 20
+"""What is quiet for 0.2 s is a pause; the closure of a stop is shorter. Of 0.1 to 0.3 s the best on the training prompts."""
+_REACH_FRAMES = 60
+"""An edge is sought 0.6 s from the nearest label at most: the last label comes up to 0.5 s before the end of its word."""
+_EARLY_FRAMES = 8
+"""A word may begin up to 80 ms after its first label: heads that see the future emit it before the sound."""
+_MARGIN_FRAMES = 5
+"""How loud a word is counts from 50 ms before its first label to 50 ms after its last."""
+_QUIET_SHARE = 0.6
+"""Quiet is what lies more than this share of the way, in dB, from the loudest of the word to the quietest beside it. Of
+0.5, 0.6 and 0.7 the best on the training prompts; they differ by less than 10 ms."""
+_MAX_DEPTH_DB = 40.0
+"""But what is this far below the word is always quiet: in digital silence there is no other measure."""
+_WORD_START = "\u2581"
+
+
+class TokenSpan(NamedTuple):
+    """From where to where a token lasts, in frames at 25 Hz, not rounded; times 0.04 s."""
+
+    start_frame: float
+    end_frame: float
+
+
+@torch.inference_mode()
+def align_hypotheses(
+    scorer: Scorer, encoded: Encoded, features: Sequence[Tensor], hypotheses: Sequence[Hypothesis], *, tokenizer: Tokenizer
+) -> list[list[TokenSpan]]:
+    """Find when the tokens of hypotheses, of whichever search, were really said.
+
+    A hypothesis that the frames have no room for keeps the frames that emitted it.
+
+    Args:
+        scorer: has a CTC head.
+        encoded: frames (N, T', D) at 25 Hz and their lengths.
+        features: of each utterance, (T, F) at 100 Hz, logarithms of mel energies.
+        hypotheses: one for each utterance.
+        tokenizer: knows which tokens begin words.
+    Returns:
+        For each hypothesis a span for each of its ids. They are in order and do not overlap; the first of a word starts
+        with the word and the last ends with it; none lies outside the features.
+    Raises:
+        ValueError: not N features and hypotheses, lengths do not fit the frames, or there is no CTC head.
+    """
+    lens = check_encoded(encoded)
+    if not len(features) == len(hypotheses) == len(lens):
+        raise ValueError(
+            f"there must be features and a hypothesis for each of {len(lens)} utterances, not {len(features)} and "
+            f"{len(hypotheses)}"
+        )
+    if not any(hypothesis.ids for hypothesis in hypotheses):
+        return [[] for _ in hypotheses]
+    log_probs_NTV = scorer.ctc_log_probs(encoded.frames).float().cpu().numpy()
+    spans = []
+    for log_probs_TV, length, sound, hypothesis in zip(log_probs_NTV, lens, features, hypotheses, strict=True):
+        try:
+            alignment = ctc_align(log_probs_TV[:length], hypothesis.ids, blank_id=scorer.blank_id)
+        except ValueError:  # more labels than frames, which a transducer may emit
+            spans.append(_emission_spans(hypothesis, length))
+        else:
+            spans.append(token_spans(hypothesis.ids, alignment, energy_db(sound), tokenizer=tokenizer))
+    return spans
+
+
+def energy_db(features: Tensor) -> np.ndarray:
+    """Energy (T,) in dB of features (T, F) at 100 Hz that are logarithms of mel energies."""
+    return features.float().cpu().logsumexp(-1).numpy() * (10.0 / math.log(10.0))
+
+
+def token_spans(
+    ids: Sequence[int], alignment: Alignment, energy_db_T: np.ndarray, *, tokenizer: Tokenizer
+) -> list[TokenSpan]:
+    """Spans of aligned tokens, those of a word from edge to edge of the word.
+
+    Args:
+        ids: the tokens.
+        alignment: of the same tokens.
+        energy_db_T: of the recording, at 100 Hz.
+        tokenizer: knows which tokens begin words. A token without text (the lone space of a character vocabulary) is
+            at the start of the word that it is in, and lasts no time.
+    Raises:
+        ValueError: the alignment has another number of tokens.
+    """
+    if len(alignment.first_frames) != len(ids):
+        raise ValueError(f"the alignment must be of {len(ids)} tokens, but is of {len(alignment.first_frames)}")
+    num_frames = len(energy_db_T)
+    starts = [_to_features(frame, num_frames) for frame in alignment.first_frames]
+    ends = [_to_features(frame, num_frames) for frame in alignment.end_frames]
+    words = _spoken_words(ids, tokenizer)
+    edges = find_edges([(starts[word.spoken[0]], ends[word.spoken[-1]]) for word in words], energy_db_T)
+    for word, (start, end) in zip(words, edges, strict=True):
+        first, last = word.spoken[0], word.spoken[-1]
+        for i in word.all:
+            starts[i] = start if i <= first else end if i > last else min(max(starts[i], start), end)
+        for i, following in pairwise(word.all):
+            ends[i] = end if i >= last else starts[following]
+        ends[word.all[-1]] = end
+    return [
+        TokenSpan(start / _FEATURES_PER_FRAME, end / _FEATURES_PER_FRAME) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> list[tuple[int, int]]:
+    """Find where words begin and end.
+
+    Args:
+        cores: of each word, the first frame at 100 Hz of its first label and the frame after that of its last; in order.
+        energy_db_T: of the recording, at 100 Hz.
+    Returns:
+        For each word its first frame at 100 Hz and the frame after its last; they do not overlap.
+    """
+    num_frames = len(energy_db_T)
+    starts, ends = [0] * len(cores), [num_frames] * len(cores)
+    loudness_db = [
+        float(energy_db_T[max(0, start - _MARGIN_FRAMES) : end + _MARGIN_FRAMES].max(initial=-math.inf))
+        for start, end in cores
+    ]
+    for i in range(len(cores) + 1):
+        left = cores[i - 1][1] if i else 0
+        right = min(cores[i][0] + _EARLY_FRAMES, cores[i][1] - 1) if i < len(cores) else num_frames
+        right = max(left, right)
+        if i:
+            stop = min(right, left + _REACH_FRAMES + _PAUSE_FRAMES)
+            is_open = i == len(cores) and stop == num_frames
+            pauses = _pauses(energy_db_T[left:stop], loudness_db[i - 1], is_end_open=is_open)
+            ends[i - 1] = left + pauses[0][0] if pauses else left
+        if i < len(cores):
+            begin = max(left, right - _REACH_FRAMES - _PAUSE_FRAMES)
+            pauses = _pauses(energy_db_T[begin:right], loudness_db[i], is_start_open=begin == i == 0)
+            starts[i] = begin + pauses[-1][1] if pauses else right
+        if 0 < i < len(cores) and ends[i - 1] > starts[i]:
+            ends[i - 1] = starts[i] = (ends[i - 1] + starts[i]) // 2
+    return list(zip(starts, ends, strict=True))
+
+
+def _pauses(
+    energy_db_T: np.ndarray, loudness_db: float, *, is_start_open: bool = False, is_end_open: bool = False
+) -> list[tuple[int, int]]:
+    """Where it is quiet beside a word: all pauses, or the longest stretch if none lasts long enough to be one.
+
+    Beyond an open side is the end of the recording: silence, which makes a pause of what is quiet there, and is one itself
+    where the end is so near that nothing else fits in.
+
+    Returns:
+        First frame of each and the frame after its last; none only if there are no frames.
+    """
+    num_frames = len(energy_db_T)
+    if not num_frames:
+        return []
+    floor_db = float(energy_db_T.min())
+    depth_db = min(_QUIET_SHARE * (loudness_db - floor_db), _MAX_DEPTH_DB)
+    is_quiet_T = energy_db_T <= max(loudness_db - depth_db, floor_db)
+    is_near = num_frames <= _PAUSE_FRAMES + _EARLY_FRAMES
+    before = _PAUSE_FRAMES if is_start_open and (is_near or is_quiet_T[0]) else 0
+    after = _PAUSE_FRAMES if is_end_open and (is_near or is_quiet_T[-1]) else 0
+    changes = np.flatnonzero(np.diff(np.pad(is_quiet_T, (before, after), constant_values=True), prepend=False, append=False))
+    stretches = [(int(start) - before, int(end) - before) for start, end in changes.reshape(-1, 2)]
+    pauses = [stretch for stretch in stretches if stretch[1] - stretch[0] >= _PAUSE_FRAMES]
+    pauses = pauses or [max(stretches, key=lambda stretch: stretch[1] - stretch[0])]
+    return [(max(start, 0), min(end, num_frames)) for start, end in pauses]
+
+
+class _WordIndices(NamedTuple):
+    """Positions of the tokens of a word."""
+
+    all: list[int]
+    spoken: list[int]
+    """Those with a text."""
+
+
+def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices]:
+    """Words with a text, as `transcript.words_from_tokens` has them; what has none goes with the word after it, if any."""
+    words: list[_WordIndices] = []
+    waiting: list[int] = []
+    for i, label in enumerate(ids):
+        is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label == tokenizer.sos_eos_id
+        begins = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
+        if is_silent and (waiting or begins):
+            waiting.append(i)
+        elif is_silent:
+            words[-1].all.append(i)
+        elif waiting or begins:
+            words.append(_WordIndices([*waiting, i], [i]))
+            waiting = []
+        else:
+            words[-1].all.append(i)
+            words[-1].spoken.append(i)
+    if words:
+        words[-1].all.extend(waiting)
+    return words
+
+
+def _to_features(frame: int, num_frames: int) -> int:
+    """The frame at 100 Hz where a frame at 25 Hz begins, or where the recording ends."""
+    return min(frame * _FEATURES_PER_FRAME + _OFFSET_FRAMES, num_frames)
+
+
+def _emission_spans(hypothesis: Hypothesis, num_frames: int) -> list[TokenSpan]:
+    """Each token from the frame that emitted it to the next frame, or to the next token if that is in the same frame."""
+    following = [*hypothesis.frames[1:], num_frames]
+    frames = zip(hypothesis.frames, following, strict=True)
+    return [TokenSpan(float(frame), float(min(frame + 1, after))) for frame, after in frames]
