@@ -38,6 +38,7 @@ def test_writes_a_model_that_evaluates(
     assert captured.out.startswith(f"{out}: ") and description in captured.out
     assert captured.err == ""
     if argv == ["--last", "2"]:
+        assert captured.out.endswith("(batch-00000008, batch-00000009)\n")
         cuts = run_folder.parent / "data" / "dev_cuts.jsonl.gz"
         assert main(["evaluate", str(out), str(cuts), "--search", "greedy", "--json"]) == 0
         assert "wer" in json.dumps(json.loads(capsys.readouterr().out))

@@ -4,6 +4,7 @@ written is a model that loads; what cannot be averaged is refused and nothing is
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ TOKENIZER = Tokenizer.train(["LO MID HI"], kind="char", vocab_size=None)
 def random_walk(out: Path) -> dict[int, dict[str, Tensor]]:
     """A run folder whose model is random after each batch; returns the models."""
     torch.manual_seed(0)
-    config = minute_config(average_period=PERIOD)
+    config = minute_config(average_period=PERIOD, save_interval=1)
     model = AsrModel(dataclasses.replace(config.model, vocab_size=TOKENIZER.vocab_size))
     optimizer = ScaledAdam(list(model.named_parameters()), lr=0.01)
     average = RunningAverage(model, PERIOD)
@@ -104,6 +105,73 @@ def test_start_of_epochs_is_the_nearest_checkpoint(
     assert start_of_epochs(walk[0], num_epochs) == start
 
 
+def with_settings(run: Path, out: Path, *, without: Sequence[int] = (), **settings: int) -> Path:
+    """A copy of a run with other settings and without some checkpoints."""
+    shutil.copytree(run, out)
+    config = json.loads((out / "config.json").read_text())
+    assert settings.keys() <= config.keys()
+    (out / "config.json").write_text(json.dumps({**config, **settings}))
+    for number in without:
+        shutil.rmtree(checkpoint_path(out, number))
+    return out
+
+
+def test_checkpoint_of_an_interruption_does_not_count(
+    walk: tuple[Path, dict[int, dict[str, Tensor]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless it is the end of the run: of three epochs it has finished two."""
+    stopped = with_settings(walk[0], tmp_path / "stopped", without=[1, 8, 12], save_interval=3, num_epochs=3)
+    assert [path.name for path in newest_checkpoints(stopped, 2)] == ["batch-00000003", "batch-00000006"]
+    assert "left out batch-00000011: an interruption wrote it, and not after 3 batches more" in caplog.text
+    with pytest.raises(CheckpointError, match=r"must hold 3 .*save_interval \(3\), but holds 2 beside batch-00000011"):
+        newest_checkpoints(stopped, 3)
+    caplog.clear()
+    finished = with_settings(stopped, tmp_path / "finished", num_epochs=2)
+    assert [path.name for path in newest_checkpoints(finished, 2)] == ["batch-00000006", "batch-00000011"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "without", "settings", "start", "said"),
+    [
+        (2, [], {"save_interval": 3}, 3, None),
+        (1, [8], {"save_interval": 3}, 6, None),
+        (
+            1,
+            [3, 6, 8],
+            {"save_interval": 1, "keep_checkpoints": 2},
+            11,
+            r"the checkpoint of batch 11, 0\.2 .* keep_checkpoints=5",
+        ),
+        (2, [3, 6, 8, 11], {"save_interval": 3, "keep_checkpoints": 2}, 1, None),
+        (
+            1,
+            [3, 6, 8, 11],
+            {"save_interval": 12},
+            1,
+            r"about batch 8, .* of batch 1, 2\.8 epochs .* a smaller save_interval",
+        ),
+    ],
+)
+def test_epochs_that_no_checkpoint_is_near_to(
+    walk: tuple[Path, dict[int, dict[str, Tensor]]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    num_epochs: int,
+    without: list[int],
+    settings: dict[str, int],
+    start: int,
+    said: str | None,
+) -> None:
+    run = with_settings(walk[0], tmp_path / "run", without=without, **settings)
+    assert start_of_epochs(run, num_epochs) == start
+    messages = [record.getMessage() for record in caplog.records]
+    if said is None:
+        assert not messages
+    else:
+        assert len(messages) == 1 and re.search(said, messages[0])
+
+
 def test_a_model_is_replaced_and_nothing_else(walk: tuple[Path, dict[int, dict[str, Tensor]]], tmp_path: Path) -> None:
     run, models = walk
     average_checkpoints(newest_checkpoints(run, 2), tmp_path / "model")
@@ -150,7 +218,7 @@ def test_checkpoints_of_another_configuration_or_vocabulary(tmp_path: Path) -> N
         (lambda run, out: average_interval(run, out, start=2), CheckpointError, "the checkpoint of batch 2"),
         (lambda run, out: average_interval(run, out, start=0, end=1), ConfigError, "one enters every 2 batches only"),
         (lambda run, out: average_interval(run, out, start=8, end=6), ConfigError, "further apart"),
-        (lambda run, out: newest_checkpoints(run, 7), CheckpointError, "must hold 7 checkpoints, but holds 6"),
+        (lambda run, out: newest_checkpoints(run, 7), CheckpointError, "must hold 7 checkpoints at .*, but holds 6"),
         (lambda run, out: newest_checkpoints(run, 0), ConfigError, "1 checkpoint or more"),
         (lambda run, out: start_of_epochs(run, 4), CheckpointError, "trained for 4 epochs, but has finished 3"),
         (lambda run, out: start_of_epochs(run, 0), ConfigError, "1 epoch or more"),

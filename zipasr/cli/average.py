@@ -15,7 +15,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("run_folder", metavar="RUN", nargs="?", help="folder of a run, as given to train --out")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints")
+    what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints, without that of an interruption")
     what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
     what.add_argument("--from", type=int, dest="start", metavar="BATCH", help="from this checkpoint on; 0: the start")
     what.add_argument(
@@ -29,9 +29,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Average, and print where the model is."""
+    import logging
+
     from zipasr.errors import ConfigError
     from zipasr.train.selection import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
+    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     if args.to is not None and args.start is None:
         raise ConfigError("--to ends what --from begins and has no effect without it; give --from BATCH too")
     if args.checkpoints is None and args.run_folder is None:

@@ -5,6 +5,7 @@ float64 and put into the model one by one: memory holds one model and one tensor
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.averaging import interval_average
 from zipasr.train.config import TrainConfig
 from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
+from zipasr.train.span import checkpoints_needed, is_far
 from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,25 +130,39 @@ def average_interval(
 def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[Path]:
     """The last `number` checkpoints of a run, oldest first.
 
+    One that an interruption left, at no multiple of `save_interval`, does not count, and it is said: it lies nearer to its
+    neighbour than the others do, so the mean would depend on when someone pressed Ctrl-C. The end of a finished run counts.
+
     Raises:
-        CheckpointError: there are fewer.
+        CheckpointError: there are fewer, or the newest is damaged.
         ConfigError: `number` is below 1.
     """
     if number < 1:
         raise ConfigError(f"there must be 1 checkpoint or more to average, but {number} are asked for")
-    folders = list(run_checkpoints(run_folder).values())
-    if len(folders) < number:
+    folders, config = run_checkpoints(run_folder), _run_config(Path(run_folder))
+    newest = max(folders)
+    is_finished = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]["epoch"] >= config.num_epochs
+    counted = [n for n in folders if (n > 0 and n % config.save_interval == 0) or (n == newest and is_finished)]
+    left_out = [folders[n].name for n in folders if n not in counted and n >= ([0, *counted][-number:][0])]
+    if len(counted) < number:
+        beside = f" beside {', '.join(left_out)}, where it was interrupted or begins" if left_out else ""
         raise CheckpointError(
-            f"{run_folder} must hold {number} checkpoints, but holds {len(folders)}; ask for fewer, or train with a "
-            "larger keep_checkpoints"
+            f"{run_folder} must hold {number} checkpoints at multiples of save_interval ({config.save_interval}), but holds "
+            f"{len(counted)}{beside}; ask for fewer, name them with --checkpoints, or train with a larger keep_checkpoints"
         )
-    return folders[-number:]
+    if left_out:
+        logger.warning(
+            "left out %s: an interruption wrote it, and not after %d batches more; name it with --checkpoints to have it in",
+            ", ".join(left_out),
+            config.save_interval,
+        )
+    return [folders[n] for n in counted[-number:]]
 
 
 def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
     """Batches of the checkpoint nearest to the point `num_epochs` epochs before the newest one, or 0, the run's start.
 
-    Epochs have nearly the same number of batches each: their mean up to now counts.
+    Epochs have nearly the same number of batches each: their mean up to now counts. It is said where the nearest is far.
 
     Raises:
         CheckpointError: the run has trained for fewer epochs, or its checkpoints are damaged.
@@ -152,7 +170,7 @@ def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
     """
     if num_epochs < 1:
         raise ConfigError(f"there must be 1 epoch or more to average over, but {num_epochs} are asked for")
-    folders = run_checkpoints(run_folder)
+    folders, config = run_checkpoints(run_folder), _run_config(Path(run_folder))
     newest = max(folders)
     position = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]
     num_done = position["epoch"]
@@ -161,9 +179,23 @@ def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
             f"{run_folder} must have trained for {num_epochs} epochs, but has finished {num_done}; ask for fewer epochs, "
             "or for checkpoints by their batches"
         )
-    steps_of_this_epoch = position["index"] / _run_config(Path(run_folder)).accumulate_batches
-    target = newest - num_epochs * (newest - steps_of_this_epoch) / num_done
-    return min([0, *(n for n in folders if n < newest)], key=lambda batches: abs(batches - target))
+    epoch_batches = (newest - position["index"] / config.accumulate_batches) / num_done
+    target = newest - num_epochs * epoch_batches
+    start = min([0, *(n for n in folders if n < newest)], key=lambda batches: abs(batches - target))
+    if is_far(start, target, newest, config.save_interval):
+        needed = checkpoints_needed(newest - target, config.save_interval)
+        is_coarse = needed <= config.keep_checkpoints
+        logger.warning(
+            "the last %d epochs of %s begin at about batch %.0f, but the nearest place that is kept is %s, %.1f epochs "
+            "before the end: the mean begins there. Choose another --epochs, and let a run that needs more %s",
+            num_epochs,
+            run_folder,
+            target,
+            f"the checkpoint of batch {start}" if start else "the start of the run",
+            (newest - start) / epoch_batches,
+            "have a smaller save_interval" if is_coarse else f"have keep_checkpoints={needed} or more",
+        )
+    return start
 
 
 def run_checkpoints(run_folder: str | os.PathLike[str]) -> dict[int, Path]:
