@@ -1,0 +1,313 @@
+"""Where speech is in a long recording: blocks of samples at 16 kHz -> pieces short enough to transcribe, lazily.
+
+Probabilities of speech come in windows of 32 ms (512 samples); a piece is (samples,) float32 with its place in the
+recording. Pieces begin and end in pauses where there are any; speech that goes on for longer is cut where it is quietest,
+and what lies about the cut is in both pieces, for `search.stitch` to join. Memory does not grow with the recording.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.errors import ConfigError
+
+WINDOW_SAMPLES = 512
+"""Samples that one probability is for: 32 ms, as the detector was trained."""
+_CONTEXT_SAMPLES = 64  # that the detector sees of the window before, by its own front end
+_STATE_SIZE = 128
+_MAX_WINDOWS = 512  # in a call; from 32 to 1024 the time is the same, 3.4 s for an hour on one core
+
+
+@dataclass(frozen=True, kw_only=True)
+class VadConfig:
+    """When a window counts as speech and a silence as a pause."""
+
+    onset: float = 0.5
+    """Probability at which speech begins; the detector's own default."""
+    offset: float = 0.35
+    """Probability below which it may end; the detector's own default, 0.15 less."""
+    min_pause_s: float = 0.2
+    """A shorter silence is part of the speech: the closure of a plosive takes up to 0.15 s."""
+    padding_s: float = 0.25
+    """Kept before and after speech, or half the pause where that is less: weak consonants at the edges of words are
+    below `onset`, and a model hears silence at both ends of its training utterances."""
+    max_gap_s: float = 2.0
+    """A longer pause is left out; the words on its two sides go into two pieces."""
+    cut_search_s: float = 3.0
+    """Speech without a pause is cut where it is quietest within so much before the longest piece allowed."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.offset <= self.onset < 1:
+            raise ConfigError(f"offset and onset must be 0 < offset <= onset < 1, but are {self.offset} and {self.onset}")
+        if not self.min_pause_s > 0 or not self.cut_search_s > 0:
+            raise ConfigError(
+                f"min_pause_s and cut_search_s must be positive, but are {self.min_pause_s} and {self.cut_search_s}"
+            )
+        if not self.padding_s >= 0 or not self.max_gap_s >= max(2 * self.padding_s, self.min_pause_s):
+            raise ConfigError(
+                f"max_gap_s must be at least min_pause_s and twice padding_s, which is 0 or more, but max_gap_s is "
+                f"{self.max_gap_s}, min_pause_s {self.min_pause_s} and padding_s {self.padding_s}"
+            )
+
+
+class DetectorState(NamedTuple):
+    """What a detector remembers of the windows before: memory of its LSTM and the end of the last window."""
+
+    hidden: np.ndarray
+    cell: np.ndarray
+    context: np.ndarray
+
+
+class Detector(Protocol):
+    """Tells speech from everything else, window by window."""
+
+    def probabilities(self, samples: np.ndarray, state: DetectorState | None) -> tuple[np.ndarray, DetectorState]:
+        """Probabilities (windows,) of samples (windows * 512,) that follow those of `state`, and the state after them."""
+        ...
+
+
+class SpeechDetector:
+    """Silero VAD 6 (MIT licence) on one CPU thread; the package brings the model, nothing is fetched.
+
+    Its sequence model takes many windows a call: the probabilities of the model that takes one, to the bit, in less than
+    half the time.
+    """
+
+    def __init__(self) -> None:
+        """Load the model.
+
+        Raises:
+            ConfigError: the packages of the extra `vad` are missing.
+        """
+        cure = 'install what finds speech in a recording: pip install "zipasr[vad]"'
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ConfigError(f"Expected the package onnxruntime, got none; {cure}.") from error
+        spec = importlib.util.find_spec("silero_vad")  # its code is not needed, only the model beside it
+        folders = spec.submodule_search_locations if spec is not None else None
+        path = Path(folders[0] if folders else "silero_vad") / "data" / "silero_vad_16k_sequence.onnx"
+        if not path.is_file():
+            raise ConfigError(f"Expected the package silero-vad 6.2.3 or newer with {path.name}, got none; {cure}.")
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def probabilities(self, samples: np.ndarray, state: DetectorState | None = None) -> tuple[np.ndarray, DetectorState]:
+        """Return the probability of speech in each window.
+
+        Args:
+            samples: (windows * 512,) float32 at 16 kHz.
+            state: what this returned for the samples just before; None at the beginning of a recording.
+        Returns:
+            (windows,) float32 in [0, 1], and the state to go on with; any split of a recording gives the same.
+        Raises:
+            ValueError: not a whole number of windows.
+        """
+        if samples.ndim != 1 or samples.size % WINDOW_SAMPLES:
+            raise ValueError(f"samples must be (samples,), a multiple of {WINDOW_SAMPLES}, but have shape {samples.shape}")
+        if state is None:
+            zeros = np.zeros((1, 1, _STATE_SIZE), np.float32)
+            state = DetectorState(zeros, zeros, np.zeros(_CONTEXT_SAMPLES, np.float32))
+        windows = samples.astype(np.float32, copy=False).reshape(-1, WINDOW_SAMPLES)
+        found = [np.zeros(0, np.float32)]
+        for first in range(0, len(windows), _MAX_WINDOWS):
+            some = windows[first : first + _MAX_WINDOWS]
+            contexts = np.concatenate([state.context[None], some[:-1, -_CONTEXT_SAMPLES:]])
+            inputs = {"input": np.concatenate([contexts, some], axis=1), "h": state.hidden, "c": state.cell}
+            values, hidden, cell = self._session.run(["speech_probs", "hn", "cn"], inputs)
+            state = DetectorState(hidden, cell, some[-1, -_CONTEXT_SAMPLES:].copy())
+            found.append(values.reshape(-1))
+        return np.concatenate(found), state
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a recording to transcribe by itself."""
+
+    start_samples: int
+    """Where it begins in the recording, at 16 kHz."""
+    samples: np.ndarray
+    """(samples,) float32 at 16 kHz."""
+    overlap_samples: int = 0
+    """How many of its first samples the piece before holds too."""
+
+    @property
+    def start_s(self) -> float:
+        """Where it begins in the recording."""
+        return self.start_samples / SAMPLE_RATE_HZ
+
+    @property
+    def overlap_s(self) -> float:
+        """How much of its beginning the piece before holds too."""
+        return self.overlap_samples / SAMPLE_RATE_HZ
+
+    @property
+    def duration_s(self) -> float:
+        """Its length."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+
+def split_recording(
+    blocks: Iterable[np.ndarray],
+    *,
+    max_piece_s: float = 30.0,
+    overlap_s: float = 4.0,
+    detector: Detector | None = None,
+    config: VadConfig | None = None,
+) -> Iterator[Piece]:
+    """Return the pieces of a recording, each as soon as its end is known.
+
+    With a detector, what is not speech is left out but for the short pauses between. Without one everything is in some
+    piece, and all cuts overlap.
+
+    Args:
+        blocks: consecutive samples (samples,) float32 at 16 kHz, as `audio.read_blocks` gives them.
+        max_piece_s: no piece is longer.
+        overlap_s: how much, at most, two pieces share where speech was cut; at least half of it.
+        detector: finds speech; None: all is taken for speech.
+        config: when a window counts as speech; None: the defaults.
+    Raises:
+        ValueError: `overlap_s` is negative or `max_piece_s` leaves no room for it and the search for a quiet place.
+    """
+    config = config or VadConfig()
+    if not overlap_s >= 0 or not max_piece_s >= 2 * overlap_s + config.cut_search_s + 4 * config.padding_s + 1:
+        raise ValueError(
+            "max_piece_s must be at least twice overlap_s (0 or more), the search for a quiet place of "
+            f"{config.cut_search_s} s, four paddings and a second, but is {max_piece_s} with an overlap of {overlap_s}"
+        )
+    splitter = _Splitter(round(max_piece_s * SAMPLE_RATE_HZ), round(overlap_s * SAMPLE_RATE_HZ), config)
+    return _pieces(blocks, splitter, detector)
+
+
+def _pieces(blocks: Iterable[np.ndarray], splitter: "_Splitter", detector: Detector | None) -> Iterator[Piece]:
+    state: DetectorState | None = None
+    rest = np.zeros(0, np.float32)
+    for block in blocks:
+        joined = np.concatenate([rest, block])
+        num_whole = joined.size // WINDOW_SAMPLES * WINDOW_SAMPLES
+        for start in range(0, num_whole, _MAX_WINDOWS * WINDOW_SAMPLES):
+            whole = joined[start : min(start + _MAX_WINDOWS * WINDOW_SAMPLES, num_whole)]
+            probs = np.ones(whole.size // WINDOW_SAMPLES)
+            if detector is not None:
+                probs, state = detector.probabilities(whole, state)
+            yield from splitter.accept(whole, probs)
+        rest = joined[num_whole:]
+    if rest.size:
+        last = np.pad(rest, (0, WINDOW_SAMPLES - rest.size))
+        probs = np.ones(1) if detector is None else detector.probabilities(last, state)[0]
+        yield from splitter.accept(rest, probs)
+    yield from splitter.finish()
+
+
+class _Pause(NamedTuple):
+    """Silence between speech, in samples."""
+
+    start: int
+    end: int
+
+
+class _Splitter:
+    """Windows in, pieces out; positions are samples of the recording. Holds the samples of the piece that is open."""
+
+    def __init__(self, max_samples: int, overlap_samples: int, config: VadConfig) -> None:
+        self.max_samples, self.overlap_samples = max_samples, overlap_samples
+        self.padding, self.min_pause, self.max_gap, self.cut_search = (
+            round(seconds * SAMPLE_RATE_HZ)
+            for seconds in (config.padding_s, config.min_pause_s, config.max_gap_s, config.cut_search_s)
+        )
+        self.onset, self.offset = config.onset, config.offset
+        self.chunks: list[np.ndarray] = []
+        self.levels: list[float] = []  # mean square of each window in chunks
+        self.kept_from = self.position = 0  # chunks hold [kept_from, position)
+        self.piece_start: int | None = None
+        self.piece_overlap = 0
+        self.pauses: list[_Pause] = []  # inside the open piece, followed by speech
+        self.is_speech = False
+        self.speech_end = 0
+
+    def accept(self, samples: np.ndarray, probs: np.ndarray) -> Iterator[Piece]:
+        """Take whole windows, the last of a recording perhaps shorter, and give the pieces that end in them."""
+        at = self.position
+        self.chunks.append(samples)
+        self.position += samples.size
+        for i, prob in enumerate(probs.tolist()):
+            window = samples[i * WINDOW_SAMPLES : (i + 1) * WINDOW_SAMPLES]
+            self.levels.append(float(np.dot(window, window)))
+            yield from self._window(at, at + window.size, prob)
+            at += window.size
+        self._forget()
+
+    def finish(self) -> Iterator[Piece]:
+        """Give the piece that the end of the recording ends."""
+        if self.piece_start is not None:
+            yield self._close(min(self.speech_end + self.padding, self.position))
+
+    def _window(self, start: int, end: int, prob: float) -> Iterator[Piece]:
+        if self.is_speech and prob < self.offset:
+            self.is_speech = end - self.speech_end < self.min_pause
+            return
+        if not self.is_speech and prob < self.onset:
+            if self.piece_start is not None and end - self.speech_end > self.max_gap:
+                yield self._close(self.speech_end + self.padding)
+            return
+        if self.piece_start is None:
+            self.piece_start = max(start - self.padding, self.kept_from)
+        elif not self.is_speech:
+            self.pauses.append(_Pause(self.speech_end, start))
+        self.is_speech, self.speech_end = True, end
+        while end + self.padding - self.piece_start > self.max_samples:
+            yield self._cut()
+
+    def _cut(self) -> Piece:
+        """End a piece that would become too long: in the longest pause of its second half or of its first, or in speech."""
+        assert self.piece_start is not None
+        middle = self.piece_start + self.max_samples // 2
+        late = [pause for pause in self.pauses if pause.start >= middle] or self.pauses
+        if late:
+            pause = max(late, key=lambda pause: pause.end - pause.start)
+            half = (pause.start + pause.end) // 2
+            later = self.pauses[self.pauses.index(pause) + 1 :]
+            piece = self._close(min(pause.start + self.padding, half))
+            self.piece_start, self.pauses = max(pause.end - self.padding, half), later
+            return piece
+        last = self.piece_start + self.max_samples - self.padding
+        cut = self._quietest(last - self.cut_search, last)
+        begin = self._quietest(cut - self.overlap_samples, cut - self.overlap_samples // 2)
+        piece = self._close(cut)
+        self.piece_start, self.piece_overlap = begin, cut - begin
+        return piece
+
+    def _quietest(self, first: int, last: int) -> int:
+        """The middle of the window in [first, last] about which it is quietest for 0.16 s; the latest of several."""
+        begin = -(-(first - self.kept_from) // WINDOW_SAMPLES)
+        end = min((last - self.kept_from) // WINDOW_SAMPLES, len(self.levels) - 2)
+        if end <= begin:
+            return last
+        smooth = np.convolve(self.levels[begin - 2 : end + 2], np.ones(5), mode="valid")
+        quietest = end - 1 - int(smooth[::-1].argmin())
+        return self.kept_from + quietest * WINDOW_SAMPLES + WINDOW_SAMPLES // 2
+
+    def _close(self, end: int) -> Piece:
+        assert self.piece_start is not None
+        joined = np.concatenate(self.chunks)
+        piece = Piece(
+            self.piece_start,
+            joined[self.piece_start - self.kept_from : end - self.kept_from].copy(),
+            self.piece_overlap,
+        )
+        self.piece_start, self.piece_overlap, self.pauses = None, 0, []
+        return piece
+
+    def _forget(self) -> None:
+        """Drop the chunks before the open piece, or all but what padding may ask for."""
+        needed = self.position - self.padding - WINDOW_SAMPLES if self.piece_start is None else self.piece_start
+        while self.chunks and self.kept_from + self.chunks[0].size <= needed:
+            dropped = self.chunks.pop(0).size
+            self.kept_from += dropped
+            del self.levels[: dropped // WINDOW_SAMPLES]
