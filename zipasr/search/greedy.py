@@ -69,8 +69,8 @@ def greedy_search(
         blank_penalty: taken off the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
         unk_id: a label that is passed over like blank; None: there is none.
-        hotwords: phrases to prefer. A boost can make a label win over blank; taking one back only decides between labels,
-            since a search that cannot look back would rather say nothing than leave a phrase.
+        hotwords: phrases to prefer. Boosts choose between labels; against blank they count only once a phrase has begun,
+            and what is taken back never does, for a search that cannot look back would stutter or fall silent.
         max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
         window_frames_25hz: frames scored in one joiner call; changes the speed, not the result.
     Returns:
@@ -104,23 +104,26 @@ def greedy_search(
         )
         best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
         if hotwords is not None:
-            bonus_AV = torch.stack(
-                [hotwords.bonus_V(partials[n].hotword_state, log_probs_AWV.shape[-1]) for n in active]
-            ).to(device)
-            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV.unsqueeze(1), silent)
+            states, start = [partials[n].hotword_state for n in active], hotwords.start()
+            bonus_AV = torch.stack([hotwords.bonus_V(state, log_probs_AWV.shape[-1]) for state in states]).to(device)
+            is_inside_A = torch.tensor([state is not start for state in states], device=device)
+            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV, is_inside_A, silent)
         for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
             frames = range(starts[n], min(starts[n] + len(labels), lens[n]))
             starts[n] = _advance(partials[n], frames, labels, log_probs, silent, contexts, max_symbols_per_frame)
     return [partial.finish() for partial in partials]
 
 
-def _best_with_bonus(log_probs_AWV: Tensor, bonus_A1V: Tensor, silent: set[int | None]) -> tuple[Tensor, Tensor]:
+def _best_with_bonus(
+    log_probs_AWV: Tensor, bonus_AV: Tensor, is_inside_A: Tensor, silent: set[int | None]
+) -> tuple[Tensor, Tensor]:
     """Log-probability and id of the label that wins in each frame once hotwords have their say."""
     silent_ids = torch.tensor([i for i in silent if i is not None], device=log_probs_AWV.device)
     silence_AW, silence_place_AW = log_probs_AWV.index_select(-1, silent_ids).max(-1)
     spoken_AWV = log_probs_AWV.index_fill(-1, silent_ids, -torch.inf)
-    label_AW = (spoken_AWV + bonus_A1V).argmax(-1)
-    is_spoken_AW = (spoken_AWV + bonus_A1V.clamp(min=0.0)).amax(-1) > silence_AW
+    label_AW = (spoken_AWV + bonus_AV.unsqueeze(1)).argmax(-1)
+    against_silence_AV = bonus_AV.clamp(min=0.0) * is_inside_A.unsqueeze(-1)
+    is_spoken_AW = (spoken_AWV + against_silence_AV.unsqueeze(1)).amax(-1) > silence_AW
     winner_AW = torch.where(is_spoken_AW, label_AW, silent_ids[silence_place_AW])
     return log_probs_AWV.gather(-1, winner_AW.unsqueeze(-1)).squeeze(-1), winner_AW
 
