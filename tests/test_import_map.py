@@ -14,7 +14,7 @@ PACKAGE = Path(zipasr.__file__).parent
 ROWS = (
     ("cli",),
     ("recipes",),
-    ("serve", "export", "train", "evaluate"),
+    ("serve", "export", "train", "evaluate", "alignment"),
     ("recognizer", "data", "interop", "profile"),
     ("search", "presets"),
     ("model", "onnx_runtime", "lm", "vad"),

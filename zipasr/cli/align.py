@@ -1,0 +1,108 @@
+"""`zipasr align DIR AUDIO...`: when each word of a known text is said, as CTM, TextGrid or JSON."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    SubParsers = Any
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "align",
+        help="find when the words of a known text are said",
+        description="Print the times of the words of each recording, whose text is in the file beside it, NAME.txt, unless "
+        "it is given. The model must have a CTC head. A recording that cannot be read or does not fit its text is reported "
+        "and the next goes on; the exit code is 1 at the end.",
+    )
+    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format")
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument("--text", metavar="WORDS", help="what is said, for a single recording")
+    texts.add_argument("--text-file", metavar="FILE", help="the file that holds it, for a single recording")
+    parser.add_argument(
+        "--format",
+        choices=("ctm", "textgrid", "json"),
+        default="ctm",
+        help="ctm: recording, channel, start, duration, word, confidence in a line; textgrid: for Praat, words and tokens; "
+        "json: an object in a line (default: ctm)",
+    )
+    parser.add_argument(
+        "--out", metavar="PATH", help="write to this file, or, for several recordings, a file for each into this folder"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Align the recordings one after the other and print or write each as soon as it is done."""
+    from zipasr.alignment import align_file, read_text
+    from zipasr.errors import AudioError, DataError
+    from zipasr.recognizer import Recognizer
+    from zipasr.transcript import FORMATS
+
+    targets = _targets(args)
+    recognizer = Recognizer.load(args.model, device=args.device)
+    num_failed = 0
+    for audio, target in zip(args.audio, targets, strict=True):
+        try:
+            text = read_text(args.text_file) if args.text_file else args.text
+            transcript = align_file(recognizer, audio, text)
+            written = FORMATS[args.format](transcript, audio if args.format == "json" else Path(audio).stem)
+            if target is not None:
+                _write(target, written)
+        except (AudioError, DataError) as error:
+            num_failed += 1
+            print(f"zipasr: error: {error}", file=sys.stderr)
+            if args.format == "json" and target is None:
+                print(json.dumps({"audio": audio, "error": str(error)}, ensure_ascii=False), flush=True)
+            continue
+        if target is None:
+            print(written, end="", flush=True)
+    return 1 if num_failed else 0
+
+
+def _targets(args: argparse.Namespace) -> list[Path | None]:
+    """The file that each recording's times go to; None: stdout.
+
+    Raises:
+        ConfigError: a flag makes no sense for several recordings.
+    """
+    from zipasr.errors import ConfigError
+    from zipasr.transcript import FILE_ENDINGS
+
+    if len(args.audio) == 1:
+        return [Path(args.out) if args.out else None]
+    if args.text is not None or args.text_file is not None:
+        flag = "--text" if args.text is not None else "--text-file"
+        raise ConfigError(f"{flag} is for one recording, got {len(args.audio)}; put a NAME.txt beside each")
+    if args.out is None:
+        if args.format == "textgrid":
+            raise ConfigError(f"a TextGrid holds one recording, got {len(args.audio)}; give a folder with --out")
+        return [None] * len(args.audio)
+    targets = [Path(args.out) / f"{Path(audio).stem}.{FILE_ENDINGS[args.format]}" for audio in args.audio]
+    twice = {str(target) for target in targets if targets.count(target) > 1}
+    if twice:
+        raise ConfigError(f"expected recordings with different names for --out, got several for {min(twice)}")
+    return list(targets)
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a result.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    from zipasr.errors import DataError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"expected to write {path}, got: {error.strerror}; check the path and permissions") from error
