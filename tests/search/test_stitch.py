@@ -1,0 +1,223 @@
+"""Stitching: law (any cuts into overlapping pieces give the original back, times never fall), reference (cases by hand)."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.transcript import Token, Transcript, Word, words_from_tokens
+
+PIECE_S, OVERLAP_S = 10.0, 4.0
+
+
+def transcript(*timed: tuple[str, float, float], duration_s: float = 10.0, joiner: str = " ") -> Transcript:
+    """(text, start, end) of each word -> a transcript with a token for each half of a word."""
+    tokens = []
+    for text, start_s, end_s in timed:
+        half, middle_s = (len(text) + 1) // 2, (start_s + end_s) / 2
+        tokens.append(Token("\u2581" * (joiner != "") + text[:half], start_s, middle_s, -0.1))
+        if text[half:]:
+            tokens.append(Token(text[half:], middle_s, end_s, -0.2))
+    words = tuple(Word(text, start_s, end_s, 0.5) for text, start_s, end_s in timed)
+    return Transcript(joiner.join(text for text, _, _ in timed), tuple(tokens), words, duration_s, score=-1.0)
+
+
+def placed(start_s: float, overlap_s: float, *timed: tuple[str, float, float]) -> PlacedTranscript:
+    """A piece of 10 s; times of the words in the recording."""
+    shifted = [(text, word_start_s - start_s, end_s - start_s) for text, word_start_s, end_s in timed]
+    return PlacedTranscript(transcript(*shifted), start_s, overlap_s)
+
+
+def assert_consistent(whole: Transcript, joiner: str = " ") -> None:
+    """Text, words and tokens say the same, and times never fall."""
+    assert whole.text == joiner.join(word.text for word in whole.words)
+    assert "".join(token.text for token in whole.tokens).replace("\u2581", "") == "".join(word.text for word in whole.words)
+    for items in (whole.words, whole.tokens):
+        times_s = [time_s for item in items for time_s in (item.start_s, item.end_s)]
+        assert times_s == sorted(times_s)
+
+
+# Law
+
+
+@st.composite
+def spoken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[tuple[str, float, float]]:
+    """Words of 0.16 to 1.2 s with gaps of 0 to 3 s."""
+    time_s, timed = 0.0, []
+    for text in draw(st.lists(texts, max_size=60)):
+        start_s = time_s + draw(st.sampled_from([0.0, 0.05, 0.2, 3.0]))
+        time_s = start_s + draw(st.floats(0.16, 1.2))
+        timed.append((text, start_s, time_s))
+    return timed
+
+
+def heard(
+    timed: list[tuple[str, float, float]], start_s: float, overlap_s: float, rng: random.Random, *, jitter_s: float
+) -> PlacedTranscript:
+    """What a perfect recogniser hears in a piece. A word cut by its edge is lost, cut too, or guessed right."""
+    end_s, inside, floor_s = start_s + PIECE_S, [], start_s
+    for text, word_start_s, word_end_s in timed:
+        first_s, last_s = max(word_start_s, start_s), min(word_end_s, end_s)
+        if first_s >= last_s:
+            continue
+        if (first_s, last_s) != (word_start_s, word_end_s):
+            text = rng.choice(["", f"~{text}", text if last_s - first_s > 0.8 * (word_end_s - word_start_s) else ""])
+        shift_s = rng.uniform(-jitter_s, jitter_s)
+        first_s = max(first_s + shift_s, floor_s)
+        last_s = floor_s = max(last_s + shift_s, first_s)
+        if text:
+            inside.append((text, first_s, last_s))
+    return placed(start_s, overlap_s, *inside)
+
+
+def cut(timed: list[tuple[str, float, float]], rng: random.Random, *, jitter_s: float = 0.0) -> list[PlacedTranscript]:
+    end_s = max([word_end_s for _, _, word_end_s in timed], default=0.0)
+    start_s, overlap_s, pieces = 0.0, 0.0, []
+    while not pieces or start_s + overlap_s < end_s:
+        pieces.append(heard(timed, start_s, overlap_s, rng, jitter_s=jitter_s))
+        overlap_s = rng.uniform(2.5, OVERLAP_S)
+        start_s += PIECE_S - overlap_s
+    return pieces
+
+
+@settings(max_examples=300)
+@given(
+    timed=spoken(st.sampled_from("alpha bravo charlie delta echo foxtrot golf hotel india".split())),
+    seed=st.integers(0, 999),
+)
+def test_any_cuts_give_the_original_back(timed: list[tuple[str, float, float]], seed: int) -> None:
+    whole = stitch(cut(timed, random.Random(seed)))
+    assert [word.text for word in whole.words] == [text for text, _, _ in timed]
+    for word, (_, start_s, end_s) in zip(whole.words, timed, strict=True):
+        assert word.start_s >= start_s - 1e-6
+        assert word.end_s <= end_s + 1e-6
+    assert_consistent(whole)
+
+
+@settings(max_examples=300)
+@given(timed=spoken(st.sampled_from("no yes no no a".split())), seed=st.integers(0, 999))
+def test_words_said_again_and_again(timed: list[tuple[str, float, float]], seed: int) -> None:
+    whole = stitch(cut(timed, random.Random(seed), jitter_s=0.03))
+    assert [word.text for word in whole.words] == [text for text, _, _ in timed]
+    assert_consistent(whole)
+
+
+@given(timed=spoken(st.sampled_from("甲 乙 丙 丁 戊".split())), seed=st.integers(0, 999))
+def test_languages_without_spaces(timed: list[tuple[str, float, float]], seed: int) -> None:
+    pieces = []
+    for piece in cut(timed, random.Random(seed)):
+        tokens = tuple(dataclasses.replace(t, text=t.text.replace("\u2581", "")) for t in piece.transcript.tokens)
+        words = words_from_tokens(tokens, is_each_a_word=True)
+        spaceless = Transcript("".join(word.text for word in words), tokens, words, piece.transcript.duration_s)
+        pieces.append(piece._replace(transcript=spaceless))
+    whole = stitch(pieces, joiner="")
+    assert whole.text.replace("~", "") == "".join(text for text, _, _ in timed)
+    assert_consistent(whole, "")
+
+
+WORDS = st.lists(st.tuples(st.sampled_from("a b c d".split()), st.floats(0, 11), st.floats(0, 2)), max_size=25)
+
+
+@settings(max_examples=300)
+@given(pieces=st.lists(st.tuples(WORDS, st.floats(0, 10)), max_size=5), joiner=st.sampled_from([" ", ""]))
+def test_pieces_that_agree_in_nothing(pieces: list[tuple[list[tuple[str, float, float]], float]], joiner: str) -> None:
+    """Whatever is heard, even words after the end of their piece: no error, times never fall, all parts consistent."""
+    start_s, inputs = 0.0, []
+    for words, overlap_s in pieces:
+        timed, floor_s = [], 0.0
+        for text, word_start_s, length_s in sorted(words, key=lambda word: word[1]):
+            first_s = max(word_start_s, floor_s)
+            floor_s = first_s + length_s
+            timed.append((text, first_s, floor_s))
+        start_s = max(start_s - overlap_s, 0.0)
+        inputs.append(PlacedTranscript(transcript(*timed, joiner=joiner), start_s, overlap_s))
+        start_s += 10.0
+    inputs.sort(key=lambda piece: piece.start_s)
+    whole = stitch(inputs, joiner=joiner)
+    assert_consistent(whole, joiner)
+    assert math.isclose(whole.score, -len(inputs))
+
+
+# Reference
+
+
+def test_the_seam_is_in_the_middle_of_what_both_agree_on() -> None:
+    left = placed(
+        0, 0, ("so", 5, 5.5), ("i", 6.2, 6.4), ("went", 6.5, 7), ("to", 7.1, 7.3), ("town", 7.4, 8), ("tod", 9.6, 10)
+    )
+    right = placed(6, 4, ("bent", 6.5, 7), ("to", 7.12, 7.32), ("town", 7.42, 8.02), ("today", 9, 10.2), ("ok", 11, 12))
+    whole = stitch([left, right])
+    assert whole.text == "so i went to town today ok"
+    assert whole.words[3] == Word("to", 7.1, 7.3, 0.5)
+    assert whole.words[4] == Word("town", 7.42, 8.02, 0.5)
+    assert [token.text for token in whole.tokens[-6:]] == ["▁to", "wn", "▁tod", "ay", "▁o", "k"]
+    assert whole.duration_s == 16
+    assert whole.score == -2
+
+
+def test_without_agreement_the_seam_is_in_a_gap_near_the_middle() -> None:
+    left = placed(0, 0, ("one", 5, 5.5), ("two", 6.5, 7.5), ("three", 7.7, 8.3), ("fo", 9.7, 10))
+    right = placed(6, 4, ("wo", 6.6, 7.4), ("tree", 7.7, 8.3), ("four", 9.7, 10.2))
+    assert stitch([left, right]).text == "one two tree four"
+
+
+def test_the_same_word_at_another_time_is_another_word() -> None:
+    left = placed(0, 0, ("no", 6.2, 6.5), ("well", 7, 7.4))
+    right = placed(6, 4, ("well", 8.6, 9), ("no", 9.5, 9.8))
+    assert stitch([left, right]).text == "no well well no"
+
+
+def test_pieces_without_overlap_are_put_one_after_another() -> None:
+    left, right = placed(0, 0, ("one", 9, 10)), placed(12, 0, ("one", 12, 12.5))
+    whole = stitch(iter([left, right]), duration_s=60)
+    assert whole.text == "one one"
+    assert whole.words == (Word("one", 9, 10, 0.5), Word("one", 12, 12.5, 0.5))
+    assert whole.duration_s == 60
+
+
+def test_a_silent_piece_between() -> None:
+    pieces = [placed(0, 0, ("one", 7, 7.5)), placed(6, 4), placed(12, 4, ("two", 14, 15))]
+    assert stitch(pieces).text == "one two"
+    pieces = [placed(0, 0, ("one", 6, 6.5), ("two", 9.7, 10)), placed(6, 4), placed(12, 4, ("three", 14.5, 15))]
+    assert stitch(pieces).text == "one three"
+
+
+def test_a_piece_that_is_whole_keeps_its_text() -> None:
+    """A decoder may write pieces of the vocabulary in another way than the words call them."""
+    odd = PlacedTranscript(dataclasses.replace(transcript(("<unk>", 1, 2)), text="⁇"), 0.0)
+    assert stitch([odd, placed(12, 0, ("b", 13, 14))]).text == "⁇ b"
+    assert stitch([]) == Transcript("")
+    assert stitch([], duration_s=3.0) == Transcript("", duration_s=3.0)
+    alone = transcript(("a", 1, 2), ("b", 3, 4))
+    assert stitch([PlacedTranscript(alone, 0.0)]) == alone
+    reading = dataclasses.replace(alone, channel=1, alternatives=(alone,))
+    assert stitch([PlacedTranscript(reading, 0.0)]) == dataclasses.replace(alone, channel=1)
+
+
+def test_tokens_that_do_not_spell_the_words_go_by_time() -> None:
+    tokens = (Token("x", 1.0, 1.1, 0.0), Token("yy", 3.2, 3.3, 0.0))
+    left = PlacedTranscript(dataclasses.replace(transcript(("a", 1, 2), ("b", 3, 4)), tokens=tokens), 0.0)
+    right = placed(2, 8, ("b", 3, 4), ("c", 5, 6))
+    assert [token.text for token in stitch([left, right]).tokens] == ["x", "yy", "▁c"]
+
+
+def test_lone_word_starts_go_with_the_word_after_them() -> None:
+    pieces = ("\u2581", "a", "\u2581", "b")
+    tokens = tuple(Token(text, float(i), i + 0.5, 0.0) for i, text in enumerate(pieces))
+    left = PlacedTranscript(Transcript("a b", tokens, words_from_tokens(tokens), 4.0), 0.0)
+    right = PlacedTranscript(transcript(("a", 0, 0.5), ("c", 2, 3), duration_s=4.0), 1.0, 3.0)
+    assert [token.text for token in stitch([left, right]).tokens] == ["\u2581", "a", "▁c"]
+
+
+def test_wrong_pieces() -> None:
+    for pieces in (
+        [placed(5, 0), placed(4, 0)],
+        [placed(0, 0), placed(1, 10.5)],
+        [placed(0, -1)],
+    ):
+        with pytest.raises(ValueError, match="in order of time"):
+            stitch(pieces)
