@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.train.preflight import check_recipe
 
     logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
-    config = resolve(find_recipe(args.recipe), args.settings, args.checkpoint)
+    config = resolve(find_recipe(args.recipe), args.settings, args.checkpoint, Path(args.out))
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0

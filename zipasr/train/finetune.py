@@ -8,26 +8,24 @@ are at their ends); adapters: see nn/lora.py.
 
 import dataclasses
 import difflib
-import hashlib
-import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zipasr.baselines.norm import MaskedBatchNorm
-from zipasr.checkpoint import CHECKSUMS
 from zipasr.config import set_fields
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.interop import load_icefall, open_tokenizer
-from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.model import AsrConfig, AsrModel
 from zipasr.nn.lora import add_lora, lora_layers
 from zipasr.optim.groups import parameter_groups
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import FinetuneConfig, TrainConfig
+from zipasr.train.source import Source, open_source, source_of
 
 LR_SHARE = 0.1  # published: 0.0045 where training has 0.045
 LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly falls
@@ -42,65 +40,16 @@ VOCABULARY_LAYERS = (
 )
 """Layers whose weight and bias have one row per entry of the vocabulary."""
 _HEADS = ("transducer", "ctc", "attention")
-_PLACES = ("bpe.model", "../data/lang_bpe_*/bpe.model", "tokens.txt", "../data/lang_char/tokens.txt")
 _MAX_LISTED = 20
-
-
-class Source(NamedTuple):
-    """A checkpoint, read."""
-
-    path: Path
-    model: AsrModel
-    tokenizer: Tokenizer
-    sha256: str
-
-
-def open_source(config: FinetuneConfig) -> Source:
-    """Read the checkpoint that a run begins with.
-
-    Raises:
-        CheckpointError: it is missing, damaged or of another kind, or its vocabulary cannot be found.
-        ConfigError: a vocabulary is given for a checkpoint that has its own.
-    """
-    path = Path(config.checkpoint)
-    if path.is_file():
-        places = [Path(config.tokenizer)] if config.tokenizer is not None else _vocabularies_near(path)
-        if len(places) != 1:
-            raise CheckpointError(
-                f"the vocabulary of {path} must be given, since {', '.join(map(str, places)) or 'none'} lies where "
-                "published models have theirs; add: --set finetune.tokenizer=PATH/bpe.model"
-            )
-        tokenizer = open_tokenizer(places[0])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source(path, load_icefall(path, tokenizer), tokenizer, digest)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} must be a checkpoint to begin with (a model folder, the folder of a run, one of its checkpoints, or a "
-            ".pt file of icefall), but there is no such file or folder"
-        )
-    if config.tokenizer is not None:
-        raise ConfigError(
-            f"finetune.tokenizer is for .pt files, but {path} has a vocabulary of its own; leave it out, or see "
-            "finetune.vocabulary for a new one"
-        )
-    folder = resolve_model_folder(path)
-    model, tokenizer = AsrModel.load(folder)
-    return Source(folder, model, tokenizer, json.loads((folder / CHECKSUMS).read_bytes())["sha256"][WEIGHTS_FILE])
-
-
-def _vocabularies_near(path: Path) -> list[Path]:
-    for place in _PLACES:
-        found = sorted(path.parent.glob(place)) if not place.startswith("..") else sorted(path.parent.parent.glob(place[3:]))
-        if found:
-            return found
-    return []
+logger = logging.getLogger(__name__)
 
 
 # Configuration
 
 
-def resolve(recipe: TrainConfig, settings: Sequence[str], checkpoint: str | None = None) -> TrainConfig:
+def resolve(
+    recipe: TrainConfig, settings: Sequence[str], checkpoint: str | None = None, run_folder: Path | None = None
+) -> TrainConfig:
     """The configuration of a run: a recipe with fields set, and finetuning worked out if there is any.
 
     Where `checkpoint` is given or the recipe or a setting asks for finetuning, the architecture (features, encoder, and
@@ -112,6 +61,7 @@ def resolve(recipe: TrainConfig, settings: Sequence[str], checkpoint: str | None
         recipe: what to start from.
         settings: `name=value` strings, as of `--set`.
         checkpoint: what to begin with, as of `--from`; None: what the recipe says.
+        run_folder: of a run that goes on, if it is one: then the checkpoint may be gone.
     Raises:
         ConfigError: a setting is wrong or would have no effect.
         CheckpointError: the checkpoint cannot be used.
@@ -127,7 +77,7 @@ def resolve(recipe: TrainConfig, settings: Sequence[str], checkpoint: str | None
     if config.finetune is None:
         return set_fields(config, others)
 
-    finetune, source = config.finetune, open_source(config.finetune)
+    finetune, source = config.finetune, source_of(config.finetune, run_folder)
     config = _with_architecture(config, finetune, source)
     if not is_made_for_it:
         config = _with_defaults(config, source)
@@ -202,13 +152,15 @@ def kept_tokenizer(config: TrainConfig) -> Tokenizer | None:
 # Weights
 
 
-def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer) -> list[str]:
+def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder: Path | None = None) -> list[str]:
     """Give a new model the weights of the checkpoint that its run begins with, freeze what is to be frozen, add adapters.
 
     Args:
         model: new, of `config.model`, on the CPU; it is changed in place. Without finetuning nothing happens.
         config: the run.
         tokenizer: the vocabulary of the run.
+        run_folder: of a run that takes its weights from its own checkpoints next, if it is one: then the other one may be
+            gone, and what is copied is arbitrary.
     Returns:
         What was done, a line each, for the log.
     Raises:
@@ -218,7 +170,11 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer) -> list[st
     finetune = config.finetune
     if finetune is None:
         return []
-    source = open_source(finetune)
+    source = source_of(finetune, run_folder)
+    if not source.is_there:
+        logger.warning(
+            "%s, with which this run began, is gone; going on without it, from the run's own checkpoints", source.path
+        )
     if finetune.sha256 not in (None, source.sha256):
         raise CheckpointError(
             f"the weights in {source.path} are no longer those that this run began with; bring those back, or use another "

@@ -24,6 +24,7 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, make_tokenizer, read_cuts
 from zipasr.train.finetune import kept_tokenizer
+from zipasr.train.source import remember
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
@@ -64,6 +65,8 @@ def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainCo
         tokenizer = first_tokenizer(config, cuts)
         config = with_vocabulary(config, tokenizer)
         tokenizer.save(out / "tokenizer")
+    if config.finetune is not None:
+        remember(config.finetune, out)
     _write_text(path, json.dumps(to_json(config), indent=1))
     return config, tokenizer
 

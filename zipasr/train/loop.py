@@ -141,7 +141,7 @@ def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     """The state to go on from, and the log opened at its place."""
     config, out, ranks, plan = place.config, place.out, place.ranks, place.plan
     torch.manual_seed(config.seed)
-    state, notes = new_state(config, place.device, place.tokenizer)
+    state, notes = new_state(config, place.device, place.tokenizer, out)
     if not ranks.is_main:
         torch.manual_seed(stable_seed(config.seed, ranks.rank))  # masks differ between the ranks, weights do not
         state.average.tensors.clear()
@@ -350,10 +350,15 @@ class _Run:
         return self.state.position.audio_s / max(self.state.position.train_s, 1e-9)
 
 
-def new_state(config: TrainConfig, device: torch.device, tokenizer: Tokenizer) -> tuple[TrainState, list[str]]:
-    """The state of a run at its start, and what finetuning has to say about it."""
+def new_state(
+    config: TrainConfig, device: torch.device, tokenizer: Tokenizer, run_folder: Path | None = None
+) -> tuple[TrainState, list[str]]:
+    """The state of a run at its start, and what finetuning has to say about it.
+
+    With the folder of a run that has checkpoints, and will load one next, the checkpoint to finetune may be gone.
+    """
     model = AsrModel(config.model)
-    notes = begin(model, config, tokenizer)
+    notes = begin(model, config, tokenizer, run_folder)
     model.to(device)
     optimizer, scheduler = _new_optimizer(config, model)
     return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position()), notes

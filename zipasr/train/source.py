@@ -1,0 +1,114 @@
+"""The checkpoint that a finetuning run begins with: read from its place, or known from the folder of the run.
+
+A run notes the checkpoint's architecture, vocabulary and SHA-256 in `finetuned_from/`. Its own checkpoints hold the weights,
+so that it goes on where the other one is gone.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_folder
+from zipasr.config import from_json, to_json
+from zipasr.errors import CheckpointError, ConfigError
+from zipasr.interop import load_icefall, open_tokenizer
+from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
+from zipasr.train.config import FinetuneConfig
+from zipasr.train.state import checkpoint_folders
+
+SOURCE_FOLDER = "finetuned_from"
+_SOURCE_FILE = "source.json"
+_PLACES = ("bpe.model", "../data/lang_bpe_*/bpe.model", "tokens.txt", "../data/lang_char/tokens.txt")
+
+
+class Source(NamedTuple):
+    """A checkpoint, read."""
+
+    path: Path
+    model: AsrModel
+    tokenizer: Tokenizer
+    sha256: str
+    is_there: bool = True
+    """Whether the weights are its own; otherwise it is gone, only known from a run that began with it: arbitrary."""
+
+
+def open_source(config: FinetuneConfig) -> Source:
+    """Read the checkpoint that a run begins with.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of another kind, or its vocabulary cannot be found.
+        ConfigError: a vocabulary is given for a checkpoint that has its own.
+    """
+    path = Path(config.checkpoint)
+    if path.is_file():
+        places = [Path(config.tokenizer)] if config.tokenizer is not None else _vocabularies_near(path)
+        if len(places) != 1:
+            raise CheckpointError(
+                f"the vocabulary of {path} must be given, since {', '.join(map(str, places)) or 'none'} lies where "
+                "published models have theirs; add: --set finetune.tokenizer=PATH/bpe.model"
+            )
+        tokenizer = open_tokenizer(places[0])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Source(path, load_icefall(path, tokenizer), tokenizer, digest)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} must be a checkpoint to begin with (a model folder, the folder of a run, one of its checkpoints, or a "
+            ".pt file of icefall), but there is no such file or folder"
+        )
+    if config.tokenizer is not None:
+        raise ConfigError(
+            f"finetune.tokenizer is for .pt files, but {path} has a vocabulary of its own; leave it out, or see "
+            "finetune.vocabulary for a new one"
+        )
+    folder = resolve_model_folder(path)
+    model, tokenizer = AsrModel.load(folder)
+    return Source(folder, model, tokenizer, json.loads((folder / CHECKSUMS).read_bytes())["sha256"][WEIGHTS_FILE])
+
+
+def _vocabularies_near(path: Path) -> list[Path]:
+    for place in _PLACES:
+        found = sorted(path.parent.glob(place)) if not place.startswith("..") else sorted(path.parent.parent.glob(place[3:]))
+        if found:
+            return found
+    return []
+
+
+def remember(config: FinetuneConfig, run_folder: Path) -> None:
+    """Note in the folder of a run what it begins with, unless it is noted already.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or nothing can be written.
+    """
+    if (run_folder / SOURCE_FOLDER).is_dir():
+        return
+    source = open_source(config)
+    known = {"path": str(source.path), "sha256": source.sha256, "model": to_json(source.model.config)}
+    write_folder(
+        run_folder / SOURCE_FOLDER,
+        documents={_SOURCE_FILE: known},
+        tensors={},
+        blobs={MODEL_FILE: source.tokenizer.to_bytes()},
+    )
+
+
+def source_of(config: FinetuneConfig, run_folder: Path | None) -> Source:
+    """The checkpoint that a run begins with; where it is gone, what the folder of a run that goes on knows of it.
+
+    Raises:
+        CheckpointError: it cannot be read, and there is no run with checkpoints that began with it.
+        ConfigError: a vocabulary is given for a checkpoint that has its own.
+    """
+    try:
+        return open_source(config)
+    except CheckpointError:
+        if run_folder is None or not checkpoint_folders(run_folder) or not (run_folder / SOURCE_FOLDER).is_dir():
+            raise
+        files = CheckpointFolder(run_folder / SOURCE_FOLDER)
+        known = files.document(_SOURCE_FILE)
+        if config.sha256 not in (None, known["sha256"]):
+            raise
+    model = AsrModel(from_json(AsrConfig, known["model"], where=str(files.path / _SOURCE_FILE)))
+    return Source(Path(known["path"]), model, Tokenizer.from_bytes(files.blob(MODEL_FILE)), known["sha256"], is_there=False)
