@@ -1,5 +1,6 @@
 """Recogniser. Law: results depend neither on the batch nor on the order. Contract: folders, empty sound, settings."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import zipasr
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
-from zipasr.recognizer import FRAME_S, Recognizer, SearchConfig
+from zipasr.recognizer import FRAME_S, Hotword, LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.recognizer.reading import to_transcript
+from zipasr.search.confidence import Calibration, write_calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.rescoring import attention_scores
@@ -87,15 +90,135 @@ def test_features_give_the_same_as_samples() -> None:
     assert_same(found, recognizer.transcribe(samples))
 
 
-def test_transcript_times_and_text_agree() -> None:
-    recognizer = tiny_recognizer("greedy")
+@pytest.mark.parametrize("use_true_times", [False, True])
+def test_transcript_times_and_text_agree(use_true_times: bool) -> None:
+    search = SearchConfig(method="greedy")
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), search=search, use_true_times=use_true_times)
     transcript = recognizer.transcribe(noise(2.0))
     starts = [token.start_s for token in transcript.tokens]
     assert starts == sorted(starts)
     assert 0.0 <= starts[0]
     assert transcript.tokens[-1].end_s <= transcript.duration_s
-    assert all(token.end_s == pytest.approx(token.start_s + FRAME_S) for token in transcript.tokens)
+    if not use_true_times:
+        assert all(token.end_s == pytest.approx(token.start_s + FRAME_S) for token in transcript.tokens)
+    assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(transcript.tokens))
     assert " ".join(word.text for word in transcript.words) == transcript.text
+
+
+@pytest.mark.parametrize("method", ["beam", "ctc_beam", "attention_rescoring"])
+def test_alternatives_are_the_next_best_readings(method: str) -> None:
+    model = tiny_asr_model(has_attention=method == "attention_rescoring")
+    search = SearchConfig(method=method, num_best=3)
+    several = Recognizer(model, tiny_tokenizer(), search=search).transcribe_many([noise(1.3), noise(0.01)])
+    assert_same(several[0], tiny_recognizer(method).transcribe(noise(1.3)))
+    readings = [several[0], *several[0].alternatives]
+    assert len({tuple(token.text for token in reading.tokens) for reading in readings}) == 3
+    assert several[1] == Transcript("", duration_s=0.01)
+
+
+@pytest.mark.parametrize("use_vad", [False, True])
+def test_a_long_recording_in_pieces_says_what_its_parts_say(use_vad: bool) -> None:
+    """Random weights hear something in silence, so parts are compared where their pieces are the same."""
+    long = LongRecordingConfig(max_piece_s=8.0, overlap_s=1.0, use_vad=use_vad)
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
+    samples, progress = noise(21.0), []
+    transcript = recognizer.transcribe(samples, on_progress=progress.append)
+    assert transcript.duration_s == 21.0
+    assert transcript.alternatives == ()
+    starts = [word.start_s for word in transcript.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start_s <= word.end_s <= 21.0 for word in transcript.words)
+    assert " ".join(word.text for word in transcript.words) == transcript.text
+    if not use_vad:
+        assert transcript.text
+        assert progress[-1] == pytest.approx(21.0)
+    assert_same(recognizer.transcribe(samples[:128_000]), recognizer.transcribe_many([samples[:128_000]])[0])
+
+
+def test_files_come_in_order_and_bad_ones_stop_nothing(tmp_path: Path) -> None:
+    long = LongRecordingConfig(max_piece_s=8.0, overlap_s=1.0, use_vad=False)
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
+    sounds = {"a.wav": noise(1.0), "b.wav": noise(9.0), "d.wav": noise(0.5)}
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="FLOAT")
+    (tmp_path / "c.wav").write_text("no sound")
+    paths = [tmp_path / name for name in ("a.wav", "missing.wav", "b.wav", "c.wav", "d.wav")]
+    results = list(recognizer.transcribe_files(paths))
+    assert [result.path for result in results] == [str(path) for path in paths]
+    for result, path in zip(results, paths, strict=True):
+        if path.name in sounds:
+            assert result.transcript is not None
+            assert_same(result.transcript, recognizer.transcribe(path))
+        else:
+            assert isinstance(result.error, AudioError)
+            assert result.transcript is None
+    assert list(recognizer.transcribe_files([])) == []
+
+
+def test_two_speakers_on_two_channels(tmp_path: Path) -> None:
+    recognizer = tiny_recognizer()
+    call = np.stack([noise(1.5, seed=1), noise(1.5, seed=2)], axis=1)
+    soundfile.write(tmp_path / "call.wav", call, 16_000, subtype="FLOAT")
+    first, second = recognizer.transcribe_channels(tmp_path / "call.wav")
+    assert (first.channel, second.channel) == (0, 1)
+    assert first.text != second.text
+    for transcript, samples in ((first, call[:, 0]), (second, call[:, 1])):
+        assert_same(transcript, recognizer.transcribe(np.ascontiguousarray(samples)))
+    found = list(recognizer.transcribe_files([tmp_path / "call.wav"], is_per_channel=True))
+    for result, expected in zip(found, (first, second), strict=True):
+        assert result.transcript is not None
+        assert result.transcript.channel == expected.channel
+        assert_same(result.transcript, expected)
+
+
+def heard_word(recognizer: Recognizer) -> str:
+    """A word that the recogniser hears already, spelled as the tokenizer would: a boost for it shows in the score."""
+    heard = {word for seed in range(4) for word in recognizer.transcribe(noise(1.3, seed)).text.split()}
+    return next(word for word in ("THE", *sorted(heard)) if word in heard)
+
+
+def test_hotwords_of_a_request_and_of_the_recogniser() -> None:
+    plain = tiny_recognizer()
+    hotword = Hotword(heard_word(plain), 5.0)
+    heard = plain.transcribe(noise(1.3))
+    boosted = plain.transcribe(noise(1.3), hotwords=[hotword])
+    assert hotword.text in boosted.text.split()
+    assert boosted.score > heard.score + 4.0
+    assert_same(heard, plain.transcribe(noise(1.3), hotwords=[]))
+    own = Recognizer(tiny_asr_model(), tiny_tokenizer(), hotwords=[hotword])
+    assert_same(own.transcribe(noise(1.3)), boosted)
+    assert_same(own.transcribe(noise(1.3), hotwords=()), heard)
+    with pytest.raises(ConfigError, match="'Ω' must be writable"):
+        plain.transcribe(noise(0.5), hotwords=["THE", "Ω"])
+
+
+def test_hotwords_turn_an_automatic_ctc_search_into_a_beam() -> None:
+    only_ctc = tiny_asr_model(has_transducer=False)
+    recognizer = Recognizer(only_ctc, tiny_tokenizer())
+    assert recognizer.search.method == "ctc_greedy"
+    beam = Recognizer(only_ctc, tiny_tokenizer(), search=SearchConfig(method="ctc_beam"))
+    hotword = Hotword(heard_word(beam), 2.0)
+    found = recognizer.transcribe(noise(1.3), hotwords=[hotword])
+    assert_same(found, beam.transcribe(noise(1.3), hotwords=[hotword]))
+    assert found.score != beam.transcribe(noise(1.3)).score
+    greedy = Recognizer(only_ctc, tiny_tokenizer(), search=SearchConfig(method="ctc_greedy"))
+    with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
+        greedy.transcribe(noise(1.3), hotwords=["JUMPS"])
+
+
+def test_confidences_are_calibrated_by_the_search_they_were_measured_with(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    plain = zipasr.load(folder, search=SearchConfig(method="greedy")).transcribe(noise(1.3))
+    write_calibration(folder, "greedy", Calibration(temperature=2.0, offset=-1.0))
+    calibrated = zipasr.load(folder, search=SearchConfig(method="greedy")).transcribe(noise(1.3))
+    other = zipasr.load(folder, search=SearchConfig(method="ctc_greedy"))
+    assert other.calibrations.keys() == {"greedy"}
+    assert calibrated.text == plain.text
+    expected = [Calibration(temperature=2.0, offset=-1.0).apply(word.confidence) for word in plain.words]
+    assert [word.confidence for word in calibrated.words] == pytest.approx(expected)
+    (folder / "confidence.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"confidence\.json"):
+        zipasr.load(folder)
 
 
 def test_audio_of_any_kind(tmp_path: Path) -> None:
@@ -232,10 +355,8 @@ def test_root_is_lazy_and_complete() -> None:
 
 
 def test_every_character_is_a_word_where_there_are_no_spaces() -> None:
-    scorer = tiny_asr_model()
     tokenizer = Tokenizer.train(["今天好"], kind="spaceless", vocab_size=None)
-    recognizer = Recognizer(scorer, tokenizer, features=scorer.config.features)
     ids = tuple(tokenizer.encode("今天好"))
-    transcript = recognizer._to_transcript(Hypothesis(ids, (2, 5, 6), (-0.1, -0.2, -0.3), -0.6), 1.0)
+    transcript = to_transcript(Hypothesis(ids, (2, 5, 6), (-0.1, -0.2, -0.3), -0.6), 1.0, tokenizer=tokenizer)
     assert transcript.text == "今天好"
     assert [(word.text, word.start_s) for word in transcript.words] == [("今", 0.08), ("天", 0.2), ("好", 0.24)]

@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import Recognizer, load
+    from zipasr.recognizer import Hotword, Recognizer, SearchConfig, load
 
     __version__: str
 
-__all__ = ["Recognizer", "__version__", "load"]
+__all__ = ["Hotword", "Recognizer", "SearchConfig", "__version__", "load"]
 
-_HOMES = {"Recognizer": "zipasr.recognizer", "load": "zipasr.recognizer"}
+_HOMES = dict.fromkeys(("Hotword", "Recognizer", "SearchConfig", "load"), "zipasr.recognizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -179,6 +179,26 @@ def _draw_families(axes: Any, models: Sequence[Mapping[str, Any]], name: str) ->
             axes.annotate(member["label"], place, xytext=(6, -11), textcoords="offset points", fontsize="small", color=color)
 
 
+def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], path: str | os.PathLike[str]) -> Path:
+    """Draw what share of words is right against how sure a recogniser is of them; on the diagonal both are the same.
+
+    Args:
+        curves: by what the legend says, (mean confidence, share of right words, number of words) for each bin.
+        path: PNG to write.
+    Raises:
+        DataError: the file cannot be written, or matplotlib is not installed.
+    """
+    figure = _new_figure(figsize=(5.5, 5.5))
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=1, linestyle="--", label="as sure as right")
+    for color, marker, (name, bins) in zip(_COLORS, _MARKERS, curves.items(), strict=False):
+        axes.plot([b[0] for b in bins], [b[1] for b in bins], color=color, marker=marker, linewidth=1.5, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of words that are right")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _save(figure, path)
+
+
 def _new_figure(figsize: tuple[float, float]) -> Any:
     try:
         from matplotlib.figure import Figure

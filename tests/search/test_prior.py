@@ -65,8 +65,8 @@ def test_a_wide_prefix_beam_finds_the_best_of_all_alignments() -> None:
     totals: dict[tuple[int, ...], float] = defaultdict(float)
     for path in itertools.product(range(4), repeat=5):
         totals[collapsed(path)] += math.exp(sum(log_probs_TV[t, label].item() for t, label in enumerate(path)))
-    scores = {ids: math.log(p) + 1.3 * (prior.of(ids) + prior.end * (ids[-1] if ids else 0)) for ids, p in totals.items()}
-    (found,) = ctc_prefix_search(scorer, encoded, beam=1000, prior=WeightedPriors([(prior, 1.3)]))
+    scores = {ids: math.log(p) + 3.0 * (prior.of(ids) + prior.end * (ids[-1] if ids else 0)) for ids, p in totals.items()}
+    (found,) = ctc_prefix_search(scorer, encoded, beam=1000, prior=WeightedPriors([(prior, 3.0)]))
     best = sorted(scores, key=lambda ids: -scores[ids])
     assert [h.ids for h in found[:10]] == best[:10]
     assert [h.score for h in found[:10]] == pytest.approx([scores[ids] for ids in best[:10]], abs=1e-4)

@@ -1,4 +1,4 @@
-"""`zipasr evaluate DIR CUTS`: error rates of a model on recordings with known text."""
+"""`zipasr evaluate DIR CUTS`: error rates, tuned settings and calibrated confidence on recordings with known text."""
 
 import argparse
 import json
@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 from zipasr.cli.search_options import add_search_options, load_recognizer
 
 if TYPE_CHECKING:
-    from zipasr.evaluate import EvaluationReport
+    from collections.abc import Sequence
+
+    from zipasr.evaluate import CalibrationReport, EvaluationReport, TunedSetting
+    from zipasr.recognizer import Recognizer
 
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     SubParsers = Any
 
 _NUM_WORST = 5
+_NUM_SETTINGS = 10
 
 
 def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure error rates and speed",
+        help="measure error rates and speed, tune the search, calibrate confidence",
         description="Transcribe recordings whose text is known and count the errors.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
@@ -30,6 +34,22 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument(
         "--scoring", metavar="CORPUS", help="compare texts as a corpus does: gigaspeech (default: as they are)"
     )
+    parser.add_argument(
+        "--tune",
+        nargs="*",
+        metavar="NAME=X,X,...",
+        help="try all combinations of settings instead, such as lm_scale=0.1,0.3 blank_penalty=0,1; without names, what is "
+        "worth trying; use a dev set",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="also measure what the confidence of words is worth, as it is and calibrated; use a dev set",
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="keep that calibration in the model's folder for all transcripts"
+    )
+    parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration here")
     parser.add_argument("--out", metavar="FILE", help="write a JSON line for each utterance here")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, rates in percent")
     parser.set_defaults(run=run)
@@ -37,16 +57,55 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
-    from zipasr.evaluate import evaluate, read_cuts
+    from zipasr.errors import ConfigError
 
+    for flag in ("save", "plot"):
+        if getattr(args, flag) and not args.calibration:
+            raise ConfigError(f"--{flag} belongs to --calibration; give that too, or leave --{flag} out")
+    if args.tune is not None and (args.calibration or args.out):
+        raise ConfigError("--tune tries many settings, --calibration and --out look at one; give them one after the other")
     recognizer = load_recognizer(args)
+    if args.tune is not None:
+        return _tune(args, recognizer)
+    return _evaluate(args, recognizer)
+
+
+def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+    from zipasr.evaluate import calibrate, evaluate, read_cuts, save_calibration
+
+    if args.calibration:
+        recognizer.calibrations = {}  # what was saved before must not be calibrated once more
     report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
         print(f"zipasr: left out {id}: {problem}", file=sys.stderr)
-    print(json.dumps(report.to_dict()) if args.json else _table(report))
+    measured = calibrate(report.results) if args.calibration else None
+    if args.json:
+        beside = {} if measured is None else {"confidence": measured.to_dict()}
+        print(json.dumps(report.to_dict() | beside))
+    else:
+        print(_table(report))
+        if measured is not None:
+            print(_confidence_table(measured))
     if args.out:
         report.write_results(args.out)
         print(f"zipasr: results of every utterance: {args.out}", file=sys.stderr)
+    if measured is not None and args.plot:
+        from zipasr.plots import plot_reliability
+
+        curves = {"as it is": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
+        print(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}", file=sys.stderr)
+    if measured is not None and args.save:
+        path = save_calibration(args.model, recognizer.search.method, measured.calibration)
+        print(f"zipasr: calibration of the search {recognizer.search.method}: {path}", file=sys.stderr)
+    return 0
+
+
+def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+    from zipasr.evaluate import default_grid, parse_grid, read_cuts, tune
+
+    grid = parse_grid(args.tune) or default_grid(recognizer)
+    tuned = tune(recognizer, _with_progress(read_cuts(args.cuts)), grid, scoring=args.scoring)
+    print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     return 0
 
 
@@ -75,4 +134,36 @@ def _table(report: "EvaluationReport") -> str:
     for result in worst:
         lines.append(f"  {result.id}  [{result.words.total} of {result.words.num_reference} words]")
         lines += [f"    ref: {result.ref}", f"    hyp: {result.hyp}"]
+    return "\n".join(lines)
+
+
+def _tuned_table(tuned: "Sequence[TunedSetting]") -> str:
+    names = list(tuned[0].values)
+    rows = [("WER %", "CER %", *names)]
+    for setting in tuned[:_NUM_SETTINGS]:
+        errors = setting.errors
+        numbers = (f"{setting.values[name]:g}" for name in names)
+        rows.append((f"{errors.words.rate:.2f}", f"{errors.characters.rate:.2f}", *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if len(tuned) > _NUM_SETTINGS:
+        lines.append(f"... and {len(tuned) - _NUM_SETTINGS} more, none better")
+    return "\n".join([*lines, f"best: {tuned[0].flags()}"])
+
+
+def _confidence_table(measured: "CalibrationReport") -> str:
+    lines = [
+        f"confidence of {measured.num_words} words, {measured.num_right} of them right:",
+        f"  normalised cross-entropy {measured.raw.normalised_cross_entropy:6.3f} as it is, "
+        f"{measured.calibrated.normalised_cross_entropy:6.3f} calibrated (1 tells all, 0 nothing, below 0 misleads)",
+        f"  mean error of confidence {measured.raw.calibration_error:6.3f} as it is, "
+        f"{measured.calibrated.calibration_error:6.3f} calibrated",
+        f"  temperature {measured.calibration.temperature:.3f}, offset {measured.calibration.offset:+.3f}",
+        "  words   sure  right | calibrated  right",
+    ]
+    for raw, calibrated in zip(measured.raw.curve, measured.calibrated.curve, strict=True):
+        lines.append(
+            f"  {raw.num_words:5d}  {raw.confidence:5.3f}  {raw.accuracy:5.3f} |      {calibrated.confidence:5.3f}  "
+            f"{calibrated.accuracy:5.3f}"
+        )
     return "\n".join(lines)

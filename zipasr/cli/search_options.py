@@ -4,7 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import Recognizer, SearchConfig
+    from zipasr.recognizer import Recognizer
+    from zipasr.search.strategy import SearchConfig
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
         ConfigError: a value is out of range, or a flag has no effect on the search that was chosen.
     """
     from zipasr.errors import ConfigError
-    from zipasr.recognizer import SearchConfig
+    from zipasr.search.strategy import SearchConfig
 
     for scale, of in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")):
         if getattr(args, scale) is not None and getattr(args, of) is None:

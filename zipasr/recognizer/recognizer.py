@@ -1,33 +1,50 @@
-"""`Recognizer`: recordings in, transcripts out; all that an application needs.
+"""The `Recognizer`: recordings in, transcripts out.
 
 Sound becomes features (T, F) at 100 Hz, those become encoder frames at 25 Hz in batches of similar length, a search
 gives a hypothesis for each, and the tokenizer turns that into a `Transcript`. After every utterance, the longest of a
-batch included, come a few frames of padding, so that the result does not depend on what else is in the batch.
+batch included, come a few frames of padding, so that the result does not depend on what else is in the batch. What is
+longer than a piece is cut into pieces first (`long_recording.py`).
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.audio import SAMPLE_RATE_HZ, load_audio, num_channels
+from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
 from zipasr.device import select_device
+from zipasr.errors import AudioError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
+from zipasr.recognizer.reading import FRAME_S, to_transcript
+from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, find_hypotheses, settled
+from zipasr.search.word_times import TokenSpan, align_hypotheses
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import Token, Transcript, words_from_tokens
+from zipasr.transcript import Transcript
+from zipasr.vad import Detector
 
-FRAME_S = 0.04
-"""Seconds between encoder frames, 25 Hz."""
+__all__ = [
+    "FRAME_S",
+    "TAIL_PADDING_FRAMES",
+    "AudioSource",
+    "FileResult",
+    "Hotword",
+    "Recognizer",
+    "SearchConfig",
+    "load",
+]
+
 TAIL_PADDING_FRAMES = 32
 """Features of padding after every utterance. With 24 or more, results alone and in a batch agree within 6e-6."""
 _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
@@ -36,6 +53,16 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 _FEATURES_PER_S = 100
 _MAX_KEPT_GRAPHS = 32
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
+
+
+class FileResult(NamedTuple):
+    """What came of one recording, or of one channel of it."""
+
+    path: str
+    transcript: Transcript | None
+    """None if it could not be read."""
+    error: AudioError | None = None
+    """Why."""
 
 
 class Recognizer:
@@ -52,6 +79,9 @@ class Recognizer:
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
         hotwords: Sequence[str | Hotword] = (),
+        calibrations: Mapping[str, Calibration] | None = None,
+        long_recordings: LongRecordingConfig | None = None,
+        use_true_times: bool = True,
     ) -> None:
         """Put the parts together.
 
@@ -65,6 +95,10 @@ class Recognizer:
                 results depend on the batch.
             language_models: what the beam searches know of language beside the model.
             hotwords: phrases to prefer wherever a call does not name its own.
+            calibrations: of the confidences of words, by the method of search that they were measured with.
+            long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
+            use_true_times: whether times are where the sound is, found by aligning the text with the CTC head; without
+                such a head, and without this, they are when the search emitted the tokens.
         Raises:
             ConfigError: the model lacks the head that the search needs, the search cannot use language models or
                 hotwords, or a phrase cannot be written in the model's vocabulary.
@@ -80,6 +114,10 @@ class Recognizer:
         self._graphs: dict[tuple[str | Hotword, ...], HotwordGraph] = {}
         self.hotwords = tuple(hotwords)
         self.search = self._settled(self._graph(self.hotwords))
+        self.calibrations = dict(calibrations or {})
+        self.long_recordings = long_recordings or LongRecordingConfig()
+        self.use_true_times = use_true_times and scorer.has_ctc
+        self._detector: tuple[Detector | None] | None = None  # None: not looked for yet
 
     @classmethod
     def load(
@@ -91,6 +129,7 @@ class Recognizer:
         lm: str | os.PathLike[str] | None = None,
         lodr: str | os.PathLike[str] | None = None,
         hotwords: Sequence[str | Hotword] = (),
+        long_recordings: LongRecordingConfig | None = None,
     ) -> "Recognizer":
         """Open a model folder or the folder of a training run.
 
@@ -101,6 +140,7 @@ class Recognizer:
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
             lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
             hotwords: phrases to prefer, in plain words.
+            long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
         Raises:
             CheckpointError: a folder is missing, incomplete or damaged.
             DataError: an ARPA file is missing or damaged.
@@ -108,7 +148,8 @@ class Recognizer:
                 is of another vocabulary or of no use to the search, or a phrase cannot be written.
         """
         chosen = select_device(device)
-        model, tokenizer = AsrModel.load(resolve_model_folder(folder))
+        path = resolve_model_folder(folder)
+        model, tokenizer = AsrModel.load(path)
         language_models = _open_language_models(lm, lodr, tokenizer, chosen)
         return cls(
             model.to(chosen),
@@ -118,6 +159,8 @@ class Recognizer:
             search=search,
             language_models=language_models,
             hotwords=hotwords,
+            calibrations=read_calibrations(path),
+            long_recordings=long_recordings,
         )
 
     def transcribe(
@@ -128,8 +171,12 @@ class Recognizer:
         format: str | None = None,
         channel: int | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
-        """Transcribe one recording: a path, the bytes of a file, a file object or an array; see `audio.load_audio`.
+        """Transcribe one recording of any length: a path, the bytes of a file, a file object or an array.
+
+        See `audio.load_audio` for what can be read. Recordings of more than `long_recordings.max_piece_s` are read and
+        transcribed piece by piece, in memory that does not grow with them; they have no alternatives.
 
         Args:
             audio: the recording.
@@ -137,14 +184,19 @@ class Recognizer:
             format: of samples without a header.
             channel: the one to listen to, from 0; None: all, mixed.
             hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
+            on_progress: called with the seconds that are done of a recording that takes several pieces.
         Returns:
             The transcript; empty for sound without words or too short to hold any (below 90 ms).
         Raises:
             AudioError: the recording is missing, empty, damaged or of an unknown kind.
-            ConfigError: a phrase cannot be written in the model's vocabulary.
+            ConfigError: a phrase cannot be written in the model's vocabulary, or speech cannot be looked for.
         """
-        samples = load_audio(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
-        (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
+        blocks = read_blocks(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
+        samples, rest = self._short_or_rest(blocks)
+        if samples is not None:
+            (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
+        else:
+            transcript = self._transcribe_long(rest, hotwords, on_progress)
         return dataclasses.replace(transcript, channel=channel)
 
     def transcribe_channels(
@@ -163,6 +215,85 @@ class Recognizer:
             self.transcribe(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel, hotwords=hotwords)
             for channel in range(number)
         ]
+
+    def transcribe_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        channel: int | None = None,
+        is_per_channel: bool = False,
+        hotwords: Sequence[str | Hotword] | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[FileResult]:
+        """Transcribe files one after the other, short ones that follow each other in batches.
+
+        Args:
+            paths: files; read as they are needed.
+            channel: see `transcribe`.
+            is_per_channel: whether every channel is transcribed by itself.
+            hotwords: see `transcribe`.
+            on_progress: see `transcribe`.
+        Yields:
+            A result for each file, or each channel, in order. A file that cannot be read has its error and stops nothing.
+        """
+        waiting: list[tuple[FileResult, np.ndarray | None]] = []  # short ones, and errors that keep their place
+        for path in paths:
+            name = os.fspath(path)
+            try:
+                channels = range(num_channels(name)) if is_per_channel else [channel]
+                for one in channels:
+                    samples, rest = self._short_or_rest(read_blocks(name, channel=one))
+                    if samples is not None:
+                        waiting.append((FileResult(name, Transcript("", channel=one)), samples))
+                        continue
+                    yield from self._finished(waiting, hotwords)
+                    waiting = []
+                    transcript = self._transcribe_long(rest, hotwords, on_progress)
+                    yield FileResult(name, dataclasses.replace(transcript, channel=one))
+            except AudioError as error:
+                waiting.append((FileResult(name, None, error), None))
+            if sum(len(samples) for _, samples in waiting if samples is not None) >= _CPU_BATCH_S * SAMPLE_RATE_HZ:
+                yield from self._finished(waiting, hotwords)
+                waiting = []
+        yield from self._finished(waiting, hotwords)
+
+    def _finished(
+        self, waiting: Sequence[tuple[FileResult, np.ndarray | None]], hotwords: Sequence[str | Hotword] | None
+    ) -> Iterator[FileResult]:
+        transcripts = iter(self.transcribe_many([s for _, s in waiting if s is not None], hotwords=hotwords))
+        for result, samples in waiting:
+            if samples is None or result.transcript is None:
+                yield result
+            else:
+                yield FileResult(result.path, dataclasses.replace(next(transcripts), channel=result.transcript.channel))
+
+    def _short_or_rest(self, blocks: Iterator[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+        """All samples of a recording that is transcribed whole; otherwise None and its blocks, from the first on."""
+        read: list[np.ndarray] = []
+        num_samples = 0
+        for block in blocks:
+            read.append(block)
+            num_samples += len(block)
+            if num_samples > self.long_recordings.max_piece_s * SAMPLE_RATE_HZ:
+                return None, itertools.chain(read, blocks)
+        return np.concatenate(read) if read else np.zeros(0, np.float32), iter(())
+
+    def _transcribe_long(
+        self,
+        blocks: Iterator[np.ndarray],
+        hotwords: Sequence[str | Hotword] | None,
+        on_progress: Callable[[float], None] | None,
+    ) -> Transcript:
+        if self._detector is None:
+            self._detector = (self.long_recordings.detector(),)
+        return transcribe_blocks(
+            blocks,
+            lambda pieces: self.transcribe_many(pieces, hotwords=hotwords),
+            self.long_recordings,
+            detector=self._detector[0],
+            joiner="" if self.tokenizer.is_spaceless else " ",
+            on_progress=on_progress,
+        )
 
     def transcribe_many(
         self,
@@ -209,15 +340,26 @@ class Recognizer:
         max_batch_s: float | None,
         hotwords: Sequence[str | Hotword] | None,
     ) -> list[Transcript]:
-        graph = self._graph(self.hotwords if hotwords is None else tuple(hotwords))
+        graph = self.hotword_graph(hotwords)
         search = self._settled(graph)
         transcripts = [Transcript("", duration_s=duration_s) for duration_s in durations_s]
         for batch in self.batches(lens, max_batch_s=max_batch_s):
-            encoded = self.encode([features_of(i) for i in batch])
+            features = [features_of(i) for i in batch]
+            encoded = self.encode(features)
             ranked = self.find(encoded, search, hotwords=graph)
-            for i, transcript in zip(batch, self.to_transcripts(ranked, [durations_s[i] for i in batch]), strict=True):
+            calibration = self.calibrations.get(search.method)
+            made = self._to_transcripts(encoded, features, ranked, [durations_s[i] for i in batch], calibration)
+            for i, transcript in zip(batch, made, strict=True):
                 transcripts[i] = transcript
         return transcripts
+
+    def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:
+        """Phrases as `find` takes them, None without any; those of the recogniser if none are named.
+
+        Raises:
+            ConfigError: a phrase cannot be written in the model's vocabulary, or a boost is out of range.
+        """
+        return self._graph(self.hotwords if hotwords is None else tuple(hotwords))
 
     def _graph(self, hotwords: tuple[str | Hotword, ...]) -> HotwordGraph | None:
         """The phrases as the searches take them; the last few sets are kept."""
@@ -274,27 +416,33 @@ class Recognizer:
         if batch:
             yield batch
 
-    def to_transcripts(self, ranked: Sequence[Sequence[Hypothesis]], durations_s: Sequence[float]) -> list[Transcript]:
-        """The transcripts of a batch of utterances from their readings, the best first."""
-        transcripts = []
-        for hypotheses, duration_s in zip(ranked, durations_s, strict=True):
-            best, *others = [self._to_transcript(hypothesis, duration_s) for hypothesis in hypotheses]
-            transcripts.append(dataclasses.replace(best, alternatives=tuple(others)) if others else best)
-        return transcripts
-
-    def _to_transcript(self, hypothesis: Hypothesis, duration_s: float) -> Transcript:
-        tokens = tuple(
-            Token(self.tokenizer.pieces[i], frame * FRAME_S, (frame + 1) * FRAME_S, log_prob)
-            for i, frame, log_prob in zip(hypothesis.ids, hypothesis.frames, hypothesis.log_probs, strict=True)
-            if i != self.tokenizer.sos_eos_id  # a barely trained model may emit it; it is no word
-        )
-        return Transcript(
-            self.tokenizer.decode(hypothesis.ids),
-            tokens=tokens,
-            words=words_from_tokens(tokens, is_each_a_word=self.tokenizer.is_spaceless),
-            duration_s=duration_s,
-            score=hypothesis.score,
-        )
+    def _to_transcripts(
+        self,
+        encoded: Encoded,
+        features: Sequence[Tensor],
+        ranked: Sequence[Sequence[Hypothesis]],
+        durations_s: Sequence[float],
+        calibration: Calibration | None,
+    ) -> list[Transcript]:
+        """The best reading of every utterance of a batch, with the others as its alternatives."""
+        readings: list[list[Transcript]] = [[] for _ in ranked]
+        for rank in range(max(map(len, ranked), default=0)):
+            hypotheses = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in ranked]
+            spans: Sequence[Sequence[TokenSpan] | None] = [None] * len(hypotheses)
+            if self.use_true_times:
+                spans = align_hypotheses(self.scorer, encoded, features, hypotheses, tokenizer=self.tokenizer)
+            for n, hypothesis in enumerate(hypotheses):
+                if rank < len(ranked[n]):
+                    readings[n].append(
+                        to_transcript(
+                            hypothesis,
+                            durations_s[n],
+                            tokenizer=self.tokenizer,
+                            spans=spans[n],
+                            calibration=calibration,
+                        )
+                    )
+        return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in readings]
 
 
 def _open_language_models(
@@ -318,6 +466,9 @@ def load(
     lm: str | os.PathLike[str] | None = None,
     lodr: str | os.PathLike[str] | None = None,
     hotwords: Sequence[str | Hotword] = (),
+    long_recordings: LongRecordingConfig | None = None,
 ) -> Recognizer:
     """Open a model folder or the folder of a training run; see `Recognizer.load`."""
-    return Recognizer.load(folder, device=device, search=search, lm=lm, lodr=lodr, hotwords=hotwords)
+    return Recognizer.load(
+        folder, device=device, search=search, lm=lm, lodr=lodr, hotwords=hotwords, long_recordings=long_recordings
+    )

@@ -20,9 +20,14 @@ from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.data.normalise import SCORING
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.recognizer import Recognizer
+from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
 """Sound that is read, then sorted by length and transcribed in batches; half an hour takes 115 MB."""
+
+
+_NO_WORD = "\0"
+"""Stands in an alignment where one side has no word."""
 
 
 class Errors(NamedTuple):
@@ -77,6 +82,8 @@ class UtteranceResult:
     words: Errors
     characters: Errors
     duration_s: float
+    confidences: tuple[tuple[float, bool], ...] = ()
+    """For each word of the transcript its confidence, and whether it is right."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -215,7 +222,7 @@ def evaluate(
     results: list[UtteranceResult] = []
     unreadable: list[tuple[str, str]] = []
     decode_s = 0.0
-    for group in _groups(utterances, unreadable):
+    for group in readable_groups(utterances, unreadable):
         started = time.perf_counter()
         transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
         decode_s += time.perf_counter() - started
@@ -230,6 +237,7 @@ def evaluate(
                     words=errors.words,
                     characters=errors.characters,
                     duration_s=transcript.duration_s,
+                    confidences=judged_words(text, transcript),
                 )
             )
     if not results:
@@ -248,7 +256,15 @@ def evaluate(
     )
 
 
-def _groups(
+def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each word of a transcript, and whether the alignment with the reference says that it is right."""
+    ref = reference.split() if transcript.word_joiner else list("".join(reference.split()))
+    pairs = kaldialign.align(ref, [word.text for word in transcript.words], _NO_WORD)
+    is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
+    return tuple((word.confidence, right) for word, right in zip(transcript.words, is_right, strict=True))
+
+
+def readable_groups(
     utterances: Iterable[ReferenceUtterance], unreadable: list[tuple[str, str]]
 ) -> Iterator[list[tuple[str, np.ndarray, str]]]:
     """Readable utterances in groups of about half an hour; the others are added to `unreadable`."""

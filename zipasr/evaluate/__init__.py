@@ -1,0 +1,38 @@
+"""How good a recogniser is: error rates, settings tuned on a dev set, and what its confidence is worth."""
+
+from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
+from zipasr.evaluate.rates import (
+    ErrorRates,
+    Errors,
+    EvaluationReport,
+    ReferenceUtterance,
+    UtteranceResult,
+    count_errors,
+    count_text_errors,
+    error_rates,
+    evaluate,
+    read_cuts,
+    readable_groups,
+)
+from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
+
+__all__ = [
+    "CalibrationReport",
+    "ErrorRates",
+    "Errors",
+    "EvaluationReport",
+    "ReferenceUtterance",
+    "TunedSetting",
+    "UtteranceResult",
+    "calibrate",
+    "count_errors",
+    "count_text_errors",
+    "default_grid",
+    "error_rates",
+    "evaluate",
+    "parse_grid",
+    "read_cuts",
+    "readable_groups",
+    "save_calibration",
+    "tune",
+]

@@ -1,0 +1,148 @@
+"""Settings of the search tuned on a dev set: every combination of a grid in, the error rates of each out.
+
+The encoder is by far the greatest cost and no setting of the search changes it, so each batch is encoded once and then
+searched with one setting after the other.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zipasr.data.normalise import SCORING
+from zipasr.errors import ConfigError, DataError
+from zipasr.evaluate.rates import ErrorRates, Errors, ReferenceUtterance, count_text_errors, readable_groups
+from zipasr.recognizer import Recognizer
+from zipasr.search.strategy import SearchConfig
+
+TUNABLE = ("beam", "attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale")
+"""Fields of `SearchConfig` that a grid may name."""
+MAX_SETTINGS = 500
+"""More combinations are a mistake rather than a wish."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedSetting:
+    """One combination and what came of it."""
+
+    values: dict[str, float]
+    """By the name of the field."""
+    errors: ErrorRates
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, rates in percent."""
+        return {**self.values, "wer": round(self.errors.words.rate, 4), "cer": round(self.errors.characters.rate, 4)}
+
+    def flags(self) -> str:
+        """The command line that sets it."""
+        return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in self.values.items())
+
+
+def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
+    """What is worth trying with the search and the language models of a recogniser.
+
+    The scale 0 of a model is among it, so that the table says whether it helps at all.
+    """
+    grid: dict[str, tuple[float, ...]] = {}
+    if recognizer.language_models.main is not None:
+        grid["lm_scale"] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    if recognizer.language_models.subtracted is not None:
+        grid["lodr_scale"] = (0.0, -0.05, -0.1, -0.15, -0.2, -0.3)
+    if recognizer.search.method == "attention_rescoring":
+        grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+    return grid | {"blank_penalty": (0.0, 0.5, 1.0, 2.0)}
+
+
+def parse_grid(assignments: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Read `name=value,value,...` for each setting to try.
+
+    Raises:
+        ConfigError: not of this form, a name that cannot be tuned, or a value that is no number.
+    """
+    grid: dict[str, tuple[float, ...]] = {}
+    for assignment in assignments:
+        name, equals, values = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in TUNABLE:
+            raise ConfigError(
+                f"a setting to tune must be NAME=VALUE,VALUE,... with a name of {', '.join(TUNABLE)}, but is {assignment!r}"
+            )
+        try:
+            grid[name] = tuple(float(value) for value in values.split(","))
+        except ValueError as error:
+            raise ConfigError(f"the values of {name} must be numbers with commas between, but are {values!r}") from error
+    return grid
+
+
+def tune(
+    recognizer: Recognizer,
+    utterances: Iterable[ReferenceUtterance],
+    grid: Mapping[str, Sequence[float]],
+    *,
+    scoring: str | None = None,
+) -> list[TunedSetting]:
+    """Count the errors of every combination of settings.
+
+    Args:
+        recognizer: the model, its search, language models and hotwords.
+        utterances: recordings with their text, of a dev set; never tune on what you report.
+        grid: values to try by the name of the field of `SearchConfig`.
+        scoring: see `evaluate`.
+    Returns:
+        All combinations, the one with the fewest word errors first, then the fewest character errors, then in the order
+        of the grid.
+    Raises:
+        ConfigError: a setting is out of range or has no effect on the search, there are too many, or no such scoring.
+        DataError: there is no utterance that can be read.
+    """
+    if scoring is not None and scoring not in SCORING:
+        raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
+    rewrite = SCORING[scoring] if scoring is not None else str
+    settings = _settings(recognizer, grid)
+    totals = [ErrorRates(Errors(), Errors())] * len(settings)
+    num_utterances = 0
+    for group in readable_groups(utterances, []):
+        num_utterances += len(group)
+        texts = _texts(recognizer, [samples for _, samples, _ in group], [search for _, search in settings])
+        for n, (_, _, reference) in enumerate(group):
+            for i, found in enumerate(texts):
+                errors = count_text_errors(rewrite(reference), rewrite(found[n]))
+                totals[i] = ErrorRates(totals[i].words.plus(errors.words), totals[i].characters.plus(errors.characters))
+    if not num_utterances:
+        raise DataError("there must be an utterance to tune on, but none can be read; check the cuts")
+    tuned = [TunedSetting(values=values, errors=errors) for (values, _), errors in zip(settings, totals, strict=True)]
+    return sorted(tuned, key=lambda setting: (setting.errors.words.total, setting.errors.characters.total))
+
+
+def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> list[tuple[dict[str, float], SearchConfig]]:
+    """Every combination, as numbers and as the search that it makes; wrong ones are found before the work begins."""
+    unknown = [name for name in grid if name not in TUNABLE]
+    if unknown:
+        raise ConfigError(f"settings to tune must be of {', '.join(TUNABLE)}, but one is {unknown[0]!r}")
+    models = recognizer.language_models
+    for name, model in (("lm_scale", models.main), ("lodr_scale", models.subtracted)):
+        if name in grid and model is None:
+            raise ConfigError(f"{name} has no effect without its model; give one, or do not tune it")
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if not grid or len(combinations) > MAX_SETTINGS:
+        raise ConfigError(f"there must be 1 to {MAX_SETTINGS} settings to try, but the grid makes {len(combinations)}")
+    return [(values, _search(recognizer.search, values)) for values in combinations]
+
+
+def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
+    changed: dict[str, Any] = {name: int(value) if name == "beam" else value for name, value in values.items()}
+    return dataclasses.replace(search, **changed)
+
+
+def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence[SearchConfig]) -> list[list[str]]:
+    """The text of each recording by each search; empty for those too short for a frame."""
+    features = [recognizer.fbank(samples) for samples in recordings]
+    texts = [[""] * len(features) for _ in searches]
+    hotwords = recognizer.hotword_graph()
+    for batch in recognizer.batches([len(frames) for frames in features]):
+        encoded = recognizer.encode([features[i] for i in batch])
+        for found, search in zip(texts, searches, strict=True):
+            for i, ranked in zip(batch, recognizer.find(encoded, search, hotwords=hotwords), strict=True):
+                found[i] = recognizer.tokenizer.decode(ranked[0].ids)
+    return texts

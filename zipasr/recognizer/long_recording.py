@@ -1,0 +1,112 @@
+"""A recording of any length in blocks, its transcript out: cut into pieces, transcribed in batches, stitched together.
+
+Memory is that of a few pieces, whatever the length, and of the transcript; what is transcribed of an hour does not depend
+on the hours around it.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.errors import ConfigError
+from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.transcript import Transcript
+from zipasr.vad import Detector, Piece, SpeechDetector, VadConfig, split_recording
+
+_GROUP_S = 600.0
+"""Sound of pieces that are transcribed together: sorted by length they make full batches. It takes 38 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRecordingConfig:
+    """How recordings longer than a piece are cut."""
+
+    max_piece_s: float = 30.0
+    """Recordings up to this length are transcribed whole, longer ones in pieces of at most this length. About the longest
+    utterance that a model is usually trained on; attention costs the square of it."""
+    overlap_s: float = 4.0
+    """What two pieces share, at most, where speech had to be cut."""
+    use_vad: bool | None = None
+    """Whether to cut in pauses and leave silence out, which needs the extra `vad`; without, pieces are windows that
+    overlap. None: where that is installed."""
+    vad: VadConfig = dataclasses.field(default_factory=VadConfig)
+    """When sound counts as speech."""
+
+    def __post_init__(self) -> None:
+        if not self.overlap_s >= 0:
+            raise ConfigError(f"overlap_s must be 0 or more, but is {self.overlap_s}")
+        shortest_s = 2 * self.overlap_s + self.vad.cut_search_s + 4 * self.vad.padding_s + 1
+        if not self.max_piece_s >= shortest_s:
+            raise ConfigError(
+                f"max_piece_s must be at least {shortest_s:g} with an overlap of {self.overlap_s:g} s, but is "
+                f"{self.max_piece_s:g}; lengthen the pieces or shorten the overlap"
+            )
+
+    def detector(self) -> Detector | None:
+        """What finds speech, or None for windows.
+
+        Raises:
+            ConfigError: it is asked for and not installed.
+        """
+        if self.use_vad is False:
+            return None
+        is_installed = all(importlib.util.find_spec(name) is not None for name in ("silero_vad", "onnxruntime"))
+        return SpeechDetector() if is_installed or self.use_vad else None
+
+
+def transcribe_blocks(
+    blocks: Iterable[np.ndarray],
+    transcribe_many: Callable[[Sequence[np.ndarray]], Sequence[Transcript]],
+    config: LongRecordingConfig,
+    *,
+    detector: Detector | None,
+    joiner: str,
+    on_progress: Callable[[float], None] | None = None,
+) -> Transcript:
+    """Transcribe a recording of any length.
+
+    Args:
+        blocks: consecutive samples (samples,) float32 at 16 kHz.
+        transcribe_many: a transcript for each of some pieces.
+        config: how to cut.
+        detector: finds speech; None: windows.
+        joiner: what stands between words.
+        on_progress: called with the seconds of the recording that are done, whenever some more are.
+    Returns:
+        The transcript, with times in the recording and without alternatives, which do not combine over pieces.
+    """
+    num_samples = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal num_samples
+        for block in blocks:
+            num_samples += len(block)
+            yield block
+
+    def placed(group: Sequence[Piece]) -> Iterator[PlacedTranscript]:
+        for piece, transcript in zip(group, transcribe_many([piece.samples for piece in group]), strict=True):
+            yield PlacedTranscript(transcript, piece.start_s, piece.overlap_s)
+        if on_progress is not None and group:
+            on_progress(group[-1].start_s + group[-1].duration_s)
+
+    def all_placed() -> Iterator[PlacedTranscript]:
+        group: list[Piece] = []
+        for piece in split_recording(
+            counted(),
+            max_piece_s=config.max_piece_s,
+            overlap_s=config.overlap_s,
+            detector=detector,
+            config=config.vad,
+        ):
+            group.append(piece)
+            if sum(piece.duration_s for piece in group) >= _GROUP_S:
+                yield from placed(group)
+                group = []
+        yield from placed(group)
+
+    transcript = stitch(all_placed(), joiner=joiner)
+    return dataclasses.replace(transcript, duration_s=num_samples / SAMPLE_RATE_HZ)
