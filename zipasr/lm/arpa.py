@@ -1,0 +1,217 @@
+"""N-gram files in ARPA format, plain or gzipped: `read_arpa` -> `NgramGraph`, a backoff automaton in flat arrays.
+
+kaldilm turns the file into an automaton whose states are histories. It ends its process where a file displeases it, so it
+works in a process of its own, and what it does not look at (the counts of the header, words without a unigram) is looked
+at here. Scores are natural logarithms; an n-gram takes 16 bytes.
+"""
+
+import gzip
+import importlib.util
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zipasr.errors import DataError
+
+BEGIN, END = "<s>", "</s>"
+"""What an ARPA file calls the begin and the end of a sentence."""
+BACKOFF = "#0"
+"""What kaldilm calls the step to a shorter history."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)$")
+_SECTION = re.compile(rb"\\(\d+)-grams:$")
+_BACKOFF_ID = 1  # in the table of symbols that kaldilm writes, after <eps>
+_ROUNDING = 1e-4  # nats; a log-probability may exceed 0 by what files round
+
+logger = logging.getLogger(__name__)
+
+
+class NgramGraph(NamedTuple):
+    """States are histories; arcs, sorted by key, are n-grams; each state but `bottom` backs off to a shorter history."""
+
+    symbols: list[str]
+    """The symbol of each id."""
+    start: int
+    """State after the begin of a sentence."""
+    bottom: int
+    """State of the empty history."""
+    arc_keys: NDArray[np.int64]
+    """state * len(symbols) + symbol id of each arc."""
+    arc_targets: NDArray[np.int32]
+    """State after each arc."""
+    arc_scores: NDArray[np.float32]
+    """Log-probability of each arc, in nats."""
+    backoff_targets: NDArray[np.int32]
+    """State of the shorter history; the bottom backs off to itself."""
+    backoff_scores: NDArray[np.float32]
+    """Log-weight of backing off, in nats."""
+    final_scores: NDArray[np.float32]
+    """Log-probability of the end of the sentence, in nats; NaN where one must back off."""
+
+
+def read_arpa(path: str | os.PathLike[str]) -> NgramGraph:
+    """Read an ARPA file.
+
+    Raises:
+        DataError: the file is missing, damaged, cut short or contradicts itself, or kaldilm is not installed.
+    """
+    if importlib.util.find_spec("kaldilm") is None:
+        raise DataError('reading an ARPA file needs kaldilm, but it is not installed; pip install "zipasr[lm]"')
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix="zipasr-arpa-") as folder:
+        plain, automaton, table = (Path(folder) / name for name in ("plain.arpa", "automaton.txt", "symbols.txt"))
+        _copy_checked(path, plain)
+        _convert(plain, automaton, table, shown=path)
+        symbols = [line.rpartition(" ")[0].strip() for line in _table_lines(table)]
+        return _graph(automaton, symbols, path)
+
+
+def _table_lines(table: Path) -> list[str]:
+    # Not splitlines: words may hold characters that it takes for the end of a line.
+    return table.read_text(encoding="utf-8", errors="replace").replace("\t", " ").rstrip("\n").split("\n")
+
+
+def _copy_checked(path: Path, copy: Path) -> None:
+    """Copy a file, unpacked and with plain line ends, and compare its header with its content."""
+    expected: dict[int, int] = {}
+    found: dict[int, int] = {}
+    section, is_whole = 0, False
+    try:
+        with _open(path) as source, copy.open("wb") as target:
+            for line in source:
+                line = line.strip()
+                target.write(line + b"\n")  # kaldilm takes the line ends of Windows for a part of the last word
+                if not line:
+                    continue
+                if not line.startswith(b"\\"):
+                    if section:
+                        found[section] += 1
+                    elif count := _COUNT.match(line):
+                        expected[int(count[1])] = int(count[2])
+                elif match := _SECTION.match(line):
+                    section = int(match[1])
+                    found[section] = 0
+                is_whole = is_whole or line == b"\\end\\"
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"expected an ARPA file, but {path} cannot be read: {error}; check the path or copy it again"
+        ) from error
+    if not expected or list(expected) != list(range(1, len(expected) + 1)):
+        raise DataError(
+            f"expected an ARPA file, which begins with \\data\\ and a line 'ngram 1=...' for each order, got {path} "
+            f"with {'none' if not expected else f'the orders {_listed(expected)}'}; is it another kind of file?"
+        )
+    if found != expected:
+        raise DataError(
+            f"{path} contradicts itself: expected the n-grams of its header, {_listed(expected)}, got {_listed(found)}; "
+            "it is damaged or cut short, so copy it again or have it written anew"
+        )
+    if not is_whole:
+        raise DataError(f"expected \\end\\ at the end of {path}, got none; it was cut short, so copy it again")
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        is_gzipped = file.read(2) == _GZIP_MAGIC
+    return gzip.open(path, "rb") if is_gzipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _listed(counts: dict[int, int]) -> str:
+    return ", ".join(f"{number} of order {order}" for order, number in sorted(counts.items())) or "none"
+
+
+def _convert(plain: Path, automaton: Path, table: Path, *, shown: Path) -> None:
+    """Have kaldilm write the automaton and its table of symbols."""
+    options = [f"--disambig-symbol={BACKOFF}", f"--bos-symbol={BEGIN}", f"--eos-symbol={END}"]
+    command = [sys.executable, "-P", "-m", "kaldilm", *options, "--write-symbol-table", str(table), str(plain)]
+    with automaton.open("wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False)
+    lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
+    if done.returncode != 0:
+        reasons = [line.removeprefix("[E]").strip() for line in lines if line.startswith("[E]")] or lines[-1:]
+        reason = "; ".join(reasons) or f"exit code {done.returncode}"
+        raise DataError(f"expected an ARPA file that kaldilm can read, got {shown}: {reason}; have it written anew")
+    for line in lines:
+        if line.startswith("[W]"):
+            logger.warning("%s: %s", shown, line.removeprefix("[W]").strip())
+
+
+def _graph(automaton: Path, symbols: list[str], path: Path) -> NgramGraph:
+    """Put the lines of an automaton, `from to symbol symbol [cost]` or `state [cost]`, into arrays."""
+    arcs = array("i"), array("i"), array("i"), array("f")  # state, symbol, target, cost
+    final_states, final_costs = array("i"), array("f")
+    start = -1
+    for fields in _fields(automaton):
+        if start < 0:
+            start = int(fields[0])
+        if len(fields) >= 4:
+            for column, value in zip(arcs[:3], (fields[0], fields[2], fields[1]), strict=True):
+                column.append(int(value))
+            arcs[3].append(float(fields[4]) if len(fields) > 4 else 0.0)
+        else:
+            final_states.append(int(fields[0]))
+            final_costs.append(float(fields[1]) if len(fields) > 1 else 0.0)
+    if start < 0:
+        raise DataError(f"expected n-grams in {path}, got none; have it written anew")
+    states, labels, targets = (np.frombuffer(column, np.int32) if column else np.zeros(0, np.int32) for column in arcs[:3])
+    scores = -np.frombuffer(arcs[3], np.float32) if arcs[3] else np.zeros(0, np.float32)
+    num_states = 1 + max(start, *(int(ids.max()) for ids in (states, targets, np.array(final_states, np.int32)) if ids.size))
+    backoff_targets, backoff_scores = np.arange(num_states, dtype=np.int32), np.zeros(num_states, np.float32)
+    is_backoff = labels == _BACKOFF_ID
+    backoff_targets[states[is_backoff]] = targets[is_backoff]
+    backoff_scores[states[is_backoff]] = scores[is_backoff]
+    final_scores = np.full(num_states, np.nan, np.float32)
+    final_scores[np.array(final_states, np.int32)] = -np.array(final_costs, np.float32)
+    states, labels, targets, scores = (column[~is_backoff] for column in (states, labels, targets, scores))
+    keys = states.astype(np.int64) * len(symbols) + labels
+    order = np.argsort(keys, kind="stable")
+    bottom = start
+    while backoff_targets[bottom] != bottom:
+        bottom = int(backoff_targets[bottom])
+    _check_arcs(symbols, labels, labels[states == bottom], scores, path)
+    return NgramGraph(
+        symbols,
+        start,
+        bottom,
+        keys[order],
+        targets[order],
+        scores[order],
+        backoff_targets,
+        backoff_scores,
+        final_scores,
+    )
+
+
+def _fields(automaton: Path) -> Iterator[list[str]]:
+    with automaton.open(encoding="ascii") as file:
+        for line in file:
+            if fields := line.split():
+                yield fields
+
+
+def _check_arcs(
+    symbols: list[str], labels: NDArray[np.int32], unigrams: NDArray[np.int32], scores: NDArray[np.float32], path: Path
+) -> None:
+    strays = [symbols[i] for i in np.setdiff1d(labels, unigrams)[:5]]
+    if strays:
+        raise DataError(
+            f"expected a unigram of every word in {path}, got longer n-grams of {', '.join(strays)} without one; it is "
+            "damaged, so copy it again or have it written anew"
+        )
+    if scores.size and not float(scores.max()) <= _ROUNDING:
+        raise DataError(
+            f"expected log-probabilities of 0 or below in {path}, got {float(scores.max()) / np.log(10):.4g}; it is "
+            "damaged, so copy it again or have it written anew"
+        )
