@@ -69,8 +69,8 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
 
     Args:
         recognizer: its model has a CTC head; how it searches does not matter.
-        samples: (samples,) float32 at 16 kHz. Memory grows by about 0.7 GB an hour, time by that of the encoder and by the
-            square of the length: an hour adds 10 s, three hours 90 s.
+        samples: (samples,) float32 at 16 kHz, of any length. Memory grows by 0.6 GB an hour; beside the encoder, time grows
+            with the square of the length: 10 s for an hour of speech, four minutes for three (docs/alignment.md).
         text: every word of the recording in order, in the letters that the model knows; upper or lower case is tried
             where the text as it stands has others.
     Returns:
