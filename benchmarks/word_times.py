@@ -84,7 +84,9 @@ def join(prompts: Sequence[tuple[np.ndarray, str]], gap_s: tuple[float, float], 
         num_samples = round(generator.uniform(*gap_s) * SAMPLE_RATE_HZ)
         return (SILENCE_LEVEL * generator.standard_normal(num_samples)).astype(np.float32)
 
-    recordings, pieces, said, now = [], [silence()], [], 0
+    recordings: list[Recording] = []
+    pieces, now = [silence()], 0
+    said: list[Said] = []
     for i in generator.permutation(len(prompts)):
         samples, text = prompts[i]
         start_s, end_s = speech_edges_s(samples)

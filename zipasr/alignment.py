@@ -125,14 +125,14 @@ def _frame_log_probs(recognizer: Recognizer, features: Tensor) -> np.ndarray:
     """Log-probabilities (T', V) of the CTC head for features (T, F); in windows that overlap, if they are many."""
     scorer, num_frames = recognizer.scorer, len(features)
     hop_frames = _WINDOW_FRAMES_25HZ - 2 * _MARGIN_FRAMES_25HZ
-    pieces = []
+    pieces = [np.zeros((0, recognizer.tokenizer.vocab_size), np.float32)]
     first_frame, is_last = 0, False
     while not is_last:
         begin = first_frame * _FEATURES_PER_FRAME
         window = features[begin : begin + _WINDOW_FRAMES_25HZ * _FEATURES_PER_FRAME]
         is_last = begin + len(window) == num_frames
         if not scorer.output_length(len(window)):
-            return np.zeros((0, recognizer.tokenizer.vocab_size), np.float32)
+            break
         encoded = recognizer.encode([window])
         with torch.inference_mode():
             log_probs_TV = scorer.ctc_log_probs(encoded.frames[:, : int(encoded.lens[0])])[0].float().cpu().numpy()
