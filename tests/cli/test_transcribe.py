@@ -1,14 +1,18 @@
 """Contract: `zipasr transcribe` on a tiny random model; a bad file is reported and the next goes on."""
 
 import json
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 import zipasr
 from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
+from zipasr.recognizer import Hotword
+from zipasr.transcript import FILE_ENDINGS, FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +80,93 @@ def test_no_model(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"zipasr: error: {tmp_path} must be a model folder")
+
+
+@pytest.mark.parametrize("format", ["json", "srt", "vtt", "tsv", "ctm", "textgrid"])
+def test_formats(format: str, run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = str(sounds / "a.wav")
+    assert main(["transcribe", str(run_folder), path, "--format", format]) == 0
+    printed = capsys.readouterr().out
+    transcript = zipasr.load(run_folder).transcribe(path)
+    assert printed == FORMATS[format](transcript, "a" if format == "ctm" else path)
+    paths = [path, str(sounds / "b.ogg")]
+    assert main(["transcribe", str(run_folder), *paths, "--format", format, "--out", str(tmp_path / "out")]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in written] == [f"{name}.{FILE_ENDINGS[format]}" for name in ("a", "b")]
+    assert all(file.read_text().strip() for file in written)
+
+
+def test_alternatives_in_json(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["transcribe", str(run_folder), str(sounds / "a.wav"), "--json", "--num-best", "3"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert len(row["alternatives"]) == 2
+    assert row["score"] is not None
+
+
+def test_channels(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    call = tmp_path / "call.wav"
+    soundfile.write(call, np.stack([noise(1.0, 1), noise(1.0, 2)], axis=1), 16_000)
+    recognizer = zipasr.load(run_folder)
+    assert main(["transcribe", str(run_folder), str(call), "--per-channel"]) == 0
+    texts = [recognizer.transcribe(call, channel=channel).text for channel in (0, 1)]
+    assert capsys.readouterr().out.splitlines() == [f"[channel {i}] {text}" for i, text in enumerate(texts)]
+    assert main(["transcribe", str(run_folder), str(call), "--channel", "1", "--format", "ctm"]) == 0
+    assert all(line.startswith("call 2 ") for line in capsys.readouterr().out.splitlines())
+    assert main(["transcribe", str(run_folder), str(call), "--channel", "2"]) == 1
+    assert "channel" in capsys.readouterr().err
+    out = ["--per-channel", "--format", "srt", "--out", str(tmp_path / "out")]
+    assert main(["transcribe", str(run_folder), str(call), *out]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["call-0.srt", "call-1.srt"]
+
+
+def test_list_of_files(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    files = tmp_path / "files.txt"
+    files.write_text(f"{sounds / 'a.wav'}\n\n{sounds / 'short.wav'}\n")
+    assert main(["transcribe", str(run_folder), "--list", str(files)]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == files.read_text().split()
+
+
+def test_hotwords_from_a_file(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, hotwords = str(sounds / "a.wav"), tmp_path / "hotwords.txt"
+    hotwords.write_text("quick fox :3\njumps\n")
+    assert main(["transcribe", str(run_folder), path, "--json", "--hotwords", str(hotwords)]) == 0
+    expected = zipasr.load(run_folder, hotwords=[Hotword("quick fox", 3.0), "jumps"]).transcribe(path)
+    assert json.loads(capsys.readouterr().out)["text"] == expected.text
+
+
+def misuse_cases(folder: Path) -> dict[str, tuple[list[str], str]]:
+    (folder / "bad.txt").write_text("JUMPS :loud\n")
+    (folder / "unwritable.txt").write_text("JUMPS\nŁÓDŹ\n")
+    (folder / "empty.txt").write_text("\n\n")
+    return {
+        "a bad boost": (["a.wav", "--hotwords", "bad.txt"], "line 1 of"),
+        "an unwritable phrase": (["a.wav", "--hotwords", "unwritable.txt"], "'ŁÓDŹ' must be writable"),
+        "a boost without hotwords": (["a.wav", "--hotword-boost", "2"], "--hotword-boost has no effect without --hotwords"),
+        "a scale without a model": (["a.wav", "--lm-scale", "0.2"], "--lm-scale has no effect without --lm"),
+        "hotwords that the search cannot use": (
+            ["a.wav", "--hotwords", "unwritable.txt", "--search", "ctc_greedy"],
+            "hotword",
+        ),
+        "no files": ([], "there must be recordings"),
+        "an empty list": (["--list", "empty.txt"], "there must be recordings"),
+        "a missing list": (["--list", "missing.txt"], "--list must be a file"),
+        "readings that nobody sees": (["a.wav", "--num-best", "2"], "--num-best has no effect"),
+        "more readings than the beam": (["a.wav", "--json", "--num-best", "9"], "num_best must be from 1"),
+        "subtitles of two files in one": (["a.wav", "b.ogg", "--format", "srt"], "--out"),
+        "two formats": (["a.wav", "--json", "--format", "srt"], "--json is --format json"),
+        "one name twice": (["a.wav", "a.wav", "--out", "out"], "different names"),
+    }
+
+
+@pytest.mark.parametrize("case", misuse_cases(Path(tempfile.mkdtemp())))
+def test_misuse_is_explained_before_any_work(
+    case: str, run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments, message = misuse_cases(tmp_path)[case]
+    places = {".wav": sounds, ".ogg": sounds, ".txt": tmp_path}
+    arguments = [str(places[Path(a).suffix] / a) if Path(a).suffix in places else a for a in arguments]
+    assert main(["transcribe", str(run_folder), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1

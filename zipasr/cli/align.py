@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.output import result_paths, write_result
+
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             transcript = align_file(recognizer, audio, text)
             written = FORMATS[args.format](transcript, audio if args.format == "json" else Path(audio).stem)
             if target is not None:
-                _write(target, written)
+                write_result(target, written)
         except (AudioError, DataError) as error:
             num_failed += 1
             print(f"zipasr: error: {error}", file=sys.stderr)
@@ -86,23 +88,4 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
         if args.format == "textgrid":
             raise ConfigError(f"a TextGrid holds one recording, got {len(args.audio)}; give a folder with --out")
         return [None] * len(args.audio)
-    targets = [Path(args.out) / f"{Path(audio).stem}.{FILE_ENDINGS[args.format]}" for audio in args.audio]
-    twice = {str(target) for target in targets if targets.count(target) > 1}
-    if twice:
-        raise ConfigError(f"expected recordings with different names for --out, got several for {min(twice)}")
-    return list(targets)
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a result.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    from zipasr.errors import DataError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"expected to write {path}, got: {error.strerror}; check the path and permissions") from error
+    return list(result_paths(args.audio, args.out, FILE_ENDINGS[args.format]))

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import Recognizer
+    from zipasr.recognizer import LongRecordingConfig, Recognizer
     from zipasr.search.strategy import SearchConfig
 
 
@@ -70,7 +70,7 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     return SearchConfig(method=args.search, **{name: value for name, value in given.items() if value is not None})
 
 
-def load_recognizer(args: argparse.Namespace) -> "Recognizer":
+def load_recognizer(args: argparse.Namespace, *, long_recordings: "LongRecordingConfig | None" = None) -> "Recognizer":
     """The recogniser that the flags and the argument DIR ask for.
 
     Raises:
@@ -88,4 +88,5 @@ def load_recognizer(args: argparse.Namespace) -> "Recognizer":
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
+        long_recordings=long_recordings,
     )

@@ -1,16 +1,26 @@
-"""`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, a line each."""
+"""`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, or files of subtitles, tables and times."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.output import result_paths, write_result
 from zipasr.cli.search_options import add_search_options, load_recognizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     SubParsers = Any
+
+_FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
+"""Formats in which a file holds one recording, so that several cannot be printed one after the other."""
+_FORMATS = ("text", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -22,34 +32,98 @@ def add_parser(subparsers: SubParsers) -> None:
         "One that cannot be read is reported and the next goes on; the exit code is 1 at the end.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format")
-    add_search_options(parser)
+    parser.add_argument("audio", metavar="AUDIO", nargs="*", help="recordings of any format and length")
+    parser.add_argument("--list", metavar="FILE", help="more recordings, a path a line; - reads them from stdin")
     parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print a JSON object for each recording: audio, text, times; or audio, error",
+        "--format",
+        choices=_FORMATS,
+        help="text (default); json: text, times, confidence; srt, vtt, tsv: subtitles; ctm, textgrid: times of the words",
     )
+    parser.add_argument("--json", action="store_true", help="the same as --format json: an object a line")
+    parser.add_argument("--out", metavar="FOLDER", help="write a file for each recording here instead of printing")
+    parser.add_argument("--num-best", type=int, metavar="N", help="readings in the JSON, the best first (default: 1)")
+    channels = parser.add_mutually_exclusive_group()
+    channels.add_argument("--channel", type=int, metavar="N", help="listen to one channel, from 0 (default: all, mixed)")
+    channels.add_argument("--per-channel", action="store_true", help="transcribe every channel by itself, as of a call")
+    parser.add_argument(
+        "--vad",
+        action=argparse.BooleanOptionalAction,
+        help="cut recordings of over 30 s in pauses and leave silence out (default: if silero-vad is installed)",
+    )
+    add_search_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Transcribe the recordings one after the other and print each as soon as it is done."""
-    from zipasr.errors import AudioError
+    """Transcribe the recordings and print or write each as soon as it is done."""
+    from zipasr.errors import ConfigError
+    from zipasr.recognizer import LongRecordingConfig
+    from zipasr.transcript import FILE_ENDINGS, FORMATS
 
-    recognizer = load_recognizer(args)
+    if args.json and args.format not in (None, "json"):
+        raise ConfigError(f"--json is --format json, but --format is {args.format}; leave one of them out")
+    format = "json" if args.json else args.format or "text"
+    if args.num_best is not None and format != "json":
+        raise ConfigError(f"--num-best has no effect with --format {format}; use --json, or leave it out")
+    paths = [*args.audio, *_listed(args.list)]
+    if not paths:
+        raise ConfigError("there must be recordings to transcribe, but none is named; name some, or a --list with paths")
+    if format in _FILE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
+        raise ConfigError(f"a file of {format} holds one recording; give a folder for several with --out")
+    targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
+    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
     num_failed = 0
-    for audio in args.audio:
-        try:
-            transcript = recognizer.transcribe(audio)
-        except AudioError as error:
-            num_failed += 1
-            print(f"zipasr: error: {error}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"audio": audio, "error": str(error)}, ensure_ascii=False), flush=True)
-            continue
-        if args.json:
-            print(json.dumps({"audio": audio, **transcript.to_dict()}, ensure_ascii=False), flush=True)
-        else:
-            name = f"{audio}: " if len(args.audio) > 1 else ""
-            print(name + transcript.text, flush=True)
+    with _progress() as on_progress:
+        for result in recognizer.transcribe_files(
+            paths, channel=args.channel, is_per_channel=args.per_channel, on_progress=on_progress
+        ):
+            if result.transcript is None:
+                num_failed += 1
+                print(f"zipasr: error: {result.error}", file=sys.stderr)
+                if format == "json" and not args.out:
+                    print(json.dumps({"audio": result.path, "error": str(result.error)}, ensure_ascii=False), flush=True)
+                continue
+            written = FORMATS[format](result.transcript, Path(result.path).stem if format == "ctm" else result.path)
+            if args.out:
+                target = targets[result.path]
+                if args.per_channel:
+                    target = target.with_stem(f"{target.stem}-{result.transcript.channel}")
+                write_result(target, written)
+                print(target, flush=True)
+                continue
+            if format == "text":
+                name = f"{result.path}: " if len(paths) > 1 else ""
+                written = (f"{name}[channel {result.transcript.channel}] " if args.per_channel else name) + written
+            print(written, end="", flush=True)
     return 1 if num_failed else 0
+
+
+def _listed(path: str | None) -> list[str]:
+    """The lines of a file, or of stdin, that are not empty."""
+    from zipasr.errors import ConfigError
+
+    if path is None:
+        return []
+    try:
+        if path == "-":
+            lines = sys.stdin.read().splitlines()
+        else:
+            with open(path, encoding="utf-8-sig") as file:
+                lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--list must be a file with a path a line, but {path} cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[float], None]]":
+    """A counter of the seconds done, shown only while a long recording is worked on."""
+    from tqdm import tqdm
+
+    with tqdm(desc="transcribe", unit=" s", file=sys.stderr, disable=None, leave=False, delay=5.0) as bar:
+
+        def show(done_s: float) -> None:
+            bar.n = round(done_s)
+            bar.refresh()
+
+        yield show
