@@ -4,12 +4,15 @@ import dataclasses
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.search.stitch import PlacedTranscript, stitch
 from zipasr.transcript import Token, Transcript, Word, words_from_tokens
+from zipasr.vad import WINDOW_SAMPLES, DetectorState, split_recording
 
 PIECE_S, OVERLAP_S = 10.0, 4.0
 
@@ -117,6 +120,40 @@ def test_languages_without_spaces(timed: list[tuple[str, float, float]], seed: i
     whole = stitch(pieces, joiner="")
     assert whole.text.replace("~", "") == "".join(text for text, _, _ in timed)
     assert_consistent(whole, "")
+
+
+class LoudIsSpeech:
+    """A detector that needs no model."""
+
+    def probabilities(self, samples: np.ndarray, state: DetectorState | None) -> tuple[np.ndarray, DetectorState]:
+        nothing = np.zeros(0)
+        levels = np.abs(samples.reshape(-1, WINDOW_SAMPLES)).max(axis=1)
+        return np.minimum(levels, 1.0), DetectorState(nothing, nothing, nothing)
+
+
+@settings(max_examples=150)
+@given(
+    timed=spoken(st.sampled_from("no yes alpha bravo charlie delta".split())),
+    has_detector=st.booleans(),
+    max_piece_s=st.sampled_from([14.0, 30.0]),
+)
+def test_split_heard_and_stitched_no_word_is_lost_or_doubled(
+    timed: list[tuple[str, float, float]], has_detector: bool, max_piece_s: float
+) -> None:
+    """A recogniser that hears each word that is whole in a piece, and only those."""
+    samples = np.zeros(round((timed[-1][2] if timed else 1.0) * SAMPLE_RATE_HZ), np.float32)
+    for _, start_s, end_s in timed:
+        samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)] = 1.0
+    detector = LoudIsSpeech() if has_detector else None
+    heard_pieces = []
+    for piece in split_recording([samples], detector=detector, max_piece_s=max_piece_s, overlap_s=4.0):
+        end_s = piece.start_s + piece.duration_s + 1e-4
+        inside = [word for word in timed if piece.start_s - 1e-4 <= word[1] and word[2] <= end_s]
+        one = placed(piece.start_s, piece.overlap_s, *inside)
+        heard_pieces.append(one._replace(transcript=dataclasses.replace(one.transcript, duration_s=piece.duration_s)))
+    whole = stitch(heard_pieces)
+    assert [word.text for word in whole.words] == [text for text, _, _ in timed]
+    assert_consistent(whole)
 
 
 WORDS = st.lists(st.tuples(st.sampled_from("a b c d".split()), st.floats(0, 11), st.floats(0, 2)), max_size=25)

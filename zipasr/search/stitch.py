@@ -59,6 +59,9 @@ def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s:
             num_kept, num_left_out = _seam(before.words, part.words, start_s, start_s + overlap_s)
             before.keep(0, num_kept)
             part.keep(num_left_out, len(part.words))
+            if not before.words and parts:
+                parts.pop()
+                before = parts[-1] if parts else before
         seam_s = _part_in_time(before, part, seam_s)
         if part.words:
             parts.append(part)
@@ -214,6 +217,7 @@ def _gap_near(middle_s: float, start_s: float, end_s: float, words: Sequence[_Pl
 def _part_in_time(before: _Part, part: _Part, seam_s: float) -> float:
     """Clip the times of two neighbours to their own sides of a seam, which is returned; it is at `seam_s` or later."""
     if not before.words or not part.words:
+        part.words = [placed.clipped(seam_s, float("inf")) for placed in part.words]
         return seam_s
     last_s = max([before.words[-1].word.end_s, *(token.end_s for token in before.words[-1].tokens)])
     first_s = min([part.words[0].word.start_s, *(token.start_s for token in part.words[0].tokens)])
