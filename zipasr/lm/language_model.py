@@ -1,0 +1,36 @@
+"""One way to open any language model: a folder is a neural one, a file an n-gram in ARPA format."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from zipasr.errors import DataError
+from zipasr.lm.neural import NeuralLm, NeuralPrior
+from zipasr.lm.ngram import TokenNgram, WordNgram, load_ngram
+from zipasr.tokenizer import Tokenizer
+
+
+def load_language_model(
+    path: str | os.PathLike[str], tokenizer: Tokenizer, *, device: str | torch.device = "cpu"
+) -> TokenNgram | WordNgram | NeuralPrior:
+    """Open a language model as a prior of the labels of a recogniser.
+
+    Args:
+        path: a folder that `zipasr train-lm` wrote, or an ARPA file (plain or gzipped) of tokens or words.
+        tokenizer: the recogniser's.
+        device: where a neural model computes.
+    Raises:
+        DataError: there is no such file, or the ARPA file is damaged.
+        CheckpointError: the folder holds no language model, or a damaged one.
+        ConfigError: the model is for another vocabulary.
+    """
+    path = Path(path)
+    if path.is_dir():
+        model, own_tokenizer = NeuralLm.load(path)
+        prior = NeuralPrior(model.to(device), own_tokenizer)
+        prior.check_same_vocabulary(tokenizer)
+        return prior
+    if not path.exists():
+        raise DataError(f"expected a language model, a folder or an ARPA file, but there is no {path}; check the path")
+    return load_ngram(path, tokenizer)
