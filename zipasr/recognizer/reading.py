@@ -32,8 +32,14 @@ def to_transcript(
     """
     if spans is None:
         spans = [TokenSpan(frame, frame + 1) for frame in hypothesis.frames]
+    # The last feature reaches up to 5 ms beyond the recording, and so may the last token.
     tokens = tuple(
-        Token(tokenizer.pieces[i], span.start_frame * FRAME_S, span.end_frame * FRAME_S, log_prob)
+        Token(
+            tokenizer.pieces[i],
+            min(span.start_frame * FRAME_S, duration_s),
+            min(span.end_frame * FRAME_S, duration_s),
+            log_prob,
+        )
         for i, span, log_prob in zip(hypothesis.ids, spans, hypothesis.log_probs, strict=True)
         if i != tokenizer.sos_eos_id  # a barely trained model may emit it; it is no word
     )

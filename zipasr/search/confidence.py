@@ -26,6 +26,7 @@ CALIBRATION_FILE = "confidence.json"
 _SMALLEST = 1e-6
 """Confidences are kept this far from 0 and 1, so that one surprise does not count without bound."""
 _MAX_STEPS = 100
+_SMALLEST_SLOPE = 1e-3
 _STRENGTH = 0.01
 """Pull of the slope and the offset towards 1 and 0, in words: enough for a solution where all words are right or a threshold
 separates them, nothing where there are dozens of both."""
@@ -109,17 +110,26 @@ def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool]) -> C
     odds, right = _checked(confidences, is_right)
     design = np.stack([odds, np.ones_like(odds)], axis=1)
     prior, weights = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+
+    def loss(weights: np.ndarray) -> float:
+        scores = design @ weights
+        return float((np.logaddexp(0.0, scores) - right * scores).sum() + 0.5 * _STRENGTH * ((weights - prior) ** 2).sum())
+
     for _ in range(_MAX_STEPS):
         p = _sigmoid(design @ weights)
         gradient = design.T @ (p - right) + _STRENGTH * (weights - prior)
         curvature = (design * (p * (1 - p))[:, None]).T @ design + _STRENGTH * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))  # far away the parabola is a bad guide
+        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-9:
+            step = step / 2  # far away the parabola is a bad guide
         weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
-    # A slope of 0 or below says that confidence tells nothing, or the wrong way round: then nearly all get the same.
-    return Calibration(temperature=float(1.0 / max(weights[0], 1e-3)), offset=float(weights[1]))
+    slope, offset = float(weights[0]), float(weights[1])
+    if slope < _SMALLEST_SLOPE:  # confidence tells nothing, or the wrong way round: then nearly all get the same
+        slope = _SMALLEST_SLOPE
+        offset = float(_logit(right.mean(keepdims=True))[0] - slope * odds.mean())
+    return Calibration(temperature=1.0 / slope, offset=offset)
 
 
 def normalised_cross_entropy(confidences: Sequence[float], is_right: Sequence[bool]) -> float:

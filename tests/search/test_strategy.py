@@ -1,0 +1,89 @@
+"""Which search gets what. Contract: what has no effect is refused with the cure; `auto` chooses what the heads allow."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tests.search.test_prior import ToyPrior
+from tests.search.toy_scorer import ToyScorer, toy_encoded
+from zipasr.errors import ConfigError
+from zipasr.search.beam import modified_beam_search
+from zipasr.search.hotwords import HotwordGraph
+from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.prior import WeightedPriors
+from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, settled
+
+
+class Heads(ToyScorer):
+    """The toy with the heads that a test wants."""
+
+    def __init__(self, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False) -> None:
+        super().__init__(5)
+        self.has_transducer, self.has_ctc, self.has_attention = has_transducer, has_ctc, has_attention  # type: ignore[misc]
+
+
+def test_auto_takes_the_best_that_the_heads_allow() -> None:
+    assert settled(SearchConfig(), Heads()).method == "beam"
+    assert settled(SearchConfig(), Heads(has_transducer=False)).method == "ctc_greedy"
+    assert settled(SearchConfig(), Heads(has_transducer=False, has_attention=True)).method == "attention_rescoring"
+    only_ctc = Heads(has_transducer=False)
+    assert settled(SearchConfig(), only_ctc, has_hotwords=True).method == "ctc_beam"
+    assert settled(SearchConfig(num_best=2), only_ctc).method == "ctc_beam"
+    assert settled(SearchConfig(), only_ctc, language_models=LanguageModels(ToyPrior(5))).method == "ctc_beam"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "viterbi"}, "must be one of"),
+        ({"beam": 0}, "beam must be at least 1"),
+        ({"num_best": 0}, "num_best must be from 1"),
+        ({"num_best": 5}, "num_best must be from 1 to the beam, 4"),
+        ({"method": "greedy", "beam": 8}, "beam has no effect"),
+        ({"method": "ctc_greedy", "num_best": 2}, "num_best has no effect"),
+        ({"method": "beam", "attention_scale": 2.0}, "attention_scale has no effect"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"lm_scale": -0.1}, "lm_scale must be 0 or more"),
+        ({"lodr_scale": 0.1}, "lodr_scale must be 0 or below"),
+        ({"blank_penalty": float("nan")}, "blank_penalty must be a finite number"),
+        ({"hotword_boost": -1.0}, "hotword_boost must be above 0"),
+    ],
+)
+def test_settings_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
+        ("ctc_greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
+        ("beam", {"language_models": LanguageModels(None, ToyPrior(5))}, "taken off a language model"),
+        ("ctc_greedy", {"has_hotwords": True}, "cannot use hotwords"),
+    ],
+)
+def test_what_a_search_cannot_use_is_refused(method: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settled(SearchConfig(method=method), Heads(), **given)
+
+
+def test_every_search_gets_what_it_is_given() -> None:
+    scorer, encoded, lm, ngram = ToyScorer(5), toy_encoded([7, 4], 5, seed=1), ToyPrior(5, seed=1), ToyPrior(5, seed=2)
+    graph = HotwordGraph([((2, 3), 1.0)])
+    config = SearchConfig(method="beam", num_best=3, lm_scale=0.4, lodr_scale=-0.2)
+    prior = WeightedPriors([(lm, 0.4), (ngram, -0.2), (graph, 1.0)])
+    given: dict[str, Any] = {"language_models": LanguageModels(lm, ngram), "hotwords": graph}
+    for method, search in (("beam", modified_beam_search), ("ctc_beam", ctc_prefix_search)):
+        found = find_hypotheses(scorer, encoded, dataclasses.replace(config, method=method), **given)
+        expected = search(scorer, encoded, prior=prior)  # type: ignore[operator]
+        assert found == [ranked[:3] for ranked in expected]
+        assert found != [ranked[:3] for ranked in search(scorer, encoded)]  # type: ignore[operator]
+
+
+def test_weights_of_zero_ask_no_model() -> None:
+    lm = ToyPrior(5)
+    config = SearchConfig(method="beam", lm_scale=0.0)
+    find_hypotheses(ToyScorer(5), toy_encoded([5], 5, seed=1), config, language_models=LanguageModels(lm))
+    assert lm.num_calls == 0
