@@ -5,6 +5,7 @@ joiner is sharpened and a blank penalty is found at which greedy search emits on
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -42,6 +43,22 @@ def find_penalty(model: AsrModel, encoded: Encoded) -> tuple[float, float]:
     return middle, frames_per_token
 
 
+def sharpened_model(config: AsrConfig) -> AsrModel:
+    """A model with random weights whose transducer follows the frames, so that labels vary; with a CTC head."""
+    model = AsrModel(dataclasses.replace(config, ctc=CtcConfig())).eval()
+    assert model.transducer is not None
+    with torch.no_grad():
+        model.transducer.joiner.output.weight.mul_(_SHARPENING)
+        model.transducer.joiner.encoder_proj.weight.mul_(_SHARPENING)
+    return model
+
+
+def sound_features(batch: int) -> torch.Tensor:
+    """Features (N, T, F) of noise whose loudness changes ten times a second."""
+    loudness = torch.rand(batch, int(SECONDS * 10), 1).repeat(1, 1, 1600).flatten(1)
+    return torch.stack([Fbank()(samples) for samples in loudness * torch.randn(loudness.shape)])
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -51,14 +68,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    preset = small()
-    model = AsrModel(AsrConfig(encoder=preset.encoder, ctc=CtcConfig())).eval()
-    assert model.transducer is not None
+    model = sharpened_model(small())
     with torch.inference_mode():
-        model.transducer.joiner.output.weight.mul_(_SHARPENING)
-        model.transducer.joiner.encoder_proj.weight.mul_(_SHARPENING)  # the frames decide, so that labels vary
-        loudness = torch.rand(args.batch, int(SECONDS * 10), 1).repeat(1, 1, 1600).flatten(1)
-        features = torch.stack([Fbank()(samples) for samples in loudness * torch.randn(loudness.shape)])
+        features = sound_features(args.batch)
         lens = torch.full((args.batch,), features.shape[1])
         encoded = model.encode(features, lens)
         penalty, frames_per_token = find_penalty(model, encoded)
