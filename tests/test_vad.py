@@ -243,7 +243,7 @@ def test_wrong_arguments() -> None:
             split_recording([], **arguments)
     with pytest.raises(ValueError, match="multiple of 512"):
         DETECTOR.probabilities(np.zeros(100, np.float32))
-    for arguments in ({"onset": 0.2}, {"offset": 0}, {"min_pause_s": 0}, {"max_gap_s": 0.4}, {"padding_s": -1}):
+    for arguments in ({"onset": 0.1}, {"offset": 0}, {"min_pause_s": 0}, {"max_gap_s": 0.4}, {"padding_s": -1}):
         with pytest.raises(ConfigError, match="must be"):
             VadConfig(**arguments)
 

@@ -27,15 +27,17 @@ _MAX_WINDOWS = 512  # in a call; from 32 to 1024 the time is the same, 3.4 s for
 class VadConfig:
     """When a window counts as speech and a silence as a pause."""
 
-    onset: float = 0.5
-    """Probability at which speech begins; the detector's own default."""
-    offset: float = 0.35
-    """Probability below which it may end; the detector's own default, 0.15 less."""
+    onset: float = 0.35
+    """Probability at which speech begins. Lower than the detector's own 0.5, since a word left out is lost while a model
+    that is given noise says nothing: of prompts clipped at a twentieth of their peak 0.5 % of the speech is left out
+    instead of 2 %, of prompts 50 dB too quiet 14 % instead of 29 %, and all find none in noise and clicks."""
+    offset: float = 0.2
+    """Probability below which it may end, 0.15 less, as the detector's own default is."""
     min_pause_s: float = 0.2
     """A shorter silence is part of the speech: the closure of a plosive takes up to 0.15 s."""
     padding_s: float = 0.25
-    """Kept before and after speech, or half the pause where that is less: weak consonants at the edges of words are
-    below `onset`, and a model hears silence at both ends of its training utterances."""
+    """Kept before and after speech, or half the pause where that is less. Of 508 prompts, with 0.15 s none loses sound
+    within 35 dB of its loud parts, with 0.1 s 2 % lose up to 50 ms, with none most do."""
     max_gap_s: float = 2.0
     """A longer pause is left out; the words on its two sides go into two pieces."""
     cut_search_s: float = 3.0
