@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from zipasr.checkpoint import CheckpointFolder
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
 from zipasr.train import loop
-from zipasr.train.distributed import Ranks, ranks_of_environment
+from zipasr.train.distributed import Ranks, _fresh_part, ranks_of_environment
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, checkpoint_folders
@@ -129,7 +130,7 @@ def wait_for_lines(folder: Path, num_lines: int, processes: list[subprocess.Pope
 def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
-        "def run() -> TrainConfig:\n    return minute_config(num_epochs=100_000, log_interval=1, rank_timeout_s=30.0)\n"
+        "def run() -> TrainConfig:\n    return minute_config(num_epochs=100_000, log_interval=1, rank_timeout_s=3600.0)\n"
     )
     processes = launch("endless", tmp_path, data)
     wait_for_lines(tmp_path / "run", 2, processes)
@@ -144,10 +145,8 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
     processes = launch("endless", tmp_path, data)
     wait_for_lines(tmp_path / "run", lines + 2, processes)
     processes[1].kill()
-    start = time.monotonic()
-    errors = finish(processes)
+    errors = finish(processes)  # long before rank_timeout_s
     assert processes[0].returncode == 1
-    assert time.monotonic() - start < 30.0
     assert "going on with" in errors[0]
     assert "process 0 of 2 lost another one" in errors[0]
     assert "Run the same command again to go on from the last checkpoint" in errors[0]
@@ -155,18 +154,64 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_torchrun(data: Path, tmp_path: Path) -> None:
+def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_path: Path) -> None:
+    """Two agents meet by torchrun's own rendezvous; a worker that is killed costs one restart of both, from a checkpoint."""
     (tmp_path / "short.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
-        f"def run() -> TrainConfig:\n    return minute_config({str(data)!r})\n"
+        "def run() -> TrainConfig:\n"
+        f"    return minute_config({str(data)!r}, num_epochs=60, save_interval=5, log_interval=1)\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--max-restarts",
+        "1",
+    ]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--rdzv-id", "zipasr"]
     command += ["-m", "zipasr", "train", f"{tmp_path / 'short.py'}:run", "--out", str(tmp_path / "run")]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("dev WER") == 1
-    assert "M parameters on cpu x 2 in" in done.stderr
+    agents = [
+        subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    wait_for_lines(tmp_path / "run", 12, agents)
+    os.kill(child_of(agents[1].pid), signal.SIGKILL)
+    try:
+        said = [agent.communicate(timeout=400) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert sum(out.count("dev WER") for out, _ in said) == 1
+    errors = "".join(error for _, error in said)
+    assert "training 0.07 M parameters on cpu x 2 in" in errors
+    assert "going on with 0.07 M parameters on cpu x 2 in" in errors
+
+
+def child_of(pid: int) -> int:
+    """The process that an agent watches over."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_processes_meet_where_others_met_before() -> None:
+    """Three at a time in one store, as torchrun keeps it over restarts: each time in a part that is empty."""
+    store, size, seen = torch.distributed.HashStore(), 3, set[str]()
+    for _ in range(4):
+        with ThreadPoolExecutor(size) as pool:
+            jobs = [pool.submit(_fresh_part, store, rank, size, 100.0) for rank in (1, 2, 0)]
+            parts = [job.result() for job in jobs]
+        assert not parts[0].check(["address"])
+        parts[0].set("address", str(len(seen)))
+        assert [part.get("address").decode() for part in parts] == [str(len(seen))] * size
+        seen.add(store.get("zipasr/call").decode())
+    assert len(seen) == 4
+    with pytest.raises(RuntimeError, match=r"3 processes did not meet in 0\.2 s"):
+        _fresh_part(store, 1, size, 0.2)  # what the others said before is no answer
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

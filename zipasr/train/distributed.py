@@ -16,6 +16,8 @@ import datetime
 import json
 import logging
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +33,8 @@ T = TypeVar("T")
 
 BUCKET_ELEMENTS = 2**24
 """Gradients are copied together into messages of this many numbers, 64 MiB, and back: what that takes in memory."""
+_CALL, _ANSWER, _MEETING = "zipasr/call", "zipasr/answer", "zipasr/meeting"
+_POLL_S = 0.05
 _PATIENCE = datetime.timedelta(days=7)  # for what only rank 0 does; that it died is noticed at once nevertheless
 
 
@@ -73,9 +77,13 @@ class Ranks:
         if self.size == 1:
             return
         timeout = datetime.timedelta(seconds=timeout_s)
+        from torch.distributed.rendezvous import rendezvous  # absent where torch was built without it
+
         with self._translated():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, timeout=timeout, rank=self.rank, world_size=self.size)
+            store, *_ = next(rendezvous("env://", self.rank, self.size, timeout=timeout))
+            store = _fresh_part(store, self.rank, self.size, timeout_s)
+            torch.distributed.init_process_group(backend, timeout=timeout, rank=self.rank, world_size=self.size, store=store)
             self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
             self._patient = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
@@ -170,6 +178,41 @@ class Ranks:
             yield
         except RuntimeError as error:
             _raise_lost(self, error)
+
+
+def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
+    """A part of torch's key-value store that these processes agree on, and in which no others have written.
+
+    torchrun keeps one store over its restarts, and in it the addresses of processes that are dead: without this, those that
+    it starts again look for each other there (pytorch/pytorch#135712). So rank 0 calls, each rank answers that call with a
+    word of its own, and rank 0 says whose answers it got; what is left of an earlier attempt holds none of these words.
+
+    Raises:
+        RuntimeError: they did not meet in `timeout_s`.
+    """
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    own, deadline = uuid.uuid4().hex, time.monotonic() + timeout_s
+    if rank == 0:
+        store.set(_CALL, own)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            answers = [_said(store, f"{_ANSWER}/{other}") for other in range(1, size)]
+            if all(words[:1] == [own] for words in answers):
+                store.set(_MEETING, " ".join([own, *(words[1] for words in answers)]))
+                return PrefixStore(own, store)
+        else:
+            if call := _said(store, _CALL):
+                store.set(f"{_ANSWER}/{rank}", f"{call[0]} {own}")
+            if own in (met := _said(store, _MEETING)):
+                return PrefixStore(met[0], store)
+        time.sleep(_POLL_S)
+    raise RuntimeError(f"{size} processes did not meet in {timeout_s:g} s")
+
+
+def _said(store: Any, key: str) -> list[str]:
+    """The words under a key, if any."""
+    return str(store.get(key), "ascii").split() if store.check([key]) else []
 
 
 def _raise_lost(ranks: Ranks, error: Exception) -> NoReturn:
