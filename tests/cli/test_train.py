@@ -49,6 +49,14 @@ def test_wrong_settings_are_misuse(setting: str, message: str, tmp_path: Path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), "--set", "device=cuda"]) == 2
+    error = capsys.readouterr().err
+    assert "cuda" in error and "auto" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("recipe", ["prompts:tinny", "promts:tiny", "no/such/folder"])
 def test_wrong_recipe_is_misuse_and_names_those_there_are(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -19,7 +19,11 @@ _BLOCK = 65_536
 
 
 class MixedPart(NamedTuple):
-    """Utterances of which each epoch holds some, drawn at random, beside all of the others."""
+    """Utterances of which each epoch holds some, drawn at random, beside all of the others.
+
+    Differs: not lhotse's `mux`, which takes cut after cut from its streams and so must be replayed on resume; a share of the
+    hours is kept here by what an epoch draws.
+    """
 
     durations_s: NDArray[np.float64]
     share: float
