@@ -24,6 +24,7 @@ from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import train
+from zipasr.train.span import AverageSpan
 
 ROOT = Path(__file__).parents[2]
 MODULES = {module.__name__.rpartition(".")[2]: module for module in (librispeech, aishell, wenetspeech, gigaspeech)}
@@ -180,11 +181,15 @@ def test_documentation_lists_every_recipe_with_the_same_figures() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_reach_back_over_the_published_average(name: str) -> None:
+def test_checkpoints_reach_back_over_the_published_average(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = find_recipe(name)
     num_gpus = int(re.findall(r"--nproc-per-node (\d+)", documentation(name))[0])
     total = config.num_epochs * HOURS[name.partition(":")[0]] * 3600 / (config.batch.max_duration_s * num_gpus)
     assert config.keep_checkpoints * config.save_interval > config.average_share * total
+    AverageSpan(config, tmp_path).foresee(int(total))
+    assert not caplog.records
 
 
 def test_what_the_corpora_differ_in() -> None:
