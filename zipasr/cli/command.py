@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from zipasr.errors import ConfigError, ZipasrError
 
-VERBS = ("prepare", "train", "average", "plot", "evaluate", "transcribe", "align", "profile", "diagnose")
+VERBS = ("prepare", "train", "train-lm", "average", "plot", "evaluate", "transcribe", "align", "profile", "diagnose")
 """In the order of the work."""
 
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -58,7 +58,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
-        importlib.import_module(f"zipasr.cli.{verb}").add_parser(subparsers)
+        importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

@@ -1,0 +1,393 @@
+"""Training language models: `train_language_model` (LSTM, Transformer) and `train_ngram`, each from files of text.
+
+A run of a neural model is a folder: `train_lm.json` (its configuration), `checkpoint/` (to go on from, after every epoch)
+and `model/` (the best so far). The same command on the same folder goes on where the run stopped, to the bit.
+Perplexities are per token (label or word), ends of lines included, on lines that were not learnt from.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zipasr import checkpoint
+from zipasr.config import from_json, to_json
+from zipasr.data.batching import stable_seed
+from zipasr.device import fast_matmul, select_device
+from zipasr.errors import CheckpointError, ConfigError, ZipasrError
+from zipasr.lm import LmConfig, LstmConfig, NeuralLm, NgramModel, TransformerConfig, estimate_ngram
+from zipasr.lm.arpa import read_arpa
+from zipasr.lm.neural import MODEL_SUBFOLDER, WEIGHTS_FILE, load_weights
+from zipasr.model import resolve_model_folder
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
+from zipasr.train.folder import locked
+from zipasr.train.language_texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
+from zipasr.train.state import random_state, set_random_state
+
+CONFIG_FILE = "train_lm.json"
+CHECKPOINT_SUBFOLDER = "checkpoint"
+_TRAINING_FILE, _TENSORS_FILE = "training.json", "training.safetensors"
+_MAY_CHANGE = ("num_epochs", "patience_epochs", "device")
+"""Fields that a resumed run may set otherwise: none of them changes what an epoch does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmTrainConfig:
+    """A run. The defaults were chosen on the telephone prompts and suit two CPU cores and up to some million lines."""
+
+    network: LstmConfig | TransformerConfig = field(default_factory=LstmConfig)
+    """The model's shape."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """What to measure on, where no other text is given."""
+    lr: float = 2e-3
+    """Learning rate after the warm-up."""
+    warmup_batches: int = 100
+    """Batches over which the rate rises to `lr`."""
+    lr_factor: float = 0.5
+    """What the rate is multiplied by after an epoch without a new best perplexity."""
+    weight_decay: float = 0.01
+    """Weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+    batch_labels: int = 2048
+    """Labels of a batch, padding included."""
+    max_line_labels: int = 256
+    """Longer lines are cut into parts."""
+    max_unknown_share: float = 0.01
+    """Share of the characters that may be missing in the vocabulary."""
+    num_epochs: int = 40
+    """At most so many passes over the lines."""
+    patience_epochs: int = 4
+    """Epochs without a new best perplexity after which training ends."""
+    seed: int = 0
+    """Fixes weights, order and dropout."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_labels", "max_line_labels", "num_epochs", "patience_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        for name in ("lr", "max_grad_norm", "lr_factor"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be > 0, but is {getattr(self, name)}")
+        for name in ("warmup_batches", "weight_decay", "max_unknown_share"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be >= 0, but is {getattr(self, name)}")
+        if self.lr_factor > 1:
+            raise ConfigError(f"lr_factor must be at most 1, but is {self.lr_factor}")
+
+
+class LmReport(NamedTuple):
+    """How a training ended."""
+
+    model: Path
+    """The folder or file of the model."""
+    perplexity: float
+    """Per token, ends of lines included, on the held-out lines."""
+    num_held_out_lines: int
+    unit: str
+    """What is counted: tokens or words."""
+    description: str
+    """What was trained, in words."""
+
+
+def default_config(kind: str) -> LmTrainConfig:
+    """The run that trains a network of this kind if nothing else is said."""
+    return LmTrainConfig(network=TransformerConfig() if kind == TransformerConfig.kind else LstmConfig())
+
+
+def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a recogniser's model folder, or of the folder of a training run.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    return Tokenizer.from_bytes(checkpoint.CheckpointFolder(resolve_model_folder(model)).blob(MODEL_FILE))
+
+
+def train_language_model(
+    texts: Paths,
+    tokenizer: Tokenizer,
+    out: str | os.PathLike[str],
+    config: LmTrainConfig,
+    *,
+    dev: Paths = (),
+    is_quiet: bool = False,
+) -> LmReport:
+    """Train a neural language model of a recogniser's labels, or go on training it, in the folder `out`.
+
+    Args:
+        texts: files of text or manifests.
+        tokenizer: the recogniser's.
+        out: the run folder; the best model is in its `model/`.
+        config: the run; where `out` holds a run already, it must be the same up to a few fields.
+        dev: files to measure on; none: a part of the lines is held out.
+        is_quiet: whether to leave out the progress bar.
+    Raises:
+        DataError: a file cannot be read or holds no text.
+        ConfigError: the text is in another writing, or `out` holds another run or something else.
+        CheckpointError: nothing can be written or read.
+        ZipasrError: the loss was not finite.
+    """
+    out = Path(out)
+    _check_folder(out)
+    device = select_device(config.device)
+    read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=config.max_unknown_share)
+    train, held_out = (encode_lines(part, tokenizer, max_labels=config.max_line_labels) for part in read)
+    with locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
+        _open_run(out, config, tokenizer, train, held_out)
+        torch.manual_seed(config.seed)
+        run = _Run(config, tokenizer, out, device)
+        run.load()
+        run.train(train, held_out, is_quiet=is_quiet)
+    network = "Transformer" if isinstance(config.network, TransformerConfig) else "LSTM"
+    num_parameters = sum(p.numel() for p in run.model.parameters())
+    description = (
+        f"{network} of {num_parameters / 1e6:.2f} M parameters, {run.progress.epoch} epochs of {train.num_predicted} labels"
+    )
+    return LmReport(out / MODEL_SUBFOLDER, run.progress.best, len(read.held_out), "token", description)
+
+
+def train_ngram(
+    texts: Paths,
+    tokenizer: Tokenizer,
+    out: str | os.PathLike[str],
+    *,
+    order: int,
+    unit: str,
+    dev: Paths = (),
+    held_out: HeldOutConfig | None = None,
+    max_unknown_share: float = 0.01,
+) -> LmReport:
+    """Estimate an n-gram model of a recogniser's tokens, or of words, and write it as an ARPA file.
+
+    Args:
+        texts: files of text or manifests.
+        tokenizer: the recogniser's.
+        out: the file, whose name must end in .arpa or .arpa.gz.
+        order: length of the longest n-grams.
+        unit: what n-grams are made of: token or word.
+        dev: files to measure on; none: a part of the lines is held out.
+        held_out: which part.
+        max_unknown_share: share of the characters that may be missing in the vocabulary.
+    Raises:
+        DataError: a file cannot be read, holds no text or cannot be written.
+        ConfigError: the text is in another writing, the order is out of range, or `out` has another name.
+    """
+    out = Path(out)
+    if not out.name.endswith((".arpa", ".arpa.gz")):
+        raise ConfigError(f"an n-gram model is a file, so --out must end in .arpa or .arpa.gz, but is {out}")
+    if unit not in ("token", "word"):
+        raise ConfigError(f"unit must be token or word, but is {unit!r}")
+    if unit == "word" and tokenizer.is_spaceless:
+        raise ConfigError("the recogniser's tokenizer has characters and no words; use --unit token")
+    read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
+    train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
+    counts = estimate_ngram(train, out, order=order)
+    model = NgramModel(read_arpa(out))
+    total = sum(model.sentence_log_prob(line) for line in others)
+    num_predicted = sum(len(line) + 1 for line in others)
+    known = set(model.known_symbols)
+    num_unknown = sum(symbol not in known for line in others for symbol in line)
+    unknown = f", {num_unknown} of the {num_predicted} held-out {unit}s unknown" if num_unknown else ""
+    description = f"{len(counts)}-gram of {unit}s with {' + '.join(map(str, counts))} n-grams{unknown}"
+    return LmReport(out, math.exp(-total / num_predicted), len(others), unit, description)
+
+
+def _symbols(text: str, tokenizer: Tokenizer, unit: str) -> list[str]:
+    return text.split() if unit == "word" else [tokenizer.pieces[i] for i in tokenizer.encode(text)]
+
+
+@dataclass
+class _Progress:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    num_batches: int = 0
+    """Batches since the start."""
+    best: float = math.inf
+    """Best perplexity so far."""
+    num_bad: int = 0
+    """Epochs since then."""
+    lr_scale: float = 1.0
+    """What the learning rate has been lowered to, relative to the first one."""
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:
+        self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
+        self.model = NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.progress = _Progress()
+
+    def train(self, lines: LabelLines, held_out: LabelLines, *, is_quiet: bool) -> None:
+        """Train until there is nothing more to gain, saving after every epoch."""
+        config, progress = self.config, self.progress
+        while progress.epoch < config.num_epochs and progress.num_bad < config.patience_epochs:
+            loss = self._epoch(lines, is_quiet=is_quiet)
+            perplexity = self.perplexity(held_out)
+            progress.epoch += 1
+            progress.num_bad = 0 if perplexity < progress.best else progress.num_bad + 1
+            if progress.num_bad:
+                progress.lr_scale *= config.lr_factor
+            else:
+                progress.best = perplexity
+                self.model.save(self.out / MODEL_SUBFOLDER, self.tokenizer)
+            self._save()
+            if not is_quiet:
+                learnt = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
+                tqdm.write(f"epoch {progress.epoch}: perplexity {learnt}", file=sys.stderr)
+
+    def perplexity(self, lines: LabelLines) -> float:
+        """Perplexity per label, ends of lines included."""
+        self.model.eval()
+        total = 0.0
+        with torch.no_grad():
+            for batch in batches(lines, batch_labels=self.config.batch_labels):
+                total += float(self._nll(lines, batch).double().sum())
+        self._check_finite(total)
+        return math.exp(total / lines.num_predicted)
+
+    def _epoch(self, lines: LabelLines, *, is_quiet: bool) -> float:
+        """One pass over the lines; the mean loss in nats per label."""
+        self.model.train()
+        seed = stable_seed(self.config.seed, self.progress.epoch)
+        parts = list(batches(lines, batch_labels=self.config.batch_labels, seed=seed))
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in self._with_bar(parts, is_quiet=is_quiet):
+            nll_N = self._nll(lines, batch)
+            num_predicted = len(batch) + int(lines.lens_of(batch).sum())
+            self._set_rate()
+            self.optimizer.zero_grad()
+            (nll_N.sum() / num_predicted).backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            self.optimizer.step()
+            total += nll_N.detach().double().sum().cpu()
+        self._check_finite(float(total))
+        return float(total) / lines.num_predicted
+
+    def _with_bar(self, parts: list[Any], *, is_quiet: bool) -> "tqdm[Any]":
+        return tqdm(
+            parts,
+            f"epoch {self.progress.epoch + 1}",
+            unit="batch",
+            file=sys.stderr,
+            disable=is_quiet,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        )
+
+    def _nll(self, lines: LabelLines, batch: Any) -> Tensor:
+        labels_NS, lens = lines.batch(batch)
+        return self.model.nll(labels_NS.to(self.device), lens.to(self.device))
+
+    def _set_rate(self) -> None:
+        self.progress.num_batches += 1
+        warmup = min(1.0, self.progress.num_batches / max(1, self.config.warmup_batches))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.progress.lr_scale * warmup
+
+    def _check_finite(self, total: float) -> None:
+        if not math.isfinite(total):
+            raise ZipasrError(
+                f"the loss must be finite, but is {total} in epoch {self.progress.epoch + 1}; lower the learning rate with "
+                f"--set lr={self.config.lr / 4:g} and another --out"
+            )
+
+    def _save(self) -> None:
+        documents, tensors, blobs = self.model.to_files(self.tokenizer)
+        named = {f"random.{name}": state for name, state in random_state(self.device).items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+        documents[_TRAINING_FILE] = asdict(self.progress)
+        tensors[_TENSORS_FILE] = named
+        checkpoint.write_folder(self.out / CHECKPOINT_SUBFOLDER, documents=documents, tensors=tensors, blobs=blobs)
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        folder = self.out / CHECKPOINT_SUBFOLDER
+        if not folder.exists():
+            return
+        files = checkpoint.CheckpointFolder(folder)
+        load_weights(self.model, files.tensors(WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+        named = files.tensors(_TENSORS_FILE)
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in named.items():
+            if name.startswith("optimizer."):
+                _, i, key = name.split(".")
+                states.setdefault(int(i), {})[key] = tensor
+        try:
+            self.progress = _Progress(**files.document(_TRAINING_FILE))
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{folder} is of another version of zipasr: {error!r}; choose another --out") from error
+        random = {name.removeprefix("random."): t for name, t in named.items() if name.startswith("random.")}
+        set_random_state(random, self.device)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to train where something else is."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be the folder of a run, but {out} is a file; an n-gram needs --kind ngram")
+    if out.is_dir() and not (out / CONFIG_FILE).exists():
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        if others:
+            raise ConfigError(
+                f"{out} must be empty or the folder of a language model's run, but holds {', '.join(others[:5])}; choose "
+                "another --out"
+            )
+
+
+def _open_run(out: Path, config: LmTrainConfig, tokenizer: Tokenizer, train: LabelLines, held_out: LabelLines) -> None:
+    """Write what a new run is; refuse to go on with another one."""
+    path = out / CONFIG_FILE
+    texts = hashlib.sha256()
+    for lines in (train, held_out):
+        texts.update(lines.labels.tobytes() + lines.ends.tobytes())
+    now = {
+        "config": to_json(config),
+        "texts": texts.hexdigest(),
+        "tokenizer": hashlib.sha256(tokenizer.to_bytes()).hexdigest(),
+    }
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            old = from_json(LmTrainConfig, before["config"], where=str(path))
+            same = before["texts"] == now["texts"], before["tokenizer"] == now["tokenizer"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}; choose another --out") from error
+        changed = [
+            f"{item.name} (was {getattr(old, item.name)}, now {getattr(config, item.name)})"
+            for item in dataclasses.fields(config)
+            if item.name not in _MAY_CHANGE and getattr(old, item.name) != getattr(config, item.name)
+        ]
+        changed += [name for name, is_same in zip(("the texts", "the tokenizer"), same, strict=True) if not is_same]
+        if changed:
+            raise ConfigError(
+                f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same to go on, or another --out"
+            )
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; free some space or choose another --out") from error
