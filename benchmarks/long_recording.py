@@ -62,6 +62,7 @@ class Run(NamedTuple):
     seams: list[tuple[float, float]]
     """Where neighbouring pieces meet: their overlap, or the pause between them, in seconds."""
     seconds_by_third: list[float]
+    cpu_seconds_by_third: list[float]
     speech_s: float
     """Length of all pieces together."""
     num_overlaps: int
@@ -108,7 +109,7 @@ def transcribe(recognizer: Recognizer, path: Path, hours: float, args: argparse.
     """Transcribe a file in pieces, looking at the clock at every third of it."""
     detector = None if args.windows else SpeechDetector()
     ends: list[Piece] = []
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
 
     def placed() -> Iterator[PlacedTranscript]:
         blocks = read_blocks(path)
@@ -120,20 +121,21 @@ def transcribe(recognizer: Recognizer, path: Path, hours: float, args: argparse.
                 ends.append(Piece(piece.start_samples, np.empty_like(piece.samples[:0]), piece.overlap_samples))
                 durations_s.append(piece.duration_s)
             if group[-1].start_s > (len(marks) + 1) * hours * 1200 and len(marks) < 2:
-                marks.append(time.perf_counter())
+                marks.append((time.perf_counter(), time.process_time()))
 
     durations_s: list[float] = []
     start_of_peak(recognizer.device)
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     transcript = stitch(placed())
-    marks.append(time.perf_counter())
+    marks.append((time.perf_counter(), time.process_time()))
     stops_s = [piece.start_s + duration_s for piece, duration_s in zip(ends, durations_s, strict=True)]
     seams = [(min(stop_s, b.start_s), max(stop_s, b.start_s)) for stop_s, b in zip(stops_s, ends[1:], strict=False)]
     peak = peak_bytes(recognizer.device)
     return Run(
         transcript,
         seams,
-        [after - before for before, after in pairwise([began, *marks])],
+        [after[0] - before[0] for before, after in pairwise([began, *marks])],
+        [after[1] - before[1] for before, after in pairwise([began, *marks])],
         sum(durations_s),
         sum(piece.overlap_samples > 0 for piece in ends),
         0.0 if peak is None else peak / 2**20,
@@ -209,7 +211,7 @@ def main() -> None:
     parser.add_argument("--windows", action="store_true", help="no voice activity detection, overlapping windows only")
     parser.add_argument("--method", default="auto", help="the search, see SearchConfig")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -232,6 +234,7 @@ def main() -> None:
         "max_piece_s": args.max_piece_s,
         "overlap_s": args.overlap_s,
         "real_time_factor_by_third": [round(seconds / third_s, 4) for seconds in run.seconds_by_third],
+        "cpu_by_third": [round(seconds / third_s, 4) for seconds in run.cpu_seconds_by_third],
         "peak_mib": round(run.peak_mib),
         "transcribed_share": round(run.speech_s / (args.hours * 3600), 3),
         "num_pieces": len(run.seams) + 1,

@@ -37,7 +37,7 @@ class VadConfig:
     """A shorter silence is part of the speech: the closure of a plosive takes up to 0.15 s."""
     padding_s: float = 0.25
     """Kept before and after speech, or half the pause where that is less. Of 508 prompts, with 0.15 s none loses sound
-    within 35 dB of its loud parts, with 0.1 s 2 % lose up to 50 ms, with none most do."""
+    within 35 dB of its loud parts, with 0.1 s 1 % lose up to 50 ms, with none most do."""
     max_gap_s: float = 2.0
     """A longer pause is left out; the words on its two sides go into two pieces."""
     cut_search_s: float = 3.0
