@@ -1,0 +1,91 @@
+"""Run: what a trained model must show that random weights cannot, on the model of the quick start and prompts that it never
+heard: hotwords help and do little harm, calibration helps, words are timed where they are."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
+from zipasr.recognizer import Recognizer, SearchConfig
+
+RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
+ABSENT = ("ZIPFORMER", "ANNA MARIA", "WELLINGTON", "QUEENSLAND", "KATHERINE", "JONATHAN", "SAN FRANCISCO")
+MAX_HARM = 2.5
+"""Percent by which the word error rate may rise with names as hotwords that nobody says, in a beam search."""
+MAX_START_ERROR_S = 0.02
+"""Mean error of the starts of words, against the level of the sound; measured 0.006 (docs/alignment.md)."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[ReferenceUtterance]:
+    """Dev and test prompts. The quick start is run if it was not."""
+    if not (RUN / "test_results.jsonl").exists():
+        subprocess.run([REPOSITORY / "scripts" / "quickstart"], check=True)
+    return [utterance for part in ("dev", "test") for utterance in read_cuts(DATA / f"{part}_cuts.jsonl.gz")]
+
+
+def texts_of(utterances: Sequence[ReferenceUtterance], method: str, hotwords: Sequence[str] = ()) -> list[str]:
+    recognizer = Recognizer.load(RUN, search=SearchConfig(method=method), hotwords=hotwords)  # type: ignore[arg-type]
+    samples = [utterance.samples for utterance in utterances if utterance.samples is not None]
+    return [transcript.text for transcript in recognizer.transcribe_many(samples)]
+
+
+def wer(utterances: Sequence[ReferenceUtterance], texts: Sequence[str]) -> float:
+    return error_rates((u.text, text) for u, text in zip(utterances, texts, strict=True)).words.rate
+
+
+def num_heard(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:
+    counts = ((Counter(u.text.split()), Counter(text.split())) for u, text in zip(utterances, texts, strict=True))
+    return sum(min(said[word], heard[word]) for said, heard in counts for word in words)
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam"])
+def test_hotwords_are_heard_with_and_missed_without(method: str, utterances: list[ReferenceUtterance]) -> None:
+    plain = texts_of(utterances, method)
+    missed = sorted(
+        {word for u, text in zip(utterances, plain, strict=True) for word in set(u.text.split()) - set(text.split())}
+    )
+    words = [word for word in missed if len(word) >= 5]
+    total = sum(Counter(u.text.split())[word] for u in utterances for word in words)
+    before = num_heard(utterances, plain, words)
+    with_them = texts_of(utterances, method, words)
+    after = num_heard(utterances, with_them, words)
+    print(f"{method}: of {total} occurrences of {len(words)} words {before} heard without hotwords, {after} with them")
+    assert after - before >= 0.25 * (total - before)
+    assert wer(utterances, with_them) < wer(utterances, plain)
+
+
+def test_hotwords_that_nobody_says_do_little_harm(utterances: list[ReferenceUtterance]) -> None:
+    plain, with_them = texts_of(utterances, "beam"), texts_of(utterances, "beam", ABSENT)
+    assert not any(name in text for name in ABSENT for text in with_them)
+    assert wer(utterances, with_them) <= wer(utterances, plain) + MAX_HARM
+
+
+@pytest.mark.parametrize("method", ["beam", "ctc_greedy"])
+def test_calibrated_confidence_tells_more(method: str, utterances: list[ReferenceUtterance]) -> None:
+    recognizer = Recognizer.load(RUN, search=SearchConfig(method=method))  # type: ignore[arg-type]
+    recognizer.calibrations = {}
+    report = calibrate(evaluate(recognizer, utterances).results)
+    print({name: dataclasses.replace(q, curve=()) for name, q in (("raw", report.raw), ("calibrated", report.calibrated))})
+    assert report.calibrated.normalised_cross_entropy > max(0.0, report.raw.normalised_cross_entropy)
+    assert report.calibrated.calibration_error < report.raw.calibration_error
+
+
+@pytest.mark.usefixtures("utterances")
+def test_words_are_timed_where_they_are() -> None:
+    script, cuts = REPOSITORY / "benchmarks" / "word_times.py", DATA / "dev_cuts.jsonl.gz"
+    line = [sys.executable, script, RUN, cuts, "--json"]
+    figures = json.loads(subprocess.run(line, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    late_ms = figures["transducer beam, emission frames"]["starts"]["mean"]
+    for name in ("transducer beam, word_times", "known text, word_times"):
+        print(f"starts of words by {name}: {figures[name]['starts']}")
+        assert figures[name]["starts"]["num"] > 20
+        assert figures[name]["starts"]["mean"] <= 1000 * MAX_START_ERROR_S < late_ms
