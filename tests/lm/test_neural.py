@@ -165,7 +165,7 @@ def test_attention_by_hand() -> None:
             weights = torch.stack([qkv[t][0] @ qkv[s][1] / 2 - 2**-8 * (t - s) for s in near]).softmax(0)
             y = x[t] + layer.attention_out(sum(w * qkv[s][2] for w, s in zip(weights, near, strict=True)))
             y = y + layer.feedforward(layer.feedforward_norm(y))
-            outputs.append(model.embedding.weight @ model.network.norm(y) + model.output_bias)
+            outputs.append(model.embedding.weight @ model.network.output(y) + model.output_bias)
     torch.testing.assert_close(logits, torch.stack(outputs), atol=1e-5, rtol=1e-5)
 
 

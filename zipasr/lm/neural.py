@@ -156,7 +156,8 @@ class _Transformer(nn.Module):
         super().__init__()
         self.context_labels, self.dim = config.context_labels, config.dim
         self.layers = nn.ModuleList(_TransformerLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.dim)
+        # The input lies in the residual stream: without this projection tied weights would at first predict it again.
+        self.output = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.dim))
         slopes_H = 2.0 ** (-8.0 * torch.arange(1, config.num_heads + 1) / config.num_heads)  # arXiv:2108.12409
         self.register_buffer("slopes_H", slopes_H, persistent=False)
 
@@ -169,7 +170,7 @@ class _Transformer(nn.Module):
         bias_HUT = self._bias(place_U.unsqueeze(1) - place_U)
         for layer in self.layers:
             x_NUD, _ = layer(x_NUD, bias_HUT, x_NUD.new_zeros(x_NUD.shape[0], 2, 0, self.dim))
-        return self.norm(x_NUD)
+        return self.output(x_NUD)
 
     def step(self, x_ND: Tensor, memories: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """One label more for each memory."""
@@ -189,7 +190,7 @@ class _Transformer(nn.Module):
             rows.append(new_N21D.squeeze(2))
         kept = self.context_labels - 1
         after = [(*memory, row.clone())[-kept:] for memory, row in zip(memories, torch.stack(rows, dim=1), strict=True)]
-        return self.norm(x_N1D).squeeze(1), after
+        return self.output(x_N1D).squeeze(1), after
 
     def _bias(self, distance_UT: Tensor) -> Tensor:
         """(H, U, T): the slope times the distance back to each position, -inf where there is no looking."""
