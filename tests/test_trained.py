@@ -8,11 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
-from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
 ABSENT = ("ZIPFORMER", "ANNA MARIA", "WELLINGTON", "QUEENSLAND", "KATHERINE", "JONATHAN", "SAN FRANCISCO")
@@ -77,6 +78,26 @@ def test_calibrated_confidence_tells_more(method: str, utterances: list[Referenc
     print({name: dataclasses.replace(q, curve=()) for name, q in (("raw", report.raw), ("calibrated", report.calibrated))})
     assert report.calibrated.normalised_cross_entropy > max(0.0, report.raw.normalised_cross_entropy)
     assert report.calibrated.calibration_error < report.raw.calibration_error
+
+
+@pytest.mark.parametrize("use_vad", [True, False])
+def test_a_long_recording_loses_and_doubles_no_words(use_vad: bool, utterances: list[ReferenceUtterance]) -> None:
+    """Prompts of known text, joined with pauses and noise: as a whole they say what they say one by one."""
+    one_by_one = texts_of(utterances, "beam")
+    generator, parts = np.random.default_rng(0), []
+    for utterance in utterances:
+        assert utterance.samples is not None
+        parts += [np.zeros(round(generator.uniform(0.3, 1.5) * 16_000), np.float32), utterance.samples]
+    joined = np.concatenate(parts)
+    joined += 1e-4 * generator.standard_normal(joined.size).astype(np.float32)
+    long = LongRecordingConfig(max_piece_s=15.0, overlap_s=3.0, use_vad=use_vad)
+    whole = Recognizer.load(RUN, search=SearchConfig(method="beam"), long_recordings=long).transcribe(joined)
+    reference = " ".join(utterance.text for utterance in utterances)
+    num_words, expected = len(reference.split()), error_rates([(reference, " ".join(one_by_one))]).words
+    found = error_rates([(reference, whole.text)]).words
+    print(f"vad {use_vad}: {num_words} words, {expected} one by one, {found} as a whole")
+    assert abs(len(whole.words) - len(" ".join(one_by_one).split())) <= 0.03 * num_words
+    assert found.rate <= expected.rate + (2.0 if use_vad else 4.0)
 
 
 @pytest.mark.usefixtures("utterances")
