@@ -378,3 +378,12 @@ def test_spaceless_needs_room_for_every_character() -> None:
     with pytest.raises(ConfigError, match=r"at least 6 \(3 characters and 3 special ids\), got vocab_size=5"):
         Tokenizer.train(["甲乙 丙"], kind="spaceless", vocab_size=5)
     assert Tokenizer.train(["甲乙 丙"], kind="spaceless", vocab_size=6).vocab_size == 6
+
+
+def test_a_text_is_spelled_in_the_case_that_the_vocabulary_has() -> None:
+    upper = Tokenizer.train(["ANNA MARIA"], kind="char", vocab_size=None)
+    assert upper.spelling("Anna Maria") == "ANNA MARIA"
+    assert upper.spelling("ANNA") == "ANNA"
+    assert upper.spelling("Łan") == "ŁAN"  # the rest can be written so
+    lower = Tokenizer.train(["anna maria"], kind="char", vocab_size=None)
+    assert lower.spelling("Anna Maria") == "anna maria"

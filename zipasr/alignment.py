@@ -110,15 +110,14 @@ def _encoded_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of the text as it stands, or else in upper or lower case."""
     if not text.split():
         raise DataError("expected the words that are said, got an empty text")
-    versions = (text, text.upper(), text.lower())
-    unknown = [tokenizer.unknown_characters(version) for version in versions]
-    fewest = min(range(len(versions)), key=lambda i: len(unknown[i]))
-    if unknown[fewest]:
+    spelling = tokenizer.spelling(text)
+    unknown = tokenizer.unknown_characters(spelling)
+    if unknown:
         raise DataError(
-            f"expected characters that the model knows, got {' '.join(sorted(unknown[fewest]))} in the text; "
+            f"expected characters that the model knows, got {' '.join(sorted(unknown))} in the text; "
             "leave them out or write them as they are spoken"
         )
-    return tokenizer.encode(versions[fewest])
+    return tokenizer.encode(spelling)
 
 
 def _frame_log_probs(recognizer: Recognizer, features: Tensor) -> np.ndarray:

@@ -96,6 +96,11 @@ class Tokenizer:
         """Return the characters of a text that would be encoded as `unk_id`."""
         return {character for character in set(text) if self.unk_id in self.encode(character)}
 
+    def spelling(self, text: str) -> str:
+        """Return a text as it stands, or in upper or lower case if the vocabulary can write more of it so: people write
+        names as names are written, models are trained on one case."""
+        return min((text, text.upper(), text.lower()), key=lambda version: len(self.unknown_characters(version)))
+
     def starts_word(self, id: int) -> bool:
         """Return whether the piece of an id begins a word."""
         return self.pieces[id].startswith(_WORD_START)

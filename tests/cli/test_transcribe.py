@@ -138,11 +138,17 @@ def misuse_cases(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "bad.txt").write_text("JUMPS :loud\n")
     (folder / "unwritable.txt").write_text("JUMPS\nŁÓDŹ\n")
     (folder / "empty.txt").write_text("\n\n")
+    arpa = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-1 {}\n\n\\end\\\n"
+    (folder / "other.txt").write_text(arpa.format("straße"))
+    (folder / "tokens.txt").write_text(arpa.format("▁THE"))
     return {
         "a bad boost": (["a.wav", "--hotwords", "bad.txt"], "line 1 of"),
         "an unwritable phrase": (["a.wav", "--hotwords", "unwritable.txt"], "'ŁÓDŹ' must be writable"),
         "a boost without hotwords": (["a.wav", "--hotword-boost", "2"], "--hotword-boost has no effect without --hotwords"),
         "a scale without a model": (["a.wav", "--lm-scale", "0.2"], "--lm-scale has no effect without --lm"),
+        "an ARPA file of other words": (["a.wav", "--lm", "other.txt"], "that it cannot, such as straße"),
+        "an n-gram without its model": (["a.wav", "--lodr", "tokens.txt"], "taken off a language model"),
+        "a model that the search cannot use": (["a.wav", "--lm", "tokens.txt", "--search", "greedy"], "cannot use"),
         "hotwords that the search cannot use": (
             ["a.wav", "--hotwords", "unwritable.txt", "--search", "ctc_greedy"],
             "hotword",

@@ -233,11 +233,11 @@ def encode_hotwords(
 
 
 def _ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
-    for spelling in (text, text.upper(), text.lower()):
-        ids = tokenizer.encode(spelling)
-        if ids and tokenizer.unk_id not in ids:
-            return ids
-    unknown = "".join(sorted(tokenizer.unknown_characters(text) - {" "}))
+    spelling = tokenizer.spelling(text)
+    unknown = "".join(sorted(tokenizer.unknown_characters(spelling)))
+    ids = tokenizer.encode(spelling)
+    if ids and not unknown and tokenizer.unk_id not in ids:
+        return ids
     raise ConfigError(
         f"hotword {text!r} must be writable in the model's vocabulary, but that lacks {unknown!r}; spell it as the training "
         "texts would, with numbers in words and without punctuation"
