@@ -185,7 +185,7 @@ def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_pat
         said = [agent.communicate(timeout=400) for agent in agents]
     finally:
         for agent in agents:
-            agent.kill()
+            agent.terminate()  # which ends its worker, if there still is one
     assert [agent.returncode for agent in agents] == [0, 0], said
     assert sum(out.count("dev WER") for out, _ in said) == 1
     errors = "".join(error for _, error in said)
