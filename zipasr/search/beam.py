@@ -8,18 +8,28 @@ Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:221
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.contexts import FIRST_ROW, Contexts
+from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.label_tree import Emission, LabelNode, final_scores, log_add, root_node, score_nodes, to_hypothesis
+from zipasr.search.label_tree import (
+    Emission,
+    LabelNode,
+    final_scores,
+    log_add,
+    prune,
+    root_node,
+    score_all,
+    to_hypothesis,
+)
 from zipasr.search.prior import LabelPrior
-from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
+from zipasr.search.resumable import check_states, search_all
+from zipasr.search.scorer import Scorer, label_log_probs
 
 
 class _Path(NamedTuple):
@@ -36,7 +46,94 @@ class _Path(NamedTuple):
         return self.log_prob + self.prefix.prior_score
 
 
-@torch.inference_mode()
+class BeamState:
+    """Where the search stands in one utterance."""
+
+    def __init__(self, context: tuple[int, ...], prior: LabelPrior | None) -> None:
+        """Begin behind the labels of `context`."""
+        self.context, self.prior, self.num_frames = context, prior, 0
+        self.trunk = root_node(prior)
+        self.paths = [_Path(self.trunk, 0.0, None)]
+
+
+class BeamSearch:
+    """Modified beam search as a `ResumableSearch`; see `modified_beam_search`."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        beam: int = 4,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        unk_id: int | None = None,
+    ) -> None:
+        """Settle the search; arguments as in `modified_beam_search`."""
+        if beam < 1:
+            raise ValueError(f"beam must be at least 1, but is {beam}")
+        self.scorer, self.beam = scorer, beam
+        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self.silent = {scorer.blank_id, unk_id}
+
+    def start(self, prior: LabelPrior | None = None) -> BeamState:
+        """State of an utterance of which no frame has come."""
+        return BeamState(first_context(self.scorer), prior)
+
+    @torch.inference_mode()
+    def advance(self, states: Sequence[BeamState], encoded: Encoded) -> None:
+        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        lens = check_states(states, encoded)
+        projected_NTJ = self.scorer.project_frames(encoded.frames)
+        contexts = Contexts(self.scorer)
+        for state in states:
+            for path in state.paths:
+                path.prefix.context_row = contexts.row_of(path.prefix.context(state.context))
+        longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
+        projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
+        active = [states[n] for n in longest_first]
+        sorted_lens = sorted(lens, reverse=True)
+        for frame in range(max(lens, default=0)):
+            while sorted_lens[len(active) - 1] <= frame:
+                active.pop()
+            self._advance_frame(active, projected_NTJ[: len(active), frame], contexts)
+        for state in states:
+            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
+
+    def _advance_frame(self, states: Sequence[BeamState], projected_AJ: Tensor, contexts: Contexts) -> None:
+        rows_AK, scores_AK = _to_tensors([state.paths for state in states], projected_AJ.device)
+        logits_AKV = self.scorer.join(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
+        log_probs_AKV = label_log_probs(
+            logits_AKV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
+        )
+        pool_AP = (log_probs_AKV + scores_AK.unsqueeze(-1)).flatten(1)
+        best_AB = pool_AP.topk(min(self.beam, pool_AP.shape[1])).indices
+        step_AB = log_probs_AKV.flatten(1).gather(1, best_AB)
+        vocab_size = log_probs_AKV.shape[-1]
+        for state, best, steps in zip(states, best_AB.tolist(), step_AB.tolist(), strict=True):
+            chosen = ((*divmod(index, vocab_size), step) for index, step in zip(best, steps, strict=True))
+            state.paths = _advance(state.paths, chosen, state.num_frames, self.silent, contexts)
+            state.num_frames += 1
+        score_all((state.prior, path.prefix) for state in states if state.prior is not None for path in state.paths)
+
+    def hypotheses(self, states: Sequence[BeamState]) -> list[list[Hypothesis]]:
+        """For each state its hypotheses, the best first by `normalised_score`; see `ResumableSearch`."""
+        return [[hypothesis for hypothesis, _ in self._ranked(state)] for state in states]
+
+    def restart(self, state: BeamState) -> BeamState:
+        """State for what follows; see `ResumableSearch`."""
+        _, best = self._ranked(state)[0]
+        return BeamState(best.context(state.context), state.prior)
+
+    def _ranked(self, state: BeamState) -> list[tuple[Hypothesis, LabelNode]]:
+        """The hypotheses with their nodes, the best first."""
+        prior_scores = final_scores([path.prefix for path in state.paths], state.prior)
+        found = [
+            (to_hypothesis(path.prefix, path.last, path.log_prob + score), path.prefix)
+            for path, score in zip(state.paths, prior_scores, strict=True)
+        ]
+        return sorted(found, key=lambda pair: -pair[0].normalised_score(self.scorer.context_size))
+
+
 def modified_beam_search(
     scorer: Scorer,
     encoded: Encoded,
@@ -67,36 +164,11 @@ def modified_beam_search(
         ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no
             transducer head.
     """
-    if beam < 1:
-        raise ValueError(f"beam must be at least 1, but is {beam}")
-    lens = check_encoded(encoded)
-    projected_NTJ = scorer.project_frames(encoded.frames)
-    contexts = Contexts(scorer)
-    silent = {scorer.blank_id, unk_id}
-    beams = [[_Path(root_node(prior, FIRST_ROW), 0.0, None)] for _ in lens]
-    longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
-    projected_NTJ = projected_NTJ[torch.tensor(longest_first, dtype=torch.int64, device=projected_NTJ.device)]
-    active = longest_first
-    for frame in range(max(lens, default=0)):
-        active = [n for n in active if lens[n] > frame]
-        rows_AK, scores_AK = _to_tensors([beams[n] for n in active], projected_NTJ.device)
-        logits_AKV = scorer.join(projected_NTJ[: len(active), frame].unsqueeze(1), contexts.gather(rows_AK))
-        log_probs_AKV = label_log_probs(
-            logits_AKV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
-        )
-        pool_AP = (log_probs_AKV + scores_AK.unsqueeze(-1)).flatten(1)
-        best_AB = pool_AP.topk(min(beam, pool_AP.shape[1])).indices
-        step_AB = log_probs_AKV.flatten(1).gather(1, best_AB)
-        vocab_size = log_probs_AKV.shape[-1]
-        for n, best, steps in zip(active, best_AB.tolist(), step_AB.tolist(), strict=True):
-            chosen = ((*divmod(index, vocab_size), step) for index, step in zip(best, steps, strict=True))
-            beams[n] = _advance(beams[n], chosen, frame, silent, contexts)
-        if prior is not None:
-            score_nodes((path.prefix for n in active for path in beams[n]), prior)
-    return [_finish(paths, scorer.context_size, prior) for paths in beams]
+    search = BeamSearch(scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature, unk_id=unk_id)
+    return search_all(search, encoded, prior)
 
 
-def _to_tensors(beams: list[list[_Path]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _to_tensors(beams: Sequence[list[_Path]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Context rows and scores (A, K) of the hypotheses; scores are relative to the best, and -inf where there is none.
 
     Relative scores keep their precision in float32 however long the recording is.
@@ -136,11 +208,3 @@ def _advance(
         else:
             merged[prefix] = _Path(prefix, log_prob, last)
     return list(merged.values())
-
-
-def _finish(paths: list[_Path], context_size: int, prior: LabelPrior | None) -> list[Hypothesis]:
-    prior_scores = final_scores([path.prefix for path in paths], prior)
-    hypotheses = [
-        to_hypothesis(path.prefix, path.last, path.log_prob + score) for path, score in zip(paths, prior_scores, strict=True)
-    ]
-    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.normalised_score(context_size))

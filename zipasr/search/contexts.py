@@ -10,27 +10,42 @@ from torch import Tensor
 from zipasr.search.scorer import Scorer
 
 FIRST_ROW = 0
-"""The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
+"""Row of `first_context`."""
+
+
+def first_context(scorer: Scorer) -> tuple[int, ...]:
+    """The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
+    return (-1,) * (scorer.context_size - 1) + (scorer.blank_id,)
 
 
 class Contexts:
-    """Every label context met so far, by row, and what the predictor makes of it."""
+    """Every label context met so far, by row, and what the predictor makes of it.
+
+    It grows with the contexts that are met, so a search that goes on for hours begins another one with every chunk.
+    """
 
     def __init__(self, scorer: Scorer) -> None:
         """Start with the context of a hypothesis without labels in `FIRST_ROW`."""
         self._scorer = scorer
-        self._contexts = [(-1,) * (scorer.context_size - 1) + (scorer.blank_id,)]
+        self._contexts = [first_context(scorer)]
         self._rows = {self._contexts[0]: FIRST_ROW}
         self._num_known = 0
         self._table_MJ: Tensor | None = None
 
-    def row_after(self, row: int, label: int) -> int:
-        """Row of the context that follows the one in `row` when `label` is emitted."""
-        context = (*self._contexts[row][1:], label)
+    def row_of(self, context: tuple[int, ...]) -> int:
+        """Row of a context, the last `context_size` labels."""
         if context not in self._rows:
             self._rows[context] = len(self._contexts)
             self._contexts.append(context)
         return self._rows[context]
+
+    def row_after(self, row: int, label: int) -> int:
+        """Row of the context that follows the one in `row` when `label` is emitted."""
+        return self.row_of((*self._contexts[row][1:], label))
+
+    def context(self, row: int) -> tuple[int, ...]:
+        """The context in a row."""
+        return self._contexts[row]
 
     def gather(self, rows: Tensor) -> Tensor:
         """Projected contexts (..., J) of any rows."""

@@ -6,50 +6,161 @@ label is thrown away: the result is that of going frame by frame, with far fewer
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.contexts import FIRST_ROW, Contexts
+from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
+from zipasr.search.resumable import check_states, search_all
+from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call: 4 to 8 are the fastest for one and for eight utterances (benchmarks/search.py)."""
 
 
-class _Partial:
-    """A hypothesis being built."""
+class _Found:
+    """The labels that a greedy search has found in one utterance so far."""
 
-    def __init__(self, hotwords: HotwordGraph | None = None) -> None:
-        self.context_row = FIRST_ROW
-        self.hotwords = hotwords
-        self.hotword_state: Any = hotwords.start() if hotwords is not None else None
+    def __init__(self) -> None:
+        self.num_frames = 0
         self.ids: list[int] = []
         self.frames: list[int] = []
         self.log_probs: list[float] = []
         self.score = 0.0
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
-        """Append a label; its log-probability is counted in the score apart, what hotwords add is counted here."""
-        if self.hotwords is not None:
-            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
-            self.score += bonus
+        """Append a label; its log-probability is counted in the score apart."""
         self.ids.append(label)
         self.frames.append(frame)
         self.log_probs.append(log_prob)
 
-    def finish(self) -> Hypothesis:
-        """The finished hypothesis."""
-        if self.hotwords is not None:
-            self.score += self.hotwords.finish([self.hotword_state])[0]
+    def hypothesis(self) -> Hypothesis:
+        """What has been found, as if the utterance ended here."""
         return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
 
 
-@torch.inference_mode()
+class GreedyState(_Found):
+    """Where the transducer search stands in one utterance."""
+
+    def __init__(self, context: tuple[int, ...], hotwords: HotwordGraph | None) -> None:
+        """Begin behind the labels of `context`."""
+        super().__init__()
+        self.context, self.context_row = context, FIRST_ROW
+        self.hotwords = hotwords
+        self.hotword_state: Any = hotwords.start() if hotwords is not None else None
+
+    def emit(self, label: int, frame: int, log_prob: float) -> None:
+        """Append a label; what hotwords add is counted in the score here."""
+        if self.hotwords is not None:
+            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
+            self.score += bonus
+        super().emit(label, frame, log_prob)
+
+    def hypothesis(self) -> Hypothesis:
+        """What has been found; what hotwords gave for phrases that are not complete is taken back."""
+        found = super().hypothesis()
+        if self.hotwords is None:
+            return found
+        return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
+
+
+class GreedySearch:
+    """The transducer search as a `ResumableSearch`; see `greedy_search`."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        unk_id: int | None = None,
+        max_symbols_per_frame: int = 1,
+        window_frames_25hz: int = WINDOW_FRAMES_25HZ,
+    ) -> None:
+        """Settle the search; arguments as in `greedy_search`."""
+        if max_symbols_per_frame < 1:
+            raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
+        if window_frames_25hz < 1:
+            raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
+        self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
+        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
+
+    def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
+        """State of an utterance of which no frame has come."""
+        return GreedyState(first_context(self.scorer), hotwords)
+
+    @torch.inference_mode()
+    def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
+        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        lens = check_states(states, encoded)
+        device = encoded.frames.device
+        contexts = Contexts(self.scorer)
+        for state in states:
+            state.context_row = contexts.row_of(state.context)
+        projected_NTJ = self.scorer.project_frames(encoded.frames)
+        offsets_W = torch.arange(self.window_frames_25hz, device=device)
+        starts = [0] * len(lens)
+        while active := [n for n, start in enumerate(starts) if start < lens[n]]:
+            width = min(self.window_frames_25hz, max(lens[n] - starts[n] for n in active))
+            rows = torch.tensor(active, device=device).unsqueeze(1)
+            first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
+            # Frames beyond the end of an utterance are scored with those of the others and not looked at.
+            window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
+            labels_AW, log_probs_AW = self._best([states[n] for n in active], projected_NTJ[rows, window_AW], contexts)
+            for n, labels, log_probs in zip(active, labels_AW, log_probs_AW, strict=True):
+                num_left = lens[n] - starts[n]
+                starts[n] += self._follow(states[n], labels[:num_left], log_probs[:num_left], contexts)
+        for state in states:
+            state.context = contexts.context(state.context_row)
+
+    def _best(
+        self, states: Sequence[GreedyState], projected_AWJ: Tensor, contexts: Contexts
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """The label of every frame of a window, and its log-probability, were it the first."""
+        device = projected_AWJ.device
+        contexts_A1J = contexts.gather(torch.tensor([state.context_row for state in states], device=device)).unsqueeze(1)
+        logits_AWV = self.scorer.join(projected_AWJ, contexts_A1J)
+        log_probs_AWV = label_log_probs(
+            logits_AWV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
+        )
+        if all(state.hotwords is None for state in states):
+            best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
+        else:
+            bonus_AV, is_inside_A = _bonus(states, log_probs_AWV.shape[-1], device)
+            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV, is_inside_A, self.silent)
+        return best_AW.tolist(), best_log_probs_AW.tolist()
+
+    def _follow(self, state: GreedyState, labels: list[int], log_probs: list[float], contexts: Contexts) -> int:
+        """Follow the frames of a window up to its first label; return how many of them are done."""
+        for i, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
+            state.score += log_prob
+            if label not in self.silent:
+                frame = state.num_frames + i
+                state.emit(label, frame, log_prob)
+                state.context_row = contexts.row_after(state.context_row, label)
+                is_full = state.frames[-self.max_symbols_per_frame :] == [frame] * self.max_symbols_per_frame
+                num_done = i + 1 if is_full else i
+                break
+        else:
+            num_done = len(labels)
+        state.num_frames += num_done
+        return num_done
+
+    def hypotheses(self, states: Sequence[GreedyState]) -> list[list[Hypothesis]]:
+        """The one hypothesis of each state; see `ResumableSearch`."""
+        return [[state.hypothesis()] for state in states]
+
+    def restart(self, state: GreedyState) -> GreedyState:
+        """State for what follows; see `ResumableSearch`."""
+        return GreedyState(state.context, state.hotwords)
+
+
 def greedy_search(
     scorer: Scorer,
     encoded: Encoded,
@@ -79,39 +190,25 @@ def greedy_search(
         ValueError: lengths do not fit the frames, the window is empty, no label may be emitted, the temperature is not
             positive, or there is no transducer head.
     """
-    if max_symbols_per_frame < 1:
-        raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
-    if window_frames_25hz < 1:
-        raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
-    lens = check_encoded(encoded)
-    device = encoded.frames.device
-    silent = {scorer.blank_id, unk_id}
-    partials = [_Partial(hotwords) for _ in lens]
-    contexts = Contexts(scorer)
-    projected_NTJ = scorer.project_frames(encoded.frames)
-    offsets_W = torch.arange(window_frames_25hz, device=device)
-    starts = [0] * len(lens)
-    while active := [n for n, start in enumerate(starts) if start < lens[n]]:
-        width = min(window_frames_25hz, max(lens[n] - starts[n] for n in active))
-        rows = torch.tensor(active, device=device).unsqueeze(1)
-        first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
-        # Frames beyond the end of an utterance are scored with those of the others and not looked at.
-        window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
-        contexts_A1J = contexts.gather(torch.tensor([partials[n].context_row for n in active], device=device)).unsqueeze(1)
-        logits_AWV = scorer.join(projected_NTJ[rows, window_AW], contexts_A1J)
-        log_probs_AWV = label_log_probs(
-            logits_AWV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
-        )
-        best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
-        if hotwords is not None:
-            states, start = [partials[n].hotword_state for n in active], hotwords.start()
-            bonus_AV = torch.stack([hotwords.bonus_V(state, log_probs_AWV.shape[-1]) for state in states]).to(device)
-            is_inside_A = torch.tensor([state is not start for state in states], device=device)
-            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV, is_inside_A, silent)
-        for n, labels, log_probs in zip(active, best_AW.tolist(), best_log_probs_AW.tolist(), strict=True):
-            frames = range(starts[n], min(starts[n] + len(labels), lens[n]))
-            starts[n] = _advance(partials[n], frames, labels, log_probs, silent, contexts, max_symbols_per_frame)
-    return [partial.finish() for partial in partials]
+    search = GreedySearch(
+        scorer,
+        blank_penalty=blank_penalty,
+        temperature=temperature,
+        unk_id=unk_id,
+        max_symbols_per_frame=max_symbols_per_frame,
+        window_frames_25hz=window_frames_25hz,
+    )
+    return [ranked[0] for ranked in search_all(search, encoded, hotwords)]
+
+
+def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What hotwords add to each label (A, V), and in which utterances a phrase has begun (A,)."""
+    bonuses, is_inside = [], []
+    for state in states:
+        graph = state.hotwords
+        bonuses.append(torch.zeros(vocab_size) if graph is None else graph.bonus_V(state.hotword_state, vocab_size))
+        is_inside.append(graph is not None and state.hotword_state is not graph.start())
+    return torch.stack(bonuses).to(device), torch.tensor(is_inside, device=device)
 
 
 def _best_with_bonus(
@@ -128,27 +225,57 @@ def _best_with_bonus(
     return log_probs_AWV.gather(-1, winner_AW.unsqueeze(-1)).squeeze(-1), winner_AW
 
 
-def _advance(
-    partial: _Partial,
-    frames: range,
-    labels: list[int],
-    log_probs: list[float],
-    silent: set[int | None],
-    contexts: Contexts,
-    max_symbols_per_frame: int,
-) -> int:
-    """Follow the frames of a window up to its first label; return the frame to go on from."""
-    for frame, label, log_prob in zip(frames, labels, log_probs, strict=False):
-        partial.score += log_prob
-        if label not in silent:
-            partial.emit(label, frame, log_prob)
-            partial.context_row = contexts.row_after(partial.context_row, label)
-            is_full = partial.frames[-max_symbols_per_frame:] == [frame] * max_symbols_per_frame
-            return frame + 1 if is_full else frame
-    return frames.stop
+class CtcGreedyState(_Found):
+    """Where the CTC search stands in one utterance."""
+
+    def __init__(self, previous: int) -> None:
+        """Begin behind a frame whose label was `previous`."""
+        super().__init__()
+        self.previous = previous
 
 
-@torch.inference_mode()
+class CtcGreedySearch:
+    """The CTC search as a `ResumableSearch`; see `ctc_greedy_search`."""
+
+    def __init__(self, scorer: Scorer, *, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
+        """Settle the search; arguments as in `ctc_greedy_search`."""
+        self.scorer, self.blank_penalty, self.temperature = scorer, blank_penalty, temperature
+
+    def start(self, prior: None = None) -> CtcGreedyState:
+        """State of an utterance of which no frame has come; there is nothing that this search could know of labels."""
+        if prior is not None:
+            raise ValueError("ctc_greedy_search can use neither hotwords nor language models; use ctc_prefix_search")
+        return CtcGreedyState(self.scorer.blank_id)
+
+    @torch.inference_mode()
+    def advance(self, states: Sequence[CtcGreedyState], encoded: Encoded) -> None:
+        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        lens = check_states(states, encoded)
+        log_probs_NTV = ctc_label_log_probs(
+            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
+        )
+        best_log_probs_NT, best_NT = log_probs_NTV.max(-1)
+        for state, best, log_probs, length in zip(states, best_NT.tolist(), best_log_probs_NT.tolist(), lens, strict=True):
+            self._collapse(state, best[:length], log_probs[:length])
+
+    def _collapse(self, state: CtcGreedyState, labels: list[int], log_probs: list[float]) -> None:
+        """Merge repeats, those of the frames before among them, and drop blanks."""
+        for frame, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True), start=state.num_frames):
+            if label not in (state.previous, self.scorer.blank_id):
+                state.emit(label, frame, log_prob)
+            state.previous = label
+            state.score += log_prob
+        state.num_frames += len(labels)
+
+    def hypotheses(self, states: Sequence[CtcGreedyState]) -> list[list[Hypothesis]]:
+        """The one hypothesis of each state; see `ResumableSearch`."""
+        return [[state.hypothesis()] for state in states]
+
+    def restart(self, state: CtcGreedyState) -> CtcGreedyState:
+        """State for what follows, in which a label that has not ended yet is not told anew; see `ResumableSearch`."""
+        return CtcGreedyState(state.previous)
+
+
 def ctc_greedy_search(
     scorer: Scorer, encoded: Encoded, *, blank_penalty: float = 0.0, temperature: float = 1.0
 ) -> list[Hypothesis]:
@@ -166,25 +293,5 @@ def ctc_greedy_search(
     Raises:
         ValueError: lengths do not fit the frames, the temperature is not positive, or there is no CTC head.
     """
-    lens = check_encoded(encoded)
-    log_probs_NTV = scorer.ctc_log_probs(encoded.frames)
-    if blank_penalty or temperature != 1.0:
-        log_probs_NTV = label_log_probs(
-            log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
-        )
-    best_log_probs_NT, best_NT = log_probs_NTV.max(-1)
-    return [
-        _collapse(best[:length], log_probs[:length], scorer.blank_id)
-        for best, log_probs, length in zip(best_NT.tolist(), best_log_probs_NT.tolist(), lens, strict=True)
-    ]
-
-
-def _collapse(labels: list[int], log_probs: list[float], blank_id: int) -> Hypothesis:
-    partial = _Partial()
-    previous = blank_id
-    for frame, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
-        if label not in (previous, blank_id):
-            partial.emit(label, frame, log_prob)
-        previous = label
-    partial.score = sum(log_probs)
-    return partial.finish()
+    search = CtcGreedySearch(scorer, blank_penalty=blank_penalty, temperature=temperature)
+    return [ranked[0] for ranked in search_all(search, encoded)]

@@ -16,8 +16,10 @@ class LabelNode:
 
     __slots__ = ("_children", "context_row", "label", "parent", "prior_score", "prior_state")
 
-    def __init__(self, parent: "LabelNode | None" = None, label: int = -1, context_row: int | None = None) -> None:
-        self.parent, self.label, self.context_row = parent, label, context_row
+    def __init__(self, parent: "LabelNode | None" = None, label: int = -1) -> None:
+        self.parent, self.label = parent, label
+        self.context_row: int | None = None
+        """Where a search keeps the label context that the sequence ends in; None until it says so."""
         self._children: dict[int, LabelNode] = {}
         self.prior_state: Any = None
         """State of the prior after this sequence; None until `score_nodes` sets it, and without a prior."""
@@ -25,7 +27,7 @@ class LabelNode:
         """What the prior says of the sequence so far, in nats."""
 
     def extended(self, label: int) -> "LabelNode":
-        """This sequence and one more label: the same object each time. Its `context_row` is None until a search sets it."""
+        """This sequence and one more label: the same object each time, as long as nobody prunes it away."""
         child = self._children.get(label)
         if child is None:
             child = self._children[label] = LabelNode(self, label)
@@ -40,13 +42,57 @@ class LabelNode:
             node = node.parent
         return tuple(reversed(labels))
 
+    def context(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """The last labels of `before` and this sequence, as many as `before` has."""
+        labels: list[int] = []
+        node = self
+        while node.parent is not None and len(labels) < len(before):
+            labels.append(node.label)
+            node = node.parent
+        return (*before[len(labels) :], *reversed(labels))
 
-def root_node(prior: LabelPrior | None, context_row: int | None = None) -> LabelNode:
-    """The empty sequence, with the first state of the prior if there is one."""
-    node = LabelNode(context_row=context_row)
+
+def root_node(prior: LabelPrior | None, label: int = -1) -> LabelNode:
+    """The empty sequence, with the first state of the prior if there is one.
+
+    Args:
+        prior: what is known of label sequences.
+        label: the last label of the text before, where a CTC search goes on behind one; it is not part of the sequence.
+    """
+    node = LabelNode(label=label)
     if prior is not None:
         node.prior_state = prior.start()
     return node
+
+
+def prune(trunk: LabelNode, live: Iterable[LabelNode]) -> LabelNode:
+    """Let go of what no search will come back to, so that a stream of hours takes little more memory than its text.
+
+    Args:
+        trunk: a sequence with which all the live ones begin, and below which the tree may have other branches.
+        live: the sequences that a search goes on from. Those that only lead to one lose the state of their prior and their
+            `context_row`; a search that comes by there once more finds them as new ones.
+    Returns:
+        The longest sequence with which all the live ones begin: the trunk of the next time.
+    """
+    kept: dict[LabelNode, dict[int, LabelNode]] = {node: {} for node in live}
+    is_live = set(kept)
+    for node in is_live:
+        while node is not trunk:
+            parent = node.parent
+            assert parent is not None
+            is_known = parent in kept
+            kept.setdefault(parent, {})[node.label] = node
+            if is_known:
+                break
+            node = parent
+    for node, children in kept.items():
+        node._children = children
+        if node not in is_live:
+            node.prior_state = node.context_row = None
+    while trunk not in is_live and len(trunk._children) == 1:
+        (trunk,) = trunk._children.values()
+    return trunk
 
 
 def score_nodes(nodes: Iterable[LabelNode], prior: LabelPrior) -> None:
@@ -58,6 +104,16 @@ def score_nodes(nodes: Iterable[LabelNode], prior: LabelPrior) -> None:
     states, scores = prior.extend([parent.prior_state for parent in parents], [node.label for node in new])
     for node, parent, state, score in zip(new, parents, states, scores, strict=True):
         node.prior_state, node.prior_score = state, parent.prior_score + score
+
+
+def score_all(nodes: Iterable[tuple[LabelPrior | None, LabelNode]]) -> None:
+    """`score_nodes` for utterances with priors of their own: one call for each prior, none for None."""
+    by_prior: dict[LabelPrior, list[LabelNode]] = {}
+    for prior, node in nodes:
+        if prior is not None:
+            by_prior.setdefault(prior, []).append(node)
+    for prior, group in by_prior.items():
+        score_nodes(group, prior)
 
 
 def final_scores(nodes: list[LabelNode], prior: LabelPrior | None) -> list[float]:

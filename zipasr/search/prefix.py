@@ -8,14 +8,25 @@ published decoder looks at the `beam` best labels of a frame only, as here.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.label_tree import Emission, LabelNode, final_scores, log_add, root_node, score_nodes, to_hypothesis
+from zipasr.search.label_tree import (
+    Emission,
+    LabelNode,
+    final_scores,
+    log_add,
+    prune,
+    root_node,
+    score_all,
+    to_hypothesis,
+)
 from zipasr.search.prior import LabelPrior
-from zipasr.search.scorer import Scorer, check_encoded, label_log_probs
+from zipasr.search.resumable import check_states, search_all
+from zipasr.search.scorer import Scorer, ctc_label_log_probs
 
 
 class _Ending:
@@ -61,7 +72,73 @@ class _Path:
         return self.blank.emission if self.blank.log_prob >= self.label.log_prob else self.label.emission
 
 
-@torch.inference_mode()
+class CtcPrefixState:
+    """Where the search stands in one utterance."""
+
+    def __init__(self, first: _Path, prior: LabelPrior | None) -> None:
+        """Begin with one sequence, the empty one."""
+        self.paths, self.trunk, self.prior, self.num_frames = [first], first.prefix, prior, 0
+
+
+class CtcPrefixSearch:
+    """CTC prefix beam search as a `ResumableSearch`; see `ctc_prefix_search`."""
+
+    def __init__(self, scorer: Scorer, *, beam: int = 4, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
+        """Settle the search; arguments as in `ctc_prefix_search`."""
+        if beam < 1:
+            raise ValueError(f"beam must be at least 1, but is {beam}")
+        self.scorer, self.beam = scorer, beam
+        self.blank_penalty, self.temperature = blank_penalty, temperature
+
+    def start(self, prior: LabelPrior | None = None) -> CtcPrefixState:
+        """State of an utterance of which no frame has come: the empty sequence, of which there is one alignment."""
+        first = _Path(root_node(prior))
+        first.blank = _Ending(0.0)
+        return CtcPrefixState(first.settle(), prior)
+
+    @torch.inference_mode()
+    def advance(self, states: Sequence[CtcPrefixState], encoded: Encoded) -> None:
+        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        lens = check_states(states, encoded)
+        log_probs_NTV = ctc_label_log_probs(
+            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
+        )
+        best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(self.beam, log_probs_NTV.shape[-1]))
+        labels_NTB, scores_NTB = best_NTB.tolist(), best_log_probs_NTB.tolist()
+        for frame in range(max(lens, default=0)):
+            found = [
+                (state, _continuations(state, labels_TB[frame], scores_TB[frame], self.scorer.blank_id))
+                for state, labels_TB, scores_TB, length in zip(states, labels_NTB, scores_NTB, lens, strict=True)
+                if frame < length
+            ]
+            score_all((state.prior, path.prefix) for state, paths in found if state.prior is not None for path in paths)
+            for state, paths in found:
+                state.paths = sorted(paths, key=lambda path: -path.score)[: self.beam]
+                state.num_frames += 1
+        for state in states:
+            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
+
+    def hypotheses(self, states: Sequence[CtcPrefixState]) -> list[list[Hypothesis]]:
+        """For each state its hypotheses, the most probable first; see `ResumableSearch`."""
+        return [
+            [to_hypothesis(path.prefix, path.emission, score) for score, path in self._ranked(state)] for state in states
+        ]
+
+    def restart(self, state: CtcPrefixState) -> CtcPrefixState:
+        """State for what follows, in which a label that has not ended yet is not told anew; see `ResumableSearch`."""
+        _, best = self._ranked(state)[0]
+        first = _Path(root_node(state.prior, best.prefix.label))
+        first.blank = _Ending(best.blank.log_prob - best.log_prob)
+        first.label = _Ending(best.label.log_prob - best.log_prob)
+        return CtcPrefixState(first.settle(), state.prior)
+
+    def _ranked(self, state: CtcPrefixState) -> list[tuple[float, _Path]]:
+        """The live sequences with their scores, the best first."""
+        prior_scores = final_scores([path.prefix for path in state.paths], state.prior)
+        found = [(path.log_prob + score, path) for path, score in zip(state.paths, prior_scores, strict=True)]
+        return sorted(found, key=lambda pair: -pair[0])
+
+
 def ctc_prefix_search(
     scorer: Scorer,
     encoded: Encoded,
@@ -87,53 +164,17 @@ def ctc_prefix_search(
         ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no CTC
             head.
     """
-    if beam < 1:
-        raise ValueError(f"beam must be at least 1, but is {beam}")
-    lens = check_encoded(encoded)
-    log_probs_NTV = scorer.ctc_log_probs(encoded.frames)
-    if blank_penalty or temperature != 1.0:
-        log_probs_NTV = label_log_probs(
-            log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature
-        )
-    best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(beam, log_probs_NTV.shape[-1]))
-    labels_NTB, scores_NTB = best_NTB.tolist(), best_log_probs_NTB.tolist()
-    beams = [_first_paths(prior) for _ in lens]
-    for frame in range(max(lens, default=0)):
-        found = {
-            n: _continuations(beams[n], labels_NTB[n][frame], scores_NTB[n][frame], frame, scorer.blank_id)
-            for n, length in enumerate(lens)
-            if frame < length
-        }
-        if prior is not None:
-            score_nodes((path.prefix for paths in found.values() for path in paths), prior)
-        for n, paths in found.items():
-            beams[n] = sorted(paths, key=lambda path: -path.score)[:beam]
-    return [_finish(paths, prior) for paths in beams]
+    search = CtcPrefixSearch(scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature)
+    return search_all(search, encoded, prior)
 
 
-def _first_paths(prior: LabelPrior | None) -> list[_Path]:
-    """The empty sequence, of which there is one alignment."""
-    start = _Path(root_node(prior))
-    start.blank = _Ending(0.0)
-    return [start.settle()]
-
-
-def _continuations(paths: list[_Path], labels: list[int], log_probs: list[float], frame: int, blank_id: int) -> list[_Path]:
+def _continuations(state: CtcPrefixState, labels: list[int], log_probs: list[float], blank_id: int) -> list[_Path]:
     """What the sequences of an utterance become with the labels of a frame that are looked at."""
     found: dict[LabelNode, _Path] = {}
-    for path in paths:
+    for path in state.paths:
         for label, log_prob in zip(labels, log_probs, strict=True):
-            _follow(path, label, log_prob, frame, blank_id, found)
+            _follow(path, label, log_prob, state.num_frames, blank_id, found)
     return [path.settle() for path in found.values()]
-
-
-def _finish(paths: list[_Path], prior: LabelPrior | None) -> list[Hypothesis]:
-    prior_scores = final_scores([path.prefix for path in paths], prior)
-    hypotheses = [
-        to_hypothesis(path.prefix, path.emission, path.log_prob + score)
-        for path, score in zip(paths, prior_scores, strict=True)
-    ]
-    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
 
 
 def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[LabelNode, _Path]) -> None:

@@ -79,6 +79,20 @@ def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
+def ctc_label_log_probs(
+    scorer: Scorer, frames_NTD: Tensor, *, blank_penalty: float = 0.0, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities (N, T, V) of the CTC head, normalised again after the penalty for blank and the temperature.
+
+    Raises:
+        ValueError: the temperature is not positive, or there is no CTC head.
+    """
+    log_probs_NTV = scorer.ctc_log_probs(frames_NTD)
+    if not blank_penalty and temperature == 1.0:
+        return log_probs_NTV
+    return label_log_probs(log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature)
+
+
 def check_encoded(encoded: Encoded) -> list[int]:
     """The lengths of a batch as a list.
 

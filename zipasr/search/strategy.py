@@ -1,4 +1,4 @@
-"""Which search, with which settings and which knowledge of language: `SearchConfig` and `find_hypotheses`.
+"""Which search, with which settings and which knowledge of language: `SearchConfig`, `make_search` and `find_hypotheses`.
 
 Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. What applies to a search and
 what does not is decided here, once, for transcripts, evaluation and tuning alike.
@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
-from zipasr.search.beam import modified_beam_search
-from zipasr.search.greedy import ctc_greedy_search, greedy_search
+from zipasr.search.beam import BeamSearch
+from zipasr.search.greedy import CtcGreedySearch, GreedySearch
 from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import LabelPrior, WeightedPriors
 from zipasr.search.rescoring import attention_rescoring
+from zipasr.search.resumable import ResumableSearch, search_all
 from zipasr.search.scorer import Scorer
 
 METHODS = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
@@ -129,6 +130,60 @@ def settled(
     return config
 
 
+def settled_for_streams(
+    config: SearchConfig, scorer: Scorer, *, language_models: LanguageModels = NO_LANGUAGE_MODELS, has_hotwords: bool = False
+) -> SearchConfig:
+    """`settled`, for sound that is still coming in.
+
+    Raises:
+        ConfigError: as `settled`, or the search is attention_rescoring, which must hear the end first. (Where that would be
+            what `auto` is, it is the search that finds what there is to rescore.)
+    """
+    if config.method == "attention_rescoring":
+        raise ConfigError(
+            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
+            "transcribe the recording"
+        )
+    found = settled(config, scorer, language_models=language_models, has_hotwords=has_hotwords)
+    return dataclasses.replace(found, method="ctc_beam") if found.method == "attention_rescoring" else found
+
+
+def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> ResumableSearch:
+    """The search that finds hypotheses, and for attention_rescoring those to be rescored.
+
+    Args:
+        scorer: the model.
+        config: a search that `settled` has checked.
+        unk_id: a label that the transducer searches pass over like blank; None: there is none.
+    """
+    penalty, temperature = config.blank_penalty, config.temperature
+    if config.method == "ctc_greedy":
+        return CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
+    if config.method == "greedy":
+        return GreedySearch(scorer, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
+    if config.method == "beam":
+        return BeamSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
+    return CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+
+
+def make_prior(
+    config: SearchConfig,
+    *,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    hotwords: HotwordGraph | None = None,
+) -> LabelPrior | None:
+    """What `ResumableSearch.start` of that search takes: language models and hotwords, weighted; None without any."""
+    if config.method not in _BEAM_METHODS:
+        return hotwords
+    parts: Sequence[tuple[LabelPrior | None, float]] = (
+        (language_models.main, config.lm_scale),
+        (language_models.subtracted, config.lodr_scale),
+        (hotwords, 1.0),
+    )
+    used = [(prior, weight) for prior, weight in parts if prior is not None and weight != 0.0]
+    return WeightedPriors(used) if used else None
+
+
 def find_hypotheses(
     scorer: Scorer,
     encoded: Encoded,
@@ -150,39 +205,8 @@ def find_hypotheses(
     Returns:
         For each utterance 1 to `config.num_best` hypotheses, the best first.
     """
-    penalty, temperature = config.blank_penalty, config.temperature
-    if config.method == "ctc_greedy":
-        return [[h] for h in ctc_greedy_search(scorer, encoded, blank_penalty=penalty, temperature=temperature)]
-    if config.method == "greedy":
-        found = greedy_search(
-            scorer, encoded, blank_penalty=penalty, temperature=temperature, unk_id=unk_id, hotwords=hotwords
-        )
-        return [[h] for h in found]
-    prior = _prior(config, language_models, hotwords)
-    if config.method == "beam":
-        ranked = modified_beam_search(
-            scorer,
-            encoded,
-            beam=config.beam,
-            blank_penalty=penalty,
-            temperature=temperature,
-            unk_id=unk_id,
-            prior=prior,
-        )
-    else:
-        ranked = ctc_prefix_search(
-            scorer, encoded, beam=config.beam, blank_penalty=penalty, temperature=temperature, prior=prior
-        )
-        if config.method == "attention_rescoring":
-            ranked = attention_rescoring(scorer, encoded, ranked, scale=config.attention_scale)
+    prior = make_prior(config, language_models=language_models, hotwords=hotwords)
+    ranked = search_all(make_search(scorer, config, unk_id=unk_id), encoded, prior)
+    if config.method == "attention_rescoring":
+        ranked = attention_rescoring(scorer, encoded, ranked, scale=config.attention_scale)
     return [hypotheses[: config.num_best] for hypotheses in ranked]
-
-
-def _prior(config: SearchConfig, language_models: LanguageModels, hotwords: HotwordGraph | None) -> WeightedPriors | None:
-    parts: Sequence[tuple[LabelPrior | None, float]] = (
-        (language_models.main, config.lm_scale),
-        (language_models.subtracted, config.lodr_scale),
-        (hotwords, 1.0),
-    )
-    used = [(prior, weight) for prior, weight in parts if prior is not None and weight != 0.0]
-    return WeightedPriors(used) if used else None
