@@ -17,8 +17,8 @@ from zipasr.nn.schedule import Schedule, ScheduledModule
 
 ActivationKind = Literal["swoosh_left", "swoosh_right", "swish"]
 
-_SLOPE = 0.08
-_SHIFT_AND_OFFSET: dict[str, tuple[float, float]] = {"swoosh_left": (4.0, 0.035), "swoosh_right": (1.0, 0.313261687)}
+SLOPE = 0.08
+SHIFT_AND_OFFSET: dict[str, tuple[float, float]] = {"swoosh_left": (4.0, 0.035), "swoosh_right": (1.0, 0.313261687)}
 
 
 def _value(x: Tensor, kind: ActivationKind) -> Tensor:
@@ -26,15 +26,15 @@ def _value(x: Tensor, kind: ActivationKind) -> Tensor:
         return _value(x.float(), kind).to(x.dtype)
     if kind == "swish":
         return functional.silu(x)
-    shift, offset = _SHIFT_AND_OFFSET[kind]
-    return functional.softplus(x - shift).add_(x, alpha=-_SLOPE).sub_(offset)
+    shift, offset = SHIFT_AND_OFFSET[kind]
+    return functional.softplus(x - shift).add_(x, alpha=-SLOPE).sub_(offset)
 
 
 def _derivative(x: Tensor, kind: ActivationKind) -> Tensor:
     if kind == "swish":
         gate = x.sigmoid()
         return (1.0 - gate).mul_(x).add_(1.0).mul_(gate)
-    return (x - _SHIFT_AND_OFFSET[kind][0]).sigmoid_().sub_(_SLOPE)
+    return (x - SHIFT_AND_OFFSET[kind][0]).sigmoid_().sub_(SLOPE)
 
 
 class _ActivationFunction(torch.autograd.Function):
