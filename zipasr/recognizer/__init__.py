@@ -1,4 +1,4 @@
-"""`Recognizer`: recordings in, transcripts out; all that an application needs."""
+"""`Recognizer` and `Stream`: recordings or sound as it comes in, transcripts out; all that an application needs."""
 
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import (
@@ -11,15 +11,19 @@ from zipasr.recognizer.recognizer import (
     SearchConfig,
     load,
 )
+from zipasr.recognizer.stream import EndpointConfig, EndpointRule, Stream
 
 __all__ = [
     "FRAME_S",
     "TAIL_PADDING_FRAMES",
     "AudioSource",
+    "EndpointConfig",
+    "EndpointRule",
     "FileResult",
     "Hotword",
     "LongRecordingConfig",
     "Recognizer",
     "SearchConfig",
+    "Stream",
     "load",
 ]

@@ -24,11 +24,20 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.reading import FRAME_S, to_transcript
+from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
+from zipasr.search.endpoint import EndpointConfig
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, find_hypotheses, settled
+from zipasr.search.strategy import (
+    NO_LANGUAGE_MODELS,
+    LanguageModels,
+    SearchConfig,
+    find_hypotheses,
+    settled,
+    settled_for_streams,
+)
 from zipasr.search.word_times import TokenSpan, align_hypotheses
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
@@ -294,6 +303,51 @@ class Recognizer:
             joiner="" if self.tokenizer.is_spaceless else " ",
             on_progress=on_progress,
         )
+
+    def stream(
+        self,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+        hotwords: Sequence[str | Hotword] | None = None,
+        endpoint: EndpointConfig | None = None,
+    ) -> Stream:
+        """Begin to transcribe sound that is still coming in; see `Stream`. Needs a model that was trained to be causal.
+
+        Args:
+            chunk_frames_50hz: frames that are encoded at once: more wait longer and are heard better. None: of the sizes
+                that the model was trained with the one nearest to 32, 0.64 s.
+            left_context_frames_50hz: frames before a chunk that attention sees, a multiple of the chunk. None: of those that
+                it was trained with the one nearest to 128.
+            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
+            endpoint: what ends an utterance; None: the published rules.
+        Raises:
+            ConfigError: the model cannot stream, or not with this chunk or left context; the search is
+                attention_rescoring; or a phrase cannot be written in the model's vocabulary.
+        """
+        graph = self.hotword_graph(hotwords)
+        search = settled_for_streams(
+            self._asked_search, self.scorer, language_models=self.language_models, has_hotwords=graph is not None
+        )
+        return Stream(
+            self,
+            search,
+            chunk_frames_50hz=chunk_frames_50hz,
+            left_context_frames_50hz=left_context_frames_50hz,
+            hotwords=graph,
+            endpoint=endpoint or EndpointConfig(),
+        )
+
+    def decode_streams(self, streams: Iterable[Stream]) -> int:
+        """Take all streams that are ready one chunk further, in one batch, wherever they are; return how many they were.
+
+        Raises:
+            ValueError: a stream is of another recogniser.
+        """
+        streams = list(streams)
+        if any(stream.recognizer is not self for stream in streams):
+            raise ValueError("streams must be those of this recogniser, but one is another's; decode them separately")
+        return decode_streams(streams)
 
     def transcribe_many(
         self,

@@ -24,12 +24,21 @@ class LabelPrior(Protocol):
 
 
 class WeightedPriors:
-    """A prior made of several, each times its weight. Its states are tuples."""
+    """A prior made of several, each times its weight. Its states are tuples.
+
+    Those of the same priors and weights are equal: utterances that have them are scored together.
+    """
 
     def __init__(self, parts: Sequence[tuple[LabelPrior, float]]) -> None:
         """Put priors and their weights together; without any, every sequence scores 0."""
         self._priors = [prior for prior, _ in parts]
         self._weights = [weight for _, weight in parts]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WeightedPriors) and (self._priors, self._weights) == (other._priors, other._weights)
+
+    def __hash__(self) -> int:
+        return hash((*self._priors, *self._weights))
 
     def start(self) -> tuple[Any, ...]:
         """State of the empty sequence."""

@@ -1,0 +1,364 @@
+"""`Stream`: sound that is still coming in, samples in and a transcript of what was said so far out.
+
+Samples become features (t, F) at 100 Hz as they come; those are cut into windows of a chunk, and all streams whose next
+window is complete are encoded to 25 Hz and searched in one batch. What a stream says in the end is what the same search says
+of the whole recording encoded under the same chunk mask, with the same padding (tests/test_stream.py).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
+from zipasr.encoder.state import StreamState
+from zipasr.encoder.window import WindowBuffer
+from zipasr.encoder.zipformer import ZipformerConfig
+from zipasr.errors import ConfigError
+from zipasr.features import PADDING_VALUE
+from zipasr.model import AsrModel
+from zipasr.recognizer.reading import FRAME_S, to_transcript
+from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
+from zipasr.search.hotwords import HotwordGraph
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer
+from zipasr.search.strategy import SearchConfig, make_prior, make_search
+from zipasr.search.word_times import TokenSpan
+from zipasr.transcript import Transcript
+
+if TYPE_CHECKING:
+    from zipasr.recognizer.recognizer import Recognizer
+
+__all__ = [
+    "STREAM_TAIL_FRAMES",
+    "ChunkSizes",
+    "EndpointConfig",
+    "EndpointRule",
+    "Stream",
+    "choose_sizes",
+    "decode_streams",
+]
+
+STREAM_TAIL_FRAMES = 30
+"""Padding at 100 Hz after the sound that counts as sound: causal models emit late, and without it the last word is lost. As
+published (`streaming_decode.py`, where 13 more fill the last window)."""
+_CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
+_MS_PER_FRAME_50HZ = 20.0
+_LOOK_AHEAD_MS = 137.5
+"""A window ends 13 features after its chunk; the last of them begins 120 ms after it and reaches 17.5 ms further."""
+_LOUDEST = 1e6
+"""Beyond it samples are not sound in any scale (16-bit integers taken as floats reach 32768), and features overflow."""
+
+
+class ChunkSizes(NamedTuple):
+    """What a stream encodes at once and what it remembers, in frames at 50 Hz."""
+
+    chunk: int
+    left_context: int
+
+
+class Stream:
+    """One speaker, one microphone; begin it with `Recognizer.stream`.
+
+    ```python
+    stream = recognizer.stream()
+    for samples in microphone:
+        stream.accept_waveform(samples)
+        stream.decode()
+        print(stream.text)
+        if stream.is_endpoint():
+            keep(stream.result())
+            stream.reset()
+    keep(stream.finish())
+    ```
+    A server calls `Recognizer.decode_streams` instead of `decode`, for all its streams at once. Times of tokens are when
+    they were emitted, which is up to a few tenths of a second after they were said.
+    """
+
+    def __init__(
+        self,
+        recognizer: "Recognizer",
+        search: SearchConfig,
+        *,
+        chunk_frames_50hz: int | None,
+        left_context_frames_50hz: int | None,
+        hotwords: HotwordGraph | None,
+        endpoint: EndpointConfig,
+    ) -> None:
+        """See `Recognizer.stream`; `search` is one that `settled_for_streams` has checked."""
+        self.recognizer, self.search_config, self.endpoint = recognizer, search, endpoint
+        scorer = _streaming_model(recognizer.scorer)
+        assert isinstance(scorer.config.encoder, ZipformerConfig)
+        self.sizes = choose_sizes(scorer.config.encoder, chunk_frames_50hz, left_context_frames_50hz)
+        try:
+            self._encoder_state = scorer.initial_state(
+                1, chunk_frames_50hz=self.sizes.chunk, left_context_frames_50hz=self.sizes.left_context
+            )
+        except ValueError as error:  # an ablation
+            raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
+        self._search = make_search(scorer, search, unk_id=recognizer.tokenizer.unk_id)
+        prior = make_prior(search, language_models=recognizer.language_models, hotwords=hotwords)
+        self._search_state = self._search.start(prior)
+        self._ranked: list[Hypothesis] | None = None  # what has been found, once it is asked for
+        self._fbank = recognizer.fbank.stream()
+        self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE)
+        self._sample_rate_hz: int | None = None
+        self._resampler: soxr.ResampleStream | None = None
+        self._num_samples = self._num_features = 0
+        self._segment_start_frame = 0
+        self.segment = 0
+        """Number of utterances with text that `reset` has ended."""
+        self._is_open, self._is_finished = True, False
+
+    @property
+    def latency_ms(self) -> float:
+        """Sound in ms that must have come, from the begin of a chunk on, before it is encoded: the chunk and 137.5 ms ahead.
+
+        So long after a sound it is decoded at the latest, computation not counted. What the model then makes of it may
+        still wait for the next chunk, since causal models emit late.
+        """
+        return self.sizes.chunk * _MS_PER_FRAME_50HZ + _LOOK_AHEAD_MS
+
+    def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+        """Take in the next samples; only their features are computed.
+
+        Args:
+            samples: (samples,), any number: floats in about [-1, 1] or integers of 8, 16 or 32 bits.
+            sample_rate_hz: their rate, the same in all calls.
+        Raises:
+            ValueError: not (samples,), of another kind, NaN, infinite or absurdly loud, or another rate than before; the
+                stream is as it was.
+            RuntimeError: the stream is finished.
+        """
+        if not self._is_open:
+            raise RuntimeError("a finished stream takes no more sound; begin another with Recognizer.stream()")
+        values = _checked_samples(samples)
+        self._check_rate(sample_rate_hz)
+        self._num_samples += len(values)
+        if self._resampler is not None and len(values):
+            values = self._resampler.resample_chunk(values)
+        self._push(self._fbank.accept(values))
+
+    def _check_rate(self, sample_rate_hz: int) -> None:
+        """Settle the rate with the first samples; raise ValueError for one that cannot be."""
+        if self._sample_rate_hz not in (None, sample_rate_hz):
+            raise ValueError(
+                f"sample_rate_hz must be the same in all calls, {self._sample_rate_hz}, but is {sample_rate_hz}; begin "
+                "another stream"
+            )
+        if not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
+            raise ValueError(f"sample_rate_hz must be from {MIN_RATE_HZ} to {MAX_RATE_HZ}, but is {sample_rate_hz}")
+        if self._sample_rate_hz is None and sample_rate_hz != SAMPLE_RATE_HZ:
+            self._resampler = soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
+        self._sample_rate_hz = sample_rate_hz
+
+    def _push(self, features: Tensor) -> None:
+        if len(features):
+            self._buffer.push(features)
+            self._num_features += len(features)
+
+    def input_finished(self) -> None:
+        """Say that no more sound will come; what is left of it can then be decoded with that of other streams.
+
+        Raises:
+            RuntimeError: it has been said before.
+        """
+        if not self._is_open:
+            raise RuntimeError("the sound of a stream can be finished only once; begin another with Recognizer.stream()")
+        self._is_open = False
+        if self._resampler is not None:
+            self._push(self._fbank.accept(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
+        self._push(self._fbank.finish())
+        if self.recognizer.scorer.output_length(self._num_features) > 0:  # less holds no word, as in `transcribe`
+            num_bins = self.recognizer.fbank.config.num_mel_bins
+            self._push(torch.full((STREAM_TAIL_FRAMES, num_bins), PADDING_VALUE))
+        self._buffer.finish()
+
+    def is_ready(self) -> bool:
+        """Whether there is sound for another chunk, or the rest after the end."""
+        return self._buffer.is_ready
+
+    def decode(self) -> None:
+        """Decode all that is ready."""
+        while decode_streams([self]):
+            pass
+
+    @property
+    def text(self) -> str:
+        """What was said in this utterance, as far as it is decoded; later words may change earlier ones."""
+        return self.recognizer.tokenizer.decode(self._hypotheses()[0].ids)
+
+    def result(self) -> Transcript:
+        """What was said in this utterance, as far as it is decoded.
+
+        Times are seconds from the start of the stream and tell when a token was emitted; `duration_s` is the sound that has
+        been taken in since then.
+        """
+        duration_s = self._num_samples / (self._sample_rate_hz or SAMPLE_RATE_HZ)
+        readings = []
+        for hypothesis in self._hypotheses()[: self.search_config.num_best]:
+            frames = [self._segment_start_frame + frame for frame in hypothesis.frames]
+            readings.append(
+                to_transcript(
+                    hypothesis,
+                    duration_s,
+                    tokenizer=self.recognizer.tokenizer,
+                    spans=[TokenSpan(frame, frame + 1) for frame in frames],
+                    calibration=self.recognizer.calibrations.get(self.search_config.method),
+                )
+            )
+        return dataclasses.replace(readings[0], alternatives=tuple(readings[1:]))
+
+    def _hypotheses(self) -> list[Hypothesis]:
+        if self._ranked is None:
+            (self._ranked,) = self._search.hypotheses([self._search_state])
+        return self._ranked
+
+    def is_endpoint(self) -> bool:
+        """Whether the utterance is over by the rules; the stream goes on as if nothing had happened until `reset`."""
+        num_frames, frames = self._search_state.num_frames, self._hypotheses()[0].frames
+        num_silent = num_frames - (frames[-1] + 1 if frames else 0)
+        return is_endpoint(self.endpoint, trailing_silence_s=num_silent * FRAME_S, utterance_length_s=num_frames * FRAME_S)
+
+    def reset(self) -> None:
+        """Begin another utterance where decoding stands, without a gap.
+
+        The text begins anew, and so do hotwords and language models. The model still hears the sound before and knows the
+        last labels, and sound that is not decoded yet belongs to the new utterance.
+
+        Raises:
+            RuntimeError: the stream is finished.
+        """
+        if self._is_finished:
+            raise RuntimeError("a finished stream has no next utterance; begin another with Recognizer.stream()")
+        self.segment += bool(self.text)
+        self._segment_start_frame += self._search_state.num_frames
+        self._search_state = self._search.restart(self._search_state)
+        self._ranked = None
+
+    def finish(self) -> Transcript:
+        """End the sound if `input_finished` has not, decode what is left, and return the last utterance.
+
+        Raises:
+            RuntimeError: the stream is finished already.
+        """
+        if self._is_finished:
+            raise RuntimeError("a stream can be finished only once; result() still has what was said")
+        if self._is_open:
+            self.input_finished()
+        self.decode()
+        self._is_finished = True
+        return self.result()
+
+
+@torch.inference_mode()
+def decode_streams(streams: Iterable[Stream]) -> int:
+    """Take all streams that are ready one chunk further, wherever they are; return how many they were.
+
+    Those of the same sizes and search are one batch. All must be of the same recogniser.
+    """
+    batches: dict[tuple[ChunkSizes, SearchConfig], list[Stream]] = {}
+    for stream in dict.fromkeys(streams):
+        if stream.is_ready():
+            batches.setdefault((stream.sizes, stream.search_config), []).append(stream)
+    for batch in batches.values():
+        _decode_batch(batch)
+    return sum(map(len, batches.values()))
+
+
+def _decode_batch(streams: Sequence[Stream]) -> None:
+    scorer, device = _streaming_model(streams[0].recognizer.scorer), streams[0].recognizer.device
+    popped = [window for stream in streams if (window := stream._buffer.pop()) is not None]
+    windows, lens = [window for window, _ in popped], [num_valid for _, num_valid in popped]
+    state = StreamState.stack([stream._encoder_state for stream in streams])
+    encoded, state = scorer.encode_chunk(torch.stack(windows).to(device), torch.tensor(lens, device=device), state)
+    streams[0]._search.advance([stream._search_state for stream in streams], encoded)
+    for stream, after in zip(streams, state.unstack(), strict=True):
+        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
+        tensors = [tensor.clone() for tensor in after.to_flat()]
+        stream._encoder_state = StreamState.from_flat(tensors, chunk_frames_50hz=after.chunk_frames_50hz)
+        stream._ranked = None
+
+
+def choose_sizes(config: ZipformerConfig, chunk: int | None, left_context: int | None) -> ChunkSizes:
+    """The chunk and left context of a stream in frames at 50 Hz: as asked, or of those trained with the usual ones.
+
+    Raises:
+        ConfigError: the encoder cannot have them.
+    """
+    step = math.lcm(2, *config.downsample)  # 2: the last Downsample
+    trained = [size for size in config.chunk_frames_50hz if size > 0 and size % step == 0]
+    if chunk is None:
+        chunk = _nearest(trained, _CHUNK_FRAMES_50HZ) or max(step, _CHUNK_FRAMES_50HZ // step * step)
+    if chunk < 1 or chunk % step:
+        raise ConfigError(
+            f"chunk_frames_50hz must be a multiple of {step} frames ({step * _MS_PER_FRAME_50HZ:g} ms) for this model, but "
+            f"is {chunk}; it was trained with {_listed(trained)}"
+        )
+    reach = max(kernel // 2 * factor for kernel, factor in zip(config.kernel_sizes, config.downsample, strict=True))
+    shortest = max(1, math.ceil(reach / chunk)) * chunk
+    trained = [size for size in config.left_context_frames_50hz if size >= shortest and size % chunk == 0]
+    if left_context is None:
+        usual = math.ceil(_LEFT_CONTEXT_FRAMES_50HZ / chunk) * chunk
+        left_context = _nearest(trained, _LEFT_CONTEXT_FRAMES_50HZ) or max(shortest, usual)
+    if left_context < shortest or left_context % chunk:
+        raise ConfigError(
+            f"left_context_frames_50hz must be a multiple of the chunk, {chunk}, from {shortest} frames on for this model, "
+            f"but is {left_context}; it was trained with {_listed(trained)} that suit this chunk"
+        )
+    return ChunkSizes(chunk, left_context)
+
+
+def _nearest(sizes: Sequence[int], wanted: int) -> int | None:
+    return min(sizes, key=lambda size: abs(size - wanted), default=None)
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "none"
+
+
+def _streaming_model(scorer: Scorer) -> AsrModel:
+    """The model as one that can stream.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not isinstance(scorer, AsrModel):
+        raise ConfigError(f"a stream needs a model folder, but this is a {type(scorer).__name__}; use transcribe")
+    encoder = scorer.config.encoder
+    if not isinstance(encoder, ZipformerConfig) or not encoder.is_causal:
+        name = "Zipformer that hears the future" if isinstance(encoder, ZipformerConfig) else encoder.kind
+        raise ConfigError(
+            f"a stream needs a causal Zipformer, but this model is a {name}; train one with --set "
+            "model.encoder.is_causal=true, or use transcribe"
+        )
+    return scorer
+
+
+def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
+    """Samples (samples,) as float32.
+
+    Raises:
+        ValueError: not (samples,), of another kind, NaN, infinite or absurdly loud.
+    """
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    values = np.asarray(samples)
+    if values.ndim != 1:
+        raise ValueError(
+            f"samples must be (samples,), but have shape {values.shape}; pass one channel, or the mean of all of them"
+        )
+    values = scaled(values)
+    is_sound = np.abs(values) <= _LOUDEST  # NaN is not
+    if not is_sound.all():
+        raise ValueError(
+            f"samples must be finite numbers in about [-1, 1], but sample {int(is_sound.argmin())} of {len(values)} is "
+            f"{values[is_sound.argmin()]}; leave them out or mend their source, the stream is as it was"
+        )
+    return values
