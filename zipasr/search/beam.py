@@ -86,6 +86,7 @@ class BeamSearch:
         projected_NTJ = self.scorer.project_frames(encoded.frames)
         contexts = Contexts(self.scorer)
         for state in states:
+            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
             for path in state.paths:
                 path.prefix.context_row = contexts.row_of(path.prefix.context(state.context))
         longest_first = sorted(range(len(lens)), key=lambda n: -lens[n])
@@ -96,8 +97,6 @@ class BeamSearch:
             while sorted_lens[len(active) - 1] <= frame:
                 active.pop()
             self._advance_frame(active, projected_NTJ[: len(active), frame], contexts)
-        for state in states:
-            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
 
     def _advance_frame(self, states: Sequence[BeamState], projected_AJ: Tensor, contexts: Contexts) -> None:
         rows_AK, scores_AK = _to_tensors([state.paths for state in states], projected_AJ.device)

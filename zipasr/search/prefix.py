@@ -105,6 +105,8 @@ class CtcPrefixSearch:
         )
         best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(self.beam, log_probs_NTV.shape[-1]))
         labels_NTB, scores_NTB = best_NTB.tolist(), best_log_probs_NTB.tolist()
+        for state in states:
+            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
         for frame in range(max(lens, default=0)):
             found = [
                 (state, _continuations(state, labels_TB[frame], scores_TB[frame], self.scorer.blank_id))
@@ -115,8 +117,6 @@ class CtcPrefixSearch:
             for state, paths in found:
                 state.paths = sorted(paths, key=lambda path: -path.score)[: self.beam]
                 state.num_frames += 1
-        for state in states:
-            state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
 
     def hypotheses(self, states: Sequence[CtcPrefixState]) -> list[list[Hypothesis]]:
         """For each state its hypotheses, the most probable first; see `ResumableSearch`."""
