@@ -49,7 +49,7 @@ class LmTrainConfig:
     """The model's shape."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     """What to measure on, where no other text is given."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Learning rate after the warm-up."""
     warmup_batches: int = 100
     """Batches over which the rate rises to `lr`."""
@@ -59,8 +59,8 @@ class LmTrainConfig:
     """Weight decay."""
     max_grad_norm: float = 1.0
     """Gradients of a larger norm are scaled down to it."""
-    batch_labels: int = 2048
-    """Labels of a batch, padding included."""
+    batch_labels: int = 512
+    """Labels of a batch, padding included. For millions of lines 4096 is faster, and there are steps enough."""
     max_line_labels: int = 256
     """Longer lines are cut into parts."""
     max_unknown_share: float = 0.01
@@ -231,6 +231,8 @@ class _Run:
     def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
         self.model = NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)).to(device)
+        # ScaledAdam came no further on the telephone prompts at its best rate (perplexity 2.49 and 3.84 for LSTM and
+        # Transformer, AdamW 2.52 and 3.65), and AdamW is what readers of language-model papers know.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.progress = _Progress()
 
