@@ -13,7 +13,19 @@ from collections.abc import Sequence
 
 from zipasr.errors import ConfigError, ZipasrError
 
-VERBS = ("prepare", "train", "train-lm", "average", "plot", "evaluate", "transcribe", "align", "profile", "diagnose")
+VERBS = (
+    "prepare",
+    "train",
+    "train-lm",
+    "average",
+    "plot",
+    "evaluate",
+    "transcribe",
+    "align",
+    "profile",
+    "diagnose",
+    "serve",
+)
 """In the order of the work."""
 
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,114 @@
+"""Headless Chromium, steered over its DevTools protocol: enough of it for the tests of the page."""
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.serve.running import WATCHDOG_S
+
+SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
+"""A folder to put pictures of the page in, for a look at it."""
+
+
+class Browser:
+    """One page of it."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        """Take a connection to the page."""
+        self._connection = connection
+        self._ids = itertools.count(1)
+
+    def call(self, method: str, **params: object) -> dict[str, object]:
+        """Call a method of the protocol."""
+        id = next(self._ids)
+        self._connection.send(json.dumps({"id": id, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._connection.recv(WATCHDOG_S))
+            if message.get("id") == id:
+                assert "error" not in message, message
+                return dict(message["result"])
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it knows its server."""
+        self.call("Page.enable")
+        self.call("Page.navigate", url=url)
+        self.wait_for(
+            "document.readyState === 'complete' && !['', '…'].includes(document.querySelector('#model')?.textContent)"
+        )
+
+    def evaluate(self, expression: str) -> object:
+        """The value of an expression in the page."""
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")  # type: ignore[attr-defined]
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until an expression is true."""
+        end_s = time.monotonic() + WATCHDOG_S
+        while not self.evaluate(condition):
+            assert time.monotonic() < end_s, f"never true: {condition}; the page says {self.text('body')!r}"
+            time.sleep(0.05)
+
+    def text(self, selector: str) -> str:
+        """What an element shows."""
+        return str(self.evaluate(f"document.querySelector({selector!r}).innerText"))
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an input."""
+        document = self.call("DOM.getDocument")
+        found = self.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)  # type: ignore[index]
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+
+    def screenshot(self, name: str, *, width: int, height: int, is_dark: bool = False) -> bytes:
+        """A picture of the page as PNG, kept where `SCREENSHOTS` says."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        scheme = "dark" if is_dark else "light"
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        picture = base64.b64decode(str(self.call("Page.captureScreenshot")["data"]))
+        if SCREENSHOTS:
+            Path(SCREENSHOTS, f"{name}.png").write_bytes(picture)
+        return picture
+
+
+@contextlib.contextmanager
+def browser(*flags: str) -> Iterator[Browser]:
+    """A browser while the block lasts; skips where there is none."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium here to try the page with; apt-get install chromium brings one")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        always = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
+        command = [program, *always, f"--user-data-dir={folder}", "--remote-debugging-port=0", *flags, "about:blank"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                with connect(_page_address(Path(folder), process), max_size=None) as connection:
+                    yield Browser(connection)
+            finally:
+                process.kill()
+
+
+def _page_address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
+    """Where the browser's first page is steered."""
+    import httpx2
+
+    end_s = time.monotonic() + WATCHDOG_S
+    while time.monotonic() < end_s and process.poll() is None:
+        with contextlib.suppress(OSError, ValueError, IndexError, httpx2.HTTPError):
+            port = (folder / "DevToolsActivePort").read_text().split()[0]
+            pages = httpx2.get(f"http://127.0.0.1:{port}/json/list").json()
+            return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
+        time.sleep(0.05)
+    pytest.fail("Chromium did not start")

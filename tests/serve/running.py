@@ -1,0 +1,69 @@
+"""A server of the tests: in a thread of this process, on a free port of 127.0.0.1, with a tiny random model."""
+
+import dataclasses
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import soundfile
+import torch
+
+from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
+from zipasr.model import AsrModel
+from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.serve import ServeConfig, Service
+
+WATCHDOG_S = 120.0
+"""No test depends on it: it ends one that hangs."""
+
+
+def offline_recognizer() -> Recognizer:
+    """One that hears the future; it cuts long recordings in windows, without a detector to load."""
+    return Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=LongRecordingConfig(use_vad=False))
+
+
+def streaming_recognizer() -> Recognizer:
+    """One that can stream."""
+    config = tiny_asr_model().config
+    encoder = dataclasses.replace(config.encoder, is_causal=True, chunk_frames_50hz=(32,), left_context_frames_50hz=(128,))
+    torch.manual_seed(0)
+    model = AsrModel(dataclasses.replace(config, encoder=encoder)).eval()
+    assert model.transducer is not None
+    with torch.no_grad():
+        model.transducer.joiner.output.weight.mul_(20)
+    return Recognizer(
+        model,
+        tiny_tokenizer(),
+        search=SearchConfig(method="greedy"),
+        long_recordings=LongRecordingConfig(use_vad=False),
+    )
+
+
+@contextmanager
+def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
+    """A server while the block lasts; at its end it must stop in good order."""
+    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": 30.0} | limits), model_name="tiny")  # type: ignore[arg-type]
+    is_ready, outcome = threading.Event(), []
+    thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
+    thread.start()
+    assert is_ready.wait(WATCHDOG_S)
+    try:
+        yield service
+    finally:
+        service.stop()
+        thread.join(WATCHDOG_S)
+    assert outcome == [True], "the server must stop with everything answered"
+
+
+def wav(samples: np.ndarray, rate_hz: int = 16_000, subtype: str = "FLOAT") -> bytes:
+    """The bytes of a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+def sentence(seed: int = 0, duration_s: float = 1.5) -> np.ndarray:
+    """Samples (samples,) in which the tiny models hear something."""
+    return noise(duration_s, seed)

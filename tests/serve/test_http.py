@@ -1,0 +1,246 @@
+"""Contract: OpenAI's API over HTTP with the real `openai` client; what cannot be followed is refused in a sentence.
+Law: what comes over HTTP is what the recogniser says; requests that arrive together are computed together."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+
+from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, wav
+from zipasr.recognizer import Recognizer
+from zipasr.serve import Service
+from zipasr.transcript import FORMATS
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return offline_recognizer()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Service]:
+    with running(offline_recognizer()) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(server: Service) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
+
+
+def post(server: Service, content: bytes = b"", **fields: object) -> httpx2.Response:
+    data = {"model": "tiny", **fields}
+    files = {"file": ("a.wav", content or wav(sentence()))}
+    return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
+
+
+def message_of(response: httpx2.Response) -> str:
+    return str(response.json()["error"]["message"])
+
+
+def test_json(client: openai.OpenAI, recognizer: Recognizer) -> None:
+    samples = sentence()
+    text = recognizer.transcribe(samples).text
+    assert text
+    answer = client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(samples)))
+    assert answer.text == text
+    assert client.audio.transcriptions.create(model="whisper-1", file=("a.wav", wav(samples)), temperature=0).text == text
+
+
+def test_verbose_json(client: openai.OpenAI, recognizer: Recognizer) -> None:
+    samples = sentence(1)
+    transcript = recognizer.transcribe(samples)
+    answer = client.audio.transcriptions.create(
+        model="tiny",
+        file=("a.wav", wav(samples)),
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert answer.text == transcript.text
+    assert answer.duration == pytest.approx(1.5)
+    assert answer.words is not None and answer.segments is not None
+    assert [(word.word, word.start, word.end) for word in answer.words] == [
+        (word.text, pytest.approx(word.start_s, abs=1e-3), pytest.approx(word.end_s, abs=1e-3)) for word in transcript.words
+    ]
+    assert " ".join(segment.text for segment in answer.segments).split() == transcript.text.split()
+    assert [id for segment in answer.segments for id in segment.tokens] == [
+        recognizer.tokenizer.pieces.index(token.text) for token in transcript.tokens
+    ]
+    assert all(segment.avg_logprob <= 0 and segment.start <= segment.end for segment in answer.segments)
+
+
+@pytest.mark.parametrize("format", ["text", "srt", "vtt"])
+def test_written_formats(format: str, client: openai.OpenAI, recognizer: Recognizer) -> None:
+    samples = sentence(2)
+    answer = client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(samples)), response_format=format)  # type: ignore[call-overload]
+    assert answer == FORMATS[format](recognizer.transcribe(samples), "")
+
+
+def test_stream_of_events(client: openai.OpenAI, recognizer: Recognizer) -> None:
+    samples = sentence()
+    events = list(
+        client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(samples)), stream=True, include=["logprobs"])
+    )
+    assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
+    text = recognizer.transcribe(samples).text
+    assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == text
+    assert events[-1].text == text  # type: ignore[union-attr]
+    log_probs = [one.logprob for one in events[-1].logprobs or ()]  # type: ignore[union-attr]
+    assert log_probs == pytest.approx([token.log_prob for token in recognizer.transcribe(samples).tokens], abs=1e-5)
+
+
+def test_error_in_a_stream(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIError, match=r"unknown or damaged format"):
+        list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is no sound"), stream=True))
+
+
+def test_long_recording(client: openai.OpenAI, recognizer: Recognizer) -> None:
+    samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(15)])
+    answer = client.audio.transcriptions.create(model="tiny", file=("long.flac", wav(samples)))
+    assert answer.text == recognizer.transcribe(samples).text
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").owned_by == "zipasr"
+    with pytest.raises(openai.NotFoundError, match="its model is tiny"):
+        client.models.retrieve("other")
+
+
+def test_prompt_and_keywords_are_hotwords(server: Service, recognizer: Recognizer) -> None:
+    samples = sentence()
+    hotwords = ("DOZEN", "THEN", "HQHQHQ")
+    expected = recognizer.transcribe(samples, hotwords=hotwords).text
+    assert expected != recognizer.transcribe(samples).text
+    assert post(server, wav(samples), prompt="THEN, HQHQHQ\n", **{"keywords[]": ["DOZEN"]}).json()["text"] == expected
+    response = post(server, wav(samples), prompt="日本")
+    assert response.status_code == 400
+    assert "日本" in message_of(response)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence_part"),
+    [
+        ({"model": "gpt-9"}, 404, "its model is tiny"),
+        ({"language": "en"}, 400, "leave language out"),
+        ({"temperature": "0.7"}, 400, "leave temperature out"),
+        ({"temperature": "warm"}, 400, "leave temperature out"),
+        ({"response_format": "diarized_json"}, 400, "must be one of json, text"),
+        ({"stream": "true", "response_format": "srt"}, 400, "leave stream out"),
+        ({"timestamp_granularities[]": "word"}, 400, "verbose_json only"),
+        ({"include[]": "logprobs", "response_format": "text"}, 400, "for json only"),
+        ({"chunking_strategy": '{"type": "server_vad"}'}, 400, "or give auto"),
+        ({"colour": "red"}, 400, "no field colour"),
+        ({"stream": ["true", "false"]}, 400, "once"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(
+    fields: dict[str, object], status: int, sentence_part: str, server: Service
+) -> None:
+    response = post(server, **fields)
+    assert response.status_code == status
+    assert sentence_part in message_of(response)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence_part"),
+    [
+        (b"this is no sound", "in a.wav, got an unknown or damaged format"),
+        (wav(sentence() * float("nan")), "finite samples in a.wav"),
+        (wav(sentence(), subtype="PCM_16")[:20_000], "the file is cut"),
+    ],
+)
+def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) -> None:
+    response = post(server, content)
+    assert response.status_code == 400
+    assert sentence_part in message_of(response)
+    assert response.json()["error"]["param"] == "file"
+
+
+def test_short_and_empty_recordings_have_no_words(server: Service) -> None:
+    assert post(server, wav(sentence()[:160])).json()["text"] == ""
+    assert post(server, wav(sentence()[:0])).json()["text"] == ""
+
+
+def test_no_form_and_no_file(server: Service) -> None:
+    url = f"{server.url}/v1/audio/transcriptions"
+    assert "multipart/form-data" in message_of(httpx2.post(url, json={"model": "tiny"}))
+    without = httpx2.post(url, files={"model": (None, "tiny")})
+    assert without.status_code == 400
+    assert "no such file" in message_of(without)
+    broken = httpx2.post(url, content=b"--x\r\nnonsense", headers={"content-type": "multipart/form-data; boundary=x"})
+    assert broken.status_code == 400
+    assert httpx2.get(url).status_code == 405
+
+
+def test_requests_that_arrive_together_are_one_batch(recognizer: Recognizer) -> None:
+    """While the first is held up, the others gather; then they are computed together, and each gets its own text."""
+    held, batches, go_on = threading.Event(), [], threading.Event()
+    slow = offline_recognizer()
+    transcribe_many = slow.transcribe_many
+
+    def watched(recordings: list[np.ndarray], **options: object) -> object:
+        batches.append(len(recordings))
+        if not held.is_set():
+            held.set()
+            assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    slow.transcribe_many = watched  # type: ignore[method-assign, assignment]
+    with running(slow) as service, ThreadPoolExecutor(8) as pool:
+        first = pool.submit(post, service)
+        assert held.wait(WATCHDOG_S)
+        others = [pool.submit(post, service, wav(sentence(seed))) for seed in range(1, 6)]
+        for _ in range(6000):
+            if b"zipasr_waiting 5.0" in httpx2.get(f"{service.url}/metrics").content:
+                break
+        go_on.set()
+        assert first.result().status_code == 200
+        for seed, other in enumerate(others, start=1):
+            assert other.result().json()["text"] == recognizer.transcribe(sentence(seed)).text
+    assert batches == [1, 5]
+
+
+def test_one_that_fails_in_a_batch_spoils_no_other(recognizer: Recognizer) -> None:
+    broken = offline_recognizer()
+    transcribe_many = broken.transcribe_many
+
+    def sometimes(recordings: list[np.ndarray], **options: object) -> object:
+        if any(len(samples) == 16_001 for samples in recordings):
+            raise RuntimeError("a bug")
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    broken.transcribe_many = sometimes  # type: ignore[method-assign, assignment]
+    with running(broken) as service, ThreadPoolExecutor(8) as pool:
+        lengths = [16_000, 16_001, 20_000, 16_001, 22_000]
+        answers = [pool.submit(post, service, wav(sentence()[:length])) for length in lengths]
+        for length, answer in zip(lengths, answers, strict=True):
+            response = answer.result()
+            if length == 16_001:
+                assert response.status_code == 500
+                assert "unexpected RuntimeError" in message_of(response)
+            else:
+                assert response.json()["text"] == recognizer.transcribe(sentence()[:length]).text
+
+
+def test_health_and_metrics(server: Service) -> None:
+    post(server)
+    assert httpx2.get(f"{server.url}/health").json()["status"] == "ok"
+    lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+    assert "# TYPE zipasr_audio_seconds_total counter" in lines
+    assert 'zipasr_batch_size_count{kind="recordings"}' in {line.split(" ")[0] for line in lines}
+
+
+def test_api_key() -> None:
+    with running(offline_recognizer(), api_key="a secret") as service:
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="a secret", max_retries=0)
+        assert client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence()))).text
+        with pytest.raises(openai.AuthenticationError, match="the API key of this server"):
+            client.with_options(api_key="a secre").models.list()
+        assert httpx2.get(f"{service.url}/metrics").status_code == 401
+        assert httpx2.get(f"{service.url}/health").status_code == 200
+        assert httpx2.get(service.url).status_code == 200

@@ -1,0 +1,88 @@
+"""`zipasr serve DIR`: a server for recordings and live sound, with a page to try it with."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zipasr.cli.search_options import add_search_options, load_recognizer
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    SubParsers = Any
+
+_KEY_VARIABLE = "ZIPASR_API_KEY"
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="answer over HTTP and WebSockets, with a web page",
+        description="Serve a model: OpenAI's POST /v1/audio/transcriptions, sherpa-onnx's WebSocket protocols, /health, "
+        "/metrics and a page. Only this machine is served unless --host says otherwise. SIGTERM and Ctrl-C end it when all "
+        "that was accepted has been answered. docs/serving.md tells more.",
+    )
+    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    parser.add_argument("--host", metavar="ADDRESS", help="where to listen; 0.0.0.0: everywhere (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="N", help="0: any that is free (default: 6006)")
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help=f"the file with the key that clients must name (default: the variable {_KEY_VARIABLE}, else no key)",
+    )
+    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="size of a request (default: 500)")
+    parser.add_argument("--max-audio-s", type=float, metavar="X", help="length of a recording (default: 14400)")
+    parser.add_argument("--max-connections", type=int, metavar="N", help="requests and WebSockets at once (default: 200)")
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="recordings that wait their turn (default: 64)")
+    parser.add_argument("--idle-timeout-s", type=float, metavar="X", help="patience with a silent client (default: 60)")
+    parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="for answers after SIGTERM (default: 120)")
+    parser.add_argument("--vad", action=argparse.BooleanOptionalAction, help="as in transcribe")
+    add_search_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    from zipasr.recognizer import LongRecordingConfig
+    from zipasr.serve import ServeConfig, serve
+    from zipasr.serve.server import check_packages
+
+    check_packages()
+    names = (
+        "host",
+        "port",
+        "max_upload_mb",
+        "max_audio_s",
+        "max_connections",
+        "max_waiting",
+        "idle_timeout_s",
+        "drain_timeout_s",
+    )
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
+    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
+    name = Path(args.model).resolve().name
+
+    def on_ready(url: str) -> None:
+        print(url, flush=True)
+        print(f"zipasr: serving {name}; Ctrl-C ends it", file=sys.stderr, flush=True)
+
+    if not serve(recognizer, config, model_name=name, on_ready=on_ready):
+        print("zipasr: error: some requests could not be answered in time", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _api_key(path: str | None) -> str | None:
+    """The key, not given on the command line, which all users of a machine can read."""
+    from zipasr.errors import ConfigError
+
+    if path is None:
+        return os.environ.get(_KEY_VARIABLE) or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file must be a file with the key in it, but {path} cannot be read: {error}") from error

@@ -1,0 +1,42 @@
+// The part that runs where the sound is: blocks of a microphone in, Float32Arrays of mono samples at 16 kHz out.
+
+const RATE_HZ = 16000, NUM_SAMPLES = 1600;
+
+class Microphone extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    this.block = new Float32Array(NUM_SAMPLES);
+    this.numHeld = 0;
+    this.position = 0; // of the next sample of ours, in samples of the device
+    this.sum = 0;
+    this.numSummed = 0;
+  }
+
+  // Where the browser records at another rate, each of our samples is the mean of those of the device that it stands for.
+  process([channels]) {
+    if (!channels.length) return true;
+    for (let i = 0; i < channels[0].length; i++) {
+      let value = 0;
+      for (const channel of channels) value += channel[i] / channels.length;
+      this.sum += value;
+      this.numSummed++;
+      this.position += RATE_HZ / sampleRate;
+      if (this.position >= 1) {
+        this.position -= 1;
+        this.push(this.sum / this.numSummed);
+        this.sum = this.numSummed = 0;
+      }
+    }
+    return true;
+  }
+
+  push(value) {
+    this.block[this.numHeld++] = value;
+    if (this.numHeld === NUM_SAMPLES) {
+      this.port.postMessage(this.block.slice());
+      this.numHeld = 0;
+    }
+  }
+}
+
+registerProcessor("microphone", Microphone);

@@ -1,0 +1,244 @@
+"""sherpa-onnx's WebSocket protocols over real sockets: `/online` takes live sound, `/offline` recordings, and `/`, which is
+where its clients go, is the one that suits the model.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import numpy as np
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from zipasr.errors import AudioError, ProtocolError
+from zipasr.serve.gate import SUBPROTOCOL, refuse
+from zipasr.serve.limits import ServeConfig, ServerBusy
+from zipasr.serve.live import LiveSession, LiveSessions
+from zipasr.serve.metrics import Metrics
+from zipasr.serve.protocol import (
+    SERVER_DONE,
+    LiveReader,
+    RecordingReader,
+    SentRecording,
+    TooLong,
+    check_text,
+    close_reason,
+    to_live_json,
+    to_recording_json,
+)
+from zipasr.serve.recordings import Transcriber
+
+_CODE_DONE, _CODE_GOING_AWAY, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1001, 1003, 1007
+_CODE_IMPATIENT, _CODE_TOO_BIG, _CODE_FAILED, _CODE_RESTART, _CODE_BUSY = 1008, 1009, 1011, 1012, 1013
+
+
+class _Close(Exception):
+    """The connection is to be closed."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class _Left(Exception):
+    """The client has left."""
+
+
+class SocketEndpoints:
+    """They share a model, limits and counters."""
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        live: LiveSessions | None,
+        config: ServeConfig,
+        metrics: Metrics,
+        *,
+        draining: asyncio.Event,
+        why_no_stream: str,
+    ) -> None:
+        """Take what they share.
+
+        Args:
+            transcriber: writes recordings down.
+            live: decodes live sound; None: the model cannot.
+            config: limits.
+            metrics: counters.
+            draining: set when the server is about to stop.
+            why_no_stream: told to who wants to stream with a model that cannot.
+        """
+        self.transcriber, self.live, self.config, self.metrics = transcriber, live, config, metrics
+        self.draining, self.why_no_stream = draining, why_no_stream
+
+    def routes(self) -> list[BaseRoute]:
+        """Where they are."""
+        return [
+            WebSocketRoute("/", self.offline if self.live is None else self.online),
+            WebSocketRoute("/online", self.online),
+            WebSocketRoute("/offline", self.offline),
+        ]
+
+    async def online(self, socket: WebSocket) -> None:
+        """Live sound."""
+        if self.live is None:
+            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            return
+        await _accept(socket)
+        session = self.live.open()
+        writing = asyncio.ensure_future(self._write_results(socket, session))
+        try:
+            await self._read_sound(socket, session, writing)
+            session.finish()
+            await writing
+            raise _Close(_CODE_RESTART if self.draining.is_set() else _CODE_DONE)
+        except _Close as close:
+            await _close(socket, close)
+        except _Left:
+            pass
+        finally:
+            session.leave()
+            writing.cancel()
+            await asyncio.wait([writing])
+
+    async def _read_sound(self, socket: WebSocket, session: LiveSession, writing: "asyncio.Future[None]") -> None:
+        """Read until the client is done or the server is to stop."""
+        reader = LiveReader()
+        while (message := await self._next(socket, beside=writing)) is not None:
+            if isinstance(message, str):
+                _checked_text(message)
+                return
+            session.push(reader.read(message))
+            await session.room()
+
+    async def _write_results(self, socket: WebSocket, session: LiveSession) -> None:
+        is_eof = False
+        while not is_eof:
+            try:
+                result = await session.next_result()
+            except ValueError as error:
+                raise _Close(_CODE_BAD_DATA, str(error)) from error
+            except Exception as error:
+                raise _Close(_CODE_FAILED, f"unexpected {type(error).__name__}: {error}") from error
+            is_eof = result.is_eof
+            await _send(
+                socket,
+                to_live_json(
+                    result.transcript,
+                    segment=result.segment,
+                    start_s=result.start_s,
+                    is_final=result.is_final,
+                    is_eof=is_eof,
+                ),
+            )
+        await _send(socket, SERVER_DONE)
+
+    async def offline(self, socket: WebSocket) -> None:
+        """Recordings, one after the other."""
+        await _accept(socket)
+        reader = RecordingReader(self.config.max_utterance_s)
+        try:
+            while (message := await self._next(socket, heeds_draining=reader.is_between)) is not None:
+                if isinstance(message, str):
+                    _checked_text(message)
+                    if not reader.is_between:
+                        raise _Close(_CODE_BAD_DATA, "The recording was not whole: fewer bytes came than its header says.")
+                    raise _Close(_CODE_DONE)
+                for recording in _recordings(reader, message):
+                    await _send(socket, await self._transcribed(recording))
+            raise _Close(_CODE_RESTART, "The server is about to stop.")
+        except _Close as close:
+            await _close(socket, close)
+        except _Left:
+            self.metrics.recordings.labels("left").inc()
+
+    async def _transcribed(self, recording: SentRecording) -> str:
+        samples: np.ndarray = recording.samples
+        try:
+            transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz)
+        except AudioError as error:
+            self.metrics.recordings.labels("refused").inc()
+            raise _Close(_CODE_BAD_DATA, str(error).replace("the array", "the recording")) from error
+        except ServerBusy as error:
+            self.metrics.recordings.labels("refused").inc()
+            raise _Close(_CODE_BUSY, str(error)) from error
+        self.metrics.recordings.labels("done").inc()
+        return to_recording_json(transcript)
+
+    async def _next(
+        self, socket: WebSocket, *, beside: "asyncio.Future[None] | None" = None, heeds_draining: bool = True
+    ) -> bytes | str | None:
+        """The next message; None: the server is about to stop.
+
+        Args:
+            socket: whose.
+            beside: work whose end is an error while messages come.
+            heeds_draining: whether this is a moment to stop at.
+        Raises:
+            _Left: the client has left.
+            _Close: it has sent nothing for too long.
+        """
+        receiving: asyncio.Future[Message] = asyncio.ensure_future(socket.receive())
+        draining = asyncio.ensure_future(self.draining.wait())
+        others: list[asyncio.Future[Any]] = [*([beside] if beside else []), *([draining] if heeds_draining else [])]
+        try:
+            await asyncio.wait([receiving, *others], timeout=self.config.idle_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if beside is not None and beside.done():
+                beside.result()
+                raise AssertionError("results ended before the sound did")
+            if receiving.done():
+                return _content(receiving.result())
+            if heeds_draining and draining.done():
+                return None
+            raise _Close(_CODE_IMPATIENT, f"Nothing was sent for {self.config.idle_timeout_s:g} s.")
+        finally:
+            draining.cancel()
+            receiving.cancel()
+            done: list[asyncio.Future[Any]] = [receiving, draining]
+            await asyncio.wait(done)
+
+
+def _content(message: Message) -> bytes | str:
+    if message["type"] == "websocket.disconnect":
+        raise _Left
+    text, content = message.get("text"), message.get("bytes")
+    return text if text is not None else content or b""
+
+
+def _checked_text(message: str) -> None:
+    try:
+        check_text(message)
+    except ProtocolError as error:
+        raise _Close(_CODE_UNSUPPORTED, str(error)) from error
+
+
+def _recordings(reader: RecordingReader, message: bytes) -> list[SentRecording]:
+    try:
+        return reader.read(message)
+    except TooLong as error:
+        raise _Close(_CODE_TOO_BIG, str(error)) from error
+    except ProtocolError as error:
+        raise _Close(_CODE_UNSUPPORTED, str(error)) from error
+
+
+async def _accept(socket: WebSocket) -> None:
+    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", ()) else None)
+
+
+async def _send(socket: WebSocket, text: str) -> None:
+    await _or_left(socket.send_text(text))
+
+
+async def _close(socket: WebSocket, close: _Close) -> None:
+    if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
+        try:
+            await _or_left(socket.close(close.code, close_reason(close.reason)))
+        except _Left:
+            return
+
+
+async def _or_left(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except (OSError, RuntimeError, WebSocketDisconnect) as error:
+        raise _Left from error
