@@ -27,3 +27,7 @@ class ConfigError(ZipasrError, ValueError):
 
 class ProtocolError(ZipasrError):
     """A network peer sent something that the protocol does not allow."""
+
+
+class ExportError(ZipasrError):
+    """An exported graph does not do what its model does, or does it too badly."""

@@ -24,6 +24,7 @@ VERBS = (
     "align",
     "profile",
     "diagnose",
+    "export",
     "serve",
 )
 """In the order of the work."""

@@ -1,0 +1,21 @@
+"""One exported folder for all tests of export: a model with both heads."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.models import random_model
+from tests.tiny_model import tiny_tokenizer
+from zipasr.export import ExportReport, export_model
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, with both heads."""
+    return random_model().save(tmp_path_factory.mktemp("models") / "model", tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def report(model_dir: Path) -> ExportReport:
+    """What came of exporting it."""
+    return export_model(model_dir, model_dir.with_name("exported"))

@@ -1,0 +1,34 @@
+"""Models to export: small, with random weights that differ from layer to layer, and their exported folders."""
+
+import dataclasses
+
+import torch
+
+from tests.tiny_model import tiny_asr_model, tiny_tokenizer
+from zipasr.encoder.zipformer import ZipformerConfig
+from zipasr.model import AsrModel, tiny
+
+
+def perturbed(model: AsrModel, seed: int = 1) -> AsrModel:
+    """Move every weight a little: untrained layers of a stack are equal, and a graph would merge them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.1 * parameter.abs().mean().clamp(min=0.01)
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_model(**heads: bool) -> AsrModel:
+    """`tiny_asr_model`, perturbed."""
+    return perturbed(tiny_asr_model(**heads))
+
+
+def causal_model() -> AsrModel:
+    """A small causal model with both heads, two layers in one stack and kernels that are longer than short inputs."""
+    encoder = tiny().encoder
+    assert isinstance(encoder, ZipformerConfig)
+    encoder = dataclasses.replace(encoder, is_causal=True, num_layers=(1, 2, 1, 1, 1, 1))
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size, encoder=encoder)
+    return perturbed(AsrModel(config).eval())

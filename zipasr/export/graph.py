@@ -1,0 +1,142 @@
+"""What stands in for the modules of a Zipformer while it is traced: `for_tracing`.
+
+The same numbers (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. What the stand-ins
+change: a relative shift by reshaping instead of strides, which ONNX lacks, or gathering, which is slow; Swoosh from
+operations that onnxruntime vectorises, with its shift and offset in the biases around it; masks as a score that an extra
+channel of query and key adds in their product; encodings of positions of any length; no split where two products will do.
+What each of them gains is measured in docs/export.md.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.encoder.ablation import AblationConfig
+from zipasr.encoder.layer import Bypass, LayerPast, ZipformerLayer
+from zipasr.encoder.stack import Downsample, ZipformerStack
+from zipasr.encoder.zipformer import Zipformer
+from zipasr.errors import ConfigError
+from zipasr.export.blocks import (
+    TracedAttentionWeights,
+    TracedBypass,
+    TracedConvEmbed,
+    TracedConvolution,
+    TracedFeedForward,
+    TracedNonlinAttention,
+    TracedNorm,
+    TracedPositions,
+    TracedSelfAttention,
+)
+from zipasr.nn.attention import MASKED_SCORE, AttentionWeights, NonlinAttention, SelfAttention
+from zipasr.nn.convolution import ConvolutionModule
+from zipasr.nn.feedforward import FeedForward
+from zipasr.nn.norm import BiasNorm
+
+
+def for_tracing(encoder: Zipformer) -> Zipformer:
+    """A copy of an encoder, in eval mode, whose stacks and Conv-Embed are the stand-ins; `encode_frames` and `step` work.
+
+    Raises:
+        ConfigError: ingredients of the encoder are left out or replaced, so that it is none that a runtime knows.
+    """
+    config = encoder.config
+    if config.ablation != AblationConfig() or config.conv_embed_rate != 2:
+        raise ConfigError(
+            "export knows Zipformer itself, but this encoder is one of its ablations "
+            f"({config.ablation}, conv_embed_rate {config.conv_embed_rate}); train one with the default ingredients"
+        )
+    traced = copy.deepcopy(encoder).eval().requires_grad_(False)
+    traced.frontend = TracedConvEmbed(traced.frontend)  # type: ignore[assignment]
+    for i, stack in enumerate(traced.stacks):
+        assert isinstance(stack, ZipformerStack)
+        traced.stacks[i] = TracedStack(stack)
+    traced.output_downsample = TracedDownsample(traced.output_downsample)  # type: ignore[assignment]
+    return traced
+
+
+class TracedDownsample(nn.Module):
+    """Stands in for `Downsample`."""
+
+    def __init__(self, module: Downsample) -> None:
+        super().__init__()
+        self.factor = module.factor
+        self.weight: Tensor
+        self.register_buffer("weight", module.bias.detach().softmax(0).unsqueeze(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, ceil(T / factor), D)."""
+        num_frames, factor = x.shape[1], self.factor
+        num_groups = (num_frames + factor - 1) // factor
+        index = torch.arange(num_groups * factor).clamp(max=num_frames - 1)
+        groups = x.index_select(1, index).reshape(x.shape[0], num_groups, factor, x.shape[2])
+        return (groups * self.weight).sum(2)
+
+
+class TracedStack(nn.Module):
+    """Stands in for `ZipformerStack`."""
+
+    def __init__(self, module: ZipformerStack) -> None:
+        super().__init__()
+        self.factor = module.factor
+        self.positions = TracedPositions(module.positions)
+        self.layers = nn.ModuleList(_traced_layer(layer) for layer in module.layers)
+        first = self.layers[0].attention_weights
+        assert isinstance(first, TracedAttentionWeights)
+        self.num_heads = first.num_heads
+        if self.factor > 1:
+            self.downsample = TracedDownsample(module.downsample)
+            self.scale = module.bypass.scale
+
+    def forward(
+        self,
+        x: Tensor,
+        feature_mask: Tensor | None,
+        attention_mask: Tensor | None,
+        padding_mask: Tensor,
+        chunk: int,
+        pasts: list[LayerPast] | None = None,
+    ) -> Tensor:
+        """Map (N, T, D) to (N, T, D) at 50 Hz; arguments as in `ZipformerStack.forward`, both masks None."""
+        assert feature_mask is None and attention_mask is None
+        before, factor = x, self.factor
+        if factor > 1:
+            x = self.downsample(x)
+            padding_mask = padding_mask[:, ::factor]
+            chunk = chunk // factor if chunk > 0 else chunk
+        padding = padding_mask.to(x.dtype).unsqueeze(-1)  # (N, L + T, 1)
+        mask = torch.cat([padding.unsqueeze(-1) * MASKED_SCORE] * self.num_heads, dim=2)
+        left = 0 if pasts is None else padding_mask.shape[1] - x.shape[1]
+        positions = self.positions(x.shape[1], left)
+        keep = (1.0 - padding)[:, left:] if pasts is not None else 1.0 - padding
+        for i, layer in enumerate(self.layers):
+            given = (positions, mask, keep, chunk)
+            x = layer(x, *given) if pasts is None else layer(x, *given, pasts[i])
+        if factor == 1:
+            return x
+        repeated = torch.cat([x * self.scale] * factor, dim=2).reshape(x.shape[0], -1, x.shape[2])
+        return before * (1.0 - self.scale) + repeated[:, : before.shape[1]]
+
+
+def _traced_layer(layer: nn.Module) -> ZipformerLayer:
+    """The block itself with stand-ins for its modules."""
+    assert isinstance(layer, ZipformerLayer)
+    for name, module in list(layer.named_children()):
+        stand_in: nn.Module | None = None
+        if isinstance(module, AttentionWeights):
+            stand_in = TracedAttentionWeights(module)
+        elif isinstance(module, SelfAttention):
+            stand_in = TracedSelfAttention(module)
+        elif isinstance(module, NonlinAttention):
+            stand_in = TracedNonlinAttention(module)
+        elif isinstance(module, FeedForward):
+            stand_in = TracedFeedForward(module)
+        elif isinstance(module, ConvolutionModule):
+            stand_in = TracedConvolution(module)
+        elif isinstance(module, BiasNorm):
+            stand_in = TracedNorm(module)
+        elif isinstance(module, Bypass):
+            stand_in = TracedBypass(module)
+        if stand_in is not None:
+            setattr(layer, name, stand_in)
+    return layer

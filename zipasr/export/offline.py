@@ -1,0 +1,236 @@
+"""The graphs of a model that hears whole utterances: modules with the inputs and outputs that sherpa-onnx expects.
+
+Features (N, T, 80) at 100 Hz and their lengths go in, frames at 25 Hz come out; N and T are free. The contracts are those of
+sherpa-onnx 2.0, which takes tensors by position.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.encoder import frontend
+from zipasr.encoder.zipformer import Zipformer
+from zipasr.errors import ConfigError
+from zipasr.export.graph import for_tracing
+from zipasr.export.trace import Axes, Graph
+from zipasr.features import PADDING_VALUE, FbankConfig
+from zipasr.model import AsrModel
+from zipasr.onnx_runtime import HIDDEN_FRAMES
+from zipasr.tokenizer import Tokenizer
+
+_CASE_FRAMES = ((57,), (9,), (16, 23), (333, 200, 10), (801,))
+"""Lengths of the utterances of each batch that is compared; the first is traced."""
+_FEATURES = Axes("x", {0: "N", 1: "T"})
+_LENS = Axes("x_lens", {0: "N"})
+
+
+class TransducerEncoder(nn.Module):
+    """Features and lengths -> frames as the joiner takes them, and their lengths."""
+
+    def __init__(self, encoder: Zipformer, projection: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.projection = encoder, projection
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, T, F) and (N,) to (N, T', J) and (N,)."""
+        frames, lens = _encode(self.encoder, x, x_lens)
+        return self.projection(frames), lens
+
+
+class CtcModel(nn.Module):
+    """Features and lengths -> log-probabilities of the CTC head, and their lengths."""
+
+    def __init__(self, encoder: Zipformer, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, CtcOutput(head)
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, T, F) and (N,) to (N, T', V) and (N,)."""
+        frames, lens = _encode(self.encoder, x, x_lens)
+        return self.head(frames), lens
+
+
+def _encode(encoder: Zipformer, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """`Zipformer.forward` without its checks, which tracing cannot follow."""
+    frames, lens = encoder.encode_frames(encoder.frontend(x), frontend.output_lengths(x_lens))
+    return frames, lens
+
+
+class CtcOutput(nn.Module):
+    """The CTC head alone."""
+
+    def __init__(self, output: nn.Linear) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, V)."""
+        return self.output(frames).log_softmax(-1)
+
+
+class Decoder(nn.Module):
+    """Label contexts -> what the joiner takes of them."""
+
+    def __init__(self, predictor: nn.Module, projection: nn.Linear) -> None:
+        super().__init__()
+        self.predictor, self.projection = predictor, projection
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map ids (N, C), -1 for none, to (N, J)."""
+        return self.projection(self.predictor(y)).squeeze(1)
+
+
+class JoinerOutput(nn.Module):
+    """The joiner without its projections."""
+
+    def __init__(self, output: nn.Linear) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        """Map (N, J) and (N, J) to (N, V)."""
+        return self.output((encoder_out + decoder_out).tanh())
+
+
+def offline_graphs(model: AsrModel) -> dict[str, Graph]:
+    """What to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
+
+    Raises:
+        ConfigError: the model cannot be exported.
+    """
+    encoder, config = model.encoder, model.config
+    if not isinstance(encoder, Zipformer):
+        raise ConfigError(f"export knows Zipformer, but this encoder is a {type(encoder).__name__}; train a Zipformer")
+    if config.features != FbankConfig():
+        raise ConfigError(
+            f"export needs the published filterbank, {FbankConfig()}, since sherpa-onnx computes it itself, but the model "
+            f"has {config.features}; train with the default features"
+        )
+    traced = for_tracing(encoder)
+    graphs = dict(_transducer_graphs(model, traced))
+    graphs |= _ctc_graphs(model, traced)
+    return graphs
+
+
+def _transducer_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph]]:
+    head, config = model.transducer, model.config
+    if head is None:
+        return
+    own, joiner_dim = head.config, {"joiner_dim": head.config.joiner_dim}
+    yield (
+        "encoder",
+        Graph(
+            name="encoder",
+            module=TransducerEncoder(traced, copy.deepcopy(head.joiner.encoder_proj)),
+            inputs=(_FEATURES, _LENS),
+            outputs=(Axes("encoder_out", {0: "N", 1: "T_out"}), Axes("encoder_out_lens", {0: "N"})),
+            metadata=_metadata("zipformer2", "non-streaming zipformer2"),
+            cases=feature_cases(config.features.num_mel_bins),
+            expected=lambda x, lens: _projected(model, x, lens),
+            is_valid=_is_before_end,
+        ),
+    )
+    contexts = [_contexts(size, own.context_size, config.vocab_size) for size in (3, 1, 8)]
+    yield (
+        "decoder",
+        Graph(
+            name="decoder",
+            module=Decoder(copy.deepcopy(head.predictor), copy.deepcopy(head.joiner.predictor_proj)),
+            inputs=(Axes("y", {0: "N"}),),
+            outputs=(Axes("decoder_out", {0: "N"}),),
+            metadata={"context_size": own.context_size, "vocab_size": config.vocab_size},
+            cases=[(ids,) for ids in contexts],
+            expected=lambda ids: [model.predict(ids)],
+        ),
+    )
+    yield (
+        "joiner",
+        Graph(
+            name="joiner",
+            module=JoinerOutput(copy.deepcopy(head.joiner.output)),
+            inputs=(Axes("encoder_out", {0: "N"}), Axes("decoder_out", {0: "N"})),
+            outputs=(Axes("logit", {0: "N"}),),
+            metadata=joiner_dim,
+            cases=[(_normal(size, own.joiner_dim), _normal(size, own.joiner_dim)) for size in (3, 1, 8)],
+            expected=lambda frames, contexts: [model.join(frames, contexts)],
+        ),
+    )
+
+
+def _ctc_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph]]:
+    head, config = model.ctc, model.config
+    if head is None:
+        return
+    yield (
+        "ctc",
+        Graph(
+            name="CTC model",
+            module=CtcModel(traced, copy.deepcopy(head.output)),
+            inputs=(_FEATURES, _LENS),
+            outputs=(Axes("log_probs", {0: "N", 1: "T_out"}), Axes("log_probs_len", {0: "N"})),
+            metadata=_metadata("zipformer2_ctc", "non-streaming zipformer2 CTC"),
+            cases=feature_cases(config.features.num_mel_bins),
+            expected=lambda x, lens: _log_probs(model, x, lens),
+            is_valid=_is_before_end,
+        ),
+    )
+    if model.transducer is None:
+        return
+    channels = model.encoder.output_channels
+    yield (
+        "ctc_head",
+        Graph(
+            name="CTC head",
+            module=CtcOutput(copy.deepcopy(head.output)),
+            inputs=(Axes(HIDDEN_FRAMES, {0: "N", 1: "T"}),),
+            outputs=(Axes("log_probs", {0: "N", 1: "T"}),),
+            cases=[(_normal(size, 5 * size, channels),) for size in (2, 1)],
+            expected=lambda frames: [model.ctc_log_probs(frames)],
+        ),
+    )
+
+
+def _metadata(model_type: str, comment: str) -> dict[str, str | int]:
+    return {"model_type": model_type, "version": "1", "model_author": "k2-fsa", "comment": comment}
+
+
+def _projected(model: AsrModel, x: Tensor, lens: Tensor) -> Sequence[Tensor]:
+    encoded = model.encode(x, lens)
+    return model.project_frames(encoded.frames), encoded.lens
+
+
+def _log_probs(model: AsrModel, x: Tensor, lens: Tensor) -> Sequence[Tensor]:
+    encoded = model.encode(x, lens)
+    return model.ctc_log_probs(encoded.frames), encoded.lens
+
+
+def _is_before_end(outputs: Sequence[Tensor], i: int) -> Tensor | None:
+    """Frames of output 0 before the lengths in output 1."""
+    frames, lens = outputs
+    return (torch.arange(frames.shape[1]) < lens.unsqueeze(1)).unsqueeze(-1) if i == 0 else None
+
+
+def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches (N, T, F) of noise as loud as log-mel features of speech, padded, with their lengths."""
+    cases = []
+    for lens in _CASE_FRAMES:
+        x = 3.0 * _normal(len(lens), max(lens), num_features) - 8.0
+        for row, length in zip(x, lens, strict=True):
+            row[length:] = PADDING_VALUE
+        cases.append((x, torch.tensor(lens)))
+    return cases
+
+
+def _contexts(size: int, context_size: int, vocab_size: int) -> Tensor:
+    """Label contexts (N, C), that of the start first."""
+    generator = torch.Generator().manual_seed(size)
+    ids = torch.randint(-1, vocab_size, (size, context_size), generator=generator)
+    ids[0] = -1
+    ids[0, -1] = Tokenizer.blank_id
+    return ids
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))

@@ -1,0 +1,187 @@
+"""A model folder in, a folder of ONNX graphs out: `export_model`. The graphs are those that sherpa-onnx reads.
+
+Features (N, T, 80) at 100 Hz go in; N and T are free. A transducer is three graphs (encoder, decoder, joiner), a CTC head
+one with the encoder in it; a model with both gives both. Each is compared with PyTorch before anything is written, and
+the folder is then there whole or not at all.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zipasr import checkpoint
+from zipasr.config import to_json
+from zipasr.errors import ConfigError
+from zipasr.export.offline import offline_graphs
+from zipasr.export.readme import describe
+from zipasr.export.trace import check, import_onnx, trace
+from zipasr.model import AsrModel, resolve_model_folder, tokenizer_files
+from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
+from zipasr.search.confidence import CALIBRATION_FILE
+from zipasr.tokenizer import Tokenizer
+
+TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
+"""Largest difference from PyTorch, as a share of the largest value. Rounding alone gives 1e-6 to 1e-5 in float32, 1e-3 with
+weights in float16."""
+_FEWEST_HALVED = 64
+"""Values of a weight that is worth storing in float16."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written."""
+
+    folder: Path
+    """Where."""
+    config: ExportedConfig
+    """Which graphs."""
+    differences: dict[str, float]
+    """Largest difference of each graph from PyTorch, as a share of the largest value."""
+    num_bytes: int
+    """Size of the graphs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for JSON."""
+        files = {part: name for part, name in vars(self.config.files).items() if name is not None}
+        return {
+            "folder": str(self.folder),
+            "precision": self.config.precision,
+            "files": files,
+            "differences": self.differences,
+            "num_bytes": self.num_bytes,
+        }
+
+    def table(self) -> str:
+        """The figures for people."""
+        names: dict[str, str] = vars(self.config.files)
+        rows = [f"  {names[part]}  differs from PyTorch by {value:.1e}" for part, value in self.differences.items()]
+        return "\n".join([f"{self.folder}: {self.num_bytes / 1e6:.1f} MB, {self.config.precision}", *rows])
+
+
+def export_model(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precision: Precision = "float32",
+    tolerance: float | None = None,
+) -> ExportReport:
+    """Write the graphs of a model.
+
+    Args:
+        folder: a model, or the folder of a training run.
+        out: the folder to write; one that an earlier export wrote is replaced.
+        precision: float32, or float16 for weights of half the size. For int8 see `export.quantize`.
+        tolerance: largest difference from PyTorch, as a share of the largest value; None: that of `TOLERANCES`.
+    Raises:
+        CheckpointError: the model cannot be read, or the folder cannot be written.
+        ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
+        ExportError: a graph differs from PyTorch by more than the tolerance.
+    """
+    source = resolve_model_folder(folder)
+    check_target(out)
+    model, tokenizer = AsrModel.load(source)
+    graphs, differences = make_graphs(model, precision=precision, tolerance=tolerance)
+    return write_graphs(source, out, model, tokenizer, graphs, differences, precision=precision)
+
+
+def make_graphs(
+    model: AsrModel, *, precision: Precision = "float32", tolerance: float | None = None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """ONNX models by the field of `ExportedFiles`, compared with PyTorch, and their differences; see `export_model`."""
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    made, differences = {}, {}
+    for part, graph in offline_graphs(model).items():
+        traced = trace(graph)
+        if part == "encoder":
+            _name_hidden_frames(traced)
+        if precision == "float16":
+            _halve_weights(traced)
+        differences[part] = check(traced, graph, tolerance=limit)
+        made[part] = traced
+    return made, differences
+
+
+def check_target(out: str | os.PathLike[str]) -> None:
+    """Refuse to replace what no export wrote.
+
+    Raises:
+        ConfigError: there is something else.
+    """
+    out = Path(out)
+    if out.exists() and not is_exported(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(
+            f"--out must be a new folder or one that an export wrote, but {out} holds something else; name another"
+        )
+
+
+def write_graphs(
+    source: Path,
+    out: str | os.PathLike[str],
+    model: AsrModel,
+    tokenizer: Tokenizer,
+    graphs: dict[str, Any],
+    differences: dict[str, float],
+    *,
+    precision: Precision,
+) -> ExportReport:
+    """Write graphs with all that running them needs: tokenizer, description, calibrations; the folder appears whole."""
+    config = exported_config(model, graphs, precision)
+    names: dict[str, str] = vars(config.files)
+    blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
+    num_bytes = sum(map(len, blobs.values()))
+    blobs |= tokenizer_files(tokenizer) | {"README.md": describe(config).encode()}
+    if (source / CALIBRATION_FILE).is_file():
+        blobs[CALIBRATION_FILE] = (source / CALIBRATION_FILE).read_bytes()
+    path = checkpoint.write_folder(out, documents={EXPORT_FILE: to_json(config)}, tensors={}, blobs=blobs)
+    return ExportReport(path, config, differences, num_bytes)
+
+
+def exported_config(model: AsrModel, graphs: dict[str, Any], precision: Precision) -> ExportedConfig:
+    """How an exported folder describes itself. In int8 the decoder and the small CTC head stay in float32."""
+    ending = {"float32": "", "float16": ".fp16", "int8": ".int8"}[precision]
+    stems = {"encoder": "encoder", "decoder": "decoder", "joiner": "joiner", "ctc": "model", "ctc_head": "ctc_head"}
+    floats = ("decoder", "ctc_head") if precision == "int8" else ()
+    names = {part: f"{stems[part]}{'' if part in floats else ending}.onnx" for part in graphs}
+    head = model.config.transducer
+    return ExportedConfig(
+        files=ExportedFiles(**names),
+        precision=precision,
+        context_size=head.context_size if head is not None else 0,
+        joiner_dim=head.joiner_dim if head is not None else 0,
+        features=model.config.features,
+    )
+
+
+def _name_hidden_frames(model: Any) -> None:
+    """Name what goes into the joiner's projection, the last product of an encoder, for `OnnxModel`."""
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    node = nodes[model.graph.output[0].name]
+    while node.op_type != "MatMul":
+        node = next(nodes[name] for name in node.input if name in nodes)
+    old = node.input[0]
+    for node in model.graph.node:
+        node.input[:] = [HIDDEN_FRAMES if name == old else name for name in node.input]
+        node.output[:] = [HIDDEN_FRAMES if name == old else name for name in node.output]
+
+
+def _halve_weights(model: Any) -> None:
+    """Store weights in float16 and have the runtime widen them when it loads the graph; arithmetic stays in float32.
+
+    Onnxruntime has a converter that computes in float16 as well, but onnxruntime 1.32 crashes when it opens what that makes
+    of a Zipformer.
+    """
+    onnx = import_onnx()
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < _FEWEST_HALVED:
+            continue
+        wide, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(wide.astype(np.float16), f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT, name=f"{name}.cast"))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

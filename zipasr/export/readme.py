@@ -1,0 +1,61 @@
+"""The README of an exported folder: what its files are, and the commands that run them."""
+
+from zipasr.onnx_runtime import ExportedConfig
+
+_INTRODUCTION = """# A speech recogniser in ONNX
+
+Written by `zipasr export`. Everything needed is in this folder. Sound is 16 kHz mono.
+
+With zipasr (all searches, hotwords, word times):
+
+    pip install "zipasr[onnx]"
+    zipasr transcribe . audio.wav
+"""
+_TRANSDUCER = """
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer:
+
+    sherpa-onnx-offline --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
+      --joiner={joiner} --decoding-method=modified_beam_search audio.wav
+
+In Python:
+
+    sherpa_onnx.OfflineRecognizer.from_transducer(
+        encoder="{encoder}", decoder="{decoder}", joiner="{joiner}",
+        tokens="tokens.txt", decoding_method="modified_beam_search",
+    )
+"""
+_CTC = """
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head:
+
+    sherpa-onnx-offline --tokens=tokens.txt --zipformer-ctc-model={ctc} audio.wav
+
+In Python:
+
+    sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model="{ctc}", tokens="tokens.txt")
+"""
+_TAIL = """
+sherpa-onnx does not pad what it hears, zipasr does: add 0.3 s of silence to a recording that ends with its last word.
+"""
+_FILES = {
+    "encoder": "the encoder, with the joiner's projection of its frames",
+    "decoder": "the predictor, with the joiner's projection",
+    "joiner": "the joiner",
+    "ctc": "encoder and CTC head in one",
+    "ctc_head": "the CTC head alone, on frames that `encoder` computes inside; zipasr finds the times of words with it",
+}
+
+
+def describe(config: ExportedConfig) -> str:
+    """The text of the README."""
+    names: dict[str, str | None] = vars(config.files)
+    text = _INTRODUCTION
+    if config.files.encoder is not None:
+        text += _TRANSDUCER.format(**names)
+    if config.files.ctc is not None:
+        text += _CTC.format(**names)
+    rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items() if name is not None]
+    rows += [
+        "- `tokens.txt`: the vocabulary, for sherpa-onnx",
+        "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",
+    ]
+    return text + _TAIL + "\n## Files\n\nWeights are " + config.precision + ".\n\n" + "\n".join(rows) + "\n"
