@@ -1,11 +1,11 @@
 """`Recognizer` and `Stream`: recordings or sound as it comes in, transcripts out; all that an application needs."""
 
+from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import (
     FRAME_S,
     TAIL_PADDING_FRAMES,
     AudioSource,
-    FileResult,
     Hotword,
     Recognizer,
     SearchConfig,

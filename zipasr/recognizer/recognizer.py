@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
 from zipasr.device import select_device
-from zipasr.errors import AudioError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.reading import FRAME_S, to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
@@ -62,16 +62,6 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 _FEATURES_PER_S = 100
 _MAX_KEPT_GRAPHS = 32
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
-
-
-class FileResult(NamedTuple):
-    """What came of one recording, or of one channel of it."""
-
-    path: str
-    transcript: Transcript | None
-    """None if it could not be read."""
-    error: AudioError | None = None
-    """Why."""
 
 
 class Recognizer:
@@ -245,36 +235,17 @@ class Recognizer:
         Yields:
             A result for each file, or each channel, in order. A file that cannot be read has its error and stops nothing.
         """
-        waiting: list[tuple[FileResult, np.ndarray | None]] = []  # short ones, and errors that keep their place
-        for path in paths:
-            name = os.fspath(path)
-            try:
-                channels = range(num_channels(name)) if is_per_channel else [channel]
-                for one in channels:
-                    samples, rest = self._short_or_rest(read_blocks(name, channel=one))
-                    if samples is not None:
-                        waiting.append((FileResult(name, Transcript("", channel=one)), samples))
-                        continue
-                    yield from self._finished(waiting, hotwords)
-                    waiting = []
-                    transcript = self._transcribe_long(rest, hotwords, on_progress)
-                    yield FileResult(name, dataclasses.replace(transcript, channel=one))
-            except AudioError as error:
-                waiting.append((FileResult(name, None, error), None))
-            if sum(len(samples) for _, samples in waiting if samples is not None) >= _CPU_BATCH_S * SAMPLE_RATE_HZ:
-                yield from self._finished(waiting, hotwords)
-                waiting = []
-        yield from self._finished(waiting, hotwords)
+        return in_batches(
+            paths,
+            read_channels=lambda path: self._channels_of(path, channel, is_per_channel),
+            transcribe_many=lambda recordings: self.transcribe_many(recordings, hotwords=hotwords),
+            transcribe_long=lambda blocks: self._transcribe_long(blocks, hotwords, on_progress),
+        )
 
-    def _finished(
-        self, waiting: Sequence[tuple[FileResult, np.ndarray | None]], hotwords: Sequence[str | Hotword] | None
-    ) -> Iterator[FileResult]:
-        transcripts = iter(self.transcribe_many([s for _, s in waiting if s is not None], hotwords=hotwords))
-        for result, samples in waiting:
-            if samples is None or result.transcript is None:
-                yield result
-            else:
-                yield FileResult(result.path, dataclasses.replace(next(transcripts), channel=result.transcript.channel))
+    def _channels_of(self, path: str, channel: int | None, is_per_channel: bool) -> Iterator[ReadChannel]:
+        """What is to be transcribed of a file, each channel as soon as it is read."""
+        for one in range(num_channels(path)) if is_per_channel else [channel]:
+            yield ReadChannel(one, *self._short_or_rest(read_blocks(path, channel=one)))
 
     def _short_or_rest(self, blocks: Iterator[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
         """All samples of a recording that is transcribed whole; otherwise None and its blocks, from the first on."""
