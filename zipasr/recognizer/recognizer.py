@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
 from zipasr.device import select_device
+from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
+from zipasr.onnx_runtime import is_exported
+from zipasr.onnx_runtime import load as load_exported
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.reading import FRAME_S, to_transcript
@@ -130,10 +134,10 @@ class Recognizer:
         hotwords: Sequence[str | Hotword] = (),
         long_recordings: LongRecordingConfig | None = None,
     ) -> "Recognizer":
-        """Open a model folder or the folder of a training run.
+        """Open a model folder, the folder of a training run, or one of exported graphs.
 
         Args:
-            folder: what `zipasr train --out` wrote, or a checkpoint of it.
+            folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
             device: cpu, cuda, cuda:N, mps or auto.
             search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
@@ -146,17 +150,14 @@ class Recognizer:
             ConfigError: this machine has no such device, the model lacks the head that the search needs, a language model
                 is of another vocabulary or of no use to the search, or a phrase cannot be written.
         """
-        chosen = select_device(device)
-        path = resolve_model_folder(folder)
-        model, tokenizer = AsrModel.load(path)
-        language_models = _open_language_models(lm, lodr, tokenizer, chosen)
+        scorer, tokenizer, features, chosen, path = _open_model(folder, device)
         return cls(
-            model.to(chosen),
+            scorer,
             tokenizer,
-            features=model.config.features,
+            features=features,
             device=chosen,
             search=search,
-            language_models=language_models,
+            language_models=_open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             calibrations=read_calibrations(path),
             long_recordings=long_recordings,
@@ -468,6 +469,18 @@ class Recognizer:
                         )
                     )
         return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in readings]
+
+
+def _open_model(folder: str | os.PathLike[str], device: str) -> tuple[Scorer, Tokenizer, FbankConfig, torch.device, Path]:
+    """A model, whether trained here or exported, on its device, with what belongs to it."""
+    if is_exported(folder):
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
+        exported = load_exported(folder)
+        return exported.scorer, exported.tokenizer, exported.features, torch.device("cpu"), Path(folder)
+    chosen, path = select_device(device), resolve_model_folder(folder)
+    model, tokenizer = AsrModel.load(path)
+    return model.to(chosen), tokenizer, model.config.features, chosen, path
 
 
 def _open_language_models(
