@@ -32,7 +32,7 @@ from zipasr.heads.attention import AttentionConfig, AttentionHead
 from zipasr.heads.ctc import CtcConfig, CtcHead
 from zipasr.heads.transducer import TransducerConfig, TransducerHead
 from zipasr.nn.encoded import Encoded
-from zipasr.tokenizer import MODEL_FILE, TOKENS_FILE, Tokenizer
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -283,7 +283,7 @@ class AsrModel(nn.Module):
             raise ConfigError(
                 f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
             )
-        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer_files(tokenizer)
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> tuple["AsrModel", Tokenizer]:
@@ -300,12 +300,6 @@ class AsrModel(nn.Module):
         model = AsrModel(config)
         load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
         return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
-
-
-def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """The files of a tokenizer, for `checkpoint.write_folder`."""
-    symbols = "".join(f"{piece} {i}\n" for i, piece in enumerate(tokenizer.pieces))
-    return {MODEL_FILE: tokenizer.to_bytes(), TOKENS_FILE: symbols.encode()}
 
 
 def resolve_model_folder(path: str | os.PathLike[str]) -> Path:

@@ -205,6 +205,11 @@ class Tokenizer:
         """Return the serialised sentencepiece model."""
         return self._model
 
+    def to_files(self) -> dict[str, bytes]:
+        """Return the files of a checkpoint folder: the model, and `tokens.txt` with a line `symbol id` each."""
+        tokens = "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+        return {MODEL_FILE: self._model, TOKENS_FILE: tokens.encode()}
+
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Open the tokenizer that `save` wrote into a folder.
@@ -228,11 +233,10 @@ class Tokenizer:
         Raises:
             CheckpointError: the files cannot be written.
         """
-        tokens = "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / MODEL_FILE).write_bytes(self._model)
-            (Path(folder) / TOKENS_FILE).write_text(tokens, encoding="utf-8", newline="\n")
+            for name, content in self.to_files().items():
+                (Path(folder) / name).write_bytes(content)
         except OSError as error:
             raise CheckpointError(
                 f"Expected to write the tokenizer into {folder}, got: {error.strerror}; check permissions and free space."

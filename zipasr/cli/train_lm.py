@@ -12,7 +12,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="train a language model for a recogniser",
         description="Train a language model on text, for transcribe --lm and --lodr and evaluate. A neural one (lstm, "
         "transformer) is a folder; the same command on the same --out goes on where it stopped. An n-gram is a file in ARPA "
-        "format. Perplexity is measured on 5 %% of the lines, at most 2000, which are held out, or on --dev.",
+        "format. Perplexity is measured on 5 % of the lines, at most 2000, which are held out, or on --dev.",
     )
     parser.add_argument(
         "texts", metavar="TEXT", nargs="+", help="text, a sentence a line, or a manifest (.jsonl, .jsonl.gz); gzipped or not"

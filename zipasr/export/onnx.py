@@ -19,7 +19,7 @@ from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
 from zipasr.export.readme import describe
 from zipasr.export.trace import check, import_onnx, trace
-from zipasr.model import AsrModel, resolve_model_folder, tokenizer_files
+from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.search.confidence import CALIBRATION_FILE
 from zipasr.tokenizer import Tokenizer
@@ -133,7 +133,7 @@ def write_graphs(
     names: dict[str, str] = vars(config.files)
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
-    blobs |= tokenizer_files(tokenizer) | {"README.md": describe(config).encode()}
+    blobs |= tokenizer.to_files() | {"README.md": describe(config).encode()}
     if (source / CALIBRATION_FILE).is_file():
         blobs[CALIBRATION_FILE] = (source / CALIBRATION_FILE).read_bytes()
     path = checkpoint.write_folder(out, documents={EXPORT_FILE: to_json(config)}, tensors={}, blobs=blobs)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from zipasr import checkpoint
 from zipasr.config import from_json, to_json
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.tokenizer import MODEL_FILE, TOKENS_FILE, Tokenizer
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "language_model.json"
 """Not config.json, so that the folder of a recogniser is told from that of a language model."""
@@ -253,9 +253,7 @@ class NeuralLm(nn.Module):
             raise ConfigError(
                 f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
             )
-        symbols = "".join(f"{piece} {i}\n" for i, piece in enumerate(tokenizer.pieces))
-        blobs = {MODEL_FILE: tokenizer.to_bytes(), TOKENS_FILE: symbols.encode()}
-        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, blobs
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 
     def save(self, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> Path:
         """Write configuration, weights and tokenizer into a checkpoint folder, atomically."""
