@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
+import zipasr
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
-from zipasr.errors import CheckpointError
+from zipasr.cli import main
+from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
 from zipasr.model import AsrModel
 from zipasr.onnx_runtime import OnnxModel, is_exported, load, load_exported
@@ -133,3 +136,19 @@ def test_missing_packages_are_named(package: str, pair: tuple[AsrModel, Path]) -
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert 'pip install "zipasr[onnx]"' in done.stdout
+
+
+def test_the_recogniser_opens_an_exported_folder_as_any_other(
+    pair: tuple[AsrModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, folder = pair
+    recognizer = zipasr.load(folder)
+    expected = Recognizer(model, tiny_tokenizer()).transcribe(noise(2.0))
+    assert recognizer.transcribe(noise(2.0)).text == expected.text
+    assert recognizer.search.method == ("beam" if model.has_transducer else "ctc_greedy")
+    assert recognizer.device.type == "cpu"
+    soundfile.write(tmp_path / "a.wav", noise(2.0), 16_000, subtype="FLOAT")
+    assert main(["transcribe", str(folder), str(tmp_path / "a.wav")]) == 0
+    assert capsys.readouterr().out == f"{expected.text}\n"
+    with pytest.raises(ConfigError, match="exported graphs run on the CPU"):
+        zipasr.load(folder, device="cuda")
