@@ -95,7 +95,7 @@ class HttpEndpoints:
             return self._gone()
         except RequestError as error:
             if "expect" not in request.headers:  # who expects leave to send a body waits for it
-                await linger(request.receive)
+                await linger(request.receive, self.config.idle_timeout_s)
             return self._refusal(error)
         try:
             asked = parse_request(upload.fields, self.model_name)

@@ -4,6 +4,7 @@ Two threads matter: the event loop's, which talks to clients, and that of `batch
 """
 
 import asyncio
+import contextlib
 import errno
 import importlib.util
 import os
@@ -80,6 +81,7 @@ class Service:
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Serve until a signal, or `stop`; return whether all that was accepted has been answered."""
+        _allow_files(2 * (self.config.max_connections + _MAX_IDLE_CONNECTIONS) + 100)
         return asyncio.run(self._serve(on_ready))
 
     def stop(self) -> None:
@@ -207,6 +209,17 @@ def _make_server(
             backlog=1024,
         )
     )
+
+
+def _allow_files(number: int) -> None:
+    """Ask for as many open files as connections and uploads may need; where that is not granted, fewer must do."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # POSIX only
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < number:
+            wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _why_no_stream(recognizer: Recognizer) -> str:

@@ -80,11 +80,11 @@ def _limited(receive: Receive, content_length: str | None, config: ServeConfig) 
     return limited
 
 
-async def linger(receive: Receive) -> None:
+async def linger(receive: Receive, patience_s: float) -> None:
     """Read on for a while after a refusal, and throw away what comes."""
     num_bytes = 0
     try:
-        async with asyncio.timeout(_LINGER_S):
+        async with asyncio.timeout(min(_LINGER_S, patience_s)):
             while num_bytes <= _MAX_LINGER_BYTES:
                 message = await receive()
                 num_bytes += len(message.get("body", b""))

@@ -29,7 +29,7 @@ export async function listen(onSamples) {
   source.connect(node);
   return async () => {
     stream.getTracks().forEach((track) => track.stop());
-    await context.close();
+    if (context.state !== "closed") await context.close();
   };
 }
 

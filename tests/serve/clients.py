@@ -1,0 +1,69 @@
+"""Clients of sherpa-onnx's WebSocket protocols: a hand-written one for recordings, the wheel's own for live sound, and a
+hand-written one for live sound where a test must misbehave or look closely."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.serve.running import WATCHDOG_S
+from zipasr.serve.protocol import write_recording
+
+
+def sherpa_program(name: str) -> str:
+    """The path of a program of the wheel sherpa-onnx-bin."""
+    program = shutil.which(name, path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.fail(f"{name} is missing; pip install sherpa-onnx-bin")
+    return program
+
+
+def send_recordings(url: str, recordings: Sequence[np.ndarray], *, message_bytes: int = 10_000) -> list[dict[str, object]]:
+    """What the "offline" protocol answers to recordings (samples,) at 16 kHz, sent one after the other on one connection."""
+    answers = []
+    with connect(url, max_size=None, open_timeout=WATCHDOG_S) as connection:
+        for samples in recordings:
+            message = write_recording(samples)
+            for start in range(0, len(message), message_bytes):
+                connection.send(message[start : start + message_bytes])
+            answer = connection.recv(WATCHDOG_S)
+            assert isinstance(answer, str)
+            answers.append(json.loads(answer))
+        connection.send("Done")
+        assert_closed(connection)
+    return answers
+
+
+def assert_closed(connection: ClientConnection) -> None:
+    """Check that nothing comes any more but the end."""
+    assert list(connection) == []
+
+
+def stream_file(port: int, path: Path) -> list[dict[str, object]]:
+    """What the wheel's own client of the "online" protocol prints for a WAV file, its JSON in turn."""
+    program = sherpa_program("sherpa-onnx-online-websocket-client")
+    command = [program, "--server-ip=127.0.0.1", f"--server-port={port}", "--seconds-per-message=0.02", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG_S, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout + done.stderr
+    return [json.loads(line[line.index("{") :]) for line in printed.splitlines() if '{"text"' in line or '{ "text"' in line]
+
+
+def stream_samples(connection: ClientConnection, samples: np.ndarray, *, message_samples: int = 3200) -> None:
+    """Send live sound as fast as it goes."""
+    for start in range(0, len(samples), message_samples):
+        connection.send(samples[start : start + message_samples].astype("<f4").tobytes())
+
+
+def results_of(connection: ClientConnection) -> list[dict[str, object]]:
+    """All JSON until `Done!`, which must come."""
+    results = []
+    while (message := connection.recv(WATCHDOG_S)) != "Done!":
+        results.append(json.loads(message))
+    return results

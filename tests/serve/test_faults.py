@@ -1,0 +1,241 @@
+"""Contract: what goes wrong at one client, or is too much, ends in a clear answer and disturbs no other; the server is then
+as it was. Traffic goes to this machine only, and every loop has an end."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from tests.serve.clients import results_of, stream_samples
+from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, streaming_recognizer, wav
+from tests.serve.test_http import post
+from tests.serve.test_sockets import closed, utterances_of, ws
+from zipasr.recognizer import Recognizer
+from zipasr.serve import Service
+
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return streaming_recognizer()
+
+
+def gauge(service: Service, name: str) -> float:
+    found = re.search(rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(int(WATCHDOG_S * 50)):
+        if condition():
+            return
+        waiting.wait(0.02)
+    pytest.fail("this never came true")
+
+
+@contextmanager
+def held(recognizer: Recognizer) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """A recogniser that, at the first recording, sets the first event and waits for the second."""
+    is_held, go_on = threading.Event(), threading.Event()
+    transcribe_many = recognizer.transcribe_many
+
+    def holding(recordings: list[np.ndarray], **options: object) -> object:
+        is_held.set()
+        assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    recognizer.transcribe_many = holding  # type: ignore[method-assign, assignment]
+    try:
+        yield is_held, go_on
+    finally:
+        go_on.set()
+
+
+def raw_request(service: Service, head: str = "", *, body: bytes = b"") -> socket.socket:
+    """A connection on which a request has begun."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+    start = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
+    connection.sendall(start + body)
+    return connection
+
+
+def answer_of(connection: socket.socket) -> str:
+    """All that comes until the server closes."""
+    content = b""
+    while block := connection.recv(65536):
+        content += block
+    return content.decode()
+
+
+FORM = "Content-Type: multipart/form-data; boundary=x\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_word(recognizer: Recognizer) -> None:
+    samples = sentence(0, 4.0)
+    with running(streaming_recognizer()) as service, connect(ws(service)) as other:
+        stream_samples(other, samples[:32_000])
+        for path in ("/online", "/offline"):
+            with connect(ws(service, path)) as leaving:
+                stream_samples(leaving, samples) if path == "/online" else leaving.send(
+                    b"\x80\x3e\x00\x00\x00\x00\x01\x00abc"
+                )
+                leaving.socket.close()
+        raw_request(service, f"{FORM}Content-Length: 100000\r\n", body=PART + b"RIFF").close()
+        wait_until(lambda: gauge(service, "open") == 1 and gauge(service, "live") == 1)
+        stream_samples(other, samples[32_000:])
+        other.send("Done")
+        assert results_of(other)[-1]["text"] == utterances_of(recognizer, samples)[-1].text
+
+
+def test_who_leaves_while_waiting_gives_the_place_away() -> None:
+    slow = offline_recognizer()
+    with held(slow) as (is_held, go_on), running(slow, max_waiting=1) as service, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(post, service)
+        assert is_held.wait(WATCHDOG_S)
+        body = PART + wav(sentence()) + b'\r\n--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n--x--\r\n'
+        waiting = raw_request(service, f"{FORM}Content-Length: {len(body)}\r\n", body=body)
+        wait_until(lambda: gauge(service, "waiting") == 1)
+        full = post(service)
+        assert (full.status_code, full.headers["retry-after"]) == (503, "2")
+        assert "retry later" in full.json()["error"]["message"]
+        waiting.close()
+        wait_until(lambda: gauge(service, "open") == 1)
+        third = pool.submit(post, service)
+        go_on.set()
+        assert [first.result().status_code, third.result().status_code] == [200, 200]
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 10000000000\r\n", "Transfer-Encoding: chunked\r\n"])
+def test_ten_gigabytes(head: str) -> None:
+    """Refused at the limit, whether announced or not; what is sent after that is thrown away, and not for long."""
+    with running(offline_recognizer(), max_upload_mb=1.0, idle_timeout_s=2.0) as service:
+        connection = raw_request(service, FORM + head)
+        block = bytes(MB)
+        if "chunked" in head:
+            block = b"%x\r\n%s\r\n" % (len(block), block)
+            connection.sendall(b"%x\r\n%s\r\n" % (len(PART), PART))
+        else:
+            connection.sendall(PART)
+        num_sent = 0
+        try:
+            for _ in range(10_000):
+                connection.sendall(block)
+                num_sent += MB
+        except OSError:
+            pass  # the server has closed
+        assert MB <= num_sent < 500 * MB
+        connection.close()
+        wait_until(lambda: gauge(service, "open") == 0)
+        assert post(service).status_code == 200
+
+
+def test_a_recording_that_is_too_large_is_told_so() -> None:
+    with running(offline_recognizer(), max_upload_mb=0.1) as service:
+        response = post(service, wav(sentence(0, 4.0)))
+        assert response.status_code == 413
+        assert "at most 0.1 MB" in response.json()["error"]["message"]
+        chunked = httpx2.post(
+            f"{service.url}/v1/audio/transcriptions",
+            content=(bytes(1000) for _ in range(200)),
+            headers={"content-type": "multipart/form-data; boundary=x"},
+            timeout=WATCHDOG_S,
+        )
+        assert chunked.status_code in (400, 413)
+
+
+def test_a_recording_that_is_too_long_is_told_so() -> None:
+    with running(offline_recognizer(), max_audio_s=5.0) as service:
+        for duration_s in (6.0, 40.0):
+            response = post(service, wav(np.zeros(round(duration_s * 16_000), np.float32), subtype="PCM_16"))
+            assert response.status_code == 400
+            assert "at most 5 s" in response.json()["error"]["message"]
+
+
+def test_a_message_that_is_too_large() -> None:
+    with running(offline_recognizer(), max_utterance_s=1.0) as service, connect(ws(service)) as connection:
+        connection.send(bytes(2 * MB))
+        assert closed(connection)[0] == 1009
+
+
+def test_a_byte_an_hour() -> None:
+    """Who begins and does not go on is given up: in the head of a request, in its body, in a message, between messages."""
+    with running(streaming_recognizer(), idle_timeout_s=0.5) as service:
+        head = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+        head.sendall(b"P")
+        nothing = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+        body = raw_request(service, f"{FORM}Content-Length: 100\r\n", body=b"-")
+        with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as recording:
+            live.send(b"\x00")
+            recording.socket.sendall(b"\x82\xfe")  # the begin of a frame
+            assert answer_of(head) == answer_of(nothing) == ""
+            assert answer_of(body).startswith("HTTP/1.1 408 ")
+            for connection in (live, recording):
+                assert closed(connection) == (1008, "Nothing was sent for 0.5 s.")
+        wait_until(lambda: gauge(service, "open") == 0)
+
+
+def test_many_clients_at_once() -> None:
+    """500 at a server that takes 20: each is answered, with its text or with 503 and when to come again."""
+    content = wav(sentence(0, 0.5))
+    body = PART + content + b'\r\n--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n--x--\r\n'
+    head = f"Host: 127.0.0.1\r\nConnection: close\r\n{FORM}Content-Length: {len(body)}\r\n\r\n"
+    request = f"POST /v1/audio/transcriptions HTTP/1.1\r\n{head}"
+
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request.encode() + body)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def ask_all(port: int) -> list[bytes]:
+        return await asyncio.wait_for(asyncio.gather(*(ask(port) for _ in range(500))), WATCHDOG_S)
+
+    text = offline_recognizer().transcribe(sentence(0, 0.5)).text
+    with running(offline_recognizer(), max_connections=20, max_waiting=10) as service:
+        answers = asyncio.run(ask_all(service.port))
+        heard = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+        assert len(heard) + len(refused) == 500
+        assert heard and all(f'"text": "{text}"'.encode() in answer for answer in heard)
+        assert all(b"retry-after: 2" in answer.lower() for answer in refused)
+        wait_until(lambda: gauge(service, "open") == gauge(service, "waiting") == 0)
+        assert post(service, content).json()["text"] == text
+
+
+def test_stopping_under_load(recognizer: Recognizer) -> None:
+    """All that was accepted is answered, live sound that goes on too; new requests are sent away meanwhile."""
+    slow, samples = streaming_recognizer(), sentence(1, 2.0)
+    with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(8) as pool:
+        with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as idle:
+            stream_samples(live, samples)
+            first = [live.recv(WATCHDOG_S) for _ in range(2)]
+            answers = [pool.submit(post, service, wav(sentence(seed))) for seed in range(4)]
+            assert is_held.wait(WATCHDOG_S)
+            wait_until(lambda: gauge(service, "open") == 6)
+            service.stop()
+            wait_until(lambda: httpx2.get(f"{service.url}/health").status_code == 503)
+            late = post(service)
+            assert (late.status_code, late.headers["retry-after"]) == (503, "2")
+            assert "about to stop" in late.json()["error"]["message"]
+            go_on.set()
+            assert closed(idle)[0] == 1012
+            results = results_of(live)
+            assert closed(live)[0] == 1012
+        expected = recognizer.transcribe_many([sentence(seed) for seed in range(4)])
+        assert [answer.result().json()["text"] for answer in answers] == [transcript.text for transcript in expected]
+    assert all(first)
+    assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
+    assert results[-1]["text"] == utterances_of(recognizer, samples)[-1].text

@@ -1,0 +1,108 @@
+"""Law: streams of many connections are decoded together, each as it would be alone; what waits is bounded."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from tests.serve.running import sentence, streaming_recognizer
+from zipasr.recognizer import Recognizer
+from zipasr.serve.live import LiveResult, LiveSession, LiveSessions
+from zipasr.serve.metrics import Metrics
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return streaming_recognizer()
+
+
+def text_alone(recognizer: Recognizer, samples: np.ndarray) -> str:
+    stream = recognizer.stream()
+    stream.accept_waveform(samples)
+    return stream.finish().text
+
+
+async def results_of(session: LiveSession) -> list[LiveResult]:
+    results = [await session.next_result()]
+    while not results[-1].is_eof:
+        results.append(await session.next_result())
+    return results
+
+
+def batch_sizes(metrics: Metrics) -> dict[str, float]:
+    lines = metrics.to_text().decode().splitlines()
+    return {
+        line.split('le="')[1].split('"')[0]: float(line.split()[-1]) for line in lines if 'bucket{kind="streams"' in line
+    }
+
+
+def test_one_step_takes_all_streams_a_chunk_further(recognizer: Recognizer) -> None:
+    async def run() -> None:
+        metrics = Metrics()
+        sessions = LiveSessions(recognizer, metrics, lambda: None)
+        opened = [sessions.open() for _ in range(5)]
+        for seed, session in enumerate(opened):
+            session.push(sentence(seed, 1.0 + seed / 2))
+        assert sessions.has_work()
+        assert sessions.step()
+        assert (batch_sizes(metrics)["4.0"], batch_sizes(metrics)["8.0"]) == (0, 1)
+        for session in opened:
+            session.finish()
+        while sessions.step():
+            pass
+        assert not sessions.has_work()
+        for seed, session in enumerate(opened):
+            results = await results_of(session)
+            assert results[-1].transcript.text == text_alone(recognizer, sentence(seed, 1.0 + seed / 2))
+
+    asyncio.run(run())
+
+
+def test_one_that_is_no_sound_or_has_left_disturbs_no_other(recognizer: Recognizer) -> None:
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None)
+        good, bad, gone = (sessions.open() for _ in range(3))
+        for session in (good, bad, gone):
+            session.push(sentence(0, 2.0))
+        sessions.step()
+        bad.push(np.full(100, np.nan, np.float32))
+        gone.leave()
+        good.finish()
+        while sessions.step():
+            pass
+        assert (await results_of(good))[-1].transcript.text == text_alone(recognizer, sentence(0, 2.0))
+        with pytest.raises(ValueError, match="finite"):
+            await results_of(bad)
+
+    asyncio.run(run())
+
+
+def test_a_socket_must_wait_while_much_sound_waits(recognizer: Recognizer) -> None:
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None)
+        session = sessions.open()
+        session.push(sentence(0, 5.0))
+        await session.room()  # that little may wait
+        session.push(sentence(0, 8.0))
+        waiting = asyncio.ensure_future(session.room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        for _ in range(6):
+            sessions.step()
+        await waiting
+
+    asyncio.run(run())
+
+
+def test_of_partial_results_that_nobody_fetched_the_newest_is_kept(recognizer: Recognizer) -> None:
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None)
+        session = sessions.open()
+        session.push(sentence(0, 6.0))
+        session.finish()
+        while sessions.step():
+            pass
+        (only,) = await results_of(session)
+        assert only.is_final and only.transcript.text == text_alone(recognizer, sentence(0, 6.0))
+
+    asyncio.run(run())

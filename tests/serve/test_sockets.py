@@ -1,0 +1,266 @@
+"""Contract: sherpa-onnx's WebSocket protocols. The wheel's own client of live sound works unchanged; the test's client of
+recordings works against the wheel's own server and against ours. Law: out comes what `Stream` and `transcribe` say."""
+
+import base64
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.serve.clients import results_of, send_recordings, sherpa_program, stream_file, stream_samples
+from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, streaming_recognizer
+from zipasr.recognizer import Recognizer
+from zipasr.serve import Service
+from zipasr.transcript import Transcript
+
+OFFLINE_KEYS = {"lang", "emotion", "event", "text", "timestamps", "durations", "tokens", "ys_log_probs", "words"}
+
+
+@pytest.fixture(scope="module")
+def streaming() -> Recognizer:
+    return streaming_recognizer()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Service]:
+    with running(streaming_recognizer(), max_utterance_s=60.0) as service:
+        yield service
+
+
+def ws(service: Service, path: str = "/") -> str:
+    return service.url.replace("http", "ws") + path
+
+
+def utterances_of(recognizer: Recognizer, samples: np.ndarray) -> list[Transcript]:
+    """What the recogniser says of live sound, utterance after utterance, decoded chunk by chunk as a server does."""
+    stream, found = recognizer.stream(), []
+
+    def decode_ready() -> None:
+        while recognizer.decode_streams([stream]):
+            if stream.is_endpoint():
+                found.append(stream.result())
+                stream.reset()
+
+    stream.accept_waveform(samples)
+    decode_ready()
+    stream.input_finished()
+    decode_ready()
+    return [*found, stream.finish()]
+
+
+def closed(connection: ClientConnection) -> tuple[int, str]:
+    """Why the server closes."""
+    try:
+        while True:
+            connection.recv(WATCHDOG_S)
+    except ConnectionClosed as end:
+        frame = end.rcvd
+    assert frame is not None, "the server must say why"
+    return frame.code, frame.reason
+
+
+def test_the_wheels_client_works_unchanged(server: Service, streaming: Recognizer, tmp_path: Path) -> None:
+    samples = sentence(0, 3.0)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="PCM_16")
+    heard, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    results = stream_file(server.port, tmp_path / "a.wav")
+    (expected,) = utterances_of(streaming, heard)
+    assert expected.text
+    assert results[-1]["text"] == expected.text
+    assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
+    assert len(results) >= 4 and not any(result["is_final"] for result in results[:-1])
+    assert results[-1]["timestamps"] == [round(token.start_s, 2) for token in expected.tokens]
+    assert results[-1]["ys_probs"] == pytest.approx([token.log_prob for token in expected.tokens], abs=1e-4)
+
+
+@pytest.mark.parametrize("path", ["/", "/online"])
+def test_utterances_of_a_long_stream(path: str, server: Service, streaming: Recognizer) -> None:
+    samples = np.concatenate([sentence(seed, 9.0) for seed in range(5)])
+    with connect(ws(server, path)) as connection:
+        stream_samples(connection, samples, message_samples=7777)
+        connection.send("Done")
+        results = results_of(connection)
+        assert closed(connection)[0] == 1000
+    finals = [result for result in results if result["is_final"]]
+    expected = utterances_of(streaming, samples)
+    assert len(expected) > 2
+    assert [final["text"] for final in finals] == [one.text for one in expected]
+    assert [final["segment"] for final in finals] == list(range(len(expected)))
+    assert [final["is_eof"] for final in finals] == [False] * (len(finals) - 1) + [True]
+    for final, one in zip(finals, expected, strict=True):
+        times_s = [final["start_time"] + time_s for time_s in final["timestamps"]]  # type: ignore[operator, attr-defined]
+        assert times_s == pytest.approx([token.start_s for token in one.tokens], abs=0.011)
+
+
+def test_messages_may_cut_samples(server: Service, streaming: Recognizer) -> None:
+    samples = sentence(1, 2.0)
+    content = samples.astype("<f4").tobytes()
+    with connect(ws(server)) as connection:
+        for start in range(0, len(content), 1001):
+            connection.send(content[start : start + 1001])
+        connection.send("Done")
+        assert results_of(connection)[-1]["text"] == utterances_of(streaming, samples)[-1].text
+
+
+def test_nothing_but_done(server: Service) -> None:
+    with connect(ws(server)) as connection:
+        connection.send("Done")
+        (result,) = results_of(connection)
+        assert (result["text"], result["is_eof"]) == ("", True)
+
+
+def test_many_connections_each_hear_their_own(server: Service, streaming: Recognizer) -> None:
+    def transcribed(seed: int) -> str:
+        with connect(ws(server)) as connection:
+            stream_samples(connection, sentence(seed, 6.0))
+            connection.send("Done")
+            return str(results_of(connection)[-1]["text"])
+
+    with ThreadPoolExecutor(12) as pool:
+        texts = list(pool.map(transcribed, range(12)))
+    assert texts == [utterances_of(streaming, sentence(seed, 6.0))[-1].text for seed in range(12)]
+
+
+@pytest.fixture(scope="module")
+def wheel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the wheel's own offline server, with a CTC model of a single matrix."""
+    folder = tmp_path_factory.mktemp("ctc")
+    _write_ctc_model(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = sherpa_program("sherpa-onnx-offline-websocket-server")
+    options = [f"--tokens={folder}/tokens.txt", f"--zipformer-ctc-model={folder}/model.onnx", f"--log-file={folder}/log.txt"]
+    with subprocess.Popen(
+        [program, f"--port={port}", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        end_s = time.monotonic() + WATCHDOG_S
+        while True:
+            assert process.poll() is None and time.monotonic() < end_s, "the wheel's server did not start"
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield f"ws://127.0.0.1:{port}"
+        process.kill()
+
+
+def _write_ctc_model(folder: Path) -> None:
+    """Every fourth frame through a random matrix: x (N, T, 80), x_lens (N) -> log_probs (N, T', 4), log_probs_len (N)."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper, kinds = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    matrix = np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)
+    constants = {"start": [0], "end": [2**31 - 1], "axis": [1], "step": [4], "three": [3], "four": [4]}
+    initializers = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "start", "end", "axis", "step"], ["every_fourth"]),
+            helper.make_node("MatMul", ["every_fourth", "matrix"], ["scores"]),
+            helper.make_node("LogSoftmax", ["scores"], ["log_probs"], axis=-1),
+            helper.make_node("Add", ["x_lens", "three"], ["rounded_up"]),
+            helper.make_node("Div", ["rounded_up", "four"], ["log_probs_len"]),
+        ],
+        "ctc",
+        [
+            helper.make_tensor_value_info("x", kinds.FLOAT, ["N", "T", 80]),
+            helper.make_tensor_value_info("x_lens", kinds.INT64, ["N"]),
+        ],
+        [
+            helper.make_tensor_value_info("log_probs", kinds.FLOAT, ["N", "S", 4]),
+            helper.make_tensor_value_info("log_probs_len", kinds.INT64, ["N"]),
+        ],
+        [*initializers, numpy_helper.from_array(matrix, "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {"model_type": "zipformer2_ctc"})
+    onnx.save(model, str(folder / "model.onnx"))
+    (folder / "tokens.txt").write_text("<blk> 0\na 1\nb 2\nc 3\n")
+
+
+@pytest.mark.parametrize("message_bytes", [10_000, 10_000_000])
+def test_our_client_of_recordings_works_with_the_wheels_server(message_bytes: int, wheel_server: str) -> None:
+    answers = send_recordings(wheel_server, [sentence(0), sentence(1)], message_bytes=message_bytes)
+    assert [set(answer) >= OFFLINE_KEYS for answer in answers] == [True, True], answers
+    assert all(answer["text"] for answer in answers)
+
+
+@pytest.mark.parametrize("message_bytes", [3, 10_000, 10_000_000])
+def test_recordings(message_bytes: int) -> None:
+    recordings = [sentence(seed)[: 8000 if message_bytes == 3 else None] for seed in range(3)]
+    recognizer = offline_recognizer()
+    with running(offline_recognizer()) as service:
+        for path in ("/", "/offline"):
+            answers = send_recordings(ws(service, path), recordings, message_bytes=message_bytes)
+            expected = recognizer.transcribe_many(recordings)
+            assert [answer["text"] for answer in answers] == [transcript.text for transcript in expected]
+            assert {frozenset(answer) for answer in answers} == {frozenset(OFFLINE_KEYS)}
+            assert answers[0]["timestamps"] == [round(token.start_s, 2) for token in expected[0].tokens]
+
+
+def test_a_model_that_cannot_stream_says_so() -> None:
+    with running(offline_recognizer()) as service, pytest.raises(InvalidStatus) as refused, connect(ws(service, "/online")):
+        pass
+    assert refused.value.response.status_code == 400
+    assert "a stream needs a causal Zipformer" in json.loads(refused.value.response.body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "code", "sentence_part"),
+    [
+        ("/online", "hello", 1003, "got the text 'hello'"),
+        ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
+        ("/online", b"this is no sound at all, but enough of it..." * 100, 1007, "must be finite numbers"),
+        ("/offline", "hello", 1003, "got the text 'hello'"),
+        ("/offline", b"RIFF....WAVEfmt ", 1003, "Expected a sample rate"),
+        ("/offline", np.array([16_000, 7], "<i4").tobytes(), 1003, "multiple of 4"),
+        ("/offline", np.array([16_000, 2_000_000_000], "<i4").tobytes(), 1009, "at most 60 s"),
+        (
+            "/offline",
+            np.array([16_000, 400], "<i4").tobytes() + b"\x00\x00\xc0\x7f" * 100,
+            1007,
+            "finite samples in the rec",
+        ),
+    ],
+)
+def test_what_is_no_sound_is_told(path: str, message: str | bytes, code: int, sentence_part: str, server: Service) -> None:
+    with connect(ws(server, path)) as connection:
+        connection.send(message)
+        found_code, reason = closed(connection)
+    assert (found_code, sentence_part in reason) == (code, True), reason
+
+
+def test_half_a_recording(server: Service) -> None:
+    with connect(ws(server, "/offline")) as connection:
+        connection.send(np.array([16_000, 400], "<i4").tobytes() + bytes(100))
+        connection.send("Done")
+        assert closed(connection) == (1007, "The recording was not whole: fewer bytes came than its header says.")
+
+
+def test_pages_of_other_sites_may_not_listen(server: Service) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(ws(server), origin="http://elsewhere.example"):  # type: ignore[arg-type]
+        pass
+    assert refused.value.response.status_code == 403
+    with connect(ws(server), origin=server.url) as connection:  # type: ignore[arg-type]
+        connection.ping()
+
+
+def test_api_key() -> None:
+    with running(streaming_recognizer(), api_key="a secret") as service:
+        with pytest.raises(InvalidStatus) as refused, connect(ws(service)):
+            pass
+        assert refused.value.response.status_code == 401
+        with connect(ws(service), additional_headers={"Authorization": "Bearer a secret"}) as connection:
+            connection.ping()
+        encoded = base64.urlsafe_b64encode(b"a secret").decode().rstrip("=")
+        with connect(ws(service), subprotocols=["zipasr", f"zipasr.key.{encoded}"]) as connection:  # type: ignore[list-item]
+            assert connection.subprotocol == "zipasr"
