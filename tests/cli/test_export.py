@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
+from lhotse import CutSet, Recording, SupervisionSegment
 
-from tests.tiny_model import save_tiny
+from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
 from zipasr.onnx_runtime import is_exported
 
@@ -13,6 +15,18 @@ from zipasr.onnx_runtime import is_exported
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("cli_export") / "model", has_transducer=False)
+
+
+def write_cuts(folder: Path, *texts: str) -> Path:
+    """Cuts of noise that is said to be these texts."""
+    made = []
+    for i, text in enumerate(texts):
+        soundfile.write(folder / f"{i}.wav", noise(1.5, seed=i), 16_000)
+        cut = Recording.from_file(folder / f"{i}.wav").to_cut()
+        cut.supervisions = [SupervisionSegment(str(i), cut.recording_id, start=0, duration=cut.duration, text=text)]
+        made.append(cut)
+    CutSet.from_cuts(made).to_file(folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
 
 
 def test_export_says_what_it_wrote(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +54,28 @@ def test_mistakes(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["export", str(model_dir), "--out", str(tmp_path.parent)]) == 2
     assert "holds something else" in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_int8_must_be_judged(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["export", str(model_dir), "--out", str(tmp_path / "out")]
+    for flags, message in (
+        (["--int8"], "--cuts names none"),
+        (["--cuts", "dev.jsonl.gz"], "--cuts judges --int8"),
+        (["--max-wer-increase", "1"], "--max-wer-increase judges --int8"),
+        (["--int8", "--cuts", "dev.jsonl.gz", "--max-wer-increase", "-1"], "must be 0 or more"),
+        (["--int8", "--fp16"], "not allowed with"),
+    ):
+        assert main([*line, *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*line, "--int8", "--cuts", str(tmp_path / "none.jsonl.gz")]) == 1
+    assert "none.jsonl.gz" in capsys.readouterr().err
+
+
+def test_int8_is_judged_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cuts = write_cuts(tmp_path, "ONE TWO", "THREE FOUR")
+    line = ["export", str(model_dir), "--out", str(tmp_path / "out"), "--int8", "--cuts", str(cuts)]
+    assert main([*line, "--max-wer-increase", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "ctc: " in printed
+    assert "modules left in float32" in printed
+    assert (tmp_path / "out" / "quantisation.json").is_file()

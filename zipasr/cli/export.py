@@ -5,6 +5,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zipasr.export import ExportReport, QuantisationReport
+    from zipasr.onnx_runtime import Precision
+    from zipasr.recognizer import Recognizer
+
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     SubParsers = Any
@@ -20,7 +24,20 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder to write, new or of an earlier export")
-    parser.add_argument("--fp16", action="store_true", help="store weights in half precision: half the size")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="store weights in half precision: half the size")
+    precision.add_argument(
+        "--int8",
+        action="store_true",
+        help="compute in 8 bits where that moves the output least, if the word error rate on --cuts allows it",
+    )
+    parser.add_argument("--cuts", metavar="CUTS", help="with --int8: Lhotse cuts to judge it on, such as a dev set")
+    parser.add_argument(
+        "--max-wer-increase",
+        type=float,
+        metavar="X",
+        help="with --int8: points by which the word error rate may rise (default: 0.5)",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -38,6 +55,46 @@ def run(args: argparse.Namespace) -> int:
 
     if args.tolerance is not None and not args.tolerance > 0:
         raise ConfigError(f"--tolerance must be positive, but is {args.tolerance:g}; leave it out for the default")
-    report = export_model(args.model, args.out, precision="float16" if args.fp16 else "float32", tolerance=args.tolerance)
-    print(json.dumps(report.to_dict()) if args.json else report.table())
+    if args.int8:
+        print(_output(_export_int8(args), args))
+        return 0
+    for flag in ("cuts", "max_wer_increase"):
+        if getattr(args, flag) is not None:
+            shown = f"--{flag.replace('_', '-')}"
+            raise ConfigError(f"{shown} judges --int8 and has no effect without it; give that too, or leave {shown} out")
+    precision: Precision = "float16" if args.fp16 else "float32"
+    print(_output(export_model(args.model, args.out, precision=precision, tolerance=args.tolerance), args))
     return 0
+
+
+def _output(report: "ExportReport | QuantisationReport", args: argparse.Namespace) -> str:
+    return json.dumps(report.to_dict()) if args.json else report.table()
+
+
+def _export_int8(args: argparse.Namespace) -> "QuantisationReport":
+    from zipasr.errors import ConfigError
+    from zipasr.evaluate import evaluate, read_cuts
+    from zipasr.export import Measured, export_int8
+
+    if args.cuts is None:
+        raise ConfigError(
+            "--int8 must be judged on recordings with known text, but --cuts names none; without them nobody would know "
+            "what it costs. Give a dev set, such as DATA/dev_cuts.jsonl.gz, or export without --int8"
+        )
+    max_increase = 0.5 if args.max_wer_increase is None else args.max_wer_increase
+    if not max_increase >= 0:
+        raise ConfigError(f"--max-wer-increase must be 0 or more, but is {max_increase:g}")
+    utterances = list(read_cuts(args.cuts))
+
+    def measure(recognizer: "Recognizer") -> Measured:
+        report = evaluate(recognizer, utterances)
+        return Measured(report.wer, report.real_time_factor)
+
+    return export_int8(
+        args.model,
+        args.out,
+        recordings=[utterance.samples for utterance in utterances if utterance.samples is not None],
+        measure=measure,
+        max_increase=max_increase,
+        tolerance=args.tolerance,
+    )

@@ -2,5 +2,6 @@
 written."""
 
 from zipasr.export.onnx import ExportReport, export_model
+from zipasr.export.quantize import HeadQuantisation, Measured, QuantisationReport, export_int8
 
-__all__ = ["ExportReport", "export_model"]
+__all__ = ["ExportReport", "HeadQuantisation", "Measured", "QuantisationReport", "export_int8", "export_model"]

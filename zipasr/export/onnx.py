@@ -7,6 +7,7 @@ the folder is then there whole or not at all.
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class ExportReport:
     config: ExportedConfig
     """Which graphs."""
     differences: dict[str, float]
-    """Largest difference of each graph from PyTorch, as a share of the largest value."""
+    """Largest difference of each graph from PyTorch, as a share of the largest value; in int8 before quantisation."""
     num_bytes: int
     """Size of the graphs."""
 
@@ -127,6 +128,7 @@ def write_graphs(
     differences: dict[str, float],
     *,
     precision: Precision,
+    documents: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write graphs with all that running them needs: tokenizer, description, calibrations; the folder appears whole."""
     config = exported_config(model, graphs, precision)
@@ -136,16 +138,17 @@ def write_graphs(
     blobs |= tokenizer.to_files() | {"README.md": describe(config).encode()}
     if (source / CALIBRATION_FILE).is_file():
         blobs[CALIBRATION_FILE] = (source / CALIBRATION_FILE).read_bytes()
-    path = checkpoint.write_folder(out, documents={EXPORT_FILE: to_json(config)}, tensors={}, blobs=blobs)
+    path = checkpoint.write_folder(
+        out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
+    )
     return ExportReport(path, config, differences, num_bytes)
 
 
-def exported_config(model: AsrModel, graphs: dict[str, Any], precision: Precision) -> ExportedConfig:
-    """How an exported folder describes itself. In int8 the decoder and the small CTC head stay in float32."""
-    ending = {"float32": "", "float16": ".fp16", "int8": ".int8"}[precision]
+def exported_config(model: AsrModel, graphs: Mapping[str, Any], precision: Precision) -> ExportedConfig:
+    """How an exported folder describes itself. In int8 only graphs with quantised products are called so."""
     stems = {"encoder": "encoder", "decoder": "decoder", "joiner": "joiner", "ctc": "model", "ctc_head": "ctc_head"}
-    floats = ("decoder", "ctc_head") if precision == "int8" else ()
-    names = {part: f"{stems[part]}{'' if part in floats else ending}.onnx" for part in graphs}
+    endings = {part: _ending(graph, precision) for part, graph in graphs.items()}
+    names = {part: f"{stems[part]}{ending}.onnx" for part, ending in endings.items()}
     head = model.config.transducer
     return ExportedConfig(
         files=ExportedFiles(**names),
@@ -154,6 +157,12 @@ def exported_config(model: AsrModel, graphs: dict[str, Any], precision: Precisio
         joiner_dim=head.joiner_dim if head is not None else 0,
         features=model.config.features,
     )
+
+
+def _ending(graph: Any, precision: Precision) -> str:
+    if precision == "int8":
+        return ".int8" if any(node.op_type == "MatMulInteger" for node in graph.graph.node) else ""
+    return {"float32": "", "float16": ".fp16"}[precision]
 
 
 def _name_hidden_frames(model: Any) -> None:

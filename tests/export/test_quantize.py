@@ -1,0 +1,127 @@
+"""Contract: 8 bits are written only if the gate lets them pass, sensitive modules stay in float32; reference: what the
+ranking takes for 8 bits is what onnxruntime computes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tests.export.models import random_model
+from tests.export.test_sherpa import SEARCHES, sherpa_results
+from tests.tiny_model import noise
+from zipasr.errors import DataError, ExportError
+from zipasr.export import ExportReport, Measured, QuantisationReport, export_int8
+from zipasr.export.offline import offline_graphs
+from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantise
+from zipasr.export.quantize import _rounded as rounded
+from zipasr.onnx_runtime import load, open_session
+from zipasr.recognizer import Recognizer
+
+RECORDINGS = [noise(2.0, seed) for seed in range(3)]
+
+
+def scripted(*rates: float) -> Callable[[Recognizer], Measured]:
+    """A measurement that gives these word error rates, one after the other, once the recogniser has worked."""
+    left = list(rates)
+
+    def measure(recognizer: Recognizer) -> Measured:
+        recognizer.transcribe_many(RECORDINGS[:1])
+        return Measured(left.pop(0), 0.01)
+
+    return measure
+
+
+def products(path: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in onnx.load(path).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+@pytest.fixture(scope="module")
+def quantised(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantisationReport:
+    """The transducer passes at the second attempt, the CTC head at the first."""
+    measure = scripted(10.0, 10.6, 10.4, 20.0, 20.5)
+    return export_int8(model_dir, tmp_path_factory.mktemp("int8") / "out", recordings=RECORDINGS, measure=measure)
+
+
+def test_files(quantised: QuantisationReport, report: ExportReport) -> None:
+    folder = quantised.export.folder
+    graphs = {path.name for path in folder.glob("*.onnx")}
+    assert graphs == {"encoder.int8.onnx", "decoder.onnx", "joiner.int8.onnx", "model.int8.onnx", "ctc_head.onnx"}
+    assert (folder / "decoder.onnx").read_bytes() == (report.folder / "decoder.onnx").read_bytes()
+    assert quantised.export.num_bytes < 0.7 * report.num_bytes
+    before, after = (
+        onnx.load(path).metadata_props for path in (report.folder / "encoder.onnx", folder / "encoder.int8.onnx")
+    )
+    assert list(before) == list(after)
+
+
+def test_more_modules_stay_float_until_it_passes(quantised: QuantisationReport) -> None:
+    transducer, ctc = quantised.heads["transducer"], quantised.heads["ctc"]
+    total = len(quantised.sensitivity)
+    assert len(ctc.kept_float) == round(FLOAT_SHARES[0] * total)
+    assert len(transducer.kept_float) == round(FLOAT_SHARES[1] * total)
+    assert transducer.increase == pytest.approx(0.4)
+    ranked = list(quantised.sensitivity.items())
+    assert transducer.kept_float == tuple(name for name, _ in ranked[: len(transducer.kept_float)])
+    assert [error for _, error in ranked] == sorted((error for _, error in ranked), reverse=True)
+    folder = quantised.export.folder
+    assert products(folder / "encoder.int8.onnx")["MatMulInteger"] < products(folder / "model.int8.onnx")["MatMulInteger"]
+
+
+def test_report(quantised: QuantisationReport) -> None:
+    written = json.loads((quantised.export.folder / "quantisation.json").read_text())
+    assert written == quantised.to_dict()["quantisation"]
+    assert written["heads"]["transducer"]["word_error_rate"] == [10.0, 10.4]
+    assert "WER 10.00 -> 10.40 % (+0.40)" in quantised.table()
+
+
+def test_too_many_errors_are_refused_and_nothing_written(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"rises from 10\.00 to 11\.00 % even with half"):
+        export_int8(
+            model_dir, tmp_path / "out", recordings=RECORDINGS, measure=scripted(10.0, 19.0, 12.0, 11.0), max_increase=0.9
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_sound_nothing_is_measured(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is none"):
+        export_int8(model_dir, tmp_path / "out", recordings=[np.zeros(100, np.float32)], measure=scripted())
+
+
+def test_scores_stay_close(quantised: QuantisationReport, report: ExportReport) -> None:
+    features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
+    exact, found = (load(path).scorer.encode(features, lens).frames for path in (report.folder, quantised.export.folder))
+    assert float((found - exact).norm() / exact.norm()) < 0.05
+
+
+def test_ranking_simulates_what_onnxruntime_computes(report: ExportReport) -> None:
+    graph = offline_graphs(random_model())["encoder"]
+    keep = list(measure_sensitivity(random_model(), RECORDINGS[:1]))
+    alone = keep.pop(0)
+    model = quantise(onnx.load(report.folder / "encoder.onnx"), keep=keep)
+    x, lens = graph.cases[-1]
+    (found, _) = open_session(model.SerializeToString(), name="encoder").run(None, {"x": x.numpy(), "x_lens": lens.numpy()})
+    linears = [
+        module
+        for name, module in graph.module.named_modules()
+        if isinstance(module, torch.nn.Linear) and f"{name}.".startswith(f"encoder.{alone}.")
+    ]
+    with torch.inference_mode():
+        exact = graph.module(x, lens)[0]
+        with rounded(linears):
+            simulated = graph.module(x, lens)[0]
+    error, difference = (simulated - exact).norm(), (torch.from_numpy(found) - simulated).norm()
+    assert error > 1e-3 * exact.norm()
+    assert difference < 0.5 * error
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_sherpa_runs_it(method: str, quantised: QuantisationReport) -> None:
+    results = sherpa_results(quantised.export.folder, RECORDINGS, method)
+    assert any(result.tokens for result in results)

@@ -1,0 +1,305 @@
+"""Weights in 8 bits, with a gate: `export_int8` writes graphs only if recordings with known text show that they are good.
+
+Products with constant weights are computed in 8 bits by onnxruntime's dynamic quantisation: weights per output channel,
+activations per tensor as they come. The predictor stays in float32, and so do the modules whose quantisation moves the
+output of the encoder most. Their share begins small and grows until the word error rate rises by no more than allowed.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.errors import ConfigError, DataError, ExportError
+from zipasr.export.offline import offline_graphs
+from zipasr.export.onnx import ExportReport, check_target, exported_config, make_graphs, write_graphs
+from zipasr.features import Fbank
+from zipasr.model import AsrModel, resolve_model_folder
+from zipasr.onnx_runtime import INSTALL, OnnxModel
+from zipasr.recognizer import Recognizer
+from zipasr.tokenizer import Tokenizer
+
+QUANTISATION_FILE = "quantisation.json"
+"""Document of an exported folder: what `QuantisationReport.to_dict` gives."""
+FLOAT_SHARES = (0.1, 0.25, 0.5)
+"""Shares of the encoder's modules that stay in float32, tried one after the other; with the last the joiner does too."""
+_WEIGHT_STEPS = 64
+"""Weights are -64 ... 64: with all 8 bits, sums of two products overflow on processors without VNNI."""
+_ACTIVATION_STEPS = 255
+_SAMPLE_S = 20.0
+"""Sound on which the sensitivity of the modules is measured."""
+_PARTS = {"transducer": ("encoder", "joiner"), "ctc": ("ctc",)}
+
+
+class Measured(NamedTuple):
+    """What a recogniser makes of recordings with known text."""
+
+    word_error_rate: float
+    """In percent."""
+    real_time_factor: float
+    """Seconds of computing for a second of sound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadQuantisation:
+    """What quantisation does to the graphs of one head."""
+
+    before: Measured
+    """In float32."""
+    after: Measured
+    """In 8 bits."""
+    num_bytes_before: int
+    """Size of the graphs that are quantised."""
+    num_bytes_after: int
+    """Their size in 8 bits."""
+    kept_float: tuple[str, ...]
+    """Modules that stay in float32, the most sensitive first."""
+
+    @property
+    def increase(self) -> float:
+        """Rise of the word error rate in points."""
+        return self.after.word_error_rate - self.before.word_error_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationReport:
+    """An export in 8 bits, and what it costs."""
+
+    export: ExportReport
+    """What was written."""
+    heads: dict[str, HeadQuantisation]
+    """By head: transducer, ctc."""
+    sensitivity: dict[str, float]
+    """Error of the encoder's output, as a share of it, when one module alone is quantised; the largest first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for JSON."""
+        return self.export.to_dict() | {"quantisation": _to_dict(self.heads, self.sensitivity)}
+
+    def table(self) -> str:
+        """The figures for people."""
+        lines = [self.export.table().splitlines()[0]]
+        for name, head in self.heads.items():
+            before, after = head.before, head.after
+            lines.append(
+                f"  {name}: {head.num_bytes_before / 1e6:.1f} -> {head.num_bytes_after / 1e6:.1f} MB, real-time factor "
+                f"{before.real_time_factor:.4f} -> {after.real_time_factor:.4f}, WER {before.word_error_rate:.2f} -> "
+                f"{after.word_error_rate:.2f} % ({head.increase:+.2f}), {len(head.kept_float)} of {len(self.sensitivity)} "
+                "modules left in float32"
+            )
+        return "\n".join(lines)
+
+
+def export_int8(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recordings: Sequence[np.ndarray],
+    measure: Callable[[Recognizer], Measured],
+    max_increase: float = 0.5,
+    tolerance: float | None = None,
+) -> QuantisationReport:
+    """Write the graphs of a model in 8 bits, if they are good enough.
+
+    Args:
+        folder: a model, or the folder of a training run.
+        out: the folder to write; one that an earlier export wrote is replaced.
+        recordings: sound as the model is to hear, each (samples,) at 16 kHz, of which some is used to rank the modules.
+        measure: word error rate and speed of a recogniser, on the recordings that decide.
+        max_increase: points by which the word error rate of each head may rise over that in float32.
+        tolerance: largest difference from PyTorch before quantisation; see `export_model`.
+    Raises:
+        CheckpointError: the model cannot be read, or the folder cannot be written.
+        ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
+        DataError: there is no sound to measure with.
+        ExportError: the word error rate rises too much, or a graph differs from PyTorch; nothing is written.
+    """
+    source = resolve_model_folder(folder)
+    check_target(out)
+    model, tokenizer = AsrModel.load(source)
+    samples = _sample(recordings)
+    graphs, differences = make_graphs(model, tolerance=tolerance)
+    sensitivity = measure_sensitivity(model, samples)
+    heads, quantised = {}, dict(graphs)
+    for head, parts in _PARTS.items():
+        own = {part: graphs[part] for part in graphs if part in (*parts, "decoder" if head == "transducer" else "")}
+        if parts[0] not in own:
+            continue
+        heads[head], chosen = _quantise_head(head, own, model, tokenizer, sensitivity, measure, max_increase)
+        quantised |= chosen
+    report = write_graphs(
+        source,
+        out,
+        model,
+        tokenizer,
+        quantised,
+        differences,
+        precision="int8",
+        documents={QUANTISATION_FILE: _to_dict(heads, sensitivity)},
+    )
+    return QuantisationReport(export=report, heads=heads, sensitivity=sensitivity)
+
+
+def _quantise_head(
+    head: str,
+    graphs: dict[str, Any],
+    model: AsrModel,
+    tokenizer: Tokenizer,
+    sensitivity: Mapping[str, float],
+    measure: Callable[[Recognizer], Measured],
+    max_increase: float,
+) -> tuple[HeadQuantisation, dict[str, Any]]:
+    """Quantise the graphs of one head with as few modules in float32 as the gate allows."""
+    parts = [part for part in _PARTS[head] if part in graphs]
+    before = measure(_recognizer(graphs, model, tokenizer))
+    after = before
+    for share in FLOAT_SHARES:
+        kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
+        is_last = share == FLOAT_SHARES[-1]
+        chosen = {part: quantise(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
+        after = measure(_recognizer(graphs | chosen, model, tokenizer))
+        if after.word_error_rate - before.word_error_rate <= max_increase:
+            sizes = [sum(made[part].ByteSize() for part in parts) for made in (graphs, graphs | chosen)]
+            return (
+                HeadQuantisation(
+                    before=before, after=after, num_bytes_before=sizes[0], num_bytes_after=sizes[1], kept_float=kept
+                ),
+                chosen,
+            )
+    raise ExportError(
+        f"the word error rate of the {head} in 8 bits must rise by {max_increase:g} points at most, but rises from "
+        f"{before.word_error_rate:.2f} to {after.word_error_rate:.2f} % even with half of the modules in float32; nothing "
+        "was written. Export with --fp16 or in float32, or allow more with --max-wer-increase"
+    )
+
+
+def _recognizer(graphs: Mapping[str, Any], model: AsrModel, tokenizer: Tokenizer) -> Recognizer:
+    """A recogniser on graphs in memory, with the search that their head gets by default."""
+    config = exported_config(model, graphs, "float32")
+    names: dict[str, str] = vars(config.files)
+    scorer = OnnxModel(config, {names[part]: graph.SerializeToString() for part, graph in graphs.items()})
+    return Recognizer(scorer, tokenizer, features=config.features, use_true_times=False)
+
+
+def quantise(graph: Any, *, keep: Sequence[str]) -> Any:
+    """A graph with its products with constant weights in 8 bits, but for those of the modules in `keep`."""
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise ConfigError(f"quantisation needs onnx and onnxruntime; {INSTALL}") from error
+    excluded = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not _is_quantised(node.name, keep)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        quantize_dynamic(
+            graph,
+            path,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=excluded,
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+        quantised = onnx.load(path)
+    del quantised.metadata_props[:]
+    quantised.metadata_props.extend(graph.metadata_props)
+    return quantised
+
+
+def _is_quantised(node_name: str, keep: Sequence[str]) -> bool:
+    """Whether the product of this name, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is to be in 8 bits."""
+    linear = node_name.strip("/").replace("/", ".").removesuffix(".MatMul")
+    return not _is_always_float(linear) and _module_of(linear) not in keep
+
+
+def _is_always_float(linear: str) -> bool:
+    """The encodings of positions, which cost next to nothing, and the last layer, whose error nothing averages."""
+    return linear.endswith("linear_pos") or linear.startswith(("projection", "head"))
+
+
+def _module_of(linear: str) -> str:
+    """The module that a linear layer belongs to: stacks.0.layers.1.conv1 of stacks.0.layers.1.conv1.out_proj.linear."""
+    names = linear.split(".")
+    return ".".join(names[:5]) if names[0] == "stacks" else ".".join(names[:2])
+
+
+def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray]) -> dict[str, float]:
+    """Error of the encoder's output when one module alone is in 8 bits, as a share of it; the largest first.
+
+    Args:
+        model: the model.
+        samples: recordings, each (samples,) at 16 kHz.
+    """
+    graphs = offline_graphs(model)
+    module = (graphs.get("encoder") or graphs["ctc"]).module
+    fbank = Fbank(model.config.features)
+    inputs = [(x.unsqueeze(0), torch.tensor([len(x)])) for x in map(fbank, samples)]
+    groups: dict[str, list[nn.Linear]] = {}
+    for name, linear in module.named_modules():
+        name = name.removeprefix("encoder.")
+        if isinstance(linear, nn.Linear) and not _is_always_float(name):
+            groups.setdefault(_module_of(name), []).append(linear)
+    errors = {}
+    with torch.inference_mode():
+        exact = [module(*given)[0] for given in inputs]
+        for name, linears in groups.items():
+            with _rounded(linears):
+                found = [module(*given)[0] for given in inputs]
+            error = sum(float((a - b).square().sum()) for a, b in zip(found, exact, strict=True))
+            errors[name] = (error / sum(float(a.square().sum()) for a in exact)) ** 0.5
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+@contextmanager
+def _rounded(linears: Sequence[nn.Linear]) -> Iterator[None]:
+    """Compute these layers as 8 bits would."""
+    hooks = [linear.register_forward_hook(_forward_in_8_bits) for linear in linears]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _forward_in_8_bits(linear: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    assert isinstance(linear, nn.Linear)
+    x, weight = given[0], linear.weight
+    low, high = x.min().clamp(max=0.0), x.max().clamp(min=0.0)
+    step = ((high - low) / _ACTIVATION_STEPS).clamp(min=1e-12)
+    weight_step = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / _WEIGHT_STEPS
+    return functional.linear((x / step).round() * step, (weight / weight_step).round() * weight_step, linear.bias)
+
+
+def _sample(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The first recordings, `_SAMPLE_S` of them, that are long enough to hold a frame."""
+    chosen, num_samples = [], 0
+    for samples in recordings:
+        if len(samples) >= 3200 and num_samples < _SAMPLE_S * 16_000:
+            chosen.append(samples[: round(_SAMPLE_S * 16_000)])
+            num_samples += len(chosen[-1])
+    if not chosen:
+        raise DataError("quantisation must be measured on recordings of 0.2 s or more, but there is none; give other cuts")
+    return chosen
+
+
+def _to_dict(heads: Mapping[str, HeadQuantisation], sensitivity: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "heads": {
+            name: {
+                "word_error_rate": [head.before.word_error_rate, head.after.word_error_rate],
+                "real_time_factor": [head.before.real_time_factor, head.after.real_time_factor],
+                "num_bytes": [head.num_bytes_before, head.num_bytes_after],
+                "kept_float": list(head.kept_float),
+            }
+            for name, head in heads.items()
+        },
+        "sensitivity": dict(sensitivity),
+    }
