@@ -1,5 +1,6 @@
 """Run: what a trained model must show that random weights cannot, on the model of the quick start and prompts that it never
-heard: hotwords help and do little harm, calibration helps, words are timed where they are."""
+heard: hotwords help and do little harm, calibration helps, long recordings lose nothing, words are timed where they are, and
+sherpa-onnx says the same."""
 
 import dataclasses
 import json
@@ -7,12 +8,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.export.test_sherpa import transcribe_as_sherpa, transcribe_with_sherpa
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
+from zipasr.export import export_model
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
@@ -110,3 +114,20 @@ def test_words_are_timed_where_they_are() -> None:
         print(f"starts of words by {name}: {figures[name]['starts']}")
         assert figures[name]["starts"]["num"] > 20
         assert figures[name]["starts"]["mean"] <= 1000 * MAX_START_ERROR_S < late_ms
+
+
+@pytest.fixture(scope="module")
+def exported(utterances: list[ReferenceUtterance], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as graphs for sherpa-onnx."""
+    return export_model(RUN, tmp_path_factory.mktemp("export") / "out").folder
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])
+def test_sherpa_onnx_says_what_we_say(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
+    """The exported graphs in the real runtime, on every prompt that the model never heard."""
+    recordings = [utterance.samples for utterance in utterances if utterance.samples is not None]
+    expected = transcribe_as_sherpa(RUN, recordings, method)
+    found = transcribe_with_sherpa(exported, recordings, method)
+    different = [(ours, theirs) for ours, theirs in zip(expected, found, strict=True) if ours != theirs]
+    assert len(expected) == len(utterances) > 70
+    assert not different
