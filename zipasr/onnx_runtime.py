@@ -63,6 +63,10 @@ class ExportedConfig:
     """Width J of the joiner; 0 without a transducer."""
     features: FbankConfig = field(default_factory=FbankConfig)
     """What the model listens to."""
+    chunk_frames_50hz: int | None = None
+    """Frames of a chunk at 50 Hz of streaming graphs; None for graphs of whole utterances."""
+    left_context_frames_50hz: int | None = None
+    """Frames before the chunk that are seen, likewise."""
 
 
 class Exported(NamedTuple):
@@ -86,13 +90,18 @@ def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> E
         num_threads: threads of onnxruntime; None: as many as PyTorch uses.
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
-        ConfigError: onnxruntime is not installed.
+        ConfigError: onnxruntime is not installed, or the graphs hear chunks.
     """
     files = CheckpointFolder(folder)
     try:
         config = from_json(ExportedConfig, files.document(EXPORT_FILE), where=f"{files.path / EXPORT_FILE}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    if config.chunk_frames_50hz is not None:
+        raise ConfigError(
+            f"{files.path} must hold graphs of whole utterances, but they hear chunks; run them in sherpa-onnx as its "
+            "README.md says, or export without --chunk-ms"
+        )
     names = config.files
     graphs = {name: files.blob(name) for name in vars(names).values() if name is not None and name != names.ctc}
     if names.encoder is None and names.ctc is not None:

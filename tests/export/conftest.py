@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.models import random_model
+from tests.export.models import causal_model, random_model
 from tests.tiny_model import tiny_tokenizer
 from zipasr.export import ExportReport, export_model
 
@@ -19,3 +19,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(model_dir: Path) -> ExportReport:
     """What came of exporting it."""
     return export_model(model_dir, model_dir.with_name("exported"))
+
+
+@pytest.fixture(scope="session")
+def causal_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a causal model, with both heads."""
+    return causal_model().save(tmp_path_factory.mktemp("causal") / "model", tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def streaming(causal_dir: Path) -> ExportReport:
+    """What came of exporting it with chunks of 320 ms."""
+    return export_model(causal_dir, causal_dir.with_name("exported"), chunk_ms=320, left_context_ms=1280)

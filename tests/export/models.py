@@ -24,11 +24,15 @@ def random_model(**heads: bool) -> AsrModel:
     return perturbed(tiny_asr_model(**heads))
 
 
-def causal_model() -> AsrModel:
+def causal_model(conv_channels: tuple[int, int, int] = (4, 16, 128)) -> AsrModel:
     """A small causal model with both heads, two layers in one stack and kernels that are longer than short inputs."""
     encoder = tiny().encoder
     assert isinstance(encoder, ZipformerConfig)
-    encoder = dataclasses.replace(encoder, is_causal=True, num_layers=(1, 2, 1, 1, 1, 1))
+    encoder = dataclasses.replace(encoder, is_causal=True, num_layers=(1, 2, 1, 1, 1, 1), conv_channels=conv_channels)
     torch.manual_seed(0)
     config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size, encoder=encoder)
-    return perturbed(AsrModel(config).eval())
+    model = AsrModel(config).eval()
+    assert model.transducer is not None
+    with torch.no_grad():
+        model.transducer.joiner.output.weight.mul_(20)  # as in `tiny_asr_model`
+    return perturbed(model)

@@ -39,6 +39,12 @@ def add_parser(subparsers: SubParsers) -> None:
         help="with --int8: points by which the word error rate may rise (default: 0.5)",
     )
     parser.add_argument(
+        "--chunk-ms", type=int, metavar="N", help="graphs that stream, in chunks of this length; for causal models"
+    )
+    parser.add_argument(
+        "--left-context-ms", type=int, metavar="N", help="with --chunk-ms: sound before a chunk that is seen (default: 2560)"
+    )
+    parser.add_argument(
         "--tolerance",
         type=float,
         metavar="X",
@@ -55,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.tolerance is not None and not args.tolerance > 0:
         raise ConfigError(f"--tolerance must be positive, but is {args.tolerance:g}; leave it out for the default")
+    if args.int8 and (args.chunk_ms, args.left_context_ms) != (None, None):
+        raise ConfigError("--int8 is judged on whole utterances and cannot be with --chunk-ms; leave out one of them")
     if args.int8:
         print(_output(_export_int8(args), args))
         return 0
@@ -63,7 +71,15 @@ def run(args: argparse.Namespace) -> int:
             shown = f"--{flag.replace('_', '-')}"
             raise ConfigError(f"{shown} judges --int8 and has no effect without it; give that too, or leave {shown} out")
     precision: Precision = "float16" if args.fp16 else "float32"
-    print(_output(export_model(args.model, args.out, precision=precision, tolerance=args.tolerance), args))
+    report = export_model(
+        args.model,
+        args.out,
+        precision=precision,
+        tolerance=args.tolerance,
+        chunk_ms=args.chunk_ms,
+        left_context_ms=args.left_context_ms,
+    )
+    print(_output(report, args))
     return 0
 
 

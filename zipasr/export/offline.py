@@ -100,6 +100,16 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
     Raises:
         ConfigError: the model cannot be exported.
     """
+    traced = for_tracing(check_exportable(model))
+    return transducer_graphs(model, traced) | dict(_ctc_graphs(model, traced))
+
+
+def check_exportable(model: AsrModel) -> Zipformer:
+    """The encoder of a model that can be exported.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     encoder, config = model.encoder, model.config
     if not isinstance(encoder, Zipformer):
         raise ConfigError(f"export knows Zipformer, but this encoder is a {type(encoder).__name__}; train a Zipformer")
@@ -108,10 +118,12 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
             f"export needs the published filterbank, {FbankConfig()}, since sherpa-onnx computes it itself, but the model "
             f"has {config.features}; train with the default features"
         )
-    traced = for_tracing(encoder)
-    graphs = dict(_transducer_graphs(model, traced))
-    graphs |= _ctc_graphs(model, traced)
-    return graphs
+    return encoder
+
+
+def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
+    """The graphs of the transducer around an encoder `for_tracing`; none without such a head."""
+    return dict(_transducer_graphs(model, traced))
 
 
 def _transducer_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph]]:
@@ -153,7 +165,7 @@ def _transducer_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str
             inputs=(Axes("encoder_out", {0: "N"}), Axes("decoder_out", {0: "N"})),
             outputs=(Axes("logit", {0: "N"}),),
             metadata=joiner_dim,
-            cases=[(_normal(size, own.joiner_dim), _normal(size, own.joiner_dim)) for size in (3, 1, 8)],
+            cases=[(normal(size, own.joiner_dim), normal(size, own.joiner_dim)) for size in (3, 1, 8)],
             expected=lambda frames, contexts: [model.join(frames, contexts)],
         ),
     )
@@ -186,7 +198,7 @@ def _ctc_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph
             module=CtcOutput(copy.deepcopy(head.output)),
             inputs=(Axes(HIDDEN_FRAMES, {0: "N", 1: "T"}),),
             outputs=(Axes("log_probs", {0: "N", 1: "T"}),),
-            cases=[(_normal(size, 5 * size, channels),) for size in (2, 1)],
+            cases=[(normal(size, 5 * size, channels),) for size in (2, 1)],
             expected=lambda frames: [model.ctc_log_probs(frames)],
         ),
     )
@@ -216,7 +228,7 @@ def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
     """Batches (N, T, F) of noise as loud as log-mel features of speech, padded, with their lengths."""
     cases = []
     for lens in _CASE_FRAMES:
-        x = 3.0 * _normal(len(lens), max(lens), num_features) - 8.0
+        x = 3.0 * normal(len(lens), max(lens), num_features) - 8.0
         for row, length in zip(x, lens, strict=True):
             row[length:] = PADDING_VALUE
         cases.append((x, torch.tensor(lens)))
@@ -232,5 +244,6 @@ def _contexts(size: int, context_size: int, vocab_size: int) -> Tensor:
     return ids
 
 
-def _normal(*shape: int) -> Tensor:
+def normal(*shape: int) -> Tensor:
+    """Normal noise, always the same."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))

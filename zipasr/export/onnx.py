@@ -5,6 +5,7 @@ one with the encoder in it; a model with both gives both. Each is compared with 
 the folder is then there whole or not at all.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from zipasr import checkpoint
 from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
+from zipasr.export.online import online_graphs
 from zipasr.export.readme import describe
-from zipasr.export.trace import check, import_onnx, trace
+from zipasr.export.trace import Graph, check, import_onnx, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.search.confidence import CALIBRATION_FILE
@@ -28,6 +30,9 @@ from zipasr.tokenizer import Tokenizer
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
 """Largest difference from PyTorch, as a share of the largest value. Rounding alone gives 1e-6 to 1e-5 in float32, 1e-3 with
 weights in float16."""
+LEFT_CONTEXT_MS = 2560
+"""Left context of the published streaming models."""
+_FRAME_MS = 20
 _FEWEST_HALVED = 64
 """Values of a weight that is worth storing in float16."""
 
@@ -69,6 +74,8 @@ def export_model(
     *,
     precision: Precision = "float32",
     tolerance: float | None = None,
+    chunk_ms: int | None = None,
+    left_context_ms: int | None = None,
 ) -> ExportReport:
     """Write the graphs of a model.
 
@@ -77,6 +84,8 @@ def export_model(
         out: the folder to write; one that an earlier export wrote is replaced.
         precision: float32, or float16 for weights of half the size. For int8 see `export.quantize`.
         tolerance: largest difference from PyTorch, as a share of the largest value; None: that of `TOLERANCES`.
+        chunk_ms: length of the chunks of a causal model that is to stream; None: whole utterances.
+        left_context_ms: sound before a chunk that is seen, a multiple of the chunk; None: that of `LEFT_CONTEXT_MS`.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
@@ -84,20 +93,53 @@ def export_model(
     """
     source = resolve_model_folder(folder)
     check_target(out)
+    chunk, left = _chunk_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
-    graphs, differences = make_graphs(model, precision=precision, tolerance=tolerance)
-    return write_graphs(source, out, model, tokenizer, graphs, differences, precision=precision)
+    if chunk is None or left is None:
+        wanted = offline_graphs(model)
+    else:
+        wanted = online_graphs(model, chunk_frames_50hz=chunk, left_context_frames_50hz=left)
+    graphs, differences = make_graphs(wanted, precision=precision, tolerance=tolerance)
+    config = dataclasses.replace(
+        exported_config(model, graphs, precision), chunk_frames_50hz=chunk, left_context_frames_50hz=left
+    )
+    if chunk is not None:
+        config = dataclasses.replace(config, files=_with_chunk(config.files, f"-chunk-{chunk}-left-{left}"))
+    return write_graphs(source, out, tokenizer, config, graphs, differences)
+
+
+def _chunk_frames(chunk_ms: int | None, left_context_ms: int | None) -> tuple[int | None, int | None]:
+    """Chunk and left context in frames at 50 Hz."""
+    if chunk_ms is None:
+        if left_context_ms is not None:
+            raise ConfigError("the left context is that of chunks, but there are none; give --chunk-ms too, or neither")
+        return None, None
+    left_context_ms = LEFT_CONTEXT_MS if left_context_ms is None else left_context_ms
+    for name, value in (("--chunk-ms", chunk_ms), ("--left-context-ms", left_context_ms)):
+        if value <= 0 or value % _FRAME_MS:
+            raise ConfigError(
+                f"{name} must be a positive multiple of {_FRAME_MS} ms, the step of the encoder, but is {value}"
+            )
+    return chunk_ms // _FRAME_MS, left_context_ms // _FRAME_MS
+
+
+def _with_chunk(files: ExportedFiles, mark: str) -> ExportedFiles:
+    """The same names with `mark` in those of the graphs that know the chunk."""
+    marked = {
+        part: name.replace(".", f"{mark}.", 1) for part, name in vars(files).items() if name and part in ("encoder", "ctc")
+    }
+    return dataclasses.replace(files, **marked)
 
 
 def make_graphs(
-    model: AsrModel, *, precision: Precision = "float32", tolerance: float | None = None
+    wanted: Mapping[str, Graph], *, precision: Precision = "float32", tolerance: float | None = None
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """ONNX models by the field of `ExportedFiles`, compared with PyTorch, and their differences; see `export_model`."""
     limit = TOLERANCES[precision] if tolerance is None else tolerance
     made, differences = {}, {}
-    for part, graph in offline_graphs(model).items():
+    for part, graph in wanted.items():
         traced = trace(graph)
-        if part == "encoder":
+        if "ctc_head" in wanted and part == "encoder":
             _name_hidden_frames(traced)
         if precision == "float16":
             _halve_weights(traced)
@@ -122,16 +164,14 @@ def check_target(out: str | os.PathLike[str]) -> None:
 def write_graphs(
     source: Path,
     out: str | os.PathLike[str],
-    model: AsrModel,
     tokenizer: Tokenizer,
-    graphs: dict[str, Any],
+    config: ExportedConfig,
+    graphs: Mapping[str, Any],
     differences: dict[str, float],
     *,
-    precision: Precision,
     documents: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write graphs with all that running them needs: tokenizer, description, calibrations; the folder appears whole."""
-    config = exported_config(model, graphs, precision)
     names: dict[str, str] = vars(config.files)
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))

@@ -126,7 +126,7 @@ def export_int8(
     check_target(out)
     model, tokenizer = AsrModel.load(source)
     samples = _sample(recordings)
-    graphs, differences = make_graphs(model, tolerance=tolerance)
+    graphs, differences = make_graphs(offline_graphs(model), tolerance=tolerance)
     sensitivity = measure_sensitivity(model, samples)
     heads, quantised = {}, dict(graphs)
     for head, parts in _PARTS.items():
@@ -135,16 +135,9 @@ def export_int8(
             continue
         heads[head], chosen = _quantise_head(head, own, model, tokenizer, sensitivity, measure, max_increase)
         quantised |= chosen
-    report = write_graphs(
-        source,
-        out,
-        model,
-        tokenizer,
-        quantised,
-        differences,
-        precision="int8",
-        documents={QUANTISATION_FILE: _to_dict(heads, sensitivity)},
-    )
+    config = exported_config(model, quantised, "int8")
+    documents = {QUANTISATION_FILE: _to_dict(heads, sensitivity)}
+    report = write_graphs(source, out, tokenizer, config, quantised, differences, documents=documents)
     return QuantisationReport(export=report, heads=heads, sensitivity=sensitivity)
 
 

@@ -5,7 +5,8 @@ from zipasr.onnx_runtime import ExportedConfig
 _INTRODUCTION = """# A speech recogniser in ONNX
 
 Written by `zipasr export`. Everything needed is in this folder. Sound is 16 kHz mono.
-
+"""
+_ZIPASR = """
 With zipasr (all searches, hotwords, word times):
 
     pip install "zipasr[onnx]"
@@ -33,6 +34,28 @@ In Python:
 
     sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model="{ctc}", tokens="tokens.txt")
 """
+_STREAMING_TRANSDUCER = """
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer, chunk by chunk:
+
+    sherpa-onnx --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
+      --joiner={joiner} --decoding-method=modified_beam_search audio.wav
+
+In Python:
+
+    sherpa_onnx.OnlineRecognizer.from_transducer(
+        encoder="{encoder}", decoder="{decoder}", joiner="{joiner}",
+        tokens="tokens.txt", decoding_method="modified_beam_search",
+    )
+"""
+_STREAMING_CTC = """
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head, chunk by chunk:
+
+    sherpa-onnx --tokens=tokens.txt --zipformer2-ctc-model={ctc} audio.wav
+
+In Python:
+
+    sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model="{ctc}", tokens="tokens.txt")
+"""
 _TAIL = """
 sherpa-onnx does not pad what it hears, zipasr does: add 0.3 s of silence to a recording that ends with its last word.
 """
@@ -48,14 +71,17 @@ _FILES = {
 def describe(config: ExportedConfig) -> str:
     """The text of the README."""
     names: dict[str, str | None] = vars(config.files)
-    text = _INTRODUCTION
+    is_streaming = config.chunk_frames_50hz is not None
+    text = _INTRODUCTION if is_streaming else _INTRODUCTION + _ZIPASR
     if config.files.encoder is not None:
-        text += _TRANSDUCER.format(**names)
+        text += (_STREAMING_TRANSDUCER if is_streaming else _TRANSDUCER).format(**names)
     if config.files.ctc is not None:
-        text += _CTC.format(**names)
+        text += (_STREAMING_CTC if is_streaming else _CTC).format(**names)
+    if not is_streaming:
+        text += _TAIL
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items() if name is not None]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
         "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",
     ]
-    return text + _TAIL + "\n## Files\n\nWeights are " + config.precision + ".\n\n" + "\n".join(rows) + "\n"
+    return text + "\n## Files\n\nWeights are " + config.precision + ".\n\n" + "\n".join(rows) + "\n"

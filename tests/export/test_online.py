@@ -1,0 +1,173 @@
+"""Contract: streaming graphs have the inputs, outputs and metadata that sherpa-onnx asks for, agree with PyTorch, and give
+the same tokens in the real sherpa-onnx."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import sherpa_onnx
+import torch
+
+from tests.export.models import causal_model
+from tests.export.test_onnx import FLOAT, INT64, metadata, signature
+from tests.tiny_model import noise, tiny_tokenizer
+from zipasr.errors import ConfigError
+from zipasr.export import ExportReport, export_model
+from zipasr.export.online import from_published, online_graphs, to_published
+from zipasr.features import Fbank
+from zipasr.model import AsrModel
+from zipasr.nn.encoded import Encoded
+from zipasr.onnx_runtime import load
+from zipasr.search import ctc_greedy_search, greedy_search, modified_beam_search
+
+CHUNK, LEFT, WINDOW = 16, 64, 45
+CHANNELS, LAYERS = (64, 96, 96, 128, 128, 128, 96), 7
+HEADS, FACTORS = (2, 2, 2, 4, 4, 4, 2), (1, 2, 2, 4, 8, 4, 2)
+RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 3.1, 1.2))]
+
+
+def states(prefix: str = "") -> list[tuple[str, int, list[str | int]]]:
+    """The states of `causal_model`, layer by layer, as facts about sherpa-onnx list them."""
+    listed: list[tuple[str, int, list[str | int]]] = []
+    for i, (channels, heads, factor) in enumerate(zip(CHANNELS, HEADS, FACTORS, strict=True)):
+        left = LEFT // factor
+        listed += [
+            (f"{prefix}cached_key_{i}", FLOAT, [left, "N", heads * 16]),
+            (f"{prefix}cached_nonlin_attn_{i}", FLOAT, [1, "N", left, 3 * channels // 4]),
+            (f"{prefix}cached_val1_{i}", FLOAT, [left, "N", heads * 12]),
+            (f"{prefix}cached_val2_{i}", FLOAT, [left, "N", heads * 12]),
+            (f"{prefix}cached_conv1_{i}", FLOAT, ["N", channels, 7]),
+            (f"{prefix}cached_conv2_{i}", FLOAT, ["N", channels, 7]),
+        ]
+    return [
+        *listed,
+        (f"{prefix}embed_states", FLOAT, ["N", 128, 3, 19]),
+        (f"{prefix}processed_lens", INT64, ["N"]),
+    ]
+
+
+def test_files(streaming: ExportReport) -> None:
+    names = {path.name for path in streaming.folder.glob("*.onnx")}
+    chunk = "chunk-16-left-64"
+    assert names == {f"encoder-{chunk}.onnx", "decoder.onnx", "joiner.onnx", f"model-{chunk}.onnx"}
+    assert max(streaming.differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(("stem", "output"), [("encoder", ("encoder_out", 128)), ("model", ("log_probs", 48))])
+def test_signature_and_metadata(stem: str, output: tuple[str, int], streaming: ExportReport) -> None:
+    model = onnx.load(streaming.folder / f"{stem}-chunk-16-left-64.onnx")
+    assert signature(model.graph.input) == [("x", FLOAT, ["N", WINDOW, 80]), *states()]
+    assert signature(model.graph.output) == [(output[0], FLOAT, ["N", CHUNK // 2, output[1]]), *states("new_")]
+    assert metadata(model) == {
+        "model_type": "zipformer2",
+        "version": "1",
+        "model_author": "k2-fsa",
+        "comment": "streaming zipformer2",
+        "decode_chunk_len": "32",
+        "T": "45",
+        "num_encoder_layers": "1,2,1,1,1,1",
+        "encoder_dims": "64,96,128,128,128,96",
+        "cnn_module_kernels": "15,15,15,15,15,15",
+        "left_context_len": "64,32,16,8,16,32",
+        "query_head_dims": "16,16,16,16,16,16",
+        "value_head_dims": "12,12,12,12,12,12",
+        "num_heads": "2,2,4,4,4,2",
+    }
+
+
+def test_layouts_are_inverses() -> None:
+    state = causal_model().initial_state(3, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
+    flat = [torch.randn_like(tensor) if tensor.is_floating_point() else tensor for tensor in state.to_flat()]
+    back = from_published(to_published(flat))
+    assert all(torch.equal(one, other) for one, other in zip(flat, back, strict=True))
+
+
+def encoded_in_chunks(model: AsrModel, samples: np.ndarray) -> Encoded:
+    """Encoder frames of all windows that sherpa-onnx takes of a recording."""
+    features = Fbank()(samples)
+    state = model.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
+    frames = []
+    with torch.inference_mode():
+        for start in range(0, len(features) - WINDOW, 2 * CHUNK):  # sherpa-onnx waits for one feature more than a window
+            window = features[start : start + WINDOW].unsqueeze(0)
+            encoded, state = model.encode_chunk(window, torch.tensor([WINDOW]), state)
+            frames.append(encoded.frames)
+    whole = torch.cat(frames, dim=1)
+    return Encoded(whole, torch.tensor([whole.shape[1]]))
+
+
+def sherpa_tokens(recognizer: sherpa_onnx.OnlineRecognizer, recordings: Sequence[np.ndarray]) -> list[list[str]]:
+    """Tokens of recordings that arrive in pieces of 0.1 s, their chunks decoded in batches."""
+    streams = [recognizer.create_stream() for _ in recordings]
+    for start in range(0, max(map(len, recordings)), 1600):
+        for stream, samples in zip(streams, recordings, strict=True):
+            stream.accept_waveform(16_000, samples[start : start + 1600])
+        while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+            recognizer.decode_streams(ready)
+    for stream in streams:
+        stream.input_finished()
+    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+    return [recognizer.tokens(stream) for stream in streams]
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "ctc"])
+def test_sherpa_finds_what_we_find(method: str, causal_dir: Path, streaming: ExportReport) -> None:
+    folder, files = streaming.folder, streaming.config.files
+    tokens = str(folder / "tokens.txt")
+    if method == "ctc":
+        recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
+    else:
+        recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+            encoder=str(folder / str(files.encoder)),
+            decoder=str(folder / str(files.decoder)),
+            joiner=str(folder / str(files.joiner)),
+            tokens=tokens,
+            decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
+        )
+    found = sherpa_tokens(recognizer, RECORDINGS)
+    model, tokenizer = AsrModel.load(causal_dir)
+    num_tokens = 0
+    for samples, tokens_found in zip(RECORDINGS, found, strict=True):
+        encoded = encoded_in_chunks(model, samples)
+        with torch.inference_mode():
+            if method == "ctc":
+                (hypothesis,) = ctc_greedy_search(model, encoded)
+            elif method == "greedy":
+                (hypothesis,) = greedy_search(model, encoded)
+            else:
+                ((hypothesis, *_),) = modified_beam_search(model, encoded, beam=4)
+        # its transducer searches take <unk> for blank
+        ids = [i for i in hypothesis.ids if i != tokenizer.unk_id or method == "ctc"]
+        expected = [tokenizer.pieces[i].replace("\u2581", " ") for i in ids]
+        assert tokens_found == expected
+        num_tokens += len(expected)
+    assert num_tokens > 5
+
+
+def test_what_cannot_stream_is_refused(causal_dir: Path, model_dir: Path, streaming: ExportReport, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="is_causal=True"):
+        export_model(model_dir, out, chunk_ms=320, left_context_ms=1280)
+    with pytest.raises(ConfigError, match="positive multiple of the chunk"):
+        export_model(causal_dir, out, chunk_ms=320, left_context_ms=1000)
+    with pytest.raises(ConfigError, match="positive multiple of 20 ms"):
+        export_model(causal_dir, out, chunk_ms=330)
+    with pytest.raises(ConfigError, match="give --chunk-ms too"):
+        export_model(causal_dir, out, left_context_ms=1280)
+    with pytest.raises(ConfigError, match=r"encoder\.conv_channels=8,32,128"):
+        online_graphs(causal_model((4, 16, 24)), chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
+    with pytest.raises(ConfigError, match="hear chunks"):
+        load(streaming.folder)
+    assert not out.exists()
+
+
+def test_one_head(tmp_path: Path) -> None:
+    config = dataclasses.replace(causal_model().config, ctc=None)
+    folder = AsrModel(config).save(tmp_path / "model", tiny_tokenizer())
+    report = export_model(folder, tmp_path / "out", precision="float16", chunk_ms=320, left_context_ms=1280)
+    names = {path.name for path in report.folder.glob("*.onnx")}
+    assert names == {"encoder-chunk-16-left-64.fp16.onnx", "decoder.fp16.onnx", "joiner.fp16.onnx"}

@@ -1,0 +1,171 @@
+"""The graphs of a causal model that hears chunks: an encoder with the memory of its streams as inputs and outputs.
+
+A window (N, 2 C + 13, 80) of features at 100 Hz goes in for a chunk of C frames at 50 Hz, frames (N, C / 2, J or V) at 25 Hz
+come out; N is free. The contract is that of sherpa-onnx 2.0 for streaming Zipformers: tensors by position, sizes in the
+metadata, and the image that Conv-Embed remembers always (N, 128, 3, 19).
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zipasr.encoder.frontend import FRAMES_AHEAD, WINDOW_OVERHANG, image_width
+from zipasr.encoder.state import StreamState
+from zipasr.encoder.zipformer import Zipformer
+from zipasr.errors import ConfigError
+from zipasr.export.graph import for_tracing
+from zipasr.export.offline import CtcOutput, check_exportable, normal, transducer_graphs
+from zipasr.export.trace import Axes, Graph
+from zipasr.model import AsrModel
+
+_IMAGE = (128, FRAMES_AHEAD, 19)
+"""What sherpa-onnx takes the remembered image of Conv-Embed for, whatever the model."""
+_LAYER_STATES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
+_BATCH_AXES = (1, 1, 1, 1, 0, 0)
+_CASES = ((2, 0), (1, 1), (3, 5))
+"""Streams of each batch that is compared, and chunks that the last of them has heard; the first is traced."""
+
+
+def to_published(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of `StreamState.to_flat` in the published layout."""
+    *layers, embed, processed = tensors
+    return [*_moved(layers, back=False), embed.permute(0, 3, 1, 2), processed]
+
+
+def from_published(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of `StreamState.to_flat` from the published layout."""
+    *layers, embed, processed = tensors
+    return [*_moved(layers, back=True), embed.permute(0, 2, 3, 1), processed]
+
+
+def _moved(layers: Iterable[Tensor], *, back: bool) -> list[Tensor]:
+    """key (L, N, D) · nonlin (1, N, L, D) · values (L, N, D) · convolutions (N, D, k//2) and (N, L, D), of every block."""
+    moved = []
+    for i, tensor in enumerate(layers):
+        kind = _LAYER_STATES[i % len(_LAYER_STATES)]
+        if kind == "cached_nonlin_attn":
+            moved.append(tensor.squeeze(0) if back else tensor.unsqueeze(0))
+        elif kind.startswith("cached_conv"):
+            moved.append(tensor.transpose(1, 2))
+        else:
+            moved.append(tensor.transpose(0, 1))
+    return moved
+
+
+class StreamingModel(nn.Module):
+    """A window and the memory of its streams -> what `output` makes of the frames, and the memory afterwards."""
+
+    def __init__(self, encoder: Zipformer, output: nn.Module, *, chunk_frames_50hz: int) -> None:
+        super().__init__()
+        self.encoder, self.output, self.chunk_frames_50hz = encoder, output, chunk_frames_50hz
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, 2 C + 13, F) and the published states to (N, C / 2, J or V) and the states for the next chunk."""
+        state = StreamState.from_flat(from_published(states), chunk_frames_50hz=self.chunk_frames_50hz)
+        lens = torch.zeros_like(state.processed_frames) + (2 * self.chunk_frames_50hz + WINDOW_OVERHANG)
+        encoded, after = self.encoder.step(x, lens, state)
+        return (self.output(encoded.frames), *to_published(after.to_flat()))
+
+
+def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> dict[str, Graph]:
+    """What to trace of a causal model, by the field of `ExportedFiles`.
+
+    Args:
+        model: the model.
+        chunk_frames_50hz: frames of a chunk at 50 Hz.
+        left_context_frames_50hz: frames before the chunk that are seen, a multiple of the chunk.
+    Raises:
+        ConfigError: the model cannot be exported, or cannot stream so.
+    """
+    encoder = check_exportable(model)
+    try:
+        model.initial_state(1, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
+    except ValueError as error:
+        raise ConfigError(f"the model must be able to stream in these chunks, but cannot: {error}") from error
+    image = (encoder.config.conv_channels[2], FRAMES_AHEAD, image_width(encoder.config.num_features))
+    if image != _IMAGE:
+        raise ConfigError(
+            f"sherpa-onnx takes the image that Conv-Embed remembers for {_IMAGE}, but this model's is {image}; train with "
+            "encoder.conv_channels=8,32,128 and 80 mel bins, or export without chunks"
+        )
+    traced, graphs = for_tracing(encoder), {}
+    sizes = (chunk_frames_50hz, left_context_frames_50hz)
+    if model.transducer is not None:
+        head = model.transducer.joiner.encoder_proj
+        graphs["encoder"] = _graph("encoder", "encoder_out", model, traced, head, head, *sizes)
+        graphs |= {part: graph for part, graph in transducer_graphs(model, traced).items() if part != "encoder"}
+    if model.ctc is not None:
+        graphs["ctc"] = _graph("CTC model", "log_probs", model, traced, CtcOutput(model.ctc.output), model.ctc, *sizes)
+    return graphs
+
+
+def _graph(
+    name: str,
+    output: str,
+    model: AsrModel,
+    traced: Zipformer,
+    traced_head: nn.Module,
+    head: nn.Module,
+    chunk: int,
+    left: int,
+) -> Graph:
+    window_frames = 2 * chunk + WINDOW_OVERHANG
+    num_layers = sum(traced.config.num_layers)
+    states = [
+        Axes(f"{kind}_{i}", {axis: "N"})
+        for i in range(num_layers)
+        for kind, axis in zip(_LAYER_STATES, _BATCH_AXES, strict=True)
+    ]
+    states += [Axes("embed_states", {0: "N"}), Axes("processed_lens", {0: "N"})]
+
+    def expected(x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+        state = StreamState.from_flat(from_published(tensors), chunk_frames_50hz=chunk)
+        encoded, after = model.encode_chunk(x, torch.full((len(x),), window_frames), state)
+        return [head(encoded.frames), *to_published(after.to_flat())]
+
+    return Graph(
+        name=f"streaming {name}",
+        module=StreamingModel(traced, copy.deepcopy(traced_head), chunk_frames_50hz=chunk),
+        inputs=[Axes("x", {0: "N"}), *states],
+        outputs=[Axes(output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
+        metadata=_metadata(traced, chunk, left),
+        cases=[_case(model, size, num_chunks, chunk, left) for size, num_chunks in _CASES],
+        expected=expected,
+    )
+
+
+def _case(model: AsrModel, size: int, num_chunks: int, chunk: int, left: int) -> tuple[Tensor, ...]:
+    """A window of `size` streams, of which the last has heard `num_chunks` chunks, with memories of noise."""
+    start = model.initial_state(size, chunk_frames_50hz=chunk, left_context_frames_50hz=left)
+    *memory, processed = start.to_flat()
+    noise = [normal(*tensor.shape) for tensor in memory]
+    heard = processed.clone()
+    heard[-1] = num_chunks * chunk
+    window = 3.0 * normal(size, 2 * chunk + WINDOW_OVERHANG, model.config.features.num_mel_bins) - 8.0
+    return (window, *(tensor.contiguous() for tensor in to_published([*noise, heard])))
+
+
+def _metadata(encoder: Zipformer, chunk: int, left: int) -> dict[str, str | int]:
+    config = encoder.config
+    head_dims = [config.head_dims(i) for i in range(len(config.channels))]
+
+    def listed(values: Iterable[int]) -> str:
+        return ",".join(map(str, values))
+
+    return {
+        "model_type": "zipformer2",
+        "version": "1",
+        "model_author": "k2-fsa",
+        "comment": "streaming zipformer2",
+        "decode_chunk_len": 2 * chunk,
+        "T": 2 * chunk + WINDOW_OVERHANG,
+        "num_encoder_layers": listed(config.num_layers),
+        "encoder_dims": listed(config.channels),
+        "cnn_module_kernels": listed(config.kernel_sizes),
+        "left_context_len": listed(left // factor for factor in config.downsample),
+        "query_head_dims": listed(query for query, _, _ in head_dims),
+        "value_head_dims": listed(value for _, value, _ in head_dims),
+        "num_heads": listed(config.num_heads),
+    }
