@@ -1,0 +1,114 @@
+"""Contract: `zipasr serve` answers where it says, ends in good order at SIGTERM, and says in a line why it cannot begin."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.serve.clients import results_of, stream_samples
+from tests.serve.running import WATCHDOG_S, sentence, streaming_recognizer, wav
+from tests.tiny_model import save_tiny
+from zipasr.cli import main
+from zipasr.model import AsrModel
+from zipasr.recognizer import Recognizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("run") / "model").parent
+
+
+@contextlib.contextmanager
+def served(model: Path, *flags: str, key: str = "") -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """The process and the address that it prints."""
+    command = [sys.executable, "-m", "zipasr", "serve", str(model), "--port", "0", "--device", "cpu", *flags]
+    environment = {**os.environ, "ZIPASR_API_KEY": key}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_it_serves_until_sigterm(model: Path) -> None:
+    with served(model) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        health = httpx2.get(f"{url}/health").json()
+        assert (health["status"], health["model"]) == ("ok", model.name)
+        files = {"file": ("a.wav", wav(sentence()))}
+        answer = httpx2.post(f"{url}/v1/audio/transcriptions", data={"model": model.name}, files=files, timeout=WATCHDOG_S)
+        assert answer.json()["text"] == Recognizer.load(model).transcribe(sentence()).text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WATCHDOG_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == f"zipasr: serving {model.name}; Ctrl-C ends it\n"
+
+
+def test_live_sound_is_answered_at_sigterm(tmp_path: Path) -> None:
+    recognizer = streaming_recognizer()
+    assert isinstance(recognizer.scorer, AsrModel)
+    recognizer.scorer.save(tmp_path / "model", recognizer.tokenizer)
+    with served(tmp_path, "--search", "greedy") as (process, url), connect(url.replace("http", "ws")) as live:
+        stream_samples(live, sentence(0, 3.0))
+        live.recv(WATCHDOG_S)
+        process.send_signal(signal.SIGTERM)
+        assert results_of(live)[-1]["is_eof"]
+        with pytest.raises(ConnectionClosed) as closed:
+            live.recv(WATCHDOG_S)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+        assert process.wait(WATCHDOG_S) == 0
+
+
+def test_a_key_from_the_environment(model: Path) -> None:
+    with served(model, key="a secret") as (_, url):
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+        assert httpx2.get(f"{url}/v1/models", headers={"authorization": "Bearer a secret"}).status_code == 200
+
+
+def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", str(model), "--port", str(port)]) == 1
+    assert f"cannot listen at 127.0.0.1 port {port}: Address already in use; end what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence_part"),
+    [
+        (["--port", "70000"], "from 0 to 65535"),
+        (["--max-connections", "0"], "at least 1"),
+        (["--idle-timeout-s", "-1"], "above 0"),
+        (["--host", "nowhere.invalid", "--port", "0"], "an address of this machine"),
+        (["--api-key-file", "missing.txt"], "cannot be read"),
+        (["--beam", "8", "--search", "greedy"], "beam has no effect"),
+    ],
+)
+def test_misuse(flags: list[str], sentence_part: str, model: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["serve", str(model), *flags]) == 2
+    assert sentence_part in capsys.readouterr().err
+
+
+def test_a_model_file_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    weights = next(save_tiny(tmp_path / "model").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    assert main(["serve", str(tmp_path), "--port", "0"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("zipasr: error: ") and str(weights) in message
+
+
+def test_missing_packages(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("zipasr.serve.server._PACKAGES", ("starlette", "a_package_that_is_not_there"))
+    assert main(["serve", str(model), "--port", "0"]) == 2
+    assert 'pip install "zipasr[serve]"' in capsys.readouterr().err
