@@ -1,6 +1,8 @@
 """Contract: `zipasr export` writes what it says, on stdout and as JSON, and turns mistakes into one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,15 @@ def test_int8_is_judged_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytest.
     assert "ctc: " in printed
     assert "modules left in float32" in printed
     assert (tmp_path / "out" / "quantisation.json").is_file()
+
+
+def test_missing_package_is_named(model_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\nfrom zipasr.cli import main\n"
+        f"sys.exit(main(['export', {str(model_dir)!r}, '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'pip install "zipasr[onnx]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
