@@ -1,8 +1,8 @@
 """From a module to an ONNX graph that is known to compute the same: `Graph` says what to trace, `trace` traces it, `compare`
 runs it in onnxruntime beside the original on inputs of several sizes.
 
-The exporter is the one that traces (`dynamo=False`). Every PyTorch from 2.6 on has it, it needs no onnxscript, takes seconds,
-and the stand-ins of `export.graph` hold nothing that tracing gets wrong; the newer one takes twenty times as long for the same.
+The exporter is the one that traces (`dynamo=False`). Every PyTorch from 2.6 on has it, it needs no onnxscript and takes
+seconds, and the stand-ins of `export.graph` hold nothing that tracing gets wrong. The newer one takes twenty times as long.
 """
 
 import tempfile
