@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import httpx2
 import numpy as np
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.serve.clients import results_of, stream_samples
@@ -213,6 +214,20 @@ def test_many_clients_at_once() -> None:
         assert all(b"retry-after: 2" in answer.lower() for answer in refused)
         wait_until(lambda: gauge(service, "open") == gauge(service, "waiting") == 0)
         assert post(service, content).json()["text"] == text
+
+
+def test_a_full_server_sends_requests_and_sockets_away() -> None:
+    with running(streaming_recognizer(), max_connections=1) as service:
+        with connect(ws(service)):
+            wait_until(lambda: gauge(service, "open") == 1)
+            response = post(service)
+            with pytest.raises(InvalidStatus) as refused, connect(ws(service)):
+                pass
+            assert response.status_code == refused.value.response.status_code == 503
+            assert response.headers["retry-after"] == refused.value.response.headers["retry-after"] == "2"
+            assert httpx2.get(f"{service.url}/health").status_code == 200
+        wait_until(lambda: gauge(service, "open") == 0)
+        assert post(service).status_code == 200
 
 
 def test_stopping_under_load(recognizer: Recognizer) -> None:

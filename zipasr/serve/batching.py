@@ -71,6 +71,11 @@ class BatchingWorker:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="zipasr-recognizer", daemon=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it computes; only a bug of ours can end it before `stop`."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to compute."""
         self._thread.start()

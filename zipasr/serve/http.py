@@ -178,12 +178,10 @@ class HttpEndpoints:
         return JSONResponse(self._described())
 
     async def health(self, request: Request) -> Response:
-        """Whether new work is welcome: 200, or 503 when the server is about to stop."""
-        is_draining = self.admission.is_draining
-        status = {"status": "draining" if is_draining else "ok", "model": self.model_name, "can_stream": self.can_stream}
-        return JSONResponse(
-            {**status, "needs_key": self.config.api_key is not None}, status_code=503 if is_draining else 200
-        )
+        """Whether new work is welcome: 200, or 503 when the server is about to stop or can compute no more."""
+        status = "draining" if self.admission.is_draining else "ok" if self.transcriber.worker.is_alive else "failed"
+        described = {"model": self.model_name, "can_stream": self.can_stream, "needs_key": self.config.api_key is not None}
+        return JSONResponse({"status": status, **described}, status_code=200 if status == "ok" else 503)
 
     async def show_metrics(self, request: Request) -> Response:
         """What Prometheus reads."""
