@@ -2,6 +2,7 @@
 as it was. Traffic goes to this machine only, and every loop has an end."""
 
 import asyncio
+import gc
 import re
 import socket
 import threading
@@ -21,6 +22,7 @@ from tests.serve.test_http import post
 from tests.serve.test_sockets import closed, utterances_of, ws
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
+from zipasr.serve.live import LiveSession
 
 MB = 1_000_000
 
@@ -34,6 +36,11 @@ def gauge(service: Service, name: str) -> float:
     found = re.search(rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics").text, re.MULTILINE)
     assert found
     return float(found[1])
+
+
+def num_alive(kind: type) -> int:
+    gc.collect()
+    return sum(type(one) is kind for one in gc.get_objects())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -95,6 +102,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_word(recognizer: Recognizer) ->
                 leaving.socket.close()
         raw_request(service, f"{FORM}Content-Length: 100000\r\n", body=PART + b"RIFF").close()
         wait_until(lambda: gauge(service, "open") == 1 and gauge(service, "live") == 1)
+        wait_until(lambda: num_alive(LiveSession) == 1)  # those that have ended leave nothing behind
         stream_samples(other, samples[32_000:])
         other.send("Done")
         assert results_of(other)[-1]["text"] == utterances_of(recognizer, samples)[-1].text
@@ -185,6 +193,17 @@ def test_a_byte_an_hour() -> None:
             for connection in (live, recording):
                 assert closed(connection) == (1008, "Nothing was sent for 0.5 s.")
         wait_until(lambda: gauge(service, "open") == 0)
+
+
+def test_who_reads_no_answer_is_given_up() -> None:
+    with running(offline_recognizer(), idle_timeout_s=0.5) as service, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(WATCHDOG_S)
+        connection.connect(("127.0.0.1", service.port))
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500_000)
+        wait_until(lambda: gauge(service, "open") == 0)
+        assert post(service).status_code == 200
 
 
 def test_many_clients_at_once() -> None:

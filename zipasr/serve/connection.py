@@ -15,7 +15,7 @@ def connection_class(max_open: int, patience_s: float) -> type[asyncio.Protocol]
 
     Args:
         max_open: connections that may be open; one more is refused at once.
-        patience_s: how long a client may take for the head of a request.
+        patience_s: how long a client may take for the head of a request, and read nothing of an answer that waits.
     """
 
     class Connection(H11Protocol):
@@ -28,6 +28,7 @@ def connection_class(max_open: int, patience_s: float) -> type[asyncio.Protocol]
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
             self._impatience: asyncio.TimerHandle | None = None
+            self._abandonment: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -43,7 +44,23 @@ def connection_class(max_open: int, patience_s: float) -> type[asyncio.Protocol]
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._calm()
+            self._stop_abandoning()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            """Called when the client reads so slowly that what is written to it heaps up."""
+            super().pause_writing()
+            self._abandonment = self.loop.call_later(patience_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            """Called when it reads on."""
+            self._stop_abandoning()
+            super().resume_writing()
+
+        def _stop_abandoning(self) -> None:
+            if self._abandonment is not None:
+                self._abandonment.cancel()
+                self._abandonment = None
 
         def _watch(self) -> None:
             """Run out of patience where a request's head is awaited, from its first byte on."""
