@@ -23,6 +23,7 @@ from tests.serve.test_sockets import closed, utterances_of, ws
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
 from zipasr.serve.live import LiveSession
+from zipasr.serve.protocol import write_recording
 
 MB = 1_000_000
 
@@ -106,6 +107,19 @@ def test_a_client_that_leaves_in_the_middle_of_a_word(recognizer: Recognizer) ->
         stream_samples(other, samples[32_000:])
         other.send("Done")
         assert results_of(other)[-1]["text"] == utterances_of(recognizer, samples)[-1].text
+
+
+def test_who_leaves_a_socket_while_waiting_gives_the_place_away_too() -> None:
+    slow = offline_recognizer()
+    with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(post, service)
+        assert is_held.wait(WATCHDOG_S)
+        with connect(ws(service)) as leaving:
+            leaving.send(write_recording(sentence()))
+            wait_until(lambda: gauge(service, "waiting") == 1)
+        wait_until(lambda: gauge(service, "open") == 1)
+        go_on.set()
+        assert first.result().status_code == 200
 
 
 def test_who_leaves_while_waiting_gives_the_place_away() -> None:

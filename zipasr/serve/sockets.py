@@ -3,8 +3,8 @@ where its clients go, is the one that suits the model.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -29,7 +29,8 @@ from zipasr.serve.protocol import (
 )
 from zipasr.serve.recordings import Transcriber
 
-_CODE_DONE, _CODE_GOING_AWAY, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1001, 1003, 1007
+T = TypeVar("T")
+_CODE_DONE, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1003, 1007
 _CODE_IMPATIENT, _CODE_TOO_BIG, _CODE_FAILED, _CODE_RESTART, _CODE_BUSY = 1008, 1009, 1011, 1012, 1013
 
 
@@ -85,10 +86,10 @@ class SocketEndpoints:
             await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
             return
         await _accept(socket)
-        session = self.live.open()
+        session, messages = self.live.open(), _Messages(socket)
         writing = asyncio.ensure_future(self._write_results(socket, session))
         try:
-            await self._read_sound(socket, session, writing)
+            await self._read_sound(messages, session, writing)
             session.finish()
             await writing
             raise _Close(_CODE_RESTART if self.draining.is_set() else _CODE_DONE)
@@ -98,13 +99,16 @@ class SocketEndpoints:
             pass
         finally:
             session.leave()
+            messages.stop()
             writing.cancel()
             await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # seen: where it ended the connection it was raised above
 
-    async def _read_sound(self, socket: WebSocket, session: LiveSession, writing: "asyncio.Future[None]") -> None:
+    async def _read_sound(self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[None]") -> None:
         """Read until the client is done or the server is to stop."""
         reader = LiveReader()
-        while (message := await self._next(socket, beside=writing)) is not None:
+        while (message := await self._next(messages, beside=writing)) is not None:
             if isinstance(message, str):
                 _checked_text(message)
                 return
@@ -136,21 +140,23 @@ class SocketEndpoints:
     async def offline(self, socket: WebSocket) -> None:
         """Recordings, one after the other."""
         await _accept(socket)
-        reader = RecordingReader(self.config.max_utterance_s)
+        reader, messages = RecordingReader(self.config.max_utterance_s), _Messages(socket)
         try:
-            while (message := await self._next(socket, heeds_draining=reader.is_between)) is not None:
+            while (message := await self._next(messages, heeds_draining=reader.is_between)) is not None:
                 if isinstance(message, str):
                     _checked_text(message)
                     if not reader.is_between:
                         raise _Close(_CODE_BAD_DATA, "The recording was not whole: fewer bytes came than its header says.")
                     raise _Close(_CODE_DONE)
                 for recording in _recordings(reader, message):
-                    await _send(socket, await self._transcribed(recording))
+                    await _send(socket, await messages.unless_left(self._transcribed(recording)))
             raise _Close(_CODE_RESTART, "The server is about to stop.")
         except _Close as close:
             await _close(socket, close)
         except _Left:
             self.metrics.recordings.labels("left").inc()
+        finally:
+            messages.stop()
 
     async def _transcribed(self, recording: SentRecording) -> str:
         samples: np.ndarray = recording.samples
@@ -166,19 +172,19 @@ class SocketEndpoints:
         return to_recording_json(transcript)
 
     async def _next(
-        self, socket: WebSocket, *, beside: "asyncio.Future[None] | None" = None, heeds_draining: bool = True
+        self, messages: "_Messages", *, beside: "asyncio.Future[None] | None" = None, heeds_draining: bool = True
     ) -> bytes | str | None:
         """The next message; None: the server is about to stop.
 
         Args:
-            socket: whose.
+            messages: what the client sends.
             beside: work whose end is an error while messages come.
             heeds_draining: whether this is a moment to stop at.
         Raises:
             _Left: the client has left.
             _Close: it has sent nothing for too long.
         """
-        receiving: asyncio.Future[Message] = asyncio.ensure_future(socket.receive())
+        receiving = messages.next()
         draining = asyncio.ensure_future(self.draining.wait())
         others: list[asyncio.Future[Any]] = [*([beside] if beside else []), *([draining] if heeds_draining else [])]
         try:
@@ -187,22 +193,60 @@ class SocketEndpoints:
                 beside.result()
                 raise AssertionError("results ended before the sound did")
             if receiving.done():
-                return _content(receiving.result())
+                return messages.take()
             if heeds_draining and draining.done():
                 return None
             raise _Close(_CODE_IMPATIENT, f"Nothing was sent for {self.config.idle_timeout_s:g} s.")
         finally:
             draining.cancel()
-            receiving.cancel()
-            done: list[asyncio.Future[Any]] = [receiving, draining]
-            await asyncio.wait(done)
 
 
-def _content(message: Message) -> bytes | str:
-    if message["type"] == "websocket.disconnect":
-        raise _Left
-    text, content = message.get("text"), message.get("bytes")
-    return text if text is not None else content or b""
+class _Messages:
+    """What a client sends. The next message is fetched while we work on the one before, so that its leaving is noticed."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._next: asyncio.Future[Message] | None = None
+
+    def next(self) -> "asyncio.Future[Message]":
+        """The next message, when it comes; `take` it then."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._socket.receive())
+        return self._next
+
+    def take(self) -> bytes | str:
+        """The message that has come.
+
+        Raises:
+            _Left: the client has left.
+        """
+        message = self.next().result()
+        self._next = None
+        if message["type"] == "websocket.disconnect":
+            raise _Left
+        text, content = message.get("text"), message.get("bytes")
+        return text if text is not None else content or b""
+
+    async def unless_left(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of some work, which is given up if the client leaves.
+
+        Raises:
+            _Left: the client has left.
+        """
+        working, following = asyncio.ensure_future(work), self.next()
+        try:
+            both: list[asyncio.Future[Any]] = [working, following]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() and following.result()["type"] == "websocket.disconnect":
+                raise _Left
+            return await working
+        finally:
+            working.cancel()
+
+    def stop(self) -> None:
+        """Wait for no more."""
+        if self._next is not None:
+            self._next.cancel()
 
 
 def _checked_text(message: str) -> None:
