@@ -24,7 +24,7 @@ from zipasr.serve.openai_api import (
     write_progress,
 )
 from zipasr.serve.recordings import Transcriber
-from zipasr.serve.upload import Upload, left, linger, read_upload
+from zipasr.serve.upload import Body, Upload, left, linger, read_upload
 from zipasr.transcript import Transcript
 
 T = TypeVar("T")
@@ -89,12 +89,13 @@ class HttpEndpoints:
 
     async def transcriptions(self, request: Request) -> Response:
         """OpenAI's `POST /v1/audio/transcriptions`."""
+        body = Body(request, self.config)
         try:
-            upload = await read_upload(request, self.config)
+            upload = await read_upload(request, body)
         except ClientDisconnect:
             return self._gone()
         except RequestError as error:
-            if "expect" not in request.headers:  # who expects leave to send a body waits for it
+            if not body.is_whole and "expect" not in request.headers:  # who expects leave to send a body waits for it
                 await linger(request.receive, self.config.idle_timeout_s)
             return self._refusal(error)
         try:

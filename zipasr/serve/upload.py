@@ -27,7 +27,7 @@ class Upload(NamedTuple):
     """Close it."""
 
 
-async def read_upload(request: Request, config: ServeConfig) -> Upload:
+async def read_upload(request: Request, body: "Body") -> Upload:
     """Read a form with one file.
 
     Raises:
@@ -40,9 +40,10 @@ async def read_upload(request: Request, config: ServeConfig) -> Upload:
             "Expected a form of multipart/form-data with the recording as its field file, got "
             f"{content_type[:80] or 'nothing'!r}."
         )
-    patient = Request(request.scope, _limited(request.receive, request.headers.get("content-length"), config))
     try:
-        form = await patient.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+        form = await Request(request.scope, body.receive).form(
+            max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
+        )
     except MultiPartException as error:
         raise RequestError(f"Expected a form with one file, got another: {error.message}") from error
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -53,31 +54,39 @@ async def read_upload(request: Request, config: ServeConfig) -> Upload:
     return Upload(fields, files[0][1])
 
 
-def _limited(receive: Receive, content_length: str | None, config: ServeConfig) -> Receive:
-    """The same messages; too many bytes, or too long a wait for them, raise RequestError."""
-    start_s = time.monotonic()
-    num_bytes = 0
-    too_large = RequestError(
-        f"Expected a request of at most {config.max_upload_mb:g} MB, got a larger one; compress or cut the recording.",
-        status=413,
-        param="file",
-    )
+class Body:
+    """The messages of a request's body; too many bytes, or too long a wait for them, raise RequestError."""
 
-    async def limited() -> Message:
-        nonlocal num_bytes
-        if content_length is not None and content_length.isdigit() and int(content_length) > config.max_upload_bytes:
-            raise too_large
-        left_s = start_s + config.idle_timeout_s + num_bytes / _MIN_BYTES_PER_S - time.monotonic()
-        try:
-            message = await asyncio.wait_for(receive(), min(config.idle_timeout_s, max(left_s, 0)))
-        except TimeoutError as error:
-            raise RequestError("The recording came too slowly, or not at all.", status=408) from error
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > config.max_upload_bytes:
-            raise too_large
+    def __init__(self, request: Request, config: ServeConfig) -> None:
+        """Take a request of which nothing has been read."""
+        self._receive, self._config = request.receive, config
+        announced = request.headers.get("content-length", "")
+        self._is_too_large = announced.isdigit() and int(announced) > config.max_upload_bytes
+        self._start_s = time.monotonic()
+        self._num_bytes = 0
+        self.is_whole = False
+        """Whether nothing of it is left to read."""
+
+    async def receive(self) -> Message:
+        """The next message, as ASGI has it."""
+        config = self._config
+        if not self._is_too_large:
+            left_s = self._start_s + config.idle_timeout_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
+            try:
+                message = await asyncio.wait_for(self._receive(), min(config.idle_timeout_s, max(left_s, 0)))
+            except TimeoutError as error:
+                raise RequestError("The recording came too slowly, or not at all.", status=408) from error
+            self._num_bytes += len(message.get("body", b""))
+            self.is_whole = not message.get("more_body", False)
+            self._is_too_large = self._num_bytes > config.max_upload_bytes
+        if self._is_too_large:
+            raise RequestError(
+                f"Expected a request of at most {config.max_upload_mb:g} MB, got a larger one; compress or cut the "
+                "recording.",
+                status=413,
+                param="file",
+            )
         return message
-
-    return limited
 
 
 async def linger(receive: Receive, patience_s: float) -> None:
