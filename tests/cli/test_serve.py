@@ -43,7 +43,7 @@ def served(model: Path, *flags: str, key: str = "") -> Iterator[tuple["subproces
 def test_it_serves_until_sigterm(model: Path) -> None:
     with served(model) as (process, url):
         assert url.startswith("http://127.0.0.1:")
-        health = httpx2.get(f"{url}/health").json()
+        health = httpx2.get(f"{url}/health", timeout=WATCHDOG_S).json()
         assert (health["status"], health["model"]) == ("ok", model.name)
         files = {"file": ("a.wav", wav(sentence()))}
         answer = httpx2.post(f"{url}/v1/audio/transcriptions", data={"model": model.name}, files=files, timeout=WATCHDOG_S)
@@ -71,8 +71,11 @@ def test_live_sound_is_answered_at_sigterm(tmp_path: Path) -> None:
 
 def test_a_key_from_the_environment(model: Path) -> None:
     with served(model, key="a secret") as (_, url):
-        assert httpx2.get(f"{url}/v1/models").status_code == 401
-        assert httpx2.get(f"{url}/v1/models", headers={"authorization": "Bearer a secret"}).status_code == 200
+        assert httpx2.get(f"{url}/v1/models", timeout=WATCHDOG_S).status_code == 401
+        assert (
+            httpx2.get(f"{url}/v1/models", headers={"authorization": "Bearer a secret"}, timeout=WATCHDOG_S).status_code
+            == 200
+        )
 
 
 def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:

@@ -108,7 +108,7 @@ def _page_address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
     while time.monotonic() < end_s and process.poll() is None:
         with contextlib.suppress(OSError, ValueError, IndexError, httpx2.HTTPError):
             port = (folder / "DevToolsActivePort").read_text().split()[0]
-            pages = httpx2.get(f"http://127.0.0.1:{port}/json/list").json()
+            pages = httpx2.get(f"http://127.0.0.1:{port}/json/list", timeout=WATCHDOG_S).json()
             return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
         time.sleep(0.05)
     pytest.fail("Chromium did not start")

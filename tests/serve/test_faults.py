@@ -34,7 +34,9 @@ def recognizer() -> Recognizer:
 
 
 def gauge(service: Service, name: str) -> float:
-    found = re.search(rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics").text, re.MULTILINE)
+    found = re.search(
+        rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text, re.MULTILINE
+    )
     assert found
     return float(found[1])
 
@@ -258,7 +260,7 @@ def test_a_full_server_sends_requests_and_sockets_away() -> None:
                 pass
             assert response.status_code == refused.value.response.status_code == 503
             assert response.headers["retry-after"] == refused.value.response.headers["retry-after"] == "2"
-            assert httpx2.get(f"{service.url}/health").status_code == 200
+            assert httpx2.get(f"{service.url}/health", timeout=WATCHDOG_S).status_code == 200
         wait_until(lambda: gauge(service, "open") == 0)
         assert post(service).status_code == 200
 
@@ -274,7 +276,7 @@ def test_stopping_under_load(recognizer: Recognizer) -> None:
             assert is_held.wait(WATCHDOG_S)
             wait_until(lambda: gauge(service, "open") == 6)
             service.stop()
-            wait_until(lambda: httpx2.get(f"{service.url}/health").status_code == 503)
+            wait_until(lambda: httpx2.get(f"{service.url}/health", timeout=WATCHDOG_S).status_code == 503)
             late = post(service)
             assert (late.status_code, late.headers["retry-after"]) == (503, "2")
             assert "about to stop" in late.json()["error"]["message"]

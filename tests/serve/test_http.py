@@ -168,13 +168,15 @@ def test_short_and_empty_recordings_have_no_words(server: Service) -> None:
 
 def test_no_form_and_no_file(server: Service) -> None:
     url = f"{server.url}/v1/audio/transcriptions"
-    assert "multipart/form-data" in message_of(httpx2.post(url, json={"model": "tiny"}))
-    without = httpx2.post(url, files={"model": (None, "tiny")})
+    assert "multipart/form-data" in message_of(httpx2.post(url, json={"model": "tiny"}, timeout=WATCHDOG_S))
+    without = httpx2.post(url, files={"model": (None, "tiny")}, timeout=WATCHDOG_S)
     assert without.status_code == 400
     assert "no such file" in message_of(without)
-    broken = httpx2.post(url, content=b"--x\r\nnonsense", headers={"content-type": "multipart/form-data; boundary=x"})
+    broken = httpx2.post(
+        url, content=b"--x\r\nnonsense", headers={"content-type": "multipart/form-data; boundary=x"}, timeout=WATCHDOG_S
+    )
     assert broken.status_code == 400
-    assert httpx2.get(url).status_code == 405
+    assert httpx2.get(url, timeout=WATCHDOG_S).status_code == 405
 
 
 def test_requests_that_arrive_together_are_one_batch(recognizer: Recognizer) -> None:
@@ -196,7 +198,7 @@ def test_requests_that_arrive_together_are_one_batch(recognizer: Recognizer) -> 
         assert held.wait(WATCHDOG_S)
         others = [pool.submit(post, service, wav(sentence(seed))) for seed in range(1, 6)]
         for _ in range(6000):
-            if b"zipasr_waiting 5.0" in httpx2.get(f"{service.url}/metrics").content:
+            if b"zipasr_waiting 5.0" in httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).content:
                 break
         go_on.set()
         assert first.result().status_code == 200
@@ -229,8 +231,8 @@ def test_one_that_fails_in_a_batch_spoils_no_other(recognizer: Recognizer) -> No
 
 def test_health_and_metrics(server: Service) -> None:
     post(server)
-    assert httpx2.get(f"{server.url}/health").json()["status"] == "ok"
-    lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+    assert httpx2.get(f"{server.url}/health", timeout=WATCHDOG_S).json()["status"] == "ok"
+    lines = httpx2.get(f"{server.url}/metrics", timeout=WATCHDOG_S).text.splitlines()
     assert "# TYPE zipasr_audio_seconds_total counter" in lines
     assert 'zipasr_batch_size_count{kind="recordings"}' in {line.split(" ")[0] for line in lines}
 
@@ -241,6 +243,6 @@ def test_api_key() -> None:
         assert client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence()))).text
         with pytest.raises(openai.AuthenticationError, match="the API key of this server"):
             client.with_options(api_key="a secre").models.list()
-        assert httpx2.get(f"{service.url}/metrics").status_code == 401
-        assert httpx2.get(f"{service.url}/health").status_code == 200
-        assert httpx2.get(service.url).status_code == 200
+        assert httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).status_code == 401
+        assert httpx2.get(f"{service.url}/health", timeout=WATCHDOG_S).status_code == 200
+        assert httpx2.get(service.url, timeout=WATCHDOG_S).status_code == 200

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from tests.serve.browser import Browser, browser
-from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, streaming_recognizer
 from zipasr.transcript import to_cues
 
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -40,11 +40,14 @@ def transcribe(page: Browser, path: Path) -> None:
 
 def test_files_are_served_without_foreign_resources() -> None:
     with running(offline_recognizer()) as service:
-        page = httpx2.get(service.url)
+        page = httpx2.get(service.url, timeout=WATCHDOG_S)
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'self'" in page.headers["content-security-policy"]
         names = ["page.css", "page.js", "live.js", "microphone.js", "icon.svg"]
-        texts = [page.text, *(httpx2.get(f"{service.url}/{name}").raise_for_status().text for name in names)]
+        texts = [
+            page.text,
+            *(httpx2.get(f"{service.url}/{name}", timeout=WATCHDOG_S).raise_for_status().text for name in names),
+        ]
         assert not [
             text for text in texts if "https://" in text or "http://" in text.replace("http://www.w3.org/2000/svg", "")
         ]
