@@ -24,7 +24,7 @@ from zipasr.heads.attention import AttentionConfig
 from zipasr.model import AsrModel, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import FRAME_S, EndpointConfig, EndpointRule, Recognizer, SearchConfig, Stream
-from zipasr.recognizer.stream import STREAM_TAIL_FRAMES, choose_sizes
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import LanguageModels, make_prior, make_search

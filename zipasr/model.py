@@ -6,6 +6,7 @@ Features (N, T, 80) at 100 Hz go in; `encode` gives frames at 25 Hz, `loss` a di
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,27 @@ class AsrModel(nn.Module):
     def encode_chunk(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
         """Encode the next chunk of N streams; see `Zipformer.stream`."""
         return self._streaming_encoder().stream(features, lens, state)
+
+    def encode_streams(
+        self, features: Tensor, lens: Tensor, states: Sequence[StreamState]
+    ) -> tuple[Encoded, list[StreamState]]:
+        """Encode the next window of streams that have a state each, in one batch; see `Zipformer.stream`.
+
+        Args:
+            features: (N, 2 C + 13, F) windows at 100 Hz.
+            lens: (N,) features of each window that are sound.
+            states: what each stream remembers.
+        Returns:
+            Frames of all streams, and what each remembers for its next chunk; those hold no memory of each other.
+        Raises:
+            ValueError: states differ in chunk, left context or model, or do not fit the windows.
+        """
+        encoded, after = self.encode_chunk(features, lens, StreamState.stack(states))
+        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
+        return encoded, [
+            StreamState.from_flat([tensor.clone() for tensor in state.to_flat()], chunk_frames_50hz=state.chunk_frames_50hz)
+            for state in after.unstack()
+        ]
 
     def _streaming_encoder(self) -> Zipformer:
         if not isinstance(self.encoder, Zipformer):

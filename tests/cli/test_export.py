@@ -66,7 +66,6 @@ def test_int8_must_be_judged(model_dir: Path, tmp_path: Path, capsys: pytest.Cap
         (["--max-wer-increase", "1"], "--max-wer-increase judges --int8"),
         (["--int8", "--cuts", "dev.jsonl.gz", "--max-wer-increase", "-1"], "must be 0 or more"),
         (["--int8", "--fp16"], "not allowed with"),
-        (["--int8", "--cuts", "dev.jsonl.gz", "--chunk-ms", "320"], "judged on whole utterances"),
         (["--chunk-ms", "320"], "is_causal=True"),
         (["--left-context-ms", "1280"], "give --chunk-ms too"),
     ):

@@ -44,6 +44,22 @@ def test_one_file_is_its_text(run_folder: Path, sounds: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == f"{text}\n"
 
 
+def test_flags_may_stand_anywhere(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
+    first, second = str(sounds / "a.wav"), str(sounds / "b.ogg")
+    printed = []
+    for argv in (
+        ["--search", "greedy", str(run_folder), first, second],
+        [str(run_folder), "--search", "greedy", first, second],
+        [str(run_folder), first, "--search", "greedy", second],
+    ):
+        assert main(["transcribe", *argv]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0].count("\n") == 2
+    assert printed[0] == printed[1] == printed[2]
+    assert main(["transcribe", str(run_folder), "--serach", "greedy", first]) == 2
+    assert "unrecognized arguments: --serach" in capsys.readouterr().err
+
+
 def test_several_files_are_named(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
     paths = [str(sounds / name) for name in ("a.wav", "b.ogg", "short.wav")]
     assert main(["transcribe", str(run_folder), *paths]) == 0

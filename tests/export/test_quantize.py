@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+import zipasr
 from tests.export.models import random_model
 from tests.export.test_sherpa import SEARCHES, sherpa_results
 from tests.tiny_model import noise
@@ -19,7 +20,7 @@ from zipasr.export.offline import offline_graphs
 from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantise
 from zipasr.export.quantize import _rounded as rounded
 from zipasr.onnx_runtime import load, open_session
-from zipasr.recognizer import Recognizer
+from zipasr.recognizer import ChunkConfig, Recognizer
 
 RECORDINGS = [noise(2.0, seed) for seed in range(3)]
 
@@ -92,6 +93,41 @@ def test_too_many_errors_are_refused_and_nothing_written(model_dir: Path, tmp_pa
 def test_without_sound_nothing_is_measured(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is none"):
         export_int8(model_dir, tmp_path / "out", recordings=[np.zeros(100, np.float32)], measure=scripted())
+
+
+def test_streaming_graphs_are_judged_in_their_chunks(causal_dir: Path, tmp_path: Path) -> None:
+    heard = []
+
+    def measure(recognizer: Recognizer) -> Measured:
+        recognizer.transcribe_many(RECORDINGS[:1])
+        heard.append(recognizer.chunk_sizes)
+        return Measured(10.0, 0.01)
+
+    report = export_int8(
+        causal_dir, tmp_path / "out", recordings=RECORDINGS, measure=measure, chunk_ms=320, left_context_ms=1280
+    )
+    assert heard == [(16, 64)] * 4
+    chunk = "chunk-16-left-64"
+    assert {path.name for path in report.export.folder.glob("*.onnx")} == {
+        f"encoder-{chunk}.int8.onnx",
+        "decoder.onnx",
+        "joiner.int8.onnx",
+        f"model-{chunk}.int8.onnx",
+        "ctc_head.onnx",
+    }
+    exact, found = (
+        zipasr.load(causal_dir, chunks=ChunkConfig(chunk_frames_50hz=16, left_context_frames_50hz=64)),
+        zipasr.load(report.export.folder),
+    )
+    features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
+    with torch.inference_mode():
+        expected = exact.scorer.encode(features, lens, chunk_frames_50hz=16, left_context_frames_50hz=64)
+        frames = found.scorer.project_frames(found.scorer.encode(features, lens).frames)
+        projected = exact.scorer.project_frames(expected.frames)
+    assert 1e-4 < float((frames - projected).norm() / projected.norm()) < 0.05
+    stream = found.stream()
+    stream.accept_waveform(RECORDINGS[0])
+    assert stream.finish().text
 
 
 def test_scores_stay_close(quantised: QuantisationReport, report: ExportReport) -> None:

@@ -42,6 +42,22 @@ class _VersionAction(argparse.Action):
         parser.exit(_EXIT_DONE)
 
 
+class _VerbParser(argparse.ArgumentParser):
+    """Takes flags before, between and after the other arguments, as in `transcribe DIR --json a.wav b.wav`."""
+
+    _is_intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        """Parse what argparse hands to a verb; its own method takes all of a list of arguments at the first of them."""
+        if self._is_intermixing:
+            return super().parse_known_args(args, namespace)
+        self._is_intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_intermixing = False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zipasr` with the arguments given (those of the process by default) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -68,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zipasr", description="Speech recognition, from recordings to transcripts.")
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_VerbParser)
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
         importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)

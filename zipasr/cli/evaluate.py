@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from zipasr.cli.search_options import add_search_options, load_recognizer
+from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts, such as DATA/test_cuts.jsonl.gz")
     add_search_options(parser)
+    add_chunk_options(parser, "hear recordings in chunks of this length, as a stream would")
     parser.add_argument(
         "--scoring", metavar="CORPUS", help="compare texts as a corpus does: gigaspeech (default: as they are)"
     )
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{flag} belongs to --calibration; give that too, or leave --{flag} out")
     if args.tune is not None and (args.calibration or args.out):
         raise ConfigError("--tune tries many settings, --calibration and --out look at one; give them one after the other")
-    recognizer = load_recognizer(args)
+    recognizer = load_recognizer(args, simulate_streaming=True)
     if args.tune is not None:
         return _tune(args, recognizer)
     return _evaluate(args, recognizer)

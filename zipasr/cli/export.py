@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.tolerance is not None and not args.tolerance > 0:
         raise ConfigError(f"--tolerance must be positive, but is {args.tolerance:g}; leave it out for the default")
-    if args.int8 and (args.chunk_ms, args.left_context_ms) != (None, None):
-        raise ConfigError("--int8 is judged on whole utterances and cannot be with --chunk-ms; leave out one of them")
     if args.int8:
         print(_output(_export_int8(args), args))
         return 0
@@ -113,4 +111,6 @@ def _export_int8(args: argparse.Namespace) -> "QuantisationReport":
         measure=measure,
         max_increase=max_increase,
         tolerance=args.tolerance,
+        chunk_ms=args.chunk_ms,
+        left_context_ms=args.left_context_ms,
     )

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import LongRecordingConfig, Recognizer
+    from zipasr.recognizer import ChunkConfig, LongRecordingConfig, Recognizer
     from zipasr.search.strategy import SearchConfig
 
 
@@ -52,6 +52,38 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
 
+def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the flags of the chunks in which a causal model hears `what`."""
+    parser.add_argument("--chunk-ms", type=int, metavar="N", help=f"{what}; for causal models, such as 320")
+    parser.add_argument(
+        "--left-context-ms",
+        type=int,
+        metavar="N",
+        help="with --chunk-ms: sound before a chunk that is seen (default: of those the model was trained with, near 2560)",
+    )
+
+
+def chunk_config(args: argparse.Namespace, *, simulate_streaming: bool) -> "ChunkConfig | None":
+    """The chunks that the flags ask for.
+
+    Raises:
+        ConfigError: a value is no positive multiple of a frame, or there is a left context without a chunk.
+    """
+    from zipasr.errors import ConfigError
+    from zipasr.recognizer.chunks import ChunkConfig, frames_50hz
+
+    chunk_ms, left_context_ms = args.chunk_ms, args.left_context_ms
+    if chunk_ms is None:
+        if left_context_ms is not None:
+            raise ConfigError("--left-context-ms has no effect without --chunk-ms; give that too, or leave it out")
+        return None
+    return ChunkConfig(
+        chunk_frames_50hz=frames_50hz(chunk_ms, name="--chunk-ms"),
+        left_context_frames_50hz=None if left_context_ms is None else frames_50hz(left_context_ms, name="--left-context-ms"),
+        simulate_streaming=simulate_streaming,
+    )
+
+
 def search_config(args: argparse.Namespace) -> "SearchConfig":
     """The search that the flags ask for.
 
@@ -70,8 +102,18 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     return SearchConfig(method=args.search, **{name: value for name, value in given.items() if value is not None})
 
 
-def load_recognizer(args: argparse.Namespace, *, long_recordings: "LongRecordingConfig | None" = None) -> "Recognizer":
+def load_recognizer(
+    args: argparse.Namespace,
+    *,
+    long_recordings: "LongRecordingConfig | None" = None,
+    simulate_streaming: bool = False,
+) -> "Recognizer":
     """The recogniser that the flags and the argument DIR ask for.
+
+    Args:
+        args: the parsed command line.
+        long_recordings: how to cut what is too long to transcribe at once.
+        simulate_streaming: whether the chunks, if there are any, are those of whole recordings too.
 
     Raises:
         ConfigError: flags contradict each other or the model, or the file of hotwords cannot be used.
@@ -89,4 +131,5 @@ def load_recognizer(args: argparse.Namespace, *, long_recordings: "LongRecording
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
         long_recordings=long_recordings,
+        chunks=chunk_config(args, simulate_streaming=simulate_streaming),
     )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipasr.cli.search_options import add_search_options, load_recognizer
+from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,6 +41,7 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="for answers after SIGTERM (default: 120)")
     parser.add_argument("--vad", action=argparse.BooleanOptionalAction, help="as in transcribe")
     add_search_options(parser)
+    add_chunk_options(parser, "hear live sound in chunks of this length")
     parser.set_defaults(run=run)
 
 

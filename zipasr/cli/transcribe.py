@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.output import result_paths, write_result
-from zipasr.cli.search_options import add_search_options, load_recognizer
+from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def add_parser(subparsers: SubParsers) -> None:
         "One that cannot be read is reported and the next goes on; the exit code is 1 at the end.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("audio", metavar="AUDIO", nargs="*", help="recordings of any format and length")
+    parser.add_argument("audio", metavar="AUDIO", nargs="*", default=[], help="recordings of any format and length")
     parser.add_argument("--list", metavar="FILE", help="more recordings, a path a line; - reads them from stdin")
     parser.add_argument(
         "--format",
@@ -51,6 +51,7 @@ def add_parser(subparsers: SubParsers) -> None:
         help="cut recordings of over 30 s in pauses and leave silence out (default: if silero-vad is installed)",
     )
     add_search_options(parser)
+    add_chunk_options(parser, "hear recordings in chunks of this length, as a stream would")
     parser.set_defaults(run=run)
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if format in _FILE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
         raise ConfigError(f"a file of {format} holds one recording; give a folder for several with --out")
     targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
-    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
+    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), simulate_streaming=True)
     num_failed = 0
     with _progress() as on_progress:
         for result in recognizer.transcribe_files(

@@ -188,20 +188,24 @@ def _ctc_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph
             is_valid=_is_before_end,
         ),
     )
-    if model.transducer is None:
-        return
+    yield from ctc_head_graph(model).items()
+
+
+def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
+    """The graph of the CTC head beside a transducer, whose encoder computes its frames; none without both heads."""
+    head = model.ctc
+    if head is None or model.transducer is None:
+        return {}
     channels = model.encoder.output_channels
-    yield (
-        "ctc_head",
-        Graph(
-            name="CTC head",
-            module=CtcOutput(copy.deepcopy(head.output)),
-            inputs=(Axes(HIDDEN_FRAMES, {0: "N", 1: "T"}),),
-            outputs=(Axes("log_probs", {0: "N", 1: "T"}),),
-            cases=[(normal(size, 5 * size, channels),) for size in (2, 1)],
-            expected=lambda frames: [model.ctc_log_probs(frames)],
-        ),
+    graph = Graph(
+        name="CTC head",
+        module=CtcOutput(copy.deepcopy(head.output)),
+        inputs=(Axes(HIDDEN_FRAMES, {0: "N", 1: "T"}),),
+        outputs=(Axes("log_probs", {0: "N", 1: "T"}),),
+        cases=[(normal(size, 5 * size, channels),) for size in (2, 1)],
+        expected=lambda frames: [model.ctc_log_probs(frames)],
     )
+    return {"ctc_head": graph}
 
 
 def _metadata(model_type: str, comment: str) -> dict[str, str | int]:

@@ -8,6 +8,7 @@ metadata, and the image that Conv-Embed remembers always (N, 128, 3, 19).
 import copy
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,16 +17,18 @@ from zipasr.encoder.state import StreamState
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
 from zipasr.export.graph import for_tracing
-from zipasr.export.offline import CtcOutput, check_exportable, normal, transducer_graphs
+from zipasr.export.offline import CtcOutput, check_exportable, ctc_head_graph, normal, transducer_graphs
 from zipasr.export.trace import Axes, Graph
 from zipasr.model import AsrModel
+from zipasr.onnx_runtime import VALID_FEATURES
 
 _IMAGE = (128, FRAMES_AHEAD, 19)
 """What sherpa-onnx takes the remembered image of Conv-Embed for, whatever the model."""
 _LAYER_STATES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
 _BATCH_AXES = (1, 1, 1, 1, 0, 0)
-_CASES = ((2, 0), (1, 1), (3, 5))
-"""Streams of each batch that is compared, and chunks that the last of them has heard; the first is traced."""
+_CASES = ((2, 0, 0), (1, 1, 0), (3, 5, 17))
+"""Streams of each batch that is compared; chunks that the last of them has heard, and features that its window lacks. The
+first is traced."""
 
 
 def to_published(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -55,18 +58,18 @@ def _moved(layers: Iterable[Tensor], *, back: bool) -> list[Tensor]:
 
 
 class StreamingModel(nn.Module):
-    """A window and the memory of its streams -> what `output` makes of the frames, and the memory afterwards."""
+    """A window and the memory of its streams -> what `head` makes of the frames, and the memory afterwards."""
 
-    def __init__(self, encoder: Zipformer, output: nn.Module, *, chunk_frames_50hz: int) -> None:
+    def __init__(self, encoder: Zipformer, head: nn.Module, *, chunk_frames_50hz: int) -> None:
         super().__init__()
-        self.encoder, self.output, self.chunk_frames_50hz = encoder, output, chunk_frames_50hz
+        self.encoder, self.head, self.chunk_frames_50hz = encoder, head, chunk_frames_50hz
 
-    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Map (N, 2 C + 13, F) and the published states to (N, C / 2, J or V) and the states for the next chunk."""
+    def forward(self, x: Tensor, *states_and_lens: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, 2 C + 13, F), the published states and (N,) lengths to (N, C / 2, J or V) and the states afterwards."""
+        *states, lens = states_and_lens
         state = StreamState.from_flat(from_published(states), chunk_frames_50hz=self.chunk_frames_50hz)
-        lens = torch.zeros_like(state.processed_frames) + (2 * self.chunk_frames_50hz + WINDOW_OVERHANG)
         encoded, after = self.encoder.step(x, lens, state)
-        return (self.output(encoded.frames), *to_published(after.to_flat()))
+        return (self.head(encoded.frames), *to_published(after.to_flat()))
 
 
 def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> dict[str, Graph]:
@@ -98,7 +101,7 @@ def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frame
         graphs |= {part: graph for part, graph in transducer_graphs(model, traced).items() if part != "encoder"}
     if model.ctc is not None:
         graphs["ctc"] = _graph("CTC model", "log_probs", model, traced, CtcOutput(model.ctc.output), model.ctc, *sizes)
-    return graphs
+    return graphs | ctc_head_graph(model)
 
 
 def _graph(
@@ -120,31 +123,35 @@ def _graph(
     ]
     states += [Axes("embed_states", {0: "N"}), Axes("processed_lens", {0: "N"})]
 
-    def expected(x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
-        state = StreamState.from_flat(from_published(tensors), chunk_frames_50hz=chunk)
-        encoded, after = model.encode_chunk(x, torch.full((len(x),), window_frames), state)
+    def expected(x: Tensor, *states_and_lens: Tensor) -> Sequence[Tensor]:
+        *states, lens = states_and_lens
+        state = StreamState.from_flat(from_published(states), chunk_frames_50hz=chunk)
+        encoded, after = model.encode_chunk(x, lens, state)
         return [head(encoded.frames), *to_published(after.to_flat())]
 
     return Graph(
         name=f"streaming {name}",
         module=StreamingModel(traced, copy.deepcopy(traced_head), chunk_frames_50hz=chunk),
-        inputs=[Axes("x", {0: "N"}), *states],
+        inputs=[Axes("x", {0: "N"}), *states, Axes(VALID_FEATURES, {0: "M"})],
         outputs=[Axes(output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
+        defaults={VALID_FEATURES: np.array([window_frames])},
         metadata=_metadata(traced, chunk, left),
-        cases=[_case(model, size, num_chunks, chunk, left) for size, num_chunks in _CASES],
+        cases=[_case(model, *case, chunk, left) for case in _CASES],
         expected=expected,
     )
 
 
-def _case(model: AsrModel, size: int, num_chunks: int, chunk: int, left: int) -> tuple[Tensor, ...]:
-    """A window of `size` streams, of which the last has heard `num_chunks` chunks, with memories of noise."""
+def _case(model: AsrModel, size: int, num_chunks: int, num_missing: int, chunk: int, left: int) -> tuple[Tensor, ...]:
+    """A window of `size` streams with memories of noise; the last has heard `num_chunks` chunks and lacks features."""
     start = model.initial_state(size, chunk_frames_50hz=chunk, left_context_frames_50hz=left)
     *memory, processed = start.to_flat()
     noise = [normal(*tensor.shape) for tensor in memory]
     heard = processed.clone()
     heard[-1] = num_chunks * chunk
     window = 3.0 * normal(size, 2 * chunk + WINDOW_OVERHANG, model.config.features.num_mel_bins) - 8.0
-    return (window, *(tensor.contiguous() for tensor in to_published([*noise, heard])))
+    lens = torch.full((size,), window.shape[1])
+    lens[-1] -= num_missing
+    return (window, *(tensor.contiguous() for tensor in to_published([*noise, heard])), lens)
 
 
 def _metadata(encoder: Zipformer, chunk: int, left: int) -> dict[str, str | int]:

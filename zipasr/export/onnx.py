@@ -5,7 +5,6 @@ one with the encoder in it; a model with both gives both. Each is compared with 
 the folder is then there whole or not at all.
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from zipasr.export.readme import describe
 from zipasr.export.trace import Graph, check, import_onnx, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
+from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
 from zipasr.tokenizer import Tokenizer
 
@@ -32,7 +32,6 @@ TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
 weights in float16."""
 LEFT_CONTEXT_MS = 2560
 """Left context of the published streaming models."""
-_FRAME_MS = 20
 _FEWEST_HALVED = 64
 """Values of a weight that is worth storing in float16."""
 
@@ -93,42 +92,36 @@ def export_model(
     """
     source = resolve_model_folder(folder)
     check_target(out)
-    chunk, left = _chunk_frames(chunk_ms, left_context_ms)
+    sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
-    if chunk is None or left is None:
-        wanted = offline_graphs(model)
-    else:
-        wanted = online_graphs(model, chunk_frames_50hz=chunk, left_context_frames_50hz=left)
-    graphs, differences = make_graphs(wanted, precision=precision, tolerance=tolerance)
-    config = dataclasses.replace(
-        exported_config(model, graphs, precision), chunk_frames_50hz=chunk, left_context_frames_50hz=left
-    )
-    if chunk is not None:
-        config = dataclasses.replace(config, files=_with_chunk(config.files, f"-chunk-{chunk}-left-{left}"))
+    graphs, differences = make_graphs(wanted_graphs(model, sizes), precision=precision, tolerance=tolerance)
+    config = exported_config(model, graphs, precision, sizes)
     return write_graphs(source, out, tokenizer, config, graphs, differences)
 
 
-def _chunk_frames(chunk_ms: int | None, left_context_ms: int | None) -> tuple[int | None, int | None]:
-    """Chunk and left context in frames at 50 Hz."""
+def sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
+    """Chunk and left context of graphs that are to hear chunks; see `export_model`.
+
+    Raises:
+        ConfigError: there is a left context without a chunk, or one is no positive multiple of a frame.
+    """
     if chunk_ms is None:
         if left_context_ms is not None:
             raise ConfigError("the left context is that of chunks, but there are none; give --chunk-ms too, or neither")
-        return None, None
+        return None
     left_context_ms = LEFT_CONTEXT_MS if left_context_ms is None else left_context_ms
-    for name, value in (("--chunk-ms", chunk_ms), ("--left-context-ms", left_context_ms)):
-        if value <= 0 or value % _FRAME_MS:
-            raise ConfigError(
-                f"{name} must be a positive multiple of {_FRAME_MS} ms, the step of the encoder, but is {value}"
-            )
-    return chunk_ms // _FRAME_MS, left_context_ms // _FRAME_MS
+    return ChunkSizes(frames_50hz(chunk_ms, name="--chunk-ms"), frames_50hz(left_context_ms, name="--left-context-ms"))
 
 
-def _with_chunk(files: ExportedFiles, mark: str) -> ExportedFiles:
-    """The same names with `mark` in those of the graphs that know the chunk."""
-    marked = {
-        part: name.replace(".", f"{mark}.", 1) for part, name in vars(files).items() if name and part in ("encoder", "ctc")
-    }
-    return dataclasses.replace(files, **marked)
+def wanted_graphs(model: AsrModel, sizes: ChunkSizes | None) -> dict[str, Graph]:
+    """What to trace of a model, by the field of `ExportedFiles`: graphs that hear such chunks, or whole utterances.
+
+    Raises:
+        ConfigError: the model cannot be exported, or cannot hear such chunks.
+    """
+    if sizes is None:
+        return offline_graphs(model)
+    return online_graphs(model, chunk_frames_50hz=sizes.chunk, left_context_frames_50hz=sizes.left_context)
 
 
 def make_graphs(
@@ -184,18 +177,27 @@ def write_graphs(
     return ExportReport(path, config, differences, num_bytes)
 
 
-def exported_config(model: AsrModel, graphs: Mapping[str, Any], precision: Precision) -> ExportedConfig:
+def exported_config(
+    model: AsrModel, graphs: Mapping[str, Any], precision: Precision, sizes: ChunkSizes | None = None
+) -> ExportedConfig:
     """How an exported folder describes itself. In int8 only graphs with quantised products are called so."""
-    stems = {"encoder": "encoder", "decoder": "decoder", "joiner": "joiner", "ctc": "model", "ctc_head": "ctc_head"}
-    endings = {part: _ending(graph, precision) for part, graph in graphs.items()}
-    names = {part: f"{stems[part]}{ending}.onnx" for part, ending in endings.items()}
+    chunk = "" if sizes is None else f"-chunk-{sizes.chunk}-left-{sizes.left_context}"
+    stems = {
+        "encoder": f"encoder{chunk}",
+        "decoder": "decoder",
+        "joiner": "joiner",
+        "ctc": f"model{chunk}",
+        "ctc_head": "ctc_head",
+    }
     head = model.config.transducer
     return ExportedConfig(
-        files=ExportedFiles(**names),
+        files=ExportedFiles(**{part: f"{stems[part]}{_ending(graph, precision)}.onnx" for part, graph in graphs.items()}),
         precision=precision,
         context_size=head.context_size if head is not None else 0,
         joiner_dim=head.joiner_dim if head is not None else 0,
         features=model.config.features,
+        chunk_frames_50hz=None if sizes is None else sizes.chunk,
+        left_context_frames_50hz=None if sizes is None else sizes.left_context,
     )
 
 

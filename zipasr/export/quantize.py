@@ -20,12 +20,19 @@ from torch.nn import functional
 
 from zipasr.errors import ConfigError, DataError, ExportError
 from zipasr.export.offline import offline_graphs
-from zipasr.export.onnx import ExportReport, check_target, exported_config, make_graphs, write_graphs
+from zipasr.export.onnx import (
+    ExportReport,
+    check_target,
+    exported_config,
+    make_graphs,
+    sizes_in_frames,
+    wanted_graphs,
+    write_graphs,
+)
 from zipasr.features import Fbank
 from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import INSTALL, OnnxModel
+from zipasr.onnx_runtime import INSTALL, open_graphs
 from zipasr.recognizer import Recognizer
-from zipasr.tokenizer import Tokenizer
 
 QUANTISATION_FILE = "quantisation.json"
 """Document of an exported folder: what `QuantisationReport.to_dict` gives."""
@@ -106,6 +113,8 @@ def export_int8(
     measure: Callable[[Recognizer], Measured],
     max_increase: float = 0.5,
     tolerance: float | None = None,
+    chunk_ms: int | None = None,
+    left_context_ms: int | None = None,
 ) -> QuantisationReport:
     """Write the graphs of a model in 8 bits, if they are good enough.
 
@@ -116,6 +125,8 @@ def export_int8(
         measure: word error rate and speed of a recogniser, on the recordings that decide.
         max_increase: points by which the word error rate of each head may rise over that in float32.
         tolerance: largest difference from PyTorch before quantisation; see `export_model`.
+        chunk_ms: length of the chunks of a causal model that is to stream; the recognisers that are measured hear them too.
+        left_context_ms: see `export_model`.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
@@ -124,18 +135,26 @@ def export_int8(
     """
     source = resolve_model_folder(folder)
     check_target(out)
+    sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
     samples = _sample(recordings)
-    graphs, differences = make_graphs(offline_graphs(model), tolerance=tolerance)
+    graphs, differences = make_graphs(wanted_graphs(model, sizes), tolerance=tolerance)
+
+    def measure_graphs(own: Mapping[str, Any]) -> Measured:
+        config = exported_config(model, own, "float32", sizes)
+        names: dict[str, str] = vars(config.files)
+        scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
+        return measure(Recognizer(scorer, tokenizer, features=config.features, use_true_times=False))
+
     sensitivity = measure_sensitivity(model, samples)
     heads, quantised = {}, dict(graphs)
     for head, parts in _PARTS.items():
         own = {part: graphs[part] for part in graphs if part in (*parts, "decoder" if head == "transducer" else "")}
         if parts[0] not in own:
             continue
-        heads[head], chosen = _quantise_head(head, own, model, tokenizer, sensitivity, measure, max_increase)
+        heads[head], chosen = _quantise_head(head, own, sensitivity, measure_graphs, max_increase)
         quantised |= chosen
-    config = exported_config(model, quantised, "int8")
+    config = exported_config(model, quantised, "int8", sizes)
     documents = {QUANTISATION_FILE: _to_dict(heads, sensitivity)}
     report = write_graphs(source, out, tokenizer, config, quantised, differences, documents=documents)
     return QuantisationReport(export=report, heads=heads, sensitivity=sensitivity)
@@ -144,21 +163,19 @@ def export_int8(
 def _quantise_head(
     head: str,
     graphs: dict[str, Any],
-    model: AsrModel,
-    tokenizer: Tokenizer,
     sensitivity: Mapping[str, float],
-    measure: Callable[[Recognizer], Measured],
+    measure: Callable[[Mapping[str, Any]], Measured],
     max_increase: float,
 ) -> tuple[HeadQuantisation, dict[str, Any]]:
     """Quantise the graphs of one head with as few modules in float32 as the gate allows."""
     parts = [part for part in _PARTS[head] if part in graphs]
-    before = measure(_recognizer(graphs, model, tokenizer))
+    before = measure(graphs)
     after = before
     for share in FLOAT_SHARES:
         kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
         is_last = share == FLOAT_SHARES[-1]
         chosen = {part: quantise(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
-        after = measure(_recognizer(graphs | chosen, model, tokenizer))
+        after = measure(graphs | chosen)
         if after.word_error_rate - before.word_error_rate <= max_increase:
             sizes = [sum(made[part].ByteSize() for part in parts) for made in (graphs, graphs | chosen)]
             return (
@@ -172,14 +189,6 @@ def _quantise_head(
         f"{before.word_error_rate:.2f} to {after.word_error_rate:.2f} % even with half of the modules in float32; nothing "
         "was written. Export with --fp16 or in float32, or allow more with --max-wer-increase"
     )
-
-
-def _recognizer(graphs: Mapping[str, Any], model: AsrModel, tokenizer: Tokenizer) -> Recognizer:
-    """A recogniser on graphs in memory, with the search that their head gets by default."""
-    config = exported_config(model, graphs, "float32")
-    names: dict[str, str] = vars(config.files)
-    scorer = OnnxModel(config, {names[part]: graph.SerializeToString() for part, graph in graphs.items()})
-    return Recognizer(scorer, tokenizer, features=config.features, use_true_times=False)
 
 
 def quantise(graph: Any, *, keep: Sequence[str]) -> Any:

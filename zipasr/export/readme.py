@@ -12,6 +12,13 @@ With zipasr (all searches, hotwords, word times):
     pip install "zipasr[onnx]"
     zipasr transcribe . audio.wav
 """
+_STREAMING_ZIPASR = """
+With zipasr (all searches, hotwords; a server with a page for live sound):
+
+    pip install "zipasr[onnx,serve]"
+    zipasr transcribe . audio.wav
+    zipasr serve .
+"""
 _TRANSDUCER = """
 With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer:
 
@@ -72,7 +79,7 @@ def describe(config: ExportedConfig) -> str:
     """The text of the README."""
     names: dict[str, str | None] = vars(config.files)
     is_streaming = config.chunk_frames_50hz is not None
-    text = _INTRODUCTION if is_streaming else _INTRODUCTION + _ZIPASR
+    text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += (_STREAMING_TRANSDUCER if is_streaming else _TRANSDUCER).format(**names)
     if config.files.ctc is not None:

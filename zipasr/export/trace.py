@@ -42,6 +42,8 @@ class Graph:
     """By position."""
     outputs: Sequence[Axes]
     """By position."""
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Inputs that may be left out, the last ones, and what they are then."""
     metadata: Mapping[str, str | int] = field(default_factory=dict)
     """What the reading program is told."""
     cases: Sequence[tuple[Tensor, ...]]
@@ -84,6 +86,8 @@ def trace(graph: Graph) -> Any:
         )
         model = onnx.load(path)
     _write_shapes(model, graph)
+    # An input with an initializer of the same name may be left out; runtimes do not count it among their inputs.
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in graph.defaults.items())
     onnx.helper.set_model_props(model, {key: str(value) for key, value in graph.metadata.items()})
     model.producer_name, model.producer_version = "zipasr", ""
     onnx.checker.check_model(model)

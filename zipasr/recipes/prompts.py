@@ -63,6 +63,20 @@ def tiny() -> TrainConfig:
     )
 
 
+def streaming() -> TrainConfig:
+    """`tiny` for sound that is still coming in, and for the streaming graphs of sherpa-onnx.
+
+        zipasr train prompts:streaming --out exp/streaming
+
+    Causal, with chunks and left contexts drawn for each batch; Conv-Embed has the published width, since sherpa-onnx reads
+    no other of a streaming model.
+    """
+    config = tiny()
+    assert isinstance(config.model.encoder, ZipformerConfig)
+    encoder = dataclasses.replace(config.model.encoder, is_causal=True, conv_channels=ZipformerConfig().conv_channels)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+
+
 def conformer() -> TrainConfig:
     """A Conformer of the size of `tiny`."""
     return _baseline(

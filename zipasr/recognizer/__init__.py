@@ -1,5 +1,6 @@
 """`Recognizer` and `Stream`: recordings or sound as it comes in, transcripts out; all that an application needs."""
 
+from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
 from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import (
@@ -17,6 +18,8 @@ __all__ = [
     "FRAME_S",
     "TAIL_PADDING_FRAMES",
     "AudioSource",
+    "ChunkConfig",
+    "ChunkSizes",
     "EndpointConfig",
     "EndpointRule",
     "FileResult",

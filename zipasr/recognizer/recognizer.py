@@ -19,12 +19,14 @@ from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
 from zipasr.device import select_device
+from zipasr.encoder.frontend import WINDOW_OVERHANG
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
-from zipasr.onnx_runtime import is_exported
+from zipasr.onnx_runtime import OnnxStreamingModel, is_exported
 from zipasr.onnx_runtime import load as load_exported
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkConfig, ChunkSizes, sizes_of
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.reading import FRAME_S, to_transcript
@@ -84,6 +86,7 @@ class Recognizer:
         hotwords: Sequence[str | Hotword] = (),
         calibrations: Mapping[str, Calibration] | None = None,
         long_recordings: LongRecordingConfig | None = None,
+        chunks: ChunkConfig | None = None,
         use_true_times: bool = True,
     ) -> None:
         """Put the parts together.
@@ -100,11 +103,12 @@ class Recognizer:
             hotwords: phrases to prefer wherever a call does not name its own.
             calibrations: of the confidences of words, by the method of search that they were measured with.
             long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
+            chunks: in which chunks a causal model hears streams, and whole recordings if it is to simulate streaming.
             use_true_times: whether times are where the sound is, found by aligning the text with the CTC head; without
                 such a head, and without this, they are when the search emitted the tokens.
         Raises:
             ConfigError: the model lacks the head that the search needs, the search cannot use language models or
-                hotwords, or a phrase cannot be written in the model's vocabulary.
+                hotwords, a phrase cannot be written in the model's vocabulary, or it cannot hear such chunks.
             ValueError: `tail_padding_frames` is negative.
         """
         if tail_padding_frames < 0:
@@ -120,6 +124,13 @@ class Recognizer:
         self.calibrations = dict(calibrations or {})
         self.long_recordings = long_recordings or LongRecordingConfig()
         self.use_true_times = use_true_times and scorer.has_ctc
+        self._chunks = chunks or ChunkConfig()
+        self.chunk_sizes: ChunkSizes | None = None
+        """In which chunks whole recordings are heard; None: as a whole."""
+        if chunks is not None or isinstance(scorer, OnnxStreamingModel):
+            sizes = sizes_of(scorer, self._chunks.chunk_frames_50hz, self._chunks.left_context_frames_50hz)
+            if self._chunks.simulate_streaming or isinstance(scorer, OnnxStreamingModel):
+                self.chunk_sizes = sizes
         self._detector: tuple[Detector | None] | None = None  # None: not looked for yet
 
     @classmethod
@@ -133,6 +144,7 @@ class Recognizer:
         lodr: str | os.PathLike[str] | None = None,
         hotwords: Sequence[str | Hotword] = (),
         long_recordings: LongRecordingConfig | None = None,
+        chunks: ChunkConfig | None = None,
     ) -> "Recognizer":
         """Open a model folder, the folder of a training run, or one of exported graphs.
 
@@ -144,11 +156,13 @@ class Recognizer:
             lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
             hotwords: phrases to prefer, in plain words.
             long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
+            chunks: in which chunks a causal model hears streams, and whole recordings if it is to simulate streaming.
         Raises:
             CheckpointError: a folder is missing, incomplete or damaged.
             DataError: an ARPA file is missing or damaged.
             ConfigError: this machine has no such device, the model lacks the head that the search needs, a language model
-                is of another vocabulary or of no use to the search, or a phrase cannot be written.
+                is of another vocabulary or of no use to the search, a phrase cannot be written, or the model cannot hear
+                such chunks.
         """
         scorer, tokenizer, features, chosen, path = _open_model(folder, device)
         return cls(
@@ -161,6 +175,7 @@ class Recognizer:
             hotwords=hotwords,
             calibrations=read_calibrations(path),
             long_recordings=long_recordings,
+            chunks=chunks,
         )
 
     def transcribe(
@@ -287,10 +302,8 @@ class Recognizer:
         """Begin to transcribe sound that is still coming in; see `Stream`. Needs a model that was trained to be causal.
 
         Args:
-            chunk_frames_50hz: frames that are encoded at once: more wait longer and are heard better. None: of the sizes
-                that the model was trained with the one nearest to 32, 0.64 s.
-            left_context_frames_50hz: frames before a chunk that attention sees, a multiple of the chunk. None: of those that
-                it was trained with the one nearest to 128.
+            chunk_frames_50hz: frames that are encoded at once, instead of the recogniser's `ChunkConfig`; see there.
+            left_context_frames_50hz: frames before a chunk that attention sees, likewise.
             hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
             endpoint: what ends an utterance; None: the published rules.
         Raises:
@@ -304,8 +317,8 @@ class Recognizer:
         return Stream(
             self,
             search,
-            chunk_frames_50hz=chunk_frames_50hz,
-            left_context_frames_50hz=left_context_frames_50hz,
+            chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
+            left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=graph,
             endpoint=endpoint or EndpointConfig(),
         )
@@ -349,14 +362,27 @@ class Recognizer:
         return self._transcribe_all(durations_s, lens, features.__getitem__, max_batch_s, None)
 
     def encode(self, features: Sequence[Tensor]) -> Encoded:
-        """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz, with the padding after each."""
-        lens = [len(frames) for frames in features]
-        longest, num_bins = max(lens) + self.tail_padding_frames, features[0].shape[1]
-        padded_NTF = torch.full((len(features), longest, num_bins), PADDING_VALUE)
+        """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz, with the padding after each.
+
+        Where streaming is simulated, some of the padding counts as sound, as it does at the end of a stream.
+        """
+        chunk, left_context = self.chunk_sizes or (None, None)
+        lens = [len(frames) + (STREAM_TAIL_FRAMES if chunk is not None else 0) for frames in features]
+        longest = max(lens) + self.tail_padding_frames
+        if chunk is not None:
+            longest = max(
+                longest, 2 * chunk + WINDOW_OVERHANG
+            )  # what is shorter than a chunk would be one of its own length
+        padded_NTF = torch.full((len(features), longest, features[0].shape[1]), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames
         with torch.inference_mode():
-            return self.scorer.encode(padded_NTF.to(self.device), torch.tensor(lens, device=self.device))
+            return self.scorer.encode(
+                padded_NTF.to(self.device),
+                torch.tensor(lens, device=self.device),
+                chunk_frames_50hz=chunk,
+                left_context_frames_50hz=left_context,
+            )
 
     def _transcribe_all(
         self,
@@ -505,8 +531,16 @@ def load(
     lodr: str | os.PathLike[str] | None = None,
     hotwords: Sequence[str | Hotword] = (),
     long_recordings: LongRecordingConfig | None = None,
+    chunks: ChunkConfig | None = None,
 ) -> Recognizer:
     """Open a model folder or the folder of a training run; see `Recognizer.load`."""
     return Recognizer.load(
-        folder, device=device, search=search, lm=lm, lodr=lodr, hotwords=hotwords, long_recordings=long_recordings
+        folder,
+        device=device,
+        search=search,
+        lm=lm,
+        lodr=lodr,
+        hotwords=hotwords,
+        long_recordings=long_recordings,
+        chunks=chunks,
     )

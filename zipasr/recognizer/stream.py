@@ -6,9 +6,8 @@ of the whole recording encoded under the same chunk mask, with the same padding 
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
@@ -16,17 +15,14 @@ import torch
 from torch import Tensor
 
 from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
-from zipasr.encoder.state import StreamState
 from zipasr.encoder.window import WindowBuffer
-from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.model import AsrModel
+from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
 from zipasr.recognizer.reading import FRAME_S, to_transcript
 from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
 from zipasr.search.word_times import TokenSpan
 from zipasr.transcript import Transcript
@@ -34,32 +30,12 @@ from zipasr.transcript import Transcript
 if TYPE_CHECKING:
     from zipasr.recognizer.recognizer import Recognizer
 
-__all__ = [
-    "STREAM_TAIL_FRAMES",
-    "ChunkSizes",
-    "EndpointConfig",
-    "EndpointRule",
-    "Stream",
-    "choose_sizes",
-    "decode_streams",
-]
+__all__ = ["EndpointConfig", "EndpointRule", "Stream", "decode_streams"]
 
-STREAM_TAIL_FRAMES = 30
-"""Padding at 100 Hz after the sound that counts as sound: causal models emit late, and without it the last word is lost. As
-published (`streaming_decode.py`, where 13 more fill the last window)."""
-_CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
-_MS_PER_FRAME_50HZ = 20.0
 _LOOK_AHEAD_MS = 137.5
 """A window ends 13 features after its chunk; the last of them begins 120 ms after it and reaches 17.5 ms further."""
 _LOUDEST = 1e6
 """Beyond it samples are not sound in any scale (16-bit integers taken as floats reach 32768), and features overflow."""
-
-
-class ChunkSizes(NamedTuple):
-    """What a stream encodes at once and what it remembers, in frames at 50 Hz."""
-
-    chunk: int
-    left_context: int
 
 
 class Stream:
@@ -92,11 +68,10 @@ class Stream:
     ) -> None:
         """See `Recognizer.stream`; `search` is one that `settled_for_streams` has checked."""
         self.recognizer, self.search_config, self.endpoint = recognizer, search, endpoint
-        scorer = _streaming_model(recognizer.scorer)
-        assert isinstance(scorer.config.encoder, ZipformerConfig)
-        self.sizes = choose_sizes(scorer.config.encoder, chunk_frames_50hz, left_context_frames_50hz)
+        scorer = streaming_model(recognizer.scorer)
+        self.sizes = sizes_of(scorer, chunk_frames_50hz, left_context_frames_50hz)
         try:
-            self._encoder_state = scorer.initial_state(
+            self._encoder_state: Any = scorer.initial_state(
                 1, chunk_frames_50hz=self.sizes.chunk, left_context_frames_50hz=self.sizes.left_context
             )
         except ValueError as error:  # an ablation
@@ -122,7 +97,7 @@ class Stream:
         So long after a sound it is decoded at the latest, computation not counted. What the model then makes of it may
         still wait for the next chunk, since causal models emit late.
         """
-        return self.sizes.chunk * _MS_PER_FRAME_50HZ + _LOOK_AHEAD_MS
+        return self.sizes.chunk * MS_PER_FRAME_50HZ + _LOOK_AHEAD_MS
 
     def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
         """Take in the next samples; only their features are computed.
@@ -272,72 +247,15 @@ def decode_streams(streams: Iterable[Stream]) -> int:
 
 
 def _decode_batch(streams: Sequence[Stream]) -> None:
-    scorer, device = _streaming_model(streams[0].recognizer.scorer), streams[0].recognizer.device
+    scorer, device = streaming_model(streams[0].recognizer.scorer), streams[0].recognizer.device
     popped = [window for stream in streams if (window := stream._buffer.pop()) is not None]
     windows, lens = [window for window, _ in popped], [num_valid for _, num_valid in popped]
-    state = StreamState.stack([stream._encoder_state for stream in streams])
-    encoded, state = scorer.encode_chunk(torch.stack(windows).to(device), torch.tensor(lens, device=device), state)
+    encoded, states = scorer.encode_streams(
+        torch.stack(windows).to(device), torch.tensor(lens, device=device), [stream._encoder_state for stream in streams]
+    )
     streams[0]._search.advance([stream._search_state for stream in streams], encoded)
-    for stream, after in zip(streams, state.unstack(), strict=True):
-        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
-        tensors = [tensor.clone() for tensor in after.to_flat()]
-        stream._encoder_state = StreamState.from_flat(tensors, chunk_frames_50hz=after.chunk_frames_50hz)
-        stream._ranked = None
-
-
-def choose_sizes(config: ZipformerConfig, chunk: int | None, left_context: int | None) -> ChunkSizes:
-    """The chunk and left context of a stream in frames at 50 Hz: as asked, or of those trained with the usual ones.
-
-    Raises:
-        ConfigError: the encoder cannot have them.
-    """
-    step = math.lcm(2, *config.downsample)  # 2: the last Downsample
-    trained = [size for size in config.chunk_frames_50hz if size > 0 and size % step == 0]
-    if chunk is None:
-        chunk = _nearest(trained, _CHUNK_FRAMES_50HZ) or max(step, _CHUNK_FRAMES_50HZ // step * step)
-    if chunk < 1 or chunk % step:
-        raise ConfigError(
-            f"chunk_frames_50hz must be a multiple of {step} frames ({step * _MS_PER_FRAME_50HZ:g} ms) for this model, but "
-            f"is {chunk}; it was trained with {_listed(trained)}"
-        )
-    reach = max(kernel // 2 * factor for kernel, factor in zip(config.kernel_sizes, config.downsample, strict=True))
-    shortest = max(1, math.ceil(reach / chunk)) * chunk
-    trained = [size for size in config.left_context_frames_50hz if size >= shortest and size % chunk == 0]
-    if left_context is None:
-        usual = math.ceil(_LEFT_CONTEXT_FRAMES_50HZ / chunk) * chunk
-        left_context = _nearest(trained, _LEFT_CONTEXT_FRAMES_50HZ) or max(shortest, usual)
-    if left_context < shortest or left_context % chunk:
-        raise ConfigError(
-            f"left_context_frames_50hz must be a multiple of the chunk, {chunk}, from {shortest} frames on for this model, "
-            f"but is {left_context}; it was trained with {_listed(trained)} that suit this chunk"
-        )
-    return ChunkSizes(chunk, left_context)
-
-
-def _nearest(sizes: Sequence[int], wanted: int) -> int | None:
-    return min(sizes, key=lambda size: abs(size - wanted), default=None)
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes)) or "none"
-
-
-def _streaming_model(scorer: Scorer) -> AsrModel:
-    """The model as one that can stream.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if not isinstance(scorer, AsrModel):
-        raise ConfigError(f"a stream needs a model folder, but this is a {type(scorer).__name__}; use transcribe")
-    encoder = scorer.config.encoder
-    if not isinstance(encoder, ZipformerConfig) or not encoder.is_causal:
-        name = "Zipformer that hears the future" if isinstance(encoder, ZipformerConfig) else encoder.kind
-        raise ConfigError(
-            f"a stream needs a causal Zipformer, but this model is a {name}; train one with --set "
-            "model.encoder.is_causal=true, or use transcribe"
-        )
-    return scorer
+    for stream, state in zip(streams, states, strict=True):
+        stream._encoder_state, stream._ranked = state, None
 
 
 def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:

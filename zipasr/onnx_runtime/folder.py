@@ -1,0 +1,65 @@
+"""Opening what `zipasr export` wrote: `load`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
+from zipasr.config import from_json
+from zipasr.errors import CheckpointError, ConfigError
+from zipasr.features import FbankConfig
+from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
+from zipasr.onnx_runtime.model import OnnxModel
+from zipasr.onnx_runtime.streaming import OnnxStreamingModel
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
+
+
+class Exported(NamedTuple):
+    """An exported folder, opened."""
+
+    scorer: OnnxModel
+    tokenizer: Tokenizer
+    features: FbankConfig
+
+
+def is_exported(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one that `zipasr export` wrote."""
+    return (Path(folder) / EXPORT_FILE).is_file() and (Path(folder) / CHECKSUMS).is_file()
+
+
+def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> Exported:
+    """Open an exported folder.
+
+    Args:
+        folder: what `zipasr export` wrote.
+        num_threads: threads of onnxruntime; None: as many as PyTorch uses.
+    Raises:
+        CheckpointError: the folder is missing, incomplete or damaged.
+        ConfigError: onnxruntime is not installed.
+    """
+    files = CheckpointFolder(folder)
+    try:
+        config = from_json(ExportedConfig, files.document(EXPORT_FILE), where=f"{files.path / EXPORT_FILE}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    names = config.files
+    graphs = {name: files.blob(name) for name in vars(names).values() if name is not None and name != names.ctc}
+    if names.encoder is None and names.ctc is not None:
+        graphs[names.ctc] = files.blob(names.ctc)
+    try:
+        scorer = open_graphs(config, graphs, num_threads=num_threads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{files.path}: {error}") from error
+    return Exported(scorer, Tokenizer.from_bytes(files.blob(MODEL_FILE)), config.features)
+
+
+def open_graphs(config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> OnnxModel:
+    """The model of graphs that are in memory; see `OnnxModel`."""
+    kind = OnnxModel if config.chunk_frames_50hz is None else OnnxStreamingModel
+    return kind(config, graphs, num_threads=num_threads)
+
+
+def load_exported(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> OnnxModel:
+    """The model of an exported folder; see `load`."""
+    return load(folder, num_threads=num_threads).scorer

@@ -1,0 +1,148 @@
+"""Graphs of whole utterances as a `Scorer`: `OnnxModel`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zipasr.errors import CheckpointError
+from zipasr.nn.encoded import Encoded, check_input
+from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
+from zipasr.onnx_runtime.session import open_session, with_hidden_frames
+from zipasr.tokenizer import Tokenizer
+
+MIN_FEATURES = 9
+"""Fewest features of which an encoder makes a frame."""
+
+
+class OnnxModel:
+    """Graphs of onnxruntime as a `Scorer`. The attention decoder is not exported."""
+
+    def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
+        """Open the graphs.
+
+        Args:
+            config: what they are.
+            graphs: their bytes by file name; with an encoder the whole CTC graph is not needed.
+            num_threads: see `load`.
+        Raises:
+            CheckpointError: there are neither an encoder, a decoder and a joiner nor a CTC graph, or one is damaged.
+            ConfigError: onnxruntime is not installed.
+        """
+        self.config = config
+        files, threads = config.files, torch.get_num_threads() if num_threads is None else num_threads
+        has_parts = None not in (files.encoder, files.decoder, files.joiner)
+        if not has_parts and (files.ctc is None or files.encoder is not None):
+            raise CheckpointError(
+                f"{EXPORT_FILE} must name an encoder, a decoder and a joiner, or a CTC graph, but names {files}"
+            )
+        self._has_hidden_frames = has_parts and files.ctc_head is not None
+        self._sessions: dict[str, Any] = {}
+        wanted = ("encoder", "decoder", "joiner", "ctc_head") if has_parts else ("ctc",)
+        for part in wanted:
+            name = getattr(files, part)
+            if name is None:
+                continue
+            graph = graphs[name]
+            if part == "encoder" and self._has_hidden_frames:
+                graph = with_hidden_frames(graph, name)
+            self._sessions[part] = open_session(graph, name=name, num_threads=threads)
+
+    @property
+    def blank_id(self) -> int:
+        """Id of the blank."""
+        return Tokenizer.blank_id
+
+    @property
+    def context_size(self) -> int:
+        """Labels that the decoder sees; 0 without a transducer."""
+        return self.config.context_size
+
+    @property
+    def has_transducer(self) -> bool:
+        """Whether `project_frames`, `predict` and `join` work."""
+        return "joiner" in self._sessions
+
+    @property
+    def has_ctc(self) -> bool:
+        """Whether `ctc_log_probs` works."""
+        return "ctc" in self._sessions or "ctc_head" in self._sessions
+
+    @property
+    def has_attention(self) -> bool:
+        """False: the attention decoder is not exported."""
+        return False
+
+    def output_length(self, num_frames: int) -> int:
+        """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
+        return (max(0, (num_frames - 7) // 2) + 1) // 2
+
+    def encode(
+        self,
+        features: Tensor,
+        lens: Tensor,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+    ) -> Encoded:
+        """Encode a padded batch of features (N, T, F); see `AsrModel.encode`.
+
+        Returns:
+            Frames of whatever the graphs give, for the other methods only, and their lengths.
+        Raises:
+            ValueError: shapes disagree, or chunks are asked for.
+        """
+        for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
+            if frames not in (None, -1):
+                raise ValueError(f"{name}_frames_50hz must be -1 for a graph without chunks, but is {frames}")
+        check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
+        graph = "encoder" if self.has_transducer else "ctc"
+        frames_NTD, lens_N, *hidden = self._run(graph, features.float(), lens.long())
+        return Encoded(torch.cat([frames_NTD, *(tensor.float() for tensor in hidden)], dim=-1), lens_N)
+
+    def project_frames(self, frames_NTD: Tensor) -> Tensor:
+        """Frames of `encode` as the joiner takes them, (N, T, J)."""
+        self._check_transducer()
+        return frames_NTD[..., : self.config.joiner_dim]
+
+    def predict(self, contexts_MC: Tensor) -> Tensor:
+        """Projected contexts (M, J) of the last `context_size` ids (M, C); -1 stands for nothing."""
+        self._check_transducer()
+        if not len(contexts_MC):
+            return torch.zeros(0, self.config.joiner_dim)
+        (contexts_MJ,) = self._run("decoder", contexts_MC.long())
+        return contexts_MJ
+
+    def join(self, frames_MJ: Tensor, contexts_MJ: Tensor) -> Tensor:
+        """Logits (..., V) of projected frames and contexts that broadcast against each other."""
+        self._check_transducer()
+        frames, contexts = torch.broadcast_tensors(frames_MJ, contexts_MJ)
+        width = self.config.joiner_dim
+        (logits,) = self._run("joiner", frames.reshape(-1, width), contexts.reshape(-1, width))
+        return logits.view(*frames.shape[:-1], -1)
+
+    def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
+        """Log-probabilities (N, T, V) of the CTC head for frames of `encode`."""
+        if not self.has_ctc:
+            raise ValueError("this model has no CTC head; use a transducer search")
+        if "ctc" in self._sessions:
+            return frames_NTD
+        (log_probs,) = self._run("ctc_head", frames_NTD[..., self.config.joiner_dim :])
+        return log_probs
+
+    def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
+        """Raises ValueError: the attention decoder is not exported."""
+        raise ValueError("exported models have no attention decoder; use a search without rescoring")
+
+    def _check_transducer(self) -> None:
+        if not self.has_transducer:
+            raise ValueError("this model has no transducer head; use a CTC search")
+
+    def _run(self, part: str, *inputs: Tensor) -> list[Tensor]:
+        """Run a graph; tensors are passed and given by position."""
+        session = self._sessions[part]
+        names = [given.name for given in session.get_inputs()]
+        arrays = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in inputs]
+        return [torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))]

@@ -1,0 +1,151 @@
+"""Graphs that hear chunks as a `Scorer`, for streams and for whole recordings: `OnnxStreamingModel`.
+
+A window (N, 2 C + 13, F) of features at 100 Hz and the memory of N streams go in, the frames of a chunk of C frames at 50 Hz
+and the memory for the next one come out. Windows overlap by 13 features, as `encoder.window` cuts them. What a graph says of
+a recording, chunk by chunk, is what the model says of it under the same chunk mask.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zipasr.encoder.frontend import WINDOW_OVERHANG, output_length
+from zipasr.errors import CheckpointError
+from zipasr.features import PADDING_VALUE
+from zipasr.nn.encoded import Encoded, check_input
+from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
+from zipasr.onnx_runtime.model import MIN_FEATURES, OnnxModel
+
+_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxStreamState:
+    """Memory of streams as a graph takes it: a value, which a step does not change."""
+
+    arrays: tuple[np.ndarray, ...]
+    """By the position of the graph's inputs; the axis of the streams differs from array to array."""
+
+
+class OnnxStreamingModel(OnnxModel):
+    """Graphs of onnxruntime that hear chunks, as a `Scorer` that can also stream."""
+
+    def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
+        """Open the graphs; see `OnnxModel`."""
+        super().__init__(config, graphs, num_threads=num_threads)
+        if config.chunk_frames_50hz is None or config.left_context_frames_50hz is None:
+            raise CheckpointError(
+                f"{EXPORT_FILE} must name the chunk and the left context of streaming graphs; export again"
+            )
+        self.chunk_frames_50hz = config.chunk_frames_50hz
+        """Frames C of a chunk at 50 Hz."""
+        self.left_context_frames_50hz = config.left_context_frames_50hz
+        """Frames before a chunk that attention sees."""
+        self.window_frames = 2 * self.chunk_frames_50hz + WINDOW_OVERHANG
+        """Features of a window at 100 Hz."""
+        self._graph = self._sessions["encoder" if self.has_transducer else "ctc"]
+        if VALID_FEATURES not in [given.name for given in self._graph.get_overridable_initializers()]:
+            raise CheckpointError(f"streaming graphs must take {VALID_FEATURES}, but these do not; export again")
+        self._features, *self._memory = self._graph.get_inputs()
+        self._stream_axes = [_free_axis(given) for given in self._memory]
+
+    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> OnnxStreamState:
+        """The state of `batch_size` streams that have heard nothing.
+
+        Raises:
+            ValueError: the graphs have another chunk or left context.
+        """
+        self._check_sizes(chunk_frames_50hz, left_context_frames_50hz)
+        return OnnxStreamState(
+            tuple(
+                np.zeros([batch_size if isinstance(size, str) else size for size in given.shape], _TYPES[given.type])
+                for given in self._memory
+            )
+        )
+
+    def encode_streams(
+        self, features: Tensor, lens: Tensor, states: Sequence[OnnxStreamState]
+    ) -> tuple[Encoded, list[OnnxStreamState]]:
+        """Encode the next window of every stream in one batch; see `AsrModel.encode_streams`."""
+        if len(states) != len(features):
+            raise ValueError(f"there must be a state for each of {len(features)} windows, but there are {len(states)}")
+        arrays = [
+            np.concatenate(parts, axis) if len(states) > 1 else parts[0]
+            for axis, parts in zip(self._stream_axes, zip(*(state.arrays for state in states), strict=True), strict=True)
+        ]
+        encoded, after = self._step(features, lens, arrays)
+        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
+        split = [
+            [part.copy() for part in np.split(array, len(states), axis)]
+            for axis, array in zip(self._stream_axes, after, strict=True)
+        ]
+        return encoded, [OnnxStreamState(arrays) for arrays in zip(*split, strict=True)]
+
+    def encode(
+        self,
+        features: Tensor,
+        lens: Tensor,
+        *,
+        chunk_frames_50hz: int | None = None,
+        left_context_frames_50hz: int | None = None,
+    ) -> Encoded:
+        """Encode whole recordings (N, T, F), a chunk of each at a time; see `AsrModel.encode`.
+
+        Raises:
+            ValueError: shapes disagree, or the graphs have another chunk or left context.
+        """
+        chunk, left = self.chunk_frames_50hz, self.left_context_frames_50hz
+        self._check_sizes(
+            chunk if chunk_frames_50hz is None else chunk_frames_50hz,
+            left if left_context_frames_50hz is None else left_context_frames_50hz,
+        )
+        check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
+        num_chunks = max(1, -(-output_length(int(lens.max())) // chunk))
+        hop = 2 * chunk
+        rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
+        padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, rest)), value=PADDING_VALUE)
+        arrays = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left).arrays
+        frames = []
+        for start in range(0, num_chunks * hop, hop):
+            window = padded[:, start : start + self.window_frames]
+            encoded, arrays = self._step(window, (lens - start).clamp(0, self.window_frames), arrays)
+            frames.append(encoded.frames)
+        lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
+        return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
+
+    def _step(self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]) -> tuple[Encoded, tuple[np.ndarray, ...]]:
+        """Frames (N, C / 2, D) of a window with their lengths, and the memory afterwards."""
+        expected = (self.window_frames, self.config.features.num_mel_bins)
+        if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:
+            raise ValueError(
+                f"a window must be (N, {expected[0]}, {expected[1]}) with (N,) lengths, but is {tuple(features.shape)} with "
+                f"{tuple(lens.shape)}; fill the last one with padding"
+            )
+        given = {self._features.name: features.float().cpu().numpy(), VALID_FEATURES: lens.long().cpu().numpy()}
+        given |= {memory.name: array for memory, array in zip(self._memory, arrays, strict=True)}
+        given = {name: np.ascontiguousarray(array) for name, array in given.items()}
+        outputs = self._graph.run(None, given)
+        num_memory = len(self._memory)
+        frames = [torch.from_numpy(output) for output in (outputs[0], *outputs[1 + num_memory :])]
+        lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
+        return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_memory])
+
+    def _check_sizes(self, chunk: int, left: int) -> None:
+        own = (self.chunk_frames_50hz, self.left_context_frames_50hz)
+        if (chunk, left) != own:
+            raise ValueError(
+                f"these graphs hear chunks of {own[0]} frames at 50 Hz with {own[1]} before them, but {chunk} with {left} "
+                "are asked for; export the model with those"
+            )
+
+
+def _free_axis(given: Any) -> int:
+    """The axis of an input that may have any size, that of the streams."""
+    axes = [axis for axis, size in enumerate(given.shape) if isinstance(size, str)]
+    if len(axes) != 1:
+        raise CheckpointError(f"{given.name} must have one axis of any size, but has shape {given.shape}; export again")
+    return axes[0]
