@@ -20,7 +20,7 @@ from zipasr.export.online import from_published, online_graphs, to_published
 from zipasr.features import Fbank
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
-from zipasr.onnx_runtime import open_session
+from zipasr.onnx_runtime import load, open_session
 from zipasr.search import ctc_greedy_search, greedy_search, modified_beam_search
 
 CHUNK, LEFT, WINDOW = 16, 64, 45
@@ -132,34 +132,37 @@ def sherpa_tokens(recognizer: sherpa_onnx.OnlineRecognizer, recordings: Sequence
     return [recognizer.tokens(stream) for stream in streams]
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam", "ctc"])
+def sherpa_recognizer(folder: Path, method: str) -> sherpa_onnx.OnlineRecognizer:
+    """The real sherpa-onnx on streaming graphs; `method` is greedy, beam or ctc_greedy."""
+    files, tokens = load(folder).scorer.config.files, str(folder / "tokens.txt")
+    if method == "ctc_greedy":
+        return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
+    return sherpa_onnx.OnlineRecognizer.from_transducer(
+        encoder=str(folder / str(files.encoder)),
+        decoder=str(folder / str(files.decoder)),
+        joiner=str(folder / str(files.joiner)),
+        tokens=tokens,
+        decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
+    )
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])
 def test_sherpa_finds_what_we_find(method: str, causal_dir: Path, streaming: ExportReport) -> None:
-    folder, files = streaming.folder, streaming.config.files
-    tokens = str(folder / "tokens.txt")
-    if method == "ctc":
-        recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
-    else:
-        recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-            encoder=str(folder / str(files.encoder)),
-            decoder=str(folder / str(files.decoder)),
-            joiner=str(folder / str(files.joiner)),
-            tokens=tokens,
-            decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
-        )
+    recognizer = sherpa_recognizer(streaming.folder, method)
     found = sherpa_tokens(recognizer, RECORDINGS)
     model, tokenizer = AsrModel.load(causal_dir)
     num_tokens = 0
     for samples, tokens_found in zip(RECORDINGS, found, strict=True):
         encoded = encoded_in_chunks(model, samples)
         with torch.inference_mode():
-            if method == "ctc":
+            if method == "ctc_greedy":
                 (hypothesis,) = ctc_greedy_search(model, encoded)
             elif method == "greedy":
                 (hypothesis,) = greedy_search(model, encoded)
             else:
                 ((hypothesis, *_),) = modified_beam_search(model, encoded, beam=4)
         # its transducer searches take <unk> for blank
-        ids = [i for i in hypothesis.ids if i != tokenizer.unk_id or method == "ctc"]
+        ids = [i for i in hypothesis.ids if i != tokenizer.unk_id or method == "ctc_greedy"]
         expected = [tokenizer.pieces[i].replace("\u2581", " ") for i in ids]
         assert tokens_found == expected
         num_tokens += len(expected)

@@ -5,6 +5,7 @@ activations per tensor as they come. The predictor stays in float32, and so do t
 output of the encoder most. Their share begins small and grows until the word error rate rises by no more than allowed.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,15 +202,19 @@ def quantise(graph: Any, *, keep: Sequence[str]) -> Any:
     excluded = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not _is_quantised(node.name, keep)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
-        quantize_dynamic(
-            graph,
-            path,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=excluded,
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-        )
+        logging.disable(logging.WARNING)  # of advice to simplify the graph first, which changes nothing in these
+        try:
+            quantize_dynamic(
+                graph,
+                path,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=excluded,
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         quantised = onnx.load(path)
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(graph.metadata_props)
