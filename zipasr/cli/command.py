@@ -47,7 +47,7 @@ class _VerbParser(argparse.ArgumentParser):
 
     _is_intermixing = False
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parse what argparse hands to a verb; its own method takes all of a list of arguments at the first of them."""
         if self._is_intermixing:
             return super().parse_known_args(args, namespace)
