@@ -344,10 +344,13 @@ def test_training_gives_finite_gradients_for_every_used_parameter(is_causal: boo
     encoder = small_encoder(is_causal=is_causal).train()
     if step is not None:
         set_step(encoder, step)
-    for seed in range(4):  # a single forward may drop position terms
+    used = [parameter for name, parameter in encoder.named_parameters() if not name.endswith("unused_scale")]
+    for seed in range(100):  # most forwards drop position terms at first
         torch.manual_seed(seed)
         encoded = encoder(seeded(4, 60, 20, seed=seed), torch.tensor([60, 50, 40, 20]))
         encoded.frames.square().mean().backward()
+        if all(parameter.grad is not None for parameter in used):
+            break
     for name, parameter in encoder.named_parameters():
         if name.endswith("unused_scale"):
             assert parameter.grad is None
