@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,17 +17,14 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
-from zipasr.device import select_device
 from zipasr.encoder.frontend import WINDOW_OVERHANG
-from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
-from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.nn.encoded import Encoded
-from zipasr.onnx_runtime import OnnxStreamingModel, is_exported
-from zipasr.onnx_runtime import load as load_exported
+from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkConfig, ChunkSizes, sizes_of
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
+from zipasr.recognizer.opening import open_language_models, open_model
 from zipasr.recognizer.reading import FRAME_S, to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
@@ -164,14 +160,14 @@ class Recognizer:
                 is of another vocabulary or of no use to the search, a phrase cannot be written, or the model cannot hear
                 such chunks.
         """
-        scorer, tokenizer, features, chosen, path = _open_model(folder, device)
+        scorer, tokenizer, features, chosen, path = open_model(folder, device)
         return cls(
             scorer,
             tokenizer,
             features=features,
             device=chosen,
             search=search,
-            language_models=_open_language_models(lm, lodr, tokenizer, chosen),
+            language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             calibrations=read_calibrations(path),
             long_recordings=long_recordings,
@@ -495,31 +491,6 @@ class Recognizer:
                         )
                     )
         return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in readings]
-
-
-def _open_model(folder: str | os.PathLike[str], device: str) -> tuple[Scorer, Tokenizer, FbankConfig, torch.device, Path]:
-    """A model, whether trained here or exported, on its device, with what belongs to it."""
-    if is_exported(folder):
-        if device not in ("auto", "cpu"):
-            raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
-        exported = load_exported(folder)
-        return exported.scorer, exported.tokenizer, exported.features, torch.device("cpu"), Path(folder)
-    chosen, path = select_device(device), resolve_model_folder(folder)
-    model, tokenizer = AsrModel.load(path)
-    return model.to(chosen), tokenizer, model.config.features, chosen, path
-
-
-def _open_language_models(
-    lm: str | os.PathLike[str] | None, lodr: str | os.PathLike[str] | None, tokenizer: Tokenizer, device: torch.device
-) -> LanguageModels:
-    if lm is None and lodr is None:
-        return NO_LANGUAGE_MODELS
-    from zipasr.lm import load_language_model, load_token_ngram  # most uses need none; reading ARPA takes a package
-
-    return LanguageModels(
-        load_language_model(lm, tokenizer, device=device) if lm is not None else None,
-        load_token_ngram(lodr, tokenizer) if lodr is not None else None,
-    )
 
 
 def load(
