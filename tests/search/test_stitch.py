@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.search.stitch import PlacedTranscript
+from zipasr.search.stitch import stitch as stitch_silently
 from zipasr.transcript import Token, Transcript, Word, words_from_tokens
 from zipasr.vad import WINDOW_SAMPLES, DetectorState, split_recording
 
@@ -33,6 +35,20 @@ def placed(start_s: float, overlap_s: float, *timed: tuple[str, float, float]) -
     """A piece of 10 s; times of the words in the recording."""
     shifted = [(text, word_start_s - start_s, end_s - start_s) for text, word_start_s, end_s in timed]
     return PlacedTranscript(transcript(*shifted), start_s, overlap_s)
+
+
+def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s: float | None = None) -> Transcript:
+    """Stitch; in every test what is told on the way must be how the text begins, and its tokens those of the text."""
+    texts, tokens = [], []
+
+    def on_text(text: str, more: Iterable[Token]) -> None:
+        texts.append(text)
+        tokens.extend((token.text, token.log_prob) for token in more)
+
+    whole = stitch_silently(pieces, joiner=joiner, duration_s=duration_s, on_text=on_text)
+    assert whole.text.startswith("".join(texts)) and all(texts)
+    assert [(token.text, token.log_prob) for token in whole.tokens[: len(tokens)]] == tokens
+    return whole
 
 
 def assert_consistent(whole: Transcript, joiner: str = " ") -> None:
@@ -214,6 +230,22 @@ def test_pieces_without_overlap_are_put_one_after_another() -> None:
     assert whole.text == "one one"
     assert whole.words == (Word("one", 9, 10, 0.5), Word("one", 12, 12.5, 0.5))
     assert whole.duration_s == 60
+
+
+def test_text_is_told_when_the_piece_after_the_next_begins() -> None:
+    told = []
+
+    def pieces() -> Iterable[PlacedTranscript]:
+        yield placed(0, 0, ("one", 1, 2), ("two", 7, 8))
+        yield placed(6, 4, ("two", 7, 8), ("three", 12.5, 13))
+        told.append("|")
+        yield placed(12, 4, ("three", 12.5, 13), ("four", 18.5, 19))
+        told.append("|")
+        yield placed(18, 4, ("four", 18.5, 19))
+
+    whole = stitch_silently(pieces(), on_text=lambda text, _: told.append(text))
+    assert told == ["|", "one two", "|", " three"]
+    assert whole.text == "one two three four"
 
 
 def test_a_silent_piece_between() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
 from zipasr.search.stitch import PlacedTranscript, stitch
-from zipasr.transcript import Transcript
+from zipasr.transcript import Token, Transcript
 from zipasr.vad import Detector, Piece, SpeechDetector, VadConfig, split_recording
 
 _GROUP_S = 600.0
@@ -60,22 +60,24 @@ class LongRecordingConfig:
 
 def transcribe_blocks(
     blocks: Iterable[np.ndarray],
-    transcribe_many: Callable[[Sequence[np.ndarray]], Sequence[Transcript]],
+    transcribe_many: Callable[[Sequence[np.ndarray]], Iterable[Transcript]],
     config: LongRecordingConfig,
     *,
     detector: Detector | None,
     joiner: str,
     on_progress: Callable[[float], None] | None = None,
+    on_text: Callable[[str, Sequence[Token]], None] | None = None,
 ) -> Transcript:
     """Transcribe a recording of any length.
 
     Args:
         blocks: consecutive samples (samples,) float32 at 16 kHz.
-        transcribe_many: a transcript for each of some pieces.
+        transcribe_many: a transcript for each of some pieces, in order; they are taken one by one.
         config: how to cut.
         detector: finds speech; None: windows.
         joiner: what stands between words.
         on_progress: called with the seconds of the recording that are done, whenever some more are.
+        on_text: called with each further stretch of the text as soon as it is certain; see `stitch`.
     Returns:
         The transcript, with times in the recording and without alternatives, which do not combine over pieces.
     """
@@ -108,5 +110,5 @@ def transcribe_blocks(
                 group = []
         yield from placed(group)
 
-    transcript = stitch(all_placed(), joiner=joiner)
+    transcript = stitch(all_placed(), joiner=joiner, on_text=on_text)
     return dataclasses.replace(transcript, duration_s=num_samples / SAMPLE_RATE_HZ)

@@ -6,7 +6,7 @@ a word that the edge of one piece cut is the other's to tell. Only the words abo
 recording of any length is stitched as its pieces come.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -27,13 +27,22 @@ class PlacedTranscript(NamedTuple):
     """How much of the piece's beginning the piece before it holds too."""
 
 
-def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s: float | None = None) -> Transcript:
+def stitch(
+    pieces: Iterable[PlacedTranscript],
+    *,
+    joiner: str = " ",
+    duration_s: float | None = None,
+    on_text: Callable[[str, Sequence[Token]], None] | None = None,
+) -> Transcript:
     """Join the transcripts of a recording's pieces.
 
     Args:
         pieces: in order of time, read one by one; each begins after the one before.
         joiner: what stands between words: a space, or nothing in languages written without.
         duration_s: length of the recording; None: the end of the last piece.
+        on_text: called, while pieces come, with each further stretch of the text that no later piece can change, what joins
+            it to the one before included, and with its tokens, whose times may still be clipped. The rest is in what is
+            returned.
     Returns:
         The transcript with times in the recording, never falling. Its score is the sum of the pieces', and it has no
         alternatives: those of the pieces do not combine.
@@ -41,6 +50,7 @@ def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s:
         ValueError: a piece begins before the one before it, or overlaps it by more than its own length.
     """
     parts: list[_Part] = []
+    num_told = 0
     first: Transcript | None = None
     score = end_s = seam_s = last_start_s = 0.0
     for piece in pieces:
@@ -65,6 +75,8 @@ def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s:
         seam_s = _part_in_time(before, part, seam_s)
         if part.words:
             parts.append(part)
+        if on_text is not None:
+            num_told = _tell_settled(parts, num_told, start_s - MAX_SHIFT_S, joiner, on_text)
     texts = [part.to_text(joiner) for part in parts]
     return replace(
         first or Transcript(""),
@@ -114,6 +126,27 @@ class _Part:
     def to_text(self, joiner: str) -> str:
         # The text of a whole piece as it is: a decoder writes some pieces of the vocabulary otherwise than they are called.
         return self.text if self.is_whole else joiner.join(placed.word.text for placed in self.words)
+
+
+def _tell_settled(
+    parts: Sequence[_Part],
+    num_told: int,
+    settled_s: float,
+    joiner: str,
+    on_text: Callable[[str, Sequence[Token]], None],
+) -> int:
+    """Tell parts that are not told yet and all of whose words end by `settled_s`; return how many have been told in all.
+
+    No later seam leaves out such a word, since `_seam` keeps all that end `MAX_SHIFT_S` before the piece that it is for, and
+    pieces begin in order of time. So the part stays, whole or not as it is, and with it its text.
+    """
+    while num_told < len(parts) and all(placed.word.end_s <= settled_s for placed in parts[num_told].words):
+        part = parts[num_told]
+        text, has_text_before = part.to_text(joiner), any(before.to_text(joiner) for before in parts[:num_told])
+        if text:
+            on_text(joiner + text if has_text_before else text, [token for placed in part.words for token in placed.tokens])
+        num_told += 1
+    return num_told
 
 
 def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
