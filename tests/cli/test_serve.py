@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -14,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.serve.clients import results_of, stream_samples
+from tests.serve.clients import FORM, results_of, stream_samples
 from tests.serve.running import WATCHDOG_S, sentence, streaming_recognizer, wav
 from tests.tiny_model import save_tiny
 from zipasr.cli import main
@@ -69,6 +70,44 @@ def test_live_sound_is_answered_at_sigterm(tmp_path: Path) -> None:
         assert process.wait(WATCHDOG_S) == 0
 
 
+def test_requests_are_answered_at_sigterm(model: Path) -> None:
+    with served(model) as (process, url), ThreadPoolExecutor(20) as pool:
+
+        def post(seed: int) -> httpx2.Response:
+            files = {"file": ("a.wav", wav(sentence(seed % 3, 10.0)))}
+            return httpx2.post(f"{url}/v1/audio/transcriptions", data={"model": model.name}, files=files, timeout=WATCHDOG_S)
+
+        answers = [pool.submit(post, seed) for seed in range(20)]
+        while "zipasr_open 20.0" not in httpx2.get(f"{url}/metrics", timeout=WATCHDOG_S).text:
+            assert not any(answer.done() and answer.result().status_code != 200 for answer in answers)
+            if all(answer.done() for answer in answers):
+                break
+        process.send_signal(signal.SIGTERM)
+        expected = [
+            transcript.text for transcript in Recognizer.load(model).transcribe_many([sentence(i, 10.0) for i in range(3)])
+        ]
+        assert [answer.result().json()["text"] for answer in answers] == [expected[seed % 3] for seed in range(20)]
+        assert process.wait(WATCHDOG_S) == 0
+
+
+def test_a_second_signal_waits_for_nobody_and_says_so(model: Path) -> None:
+    with served(model) as (process, url), socket.socket() as slow:
+        slow.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        slow.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: a\r\n" + FORM.encode() + b"Content-Length: 9\r\n\r\n-"
+        )
+        while "zipasr_open 1.0" not in httpx2.get(f"{url}/metrics", timeout=WATCHDOG_S).text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(httpx2.HTTPError):
+            while httpx2.get(f"{url}/health", timeout=WATCHDOG_S).status_code == 200:
+                pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WATCHDOG_S) == 1
+        assert process.stderr is not None
+        assert "some requests could not be answered in time" in process.stderr.read()
+
+
 def test_a_key_from_the_environment(model: Path) -> None:
     with served(model, key="a secret") as (_, url):
         assert httpx2.get(f"{url}/v1/models", timeout=WATCHDOG_S).status_code == 401
@@ -94,6 +133,7 @@ def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
         (["--max-connections", "0"], "at least 1"),
         (["--idle-timeout-s", "-1"], "above 0"),
         (["--host", "nowhere.invalid", "--port", "0"], "an address of this machine"),
+        (["--host", "a" * 100, "--port", "0"], "an address of this machine"),
         (["--api-key-file", "missing.txt"], "cannot be read"),
         (["--beam", "8", "--search", "greedy"], "beam has no effect"),
     ],

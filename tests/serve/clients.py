@@ -3,6 +3,7 @@ hand-written one for live sound where a test must misbehave or look closely."""
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.serve.running import WATCHDOG_S
+from tests.serve.running import WATCHDOG_S, Reachable
 from zipasr.serve.protocol import write_recording
+
+FORM = "Content-Type: multipart/form-data; boundary=x\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 
 
 def sherpa_program(name: str) -> str:
@@ -67,3 +71,46 @@ def results_of(connection: ClientConnection) -> list[dict[str, object]]:
     while (message := connection.recv(WATCHDOG_S)) != "Done!":
         results.append(json.loads(message))
     return results
+
+
+def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> socket.socket:
+    """A connection on which a request has begun."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+    start = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
+    connection.sendall(start + body)
+    return connection
+
+
+def answer_of(connection: socket.socket) -> str:
+    """All that comes until the server closes."""
+    content = b""
+    while block := connection.recv(65536):
+        content += block
+    return content.decode()
+
+
+def form_of(content: bytes, **fields: str) -> bytes:
+    """The body of a request to transcribe a file, of the kind that `FORM` names."""
+    named = {"model": "tiny", **fields}.items()
+    parts = [f'\r\n--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in named]
+    return PART + content + "".join(parts).encode() + b"\r\n--x--\r\n"
+
+
+def raw_socket(service: Reachable, path: str = "/", *, head: str = "", receive_bytes: int | None = None) -> socket.socket:
+    """A connection that asks to become a WebSocket; what the server answers is unread."""
+    connection = socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(WATCHDOG_S)
+    connection.connect(("127.0.0.1", service.port))
+    asked = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + 22 * "A" + "==\r\n"
+    )
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{asked}{head}\r\n".encode())
+    return connection
+
+
+def frame(kind: int, content: bytes) -> bytes:
+    """A frame of a WebSocket as a client sends it; 2 is binary, 9 a ping."""
+    length = bytes([0x80 | len(content)]) if len(content) < 126 else b"\xff" + len(content).to_bytes(8, "big")
+    return bytes([0x80 | kind]) + length + bytes(4) + content  # masked with zeros

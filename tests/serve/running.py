@@ -1,12 +1,18 @@
-"""A server of the tests: in a thread of this process, on a free port of 127.0.0.1, with a tiny random model."""
+"""A server of the tests: in a thread of this process, on a free port of 127.0.0.1, with a tiny random model; and what lets a
+test look at it and hold it up."""
 
 import dataclasses
+import gc
 import io
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
+import httpx2
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -67,3 +73,56 @@ def wav(samples: np.ndarray, rate_hz: int = 16_000, subtype: str = "FLOAT") -> b
 def sentence(seed: int = 0, duration_s: float = 1.5) -> np.ndarray:
     """Samples (samples,) in which the tiny models hear something."""
     return noise(duration_s, seed)
+
+
+class Reachable(Protocol):
+    """A server, in this process or in another."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def url(self) -> str: ...
+
+
+def gauge(service: Reachable, name: str) -> float:
+    """A figure of /metrics."""
+    found = re.search(
+        rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text, re.MULTILINE
+    )
+    assert found
+    return float(found[1])
+
+
+def num_alive(kind: type) -> int:
+    """How many objects of a class there are."""
+    gc.collect()
+    return sum(type(one) is kind for one in gc.get_objects())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
+    waiting = threading.Event()
+    for _ in range(int(WATCHDOG_S * 50)):
+        if condition():
+            return
+        waiting.wait(0.02)
+    pytest.fail("this never came true")
+
+
+@contextmanager
+def held(recognizer: Recognizer) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """A recogniser that, at the first recording, sets the first event and waits for the second."""
+    is_held, go_on = threading.Event(), threading.Event()
+    transcribe_many = recognizer.transcribe_many
+
+    def holding(recordings: list[np.ndarray], **options: object) -> object:
+        is_held.set()
+        assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    recognizer.transcribe_many = holding  # type: ignore[method-assign, assignment]
+    try:
+        yield is_held, go_on
+    finally:
+        go_on.set()

@@ -1,6 +1,7 @@
 """Contract: OpenAI's API over HTTP with the real `openai` client; what cannot be followed is refused in a sentence.
 Law: what comes over HTTP is what the recogniser says; requests that arrive together are computed together."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, wav
+from tests.serve.running import WATCHDOG_S, Reachable, offline_recognizer, running, sentence, wav
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
 from zipasr.transcript import FORMATS
@@ -32,7 +33,7 @@ def client(server: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
 
 
-def post(server: Service, content: bytes = b"", **fields: object) -> httpx2.Response:
+def post(server: Reachable, content: bytes = b"", **fields: object) -> httpx2.Response:
     data = {"model": "tiny", **fields}
     files = {"file": ("a.wav", content or wav(sentence()))}
     return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
@@ -93,6 +94,35 @@ def test_stream_of_events(client: openai.OpenAI, recognizer: Recognizer) -> None
     assert log_probs == pytest.approx([token.log_prob for token in recognizer.transcribe(samples).tokens], abs=1e-5)
 
 
+def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -> None:
+    """Each stretch as soon as nothing can change it, while what comes after it is still waiting to be computed."""
+    samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
+    slow = offline_recognizer()
+    go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
+
+    def one_by_one(recordings: list[np.ndarray], **options: object) -> object:
+        if next(num_heard) == 4:
+            assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    slow.transcribe_many = one_by_one  # type: ignore[method-assign, assignment]
+    with running(slow) as service, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zipasr.serve.batching._BATCH_S", 30.0)
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
+        stream = client.audio.transcriptions.create(
+            model="tiny", file=("a.wav", wav(samples)), stream=True, include=["logprobs"]
+        )
+        first = next(iter(stream))
+        go_on.set()
+        events = [first, *stream]
+    expected = recognizer.transcribe(samples)
+    deltas = [event for event in events if event.type == "transcript.text.delta"]
+    assert len(deltas) >= 4 and events[-1].type == "transcript.text.done"
+    assert "".join(delta.delta for delta in deltas) == events[-1].text == expected.text  # type: ignore[union-attr]
+    log_probs = [one.logprob for delta in deltas for one in delta.logprobs or ()]
+    assert log_probs == pytest.approx([token.log_prob for token in expected.tokens], abs=1e-5)
+
+
 def test_error_in_a_stream(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match=r"unknown or damaged format"):
         list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is no sound"), stream=True))
@@ -146,6 +176,25 @@ def test_what_cannot_be_followed_is_refused(
     assert sentence_part in message_of(response)
 
 
+def test_phrases_to_prefer_have_a_bound(server: Service) -> None:
+    """Everybody waits while they are made into a graph."""
+    for fields in ({"prompt": "A" * 20_001}, {"keywords[]": ["A" * 15_000, "B" * 15_000]}):
+        response = post(server, **fields)  # type: ignore[arg-type]
+        assert response.status_code == 400
+        assert "of at most 20000 characters in all" in message_of(response)
+
+
+def test_a_page_of_another_site_may_not_post(server: Service) -> None:
+    def status(**headers: str) -> int:
+        files = {"file": ("a.wav", wav(sentence()))}
+        url = f"{server.url}/v1/audio/transcriptions"
+        return httpx2.post(url, data={"model": "tiny"}, files=files, headers=headers, timeout=WATCHDOG_S).status_code
+
+    assert status(origin="http://elsewhere.example") == 403
+    assert status(origin="http://elsewhere.example", **{"sec-fetch-site": "cross-site"}) == 403
+    assert status(origin=server.url) == status() == 200
+
+
 @pytest.mark.parametrize(
     ("content", "sentence_part"),
     [
@@ -157,7 +206,7 @@ def test_what_cannot_be_followed_is_refused(
 def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) -> None:
     response = post(server, content)
     assert response.status_code == 400
-    assert sentence_part in message_of(response)
+    assert sentence_part in message_of(response) and "format=" not in message_of(response)
     assert response.json()["error"]["param"] == "file"
 
 

@@ -77,6 +77,25 @@ def test_one_that_is_no_sound_or_has_left_disturbs_no_other(recognizer: Recogniz
     asyncio.run(run())
 
 
+def test_minutes_at_once_hold_up_no_other(recognizer: Recognizer) -> None:
+    """A step takes in what it decodes of them, and not all, whose features would take as long as many chunks."""
+
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None)
+        session = sessions.open()
+        samples = np.concatenate([sentence(seed, 10.0) for seed in range(6)])
+        session.push(samples)
+        session.finish()
+        sessions.step()
+        assert session.stream is not None
+        assert session.stream.result().duration_s <= 2.0
+        while sessions.step():
+            pass
+        assert session.stream.result().duration_s == 60.0
+
+    asyncio.run(run())
+
+
 def test_a_socket_must_wait_while_much_sound_waits(recognizer: Recognizer) -> None:
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)

@@ -1,15 +1,28 @@
 """Run: the page in a real browser, with files, a fake microphone, a denied one, and a server that asks for a key."""
 
+import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 import soundfile
+from websockets.sync.client import connect
 
 from tests.serve.browser import Browser, browser
-from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.running import (
+    WATCHDOG_S,
+    gauge,
+    held,
+    offline_recognizer,
+    running,
+    sentence,
+    streaming_recognizer,
+    wait_until,
+)
 from zipasr.transcript import to_cues
 
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -43,7 +56,7 @@ def test_files_are_served_without_foreign_resources() -> None:
         page = httpx2.get(service.url, timeout=WATCHDOG_S)
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'self'" in page.headers["content-security-policy"]
-        names = ["page.css", "page.js", "live.js", "microphone.js", "icon.svg"]
+        names = ["page.css", "page.js", "words.js", "sending.js", "live.js", "microphone.js", "icon.svg"]
         texts = [
             page.text,
             *(httpx2.get(f"{service.url}/{name}", timeout=WATCHDOG_S).raise_for_status().text for name in names),
@@ -96,6 +109,97 @@ def test_words_by_keyboard(chromium: Browser, wav_file: Path) -> None:
         chromium.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight")
         second = chromium.text(".word:nth-of-type(2)")
         assert second in chromium.text("#detail") and "% sure" in chromium.text("#detail")
+        chromium.call("Input.dispatchKeyEvent", type="keyDown", key="End", code="End")
+        assert chromium.evaluate("document.activeElement === [...document.querySelectorAll('.word')].at(-1)")
+
+
+def test_all_is_reached_with_the_tab_key_and_seen_to_be(chromium: Browser, wav_file: Path) -> None:
+    with running(offline_recognizer()) as service:
+        chromium.open(service.url)
+        chromium.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        transcribe(chromium, wav_file)
+        chromium.evaluate("document.activeElement.blur()")
+        reached, outlines = [], []
+        for _ in range(6):
+            for kind in ("keyDown", "keyUp"):
+                chromium.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            reached.append(chromium.evaluate("document.activeElement.id || document.activeElement.className"))
+            shown = "(document.activeElement.closest('.tile') ?? document.activeElement)"
+            outlines.append(
+                chromium.evaluate(f"getComputedStyle({shown}).outlineStyle + getComputedStyle({shown}).outlineWidth")
+            )
+        chromium.screenshot("focus", width=1100, height=760)
+    assert reached == ["file", "microphone", "copy", "save-srt", "save-text", "word"]
+    assert outlines == ["solid3px"] * 6
+
+
+def test_one_thing_at_a_time_and_it_can_be_cancelled(chromium: Browser, wav_file: Path) -> None:
+    slow = offline_recognizer()
+    with held(slow) as (is_held, go_on), running(slow) as service:
+        chromium.open(service.url)
+        chromium.choose_file("#file", wav_file)
+        assert is_held.wait(WATCHDOG_S)
+        chromium.wait_for("document.querySelector('#work-label').innerText.startsWith('Listening to a <b>.wav')")
+        assert chromium.evaluate(
+            "document.querySelector('#file').disabled && document.querySelector('#microphone').disabled"
+        )
+        chromium.evaluate(
+            "{const data = new DataTransfer(); data.items.add(new File(['x'], 'other.wav'));"
+            "document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}))}"
+        )
+        assert "Something is in work" in chromium.text("#error")
+        chromium.evaluate("document.querySelector('#cancel').click()")
+        chromium.wait_for("document.querySelector('#work').hidden")
+        wait_until(lambda: gauge(service, "open") == 0)
+        go_on.set()
+        transcribe(chromium, wav_file)
+        assert chromium.evaluate("document.querySelectorAll('.word').length > 0 && document.querySelector('#error').hidden")
+
+
+def test_text_and_progress_of_a_long_recording(chromium: Browser, tmp_path: Path) -> None:
+    """What is certain is shown while the rest is computed, and how much of how much is done."""
+    samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="PCM_16")
+    slow = offline_recognizer()
+    go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
+
+    def one_by_one(recordings: list[np.ndarray], **options: object) -> object:
+        if next(num_heard) == 4:
+            assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    slow.transcribe_many = one_by_one  # type: ignore[method-assign, assignment]
+    with running(slow) as service, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zipasr.serve.batching._BATCH_S", 30.0)
+        chromium.open(service.url)
+        chromium.choose_file("#file", tmp_path / "long.wav")
+        chromium.wait_for("document.querySelector('#partial').innerText.length > 10")
+        chromium.wait_for("document.querySelector('#work-label').innerText.includes(' of 2:30 done')")
+        assert 0.3 < float(str(chromium.evaluate("document.querySelector('#progress').value"))) < 0.9
+        begin = chromium.text("#partial")
+        chromium.screenshot("long_phone", width=390, height=780)
+        go_on.set()
+        chromium.wait_for("document.querySelectorAll('#lines .word').length > 0")
+        text = " ".join(chromium.evaluate("[...document.querySelectorAll('.word')].map((w) => w.innerText)"))  # type: ignore[arg-type]
+    assert text.startswith(begin) and len(text) > len(begin)
+    assert text == offline_recognizer().transcribe(tmp_path / "long.wav").text
+
+
+def test_a_full_server_is_told_in_the_page(chromium: Browser, wav_file: Path, tmp_path: Path) -> None:
+    """To small recordings, to large ones that are still being sent, and to the microphone."""
+    soundfile.write(tmp_path / "large.wav", np.zeros(16_000 * 600, np.float32), 16_000, subtype="PCM_16")
+    with running(streaming_recognizer(), max_connections=1) as service, browser(*FAKE_MICROPHONE) as page:
+        page.open(service.url)
+        page.wait_for("document.querySelector('#microphone-hint').innerText === 'and read along'")
+        with connect(service.url.replace("http", "ws")):
+            wait_until(lambda: gauge(service, "open") == 1)
+            for path in (wav_file, tmp_path / "large.wav"):
+                transcribe(page, path)
+                assert "please retry later" in page.text("#error")
+            page.evaluate("document.querySelector('#error').hidden = true; document.querySelector('#microphone').click()")
+            page.wait_for("!document.querySelector('#error').hidden")
+            assert "please retry later" in page.text("#error")
+            assert page.text("#microphone-label") == "Speak"
 
 
 def test_what_is_no_recording_is_told(chromium: Browser, tmp_path: Path) -> None:
@@ -118,6 +222,24 @@ def test_a_server_with_a_key(chromium: Browser, wav_file: Path) -> None:
         )
         transcribe(chromium, wav_file)
         assert chromium.evaluate("document.querySelectorAll('.word').length > 0")
+
+
+def test_a_wrong_key_is_told_to_who_speaks(speaking: Browser) -> None:
+    """A browser does not tell why a WebSocket was refused; the page asks the server."""
+    with running(streaming_recognizer(), api_key="a secret") as service:
+        speaking.open(service.url)
+        speaking.wait_for("!document.querySelector('#key-form').hidden")
+        for key, is_right in (("a guess", False), ("a secret", True)):
+            speaking.evaluate(
+                f"document.querySelector('#key').value = {key!r}; document.querySelector('#key-form button').click();"
+                "document.querySelector('#microphone').click()"
+            )
+            speaking.wait_for(
+                "document.querySelector('#partial .word') !== null || !document.querySelector('#error').hidden"
+            )
+            assert speaking.evaluate("document.querySelector('#error').hidden") == is_right
+            assert speaking.evaluate("document.querySelector('#key-form').hidden") == is_right
+            assert is_right or "API key" in speaking.text("#error")
 
 
 def test_a_microphone_that_is_denied_or_missing(chromium: Browser) -> None:
@@ -143,18 +265,56 @@ def speaking(wav_file: Path) -> Iterator[Browser]:
 
 
 def test_live_microphone(speaking: Browser) -> None:
-    """Text appears while the microphone is open, and stands when it is closed."""
+    """Words with times and confidence appear while the microphone is open, stand when it is closed, and can be saved."""
     with running(streaming_recognizer()) as service:
         speaking.open(service.url)
+        speaking.call("Emulation.setFocusEmulationEnabled", enabled=True)
         assert speaking.text("#microphone-hint") == "and read along"
         speaking.evaluate("document.querySelector('#microphone').click()")
         speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 20")
-        speaking.screenshot("live_phone", width=390, height=780)
+        assert len(speaking.screenshot("live_phone", width=390, height=780)) > 5000
         assert speaking.text("#microphone-label") == "Stop"
+        assert float(str(speaking.evaluate("document.querySelector('.partial .word').dataset.confidence"))) <= 1
         speaking.evaluate("document.querySelector('#microphone').click()")
         speaking.wait_for("document.querySelector('#microphone-label').innerText === 'Speak'")
         assert speaking.evaluate("document.querySelectorAll('#transcript .final').length > 0")
+        assert speaking.evaluate("document.querySelector('#partial').innerText") == ""
+        speaking.evaluate("document.querySelector('.word').focus()")
+        assert "% sure" in speaking.text("#detail")
+        speaking.evaluate(NOTE_WHAT_IS_SAVED)
+        speaking.evaluate("document.querySelector('#save-srt').click()")
+        text, name = speaking.evaluate("saved")  # type: ignore[misc]
+        assert name == "microphone.srt" and text.startswith("1\n00:00:0") and speaking.text(".word") in text
         assert speaking.evaluate("document.querySelector('#error').hidden")
+
+
+def test_pressed_twice_listens_once(speaking: Browser) -> None:
+    """Before the browser has opened the microphone, and so before the button says Stop."""
+    with running(streaming_recognizer()) as service:
+        speaking.open(service.url)
+        speaking.evaluate("for (const _ of [1, 2]) document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 5")
+        assert gauge(service, "live") == 1
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#microphone-label').innerText === 'Speak'")
+        wait_until(lambda: gauge(service, "open") == 0)
+
+
+def test_a_server_that_stops_is_told_to_who_speaks(speaking: Browser) -> None:
+    """What was said stands, and the microphone is let go."""
+    with running(streaming_recognizer()) as service:
+        speaking.open(service.url)
+        speaking.evaluate(
+            "{const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+            "navigator.mediaDevices.getUserMedia = async (what) => (window.microphone = await ask(what))}"
+        )
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 20")
+        service.stop()
+        speaking.wait_for("!document.querySelector('#error').hidden")
+        assert "about to stop" in speaking.text("#error")
+        assert speaking.evaluate("document.querySelectorAll('.final .word').length > 0")
+        assert speaking.evaluate("microphone.getTracks().every((track) => track.readyState === 'ended')")
 
 
 def test_microphone_of_a_model_that_cannot_stream(speaking: Browser) -> None:

@@ -17,11 +17,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.serve.clients import results_of, send_recordings, sherpa_program, stream_file, stream_samples
-from tests.serve.running import WATCHDOG_S, offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.running import WATCHDOG_S, Reachable, offline_recognizer, running, sentence, streaming_recognizer
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
-from zipasr.transcript import Transcript
+from zipasr.transcript import Transcript, to_cues
 
+ONLINE_KEYS = {
+    *("text", "tokens", "timestamps", "ys_probs", "lm_probs", "context_scores", "segment", "words", "start_time"),
+    *("is_final", "is_eof"),
+}
 OFFLINE_KEYS = {"lang", "emotion", "event", "text", "timestamps", "durations", "tokens", "ys_log_probs", "words"}
 
 
@@ -36,7 +40,7 @@ def server() -> Iterator[Service]:
         yield service
 
 
-def ws(service: Service, path: str = "/") -> str:
+def ws(service: Reachable, path: str = "/") -> str:
     return service.url.replace("http", "ws") + path
 
 
@@ -246,12 +250,59 @@ def test_half_a_recording(server: Service) -> None:
         assert closed(connection) == (1007, "The recording was not whole: fewer bytes came than its header says.")
 
 
-def test_pages_of_other_sites_may_not_listen(server: Service) -> None:
-    with pytest.raises(InvalidStatus) as refused, connect(ws(server), origin="http://elsewhere.example"):  # type: ignore[arg-type]
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
+def test_pages_of_other_sites_may_not_listen(origin: str, server: Service) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(ws(server), origin=origin):  # type: ignore[arg-type]
         pass
     assert refused.value.response.status_code == 403
+
+
+def test_our_own_page_may_listen_behind_a_proxy_too(server: Service) -> None:
     with connect(ws(server), origin=server.url) as connection:  # type: ignore[arg-type]
         connection.ping()
+    behind = {"Origin": "https://speech.example", "Sec-Fetch-Site": "same-origin"}
+    with connect(ws(server), additional_headers=behind) as connection:
+        connection.ping()
+
+
+def test_words_with_times_for_who_knows_us(server: Service, streaming: Recognizer) -> None:
+    """Our subprotocol adds them; sherpa-onnx's clients, which name none, get its own fields and no more."""
+    samples = sentence(0, 3.0)
+    finals = []
+    for subprotocols in (None, ["zipasr"]):
+        with connect(ws(server), subprotocols=subprotocols) as connection:  # type: ignore[arg-type]
+            stream_samples(connection, samples)
+            connection.send("Done")
+            finals.append(results_of(connection)[-1])
+    plain, with_words = finals
+    (expected,) = utterances_of(streaming, samples)
+    assert set(plain) == ONLINE_KEYS
+    words, segments = with_words.pop("timed_words"), with_words.pop("timed_segments")
+    assert with_words == plain
+    assert [tuple(segment.values()) for segment in segments] == [  # type: ignore[attr-defined]
+        (pytest.approx(cue.start_s, abs=1e-3), pytest.approx(cue.end_s, abs=1e-3), cue.text.replace("\n", " "))
+        for cue in to_cues(expected)
+    ]
+    assert [word["word"] for word in words] == [word.text for word in expected.words]  # type: ignore[attr-defined, index]
+    for word, one in zip(words, expected.words, strict=True):  # type: ignore[call-overload]
+        assert (word["start"], word["end"]) == pytest.approx((one.start_s, one.end_s), abs=1e-3)
+        assert word["confidence"] == pytest.approx(one.confidence, abs=1e-3)
+
+
+def test_recordings_of_all_sockets_together_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zipasr.serve.sockets._MAX_HELD_BYTES", 100_000, raising=False)
+    header = np.array([16_000, 80_000], "<i4").tobytes()
+    with running(offline_recognizer()) as service:
+        for _ in range(3):  # who has left holds nothing any more
+            with connect(ws(service)) as first, connect(ws(service)) as second:
+                first.send(header + bytes(60_000))
+                first.ping().wait(WATCHDOG_S)
+                second.send(header + bytes(60_000))
+                assert closed(second) == (1013, "The server holds as much sound as it can; please retry later.")
+                first.send(bytes(20_000))
+                assert json.loads(first.recv(WATCHDOG_S))["durations"]
+                first.send(header + bytes(80_000))  # and neither does what has been answered
+                assert json.loads(first.recv(WATCHDOG_S))["durations"]
 
 
 def test_api_key() -> None:

@@ -8,7 +8,7 @@ what room the short ones leave, and at least one goes on in every turn.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from typing import Protocol
 
@@ -103,9 +103,11 @@ class BatchingWorker:
         with self._wakes:
             if self._is_stopping:
                 raise ServerBusy("The server is about to stop; please try again in a moment.")
-            num_waiting = sum(not job.future.cancelled() for job in self._short)
-            if num_waiting >= self.max_waiting:
-                raise ServerBusy(f"{num_waiting} recordings wait to be transcribed, all there may be; please retry later.")
+            self._short = deque(job for job in self._short if not job.future.cancelled())
+            if len(self._short) >= self.max_waiting:
+                raise ServerBusy(
+                    f"{len(self._short)} recordings wait to be transcribed, all there may be; please retry later."
+                )
             job = Job(samples, hotwords)
             self._short.append(job)
             self._wakes.notify_all()
@@ -118,7 +120,7 @@ class BatchingWorker:
         hotwords: Hotwords,
         is_given_up: Callable[[], bool],
         on_piece: Callable[[float], None],
-    ) -> list[Transcript]:
+    ) -> Iterator[Transcript]:
         """Transcribe pieces of a recording that has been admitted, and wait for them; not for the event loop's thread.
 
         Args:
@@ -126,6 +128,8 @@ class BatchingWorker:
             hotwords: see `submit`.
             is_given_up: asked several times a second whether nobody waits for them any more.
             on_piece: called with the seconds of each piece that is done.
+        Yields:
+            The transcript of each piece, in order, when it is done.
         Raises:
             CancelledError: it was given up, or the worker stops.
         """
@@ -134,11 +138,10 @@ class BatchingWorker:
             self._pieces.extend(jobs)
             self._wakes.notify_all()
         try:
-            transcripts = []
             for job in jobs:
-                transcripts.append(self._awaited(job, is_given_up))
+                transcript = self._awaited(job, is_given_up)
                 on_piece(job.duration_s)
-            return transcripts
+                yield transcript
         finally:
             for job in jobs:
                 job.future.cancel()
@@ -208,8 +211,8 @@ class BatchingWorker:
         try:
             transcripts = self.recognizer.transcribe_many([job.samples for job in batch], hotwords=batch[0].hotwords)
         except Exception as error:  # whatever it is, it belongs to whoever waits, and the thread goes on
-            if len(batch) == 1:
-                batch[0].future.set_exception(error)
+            if len(batch) == 1:  # without what led to it, which keeps the batch and with it the future that keeps the error
+                batch[0].future.set_exception(error.with_traceback(None))
             return False
         finally:
             self.metrics.busy_s.inc(time.monotonic() - started_s)

@@ -11,19 +11,23 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+from uvicorn.protocols.utils import ClientDisconnected
 
 from zipasr.serve.limits import Admission, ServerBusy
 from zipasr.serve.metrics import Metrics
 from zipasr.serve.openai_api import error_body
+from zipasr.serve.pages import PAGE_PATHS
+from zipasr.serve.upload import linger
 
 KEY_SUBPROTOCOL = "zipasr.key."
 """A browser cannot name a key in the header of a WebSocket: it offers this with the key in base64url as a subprotocol, and
 `SUBPROTOCOL` beside it, which is what the server chooses."""
 SUBPROTOCOL = "zipasr"
-_PUBLIC = ("/", "/health", "/page.css", "/page.js", "/live.js", "/microphone.js", "/icon.svg")
+_PUBLIC = ("/health", *PAGE_PATHS)
 """Paths that need no key."""
-_UNCOUNTED = ("/health", "/metrics")
-"""Paths that answer when the server is full too."""
+_UNCOUNTED = ("/metrics", *_PUBLIC)
+"""Paths that answer when the server is full too: its page can then say so."""
 _log = logging.getLogger("zipasr.serve")
 
 
@@ -59,17 +63,19 @@ class Gate:
         try:
             if not self._has_key(scope, headers):
                 await refuse(scope, receive, counted, 401, "Expected the API key of this server, got none or another.")
-            elif scope["type"] == "websocket" and not _is_own_page(headers):
-                await refuse(scope, receive, counted, 403, "Pages of other sites may not listen here.")
+            elif _changes_something(scope) and not _is_own_page(headers):
+                await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
             elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:
                 await self.app(scope, receive, counted)
             else:
                 await self._counted(scope, receive, counted)
+        except (ClientDisconnected, WebSocketDisconnect):
+            return  # before it had its answer
         except Exception as error:  # the top of a connection: no other may suffer
             _log.exception("error in a connection")
             if not has_answered:
                 message = f"Something in the server went wrong: unexpected {type(error).__name__}; please report it."
-                await refuse(scope, receive, counted, 500, message)
+                await refuse(scope, receive, counted, 500, message, is_unread=False)
             else:
                 raise  # uvicorn closes the connection
 
@@ -98,16 +104,44 @@ class Gate:
         return any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in found)
 
 
+def _changes_something(scope: Scope) -> bool:
+    """Whether a page of another site could do harm with it though a browser keeps the answer from it."""
+    return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
+
+
 def _is_own_page(headers: Headers) -> bool:
-    """Whether a WebSocket is opened by our page, or by a program, which names no origin."""
+    """Whether it comes from our page, or from a program, which names no origin."""
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    if (
+        origin is None or headers.get("sec-fetch-site") == "same-origin"
+    ):  # the latter behind a proxy that changes the host too
+        return True
+    try:
+        return urlsplit(origin).netloc == headers.get("host")
+    except ValueError:  # no address at all
+        return False
 
 
 async def refuse(
-    scope: Scope, receive: Receive, send: Send, status: int, message: str, *, retry_after_s: int | None = None
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    message: str,
+    *,
+    retry_after_s: int | None = None,
+    is_unread: bool = True,
 ) -> None:
-    """Answer a request or a handshake with an error in OpenAI's form."""
+    """Answer a request or a handshake with an error in OpenAI's form.
+
+    Args:
+        scope, receive, send: as ASGI has them.
+        status: of the HTTP answer.
+        message: a sentence.
+        retry_after_s: when to try again.
+        is_unread: whether nothing has been received; a body is then read first, for a while, since many clients look for an
+            answer only when they have sent all.
+    """
     body = json.dumps(error_body(message, status=status), ensure_ascii=False).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -121,5 +155,7 @@ async def refuse(
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
+    elif is_unread and "expect" not in Headers(scope=scope):  # who expects leave to send a body waits for it
+        await linger(receive)
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})

@@ -1,9 +1,8 @@
-"""The endpoints that answer once: transcriptions, models, health, metrics, and the files of the page."""
+"""The endpoints that answer once: transcriptions, models, health, metrics."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import resources
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,34 +13,24 @@ from zipasr.errors import AudioError, ConfigError
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
 from zipasr.serve.openai_api import (
+    EventWriter,
     RequestError,
     TranscriptionRequest,
     error_body,
     parse_request,
     write_answer,
     write_error_event,
-    write_events,
     write_progress,
 )
+from zipasr.serve.pages import page_routes
 from zipasr.serve.recordings import Transcriber
 from zipasr.serve.upload import Body, Upload, left, linger, read_upload
-from zipasr.transcript import Transcript
+from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
-_PAGE_FILES = {
-    "index.html": "text/html",
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "live.js": "text/javascript",
-    "microphone.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
-_SECURITY_HEADERS = {
-    "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
 _PROGRESS_EVERY_S = 0.5
+_NO_CURE_HERE = ", or name a headerless format, for example format='g722'"
+"""What the library advises of unknown formats; a request has no such field."""
 
 
 class HttpEndpoints:
@@ -74,18 +63,14 @@ class HttpEndpoints:
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
-        routes: list[BaseRoute] = [
+        return [
             Route("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
             Route("/v1/models", self.models),
             Route("/v1/models/{name:path}", self.model),
             Route("/health", self.health),
             Route("/metrics", self.show_metrics),
+            *page_routes(),
         ]
-        folder = resources.files("zipasr.serve") / "page"
-        for name, content_type in _PAGE_FILES.items():
-            path = "/" if name == "index.html" else f"/{name}"
-            routes.append(Route(path, _file(folder.joinpath(name).read_bytes(), content_type)))
-        return routes
 
     async def transcriptions(self, request: Request) -> Response:
         """OpenAI's `POST /v1/audio/transcriptions`."""
@@ -111,37 +96,54 @@ class HttpEndpoints:
             return self._refusal(error, upload)
         if transcript is None:
             return self._gone()
-        content_type, text = write_answer(asked, transcript, self._token_ids)
+        # In a thread: of four hours it takes half a second, in which live sound would wait.
+        content_type, text = await asyncio.to_thread(write_answer, asked, transcript, self._token_ids)
         return Response(text, headers={"content-type": content_type})
 
     async def _transcribe(
-        self, upload: Upload, asked: TranscriptionRequest, on_progress: Callable[[float], None] | None = None
+        self,
+        upload: Upload,
+        asked: TranscriptionRequest,
+        on_progress: Callable[[float], None] | None = None,
+        on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
         """Write a recording down and close its file."""
         with upload.file.file as file:
-            transcript = await self.transcriber.transcribe(file, hotwords=asked.hotwords, on_progress=on_progress)
+            transcript = await self.transcriber.transcribe(
+                file, hotwords=asked.hotwords, on_progress=on_progress, on_text=on_text
+            )
         self.metrics.recordings.labels("done").inc()
         return transcript
 
     async def _events(self, upload: Upload, asked: TranscriptionRequest) -> AsyncIterator[str]:
-        """The events of a stream: comments that tell the progress, then the text, or the error."""
+        """The events of a stream: text as it becomes certain, comments that tell the progress, the end or an error."""
+        writer, untold = EventWriter(asked, self._token_ids), list[str]()
         done_s = told_s = 0.0
 
         def on_progress(seconds: float) -> None:
             nonlocal done_s
             done_s = seconds
 
-        work = asyncio.ensure_future(self._transcribe(upload, asked, on_progress))
+        work = asyncio.ensure_future(
+            self._transcribe(upload, asked, on_progress, lambda text, tokens: untold.append(writer.delta(text, tokens)))
+        )
         try:
             while not (await asyncio.wait([work], timeout=_PROGRESS_EVERY_S))[0]:
                 if done_s > told_s:
                     told_s = done_s
-                    yield write_progress(done_s)
-            yield write_events(asked, work.result(), self._token_ids)
+                    untold.append(write_progress(done_s))
+                if untold:
+                    events = "".join(untold)
+                    untold.clear()
+                    yield events
+            yield "".join(untold) + await asyncio.to_thread(writer.done, work.result())
         except (AudioError, ConfigError, ServerBusy) as error:
-            yield write_error_event(json.loads(bytes(self._refusal(error, upload).body)))
+            yield "".join(untold) + write_error_event(json.loads(bytes(self._refusal(error, upload).body)))
         finally:
-            work.cancel()  # where the client has left
+            if not work.done():
+                work.cancel()  # the client has left
+                self.metrics.recordings.labels("left").inc()
+            del work  # see `unless`
 
     def _gone(self) -> Response:
         """For a client that has left, which will not see it."""
@@ -161,7 +163,8 @@ class HttpEndpoints:
             return JSONResponse(body, status_code=error.status, headers={"connection": "close"} if upload is None else None)
         if isinstance(error, AudioError):
             name = upload.file.filename if upload is not None and upload.file.filename else "the recording"
-            return JSONResponse(error_body(message.replace("the file object", name[:100]), param="file"), status_code=400)
+            message = message.replace("the file object", name[:100]).replace(_NO_CURE_HERE, "")
+            return JSONResponse(error_body(message, param="file"), status_code=400)
         return JSONResponse(error_body(message, param="prompt"), status_code=400)
 
     def _described(self) -> dict[str, object]:
@@ -196,13 +199,7 @@ async def unless(stops: Awaitable[object], work: Awaitable[T]) -> T | None:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, stopping):
-            task.cancel()
+        working.cancel()
+        stopping.cancel()
         await asyncio.wait([working, stopping])
-
-
-def _file(content: bytes, content_type: str) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        return Response(content, headers={"content-type": f"{content_type}; charset=utf-8", **_SECURITY_HEADERS})
-
-    return endpoint
+        del working  # an error keeps this frame, which must not keep the error: both would stay until garbage is collected

@@ -1,7 +1,8 @@
 """Live sound of many connections, decoded in one batch: a socket holds a `LiveSession`, the computing thread steps all
 `LiveSessions`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every chunk.
 
-What waits is bounded: `LiveSession.room` keeps a socket from reading while too much sound, or too many results, wait.
+What waits is bounded: `LiveSession.room` keeps a socket from reading while too much sound, or too many results, wait. And so
+is what one session makes the others wait: a step takes in no more of its sound than the chunk that it decodes.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from zipasr.transcript import Transcript
 
 _MAX_WAITING_S, _MAX_RESULTS = 10.0, 100
 _MAX_BATCH = 64
+_BLOCK_SAMPLES = SAMPLE_RATE_HZ
+"""Sound is handed to streams in blocks of a second at most: the features of a message of minutes take as long as many
+chunks."""
 _S_PER_FRAME_50HZ = 0.02
 
 
@@ -48,7 +52,7 @@ class LiveSession:
         self._lock = threading.Lock()
         self._inbox: deque[np.ndarray] = deque()
         self._results: deque[LiveResult] = deque()
-        self._error: Exception | None = None
+        self._failure: tuple[bool, str] | None = None
         self.is_finished = self.is_gone = self.is_over = self.is_input_finished = False
         self.stream: Stream | None = None
         self._num_pushed = 0
@@ -58,7 +62,7 @@ class LiveSession:
     def push(self, samples: np.ndarray) -> None:
         """Take in samples; wait for `room` before the next."""
         with self._lock:
-            self._inbox.append(samples)
+            self._inbox.extend(samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
             self._num_pushed += len(samples)
         self._wake()
 
@@ -68,13 +72,20 @@ class LiveSession:
         self._wake()
 
     def leave(self) -> None:
-        """Give the stream up."""
+        """Give the stream up, and what was said."""
         self.is_gone = True
+        with self._lock:
+            self._inbox.clear()
         self._wake()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether little enough is waiting, or nothing can come of it any more."""
+        return self.is_over or (self._waiting_s() <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
+
     async def room(self) -> None:
-        """Wait until little enough is waiting, or nothing can come of it any more."""
-        while not self.is_over and (self._waiting_s() > _MAX_WAITING_S or len(self._results) > _MAX_RESULTS):
+        """Wait until it `has_room`."""
+        while not self.has_room:
             self._has_news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_news.wait(), 1.0)
@@ -84,15 +95,15 @@ class LiveSession:
 
         Raises:
             ValueError: the samples are none; nothing more will come.
+            RuntimeError: a bug of ours; nothing more will come.
         """
         while True:
             with self._lock:
-                while len(self._results) > 1 and not self._results[0].is_final:
-                    self._results.popleft()
                 if self._results:
                     return self._results.popleft()
-                if self._error is not None:
-                    raise self._error
+                if self._failure is not None:
+                    is_of_samples, message = self._failure
+                    raise ValueError(message) if is_of_samples else RuntimeError(message)
                 self._has_news.clear()
             await self._has_news.wait()
 
@@ -111,13 +122,14 @@ class LiveSession:
         return bool(self._inbox) or is_ready or self.is_gone or self.is_finished or self.stream is None
 
     def take_in(self, recognizer: Recognizer) -> None:
-        """Hand what came to the stream."""
+        """Hand what came to the stream, as much as it can decode at once."""
         if self.stream is None:
             self.stream = recognizer.stream()
-        with self._lock:
-            arrived = list(self._inbox)
-            self._inbox.clear()
-        for samples in arrived:
+        while not self.stream.is_ready():
+            with self._lock:
+                if not self._inbox:
+                    break
+                samples = self._inbox.popleft()
             self.stream.accept_waveform(samples)
         if self.is_finished and not self._inbox and not self.is_input_finished:
             self.is_input_finished = True
@@ -142,12 +154,16 @@ class LiveSession:
 
     def fail(self, error: Exception) -> None:
         """Tell that nothing more will come, and why."""
-        self._error = error
+        # In words: an error that is kept keeps what it came from, this session and its sound, until garbage is collected.
+        is_of_samples = isinstance(error, ValueError)
+        self._failure = is_of_samples, str(error) if is_of_samples else f"unexpected {type(error).__name__}: {error}"
         self._publish(None, is_over=True)
 
     def _publish(self, result: LiveResult | None, *, is_over: bool = False) -> None:
         with self._lock:
             if result is not None:
+                if self._results and not self._results[-1].is_final:
+                    self._results.pop()  # nobody fetched it in time
                 self._results.append(result)
             self.is_over = is_over
         if not self._loop.is_closed():
@@ -190,8 +206,7 @@ class LiveSessions:
         for session in sessions:
             is_last = session.is_input_finished and session.stream is not None and not session.stream.is_ready()
             if is_last and _is_going(session):
-                self._guarded(session, session.publish_end)
-                self._metrics.utterances.inc()
+                self._guarded(session, functools.partial(self._publish_end, session))
         with self._lock:
             self._sessions = [session for session in self._sessions if _is_going(session)]
             self._metrics.live.set(len(self._sessions))
@@ -215,6 +230,10 @@ class LiveSessions:
     def _publish(self, session: LiveSession) -> None:
         if session.publish_chunk():
             self._metrics.utterances.inc()
+
+    def _publish_end(self, session: LiveSession) -> None:
+        session.publish_end()
+        self._metrics.utterances.inc()
 
     def _guarded(self, session: LiveSession, action: Callable[[], None]) -> None:
         try:

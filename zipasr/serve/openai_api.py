@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zipasr.errors import ProtocolError
+from zipasr.serve.protocol import timed_words
 from zipasr.transcript import FORMATS, Token, Transcript, to_cues
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -19,7 +20,8 @@ MODEL_ALIAS = "whisper-1"
 """Accepted beside the model's own name: applications written for OpenAI's server often name nothing else."""
 _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
-_MAX_PHRASES = 1000
+_MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
+"""What a request may prefer: the graph of all phrases grows with their characters, and everybody waits while it is made."""
 
 
 class RequestError(ProtocolError):
@@ -142,6 +144,12 @@ def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
     phrases = tuple(dict.fromkeys(" ".join(phrase.split()) for phrase in (*keywords, *separated) if phrase.strip()))
     if len(phrases) > _MAX_PHRASES:
         raise RequestError(f"Expected at most {_MAX_PHRASES} phrases to prefer, got {len(phrases)}.", param="prompt")
+    num_characters = sum(map(len, phrases))
+    if num_characters > _MAX_PHRASE_CHARACTERS:
+        raise RequestError(
+            f"Expected phrases to prefer of at most {_MAX_PHRASE_CHARACTERS} characters in all, got {num_characters}.",
+            param="prompt",
+        )
     return phrases or None
 
 
@@ -167,15 +175,34 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", FORMATS[kind](transcript, "")
 
 
-def write_events(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> str:
-    """The events of a stream that say what a recording holds: its text, then that this was all."""
-    done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
-    delta: dict[str, object] = {"type": "transcript.text.delta", "delta": transcript.text}
-    if request.has_log_probs:
-        done["logprobs"] = delta["logprobs"] = _log_probs(transcript.tokens)
-    if request.response_format == "verbose_json":
-        done |= _verbose(request, transcript, token_ids)
-    return "".join(map(_event, [delta, done] if transcript.text else [done]))
+class EventWriter:
+    """The events of a stream, in turn: stretches of the text as they become certain, then that this was all."""
+
+    def __init__(self, request: TranscriptionRequest, token_ids: Mapping[str, int]) -> None:
+        """Begin a stream; the arguments are those of `write_answer`."""
+        self._request, self._token_ids = request, token_ids
+        self._text, self._num_tokens = "", 0
+
+    def delta(self, text: str, tokens: Sequence[Token]) -> str:
+        """The event that a recording goes on with a text, which no later event takes back."""
+        self._text += text
+        self._num_tokens += len(tokens)
+        event: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
+        if self._request.has_log_probs:
+            event["logprobs"] = _log_probs(tokens)
+        return _event(event)
+
+    def done(self, transcript: Transcript) -> str:
+        """The events that tell what of a recording's text has not been told, if any, and that this was all."""
+        assert transcript.text.startswith(self._text), "what was told of a text must be how it begins"
+        rest = transcript.text[len(self._text) :]
+        last = self.delta(rest, transcript.tokens[self._num_tokens :]) if rest else ""
+        done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
+        if self._request.has_log_probs:
+            done["logprobs"] = _log_probs(transcript.tokens)
+        if self._request.response_format == "verbose_json":
+            done |= _verbose(self._request, transcript, self._token_ids)
+        return last + _event(done)
 
 
 def write_error_event(error: Mapping[str, object]) -> str:
@@ -208,15 +235,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
     if request.has_segments:
         answer["segments"] = _segments(transcript, token_ids)
     if request.has_words:
-        answer["words"] = [
-            {
-                "word": word.text,
-                "start": round(word.start_s, 3),
-                "end": round(word.end_s, 3),
-                "confidence": round(word.confidence, 4),  # ours; OpenAI's clients pass it on
-            }
-            for word in transcript.words
-        ]
+        answer["words"] = timed_words(transcript)
     answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
     return answer
 

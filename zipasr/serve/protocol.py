@@ -9,7 +9,7 @@ int32 number of bytes, then float32 samples, cut into messages anywhere; one JSO
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ
 from zipasr.errors import ProtocolError
-from zipasr.transcript import Token, Transcript
+from zipasr.transcript import Token, Transcript, to_cues
 
 CLIENT_DONE, SERVER_DONE = "Done", "Done!"
 _BYTES_PER_SAMPLE = 4
@@ -63,8 +63,14 @@ class SentRecording(NamedTuple):
 class RecordingReader:
     """Messages of recordings in, whole recordings out, one after the other."""
 
-    def __init__(self, max_duration_s: float) -> None:
-        self.max_duration_s = max_duration_s
+    def __init__(self, max_duration_s: float, max_bytes: int) -> None:
+        """Begin with nothing.
+
+        Args:
+            max_duration_s: how long a recording may be.
+            max_bytes: how large; at high rates a short one may be larger than what is wanted in memory.
+        """
+        self.max_duration_s, self.max_bytes = max_duration_s, max_bytes
         self._held = bytearray()
 
     @property
@@ -72,25 +78,28 @@ class RecordingReader:
         """Whether nothing of a further recording has come."""
         return not self._held
 
-    def read(self, message: bytes) -> list[SentRecording]:
-        """The recordings that this message completes.
+    @property
+    def num_held_bytes(self) -> int:
+        """What has come of a recording that is not whole."""
+        return len(self._held)
+
+    def read(self, message: bytes) -> Iterator[SentRecording]:
+        """The recordings that this message completes, each made when it is asked for: a message may hold a million.
 
         Raises:
             TooLong: by its header a recording is too long.
             ProtocolError: that is no header.
         """
         self._held += message
-        found: list[SentRecording] = []
         while len(self._held) >= _HEADER_BYTES:
             rate_hz, num_bytes = struct.unpack_from("<ii", self._held)
             self._check_header(rate_hz, num_bytes)
             end = _HEADER_BYTES + num_bytes
             if len(self._held) < end:
-                break
+                return
             samples = np.frombuffer(bytes(self._held[_HEADER_BYTES:end]), "<f4").astype(np.float32)
-            found.append(SentRecording(samples, rate_hz))
             del self._held[:end]
-        return found
+            yield SentRecording(samples, rate_hz)
 
     def _check_header(self, rate_hz: int, num_bytes: int) -> None:
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
@@ -100,6 +109,8 @@ class RecordingReader:
         duration_s = num_bytes / _BYTES_PER_SAMPLE / rate_hz
         if duration_s > self.max_duration_s:
             raise TooLong(f"Expected a recording of at most {self.max_duration_s:g} s, got one of {duration_s:.0f} s.")
+        if num_bytes > self.max_bytes:
+            raise TooLong(f"Expected a recording of at most {self.max_bytes} bytes, got one of {num_bytes}; lower its rate.")
 
 
 def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
@@ -108,7 +119,9 @@ def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes
     return struct.pack("<ii", rate_hz, len(body)) + body
 
 
-def to_live_json(transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool) -> str:
+def to_live_json(
+    transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool, has_words: bool = False
+) -> str:
     """What was said in an utterance so far.
 
     Args:
@@ -117,7 +130,13 @@ def to_live_json(transcript: Transcript, *, segment: int, start_s: float, is_fin
         start_s: where it begins in the stream; the times of its tokens are written from there.
         is_final: whether it is over.
         is_eof: whether it is the last.
+        has_words: whether to add what sherpa-onnx's JSON has no place for, timed in seconds from the start of the stream:
+            `timed_words`, each with `word`, `start`, `end` and `confidence`, and, where the utterance is over,
+            `timed_segments`, its subtitles, each with `start`, `end` and `text`.
     """
+    beside: dict[str, object] = {}
+    if has_words:
+        beside = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
     return _strict(
         {
             "text": transcript.text,
@@ -132,6 +151,7 @@ def to_live_json(transcript: Transcript, *, segment: int, start_s: float, is_fin
             "start_time": round(start_s, 2),
             "is_final": is_final,
             "is_eof": is_eof,
+            **beside,
         }
     )
 
@@ -151,6 +171,26 @@ def to_recording_json(transcript: Transcript) -> str:
             "words": [],
         }
     )
+
+
+def timed_words(transcript: Transcript) -> list[dict[str, object]]:
+    """Words as OpenAI's API has them, and with the confidence that it lacks; times in seconds."""
+    return [
+        {
+            "word": word.text,
+            "start": round(word.start_s, 3),
+            "end": round(word.end_s, 3),
+            "confidence": round(word.confidence, 4),
+        }
+        for word in transcript.words
+    ]
+
+
+def _segments(transcript: Transcript) -> list[dict[str, object]]:
+    return [
+        {"start": round(cue.start_s, 3), "end": round(cue.end_s, 3), "text": cue.text.replace("\n", transcript.word_joiner)}
+        for cue in to_cues(transcript)
+    ]
 
 
 def close_reason(message: str) -> str:

@@ -6,9 +6,9 @@ so that an hour holds nobody up.
 """
 
 import asyncio
-import itertools
+import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, TypeVar
 
@@ -19,9 +19,11 @@ from zipasr.errors import AudioError
 from zipasr.recognizer.long_recording import transcribe_blocks
 from zipasr.serve.batching import BatchingWorker, Hotwords
 from zipasr.serve.limits import ServeConfig, ServerBusy
-from zipasr.transcript import Transcript
+from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
+Blocks = Callable[[], Generator[np.ndarray, None, None]]
+"""Reads a recording from its start, in blocks (samples,)."""
 _NUM_READERS, _NUM_LONG = 2, 2
 _BLOCK_S = 10.0
 
@@ -48,14 +50,17 @@ class Transcriber:
         sample_rate_hz: int | None = None,
         hotwords: Hotwords = None,
         on_progress: Callable[[float], None] | None = None,
+        on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
         """Transcribe a recording; cancel the task to give it up.
 
         Args:
-            recording: a file object, which must stay open until this ends, or samples (samples,).
+            recording: a file object that can seek, which must stay open until this ends, or samples (samples,).
             sample_rate_hz: of samples.
             hotwords: phrases to prefer; None: those of the recogniser.
             on_progress: called in the event loop with the seconds that are done of a long recording.
+            on_text: called in the event loop with each further stretch of the text of a long recording, and its tokens, as
+                soon as it is certain; the rest is in what is returned.
         Raises:
             AudioError: it cannot be read, or is too long.
             ConfigError: the hotwords cannot be used.
@@ -63,29 +68,39 @@ class Transcriber:
         """
         loop = asyncio.get_running_loop()
         is_given_up = threading.Event()
-        blocks = self._limited(read_blocks(recording, block_s=_BLOCK_S, sample_rate_hz=sample_rate_hz), is_given_up)
+
+        def blocks() -> Generator[np.ndarray, None, None]:
+            if not isinstance(recording, np.ndarray):
+                recording.seek(0)
+            return self._limited(read_blocks(recording, block_s=_BLOCK_S, sample_rate_hz=sample_rate_hz), is_given_up)
+
+        def report_done(done_s: float) -> None:
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, done_s)
+
+        def report_text(text: str, tokens: Sequence[Token]) -> None:
+            if on_text is not None:
+                loop.call_soon_threadsafe(on_text, text, tokens)
+
         try:
-            samples, rest = await _finished(loop.run_in_executor(self._readers, self._short_or_rest, blocks), is_given_up)
+            samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_given_up)
             if samples is not None:
                 transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords))
                 return transcript
             if self._num_long >= self.config.max_waiting:
                 raise ServerBusy(f"{self._num_long} long recordings are in work, all there may be; please retry later.")
-
-            def report(done_s: float) -> None:
-                if on_progress is not None:
-                    loop.call_soon_threadsafe(on_progress, done_s)
-
             self._num_long += 1
             try:
-                work = loop.run_in_executor(self._long, self._transcribe_long, rest, hotwords, is_given_up, report)
+                work = loop.run_in_executor(
+                    self._long, self._transcribe_long, blocks, hotwords, is_given_up, report_done, report_text
+                )
                 return await _finished(work, is_given_up)
             finally:
                 self._num_long -= 1
         finally:
             is_given_up.set()
 
-    def _limited(self, blocks: Iterator[np.ndarray], is_given_up: threading.Event) -> Iterator[np.ndarray]:
+    def _limited(self, blocks: Iterator[np.ndarray], is_given_up: threading.Event) -> Generator[np.ndarray, None, None]:
         """The same blocks, until there are too many or nobody waits for them any more."""
         num_samples = 0
         for block in blocks:
@@ -98,22 +113,28 @@ class Transcriber:
                 )
             yield block
 
-    def _short_or_rest(self, blocks: Iterator[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-        """All samples of a recording that is transcribed whole; otherwise None and its blocks, from the first on."""
+    def _short(self, blocks: Blocks) -> np.ndarray | None:
+        """All samples of a recording that is transcribed whole; None: it is too long for that.
+
+        A long one is read again from its start when its turn comes, since a reader holds a copy of what it reads: of those
+        that wait only the file is kept.
+        """
         limit_samples = self.worker.recognizer.long_recordings.max_piece_s * SAMPLE_RATE_HZ
         read: list[np.ndarray] = []
-        for block in blocks:
-            read.append(block)
-            if sum(map(len, read)) > limit_samples:
-                return None, itertools.chain(read, blocks)
-        return np.concatenate(read) if read else np.zeros(0, np.float32), iter(())
+        with contextlib.closing(blocks()) as reading:
+            for block in reading:
+                read.append(block)
+                if sum(map(len, read)) > limit_samples:
+                    return None
+        return np.concatenate(read) if read else np.zeros(0, np.float32)
 
     def _transcribe_long(
         self,
-        blocks: Iterator[np.ndarray],
+        blocks: Blocks,
         hotwords: Hotwords,
         is_given_up: threading.Event,
         on_progress: Callable[[float], None],
+        on_text: Callable[[str, Sequence[Token]], None],
     ) -> Transcript:
         recognizer = self.worker.recognizer
         done_s = 0.0
@@ -125,13 +146,15 @@ class Transcriber:
             done_s += duration_s
             on_progress(done_s)
 
-        return transcribe_blocks(
-            blocks,
-            lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_given_up.is_set, on_piece),
-            recognizer.long_recordings,
-            detector=recognizer.long_recordings.detector(),
-            joiner="" if recognizer.tokenizer.is_spaceless else " ",
-        )
+        with contextlib.closing(blocks()) as reading:
+            return transcribe_blocks(
+                reading,
+                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_given_up.is_set, on_piece),
+                recognizer.long_recordings,
+                detector=recognizer.long_recordings.detector(),
+                joiner="" if recognizer.tokenizer.is_spaceless else " ",
+                on_text=on_text,
+            )
 
 
 async def _finished(work: "asyncio.Future[T]", is_given_up: threading.Event) -> T:
@@ -146,3 +169,5 @@ async def _finished(work: "asyncio.Future[T]", is_given_up: threading.Event) -> 
         if not work.cancelled():
             work.exception()  # seen: nobody waits for it any more
         raise
+    finally:
+        del work  # an error keeps this frame, which must not keep the error: both would stay until garbage is collected

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import importlib.util
+import math
 import os
 import socket
 import time
@@ -31,6 +32,11 @@ _MAX_IDLE_CONNECTIONS = 512
 _MAX_HEAD_BYTES = 64_000
 _MIN_DRAIN_S = 0.3
 """So long after a signal the server still answers, that it is about to stop."""
+_MIN_FLUSH_S = 5
+"""How long answers may take to reach their clients when the time for all else is over."""
+_PING_INTERVAL_S = 20.0
+"""Keeps WebSockets on which nothing is said open in proxies. Who does not answer a ping is not given up: we may be the one
+who does not listen, while sound waits to be decoded. Silence is bounded elsewhere."""
 
 
 def check_packages() -> None:
@@ -91,6 +97,7 @@ class Service:
 
     async def _serve(self, on_ready: Callable[[], None]) -> bool:
         from zipasr.serve.batching import BatchingWorker
+        from zipasr.serve.connection import break_stuck
         from zipasr.serve.metrics import Metrics
         from zipasr.serve.recordings import Transcriber
 
@@ -102,11 +109,17 @@ class Service:
         app = self._app(transcriber, metrics)
         self._server = _make_server(app, self.config, on_signal=self._signalled)
         worker.start()
-        waiting = asyncio.ensure_future(self._call_when_ready(on_ready))
+        beside = [
+            asyncio.ensure_future(self._call_when_ready(on_ready)),
+            asyncio.ensure_future(break_stuck(self._server.server_state.connections, self.config.idle_timeout_s)),
+        ]
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
-            waiting.cancel()
+            # At a second signal requests are open still.
+            self._num_unanswered = max(self._num_unanswered, self._admission.num_open)
+            for task in beside:
+                task.cancel()
             transcriber.close()
             worker.stop()
             self._socket.close()
@@ -138,9 +151,10 @@ class Service:
         on_ready()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        """Stop in good order; at the second signal, at once."""
+        """Stop in good order; at the second signal, when the batch in work is through."""
         self._num_signals += 1
         if self._num_signals > 1:
+            self._server.config.timeout_graceful_shutdown = 0
             self._server.should_exit = self._server.force_exit = True
         self.stop()
 
@@ -157,6 +171,9 @@ class Service:
                 break
             await asyncio.sleep(0.05)
         self._num_unanswered = self._admission.num_open
+        # What has been answered is still on its way to clients that read slowly.
+        left_s = self.config.drain_timeout_s - (time.monotonic() - start_s)
+        self._server.config.timeout_graceful_shutdown = max(_MIN_FLUSH_S, math.ceil(left_s))
         self._server.should_exit = True
 
 
@@ -184,7 +201,7 @@ def _make_server(
 ) -> "uvicorn.Server":
     import uvicorn
 
-    from zipasr.serve.connection import connection_class
+    from zipasr.serve.connection import connection_class, socket_class
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -194,7 +211,9 @@ def _make_server(
         uvicorn.Config(
             app,
             http=connection_class(config.max_connections + _MAX_IDLE_CONNECTIONS, config.idle_timeout_s),
-            ws="websockets-sansio",
+            ws=socket_class(config.idle_timeout_s),
+            ws_ping_interval=_PING_INTERVAL_S,
+            ws_ping_timeout=None,
             # A recording may come in one message; at more than 16 kHz it may have to come in several.
             ws_max_size=max(2**20, round(config.max_utterance_s * SAMPLE_RATE_HZ * 4) + 8),
             ws_per_message_deflate=False,
@@ -204,7 +223,7 @@ def _make_server(
             access_log=False,
             server_header=False,
             timeout_keep_alive=5,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=_MIN_FLUSH_S,
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             backlog=1024,
         )
@@ -240,7 +259,7 @@ def _bound(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"the host must be an address of this machine, but is {host!r}: {error}") from error
     found = socket.socket(family, kind, protocol)
     try:

@@ -3,8 +3,9 @@ where its clients go, is the one that suits the model.
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+import time
+from collections.abc import Awaitable, Coroutine, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -32,6 +33,11 @@ from zipasr.serve.recordings import Transcriber
 T = TypeVar("T")
 _CODE_DONE, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1003, 1007
 _CODE_IMPATIENT, _CODE_TOO_BIG, _CODE_FAILED, _CODE_RESTART, _CODE_BUSY = 1008, 1009, 1011, 1012, 1013
+_MAX_HELD_BYTES = 1_000_000_000
+"""Recordings of all WebSockets together that have come and are not answered; they are in memory."""
+_STOPPING = "The server is about to stop."
+_BACKLOG_S = 0.02
+"""When the server is about to stop, live sound ends where nothing comes for so long: what was sent before has been heard."""
 
 
 class _Close(Exception):
@@ -44,6 +50,19 @@ class _Close(Exception):
 
 class _Left(Exception):
     """The client has left."""
+
+
+class _End(NamedTuple):
+    """Why results end before the sound does. Not an error, since one that a task keeps has in it all that it passed through,
+    and so the task: both would stay until garbage is collected."""
+
+    code: int
+    """0: the client has left."""
+    reason: str = ""
+
+    def to_error(self) -> Exception:
+        """The same, to be raised."""
+        return _Close(self.code, self.reason) if self.code else _Left()
 
 
 class SocketEndpoints:
@@ -71,6 +90,7 @@ class SocketEndpoints:
         """
         self.transcriber, self.live, self.config, self.metrics = transcriber, live, config, metrics
         self.draining, self.why_no_stream = draining, why_no_stream
+        self._num_held_bytes = 0
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
@@ -89,10 +109,12 @@ class SocketEndpoints:
         session, messages = self.live.open(), _Messages(socket)
         writing = asyncio.ensure_future(self._write_results(socket, session))
         try:
-            await self._read_sound(messages, session, writing)
+            is_done = await self._read_sound(messages, session, writing)
             session.finish()
-            await writing
-            raise _Close(_CODE_RESTART if self.draining.is_set() else _CODE_DONE)
+            end = await writing
+            if end is not None:
+                raise end.to_error()
+            raise _Close(_CODE_DONE) if is_done else _Close(_CODE_RESTART, _STOPPING)
         except _Close as close:
             await _close(socket, close)
         except _Left:
@@ -102,45 +124,55 @@ class SocketEndpoints:
             messages.stop()
             writing.cancel()
             await asyncio.wait([writing])
-            if not writing.cancelled():
-                writing.exception()  # seen: where it ended the connection it was raised above
 
-    async def _read_sound(self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[None]") -> None:
-        """Read until the client is done or the server is to stop."""
+    async def _read_sound(self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[_End | None]") -> bool:
+        """Read until the client is done or the server is to stop; return whether it is the former."""
         reader = LiveReader()
-        while (message := await self._next(messages, beside=writing)) is not None:
+        latest_s = float("inf")
+        while (message := await self._next(messages, beside=writing, backlog_s=_BACKLOG_S)) is not None:
             if isinstance(message, str):
                 _checked_text(message)
-                return
+                return True
             session.push(reader.read(message))
-            await session.room()
+            if not session.has_room:
+                await _first_of(session.room(), writing)
+            if self.draining.is_set():  # who leaves no pauses is cut off, in time for the answer
+                latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s / 2)
+                if time.monotonic() >= latest_s:
+                    break
+        return False
 
-    async def _write_results(self, socket: WebSocket, session: LiveSession) -> None:
-        is_eof = False
-        while not is_eof:
-            try:
-                result = await session.next_result()
-            except ValueError as error:
-                raise _Close(_CODE_BAD_DATA, str(error)) from error
-            except Exception as error:
-                raise _Close(_CODE_FAILED, f"unexpected {type(error).__name__}: {error}") from error
-            is_eof = result.is_eof
-            await _send(
-                socket,
-                to_live_json(
+    async def _write_results(self, socket: WebSocket, session: LiveSession) -> _End | None:
+        """Send results as they come; return why they end too early, if they do."""
+        is_eof, has_words = False, _knows_us(socket)
+        try:
+            while not is_eof:
+                try:
+                    result = await session.next_result()
+                except ValueError as error:
+                    return _End(_CODE_BAD_DATA, str(error))
+                except RuntimeError as error:
+                    return _End(_CODE_FAILED, str(error))
+                is_eof = result.is_eof
+                message = to_live_json(
                     result.transcript,
                     segment=result.segment,
                     start_s=result.start_s,
                     is_final=result.is_final,
                     is_eof=is_eof,
-                ),
-            )
-        await _send(socket, SERVER_DONE)
+                    has_words=has_words,
+                )
+                await _send(socket, message)
+            await _send(socket, SERVER_DONE)
+        except _Left:
+            return _End(0)
+        return None
 
     async def offline(self, socket: WebSocket) -> None:
         """Recordings, one after the other."""
         await _accept(socket)
-        reader, messages = RecordingReader(self.config.max_utterance_s), _Messages(socket)
+        reader, messages = RecordingReader(self.config.max_utterance_s, self.config.max_upload_bytes), _Messages(socket)
+        num_held_bytes = 0
         try:
             while (message := await self._next(messages, heeds_draining=reader.is_between)) is not None:
                 if isinstance(message, str):
@@ -148,14 +180,21 @@ class SocketEndpoints:
                     if not reader.is_between:
                         raise _Close(_CODE_BAD_DATA, "The recording was not whole: fewer bytes came than its header says.")
                     raise _Close(_CODE_DONE)
+                num_held_bytes += len(message)
+                self._num_held_bytes += len(message)
+                if self._num_held_bytes > _MAX_HELD_BYTES:
+                    raise _Close(_CODE_BUSY, "The server holds as much sound as it can; please retry later.")
                 for recording in _recordings(reader, message):
                     await _send(socket, await messages.unless_left(self._transcribed(recording)))
-            raise _Close(_CODE_RESTART, "The server is about to stop.")
+                self._num_held_bytes -= num_held_bytes - reader.num_held_bytes
+                num_held_bytes = reader.num_held_bytes
+            raise _Close(_CODE_RESTART, _STOPPING)
         except _Close as close:
             await _close(socket, close)
         except _Left:
             self.metrics.recordings.labels("left").inc()
         finally:
+            self._num_held_bytes -= num_held_bytes
             messages.stop()
 
     async def _transcribed(self, recording: SentRecording) -> str:
@@ -172,7 +211,12 @@ class SocketEndpoints:
         return to_recording_json(transcript)
 
     async def _next(
-        self, messages: "_Messages", *, beside: "asyncio.Future[None] | None" = None, heeds_draining: bool = True
+        self,
+        messages: "_Messages",
+        *,
+        beside: "asyncio.Future[_End | None] | None" = None,
+        heeds_draining: bool = True,
+        backlog_s: float = 0.0,
     ) -> bytes | str | None:
         """The next message; None: the server is about to stop.
 
@@ -180,6 +224,7 @@ class SocketEndpoints:
             messages: what the client sends.
             beside: work whose end is an error while messages come.
             heeds_draining: whether this is a moment to stop at.
+            backlog_s: how long a message may take to come when the server is about to stop.
         Raises:
             _Left: the client has left.
             _Close: it has sent nothing for too long.
@@ -190,11 +235,15 @@ class SocketEndpoints:
         try:
             await asyncio.wait([receiving, *others], timeout=self.config.idle_timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if beside is not None and beside.done():
-                beside.result()
-                raise AssertionError("results ended before the sound did")
+                end = beside.result()
+                assert end is not None, "results ended before the sound did"
+                raise end.to_error()
+            is_stopping = heeds_draining and draining.done()
+            if is_stopping and backlog_s:
+                await asyncio.wait([receiving], timeout=backlog_s)
             if receiving.done():
                 return messages.take()
-            if heeds_draining and draining.done():
+            if is_stopping:
                 return None
             raise _Close(_CODE_IMPATIENT, f"Nothing was sent for {self.config.idle_timeout_s:g} s.")
         finally:
@@ -242,6 +291,7 @@ class _Messages:
             return await working
         finally:
             working.cancel()
+            del working, both  # see `_End`
 
     def stop(self) -> None:
         """Wait for no more."""
@@ -256,17 +306,32 @@ def _checked_text(message: str) -> None:
         raise _Close(_CODE_UNSUPPORTED, str(error)) from error
 
 
-def _recordings(reader: RecordingReader, message: bytes) -> list[SentRecording]:
+def _recordings(reader: RecordingReader, message: bytes) -> Iterator[SentRecording]:
     try:
-        return reader.read(message)
+        yield from reader.read(message)
     except TooLong as error:
         raise _Close(_CODE_TOO_BIG, str(error)) from error
     except ProtocolError as error:
         raise _Close(_CODE_UNSUPPORTED, str(error)) from error
 
 
+def _knows_us(socket: WebSocket) -> bool:
+    """Whether a client offers our subprotocol, and so takes more than sherpa-onnx's."""
+    return SUBPROTOCOL in socket.scope.get("subprotocols", ())
+
+
 async def _accept(socket: WebSocket) -> None:
-    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", ()) else None)
+    await socket.accept(subprotocol=SUBPROTOCOL if _knows_us(socket) else None)
+
+
+async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_End | None]") -> None:
+    """Wait until one of them ends; the first is then over, the second goes on."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        both: list[asyncio.Future[Any]] = [task, other]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
 
 
 async def _send(socket: WebSocket, text: str) -> None:

@@ -89,7 +89,7 @@ class Body:
         return message
 
 
-async def linger(receive: Receive, patience_s: float) -> None:
+async def linger(receive: Receive, patience_s: float = _LINGER_S) -> None:
     """Read on for a while after a refusal, and throw away what comes."""
     num_bytes = 0
     try:

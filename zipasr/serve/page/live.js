@@ -1,13 +1,13 @@
 // The microphone: sound in, to a server that streams as it comes, to one that does not as a recording when it ends.
 
-/** Samples of the microphone as they come; a function that ends them is returned. */
-export async function listen(onSamples) {
+import { Refusal, whyRefused } from "./sending.js";
+
+async function opened() {
   if (!navigator.mediaDevices) {
     throw new Error("The browser gives its microphone to pages over https or from this machine only. Open this page so, or choose a recording.");
   }
-  let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+    return await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
   } catch (error) {
     if (error.name === "NotAllowedError") {
       throw new Error("The browser did not let this page listen. Allow the microphone for this page in the browser's settings, then try again.");
@@ -15,22 +15,40 @@ export async function listen(onSamples) {
     if (error.name === "NotFoundError") throw new Error("No microphone was found. Connect one, then try again.");
     throw new Error(`The microphone cannot be used: ${error.message}`);
   }
-  let context = new AudioContext({ sampleRate: 16000 }), source;
+}
+
+/** A context for the sound of a microphone, at 16 kHz where the browser can change rates, and its source in it. */
+function sourceOf(stream) {
+  let context;
   try {
-    source = context.createMediaStreamSource(stream);
-  } catch { // a browser that does not change rates
-    await context.close();
-    context = new AudioContext();
-    source = context.createMediaStreamSource(stream);
+    context = new AudioContext({ sampleRate: 16000 });
+    return context.createMediaStreamSource(stream);
+  } catch {
+    context?.close();
+    return new AudioContext().createMediaStreamSource(stream);
   }
-  await context.audioWorklet.addModule("microphone.js");
-  const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
-  node.port.onmessage = ({ data }) => onSamples(data);
-  source.connect(node);
-  return async () => {
+}
+
+/** Samples of the microphone as they come; a function that ends them is returned. */
+export async function listen(onSamples) {
+  const stream = await opened();
+  let context;
+  const stop = async () => {
     stream.getTracks().forEach((track) => track.stop());
-    if (context.state !== "closed") await context.close();
+    if (context && context.state !== "closed") await context.close();
   };
+  try {
+    const source = sourceOf(stream);
+    context = source.context;
+    await context.audioWorklet.addModule("microphone.js");
+    const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+    node.port.onmessage = ({ data }) => onSamples(data);
+    source.connect(node);
+  } catch (error) {
+    await stop();
+    throw new Error(`The microphone cannot be used: ${error.message}`);
+  }
+  return stop;
 }
 
 /** A connection for live sound; onResult gets each JSON, and the promise `ended` holds until all has been said. */
@@ -39,17 +57,21 @@ export function connect(key, onResult) {
   if (key) protocols.push("zipasr.key." + btoa(key).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""));
   const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/online`, protocols);
   const waiting = [];
-  let isDone = false;
+  let isOpen = false, isDone = false;
   const ended = new Promise((resolve, reject) => {
-    socket.onopen = () => waiting.splice(0).forEach((message) => socket.send(message));
+    socket.onopen = () => {
+      isOpen = true;
+      waiting.splice(0).forEach((message) => socket.send(message));
+    };
     socket.onmessage = ({ data }) => {
       if (data === "Done!") isDone = true;
       else onResult(JSON.parse(data));
     };
-    socket.onclose = ({ code, reason }) => {
-      if (isDone) resolve();
-      else if (reason) reject(new Error(reason));
-      else reject(new Error(code === 1006 ? "The server cannot be reached, or is busy. Please try again." : "The server ended the connection."));
+    socket.onclose = async ({ code, reason }) => {
+      if (isDone && code !== 1012) resolve();
+      else if (reason) reject(new Refusal(0, reason));
+      else if (isOpen) reject(new Refusal(0, "The connection to the server broke."));
+      else reject((await whyRefused(key)) ?? new Refusal(0, "The server did not take the connection. Please try again."));
     };
   });
   const send = (message) => {

@@ -1,0 +1,120 @@
+"""Contract: a connection keeps its place while its client reads and says what it wants; what has ended is let go."""
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import uvicorn
+from websockets.sync.client import connect
+
+from tests.serve.clients import answer_of, frame, raw_socket
+from tests.serve.running import (
+    WATCHDOG_S,
+    gauge,
+    held,
+    offline_recognizer,
+    running,
+    sentence,
+    streaming_recognizer,
+    wait_until,
+)
+from tests.serve.test_http import post
+from tests.serve.test_sockets import ws
+from zipasr.serve.connection import break_stuck
+from zipasr.serve.protocol import write_recording
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize("head", [f"Cookie: {'a' * 9000}\r\n", "".join(f"X-{i}: 1\r\n" for i in range(200))])
+def test_a_head_too_long_for_a_websocket_is_answered(head: str) -> None:
+    """HTTP lets it pass; whoever sent it must not wait for ever."""
+    with running(offline_recognizer()) as service, raw_socket(service, head=head) as connection:
+        assert answer_of(connection).startswith("HTTP/1.1 431 ")
+
+
+def test_who_pings_and_reads_no_answer_is_given_up() -> None:
+    """And before that, no more of its pings is read than the buffers hold."""
+    pings, num_sent = frame(9, bytes(125)) * 800 + frame(2, bytes(4)), 0  # the sound keeps it from being silent
+    with (
+        running(streaming_recognizer(), idle_timeout_s=0.5) as service,
+        raw_socket(service, receive_bytes=4096) as connection,
+    ):
+        try:
+            for _ in range(1000):
+                connection.sendall(pings)
+                num_sent += len(pings)
+        except ConnectionError:
+            pass  # the server has closed
+        assert num_sent < 50 * MB
+        wait_until(lambda: gauge(service, "open") == 0)
+        assert post(service).status_code == 200
+
+
+def test_what_is_left_for_who_does_not_read_is_dropped() -> None:
+    async def run() -> None:
+        ends: list[asyncio.Future[None]] = []
+
+        class Telling(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
+                self.transport = transport
+                connections.add(self)
+                transport.write(bytes(50 * MB))
+                transport.close()
+
+            def connection_lost(self, error: Exception | None) -> None:
+                connections.remove(self)
+                ends.append(asyncio.get_running_loop().create_future())
+
+        connections: set[Telling] = set()
+        server = await asyncio.get_running_loop().create_server(Telling, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            breaking = asyncio.ensure_future(break_stuck(connections, 0.2))
+            async with asyncio.timeout(WATCHDOG_S):
+                while not ends:
+                    await asyncio.sleep(0.01)
+            breaking.cancel()
+            assert not connections
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_has_no_time_to_listen_blames_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers pings may wait behind a second recording, that is read only when the first is done."""
+    monkeypatch.setattr("zipasr.serve.server._PING_INTERVAL_S", 0.05, raising=False)
+    timeouts = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.05}
+    real = uvicorn.Config
+    monkeypatch.setattr(uvicorn, "Config", lambda app, **options: real(app, **(timeouts | options)))
+    slow = offline_recognizer()
+    with held(slow) as (is_held, go_on), running(slow) as service, connect(ws(service)) as connection:
+        for _ in range(3):
+            connection.send(write_recording(sentence()))
+        assert is_held.wait(WATCHDOG_S)
+        with pytest.raises(TimeoutError):
+            connection.recv(0.5)
+        go_on.set()
+        assert len({connection.recv(WATCHDOG_S) for _ in range(3)}) == 1
+
+
+def test_who_leaves_after_a_long_message_gives_the_place_away() -> None:
+    """While the socket waits until there is room for more."""
+    with running(streaming_recognizer()) as service:
+        with connect(ws(service)) as leaving:
+            leaving.send(np.concatenate([sentence(seed, 10.0) for seed in range(10)]).tobytes())
+            leaving.recv(WATCHDOG_S)
+            leaving.socket.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: gauge(service, "open") == gauge(service, "live") == 0)
+
+
+def test_many_who_ask_for_nothing_are_sent_away() -> None:
+    with running(offline_recognizer(), max_connections=1, idle_timeout_s=1.0) as service, ThreadPoolExecutor(1) as pool:
+        idle = [socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S) for _ in range(600)]
+        answers = [*pool.map(answer_of, idle)]
+        refused = [answer for answer in answers if answer]
+        assert len(refused) == 600 - 1 - 512
+        assert all(answer.startswith("HTTP/1.1 503 ") and "Retry-After: 2" in answer for answer in refused)
+        assert post(service).status_code == 200

@@ -1,0 +1,77 @@
+"""Contract: at SIGTERM all that was accepted is answered, what was sent is heard, and what is new is sent away."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.serve.clients import results_of, stream_samples
+from tests.serve.running import WATCHDOG_S, gauge, held, running, sentence, streaming_recognizer, wait_until, wav
+from tests.serve.test_http import post
+from tests.serve.test_sockets import closed, utterances_of, ws
+from zipasr.recognizer import Recognizer
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return streaming_recognizer()
+
+
+def test_stopping_under_load(recognizer: Recognizer) -> None:
+    """All that was accepted is answered, live sound that goes on too; new requests are sent away meanwhile."""
+    slow, samples = streaming_recognizer(), sentence(1, 2.0)
+    with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(8) as pool:
+        with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as idle:
+            stream_samples(live, samples)
+            first = [live.recv(WATCHDOG_S) for _ in range(2)]
+            answers = [pool.submit(post, service, wav(sentence(seed))) for seed in range(4)]
+            assert is_held.wait(WATCHDOG_S)
+            wait_until(lambda: gauge(service, "open") == 6)
+            service.stop()
+            wait_until(lambda: httpx2.get(f"{service.url}/health", timeout=WATCHDOG_S).status_code == 503)
+            late = post(service)
+            assert (late.status_code, late.headers["retry-after"]) == (503, "2")
+            assert "about to stop" in late.json()["error"]["message"]
+            go_on.set()
+            assert closed(idle)[0] == 1012
+            results = results_of(live)
+            assert closed(live)[0] == 1012
+        expected = recognizer.transcribe_many([sentence(seed) for seed in range(4)])
+        assert [answer.result().json()["text"] for answer in answers] == [transcript.text for transcript in expected]
+    assert all(first)
+    assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
+    assert results[-1]["text"] == utterances_of(recognizer, samples)[-1].text
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_what_was_sent_before_is_heard_to_its_end(is_done: bool, recognizer: Recognizer) -> None:
+    """A client that sends a minute at once, most of which lies in buffers when the server is told to stop."""
+    samples = np.concatenate([sentence(seed, 10.0) for seed in range(6)])
+    with running(streaming_recognizer()) as service, connect(ws(service)) as live:
+        stream_samples(live, samples)
+        if is_done:
+            live.send("Done")
+        results = [live.recv(WATCHDOG_S)]
+        service.stop()
+        finals = [result["text"] for result in results_of(live) if result["is_final"]]
+        assert closed(live)[0] == (1000 if is_done else 1012)
+    assert results
+    assert finals == [transcript.text for transcript in utterances_of(recognizer, samples)]
+
+
+def test_who_sends_without_a_pause_is_cut_off_and_answered(recognizer: Recognizer) -> None:
+    quiet = np.zeros(160, np.float32).tobytes()
+    with running(streaming_recognizer(), drain_timeout_s=2.0) as service, connect(ws(service)) as live:
+        with ThreadPoolExecutor(1) as pool:
+            stream_samples(live, sentence(0, 2.0))
+            live.recv(WATCHDOG_S)
+            service.stop()
+            answers = pool.submit(results_of, live)
+            while not answers.done():
+                with contextlib.suppress(ConnectionClosed):
+                    live.send(quiet)
+            assert answers.result()[-1]["is_eof"]

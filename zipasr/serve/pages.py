@@ -1,0 +1,41 @@
+"""The files of the page in a browser, and what they are sent with."""
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/words.js": ("words.js", "text/javascript"),
+    "/sending.js": ("sending.js", "text/javascript"),
+    "/live.js": ("live.js", "text/javascript"),
+    "/microphone.js": ("microphone.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+PAGE_PATHS = tuple(_FILES)
+"""Where they are."""
+_HEADERS = {
+    # `blob:` is for the length of a recording, which the browser tells of the file that it holds.
+    "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src blob:; object-src 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+def page_routes() -> list[Route]:
+    """A route for each, read now."""
+    folder = resources.files("zipasr.serve") / "page"
+    return [Route(path, _file(folder.joinpath(name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()]
+
+
+def _file(content: bytes, content_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return Response(content, headers={"content-type": f"{content_type}; charset=utf-8", **_HEADERS})
+
+    return endpoint
