@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
+from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
 from zipasr.nn.encoded import Encoded
@@ -34,6 +35,10 @@ class TransducerConfig:
     """Share of the label-only model in the smoothed simple loss."""
     am_scale: float = 0.0
     """Share of the acoustics-only model in the smoothed simple loss."""
+    lattice: LatticeKind = "regular"
+    """How many labels a frame may emit on the paths that the loss sums: `regular` any number, as in the published recipes,
+    `modified` and `constrained` one at most. A head trained with `regular` may come to emit several in a burst, which a
+    search of one label a frame misses; see docs/own_data.md."""
 
     def __post_init__(self) -> None:
         if self.context_size < 1:
@@ -42,6 +47,8 @@ class TransducerConfig:
             raise ConfigError(f"predictor_dim must be a multiple of 4, but is {self.predictor_dim}")
         if self.prune_range < 2:
             raise ConfigError(f"prune_range must be at least 2, but is {self.prune_range}")
+        if self.lattice not in KINDS:
+            raise ConfigError(f"lattice must be one of {', '.join(KINDS)}, but is {self.lattice!r}")
 
 
 class Predictor(nn.Module):
@@ -123,6 +130,7 @@ class TransducerHead(nn.Module):
                 blank=self.blank,
                 lm_scale=config.lm_scale,
                 am_scale=config.am_scale,
+                kind=config.lattice,
             )
             band = prune_ranges(
                 simple.symbol_occupation_NTS,
@@ -130,11 +138,18 @@ class TransducerHead(nn.Module):
                 encoded.lens,
                 label_lens,
                 prune_range=config.prune_range,
+                kind=config.lattice,
             )
         logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.positions_NTR)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             pruned_N = pruned_transducer_loss(
-                logits_NTRV.float(), band.first_label_NT, labels_NS, encoded.lens, label_lens, blank=self.blank
+                logits_NTRV.float(),
+                band.first_label_NT,
+                labels_NS,
+                encoded.lens,
+                label_lens,
+                blank=self.blank,
+                kind=config.lattice,
             )
         return {"simple": simple.loss_N.sum(), "pruned": pruned_N.sum()}
 
