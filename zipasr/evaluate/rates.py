@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,23 @@ from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.data.normalise import SCORING
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.recognizer import Recognizer
+from zipasr.search.edits import ErrorRates, Errors, count_errors, count_text_errors, error_rates
 from zipasr.transcript import Transcript
+
+__all__ = [  # Differs: training counts edits too, so they lie lower down, but who evaluates looks for them here
+    "ErrorRates",
+    "Errors",
+    "EvaluationReport",
+    "ReferenceUtterance",
+    "UtteranceResult",
+    "count_errors",
+    "count_text_errors",
+    "error_rates",
+    "evaluate",
+    "judged_words",
+    "read_cuts",
+    "readable_groups",
+]
 
 _GROUP_S = 1800.0
 """Sound that is read, then sorted by length and transcribed in batches; half an hour takes 115 MB."""
@@ -28,37 +44,6 @@ _GROUP_S = 1800.0
 
 _NO_WORD = "\0"
 """Stands in an alignment where one side has no word."""
-
-
-class Errors(NamedTuple):
-    """Edits that turn the reference into the hypothesis, and what they are counted against."""
-
-    insertions: int = 0
-    deletions: int = 0
-    substitutions: int = 0
-    num_reference: int = 0
-    """Words or characters of the reference."""
-
-    @property
-    def total(self) -> int:
-        """Number of edits."""
-        return self.insertions + self.deletions + self.substitutions
-
-    @property
-    def rate(self) -> float:
-        """Edits in percent of the reference; an empty reference counts as one word, so that insertions show."""
-        return 100.0 * self.total / max(1, self.num_reference)
-
-    def plus(self, other: "Errors") -> "Errors":
-        """Sum of two counts."""
-        return Errors(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-class ErrorRates(NamedTuple):
-    """Errors of a set of utterances."""
-
-    words: Errors
-    characters: Errors
 
 
 class ReferenceUtterance(NamedTuple):
@@ -177,27 +162,6 @@ class EvaluationReport:
             ) from error
 
 
-def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:
-    """Fewest insertions, deletions and substitutions that turn one sequence into the other."""
-    edits = kaldialign.edit_distance(list(reference), list(hypothesis))
-    return Errors(edits["ins"], edits["del"], edits["sub"], len(reference))
-
-
-def count_text_errors(reference: str, hypothesis: str) -> ErrorRates:
-    """Word and character errors of one pair of texts."""
-    ref_words, hyp_words = reference.split(), hypothesis.split()
-    return ErrorRates(count_errors(ref_words, hyp_words), count_errors(list("".join(ref_words)), list("".join(hyp_words))))
-
-
-def error_rates(pairs: Iterable[tuple[str, str]]) -> ErrorRates:
-    """Word and character errors of many (reference, hypothesis) pairs of texts, summed."""
-    words, characters = Errors(), Errors()
-    for reference, hypothesis in pairs:
-        errors = count_text_errors(reference, hypothesis)
-        words, characters = words.plus(errors.words), characters.plus(errors.characters)
-    return ErrorRates(words, characters)
-
-
 def evaluate(
     recognizer: Recognizer,
     utterances: Iterable[ReferenceUtterance],
@@ -243,9 +207,9 @@ def evaluate(
     if not results:
         why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"there must be an utterance to evaluate, but none can be read{why}")
-    total = ErrorRates(Errors(), Errors())
+    total = ErrorRates()
     for result in results:
-        total = ErrorRates(total.words.plus(result.words), total.characters.plus(result.characters))
+        total = total.plus(ErrorRates(result.words, result.characters))
     return EvaluationReport(
         words=total.words,
         characters=total.characters,

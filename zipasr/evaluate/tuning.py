@@ -12,8 +12,9 @@ from typing import Any
 
 from zipasr.data.normalise import SCORING
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ErrorRates, Errors, ReferenceUtterance, count_text_errors, readable_groups
+from zipasr.evaluate.rates import ReferenceUtterance, readable_groups
 from zipasr.recognizer import Recognizer
+from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.strategy import SearchConfig
 
 TUNABLE = ("beam", "attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale")
@@ -100,15 +101,14 @@ def tune(
         raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
     rewrite = SCORING[scoring] if scoring is not None else str
     settings = _settings(recognizer, grid)
-    totals = [ErrorRates(Errors(), Errors())] * len(settings)
+    totals = [ErrorRates()] * len(settings)
     num_utterances = 0
     for group in readable_groups(utterances, []):
         num_utterances += len(group)
         texts = _texts(recognizer, [samples for _, samples, _ in group], [search for _, search in settings])
         for n, (_, _, reference) in enumerate(group):
             for i, found in enumerate(texts):
-                errors = count_text_errors(rewrite(reference), rewrite(found[n]))
-                totals[i] = ErrorRates(totals[i].words.plus(errors.words), totals[i].characters.plus(errors.characters))
+                totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
         raise DataError("there must be an utterance to tune on, but none can be read; check the cuts")
     tuned = [TunedSetting(values=values, errors=errors) for (values, _), errors in zip(settings, totals, strict=True)]
