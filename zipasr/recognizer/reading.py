@@ -4,13 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from zipasr.search.confidence import Calibration
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.word_times import TokenSpan
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
-
-FRAME_S = 0.04
-"""Seconds between encoder frames, 25 Hz."""
 
 
 def to_transcript(

@@ -25,12 +25,12 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkConfig, ChunkSizes
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
-from zipasr.recognizer.reading import FRAME_S, to_transcript
+from zipasr.recognizer.reading import to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.endpoint import EndpointConfig
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import (
     NO_LANGUAGE_MODELS,
