@@ -1,7 +1,8 @@
 """Where a transducer emits the labels of a known text: frames (N, T, D) at 25 Hz and labels -> a frame for each label.
 
 A head trained with the `regular` lattice may learn to emit labels in bursts, many in one frame, and a search that allows
-one label a frame then deletes words. The best path through the lattice of the true text shows it without any search.
+one label a frame then deletes words. The best path through the lattice of the true text shows it without any search; it is
+the lattice that the head was trained with, since others ask it for scores that it never learned.
 Source: Graves 2012, arXiv:1211.3711, the lattice of section 2.4, with maxima for sums (Viterbi).
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.losses.lattice import LatticeKind
 from zipasr.nn.encoded import Encoded
 from zipasr.search.align import ctc_align
 from zipasr.search.contexts import first_context
@@ -65,8 +67,10 @@ class EmissionStats(NamedTuple):
 
 
 @torch.inference_mode()
-def align_transducer(scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]]) -> list[tuple[int, ...] | None]:
-    """Find the frame that emits each label on the best path of the `regular` lattice (any number of labels a frame).
+def align_transducer(
+    scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]], *, lattice: LatticeKind = "regular"
+) -> list[tuple[int, ...] | None]:
+    """Find the frame that emits each label on the best path of the lattice.
 
     Utterances are aligned one at a time and the joiner runs on slices of frames, so that what grows with the utterance is
     one byte for each frame and label position.
@@ -75,9 +79,10 @@ def align_transducer(scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence
         scorer: has a transducer head.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
         labels: of each of the N utterances, without blank.
+        lattice: the kind that the head was trained with; see `LatticeKind`.
     Returns:
-        For each utterance a frame for each label, never falling; None where there is no path: no frames for the labels,
-        or scores that are not finite.
+        For each utterance a frame for each label, never falling; None where there is no path: too few frames for the
+        labels, or scores that are not finite.
     Raises:
         ValueError: not N label sequences, a label is blank or not in [0, V), lengths do not fit the frames, or there is no
             transducer head.
@@ -86,19 +91,21 @@ def align_transducer(scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence
     if len(labels) != len(lens):
         raise ValueError(f"there must be labels for each of {len(lens)} utterances, but there are {len(labels)}")
     return [
-        _best_frames(scorer, encoded.frames[n, :length], [int(label) for label in labels[n]])
+        _best_frames(scorer, encoded.frames[n, :length], [int(label) for label in labels[n]], lattice)
         for n, length in enumerate(lens)
     ]
 
 
 @torch.inference_mode()
-def measure_emission(scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]]) -> EmissionStats:
+def measure_emission(
+    scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]], *, lattice: LatticeKind = "regular"
+) -> EmissionStats:
     """Measure bursts of labels, and the delay of emission against CTC where there is a CTC head.
 
     Args and errors are those of `align_transducer`. An utterance with more labels than CTC has frames for counts for the
     bursts but not for the delay.
     """
-    paths = align_transducer(scorer, encoded, labels)
+    paths = align_transducer(scorer, encoded, labels, lattice=lattice)
     log_probs_NTV = scorer.ctc_log_probs(encoded.frames).float().cpu().numpy() if scorer.has_ctc and paths else None
     stats = EmissionStats()
     for n, frames in enumerate(paths):
@@ -128,7 +135,7 @@ def _count_bursts(frames: Sequence[int]) -> EmissionStats:
     )
 
 
-def _best_frames(scorer: Scorer, frames_TD: Tensor, labels: list[int]) -> tuple[int, ...] | None:
+def _best_frames(scorer: Scorer, frames_TD: Tensor, labels: list[int], lattice: LatticeKind) -> tuple[int, ...] | None:
     """`align_transducer` of one utterance."""
     wrong = [label for label in labels if label < 0 or label == scorer.blank_id]
     if wrong:
@@ -144,11 +151,17 @@ def _best_frames(scorer: Scorer, frames_TD: Tensor, labels: list[int]) -> tuple[
     best_U = torch.full((len(labels) + 1,), -torch.inf, dtype=torch.float64)
     best_U[0] = 0.0
     is_entered = []
+    advance = _advance if lattice == "regular" else _advance_by_one
     for slice_TJ in projected_TJ.split(max(1, _SLICE_ELEMENTS // (len(contexts_UJ) * vocab_size))):
         logits_TUV = scorer.join(slice_TJ.unsqueeze(1), contexts_UJ)
-        best_U, is_entered_TU = _advance(best_U, *_arc_scores(logits_TUV, labels, scorer.blank_id))
+        symbol_TS, blank_TU = _arc_scores(logits_TUV, labels, scorer.blank_id)
+        if lattice == "constrained":
+            symbol_TS = symbol_TS + blank_TU[:, 1:]
+        best_U, is_entered_TU = advance(best_U, symbol_TS, blank_TU)
         is_entered.append(is_entered_TU)
-    return _trace(torch.cat(is_entered).numpy(), len(labels)) if torch.isfinite(best_U[-1]) else None
+    if not torch.isfinite(best_U[-1]):
+        return None
+    return _trace(torch.cat(is_entered).numpy(), len(labels), most_per_frame=len(labels) if lattice == "regular" else 1)
 
 
 def _arc_scores(logits_TUV: Tensor, labels: list[int], blank_id: int) -> tuple[Tensor, Tensor]:
@@ -185,11 +198,23 @@ def _advance(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tenso
     return best_U, is_entered_TU
 
 
-def _trace(is_entered_TU: np.ndarray, num_labels: int) -> tuple[int, ...]:
+def _advance_by_one(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tensor, Tensor]:
+    """`_advance` where a label takes its frame with it, so that a path leaves a frame by a label or by a blank."""
+    is_entered_TU = torch.ones(blank_TU.shape, dtype=torch.bool)
+    for symbol_S, blank_U, is_entered_U in zip(symbol_TS, blank_TU, is_entered_TU, strict=True):
+        by_blank_U, by_label_S = best_U + blank_U, best_U[:-1] + symbol_S
+        torch.ge(by_blank_U[1:], by_label_S, out=is_entered_U[1:])
+        best_U = torch.cat([by_blank_U[:1], torch.maximum(by_blank_U[1:], by_label_S)])
+    return best_U, is_entered_TU
+
+
+def _trace(is_entered_TU: np.ndarray, num_labels: int, *, most_per_frame: int) -> tuple[int, ...]:
     """Go back from the end of the last frame, after all labels; the frame of each label."""
     frames, position = [0] * num_labels, num_labels
     for t in range(len(is_entered_TU) - 1, -1, -1):
-        while not is_entered_TU[t, position]:
+        for _ in range(most_per_frame):
+            if is_entered_TU[t, position]:
+                break
             position -= 1
             frames[position] = t
     return tuple(frames)
