@@ -68,6 +68,21 @@ def write_folder(
     return folder
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a file of its own into a model folder, such as a calibration; it appears whole or not, and has no checksum.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check the permissions") from error
+    return path
+
+
 class CheckpointFolder:
     """Reads a folder that `write_folder` made, checking each file against its checksum."""
 

@@ -25,6 +25,7 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
+from zipasr.search.default_search import SEARCH_FILE
 from zipasr.tokenizer import Tokenizer
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
@@ -169,8 +170,7 @@ def write_graphs(
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     blobs |= tokenizer.to_files() | {"README.md": describe(config).encode()}
-    if (source / CALIBRATION_FILE).is_file():
-        blobs[CALIBRATION_FILE] = (source / CALIBRATION_FILE).read_bytes()
+    blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
     path = checkpoint.write_folder(
         out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
     )

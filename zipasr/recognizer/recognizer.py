@@ -28,6 +28,7 @@ from zipasr.recognizer.opening import open_language_models, open_model
 from zipasr.recognizer.reading import to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
+from zipasr.search.default_search import read_default_search
 from zipasr.search.endpoint import EndpointConfig
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
@@ -80,6 +81,7 @@ class Recognizer:
         features: FbankConfig | None = None,
         device: torch.device | str = "cpu",
         search: SearchConfig | None = None,
+        default_search: SearchConfig | None = None,
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
         hotwords: Sequence[str | Hotword] = (),
@@ -95,7 +97,8 @@ class Recognizer:
             tokenizer: the one it was trained with.
             features: what the model listens to; None: the published filterbank.
             device: where the features go.
-            search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
+            search: how to search; None: `auto`, see `SearchConfig.method`.
+            default_search: what `auto` follows, if the model can do it; None: the best that its heads allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 is what the original system does, whose
                 results depend on the batch.
             language_models: what the beam searches know of language beside the model.
@@ -117,6 +120,7 @@ class Recognizer:
         self.tail_padding_frames = tail_padding_frames
         self.language_models = language_models
         self._asked_search = search or SearchConfig()
+        self._default_search = default_search
         self._graphs: dict[tuple[str | Hotword, ...], HotwordGraph] = {}
         self.hotwords = tuple(hotwords)
         self.search = self._settled(self._graph(self.hotwords))
@@ -150,7 +154,7 @@ class Recognizer:
         Args:
             folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
             device: cpu, cuda, cuda:N, mps or auto.
-            search: how to search; None: the best that the model's heads allow, see `SearchConfig.method`.
+            search: how to search; None: the default of the folder, see `SearchConfig.method`.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
             lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
             hotwords: phrases to prefer, in plain words.
@@ -164,12 +168,14 @@ class Recognizer:
                 such chunks.
         """
         scorer, tokenizer, features, chosen, path = open_model(folder, device)
+        default = read_default_search(path)
         return cls(
             scorer,
             tokenizer,
             features=features,
             device=chosen,
             search=search,
+            default_search=default.search if default is not None else None,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             calibrations=read_calibrations(path),
@@ -311,7 +317,11 @@ class Recognizer:
         """
         graph = self.hotword_graph(hotwords)
         search = settled_for_streams(
-            self._asked_search, self.scorer, language_models=self.language_models, has_hotwords=graph is not None
+            self._asked_search,
+            self.scorer,
+            language_models=self.language_models,
+            has_hotwords=graph is not None,
+            default=self._default_search,
         )
         return Stream(
             self,
@@ -430,6 +440,7 @@ class Recognizer:
             self.scorer,
             language_models=self.language_models,
             has_hotwords=graph is not None,
+            default=self._default_search,
         )
 
     def find(

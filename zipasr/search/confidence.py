@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
 
@@ -89,13 +90,7 @@ def write_calibration(folder: str | os.PathLike[str], method: str, calibration: 
     """
     path = Path(folder) / CALIBRATION_FILE
     entries = {name: asdict(known) for name, known in (read_calibrations(folder) | {method: calibration}).items()}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check the permissions") from error
-    return path
+    return write_text(path, json.dumps(entries, indent=2) + "\n")
 
 
 def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool]) -> Calibration:

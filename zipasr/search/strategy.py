@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
@@ -22,8 +22,10 @@ from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.resumable import ResumableSearch, search_all
 from zipasr.search.scorer import Scorer
 
-METHODS = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
+Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"]
+METHODS: tuple[Method, ...] = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
 _BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
+_WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
 _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 
 
@@ -31,13 +33,16 @@ _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 class SearchConfig:
     """How to search for the best tokens."""
 
-    method: Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"] = "auto"
+    method: Method = "auto"
     """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
-    the attention decoder choose among what `ctc_beam` finds. `auto` is `beam` where there is a transducer head, else
-    `attention_rescoring` where there is an attention decoder (published results are of these), else `ctc_greedy`, or
-    `ctc_beam` where there are hotwords, a language model or several readings to find."""
+    the attention decoder choose among what `ctc_beam` finds. `auto` is the default of the model's folder, which training
+    chooses on its dev set; without one it is `beam` where there is a transducer head, else `attention_rescoring` where there
+    is an attention decoder (published results are of these), else `ctc_greedy`. Where hotwords, a language model or several
+    alternatives need a beam, `auto` is the beam search of the same head."""
     beam: int = 4
     """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
+    max_symbols_per_frame: int = 1
+    """Labels that a frame may emit with the transducer searches; more than 1 for a model that emits in bursts."""
     num_best: int = 1
     """Readings to return for an utterance, at most `beam`."""
     attention_scale: float = 1.0
@@ -81,6 +86,15 @@ class SearchConfig:
         if not 0 < self.hotword_boost < math.inf:
             raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
 
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not as usual, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if self._is_changed(field.name)}
+
+    def __str__(self) -> str:
+        """The method, and what else is not as usual."""
+        others = {name: value for name, value in self.changes().items() if name != "method"}
+        return ", ".join([self.method, *(f"{name} {value:g}" for name, value in others.items())])
+
     def _is_changed(self, name: str) -> bool:
         return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
 
@@ -98,22 +112,28 @@ NO_LANGUAGE_MODELS = LanguageModels()
 
 
 def settled(
-    config: SearchConfig, scorer: Scorer, *, language_models: LanguageModels = NO_LANGUAGE_MODELS, has_hotwords: bool = False
+    config: SearchConfig,
+    scorer: Scorer,
+    *,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    has_hotwords: bool = False,
+    default: SearchConfig | None = None,
 ) -> SearchConfig:
     """The same with its method settled, and checked against the heads that the model has and against what is to help.
 
+    Args:
+        config: what is asked for.
+        scorer: the model.
+        language_models: what the search is to know of language.
+        has_hotwords: whether there are phrases to prefer.
+        default: what `auto` follows: the default search of the model's folder; None: it has none.
     Raises:
         ConfigError: the model lacks the head that the search needs, or the search cannot use what it is given.
     """
     has_lm = language_models.main is not None
     if config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
-        if scorer.has_transducer:
-            config = dataclasses.replace(config, method="beam")
-        elif scorer.has_attention:
-            config = dataclasses.replace(config, method="attention_rescoring")
-        else:
-            config = dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
+        config = _resolved(config, scorer, default, needs_beam=needs_beam)
     method = config.method
     if method in _CTC_METHODS and not scorer.has_ctc:
         raise ConfigError(f"the search {method} needs a CTC head, but this model has none; use beam or greedy")
@@ -130,8 +150,39 @@ def settled(
     return config
 
 
+def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
+    """What `auto` stands for: the model's default with the fields that are asked for, or the best that its heads allow."""
+    asked = {name: value for name, value in config.changes().items() if name != "method"}
+    if default is None or not _has_head(default.method, scorer):
+        if scorer.has_transducer:
+            return dataclasses.replace(config, method="beam")
+        if scorer.has_attention:
+            return dataclasses.replace(config, method="attention_rescoring")
+        return dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
+    method, kept = default.method, default.changes()
+    if "max_symbols_per_frame" in asked and method in _CTC_METHODS and scorer.has_transducer:
+        method, kept = "beam", {}  # what was tuned for one head says nothing of the other
+    elif "attention_scale" in asked and scorer.has_attention:
+        method = "attention_rescoring"
+    elif needs_beam or "beam" in asked:
+        method = _WITH_BEAM.get(method, method)
+    return SearchConfig(**{**kept, **asked, "method": method})
+
+
+def _has_head(method: str, scorer: Scorer) -> bool:
+    """Whether a model has what a search needs."""
+    if method in _CTC_METHODS:
+        return scorer.has_ctc and (method != "attention_rescoring" or scorer.has_attention)
+    return scorer.has_transducer
+
+
 def settled_for_streams(
-    config: SearchConfig, scorer: Scorer, *, language_models: LanguageModels = NO_LANGUAGE_MODELS, has_hotwords: bool = False
+    config: SearchConfig,
+    scorer: Scorer,
+    *,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    has_hotwords: bool = False,
+    default: SearchConfig | None = None,
 ) -> SearchConfig:
     """`settled`, for sound that is still coming in.
 
@@ -144,8 +195,10 @@ def settled_for_streams(
             "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
             "transcribe the recording"
         )
-    found = settled(config, scorer, language_models=language_models, has_hotwords=has_hotwords)
-    return dataclasses.replace(found, method="ctc_beam") if found.method == "attention_rescoring" else found
+    found = settled(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
+    if found.method != "attention_rescoring":
+        return found
+    return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
 
 
 def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> ResumableSearch:

@@ -1,0 +1,106 @@
+"""The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: what is said."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.search.toy_scorer import ToyScorer
+from zipasr.nn.encoded import Encoded
+from zipasr.search import comparison
+from zipasr.search.comparison import (
+    ComparedSearch,
+    SearchComparison,
+    best_search,
+    explain_differences,
+    format_comparison,
+    searches_to_compare,
+)
+from zipasr.search.edits import ErrorRates, Errors, count_text_errors, error_rates
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.strategy import SearchConfig
+from zipasr.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
+GREEDY, SEVERAL = SearchConfig(method="greedy"), SearchConfig(method="greedy", max_symbols_per_frame=5)
+CTC = SearchConfig(method="ctc_greedy")
+
+
+def of(search: SearchConfig, words: int, characters: int = 0, *, num_words: int = 100, deletions: int = 0) -> ComparedSearch:
+    errors = Errors(0, deletions, words - deletions, num_words)
+    return ComparedSearch(search=search, errors=ErrorRates(errors, Errors(0, 0, characters, 5 * num_words)), decode_s=0.25)
+
+
+def test_every_search_is_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {GREEDY: ["LO", "HI"], CTC: ["LO MID", "UP HI"]}
+
+    def find(scorer: Any, encoded: Encoded, search: SearchConfig, **_: Any) -> list[list[Hypothesis]]:
+        first = int(encoded.frames[0, 0, 0])
+        texts = said[search][first : first + len(encoded.lens)]
+        return [[Hypothesis(tuple(TOKENIZER.encode(text)))] for text in texts]
+
+    monkeypatch.setattr(comparison, "find_hypotheses", find)
+    counted = SearchComparison(ToyScorer(5), TOKENIZER, [GREEDY, CTC])
+    for i, reference in enumerate(["LO MID", "HI"]):
+        counted.add(Encoded(torch.full((1, 1, 1), float(i)), torch.tensor([1])), [reference])
+    greedy, ctc = counted.results()
+    assert greedy.errors == error_rates([("LO MID", "LO"), ("HI", "HI")])
+    assert ctc.errors == error_rates([("LO MID", "LO MID"), ("HI", "UP HI")])
+    assert (greedy.wer, greedy.deletions) == pytest.approx((100 / 3, 100 / 3))
+    counted.add_unheard(["UP DOWN"])
+    assert [result.errors.words.deletions for result in counted.results()] == [3, 2]
+
+
+def test_characters_count_as_words_without_spaces() -> None:
+    assert count_text_errors("天 地人", "天人", is_spaceless=True).words == Errors(0, 1, 0, 3)
+    assert count_text_errors("天 地人", "天人").words == Errors(0, 1, 1, 2)
+
+
+def test_the_best_has_the_fewest_word_errors_then_character_errors_then_comes_first() -> None:
+    assert best_search([of(CTC, 5), of(GREEDY, 4)]).search == GREEDY
+    assert best_search([of(CTC, 4, 9), of(GREEDY, 4, 8)]).search == GREEDY
+    assert best_search([of(CTC, 4, 8), of(GREEDY, 4, 8)]).search == CTC
+
+
+def test_what_is_compared_follows_from_the_heads() -> None:
+    class Heads(ToyScorer):
+        has_transducer, has_ctc, has_attention = True, False, True
+
+    assert {search.method for search in searches_to_compare(Heads(5))} == {"greedy", "beam"}
+    both = searches_to_compare(ToyScorer(5))
+    assert {search.method for search in both} == {"greedy", "beam", "ctc_greedy", "ctc_beam"}
+    assert sum(search.max_symbols_per_frame > 1 for search in both) == 2
+
+
+def test_bursts_are_explained_with_their_cure() -> None:
+    (found,) = explain_differences([of(GREEDY, 30, deletions=20), of(SEVERAL, 5)], lattice="regular")
+    assert "bursts" in found and "30.0 % WER (20.0 % deleted)" in found and "several a frame 5.0 %" in found
+    assert "--max-symbols-per-frame 5" in found and "model.transducer.lattice=modified" in found
+    (found,) = explain_differences([of(GREEDY, 30), of(SEVERAL, 5)], lattice="modified")
+    assert "train longer" in found and "lattice=" not in found
+
+
+def test_heads_that_differ_are_told_apart() -> None:
+    differing = [of(GREEDY, 30, deletions=12), of(SEVERAL, 30, deletions=12), of(CTC, 10)]
+    (found,) = explain_differences(differing, lattice="regular")
+    assert "the transducer head has 30.0 % WER (12.0 % deleted) where CTC has 10.0 %" in found
+    assert "model.transducer.lattice=modified" in found
+    (found,) = explain_differences(differing, lattice="modified")
+    assert "Train longer" in found and "lattice=" not in found
+    (found,) = explain_differences([of(GREEDY, 10), of(SEVERAL, 10), of(CTC, 30)])
+    assert "the CTC head has 30.0 % WER where the transducer has 10.0 %" in found
+
+
+@pytest.mark.parametrize(("worse", "better"), [(104, 100), (13, 9), (3, 0), (7, 7)])
+def test_small_differences_say_nothing(worse: int, better: int) -> None:
+    """A tenth and five words: less is chance."""
+    assert explain_differences([of(GREEDY, worse, num_words=200), of(CTC, better, num_words=200)]) == []
+
+
+def test_table_marks_the_chosen_search() -> None:
+    table = format_comparison([of(CTC, 10, 20), of(SEVERAL, 4, 7, deletions=1)], SEVERAL, what="dev (7 utterances)")
+    head, ctc, several = table.splitlines()
+    assert head.startswith("search on dev (7 utterances)") and head.endswith("seconds")
+    assert ctc.split() == ["ctc_greedy", "10.00", "0.00", "4.00", "0.25"]
+    assert several.split() == ["*", "greedy,", "max_symbols_per_frame", "5", "4.00", "1.00", "1.40", "0.25"]
+    assert len({len(line) for line in (head, ctc, several)}) == 1

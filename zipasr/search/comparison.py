@@ -1,0 +1,212 @@
+"""The searches of a model compared on utterances with known text: which one is best, and what their differences say.
+
+Encoder frames (N, T, D) at 25 Hz and references in, error rates of every search out. A batch is encoded once for all
+searches. Training does this at validation, `zipasr evaluate` afterwards.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zipasr.nn.encoded import Encoded
+from zipasr.search.edits import ErrorRates, Errors, count_text_errors
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.scorer import Scorer
+from zipasr.search.strategy import SearchConfig, find_hypotheses
+from zipasr.tokenizer import Tokenizer
+
+SEVERAL_SYMBOLS = 5
+"""Labels a frame of the searches that allow several: on a model that emits in bursts, 2, 3 and 5 gave 17, 9 and 5 % WER
+where 1 gave 34 %."""
+NOTABLE_SHARE = 0.1
+"""Searches of one model whose error counts differ by more than this share have something to tell..."""
+NOTABLE_WORDS = 5
+"""... if the difference is this many words at least, which is beyond chance on a small dev set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedSearch:
+    """What one search makes of the utterances."""
+
+    search: SearchConfig
+    errors: ErrorRates
+    decode_s: float
+    """Seconds of computing, the encoder not counted."""
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return self.errors.words.rate
+
+    @property
+    def deletions(self) -> float:
+        """Words of the reference that are missing, in percent."""
+        return Errors(deletions=self.errors.words.deletions, num_reference=self.errors.words.num_reference).rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, rates in percent."""
+        return {
+            **self.search.changes(),
+            "wer": round(self.wer, 4),
+            "cer": round(self.errors.characters.rate, 4),
+            "deletions": round(self.deletions, 4),
+            "num_words": self.errors.words.num_reference,
+            "decode_s": round(self.decode_s, 3),
+        }
+
+
+def searches_to_compare(scorer: Scorer) -> list[SearchConfig]:
+    """The searches that the heads of a model allow, the cheapest first."""
+    searches = []
+    if scorer.has_ctc:
+        searches.append(SearchConfig(method="ctc_greedy"))
+    if scorer.has_transducer:
+        searches.append(SearchConfig(method="greedy"))
+        searches.append(SearchConfig(method="greedy", max_symbols_per_frame=SEVERAL_SYMBOLS))
+    if scorer.has_ctc:
+        searches.append(SearchConfig(method="ctc_beam"))
+    if scorer.has_transducer:
+        searches.append(SearchConfig(method="beam"))
+        searches.append(SearchConfig(method="beam", max_symbols_per_frame=SEVERAL_SYMBOLS))
+    if scorer.has_ctc and scorer.has_attention:
+        searches.append(SearchConfig(method="attention_rescoring"))
+    return searches
+
+
+class SearchComparison:
+    """Counts the errors of several searches, batch by batch."""
+
+    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, searches: Sequence[SearchConfig] | None = None) -> None:
+        """Start with no utterances.
+
+        Args:
+            scorer: the model.
+            tokenizer: makes text of labels.
+            searches: those to compare, the cheapest first, each resolved; None: `searches_to_compare`.
+        """
+        self.scorer, self.tokenizer = scorer, tokenizer
+        self.searches = list(searches_to_compare(scorer) if searches is None else searches)
+        self._errors = [ErrorRates()] * len(self.searches)
+        self._decode_s = [0.0] * len(self.searches)
+
+    def add(self, encoded: Encoded, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
+        """Search a batch and count its errors.
+
+        Args:
+            encoded: frames at 25 Hz.
+            references: the text of each utterance.
+            rewrite: what is done to both texts before they are compared.
+        """
+        for i, search in enumerate(self.searches):
+            started = time.perf_counter()
+            ranked = find_hypotheses(self.scorer, encoded, search, unk_id=self.tokenizer.unk_id)
+            self._decode_s[i] += time.perf_counter() - started
+            for reference, (best, *_) in zip(references, ranked, strict=True):
+                self._errors[i] = self._errors[i].plus(self._count(rewrite(reference), best, rewrite))
+
+    def add_unheard(self, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
+        """Count utterances too short for a single frame: every search says nothing of them."""
+        for reference in references:
+            errors = self._count(rewrite(reference), Hypothesis(), rewrite)
+            self._errors = [known.plus(errors) for known in self._errors]
+
+    def _count(self, reference: str, hypothesis: Hypothesis, rewrite: Callable[[str], str]) -> ErrorRates:
+        text = rewrite(self.tokenizer.decode(hypothesis.ids))
+        return count_text_errors(reference, text, is_spaceless=self.tokenizer.is_spaceless)
+
+    def results(self) -> list[ComparedSearch]:
+        """The searches in the order in which they were given."""
+        triples = zip(self.searches, self._errors, self._decode_s, strict=True)
+        return [ComparedSearch(search=search, errors=errors, decode_s=decode_s) for search, errors, decode_s in triples]
+
+
+def best_search(results: Sequence[ComparedSearch]) -> ComparedSearch:
+    """The one with the fewest word errors, of equal ones that with the fewest character errors, of those the first."""
+    return min(results, key=lambda result: (result.errors.words.total, result.errors.characters.total))
+
+
+def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *, what: str) -> str:
+    """Lay the comparison out for a terminal, the chosen search marked by a star.
+
+    Args:
+        results: of `SearchComparison.results`.
+        chosen: the model's default.
+        what: the utterances, such as `dev (40 utterances)`.
+    """
+    head = f"search on {what}"
+    names = [str(result.search) for result in results]
+    width = max(map(len, [head, *(f"* {name}" for name in names)]))
+    lines = [f"{head:<{width}}  {'WER %':>6}  {'deleted %':>9}  {'CER %':>6}  {'seconds':>7}"]
+    for result, name in zip(results, names, strict=True):
+        mark = "*" if result.search == chosen else " "
+        lines.append(
+            f"{f'{mark} {name}':<{width}}  {result.wer:6.2f}  {result.deletions:9.2f}  "
+            f"{result.errors.characters.rate:6.2f}  {result.decode_s:7.2f}"
+        )
+    return "\n".join(lines)
+
+
+def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | None = None) -> list[str]:
+    """What the differences between the searches say of the model, each with its likely cause and the cure.
+
+    Args:
+        results: of `SearchComparison.results`.
+        lattice: the kind of lattice that the transducer head was trained with; None: unknown.
+    Returns:
+        A sentence or two for each finding; nothing where all searches agree.
+    """
+    is_cured = lattice in ("modified", "constrained")
+    one, several, by_ctc = (_best(results, of) for of in (_has_one_symbol, _has_several_symbols, _is_ctc))
+    findings = []
+    transducer = min((r for r in (one, several) if r is not None), key=_num_errors, default=None)
+    if one is not None and several is not None and _is_notable(one, several):
+        cure = "train longer" if is_cured else "train with --set model.transducer.lattice=modified"
+        findings.append(
+            f"the transducer emits words in bursts: one symbol a frame gives {one.wer:.1f} % WER ({one.deletions:.1f} % "
+            f"deleted), several a frame {several.wer:.1f} %. Search with --max-symbols-per-frame "
+            f"{several.search.max_symbols_per_frame}, or {cure}"
+        )
+    if transducer is not None and by_ctc is not None and _is_notable(transducer, by_ctc):
+        cause = (
+            "it learns more slowly on little data. Train longer, or give more data"
+            if is_cured
+            else "with the lattice `regular` it may not learn from little data when to emit a label. Train with --set "
+            "model.transducer.lattice=modified"
+        )
+        findings.append(
+            f"the transducer head has {transducer.wer:.1f} % WER ({transducer.deletions:.1f} % deleted) where CTC has "
+            f"{by_ctc.wer:.1f} %: {cause}"
+        )
+    elif transducer is not None and by_ctc is not None and _is_notable(by_ctc, transducer):
+        findings.append(
+            f"the CTC head has {by_ctc.wer:.1f} % WER where the transducer has {transducer.wer:.1f} %, as is usual with "
+            "much data; times of words come from the CTC head and may suffer"
+        )
+    return findings
+
+
+def _has_one_symbol(search: SearchConfig) -> bool:
+    return search.method in ("greedy", "beam") and search.max_symbols_per_frame == 1
+
+
+def _has_several_symbols(search: SearchConfig) -> bool:
+    return search.method in ("greedy", "beam") and search.max_symbols_per_frame > 1
+
+
+def _is_ctc(search: SearchConfig) -> bool:
+    return search.method in ("ctc_greedy", "ctc_beam")
+
+
+def _best(results: Sequence[ComparedSearch], is_of_kind: Callable[[SearchConfig], bool]) -> ComparedSearch | None:
+    return min((result for result in results if is_of_kind(result.search)), key=_num_errors, default=None)
+
+
+def _num_errors(result: ComparedSearch) -> int:
+    return result.errors.words.total
+
+
+def _is_notable(worse: ComparedSearch, better: ComparedSearch) -> bool:
+    """Whether one makes more errors than the other, by more than chance and by more than a tenth."""
+    difference = _num_errors(worse) - _num_errors(better)
+    return difference >= NOTABLE_WORDS and difference > NOTABLE_SHARE * _num_errors(better)

@@ -1,0 +1,71 @@
+"""The default search of a model's folder: `search.json`, written by training, read by whoever opens the model.
+
+Training compares the searches of a model on its dev set; the best one is kept beside the weights, with what all of them
+reached. `SearchConfig(method="auto")` follows it. Exports and averages take the file along.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zipasr.checkpoint import write_text
+from zipasr.config import from_json
+from zipasr.errors import CheckpointError
+from zipasr.search.comparison import ComparedSearch
+from zipasr.search.strategy import SearchConfig
+
+SEARCH_FILE = "search.json"
+"""File in a model folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultSearch:
+    """A model's default search and how it was chosen."""
+
+    search: SearchConfig
+    chosen_on: str = ""
+    """What it was chosen on, such as `dev (55 utterances)`."""
+    compared: tuple[dict[str, Any], ...] = ()
+    """What every search reached there, for people: `ComparedSearch.to_dict`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON; of the search, only what is not as usual."""
+        return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}
+
+
+def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
+    """The default search of a model folder; None if it names none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = Path(folder) / SEARCH_FILE
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return DefaultSearch(
+            search=from_json(SearchConfig, document["search"], where="search"),
+            chosen_on=str(document.get("chosen_on", "")),
+            compared=tuple(document.get("compared", ())),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+        raise CheckpointError(
+            f"{path} must name the default search of the model, but cannot be read: {error}; delete it, and choose anew "
+            "with: zipasr evaluate DIR DEV_CUTS --save"
+        ) from error
+
+
+def write_default_search(
+    folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
+) -> Path:
+    """Make a search the default of a model folder; the file appears whole or not.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    default = DefaultSearch(search=search, chosen_on=chosen_on, compared=tuple(result.to_dict() for result in compared))
+    return write_text(Path(folder) / SEARCH_FILE, json.dumps(default.to_dict(), indent=1) + "\n")
