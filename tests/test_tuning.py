@@ -175,7 +175,6 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--save"], "--save belongs to --calibration"),
         (["--plot", "a.png"], "--plot belongs to --calibration"),
         (["--tune", "--calibration"], "one after the other"),
         (["--tune", "size=3"], "a setting to tune must be"),

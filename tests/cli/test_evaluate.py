@@ -112,3 +112,63 @@ def test_missing_places(run_folder: Path, cuts: Path, tmp_path: Path, capsys: py
     assert "must be a model folder" in capsys.readouterr().err
     assert main(["evaluate", str(run_folder), str(tmp_path / "nothing.jsonl.gz")]) == 1
     assert "must be a file of Lhotse cuts" in capsys.readouterr().err
+
+
+def test_default_search_is_shown_beside_the_others(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("search on test_cuts.jsonl.gz (3 utterances)"))
+    names = [line[2:].split("  ")[0] for line in lines[start + 1 :] if line[:2] in ("  ", "* ")]
+    assert {"greedy", "beam", "ctc_greedy", "ctc_beam"} <= set(names)
+    assert [line.split()[1] for line in lines[start + 1 :] if line.startswith("* ")] == ["beam"]
+    rate = next(float(line.split()[-4]) for line in lines if line.startswith("* "))
+    assert f"{rate:6.2f} %" in lines[0]
+
+
+@pytest.mark.parametrize("options", [["--no-compare"], ["--search", "beam"], ["--hotwords", "WORDS"]])
+def test_comparison_is_left_out_where_nobody_wants_it(
+    run_folder: Path, cuts: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "words.txt").write_text("LAZY\n")
+    options = [str(tmp_path / "words.txt") if option == "WORDS" else option for option in options]
+    assert main(["evaluate", str(run_folder), str(cuts), "--json", *options]) == 0
+    assert "searches" not in json.loads(capsys.readouterr().out)
+
+
+def test_save_makes_the_best_search_the_default(cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_tiny(tmp_path / "model")
+    assert main(["evaluate", str(tmp_path), str(cuts), "--json", "--save"]) == 0
+    captured = capsys.readouterr()
+    searches = json.loads(captured.out)["searches"]
+    best = min(searches, key=lambda found: (found["wer"], found["cer"]))
+    saved = json.loads((tmp_path / "model" / "search.json").read_text())
+    assert saved["search"].items() <= best.items()
+    assert saved["chosen_on"] == "test_cuts.jsonl.gz (3 utterances)"
+    assert "the default search is now" in captured.err
+    assert main(["evaluate", str(tmp_path), str(cuts), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"] == saved["search"]
+
+
+def test_tune_can_save_its_best_setting(cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_tiny(tmp_path)
+    options = ["--search", "greedy", "--tune", "blank_penalty=-100,0.5", "--save", "--json"]
+    assert main(["evaluate", str(tmp_path), str(cuts), *options]) == 0
+    best = json.loads(capsys.readouterr().out)[0]
+    saved = json.loads((tmp_path / "search.json").read_text())
+    assert saved["search"] == {"method": "greedy", "blank_penalty": best["blank_penalty"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--save", "--no-compare"], "--no-compare compares none"),
+        (["--compare", "--lm", "x"], "leave --lm and --hotwords out"),
+        (["--compare", "--tune"], "--tune tries many settings"),
+        (["--plot", "x.png"], "--plot belongs to --calibration"),
+    ],
+)
+def test_flags_that_contradict_each_other(
+    run_folder: Path, cuts: Path, options: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["evaluate", str(run_folder), str(cuts), *options]) == 2
+    assert message in capsys.readouterr().err

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from zipasr.evaluate import CalibrationReport, EvaluationReport, TunedSetting
     from zipasr.recognizer import Recognizer
+    from zipasr.search.comparison import ComparedSearch
+    from zipasr.search.strategy import SearchConfig
 
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -19,6 +21,8 @@ else:
 
 _NUM_WORST = 5
 _NUM_SETTINGS = 10
+_COMPARED_S = 1800.0
+"""Up to so much sound, a second pass for the other searches costs little."""
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -48,7 +52,15 @@ def add_parser(subparsers: SubParsers) -> None:
         help="also measure what the confidence of words is worth, as it is and calibrated; use a dev set",
     )
     parser.add_argument(
-        "--save", action="store_true", help="keep that calibration in the model's folder for all transcripts"
+        "--save",
+        action="store_true",
+        help="keep what was found in the model's folder: the calibration of --calibration, or as the default search the "
+        "best setting of --tune, or the best of the compared searches; use a dev set",
+    )
+    parser.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="show every search beside the default one (default: without --search, --lm and --hotwords, up to half an hour)",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration here")
     parser.add_argument("--out", metavar="FILE", help="write a JSON line for each utterance here")
@@ -60,11 +72,16 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     from zipasr.errors import ConfigError
 
-    for flag in ("save", "plot"):
-        if getattr(args, flag) and not args.calibration:
-            raise ConfigError(f"--{flag} belongs to --calibration; give that too, or leave --{flag} out")
-    if args.tune is not None and (args.calibration or args.out):
-        raise ConfigError("--tune tries many settings, --calibration and --out look at one; give them one after the other")
+    if args.plot and not args.calibration:
+        raise ConfigError("--plot belongs to --calibration; give that too, or leave --plot out")
+    if args.tune is not None and (args.calibration or args.out or args.compare):
+        raise ConfigError(
+            "--tune tries many settings, --calibration, --compare and --out look at one; give them one after the other"
+        )
+    if args.compare is False and args.save and args.tune is None and not args.calibration:
+        raise ConfigError("--save keeps the best of the compared searches, but --no-compare compares none; leave one out")
+    if args.compare and (args.lm is not None or args.hotwords is not None):
+        raise ConfigError("--compare looks at the searches of the model alone; leave --lm and --hotwords out")
     recognizer = load_recognizer(args, simulate_streaming=True)
     if args.tune is not None:
         return _tune(args, recognizer)
@@ -80,11 +97,16 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     for id, problem in report.unreadable:
         print(f"zipasr: left out {id}: {problem}", file=sys.stderr)
     measured = calibrate(report.results) if args.calibration else None
+    compared = _compared(args, recognizer, report)
     if args.json:
-        beside = {} if measured is None else {"confidence": measured.to_dict()}
-        print(json.dumps(report.to_dict() | beside))
+        beside: dict[str, Any] = {} if measured is None else {"confidence": measured.to_dict()}
+        if compared:
+            beside["searches"] = [result.to_dict() for result in compared]
+        print(json.dumps(report.to_dict() | {"search": recognizer.search.changes()} | beside))
     else:
         print(_table(report))
+        if compared:
+            print(_comparison_table(args, recognizer, report, compared))
         if measured is not None:
             print(_confidence_table(measured))
     if args.out:
@@ -98,7 +120,45 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     if measured is not None and args.save:
         path = save_calibration(args.model, recognizer.search.method, measured.calibration)
         print(f"zipasr: calibration of the search {recognizer.search.method}: {path}", file=sys.stderr)
+    elif args.save:
+        from zipasr.search.comparison import best_search
+
+        _save_default(args, best_search(compared).search, compared, len(report.results))
     return 0
+
+
+def _compared(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> "list[ComparedSearch]":
+    """Every search on the same recordings, if that is asked for, or costs little and nobody asked for one search."""
+    from zipasr.evaluate import compare_searches, read_cuts
+
+    is_plain = args.search == "auto" and args.lm is None and args.hotwords is None and not args.calibration
+    is_cheap = report.audio_s <= _COMPARED_S
+    is_wanted = args.compare if args.compare is not None else (is_plain and is_cheap) or (args.save and not args.calibration)
+    return compare_searches(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring) if is_wanted else []
+
+
+def _comparison_table(
+    args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport", compared: "list[ComparedSearch]"
+) -> str:
+    from pathlib import Path
+
+    from zipasr.search.comparison import explain_differences, format_comparison
+
+    what = f"{Path(args.cuts).name} ({len(report.results)} utterances)"
+    lines = [format_comparison(compared, recognizer.search, what=what)]
+    return "\n".join([*lines, *(f"note: {finding}" for finding in explain_differences(compared))])
+
+
+def _save_default(
+    args: argparse.Namespace, search: "SearchConfig", compared: "list[ComparedSearch]", num_utterances: int
+) -> None:
+    from pathlib import Path
+
+    from zipasr.evaluate import save_default_search
+
+    chosen_on = f"{Path(args.cuts).name} ({num_utterances} utterances)"
+    path = save_default_search(args.model, search, compared, chosen_on=chosen_on)
+    print(f"zipasr: the default search is now {search}: {path}", file=sys.stderr)
 
 
 def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
@@ -107,6 +167,8 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     grid = parse_grid(args.tune) or default_grid(recognizer)
     tuned = tune(recognizer, _with_progress(read_cuts(args.cuts)), grid, scoring=args.scoring)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
+    if args.save:
+        _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
     return 0
 
 

@@ -1,6 +1,7 @@
 """How good a recogniser is: error rates, settings tuned on a dev set, and what its confidence is worth."""
 
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
+from zipasr.evaluate.compare import compare_searches, save_default_search
 from zipasr.evaluate.rates import (
     ErrorRates,
     Errors,
@@ -25,6 +26,7 @@ __all__ = [
     "TunedSetting",
     "UtteranceResult",
     "calibrate",
+    "compare_searches",
     "count_errors",
     "count_text_errors",
     "default_grid",
@@ -34,5 +36,6 @@ __all__ = [
     "read_cuts",
     "readable_groups",
     "save_calibration",
+    "save_default_search",
     "tune",
 ]

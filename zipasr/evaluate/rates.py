@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ __all__ = [  # Differs: training counts edits too, so they lie lower down, but w
     "judged_words",
     "read_cuts",
     "readable_groups",
+    "rewriting",
 ]
 
 _GROUP_S = 1800.0
@@ -180,9 +181,7 @@ def evaluate(
         ConfigError: there are no such rules of scoring.
         DataError: there is no utterance that can be read.
     """
-    if scoring is not None and scoring not in SCORING:
-        raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
-    rewrite = SCORING[scoring] if scoring is not None else str
+    rewrite = rewriting(scoring)
     results: list[UtteranceResult] = []
     unreadable: list[tuple[str, str]] = []
     decode_s = 0.0
@@ -218,6 +217,19 @@ def evaluate(
         results=tuple(results),
         unreadable=tuple(unreadable),
     )
+
+
+def rewriting(scoring: str | None) -> Callable[[str], str]:
+    """What is done to both texts before they are compared.
+
+    Args:
+        scoring: a corpus of `data.normalise.SCORING`, whose rules count; None: texts stay as they are.
+    Raises:
+        ConfigError: there are no such rules.
+    """
+    if scoring is not None and scoring not in SCORING:
+        raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
+    return SCORING[scoring] if scoring is not None else str
 
 
 def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:

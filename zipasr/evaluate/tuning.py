@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zipasr.data.normalise import SCORING
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, readable_groups
+from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
 from zipasr.recognizer import Recognizer
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.strategy import SearchConfig
@@ -30,6 +29,10 @@ class TunedSetting:
     values: dict[str, float]
     """By the name of the field."""
     errors: ErrorRates
+    search: SearchConfig
+    """The whole search."""
+    num_utterances: int
+    """On which it was tried."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, rates in percent."""
@@ -97,9 +100,7 @@ def tune(
         ConfigError: a setting is out of range or has no effect on the search, there are too many, or no such scoring.
         DataError: there is no utterance that can be read.
     """
-    if scoring is not None and scoring not in SCORING:
-        raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
-    rewrite = SCORING[scoring] if scoring is not None else str
+    rewrite = rewriting(scoring)
     settings = _settings(recognizer, grid)
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
@@ -111,7 +112,10 @@ def tune(
                 totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
         raise DataError("there must be an utterance to tune on, but none can be read; check the cuts")
-    tuned = [TunedSetting(values=values, errors=errors) for (values, _), errors in zip(settings, totals, strict=True)]
+    tuned = [
+        TunedSetting(values=values, errors=errors, search=search, num_utterances=num_utterances)
+        for (values, search), errors in zip(settings, totals, strict=True)
+    ]
     return sorted(tuned, key=lambda setting: (setting.errors.words.total, setting.errors.characters.total))
 
 

@@ -1,0 +1,66 @@
+"""The searches of a recognizer compared on recordings with known text, and the best one kept as the model's default."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from zipasr.errors import ConfigError, DataError
+from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.model import resolve_model_folder
+from zipasr.onnx_runtime import is_exported
+from zipasr.recognizer import Recognizer
+from zipasr.search.comparison import ComparedSearch, SearchComparison, searches_to_compare
+from zipasr.search.default_search import write_default_search
+from zipasr.search.strategy import SearchConfig
+
+
+def compare_searches(
+    recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, scoring: str | None = None
+) -> list[ComparedSearch]:
+    """Count the errors of every search that the heads allow, and of the recognizer's own; each batch is encoded once.
+
+    Language models and hotwords take no part.
+
+    Args:
+        recognizer: the model and its search.
+        utterances: recordings with their text, of a dev set.
+        scoring: see `evaluate`.
+    Returns:
+        A result for each search, the cheapest search first.
+    Raises:
+        ConfigError: there are no such rules of scoring.
+        DataError: there is no utterance that can be read.
+    """
+    rewrite = rewriting(scoring)
+    searches = searches_to_compare(recognizer.scorer)
+    if recognizer.search not in searches:
+        searches.append(recognizer.search)
+    comparison = SearchComparison(recognizer.scorer, recognizer.tokenizer, searches)
+    num_utterances = 0
+    for group in readable_groups(utterances, []):
+        features = [recognizer.fbank(samples) for _, samples, _ in group]
+        num_utterances += len(group)
+        batches = list(recognizer.batches([len(frames) for frames in features]))
+        for batch in batches:
+            encoded = recognizer.encode([features[i] for i in batch])
+            comparison.add(encoded, [group[i][2] for i in batch], rewrite=rewrite)
+        heard = {i for batch in batches for i in batch}
+        comparison.add_unheard([text for i, (_, _, text) in enumerate(group) if i not in heard], rewrite=rewrite)
+    if not num_utterances:
+        raise DataError("there must be an utterance to compare searches on, but none can be read; check the cuts")
+    return comparison.results()
+
+
+def save_default_search(
+    folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
+) -> Path:
+    """Make a search the default of a model, of a run or of an exported folder; return the file.
+
+    Raises:
+        CheckpointError: it cannot be written, or there is no model.
+        ConfigError: the search finds several alternatives, which a default does not.
+    """
+    if search.num_best > 1:
+        raise ConfigError(f"a default search gives one text, but num_best is {search.num_best}; leave it out")
+    place = Path(folder) if is_exported(folder) else resolve_model_folder(folder)
+    return write_default_search(place, search, compared, chosen_on=chosen_on)
