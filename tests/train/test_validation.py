@@ -12,7 +12,9 @@ import torch
 from tests.train.tones import RATE_HZ, cut_of, minute_config, minute_model, say, with_attention, without_heads
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
+from zipasr.search import comparison
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import validation
 from zipasr.train.validation import validate, validation_batches
@@ -40,17 +42,34 @@ def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.
     said = {"a": "LO MID", "b": "", "c": "UP LO LO"}  # one deletion, one substitution in 6 words
     order: list[str] = []
 
-    def search(model: AsrModel, encoded: Any, **_: Any) -> list[Hypothesis]:
+    def search(model: AsrModel, encoded: Any, config: SearchConfig, **_: Any) -> list[list[Hypothesis]]:
+        if config != SearchConfig(method="greedy"):
+            return [[Hypothesis()]] * len(encoded.lens)
         names = [order.pop(0) for _ in range(len(encoded.lens))]
-        return [Hypothesis(tuple(TOKENIZER.encode(said[name])), (), (), 0.0) for name in names]
+        return [[Hypothesis(tuple(TOKENIZER.encode(said[name])))] for name in names]
 
-    monkeypatch.setattr(validation, "greedy_search", search)
-    monkeypatch.setattr(validation, "ctc_greedy_search", lambda model, encoded, **_: [Hypothesis((), (), (), 0.0)] * 3)
+    monkeypatch.setattr(comparison, "find_hypotheses", search)
     batches = dev_batches(cuts, 100.0)
     order += [name for batch in batches for name in batch.ids]
-    metrics = validate(minute_model(vocab_size=TOKENIZER.vocab_size).eval(), batches, TEXTS, TOKENIZER, CPU)
-    assert metrics["transducer_wer"] == metrics["wer"] == pytest.approx(100 * 2 / 6)
-    assert metrics["ctc_wer"] == 100.0
+    found = validate(minute_model(vocab_size=TOKENIZER.vocab_size).eval(), batches, TEXTS, TOKENIZER, CPU)
+    assert found.metrics["transducer_wer"] == found.metrics["wer"] == pytest.approx(100 * 2 / 6)
+    assert found.metrics["ctc_wer"] == 100.0
+    assert found.metrics["deletions"] == pytest.approx(100 / 6)
+    assert found.best.search == SearchConfig(method="greedy")
+    assert (found.num_utterances, found.is_whole, found.what) == (3, True, "dev (3 utterances)")
+
+
+def test_a_long_dev_set_is_compared_in_part_and_counted_whole(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = minute_model(vocab_size=TOKENIZER.vocab_size).eval(), dev_batches(cuts, 0.1)
+    whole = validate(model, batches, TEXTS, TOKENIZER, CPU)
+    monkeypatch.setattr(validation, "COMPARED_S", 0.6 * sum(batch.audio_s for batch in batches))
+    part = validate(model, batches, TEXTS, TOKENIZER, CPU)
+    assert (part.num_utterances, part.is_whole, part.what) == (2, False, "dev (2 utterances, a part)")
+    for name in ("transducer_wer", "ctc_wer", "pruned_loss", "ctc_loss"):
+        assert part.metrics[name] == pytest.approx(whole.metrics[name])
+    assert part.metrics["wer"] == min(part.metrics["transducer_wer"], part.metrics["ctc_wer"])
+    (num_words,) = {result.errors.words.num_reference for result in part.searches}
+    assert num_words < 6
 
 
 def test_characters_are_counted_where_the_vocabulary_knows_no_spaces(
@@ -60,12 +79,11 @@ def test_characters_are_counted_where_the_vocabulary_knows_no_spaces(
     tokenizer = Tokenizer.train(texts.values(), kind="spaceless", vocab_size=None)
     cuts = [cut.map_supervisions(lambda s: dataclasses.replace(s, text=texts[s.id])) for cut in cuts]
     said = Hypothesis(tuple(tokenizer.encode("天地")), (), (), 0.0)  # 2 errors in a, 1 in b, 2 in c
-    for name in ("greedy_search", "ctc_greedy_search"):
-        monkeypatch.setattr(validation, name, lambda model, encoded, **_: [said] * len(encoded.lens))
+    monkeypatch.setattr(comparison, "find_hypotheses", lambda model, encoded, *_, **__: [[said]] * len(encoded.lens))
     batches = validation_batches(cuts, tokenizer, minute_config())
     assert sum(int(batch.label_lens.sum()) for batch in batches) == 6
     model = minute_model(vocab_size=tokenizer.vocab_size).eval()
-    assert validate(model, batches, texts, tokenizer, CPU)["wer"] == pytest.approx(100 * 5 / 6)
+    assert validate(model, batches, texts, tokenizer, CPU).metrics["wer"] == pytest.approx(100 * 5 / 6)
 
 
 @pytest.mark.parametrize("has_attention", [False, True])
@@ -77,10 +95,15 @@ def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: 
     model = AsrModel(dataclasses.replace(config, vocab_size=TOKENIZER.vocab_size)).eval()
     one = validate(model, dev_batches(cuts, 0.1), TEXTS, TOKENIZER, CPU)
     all_at_once = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU)
-    assert one == pytest.approx(all_at_once, rel=1e-4)
-    heads = {"transducer_wer", "simple_loss", "pruned_loss"} if has_transducer else set()
+    assert one.metrics == pytest.approx(all_at_once.metrics, rel=1e-4)
+    assert [result.errors for result in one.searches] == [result.errors for result in all_at_once.searches]
+    heads = {"transducer_wer", "simple_loss", "pruned_loss", "burst_share"} if has_transducer else set()
+    heads |= {"delay_s"} if has_transducer and has_ctc else set()
     heads |= {"attention_loss"} if has_attention else set()
-    assert one.keys() == heads | ({"ctc_wer", "ctc_loss"} if has_ctc else set()) | {"wer"}
+    assert one.metrics.keys() == heads | ({"ctc_wer", "ctc_loss"} if has_ctc else set()) | {"wer", "deletions"}
+    methods = {result.search.method for result in one.searches}
+    assert ("beam" in methods, "ctc_beam" in methods) == (has_transducer, has_ctc)
+    assert ("attention_rescoring" in methods) == (has_attention and has_ctc)
 
 
 def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> None:
@@ -94,7 +117,7 @@ def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> N
 def test_nothing_is_drawn_and_nothing_learnt(cuts: list[Any]) -> None:
     model = minute_model(vocab_size=TOKENIZER.vocab_size).eval()
     before = SimpleNamespace(random=torch.get_rng_state(), weights={k: v.clone() for k, v in model.state_dict().items()})
-    metrics = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU)
+    metrics = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU).metrics
     assert all(np.isfinite(value) for value in metrics.values())
     assert torch.equal(torch.get_rng_state(), before.random)
     assert all(torch.equal(tensor, before.weights[name]) for name, tensor in model.state_dict().items())

@@ -6,6 +6,7 @@ float64 and put into the model one by one: memory holds one model and one tensor
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.search.default_search import SEARCH_FILE
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.averaging import interval_average
 from zipasr.train.config import TrainConfig
@@ -141,7 +143,8 @@ def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[
         raise ConfigError(f"there must be 1 checkpoint or more to average, but {number} are asked for")
     folders, config = run_checkpoints(run_folder), _run_config(Path(run_folder))
     newest = max(folders)
-    is_finished = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]["epoch"] >= config.num_epochs
+    position = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]
+    is_finished = position["epoch"] >= config.num_epochs or position["num_batches"] >= (config.max_batches or math.inf)
     counted = [n for n in folders if (n > 0 and n % config.save_interval == 0) or (n == newest and is_finished)]
     left_out = [folders[n].name for n in folders if n not in counted and n >= ([0, *counted][-number:][0])]
     if len(counted) < number:
@@ -275,6 +278,10 @@ def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], T
                 )
             tensor.copy_(value)
     model.save(out, Tokenizer.from_bytes(like.blob(MODEL_FILE)))
+    for folder in (like.path, like.path.parent.parent / MODEL_SUBFOLDER):  # a model with a default search, or its run's
+        if (folder / SEARCH_FILE).is_file():
+            write_text(out / SEARCH_FILE, (folder / SEARCH_FILE).read_text(encoding="utf-8"))
+            break
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -291,8 +291,12 @@ def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1)
 
 def keep_best(
     run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_batches: int, keep: int
-) -> None:
-    """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; drop the others."""
+) -> Path | None:
+    """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; drop the others.
+
+    Returns:
+        Where it was written, or None.
+    """
     found = {path: _validation_wer(path) for path in best_folders(run_folder).values()}
     own = run_folder / "best" / f"batch-{num_batches:08d}"
     found[own] = metrics["wer"]
@@ -304,6 +308,7 @@ def keep_best(
         checkpoint.write_folder(own, documents=documents, tensors=tensors, blobs=blobs)
     for path in found.keys() - set(best):
         shutil.rmtree(path, ignore_errors=True)
+    return own if own in best else None
 
 
 def _validation_wer(folder: Path) -> float:

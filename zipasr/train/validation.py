@@ -1,28 +1,65 @@
-"""Loss and error rates of the averaged model on the dev set, while training goes on."""
+"""Losses of the averaged model on the dev set and error rates of its searches, while training goes on."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import kaldialign
 import torch
+from torch import Tensor
 
 from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
 from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
+from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
-from zipasr.search.greedy import ctc_greedy_search, greedy_search
+from zipasr.search.comparison import ComparedSearch, SearchComparison, best_search
+from zipasr.search.emission import EmissionStats, measure_emission
+from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
+
+COMPARED_S = 1800.0
+"""Sound of a dev set on which all searches are compared; of a longer one they see batches spread evenly, and only the greedy
+searches see the rest: half an hour tells which search is best, and beams over ten hours would cost more than they tell."""
+EMISSION_S = 300.0
+"""Likewise, sound whose emissions are measured: they are means over all its labels."""
+GREEDY = {"transducer_wer": SearchConfig(method="greedy"), "ctc_wer": SearchConfig(method="ctc_greedy")}
+"""The searches that see the whole dev set, by the name of their error rate."""
+
+
+class Validation(NamedTuple):
+    """What a validation found."""
+
+    metrics: dict[str, float]
+    """Losses per second of sound, `transducer_wer` and `ctc_wer` (greedy, one symbol a frame) over the whole dev set, `wer`
+    and `deletions` of the best search in percent, and of a transducer `burst_share` and `delay_s`."""
+    searches: list[ComparedSearch]
+    """Every search on the part of the dev set that all of them saw."""
+    num_utterances: int
+    """How many that part has."""
+    is_whole: bool
+    """Whether that part is the whole dev set."""
+
+    @property
+    def best(self) -> ComparedSearch:
+        """The search to use."""
+        return best_search(self.searches)
+
+    @property
+    def what(self) -> str:
+        """The utterances on which the searches were compared, in words."""
+        return f"dev ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
 
 
 @torch.no_grad()
 def validate(
     model: AsrModel, batches: Sequence[Batch], texts: dict[str, str], tokenizer: Tokenizer, device: torch.device
-) -> dict[str, float]:
-    """Losses per second of sound, of every head there is, and word error rates in percent, by greedy search with each.
+) -> Validation:
+    """Measure a model on the dev set. Each batch is encoded once.
 
-    With a vocabulary of characters without spaces, every character counts as a word, as is usual for Mandarin.
-    The attention decoder has no search of its own: its loss is reported, its rescoring is for `zipasr evaluate`.
+    `wer` is that of the best search where all searches see the whole dev set, and of the better greedy search where it is so
+    long that they see a part: then the whole says more. With a vocabulary of characters without spaces, every character
+    counts as a word, as is usual for Mandarin.
 
     Args:
         model: in eval mode, on `device`.
@@ -31,37 +68,48 @@ def validate(
         tokenizer: makes words of labels.
         device: where the model is.
     """
-    totals: dict[str, float] = {}
-    audio_s, num_words = 0.0, 0
-    errors = {"transducer": 0, "ctc": 0}
-    for batch in batches:
-        features, lens = batch.features.to(device), batch.feature_lens.to(device)
+    has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
+    greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
+    others = SearchComparison(model, tokenizer, list(greedy.values()))
+    compared = SearchComparison(model, tokenizer)
+    losses: dict[str, float] = {}
+    audio_s = sum(batch.audio_s for batch in batches)
+    stride, emission_stride = (max(1, math.ceil(audio_s / most_s)) for most_s in (COMPARED_S, EMISSION_S))
+    emission, num_utterances = EmissionStats(), 0
+    for i, batch in enumerate(batches):
+        encoded = model.encode(batch.features.to(device), batch.feature_lens.to(device))
         labels, label_lens = batch.labels.to(device), batch.label_lens.to(device)
-        encoded = model.encode(features, lens)
         for name, loss in model.head_losses(encoded, labels, label_lens).items():
-            totals[name] = totals.get(name, 0.0) + loss.item()
-        found = {}
-        if model.has_transducer:
-            found["transducer"] = greedy_search(model, encoded, unk_id=tokenizer.unk_id)
-        if model.has_ctc:
-            found["ctc"] = ctc_greedy_search(model, encoded)
-        for head, hypotheses in found.items():
-            for name, hypothesis in zip(batch.ids, hypotheses, strict=True):
-                reference, words = _words(texts[name], tokenizer), _words(tokenizer.decode(hypothesis.ids), tokenizer)
-                errors[head] += kaldialign.edit_distance(reference, words)["total"]
-        num_words += sum(len(_words(texts[name], tokenizer)) for name in batch.ids)
-        audio_s += batch.audio_s
-    result = {f"{name}_loss": total / max(audio_s, 1e-9) for name, total in totals.items()}
-    for head, is_on in (("ctc", model.has_ctc), ("transducer", model.has_transducer)):
-        if is_on:
-            result[f"{head}_wer"] = 100.0 * errors[head] / max(num_words, 1)
-    result["wer"] = result["transducer_wer" if model.has_transducer else "ctc_wer"]
-    return result
+            losses[name] = losses.get(name, 0.0) + loss.item()
+        if i % stride == 0:
+            compared.add(encoded, [texts[name] for name in batch.ids])
+            num_utterances += len(batch.ids)
+        else:
+            others.add(encoded, [texts[name] for name in batch.ids])
+        if model.has_transducer and i % emission_stride == 0:
+            emission = emission.plus(_emission(model, encoded, batch.labels, batch.label_lens))
+    searches = compared.results()
+    metrics = {f"{name}_loss": total / max(audio_s, 1e-9) for name, total in losses.items()}
+    for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
+        same = next(result for result in searches if result.search == search)
+        metrics[name] = same.errors.words.plus(rest.errors.words).rate
+    best = best_search(searches)
+    metrics["wer"] = best.wer if stride == 1 else min(metrics[name] for name in greedy)
+    metrics["deletions"] = best.deletions
+    metrics |= _figures(emission)
+    return Validation(metrics, searches, num_utterances, stride == 1)
 
 
-def _words(text: str, tokenizer: Tokenizer) -> list[str]:
-    """What errors are counted in: words, or characters where the vocabulary knows no spaces."""
-    return list("".join(text.split())) if tokenizer.is_spaceless else text.split()
+def _emission(model: AsrModel, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> EmissionStats:
+    assert model.config.transducer is not None
+    labels = [row[:length].tolist() for row, length in zip(labels_NS, label_lens.tolist(), strict=True)]
+    return measure_emission(model, encoded, labels, lattice=model.config.transducer.lattice)
+
+
+def _figures(emission: EmissionStats) -> dict[str, float]:
+    """What there is to log of the emissions of a transducer."""
+    figures = {"burst_share": emission.burst_share, "delay_s": emission.delay_s}
+    return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
 def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
