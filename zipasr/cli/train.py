@@ -1,6 +1,7 @@
 """`zipasr train`: train a model by a recipe, or on a data folder, or go on with a run that stopped."""
 
 import argparse
+import sys
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,6 +32,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         dest="checkpoint",
         help="finetune this model: a model folder, a run, or a .pt file of icefall; more by --set finetune.NAME=VALUE",
     )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="fit the run to this time on this machine, such as 20m or 2h, by timing some of its steps first",
+    )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and do nothing")
     parser.add_argument(
@@ -53,13 +59,12 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from zipasr.config import to_json
-    from zipasr.recipes.find import find_recipe
-    from zipasr.train.finetune import resolve
+    from zipasr.recipes.configure import configure_run
     from zipasr.train.loop import train
     from zipasr.train.preflight import check_recipe
 
     logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
-    config = resolve(find_recipe(args.recipe), args.settings, args.checkpoint, Path(args.out))
+    config, notes = configure_run(args.recipe, args.settings, Path(args.out), checkpoint=args.checkpoint, budget=args.budget)
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0
@@ -73,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(probe(config, Path(args.out)).format())
         return 0
+    for note in notes:
+        print(note, file=sys.stderr)
     report = train(config, Path(args.out), is_quiet=not args.progress)
     if not report.is_main:
         return 0
@@ -83,4 +90,12 @@ def run(args: argparse.Namespace) -> int:
         f"{report.folder / 'model'}: {report.num_batches} batches, dev WER {report.wer:.2f} %, "
         f"{report.hours_per_hour:.0f} hours of audio per hour"
     )
+    if report.validation is not None:
+        from zipasr.search.comparison import format_comparison
+
+        default = report.validation.best.search
+        print(format_comparison(report.validation.searches, default, what=report.validation.what))
+        print(f"default search of the model: {default}")
+    for finding in report.findings:
+        print(f"note: {finding}")
     return 0

@@ -1,6 +1,5 @@
 """Finding a recipe by what a user types: `module:function`, `file.py:function`, or a data folder."""
 
-import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -12,7 +11,7 @@ from types import ModuleType
 
 import zipasr.recipes
 from zipasr.errors import ConfigError
-from zipasr.recipes import prompts
+from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
 
 
@@ -21,12 +20,12 @@ def find_recipe(name: str) -> TrainConfig:
 
     Args:
         name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder that
-            `zipasr prepare` wrote, which is trained with `prompts:tiny`.
+            `zipasr prepare` wrote, whose run is fitted to its data (`own_data`).
     Raises:
         ConfigError: there is no such recipe; the message lists those there are.
     """
     if Path(name).is_dir():
-        return dataclasses.replace(prompts.tiny(), data=name)
+        return fit_to_data(name).config
     module_name, colon, function_name = name.rpartition(":")
     if not colon:
         raise ConfigError(

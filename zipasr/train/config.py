@@ -123,6 +123,8 @@ class TrainConfig:
 
     num_epochs: int = 50
     """Epochs to train."""
+    max_batches: int | None = None
+    """Steps after which the run ends, even within an epoch; None: only epochs count."""
     lr: float = 0.045
     """Base learning rate of ScaledAdam."""
     lr_batches: float = 7500.0
@@ -206,6 +208,8 @@ class TrainConfig:
         for name in (*counts, "accumulate_batches", "max_skipped_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.max_batches is not None and self.max_batches < 1:
+            raise ConfigError(f"max_batches must be at least 1, or none, but is {self.max_batches}")
         for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s", "rank_timeout_s"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")

@@ -32,7 +32,7 @@ LOCK_FILE = ".lock"
 _ORPHANS_LIVE_S = 15.0  # readers of torch look every 5 s whether their parent is there
 logger = logging.getLogger(__name__)
 _MAY_CHANGE = frozenset(
-    "num_epochs device num_workers log_interval valid_interval keep_checkpoints average_share "
+    "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
     "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share".split()
 )
@@ -40,14 +40,25 @@ _MAY_CHANGE = frozenset(
 checkpoint, wherever it lies), nor save_interval's say in which checkpoints averages and rollbacks use."""
 
 
+def stored_config(out: Path) -> TrainConfig | None:
+    """The configuration of the run in a folder; None if none has begun there.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = out / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        return from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError) as error:  # ConfigError and what json raises are ValueErrors
+        raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
+
+
 def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainConfig, Tokenizer]:
     """Begin a run folder, or check that the one that is there belongs to the same run; the vocabulary is fixed here."""
-    path = out / CONFIG_FILE
-    if path.is_file():
-        try:
-            old = from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
-        except (json.JSONDecodeError, ConfigError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}. Choose another --out") from error
+    path, old = out / CONFIG_FILE, stored_config(out)
+    if old is not None:
         tokenizer = Tokenizer.load(out / "tokenizer")
         config = with_vocabulary(config, tokenizer)
         before, now = _flat(to_json(old)), _flat(to_json(config))

@@ -28,6 +28,8 @@ from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
 from zipasr.optim import Eden, Noam, ScaledAdam
 from zipasr.optim.eden import BatchEpochSchedule
+from zipasr.search.comparison import explain_differences
+from zipasr.search.default_search import write_default_search
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.acceleration import compile_blocks, recompute_activations
 from zipasr.train.averaging import RunningAverage
@@ -51,7 +53,7 @@ from zipasr.train.state import (
     remove_old,
 )
 from zipasr.train.step import Stepper, StepResult, schedule_step
-from zipasr.train.validation import validate, validation_batches
+from zipasr.train.validation import Validation, validate, validation_batches
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +65,17 @@ class TrainReport:
     folder: Path
     num_batches: int
     wer: float
-    """Word error rate on the dev set in percent, of the averaged model, by greedy search; NaN if the run is not finished."""
+    """Word error rate of the averaged model on dev in percent, by its best search; NaN if the run is not finished."""
     hours_per_hour: float
     """Hours of sound trained on per hour."""
     is_finished: bool = True
     """Whether it came to its end; otherwise it was asked to stop by SIGTERM, and can go on."""
     is_main: bool = True
     """Whether this is the process, of several that train together, that speaks for all."""
+    validation: Validation | None = None
+    """The last validation; None if the run is not finished, and on other processes than the first."""
+    findings: tuple[str, ...] = ()
+    """What the differences between the searches say, each with its cure."""
 
 
 def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainReport:
@@ -155,6 +161,7 @@ def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     batches_a_step = config.accumulate_batches * ranks.size
     total = position.num_batches - position.index // config.accumulate_batches
     total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
+    total = min(total, config.max_batches or total)
     log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "going on with" if is_resumed else "training"
@@ -183,7 +190,10 @@ class _Run:
             recompute_activations(state.model.encoder)
         if self.config.use_compile:
             compile_blocks(state.model.encoder)
-        self.last_validation: tuple[int, dict[str, float]] = (-1, {})
+        self.last_validated = -1
+        self.last_metrics: dict[str, float] = {}
+        self.last_validation: Validation | None = None
+        self.has_warned = False
         self.last_saved = state.position.num_batches
         self.clock = time.monotonic()
 
@@ -218,7 +228,9 @@ class _Run:
 
     def _steps(self) -> Iterator[tuple[list[Batch | None], bool]]:
         """The batches of each step of this rank, and whether it is the last of its epoch."""
-        position, group = self.state.position, list[Batch | None]()
+        position, group, limit = self.state.position, list[Batch | None](), self.config.max_batches or math.inf
+        if position.num_batches >= limit:
+            return
         for placed in read_batches(
             self.place.plan,
             self.place.reader,
@@ -233,6 +245,8 @@ class _Run:
             if len(group) == self.config.accumulate_batches or placed.is_last:
                 yield group, placed.is_last
                 group = []
+                if position.num_batches >= limit:
+                    return
 
     def step(self, batches: Sequence[Batch | None], *, is_last_of_epoch: bool, stop_signal: int = 0) -> StepResult:
         """Learn from some batches, then average, log, validate and save as far as it is time to."""
@@ -280,23 +294,38 @@ class _Run:
     def validate(self) -> dict[str, float]:
         """Average the model, measure it on the dev set and write it to the `model` folder; the others wait for rank 0."""
         b = self.state.position.num_batches
-        metrics = self.ranks.from_main(lambda: self._validate(b))
-        self.last_validation = (b, metrics)
-        return metrics
+        self.last_metrics = self.ranks.from_main(lambda: self._validate(b))
+        self.last_validated = b
+        return self.last_metrics
 
     def _validate(self, b: int) -> dict[str, float]:
         place, model = self.place, self.dev_model
         assert model is not None
         model.load_state_dict(merged_state_dict(self.state.model) | place.span.averaged_weights(self.state))
-        metrics = validate(model, place.dev_batches, self.dev_texts, place.tokenizer, place.device)
+        found = validate(model, place.dev_batches, self.dev_texts, place.tokenizer, place.device)
+        self.last_validation, metrics = found, found.metrics
         model.save(self.out / MODEL_SUBFOLDER, place.tokenizer)
-        keep_best(self.out, model, place.tokenizer, metrics, b, self.config.keep_best)
-        self.log.line("dev", b, metrics)
+        kept = keep_best(self.out, model, place.tokenizer, metrics, b, self.config.keep_best)
+        for folder in (self.out / MODEL_SUBFOLDER, *([kept] if kept is not None else [])):
+            write_default_search(folder, found.best.search, found.searches, chosen_on=found.what)
+        searches = {str(result.search): round(result.wer, 4) for result in found.searches}
+        self.log.line("dev", b, {**metrics, "search": str(found.best.search), "searches": searches})
         self.log.message(
             f"batch {b}, epoch {self.state.position.epoch}: dev "
             + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+            + f", best search {found.best.search}"
         )
+        findings = self._findings()
+        if findings and not self.has_warned:
+            self.has_warned = True
+            self.log.message("\n".join(f"note: {finding}" for finding in findings))
         return metrics
+
+    def _findings(self) -> tuple[str, ...]:
+        """What the searches of the last validation say of the model."""
+        head, found = self.config.model.transducer, self.last_validation
+        lattice = head.lattice if head is not None else None
+        return tuple(explain_differences(found.searches, lattice=lattice)) if found is not None else ()
 
     def _go_back(self) -> None:
         """Take the run back to a good checkpoint, or give up if that was done too often.
@@ -341,10 +370,17 @@ class _Run:
         position = self.state.position
         if position.num_batches != self.last_saved:
             self.save()
-        b, metrics = self.last_validation
-        if b != position.num_batches:
-            metrics = self.validate()
-        return TrainReport(self.out, position.num_batches, metrics["wer"], self._speed(), is_main=self.ranks.is_main)
+        if self.last_validated != position.num_batches:
+            self.validate()
+        return TrainReport(
+            self.out,
+            position.num_batches,
+            self.last_metrics["wer"],
+            self._speed(),
+            is_main=self.ranks.is_main,
+            validation=self.last_validation,
+            findings=self._findings(),
+        )
 
     def _speed(self) -> float:
         return self.state.position.audio_s / max(self.state.position.train_s, 1e-9)

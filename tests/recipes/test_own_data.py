@@ -1,0 +1,109 @@
+"""Contract: the run for a folder follows from what is in it, by rules that are printed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.tones import write_tones
+from zipasr.recipes import prompts
+from zipasr.recipes.own_data import MADE_FOR, DataFacts, batches_to_train, describe, fit, fit_to_data
+from zipasr.train.data import read_cuts
+from zipasr.train.length import scaled_to
+
+
+def facts(**changes: object) -> DataFacts:
+    usual = DataFacts(
+        num_utterances=456,
+        hours=0.55,
+        num_words=5047,
+        num_distinct_words=55,
+        num_distinct_texts=440,
+        num_speakers=50,
+        is_spaceless=False,
+    )
+    return usual._replace(**changes)
+
+
+def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() -> None:
+    tiny = prompts.tiny()
+    per_epoch = MADE_FOR.num_batches / MADE_FOR.num_epochs
+    same = scaled_to(tiny, int(MADE_FOR.num_batches), batches_per_epoch=per_epoch, made_for=MADE_FOR)
+    assert (same.lr_batches, same.lr_epochs, same.num_epochs) == (tiny.lr_batches, tiny.lr_epochs, tiny.num_epochs)
+    assert same.batch == tiny.batch
+    assert (same.lr_warmup_batches, same.loss_warmup_batches) == (tiny.lr_warmup_batches, tiny.loss_warmup_batches)
+
+
+@pytest.mark.parametrize(
+    ("hours", "per_epoch", "expected"),
+    [
+        (0.1, 90, 3000),  # little data: enough steps to learn at all
+        (0.25, 230, 4050),  # 18 epochs
+        (1.5, 1350, 5000),  # enough is enough
+        (5.0, 4500, 9000),  # but everything is heard twice, at each speed
+    ],
+)
+def test_length_grows_with_the_data_within_bounds(hours: float, per_epoch: float, expected: int) -> None:
+    assert batches_to_train(hours, per_epoch) == expected
+
+
+def test_a_shorter_run_keeps_the_shares_of_its_schedules() -> None:
+    config = fit(facts(), "data", batches_per_epoch=656).config
+    assert config.max_batches == 5000 and config.num_epochs == 8
+    tiny, share = prompts.tiny(), 5000 / MADE_FOR.num_batches
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * share, rel=0.01)
+    assert config.lr_epochs / (5000 / 656) == pytest.approx(tiny.lr_epochs / tiny.num_epochs, rel=0.01)
+    assert config.batch.spec_augment_from_epoch == 3
+    assert config.save_interval % config.average_period == 0
+    assert config.valid_interval % config.save_interval == 0
+    saved_share = config.keep_checkpoints * config.save_interval / 5000
+    assert saved_share > config.average_share  # or the average could not begin where it should
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "lattice"),
+    [
+        ({}, "char", "modified"),
+        ({"hours": 30.0}, "unigram", "modified"),
+        ({"hours": 500.0}, "unigram", "regular"),
+        ({"is_spaceless": True, "hours": 30.0}, "spaceless", "modified"),
+    ],
+)
+def test_tokens_and_lattice(changes: dict[str, object], kind: str, lattice: str) -> None:
+    run = fit(facts(**changes), "data", batches_per_epoch=656)
+    assert run.config.tokenizer.kind == kind
+    assert run.config.model.transducer is not None and run.config.model.transducer.lattice == lattice
+    assert any(line.startswith("tokens: ") for line in run.reasons)
+    assert any(line.startswith(f"lattice: {lattice}") for line in run.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_speakers": 1}, "one speaker"),
+        ({"num_distinct_texts": 35}, "come again and again"),
+        ({"hours": 50.0}, "a larger model"),
+    ],
+)
+def test_what_to_expect_is_said_where_that_is_little(changes: dict[str, object], said: str) -> None:
+    assert said in "\n".join(fit(facts(**changes), "data", batches_per_epoch=656).reasons)
+    assert said not in "\n".join(fit(facts(), "data", batches_per_epoch=656).reasons)
+
+
+def test_facts_of_a_folder(tmp_path: Path) -> None:
+    data = write_tones(tmp_path, num_train=30, num_dev=3)
+    found = describe(read_cuts(data / "train_cuts.jsonl.gz"))
+    assert (found.num_utterances, found.num_distinct_words, found.num_speakers) == (30, 5, 0)
+    assert 5 < found.num_distinct_texts <= 30 <= found.num_words
+    assert 0.002 < found.hours < 0.02
+    assert not found.is_spaceless
+    run = fit_to_data(str(data))
+    assert run.config.data == str(data)
+    assert run.config.max_batches == 3000
+    assert "30 utterances" in run.reasons[0] and "5 distinct words" in run.reasons[0]
+
+
+def test_a_script_without_spaces_is_noticed(tmp_path: Path) -> None:
+    sounds = {"天地": (300, 500), "ひと": (900, 700)}
+    data = write_tones(tmp_path, num_train=6, num_dev=1, sounds=sounds)
+    assert describe(read_cuts(data / "train_cuts.jsonl.gz")).is_spaceless
+    assert fit_to_data(str(data)).config.tokenizer.kind == "spaceless"

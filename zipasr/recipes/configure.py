@@ -1,0 +1,68 @@
+"""The configuration of a run from what `zipasr train` is given: a recipe or a folder, fields to set, a time to fit."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from zipasr.errors import ConfigError
+from zipasr.recipes.find import find_recipe
+from zipasr.recipes.own_data import fit_to_data
+from zipasr.train.config import TrainConfig
+from zipasr.train.finetune import resolve
+from zipasr.train.folder import stored_config
+from zipasr.train.length import fit_to_time, parse_duration_s
+
+_LENGTHS = ("num_epochs", "max_batches")
+
+
+class ConfiguredRun(NamedTuple):
+    """What to train, and what there is to say of it."""
+
+    config: TrainConfig
+    notes: tuple[str, ...] = ()
+    """Sentences to print before the first step."""
+
+
+def configure_run(
+    recipe: str,
+    settings: Sequence[str],
+    out: Path,
+    *,
+    checkpoint: str | None = None,
+    budget: str | None = None,
+) -> ConfiguredRun:
+    """The configuration that a command line asks for.
+
+    A run that has begun in `out` keeps the configuration that was fitted to its data, or to its time, when it began.
+
+    Args:
+        recipe: see `find_recipe`; the run of a folder is fitted to its data.
+        settings: `name=value` strings; they hold in any case.
+        out: the folder of the run.
+        checkpoint: what to begin with; see `finetune.resolve`.
+        budget: the time that the run may take on this machine, such as `20m`.
+    Raises:
+        ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
+        CheckpointError: the checkpoint, or the run in `out`, cannot be read.
+        DataError: the data cannot be used.
+    """
+    budget_s = parse_duration_s(budget) if budget is not None else None
+    given = [text for text in settings if text.partition("=")[0].strip() in _LENGTHS]
+    if budget_s is not None and given:
+        raise ConfigError(f"--budget chooses the length of the run, but --set {given[0]} does too; leave one of them out")
+    is_folder = Path(recipe).is_dir()
+    stored = stored_config(out) if is_folder or budget_s is not None else None
+    if stored is not None:
+        base = dataclasses.replace(stored, data=recipe) if is_folder else stored
+        return ConfiguredRun(resolve(base, settings, checkpoint, out))
+    base, notes = fit_to_data(recipe) if is_folder else (find_recipe(recipe), ())
+    config = resolve(base, settings, checkpoint, out)
+    if budget_s is None:
+        return ConfiguredRun(config, notes)
+    run = fit_to_time(config, budget_s)
+    note = (
+        f"budget: {budget_s / 60:g} minutes are {run.num_batches:,} batches of {run.pace.step_s:.2f} s on this machine, "
+        f"with validations of {run.pace.validation_s:.1f} s"
+    )
+    return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*notes, note))

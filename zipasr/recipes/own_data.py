@@ -1,0 +1,186 @@
+"""A run for data that nobody tuned for: what is in a prepared folder -> a `TrainConfig`, and the reasons in words.
+
+    zipasr prepare recordings --out data/mine
+    zipasr train data/mine --out exp/mine
+
+The rules were measured on corpora of ten minutes to an hour and a half (docs/own_data.md); beyond, they are the published
+recipes' habits. Hours are those of the training part.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from zipasr.data.manifest_index import IndexedCuts
+from zipasr.data.plan import BatchPlan
+from zipasr.losses.lattice import LatticeKind
+from zipasr.recipes import prompts
+from zipasr.train.config import TokenizerConfig, TrainConfig
+from zipasr.train.data import read_cuts
+from zipasr.train.length import Length, scaled_to
+
+MADE_FOR = Length(num_batches=4670, num_epochs=18)
+"""The run that `prompts:tiny` was tuned for: 17 minutes of prompts."""
+FEWEST_BATCHES, MOST_BATCHES = 3000, 5000
+"""Between these the length of a run grows with the data..."""
+BATCHES_PER_HOUR = 16_200
+"""... by so much, 18 epochs of batches of 12 s at three speeds..."""
+FEWEST_EPOCHS = 2
+"""... and however much there is, everything is heard so often, at each of three speeds."""
+PIECES_FROM_HOURS = 20.0
+"""From here on the vocabulary is one of pieces, as published; with little data, pieces were worse than characters."""
+REGULAR_FROM_HOURS = 100.0
+"""From here on the lattice is `regular`, as published."""
+LARGE_FROM_HOURS = 20.0
+"""From here on `tiny` is too small."""
+FEW_TEXTS_SHARE = 0.5
+"""Distinct texts over utterances below which texts count as repeated."""
+MOST_TEXTS, MOST_SPEAKER_CUTS = 200_000, 2000
+"""Texts that are looked at, and cuts whose speaker is."""
+_SPACELESS_RANGES = (
+    ("\u0e00", "\u0eff"),  # Thai, Lao
+    ("\u1000", "\u109f"),  # Burmese
+    ("\u1780", "\u17ff"),  # Khmer
+    ("\u3040", "\u30ff"),  # Hiragana, Katakana
+    ("\u3400", "\u4dbf"),  # Han
+    ("\u4e00", "\u9fff"),
+    ("\uf900", "\ufaff"),
+    ("\U00020000", "\U0003ffff"),
+)
+
+
+class DataFacts(NamedTuple):
+    """What the rules look at."""
+
+    num_utterances: int
+    hours: float
+    num_words: int
+    """Words of all texts."""
+    num_distinct_words: int
+    num_distinct_texts: int
+    num_speakers: int
+    """0 if they are not labeled."""
+    is_spaceless: bool
+    """Whether the script writes no spaces between words, as Chinese, Japanese and Thai do."""
+
+
+class FittedRun(NamedTuple):
+    """A configuration and why it is what it is."""
+
+    config: TrainConfig
+    reasons: tuple[str, ...]
+    """Sentences to print."""
+
+
+def fit_to_data(folder: str) -> FittedRun:
+    """The run for a folder that `zipasr prepare` wrote.
+
+    Raises:
+        DataError: there are no cuts to train on.
+    """
+    cuts = read_cuts(Path(folder) / "train_cuts.jsonl.gz")
+    facts = describe(cuts)
+    base = prompts.tiny()
+    return fit(facts, folder, batches_per_epoch=BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0))
+
+
+def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun:
+    """The run for data of which these facts are known.
+
+    Args:
+        facts: of the training part.
+        folder: where the data is.
+        batches_per_epoch: of its utterances, each at every speed.
+    """
+    num_batches = batches_to_train(facts.hours, batches_per_epoch)
+    config = scaled_to(prompts.tiny(), num_batches, batches_per_epoch=batches_per_epoch, made_for=MADE_FOR)
+    tokenizer, why_tokens = _tokenizer(facts)
+    lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
+    transducer = config.model.transducer
+    assert transducer is not None
+    model = dataclasses.replace(config.model, transducer=dataclasses.replace(transducer, lattice=lattice))
+    config = dataclasses.replace(
+        config,
+        data=folder,
+        model=model,
+        tokenizer=tokenizer,
+        max_batches=num_batches,
+    )
+    reasons = [
+        f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
+        f"{facts.num_words:,}, {facts.num_distinct_texts:,} distinct texts"
+        + (f", {facts.num_speakers:,} speakers" if facts.num_speakers else ""),
+        f"tokens: {why_tokens}",
+        f"lattice: {lattice}, "
+        + ("as published" if lattice == "regular" else "since little data teaches a transducer to emit in bursts otherwise"),
+        f"length: {num_batches:,} batches of {config.batch.max_duration_s:g} s, which are "
+        f"{num_batches / batches_per_epoch:.1f} epochs at {len(config.batch.speed_factors)} speeds each",
+        *_warnings(facts),
+    ]
+    return FittedRun(config, tuple(reasons))
+
+
+def batches_to_train(hours: float, batches_per_epoch: float) -> int:
+    """How long to train on so many hours: enough for little data, and every utterance several times of much."""
+    grown = min(max(BATCHES_PER_HOUR * hours, FEWEST_BATCHES), MOST_BATCHES)
+    return math.ceil(max(grown, FEWEST_EPOCHS * batches_per_epoch) / 10) * 10
+
+
+def describe(cuts: IndexedCuts) -> DataFacts:
+    """What the rules look at; of very many cuts, texts and speakers of some, spread evenly."""
+    hours = float(cuts.durations_s.sum()) / 3600
+    chosen = cuts if len(cuts) <= MOST_TEXTS else cuts.take(np.linspace(0, len(cuts) - 1, MOST_TEXTS).astype(np.int64))
+    words, texts, num_words = set[str](), set[int](), 0
+    num_characters = num_spaceless = 0
+    for text in chosen.texts():
+        found = text.split()
+        words.update(found)
+        texts.add(hash(text))
+        num_words += len(found)
+        num_characters += sum(map(len, found))
+        num_spaceless += sum(map(_is_spaceless, "".join(found)))
+    some = np.unique(np.linspace(0, len(cuts) - 1, min(len(cuts), MOST_SPEAKER_CUTS)).astype(np.int64))
+    speakers = {cuts[int(i)].supervisions[0].speaker for i in some} - {None}
+    return DataFacts(
+        num_utterances=len(cuts),
+        hours=hours,
+        num_words=num_words,
+        num_distinct_words=len(words),
+        num_distinct_texts=len(texts),
+        num_speakers=len(speakers),
+        is_spaceless=num_spaceless > 0.5 * num_characters,
+    )
+
+
+def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
+    """The vocabulary, and why."""
+    if facts.is_spaceless:
+        return TokenizerConfig(kind="spaceless", vocab_size=None), "single characters, as the script has no spaces"
+    if facts.hours >= PIECES_FROM_HOURS:
+        return TokenizerConfig(), "500 pieces, as published"
+    return TokenizerConfig(
+        kind="char", vocab_size=None
+    ), f"characters, since there are less than {PIECES_FROM_HOURS:g} hours"
+
+
+def _warnings(facts: DataFacts) -> list[str]:
+    """What to expect, where that is little."""
+    said = []
+    if facts.num_speakers == 1:
+        said.append("note: one speaker; other voices will be recognized worse")
+    if facts.num_distinct_texts < FEW_TEXTS_SHARE * facts.num_utterances:
+        said.append("note: most texts come again and again; other sentences will be recognized worse")
+    if facts.hours >= LARGE_FROM_HOURS:
+        said.append(
+            f"note: from {LARGE_FROM_HOURS:g} hours on a larger model than `tiny` learns more, on a GPU: "
+            "zipasr train librispeech:small --set data=DATA"
+        )
+    return said
+
+
+def _is_spaceless(character: str) -> bool:
+    """Whether a character belongs to a script that is written without spaces between words."""
+    return any(first <= character <= last for first, last in _SPACELESS_RANGES)

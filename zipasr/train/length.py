@@ -1,0 +1,171 @@
+"""How long a run is: a recipe scaled to a number of batches, and the batches that a time allows on this machine.
+
+What a schedule counts in batches or epochs keeps its share of the run when the run gets shorter or longer, so that the rate
+has come down, and masks have come in, where they would have.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from zipasr.data.batching import BatchReader
+from zipasr.data.plan import BatchPlan
+from zipasr.data.reading import read_batches
+from zipasr.device import fast_matmul, select_device
+from zipasr.errors import ConfigError
+from zipasr.nn.schedule import set_step
+from zipasr.tokenizer import Tokenizer
+from zipasr.train.config import TrainConfig
+from zipasr.train.data import TrainData, read_cuts, select
+from zipasr.train.distributed import Ranks
+from zipasr.train.folder import first_tokenizer, with_vocabulary
+from zipasr.train.loop import new_state
+from zipasr.train.step import Stepper, schedule_step
+from zipasr.train.validation import validate, validation_batches
+
+NUM_CHECKPOINTS = 20
+"""A scaled run writes so many, of which the last fifth or so enters the average..."""
+NUM_VALIDATIONS = 10
+"""... and validates so often."""
+MIN_BATCHES = 200
+"""Below this nothing is learned, whatever the data."""
+_MEASURE_S = 8.0
+"""Seconds of training that tell how long a step takes; steps differ by the lengths of their utterances."""
+_WARMUP_STEPS = 2
+_SPARE_SHARE = 0.05
+"""Of a time budget: starting, writing checkpoints, and a machine that is not always as fast."""
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
+
+
+class Length(NamedTuple):
+    """What a recipe was made for."""
+
+    num_batches: float
+    num_epochs: float
+
+
+class Pace(NamedTuple):
+    """How fast this machine trains."""
+
+    step_s: float
+    """Seconds of a step, reading included."""
+    validation_s: float
+    """Seconds of a validation."""
+
+
+class BudgetedRun(NamedTuple):
+    """A run that fits a time."""
+
+    config: TrainConfig
+    pace: Pace
+    num_batches: int
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of a duration such as `20m`, `1.5h` or `90s`; a number alone is minutes.
+
+    Raises:
+        ConfigError: it is of another form, or not positive.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    seconds = float(match.group(1)) * _UNITS_S[match.group(2)] if match else 0.0
+    if not 0.0 < seconds < math.inf:
+        raise ConfigError(f"a time must be a positive number with s, m or h, such as 20m, but is {text!r}")
+    return seconds
+
+
+def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float, made_for: Length) -> TrainConfig:
+    """A recipe scaled to a number of batches.
+
+    Args:
+        config: the recipe.
+        num_batches: batches of the run, at least `MIN_BATCHES`; it may end within an epoch.
+        batches_per_epoch: of its data.
+        made_for: the length that the numbers of the recipe were chosen for.
+    """
+    num_epochs = num_batches / batches_per_epoch
+    by_batches, by_epochs = num_batches / made_for.num_batches, num_epochs / made_for.num_epochs
+    every = config.average_period * max(1, round(num_batches / NUM_CHECKPOINTS / config.average_period))
+    masks_from = round(config.batch.spec_augment_from_epoch * by_epochs)
+    return dataclasses.replace(
+        config,
+        batch=dataclasses.replace(config.batch, spec_augment_from_epoch=masks_from),
+        num_epochs=max(1, math.ceil(num_epochs)),
+        max_batches=num_batches,
+        lr_batches=_rounded(config.lr_batches * by_batches),
+        lr_epochs=_rounded(config.lr_epochs * by_epochs),
+        lr_warmup_batches=_rounded(config.lr_warmup_batches * min(1.0, by_batches)),
+        loss_warmup_batches=_rounded(config.loss_warmup_batches * min(1.0, by_batches)),
+        save_interval=every,
+        valid_interval=every * round(NUM_CHECKPOINTS / NUM_VALIDATIONS),
+        keep_checkpoints=max(config.keep_checkpoints, math.ceil(config.average_share * NUM_CHECKPOINTS) + 2),
+    )
+
+
+def fit_to_time(config: TrainConfig, budget_s: float) -> BudgetedRun:
+    """Scale a run so that it takes about a given time on this machine, by taking some of its steps.
+
+    Nothing is written. A machine that becomes busier, or idle, later is not foreseen.
+
+    Args:
+        config: the run, its data prepared.
+        budget_s: seconds from start to end.
+    Raises:
+        ConfigError: the time is too short to learn anything.
+        DataError: the data cannot be used.
+    """
+    started = time.monotonic()
+    device = select_device(config.device)
+    cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
+    tokenizer = first_tokenizer(config, cuts)
+    config = with_vocabulary(config, tokenizer)
+    data = select(cuts, read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"), tokenizer, config)
+    plan = data.plan(config)
+    with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
+        pace = _measure(config, data, plan, tokenizer, device)
+    left_s = (1.0 - _SPARE_SHARE) * (budget_s - (time.monotonic() - started)) - NUM_VALIDATIONS * pace.validation_s
+    num_batches = int(left_s / pace.step_s)
+    if num_batches < MIN_BATCHES:
+        needed_s = (MIN_BATCHES * pace.step_s + NUM_VALIDATIONS * pace.validation_s) / (1.0 - _SPARE_SHARE)
+        raise ConfigError(
+            f"the budget must be enough for {MIN_BATCHES} batches, which take {pace.step_s:.2f} s each here, but is "
+            f"{budget_s / 60:.1f} minutes; give {needed_s / 60 + 1:.0f} minutes or more"
+        )
+    per_epoch = plan.num_batches(0) / config.accumulate_batches
+    made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
+    return BudgetedRun(scaled_to(config, num_batches, batches_per_epoch=per_epoch, made_for=made_for), pace, num_batches)
+
+
+def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: Tokenizer, device: torch.device) -> Pace:
+    """Train for some seconds, and validate once, with a model that is then thrown away."""
+    torch.manual_seed(config.seed)
+    ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
+    reader = BatchReader(data.cuts, tokenizer, config.model.features, config.batch, seed=config.seed, time_mask_ratio=ratio)
+    state, _ = new_state(config, device, tokenizer)
+    stepper = Stepper(config, state, Ranks(), device)
+    num_steps, clock = 0, time.monotonic()
+    for placed in read_batches(plan, reader, epoch=0, index=0, num_epochs=config.num_epochs, num_workers=0):
+        if num_steps == _WARMUP_STEPS:
+            clock = time.monotonic()
+        state.model.train()
+        set_step(state.model, schedule_step(config, num_steps + 1))
+        stepper.step([placed.batch], num_steps + 1)
+        num_steps += 1
+        if num_steps > _WARMUP_STEPS and time.monotonic() - clock > _MEASURE_S:
+            break
+    step_s = config.accumulate_batches * (time.monotonic() - clock) / max(1, num_steps - _WARMUP_STEPS)
+    clock = time.monotonic()
+    texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
+    validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device)
+    return Pace(step_s, time.monotonic() - clock)
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits: more would say more than is known."""
+    return float(f"{value:.3g}")
