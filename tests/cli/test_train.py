@@ -24,8 +24,25 @@ def test_show_is_the_recipe_with_what_is_set(capsys: pytest.CaptureFixture, tmp_
     assert config == find_recipe("prompts:tiny")
     config = show(capsys, "prompts:tiny", "--set", "lr=0.03", "--set", "batch.speed_factors=1.0,1.2", "--set", "data=mine")
     assert (config.lr, config.batch.speed_factors, config.data) == (0.03, (1.0, 1.2), "mine")
-    assert show(capsys, str(tmp_path)).data == str(tmp_path)
     assert not Path("nowhere").exists()
+
+
+def test_run_of_a_folder_says_what_follows_from_its_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = write_tones(tmp_path / "data", num_train=6, num_dev=1)
+    assert main(["train", str(data), "--out", str(tmp_path / "run"), "--show"]) == 0
+    captured = capsys.readouterr()
+    config = from_json(TrainConfig, json.loads(captured.out))
+    assert config == find_recipe(str(data))
+    said = captured.err.splitlines()
+    assert [line.split(":")[0] for line in said[:4]] == ["data", "tokens", "lattice", "length"]
+    assert f"{config.max_batches:,} batches" in said[3]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("budget", ["", "soon", "-5m", "0"])
+def test_budget_that_is_no_time_is_misuse(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), f"--budget={budget}"]) == 2
+    assert "such as 20m" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

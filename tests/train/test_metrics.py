@@ -1,5 +1,6 @@
 """The log of a run. Contract: lines that plots and tests can read, whatever happened to the run before."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from zipasr.errors import CheckpointError, DataError
 from zipasr.train import metrics
-from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics
+from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
 
 
 def open_log(folder: Path, done_batches: int = 0) -> RunLog:
@@ -102,3 +103,18 @@ def test_messages_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
     assert read_metrics(tmp_path) == []
+
+
+def test_warnings_come_once_a_minute_and_say_how_many_were_held_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger, clock = logging.getLogger("zipasr.test_sparing"), [100.0]
+    monkeypatch.setattr("zipasr.train.metrics.time.monotonic", lambda: clock[0])
+    with caplog.at_level(logging.INFO, logger.name), sparing_warnings(logger.name):
+        for clock[0] in (100.0, 101.0, 159.9, 160.0, 161.0):
+            logger.warning("clipped at %.1f", clock[0])
+            logger.info("told")
+    logger.warning("clipped again")
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == ["clipped at 100.0", "clipped at 160.0 (and 2 like it before)", "clipped again"]
+    assert sum(record.getMessage() == "told" for record in caplog.records) == 5

@@ -55,9 +55,9 @@ def configure_run(
     stored = stored_config(out) if is_folder or budget_s is not None else None
     if stored is not None:
         base = dataclasses.replace(stored, data=recipe) if is_folder else stored
-        return ConfiguredRun(resolve(base, settings, checkpoint, out))
+        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out))
     base, notes = fit_to_data(recipe) if is_folder else (find_recipe(recipe), ())
-    config = resolve(base, settings, checkpoint, out)
+    config = resolve(_in_epochs(base, given), settings, checkpoint, out)
     if budget_s is None:
         return ConfiguredRun(config, notes)
     run = fit_to_time(config, budget_s)
@@ -66,3 +66,9 @@ def configure_run(
         f"with validations of {run.pace.validation_s:.1f} s"
     )
     return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*notes, note))
+
+
+def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
+    """The same without its limit in batches, where only the number of epochs is given: that must count then."""
+    names = {text.partition("=")[0].strip() for text in given}
+    return dataclasses.replace(config, max_batches=None) if names == {"num_epochs"} else config

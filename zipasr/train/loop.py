@@ -26,7 +26,7 @@ from zipasr.errors import ZipasrError
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
-from zipasr.optim import Eden, Noam, ScaledAdam
+from zipasr.optim import Eden, Noam, ScaledAdam, scaled_adam
 from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.search.comparison import explain_differences
 from zipasr.search.default_search import write_default_search
@@ -38,7 +38,7 @@ from zipasr.train.data import TrainData, read_cuts, select
 from zipasr.train.distributed import Ranks, joined
 from zipasr.train.finetune import begin, trained_groups
 from zipasr.train.folder import check_same_data, locked, open_run
-from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics
+from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
 from zipasr.train.precision import check_precision
 from zipasr.train.preflight import check_new_run
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
@@ -100,7 +100,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
         with locked(out) if ranks.is_main else nullcontext():
             place = _open(config, out, ranks, device, cuts, dev_cuts)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
-            with stop_wish() as wish, matmul:
+            with stop_wish() as wish, matmul, sparing_warnings(scaled_adam.__name__):
                 while True:  # once, and again whenever the run went back to an earlier checkpoint
                     log, state = _begin(place, is_quiet=is_quiet)
                     try:

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import logging
+import math
 import resource
 import sys
 import time
@@ -17,6 +19,39 @@ from zipasr.errors import CheckpointError, DataError
 
 _WENT_BACK = "went_back"
 """Kind of the line that a rollback leaves."""
+
+
+class Sparing(logging.Filter):
+    """Lets a logger warn once in a while only, and then say how often it was held back: clipped gradients come in swarms."""
+
+    def __init__(self, interval_s: float = 60.0) -> None:
+        """Let the first warning through, then none for `interval_s` seconds after each."""
+        super().__init__()
+        self.interval_s, self._next_s, self._num_held = interval_s, -math.inf, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record passes; what is no warning always does."""
+        if record.levelno != logging.WARNING:
+            return True
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            self._num_held += 1
+            return False
+        if self._num_held:
+            record.msg, record.args = f"{record.getMessage()} (and {self._num_held} like it before)", None
+        self._next_s, self._num_held = now_s + self.interval_s, 0
+        return True
+
+
+@contextlib.contextmanager
+def sparing_warnings(name: str) -> Iterator[None]:
+    """Have the logger of this name warn once a minute at most."""
+    logger, sparing = logging.getLogger(name), Sparing()
+    logger.addFilter(sparing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(sparing)
 
 
 class RunLog:

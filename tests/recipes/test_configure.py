@@ -1,0 +1,80 @@
+"""Contract: what `zipasr train` is given becomes a configuration in which every argument has an effect, or is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.train.tones import minute_config, write_tones
+from zipasr.errors import ConfigError
+from zipasr.recipes import configure, prompts
+from zipasr.recipes.configure import configure_run
+from zipasr.recipes.own_data import fit_to_data
+from zipasr.train.config import TrainConfig
+from zipasr.train.length import BudgetedRun, Pace
+from zipasr.train.loop import train
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_tones(tmp_path / "data", num_train=12, num_dev=2)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_folder_is_fitted_and_says_why(data: Path, out: Path) -> None:
+    run = configure_run(str(data), [], out)
+    assert run == fit_to_data(str(data))
+    assert run.config.max_batches is not None
+
+
+def test_recipe_is_taken_as_it_is(out: Path) -> None:
+    assert configure_run("prompts:tiny", [], out) == (prompts.tiny(), ())
+
+
+def test_epochs_that_are_set_count_alone(data: Path, out: Path) -> None:
+    run = configure_run(str(data), ["num_epochs=40"], out)
+    assert (run.config.num_epochs, run.config.max_batches) == (40, None)
+    run = configure_run(str(data), ["num_epochs=40", "max_batches=7"], out)
+    assert (run.config.num_epochs, run.config.max_batches) == (40, 7)
+    run = configure_run(str(data), ["lr=0.01"], out)
+    assert (run.config.lr, run.config.max_batches) == (0.01, fit_to_data(str(data)).config.max_batches)
+
+
+def fake_fit(config: TrainConfig, budget_s: float) -> BudgetedRun:
+    return BudgetedRun(
+        dataclasses.replace(config, max_batches=int(budget_s), lr_batches=77.0), Pace(1.0, 2.0), int(budget_s)
+    )
+
+
+def test_budget_fits_the_run_and_settings_hold(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configure, "fit_to_time", fake_fit)
+    run = configure_run(str(data), ["lr=0.01"], out, budget="20m")
+    assert (run.config.max_batches, run.config.lr, run.config.lr_batches) == (1200, 0.01, 77.0)
+    assert "20 minutes are 1,200 batches of 1.00 s" in run.notes[-1]
+    assert configure_run(str(data), ["lr_batches=5"], out, budget="20m").config.lr_batches == 5.0
+    assert configure_run("prompts:tiny", [], out, budget="1h").config.max_batches == 3600
+
+
+@pytest.mark.parametrize("setting", ["num_epochs=3", "max_batches = 5"])
+def test_two_lengths_are_refused(data: Path, out: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match="--budget chooses the length of the run, but --set"):
+        configure_run(str(data), [setting], out, budget="20m")
+
+
+def test_begun_run_keeps_its_configuration(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = minute_config(str(data), max_batches=2)
+    train(config, out, is_quiet=True)
+
+    def fail(*_: object) -> BudgetedRun:
+        raise AssertionError("a run that has begun is not timed again")
+
+    monkeypatch.setattr(configure, "fit_to_time", fail)
+    again = configure_run(str(data), [], out, budget="20m")
+    assert again.config.max_batches == 2 and again.notes == ()
+    assert again.config.model.encoder == config.model.encoder
+    assert configure_run(str(data), ["num_epochs=3"], out).config.max_batches is None
+    assert configure_run(str(data), ["max_batches=4"], out).config.max_batches == 4
