@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     config, notes = configure_run(args.recipe, args.settings, Path(args.out), checkpoint=args.checkpoint, budget=args.budget)
+    for note in notes:
+        print(note, file=sys.stderr)
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0
@@ -78,8 +80,6 @@ def run(args: argparse.Namespace) -> int:
 
         print(probe(config, Path(args.out)).format())
         return 0
-    for note in notes:
-        print(note, file=sys.stderr)
     report = train(config, Path(args.out), is_quiet=not args.progress)
     if not report.is_main:
         return 0
