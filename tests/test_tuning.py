@@ -49,6 +49,18 @@ def test_each_setting_is_what_evaluation_finds_with_it() -> None:
     assert tuned[0].flags() == f"--blank-penalty {tuned[0].values['blank_penalty']:g} --beam {tuned[0].values['beam']:g}"
 
 
+def test_symbols_per_frame_are_tuned() -> None:
+    model, grid = tiny_asr_model(), {"max_symbols_per_frame": (1.0, 3.0)}
+    tuned = tune(Recognizer(model, tiny_tokenizer()), UTTERANCES, grid)
+    assert len({setting.errors for setting in tuned}) == 2
+    for setting in tuned:
+        num_symbols = int(setting.values["max_symbols_per_frame"])
+        search = SearchConfig(method="beam", max_symbols_per_frame=num_symbols)
+        report = evaluate(Recognizer(model, tiny_tokenizer(), search=search), UTTERANCES)
+        assert (setting.errors.words, setting.errors.characters) == (report.words, report.characters)
+        assert setting.flags() == f"--max-symbols-per-frame {num_symbols}"
+
+
 def test_scales_of_language_models_are_tuned() -> None:
     lm, ngram = ToyPrior(48, seed=1), ToyPrior(48, seed=2)
     recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), language_models=LanguageModels(lm, ngram))
@@ -83,6 +95,10 @@ def test_bad_grids_are_refused(assignment: str) -> None:
         ({"device": (1.0,)}, "settings to tune must be of"),
         ({"lm_scale": (0.1,)}, "lm_scale has no effect without its model"),
         ({"beam": (0.0,)}, "beam must be at least 1"),
+        ({"beam": (4.0, 2.5)}, "beam must be a whole number, but is 2.5"),
+        ({"beam": (float("inf"),)}, "beam must be a whole number, but is inf"),
+        ({"max_symbols_per_frame": (0.5,)}, "max_symbols_per_frame must be a whole number, but is 0.5"),
+        ({"max_symbols_per_frame": (0.0,)}, "max_symbols_per_frame must be at least 1"),
         ({"attention_scale": (2.0,)}, "attention_scale has no effect"),
     ],
 )

@@ -17,16 +17,18 @@ from zipasr.search.hypothesis import Hypothesis
 
 
 def greedy_frame_by_frame(
-    scorer: ToyScorer, encoded: Encoded, unk_id: int | None = None, **settings: float
+    scorer: ToyScorer, encoded: Encoded, unk_id: int | None = None, max_symbols: int = 1, **settings: float
 ) -> list[Hypothesis]:
     found = []
     for frames, length in zip(encoded.frames, encoded.lens.tolist(), strict=True):
         ids, times, log_probs, score = (), (), (), 0.0
         for t in range(length):
-            scores = label_scores(scorer, frames[t], ids, **settings)
-            label = int(scores.argmax())
-            score += scores[label].item()
-            if label not in (0, unk_id):
+            for _ in range(max_symbols):
+                scores = label_scores(scorer, frames[t], ids, **settings)
+                label = int(scores.argmax())
+                score += scores[label].item()
+                if label in (0, unk_id):
+                    break
                 ids, times, log_probs = (*ids, label), (*times, t), (*log_probs, scores[label].item())
         found.append(Hypothesis(ids, times, log_probs, score))
     return found
@@ -101,6 +103,7 @@ def test_golden_ctc() -> None:
     penalty=st.sampled_from([0.0, 1.5]),
     temperature=st.sampled_from([1.0, 2.0]),
     unk_id=st.sampled_from([None, 2]),
+    max_symbols=st.integers(1, 4),
     seed=st.integers(0, 1000),
 )
 def test_any_window_equals_frame_by_frame(
@@ -111,6 +114,7 @@ def test_any_window_equals_frame_by_frame(
     penalty: float,
     temperature: float,
     unk_id: int | None,
+    max_symbols: int,
     seed: int,
 ) -> None:
     scorer = ToyScorer(6, context_size, seed)
@@ -121,9 +125,10 @@ def test_any_window_equals_frame_by_frame(
         blank_penalty=penalty,
         temperature=temperature,
         unk_id=unk_id,
+        max_symbols_per_frame=max_symbols,
         window_frames_25hz=window,
     )
-    expected = greedy_frame_by_frame(scorer, encoded, unk_id, blank_penalty=penalty, temperature=temperature)
+    expected = greedy_frame_by_frame(scorer, encoded, unk_id, max_symbols, blank_penalty=penalty, temperature=temperature)
     assert_same(found, expected)
 
 
@@ -178,6 +183,8 @@ def test_wrong_arguments() -> None:
     scorer, encoded = ToyScorer(4), toy_encoded([3], 4, seed=0)
     with pytest.raises(ValueError, match="window_frames_25hz must be at least 1"):
         greedy_search(scorer, encoded, window_frames_25hz=0)
+    with pytest.raises(ValueError, match="max_symbols_per_frame must be at least 1, but is 0"):
+        greedy_search(scorer, encoded, max_symbols_per_frame=0)
     with pytest.raises(ValueError, match="temperature must be positive"):
         greedy_search(scorer, encoded, temperature=0.0)
     with pytest.raises(ValueError, match="lens must be 1 lengths from 0 to 3"):

@@ -42,17 +42,23 @@ class ToyPrior:
 
 
 @settings(deadline=None, max_examples=40)
-@given(lens=st.lists(st.integers(0, 9), min_size=1, max_size=3), beam=st.integers(1, 9), seed=st.integers(0, 99))
-def test_beam_equals_obvious_code(lens: list[int], beam: int, seed: int) -> None:
+@given(
+    lens=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    beam=st.integers(1, 9),
+    max_symbols=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_beam_equals_obvious_code(lens: list[int], beam: int, max_symbols: int, seed: int) -> None:
+    """What a prior says of a label counts from the next choice on: in the same frame, if it goes on."""
     scorer, encoded, prior = ToyScorer(5, seed=seed), toy_encoded(lens, 5, seed=seed, blank_bonus=1.0), ToyPrior(5, seed)
     weighted = WeightedPriors([(prior, 0.7)])
-    found = modified_beam_search(scorer, encoded, beam=beam, prior=weighted)
-    expected = obvious_beam_search(scorer, encoded, beam, prior_of=lambda ids: 0.7 * prior.of(ids))
+    found = modified_beam_search(scorer, encoded, beam=beam, prior=weighted, max_symbols_per_frame=max_symbols)
+    expected = obvious_beam_search(scorer, encoded, beam, prior_of=lambda ids: 0.7 * prior.of(ids), max_symbols=max_symbols)
     assert [[h.ids for h in ranked] for ranked in found] == [[h.ids for h in ranked] for ranked in expected]
     for ours, obvious in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert ours.score == pytest.approx(obvious.score, abs=1e-4)
         assert ours.frames == obvious.frames
-    assert prior.num_calls <= max(lens)  # all utterances and hypotheses of a frame in one call
+    assert prior.num_calls <= max(lens) * max_symbols  # all utterances and hypotheses of a sub-step in one call
 
 
 def collapsed(path: Sequence[int]) -> tuple[int, ...]:

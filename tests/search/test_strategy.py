@@ -9,6 +9,7 @@ from tests.search.test_prior import ToyPrior
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
+from zipasr.search.greedy import greedy_search
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
@@ -43,6 +44,10 @@ def test_auto_takes_the_best_that_the_heads_allow() -> None:
         ({"method": "greedy", "beam": 8}, "beam has no effect"),
         ({"method": "ctc_greedy", "num_best": 2}, "num_best has no effect"),
         ({"method": "beam", "attention_scale": 2.0}, "attention_scale has no effect"),
+        ({"max_symbols_per_frame": 0}, "max_symbols_per_frame must be at least 1, but is 0"),
+        ({"method": "ctc_greedy", "max_symbols_per_frame": 2}, "has no effect on the search ctc_greedy"),
+        ({"method": "ctc_beam", "max_symbols_per_frame": 2}, "has no effect on the search ctc_beam"),
+        ({"method": "attention_rescoring", "max_symbols_per_frame": 2}, "has no effect on the search attention_rescoring"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"lm_scale": -0.1}, "lm_scale must be 0 or more"),
         ({"lodr_scale": 0.1}, "lodr_scale must be 0 or below"),
@@ -67,6 +72,27 @@ def test_settings_out_of_range(fields: dict[str, Any], message: str) -> None:
 def test_what_a_search_cannot_use_is_refused(method: Any, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settled(SearchConfig(method=method), Heads(), **given)
+
+
+def test_several_symbols_a_frame_need_a_transducer() -> None:
+    config = SearchConfig(max_symbols_per_frame=3)
+    assert settled(config, Heads()) == SearchConfig(method="beam", max_symbols_per_frame=3)
+    with pytest.raises(ConfigError, match="max_symbols_per_frame has no effect on the search ctc_greedy"):
+        settled(config, Heads(has_transducer=False))
+
+
+@pytest.mark.parametrize("num_symbols", [1, 2, 3])
+def test_transducer_searches_get_their_symbols_per_frame(num_symbols: int) -> None:
+    scorer, encoded = ToyScorer(5), toy_encoded([9, 4], 5, seed=1)
+    found = {
+        method: find_hypotheses(scorer, encoded, SearchConfig(method=method, max_symbols_per_frame=num_symbols), unk_id=3)
+        for method in ("beam", "greedy")
+    }
+    beams = modified_beam_search(scorer, encoded, unk_id=3, max_symbols_per_frame=num_symbols)
+    assert found["beam"] == [ranked[:1] for ranked in beams]
+    assert found["greedy"] == [[h] for h in greedy_search(scorer, encoded, unk_id=3, max_symbols_per_frame=num_symbols)]
+    for ranked in found.values():
+        assert max(hypothesis.frames.count(t) for (hypothesis,) in ranked for t in range(9)) == num_symbols
 
 
 def test_every_search_gets_what_it_is_given() -> None:

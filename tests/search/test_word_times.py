@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.word_times import TokenSpan, align_hypotheses, find_edges
+from zipasr.search.word_times import TokenSpan, align_hypotheses, emission_spans, find_edges
 from zipasr.tokenizer import Tokenizer
 
 LETTERS = Tokenizer.train(["A B AB BA"], kind="char", vocab_size=None)
@@ -140,11 +140,23 @@ def test_a_word_lasts_from_edge_to_edge() -> None:
     ]
 
 
+def test_tokens_of_one_frame_share_it() -> None:
+    assert emission_spans([]) == []
+    assert emission_spans([3, 4, 4, 4, 4, 9]) == [
+        TokenSpan(3, 4),
+        TokenSpan(4, 4.25),
+        TokenSpan(4.25, 4.5),
+        TokenSpan(4.5, 4.75),
+        TokenSpan(4.75, 5),
+        TokenSpan(9, 10),
+    ]
+
+
 def test_no_room_leaves_the_emission_frames() -> None:
     encoded = toy_encoded([2], LETTERS.vocab_size, seed=0)
     found = [Hypothesis((A, B, A), (0, 1, 1), (-1.0,) * 3)]
     spans = align_hypotheses(ToyScorer(LETTERS.vocab_size), encoded, [sound(15)], found, tokenizer=LETTERS)
-    assert spans == [[TokenSpan(0.0, 1.0), TokenSpan(1.0, 1.0), TokenSpan(1.0, 2.0)]]
+    assert spans == [[TokenSpan(0.0, 1.0), TokenSpan(1.0, 1.5), TokenSpan(1.5, 2.0)]]
 
 
 def test_nothing_found_and_wrong_arguments() -> None:

@@ -19,6 +19,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
+        "--max-symbols-per-frame",
+        type=int,
+        metavar="N",
+        help="tokens that beam and greedy may emit in a frame of 40 ms; more help where words are missing (default: 1)",
+    )
+    parser.add_argument(
         "--attention-scale",
         type=float,
         metavar="X",
@@ -97,7 +103,16 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
         if getattr(args, scale) is not None and getattr(args, of) is None:
             flag = f"--{scale.replace('_', '-')}"
             raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
-    names = ("beam", "num_best", "attention_scale", "blank_penalty", "lm_scale", "lodr_scale", "hotword_boost")
+    names = (
+        "beam",
+        "num_best",
+        "max_symbols_per_frame",
+        "attention_scale",
+        "blank_penalty",
+        "lm_scale",
+        "lodr_scale",
+        "hotword_boost",
+    )
     given = {name: getattr(args, name, None) for name in names}
     return SearchConfig(method=args.search, **{name: value for name, value in given.items() if value is not None})
 

@@ -16,8 +16,18 @@ from zipasr.recognizer import Recognizer
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.strategy import SearchConfig
 
-TUNABLE = ("beam", "attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale")
+TUNABLE = (
+    "beam",
+    "max_symbols_per_frame",
+    "attention_scale",
+    "blank_penalty",
+    "temperature",
+    "lm_scale",
+    "lodr_scale",
+)
 """Fields of `SearchConfig` that a grid may name."""
+_WHOLE = ("beam", "max_symbols_per_frame")
+"""Those whose values are whole numbers."""
 MAX_SETTINGS = 500
 """More combinations are a mistake rather than a wish."""
 
@@ -135,7 +145,12 @@ def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> li
 
 
 def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
-    changed: dict[str, Any] = {name: int(value) if name == "beam" else value for name, value in values.items()}
+    changed: dict[str, Any] = dict(values)
+    for name in _WHOLE:
+        if name in values:
+            if not float(values[name]).is_integer():
+                raise ConfigError(f"{name} must be a whole number, but is {values[name]:g}")
+            changed[name] = int(values[name])
     return dataclasses.replace(search, **changed)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
-from zipasr.search.word_times import TokenSpan
+from zipasr.search.word_times import TokenSpan, emission_spans
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
@@ -28,7 +28,7 @@ def to_transcript(
         calibration: of the confidences of words; None: they stay as they are.
     """
     if spans is None:
-        spans = [TokenSpan(frame, frame + 1) for frame in hypothesis.frames]
+        spans = emission_spans(hypothesis.frames)
     # The last feature reaches up to 5 ms beyond the recording, and so may the last token.
     tokens = tuple(
         Token(

@@ -24,7 +24,7 @@ from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
-from zipasr.search.word_times import TokenSpan
+from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -177,13 +177,12 @@ class Stream:
         duration_s = self._num_samples / (self._sample_rate_hz or SAMPLE_RATE_HZ)
         readings = []
         for hypothesis in self._hypotheses()[: self.search_config.num_best]:
-            frames = [self._segment_start_frame + frame for frame in hypothesis.frames]
             readings.append(
                 to_transcript(
                     hypothesis,
                     duration_s,
                     tokenizer=self.recognizer.tokenizer,
-                    spans=[TokenSpan(frame, frame + 1) for frame in frames],
+                    spans=emission_spans([self._segment_start_frame + frame for frame in hypothesis.frames]),
                     calibration=self.recognizer.calibrations.get(self.search_config.method),
                 )
             )

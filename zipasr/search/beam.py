@@ -1,18 +1,20 @@
 """Modified beam search: encoded frames (N, T, D) at 25 Hz -> the best hypotheses of every utterance.
 
-At most one label a frame, so all hypotheses of all utterances stand at the same frame and are scored by one joiner
-call. Token sequences of an utterance form a tree in which equal sequences are the same node: hypotheses that meet there
-are merged by adding their probabilities, and whatever depends on the sequence alone (the label context; the state of a
-language model or of hotwords) has its place in the node.
-Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:2211.00484, section 2.
+A path takes one label or blank in each sub-step of a frame, and a frame has `max_symbols_per_frame` sub-steps at most. So
+all hypotheses of all utterances stand at the same frame and sub-step and are scored by one joiner call. Token sequences of
+an utterance form a tree in which equal sequences are the same node: hypotheses that meet there are merged by adding their
+probabilities, and whatever depends on the sequence alone (the label context; the state of a language model or of
+hotwords) has its place in the node.
+Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:2211.00484, section 2 (one label a frame).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
@@ -46,6 +48,15 @@ class _Path(NamedTuple):
         return self.log_prob + self.prefix.prior_score
 
 
+class _Beam(NamedTuple):
+    """The live hypotheses of an utterance within a frame, each list from the best at the last choice down."""
+
+    open: list[_Path]
+    """Those that go on with the frame: they have taken a label in every sub-step so far."""
+    finished: list[_Path]
+    """Those that wait for the next frame: they have taken a blank, or a label in the last sub-step."""
+
+
 class BeamState:
     """Where the search stands in one utterance."""
 
@@ -67,11 +78,14 @@ class BeamSearch:
         blank_penalty: float = 0.0,
         temperature: float = 1.0,
         unk_id: int | None = None,
+        max_symbols_per_frame: int = 1,
     ) -> None:
-        """Settle the search; arguments as in `modified_beam_search`."""
+        """Configure the search; arguments as in `modified_beam_search`."""
         if beam < 1:
             raise ValueError(f"beam must be at least 1, but is {beam}")
-        self.scorer, self.beam = scorer, beam
+        if max_symbols_per_frame < 1:
+            raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
+        self.scorer, self.beam, self.max_symbols_per_frame = scorer, beam, max_symbols_per_frame
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.silent = {scorer.blank_id, unk_id}
 
@@ -98,21 +112,60 @@ class BeamSearch:
                 active.pop()
             self._advance_frame(active, projected_NTJ[: len(active), frame], contexts)
 
-    def _advance_frame(self, states: Sequence[BeamState], projected_AJ: Tensor, contexts: Contexts) -> None:
-        rows_AK, scores_AK = _to_tensors([state.paths for state in states], projected_AJ.device)
+    def _advance_frame(self, states: Sequence[BeamState], projected_NJ: Tensor, contexts: Contexts) -> None:
+        """Take every state through one frame, in sub-steps of those that have open paths left."""
+        beams = [_Beam(state.paths, []) for state in states]
+        active, projected_AJ = list(range(len(states))), projected_NJ
+        for num_symbols in range(1, self.max_symbols_per_frame + 1):
+            chosen = self._choose([beams[n] for n in active], projected_AJ, contexts)
+            is_last = num_symbols == self.max_symbols_per_frame
+            for n, continuations in zip(active, chosen, strict=True):
+                beams[n] = _merge(continuations, states[n].num_frames, self.silent, contexts, is_last=is_last)
+            score_all(
+                (states[n].prior, path.prefix)
+                for n in active
+                if states[n].prior is not None
+                for path in (*beams[n].open, *beams[n].finished)
+            )
+            active = [n for n in active if beams[n].open]
+            if not active:
+                break
+            projected_AJ = projected_NJ[torch.tensor(active, device=projected_NJ.device)]
+        for state, beam in zip(states, beams, strict=True):
+            state.paths = beam.finished
+            state.num_frames += 1
+
+    def _choose(
+        self, beams: Sequence[_Beam], projected_AJ: Tensor, contexts: Contexts
+    ) -> Iterator[Iterator[tuple[_Path, int, float]]]:
+        """For each beam what stays after a sub-step, the best first: a path, its next label and that one's log-probability.
+
+        A finished path that stays has a blank of log-probability 0.
+        """
+        rows_AK, open_AK, finished_AF = _to_tensors(beams, projected_AJ.device)
         logits_AKV = self.scorer.join(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
         log_probs_AKV = label_log_probs(
             logits_AKV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
         )
-        pool_AP = (log_probs_AKV + scores_AK.unsqueeze(-1)).flatten(1)
-        best_AB = pool_AP.topk(min(self.beam, pool_AP.shape[1])).indices
-        step_AB = log_probs_AKV.flatten(1).gather(1, best_AB)
         vocab_size = log_probs_AKV.shape[-1]
-        for state, best, steps in zip(states, best_AB.tolist(), step_AB.tolist(), strict=True):
-            chosen = ((*divmod(index, vocab_size), step) for index, step in zip(best, steps, strict=True))
-            state.paths = _advance(state.paths, chosen, state.num_frames, self.silent, contexts)
-            state.num_frames += 1
-        score_all((state.prior, path.prefix) for state in states if state.prior is not None for path in state.paths)
+        pool_AP, steps_AP = (log_probs_AKV + open_AK.unsqueeze(-1)).flatten(1), log_probs_AKV.flatten(1)
+        num_open = pool_AP.shape[1]
+        if finished_AF is not None:
+            pool_AP = torch.cat([pool_AP, finished_AF], dim=1)
+            steps_AP = functional.pad(steps_AP, (0, finished_AF.shape[1]))
+        best_AB = pool_AP.topk(min(self.beam, pool_AP.shape[1])).indices
+        steps_AB = steps_AP.gather(1, best_AB)
+
+        def continuations(beam: _Beam, places: list[int], steps: list[float]) -> Iterator[tuple[_Path, int, float]]:
+            for place, step in zip(places, steps, strict=True):
+                slot, label = divmod(place, vocab_size)
+                if slot < len(beam.open):
+                    yield beam.open[slot], label, step
+                elif num_open <= place < num_open + len(beam.finished):
+                    yield beam.finished[place - num_open], self.scorer.blank_id, step
+                # else an empty place of the tensors: all real ones have been taken
+
+        return map(continuations, beams, best_AB.tolist(), steps_AB.tolist())
 
     def hypotheses(self, states: Sequence[BeamState]) -> list[list[Hypothesis]]:
         """For each state its hypotheses, the best first by `normalised_score`; see `ResumableSearch`."""
@@ -133,6 +186,7 @@ class BeamSearch:
         return sorted(found, key=lambda pair: -pair[0].normalised_score(self.scorer.context_size))
 
 
+# Differs: nine parameters, as one call must say all that the search can do.
 def modified_beam_search(
     scorer: Scorer,
     encoded: Encoded,
@@ -142,11 +196,18 @@ def modified_beam_search(
     temperature: float = 1.0,
     unk_id: int | None = None,
     prior: LabelPrior | None = None,
+    max_symbols_per_frame: int = 1,
 ) -> list[list[Hypothesis]]:
     """Search for the most probable token sequences with the transducer head.
 
-    For each frame the `beam` best of all continuations (every hypothesis with every label) stay, and those with equal
-    tokens are merged by log-add; so fewer than `beam` may be left.
+    On each frame a path emits fewer than `max_symbols_per_frame` labels and then blank, or exactly that many labels; either
+    way it is then finished with the frame. The paths take these steps together: after each, the `beam` best stay of all
+    continuations (every hypothesis that is still in the frame with every label and blank) and all hypotheses that are
+    finished with it, and those with equal tokens are merged by log-add; so fewer than `beam` may be left. The next frame
+    comes when none of those that stayed is still in this one.
+
+    With one label a frame this is the published search, and its paths are those of the `modified` lattice of the loss.
+    Where a frame may emit more labels than the text has, they are those of the `regular` lattice.
 
     Args:
         scorer: has a transducer head.
@@ -155,48 +216,69 @@ def modified_beam_search(
         blank_penalty: taken off the blank's logit; positive values delete fewer words.
         temperature: divides the logits; above 1, the search trusts the model less and keeps more different hypotheses.
         unk_id: a label that is passed over like blank; None: there is none.
-        prior: language models and hotwords, already weighted. As published, a label counts for a hypothesis from the
-            frame after it on: which continuations of a frame stay is decided without it.
+        prior: language models and hotwords, already weighted. As published, the prior's score of a label counts from the
+            next choice on: that of the next step, in the same frame or, after its last step, in the next one. Which
+            continuations of a step stay is decided without the prior's score of their new label.
+        max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
     Returns:
         For each utterance its hypotheses, the best first by `normalised_score`; at least one, 1 to `beam` of them.
     Raises:
-        ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no
-            transducer head.
+        ValueError: lengths do not fit the frames, `beam` or `max_symbols_per_frame` is below 1, the temperature is not
+            positive, or there is no transducer head.
     """
-    search = BeamSearch(scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature, unk_id=unk_id)
+    search = BeamSearch(
+        scorer,
+        beam=beam,
+        blank_penalty=blank_penalty,
+        temperature=temperature,
+        unk_id=unk_id,
+        max_symbols_per_frame=max_symbols_per_frame,
+    )
     return search_all(search, encoded, prior)
 
 
-def _to_tensors(beams: Sequence[list[_Path]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Context rows and scores (A, K) of the hypotheses; scores are relative to the best, and -inf where there is none.
+def _to_tensors(beams: Sequence[_Beam], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Context rows and scores (A, K) of open paths, and scores (A, F) of finished ones if there are any.
 
-    Relative scores keep their precision in float32 however long the recording is.
+    Scores are -inf where there is no path, and else relative to the best of the utterance: so they keep their precision in
+    float32 however long the recording is.
     """
-    width = max(len(paths) for paths in beams)
-    rows, scores = [], []
-    for paths in beams:
-        top = max(path.score for path in paths)
-        empty = width - len(paths)
-        rows.append([path.prefix.context_row for path in paths] + [FIRST_ROW] * empty)
-        scores.append([path.score - top for path in paths] + [-math.inf] * empty)
-    return torch.tensor(rows, device=device), torch.tensor(scores, dtype=torch.float32, device=device)
+    num_slots = max([len(beam.open) for beam in beams])
+    num_finished = max([len(beam.finished) for beam in beams])
+    rows, open_scores, finished_scores = [], [], []
+    for opened, finished in beams:
+        top = max([path.score for paths in (opened, finished) for path in paths])
+        num_empty = num_slots - len(opened)
+        rows.append([path.prefix.context_row for path in opened] + [FIRST_ROW] * num_empty)
+        open_scores.append([path.score - top for path in opened] + [-math.inf] * num_empty)
+        num_empty = num_finished - len(finished)
+        finished_scores.append([path.score - top for path in finished] + [-math.inf] * num_empty)
+    return (
+        torch.tensor(rows, device=device),
+        torch.tensor(open_scores, dtype=torch.float32, device=device),
+        torch.tensor(finished_scores, dtype=torch.float32, device=device) if num_finished else None,
+    )
 
 
-def _advance(
-    paths: list[_Path],
-    chosen: Iterable[tuple[int, int, float]],
+def _merge(
+    continuations: Iterable[tuple[_Path, int, float]],
     frame: int,
     silent: set[int | None],
     contexts: Contexts,
-) -> list[_Path]:
-    """The hypotheses after a frame, from the (path, label, log-probability) that were chosen, the best first."""
-    merged: dict[LabelNode, _Path] = {}
-    for slot, label, step in chosen:
-        if slot >= len(paths):  # an empty place of the tensors: all real continuations have been taken
-            continue
-        prefix, log_prob, last = paths[slot]
+    *,
+    is_last: bool,
+) -> _Beam:
+    """The beam after a sub-step, from the (path, label, log-probability) that stay, the best first.
+
+    In the last sub-step of a frame a label finishes it as blank does.
+    """
+    still_open: dict[LabelNode, _Path] = {}
+    finished: dict[LabelNode, _Path] = {}
+    for (prefix, log_prob, last), label, step in continuations:
         log_prob += step
+        merged = finished
         if label not in silent:
+            merged = finished if is_last else still_open
             row, prefix, last = prefix.context_row, prefix.extended(label), Emission(frame, step, last)
             if prefix.context_row is None:
                 assert row is not None
@@ -206,4 +288,4 @@ def _advance(
             merged[prefix] = better._replace(log_prob=log_add(better.log_prob, log_prob))
         else:
             merged[prefix] = _Path(prefix, log_prob, last)
-    return list(merged.values())
+    return _Beam(list(still_open.values()), list(finished.values()))

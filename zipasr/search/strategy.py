@@ -27,6 +27,7 @@ METHODS: tuple[Method, ...] = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam
 _BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
 _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
+_TRANSDUCER_METHODS = ("beam", "greedy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,11 @@ class SearchConfig:
     alternatives need a beam, `auto` is the beam search of the same head."""
     beam: int = 4
     """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
-    max_symbols_per_frame: int = 1
-    """Labels that a frame may emit with the transducer searches; more than 1 for a model that emits in bursts."""
     num_best: int = 1
     """Readings to return for an utterance, at most `beam`."""
+    max_symbols_per_frame: int = 1
+    """Tokens that `beam` and `greedy` may emit in a frame of 40 ms before they go on to the next. Published results are of
+    1; a model that has learned to emit tokens in bursts needs more, or words are missing."""
     attention_scale: float = 1.0
     """Weight of the attention decoder's log-probability in rescoring, beside 1 for that of CTC; tune it on a dev set."""
     blank_penalty: float = 0.0
@@ -69,6 +71,12 @@ class SearchConfig:
         for name in ("beam", "num_best"):
             if self._is_changed(name) and self.method not in ("auto", *_BEAM_METHODS):
                 raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
+        if self.max_symbols_per_frame < 1:
+            raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
+        if self._is_changed("max_symbols_per_frame") and self.method not in ("auto", *_TRANSDUCER_METHODS):
+            raise ConfigError(
+                f"max_symbols_per_frame has no effect on the search {self.method}; leave it out or use beam or greedy"
+            )
         if not 0 < self.attention_scale < math.inf:
             raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
         if self._is_changed("attention_scale") and self.method not in ("auto", "attention_rescoring"):
@@ -139,7 +147,7 @@ def settled(
         raise ConfigError(f"the search {method} needs a CTC head, but this model has none; use beam or greedy")
     if method == "attention_rescoring" and not scorer.has_attention:
         raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
-    if method in ("beam", "greedy") and not scorer.has_transducer:
+    if method in _TRANSDUCER_METHODS and not scorer.has_transducer:
         raise ConfigError(f"the search {method} needs a transducer head, but this model has none; use ctc_greedy")
     if has_lm and method not in _BEAM_METHODS:
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
@@ -209,13 +217,22 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
         config: a search that `settled` has checked.
         unk_id: a label that the transducer searches pass over like blank; None: there is none.
     """
-    penalty, temperature = config.blank_penalty, config.temperature
+    penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
     if config.method == "ctc_greedy":
         return CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
     if config.method == "greedy":
-        return GreedySearch(scorer, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
+        return GreedySearch(
+            scorer, blank_penalty=penalty, temperature=temperature, unk_id=unk_id, max_symbols_per_frame=max_symbols
+        )
     if config.method == "beam":
-        return BeamSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature, unk_id=unk_id)
+        return BeamSearch(
+            scorer,
+            beam=config.beam,
+            blank_penalty=penalty,
+            temperature=temperature,
+            unk_id=unk_id,
+            max_symbols_per_frame=max_symbols,
+        )
     return CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
 
 

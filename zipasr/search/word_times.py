@@ -9,7 +9,7 @@ quietest place before the neighbour's labels. Nothing in it is fitted to a model
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,16 @@ class TokenSpan(NamedTuple):
     end_frame: float
 
 
+def emission_spans(frames: Sequence[int]) -> list[TokenSpan]:
+    """Spans of tokens by the frames at 25 Hz that emitted them, in order: the whole frame, or equal parts of it in turn."""
+    spans = []
+    for frame, group in groupby(frames):
+        num_tokens = len(list(group))
+        edges = [frame + i / num_tokens for i in range(num_tokens + 1)]
+        spans += [TokenSpan(start, end) for start, end in pairwise(edges)]
+    return spans
+
+
 @torch.inference_mode()
 def align_hypotheses(
     scorer: Scorer, encoded: Encoded, features: Sequence[Tensor], hypotheses: Sequence[Hypothesis], *, tokenizer: Tokenizer
@@ -82,7 +92,7 @@ def align_hypotheses(
         try:
             alignment = ctc_align(log_probs_TV[:length], hypothesis.ids, blank_id=scorer.blank_id)
         except ValueError:  # more labels than frames, which a transducer may emit
-            spans.append(_emission_spans(hypothesis, length))
+            spans.append(emission_spans(hypothesis.frames))
         else:
             spans.append(token_spans(hypothesis.ids, alignment, energy_db(sound), tokenizer=tokenizer))
     return spans
@@ -219,10 +229,3 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
 def _to_features(frame: int, num_frames: int) -> int:
     """The frame at 100 Hz where a frame at 25 Hz begins, or where the recording ends."""
     return min(frame * _FEATURES_PER_FRAME + _OFFSET_FRAMES, num_frames)
-
-
-def _emission_spans(hypothesis: Hypothesis, num_frames: int) -> list[TokenSpan]:
-    """Each token from the frame that emitted it to the next frame, or to the next token if that is in the same frame."""
-    following = [*hypothesis.frames[1:], num_frames]
-    frames = zip(hypothesis.frames, following, strict=True)
-    return [TokenSpan(float(frame), float(min(frame + 1, after))) for frame, after in frames]
