@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _emission_text(report: "EmissionReport") -> str:
+    from zipasr.train.emission import word_errors_percent
+
     stats = report.stats
     lines = []
     if stats.burst_share is not None and stats.burst_frame_share is not None:
@@ -100,18 +102,12 @@ def _emission_text(report: "EmissionReport") -> str:
         )
         lines.append(line if stats.delay_s is None else f"{line}; {stats.delay_s:+.3f} s against CTC")
     if stats.num_unaligned:
-        lines.append(f"{stats.num_unaligned} utterances could not be aligned: no frames, or scores that are not finite")
-    lines.append(f"  {'search':30} {'WER %':>7} {'deleted %':>10} {'inserted %':>11} {'substituted %':>14}")
-    for errors in report.searches:
-        limit = errors.max_symbols_per_frame
-        name = errors.search if limit is None else f"{errors.search}, {limit} symbol{'s' if limit > 1 else ''} a frame"
-        lines.append(
-            f"  {name:30} {errors.percent(errors.num_errors):7.2f} {errors.percent(errors.num_deleted):10.2f} "
-            f"{errors.percent(errors.num_inserted):11.2f} {errors.percent(errors.num_substituted):14.2f}"
-        )
-    if report.verdict is not None:
-        lines.append(f"! {report.verdict}")
-    return "\n".join(lines)
+        lines.append(f"{stats.num_unaligned} utterances could not be aligned: too few frames, or scores that are not finite")
+    lines.append(f"  {'search':32} {'WER %':>7} {'deleted %':>10} {'inserted %':>11} {'substituted %':>14}")
+    for result in report.searches:
+        deleted, inserted, substituted = word_errors_percent(result).values()
+        lines.append(f"  {result.search!s:32} {result.wer:7.2f} {deleted:10.2f} {inserted:11.2f} {substituted:14.2f}")
+    return "\n".join([*lines, *(f"! {finding}" for finding in report.findings)])
 
 
 def _row(report: "ModuleActivations") -> str:
