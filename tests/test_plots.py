@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
+from zipasr import plots
 from zipasr.errors import DataError
 from zipasr.plots import plot_costs, plot_curves
 
@@ -89,6 +90,28 @@ def test_panels_for_what_the_log_holds(tmp_path: Path, monkeypatch: pytest.Monke
     titles.clear()
     plot_curves([{"kind": "train", "batch": 1, "loss_scale": 0.0, "grad_norm": 0.0, "lr": 0.0}], tmp_path / "zero.png")
     assert len(titles) == 3
+
+
+def test_emission_on_dev_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
+    dev = [
+        {"kind": "dev", "batch": 20, "burst_share": 0.4, "delay_s": -0.2, "deletions": 30.0},
+        {"kind": "dev", "batch": 10, "burst_share": 0.1, "delay_s": -0.1, "deletions": 12.5},
+        {"kind": "dev", "batch": 30, "burst_share": None, "delay_s": None, "deletions": 0.0},
+    ]
+    plot_curves([*dev, {"kind": "train", "batch": 5, "deletions": 99.0}], tmp_path / "curves.png")
+    plot_curves([{"kind": "dev", "batch": 1, "deletions": 0.0}], tmp_path / "none.png")
+    panels, lonely = ({axes.get_title(loc="left"): axes for axes in figure.axes[2:]} for figure in figures)
+    points = {title: list(zip(*axes.lines[0].get_data(), strict=True)) for title, axes in panels.items()}
+    assert points == {
+        "share of labels in bursts, dev": [(10, 0.1), (20, 0.4)],
+        "delay of labels against CTC, dev (s)": [(10, -0.1), (20, -0.2)],
+        "deleted words, dev (%)": [(10, 12.5), (20, 30.0), (30, 0.0)],
+    }
+    assert panels["share of labels in bursts, dev"].get_ylim() == pytest.approx((0.0, 0.44))
+    assert panels["delay of labels against CTC, dev (s)"].get_ylim() == pytest.approx((-0.22, 0.0))
+    assert [axes.get_ylim() for axes in lonely.values()] == [(0.0, 1.0)]
 
 
 def test_resumed_runs_are_drawn_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ class _Panel(NamedTuple):
     curves: tuple[tuple[str, str], ...]
     """Name in the log, and what the legend says."""
     is_log: bool = False
+    kind: str = "train"
+    """Which lines of the log: train or dev."""
 
 
 _PANELS = (
@@ -37,12 +39,16 @@ _PANELS = (
     _Panel("scale of the loss (float16)", (("loss_scale", "scale"),), is_log=True),
     _Panel("hours of sound per hour", (("hours_per_hour", "speed"),)),
     _Panel("peak memory (GiB)", (("memory_gib", "memory"),)),
+    _Panel("share of labels in bursts, dev", (("burst_share", "all but the first label of each frame"),), kind="dev"),
+    _Panel("delay of labels against CTC, dev (s)", (("delay_s", "delay"),), kind="dev"),
+    _Panel("deleted words, dev (%)", (("deletions", "deletions"),), kind="dev"),
 )
 _COLUMNS = 3
 
 
 def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Draw what a run has logged over its batches: losses, error rates, and below them rates, gradients, speed, memory.
+    """Draw what a run has logged over its batches: losses, error rates, and below them rates, gradients, speed, memory, and
+    how labels are emitted on dev.
 
     A panel is drawn for what there is. Values that are no finite numbers are left out.
 
@@ -56,7 +62,8 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["batch"])
     if not train and not dev:
         raise DataError("there must be lines of metrics to draw, but there are none yet; train for some more batches")
-    panels = [panel for panel in _PANELS if any(_points(train, name) for name, _ in panel.curves)]
+    lines_of = {"train": train, "dev": dev}
+    panels = [panel for panel in _PANELS if any(_points(lines_of[panel.kind], name) for name, _ in panel.curves)]
     num_rows = -(-len(panels) // _COLUMNS)
     figure = _new_figure(figsize=(11, 7.0 + 1.9 * num_rows))
     grid = figure.add_gridspec(2 + num_rows, _COLUMNS, height_ratios=[2.2, 1.6, *[1.0] * num_rows])
@@ -66,20 +73,28 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     _draw_errors(error_axes, dev)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(grid[2 + i // _COLUMNS, i % _COLUMNS], sharex=loss_axes)
-        for color, (name, label) in zip(_COLORS, panel.curves, strict=False):
-            _draw(axes, train, name, color=color, label=label, linewidth=1)
-        axes.set_title(panel.title, fontsize="medium", loc="left")
-        if panel.is_log:
-            _set_log(axes)
-        else:
-            axes.set_ylim(0.0, 1.1 * max(max(line.get_ydata()) for line in axes.lines) or 1.0)
-        if len(axes.lines) > 1:
-            axes.legend(fontsize="small")
-        axes.grid(alpha=0.3)
-        axes.locator_params(axis="x", nbins=5)
+        _draw_panel(axes, panel, lines_of[panel.kind])
     for axes in figure.axes[-_COLUMNS:] if panels else [error_axes]:
         axes.set_xlabel("batches")
     return _save(figure, path)
+
+
+def _draw_panel(axes: Any, panel: _Panel, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Lines for training, points for dev; the axis begins at zero, or below it where values do."""
+    marker = "o" if panel.kind == "dev" else None
+    for color, (name, label) in zip(_COLORS, panel.curves, strict=False):
+        _draw(axes, lines, name, color=color, label=label, linewidth=1, marker=marker, markersize=3)
+    axes.set_title(panel.title, fontsize="medium", loc="left")
+    if panel.is_log:
+        _set_log(axes)
+    else:
+        values = [value for line in axes.lines for value in line.get_ydata()]
+        least, most = min(0.0, *values), max(0.0, *values)
+        axes.set_ylim(1.1 * least, 1.1 * most if most > 0.0 or least < 0.0 else 1.0)
+    if len(axes.lines) > 1:
+        axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _draw_losses(axes: Any, train: Sequence[Mapping[str, Any]], dev: Sequence[Mapping[str, Any]]) -> None:
@@ -131,7 +146,7 @@ def _draw(axes: Any, lines: Sequence[Mapping[str, Any]], name: str, **style: Any
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(line["batch"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+    return [(line["batch"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
 
 
 def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str) -> Path:

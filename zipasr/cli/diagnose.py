@@ -1,4 +1,4 @@
-"""`zipasr diagnose DIR CUTS`: activations of a model beside the limits that Balancer and Whiten hold them to."""
+"""`zipasr diagnose DIR CUTS`: activations of a model beside their limits, and how a transducer head emits labels."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zipasr.train.diagnose import ModuleActivations
+    from zipasr.train.emission import EmissionReport
 
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -21,10 +22,12 @@ def add_parser(subparsers: SubParsers) -> None:
     """Register the verb."""
     parser = subparsers.add_parser(
         "diagnose",
-        help="show the activations of a model beside their limits",
+        help="show the activations of a model beside their limits, and why words are missing",
         description="Listen to some utterances and show, worst first, the size of activations, the share of positive "
         "values, how alike channels are (whiteness: 1 is best) and what attention looks at (entropy), with the limits that "
-        "Balancer and Whiten hold them to at this point of training. '!' marks what is outside.",
+        "Balancer and Whiten hold them to at this point of training. '!' marks what is outside. For models with a "
+        "transducer head, also show how many frames hold more than one label, the delay of labels against CTC, and the "
+        "words that greedy searches get wrong.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run, of a checkpoint in it, or of a model")
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.model import AsrModel, resolve_model_folder
     from zipasr.train.data import read_cuts
     from zipasr.train.diagnose import diagnose, read_speech, training_step
+    from zipasr.train.emission import diagnose_emission
 
     for name, least in (("utterances", 1), ("rows", 0)):
         if getattr(args, name) < least:
@@ -59,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = AsrModel.load(folder)
     batches = read_speech(read_cuts(Path(args.cuts)), tokenizer, model.config.features, num_utterances=args.utterances)
     reports = diagnose(model.to(device), batches, step=step, has_outputs=args.outputs)
+    emission = diagnose_emission(model, batches, tokenizer) if model.has_transducer else None
     num_utterances, audio_s = sum(len(batch.ids) for batch in batches), sum(batch.audio_s for batch in batches)
     if args.json:
         document = {
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             "num_utterances": num_utterances,
             "audio_s": audio_s,
             "modules": [report.to_dict() for report in reports],
+            "emission": None if emission is None else emission.to_dict(),
         }
         print(json.dumps(document))
         return 0
@@ -79,7 +85,29 @@ def run(args: argparse.Namespace) -> int:
         print(_row(report).rstrip())
     more = f"; {len(reports) - len(shown)} not shown, --rows 0 shows all" if len(shown) < len(reports) else ""
     print(f"{num_exceeded} of {len(reports)} modules are outside their limits{more}")
+    if emission is not None:
+        print(_emission_text(emission))
     return 0
+
+
+def _emission_text(report: "EmissionReport") -> str:
+    from zipasr.train.emission import word_errors_percent
+
+    stats = report.stats
+    lines = []
+    if stats.burst_share is not None and stats.burst_frame_share is not None:
+        line = (
+            f"emission of {stats.num_labels} labels: {100.0 * stats.burst_frame_share:.1f} % of the frames with labels hold "
+            f"more than one; {100.0 * stats.burst_share:.1f} % of the labels are not the first of their frame"
+        )
+        lines.append(line if stats.delay_s is None else f"{line}; {stats.delay_s:+.3f} s against CTC")
+    if stats.num_unaligned:
+        lines.append(f"{stats.num_unaligned} utterances could not be aligned: too few frames, or scores that are not finite")
+    lines.append(f"  {'search':32} {'WER %':>7} {'deleted %':>10} {'inserted %':>11} {'substituted %':>14}")
+    for result in report.searches:
+        deleted, inserted, substituted = word_errors_percent(result).values()
+        lines.append(f"  {result.search!s:32} {result.wer:7.2f} {deleted:10.2f} {inserted:11.2f} {substituted:14.2f}")
+    return "\n".join([*lines, *(f"! {finding}" for finding in report.findings)])
 
 
 def _row(report: "ModuleActivations") -> str:

@@ -1,0 +1,88 @@
+"""Why words are missing: how a transducer emits labels, and which words its greedy searches lose.
+
+In: batches of speech with text, features (N, T, F) at 100 Hz. The best path through the lattice of each text gives bursts
+(several labels in one frame at 25 Hz) and the delay against CTC; searches of the same frames give the errors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zipasr.data.batching import Batch
+from zipasr.features import PADDING_VALUE
+from zipasr.losses.lattice import LatticeKind
+from zipasr.model import AsrModel
+from zipasr.recognizer import TAIL_PADDING_FRAMES
+from zipasr.search.comparison import SEVERAL_SYMBOLS, ComparedSearch, SearchComparison, explain_differences
+from zipasr.search.emission import EmissionStats, measure_emission
+from zipasr.search.strategy import SearchConfig
+from zipasr.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmissionReport:
+    """What `diagnose_emission` found."""
+
+    stats: EmissionStats
+    """Bursts and delay on the best paths of the true texts."""
+    searches: tuple[ComparedSearch, ...]
+    """Greedy search with 1 and with `SEVERAL_SYMBOLS` symbols a frame, then CTC greedy search if there is a CTC head."""
+    lattice: LatticeKind
+    """The lattice of the head, and of the paths; see `TransducerConfig.lattice`."""
+
+    @property
+    def findings(self) -> list[str]:
+        """What the differences between the searches say, each with its likely cause and the cure."""
+        return explain_differences(self.searches, lattice=self.lattice)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON: shares from 0 to 1, error rates in percent, None where there is nothing to measure."""
+        searches = []
+        for result in self.searches:
+            limit = result.search.max_symbols_per_frame if result.search.method == "greedy" else None
+            searches.append(result.to_dict() | {"max_symbols_per_frame": limit, **word_errors_percent(result)})
+        return {
+            "burst_share": self.stats.burst_share,
+            "burst_frame_share": self.stats.burst_frame_share,
+            "delay_s": self.stats.delay_s,
+            "num_labels": self.stats.num_labels,
+            "num_unaligned": self.stats.num_unaligned,
+            "lattice": self.lattice,
+            "searches": searches,
+            "findings": self.findings,
+        }
+
+
+def word_errors_percent(result: ComparedSearch) -> dict[str, float]:
+    """Deletions, insertions and substitutions in percent of the words of the texts."""
+    words = result.errors.words
+    counts = {"deletions": words.deletions, "insertions": words.insertions, "substitutions": words.substitutions}
+    return {name: round(100.0 * count / max(1, words.num_reference), 4) for name, count in counts.items()}
+
+
+@torch.inference_mode()
+def diagnose_emission(model: AsrModel, batches: Sequence[Batch], tokenizer: Tokenizer) -> EmissionReport:
+    """Measure bursts, delay, and the errors of greedy searches, with the tail padding of decoding.
+
+    Args:
+        model: has a transducer head; in eval mode, on any device.
+        batches: speech with text, one view of each utterance, not augmented.
+        tokenizer: makes text of labels.
+    Raises:
+        ValueError: the model has no transducer head.
+    """
+    if model.transducer is None:
+        raise ValueError("this model has no transducer head, so it has no emissions to measure; use a CTC search")
+    device, lattice = next(model.parameters()).device, model.transducer.config.lattice
+    searches = [SearchConfig(method="greedy"), SearchConfig(method="greedy", max_symbols_per_frame=SEVERAL_SYMBOLS)]
+    searches += [SearchConfig(method="ctc_greedy")] if model.has_ctc else []
+    comparison, stats = SearchComparison(model, tokenizer, searches), EmissionStats()
+    for batch in batches:
+        features = torch.nn.functional.pad(batch.features, (0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
+        encoded = model.encode(features.to(device), batch.feature_lens.to(device))
+        labels = [row[:length] for row, length in zip(batch.labels.tolist(), batch.label_lens.tolist(), strict=True)]
+        stats = stats.plus(measure_emission(model, encoded, labels, lattice=lattice))
+        comparison.add(encoded, [tokenizer.decode(ids) for ids in labels])
+    return EmissionReport(stats=stats, searches=tuple(comparison.results()), lattice=lattice)
