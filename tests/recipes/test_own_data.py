@@ -38,8 +38,8 @@ def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() 
     [
         (0.1, 90, 3000),  # little data: enough steps to learn at all
         (0.25, 230, 4050),  # 18 epochs
-        (1.5, 1350, 5000),  # enough is enough
-        (5.0, 4500, 9000),  # but everything is heard twice, at each speed
+        (1.5, 1350, 12_000),  # enough is enough
+        (10.0, 9000, 18_000),  # but everything is heard twice, at each speed
     ],
 )
 def test_length_grows_with_the_data_within_bounds(hours: float, per_epoch: float, expected: int) -> None:
@@ -48,14 +48,14 @@ def test_length_grows_with_the_data_within_bounds(hours: float, per_epoch: float
 
 def test_a_shorter_run_keeps_the_shares_of_its_schedules() -> None:
     config = fit(facts(), "data", batches_per_epoch=656).config
-    assert config.max_batches == 5000 and config.num_epochs == 8
-    tiny, share = prompts.tiny(), 5000 / MADE_FOR.num_batches
+    assert config.max_batches == 8910 and config.num_epochs == 14
+    tiny, share = prompts.tiny(), 8910 / MADE_FOR.num_batches
     assert config.lr_batches == pytest.approx(tiny.lr_batches * share, rel=0.01)
-    assert config.lr_epochs / (5000 / 656) == pytest.approx(tiny.lr_epochs / tiny.num_epochs, rel=0.01)
-    assert config.batch.spec_augment_from_epoch == 3
+    assert config.lr_epochs / (8910 / 656) == pytest.approx(tiny.lr_epochs / tiny.num_epochs, rel=0.01)
+    assert config.batch.spec_augment_from_epoch == 6
     assert config.save_interval % config.average_period == 0
     assert config.valid_interval % config.save_interval == 0
-    saved_share = config.keep_checkpoints * config.save_interval / 5000
+    saved_share = config.keep_checkpoints * config.save_interval / 8910
     assert saved_share > config.average_share  # or the average could not begin where it should
 
 

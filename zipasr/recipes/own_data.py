@@ -24,7 +24,7 @@ from zipasr.train.length import Length, scaled_to
 
 MADE_FOR = Length(num_batches=4670, num_epochs=18)
 """The run that `prompts:tiny` was tuned for: 17 minutes of prompts."""
-FEWEST_BATCHES, MOST_BATCHES = 3000, 5000
+FEWEST_BATCHES, MOST_BATCHES = 3000, 12_000
 """Between these the length of a run grows with the data..."""
 BATCHES_PER_HOUR = 16_200
 """... by so much, 18 epochs of batches of 12 s at three speeds..."""
