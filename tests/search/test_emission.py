@@ -217,6 +217,8 @@ def test_refuses(labels: list[tuple[int, ...]], message: str) -> None:
         align_transducer(ToyScorer(4), toy_encoded([3, 3], 4, seed=0), labels)
 
 
-def test_refuses_lengths_and_models_without_a_head() -> None:
+def test_refuses_lengths_and_lattices() -> None:
     with pytest.raises(ValueError, match="lens must be"):
         align_transducer(ToyScorer(4), Encoded(torch.zeros(1, 3, 4), torch.tensor([4])), [(1,)])
+    with pytest.raises(ValueError, match="lattice must be one of regular, modified, constrained, but is 'wide'"):
+        align_transducer(ToyScorer(4), toy_encoded([3], 4, seed=0), [(1,)], lattice="wide")  # type: ignore[arg-type]

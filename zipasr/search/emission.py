@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.losses.lattice import LatticeKind
+from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.nn.encoded import Encoded
 from zipasr.search.align import ctc_align
 from zipasr.search.contexts import first_context
@@ -40,7 +40,7 @@ class EmissionStats(NamedTuple):
     delay_frames: int = 0
     """Sum over these of the frame that emits the label less the first frame of the label in the CTC alignment."""
     num_unaligned: int = 0
-    """Utterances with labels but without a path: no frames, or scores that are not finite."""
+    """Utterances with labels but without a path: too few frames, or scores that are not finite."""
 
     @property
     def burst_share(self) -> float | None:
@@ -84,9 +84,11 @@ def align_transducer(
         For each utterance a frame for each label, never falling; None where there is no path: too few frames for the
         labels, or scores that are not finite.
     Raises:
-        ValueError: not N label sequences, a label is blank or not in [0, V), lengths do not fit the frames, or there is no
-            transducer head.
+        ValueError: not N label sequences, a label is blank or not in [0, V), lengths do not fit the frames, there is no
+            such lattice, or no transducer head.
     """
+    if lattice not in KINDS:
+        raise ValueError(f"lattice must be one of {', '.join(KINDS)}, but is {lattice!r}")
     lens = check_encoded(encoded)
     if len(labels) != len(lens):
         raise ValueError(f"there must be labels for each of {len(lens)} utterances, but there are {len(labels)}")
