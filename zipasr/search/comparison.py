@@ -161,11 +161,11 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
     findings = []
     transducer = min((r for r in (one, several) if r is not None), key=_num_errors, default=None)
     if one is not None and several is not None and _is_notable(one, several):
-        cure = "train longer" if is_cured else "train with --set model.transducer.lattice=modified"
+        what = "the transducer needs several symbols a frame" if is_cured else "the transducer emits words in bursts"
+        cure = "" if is_cured else ", or train with --set model.transducer.lattice=modified"
         findings.append(
-            f"the transducer emits words in bursts: one symbol a frame gives {one.wer:.1f} % WER ({one.deletions:.1f} % "
-            f"deleted), several a frame {several.wer:.1f} %. Search with --max-symbols-per-frame "
-            f"{several.search.max_symbols_per_frame}, or {cure}"
+            f"{what}: one symbol a frame gives {one.wer:.1f} % WER ({one.deletions:.1f} % deleted), several a frame "
+            f"{several.wer:.1f} %. Search with --max-symbols-per-frame {several.search.max_symbols_per_frame}{cure}"
         )
     if transducer is not None and by_ctc is not None and _is_notable(transducer, by_ctc):
         cause = (
@@ -180,8 +180,8 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
         )
     elif transducer is not None and by_ctc is not None and _is_notable(by_ctc, transducer):
         findings.append(
-            f"the CTC head has {by_ctc.wer:.1f} % WER where the transducer has {transducer.wer:.1f} %, as is usual with "
-            "much data; times of words come from the CTC head and may suffer"
+            f"the CTC head has {by_ctc.wer:.1f} % WER where the transducer has {transducer.wer:.1f} %: search with the "
+            "transducer. Times of words come from the CTC head and may be off where it is wrong"
         )
     return findings
 
