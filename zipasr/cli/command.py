@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from zipasr.cli.console import configure_streams, log_lines
 from zipasr.errors import ConfigError, ZipasrError
 
 VERBS = (
@@ -61,9 +62,11 @@ class _VerbParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zipasr` with the arguments given (those of the process by default) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    configure_streams()
     try:
         args = _parser(argv).parse_args(argv)
-        return int(args.run(args) or _EXIT_DONE)
+        with log_lines(is_quiet=args.quiet):
+            return int(args.run(args) or _EXIT_DONE)
     except SystemExit as stop:  # argparse: --help, or misuse that it has reported
         return stop.code if isinstance(stop.code, int) else _EXIT_FAILED
     except KeyboardInterrupt:
@@ -88,6 +91,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
         importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)
+    for verb_parser in subparsers.choices.values():
+        verb_parser.add_argument("--quiet", action="store_true", help="write nothing but errors to stderr")
     return parser
 
 

@@ -49,7 +49,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model is."""
     import json
-    import logging
     from pathlib import Path
 
     from zipasr.config import to_json
@@ -58,7 +57,6 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.train.loop import train
     from zipasr.train.preflight import check_recipe
 
-    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     config = resolve(find_recipe(args.recipe), args.settings, args.checkpoint, Path(args.out))
     if args.show:
         print(json.dumps(to_json(config), indent=1))

@@ -43,13 +43,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model is and its perplexity."""
-    import logging
-
     from zipasr.config import set_fields
     from zipasr.errors import ConfigError
     from zipasr.train.language_model import default_config, tokenizer_of, train_language_model, train_ngram
 
-    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     if args.kind == "ngram":
         if args.settings:
             raise ConfigError("--set has no effect on an n-gram; use --order and --unit, or --kind lstm")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
 from zipasr.data.corpora import open_source
@@ -28,6 +27,7 @@ from zipasr.data.spoken import has_digits, spoken_words
 from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.data.validate import Limits, check_id, check_samples, check_text, reject
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.progress import track
 
 SPLITS = ("train", "dev", "test")
 TEXT_STYLES = ("as-written", "words")
@@ -242,8 +242,8 @@ def _convert_all(
         groups[utterance.audio, utterance.channel].append(utterance)
     with ThreadPoolExecutor(config.num_jobs) as pool:
         results = pool.map(lambda group: _convert(group, folder, config.limits), groups.values())
-        is_hidden = None if has_progress else True  # None: hidden unless stderr is a terminal
-        for result in tqdm(results, total=len(groups), unit="file", desc="prepare", disable=is_hidden):
+        is_hidden = not has_progress
+        for result in track(results, "prepare", total=len(groups), unit="files", is_hidden=is_hidden, is_kept=True):
             yield from result
 
 
@@ -326,7 +326,7 @@ def prepare(
     Args:
         source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `corpora.open_source`. Or
             NAME:FOLDER for a published corpus with its official splits; see `published.PUBLISHED`.
-        has_progress: whether to show a bar on stderr, if that is a terminal.
+        has_progress: whether to show on stderr how far it is.
     Raises:
         DataError: the source is of no known kind, nothing in it can be used, `out` is the source or cannot be written.
         ConfigError: prompts are asked for as written, or a subset of a source that has none.
