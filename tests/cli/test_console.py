@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import soundfile
@@ -44,7 +43,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train([LETTERS], kind="char", vocab_size=None)
     minute_model(vocab_size=tokenizer.vocab_size).save(folder / "model", tokenizer)
     (folder / "text.txt").write_text("\n".join([LETTERS, "甲乙", "É Ł"] * 10), encoding="utf-8")
-    recipe = f"from zipasr.config import from_json\nfrom zipasr.train.config import TrainConfig\ndef minute() -> TrainConfig:\n    return from_json(TrainConfig, {to_json(minute_config(folder / 'data'))!r})\n"
+    config = to_json(minute_config(folder / "data"))
+    recipe = f"""
+from zipasr.config import from_json
+from zipasr.train.config import TrainConfig
+
+
+def minute() -> TrainConfig:
+    return from_json(TrainConfig, {config!r})
+"""
     (folder / "recipe.py").write_text(recipe, encoding="utf-8")
     return folder
 
@@ -68,23 +75,18 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
         ["serve", model, "--host", "甲"],
     ]
     assert [argv[0] for argv in commands] == list(command.VERBS)
-    return [
-        *commands,
-        ["transcribe", model, wav, "--json"],
-        ["align", model, wav, "--format", "json"],
-        ["evaluate", "甲", "甲"],
-    ]
+    by_json = [["transcribe", model, wav, "--json"], ["align", model, wav, "--format", "json"]]
+    return [*commands, *by_json, ["evaluate", "甲", "甲"]]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_no_verb_needs_a_character(folder: Path, tmp_path: Path, encoding: str) -> None:
+def test_no_verb_needs_a_character(folder: Path, tmp_path: Path) -> None:
     argvs = commands(folder, tmp_path / NAME)
-    env = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", _RUN_ALL, json.dumps(argvs)], capture_output=True, env=env)
-    error = done.stderr.decode(encoding)
+    error = done.stderr.decode("ascii")
     assert "Traceback" not in error, error
     assert done.returncode == 0, error
-    said = [part.strip("\n") for part in done.stdout.decode(encoding).split("\n== ")[1:]]
+    said = [part.strip("\n") for part in done.stdout.decode("ascii").split("\n== ")[1:]]
     names, results = said[::2], said[1::2]
     assert [name.split("\n")[0] for name in names] == [argv[0] for argv in argvs]
     # A missing recording fails and so does a missing model; the address does not exist.
@@ -93,7 +95,6 @@ def test_no_verb_needs_a_character(folder: Path, tmp_path: Path, encoding: str) 
     assert [row["audio"] for row in by_json] == [argvs[12][2]] * 2
     assert by_json[1]["text"] == "甲 乙 É Ł 𝄞"
     assert r"missing \u7532.wav" in error
-    assert ("naïve" if encoding == "cp1252" else r"na\u00efve") in names[6]
     with (folder / "data" / "prepare.json").open(encoding="utf-8") as file:
         assert json.load(file)["report"]["num_utterances"]["train"] > 0
 
@@ -130,17 +131,11 @@ def test_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "zipasr: an error\n"
 
 
-@pytest.mark.parametrize("is_quiet", [False, True])
-def test_quiet_is_silent_but_for_errors(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_quiet: bool
-) -> None:
-    quiet = ["--quiet"] if is_quiet else []
-    codes: dict[str, Any] = {}
-    spoken = set()
-    for argv in commands(folder, tmp_path)[:11]:
-        codes[argv[0]] = main([*argv, *quiet])
-        captured = capsys.readouterr()
-        if captured.err:
-            spoken.add(argv[0])
-    assert codes == {verb: 1 if verb == "transcribe" else 0 for verb in command.VERBS[:11]}
-    assert spoken == ({"transcribe"} if is_quiet else {"train", "train-lm", "transcribe"})
+def test_quiet_is_silent_but_for_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in commands(folder, tmp_path):
+        if argv[0] not in ("prepare", "train", "train-lm", "evaluate", "transcribe"):
+            continue
+        is_missing = argv[-1] in ("missing 甲.wav", "甲")
+        assert main([*argv, "--quiet"]) == int(is_missing)
+        said = capsys.readouterr().err.splitlines()
+        assert [line[:15] for line in said] == ["zipasr: error: "] * is_missing, said

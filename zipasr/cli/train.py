@@ -2,6 +2,8 @@
 
 import argparse
 
+from zipasr.cli.threads import add_threads_option, use_threads_for_training
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the verb."""
@@ -32,6 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="finetune this model: a model folder, a run, or a .pt file of icefall; more by --set finetune.NAME=VALUE",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    add_threads_option(parser, ", readers of data included")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and do nothing")
     parser.add_argument(
         "--check",
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0
+    config = use_threads_for_training(config, args.threads)
     if args.check:
         found = check_recipe(config, Path(args.out))
         print(found.format_table())

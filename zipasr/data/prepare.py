@@ -173,7 +173,7 @@ def _flac_path(folder: Path, utterance_id: str) -> Path:
     parts = [re.sub(r"[^\w.,=+-]", "_", part).lstrip(".")[:50] for part in utterance_id.split("/")]
     safe = "/".join(part for part in parts if part)
     if safe != utterance_id:
-        digest = hashlib.sha256(utterance_id.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(utterance_id.encode(errors="surrogatepass")).hexdigest()[:12]
         safe = f"{safe}-{digest}" if safe else digest
     return folder / f"{safe}.flac"
 
@@ -286,8 +286,11 @@ def _cut(ready: _Ready) -> dict[str, Any]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, gzipped if the name says so, whole or not at all, with the same bytes every time."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    """Write JSON lines, gzipped if the name says so, whole or not at all, with the same bytes every time.
+
+    A file name that is no UTF-8 has lone surrogates in Python; as escapes of JSON they come back as they were.
+    """
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -67,7 +67,7 @@ class _Writer:
         self._file = file
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 @contextmanager
