@@ -1,4 +1,4 @@
-"""Devices. Contract: a name gives a device or a sentence. Law: the fast product is the exact one."""
+"""Devices and threads. Contract: a name gives a device or a sentence. Law: the fast product is the exact one."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zipasr import device
-from zipasr.device import fast_matmul, select_device
+from zipasr.device import SMALL_MODEL_PARAMETERS, configure_threads, fast_matmul, select_device, split_threads
 from zipasr.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -89,3 +89,61 @@ def test_fast_matmul_is_exact_to_float32() -> None:
         for product in fast:
             assert product.dtype == torch.float32
             assert (product - exact).abs().max() < 1e-5 * k**0.5
+
+
+@pytest.fixture
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three threads, and nothing that a user has set."""
+    before = torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(
+    ("asked", "variable", "num_parameters", "expected"),
+    [
+        (None, None, SMALL_MODEL_PARAMETERS - 1, 1),
+        (None, None, SMALL_MODEL_PARAMETERS, 3),
+        (None, "3", 1, 3),
+        (2, None, 1, 2),
+        (2, "3", SMALL_MODEL_PARAMETERS, 2),
+    ],
+)
+def test_threads(
+    asked: int | None, variable: str | None, num_parameters: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert configure_threads(asked, num_parameters=num_parameters) == expected
+    assert torch.get_num_threads() == expected
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("num_threads", [0, -1, 1025, 10**30])
+def test_threads_out_of_range(num_threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"threads must be from 1 to 1024, but is {num_threads}"):
+        configure_threads(num_threads, num_parameters=1)
+    with pytest.raises(ConfigError, match="threads must be from 1 to 1024"):
+        split_threads(num_threads, num_readers=0, device=CPU)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "num_readers", "kind", "expected"),
+    [
+        (1, 2, "cpu", (1, 0)),
+        (3, 2, "cpu", (3, 0)),
+        (4, 2, "cpu", (3, 1)),
+        (16, 2, "cpu", (14, 2)),
+        (16, 0, "cpu", (16, 0)),
+        (1, 2, "cuda", (1, 0)),
+        (2, 2, "cuda", (1, 1)),
+        (8, 2, "cuda", (6, 2)),
+    ],
+)
+def test_threads_are_shared_with_readers(num_threads: int, num_readers: int, kind: str, expected: tuple[int, int]) -> None:
+    assert split_threads(num_threads, num_readers=num_readers, device=torch.device(kind)) == expected

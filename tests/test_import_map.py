@@ -22,8 +22,8 @@ ROWS = (
     ("encoder", "baselines", "losses", "optim"),
     ("nn", "features"),
     ("audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
-    # Differs: a row of our own; how settings are typed and where to compute concerns every row above alike.
-    ("config", "device"),
+    # Differs: a row of our own; how settings are typed, where to compute and how far it is concerns every row above alike.
+    ("config", "device", "progress"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

@@ -40,7 +40,7 @@ def align_file(recognizer: Recognizer, audio: str | os.PathLike[str], text: str 
         ConfigError: the model has no CTC head.
     """
     if text is None:
-        text = read_text(Path(audio).with_suffix(".txt"))
+        text = read_text(os.path.splitext(os.fspath(audio))[0] + ".txt")
     samples = load_audio(audio)
     try:
         return align_text(recognizer, samples, text)

@@ -1,12 +1,20 @@
-"""Choosing where to compute (CUDA, then Apple's MPS, then the CPU), and the fast way to multiply matrices there."""
+"""Where to compute (CUDA, then Apple's MPS, then the CPU), on how many threads, and the fast way to multiply matrices."""
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from zipasr.errors import ConfigError
+
+SMALL_MODEL_PARAMETERS = 5_000_000
+"""Below this a second thread costs more than it brings where other programs run: the threads of a small operation wait for
+each other all the time, and each for its turn on a core. Beside two other programs on two cores `tiny` (2 M) takes 3.2
+training steps a second on one thread and 0.9 on two (benchmarks/LOG.md)."""
+_MAX_THREADS = 1024
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -26,6 +34,54 @@ def select_device(name: str = "auto") -> torch.device:
     if index and int(index) >= torch.cuda.device_count():
         raise ConfigError(f"device {name} was asked for, but there are {torch.cuda.device_count()}, counted from 0")
     return torch.device(name)
+
+
+def configure_threads(num_threads: int | None = None, *, num_parameters: int) -> int:
+    """Set how many threads of the CPU this process computes with, for a model of so many parameters.
+
+    Exported graphs that are opened later take the same number.
+
+    Args:
+        num_threads: how many; None: what OMP_NUM_THREADS says, else 1 for a model below `SMALL_MODEL_PARAMETERS` and
+            PyTorch's choice, one for each core, for others.
+        num_parameters: size of the model.
+    Returns:
+        The number of threads.
+    Raises:
+        ConfigError: it is not from 1 to 1024.
+    """
+    if num_threads is None:
+        is_set = any(os.environ.get(name) for name in _THREAD_VARIABLES)
+        if is_set or num_parameters >= SMALL_MODEL_PARAMETERS:
+            return torch.get_num_threads()
+        num_threads = 1
+    _check_threads(num_threads)
+    torch.set_num_threads(num_threads)
+    return num_threads
+
+
+def split_threads(num_threads: int, *, num_readers: int, device: torch.device) -> tuple[int, int]:
+    """Divide the threads that a training run may use between computing and processes that read data ahead.
+
+    Args:
+        num_threads: how many in all.
+        num_readers: processes that read ahead, if there is room for them.
+        device: where the model is. Reading takes few percent of the time of a CPU that trains, and so gets at most a
+            quarter of the threads; beside an accelerator one thread is left to the process that feeds it.
+    Returns:
+        Threads that compute, and processes that read; `num_threads` together.
+    Raises:
+        ConfigError: `num_threads` is not from 1 to 1024.
+    """
+    _check_threads(num_threads)
+    room = num_threads // 4 if device.type == "cpu" else num_threads - 1
+    num_readers = min(num_readers, room)
+    return num_threads - num_readers, num_readers
+
+
+def _check_threads(num_threads: int) -> None:
+    if not 1 <= num_threads <= _MAX_THREADS:
+        raise ConfigError(f"threads must be from 1 to {_MAX_THREADS}, but is {num_threads}")
 
 
 @contextmanager

@@ -52,7 +52,9 @@ def fake_fit(config: TrainConfig, budget_s: float) -> BudgetedRun:
 
 def test_budget_fits_the_run_and_settings_hold(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configure, "fit_to_time", fake_fit)
-    run = configure_run(str(data), ["lr=0.01"], out, budget="20m")
+    told: list[TrainConfig] = []
+    run = configure_run(str(data), ["lr=0.01"], out, budget="20m", before_timing=told.append)
+    assert [config.lr for config in told] == [0.01]
     assert (run.config.max_batches, run.config.lr, run.config.lr_batches) == (1200, 0.01, 77.0)
     assert "20 minutes are 1,200 batches of 1.00 s" in run.notes[-1]
     assert configure_run(str(data), ["lr_batches=5"], out, budget="20m").config.lr_batches == 5.0

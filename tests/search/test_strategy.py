@@ -41,6 +41,7 @@ def test_auto_takes_the_best_that_the_heads_allow() -> None:
         ({"beam": 0}, "beam must be at least 1"),
         ({"num_best": 0}, "num_best must be from 1"),
         ({"num_best": 5}, "num_best must be from 1 to the beam, 4"),
+        ({"max_symbols_per_frame": 101}, "max_symbols_per_frame must be at most 100, but is 101"),
         ({"method": "greedy", "beam": 8}, "beam has no effect"),
         ({"method": "ctc_greedy", "num_best": 2}, "num_best has no effect"),
         ({"method": "beam", "attention_scale": 2.0}, "attention_scale has no effect"),

@@ -13,7 +13,7 @@ import soxr
 
 from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels
 from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, Block, check_finite, mixed, name_of, scaled
-from zipasr.errors import AudioError
+from zipasr.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,7 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
 def _check_arguments(array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None) -> None:
     """Raise ValueError for what is wrong whatever the file holds."""
     if channel is not None and channel < 0:
-        raise ValueError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
+        raise ConfigError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
     if sample_rate_hz is not None and not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
         raise ValueError(f"Expected sample_rate_hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {sample_rate_hz}.")
     if array is not None and format is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.output import result_paths, write_result
+from zipasr.cli.threads import use_threads
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.transcript import FORMATS
 
     targets = _targets(args)
+    use_threads(args.model)
     recognizer = Recognizer.load(args.model, device=args.device)
     num_failed = 0
     for audio, target in zip(args.audio, targets, strict=True):

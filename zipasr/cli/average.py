@@ -29,12 +29,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Average, and print where the model is."""
-    import logging
-
     from zipasr.errors import ConfigError
     from zipasr.train.selection import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
-    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     if args.to is not None and args.start is None:
         raise ConfigError("--to ends what --from begins and has no effect without it; give --from BATCH too")
     if args.checkpoints is None and args.run_folder is None:

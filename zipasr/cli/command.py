@@ -11,6 +11,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from zipasr.cli.console import configure_streams, log_lines
+from zipasr.cli.threads import wait_without_spinning
 from zipasr.errors import ConfigError, ZipasrError
 
 VERBS = (
@@ -61,9 +63,13 @@ class _VerbParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zipasr` with the arguments given (those of the process by default) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    configure_streams()
+    wait_without_spinning()
     try:
         args = _parser(argv).parse_args(argv)
-        return int(args.run(args) or _EXIT_DONE)
+        _refuse_empty(args)
+        with log_lines(is_quiet=args.quiet):
+            return int(args.run(args) or _EXIT_DONE)
     except SystemExit as stop:  # argparse: --help, or misuse that it has reported
         return stop.code if isinstance(stop.code, int) else _EXIT_FAILED
     except KeyboardInterrupt:
@@ -76,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`zipasr ... | head`): keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_FAILED
+    except OSError as error:  # a full disk, a name that is too long: no bug, and nothing that a verb could add to it
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(f"error: {where}{error.strerror or error}; check the path, permissions and free space", _EXIT_FAILED)
     except Exception as error:
         traceback.print_exc()
         return _report(f"error: unexpected {type(error).__name__}: {error}; this is a bug, please report it", _EXIT_FAILED)
@@ -88,7 +97,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
         importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)
+    for verb_parser in subparsers.choices.values():
+        verb_parser.add_argument("--quiet", action="store_true", help="write nothing but errors to stderr")
     return parser
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Refuse an empty value, as of a variable of the shell that is not set: as a path it would mean this folder.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise ConfigError(f"{name.replace('_', '-')} must have a value, but is empty; give one or leave it out")
 
 
 def _report(message: str, code: int) -> int:

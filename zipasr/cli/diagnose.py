@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.threads import use_threads
+
 if TYPE_CHECKING:
     from zipasr.train.diagnose import ModuleActivations
     from zipasr.train.emission import EmissionReport
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     device = select_device(args.device)
     folder = resolve_model_folder(args.model)
     step = training_step(folder)
+    use_threads(args.model)
     model, tokenizer = AsrModel.load(folder)
     batches = read_speech(read_cuts(Path(args.cuts)), tokenizer, model.config.features, num_utterances=args.utterances)
     reports = diagnose(model.to(device), batches, step=step, has_outputs=args.outputs)

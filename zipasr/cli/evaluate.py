@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
@@ -90,12 +89,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     from zipasr.evaluate import calibrate, evaluate, read_cuts, save_calibration
+    from zipasr.progress import write_line
 
     if args.calibration:
         recognizer.calibrations = {}  # what was saved before must not be calibrated once more
     report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
-        print(f"zipasr: left out {id}: {problem}", file=sys.stderr)
+        write_line(f"zipasr: left out {id}: {problem}")
     measured = calibrate(report.results) if args.calibration else None
     compared = _compared(args, recognizer, report)
     if args.json:
@@ -111,15 +111,15 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
             print(_confidence_table(measured))
     if args.out:
         report.write_results(args.out)
-        print(f"zipasr: results of every utterance: {args.out}", file=sys.stderr)
+        write_line(f"zipasr: results of every utterance: {args.out}")
     if measured is not None and args.plot:
         from zipasr.plots import plot_reliability
 
         curves = {"as it is": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
-        print(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}", file=sys.stderr)
+        write_line(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}")
     if measured is not None and args.save:
         path = save_calibration(args.model, recognizer.search.method, measured.calibration)
-        print(f"zipasr: calibration of the search {recognizer.search.method}: {path}", file=sys.stderr)
+        write_line(f"zipasr: calibration of the search {recognizer.search.method}: {path}")
     elif args.save:
         from zipasr.search.comparison import best_search
 
@@ -155,10 +155,11 @@ def _save_default(
     from pathlib import Path
 
     from zipasr.evaluate import save_default_search
+    from zipasr.progress import write_line
 
     chosen_on = f"{Path(args.cuts).name} ({num_utterances} utterances)"
     path = save_default_search(args.model, search, compared, chosen_on=chosen_on)
-    print(f"zipasr: the default search is now {search}: {path}", file=sys.stderr)
+    write_line(f"zipasr: the default search is now {search}: {path}")
 
 
 def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
@@ -173,9 +174,9 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
 
 
 def _with_progress(utterances: Any) -> Any:
-    from tqdm import tqdm
+    from zipasr.progress import track
 
-    return tqdm(utterances, desc="evaluate", unit=" utterances", file=sys.stderr, disable=None, leave=False)
+    return track(utterances, "evaluate", unit="utterances")
 
 
 def _table(report: "EvaluationReport") -> str:

@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.threads import use_threads
+
 if TYPE_CHECKING:
     from zipasr.export import ExportReport, QuantisationReport
     from zipasr.onnx_runtime import Precision
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.tolerance is not None and not args.tolerance > 0:
         raise ConfigError(f"--tolerance must be positive, but is {args.tolerance:g}; leave it out for the default")
+    use_threads(args.model)
     if args.int8:
         print(_output(_export_int8(args), args))
         return 0

@@ -29,6 +29,6 @@ def write_result(path: Path, content: str) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        path.write_text(content, encoding="utf-8", errors="backslashreplace")  # a file's name may be no UTF-8
     except OSError as error:
         raise DataError(f"expected to write {path}, got: {error.strerror}; check the path and permissions") from error

@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zipasr.profile import ModelProfile
 
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -57,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.errors import ConfigError, ZipasrError
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
+    from zipasr.progress import track, write_line
 
     _check(args)
     names = list(TABLE_2) if args.all else [args.model]
     chosen = {name: getattr(args, name) for name in _MEASURING if getattr(args, name) is not None}
     profiles, num_failed = [], 0
-    for name in _with_progress(names):
+    for name in track(names, "profile", unit="models"):
         config, measured = find_config(name), None
         try:
             measured = profile_encoder(config, **chosen) if args.time else None
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_table(profiles))
     if args.plot:
-        print(f"zipasr: figure: {plot_profiles(profiles, args.plot)}", file=sys.stderr)
+        write_line(f"zipasr: figure: {plot_profiles(profiles, args.plot)}")
     return 1 if num_failed else 0
 
 
@@ -94,12 +96,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"{', '.join(useless)} would have no effect with --no-time; leave one of them out")
     if args.plot and not Path(args.plot).resolve().parent.is_dir():
         raise ConfigError(f"--plot must be a file in a folder that exists, but is {args.plot}")
-
-
-def _with_progress(names: Sequence[str]) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(names, desc="profile", unit=" models", file=sys.stderr, disable=None, leave=False)
 
 
 def _table(profiles: "Sequence[ModelProfile]") -> str:

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from zipasr.cli.threads import add_threads_option, use_threads
+
 if TYPE_CHECKING:
     from zipasr.recognizer import ChunkConfig, LongRecordingConfig, Recognizer
     from zipasr.search.strategy import SearchConfig
@@ -56,6 +58,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lodr-scale", type=float, metavar="X", help="its weight, 0 or below (default: -0.15)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_threads_option(parser)
 
 
 def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -138,10 +141,12 @@ def load_recognizer(
     from zipasr.recognizer import Recognizer
     from zipasr.search.hotwords import read_hotwords
 
+    search = search_config(args)
+    use_threads(args.model, args.threads)
     return Recognizer.load(
         args.model,
         device=args.device,
-        search=search_config(args),
+        search=search,
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),

@@ -47,6 +47,7 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
+    from zipasr.progress import write_line
     from zipasr.recognizer import LongRecordingConfig
     from zipasr.serve import ServeConfig, serve
     from zipasr.serve.server import check_packages
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     def on_ready(url: str) -> None:
         print(url, flush=True)
-        print(f"zipasr: serving {name}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        write_line(f"zipasr: serving {name}; Ctrl-C ends it")
 
     if not serve(recognizer, config, model_name=name, on_ready=on_ready):
         print("zipasr: error: some requests could not be answered in time", file=sys.stderr)

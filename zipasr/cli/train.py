@@ -1,7 +1,8 @@
 """`zipasr train`: train a model by a recipe, or on a data folder, or go on with a run that stopped."""
 
 import argparse
-import sys
+
+from zipasr.cli.threads import add_threads_option, use_threads_for_training
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,6 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="fit the run to this time on this machine, such as 20m or 2h, by timing some of its steps first",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    add_threads_option(parser, ", readers of data included")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and do nothing")
     parser.add_argument(
         "--check",
@@ -55,21 +57,28 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model is."""
     import json
-    import logging
     from pathlib import Path
 
     from zipasr.config import to_json
+    from zipasr.progress import write_line
     from zipasr.recipes.configure import configure_run
     from zipasr.train.loop import train
     from zipasr.train.preflight import check_recipe
 
-    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
-    config, notes = configure_run(args.recipe, args.settings, Path(args.out), checkpoint=args.checkpoint, budget=args.budget)
+    config, notes = configure_run(
+        args.recipe,
+        args.settings,
+        Path(args.out),
+        checkpoint=args.checkpoint,
+        budget=args.budget,
+        before_timing=lambda config: use_threads_for_training(config, args.threads),
+    )
     for note in notes:
-        print(note, file=sys.stderr)
+        write_line(note)
     if args.show:
         print(json.dumps(to_json(config), indent=1))
         return 0
+    config = use_threads_for_training(config, args.threads)
     if args.check:
         found = check_recipe(config, Path(args.out))
         print(found.format_table())

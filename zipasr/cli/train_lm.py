@@ -2,6 +2,8 @@
 
 import argparse
 
+from zipasr.cli.threads import use_threads_for
+
 _DEFAULT_ORDER, _DEFAULT_UNIT = 3, "token"
 
 
@@ -43,13 +45,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model is and its perplexity."""
-    import logging
-
     from zipasr.config import set_fields
     from zipasr.errors import ConfigError
+    from zipasr.lm import LmConfig, NeuralLm
     from zipasr.train.language_model import default_config, tokenizer_of, train_language_model, train_ngram
 
-    logging.basicConfig(level=logging.WARNING, format="zipasr: %(message)s")
     if args.kind == "ngram":
         if args.settings:
             raise ConfigError("--set has no effect on an n-gram; use --order and --unit, or --kind lstm")
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
             if getattr(args, name) is not None:
                 raise ConfigError(f"--{name} has no effect on a neural model; leave it out, or use --kind ngram")
         config = set_fields(default_config(args.kind), args.settings)
-        report = train_language_model(
-            args.texts, tokenizer_of(args.model), args.out, config, dev=args.dev, is_quiet=not args.progress
-        )
+        tokenizer = tokenizer_of(args.model)
+        use_threads_for(lambda: NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)))
+        report = train_language_model(args.texts, tokenizer, args.out, config, dev=args.dev, is_quiet=not args.progress)
     print(
         f"{report.model}: {report.description}; perplexity {report.perplexity:.2f} per {report.unit} on "
         f"{report.num_held_out_lines} held-out lines"

@@ -3,8 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,6 @@ from zipasr.cli.output import result_paths, write_result
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     SubParsers = Any
@@ -58,6 +54,7 @@ def add_parser(subparsers: SubParsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcribe the recordings and print or write each as soon as it is done."""
     from zipasr.errors import ConfigError
+    from zipasr.progress import Progress
     from zipasr.recognizer import LongRecordingConfig
     from zipasr.transcript import FILE_ENDINGS, FORMATS
 
@@ -74,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), simulate_streaming=True)
     num_failed = 0
-    with _progress() as on_progress:
+    with Progress("transcribe", unit="s", delay_s=5.0) as progress:
         for result in recognizer.transcribe_files(
-            paths, channel=args.channel, is_per_channel=args.per_channel, on_progress=on_progress
+            paths, channel=args.channel, is_per_channel=args.per_channel, on_progress=progress.set_done
         ):
             if result.transcript is None:
                 num_failed += 1
@@ -106,25 +103,9 @@ def _listed(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        if path == "-":
-            lines = sys.stdin.read().splitlines()
-        else:
-            with open(path, encoding="utf-8-sig") as file:
-                lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with a path a line, but {path} cannot be read: {error}") from error
+    # The name of a file may be any bytes; what is no UTF-8 in it is kept so that the file can be opened.
+    lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
     return [line.strip() for line in lines if line.strip()]
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[float], None]]":
-    """A counter of the seconds done, shown only while a long recording is worked on."""
-    from tqdm import tqdm
-
-    with tqdm(desc="transcribe", unit=" s", file=sys.stderr, disable=None, leave=False, delay=5.0) as bar:
-
-        def show(done_s: float) -> None:
-            bar.n = round(done_s)
-            bar.refresh()
-
-        yield show

@@ -236,5 +236,5 @@ class BatchReader(Dataset[Batch]):
 
 def stable_seed(*parts: int) -> int:
     """A 63-bit seed that depends on every part and on nothing else."""
-    digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256(",".join(map(str, parts)).encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1

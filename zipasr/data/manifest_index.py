@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import DataError
+from zipasr.progress import Progress
 
 RECORD = np.dtype(
     [("start", "<i8"), ("identity", "<u8"), ("duration_s", "<f8"), ("num_bytes", "<i4"), ("num_characters", "<i4")]
@@ -269,23 +269,18 @@ def _write(manifest: Path, folder: Path) -> _Header:
 
 
 def _lines(manifest: Path) -> Iterator[bytes]:
-    """The lines of a manifest, with a bar on a terminal if it takes long."""
+    """The lines of a manifest, with progress on stderr if it takes long."""
     try:
         with (
             manifest.open("rb") as file,
-            tqdm(
-                total=manifest.stat().st_size,
-                desc=f"index {manifest.name}",
-                unit="B",
-                unit_scale=True,
-                delay=2,
-                disable=None,
-            ) as bar,
+            Progress(
+                f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, is_scaled=True, delay_s=2.0
+            ) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
             for number, line in enumerate(content):
                 if number % 1000 == 0:
-                    bar.update(file.tell() - bar.n)
+                    progress.set_done(file.tell())
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         raise _not_cuts(manifest, error) from error

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
 from zipasr.data.corpora import open_source
@@ -28,6 +27,7 @@ from zipasr.data.spoken import has_digits, spoken_words
 from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.data.validate import Limits, check_id, check_samples, check_text, reject
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.progress import track
 
 SPLITS = ("train", "dev", "test")
 TEXT_STYLES = ("as-written", "words")
@@ -173,7 +173,7 @@ def _flac_path(folder: Path, utterance_id: str) -> Path:
     parts = [re.sub(r"[^\w.,=+-]", "_", part).lstrip(".")[:50] for part in utterance_id.split("/")]
     safe = "/".join(part for part in parts if part)
     if safe != utterance_id:
-        digest = hashlib.sha256(utterance_id.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(utterance_id.encode(errors="surrogatepass")).hexdigest()[:12]
         safe = f"{safe}-{digest}" if safe else digest
     return folder / f"{safe}.flac"
 
@@ -242,8 +242,8 @@ def _convert_all(
         groups[utterance.audio, utterance.channel].append(utterance)
     with ThreadPoolExecutor(config.num_jobs) as pool:
         results = pool.map(lambda group: _convert(group, folder, config.limits), groups.values())
-        is_hidden = None if has_progress else True  # None: hidden unless stderr is a terminal
-        for result in tqdm(results, total=len(groups), unit="file", desc="prepare", disable=is_hidden):
+        is_hidden = not has_progress
+        for result in track(results, "prepare", total=len(groups), unit="files", is_hidden=is_hidden, is_kept=True):
             yield from result
 
 
@@ -286,8 +286,11 @@ def _cut(ready: _Ready) -> dict[str, Any]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, gzipped if the name says so, whole or not at all, with the same bytes every time."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    """Write JSON lines, gzipped if the name says so, whole or not at all, with the same bytes every time.
+
+    A file name that is no UTF-8 has lone surrogates in Python; as escapes of JSON they come back as they were.
+    """
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -326,7 +329,7 @@ def prepare(
     Args:
         source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `corpora.open_source`. Or
             NAME:FOLDER for a published corpus with its official splits; see `published.PUBLISHED`.
-        has_progress: whether to show a bar on stderr, if that is a terminal.
+        has_progress: whether to show on stderr how far it is.
     Raises:
         DataError: the source is of no known kind, nothing in it can be used, `out` is the source or cannot be written.
         ConfigError: prompts are asked for as written, or a subset of a source that has none.

@@ -16,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.manifest_index import open_cuts
 from zipasr.data.prepare import PrepareConfig, PrepareReport
@@ -34,6 +32,7 @@ from zipasr.data.published import (
 from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.data.validate import check_samples
 from zipasr.errors import ConfigError, DataError
+from zipasr.progress import track
 
 MUSAN = "musan"
 NOISE = "noise"
@@ -68,7 +67,7 @@ class _Writer:
         self._file = file
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 @contextmanager
@@ -231,5 +230,5 @@ def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None
 
 
 def _with_progress(entries: Any, has_progress: bool) -> Any:
-    """Count what goes by on stderr, if that is a terminal."""
-    return tqdm(entries, unit=" utterances", desc="prepare", disable=None if has_progress else True)
+    """Count what goes by on stderr."""
+    return track(entries, "prepare", unit="utterances", is_hidden=not has_progress, is_kept=True)

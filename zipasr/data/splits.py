@@ -15,7 +15,7 @@ _SLACK = 1.5
 
 def _hash_order(names: Iterable[str], seed: int) -> list[str]:
     """Put names into an order that looks random and never changes."""
-    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
+    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).hexdigest())
 
 
 def _choose(order: Sequence[str], sizes: Mapping[str, int], num_wanted: float) -> list[str]:

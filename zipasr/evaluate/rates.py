@@ -153,7 +153,8 @@ class EvaluationReport:
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            partial.write_bytes(lines.encode(errors="backslashreplace"))  # ids may be names of files that are no UTF-8
             partial.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The configuration of a run from what `zipasr train` is given: a recipe or a folder, fields to set, a time to fit."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ def configure_run(
     *,
     checkpoint: str | None = None,
     budget: str | None = None,
+    before_timing: Callable[[TrainConfig], object] | None = None,
 ) -> ConfiguredRun:
     """The configuration that a command line asks for.
 
@@ -42,6 +43,7 @@ def configure_run(
         out: the folder of the run.
         checkpoint: what to begin with; see `finetune.resolve`.
         budget: the time that the run may take on this machine, such as `20m`.
+        before_timing: called with the run before its steps are timed, to configure what they depend on, such as threads.
     Raises:
         ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
         CheckpointError: the checkpoint, or the run in `out`, cannot be read.
@@ -60,6 +62,8 @@ def configure_run(
     config = resolve(_in_epochs(base, given), settings, checkpoint, out)
     if budget_s is None:
         return ConfiguredRun(config, notes)
+    if before_timing is not None:
+        before_timing(config)
     run = fit_to_time(config, budget_s)
     note = (
         f"budget: {budget_s / 60:g} minutes are {run.num_batches:,} batches of {run.pace.step_s:.2f} s on this machine, "

@@ -18,6 +18,7 @@ STREAM_TAIL_FRAMES = 30
 """Padding at 100 Hz after the sound that counts as sound: causal models emit late, and without it the last word is lost. As
 published (`streaming_decode.py`, where 13 more fill the last window)."""
 MS_PER_FRAME_50HZ = 20.0
+_MAX_CHUNK_MS = 600_000
 _CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
 
 
@@ -89,12 +90,14 @@ def frames_50hz(duration_ms: int, *, name: str) -> int:
     """Frames at 50 Hz of a duration in ms.
 
     Raises:
-        ConfigError: it is no positive multiple of a frame; `name` is what the user calls it.
+        ConfigError: it is no positive multiple of a frame, or longer than anybody waits; `name` is what the user calls it.
     """
-    if duration_ms <= 0 or duration_ms % MS_PER_FRAME_50HZ:
+    if duration_ms <= 0 or duration_ms % int(MS_PER_FRAME_50HZ):
         raise ConfigError(
             f"{name} must be a positive multiple of {MS_PER_FRAME_50HZ:g} ms, the step of the encoder, but is {duration_ms}"
         )
+    if duration_ms > _MAX_CHUNK_MS:
+        raise ConfigError(f"{name} must be at most {_MAX_CHUNK_MS} ms, ten minutes, but is {duration_ms}")
     return int(duration_ms / MS_PER_FRAME_50HZ)
 
 

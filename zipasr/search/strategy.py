@@ -30,6 +30,16 @@ _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 _TRANSDUCER_METHODS = ("beam", "greedy")
 
 
+MAX_BEAM = 1000
+"""Time and memory grow with the beam, and nothing is gained long before this."""
+MAX_SYMBOLS_PER_FRAME = 100
+"""No speech has so many in 40 ms; a model that never emits blank would go on for ever."""
+
+
+_MAX_WEIGHT = 1e6
+"""In nats, or times nats: far beyond what decides alone, and scores still fit into float32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """How to search for the best tokens."""
@@ -66,6 +76,8 @@ class SearchConfig:
             raise ConfigError(f"the search must be one of {', '.join(METHODS)}, but is {self.method!r}")
         if self.beam < 1:
             raise ConfigError(f"beam must be at least 1, but is {self.beam}")
+        if self.beam > MAX_BEAM:
+            raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
         if not 1 <= self.num_best <= self.beam:
             raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
         for name in ("beam", "num_best"):
@@ -73,10 +85,17 @@ class SearchConfig:
                 raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
         if self.max_symbols_per_frame < 1:
             raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
+        if self.max_symbols_per_frame > MAX_SYMBOLS_PER_FRAME:
+            raise ConfigError(
+                f"max_symbols_per_frame must be at most {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
+            )
         if self._is_changed("max_symbols_per_frame") and self.method not in ("auto", *_TRANSDUCER_METHODS):
             raise ConfigError(
                 f"max_symbols_per_frame has no effect on the search {self.method}; leave it out or use beam or greedy"
             )
+        for name in ("attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale", "hotword_boost"):
+            if _MAX_WEIGHT < abs(getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name} must be at most {_MAX_WEIGHT:g} in size, but is {getattr(self, name)}")
         if not 0 < self.attention_scale < math.inf:
             raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
         if self._is_changed("attention_scale") and self.method not in ("auto", "attention_rescoring"):

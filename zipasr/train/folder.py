@@ -218,7 +218,7 @@ def _digest_of_texts(data: TrainData) -> str:
     """What the first versions wrote."""
     digest = hashlib.sha256()
     for cut in data.train:
-        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode())
+        digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 

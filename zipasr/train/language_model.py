@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from zipasr import checkpoint
 from zipasr.config import from_json, to_json
@@ -29,6 +27,7 @@ from zipasr.lm import LmConfig, LstmConfig, NeuralLm, NgramModel, TransformerCon
 from zipasr.lm.arpa import read_arpa
 from zipasr.lm.neural import MODEL_SUBFOLDER, WEIGHTS_FILE, load_weights
 from zipasr.model import resolve_model_folder
+from zipasr.progress import track, write_line
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.folder import locked
 from zipasr.train.language_texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
@@ -252,7 +251,7 @@ class _Run:
             self._save()
             if not is_quiet:
                 learnt = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
-                tqdm.write(f"epoch {progress.epoch}: perplexity {learnt}", file=sys.stderr)
+                write_line(f"epoch {progress.epoch}: perplexity {learnt}")
 
     def perplexity(self, lines: LabelLines) -> float:
         """Perplexity per label, ends of lines included."""
@@ -270,7 +269,8 @@ class _Run:
         seed = stable_seed(self.config.seed, self.progress.epoch)
         parts = list(batches(lines, batch_labels=self.config.batch_labels, seed=seed))
         total = torch.zeros((), dtype=torch.float64)
-        for batch in self._with_bar(parts, is_quiet=is_quiet):
+        name = f"epoch {self.progress.epoch + 1}"
+        for batch in track(parts, name, unit="batches", is_hidden=is_quiet):
             nll_N = self._nll(lines, batch)
             num_predicted = len(batch) + int(lines.lens_of(batch).sum())
             self._set_rate()
@@ -281,18 +281,6 @@ class _Run:
             total += nll_N.detach().double().sum().cpu()
         self._check_finite(float(total))
         return float(total) / lines.num_predicted
-
-    def _with_bar(self, parts: list[Any], *, is_quiet: bool) -> "tqdm[Any]":
-        return tqdm(
-            parts,
-            f"epoch {self.progress.epoch + 1}",
-            unit="batch",
-            file=sys.stderr,
-            disable=is_quiet,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=1.0 if sys.stderr.isatty() else 30.0,
-        )
 
     def _nll(self, lines: LabelLines, batch: Any) -> Tensor:
         labels_NS, lens = lines.batch(batch)

@@ -354,7 +354,7 @@ class _Run:
         said = self.ranks.exchange(diagnosis(stepper, suspects, self.state.position.num_batches) if suspects else "")
         if not self.ranks.is_main:
             raise SystemExit(1)
-        self.log.message(next((text for text in said if text), ""))
+        self.log.error(next((text for text in said if text), ""))
         good = max(good_checkpoints(self.out), default=None)
         where = (
             f"The last good checkpoint is {checkpoint_path(self.out, good)}" if good is not None else "No checkpoint is good"

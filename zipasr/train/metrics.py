@@ -1,4 +1,4 @@
-"""What a run reports while it goes: a progress bar on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
+"""What a run reports while it goes: its progress on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from zipasr.errors import CheckpointError, DataError
+from zipasr.progress import Progress, write_line
 
 _WENT_BACK = "went_back"
 """Kind of the line that a rollback leaves."""
@@ -69,15 +69,13 @@ class RunLog:
                 self._file.seek(-1, io.SEEK_END)
                 self._file.write(b"" if self._file.read(1) == b"\n" else b"\n")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
-        self._bar = tqdm(
+        self._progress = Progress(
+            "train",
+            unit="batches",
             total=total_batches,
-            initial=done_batches,
-            desc="train",
-            unit="batch",
-            disable=is_quiet,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+            done=done_batches,
+            is_hidden=is_quiet,
+            is_kept=True,
         )
         self._totals: dict[str, float] = {}
         self._audio_s = 0.0
@@ -88,7 +86,7 @@ class RunLog:
         for name, value in losses.items():
             self._totals[name] = self._totals.get(name, 0.0) + value
         self._audio_s += audio_s
-        self._bar.update()
+        self._progress.update()
 
     def train_line(self, num_batches: int, **values: float) -> None:
         """Write the means since the last line: losses per second of sound, and the speed."""
@@ -96,7 +94,7 @@ class RunLog:
         means = {name: total / max(self._audio_s, 1e-9) for name, total in self._totals.items()}
         line = {**means, "hours_per_hour": self._audio_s / max(elapsed_s, 1e-9), **values}
         shown = f"lr {values['lr']:.4f} {line['hours_per_hour']:.0f} h audio/h"
-        self._bar.set_postfix_str(f"loss {means['loss']:.2f} {shown}" if means else shown, refresh=False)
+        self._progress.note(f"loss {means['loss']:.2f} {shown}" if means else shown)
         self.line("train", num_batches, line)
         self._totals, self._audio_s = {}, 0.0
         self._window_start = time.monotonic()
@@ -116,11 +114,15 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Print a line above the progress bar."""
-        tqdm.write(text, file=sys.stderr)
+        write_line(text)
+
+    def error(self, text: str) -> None:
+        """Print why a run ends."""
+        write_line(text, is_error=True)
 
     def close(self) -> None:
         """Finish the bar and the files."""
-        self._bar.close()
+        self._progress.close()
         with contextlib.suppress(OSError):  # a full disk has been reported where it was met
             self._board.close()
         with contextlib.suppress(OSError):
@@ -146,6 +148,9 @@ class SilentLog(RunLog):
         """Do nothing."""
 
     def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def error(self, text: str) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ only some utterances are looked at, and the table says so.
 
 import itertools
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.validate import frames_needed, num_encoder_frames
 from zipasr.errors import DataError
+from zipasr.progress import write_line
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_cuts
@@ -177,7 +177,7 @@ def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
         return
     try:
         report = examine(config, tokenizer, read_splits(Path(config.data)))
-        print(report.format_table(), file=sys.stderr)
+        write_line(report.format_table())
         report.require_usable()
     except DataError:
         (out / CONFIG_FILE).unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""The console: characters that it cannot encode, log lines, and silence."""
+
+import codecs
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+_ESCAPE = "zipasr.escape"
+
+
+def configure_streams() -> None:
+    r"""Let stdout and stderr write what their encoding lacks as `\uXXXX`, which JSON reads back, and never raise."""
+    codecs.register_error(_ESCAPE, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPE)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
+
+
+@contextmanager
+def log_lines(*, is_quiet: bool) -> Iterator[None]:
+    """Write warnings and errors that are logged inside a block to stderr; if quiet, errors alone, and no progress."""
+    handler = _LineHandler(logging.ERROR if is_quiet else logging.WARNING)
+    handler.setFormatter(logging.Formatter("zipasr: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        with _silence() if is_quiet else nullcontext():
+            yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    from zipasr.progress import quiet
+
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _LineHandler(logging.Handler):
+    """Writes lines above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        from zipasr.progress import write_line
+
+        try:
+            write_line(self.format(record), is_error=record.levelno >= logging.ERROR)
+        except Exception:  # Differs: as every handler of `logging` does
+            self.handleError(record)

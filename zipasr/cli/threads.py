@@ -1,0 +1,87 @@
+"""Threads of the CPU: the flag `--threads`, how many where it is not given, and how they wait for each other."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from zipasr.train.config import TrainConfig
+
+_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def wait_without_spinning() -> None:
+    """Let the threads of an operation sleep while they wait for each other, unless the user has said how they wait.
+
+    OpenMP lets them spin for milliseconds by default. Where other programs run, that takes the core from the very thread
+    that they wait for: training is many times slower (benchmarks/LOG.md). Works only before torch is loaded.
+    """
+    if not any(name in os.environ for name in _WAIT_VARIABLES):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def add_threads_option(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """Add the flag to a verb."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help=f"threads of the CPU in all{what} (default: OMP_NUM_THREADS, else 1 for models below 5 M parameters and one "
+        "for each core for others)",
+    )
+
+
+def use_threads(model: str, num_threads: int | None = None) -> None:
+    """Configure the threads for a model that is on disk; before it is loaded, since exported graphs take what is set then.
+
+    Raises:
+        ConfigError: `num_threads` is out of range.
+        CheckpointError: there is no such model.
+    """
+    from zipasr.device import configure_threads
+    from zipasr.model import WEIGHTS_FILE, resolve_model_folder
+    from zipasr.onnx_runtime import is_exported
+
+    folder = Path(model) if is_exported(model) else resolve_model_folder(model)
+    weights = [*folder.glob(WEIGHTS_FILE), *folder.glob("*.onnx")]
+    configure_threads(num_threads, num_parameters=sum(path.stat().st_size for path in weights) // 4)  # 4 bytes each
+
+
+def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> "TrainConfig":
+    """Configure the threads for a run; the run with as many readers as they allow.
+
+    Raises:
+        ConfigError: `num_threads` is out of range, or there is no such device.
+    """
+    import dataclasses
+
+    from zipasr.device import select_device, split_threads
+    from zipasr.model import AsrModel
+
+    if num_threads is not None:
+        num_threads, num_readers = split_threads(
+            num_threads, num_readers=config.num_workers, device=select_device(config.device)
+        )
+        config = dataclasses.replace(config, num_workers=num_readers)
+    use_threads_for(lambda: AsrModel(config.model), num_threads)
+    return config
+
+
+def use_threads_for(make_model: "Callable[[], torch.nn.Module]", num_threads: int | None = None) -> None:
+    """Configure the threads for a model that is not made yet.
+
+    Raises:
+        ConfigError: `num_threads` is out of range.
+    """
+    import torch
+
+    from zipasr.device import configure_threads
+
+    with torch.device("meta"):  # counts without computing anything
+        num_parameters = sum(p.numel() for p in make_model().parameters())
+    configure_threads(num_threads, num_parameters=num_parameters)
