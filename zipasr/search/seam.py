@@ -6,7 +6,7 @@ own piece it may be what was left of a word that was cut there; within `EDGE_S` 
 have missed it. Both facts go into the alignment of the words and into the cost of each possible seam.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from zipasr.transcript import Word
@@ -50,8 +50,8 @@ class _Overlap:
 
     def best_seam(self) -> tuple[int, int]:
         """The seam with the fewest wrong words to expect; of several, the one nearest the middle."""
-        agreements = self._aligned()
-        paired_left, paired_right = {i for i, _ in agreements}, {j for _, j in agreements}
+        pairs = self._pairs()
+        paired_left, paired_right = {i for i, _ in pairs}, {j for _, j in pairs}
         alone_left = [i not in paired_left for i in range(len(self.left))]
         alone_right = [j not in paired_right for j in range(len(self.right))]
         # What it costs to take the first i words of the left piece, or not the first j of the right one: a word that one
@@ -70,13 +70,13 @@ class _Overlap:
         def cost(seam: tuple[int, int]) -> tuple[float, float]:
             i, j = seam
             num_wrong = left_costs[i] + right_costs[j] + is_one_word(i - 1, j) + is_one_word(i, j - 1)
-            agreement = agreements.get((i - 1, j - 1), 0.0) + agreements.get((i, j), 0.0)
+            num_disagreements = ((i - 1, j - 1) not in pairs) + ((i, j) not in pairs)
             # Rounded, so that seams of equal cost are not told apart by the last bit.
-            return round(num_wrong + _DISAGREEMENT_COST * (2 - agreement), 6), self._distance_to_middle_s(i, j)
+            return round(num_wrong + _DISAGREEMENT_COST * num_disagreements, 6), self._distance_to_middle_s(i, j)
 
-        return min(self._possible_seams(agreements), key=cost)
+        return min(self._possible_seams(pairs), key=cost)
 
-    def _possible_seams(self, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    def _possible_seams(self, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Seams that divide no pair; between pairs, those that one point in time can make."""
         i = j = 0
         for paired_i, paired_j in (*pairs, (len(self.left), len(self.right))):
@@ -87,8 +87,8 @@ class _Overlap:
                 yield i, j
             i, j = paired_i + 1, paired_j + 1
 
-    def _aligned(self) -> dict[tuple[int, int], float]:
-        """Pairs (i, j), rising in both, of words that are one word, with their agreement; the sum of it is the greatest."""
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Pairs (i, j), rising in both, of words that are one word; the sum of their agreement is the greatest possible."""
         values = [[self._agreement(a, b) for b in self.right] for a in self.left]
         # best[i][j]: value of aligning the first i words with the first j.
         best = [[0.0] * (len(self.right) + 1) for _ in range(len(self.left) + 1)]
@@ -105,7 +105,7 @@ class _Overlap:
             else:
                 i, j = i - 1, j - 1
                 pairs.append((i, j))
-        return {(i, j): values[i][j] for i, j in reversed(pairs)}
+        return pairs[::-1]
 
     def _agreement(self, a: Word, b: Word) -> float:
         """How much better it is to take two words for one than to leave both without a partner, at most 1.

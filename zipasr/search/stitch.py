@@ -6,13 +6,13 @@ any length is stitched as its pieces come.
 
 Promised: every word once, also the same word many times in a row, where an overlap is at least twice `EDGE_S` long, both
 pieces have the same words more than `EDGE_S` from their edges, and the times of a word in both pieces differ by less than
-half the distance to the next word of the same text, and by less than `MAX_SHIFT_S`. What the edge of a piece cuts may be
-missing, guessed, or wrong in that piece.
+half the distance to the next word of the same text, and by less than `MAX_SHIFT_S`. A word that the edge of a piece cuts may
+be missing, guessed, or wrong in that piece.
 
-Not promised: two transcripts of "no no no" that are off by more than half a word are aligned one word off, and one is lost
-or doubled unless other words beside them show the right order. Where the pieces recognize different words in the middle of
-an overlap, the text of one is taken there, right or wrong. Words with different case or punctuation are different words and
-are aligned by time alone.
+Not promised: "no no no", timed in both pieces so differently that a "no" of one lies nearer to its neighbor in the other, is
+likely to be aligned one word off, and a "no" is lost or doubled. Where the pieces have different words in the middle of an
+overlap, the words of one are taken, right or wrong. Words that differ in case or punctuation are different words; they are
+told apart by time alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
