@@ -1,4 +1,5 @@
-"""Stitching: law (any cuts into overlapping pieces give the original back, times never fall), reference (cases by hand)."""
+"""Stitching and seams: law (any cuts into overlapping pieces give the original back, times never fall), reference (cases by
+hand)."""
 
 import dataclasses
 import math
@@ -7,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zipasr.audio import SAMPLE_RATE_HZ
@@ -125,17 +126,75 @@ def test_words_said_again_and_again(timed: list[tuple[str, float, float]], seed:
     assert_consistent(whole)
 
 
-@given(timed=spoken(st.sampled_from("甲 乙 丙 丁 戊".split())), seed=st.integers(0, 999))
-def test_languages_without_spaces(timed: list[tuple[str, float, float]], seed: int) -> None:
-    pieces = []
-    for piece in cut(timed, random.Random(seed)):
+def without_spaces(pieces: Iterable[PlacedTranscript]) -> list[PlacedTranscript]:
+    """The same in a language where every token is a word, the rest "~" of a cut word too."""
+    changed = []
+    for piece in pieces:
         tokens = tuple(dataclasses.replace(t, text=t.text.replace("\u2581", "")) for t in piece.transcript.tokens)
         words = words_from_tokens(tokens, is_each_a_word=True)
         spaceless = Transcript("".join(word.text for word in words), tokens, words, piece.transcript.duration_s)
-        pieces.append(piece._replace(transcript=spaceless))
-    whole = stitch(pieces, joiner="")
+        changed.append(piece._replace(transcript=spaceless))
+    return changed
+
+
+SEVEN_TIMES_S = (
+    (0.0, 1.125),
+    (1.125, 1.625),
+    (1.825, 2.575),
+    (5.575, 5.95),
+    (8.95, 10.075),
+    (10.075, 10.575),
+    (10.575, 11.575),
+)
+"""One word seven times: of a first piece of 10 s, the cut word's rest lies nearer to the sixth than to the fifth word."""
+
+
+@given(
+    timed=spoken(st.sampled_from("甲 乙 丙 丁 戊".split())), seed=st.integers(0, 999), jitter_s=st.sampled_from([0.0, 0.03])
+)
+@example(timed=[("甲", start_s, end_s) for start_s, end_s in SEVEN_TIMES_S], seed=1, jitter_s=0.0)
+@example(
+    timed=[
+        ("甲", 3.0, 3.5),
+        ("甲", 3.5, 4.54),
+        ("甲", 4.74, 5.94),
+        ("甲", 8.94, 10.06),
+        ("甲", 10.06, 10.31),
+        ("甲", 10.31, 10.56),
+        ("甲", 10.56, 11.76),
+    ],
+    seed=67,
+    jitter_s=0.0,
+)
+@example(
+    timed=[
+        ("甲", 3.0, 4.12),
+        ("甲", 4.12, 5.33),
+        ("甲", 5.53, 6.03),
+        ("甲", 9.03, 10.03),
+        ("甲", 10.03, 10.53),
+        ("甲", 10.53, 11.03),
+        ("甲", 11.03, 12.03),
+    ],
+    seed=21,
+    jitter_s=0.03,
+)
+def test_languages_without_spaces(timed: list[tuple[str, float, float]], seed: int, jitter_s: float) -> None:
+    whole = stitch(without_spaces(cut(timed, random.Random(seed), jitter_s=jitter_s)), joiner="")
     assert whole.text.replace("~", "") == "".join(text for text, _, _ in timed)
     assert_consistent(whole, "")
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.03, 0.1])
+@pytest.mark.parametrize("word", ["甲", "乙", "no"])
+def test_one_word_seven_times(word: str, jitter_s: float) -> None:
+    """Cut in 150 ways, in a language without spaces and in one with."""
+    timed = [(word, start_s, end_s) for start_s, end_s in SEVEN_TIMES_S]
+    for seed in range(150):
+        pieces = cut(timed, random.Random(seed), jitter_s=jitter_s)
+        assert [text.text for text in stitch(pieces).words] == [word] * 7, seed
+        if len(word) == 1:
+            assert stitch(without_spaces(pieces), joiner="").text.replace("~", "") == word * 7, seed
 
 
 class LoudIsSpeech:
@@ -222,6 +281,32 @@ def test_the_same_word_at_another_time_is_another_word() -> None:
     left = placed(0, 0, ("no", 6.2, 6.5), ("well", 7, 7.4))
     right = placed(6, 4, ("well", 8.6, 9), ("no", 9.5, 9.8))
     assert stitch([left, right]).text == "no well well no"
+
+
+def test_no_no_no_of_which_each_piece_misses_one() -> None:
+    left = placed(0, 0, ("no", 7, 7.2), ("no", 7.3, 7.5))
+    right = placed(6, 4, ("no", 7.3, 7.5), ("no", 7.6, 7.8))
+    assert stitch([left, right]).text == "no no no"
+
+
+def test_words_late_by_more_than_half_their_distance_keep_their_order_where_others_show_it() -> None:
+    """The second "no" on the left is nearest to the first on the right; the seam is where the words in a row agree."""
+    left = placed(0, 0, ("no", 7.3, 7.46), ("no", 7.54, 7.7), ("go", 7.7, 8.2), ("on", 8.4, 8.9))
+    right = placed(6, 4, ("no", 7.5, 7.66), ("no", 7.74, 7.9), ("go", 7.9, 8.4), ("on", 8.6, 9.1))
+    assert stitch([left, right]).text == "no no go on"
+
+
+def test_what_is_left_of_a_cut_word_is_no_other_word() -> None:
+    """Times of "no" in the right piece lie on both sides of the rest of one in the left."""
+    left = placed(0, 0, ("yes", 6.5, 7), ("n", 9.0, 9.5), ("no", 9.5, 10))
+    right = placed(6, 4, ("yes", 6.5, 7), ("no", 9.0, 9.5), ("no", 10.1, 10.3), ("no", 10.6, 11.1))
+    assert stitch([left, right]).text == "yes no no no"
+
+
+def test_a_word_that_is_heard_differently_is_taken_once() -> None:
+    left = placed(0, 0, ("a", 6.5, 7), ("bet", 7.8, 8.15), ("c", 9, 9.5))
+    right = placed(6, 4, ("a", 6.5, 7), ("bed", 7.9, 8.25), ("c", 9, 9.5))
+    assert stitch([left, right]).text in ("a bet c", "a bed c")
 
 
 def test_pieces_without_overlap_are_put_one_after_another() -> None:

@@ -16,6 +16,7 @@ import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.ports import free_port
 from tests.serve.clients import results_of, send_recordings, sherpa_program, stream_file, stream_samples
 from tests.serve.running import WATCHDOG_S, Reachable, offline_recognizer, running, sentence, streaming_recognizer
 from zipasr.recognizer import Recognizer
@@ -139,9 +140,7 @@ def wheel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the wheel's own offline server, with a CTC model of a single matrix."""
     folder = tmp_path_factory.mktemp("ctc")
     _write_ctc_model(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = sherpa_program("sherpa-onnx-offline-websocket-server")
     options = [f"--tokens={folder}/tokens.txt", f"--zipformer-ctc-model={folder}/model.onnx", f"--log-file={folder}/log.txt"]
     with subprocess.Popen(

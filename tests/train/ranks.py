@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from tests.ports import free_port
 from tests.train.tones import minute_config, minute_model
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
@@ -26,12 +26,6 @@ from zipasr.train.state import Position, TrainState
 from zipasr.train.step import Stepper
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launch(work: str, *args: object, size: int = 2) -> list[subprocess.Popen[str]]:

@@ -15,9 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.ports import free_port
 from tests.train.ranks import (
     REPOSITORY,
-    free_port,
     launch,
     law_config,
     make_exact,

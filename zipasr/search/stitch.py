@@ -1,20 +1,26 @@
 """Transcripts of overlapping pieces of a recording -> one `Transcript`, each word once. Times in seconds.
 
-Where two pieces share sound, the words of both are aligned by text and time, and the seam is put in the middle of the
-longest run on which both agree: what stands before it is whole in the first piece, what comes after it in the second, and
-a word that the edge of one piece cut is the other's to tell. Only the words about the last seam are looked at again, so a
-recording of any length is stitched as its pieces come.
+Where two pieces share audio, `find_seam` aligns the words of both by text and time: the words before the seam are taken from
+the first piece, the words after it from the second. Only the words near the last seam are looked at again, so a recording of
+any length is stitched as its pieces come.
+
+Promised: every word once, also the same word many times in a row, where an overlap is at least twice `EDGE_S` long, both
+pieces have the same words more than `EDGE_S` from their edges, and the times of a word in both pieces differ by less than
+half the distance to the next word of the same text, and by less than `MAX_SHIFT_S`. A word that the edge of a piece cuts may
+be missing, guessed, or wrong in that piece.
+
+Not promised: "no no no", timed in both pieces so differently that a "no" of one lies nearer to its neighbor in the other, is
+likely to be aligned one word off, and a "no" is lost or doubled. Where the pieces have different words in the middle of an
+overlap, the words of one are taken, right or wrong. Words that differ in case or punctuation are different words; they are
+told apart by time alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from zipasr.search.seam import MAX_SHIFT_S, find_seam
 from zipasr.transcript import Token, Transcript, Word
-
-MAX_SHIFT_S = 0.5
-"""How far the times of a word may lie apart in two pieces: a transducer emits a word up to a few hundred milliseconds
-later where it knows less of what came before. Words of the same text further apart are two words."""
 
 
 class PlacedTranscript(NamedTuple):
@@ -66,9 +72,10 @@ def stitch(
         part = _Part(transcript.text, _placed_words(transcript, start_s))
         before = parts[-1] if parts else _Part("", [])
         if overlap_s > 0:
-            num_kept, num_left_out = _seam(before.words, part.words, start_s, start_s + overlap_s)
+            left, right = ([placed.word for placed in side.words] for side in (before, part))
+            num_kept, num_dropped = find_seam(left, right, start_s, start_s + overlap_s)
             before.keep(0, num_kept)
-            part.keep(num_left_out, len(part.words))
+            part.keep(num_dropped, len(part.words))
             if not before.words and parts:
                 parts.pop()
                 before = parts[-1] if parts else before
@@ -95,10 +102,6 @@ class _PlacedWord:
 
     word: Word
     tokens: tuple[Token, ...]
-
-    @property
-    def middle_s(self) -> float:
-        return (self.word.start_s + self.word.end_s) / 2
 
     def clipped(self, first_s: float, last_s: float) -> "_PlacedWord":
         """The same with no time outside [first_s, last_s]."""
@@ -137,8 +140,8 @@ def _tell_settled(
 ) -> int:
     """Tell parts that are not told yet and all of whose words end by `settled_s`; return how many have been told in all.
 
-    No later seam leaves out such a word, since `_seam` keeps all that end `MAX_SHIFT_S` before the piece that it is for, and
-    pieces begin in order of time. So the part stays, whole or not as it is, and with it its text.
+    No later seam leaves out such a word, since `find_seam` keeps all that end `MAX_SHIFT_S` before the piece that it is for,
+    and pieces begin in order of time. So the part stays, whole or not as it is, and with it its text.
     """
     while num_told < len(parts) and all(placed.word.end_s <= settled_s for placed in parts[num_told].words):
         part = parts[num_told]
@@ -175,76 +178,6 @@ def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
         placed.append(_PlacedWord(replace(word, start_s=word.start_s + offset_s, end_s=word.end_s + offset_s), tokens))
         first = end
     return placed
-
-
-def _seam(left: Sequence[_PlacedWord], right: Sequence[_PlacedWord], start_s: float, end_s: float) -> tuple[int, int]:
-    """How many words of `left` to keep and how many of `right` to leave out; [start_s, end_s] is in both pieces."""
-    first = next((i for i, placed in enumerate(left) if placed.word.end_s > start_s - MAX_SHIFT_S), len(left))
-    end = next((i for i, placed in enumerate(right) if placed.word.start_s >= end_s + MAX_SHIFT_S), len(right))
-    shared_left, shared_right = left[first:], right[:end]
-    middle_s = (start_s + end_s) / 2
-    run = _longest_run(_agreeing(shared_left, shared_right), shared_left, middle_s)
-    if run:
-        i, j = run[(len(run) - 1) // 2]
-        return first + i + 1, j + 1
-    seam_s = _gap_near(middle_s, start_s, end_s, [*shared_left, *shared_right])
-    num_kept = sum(placed.middle_s < seam_s for placed in shared_left)
-    return first + num_kept, sum(placed.middle_s < seam_s for placed in shared_right)
-
-
-def _agreeing(left: Sequence[_PlacedWord], right: Sequence[_PlacedWord]) -> list[tuple[int, int]]:
-    """Pairs (i, j), rising in both, of words with the same text at about the same time, of the greatest value together."""
-    # best[i][j]: value of aligning the first i words with the first j.
-    best = [[0.0] * (len(right) + 1) for _ in range(len(left) + 1)]
-    for i, a in enumerate(left):
-        for j, b in enumerate(right):
-            value = _agreement(a, b)
-            both = best[i][j] + value if value else 0.0
-            best[i + 1][j + 1] = max(best[i][j + 1], best[i + 1][j], both)
-    pairs, i, j = [], len(left), len(right)
-    while i and j:
-        if best[i][j] == best[i - 1][j]:
-            i -= 1
-        elif best[i][j] == best[i][j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            pairs.append((i, j))
-    return pairs[::-1]
-
-
-def _agreement(a: _PlacedWord, b: _PlacedWord) -> float:
-    """1 for the same word at the same time, 0 for another word or too late. Squared, so that in "no no no", of which each
-    piece misses one, one pair at the same time is worth more than two that are a word of 0.15 s or more off."""
-    shift_s = abs(a.middle_s - b.middle_s)
-    return (1.0 - shift_s / MAX_SHIFT_S) ** 2 if a.word.text == b.word.text and shift_s < MAX_SHIFT_S else 0.0
-
-
-def _longest_run(pairs: Sequence[tuple[int, int]], left: Sequence[_PlacedWord], middle_s: float) -> list[tuple[int, int]]:
-    """The longest stretch of pairs without a word between on either side; of several, the one nearest the middle."""
-    runs: list[list[tuple[int, int]]] = []
-    for i, j in pairs:
-        if runs and runs[-1][-1] == (i - 1, j - 1):
-            runs[-1].append((i, j))
-        else:
-            runs.append([(i, j)])
-
-    def distance_s(run: list[tuple[int, int]]) -> float:
-        return abs(left[run[(len(run) - 1) // 2][0]].middle_s - middle_s)
-
-    return min(runs, key=lambda run: (-len(run), distance_s(run)), default=[])
-
-
-def _gap_near(middle_s: float, start_s: float, end_s: float, words: Sequence[_PlacedWord]) -> float:
-    """The time nearest the middle of an overlap that lies within the fewest words."""
-    times_s = [time_s for placed in words for time_s in (placed.word.start_s, placed.word.end_s)]
-    candidates_s = [middle_s, *(time_s for time_s in times_s if start_s <= time_s <= end_s)]
-
-    def cost(time_s: float) -> tuple[int, float]:
-        num_cut = sum(placed.word.start_s < time_s < placed.word.end_s for placed in words)
-        return num_cut, abs(time_s - middle_s)
-
-    return min(candidates_s, key=cost)
 
 
 def _part_in_time(before: _Part, part: _Part, seam_s: float) -> float:
