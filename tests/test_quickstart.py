@@ -24,6 +24,9 @@ MAX_FORGOTTEN = 12.0
 it nothing of them is understood any more (docs/finetuning.md)."""
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("quickstart")]
+
+
 @pytest.fixture(scope="module")
 def lines(request: pytest.FixtureRequest) -> list[str]:
     """What the quick start prints; its run is in `RUN` afterwards."""
@@ -46,8 +49,6 @@ def lines(request: pytest.FixtureRequest) -> list[str]:
     return lines
 
 
-@pytest.mark.slow
-@pytest.mark.network
 def test_quickstart(lines: list[str]) -> None:
     result = re.fullmatch(r"test WER: (\d+\.\d) %", lines[-1])
     assert result is not None, lines[-1]
@@ -63,8 +64,6 @@ def test_quickstart(lines: list[str]) -> None:
     assert len(results) == 40
 
 
-@pytest.mark.slow
-@pytest.mark.network
 @pytest.mark.usefixtures("lines")
 def test_french_is_learnt_and_english_not_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """As docs/finetuning.md has it: a new vocabulary, and the old prompts mixed in."""

@@ -19,12 +19,13 @@ from tests.serve.browser import browser
 from tests.serve.clients import results_of, stream_file, stream_samples
 from tests.serve.running import running
 from tests.serve.test_page import FAKE_MICROPHONE
-from tests.test_trained import DATA, wer
+from tests.test_trained import wer
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model
 from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig
 
 RUN, SHORT_RUN = REPOSITORY / "exp" / "streaming", REPOSITORY / "exp" / "streaming_short"
+DATA = REPOSITORY / "data" / "prompts_streaming"  # of its own: the quick start writes data/prompts, maybe at this moment
 CHUNK, LEFT = 16, 128
 CHUNKS = ChunkConfig(chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT, simulate_streaming=True)
 NUM_EPOCHS = 6
@@ -39,18 +40,18 @@ with the whole recipe 0.9."""
 METHODS = ("greedy", "beam", "ctc_greedy")
 SILENCE = np.zeros(16_000, np.float32)
 
-pytestmark = [pytest.mark.slow, pytest.mark.network]
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("streaming")]
 
 
 @pytest.fixture(scope="module")
 def run() -> Path:
     """The recipe for streams: the whole run if it is there, else a short one."""
-    if (RUN / "model").is_dir():
-        return RUN
     command = [sys.executable, "-m", "zipasr"]
     if not DATA.is_dir():
         subprocess.run([*command, "prepare", "prompts", "--out", DATA], cwd=REPOSITORY, check=True)
-    settings = ["--set", f"num_epochs={NUM_EPOCHS}"]
+    if (RUN / "model").is_dir():
+        return RUN
+    settings = ["--set", f"num_epochs={NUM_EPOCHS}", "--set", f"data={DATA}"]
     subprocess.run([*command, "train", "prompts:streaming", "--out", SHORT_RUN, *settings], cwd=REPOSITORY, check=True)
     return SHORT_RUN
 
