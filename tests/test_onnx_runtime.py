@@ -63,14 +63,21 @@ def test_predictor_and_joiner_equal_those_of_pytorch(pair: tuple[AsrModel, Path]
     assert exported.predict(contexts[:0]).shape == (0, 128)
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy", "ctc_beam"])
+SEARCHES = [
+    *(SearchConfig(method=method) for method in ("greedy", "beam", "ctc_greedy", "ctc_beam")),  # type: ignore[arg-type]
+    *(SearchConfig(method=method, max_symbols_per_frame=3) for method in ("greedy", "beam")),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: f"{search.method}-{search.max_symbols_per_frame}")
 @pytest.mark.parametrize("tail_padding_frames", [0, 32])
-def test_transcripts_equal_those_of_pytorch(pair: tuple[AsrModel, Path], method: str, tail_padding_frames: int) -> None:
+def test_transcripts_equal_those_of_pytorch(
+    pair: tuple[AsrModel, Path], search: SearchConfig, tail_padding_frames: int
+) -> None:
     model, folder = pair
-    if not (model.has_ctc if method.startswith("ctc") else model.has_transducer):
+    if not (model.has_ctc if search.method.startswith("ctc") else model.has_transducer):
         pytest.skip("the model lacks the head of this search")
     exported = load(folder)
-    search = SearchConfig(method=method)  # type: ignore[arg-type]
     recordings = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 0.7, 3.1, 0.05))]
     expected, found = (
         Recognizer(scorer, tokenizer, features=features, search=search, tail_padding_frames=tail_padding_frames)

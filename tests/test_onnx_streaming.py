@@ -26,10 +26,19 @@ from zipasr.transcript import Transcript
 CHUNK, LEFT, WINDOW = 16, 64, 45
 CHUNKS = ChunkConfig(chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT, simulate_streaming=True)
 RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.3, 0.02, 4.1, 0.2, 1.0))]
-METHODS = {"both": ("beam", "greedy", "ctc_greedy", "ctc_beam"), "transducer": ("beam", "greedy"), "ctc": ("ctc_greedy",)}
+_TRANSDUCER = tuple(
+    SearchConfig(method=method, max_symbols_per_frame=n)  # type: ignore[arg-type]
+    for method in ("beam", "greedy")
+    for n in (1, 3)
+)
+SEARCHES = {
+    "both": (*_TRANSDUCER, SearchConfig(method="ctc_greedy"), SearchConfig(method="ctc_beam")),
+    "transducer": _TRANSDUCER,
+    "ctc": (SearchConfig(method="ctc_greedy"),),
+}
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=SEARCHES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """The heads of a causal model, its folder, and the folder that it was exported to."""
     folder, model = tmp_path_factory.mktemp(request.param), causal_model()
@@ -51,11 +60,10 @@ def assert_same(found: Transcript, expected: Transcript) -> None:
 
 def test_streams_say_what_those_of_the_model_say(pair: tuple[str, Path, Path]) -> None:
     heads, saved, folder = pair
-    for method in METHODS[heads]:
-        search = SearchConfig(method=method)  # type: ignore[arg-type]
+    for search in SEARCHES[heads]:
         said: list[list[Transcript]] = []
         for recognizer in (zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)):
-            generator = random.Random(method)
+            generator = random.Random(search.method)
             streams = [recognizer.stream() for _ in RECORDINGS]
             assert {stream.sizes for stream in streams} == {(CHUNK, LEFT)}
             arriving = [in_pieces(samples, generator) for samples in RECORDINGS]
@@ -73,8 +81,7 @@ def test_streams_say_what_those_of_the_model_say(pair: tuple[str, Path, Path]) -
 def test_recordings_are_heard_as_streams(pair: tuple[str, Path, Path]) -> None:
     """Also by the model itself, if it is to simulate streaming; and the batch does not matter."""
     heads, saved, folder = pair
-    for method in METHODS[heads]:
-        search = SearchConfig(method=method)  # type: ignore[arg-type]
+    for search in SEARCHES[heads]:
         model, graphs = zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)
         assert model.chunk_sizes == graphs.chunk_sizes == (CHUNK, LEFT)
         for samples, expected, found in zip(

@@ -28,6 +28,7 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import LanguageModels, make_prior, make_search
+from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
 
 METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam")
@@ -54,8 +55,9 @@ def causal_model(*, has_transducer: bool = True, has_attention: bool = False, **
 
 
 @functools.cache
-def causal_recognizer(method: Any = "auto", num_best: int = 1) -> Recognizer:
-    return Recognizer(causal_model(), tiny_tokenizer(), search=SearchConfig(method=method, num_best=num_best))
+def causal_recognizer(method: Any = "auto", max_symbols_per_frame: int = 1) -> Recognizer:
+    search = SearchConfig(method=method, max_symbols_per_frame=max_symbols_per_frame)
+    return Recognizer(causal_model(), tiny_tokenizer(), search=search)
 
 
 def in_pieces(samples: np.ndarray, generator: random.Random) -> list[np.ndarray]:
@@ -84,12 +86,13 @@ def whole_encoded(recognizer: Recognizer, samples: np.ndarray, chunk: int, left:
 
 
 def assert_says(found: Transcript, expected: Hypothesis, start_frame: int = 0) -> None:
-    """The tokens of a hypothesis with their frames; those in the padding are at the end of the sound."""
+    """The tokens of a hypothesis with their frames, or parts of them; those in the padding are at the end of the sound."""
     assert found.text == tiny_tokenizer().decode(expected.ids)
-    triples = zip(expected.ids, expected.frames, expected.log_probs, strict=True)
+    triples = zip(expected.ids, emission_spans(expected.frames), expected.log_probs, strict=True)
     spoken = [triple for triple in triples if triple[0] != tiny_tokenizer().sos_eos_id]
     assert [token.text for token in found.tokens] == [tiny_tokenizer().pieces[label] for label, _, _ in spoken]
-    starts_s = [min((start_frame + frame) * FRAME_S, found.duration_s) for _, frame, _ in spoken]
+    starts_s = [min((start_frame + span.start_frame) * FRAME_S, found.duration_s) for _, span, _ in spoken]
+    assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(found.tokens))
     assert [token.start_s for token in found.tokens] == pytest.approx(starts_s)
     assert [token.log_prob for token in found.tokens] == pytest.approx([log_prob for *_, log_prob in spoken], abs=1e-2)
 
@@ -118,20 +121,23 @@ def run(
         on_step()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "max_symbols"), [*((method, 1) for method in METHODS), ("beam", 3), ("greedy", 3)])
 @pytest.mark.parametrize(("chunk", "left"), [(16, 64), (32, 128), (8, 256)])
-def test_streams_say_what_the_whole_says(method: str, chunk: int, left: int) -> None:
-    recognizer = causal_recognizer(method)
+def test_streams_say_what_the_whole_says(method: str, max_symbols: int, chunk: int, left: int) -> None:
+    recognizer = causal_recognizer(method, max_symbols)
     recordings = [noise(duration_s, seed) for seed, duration_s in enumerate(DURATIONS_S)]
     streams = [recognizer.stream(chunk_frames_50hz=chunk, left_context_frames_50hz=left) for _ in recordings]
     run(recognizer, streams, recordings, seed=chunk)
     found = [stream.finish() for stream in streams]
     assert found[0].text and found[3].text
+    most = 0
     for transcript, samples in zip(found, recordings, strict=True):
         (expected,), *_ = recognizer.find(whole_encoded(recognizer, samples, chunk, left), recognizer.search)
         assert_says(transcript, expected)
+        most = max([most, *(expected.frames.count(frame) for frame in expected.frames)])
         assert transcript.score == pytest.approx(expected.score, abs=0.1)
         assert transcript.duration_s == len(samples) / 16_000
+    assert most == max_symbols
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam"])

@@ -71,6 +71,20 @@ def test_blank_penalty_has_an_effect(run_folder: Path, cuts: Path, capsys: pytes
     assert (figures["wer"], figures["deletions"]) == (100.0, 9)
 
 
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_symbols_per_frame_have_an_effect(
+    method: str, run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    num_characters = []
+    for num_symbols in ("1", "3"):
+        out = tmp_path / f"{num_symbols}.jsonl"
+        options = ["--search", method, "--max-symbols-per-frame", num_symbols, "--out", str(out)]
+        assert main(["evaluate", str(run_folder), str(cuts), *options]) == 0
+        num_characters.append(sum(len(json.loads(line).get("hyp", "")) for line in out.read_text().splitlines()))
+    assert num_characters[0] < num_characters[1]
+    capsys.readouterr()
+
+
 def test_attention_scale_has_an_effect(tmp_path: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
     save_tiny(tmp_path, has_transducer=False, has_attention=True)
     texts = []
@@ -95,6 +109,12 @@ def test_out_file(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.C
     [
         (["--beam", "0"], 2, "beam must be at least 1"),
         (["--beam", "3", "--search", "greedy"], 2, "beam has no effect on the search greedy"),
+        (["--max-symbols-per-frame", "0"], 2, "max_symbols_per_frame must be at least 1, but is 0"),
+        (
+            ["--max-symbols-per-frame", "2", "--search", "ctc_beam"],
+            2,
+            "max_symbols_per_frame has no effect on the search ctc_beam; leave it out or use beam or greedy",
+        ),
         (["--search", "attention_rescoring"], 2, "needs an attention decoder"),
         (["--attention-scale", "2", "--search", "ctc_beam"], 2, "attention_scale has no effect on the search ctc_beam"),
         (["--device", "abacus"], 2, "device must be"),

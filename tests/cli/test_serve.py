@@ -136,6 +136,7 @@ def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
         (["--host", "a" * 100, "--port", "0"], "an address of this machine"),
         (["--api-key-file", "missing.txt"], "cannot be read"),
         (["--beam", "8", "--search", "greedy"], "beam has no effect"),
+        (["--max-symbols-per-frame", "2", "--search", "ctc_greedy"], "max_symbols_per_frame has no effect"),
     ],
 )
 def test_misuse(flags: list[str], sentence_part: str, model: Path, capsys: pytest.CaptureFixture) -> None:

@@ -174,6 +174,10 @@ def misuse_cases(folder: Path) -> dict[str, tuple[list[str], str]]:
         "a missing list": (["--list", "missing.txt"], "--list must be a file"),
         "readings that nobody sees": (["a.wav", "--num-best", "2"], "--num-best has no effect"),
         "more readings than the beam": (["a.wav", "--json", "--num-best", "9"], "num_best must be from 1"),
+        "tokens a frame of a CTC search": (
+            ["a.wav", "--max-symbols-per-frame", "2", "--search", "ctc_greedy"],
+            "max_symbols_per_frame has no effect on the search ctc_greedy",
+        ),
         "subtitles of two files in one": (["a.wav", "b.ogg", "--format", "srt"], "--out"),
         "two formats": (["a.wav", "--json", "--format", "srt"], "--json is --format json"),
         "one name twice": (["a.wav", "a.wav", "--out", "out"], "different names"),

@@ -1,5 +1,7 @@
-"""Contract: the shell commands in the README of an exported folder run in that folder, with the real programs."""
+"""Contract: the shell commands in the README of an exported folder run in that folder, with the real programs; what
+sherpa-onnx cannot do is said."""
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -11,7 +13,10 @@ import pytest
 import soundfile
 
 from tests.tiny_model import noise
+from zipasr.cli import main
 from zipasr.export import ExportReport
+from zipasr.export.readme import describe, sherpa_onnx_limits
+from zipasr.search.strategy import SearchConfig
 
 
 def commands(folder: Path) -> list[str]:
@@ -54,3 +59,42 @@ def test_commands_run(fixture: str, request: pytest.FixtureRequest, tmp_path: Pa
             assert '"text":' in done.stdout + done.stderr
         else:
             assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("fixture", ["report", "streaming"])
+def test_what_sherpa_onnx_cannot_search_is_said(fixture: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(fixture).config
+    several = SearchConfig(method="greedy", max_symbols_per_frame=3)
+    limits = sherpa_onnx_limits(config, several)
+    assert limits is not None
+    assert "up to 3 tokens in a frame" in limits
+    assert "sherpa-onnx emits one at most" in limits
+    assert limits.endswith("Its CTC head has no such limit.")
+    plain = describe(config)
+    transducer, ctc = plain.index("the transducer"), plain.index("the CTC head")
+    told = describe(config, search=several)
+    assert transducer < told.index(f"\n\n{limits}\n\n") < told.index("the CTC head", ctc)
+    assert told.replace(f"\n{limits}\n", "") == plain
+
+
+def test_what_sherpa_onnx_can_search_needs_no_words(report: ExportReport) -> None:
+    config, several = report.config, SearchConfig(max_symbols_per_frame=2)
+    assert describe(config, search=SearchConfig()) == describe(config)
+    without_ctc = dataclasses.replace(config, files=dataclasses.replace(config.files, ctc=None, ctc_head=None))
+    limits = sherpa_onnx_limits(without_ctc, several)
+    assert limits is not None and limits.endswith("it may leave words out.")
+    files = dataclasses.replace(config.files, encoder=None, decoder=None, joiner=None)
+    only_ctc = dataclasses.replace(config, files=files)
+    assert sherpa_onnx_limits(only_ctc, several) is None
+    assert describe(only_ctc, search=several) == describe(only_ctc)
+
+
+def test_the_flag_that_the_limits_name(report: ExportReport, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    soundfile.write(tmp_path / "audio.wav", noise(2.0), 16_000, subtype="FLOAT")
+    limits = sherpa_onnx_limits(report.config, SearchConfig(max_symbols_per_frame=3))
+    assert limits is not None
+    flag, value = limits.split("`")[1].split()
+    assert main(["transcribe", str(report.folder), str(tmp_path / "audio.wav")]) == 0
+    plain = capsys.readouterr().out
+    assert main(["transcribe", str(report.folder), str(tmp_path / "audio.wav"), flag, value]) == 0
+    assert len(capsys.readouterr().out) > len(plain)

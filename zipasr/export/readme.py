@@ -1,6 +1,7 @@
 """The README of an exported folder: what its files are, and the commands that run them."""
 
 from zipasr.onnx_runtime import ExportedConfig
+from zipasr.search.strategy import SearchConfig
 
 _INTRODUCTION = """# A speech recogniser in ONNX
 
@@ -75,13 +76,38 @@ _FILES = {
 }
 
 
-def describe(config: ExportedConfig) -> str:
-    """The text of the README."""
+def sherpa_onnx_limits(config: ExportedConfig, search: SearchConfig) -> str | None:
+    """What sherpa-onnx cannot do of the search that suits a model, in sentences for people; None if nothing is lost.
+
+    Args:
+        config: the exported graphs.
+        search: the search that suits the model, as the run that trained it or its user chose.
+    """
+    if config.files.encoder is None or search.max_symbols_per_frame == 1:
+        return None
+    num_symbols = search.max_symbols_per_frame
+    text = (
+        f"The best search of this model emits up to {num_symbols} tokens in a frame of 40 ms. zipasr does so with "
+        f"`--max-symbols-per-frame {num_symbols}`; sherpa-onnx emits one at most, so with the transducer it may leave words "
+        "out."
+    )
+    return text + (" Its CTC head has no such limit." if config.files.ctc is not None else "")
+
+
+def describe(config: ExportedConfig, *, search: SearchConfig | None = None) -> str:
+    """The text of the README.
+
+    Args:
+        config: the exported graphs.
+        search: the search that suits the model; where sherpa-onnx has none like it, the text says so. None: not known.
+    """
     names: dict[str, str | None] = vars(config.files)
     is_streaming = config.chunk_frames_50hz is not None
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += (_STREAMING_TRANSDUCER if is_streaming else _TRANSDUCER).format(**names)
+    if search is not None and (limits := sherpa_onnx_limits(config, search)) is not None:
+        text += f"\n{limits}\n"
     if config.files.ctc is not None:
         text += (_STREAMING_CTC if is_streaming else _CTC).format(**names)
     if not is_streaming:
