@@ -99,6 +99,30 @@ def test_no_verb_needs_a_character(folder: Path, tmp_path: Path) -> None:
         assert json.load(file)["report"]["num_utterances"]["train"] > 0
 
 
+def test_file_names_that_are_no_utf8(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sounds, name, model = tmp_path / "in", os.fsdecode(b"caf\xe9"), str(folder / "model")
+    sounds.mkdir()
+    try:
+        for i in range(3):
+            soundfile.write(sounds / f"{i}{name}.wav", noise(1.0 + i / 10, i), 16_000)
+            (sounds / f"{i}{name}.txt").write_text("甲 乙", encoding="utf-8")
+    except (OSError, soundfile.SoundFileError):
+        pytest.skip("this file system has only names in UTF-8")
+    assert main(["prepare", str(sounds), "--out", str(tmp_path / "data"), "--set", "dev_share=0", "test_share=0"]) == 0
+    results = tmp_path / "results.jsonl"
+    cuts = str(tmp_path / "data" / "train_cuts.jsonl.gz")
+    assert main(["evaluate", model, cuts, "--json", "--out", str(results)]) == 0
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    assert sorted(row["id"] for row in rows) == [f"{i}{name}" for i in range(3)]
+    paths = sorted(map(str, sounds.glob("*.wav")))
+    (tmp_path / "list").write_bytes(b"\n".join(map(os.fsencode, paths)))
+    capsys.readouterr()
+    assert main(["transcribe", model, "--list", str(tmp_path / "list"), "--json"]) == 0
+    assert [json.loads(line)["audio"] for line in capsys.readouterr().out.splitlines()] == paths
+    assert main(["transcribe", model, *paths, "--format", "json", "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_what_a_stream_lacks_is_escaped_as_json_does(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
