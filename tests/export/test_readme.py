@@ -2,6 +2,7 @@
 sherpa-onnx cannot do is said."""
 
 import dataclasses
+import json
 import os
 import shlex
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.tiny_model import noise
+from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
-from zipasr.export import ExportReport
+from zipasr.export import ExportReport, export_model
 from zipasr.export.readme import describe, sherpa_onnx_limits
+from zipasr.recognizer import Recognizer
+from zipasr.search.default_search import SEARCH_FILE, DefaultSearch, read_default_search
 from zipasr.search.strategy import SearchConfig
 
 
@@ -61,40 +64,72 @@ def test_commands_run(fixture: str, request: pytest.FixtureRequest, tmp_path: Pa
             assert done.stdout.strip()
 
 
+def chosen(search: SearchConfig, **rates: float) -> DefaultSearch:
+    """A default, and what it and other searches reached: by method, the default under `own`."""
+    others = [{"method": method, "wer": rate} for method, rate in rates.items() if method != "own"]
+    own = [{**search.changes(), "wer": rates["own"]}] if "own" in rates else []
+    return DefaultSearch(search=search, chosen_on="dev (55 utterances)", compared=(*others, *own))
+
+
+SEVERAL = SearchConfig(method="greedy", max_symbols_per_frame=3)
+
+
 @pytest.mark.parametrize("fixture", ["report", "streaming"])
 def test_what_sherpa_onnx_cannot_search_is_said(fixture: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(fixture).config
-    several = SearchConfig(method="greedy", max_symbols_per_frame=3)
-    limits = sherpa_onnx_limits(config, several)
+    limits = sherpa_onnx_limits(config, chosen(SEVERAL, greedy=33.9, beam=30.06, own=5.0))
     assert limits is not None
     assert "up to 3 tokens in a frame" in limits
     assert "sherpa-onnx emits one at most" in limits
+    assert (
+        "On dev (55 utterances), its transducer has a word error rate of greedy search 33.9 %, beam search 30.1 %" in limits
+    )
+    assert "the default has 5.0 %" in limits
     assert limits.endswith("Its CTC head has no such limit.")
     plain = describe(config)
     transducer, ctc = plain.index("the transducer"), plain.index("the CTC head")
-    told = describe(config, search=several)
+    told = describe(config, limits=limits)
     assert transducer < told.index(f"\n\n{limits}\n\n") < told.index("the CTC head", ctc)
     assert told.replace(f"\n{limits}\n", "") == plain
 
 
+def test_a_default_of_the_other_head_is_said_where_the_transducer_is_worse(report: ExportReport) -> None:
+    ctc = SearchConfig(method="ctc_beam")
+    limits = sherpa_onnx_limits(report.config, chosen(ctc, greedy=33.9, beam=30.0, own=1.9))
+    assert limits is not None and "use the CTC graph" in limits and "greedy search 33.9 %" in limits
+    assert sherpa_onnx_limits(report.config, chosen(ctc, greedy=2.2, beam=2.0, own=1.9)) is None  # within a tenth
+
+
 def test_what_sherpa_onnx_can_search_needs_no_words(report: ExportReport) -> None:
-    config, several = report.config, SearchConfig(max_symbols_per_frame=2)
-    assert describe(config, search=SearchConfig()) == describe(config)
+    config = report.config
+    assert sherpa_onnx_limits(config, chosen(SearchConfig(method="beam"), ctc_greedy=50.0, greedy=5.0, own=4.0)) is None
     without_ctc = dataclasses.replace(config, files=dataclasses.replace(config.files, ctc=None, ctc_head=None))
-    limits = sherpa_onnx_limits(without_ctc, several)
-    assert limits is not None and limits.endswith("it may leave words out.")
+    limits = sherpa_onnx_limits(without_ctc, chosen(SEVERAL))
+    assert limits is not None and limits.endswith("may leave words out.")
     files = dataclasses.replace(config.files, encoder=None, decoder=None, joiner=None)
     only_ctc = dataclasses.replace(config, files=files)
-    assert sherpa_onnx_limits(only_ctc, several) is None
-    assert describe(only_ctc, search=several) == describe(only_ctc)
+    assert sherpa_onnx_limits(only_ctc, chosen(SEVERAL)) is None
 
 
 def test_the_flag_that_the_limits_name(report: ExportReport, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     soundfile.write(tmp_path / "audio.wav", noise(2.0), 16_000, subtype="FLOAT")
-    limits = sherpa_onnx_limits(report.config, SearchConfig(max_symbols_per_frame=3))
+    limits = sherpa_onnx_limits(report.config, chosen(SEVERAL))
     assert limits is not None
     flag, value = limits.split("`")[1].split()
     assert main(["transcribe", str(report.folder), str(tmp_path / "audio.wav")]) == 0
     plain = capsys.readouterr().out
     assert main(["transcribe", str(report.folder), str(tmp_path / "audio.wav"), flag, value]) == 0
     assert len(capsys.readouterr().out) > len(plain)
+
+
+def test_export_takes_the_default_search_along_and_says_what_is_lost(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    default = chosen(SEVERAL, greedy=33.9, own=5.0)
+    (tmp_path / "model" / SEARCH_FILE).write_text(json.dumps(default.to_dict()))
+    report = export_model(tmp_path / "model", tmp_path / "exported")
+    assert report.limits is not None
+    assert report.limits in (report.folder / "README.md").read_text()
+    assert report.table().splitlines()[-1] == f"note: {report.limits}"
+    assert report.to_dict()["limits"] == report.limits
+    assert read_default_search(report.folder) == default
+    assert Recognizer.load(report.folder).search == SEVERAL

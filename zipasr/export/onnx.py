@@ -19,13 +19,13 @@ from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
-from zipasr.export.readme import describe
+from zipasr.export.readme import describe, sherpa_onnx_limits
 from zipasr.export.trace import Graph, check, import_onnx, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
-from zipasr.search.default_search import SEARCH_FILE
+from zipasr.search.default_search import SEARCH_FILE, read_default_search
 from zipasr.tokenizer import Tokenizer
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
@@ -49,6 +49,8 @@ class ExportReport:
     """Largest difference of each graph from PyTorch, as a share of the largest value; in int8 before quantisation."""
     num_bytes: int
     """Size of the graphs."""
+    limits: str | None = None
+    """What sherpa-onnx loses against the model's default search, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for JSON."""
@@ -59,13 +61,15 @@ class ExportReport:
             "files": files,
             "differences": self.differences,
             "num_bytes": self.num_bytes,
+            "limits": self.limits,
         }
 
     def table(self) -> str:
         """The figures for people."""
         names: dict[str, str] = vars(self.config.files)
         rows = [f"  {names[part]}  differs from PyTorch by {value:.1e}" for part, value in self.differences.items()]
-        return "\n".join([f"{self.folder}: {self.num_bytes / 1e6:.1f} MB, {self.config.precision}", *rows])
+        notes = [] if self.limits is None else [f"note: {self.limits}"]
+        return "\n".join([f"{self.folder}: {self.num_bytes / 1e6:.1f} MB, {self.config.precision}", *rows, *notes])
 
 
 def export_model(
@@ -169,12 +173,14 @@ def write_graphs(
     names: dict[str, str] = vars(config.files)
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
-    blobs |= tokenizer.to_files() | {"README.md": describe(config).encode()}
+    default = read_default_search(source)
+    limits = sherpa_onnx_limits(config, default) if default is not None else None
+    blobs |= tokenizer.to_files() | {"README.md": describe(config, limits=limits).encode()}
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
     path = checkpoint.write_folder(
         out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
     )
-    return ExportReport(path, config, differences, num_bytes)
+    return ExportReport(path, config, differences, num_bytes, limits)
 
 
 def exported_config(

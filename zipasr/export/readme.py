@@ -1,6 +1,11 @@
 """The README of an exported folder: what its files are, and the commands that run them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from zipasr.onnx_runtime import ExportedConfig
+from zipasr.search.comparison import NOTABLE_SHARE
+from zipasr.search.default_search import DefaultSearch
 from zipasr.search.strategy import SearchConfig
 
 _INTRODUCTION = """# A speech recogniser in ONNX
@@ -76,37 +81,61 @@ _FILES = {
 }
 
 
-def sherpa_onnx_limits(config: ExportedConfig, search: SearchConfig) -> str | None:
-    """What sherpa-onnx cannot do of the search that suits a model, in sentences for people; None if nothing is lost.
+def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | None:
+    """What sherpa-onnx loses against the model's default search, in sentences for people; None if nothing.
 
     Args:
         config: the exported graphs.
-        search: the search that suits the model, as the run that trained it or its user chose.
+        default: the model's default search, and what the others reached beside it.
     """
-    if config.files.encoder is None or search.max_symbols_per_frame == 1:
+    if config.files.encoder is None:
         return None
-    num_symbols = search.max_symbols_per_frame
-    text = (
-        f"The best search of this model emits up to {num_symbols} tokens in a frame of 40 ms. zipasr does so with "
-        f"`--max-symbols-per-frame {num_symbols}`; sherpa-onnx emits one at most, so with the transducer it may leave words "
-        "out."
+    num_symbols, has_ctc = default.search.max_symbols_per_frame, config.files.ctc is not None
+    rates = _rates(default)
+    if num_symbols > 1:
+        text = (
+            f"The default search of this model emits up to {num_symbols} tokens in a frame of 40 ms (zipasr: "
+            f"`--max-symbols-per-frame {num_symbols}`). sherpa-onnx emits one at most with the transducer, and may leave "
+            f"words out.{rates}"
+        )
+        return text + (" Its CTC head has no such limit." if has_ctc else "")
+    if default.search.method in ("ctc_greedy", "ctc_beam") and rates:
+        advice = "use the CTC graph" if has_ctc else "no CTC graph was exported"
+        return f"The default search of this model is that of its CTC head; its transducer is worse: {advice}.{rates}"
+    return None
+
+
+def _rates(default: DefaultSearch) -> str:
+    """Error rates of sherpa-onnx's transducer searches beside that of the default; empty if no worse, or unknown."""
+    known = {SearchConfig(**_fields(entry)): float(entry["wer"]) for entry in default.compared if "wer" in entry}
+    own = known.get(default.search)
+    theirs = [(method, known.get(SearchConfig(method=method))) for method in ("greedy", "beam")]
+    found = [f"{method} search {rate:.1f} %" for method, rate in theirs if rate is not None]
+    if own is None or not found or min(rate for _, rate in theirs if rate is not None) <= (1.0 + NOTABLE_SHARE) * own:
+        return ""
+    return (
+        f" On {default.chosen_on}, its transducer has a word error rate of {', '.join(found)}; the default has {own:.1f} %."
     )
-    return text + (" Its CTC head has no such limit." if config.files.ctc is not None else "")
 
 
-def describe(config: ExportedConfig, *, search: SearchConfig | None = None) -> str:
+def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a compared search that say which search it is."""
+    return {name: value for name, value in entry.items() if name in SearchConfig.__dataclass_fields__}
+
+
+def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
     """The text of the README.
 
     Args:
         config: the exported graphs.
-        search: the search that suits the model; where sherpa-onnx has none like it, the text says so. None: not known.
+        limits: of `sherpa_onnx_limits`.
     """
     names: dict[str, str | None] = vars(config.files)
     is_streaming = config.chunk_frames_50hz is not None
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += (_STREAMING_TRANSDUCER if is_streaming else _TRANSDUCER).format(**names)
-    if search is not None and (limits := sherpa_onnx_limits(config, search)) is not None:
+    if limits is not None:
         text += f"\n{limits}\n"
     if config.files.ctc is not None:
         text += (_STREAMING_CTC if is_streaming else _CTC).format(**names)
