@@ -103,7 +103,8 @@ class QuantisationReport:
                 f"{after.word_error_rate:.2f} % ({head.increase:+.2f}), {len(head.kept_float)} of {len(self.sensitivity)} "
                 "modules left in float32"
             )
-        return "\n".join(lines)
+        notes = [] if self.export.limits is None else [f"note: {self.export.limits}"]
+        return "\n".join([*lines, *notes])
 
 
 def export_int8(
