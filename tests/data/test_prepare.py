@@ -189,6 +189,10 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
     nans = tone(1.0)
     nans[100:200] = np.nan
     put(source, "nan.wav", nans, subtype="FLOAT")
+    put(source, "int16.wav", tone(1.0) * 32768, subtype="FLOAT")
+    put(source, "zeros.wav", np.zeros(RATE_HZ, np.float32))
+    put(source, "dither.wav", np.random.default_rng(0).normal(0, 1e-4, RATE_HZ), subtype="FLOAT")
+    put(source, "quiet.wav", tone(1.0) / 100)
     put(source, "long.wav", tone(31.0))
     put(source, "silent_text.wav", text=" \n")
     put(source, "punctuation.wav", text="...")
@@ -212,6 +216,9 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
         "empty": "empty",
         "ten_ms": "too short",
         "nan": "not finite",
+        "int16": "unreadable",
+        "zeros": "silence",
+        "dither": "silence",
         "long": "too long",
         "silent_text": "no text",
         "punctuation": "no text",
@@ -225,9 +232,9 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
         "noise": "no audio",
         "latin": "bad entry",
     }
-    assert set(cuts_of(out)) == {"good", "twice"}
-    assert report.num_rejected["unreadable"] == 3
-    assert sum(report.num_rejected.values()) == 15
+    assert set(cuts_of(out)) == {"good", "twice", "quiet"}
+    assert report.num_rejected["unreadable"] == 4
+    assert sum(report.num_rejected.values()) == 18
     for row in map(json.loads, (out / "rejected.jsonl").read_text().splitlines()):
         assert row.keys() == {"id", "audio", "reason", "detail"}
         assert "xpected" in row["detail"]

@@ -16,9 +16,9 @@ MAX_LEVEL = 10.0
 """No sample is louder. Hot masters in floats exceed 1, not by 20 dB; 16-bit integers taken as floats reach 32768."""
 INT16_CURE = "if it is int16 as floats, divide by 32768"
 """The cure for samples beyond `MAX_LEVEL`; short, since the reason of a closing WebSocket holds 123 bytes."""
-_CANCELED = 0.1
-"""Share of the power of a mix of unrelated channels below which they cancel each other. For stereo it is 13 dB below the
-channels, a correlation of -0.9; recordings with two microphones and wide stereo stay above -0.5."""
+_CANCELED = 0.2
+"""Share of the power of a mix of unrelated channels below which they cancel each other. For stereo it is 10 dB below the
+channels, a correlation of -0.8; recordings with two microphones and wide stereo stay above -0.5."""
 
 
 class Block(NamedTuple):
