@@ -27,16 +27,17 @@ _MAX_LISTED = 10
 class Clock:
     """The time line of one recording, from its start on."""
 
-    def __init__(self, rate_hz: int, name: str, others_start_s: float | None) -> None:
+    def __init__(self, rate_hz: int, name: str, others_start_s: float | None, *, is_seamless: bool = False) -> None:
         """Start a time line.
 
         Args:
             rate_hz: rate of the samples.
             name: how messages call the recording.
             others_start_s: timestamp at which the other streams of the file start, such as its video; None: there are none.
+            is_seamless: whether the format has no gaps, so that each comes from damage.
         """
         self.rate_hz = rate_hz
-        self._name, self._others_start_s = name, others_start_s
+        self._name, self._others_start_s, self._is_seamless = name, others_start_s, is_seamless
         self.num_samples = 0
         """Length of the time line so far."""
         self.lead_samples = 0
@@ -76,7 +77,7 @@ class Clock:
         """
         is_first = self.num_samples == 0
         lead = self._lost_samples() if start_s is None else self._lead(start_s, len(frames_TC))
-        if self._lost_s is not None:
+        if self._lost_s is not None or (self._is_seamless and lead > 0):
             self.holes.append((self.now_s, self.now_s + max(lead, 0) / self.rate_hz))
             self._lost_s = None
         if is_first:
@@ -102,7 +103,7 @@ class Clock:
         zero_s = self._zero_at(start_s)
         self._last_start_s, self._last_end_s = start_s, start_s + num_frames / self.rate_hz
         lead = round((start_s - zero_s) * self.rate_hz) - self.num_samples
-        is_exact = self.num_samples == 0 or self._lost_s is not None
+        is_exact = self.num_samples == 0 or self._lost_s is not None or self._is_seamless
         tolerance = round((_ROUNDING_S if is_exact else _TOLERANCE_S) * self.rate_hz)
         if abs(lead) <= tolerance and not (self._is_overlapping and lead < 0):
             lead = 0

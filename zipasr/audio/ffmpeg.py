@@ -33,7 +33,7 @@ _ALLOWED_CONTAINERS = (
 _MATROSKA = "matroska,webm"
 _LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
 # Formats whose timestamps were written by a clock. Those of the others are worked out from the bytes or samples before.
-_WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf"})
+_WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
@@ -138,7 +138,9 @@ class _Track:
         self._container, self._stream, self._name, self._allow_damaged = container, stream, name, allow_damaged
         self._has_clock = container.format.name in _WITH_CLOCK
         self.is_mp3 = container.format.name == "mp3"
-        self.clock = Clock(int(stream.rate), name, _others_start_s(container, stream) if self._has_clock else None)
+        others_start_s = _others_start_s(container, stream) if self._has_clock else None
+        # FFmpeg loses damaged frames of a FLAC file without an error.
+        self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=container.format.name == "flac")
         self._others_end_s = 0.0
 
     def blocks(self) -> Iterator[Block]:
@@ -158,6 +160,8 @@ class _Track:
             frames_TC = samples.T if frame.format.is_planar else samples.reshape(-1, num_channels)
             is_timed = self._has_clock and frame.pts is not None
             for placed_TC in clock.place(frames_TC, float(frame.pts * frame.time_base) if is_timed else None):
+                if clock.holes and not self._allow_damaged:
+                    raise damaged(self._name, clock.holes[0][0], "lost frames")
                 yield Block(placed_TC, clock.rate_hz)
         if clock.num_samples and not self.is_mp3:  # what follows the audio of an mp3 is no audio
             for placed_TC in clock.finish(num_channels):
@@ -178,7 +182,7 @@ class _Track:
                 if self._allow_damaged:
                     self.clock.lose(float((packet.duration or 0) * packet.time_base))
                 elif not (self.is_mp3 and isinstance(error, av.InvalidDataError)):
-                    raise damaged(self._name, self.clock.now_s, error) from error
+                    raise damaged(self._name, self.clock.now_s, reason(error)) from error
                 continue
             yield from decoded
 
@@ -194,7 +198,7 @@ class _Track:
                     self._others_end_s = max(self._others_end_s, end_s)
         except av.FFmpegError as error:
             if not self._allow_damaged:
-                raise damaged(self._name, self.clock.now_s, error) from error
+                raise damaged(self._name, self.clock.now_s, reason(error)) from error
             self.clock.lose(0.0)
 
 
@@ -212,10 +216,10 @@ def _others_start_s(container: "av.container.InputContainer", stream: "av.AudioS
     return min(starts, default=None)
 
 
-def damaged(name: str, at_s: float, error: Exception) -> AudioError:
+def damaged(name: str, at_s: float, what: str) -> AudioError:
     """The error for a recording that cannot be decoded to its end."""
     return AudioError(
-        f"Expected a whole recording in {name}, got damaged data at {at_s:.2f} s ({reason(error)}); copy it again, or take "
+        f"Expected a whole recording in {name}, got damaged data at {at_s:.2f} s ({what}); copy it again, or take "
         "what can be decoded with --allow-damaged (in Python allow_damaged=True)."
     )
 

@@ -9,10 +9,11 @@ import logging
 import os
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, cast
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, cast
 
 import av
 import soundfile
@@ -29,7 +30,7 @@ from zipasr.audio.ffmpeg import (
     reason,
     stated_duration_s,
 )
-from zipasr.audio.samples import Block, check_rate, name_of, truncated
+from zipasr.audio.samples import STDIN, Block, check_rate, name_of, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -159,13 +160,38 @@ def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_
     return None
 
 
+def is_pipe(source: object) -> bool:
+    """Whether a source is a path that can be read only once: the standard input, a FIFO, a device."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(source)
+    return path == STDIN or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
+
+
+@contextmanager
+def rereadable(source: object) -> Iterator[Any]:
+    """The source as something that can be read several times: a pipe as a copy, everything else as it is."""
+    if not is_pipe(source):
+        yield source
+        return
+    name = name_of(source)
+    with ExitStack() as stack:
+        with _file_errors(name):  # not around what the caller does with it
+            copy = stack.enter_context(_opened(source, name))
+        yield copy
+
+
 @contextmanager
 def _opened(source: object, name: str) -> Iterator[BinaryIO]:
     """The source as a seekable binary file that holds at least one byte; a file object from where it stands to its end."""
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            _check_not_empty(os.fstat(file.fileno()).st_size, name)
-            yield file
+        with _opened_path(source, name) as file:
+            if is_pipe(source):
+                with _copied(file, file.read(1), name) as copy:
+                    yield copy
+            else:
+                _check_not_empty(os.fstat(file.fileno()).st_size, name)
+                yield file
         return
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
@@ -178,11 +204,30 @@ def _opened(source: object, name: str) -> Iterator[BinaryIO]:
             f"Expected a path, bytes, a file opened in binary mode or an array, got {type(source).__name__}"
             f"{' that reads ' + type(start).__name__ if start is not source else ''}; open files with mode 'rb'."
         )
+    with _copied(cast(BinaryIO, source), start, name) as copy:
+        yield copy
+
+
+@contextmanager
+def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
+    if os.fsdecode(path) != STDIN:
+        with open(path, "rb") as file:
+            yield file
+        return
+    stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console
+    if stdin is None or stdin.closed:
+        raise AudioError(f"Expected a recording in {name}, got none: it is closed; name a file.")
+    yield stdin
+
+
+@contextmanager
+def _copied(source: BinaryIO, start: bytes, name: str) -> Iterator[BinaryIO]:
+    """What is left of a file after `start`, with it, as a file that can seek: on disk if it may be larger than memory."""
     _check_not_empty(len(start), name)
-    # A copy, since not every object can seek; a large one on disk, since an upload may be larger than memory.
     with tempfile.SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY) as copy:
         copy.write(start)
-        shutil.copyfileobj(cast(BinaryIO, source), copy, 1 << 20)
+        shutil.copyfileobj(source, copy, 1 << 20)
+        copy.seek(0)
         yield cast(BinaryIO, copy)
 
 

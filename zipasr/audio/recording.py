@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels
+from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels, is_pipe
 from zipasr.audio.samples import (
     MAX_RATE_HZ,
     MIN_RATE_HZ,
@@ -117,12 +117,12 @@ def num_channels(
     """Return how many channels a recording has, without decoding more than its beginning.
 
     Args:
-        source: as `load_audio`; a file object must be able to seek and is left where it stood.
+        source: as `load_audio`, but no pipe; a file object must be able to seek and is left where it stood.
         sample_rate_hz: as `load_audio`.     format: as `load_audio`.
         audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
     Raises:
         AudioError: as `load_audio`, for what can be seen at the beginning.
-        ValueError: as `load_audio`, or a file object that cannot seek.
+        ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
     """
     array = _as_array(source)
     if array is not None:
@@ -139,6 +139,8 @@ def num_channels(
             allow_damaged=allow_damaged,
         )
 
+    if is_pipe(source):
+        raise ValueError(f"Expected a file that can be read again, got {name_of(source)}; read it and pass its bytes.")
     if not hasattr(source, "read"):
         return count(source)
     file = cast(BinaryIO, source)

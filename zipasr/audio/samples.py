@@ -10,6 +10,9 @@ from zipasr.errors import AudioError
 SAMPLE_RATE_HZ = 16_000
 """Rate of all samples inside zipasr."""
 
+STDIN = "-"
+"""The path that stands for the standard input; a file of this name is ./-"""
+
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 
 MAX_LEVEL = 10.0
@@ -31,7 +34,8 @@ class Block(NamedTuple):
 def name_of(source: object) -> str:
     """How messages call a source."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        path = os.fsdecode(source)
+        return "the standard input" if path == STDIN else path
     if isinstance(source, np.ndarray) or hasattr(source, "is_floating_point"):  # the second: a tensor
         return "the array"
     return "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else "the file object"
