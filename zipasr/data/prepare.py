@@ -206,13 +206,21 @@ def _cut_out(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected
     return samples[round(utterance.start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
 
 
+def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
+    """Decode the channel and track of an utterance; return also whether that needed `allow_damaged`."""
+    audio, channel, audio_track = utterance.audio, utterance.channel, utterance.audio_track
+    try:
+        return load_audio(audio, channel=channel, audio_track=audio_track), False
+    except AudioError:
+        if not config.allow_damaged:
+            raise
+        return load_audio(audio, channel=channel, audio_track=audio_track, allow_damaged=True), True
+
+
 def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfig) -> list[_Ready | Rejected]:
     """Decode one channel of one track of one recording, check its utterances, and write FLAC for those that need it."""
-    first = utterances[0]
     try:
-        samples = load_audio(
-            first.audio, channel=first.channel, audio_track=first.audio_track, allow_damaged=config.allow_damaged
-        )
+        samples, is_damaged = _load(utterances[0], config)
     except (AudioError, ValueError) as error:
         reason = Reason.NOT_FINITE if _NOT_FINITE in str(error) else Reason.UNREADABLE
         return [reject(utterance, reason, str(error)) for utterance in utterances]
@@ -226,7 +234,7 @@ def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfi
         if fault:
             results.append(fault)
             continue
-        is_whole = len(part) == len(samples) and utterance.channel is None
+        is_whole = len(part) == len(samples) and utterance.channel is None and not is_damaged
         if is_whole and _is_plain(utterance.audio, len(samples)):
             results.append(_Ready(utterance, utterance.audio.absolute(), len(part)))
             continue
