@@ -283,10 +283,16 @@ def test_wrong_samples_leave_a_stream_as_it_was() -> None:
     recognizer, samples = causal_recognizer(), noise(1.5)
     stream, plain = recognizer.stream(), recognizer.stream()
     bad = samples[:100].copy()
-    for value in (np.nan, np.inf, -1e30):
+    for value, cure in (
+        (np.nan, "leave it out"),
+        (np.inf, "leave it out"),
+        (-12000, "if it is int16 as floats, divide by 32768"),
+    ):
         bad[7] = value
-        with pytest.raises(ValueError, match=r"sample 7 of 100 is .*; leave them out"):
+        with pytest.raises(ValueError, match=rf"sample 7 of 100 is {value:g}; {cure}"):
             stream.accept_waveform(bad)
+    stream.accept_waveform(np.full(1, 9.9))  # a hot master
+    plain.accept_waveform(np.full(1, 9.9))
     stream.accept_waveform(samples[:5000])
     with pytest.raises(ValueError, match="sample 7 of 100"):
         stream.accept_waveform(bad)

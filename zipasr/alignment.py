@@ -27,13 +27,22 @@ _MARGIN_FRAMES_25HZ = 50
 """2 s at either end of a window are left to its neighbours, which hear more of what is around."""
 
 
-def align_file(recognizer: Recognizer, audio: str | os.PathLike[str], text: str | None = None) -> Transcript:
+def align_file(
+    recognizer: Recognizer,
+    audio: str | os.PathLike[str],
+    text: str | None = None,
+    *,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
+) -> Transcript:
     """Align a recording with its text.
 
     Args:
         recognizer: its model has a CTC head.
         audio: the recording.
         text: what is said; None: it is in the file beside the recording whose name ends in .txt.
+        audio_track: the one to align with of a file with several, from 0; None: its default one.
+        allow_damaged: whether to take a damaged or cut file, with silence for what cannot be decoded.
     Raises:
         AudioError: the recording cannot be read.
         DataError: there is no such file, or the text cannot be that of the recording; the message names the recording.
@@ -41,7 +50,7 @@ def align_file(recognizer: Recognizer, audio: str | os.PathLike[str], text: str 
     """
     if text is None:
         text = read_text(os.path.splitext(os.fspath(audio))[0] + ".txt")
-    samples = load_audio(audio)
+    samples = load_audio(audio, audio_track=audio_track, allow_damaged=allow_damaged)
     try:
         return align_text(recognizer, samples, text)
     except DataError as error:

@@ -1,12 +1,15 @@
 """Contract: `zipasr align` on a tiny random model; what goes wrong with a recording is reported and the next goes on."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 import soundfile
 
 import zipasr
+from tests.audio.muxing import mux
 from tests.tiny_model import noise, save_tiny
 from zipasr.alignment import align_file
 from zipasr.cli import main
@@ -111,3 +114,23 @@ def test_misuse(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.C
     save_tiny(tmp_path / "model", has_ctc=False)
     assert main(["align", str(tmp_path / "model"), audio]) == 2
     assert "needs a CTC head" in capsys.readouterr().err
+
+
+def test_tracks_damage_and_pipes(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "a.mkv"
+    path.write_bytes(mux("matroska", "aac", 16_000, noise(3.0), noise(3.0, 1), damage=[1.5]))
+    base = ["align", str(run_folder), str(path), "--text", TEXTS["a"], "--format", "json"]
+    assert main([*base, "--audio-track", "1"]) == 1
+    assert "--allow-damaged" in capsys.readouterr().err
+    words = []
+    for track in range(2):
+        assert main([*base, "--audio-track", str(track), "--allow-damaged"]) == 0
+        words.append(json.loads(capsys.readouterr().out)["words"])
+    assert words[0] != words[1]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()), daemon=True)
+    writing.start()
+    assert main([*base[:2], str(pipe), *base[3:], "--audio-track", "1", "--allow-damaged"]) == 0
+    assert json.loads(capsys.readouterr().out)["words"] == words[1]
+    writing.join(60)

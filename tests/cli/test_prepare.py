@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(10):
-        soundfile.write(folder / f"{i}.wav", 0.1 * np.ones(16_000 + 1_600 * i, np.float32), 16_000)
+        soundfile.write(folder / f"{i}.wav", 0.1 * np.sin(np.arange(16_000 + 1_600 * i)), 16_000)
         (folder / f"{i}.txt").write_text(f"It's number {i}.")
     return folder
 

@@ -1,7 +1,10 @@
 """Contract: `zipasr transcribe` on a tiny random model; a bad file is reported and the next goes on."""
 
+import io
 import json
+import os
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import soundfile
 
 import zipasr
+from tests.audio.muxing import mux
 from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
 from zipasr.recognizer import Hotword
@@ -196,3 +200,70 @@ def test_misuse_is_explained_before_any_work(
     assert captured.out == ""
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+# Pipes, damage, tracks
+
+
+def test_the_standard_input_and_pipes(
+    run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = zipasr.load(run_folder).transcribe(sounds / "a.wav").text
+    with (sounds / "a.wav").open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read())))
+    assert main(["transcribe", str(run_folder), "-", "--search", "beam"]) == 0
+    assert capsys.readouterr().out == f"{text}\n"
+    stereo = tmp_path / "stereo.wav"
+    soundfile.write(stereo, np.stack([noise(1.0), noise(1.0, 1)], axis=1), 16_000)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    printed = []
+    for path in (stereo, pipe):
+        writing = threading.Thread(target=lambda: pipe.write_bytes(stereo.read_bytes()), daemon=True)
+        if path == pipe:
+            writing.start()
+        assert main(["transcribe", str(run_folder), str(path), "--per-channel", "--json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        printed.append([(row["channel"], row["text"]) for row in rows])
+    writing.join(60)
+    assert printed[0] == printed[1]
+    assert [channel for channel, _ in printed[0]] == [0, 1]
+    assert main(["transcribe", str(run_folder), "-", "--list", "-"]) == 2
+    assert "the standard input must be a recording or the --list" in capsys.readouterr().err
+
+
+def test_damaged_recordings_are_taken_if_asked(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.mkv"
+    path.write_bytes(mux("matroska", "aac", 16_000, noise(3.0), damage=[1.5]))
+    assert main(["transcribe", str(run_folder), str(path)]) == 1
+    error = capsys.readouterr().err
+    assert f"Expected a whole recording in {path}, got damaged data at 1.4" in error
+    assert "--allow-damaged" in error
+    assert main(["transcribe", str(run_folder), str(path), "--allow-damaged", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["duration_s"] == pytest.approx(3.0, abs=0.1)
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("zipasr.audio")]
+    assert message.startswith(f"{path} is damaged; silence stands for what cannot be decoded: 1.4")
+    cut = tmp_path / "cut.wav"
+    soundfile.write(cut, noise(2.0), 16_000)
+    cut.write_bytes(cut.read_bytes()[:32_000])
+    assert main(["transcribe", str(run_folder), str(cut), "--per-channel"]) == 1
+    assert main(["transcribe", str(run_folder), str(cut), "--per-channel", "--allow-damaged"]) == 0
+
+
+def test_audio_tracks(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "a.mkv"
+    tracks = [np.rint(noise(1.0, seed) * 32767) / 32767 for seed in range(2)]
+    path.write_bytes(mux("matroska", "pcm_s16le", 16_000, *tracks))
+    texts = [zipasr.load(run_folder).transcribe(track).text for track in tracks]
+    assert texts[0] != texts[1]
+    for arguments, text in (([], texts[0]), (["--audio-track", "0"], texts[0]), (["--audio-track", "1"], texts[1])):
+        assert main(["transcribe", str(run_folder), str(path), *arguments]) == 0
+        assert capsys.readouterr().out == f"{text}\n"
+    assert main(["transcribe", str(run_folder), str(path), "--audio-track", "2"]) == 1
+    assert "Expected an audio track 2 in" in capsys.readouterr().err
+    for value in ("-1", "x", "1.5"):
+        assert main(["transcribe", str(run_folder), str(path), "--audio-track", value]) == 2
+        assert "expected a whole number from 0 up" in capsys.readouterr().err

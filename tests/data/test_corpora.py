@@ -83,7 +83,7 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
     rows = [
         {"id": "x", "audio": "train/x.ogg", "text": "HI", "duration": 3.98, "speaker": "s1", "lang": "de",
          "split": "validation", "slots": {"size": "big"}, "verify": "exact"},
-        {"audio": "/abs/y.wav", "text": "you", "start": "1.5", "duration": 2, "channel": "1"},
+        {"audio": "/abs/y.wav", "text": "you", "start": "1.5", "duration": 2, "channel": "1", "audio_track": 2},
         {"audio_filepath": "z.wav", "text": "nemo", "offset": 0.5, "duration": 1.0},
         {"key": "w", "wav": "w.wav", "txt": "wenet", "speaker": 7},
     ]  # fmt: skip
@@ -105,6 +105,7 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
     )
     second = good["abs/y-0001500"]
     assert (second.audio, second.start_s, second.duration_s, second.channel) == (Path("/abs/y.wav"), 1.5, 2.0, 1)
+    assert second.audio_track == 2
     assert second.language == "en"
     assert good["w"].speaker == "7"
 
@@ -120,6 +121,8 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
         ('{"audio": "a.wav", "text": "x", "start": "soon"}', "start must be seconds from 0 up, but is 'soon' instead"),
         ('{"audio": "a.wav", "text": "x", "start": NaN}', "start must be seconds"),
         ('{"audio": "a.wav", "text": "x", "channel": "left"}', "channel must be a whole number"),
+        ('{"audio": "a.mkv", "text": "x", "audio_track": -1}', "audio_track must be a whole number from 0 up, but is -1"),
+        ('{"audio": "a.mkv", "text": "x", "audio_track": true}', "audio_track must be a whole number"),
         ('{"audio": "a.wav", "text": "x", "split": "dvelopment"}', "split must be train, dev or test"),
     ],
 )

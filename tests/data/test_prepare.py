@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
+from tests.audio.muxing import mux
 from zipasr.audio import load_audio
 from zipasr.data.prepare import PrepareConfig, PrepareReport, prepare
 from zipasr.data.utterance import Reason
@@ -189,6 +190,10 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
     nans = tone(1.0)
     nans[100:200] = np.nan
     put(source, "nan.wav", nans, subtype="FLOAT")
+    put(source, "int16.wav", tone(1.0) * 32768, subtype="FLOAT")
+    put(source, "zeros.wav", np.zeros(RATE_HZ, np.float32))
+    put(source, "dither.wav", np.random.default_rng(0).normal(0, 1e-4, RATE_HZ), subtype="FLOAT")
+    put(source, "quiet.wav", tone(1.0) / 100)
     put(source, "long.wav", tone(31.0))
     put(source, "silent_text.wav", text=" \n")
     put(source, "punctuation.wav", text="...")
@@ -212,6 +217,9 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
         "empty": "empty",
         "ten_ms": "too short",
         "nan": "not finite",
+        "int16": "unreadable",
+        "zeros": "silence",
+        "dither": "silence",
         "long": "too long",
         "silent_text": "no text",
         "punctuation": "no text",
@@ -225,9 +233,9 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
         "noise": "no audio",
         "latin": "bad entry",
     }
-    assert set(cuts_of(out)) == {"good", "twice"}
-    assert report.num_rejected["unreadable"] == 3
-    assert sum(report.num_rejected.values()) == 15
+    assert set(cuts_of(out)) == {"good", "twice", "quiet"}
+    assert report.num_rejected["unreadable"] == 4
+    assert sum(report.num_rejected.values()) == 18
     for row in map(json.loads, (out / "rejected.jsonl").read_text().splitlines()):
         assert row.keys() == {"id", "audio", "reason", "detail"}
         assert "xpected" in row["detail"]
@@ -240,6 +248,54 @@ def test_a_missing_file_of_a_manifest_is_listed(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepare(tmp_path / "m.jsonl", tmp_path / "out")
     assert rejected_of(tmp_path / "out") == {"gone": "unreadable", "unknown": "unreadable"}
+
+
+def test_audio_tracks_of_a_film(tmp_path: Path) -> None:
+    tracks = [np.rint(tone(1.5, freq_hz=freq_hz) * 32767) / 32767 for freq_hz in (300, 900)]
+    (tmp_path / "film.mkv").write_bytes(mux("matroska", "pcm_s16le", RATE_HZ, *tracks))
+    rows = [{"id": name, "audio": "film.mkv", "text": "x", "audio_track": track} for name, track in (("a", 0), ("b", 1))]
+    rows += [{"id": "c", "audio": "film.mkv", "text": "x"}, {"id": "d", "audio": "film.mkv", "text": "x", "audio_track": 2}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    cuts = cuts_of(tmp_path / "out")
+    for name, track in (("a", 0), ("b", 1), ("c", 0)):
+        np.testing.assert_allclose(cuts[name].load_audio()[0], tracks[track], atol=1e-4)
+    assert rejected_of(tmp_path / "out") == {"d": "unreadable"}
+    assert "got only these: 0 (pcm_s16le, mono" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+def test_times_are_those_of_the_clock(tmp_path: Path) -> None:
+    """A part is cut out where a player shows it: the audio of this film starts after 2 s."""
+    samples = np.rint(tone(3.0, freq_hz=300) * np.linspace(0, 1, 3 * RATE_HZ) * 32767) / 32767
+    film = mux("matroska", "pcm_s16le", RATE_HZ, samples, video_s=6.0, retime=lambda start_s: start_s + 2)
+    (tmp_path / "film.mkv").write_bytes(film)
+    row = {"audio": "film.mkv", "text": "x", "start": 3.0, "duration": 1.0}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    (cut,) = cuts_of(tmp_path / "out").values()
+    np.testing.assert_allclose(cut.load_audio()[0], samples[RATE_HZ : 2 * RATE_HZ], atol=1e-4)
+
+
+def test_damaged_recordings_are_taken_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "in"
+    put(source, "good.wav")
+    (source / "bad.mkv").write_bytes(mux("matroska", "aac", RATE_HZ, tone(3.0), damage=[1.5]))
+    (source / "bad.txt").write_text("HELLO")
+    flac = put(source, "flac.flac", np.random.default_rng(0).normal(0, 0.1, RATE_HZ * 3))
+    data = bytearray(flac.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
+    flac.write_bytes(data)
+    prepare(source, tmp_path / "out")
+    assert rejected_of(tmp_path / "out") == {"bad": "unreadable", "flac": "unreadable"}
+    prepare(source, tmp_path / "out", PrepareConfig(allow_damaged=True))
+    assert rejected_of(tmp_path / "out") == {}
+    cuts = cuts_of(tmp_path / "out")
+    assert cuts["bad"].duration == pytest.approx(3.0, abs=0.1)
+    assert cuts["good"].recording.sources[0].source == str(source / "good.wav")
+    assert cuts["flac"].load_audio().shape == (1, 3 * RATE_HZ)  # a copy that Lhotse can read
+    assert f"{source / 'bad.mkv'} is damaged; silence stands for what cannot be decoded: 1.4" in caplog.text
+    with pytest.raises(ConfigError, match="allow_damaged must be left out"):
+        prepare(f"librispeech:{source}", tmp_path / "out", PrepareConfig(allow_damaged=True))
 
 
 def test_limits_can_be_set(tmp_path: Path) -> None:

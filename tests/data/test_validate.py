@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zipasr.data.utterance import Reason, Utterance
@@ -9,6 +10,7 @@ from zipasr.data.validate import (
     Limits,
     check_id,
     check_samples,
+    check_sound,
     check_text,
     has_enough_frames,
     num_encoder_frames,
@@ -37,6 +39,22 @@ def test_each_rule_at_its_edge(num_samples: int, text: str, reason: Reason | Non
     rejected = check_samples(utterance(text), num_samples)
     assert (rejected and rejected.reason) == reason
     assert rejected is None or (rejected.id == "a" and rejected.detail.startswith("expected "))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_silence_and_what_is_as_good_as_that(offset: float) -> None:
+    silence = np.full(16_000, offset, np.float32)
+    click, word = silence.copy(), silence.copy()
+    click[5_000:5_015] += 0.5
+    word[5_000:7_000] += 0.001 * np.sin(np.arange(2_000))
+    for samples, found in ((silence, "digital silence"), (click, "digital silence"), (silence + 1e-4 * word, None)):
+        rejected = check_sound(utterance(), samples)
+        assert rejected is not None
+        assert rejected.reason is Reason.SILENT
+        assert rejected.detail.startswith("expected speech in 1.00 s, got ")
+        assert found is None or found in rejected.detail
+    assert check_sound(utterance(), word) is None
+    assert check_sound(utterance(), word[4_900:7_100]) is None
 
 
 def test_tokens_count_instead_of_words_when_they_are_known() -> None:

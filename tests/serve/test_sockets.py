@@ -217,12 +217,22 @@ def test_a_model_that_cannot_stream_says_so() -> None:
     assert "a stream needs a causal Zipformer" in json.loads(refused.value.response.body)["error"]["message"]
 
 
+LOUD = np.full(3200, 12_000, "<f4").tobytes()
+
+
 @pytest.mark.parametrize(
     ("path", "message", "code", "sentence_part"),
     [
         ("/online", "hello", 1003, "got the text 'hello'"),
-        ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
-        ("/online", b"this is no sound at all, but enough of it..." * 100, 1007, "must be finite numbers"),
+        ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be numbers from -1 to 1"),
+        ("/online", b"this is no sound at all, but enough of it..." * 100, 1007, "must be numbers from -1 to 1"),
+        ("/online", LOUD, 1007, "is 12000; if it is int16 as floats, divide by 32768"),
+        (
+            "/offline",
+            np.array([16_000, len(LOUD)], "<i4").tobytes() + LOUD,
+            1007,
+            "if it is int16 as floats, divide by 32768",
+        ),
         ("/offline", "hello", 1003, "got the text 'hello'"),
         ("/offline", b"RIFF....WAVEfmt ", 1003, "Expected a sample rate"),
         ("/offline", np.array([16_000, 7], "<i4").tobytes(), 1003, "multiple of 4"),

@@ -1,11 +1,13 @@
 """Recordings in, samples out: a file, bytes or an array becomes (samples,) float32, mono, 16 kHz, about [-1, 1].
 
-Whole (`load_audio`) or as blocks in constant memory (`read_blocks`), which hold the same samples bit for bit. A recording
-that is shorter than its own header promises raises instead of coming back cut. Formats whose header promises nothing
-(ogg, raw AAC, mp3 without a Xing frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
+Whole (`load_audio`) or as blocks in constant memory (`read_blocks`), which hold the same samples bit for bit. Time is
+what the clock of a file says: gaps are silence. A recording that is shorter than its own header promises raises instead
+of coming back cut, unless damage is allowed. Formats whose header promises nothing (ogg, raw AAC, mp3 without a Xing
+frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS
+from zipasr.audio.file import rereadable
 from zipasr.audio.recording import audio_duration_s, load_audio, num_channels, read_blocks, save_flac
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 
@@ -17,5 +19,6 @@ __all__ = [
     "load_audio",
     "num_channels",
     "read_blocks",
+    "rereadable",
     "save_flac",
 ]

@@ -1,16 +1,21 @@
-"""Everything but WAV and FLAC, by PyAV (FFmpeg): blocks (samples,) float32, mono, at the rate of the file."""
+"""Everything but WAV and FLAC, by PyAV (FFmpeg): blocks of frames_TC float32 at the file's rate, placed by its clock."""
 
+import contextlib
+import logging
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
 import av
-import numpy as np
+from av.stream import Disposition
 
-from zipasr.audio.samples import Block, check_channel, check_rate, mixed, scaled, truncated
+from zipasr.audio.clock import Clock, places
+from zipasr.audio.samples import Block, check_rate, scaled, truncated
 from zipasr.errors import AudioError
+
+logger = logging.getLogger(__name__)
 
 PCM_FORMATS = frozenset({"alaw", "mulaw", "s8", "u8"}) | {
     f"{kind}{order}" for kind in ("s16", "s24", "s32", "f32", "f64") for order in ("le", "be")
@@ -25,7 +30,10 @@ _ALLOWED_CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp2,mp3,mp4,mpeg,mpegts,"
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
-_LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
+_MATROSKA = "matroska,webm"
+_LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
+# Formats whose timestamps were written by a clock. Those of the others are worked out from the bytes or samples before.
+_WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
@@ -50,76 +58,182 @@ def opened_by_av(
         yield container
 
 
-def audio_stream(container: "av.container.InputContainer", name: str) -> "av.AudioStream":
-    """The audio track of a file, set up so that damage raises."""
-    stream = container.streams.best("audio")
+def audio_stream(container: "av.container.InputContainer", name: str, track: int | None) -> "av.AudioStream":
+    """An audio track of a file, set up so that damage raises; None: the default one."""
+    tracks = container.streams.audio
+    if track is not None and track >= len(tracks):
+        raise no_such_track(track, name, [_described(stream) for stream in tracks])
+    stream = container.streams.best("audio") if track is None else tracks[track]
     if stream is None or stream.codec_context is None:  # no context: a codec that this FFmpeg does not know
         raise AudioError(
             f"Expected an audio track of a known codec in {name}, got a {container.format.name} file without one; "
             "export its sound as WAV or FLAC."
         )
-    if container.format.name == "flac":
+    if stream.codec_context.name == "flac":
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # FFmpeg would pass over damaged frames
     return stream
 
 
-def frames(container: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator["av.AudioFrame"]:
-    """Decoded frames. Damage raises, except in mp3, where players step over junk between and after the frames."""
+def no_such_track(track: int, name: str, tracks: Sequence[str]) -> AudioError:
+    """The error for an audio track that a file does not have."""
+    listed = ", ".join(f"{i} ({described})" for i, described in enumerate(tracks)) or "none"
+    return AudioError(f"Expected an audio track {track} in {name}, got only these: {listed}; they count from 0.")
+
+
+def _described(stream: "av.AudioStream") -> str:
+    context, tags = stream.codec_context, stream.metadata
+    words = [context.name if context is not None else "unknown codec"]
+    if context is not None:
+        words.append("mono" if context.channels == 1 else f"{context.channels} channels")
+    words += [tags[tag] for tag in ("language", "title") if tags.get(tag)]
+    return ", ".join([*words, "default"] if stream.disposition & Disposition.default else words)
+
+
+def first_num_channels(container: "av.container.InputContainer", stream: "av.AudioStream") -> int:
+    """The number of channels of the first frame that decodes: the header of some AAC says mono where stereo comes out."""
     for packet in container.demux(stream):
-        try:
-            decoded = packet.decode()
-        except av.InvalidDataError:
-            if container.format.name != "mp3":
-                raise
-            continue
-        yield from decoded
+        with contextlib.suppress(av.FFmpegError):
+            for frame in packet.decode():
+                return int(frame.layout.nb_channels)
+    return int(stream.codec_context.channels)
 
 
 def av_blocks(
-    file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None, channel: int | None
+    file: BinaryIO,
+    name: str,
+    headerless: str | None,
+    sample_rate_hz: int | None,
+    *,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
 ) -> Iterator[Block]:
-    """Decoded blocks of a few thousand samples.
+    """Decoded blocks of a few thousand samples, each where its timestamp says, with silence in between.
 
     Raises:
-        AudioError: no such channel or track, two rates, or at the end fewer samples than promised.
+        AudioError: no such track, two rates, damage, or at the end less than promised.
     """
-    num_samples = 0
     with opened_by_av(file, name, headerless, sample_rate_hz) as container:
-        stream = audio_stream(container, name)
+        stream = audio_stream(container, name, audio_track)
         promised = promised_s(container, stream, file)
-        rate_hz = int(stream.rate or 0)
-        check_rate(rate_hz, name)
-        for frame in frames(container, stream):
-            if frame.sample_rate != rate_hz:
-                if num_samples:
+        check_rate(int(stream.rate or 0), name)
+        track = _Track(container, stream, name, allow_damaged=allow_damaged)
+        yield from track.blocks()
+        clock, found_s = track.clock, track.found_s()
+        if clock.num_samples == 0 and track.is_mp3:
+            raise AudioError(f"Expected mp3 frames in {name}, got none that decodes; convert it to WAV or FLAC.")
+    if clock.holes:
+        logger.warning("%s is damaged; silence stands for what cannot be decoded: %s", name, places(clock.holes))
+    if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
+        if not allow_damaged:
+            raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
+        logger.warning("%s is cut: it ends at %.2f s of %.2f s", name, found_s, promised)
+
+
+class _Track:
+    """An audio track while it is decoded."""
+
+    def __init__(
+        self, container: "av.container.InputContainer", stream: "av.AudioStream", name: str, *, allow_damaged: bool
+    ) -> None:
+        self._container, self._stream, self._name, self._allow_damaged = container, stream, name, allow_damaged
+        self._has_clock = container.format.name in _WITH_CLOCK
+        self.is_mp3 = container.format.name == "mp3"
+        others_start_s = _others_start_s(container, stream) if self._has_clock else None
+        # FFmpeg loses damaged frames of a FLAC file without an error.
+        self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=container.format.name == "flac")
+        self._others_end_s = 0.0
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, to the end of the track."""
+        clock, num_channels = self.clock, 1
+        for frame in self._frames():
+            if frame.sample_rate != clock.rate_hz:
+                if clock.num_samples:
                     raise AudioError(
-                        f"Expected one sample rate in {name}, got {rate_hz} Hz and then {frame.sample_rate} Hz; "
+                        f"Expected one sample rate in {self._name}, got {clock.rate_hz} Hz and then {frame.sample_rate} Hz; "
                         "convert it to WAV or FLAC."
                     )
-                rate_hz = frame.sample_rate
-                check_rate(rate_hz, name)
-            samples = _frame_to_mono(frame, channel, name)
-            num_samples += samples.size
-            yield Block(samples, rate_hz)
-        is_mp3 = container.format.name == "mp3"
-    found_s = num_samples / rate_hz
-    if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
-        raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
-    if num_samples == 0 and is_mp3:
-        raise AudioError(f"Expected mp3 frames in {name}, got none that decodes; convert it to WAV or FLAC.")
+                check_rate(frame.sample_rate, self._name)
+                clock.rate_hz = frame.sample_rate
+            num_channels = frame.layout.nb_channels
+            samples = scaled(frame.to_ndarray())
+            frames_TC = samples.T if frame.format.is_planar else samples.reshape(-1, num_channels)
+            is_timed = self._has_clock and frame.pts is not None
+            for placed_TC in clock.place(frames_TC, float(frame.pts * frame.time_base) if is_timed else None):
+                if clock.holes and not self._allow_damaged:
+                    raise damaged(self._name, clock.holes[0][0], "lost frames")
+                yield Block(placed_TC, clock.rate_hz)
+        if clock.num_samples and not self.is_mp3:  # what follows the audio of an mp3 is no audio
+            for placed_TC in clock.finish(num_channels):
+                yield Block(placed_TC, clock.rate_hz)
+
+    def found_s(self) -> float:
+        """How much was found, counted like what `promised_s` gives."""
+        if self._stream.duration:
+            return (self.clock.num_samples - self.clock.lead_samples) / self.clock.rate_hz
+        return max(self.clock.end_s, self.clock.now_s, self._others_end_s)
+
+    def _frames(self) -> Iterator["av.AudioFrame"]:
+        """Decoded frames. Damage raises, except in mp3, where players step over junk between and after the frames."""
+        for packet in self._packets():
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError as error:
+                if self._allow_damaged:
+                    self.clock.lose(float((packet.duration or 0) * packet.time_base))
+                elif not (self.is_mp3 and isinstance(error, av.InvalidDataError)):
+                    raise damaged(self._name, self.clock.now_s, reason(error)) from error
+                continue
+            yield from decoded
+
+    def _packets(self) -> Iterator["av.Packet"]:
+        # The length in a Matroska header is that of the longest stream, so the others are followed too.
+        streams = list(self._container.streams) if self._container.format.name == _MATROSKA else [self._stream]
+        try:
+            for packet in self._container.demux(streams):
+                if packet.stream_index == self._stream.index:
+                    yield packet
+                elif packet.pts is not None:
+                    end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._others_end_s = max(self._others_end_s, end_s)
+        except av.FFmpegError as error:
+            if not self._allow_damaged:
+                raise damaged(self._name, self.clock.now_s, reason(error)) from error
+            self.clock.lose(0.0)
+
+
+def _others_start_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+    """Timestamp at which video and other audio start, cover pictures aside; None: there are none.
+
+    Together with the first decoded frame it gives the start of the container. FFmpeg's own figure for that counts the
+    encoder delay of some formats.
+    """
+    starts = [
+        float(other.start_time * other.time_base)
+        for other in (*container.streams.video, *container.streams.audio)
+        if other.index != stream.index and other.start_time is not None and not other.disposition & Disposition.attached_pic
+    ]
+    return min(starts, default=None)
+
+
+def damaged(name: str, at_s: float, what: str) -> AudioError:
+    """The error for a recording that cannot be decoded to its end."""
+    return AudioError(
+        f"Expected a whole recording in {name}, got damaged data at {at_s:.2f} s ({what}); copy it again, or take "
+        "what can be decoded with --allow-damaged (in Python allow_damaged=True)."
+    )
+
+
+def reason(error: Exception) -> str:
+    """What a library says went wrong."""
+    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return str(text).strip().rstrip(".") or type(error).__name__
 
 
 def head_of(file: BinaryIO) -> bytes:
     """The first bytes of a file, which say what it is."""
     file.seek(0)
     return file.read(12)
-
-
-def _frame_to_mono(frame: "av.AudioFrame", channel: int | None, name: str) -> np.ndarray:
-    num_channels = frame.layout.nb_channels
-    check_channel(channel, num_channels, name)
-    samples = scaled(frame.to_ndarray())
-    return mixed(samples.T if frame.format.is_planar else samples.reshape(-1, num_channels), channel)
 
 
 def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
@@ -134,9 +248,21 @@ def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream
         return None
     if stream.duration:
         return min(float(stream.duration * stream.time_base), limit_s)
-    if container.duration and len(container.streams) == 1:
+    if container.duration and (len(container.streams) == 1 or container.format.name == _MATROSKA):
         return float(min(container.duration / av.time_base, limit_s))
     return None
+
+
+def stated_duration_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
+    """Length of the track on the time line, silence before it included, by the header; None: it does not tell."""
+    promised = promised_s(container, stream, file)
+    if promised is None or container.format.name not in _WITH_CLOCK:
+        return promised
+    start_s = float((stream.start_time or 0) * stream.time_base)
+    others_start_s = _others_start_s(container, stream)
+    if not stream.duration:  # that of a Matroska file counts from 0 to the end of its longest stream
+        return promised - start_s if len(container.streams) == 1 else None
+    return promised + max(0.0, start_s - others_start_s) if others_start_s is not None else promised
 
 
 def _xing_length_s(file: BinaryIO, rate_hz: int) -> float:

@@ -1,17 +1,19 @@
-"""Files -> blocks (samples,) float32, mono, at the rate of the file, in constant memory; which reader for which.
+"""Files -> blocks of frames_TC float32 at the rate of the file, in constant memory; which reader for which.
 
 WAV and FLAC are read by soundfile, which reads them exactly and notices damage; everything else (mp3, ogg, opus, m4a,
 webm, G.722, ...) by PyAV in `ffmpeg`.
 """
 
 import io
+import logging
 import os
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, cast
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, cast
 
 import av
 import soundfile
@@ -21,13 +23,17 @@ from zipasr.audio.ffmpeg import (
     PCM_FORMATS,
     audio_stream,
     av_blocks,
-    frames,
+    first_num_channels,
     head_of,
+    no_such_track,
     opened_by_av,
-    promised_s,
+    reason,
+    stated_duration_s,
 )
-from zipasr.audio.samples import Block, check_channel, check_rate, mixed, name_of, truncated
+from zipasr.audio.samples import STDIN, Block, check_rate, name_of, truncated
 from zipasr.errors import AudioError
+
+logger = logging.getLogger(__name__)
 
 _KNOWN_SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3")
 # Programs that write WAV into a pipe leave 0, 0xFFFFFFFF (FFmpeg) or 0x7FFFF000 and up (SoX) as the size of the data.
@@ -38,7 +44,14 @@ _BLOCK_FRAMES = 1 << 16  # a quarter of a megabyte a channel, and large beside t
 _MAX_BYTES_IN_MEMORY = 1 << 26
 
 
-def file_blocks(source: object, *, sample_rate_hz: int | None, format: str | None, channel: int | None) -> Iterator[Block]:
+def file_blocks(
+    source: object,
+    *,
+    sample_rate_hz: int | None,
+    format: str | None,
+    audio_track: int | None,
+    allow_damaged: bool,
+) -> Iterator[Block]:
     """Return the blocks of a file, read as they are asked for; arguments as `load_audio`, checked at once.
 
     Raises:
@@ -46,45 +59,54 @@ def file_blocks(source: object, *, sample_rate_hz: int | None, format: str | Non
         ValueError: `format` or `sample_rate_hz` contradict the source.
     """
     headerless = _headerless_format(source, format, sample_rate_hz)
-    return _blocks(source, headerless, sample_rate_hz, channel, is_given=format is not None)
+    return _blocks(source, headerless, sample_rate_hz, audio_track, is_given=format is not None, allow_damaged=allow_damaged)
 
 
 def _blocks(
-    source: object, headerless: str | None, sample_rate_hz: int | None, channel: int | None, *, is_given: bool
+    source: object,
+    headerless: str | None,
+    sample_rate_hz: int | None,
+    audio_track: int | None,
+    *,
+    is_given: bool,
+    allow_damaged: bool,
 ) -> Iterator[Block]:
     name = name_of(source)
     with _file_errors(name), _opened(source, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=is_given)
-        if headerless is None and _is_for_soundfile(file, name):
+        # FFmpeg goes on behind damage in a FLAC file, soundfile does not.
+        is_for_av = headerless is not None or (allow_damaged and head_of(file)[:4] == b"fLaC")
+        if not is_for_av and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
             with _soundfile_or_none(file) as sound:
                 if sound is not None:
-                    yield from _soundfile_blocks(sound, name, channel)
+                    _check_only_track(audio_track, sound, name)
+                    yield from _soundfile_blocks(sound, name, allow_damaged=allow_damaged)
                     return
         file.seek(0)
-        yield from av_blocks(file, name, headerless, sample_rate_hz, channel)
+        yield from av_blocks(file, name, headerless, sample_rate_hz, audio_track=audio_track, allow_damaged=allow_damaged)
 
 
-def file_num_channels(source: object, *, sample_rate_hz: int | None, format: str | None) -> int:
+def file_num_channels(
+    source: object, *, sample_rate_hz: int | None, format: str | None, audio_track: int | None, allow_damaged: bool
+) -> int:
     """Return the number of channels, from the header where it can be trusted, else from the first decoded frame."""
     name = name_of(source)
     headerless = _headerless_format(source, format, sample_rate_hz)
     with _file_errors(name), _opened(source, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=format is not None)
-        if headerless is None and _is_for_soundfile(file, name):
+        if headerless is None and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
             with _soundfile_or_none(file) as sound:
                 if sound is not None:
+                    _check_only_track(audio_track, sound, name)
                     return int(sound.channels)
         file.seek(0)
         with opened_by_av(file, name, headerless, sample_rate_hz) as container:
-            stream = audio_stream(container, name)
-            first = next(frames(container, stream), None)  # the header of some AAC says mono where stereo comes out
-            return int(first.layout.nb_channels if first is not None else stream.codec_context.channels)
+            return first_num_channels(container, audio_stream(container, name, audio_track))
 
 
 def file_duration_s(path: str | os.PathLike[str]) -> float:
     """Return the length in seconds; see `audio_duration_s`."""
     name = name_of(path)
-    headerless = _headerless_format(path, None, None)
     headerless = _headerless_format(path, None, None)
     with _file_errors(name), _opened(path, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=False)
@@ -94,11 +116,11 @@ def file_duration_s(path: str | os.PathLike[str]) -> float:
                     return float(sound.frames / sound.samplerate)
         file.seek(0)
         with opened_by_av(file, name, headerless, None) as container:
-            stream = audio_stream(container, name)
-            promised = promised_s(container, stream, file)
-            if promised is not None:
-                return promised
-            return sum(frame.samples / frame.sample_rate for frame in frames(container, stream))
+            stated_s = stated_duration_s(container, audio_stream(container, name, None), file)
+            if stated_s is not None:
+                return stated_s
+        file.seek(0)
+        return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(file, name, headerless, None))
 
 
 # Which reader, with what
@@ -138,13 +160,38 @@ def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_
     return None
 
 
+def is_pipe(source: object) -> bool:
+    """Whether a source is a path that can be read only once: the standard input, a FIFO, a device."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(source)
+    return path == STDIN or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
+
+
+@contextmanager
+def rereadable(source: object) -> Iterator[Any]:
+    """The source as something that can be read several times: a pipe as a copy, everything else as it is."""
+    if not is_pipe(source):
+        yield source
+        return
+    name = name_of(source)
+    with ExitStack() as stack:
+        with _file_errors(name):  # not around what the caller does with it
+            copy = stack.enter_context(_opened(source, name))
+        yield copy
+
+
 @contextmanager
 def _opened(source: object, name: str) -> Iterator[BinaryIO]:
     """The source as a seekable binary file that holds at least one byte; a file object from where it stands to its end."""
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            _check_not_empty(os.fstat(file.fileno()).st_size, name)
-            yield file
+        with _opened_path(source, name) as file:
+            if is_pipe(source):
+                with _copied(file, file.read(1), name) as copy:
+                    yield copy
+            else:
+                _check_not_empty(os.fstat(file.fileno()).st_size, name)
+                yield file
         return
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
@@ -157,11 +204,30 @@ def _opened(source: object, name: str) -> Iterator[BinaryIO]:
             f"Expected a path, bytes, a file opened in binary mode or an array, got {type(source).__name__}"
             f"{' that reads ' + type(start).__name__ if start is not source else ''}; open files with mode 'rb'."
         )
+    with _copied(cast(BinaryIO, source), start, name) as copy:
+        yield copy
+
+
+@contextmanager
+def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
+    if os.fsdecode(path) != STDIN:
+        with open(path, "rb") as file:
+            yield file
+        return
+    stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console
+    if stdin is None or stdin.closed:
+        raise AudioError(f"Expected a recording in {name}, got none: it is closed; name a file.")
+    yield stdin
+
+
+@contextmanager
+def _copied(source: BinaryIO, start: bytes, name: str) -> Iterator[BinaryIO]:
+    """What is left of a file after `start`, with it, as a file that can seek: on disk if it may be larger than memory."""
     _check_not_empty(len(start), name)
-    # A copy, since not every object can seek; a large one on disk, since an upload may be larger than memory.
     with tempfile.SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY) as copy:
         copy.write(start)
-        shutil.copyfileobj(cast(BinaryIO, source), copy, 1 << 20)
+        shutil.copyfileobj(source, copy, 1 << 20)
+        copy.seek(0)
         yield cast(BinaryIO, copy)
 
 
@@ -187,29 +253,24 @@ def _file_errors(name: str) -> Iterator[None]:
         raise AudioError(f"Expected a readable file at {name}, got: {error.strerror}; check the path.") from error
     except (av.FFmpegError, soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
         raise AudioError(
-            f"Expected a whole recording in {name}, got damaged or unsupported data ({_reason(error)}); copy it again "
+            f"Expected a whole recording in {name}, got damaged or unsupported data ({reason(error)}); copy it again "
             "or convert it to WAV or FLAC."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
-    return str(text).strip().rstrip(".") or type(error).__name__
 
 
 # WAV and FLAC
 
 
-def _is_for_soundfile(file: BinaryIO, name: str) -> bool:
+def _is_for_soundfile(file: BinaryIO, name: str, *, allow_damaged: bool = False) -> bool:
     """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a WAV that was cut."""
     head = head_of(file)
     if head[:4] == b"fLaC":
         file.seek(18)  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
         return int.from_bytes(file.read(8), "big") & 0xFFFFFFFFF != 0
-    return head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_wav_of_stated_length(file, name)
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_wav_of_stated_length(file, name, allow_damaged)
 
 
-def _is_wav_of_stated_length(file: BinaryIO, name: str) -> bool:
+def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> bool:
     """Walk the chunks of a WAV file to its data. libsndfile would give a cut file, or none of a piped one, silently."""
     size = file.seek(0, os.SEEK_END)
     file.seek(4)
@@ -225,7 +286,9 @@ def _is_wav_of_stated_length(file: BinaryIO, name: str) -> bool:
             if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and riff_size + 8 < size):
                 return False
             if length - present > _WAV_SLACK_S * bytes_per_s:
-                raise truncated(name, f"{length} bytes of samples", f"{present}")
+                if not allow_damaged:
+                    raise truncated(name, f"{length} bytes of samples", f"{present}")
+                logger.warning("%s is cut: it holds %d of %d bytes of samples", name, present, length)
             return True
         position += 8 + length + length % 2
     return False
@@ -249,14 +312,19 @@ def _soundfile_or_none(file: BinaryIO) -> Iterator[soundfile.SoundFile | None]:
         yield sound
 
 
-def _soundfile_blocks(sound: soundfile.SoundFile, name: str, channel: int | None) -> Iterator[Block]:
+def _check_only_track(audio_track: int | None, sound: soundfile.SoundFile, name: str) -> None:
+    """Raise AudioError for any track but the one that WAV and FLAC have."""
+    if audio_track:
+        raise no_such_track(audio_track, name, [f"{sound.format}, {sound.subtype}, {sound.channels} channels"])
+
+
+def _soundfile_blocks(sound: soundfile.SoundFile, name: str, *, allow_damaged: bool) -> Iterator[Block]:
     rate_hz = int(sound.samplerate)
     check_rate(rate_hz, name)
-    check_channel(channel, sound.channels, name)
     num_read = 0
     # In blocks: a header may promise terabytes, which must not be allocated before the samples are seen.
     while (frames_TC := sound.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)).size:
         num_read += len(frames_TC)
-        yield Block(mixed(frames_TC, channel), rate_hz)
-    if num_read < sound.frames:
+        yield Block(frames_TC, rate_hz)
+    if num_read < sound.frames and not allow_damaged:
         raise truncated(name, f"{sound.frames} samples", f"{num_read}")

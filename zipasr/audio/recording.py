@@ -1,6 +1,7 @@
 """Recordings -> samples (samples,) float32, mono, 16 kHz: whole, or as blocks in constant memory; and back to FLAC."""
 
 import io
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,25 @@ import numpy as np
 import soundfile
 import soxr
 
-from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels
-from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, Block, check_finite, mixed, name_of, scaled
+from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels, is_pipe
+from zipasr.audio.samples import (
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
+    SAMPLE_RATE_HZ,
+    Block,
+    channel_to_keep,
+    check_channel,
+    check_samples,
+    mixed,
+    name_of,
+    scaled,
+)
 from zipasr.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 _MAX_ARRAY_CHANNELS = 8
 _BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few costs mostly the calls
@@ -28,24 +42,35 @@ def load_audio(
     sample_rate_hz: int | None = None,
     format: str | None = None,
     channel: int | None = None,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
 ) -> np.ndarray:
     """Return any recording as mono float32 samples at 16 kHz.
+
+    Where a file has a clock, every sample is where its timestamp says: a gap, and an audio track that starts after the
+    video, become silence, and what comes twice is taken once. Timestamps that are off by less than 0.1 s change nothing.
 
     Args:
         source: a path; the bytes of a file; a binary file object, read to its end; or an array (numpy or torch):
             (samples,), (channels, samples) or (samples, channels), where the channels are the shorter axis, at most 8,
             and the other axis is longer than 8. Floats are taken as they are, integers of 8, 16 and 32 bits are scaled
-            to [-1, 1).
+            to [-1, 1). A path may be a pipe; "-" is the standard input.
         sample_rate_hz: rate of an array (default 16 kHz) or of headerless samples (required). Files state their own.
         format: name of a headerless format (`HEADERLESS_FORMATS`); needed unless the file name ends in .g722 or .gsm.
-        channel: which channel to take, from 0; the mean of all without it.
+        channel: which channel to take, from 0. None: the mean of all, or, where they cancel each other (one is wired the
+            wrong way round), one of them, which is logged as a warning.
+        audio_track: which audio track of a file to take, from 0; None: its default one.
+        allow_damaged: whether to take a file that is damaged or cut. Silence then stands for what cannot be decoded, and
+            a warning says where; by default such a file raises.
     Returns:
         (samples,) float32; empty where the recording holds no samples.
     Raises:
-        AudioError: missing, empty, unknown, damaged or cut file, no such channel, NaN or infinite samples.
+        AudioError: missing, empty, unknown, damaged or cut file, no such channel or track, samples that are NaN, infinite or
+            beyond 10, as 16-bit integers taken for floats are.
         ValueError: an argument that contradicts the source or has no effect on it, or an array of unclear layout.
     """
-    blocks = list(_resampled(_native_blocks(source, sample_rate_hz, format, channel), name_of(source)))
+    native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
+    blocks = list(_resampled(native, channel, name_of(source)))
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
@@ -56,6 +81,8 @@ def read_blocks(
     sample_rate_hz: int | None = None,
     format: str | None = None,
     channel: int | None = None,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
 ) -> Iterator[np.ndarray]:
     """Return any recording as consecutive blocks of mono float32 samples at 16 kHz, read as they are asked for.
 
@@ -65,6 +92,7 @@ def read_blocks(
     Args:
         source: as `load_audio`.     sample_rate_hz: as `load_audio`.
         format: as `load_audio`.     channel: as `load_audio`.
+        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
         block_s: seconds in every block; the last one is shorter.
     Returns:
         Blocks (samples,) float32, none of them empty; no block at all where the recording holds no samples.
@@ -74,8 +102,8 @@ def read_blocks(
     """
     if not block_s * SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"Expected block_s of at least one sample ({1 / SAMPLE_RATE_HZ} s), got {block_s}.")
-    native = _native_blocks(source, sample_rate_hz, format, channel)
-    return _regrouped(_resampled(native, name_of(source)), round(block_s * SAMPLE_RATE_HZ))
+    native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
+    return _regrouped(_resampled(native, channel, name_of(source)), round(block_s * SAMPLE_RATE_HZ))
 
 
 def num_channels(
@@ -83,29 +111,44 @@ def num_channels(
     *,
     sample_rate_hz: int | None = None,
     format: str | None = None,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
 ) -> int:
     """Return how many channels a recording has, without decoding more than its beginning.
 
     Args:
-        source: as `load_audio`; a file object must be able to seek and is left where it stood.
+        source: as `load_audio`, but no pipe; a file object must be able to seek and is left where it stood.
         sample_rate_hz: as `load_audio`.     format: as `load_audio`.
+        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
     Raises:
         AudioError: as `load_audio`, for what can be seen at the beginning.
-        ValueError: as `load_audio`, or a file object that cannot seek.
+        ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
     """
     array = _as_array(source)
     if array is not None:
-        _check_arguments(array, sample_rate_hz, format, None)
+        _check_arguments(array, sample_rate_hz, format, None, audio_track)
         return _frames_of(array).shape[1]
-    _check_arguments(None, sample_rate_hz, format, None)
+    _check_arguments(None, sample_rate_hz, format, None, audio_track)
+
+    def count(opened: object) -> int:
+        return file_num_channels(
+            opened,
+            sample_rate_hz=sample_rate_hz,
+            format=format,
+            audio_track=audio_track,
+            allow_damaged=allow_damaged,
+        )
+
+    if is_pipe(source):
+        raise ValueError(f"Expected a file that can be read again, got {name_of(source)}; read it and pass its bytes.")
     if not hasattr(source, "read"):
-        return file_num_channels(source, sample_rate_hz=sample_rate_hz, format=format)
+        return count(source)
     file = cast(BinaryIO, source)
     if not (hasattr(file, "seekable") and file.seekable()):
         raise ValueError("Expected a file object that can seek, got one that cannot; read it and pass its bytes.")
     position = file.tell()
     try:
-        return file_num_channels(file, sample_rate_hz=sample_rate_hz, format=format)
+        return count(file)
     finally:
         file.seek(position)
 
@@ -156,28 +199,48 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
         ) from error
 
 
-def _check_arguments(array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None) -> None:
+def _check_arguments(
+    array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None, audio_track: int | None
+) -> None:
     """Raise ValueError for what is wrong whatever the file holds."""
     if channel is not None and channel < 0:
         raise ConfigError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
+    if audio_track is not None and audio_track < 0:
+        raise ConfigError(f"Expected audio_track to count from 0, got {audio_track}; leave it out for the default track.")
     if sample_rate_hz is not None and not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
         raise ValueError(f"Expected sample_rate_hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {sample_rate_hz}.")
     if array is not None and format is not None:
         raise ValueError(f"Expected no format for an array, got format={format!r}; leave it out.")
+    if array is not None and audio_track is not None:
+        raise ValueError(f"Expected no audio_track for an array, got {audio_track}; leave it out.")
 
 
-def _native_blocks(source: object, sample_rate_hz: int | None, format: str | None, channel: int | None) -> Iterator[Block]:
-    """Mono blocks at the recording's own rate; wrong arguments raise at once."""
+def _native_blocks(
+    source: object,
+    sample_rate_hz: int | None,
+    format: str | None,
+    channel: int | None,
+    audio_track: int | None,
+    *,
+    allow_damaged: bool,
+) -> Iterator[Block]:
+    """Blocks of all channels at the recording's own rate; wrong arguments raise at once."""
     array = _as_array(source)
-    _check_arguments(array, sample_rate_hz, format, channel)
+    _check_arguments(array, sample_rate_hz, format, channel, audio_track)
     if array is None:
-        return file_blocks(source, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
+        return file_blocks(
+            source,
+            sample_rate_hz=sample_rate_hz,
+            format=format,
+            audio_track=audio_track,
+            allow_damaged=allow_damaged,
+        )
     frames_TC = _frames_of(array)
     if channel is not None and channel >= frames_TC.shape[1] and len(frames_TC):
         raise ValueError(f"Expected a channel below {frames_TC.shape[1]} for shape {array.shape}, got {channel}.")
     rate_hz = SAMPLE_RATE_HZ if sample_rate_hz is None else sample_rate_hz
     return (
-        Block(mixed(scaled(frames_TC[start : start + _BATCH_SAMPLES]), channel), rate_hz)
+        Block(scaled(frames_TC[start : start + _BATCH_SAMPLES]), rate_hz)
         for start in range(0, len(frames_TC), _BATCH_SAMPLES)
     )
 
@@ -208,30 +271,56 @@ def _frames_of(array: np.ndarray) -> np.ndarray:
     return array if array.shape[1] == shorter else array.T
 
 
-def _resampled(blocks: Iterator[Block], name: str) -> Iterator[np.ndarray]:
-    """Blocks at 16 kHz of blocks at any one rate: the samples that resampling the whole at once gives, bit for bit."""
+def _resampled(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[np.ndarray]:
+    """Mono blocks at 16 kHz of blocks at any one rate: the samples that resampling the whole at once gives, bit for bit."""
     resampler: soxr.ResampleStream | None = None
-    num_samples = 0
-    for block in _batched(blocks):
-        check_finite(block, num_samples, name)
-        num_samples += block.samples.size
-        if block.rate_hz == SAMPLE_RATE_HZ:
-            yield block.samples
+    for samples, rate_hz in _mono(blocks, channel, name):
+        if rate_hz == SAMPLE_RATE_HZ:
+            yield samples
             continue
         if resampler is None:
-            resampler = soxr.ResampleStream(block.rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
-        yield resampler.resample_chunk(block.samples)
+            resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
+        yield resampler.resample_chunk(samples)
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Samples (samples,) of one channel or of the mix, checked, and their rate."""
+    num_samples = 0
+    has_warned = False
+    for frames_TC, rate_hz in _batched(blocks):
+        check_channel(channel, frames_TC.shape[1], name)
+        samples = mixed(frames_TC, channel)
+        if channel is None and frames_TC.shape[1] > 1 and (kept := channel_to_keep(frames_TC, samples)) is not None:
+            samples = mixed(frames_TC, kept)
+            if not has_warned:
+                has_warned = True
+                logger.warning(
+                    "the channels of %s cancel each other from %.2f s on (one is in antiphase); channel %d is taken "
+                    "instead of their mean",
+                    name,
+                    num_samples / rate_hz,
+                    kept,
+                )
+        check_samples(samples, rate_hz, num_samples, name)
+        num_samples += len(samples)
+        yield samples, rate_hz
+
+
 def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same samples in blocks of at least `_BATCH_SAMPLES`, the last excepted. The rate is the same in all."""
+    """The same frames in blocks of at least `_BATCH_SAMPLES`, the last excepted, and those before other channels come.
+
+    The rate is the same in all.
+    """
     waiting: list[Block] = []
     num_waiting = 0
     for block in blocks:
+        if waiting and waiting[0].frames_TC.shape[1] != block.frames_TC.shape[1]:
+            yield _joined(waiting)
+            waiting, num_waiting = [], 0
         waiting.append(block)
-        num_waiting += len(block.samples)
+        num_waiting += len(block.frames_TC)
         if num_waiting >= _BATCH_SAMPLES:
             yield _joined(waiting)
             waiting, num_waiting = [], 0
@@ -240,7 +329,7 @@ def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def _joined(blocks: list[Block]) -> Block:
-    return blocks[0] if len(blocks) == 1 else Block(np.concatenate([b.samples for b in blocks]), blocks[0].rate_hz)
+    return blocks[0] if len(blocks) == 1 else Block(np.concatenate([b.frames_TC for b in blocks]), blocks[0].rate_hz)
 
 
 def _regrouped(blocks: Iterator[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:

@@ -10,20 +10,32 @@ from zipasr.errors import AudioError
 SAMPLE_RATE_HZ = 16_000
 """Rate of all samples inside zipasr."""
 
+STDIN = "-"
+"""The path that stands for the standard input; a file of this name is ./-"""
+
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
+
+MAX_LEVEL = 10.0
+"""No sample is louder. Hot masters in floats exceed 1, not by 20 dB; 16-bit integers taken as floats reach 32768."""
+INT16_CURE = "if it is int16 as floats, divide by 32768"
+"""The cure for samples beyond `MAX_LEVEL`; short, since the reason of a closing WebSocket holds 123 bytes."""
+_CANCELED = 0.2
+"""Share of the power of a mix of unrelated channels below which they cancel each other. For stereo it is 10 dB below the
+channels, a correlation of -0.8; recordings with two microphones and wide stereo stay above -0.5."""
 
 
 class Block(NamedTuple):
-    """Consecutive mono samples (samples,) float32 and their rate."""
+    """Consecutive frames_TC float32, any number of channels, and their rate."""
 
-    samples: np.ndarray
+    frames_TC: np.ndarray
     rate_hz: int
 
 
 def name_of(source: object) -> str:
     """How messages call a source."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        path = os.fsdecode(source)
+        return "the standard input" if path == STDIN else path
     if isinstance(source, np.ndarray) or hasattr(source, "is_floating_point"):  # the second: a tensor
         return "the array"
     return "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else "the file object"
@@ -53,6 +65,15 @@ def mixed(frames_TC: np.ndarray, channel: int | None) -> np.ndarray:
     return frames_TC.mean(axis=1, dtype=np.float32)
 
 
+def channel_to_keep(frames_TC: np.ndarray, mix: np.ndarray) -> int | None:
+    """The channel to take instead of the mean of all where the channels cancel each other, as in antiphase; else None."""
+    num_channels = frames_TC.shape[1]
+    powers = np.square(frames_TC, dtype=np.float64).mean(axis=0)
+    if not np.square(mix, dtype=np.float64).mean() < _CANCELED * powers.mean() / num_channels:
+        return None
+    return int((powers >= powers.max() / 2).argmax())  # not simply the loudest: two alike would alternate
+
+
 def check_channel(channel: int | None, num_channels: int, name: str) -> None:
     """Raise AudioError for a channel that a file does not have."""
     if channel is not None and channel >= num_channels:
@@ -68,16 +89,31 @@ def check_rate(rate_hz: int, name: str) -> None:
         )
 
 
-def check_finite(block: Block, start_samples: int, name: str) -> None:
-    """Raise AudioError where samples are NaN or infinite; `start_samples` is the block's place in the recording."""
-    is_finite = np.isfinite(block.samples)
+def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: str) -> None:
+    """Raise AudioError where samples are no audio: NaN, infinite or far beyond full scale.
+
+    Args:
+        samples: (samples,) float32.
+        rate_hz: their rate.
+        start_samples: their place in the recording.
+        name: how messages call it.
+    """
+    is_good = np.abs(samples) <= MAX_LEVEL  # NaN is not
+    if is_good.all():
+        return
+    is_finite = np.isfinite(samples)
     if not is_finite.all():
         num_bad = int(np.count_nonzero(~is_finite))
-        first_s = (start_samples + int(is_finite.argmin())) / block.rate_hz
+        first_s = (start_samples + int(is_finite.argmin())) / rate_hz
         raise AudioError(
             f"Expected finite samples in {name}, got {num_bad} that are NaN or infinite from {first_s:.2f} s on; "
             "record or export it again."
         )
+    first = int(is_good.argmin())
+    raise AudioError(
+        f"Expected samples from -1 to 1 in {name}, got {samples[first]:g} at {(start_samples + first) / rate_hz:.2f} s; "
+        f"{INT16_CURE}."
+    )
 
 
 def truncated(name: str, promised: str, found: str) -> AudioError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.output import result_paths, write_result
+from zipasr.cli.recordings import add_file_options
 from zipasr.cli.threads import use_threads
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_parser(subparsers: SubParsers) -> None:
         "and the next goes on; the exit code is 1 at the end.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format; - is the standard input")
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--text", metavar="WORDS", help="what is said, for a single recording")
     texts.add_argument("--text-file", metavar="FILE", help="the file that holds it, for a single recording")
@@ -39,6 +40,7 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument(
         "--out", metavar="PATH", help="write to this file, or, for several recordings, a file for each into this folder"
     )
+    add_file_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.set_defaults(run=run)
 
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     for audio, target in zip(args.audio, targets, strict=True):
         try:
             text = read_text(args.text_file) if args.text_file else args.text
-            transcript = align_file(recognizer, audio, text)
+            transcript = align_file(recognizer, audio, text, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
             written = FORMATS[args.format](transcript, audio if args.format == "json" else Path(audio).stem)
             if target is not None:
                 write_result(target, written)

@@ -12,7 +12,8 @@ else:
 _DESCRIPTION = """\
 SOURCE is one of
   a folder      NAME.wav (or any audio) with NAME.txt beside it, in subfolders too
-  a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl
+  a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl;
+                a line may name its start, duration, channel and audio_track
   Kaldi         a directory with wav.scp and text
   Lhotse cuts   .jsonl.gz
   prompts       telephone prompts recorded by people, fetched from Debian (--lang en, es, fr, it or ru)
@@ -47,6 +48,12 @@ def add_parser(subparsers: SubParsers) -> None:
         default=[],
         help="other settings, such as limits.max_duration_s=20 dev_share=0.05 test_share=0.05 seed=1 num_jobs=4",
     )
+    parser.add_argument(
+        "--allow-damaged",
+        action="store_true",
+        help="take damaged and cut recordings too: silence stands for what cannot be decoded, and where is told on stderr "
+        "(default: reject them)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
 
@@ -56,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.config import set_fields
     from zipasr.data.prepare import PrepareConfig, prepare
 
-    config = set_fields(PrepareConfig(lang=args.lang, text_style=args.text_style), args.set)
+    config = PrepareConfig(lang=args.lang, text_style=args.text_style, allow_damaged=args.allow_damaged)
+    config = set_fields(config, args.set)
     report = prepare(args.source, args.out, config, has_progress=True)
     print(json.dumps({"out": args.out, **report.to_dict()}) if args.json else report.format_table())
     return 0

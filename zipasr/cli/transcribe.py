@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.output import result_paths, write_result
+from zipasr.cli.recordings import add_file_options
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def add_parser(subparsers: SubParsers) -> None:
         "One that cannot be read is reported and the next goes on; the exit code is 1 at the end.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("audio", metavar="AUDIO", nargs="*", default=[], help="recordings of any format and length")
+    parser.add_argument(
+        "audio", metavar="AUDIO", nargs="*", default=[], help="recordings of any format and length; - is the standard input"
+    )
     parser.add_argument("--list", metavar="FILE", help="more recordings, a path a line; - reads them from stdin")
     parser.add_argument(
         "--format",
@@ -41,6 +44,7 @@ def add_parser(subparsers: SubParsers) -> None:
     channels = parser.add_mutually_exclusive_group()
     channels.add_argument("--channel", type=int, metavar="N", help="listen to one channel, from 0 (default: all, mixed)")
     channels.add_argument("--per-channel", action="store_true", help="transcribe every channel by itself, as of a call")
+    add_file_options(parser)
     parser.add_argument(
         "--vad",
         action=argparse.BooleanOptionalAction,
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     format = "json" if args.json else args.format or "text"
     if args.num_best is not None and format != "json":
         raise ConfigError(f"--num-best has no effect with --format {format}; use --json, or leave it out")
+    if "-" in args.audio and args.list == "-":
+        raise ConfigError("the standard input must be a recording or the --list, but is asked for as both")
     paths = [*args.audio, *_listed(args.list)]
     if not paths:
         raise ConfigError("there must be recordings to transcribe, but none is named; name some, or a --list with paths")
@@ -73,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
     num_failed = 0
     with Progress("transcribe", unit="s", delay_s=5.0) as progress:
         for result in recognizer.transcribe_files(
-            paths, channel=args.channel, is_per_channel=args.per_channel, on_progress=progress.set_done
+            paths,
+            channel=args.channel,
+            is_per_channel=args.per_channel,
+            audio_track=args.audio_track,
+            allow_damaged=args.allow_damaged,
+            on_progress=progress.set_done,
         ):
             if result.transcript is None:
                 num_failed += 1

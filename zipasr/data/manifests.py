@@ -34,6 +34,7 @@ _FIELD_NAMES = {
     "start": ("start", "offset"),
     "duration": ("duration",),
     "channel": ("channel",),
+    "audio_track": ("audio_track",),
     "speaker": ("speaker",),
     "lang": ("lang", "language"),
     "split": ("split",),
@@ -94,6 +95,18 @@ def _seconds(value: Any, name: str) -> float | None:
     return seconds
 
 
+def _number(row: Mapping[str, Any], field: str) -> int | None:
+    """Read what counts from 0.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = _field(row, field)
+    if value is not None and (isinstance(value, bool) or not str(value).isdecimal()):
+        raise ValueError(f"{field} must be a whole number from 0 up, but is {value!r} instead")
+    return None if value is None else int(value)
+
+
 def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | None) -> Utterance:
     """Turn one row of a manifest into an utterance.
 
@@ -105,9 +118,6 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
         raise ValueError(f"expected a field 'audio' with a path, got {audio!r}")
     start_s = _seconds(_field(row, "start"), "start")
     duration_s = _seconds(_field(row, "duration"), "duration")
-    channel = _field(row, "channel")
-    if channel is not None and not (isinstance(channel, int | str) and str(channel).isdecimal()):
-        raise ValueError(f"channel must be a whole number from 0 up, but is {channel!r} instead")
     named_split = _field(row, "split")
     if named_split is not None and named_split not in SPLIT_NAMES:
         raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
@@ -118,7 +128,8 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
         id=str(_field(row, "id") or Path(audio).with_suffix("").as_posix().lstrip("/") + part),
         audio=folder / audio,
         text="" if text is None else str(text),
-        channel=None if channel is None else int(channel),
+        channel=_number(row, "channel"),
+        audio_track=_number(row, "audio_track"),
         start_s=start_s or 0.0,
         duration_s=duration_s,
         speaker=None if speaker is None else str(speaker),
@@ -158,7 +169,7 @@ def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[U
     """Read a JSONL or TSV manifest; recordings are relative to its folder.
 
     Fields: `audio` and `text`; if they are there also `id`, `start` and `duration` (a part of the recording),
-    `channel`, `speaker`, `lang` and `split`. All others travel along as `custom`.
+    `channel`, `audio_track`, `speaker`, `lang` and `split`. All others travel along as `custom`.
 
     Args:
         lang: language of the rows that name none.

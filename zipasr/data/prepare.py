@@ -25,7 +25,7 @@ from zipasr.data.prompts import split_prompts
 from zipasr.data.splits import split_utterances
 from zipasr.data.spoken import has_digits, spoken_words
 from zipasr.data.utterance import Reason, Rejected, Utterance
-from zipasr.data.validate import Limits, check_id, check_samples, check_text, reject
+from zipasr.data.validate import Limits, check_id, check_samples, check_sound, check_text, reject
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.progress import track
 
@@ -62,6 +62,8 @@ class PrepareConfig:
     """How long an utterance may be."""
     num_jobs: int = 2
     """Recordings that are decoded at once."""
+    allow_damaged: bool = False
+    """Whether to take damaged and cut recordings, with silence for what cannot be decoded, instead of rejecting them."""
     subset: str | None = None
     """Training part of a published corpus, such as M of GigaSpeech; None: the one of the published recipe."""
 
@@ -180,7 +182,7 @@ def _flac_path(folder: Path, utterance_id: str) -> Path:
 
 def _is_plain(path: Path, num_samples: int) -> bool:
     """Tell whether a file is WAV or FLAC at 16 kHz mono, which Lhotse reads as it is."""
-    if path.suffix.lower() not in (".wav", ".flac"):
+    if path.suffix.lower() not in (".wav", ".flac") or not path.is_file():  # a pipe has been read
         return False
     from lhotse import Recording
     from lhotse.audio.utils import AudioLoadingError
@@ -204,11 +206,21 @@ def _cut_out(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected
     return samples[round(utterance.start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
 
 
-def _convert(utterances: Sequence[Utterance], folder: Path, limits: Limits) -> list[_Ready | Rejected]:
-    """Decode one channel of one recording, check its utterances, and write FLAC for those that need it."""
-    first = utterances[0]
+def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
+    """Decode the channel and track of an utterance; return also whether that needed `allow_damaged`."""
+    audio, channel, audio_track = utterance.audio, utterance.channel, utterance.audio_track
     try:
-        samples = load_audio(first.audio, channel=first.channel)
+        return load_audio(audio, channel=channel, audio_track=audio_track), False
+    except AudioError:
+        if not config.allow_damaged:
+            raise
+        return load_audio(audio, channel=channel, audio_track=audio_track, allow_damaged=True), True
+
+
+def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfig) -> list[_Ready | Rejected]:
+    """Decode one channel of one track of one recording, check its utterances, and write FLAC for those that need it."""
+    try:
+        samples, is_damaged = _load(utterances[0], config)
     except (AudioError, ValueError) as error:
         reason = Reason.NOT_FINITE if _NOT_FINITE in str(error) else Reason.UNREADABLE
         return [reject(utterance, reason, str(error)) for utterance in utterances]
@@ -218,11 +230,11 @@ def _convert(utterances: Sequence[Utterance], folder: Path, limits: Limits) -> l
         if isinstance(part, Rejected):
             results.append(part)
             continue
-        fault = check_samples(utterance, len(part), limits=limits)
+        fault = check_samples(utterance, len(part), limits=config.limits) or check_sound(utterance, part)
         if fault:
             results.append(fault)
             continue
-        is_whole = len(part) == len(samples) and utterance.channel is None
+        is_whole = len(part) == len(samples) and utterance.channel is None and not is_damaged
         if is_whole and _is_plain(utterance.audio, len(samples)):
             results.append(_Ready(utterance, utterance.audio.absolute(), len(part)))
             continue
@@ -237,11 +249,11 @@ def _convert_all(
     utterances: Sequence[Utterance], folder: Path, config: PrepareConfig, has_progress: bool
 ) -> Iterator[_Ready | Rejected]:
     """Convert every recording once, several at a time, in the order of the utterances."""
-    groups: dict[tuple[Path, int | None], list[Utterance]] = defaultdict(list)
+    groups: dict[tuple[Path, int | None, int | None], list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        groups[utterance.audio, utterance.channel].append(utterance)
+        groups[utterance.audio, utterance.channel, utterance.audio_track].append(utterance)
     with ThreadPoolExecutor(config.num_jobs) as pool:
-        results = pool.map(lambda group: _convert(group, folder, config.limits), groups.values())
+        results = pool.map(lambda group: _convert(group, folder, config), groups.values())
         is_hidden = not has_progress
         for result in track(results, "prepare", total=len(groups), unit="files", is_hidden=is_hidden, is_kept=True):
             yield from result
@@ -341,6 +353,8 @@ def prepare(
     out = Path(out)
     named = parse_named(source)
     if named is not None:
+        if config.allow_damaged:
+            raise ConfigError(f"allow_damaged must be left out for {source}, whose audio stays as it is, but is given")
         return prepare_published(named, out, config, has_progress=has_progress)
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is no published corpus, but is {config.subset!r}")

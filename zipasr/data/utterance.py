@@ -17,6 +17,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     NOT_FINITE = "not finite"
+    SILENT = "silence"
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
     NO_TEXT = "no text"
@@ -38,6 +39,8 @@ class Utterance:
     text: str
     channel: int | None = None
     """Channel of the recording, 0 first; None takes the recording as a whole."""
+    audio_track: int | None = None
+    """Audio track of a file with several, 0 first; None takes the default one."""
     start_s: float = 0.0
     duration_s: float | None = None
     """Length from `start_s`; None means to the end."""

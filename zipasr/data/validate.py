@@ -4,15 +4,23 @@
 trainer applies `has_enough_frames` again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.encoder.frontend import output_length
 from zipasr.errors import ConfigError
 from zipasr.features import Fbank
+
+_SILENT_LEVEL = 5e-4
+"""-66 dB of full scale, 16 steps of 16 bits: more than 50 dB below the peaks of usual speech."""
+_LOUD_QUANTILE = 0.999
+"""Share of the samples that must be below it. The rest, 30 ms of 30 s, may be clicks; a word is longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,19 @@ def check_samples(
         detail = f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames a second), got {num_tokens} {unit}"
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None
+
+
+def check_sound(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
+    """Reject digital silence and what is as good as that, such as its dither, clicks included.
+
+    Args:
+        samples: (samples,) of the utterance.
+    """
+    level = float(np.quantile(np.abs(samples - np.median(samples)), _LOUD_QUANTILE))
+    if level >= _SILENT_LEVEL:
+        return None
+    shown = f"nothing above {20 * math.log10(level):.0f} dB of full scale" if level > 0 else "digital silence"
+    return reject(utterance, Reason.SILENT, f"expected speech in {len(samples) / SAMPLE_RATE_HZ:.2f} s, got {shown}")
 
 
 def check_id(utterance: Utterance, seen: set[str]) -> Rejected | None:

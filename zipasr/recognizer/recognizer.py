@@ -10,13 +10,14 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks
+from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.encoder.frontend import WINDOW_OVERHANG
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.nn.encoded import Encoded
@@ -190,6 +191,8 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         format: str | None = None,
         channel: int | None = None,
+        audio_track: int | None = None,
+        allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
@@ -202,7 +205,9 @@ class Recognizer:
             audio: the recording.
             sample_rate_hz: of an array or of raw samples.
             format: of samples without a header.
-            channel: the one to listen to, from 0; None: all, mixed.
+            channel: the one to transcribe, from 0; None: all, mixed.
+            audio_track: the one to transcribe of a file with several, from 0; None: its default one.
+            allow_damaged: whether to transcribe a damaged or cut file, with silence for what cannot be decoded.
             hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
             on_progress: called with the seconds that are done of a recording that takes several pieces.
         Returns:
@@ -211,7 +216,14 @@ class Recognizer:
             AudioError: the recording is missing, empty, damaged or of an unknown kind.
             ConfigError: a phrase cannot be written in the model's vocabulary, or speech cannot be looked for.
         """
-        blocks = read_blocks(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel)
+        blocks = read_blocks(
+            audio,
+            sample_rate_hz=sample_rate_hz,
+            format=format,
+            channel=channel,
+            audio_track=audio_track,
+            allow_damaged=allow_damaged,
+        )
         samples, rest = self._short_or_rest(blocks)
         if samples is not None:
             (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
@@ -225,16 +237,36 @@ class Recognizer:
         *,
         sample_rate_hz: int | None = None,
         format: str | None = None,
+        audio_track: int | None = None,
+        allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
     ) -> list[Transcript]:
         """Transcribe each channel of a recording by itself, as of a call with one speaker on each; see `transcribe`."""
         if not isinstance(audio, (str, os.PathLike, bytes, np.ndarray, Tensor)):
             audio = audio.read()  # once for all channels
-        number = num_channels(audio, sample_rate_hz=sample_rate_hz, format=format)
-        return [
-            self.transcribe(audio, sample_rate_hz=sample_rate_hz, format=format, channel=channel, hotwords=hotwords)
-            for channel in range(number)
-        ]
+        with rereadable(audio) as again:
+            number = num_channels(
+                again,
+                sample_rate_hz=sample_rate_hz,
+                format=format,
+                audio_track=audio_track,
+                allow_damaged=allow_damaged,
+            )
+            transcripts = []
+            for channel in range(number):
+                _rewind(again)
+                transcripts.append(
+                    self.transcribe(
+                        again,
+                        sample_rate_hz=sample_rate_hz,
+                        format=format,
+                        channel=channel,
+                        audio_track=audio_track,
+                        allow_damaged=allow_damaged,
+                        hotwords=hotwords,
+                    )
+                )
+            return transcripts
 
     def transcribe_files(
         self,
@@ -242,31 +274,42 @@ class Recognizer:
         *,
         channel: int | None = None,
         is_per_channel: bool = False,
+        audio_track: int | None = None,
+        allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[FileResult]:
         """Transcribe files one after the other, short ones that follow each other in batches.
 
         Args:
-            paths: files; read as they are needed.
+            paths: files and pipes; read as they are needed.
             channel: see `transcribe`.
             is_per_channel: whether every channel is transcribed by itself.
+            audio_track: see `transcribe`.
+            allow_damaged: see `transcribe`.
             hotwords: see `transcribe`.
             on_progress: see `transcribe`.
         Yields:
             A result for each file, or each channel, in order. A file that cannot be read has its error and stops nothing.
         """
+
+        def read_channels(path: str) -> Iterator[ReadChannel]:
+            """What is to be transcribed of a file, each channel as soon as it is read."""
+            with rereadable(path) if is_per_channel else nullcontext(path) as again:
+                channels: Iterable[int | None] = [channel]
+                if is_per_channel:
+                    channels = range(num_channels(again, audio_track=audio_track, allow_damaged=allow_damaged))
+                for one in channels:
+                    _rewind(again)
+                    blocks = read_blocks(again, channel=one, audio_track=audio_track, allow_damaged=allow_damaged)
+                    yield ReadChannel(one, *self._short_or_rest(blocks))
+
         return in_batches(
             paths,
-            read_channels=lambda path: self._channels_of(path, channel, is_per_channel),
+            read_channels=read_channels,
             transcribe_many=lambda recordings: self.transcribe_many(recordings, hotwords=hotwords),
             transcribe_long=lambda blocks: self._transcribe_long(blocks, hotwords, on_progress),
         )
-
-    def _channels_of(self, path: str, channel: int | None, is_per_channel: bool) -> Iterator[ReadChannel]:
-        """What is to be transcribed of a file, each channel as soon as it is read."""
-        for one in range(num_channels(path)) if is_per_channel else [channel]:
-            yield ReadChannel(one, *self._short_or_rest(read_blocks(path, channel=one)))
 
     def _short_or_rest(self, blocks: Iterator[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
         """All samples of a recording that is transcribed whole; otherwise None and its blocks, from the first on."""
@@ -507,6 +550,12 @@ class Recognizer:
                         )
                     )
         return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in readings]
+
+
+def _rewind(source: AudioSource) -> None:
+    """Go back to the start of a copy, which has been read before."""
+    if hasattr(source, "seek"):
+        source.seek(0)
 
 
 def load(

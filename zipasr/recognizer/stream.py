@@ -14,7 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
+from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
@@ -34,8 +34,6 @@ __all__ = ["EndpointConfig", "EndpointRule", "Stream", "decode_streams"]
 
 _LOOK_AHEAD_MS = 137.5
 """A window ends 13 features after its chunk; the last of them begins 120 ms after it and reaches 17.5 ms further."""
-_LOUDEST = 1e6
-"""Beyond it samples are not sound in any scale (16-bit integers taken as floats reach 32768), and features overflow."""
 
 
 class Stream:
@@ -106,7 +104,7 @@ class Stream:
             samples: (samples,), any number: floats in about [-1, 1] or integers of 8, 16 or 32 bits.
             sample_rate_hz: their rate, the same in all calls.
         Raises:
-            ValueError: not (samples,), of another kind, NaN, infinite or absurdly loud, or another rate than before; the
+            ValueError: not (samples,), of another kind, NaN, infinite or beyond 10, or another rate than before; the
                 stream is as it was.
             RuntimeError: the stream is finished.
         """
@@ -261,7 +259,7 @@ def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
     """Samples (samples,) as float32.
 
     Raises:
-        ValueError: not (samples,), of another kind, NaN, infinite or absurdly loud.
+        ValueError: not (samples,), of another kind, NaN, infinite or beyond 10.
     """
     if isinstance(samples, Tensor):
         samples = samples.detach().cpu()
@@ -272,10 +270,12 @@ def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
             f"samples must be (samples,), but have shape {values.shape}; pass one channel, or the mean of all of them"
         )
     values = scaled(values)
-    is_sound = np.abs(values) <= _LOUDEST  # NaN is not
-    if not is_sound.all():
+    is_good = np.abs(values) <= MAX_LEVEL  # NaN is not
+    if not is_good.all():
+        first = int(is_good.argmin())
+        cure = INT16_CURE if np.isfinite(values[first]) else "leave it out or mend its source"
         raise ValueError(
-            f"samples must be finite numbers in about [-1, 1], but sample {int(is_sound.argmin())} of {len(values)} is "
-            f"{values[is_sound.argmin()]}; leave them out or mend their source, the stream is as it was"
+            f"samples must be numbers from -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}; the "
+            "stream is as it was"
         )
     return values

@@ -1,0 +1,118 @@
+"""Damaged and cut files (contract): refused by default, with the place and the cure; if allowed, what can be decoded is
+where it was, silence stands for the rest, and a warning says where."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.audio.muxing import mux
+from tests.audio.tones import ENCODED, encode_by_soundfile, tone, without_flac_length
+from zipasr.audio import load_audio, num_channels, read_blocks
+from zipasr.errors import AudioError
+
+NOISE = (np.random.default_rng(0).standard_normal(96_000) * 0.1).astype(np.float32)
+TONE = tone(48_000, 2.0)
+CASES = [("matroska", "aac"), ("mp4", "aac"), ("mpegts", "aac"), ("adts", "aac"), ("matroska", "flac"), ("mpeg", "mp2")]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("zipasr.audio")]
+
+
+@pytest.mark.parametrize(("container", "codec"), CASES)
+def test_a_damaged_packet(container: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = load_audio(mux(container, codec, 48000, TONE))
+    data = mux(container, codec, 48000, TONE, damage=[1.0, 1.03])
+    with pytest.raises(AudioError, match=r"got damaged data at (0\.9|1\.0)\d s \(.*\); copy it again, or .*--allow-damaged"):
+        load_audio(data)
+    with caplog.at_level(logging.WARNING, "zipasr.audio"):
+        samples = load_audio(data, allow_damaged=True)
+    assert abs(len(samples) - len(whole)) <= 16
+    (message,) = warnings_of(caplog)
+    found = re.fullmatch(r"the bytes is damaged; silence stands for what cannot be decoded: ([\d.]+) to ([\d.]+) s", message)
+    assert found is not None
+    start_s, end_s = map(float, found.groups())
+    assert 0.85 <= start_s <= 1.02 and 1.03 <= end_s <= 1.25
+    hole = samples[round(start_s * 16000) : round(end_s * 16000)]
+    assert np.count_nonzero(np.abs(hole) < 1e-3) > 0.03 * 16000
+    before, after = round((start_s - 0.03) * 16000), round((end_s + 0.1) * 16000)
+    np.testing.assert_allclose(samples[:before], whole[:before], atol=0.01)
+    shifts = range(-16, 17)  # Matroska rounds to milliseconds
+    errors = [np.abs(samples[after:-200] - whole[after + shift :][: len(samples) - after - 200]).max() for shift in shifts]
+    assert min(errors) < 0.05
+    blocks = read_blocks(data, block_s=0.1, allow_damaged=True)
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), samples)
+    assert num_channels(data, allow_damaged=True) == 1
+
+
+def test_damage_in_a_flac_file(caplog: pytest.LogCaptureFixture) -> None:
+    """soundfile stops there; FFmpeg goes on."""
+    samples = np.rint(NOISE * 32768) / 32768
+    data = bytearray(encode_by_soundfile(samples, 16000, "FLAC"))
+    data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
+    with pytest.raises(AudioError, match="damaged"):
+        load_audio(bytes(data))
+    with caplog.at_level(logging.WARNING, "zipasr.audio"):
+        loaded = load_audio(bytes(data), allow_damaged=True)
+    assert len(loaded) == len(samples)
+    (message,) = warnings_of(caplog)
+    start_s, end_s = (float(number) for number in re.findall(r"(\d\.\d\d)", message))
+    assert start_s < 3 < end_s < start_s + 0.8
+    lost = np.flatnonzero(loaded != samples)
+    np.testing.assert_allclose(lost[[0, -1]] / 16000, [start_s, end_s], atol=0.01)
+    assert not loaded[lost].any()
+
+
+def test_damage_in_a_flac_of_unknown_length_is_refused_too() -> None:
+    data = bytearray(without_flac_length(encode_by_soundfile(NOISE, 16000, "FLAC")))
+    data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
+    with pytest.raises(AudioError, match=r"damaged data at [23]\.\d\d s"):
+        load_audio(bytes(data))
+    assert len(load_audio(bytes(data), allow_damaged=True)) == len(NOISE)
+
+
+def test_damage_in_an_mp3_is_told_and_filled(caplog: pytest.LogCaptureFixture) -> None:
+    whole = load_audio(mux("mp3", "libmp3lame", 48000, TONE))
+    data = mux("mp3", "libmp3lame", 48000, TONE, damage=[1.0])
+    with caplog.at_level(logging.WARNING, "zipasr.audio"):
+        samples = load_audio(data, allow_damaged=True)
+    assert abs(len(samples) - len(whole)) <= 0.05 * 16000
+    assert re.search(r"decoded: (0\.9|1\.0)\d to 1\.0\d s$", warnings_of(caplog)[0])
+
+
+def test_damage_at_the_end_keeps_the_length(caplog: pytest.LogCaptureFixture) -> None:
+    whole = load_audio(mux("mp4", "aac", 48000, TONE))
+    data = mux("mp4", "aac", 48000, TONE, damage=np.arange(1.5, 2.1, 0.02).tolist())
+    assert abs(len(load_audio(data, allow_damaged=True)) - len(whole)) <= 0.025 * 16000
+    assert warnings_of(caplog)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "webm", "aiff"])
+def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = ENCODED[kind]()
+    cut = data[: int(len(data) * 0.6)]
+    with pytest.raises(AudioError, match="Expected "):
+        load_audio(cut)
+    samples = load_audio(cut, allow_damaged=True)
+    whole = load_audio(data)
+    assert 0.4 * len(whole) < len(samples) < 0.7 * len(whole)
+    keep = len(samples) - 6000  # the last frame of FLAC may be filled, and a resampler ends otherwise
+    np.testing.assert_allclose(samples[:keep], whole[:keep], atol=1e-4)
+    assert any("is cut: it" in message for message in warnings_of(caplog))
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_whole_files_are_the_same_with_and_without(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = ENCODED[kind]()
+    np.testing.assert_array_equal(load_audio(data, allow_damaged=True), load_audio(data))
+    assert not warnings_of(caplog)
+
+
+def test_what_is_no_recording_stays_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
+    for source in (tmp_path / "a.wav", tmp_path / "none.wav", b"", tone(16000) * 32768):
+        with pytest.raises(AudioError, match="Expected "):
+            load_audio(source, allow_damaged=True)
