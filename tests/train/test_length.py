@@ -65,7 +65,7 @@ def test_scaling_keeps_shares_and_what_the_average_needs() -> None:
     assert half.save_interval == 20 and half.valid_interval == 40
     assert half.keep_checkpoints * half.save_interval > half.average_share * 500
     longer = scaled_to(config, 4000, batches_per_epoch=100, made_for=Length(1000, 10))
-    assert (longer.lr_batches, longer.lr_epochs, longer.num_epochs) == (400.0, 16.0, 40)
+    assert (longer.lr_batches, longer.lr_epochs, longer.num_epochs) == (100.0, 16.0, 40)
     assert longer.loss_warmup_batches == config.loss_warmup_batches  # a warm-up need not grow
 
 

@@ -24,10 +24,10 @@ from zipasr.train.length import Length, scaled_to
 
 MADE_FOR = Length(num_batches=4670, num_epochs=18)
 """The run that `prompts:tiny` was tuned for: 17 minutes of prompts."""
+USUAL_EPOCHS = 18
+"""Epochs, each utterance at three speeds in each, where these are neither few nor many batches..."""
 FEWEST_BATCHES, MOST_BATCHES = 3000, 12_000
-"""Between these the length of a run grows with the data..."""
-BATCHES_PER_HOUR = 16_200
-"""... by so much, 18 epochs of batches of 12 s at three speeds..."""
+"""... which are so many: with fewer nothing is learned, and more take hours on two cores..."""
 FEWEST_EPOCHS = 2
 """... and however much there is, everything is heard so often, at each of three speeds."""
 PIECES_FROM_HOURS = 20.0
@@ -95,7 +95,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         folder: where the data is.
         batches_per_epoch: of its utterances, each at every speed.
     """
-    num_batches = batches_to_train(facts.hours, batches_per_epoch)
+    num_batches = batches_to_train(batches_per_epoch)
     config = scaled_to(prompts.tiny(), num_batches, batches_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     tokenizer, why_tokens = _tokenizer(facts)
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
@@ -123,10 +123,10 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
     return FittedRun(config, tuple(reasons))
 
 
-def batches_to_train(hours: float, batches_per_epoch: float) -> int:
-    """How long to train on so many hours: enough for little data, and every utterance several times of much."""
-    grown = min(max(BATCHES_PER_HOUR * hours, FEWEST_BATCHES), MOST_BATCHES)
-    return math.ceil(max(grown, FEWEST_EPOCHS * batches_per_epoch) / 10) * 10
+def batches_to_train(batches_per_epoch: float) -> int:
+    """How long to train: enough batches of little data, and every utterance several times of much."""
+    usual = min(max(USUAL_EPOCHS * batches_per_epoch, FEWEST_BATCHES), MOST_BATCHES)
+    return math.ceil(max(usual, FEWEST_EPOCHS * batches_per_epoch))
 
 
 def describe(cuts: IndexedCuts) -> DataFacts:

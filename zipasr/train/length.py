@@ -1,7 +1,8 @@
 """How long a run is: a recipe scaled to a number of batches, and the batches that a time allows on this machine.
 
-What a schedule counts in batches or epochs keeps its share of the run when the run gets shorter or longer, so that the rate
-has come down, and masks have come in, where they would have.
+What a schedule counts in epochs keeps its share of the run when the run gets shorter or longer, and what it counts in
+batches when the run gets shorter, so that the rate has come down, and masks have come in, where they would have. In a longer
+run the rate comes down as early as before.
 """
 
 import dataclasses
@@ -98,7 +99,7 @@ def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float
         batch=dataclasses.replace(config.batch, spec_augment_from_epoch=masks_from),
         num_epochs=max(1, math.ceil(num_epochs)),
         max_batches=num_batches,
-        lr_batches=_rounded(config.lr_batches * by_batches),
+        lr_batches=_rounded(config.lr_batches * min(1.0, by_batches)),
         lr_epochs=_rounded(config.lr_epochs * by_epochs),
         lr_warmup_batches=_rounded(config.lr_warmup_batches * min(1.0, by_batches)),
         loss_warmup_batches=_rounded(config.loss_warmup_batches * min(1.0, by_batches)),
