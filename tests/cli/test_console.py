@@ -104,9 +104,10 @@ def test_file_names_that_are_no_utf8(folder: Path, tmp_path: Path, capsys: pytes
     sounds.mkdir()
     try:
         for i in range(3):
-            soundfile.write(sounds / f"{i}{name}.wav", noise(1.0 + i / 10, i), 16_000)
+            soundfile.write(written := io.BytesIO(), noise(1.0 + i / 10, i), 16_000, format="WAV")
+            (sounds / f"{i}{name}.wav").write_bytes(written.getvalue())
             (sounds / f"{i}{name}.txt").write_text("甲 乙", encoding="utf-8")
-    except (OSError, soundfile.SoundFileError):
+    except OSError:
         pytest.skip("this file system has only names in UTF-8")
     assert main(["prepare", str(sounds), "--out", str(tmp_path / "data"), "--set", "dev_share=0", "test_share=0"]) == 0
     results = tmp_path / "results.jsonl"
