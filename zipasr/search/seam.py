@@ -51,7 +51,7 @@ class _Overlap:
     def best_seam(self) -> tuple[int, int]:
         """The seam with the fewest wrong words to expect; of several, the one nearest the middle."""
         pairs = self._pairs()
-        paired_left, paired_right = {i for i, _ in pairs}, {j for _, j in pairs}
+        paired, paired_left, paired_right = set(pairs), {i for i, _ in pairs}, {j for _, j in pairs}
         alone_left = [i not in paired_left for i in range(len(self.left))]
         alone_right = [j not in paired_right for j in range(len(self.right))]
         # What it costs to take the first i words of the left piece, or not the first j of the right one: a word that one
@@ -70,7 +70,7 @@ class _Overlap:
         def cost(seam: tuple[int, int]) -> tuple[float, float]:
             i, j = seam
             num_wrong = left_costs[i] + right_costs[j] + is_one_word(i - 1, j) + is_one_word(i, j - 1)
-            num_disagreements = ((i - 1, j - 1) not in pairs) + ((i, j) not in pairs)
+            num_disagreements = ((i - 1, j - 1) not in paired) + ((i, j) not in paired)
             # Rounded, so that seams of equal cost are not told apart by the last bit.
             return round(num_wrong + _DISAGREEMENT_COST * num_disagreements, 6), self._distance_to_middle_s(i, j)
 
