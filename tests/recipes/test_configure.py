@@ -9,9 +9,10 @@ from tests.train.tones import minute_config, write_tones
 from zipasr.errors import ConfigError
 from zipasr.recipes import configure, prompts
 from zipasr.recipes.configure import configure_run
-from zipasr.recipes.own_data import fit_to_data
+from zipasr.recipes.own_data import MADE_FOR, fit_to_data
+from zipasr.train import length
 from zipasr.train.config import TrainConfig
-from zipasr.train.length import BudgetedRun, Pace
+from zipasr.train.length import BudgetedRun, Length, Pace
 from zipasr.train.loop import train
 
 
@@ -27,7 +28,8 @@ def out(tmp_path: Path) -> Path:
 
 def test_folder_is_fitted_and_says_why(data: Path, out: Path) -> None:
     run = configure_run(str(data), [], out)
-    assert run == fit_to_data(str(data))
+    fitted = fit_to_data(str(data))
+    assert run == (fitted.config, fitted.reasons)
     assert run.config.max_batches is not None
 
 
@@ -44,7 +46,7 @@ def test_epochs_that_are_set_count_alone(data: Path, out: Path) -> None:
     assert (run.config.lr, run.config.max_batches) == (0.01, fit_to_data(str(data)).config.max_batches)
 
 
-def fake_fit(config: TrainConfig, budget_s: float) -> BudgetedRun:
+def fake_fit(config: TrainConfig, budget_s: float, *, made_for: Length | None) -> BudgetedRun:
     return BudgetedRun(
         dataclasses.replace(config, max_batches=int(budget_s), lr_batches=77.0), Pace(1.0, 2.0), int(budget_s)
     )
@@ -57,6 +59,7 @@ def test_budget_fits_the_run_and_settings_hold(data: Path, out: Path, monkeypatc
     assert [config.lr for config in told] == [0.01]
     assert (run.config.max_batches, run.config.lr, run.config.lr_batches) == (1200, 0.01, 77.0)
     assert "20 minutes are 1,200 batches of 1.00 s" in run.notes[-1]
+    assert not any(note.startswith("length:") for note in run.notes)
     assert configure_run(str(data), ["lr_batches=5"], out, budget="20m").config.lr_batches == 5.0
     assert configure_run("prompts:tiny", [], out, budget="1h").config.max_batches == 3600
 
@@ -71,7 +74,7 @@ def test_begun_run_keeps_its_configuration(data: Path, out: Path, monkeypatch: p
     config = minute_config(str(data), max_batches=2)
     train(config, out, is_quiet=True)
 
-    def fail(*_: object) -> BudgetedRun:
+    def fail(*_: object, **__: object) -> BudgetedRun:
         raise AssertionError("a run that has begun is not timed again")
 
     monkeypatch.setattr(configure, "fit_to_time", fail)
@@ -80,3 +83,14 @@ def test_begun_run_keeps_its_configuration(data: Path, out: Path, monkeypatch: p
     assert again.config.model.encoder == config.model.encoder
     assert configure_run(str(data), ["num_epochs=3"], out).config.max_batches is None
     assert configure_run(str(data), ["max_batches=4"], out).config.max_batches == 4
+
+
+def test_budget_of_a_folder_is_scaled_from_what_the_recipe_was_made_for(
+    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from the run that was fitted to the data: its schedules would be scaled twice."""
+    monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=0.5, validation_s=0.0))
+    config, tiny = configure_run(str(data), [], out, budget="20m").config, prompts.tiny()
+    assert config.max_batches is not None and 2200 < config.max_batches < 2400
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * config.max_batches / MADE_FOR.num_batches, rel=0.01)
+    assert config.model.transducer is not None and config.model.transducer.lattice == "modified"

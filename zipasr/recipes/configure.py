@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
-from zipasr.recipes.own_data import fit_to_data
+from zipasr.recipes.own_data import MADE_FOR, fit_to_data
 from zipasr.train.config import TrainConfig
 from zipasr.train.finetune import resolve
 from zipasr.train.folder import stored_config
@@ -58,18 +58,21 @@ def configure_run(
     if stored is not None:
         base = dataclasses.replace(stored, data=recipe) if is_folder else stored
         return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out))
-    base, notes = fit_to_data(recipe) if is_folder else (find_recipe(recipe), ())
-    config = resolve(_in_epochs(base, given), settings, checkpoint, out)
+    fitted = fit_to_data(recipe) if is_folder else None
+    base, notes = (fitted.config, fitted.reasons) if fitted is not None else (find_recipe(recipe), ())
     if budget_s is None:
-        return ConfiguredRun(config, notes)
+        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out), notes)
+    base, made_for = (fitted.recipe, MADE_FOR) if fitted is not None else (base, None)
+    config = resolve(base, settings, checkpoint, out)
     if before_timing is not None:
         before_timing(config)
-    run = fit_to_time(config, budget_s)
+    run = fit_to_time(config, budget_s, made_for=made_for)
     note = (
         f"budget: {budget_s / 60:g} minutes are {run.num_batches:,} batches of {run.pace.step_s:.2f} s on this machine, "
         f"with validations of {run.pace.validation_s:.1f} s"
     )
-    return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*notes, note))
+    rules = [reason for reason in notes if not reason.startswith("length: ")]
+    return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*rules, note))
 
 
 def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:

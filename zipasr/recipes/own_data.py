@@ -73,6 +73,8 @@ class FittedRun(NamedTuple):
     config: TrainConfig
     reasons: tuple[str, ...]
     """Sentences to print."""
+    recipe: TrainConfig
+    """The same before it was scaled to its length: as `MADE_FOR` has it."""
 
 
 def fit_to_data(folder: str) -> FittedRun:
@@ -95,20 +97,13 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         folder: where the data is.
         batches_per_epoch: of its utterances, each at every speed.
     """
-    num_batches = batches_to_train(batches_per_epoch)
-    config = scaled_to(prompts.tiny(), num_batches, batches_per_epoch=batches_per_epoch, made_for=MADE_FOR)
+    tiny, num_batches = prompts.tiny(), batches_to_train(batches_per_epoch)
     tokenizer, why_tokens = _tokenizer(facts)
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
-    transducer = config.model.transducer
-    assert transducer is not None
-    model = dataclasses.replace(config.model, transducer=dataclasses.replace(transducer, lattice=lattice))
-    config = dataclasses.replace(
-        config,
-        data=folder,
-        model=model,
-        tokenizer=tokenizer,
-        max_batches=num_batches,
-    )
+    assert tiny.model.transducer is not None
+    model = dataclasses.replace(tiny.model, transducer=dataclasses.replace(tiny.model.transducer, lattice=lattice))
+    recipe = dataclasses.replace(tiny, data=folder, model=model, tokenizer=tokenizer)
+    config = scaled_to(recipe, num_batches, batches_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     reasons = [
         f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
         f"{facts.num_words:,}, {facts.num_distinct_texts:,} distinct texts"
@@ -120,7 +115,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         f"{num_batches / batches_per_epoch:.1f} epochs at {len(config.batch.speed_factors)} speeds each",
         *_warnings(facts),
     ]
-    return FittedRun(config, tuple(reasons))
+    return FittedRun(config, tuple(reasons), recipe)
 
 
 def batches_to_train(batches_per_epoch: float) -> int:

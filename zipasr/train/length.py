@@ -109,7 +109,7 @@ def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float
     )
 
 
-def fit_to_time(config: TrainConfig, budget_s: float) -> BudgetedRun:
+def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None = None) -> BudgetedRun:
     """Scale a run so that it takes about a given time on this machine, by taking some of its steps.
 
     Nothing is written. A machine that becomes busier, or idle, later is not foreseen.
@@ -117,6 +117,7 @@ def fit_to_time(config: TrainConfig, budget_s: float) -> BudgetedRun:
     Args:
         config: the run, its data prepared.
         budget_s: seconds from start to end.
+        made_for: the length that the numbers of `config` were chosen for; None: its own on this data.
     Raises:
         ConfigError: the time is too short to learn anything.
         DataError: the data cannot be used.
@@ -139,7 +140,8 @@ def fit_to_time(config: TrainConfig, budget_s: float) -> BudgetedRun:
             f"{budget_s / 60:.1f} minutes; give {needed_s / 60 + 1:.0f} minutes or more"
         )
     per_epoch = plan.num_batches(0) / config.accumulate_batches
-    made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
+    if made_for is None:
+        made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
     return BudgetedRun(scaled_to(config, num_batches, batches_per_epoch=per_epoch, made_for=made_for), pace, num_batches)
 
 
