@@ -31,10 +31,11 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed every test alike, fixtures included, so that it does not matter which tests the same process ran before."""
+    """Start every test alike, fixtures included, so that it does not matter which tests the same process ran before."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
 @pytest.fixture(scope="session")
