@@ -90,6 +90,15 @@ def test_damage_at_the_end_keeps_the_length(caplog: pytest.LogCaptureFixture) ->
     assert warnings_of(caplog)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("matroska", "aac"), ("mp4", "aac")])
+def test_damage_at_the_start_moves_nothing(container: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = load_audio(mux(container, codec, 48000, TONE))
+    samples = load_audio(mux(container, codec, 48000, TONE, damage=[0.0, 0.03, 0.06]), allow_damaged=True)
+    assert abs(len(samples) - len(whole)) <= 16
+    assert np.abs(samples[: round(0.04 * 16000)]).max() < 0.05
+    assert re.search(r"cannot be decoded: 0\.0\d to 0\.(0|1)\d s$", warnings_of(caplog)[0])
+
+
 @pytest.mark.parametrize("kind", ["wav", "flac", "webm", "aiff"])
 def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     data = ENCODED[kind]()

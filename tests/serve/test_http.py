@@ -11,6 +11,7 @@ import numpy as np
 import openai
 import pytest
 
+from tests.audio.muxing import mux
 from tests.serve.running import WATCHDOG_S, Reachable, offline_recognizer, running, sentence, wav
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
@@ -209,6 +210,15 @@ def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) 
     assert response.status_code == 400
     assert sentence_part in message_of(response) and "format=" not in message_of(response)
     assert response.json()["error"]["param"] == "file"
+
+
+def test_a_gap_in_a_recording_is_silence(server: Service, recognizer: Recognizer) -> None:
+    """As for `transcribe`: time is what the clock of the file says."""
+    samples = np.rint(sentence() * 32767) / 32767
+    film = mux("matroska", "pcm_s16le", 16_000, samples, video_s=1.0, retime=lambda start_s: start_s + 2)
+    answer = post(server, film, response_format="verbose_json").json()
+    assert answer["duration"] == pytest.approx(len(samples) / 16_000 + 2, abs=1e-3)
+    assert answer["text"] == recognizer.transcribe(film).text
 
 
 def test_short_and_empty_recordings_have_no_words(server: Service) -> None:

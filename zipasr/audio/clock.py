@@ -113,9 +113,10 @@ class Clock:
     def _zero_at(self, start_s: float) -> float:
         """The timestamp of sample 0, by the clock as it is set when a frame has this timestamp."""
         if self._zero_s is None:
-            self._zero_s, self._first_s = start_s - self.now_s, start_s
+            self._first_s = start_s
+            self._zero_s = start_s - self.now_s - (self._lost_s or 0.0)
             if self.num_samples == 0 and self._others_start_s is not None:
-                self._zero_s = min(start_s, self._others_start_s)
+                self._zero_s = min(self._zero_s, self._others_start_s)
         elif start_s < self._last_start_s - _TOLERANCE_S and (
             start_s <= self._first_s + _TOLERANCE_S or self._last_end_s - start_s > _RESTART_S
         ):  # several recordings in one file, each with a clock of its own
