@@ -192,3 +192,14 @@ def test_flags_that_contradict_each_other(
 ) -> None:
     assert main(["evaluate", str(run_folder), str(cuts), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_flag_that_says_the_usual_overrules_the_models_default(
+    cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_tiny(tmp_path)
+    (tmp_path / "search.json").write_text('{"search": {"method": "greedy", "max_symbols_per_frame": 5}}')
+    expected = {(): {"method": "greedy", "max_symbols_per_frame": 5}, ("--max-symbols-per-frame", "1"): {"method": "greedy"}}
+    for flags, search in expected.items():
+        assert main(["evaluate", str(tmp_path), str(cuts), "--json", "--no-compare", *flags]) == 0
+        assert json.loads(capsys.readouterr().out)["search"] == search

@@ -88,3 +88,11 @@ def test_streams_follow_it_too_but_for_rescoring() -> None:
     rescoring = SearchConfig(method="attention_rescoring", attention_scale=2.0)
     found = settled_for_streams(SearchConfig(), Heads(has_attention=True), default=rescoring)
     assert found == SearchConfig(method="ctc_beam")
+
+
+def test_fields_as_usual_hold_where_they_are_explicit() -> None:
+    default = SearchConfig(method="beam", beam=8, max_symbols_per_frame=5)
+    assert default.reset([]) == default
+    assert default.reset(["max_symbols_per_frame", "beam"]) == SearchConfig(method="beam")
+    with pytest.raises(KeyError):
+        default.reset(["beem"])

@@ -142,11 +142,12 @@ def _comparison_table(
 ) -> str:
     from pathlib import Path
 
-    from zipasr.search.comparison import explain_differences, format_comparison
+    from zipasr.evaluate import explain
+    from zipasr.search.comparison import format_comparison
 
     what = f"{Path(args.cuts).name} ({len(report.results)} utterances)"
     lines = [format_comparison(compared, recognizer.search, what=what)]
-    return "\n".join([*lines, *(f"note: {finding}" for finding in explain_differences(compared))])
+    return "\n".join([*lines, *(f"note: {finding}" for finding in explain(recognizer, compared))])
 
 
 def _save_default(

@@ -1,7 +1,7 @@
 """The flags that the verbs with a recogniser share, and the recogniser that they ask for."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.threads import add_threads_option, use_threads
 
@@ -106,6 +106,11 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
         if getattr(args, scale) is not None and getattr(args, of) is None:
             flag = f"--{scale.replace('_', '-')}"
             raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
+    return SearchConfig(method=args.search, **_given(args))
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `SearchConfig` that flags set, but for the method."""
     names = (
         "beam",
         "num_best",
@@ -116,8 +121,7 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
         "lodr_scale",
         "hotword_boost",
     )
-    given = {name: getattr(args, name, None) for name in names}
-    return SearchConfig(method=args.search, **{name: value for name, value in given.items() if value is not None})
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 
 def load_recognizer(
@@ -147,6 +151,7 @@ def load_recognizer(
         args.model,
         device=args.device,
         search=search,
+        explicit=_given(args),
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),

@@ -1,7 +1,7 @@
 """How good a recogniser is: error rates, settings tuned on a dev set, and what its confidence is worth."""
 
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
-from zipasr.evaluate.compare import compare_searches, save_default_search
+from zipasr.evaluate.compare import compare_searches, explain, save_default_search
 from zipasr.evaluate.rates import (
     ErrorRates,
     Errors,
@@ -32,6 +32,7 @@ __all__ = [
     "default_grid",
     "error_rates",
     "evaluate",
+    "explain",
     "parse_grid",
     "read_cuts",
     "readable_groups",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
-from zipasr.model import resolve_model_folder
+from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import is_exported
 from zipasr.recognizer import Recognizer
-from zipasr.search.comparison import ComparedSearch, SearchComparison, searches_to_compare
+from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import write_default_search
 from zipasr.search.strategy import SearchConfig
 
@@ -49,6 +49,13 @@ def compare_searches(
     if not num_utterances:
         raise DataError("there must be an utterance to compare searches on, but none can be read; check the cuts")
     return comparison.results()
+
+
+def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[str]:
+    """What the differences between the searches say of the model; see `explain_differences`."""
+    scorer = recognizer.scorer
+    head = scorer.config.transducer if isinstance(scorer, AsrModel) else None
+    return explain_differences(compared, lattice=head.lattice if head is not None else None)
 
 
 def save_default_search(

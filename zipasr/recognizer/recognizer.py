@@ -144,6 +144,7 @@ class Recognizer:
         *,
         device: str = "auto",
         search: SearchConfig | None = None,
+        explicit: Iterable[str] = (),
         lm: str | os.PathLike[str] | None = None,
         lodr: str | os.PathLike[str] | None = None,
         hotwords: Sequence[str | Hotword] = (),
@@ -156,6 +157,7 @@ class Recognizer:
             folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
             device: cpu, cuda, cuda:N, mps or auto.
             search: how to search; None: the default of the folder, see `SearchConfig.method`.
+            explicit: fields of `search` that hold although they are as usual, such as a beam of 4 where the folder has 8.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
             lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
             hotwords: phrases to prefer, in plain words.
@@ -176,7 +178,7 @@ class Recognizer:
             features=features,
             device=chosen,
             search=search,
-            default_search=default.search if default is not None else None,
+            default_search=default.search.reset(explicit) if default is not None else None,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             calibrations=read_calibrations(path),

@@ -275,7 +275,7 @@ def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
         first = int(is_good.argmin())
         cure = INT16_CURE if np.isfinite(values[first]) else "leave it out or mend its source"
         raise ValueError(
-            f"samples must be finite numbers, -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}; the "
-            "stream is as it was"
+            f"samples must be finite numbers, -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}; "
+            "the stream is as it was"
         )
     return values

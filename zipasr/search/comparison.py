@@ -168,12 +168,13 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
             f"{several.wer:.1f} %. Search with --max-symbols-per-frame {several.search.max_symbols_per_frame}{cure}"
         )
     if transducer is not None and by_ctc is not None and _is_notable(transducer, by_ctc):
-        cause = (
-            "it learns more slowly on little data. Train longer, or give more data"
-            if is_cured
-            else "with the lattice `regular` it may not learn from little data when to emit a label. Train with --set "
-            "model.transducer.lattice=modified"
-        )
+        cause = "it learns more slowly on little data. Train longer, or give more data"
+        if not is_cured:
+            known = "it was" if lattice is not None else "if it was"
+            cause = (
+                f"{known} trained with the lattice `regular`, under which it may not learn from little data when to emit a "
+                "label. Train with --set model.transducer.lattice=modified"
+            )
         findings.append(
             f"the transducer head has {transducer.wer:.1f} % WER ({transducer.deletions:.1f} % deleted) where CTC has "
             f"{by_ctc.wer:.1f} %: {cause}"

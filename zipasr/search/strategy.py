@@ -6,7 +6,7 @@ what does not is decided here, once, for transcripts, evaluation and tuning alik
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -116,6 +116,11 @@ class SearchConfig:
     def changes(self) -> dict[str, Any]:
         """The fields that are not as usual, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if self._is_changed(field.name)}
+
+    def reset(self, names: Iterable[str]) -> "SearchConfig":
+        """The same with these fields as usual."""
+        usual: dict[str, Any] = {name: type(self).__dataclass_fields__[name].default for name in names}
+        return dataclasses.replace(self, **usual)
 
     def __str__(self) -> str:
         """The method, and what else is not as usual."""
