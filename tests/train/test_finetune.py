@@ -107,7 +107,9 @@ def wer_on(data: Path, model_folder: Path) -> float:
     model, tokenizer = AsrModel.load(model_folder)
     cuts = read_cuts(data / "dev_cuts.jsonl.gz")
     batches = validation_batches(cuts, tokenizer, recipe(data))
-    return validate(model, batches, {c.id: c.supervisions[0].text for c in cuts}, tokenizer, torch.device("cpu"))["wer"]
+    return validate(model, batches, {c.id: c.supervisions[0].text for c in cuts}, tokenizer, torch.device("cpu")).metrics[
+        "wer"
+    ]
 
 
 # It learns

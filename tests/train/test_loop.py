@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from tests.train.tones import minute_config, with_attention, without_heads, write_tones
+from tests.train.tones import minute_config, validation_of, with_attention, without_heads, write_tones
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.config import to_json
@@ -260,7 +260,7 @@ def test_sigterm_saves_and_ends_well(
 
 def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([90.0, 70.0, 80.0, 70.0, 95.0, 60.0])
-    monkeypatch.setattr(loop, "validate", lambda *args: {"wer": next(rates)})
+    monkeypatch.setattr(loop, "validate", lambda *args: validation_of(wer=next(rates)))
     run(minute_config(small_data, num_epochs=2, valid_interval=1, keep_best=3), tmp_path)
     kept = sorted(path.name for path in (tmp_path / "best").iterdir())
     assert kept == ["batch-00000002", "batch-00000004", "batch-00000006"]

@@ -15,7 +15,7 @@ import torch
 from tests.train.ranks import new_stepper, random_batch
 from tests.train.test_state import TOKENIZER, new_state
 from tests.train.test_state import train as train_state
-from tests.train.tones import minute_config, write_tones
+from tests.train.tones import minute_config, validation_of, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.train import loop, rescue
@@ -35,6 +35,7 @@ from zipasr.train.state import (
     load_newest,
 )
 from zipasr.train.step import Stepper
+from zipasr.train.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +111,10 @@ def test_best_models_and_metrics_of_the_abandoned_branch_go(
     rates = iter([90.0, 80.0, 70.0, 10.0, 5.0, 60.0, 95.0, 50.0])
     seen: list[tuple[list[int], list[int]]] = []
 
-    def rate(*args: Any) -> dict[str, float]:
+    def rate(*args: Any) -> Validation:
         noted = [line["batch"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
         seen.append((list(best_folders(tmp_path)), noted))
-        return {"wer": next(rates)}
+        return validation_of(wer=next(rates))
 
     monkeypatch.setattr(loop, "validate", rate)
     diverge(monkeypatch, 9, above_lr=0.03)

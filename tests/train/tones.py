@@ -20,7 +20,11 @@ from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.model import AsrConfig, AsrModel
+from zipasr.search.comparison import ComparedSearch
+from zipasr.search.edits import ErrorRates, Errors
+from zipasr.search.strategy import SearchConfig
 from zipasr.train.config import TokenizerConfig, TrainConfig
+from zipasr.train.validation import Validation
 
 RATE_HZ = 16_000
 WORDS = {"LO": (300, 500), "MID": (900, 700), "HI": (2000, 2600), "UP": (400, 3000), "DOWN": (3000, 600)}
@@ -133,3 +137,10 @@ def minute_model(seed: int = 0, vocab_size: int = 14) -> AsrModel:
     """The model of `minute_config`, untrained."""
     torch.manual_seed(seed)
     return AsrModel(dataclasses.replace(minute_config().model, vocab_size=vocab_size))
+
+
+def validation_of(*, wer: float) -> Validation:
+    """What a validation finds whose only search has this error rate in percent, over ten words."""
+    errors = Errors(substitutions=round(wer / 10), num_reference=10)
+    search = ComparedSearch(search=SearchConfig(method="greedy"), errors=ErrorRates(errors, errors), decode_s=0.0)
+    return Validation({"wer": wer}, [search], 1, True)
