@@ -24,7 +24,7 @@ MAX_FORGOTTEN = 12.0
 it nothing of them is understood any more (docs/finetuning.md)."""
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")

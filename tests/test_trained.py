@@ -26,7 +26,7 @@ MAX_HARM = 2.5
 MAX_START_ERROR_S = 0.02
 """Mean error of the starts of words, against the level of the sound; measured 0.006 (docs/alignment.md)."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ with the whole recipe 0.9."""
 METHODS = ("greedy", "beam", "ctc_greedy")
 SILENCE = np.zeros(16_000, np.float32)
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("streaming")]
+pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")
