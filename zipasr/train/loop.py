@@ -57,6 +57,9 @@ from zipasr.train.validation import Validation, validate, validation_batches
 
 logger = logging.getLogger(__name__)
 
+_LEARNED_WER = 50.0
+"""Percent. While every search is above this, the model has learned too little for their differences to mean anything."""
+
 
 @dataclass(frozen=True)
 class TrainReport:
@@ -316,7 +319,7 @@ class _Run:
             + f", best search {found.best.search}"
         )
         findings = self._findings()
-        if findings and not self.has_warned:
+        if findings and not self.has_warned and found.best.wer < _LEARNED_WER:
             self.has_warned = True
             self.log.message("\n".join(f"note: {finding}" for finding in findings))
         return metrics
