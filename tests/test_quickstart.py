@@ -1,4 +1,4 @@
-"""Run: the quick start at full size, as the README has it, and its model finetuned to another language. Minutes long; what
+"""Run: the quick start, as the README has it (`.ci/run` trains it half as long), and its model finetuned to another language. Minutes long; what
 they print goes straight to the log."""
 
 import json
