@@ -1,5 +1,5 @@
-"""Run: the quick start, as the README has it (`.ci/run` trains it half as long), and its model finetuned to another language. Minutes long; what
-they print goes straight to the log."""
+"""Run: the quick start, as the README has it (`.ci/run` trains it half as long), and its model finetuned to another
+language. Minutes long; what they print goes straight to the log."""
 
 import json
 import os
