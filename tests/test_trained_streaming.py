@@ -38,6 +38,10 @@ MIN_SHARED_WORDS = 0.3
 """Of the words of a prompt, through the echo and noise reduction of a browser and after so little training: measured 0.6,
 with the whole recipe 0.9."""
 METHODS = ("greedy", "beam", "ctc_greedy")
+TIE_NATS, MAX_TIES = 0.02, 4
+"""Two texts of a beam whose scores per label are this near may be told apart by the silence of the last window, which
+sherpa-onnx takes for audio and zipasr does not. Of 80 prompts three were, after a third of the recipe, by 0.0003, 0.0006 and
+0.0142 nats; greedy and CTC search say the same of all of them."""
 SILENCE = np.zeros(16_000, np.float32)
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -99,6 +103,17 @@ def test_chunks_cost_little(run: Path, utterances: list[ReferenceUtterance], rec
     assert rates["in chunks"] <= rates["whole"] + MAX_WORSE
 
 
+def tied_texts(run: Path, method: str, samples: np.ndarray) -> set[str]:
+    """The texts that a beam search finds as good as its best one, up to `TIE_NATS` per label; nothing for other searches."""
+    if method != "beam":
+        return set()
+    model = Recognizer.load(run, search=SearchConfig(method="beam", num_best=4), chunks=CHUNKS)
+    ranked = model.find(model.encode([model.fbank(samples)]))[0]
+    scores = [hypothesis.normalised_score(model.scorer.context_size) for hypothesis in ranked]
+    pairs = zip(ranked, scores, strict=True)
+    return {model.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_streams_graphs_and_sherpa_onnx_say_the_same(
     method: str, run: Path, exported: Path, recordings: list[np.ndarray]
@@ -111,7 +126,11 @@ def test_streams_graphs_and_sherpa_onnx_say_the_same(
     assert streamed(graphs, recordings) == expected
     assert [transcript.text for transcript in graphs.transcribe_many(recordings)] == expected
     tokens = sherpa_tokens(sherpa_recognizer(exported, method), recordings)
-    assert [" ".join("".join(pieces).split()) for pieces in tokens] == expected  # where it found the space twice
+    told = [" ".join("".join(pieces).split()) for pieces in tokens]  # where it found the space twice
+    other = {i for i, (ours, theirs) in enumerate(zip(expected, told, strict=True)) if ours != theirs}
+    assert len(other) <= MAX_TIES
+    ties = {i: tied_texts(run, method, recordings[i]) for i in other}
+    assert all(told[i] in ties[i] for i in other), [(expected[i], told[i]) for i in other]
 
 
 def test_live_sound_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
