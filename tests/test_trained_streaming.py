@@ -39,9 +39,9 @@ MIN_SHARED_WORDS = 0.3
 with the whole recipe 0.9."""
 METHODS = ("greedy", "beam", "ctc_greedy")
 TIE_NATS, MAX_TIES = 0.02, 4
-"""Two texts of a beam whose scores per label are this near may be told apart by the silence of the last window, which
-sherpa-onnx takes for audio and zipasr does not. Of 80 prompts three were, after a third of the recipe, by 0.0003, 0.0006 and
-0.0142 nats; greedy and CTC search say the same of all of them."""
+"""After a third of the recipe, sherpa-onnx's beam takes another of our best texts for 3 of 80 prompts, whose scores per label
+are 0.0003, 0.0006 and 0.0142 nats below the best; greedy and CTC search say the same of all. Why is not known: it may be the
+silence of the last window, which sherpa-onnx takes for audio and zipasr does not. After the whole recipe there is none."""
 SILENCE = np.zeros(16_000, np.float32)
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -128,7 +128,7 @@ def test_streams_graphs_and_sherpa_onnx_say_the_same(
     tokens = sherpa_tokens(sherpa_recognizer(exported, method), recordings)
     told = [" ".join("".join(pieces).split()) for pieces in tokens]  # where it found the space twice
     other = {i for i, (ours, theirs) in enumerate(zip(expected, told, strict=True)) if ours != theirs}
-    assert len(other) <= MAX_TIES
+    assert len(other) <= (MAX_TIES if run == SHORT_RUN else 0)
     ties = {i: tied_texts(run, method, recordings[i]) for i in other}
     assert all(told[i] in ties[i] for i in other), [(expected[i], told[i]) for i in other]
 
