@@ -39,9 +39,9 @@ MIN_SHARED_WORDS = 0.3
 with the whole recipe 0.9."""
 METHODS = ("greedy", "beam", "ctc_greedy")
 TIE_NATS, MAX_TIES = 0.02, 4
-"""After a third of the recipe, sherpa-onnx's beam takes another of our best texts for 3 of 80 prompts, whose scores per label
-are 0.0003, 0.0006 and 0.0142 nats below the best; greedy and CTC search say the same of all. Why is not known: it may be the
-silence of the last window, which sherpa-onnx takes for audio and zipasr does not. After the whole recipe there is none."""
+"""After a third of the recipe, sherpa-onnx's beam takes another of our best texts for 3 of 80 prompts, whose scores per
+label are 0.0003, 0.0006 and 0.0142 nats below the best; greedy and CTC search say the same of all. Why is not known: it may
+be the silence of the last window, which sherpa-onnx takes for audio and zipasr does not. After the whole recipe none was."""
 SILENCE = np.zeros(16_000, np.float32)
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
