@@ -81,12 +81,12 @@ def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> soc
     return connection
 
 
-def answer_of(connection: socket.socket) -> str:
+def answer_of(connection: socket.socket, *, encoding: str = "utf-8") -> str:
     """All that comes until the server closes."""
     content = b""
     while block := connection.recv(65536):
         content += block
-    return content.decode()
+    return content.decode(encoding)
 
 
 def form_of(content: bytes, **fields: str) -> bytes:

@@ -1,6 +1,8 @@
 """Contract: at SIGTERM all that was accepted is answered, what was sent is heard, and what is new is sent away."""
 
 import contextlib
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -9,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.serve.clients import results_of, stream_samples
+from tests.serve.clients import answer_of, frame, raw_socket, results_of, stream_samples
 from tests.serve.running import WATCHDOG_S, gauge, held, running, sentence, streaming_recognizer, wait_until, wav
 from tests.serve.test_http import post
 from tests.serve.test_sockets import closed, utterances_of, ws
@@ -63,9 +65,37 @@ def test_what_was_sent_before_is_heard_to_its_end(is_done: bool, recognizer: Rec
     assert finals == [transcript.text for transcript in utterances_of(recognizer, samples)]
 
 
-def test_who_sends_without_a_pause_is_cut_off_and_answered(recognizer: Recognizer) -> None:
+def test_who_sends_on_after_the_end_can_read_the_answer() -> None:
+    """The server has stopped listening, and hears out who has not yet seen that it is over: nothing breaks the connection."""
+    message = frame(2, np.zeros(100, np.float32).tobytes())
+    with running(streaming_recognizer()) as service, raw_socket(service, "/online") as live:
+        port = service.port
+        assert live.recv(65536).startswith(b"HTTP/1.1 101")
+        live.sendall(message)
+        service.stop()
+        wait_until(lambda: not is_listening(port))
+        for _ in range(20):
+            live.sendall(message)
+            time.sleep(0.01)
+        live.sendall(frame(8, b""))
+        answers = answer_of(live, encoding="latin-1")
+    assert '"is_eof":true' in answers.replace(" ", "")
+    assert "Done!" in answers
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=WATCHDOG_S).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_who_sends_without_a_pause_is_cut_off_and_answered(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second here; the rest of the minute is for the answer."""
+    monkeypatch.setattr("zipasr.serve.sockets._SHARE_FOR_LISTENING", 1 / 60)
     quiet = np.zeros(160, np.float32).tobytes()
-    with running(streaming_recognizer(), drain_timeout_s=2.0) as service, connect(ws(service)) as live:
+    with running(streaming_recognizer(), drain_timeout_s=60.0) as service, connect(ws(service)) as live:
         with ThreadPoolExecutor(1) as pool:
             stream_samples(live, sentence(0, 2.0))
             live.recv(WATCHDOG_S)

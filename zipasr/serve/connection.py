@@ -126,6 +126,17 @@ class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
         # It refers to itself, and has the last message in it, up to 20 MB: both would stay until garbage is collected.
         self.conn.parser.close()
 
+    def shutdown(self) -> None:
+        """Called when the server stops.
+
+        Differs: uvicorn's breaks a connection that it has already closed, and a client that is still sending then loses the
+        answer that is on its way. Here the client's word, or `close_timeout`, ends it; the server waits for that.
+        """
+        if self.close_sent and self.close_timer is not None:
+            self.stop_keepalive()
+        else:
+            super().shutdown()
+
     async def send(self, message: Any) -> None:
         """Send a message of the application."""
         await super().send(message)

@@ -38,6 +38,8 @@ _MAX_HELD_BYTES = 1_000_000_000
 _STOPPING = "The server is about to stop."
 _BACKLOG_S = 0.02
 """When the server is about to stop, live sound ends where nothing comes for so long: what was sent before has been heard."""
+_SHARE_FOR_LISTENING = 0.5
+"""Of the time for stopping; live sound that comes without a pause is cut off then, and the rest is for its answer."""
 
 
 class _Close(Exception):
@@ -137,7 +139,7 @@ class SocketEndpoints:
             if not session.has_room:
                 await _first_of(session.room(), writing)
             if self.draining.is_set():  # who leaves no pauses is cut off, in time for the answer
-                latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s / 2)
+                latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s * _SHARE_FOR_LISTENING)
                 if time.monotonic() >= latest_s:
                     break
         return False
