@@ -66,7 +66,7 @@ def test_what_was_sent_before_is_heard_to_its_end(is_done: bool, recognizer: Rec
 
 
 def test_who_sends_on_after_the_end_can_read_the_answer() -> None:
-    """The server has stopped listening, and hears out who has not yet seen that it is over: nothing breaks the connection."""
+    """The server has stopped listening, and hears out who has not yet seen that it is over."""
     message = frame(2, np.zeros(100, np.float32).tobytes())
     with running(streaming_recognizer()) as service, raw_socket(service, "/online") as live:
         port = service.port
