@@ -165,7 +165,7 @@ def test_on_the_command_line(pair: tuple[str, Path, Path], tmp_path: Path, capsy
     for argv, cure in (
         ([saved, "--left-context-ms", "640"], "no effect without --chunk-ms"),
         ([saved, "--chunk-ms", "330"], "positive multiple of 20 ms"),
-        ([saved, "--chunk-ms", "40"], "must be a multiple of 8 frames"),
+        ([saved, "--chunk-ms", "40"], "must be a multiple of 4 frames"),
         ([folder, "--chunk-ms", "640"], "export the model with those"),
     ):
         assert main(["transcribe", *map(str, argv), str(tmp_path / "a.wav")]) == 2

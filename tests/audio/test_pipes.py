@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.audio.tones import ENCODED
+from tests.watchdog import WATCHDOG_S
 from zipasr.audio import audio_duration_s, load_audio, num_channels, read_blocks, rereadable
 from zipasr.errors import AudioError
 
@@ -27,7 +28,7 @@ def fifo(folder: Path, data: bytes) -> Iterator[Path]:
     writing = threading.Thread(target=path.write_bytes, args=(data,), daemon=True)
     writing.start()
     yield path
-    writing.join(60)
+    writing.join(WATCHDOG_S)
     path.unlink()
 
 

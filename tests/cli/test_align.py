@@ -11,6 +11,7 @@ import soundfile
 import zipasr
 from tests.audio.muxing import mux
 from tests.tiny_model import noise, save_tiny
+from tests.watchdog import WATCHDOG_S
 from zipasr.alignment import align_file
 from zipasr.cli import main
 from zipasr.transcript import FORMATS
@@ -133,4 +134,4 @@ def test_tracks_damage_and_pipes(run_folder: Path, tmp_path: Path, capsys: pytes
     writing.start()
     assert main([*base[:2], str(pipe), *base[3:], "--audio-track", "1", "--allow-damaged"]) == 0
     assert json.loads(capsys.readouterr().out)["words"] == words[1]
-    writing.join(60)
+    writing.join(WATCHDOG_S)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import command, main
 from zipasr.errors import AudioError, ConfigError
 
@@ -115,7 +116,7 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
     assert process.stderr is not None
     process.stdout.read(10)
     process.stdout.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=WATCHDOG_S) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
 

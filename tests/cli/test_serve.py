@@ -16,8 +16,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.serve.clients import FORM, results_of, stream_samples
-from tests.serve.running import WATCHDOG_S, sentence, streaming_recognizer, wav
+from tests.serve.running import sentence, streaming_recognizer, wav
 from tests.tiny_model import save_tiny
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer

@@ -14,6 +14,7 @@ import soundfile
 import zipasr
 from tests.audio.muxing import mux
 from tests.tiny_model import noise, save_tiny
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 from zipasr.recognizer import Hotword
 from zipasr.transcript import FILE_ENDINGS, FORMATS
@@ -225,7 +226,7 @@ def test_the_standard_input_and_pipes(
         assert main(["transcribe", str(run_folder), str(path), "--per-channel", "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         printed.append([(row["channel"], row["text"]) for row in rows])
-    writing.join(60)
+    writing.join(WATCHDOG_S)
     assert printed[0] == printed[1]
     assert [channel for channel, _ in printed[0]] == [0, 1]
     assert main(["transcribe", str(run_folder), "-", "--list", "-"]) == 2

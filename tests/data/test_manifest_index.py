@@ -16,6 +16,7 @@ from lhotse import CutSet, MonoCut
 from lhotse import serialization as lhotse_serialization
 
 from tests.data.tone_batches import TEXTS, tone_cuts
+from tests.watchdog import WATCHDOG_S
 from zipasr.data import manifest_index
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.errors import DataError
@@ -264,7 +265,7 @@ def test_processes_read_for_themselves(tmp_path: Path, method: str) -> None:
         results = [pool.apply_async(ids_of, (indexed, places)) for _ in range(2)]
         expected = [f"c{1999 - i}" for i in places]
         assert ids_of(indexed, places) == expected
-        assert all(result.get(timeout=60) == expected for result in results)
+        assert all(result.get(timeout=WATCHDOG_S) == expected for result in results)
 
 
 def test_pickled_is_small_and_notices_changes(tmp_path: Path) -> None:

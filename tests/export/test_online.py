@@ -24,8 +24,8 @@ from zipasr.onnx_runtime import load, open_session
 from zipasr.search import ctc_greedy_search, greedy_search, modified_beam_search
 
 CHUNK, LEFT, WINDOW = 16, 64, 45
-CHANNELS, LAYERS = (64, 96, 96, 128, 128, 128, 96), 7
-HEADS, FACTORS = (2, 2, 2, 4, 4, 4, 2), (1, 2, 2, 4, 8, 4, 2)
+CHANNELS, LAYERS = (32, 64, 64, 48), 4
+HEADS, FACTORS = (2, 4, 4, 2), (1, 4, 4, 2)
 RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 3.1, 1.2))]
 
 
@@ -70,13 +70,13 @@ def test_signature_and_metadata(stem: str, output: tuple[str, int], streaming: E
         "comment": "streaming zipformer2",
         "decode_chunk_len": "32",
         "T": "45",
-        "num_encoder_layers": "1,2,1,1,1,1",
-        "encoder_dims": "64,96,128,128,128,96",
-        "cnn_module_kernels": "15,15,15,15,15,15",
-        "left_context_len": "64,32,16,8,16,32",
-        "query_head_dims": "16,16,16,16,16,16",
-        "value_head_dims": "12,12,12,12,12,12",
-        "num_heads": "2,2,4,4,4,2",
+        "num_encoder_layers": "1,2,1",
+        "encoder_dims": "32,64,48",
+        "cnn_module_kernels": "15,15,15",
+        "left_context_len": "64,16,32",
+        "query_head_dims": "16,16,16",
+        "value_head_dims": "12,12,12",
+        "num_heads": "2,4,2",
     }
 
 

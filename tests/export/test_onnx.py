@@ -121,7 +121,7 @@ def test_causal_model_as_a_whole() -> None:
 def test_half_precision(model_dir: Path, report: ExportReport, tmp_path: Path) -> None:
     half = export_model(model_dir, tmp_path / "half", precision="float16")
     assert half.config.files.encoder == "encoder.fp16.onnx"
-    assert half.num_bytes < 0.6 * report.num_bytes
+    assert half.num_bytes < 0.65 * report.num_bytes
     model = onnx.load(half.folder / "encoder.fp16.onnx")
     assert [entry[1] for entry in signature(model.graph.input)] == [FLOAT, INT64]
     assert [entry[1] for entry in signature(model.graph.output)] == [FLOAT, INT64]

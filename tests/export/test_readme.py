@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from tests.tiny_model import noise, save_tiny
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 from zipasr.export import ExportReport, export_model
 from zipasr.export.readme import describe, sherpa_onnx_limits
@@ -34,10 +35,10 @@ def assert_serves(line: str, folder: Path, env: dict[str, str]) -> None:
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        with urllib.request.urlopen(f"{url}/health", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=WATCHDOG_S) as answer:
             assert answer.status == 200
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(WATCHDOG_S) == 0
     finally:
         process.kill()
 

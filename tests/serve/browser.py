@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.serve.running import WATCHDOG_S
+from tests.watchdog import WATCHDOG_S
 
 SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
 """A folder to put pictures of the page in, for a look at it."""

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.serve.running import WATCHDOG_S, Reachable
+from tests.serve.running import Reachable
+from tests.watchdog import WATCHDOG_S
 from zipasr.serve.protocol import write_recording
 
 FORM = "Content-Type: multipart/form-data; boundary=x\r\n"

@@ -17,12 +17,10 @@ import soundfile
 import torch
 
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
+from tests.watchdog import WATCHDOG_S
 from zipasr.model import AsrModel
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.serve import ServeConfig, Service
-
-WATCHDOG_S = 120.0
-"""No test depends on it: it ends one that hangs."""
 
 
 def offline_recognizer() -> Recognizer:

@@ -15,7 +15,6 @@ from websockets.sync.client import connect
 
 from tests.serve.clients import FORM, PART, answer_of, form_of, raw_request, results_of, stream_samples
 from tests.serve.running import (
-    WATCHDOG_S,
     gauge,
     held,
     num_alive,
@@ -28,6 +27,7 @@ from tests.serve.running import (
 )
 from tests.serve.test_http import post
 from tests.serve.test_sockets import closed, utterances_of, ws
+from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 from zipasr.serve.live import LiveSession
 from zipasr.serve.protocol import write_recording

@@ -13,16 +13,8 @@ import soundfile
 from websockets.sync.client import connect
 
 from tests.serve.browser import Browser, browser
-from tests.serve.running import (
-    WATCHDOG_S,
-    gauge,
-    held,
-    offline_recognizer,
-    running,
-    sentence,
-    streaming_recognizer,
-    wait_until,
-)
+from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
+from tests.watchdog import WATCHDOG_S
 from zipasr.transcript import to_cues
 
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")

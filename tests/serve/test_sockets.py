@@ -18,7 +18,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.ports import free_port
 from tests.serve.clients import results_of, send_recordings, sherpa_program, stream_file, stream_samples
-from tests.serve.running import WATCHDOG_S, Reachable, offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.running import Reachable, offline_recognizer, running, sentence, streaming_recognizer
+from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
 from zipasr.transcript import Transcript, to_cues

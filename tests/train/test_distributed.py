@@ -26,6 +26,7 @@ from tests.train.ranks import (
     take_steps,
 )
 from tests.train.tones import minute_config, write_tones
+from tests.watchdog import WATCHDOG_S
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("tones"), num_train=24, num_dev=2)
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout_s: float = 120.0) -> list[str]:
+def finish(processes: list[subprocess.Popen[str]], timeout_s: float = WATCHDOG_S) -> list[str]:
     """What the processes wrote to stderr, once all are done."""
     try:
         return [process.communicate(timeout=timeout_s)[1] for process in processes]
@@ -119,7 +120,7 @@ def test_ranks_go_back_and_give_up_together(data: Path, tmp_path: Path) -> None:
 
 
 def wait_for_lines(folder: Path, num_lines: int, processes: list[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + WATCHDOG_S
     path = folder / "metrics.jsonl"
     while not path.is_file() or path.read_text().count("\n") < num_lines:
         assert time.monotonic() < deadline
@@ -182,7 +183,7 @@ def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_pat
     wait_for_lines(tmp_path / "run", 12, agents)
     os.kill(child_of(agents[1].pid), signal.SIGKILL)
     try:
-        said = [agent.communicate(timeout=400) for agent in agents]
+        said = [agent.communicate(timeout=WATCHDOG_S) for agent in agents]
     finally:
         for agent in agents:
             agent.terminate()  # which ends its worker, if there still is one

@@ -11,6 +11,7 @@ import torch
 from tests.train.kills import NUM_STEPS
 from tests.train.ranks import REPOSITORY
 from tests.train.tones import write_tones
+from tests.watchdog import WATCHDOG_S
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders
@@ -23,7 +24,9 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     data = write_tones(tmp_path / "data", num_train=24, num_dev=2)
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.train.kills", str(tmp_path), str(data), "20"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=2 * WATCHDOG_S, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["killed"] * 20
     whole, parts = checkpoint_folders(tmp_path / "whole"), checkpoint_folders(tmp_path / "parts")

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from tests.train.tones import minute_config, validation_of, with_attention, without_heads, write_tones
+from tests.watchdog import WATCHDOG_S
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.config import to_json
@@ -298,13 +299,13 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + WATCHDOG_S
     while not (out / "metrics.jsonl").is_file() or (out / "metrics.jsonl").stat().st_size == 0:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=WATCHDOG_S)
     assert process.returncode == 130, error
     assert "stopping" in error
     assert "run the same command to go on" in error
@@ -318,7 +319,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WATCHDOG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
