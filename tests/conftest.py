@@ -38,6 +38,15 @@ def pytest_runtest_setup() -> None:
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
+LONGEST = tuple(f"test_{name}.py" for name in ("readme", "onnx_streaming", "loop", "quantize", "memory", "distributed"))
+"""Files of tests that take longest, begun first: a process that begins one last keeps all others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def prompts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `zipasr prepare prompts` writes, made anew from recordings that are downloaded only once.
