@@ -116,9 +116,10 @@ class TransducerHead(nn.Module):
             label_lens: (N,) valid labels.
         """
         config = self.config
+        label_lens = label_lens.to(labels_NS.device, non_blocking=True)
         valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
         labels_NS = labels_NS.masked_fill(~valid, self.blank)
-        contexts_NUP = self.predict(labels_NS)
+        contexts_NUP = self.predict(labels_NS.to(encoded.frames.device, non_blocking=True))
         am_NTV, lm_NUV = self.simple_am(encoded.frames), self.simple_lm(contexts_NUP)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             simple = simple_transducer_loss(
