@@ -19,6 +19,7 @@ from zipasr.losses.arguments import require_span, require_vocabulary
 from zipasr.losses.label_smoothing import label_smoothing_loss
 from zipasr.nn.constraint import penalize_abs
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.placement import moved
 
 _SCORE_LIMIT, _SCORE_PENALTY = 50.0, 1e-4  # the published recipe: larger attention scores are pushed back
 _POSITION_BASE = 10_000.0  # Vaswani et al., section 3.5
@@ -148,8 +149,8 @@ class AttentionHead(nn.Module):
         """
         size, num_sequences, num_labels = self._check(encoded, labels_NKS, label_lens_NK)
         device = encoded.frames.device
-        sequences_MS = labels_NKS.flatten(0, 1).to(device, non_blocking=True)
-        lens_M1 = label_lens_NK.reshape(-1, 1).to(device, non_blocking=True)
+        sequences_MS = moved(labels_NKS.flatten(0, 1), device)
+        lens_M1 = moved(label_lens_NK.reshape(-1, 1), device)
         position_U = torch.arange(num_labels + 1, device=device)
         sequences_MS = sequences_MS.masked_fill(position_U[:num_labels] >= lens_M1, self.sos_eos)
         ids_MU = functional.pad(sequences_MS, (1, 0), value=self.sos_eos)

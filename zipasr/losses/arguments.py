@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zipasr.nn.placement import moved
+
 
 def require_float32(name: str, scores: Tensor, num_dims: int) -> None:
     """Raise ValueError unless `scores` is float32 (or float64) with `num_dims` axes."""
@@ -88,7 +90,7 @@ def checked_targets(
                 f"labels must be in [0, {vocab_size}) and not blank ({blank}) up to label_lens, "
                 f"but {num_wrong} are; check the tokenizer against the vocabulary of the model"
             )
-    labels_NS, frame_lens, label_lens = (x.to(scores.device, non_blocking=True) for x in (labels_NS, frame_lens, label_lens))
+    labels_NS, frame_lens, label_lens = (moved(x, scores.device) for x in (labels_NS, frame_lens, label_lens))
     is_padding_NS = torch.arange(num_labels, device=scores.device) >= label_lens[:, None]
     return Targets(labels_NS.long().masked_fill(is_padding_NS, blank), frame_lens, label_lens)
 

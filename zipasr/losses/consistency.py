@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zipasr.losses.arguments import is_readable, require_float32, require_shape, require_span
+from zipasr.nn.placement import moved
 
 
 def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
         if differ:
             raise ValueError(f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ")
     require_span("lens", lens_2N, 0, num_frames, "frames")
-    lens_2N = lens_2N.to(log_probs_2NTV.device, non_blocking=True)
+    lens_2N = moved(lens_2N, log_probs_2NTV.device)
 
     other_2NTV = log_probs_2NTV.detach().roll(num_rows // 2, dims=0)
     divergence_2NT = functional.kl_div(log_probs_2NTV, other_2NTV, reduction="none", log_target=True).sum(2)

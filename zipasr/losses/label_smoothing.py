@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zipasr.losses.arguments import require_float32, require_shape, require_span, require_vocabulary
+from zipasr.nn.placement import moved
 
 _IGNORED = -100
 
@@ -44,7 +45,7 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
     require_span("target_lens", target_lens, 0, num_targets, "targets")
     require_vocabulary("targets", targets_NU, target_lens, vocab_size)
     device = logits_NUV.device
-    targets_NU, target_lens = targets_NU.to(device, non_blocking=True), target_lens.to(device, non_blocking=True)
+    targets_NU, target_lens = moved(targets_NU, device), moved(target_lens, device)
     is_target_NU = torch.arange(num_targets, device=device) < target_lens[:, None]
     loss = functional.cross_entropy(
         logits_NUV.flatten(0, 1),

@@ -23,6 +23,7 @@ from zipasr.losses.arguments import (
     require_span,
 )
 from zipasr.losses.lattice import KINDS, LatticeKind, sum_paths
+from zipasr.nn.placement import moved
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
 """Logits softmaxed in one call. 4 MiB on a CPU: with 0.25 MiB two threads wait for each other at every call, and the
@@ -153,7 +154,7 @@ def prune_ranges(
         width = max(width, int(steepest_N.max()))
     width = min(width, num_positions)
     device = blank_occupation_NTU.device
-    frame_lens, label_lens = frame_lens.to(device, non_blocking=True), label_lens.to(device, non_blocking=True)
+    frame_lens, label_lens = moved(frame_lens, device), moved(label_lens, device)
 
     num_starts = num_positions - width + 1
     kept_NTs = blank_occupation_NTU[:, :, :num_starts].clone()

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from zipasr.nn.placement import moved
+
 
 class Encoded(NamedTuple):
     """Output of an encoder."""
@@ -21,7 +23,7 @@ class Encoded(NamedTuple):
     @property
     def is_padding_NT(self) -> Tensor:
         """Bool, True beyond `lens`, on the device of `frames`."""
-        lens = self.lens.to(self.frames.device, non_blocking=True)
+        lens = moved(self.lens, self.frames.device)
         return torch.arange(self.frames.shape[1], device=self.frames.device) >= lens.unsqueeze(1)
 
 

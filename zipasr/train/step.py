@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zipasr.data.batching import Batch
 from zipasr.errors import ZipasrError
+from zipasr.nn.placement import moved
 from zipasr.optim import ScaledAdam
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
@@ -106,9 +107,7 @@ class Stepper:
         """
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            losses = self.state.model(
-                batch.features.to(self.device, non_blocking=True), batch.feature_lens, batch.labels, batch.label_lens
-            )
+            losses = self.state.model(moved(batch.features, self.device), batch.feature_lens, batch.labels, batch.label_lens)
         weights = loss_weights(self.config, num_batches)
         return losses, torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
