@@ -86,11 +86,11 @@ def _damaged(packet: "av.Packet") -> "av.Packet":
 
 def _video(target: "av.container.OutputContainer", duration_s: float) -> list["av.Packet"]:
     """Packets of a tiny gray video at 10 Hz."""
-    stream = target.add_stream("libvpx" if target.format.name == "webm" else "mpeg4", rate=10)
+    stream = target.add_stream({"webm": "libvpx", "flv": "flv"}.get(target.format.name, "mpeg4"), rate=10)
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-    packets = []
+    packets, gray = [], np.full((48, 32), 128, np.uint8)
     for i in range(round(duration_s * 10)):
-        frame = av.VideoFrame(32, 32, "yuv420p")
+        frame = av.VideoFrame.from_ndarray(gray, "yuv420p")
         frame.pts = i
         packets += stream.encode(frame)
     return packets + stream.encode(None)

@@ -22,7 +22,7 @@ from zipasr.errors import AudioError
 PACKET_S = 0.064
 NOISE = (np.random.default_rng(0).integers(-8000, 8000, 60 * 1024) / 32768).astype(np.float32)
 """60 packets, 3.84 s."""
-ONSET_S = 1.0
+ONSET_S, BURST_RATE_HZ = 1.0, 48000
 BURST = np.concatenate([np.zeros(48000, np.float32), tone(48000, 2.0)])
 """A tone that starts after a second, at 48 kHz."""
 
@@ -103,19 +103,19 @@ def test_late_and_early_packets_of_a_live_recorder_change_nothing() -> None:
     np.testing.assert_array_equal(load_audio(data), NOISE)
 
 
-@pytest.mark.parametrize(
-    ("container", "codec"),
-    [
-        ("matroska", "aac"),
-        ("matroska", "libopus"),
-        ("webm", "libopus"),
-        ("mp4", "aac"),
-        ("mp4", "libopus"),
-        ("mov", "pcm_s16le"),
-        ("mpegts", "aac"),
-        ("mpeg", "mp2"),
-    ],
-)
+CONTAINERS = [
+    ("matroska", "aac"),
+    ("matroska", "libopus"),
+    ("webm", "libopus"),
+    ("mp4", "aac"),
+    ("mp4", "libopus"),
+    ("mov", "pcm_s16le"),
+    ("mpegts", "aac"),
+    ("mpeg", "mp2"),
+]
+
+
+@pytest.mark.parametrize(("container", "codec"), CONTAINERS)
 def test_offsets_and_gaps_in_every_container(container: str, codec: str) -> None:
     late = mux(container, codec, 48000, BURST, video_s=8.0, retime=lambda start_s: start_s + 4)
     assert onset_s(load_audio(late)) == pytest.approx(ONSET_S + 4, abs=0.03)
@@ -126,6 +126,24 @@ def test_offsets_and_gaps_in_every_container(container: str, codec: str) -> None
     assert onset_s(samples) == pytest.approx(ONSET_S + gap_s, abs=0.03)
     assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(3 + gap_s, abs=0.06)
     np.testing.assert_array_equal(joined(gap), samples)
+
+
+@pytest.mark.parametrize("late_s", [6, 20, 90])
+@pytest.mark.parametrize(("container", "codec"), [*CONTAINERS, ("flv", "aac")])
+def test_audio_that_starts_long_after_the_video(container: str, codec: str, late_s: int) -> None:
+    """Beyond the seconds in which FFmpeg looks for tracks and their starts."""
+    rate_hz = 44100 if container == "flv" else 48000
+    late = mux(container, codec, rate_hz, BURST, video_s=late_s + 4.0, retime=lambda start_s: start_s + late_s)
+    samples = load_audio(late)
+    assert onset_s(samples) == pytest.approx(BURST_RATE_HZ / rate_hz * ONSET_S + late_s, abs=0.03)
+    np.testing.assert_array_equal(joined(late), samples)
+    assert audio_duration_s(late) == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.2)
+
+
+def test_a_second_track_that_starts_late_is_found() -> None:
+    quiet = silence(10 * 48000)
+    both = mux("mpegts", "mp2", 48000, tone(48000, 3.0), quiet, video_s=20.0)
+    assert len(load_audio(both, audio_track=1)) == pytest.approx(10 * SAMPLE_RATE_HZ, abs=2000)
 
 
 def test_a_damaged_page_of_ogg_is_a_gap() -> None:

@@ -34,6 +34,9 @@ _MATROSKA = "matroska,webm"
 _LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
 # Formats whose timestamps were written by a clock. Those of the others are worked out from the bytes or samples before.
 _WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
+# What a track is shows in its first packets. FFmpeg looks for them for some seconds; if none came, for an hour or 64 MB.
+_WITHOUT_LIST_OF_TRACKS = frozenset({"mpeg", "mpegts", "flv"})
+_LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
@@ -41,21 +44,38 @@ _LENGTH_SLACK_S = 0.5
 
 @contextmanager
 def opened_by_av(
-    file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None
+    file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None, *, audio_track: int | None = None
 ) -> Iterator["av.container.InputContainer"]:
+    """The container in a file, with an audio track of that number if there is one, however late it starts."""
     options = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
     if headerless in PCM_FORMATS:
         options["sample_rate"] = str(sample_rate_hz)
+    container = _opened(file, name, headerless, options)
+    if container.format.name in _WITHOUT_LIST_OF_TRACKS and not _is_known(container, audio_track):
+        container.close()
+        file.seek(0)
+        container = _opened(file, name, headerless, options | _LONG_SEARCH)
+    with container:
+        yield container
+
+
+def _is_known(container: "av.container.InputContainer", track: int | None) -> bool:
+    """Whether an audio track has been found, and what it is."""
+    if track is None:
+        return container.streams.best("audio") is not None
+    tracks = container.streams.audio
+    return track < len(tracks) and tracks[track].codec_context is not None and tracks[track].codec_context.channels > 0
+
+
+def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str, str]) -> "av.container.InputContainer":
     try:
-        container = av.open(file, "r", format=headerless, options=options, metadata_errors="replace")
+        return av.open(file, "r", format=headerless, options=options, metadata_errors="replace")
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
             "Expected a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...) in "
             f"{name}, got an unknown or damaged format that begins {head_of(file)!r}; convert it to WAV or "
             "FLAC, or name a headerless format, for example format='g722'."
         ) from error
-    with container:
-        yield container
 
 
 def audio_stream(container: "av.container.InputContainer", name: str, track: int | None) -> "av.AudioStream":
@@ -112,7 +132,7 @@ def av_blocks(
     Raises:
         AudioError: no such track, two rates, damage, or at the end less than promised.
     """
-    with opened_by_av(file, name, headerless, sample_rate_hz) as container:
+    with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
         stream = audio_stream(container, name, audio_track)
         promised = promised_s(container, stream, file)
         check_rate(int(stream.rate or 0), name)
@@ -169,7 +189,7 @@ class _Track:
 
     def found_s(self) -> float:
         """How much was found, counted like what `promised_s` gives."""
-        if self._stream.duration:
+        if _duration_s(self._container, self._stream) is not None:
             return (self.clock.num_samples - self.clock.lead_samples) / self.clock.rate_hz
         return max(self.clock.end_s, self.clock.now_s, self._others_end_s)
 
@@ -246,11 +266,22 @@ def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream
         return None
     if limit_s == 0:
         return None
-    if stream.duration:
-        return min(float(stream.duration * stream.time_base), limit_s)
+    duration_s = _duration_s(container, stream)
+    if duration_s is not None:
+        return min(duration_s, limit_s)
     if container.duration and (len(container.streams) == 1 or container.format.name == _MATROSKA):
         return float(min(container.duration / av.time_base, limit_s))
     return None
+
+
+def _duration_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+    """Length of a track alone; None: the header does not tell.
+
+    Matroska states none. Where FFmpeg has one, it is that of the file, given to a track whose first packet comes late.
+    """
+    if not stream.duration or container.format.name == _MATROSKA:
+        return None
+    return float(stream.duration * stream.time_base)
 
 
 def stated_duration_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
@@ -260,7 +291,7 @@ def stated_duration_s(container: "av.container.InputContainer", stream: "av.Audi
         return promised
     start_s = float((stream.start_time or 0) * stream.time_base)
     others_start_s = _others_start_s(container, stream)
-    if not stream.duration:  # that of a Matroska file counts from 0 to the end of its longest stream
+    if _duration_s(container, stream) is None:  # that of a Matroska file counts from 0 to the end of its longest stream
         return promised - start_s if len(container.streams) == 1 else None
     return promised + max(0.0, start_s - others_start_s) if others_start_s is not None else promised
 

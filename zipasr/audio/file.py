@@ -100,7 +100,7 @@ def file_num_channels(
                     _check_only_track(audio_track, sound, name)
                     return int(sound.channels)
         file.seek(0)
-        with opened_by_av(file, name, headerless, sample_rate_hz) as container:
+        with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
             return first_num_channels(container, audio_stream(container, name, audio_track))
 
 
