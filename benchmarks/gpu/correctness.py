@@ -259,11 +259,11 @@ def output_and_gradients(module: nn.Module, args: Sequence[Any]) -> list[Tensor]
     with torch.enable_grad():
         out = module(args[0] if first is None else first, *args[1:])
         generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device, out.dtype)
+        direction = torch.randn(out.shape, generator=generator).bfloat16()  # the same numbers in every precision
         leaves = [x for x in (first, *module.parameters()) if x is not None and x.requires_grad]
         if not (out.requires_grad and leaves):
             return [out.detach()]
-        grads = torch.autograd.grad(out, leaves, direction, allow_unused=True)
+        grads = torch.autograd.grad(out, leaves, direction.to(out.device, out.dtype), allow_unused=True)
     return [out.detach(), *(torch.zeros_like(x) if grad is None else grad for x, grad in zip(leaves, grads, strict=True))]
 
 

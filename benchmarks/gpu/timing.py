@@ -138,8 +138,15 @@ class OperatorCounter(TorchDispatchMode):
         self.num_bytes = 0
         self.num_host_draws = 0
         self._last_draw: Tensor | None = None
+        self._plain: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in self._plain:  # under inference_mode, item(), to() and others arrive here before they are taken apart
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+            self._plain.add(func)
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name == "_local_scalar_dense":

@@ -118,7 +118,8 @@ def test_a_missing_package_is_named(runner: ModuleType, tmp_path: Path) -> None:
     assert blocks["needy"]["reason"] == "call: needs frobnicate"
 
 
-def test_host_waits_are_counted_without_draws(runner: ModuleType) -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_host_waits_are_counted_without_draws(runner: ModuleType, mode: Any) -> None:
     from gpu.timing import count_operators
 
     x = torch.ones(4, 4)
@@ -130,7 +131,8 @@ def test_host_waits_are_counted_without_draws(runner: ModuleType) -> None:
         bool((x > 0).any())
         x[x > 0]
 
-    counts = count_operators(call, torch.device("cpu"))
+    with mode():
+        counts = count_operators(call, torch.device("cpu"))
     assert counts["host_draws"] == 3
     assert counts["waits"] == {"_local_scalar_dense": 2, "index by a mask": 1}
 
@@ -150,14 +152,6 @@ def test_a_kill_leaves_a_complete_file(tmp_path: Path) -> None:
     blocks = json.loads(out.read_text())["blocks"]
     assert blocks["ceilings"]["status"] == "ok"
     assert blocks["correctness"]["status"] == "running"
-
-
-def test_unknown_block_is_misuse() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--blocks", "decodin"], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "decodin" in done.stderr
 
 
 @pytest.mark.slow
