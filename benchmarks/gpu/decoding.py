@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpu.models import LABELS_PER_S, balance_blank, build, config_of, noise_inputs, toy
+from gpu.models import LABELS_PER_S, balance_blank, build, config_of, noise_inputs, standardized, toy
 from gpu.runner import Block
 from gpu.timing import NUM_INPUT_SETS, arithmetic, count_operators, peak_mib, time_calls
 from zipasr.baselines import SqueezeformerConfig
@@ -61,7 +61,7 @@ def decode_batch(block: Block, model: AsrModel, size: str, batch: int) -> None:
     def search(function: Callable[[AsrModel, Encoded], Any]) -> dict[str, Any]:
         if not encoded:
             with torch.no_grad():
-                encoded.extend(model.encode(i.features, i.lens) for i in inputs)
+                encoded.extend(standardized(model.encode(i.features, i.lens)) for i in inputs)
             balance_blank(model, encoded[0], share_of_labels=LABELS_PER_S / 25)
         found = function(model, encoded[0])
         best = [ranked[0] if isinstance(ranked, list) else ranked for ranked in found]
