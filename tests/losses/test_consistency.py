@@ -74,8 +74,8 @@ def test_the_other_view_gets_no_gradient():
         (torch.zeros(4, 6, 5, dtype=torch.float16), [6, 4, 6, 4], r"must be float32"),
         (torch.zeros(4, 6, 5), [6, 4], r"lens must be \(2N,\) = \(4,\)"),
         (torch.zeros(4, 6, 5), [6, 4, 6, 5], r"same length, but 1 of 2 differ"),
-        (torch.zeros(4, 6, 5), [7, 4, 7, 4], r"lens must be within 0 and 6"),
-        (torch.zeros(4, 6, 5), [-3, 4, -3, 4], r"lens must be within 0 and 6"),
+        (torch.zeros(4, 6, 5), [7, 4, 7, 4], r"lens must be in \[0, 6\]"),
+        (torch.zeros(4, 6, 5), [-3, 4, -3, 4], r"lens must be in \[0, 6\]"),
         (torch.zeros(4, 6), [6, 4, 6, 4], r"must have 3 axes"),
     ],
 )

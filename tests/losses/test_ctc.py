@@ -85,6 +85,21 @@ def test_too_few_frames_cost_infinity_and_give_no_gradient():
     assert logits.grad[0].any()
 
 
+@pytest.mark.parametrize("frame_lens", [[5, 4, 3], [2, 2, 1]])
+def test_scores_that_are_not_read_give_the_same(frame_lens, monkeypatch):
+    """As on an accelerator, where too short an utterance is told from lengths and labels, not from its loss."""
+    logits, labels, _, label_lens = make_batch()
+    found = []
+    for is_readable in (True, False):
+        monkeypatch.setattr("zipasr.losses.ctc.is_readable", lambda scores, answer=is_readable: answer)
+        x = logits.clone().requires_grad_()
+        loss = ctc_loss(x.log_softmax(2), labels, torch.tensor(frame_lens), label_lens, blank=0)
+        loss.sum().backward()
+        found.append((loss.detach(), x.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize("num_columns", [0, 2])
 def test_no_labels(num_columns):
     logits, _, frame_lens, _ = make_batch()

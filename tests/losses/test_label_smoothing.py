@@ -98,7 +98,7 @@ def test_no_targets_at_all_give_zero() -> None:
         ({"target_lens": LENS[:2]}, r"target_lens must be \(N,\)"),
         ({"target_lens": torch.tensor([6, 0, 0])}, r"target_lens must be in \[0, 5\]"),
         ({"target_lens": torch.tensor([-1, 0, 0])}, "spans -1 to 0"),
-        ({"targets_NU": TARGETS + 1}, r"targets must be in \[0, 7\) up to target_lens, but 1 are not"),
+        ({"targets_NU": TARGETS + 1}, r"targets must be in \[0, 7\) up to the length of each sequence, but 1 are not"),
         ({"targets_NU": TARGETS.float()}, "targets must be integers"),
         ({"logits_NUV": LOGITS.half()}, "float32"),
         ({"logits_NUV": functional.pad(LOGITS, (0, 1))[0]}, "3 axes"),

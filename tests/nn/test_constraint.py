@@ -1,6 +1,7 @@
 """Golden: the gradients of the original's constraints. Reference: the Balancer's and Whiten's penalties by autograd.
 Law: identity in value, identity in eval, exact size of what is added, dtype in, dtype out, finite on any input."""
 
+import copy
 import math
 
 import pytest
@@ -212,6 +213,23 @@ def test_whiten_limit_follows_its_schedule(always: None) -> None:
     assert not torch.equal(gradient(whiten, x, y_grad), y_grad)
     set_step(whiten, 10.0)
     assert torch.equal(gradient(whiten, x, y_grad), y_grad)
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_whiten_that_reads_late_does_the_same(scale: float, always: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator: the metric is read when `prob` is needed, below the limit and above."""
+    x, y_grad = seeded(200, 16) + scale * seeded(200, 1, seed=1), seeded(200, 16, seed=2)
+    whiten = Whiten(2.0)
+    whiten.prob = whiten.min_prob if scale > 1 else whiten.max_prob
+    late = copy.deepcopy(whiten)
+    expected = gradient(whiten, x, y_grad)
+    monkeypatch.setattr(constraint, "_reads_late", lambda x: True)
+    assert torch.equal(gradient(late, x, y_grad), expected)
+    assert late._late is not None
+    copied = copy.deepcopy(late)
+    assert copied._late is None
+    assert copied.prob == late.prob == whiten.prob == (0.25 if scale > 1 else 0.025)
+    assert late._late is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -71,6 +71,18 @@ def test_recomputing_frees_activations(seed: int) -> None:
     assert kept_bytes(recomputing, seed) < 0.2 * kept_bytes(plain, seed)
 
 
+@pytest.mark.parametrize("num_frames", [1, 7])
+def test_a_block_is_one_graph_in_inference(num_frames: int) -> None:
+    """Nothing in it stops torch.compile."""
+    block = encoder_blocks(fresh_model().eval().encoder)[0]
+    channels = block.attention_weights.in_proj.in_features
+    x, is_padding = torch.randn(2, num_frames, channels), torch.zeros(2, num_frames, dtype=torch.bool)
+    positions = torch.randn(2 * num_frames - 1, block.attention_weights.linear_pos.in_features)
+    with torch.no_grad():
+        explained = torch._dynamo.explain(block)(x, positions, is_padding[:, None, None], is_padding)
+    assert explained.graph_break_count == 0, explained.break_reasons
+
+
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_gradients() -> None:
     """The graphs are captured and run as they are: kernels need a compiler, which a test must not."""

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from zipasr.nn.placement import moved
+
 
 def padding_mask(lens: Tensor, x: Tensor) -> Tensor:
     """Bool (N, T) on the device of `x` (N, T, ...), True at the frames beyond `lens` (N,)."""
-    return torch.arange(x.shape[1], device=x.device) >= lens.to(x.device).unsqueeze(1)
+    return torch.arange(x.shape[1], device=x.device) >= moved(lens, x.device).unsqueeze(1)
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ def read_batches(
     num_workers: int,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[PlacedBatch]:
     """Read the batches of a run from a position on. An utterance whose sound cannot be read is left out of its batch.
 
@@ -127,6 +128,7 @@ def read_batches(
         num_workers: processes that read ahead; 0 reads in this one.
         rank: of this process among those that train together.
         world_size: how many those are; all get as many batches, and None where there are not enough.
+        pin_memory: give batches in memory from which a CUDA device copies while the host goes on.
     Raises:
         ValueError: there is no such rank.
         DataError: too many utterances cannot be read, or a process that reads ahead died.
@@ -142,6 +144,7 @@ def read_batches(
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_interrupts_to_main,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # the global one would be drawn from here: a resumed run would go another way
     )
     batches = iter(loader)

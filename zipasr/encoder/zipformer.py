@@ -20,6 +20,7 @@ from zipasr.encoder.state import StreamState, layer_shapes
 from zipasr.errors import ConfigError
 from zipasr.nn.dropout import DROPOUT
 from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.placement import moved
 from zipasr.nn.schedule import Schedule
 
 _WARMUP_STEPS = 4000.0
@@ -222,7 +223,7 @@ class Zipformer(nn.Module):
 
         Args:
             features: (N, T, F) log-mel features at 100 Hz, T >= 9.
-            lens: (N,) valid frames of each, int64.
+            lens: (N,) valid frames of each, int64; on the CPU, they are checked, and those of the result are there too.
             chunk_frames_50hz: frames of a chunk at 50 Hz; -1 or None: no chunks. Causal models only.
             left_context_frames_50hz: frames before the chunk that are seen, in whole chunks (rounded down, one at least, as
                 published); -1 or None: all.
@@ -250,7 +251,8 @@ class Zipformer(nn.Module):
         """Run the stacks on what Conv-Embed gave: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
         chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
         num_frames = frames.shape[1]
-        padding_mask = torch.arange(num_frames, device=frames.device) >= lens.unsqueeze(1)
+        lens_there = moved(lens, frames.device)
+        padding_mask = torch.arange(num_frames, device=frames.device) >= lens_there.unsqueeze(1)
         attention_mask = _chunk_mask(num_frames, chunk, left, frames.device)
         return Encoded(self._run_stacks(frames, padding_mask, attention_mask, chunk), self._halve(lens))
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
+from zipasr.losses.arguments import require_span, require_vocabulary
 from zipasr.losses.label_smoothing import label_smoothing_loss
 from zipasr.nn.constraint import penalize_abs
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.placement import moved
 
 _SCORE_LIMIT, _SCORE_PENALTY = 50.0, 1e-4  # the published recipe: larger attention scores are pushed back
 _POSITION_BASE = 10_000.0  # Vaswani et al., section 3.5
@@ -147,13 +149,13 @@ class AttentionHead(nn.Module):
         """
         size, num_sequences, num_labels = self._check(encoded, labels_NKS, label_lens_NK)
         device = encoded.frames.device
-        sequences_MS = labels_NKS.flatten(0, 1)
-        lens_M1 = label_lens_NK.reshape(-1, 1)
+        sequences_MS = moved(labels_NKS.flatten(0, 1), device)
+        lens_M1 = moved(label_lens_NK.reshape(-1, 1), device)
         position_U = torch.arange(num_labels + 1, device=device)
         sequences_MS = sequences_MS.masked_fill(position_U[:num_labels] >= lens_M1, self.sos_eos)
         ids_MU = functional.pad(sequences_MS, (1, 0), value=self.sos_eos)
         hidden_MUU = (position_U > position_U.unsqueeze(1)) | (position_U > lens_M1).unsqueeze(1)
-        hidden_NT = torch.arange(encoded.frames.shape[1], device=device) >= encoded.lens.unsqueeze(1)
+        hidden_NT = encoded.is_padding_NT
 
         embedded_MUC = self.embedding(ids_MU) * math.sqrt(self.config.dim)
         x_MUC = self.dropout(embedded_MUC + _positions(num_labels + 1, self.config.dim, device))
@@ -182,8 +184,9 @@ class AttentionHead(nn.Module):
         Args: as for `forward`.
         """
         log_probs_NKUV = self.forward(encoded, labels_NKS, label_lens_NK).log_softmax(-1)
-        targets_NKU = self._targets(labels_NKS, label_lens_NK)
-        is_padding_NKU = torch.arange(targets_NKU.shape[-1], device=targets_NKU.device) > label_lens_NK.unsqueeze(-1)
+        device = log_probs_NKUV.device
+        targets_NKU = self._targets(labels_NKS, label_lens_NK).to(device)
+        is_padding_NKU = torch.arange(targets_NKU.shape[-1], device=device) > label_lens_NK.to(device).unsqueeze(-1)
         return log_probs_NKUV.gather(-1, targets_NKU.unsqueeze(-1)).squeeze(-1).masked_fill(is_padding_NKU, 0.0)
 
     def _targets(self, labels: Tensor, label_lens: Tensor) -> Tensor:
@@ -201,18 +204,8 @@ class AttentionHead(nn.Module):
         num_sequences, num_labels = labels_NKS.shape[1:]
         if size * num_sequences == 0:
             raise ValueError("there must be at least one label sequence, but there is none")
-        is_label_NKS = torch.arange(num_labels, device=labels_NKS.device) < label_lens_NK.unsqueeze(-1)
-        num_wrong = (((labels_NKS < 0) | (labels_NKS >= vocab_size)) & is_label_NKS).sum()
-        lowest, highest, wrong = torch.stack([label_lens_NK.min(), label_lens_NK.max(), num_wrong]).tolist()
-        if lowest < 0 or highest > num_labels:
-            raise ValueError(
-                f"label_lens must be in [0, {num_labels}], as so many labels are given, but spans {lowest} to {highest}"
-            )
-        if wrong:
-            raise ValueError(
-                f"labels must be in [0, {vocab_size}) up to label_lens, but {wrong} are not; "
-                "check the tokenizer against the vocabulary of the model"
-            )
+        require_span("label_lens", label_lens_NK, 0, num_labels, "labels")
+        require_vocabulary("labels", labels_NKS, label_lens_NK, vocab_size)
         return size, num_sequences, num_labels
 
 

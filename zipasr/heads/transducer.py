@@ -16,6 +16,7 @@ from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.placement import moved
 from zipasr.nn.swoosh import scaled_linear
 
 
@@ -116,9 +117,10 @@ class TransducerHead(nn.Module):
             label_lens: (N,) valid labels.
         """
         config = self.config
+        label_lens = moved(label_lens, labels_NS.device)
         valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
         labels_NS = labels_NS.masked_fill(~valid, self.blank)
-        contexts_NUP = self.predict(labels_NS)
+        contexts_NUP = self.predict(moved(labels_NS, encoded.frames.device))
         am_NTV, lm_NUV = self.simple_am(encoded.frames), self.simple_lm(contexts_NUP)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             simple = simple_transducer_loss(

@@ -1,10 +1,15 @@
 """What every loss asks of its arguments, in one place: float scores, (N,) lengths within their axis, labels within V.
 
-The values of lengths and labels are looked at in one copy to the host, so a call on CUDA waits for the device once.
+Types and shapes are always checked. The values of lengths and labels are checked where they are on the CPU, as the batches
+of a data loader are: reading them from an accelerator would make the host wait until it has done all that was asked before.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from zipasr.nn.placement import moved
 
 
 def require_float32(name: str, scores: Tensor, num_dims: int) -> None:
@@ -29,41 +34,43 @@ def require_blank(blank: int, vocab_size: int) -> None:
 
 def require_lens(frame_lens: Tensor, label_lens: Tensor, num_frames: int, num_labels: int) -> None:
     """Raise ValueError unless the (N,) frame lengths are in [1, T] and the label lengths in [0, S]."""
-    _require_integers(frame_lens=frame_lens, label_lens=label_lens)
+    require_integers(frame_lens=frame_lens, label_lens=label_lens)
     require_shape("label_lens", label_lens, tuple(frame_lens.shape), "(N,)")
-    lowest_T, highest_T, lowest_S, highest_S = torch.stack(
-        [x.long() for x in (frame_lens.min(), frame_lens.max(), label_lens.min(), label_lens.max())]
-    ).tolist()
-    _require_span("frame_lens", lowest_T, highest_T, 1, num_frames, "frames")
-    _require_span("label_lens", lowest_S, highest_S, 0, num_labels, "labels")
+    require_span("frame_lens", frame_lens, 1, num_frames, "frames")
+    require_span("label_lens", label_lens, 0, num_labels, "labels")
 
 
-def checked_labels(
+class Targets(NamedTuple):
+    """Checked labels and lengths, on the device of the scores."""
+
+    labels_NS: Tensor
+    """int64; blank for padding."""
+    frame_lens: Tensor
+    """(N,)"""
+    label_lens: Tensor
+    """(N,)"""
+
+
+def checked_targets(
     labels_NS: Tensor,
     frame_lens: Tensor,
     label_lens: Tensor,
     *,
-    batch_size: int,
-    num_frames: int,
-    vocab_size: int,
+    scores: Tensor,
     blank: int,
-    first_label_NT: Tensor | None = None,
-) -> Tensor:
-    """Check lengths and labels, and return the labels with blank for padding.
+) -> Targets:
+    """Check lengths and labels, and move them to the device of the scores.
 
     Args:
-        labels_NS: integer ids; what stands beyond `label_lens` is not looked at.
-        frame_lens: (N,) integers in [1, num_frames].     label_lens: (N,) integers in [0, S].
-        batch_size: N.     num_frames: T.     vocab_size: V.     blank: id that no label may have.
-        first_label_NT: start of the band in every frame, in [0, S], where there is a band.
-    Returns:
-        (N, S) int64.
+        labels_NS: integer ids; padding beyond `label_lens` is ignored.
+        frame_lens: (N,) integers in [1, T].     label_lens: (N,) integers in [0, S].
+        scores: (N, T, ..., V).
+        blank: id that no label may have.
     Raises:
-        ValueError: naming the first argument that is wrong.
+        ValueError: naming the first argument that is wrong; values are only checked on the CPU.
     """
-    _require_integers(labels=labels_NS, frame_lens=frame_lens, label_lens=label_lens)
-    if first_label_NT is not None:
-        _require_integers(first_label=first_label_NT)
+    batch_size, num_frames, vocab_size = scores.shape[0], scores.shape[1], scores.shape[-1]
+    require_integers(labels=labels_NS, frame_lens=frame_lens, label_lens=label_lens)
     require_blank(blank, vocab_size)
     if labels_NS.dim() != 2 or labels_NS.shape[0] != batch_size:
         raise ValueError(f"labels must be (N, S) with N = {batch_size}, but the shape is {tuple(labels_NS.shape)}")
@@ -73,31 +80,51 @@ def checked_labels(
         raise ValueError("the batch must hold at least one utterance, but N = 0")
 
     num_labels = labels_NS.shape[1]
-    is_label_NS = torch.arange(num_labels, device=labels_NS.device) < label_lens[:, None]
-    is_wrong_NS = (labels_NS < 0) | (labels_NS >= vocab_size) | (labels_NS == blank)
-    seen = [frame_lens.min(), frame_lens.max(), label_lens.min(), label_lens.max(), (is_wrong_NS & is_label_NS).sum()]
-    if first_label_NT is not None:
-        seen += [first_label_NT.min(), first_label_NT.max()]
-    lowest_T, highest_T, lowest_S, highest_S, num_wrong, *band = torch.stack([x.long() for x in seen]).tolist()
-    _require_span("frame_lens", lowest_T, highest_T, 1, num_frames, "frames")
-    _require_span("label_lens", lowest_S, highest_S, 0, num_labels, "labels")
+    require_span("frame_lens", frame_lens, 1, num_frames, "frames")
+    require_span("label_lens", label_lens, 0, num_labels, "labels")
+    if is_readable(labels_NS, label_lens):
+        is_wrong_NS = (labels_NS < 0) | (labels_NS >= vocab_size) | (labels_NS == blank)
+        num_wrong = int((is_wrong_NS & (torch.arange(num_labels) < label_lens[:, None])).sum())
+        if num_wrong:
+            raise ValueError(
+                f"labels must be in [0, {vocab_size}) and not blank ({blank}) up to label_lens, "
+                f"but {num_wrong} are; check the tokenizer against the vocabulary of the model"
+            )
+    labels_NS, frame_lens, label_lens = (moved(x, scores.device) for x in (labels_NS, frame_lens, label_lens))
+    is_padding_NS = torch.arange(num_labels, device=scores.device) >= label_lens[:, None]
+    return Targets(labels_NS.long().masked_fill(is_padding_NS, blank), frame_lens, label_lens)
+
+
+def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int) -> None:
+    """Raise ValueError unless labels (..., S), if they can be read, are in [0, V) up to `label_lens` (...)."""
+    if not is_readable(labels, label_lens):
+        return
+    is_label = torch.arange(labels.shape[-1]) < label_lens.unsqueeze(-1)
+    num_wrong = int((((labels < 0) | (labels >= vocab_size)) & is_label).sum())
     if num_wrong:
         raise ValueError(
-            f"labels must be in [0, {vocab_size}) and not blank ({blank}) up to label_lens, "
-            f"but {num_wrong} are; check the tokenizer against the vocabulary of the model"
+            f"{name} must be in [0, {vocab_size}) up to the length of each sequence, but {num_wrong} are not; "
+            "check the tokenizer against the vocabulary of the model"
         )
-    if band:
-        _require_span("first_label", band[0], band[1], 0, num_labels, "labels")
-    return labels_NS.long().masked_fill(~is_label_NS, blank)
 
 
-def _require_integers(**tensors: Tensor) -> None:
+def is_readable(*tensors: Tensor) -> bool:
+    """Whether the host can read the values of all of these tensors without waiting for an accelerator."""
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def require_integers(**tensors: Tensor) -> None:
+    """Raise ValueError unless the named tensors are integers."""
     for name, tensor in tensors.items():
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
             raise ValueError(f"{name} must be integers, but is {tensor.dtype}; cast it with .long()")
 
 
-def _require_span(name: str, lowest: int, highest: int, minimum: int, maximum: int, what: str) -> None:
+def require_span(name: str, values: Tensor, minimum: int, maximum: int, what: str) -> None:
+    """Raise ValueError unless all `values`, if they can be read, are in [minimum, maximum]."""
+    if not is_readable(values) or values.numel() == 0:
+        return
+    lowest, highest = int(values.min()), int(values.max())
     if lowest < minimum or highest > maximum:
         raise ValueError(
             f"{name} must be in [{minimum}, {maximum}], as {maximum} {what} are given, but spans {lowest} to {highest}"

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zipasr.losses.arguments import require_float32, require_shape
+from zipasr.losses.arguments import is_readable, require_float32, require_shape, require_span
+from zipasr.nn.placement import moved
 
 
 def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
@@ -25,17 +26,15 @@ def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
     if num_rows == 0 or num_rows % 2:
         raise ValueError(f"log_probs must hold two views of each utterance, first one then the other, not {num_rows} rows")
     require_shape("lens", lens_2N, (num_rows,), "(2N,)")
-    lens_2N = lens_2N.to(log_probs_2NTV.device)
-    first_N, second_N = lens_2N.chunk(2)
     if lens_2N.is_floating_point() or lens_2N.dtype == torch.bool:
         raise ValueError(f"lens must count frames, as int64, but is {lens_2N.dtype}")
-    differ, longest, shortest = torch.stack([(first_N != second_N).sum(), lens_2N.max(), lens_2N.min()]).tolist()
-    if differ:
-        raise ValueError(f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ")
-    if shortest < 0 or longest > num_frames:
-        raise ValueError(
-            f"lens must be within 0 and {num_frames}, as so many frames are given, but they are {shortest} to {longest}"
-        )
+    if is_readable(lens_2N):
+        first_N, second_N = lens_2N.chunk(2)
+        differ = int((first_N != second_N).sum())
+        if differ:
+            raise ValueError(f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ")
+    require_span("lens", lens_2N, 0, num_frames, "frames")
+    lens_2N = moved(lens_2N, log_probs_2NTV.device)
 
     other_2NTV = log_probs_2NTV.detach().roll(num_rows // 2, dims=0)
     divergence_2NT = functional.kl_div(log_probs_2NTV, other_2NTV, reduction="none", log_target=True).sum(2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zipasr.losses.arguments import checked_labels, require_float32
+from zipasr.losses.arguments import checked_targets, is_readable, require_float32
 
 
 def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, blank: int) -> Tensor:
@@ -26,27 +26,28 @@ def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label
     Source: Graves et al. 2006, "Connectionist temporal classification", section 4; computed by PyTorch.
     """
     require_float32("log_probs", log_probs_NTV, 3)
-    size, num_frames, vocab_size = log_probs_NTV.shape
-    device = log_probs_NTV.device
-    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
-    labels = checked_labels(
-        labels_NS, frame_lens, label_lens, batch_size=size, num_frames=num_frames, vocab_size=vocab_size, blank=blank
+    labels, frame_lens_there, label_lens_there = checked_targets(
+        labels_NS, frame_lens, label_lens, scores=log_probs_NTV, blank=blank
     )
     # PyTorch refuses a batch whose longest label sequence is empty or whose padding is not a label.
-    labels = labels if labels.shape[1] else labels.new_full((size, 1), blank)
+    targets = labels if labels.shape[1] else labels.new_full((len(labels), 1), blank)
     log_probs_TNV = log_probs_NTV.transpose(0, 1)
 
     def compute(zero_infinity: bool) -> Tensor:
         return functional.ctc_loss(
             log_probs_TNV,
-            labels,
-            frame_lens.long(),
+            targets,
+            frame_lens.long(),  # where they came from: PyTorch reads them on the host
             label_lens.long(),
             blank=blank,
             reduction="none",
             zero_infinity=zero_infinity,
         )
 
+    if not is_readable(log_probs_NTV):
+        is_repeat_NS = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != blank)
+        is_impossible_N = label_lens_there + is_repeat_NS.sum(1) > frame_lens_there
+        return compute(zero_infinity=True).masked_fill(is_impossible_N, torch.inf)
     loss_N = compute(zero_infinity=False)
     is_impossible_N = torch.isinf(loss_N)
     if is_impossible_N.any():

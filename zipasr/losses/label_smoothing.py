@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zipasr.losses.arguments import require_float32, require_shape
+from zipasr.losses.arguments import require_float32, require_shape, require_span, require_vocabulary
+from zipasr.nn.placement import moved
 
 _IGNORED = -100
 
@@ -33,8 +34,6 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"smoothing must be at least 0 and below 1, but is {smoothing}")
     size, num_targets, vocab_size = logits_NUV.shape
-    device = logits_NUV.device
-    targets_NU, target_lens = targets_NU.to(device), target_lens.to(device)
     require_shape("targets", targets_NU, (size, num_targets), "(N, U)")
     require_shape("target_lens", target_lens, (size,), "(N,)")
     for name, tensor in (("targets", targets_NU), ("target_lens", target_lens)):
@@ -43,18 +42,11 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
     if targets_NU.numel() == 0:
         return logits_NUV.sum((1, 2))  # no target, a loss of 0 with a gradient
 
+    require_span("target_lens", target_lens, 0, num_targets, "targets")
+    require_vocabulary("targets", targets_NU, target_lens, vocab_size)
+    device = logits_NUV.device
+    targets_NU, target_lens = moved(targets_NU, device), moved(target_lens, device)
     is_target_NU = torch.arange(num_targets, device=device) < target_lens[:, None]
-    is_wrong_NU = is_target_NU & ((targets_NU < 0) | (targets_NU >= vocab_size))
-    lowest, highest, num_wrong = torch.stack([target_lens.min(), target_lens.max(), is_wrong_NU.sum()]).tolist()
-    if lowest < 0 or highest > num_targets:
-        raise ValueError(
-            f"target_lens must be in [0, {num_targets}], as so many targets are given, but spans {lowest} to {highest}"
-        )
-    if num_wrong:
-        raise ValueError(
-            f"targets must be in [0, {vocab_size}) up to target_lens, but {num_wrong} are not; "
-            "check the tokenizer against the vocabulary of the model"
-        )
     loss = functional.cross_entropy(
         logits_NUV.flatten(0, 1),
         targets_NU.long().masked_fill(~is_target_NU, _IGNORED).flatten(),

@@ -3,8 +3,8 @@
 Training uses them in that order: `simple_transducer_loss` scores the whole lattice with an additive joiner, cheaply;
 `prune_ranges` reads off where its paths run and keeps R label positions per frame; the real joiner is evaluated there
 only, and `pruned_transducer_loss` sums the paths within. `full_transducer_loss` takes the joiner's whole output.
-In: float32 scores, batch-first, frames at 25 Hz. Out: (N,) losses in nats. They run wherever PyTorch does, without
-synchronising with the device other than to check the arguments (see `arguments`).
+In: float32 scores, batch-first, frames at 25 Hz. Out: (N,) losses in nats. They run wherever PyTorch does. The host never
+waits for an accelerator where labels and lengths are on the CPU, where their values are also checked (see `arguments`).
 """
 
 from typing import Any, NamedTuple
@@ -14,8 +14,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from zipasr.losses.arguments import checked_labels, require_float32, require_lens, require_shape
+from zipasr.losses.arguments import (
+    checked_targets,
+    require_float32,
+    require_integers,
+    require_lens,
+    require_shape,
+    require_span,
+)
 from zipasr.losses.lattice import KINDS, LatticeKind, sum_paths
+from zipasr.nn.placement import moved
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
 """Logits softmaxed in one call. 4 MiB on a CPU: with 0.25 MiB two threads wait for each other at every call, and the
@@ -88,15 +96,11 @@ def simple_transducer_loss(
         (delay penalty).
     """
     require_float32("am", am_NTV, 3)
-    size, num_frames, vocab_size = am_NTV.shape
+    size, _, vocab_size = am_NTV.shape
     require_shape("lm", lm_NUV, (size, labels_NS.shape[-1] + 1, vocab_size), "(N, S+1, V)")
     if lm_NUV.dtype != am_NTV.dtype:
         raise ValueError(f"lm must have the type of am, {am_NTV.dtype}, but is {lm_NUV.dtype}; cast one of them")
-    device = am_NTV.device
-    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
-    labels = checked_labels(
-        labels_NS, frame_lens, label_lens, batch_size=size, num_frames=num_frames, vocab_size=vocab_size, blank=blank
-    )
+    labels, frame_lens, label_lens = checked_targets(labels_NS, frame_lens, label_lens, scores=am_NTV, blank=blank)
     label_NU = pad(labels, (0, 1), value=blank)
     joint_scale = 1 - lm_scale - am_scale
     symbol_NTU, blank_NTU = _JointScores.apply(am_NTV, lm_NUV, label_NU, blank, joint_scale, lm_scale)
@@ -128,7 +132,7 @@ def prune_ranges(
 
     Args:
         symbol_occupation_NTS: of `simple_transducer_loss`.     blank_occupation_NTU: likewise.
-        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels. On the CPU, or the host waits for R.
         prune_range: R wanted, at least 2. It is raised where the longest labels would not be reached (`regular`: the
             band can rise by R - 1 a frame) and lowered to S + 1.
         kind: that of the lattice.
@@ -143,13 +147,14 @@ def prune_ranges(
     require_shape("symbol_occupation", symbol_occupation_NTS, (size, num_frames, num_positions - 1), "(N, T, S)")
     if prune_range < 2:
         raise ValueError(f"prune_range must be at least 2, or no path can rise, but is {prune_range}")
-    device = blank_occupation_NTU.device
-    frame_lens, label_lens = frame_lens.to(device), label_lens.to(device)
     require_lens(frame_lens, label_lens, num_frames, num_positions - 1)
     width = prune_range
     if kind == "regular":
-        width = max(width, int(((label_lens - 1).div(frame_lens, rounding_mode="trunc") + 2).max()))
+        steepest_N = (label_lens - 1).div(frame_lens.to(label_lens.device), rounding_mode="trunc") + 2
+        width = max(width, int(steepest_N.max()))
     width = min(width, num_positions)
+    device = blank_occupation_NTU.device
+    frame_lens, label_lens = moved(frame_lens, device), moved(label_lens, device)
 
     num_starts = num_positions - width + 1
     kept_NTs = blank_occupation_NTU[:, :, :num_starts].clone()
@@ -202,23 +207,14 @@ def pruned_transducer_loss(
         against the full lattice in tests/losses/test_transducer.py::test_wide_band_equals_full_lattice.
     """
     require_float32("logits", logits_NTRV, 4)
-    size, num_frames, width, vocab_size = logits_NTRV.shape
+    size, num_frames, width, _ = logits_NTRV.shape
     require_shape("first_label", first_label_NT, (size, num_frames), "(N, T)")
     if width < min(2, labels_NS.shape[-1] + 1):
         raise ValueError(f"the band must have R >= 2 label positions to rise, but the logits have R = {width}")
-    device = logits_NTRV.device
-    labels_NS, frame_lens, label_lens = labels_NS.to(device), frame_lens.to(device), label_lens.to(device)
-    first_label_NT = first_label_NT.to(device)
-    labels = checked_labels(
-        labels_NS,
-        frame_lens,
-        label_lens,
-        batch_size=size,
-        num_frames=num_frames,
-        vocab_size=vocab_size,
-        blank=blank,
-        first_label_NT=first_label_NT,
-    )
+    labels, frame_lens, label_lens = checked_targets(labels_NS, frame_lens, label_lens, scores=logits_NTRV, blank=blank)
+    require_integers(first_label=first_label_NT)
+    require_span("first_label", first_label_NT, 0, labels.shape[1], "labels")
+    first_label_NT = first_label_NT.to(logits_NTRV.device)
     label_NU = pad(labels, (0, 1), value=blank)
     num_positions = label_NU.shape[1]
     positions_NTR = Band(first_label_NT.long(), width).positions_NTR

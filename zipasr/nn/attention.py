@@ -74,10 +74,12 @@ class _RelativeShiftFunction(torch.autograd.Function):
 
 
 def _shifted_view(scores: Tensor) -> Tensor:
-    *batch, num_frames, num_offsets = scores.shape
-    keys = num_offsets - num_frames + 1
-    strides = (*scores.stride()[:-2], num_offsets - 1, 1)
-    return scores.as_strided((*batch, num_frames, keys), strides, scores.storage_offset() + num_frames - 1)
+    """The view of contiguous scores (.., T, P) that starts each row one column earlier than the row before."""
+    num_frames, num_offsets = scores.shape[-2:]
+    if num_frames == 1:
+        return scores
+    rows = scores.flatten(-2)[..., num_frames - 1 : -1].unflatten(-1, (num_frames, num_offsets - 1))
+    return rows[..., : num_offsets - num_frames + 1]
 
 
 class AttentionWeights(ScheduledModule):

@@ -125,6 +125,28 @@ def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     return metric, grad.transpose(0, 1).reshape(x.shape)
 
 
+class _LateFlag:
+    """A bool computed by an accelerator that the host reads later, waiting only for the computation of the flag itself."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self._flag = flag
+        self._event: torch.cuda.Event | None = None
+        if flag.device.type == "cuda":
+            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> bool:
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._flag)
+
+
+def _reads_late(x: Tensor) -> bool:
+    """Whether the host should not wait for values computed from `x`."""
+    return x.device.type != "cpu"
+
+
 class _WhitenFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: "Whiten", limit: float) -> Tensor:
@@ -139,21 +161,22 @@ class _WhitenFunction(torch.autograd.Function):
         module: Whiten = ctx.module
         with torch.autocast(device_type=x.device.type, enabled=False):
             metric, penalty = _whitening_metric(x, module.num_groups)
-            if metric.item() < ctx.limit:
-                module.prob = module.min_prob
+            is_above = ~(metric < ctx.limit)  # so is nan
+            module.note(_LateFlag(is_above))
+            if not _reads_late(x) and module.prob == module.min_prob:
                 return grad, None, None
-            module.prob = module.max_prob
             wide_grad = _widened(grad)
             scale = module.grad_scale * wide_grad.norm() / (penalty.norm() + 1e-20)
-            return torch.addcmul(wide_grad, penalty, scale).to(grad.dtype), None, None
+            return torch.where(is_above, torch.addcmul(wide_grad, penalty, scale), wide_grad).to(grad.dtype), None, None
 
 
 class Whiten(ScheduledModule):
     """Push the covariance of the channels (within groups) towards a multiple of the identity.
 
-    A penalty gradient of size `grad_scale` · |grad| is added where the metric is above `limit`. It is looked at with
-    probability 0.25 while it was last above the limit and 0.025 while below; `prob` is that state, and belongs into a
-    training checkpoint.
+    A penalty gradient of size `grad_scale` · |grad| is added where the metric is not below `limit`. The metric is computed
+    with probability 0.25 if it was last above the limit and 0.025 if below; `prob` is that state, and belongs in a training
+    checkpoint. On an accelerator the host reads it when it is next needed, in the next forward pass: the same rule, without
+    waiting in the backward pass.
     """
 
     min_prob, max_prob = 0.025, 0.25
@@ -161,7 +184,27 @@ class Whiten(ScheduledModule):
     def __init__(self, limit: Schedule | float, *, num_groups: int = 1, grad_scale: float = 0.01) -> None:
         super().__init__()
         self.limit, self.num_groups, self.grad_scale = limit, num_groups, grad_scale
-        self.prob = self.max_prob
+        self._prob = self.max_prob
+        self._late: _LateFlag | None = None
+
+    @property
+    def prob(self) -> float:
+        """Probability that the metric is computed in a step."""
+        if self._late is not None:
+            self.prob = self.max_prob if self._late.read() else self.min_prob
+        return self._prob
+
+    @prob.setter
+    def prob(self, prob: float) -> None:
+        self._prob, self._late = prob, None
+
+    def note(self, is_above: _LateFlag) -> None:
+        """Take whether the metric was above its limit, to be read when `prob` is needed."""
+        self._late = is_above
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: no event of a device."""
+        return self.__dict__ | {"_prob": self.prob, "_late": None}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., D) unchanged; D must be a multiple of `num_groups`."""

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from zipasr.nn.placement import moved
+
 
 class Encoded(NamedTuple):
     """Output of an encoder."""
@@ -16,7 +18,13 @@ class Encoded(NamedTuple):
     frames: Tensor
     """(N, T, D) at 25 Hz; rows beyond `lens` hold no meaning."""
     lens: Tensor
-    """(N,) valid frames, int64."""
+    """(N,) valid frames, int64; where those of the input were, which may be the CPU while `frames` are on an accelerator."""
+
+    @property
+    def is_padding_NT(self) -> Tensor:
+        """Bool, True beyond `lens`, on the device of `frames`."""
+        lens = moved(self.lens, self.frames.device)
+        return torch.arange(self.frames.shape[1], device=self.frames.device) >= lens.unsqueeze(1)
 
 
 class Encoder(Protocol):

@@ -243,6 +243,7 @@ class _Run:
             num_workers=self.config.num_workers,
             rank=self.ranks.rank,
             world_size=self.ranks.size,
+            pin_memory=self.place.device.type == "cuda",
         ):
             group.append(placed.batch)
             if len(group) == self.config.accumulate_batches or placed.is_last:

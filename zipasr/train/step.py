@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zipasr.data.batching import Batch
 from zipasr.errors import ZipasrError
+from zipasr.nn.placement import moved
 from zipasr.optim import ScaledAdam
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
@@ -100,15 +101,13 @@ class Stepper:
         return StepResult(is_learnt, losses, audio_s, problems, is_diverging, stop_signal)
 
     def losses(self, batch: Batch, num_batches: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Each loss, and their weighted sum; all summed over the batch, in nats."""
+        """Each loss, and their weighted sum; all summed over the batch, in nats.
+
+        Labels and lengths stay on the CPU, where they are checked; the model moves them where it needs them.
+        """
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            losses = self.state.model(
-                batch.features.to(self.device),
-                batch.feature_lens.to(self.device),
-                batch.labels.to(self.device),
-                batch.label_lens.to(self.device),
-            )
+            losses = self.state.model(moved(batch.features, self.device), batch.feature_lens, batch.labels, batch.label_lens)
         weights = loss_weights(self.config, num_batches)
         return losses, torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 

@@ -1,0 +1,61 @@
+"""Law: the host does not wait for the device while it computes losses and gradients. Shown on the meta device, whose tensors
+have no values, so that reading one raises."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.train.ranks import random_batch
+from tests.train.tones import minute_model
+from zipasr.heads.attention import AttentionConfig
+from zipasr.losses.lattice import LatticeKind
+from zipasr.model import AsrConfig, AsrModel
+from zipasr.nn import constraint
+from zipasr.nn.constraint import Whiten
+
+
+@pytest.fixture(autouse=True)
+def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the meta device lacks: autocast, and a CTC loss, which on CUDA wants lengths on the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(functional, "ctc_loss", ctc_loss)
+
+
+def ctc_loss(log_probs: Tensor, labels: Tensor, lens: Tensor, label_lens: Tensor, **_: object) -> Tensor:
+    assert [x.device.type for x in (log_probs, labels, lens, label_lens)] == ["meta", "meta", "cpu", "cpu"]
+    return log_probs.sum((0, 2))
+
+
+def meta_model(lattice: LatticeKind) -> AsrModel:
+    config: AsrConfig = minute_model().config
+    assert config.transducer is not None
+    attention = AttentionConfig(num_layers=1, dim=32, attention_dim=32, num_heads=4, feedforward=64)
+    transducer = dataclasses.replace(config.transducer, lattice=lattice)
+    return AsrModel(dataclasses.replace(config, transducer=transducer, attention=attention)).to("meta").train()
+
+
+@pytest.mark.parametrize("lattice", ["regular", "modified", "constrained"])
+def test_losses_and_gradients_read_nothing_from_the_device(lattice: LatticeKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every constraint acting, and labels and lengths on the CPU."""
+    monkeypatch.setattr(constraint, "chance", lambda prob: prob > 0.0)
+    model = meta_model(lattice)
+    batch = random_batch(torch.Generator().manual_seed(0), 4)
+    losses = model(batch.features.to("meta"), batch.feature_lens, batch.labels, batch.label_lens)
+    assert set(losses) == {"simple", "pruned", "ctc", "attention"}
+    torch.stack(list(losses.values())).sum().backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    whiten = [module for module in model.modules() if isinstance(module, Whiten)]
+    assert whiten and all(module._late is not None for module in whiten)
+    with pytest.raises(RuntimeError, match="meta"):
+        _ = whiten[0].prob  # which shows that reading would have raised
+
+
+def test_wrong_values_are_told_on_the_cpu_only() -> None:
+    model, batch = meta_model("regular"), random_batch(torch.Generator().manual_seed(0), 4)
+    with pytest.raises(ValueError, match="label_lens must be in"):
+        model(batch.features.to("meta"), batch.feature_lens, batch.labels, batch.label_lens + 1000)
