@@ -36,8 +36,8 @@ class Inputs(NamedTuple):
     label_lens: Tensor
 
     def to(self, device: torch.device) -> "Inputs":
-        """The same batch on a device."""
-        return Inputs(*(tensor.to(device) for tensor in self))
+        """The same batch with its features on a device; labels and lengths stay on the host, as in training."""
+        return self._replace(features=self.features.to(device))
 
 
 def extra_large() -> AsrConfig:

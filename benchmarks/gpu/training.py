@@ -162,9 +162,8 @@ class LossCase:
         self.contexts = normal(num_utterances, num_labels + 1, width)
         self.am_weight, self.lm_weight = normal(vocab_size, width), normal(vocab_size, width)
         self.output_weight = normal(vocab_size, width)
-        labels = torch.randint(1, vocab_size, (num_utterances, num_labels), generator=generator)
-        self.lens = tuple(x.to(block.device) for x in (frame_lens, label_lens))
-        self.labels = labels.to(block.device)
+        self.labels = torch.randint(1, vocab_size, (num_utterances, num_labels), generator=generator)
+        self.lens = frame_lens, label_lens  # on the host, as in training
         with torch.no_grad():
             self.occupations = self._simple()[1:]
         self.band = self.prune()
