@@ -233,7 +233,7 @@ def test_a_picture_or_a_silent_film_has_no_audio(tmp_path: Path) -> None:
     with av.open(str(path), "w") as target:
         stream = target.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        target.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        target.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 32), np.uint8), "yuv420p")))
         target.mux(stream.encode(None))
     assert_audio_error(path, "audio track")
 
