@@ -118,10 +118,17 @@ def test_causal_model_as_a_whole() -> None:
     assert max(differences.values()) < 1e-5
 
 
+def weight_bytes(folder: Path) -> int:
+    """Size of all weights of the graphs in a folder."""
+    graphs = [onnx.load(path).graph for path in folder.glob("*.onnx")]
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for graph in graphs for tensor in graph.initializer)
+
+
 def test_half_precision(model_dir: Path, report: ExportReport, tmp_path: Path) -> None:
     half = export_model(model_dir, tmp_path / "half", precision="float16")
     assert half.config.files.encoder == "encoder.fp16.onnx"
-    assert half.num_bytes < 0.65 * report.num_bytes
+    assert weight_bytes(half.folder) < 0.6 * weight_bytes(report.folder)
+    assert half.num_bytes < 0.65 * report.num_bytes  # of so small a model, the graph itself is a tenth
     model = onnx.load(half.folder / "encoder.fp16.onnx")
     assert [entry[1] for entry in signature(model.graph.input)] == [FLOAT, INT64]
     assert [entry[1] for entry in signature(model.graph.output)] == [FLOAT, INT64]

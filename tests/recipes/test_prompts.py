@@ -40,6 +40,7 @@ def test_compared_encoders_are_of_the_size_of_tiny(recipe: Callable[[], TrainCon
 @pytest.mark.parametrize("recipe", COMPARED, ids=lambda recipe: recipe.__name__)
 def test_compared_encoders_learn_the_prompts(recipe: Callable[[], TrainConfig], prompts_dir: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(recipe(), data=str(prompts_dir), max_batches=NUM_BATCHES, log_interval=10, device="cpu")
-    train(config, tmp_path, is_quiet=True)
+    report = train(config, tmp_path, is_quiet=True)
     losses = [line["loss"] for line in read_metrics(tmp_path) if line["kind"] == "train"]
     assert losses[-1] < 0.6 * losses[0]
+    assert report.num_batches == NUM_BATCHES
