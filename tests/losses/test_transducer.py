@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zipasr.losses import (
     full_transducer_loss,
@@ -234,6 +236,54 @@ def test_pruned_loss_and_gradient_equal_a_loop_over_the_band(kind, width):
     weights = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     ours_grad, theirs_grad = (torch.autograd.grad((x * weights).sum(), logits)[0] for x in (ours, theirs))
     torch.testing.assert_close(ours_grad, theirs_grad, rtol=0, atol=1e-10)
+
+
+@all_kinds
+@pytest.mark.parametrize("seed", range(20))
+def test_any_rising_band_equals_a_loop_over_it(kind, seed):
+    """Bands that start above 0, rise by more than R-1, miss the last label, or hold anything behind the last frame."""
+    generator = torch.Generator().manual_seed(seed)
+    _, _, labels, frame_lens, label_lens = make_batch(seed=seed)
+    width = 2 + seed % 3
+    rise = torch.randint(0, width + 1, (3, 9), generator=generator) * (torch.rand(3, 9, generator=generator) < 0.4)
+    rise[:, 0] = int(seed % 5 == 0)
+    first_label = rise.cumsum(1).clamp(max=5)
+    behind = torch.arange(9) >= frame_lens[:, None]
+    first_label = torch.where(behind, torch.randint(0, 6, (3, 9), generator=generator), first_label)
+    logits = torch.randn(3, 9, width, 7, generator=generator, dtype=torch.float64).requires_grad_()
+    ours = pruned_transducer_loss(logits, first_label, labels, frame_lens, label_lens, blank=0, kind=kind)
+    for n in range(3):
+        log_probs = logits[n, : frame_lens[n]].log_softmax(2)
+        theirs = loop_over_band(log_probs, first_label[n].tolist(), labels[n, : label_lens[n]].tolist(), kind)
+        torch.testing.assert_close(ours[n], theirs, rtol=0, atol=1e-10)
+        if theirs.isfinite():
+            ours_grad, theirs_grad = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (ours[n], theirs))
+            torch.testing.assert_close(ours_grad, theirs_grad, rtol=0, atol=1e-10)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements that a result of any operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.elements = max([self.elements, *(x.numel() for x in tensors)])
+        return result
+
+
+@all_kinds
+def test_arrays_are_of_the_size_of_the_band(kind):
+    num_frames, num_labels, width = 200, 150, 4
+    first_label = (torch.arange(num_frames) * num_labels // num_frames).clamp(max=num_labels - width + 1)[None]
+    logits = torch.randn(1, num_frames, width, 3, requires_grad=True)
+    labels, lens = torch.ones(1, num_labels, dtype=torch.int64), (torch.tensor([num_frames]), torch.tensor([num_labels]))
+    with LargestTensor() as largest:
+        loss = pruned_transducer_loss(logits, first_label, labels, *lens, blank=0, kind=kind)
+        loss.sum().backward()
+    assert loss.isfinite().all()
+    assert largest.elements <= 2 * (num_frames + num_labels + width) * (width + 1) < num_frames * num_labels / 4
 
 
 def smoothed_by_definition(am: Tensor, lm: Tensor, labels: Tensor, lm_scale: float, am_scale: float) -> Tensor:
@@ -542,6 +592,10 @@ def test_wrong_bands_raise():
     for wrong in (-1, 6):
         with pytest.raises(ValueError, match=r"first_label must be in \[0, 5\]"):
             pruned_transducer_loss(logits, first_label + wrong, *lens, blank=0)
+    falling = first_label.clone()
+    falling[1, :4] = 1
+    with pytest.raises(ValueError, match=r"must not fall from frame to frame, but does after frame 3 of utterance 1"):
+        pruned_transducer_loss(logits, falling, *lens, blank=0)
     with pytest.raises(ValueError, match=r"first_label must be integers"):
         pruned_transducer_loss(logits, first_label.float(), *lens, blank=0)
     with pytest.raises(ValueError, match=r"R >= 2 label positions"):

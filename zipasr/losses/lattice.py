@@ -29,40 +29,6 @@ class Lattice(NamedTuple):
     """Probability that a path takes the blank arc; likewise."""
 
 
-class _Layout(NamedTuple):
-    """Where the arcs lie in the work array W (D, 2, U+1, N): step, symbol or blank, label position, utterance.
-
-    In a `skewed` array step d holds the anti-diagonal d = t + s, so that both arcs of the regular lattice lead to step
-    d+1; otherwise step d is frame d. A symbol arc is stored in the row it leads to, a blank arc in its own row. Row U
-    and symbol row 0 are never part of a path.
-    """
-
-    num_steps: int
-    num_positions: int
-    batch_size: int
-    is_skewed: bool
-
-    @property
-    def row_size(self) -> int:
-        return (self.num_positions + 1) * self.batch_size
-
-    def arc_view(self, work: Tensor, arc: int, num_frames: int) -> Tensor:
-        """View of symbol (0) or blank (1) arcs as (N, T, U)."""
-        size, rows = self.batch_size, self.row_size
-        offset = size if arc == 0 else rows
-        stride_S = size + (2 * rows if self.is_skewed else 0)
-        return work.as_strided((size, num_frames, self.num_positions), (1, 2 * rows, stride_S), offset)
-
-    def arc_index(self, position_NTR: Tensor, valid_NTR: Tensor, arc: int) -> Tensor:
-        """Flat index into W of each arc of a band; invalid ones point to an element that is always -inf."""
-        size, rows = self.batch_size, self.row_size
-        frame_T1 = torch.arange(position_NTR.shape[1], device=position_NTR.device)[:, None]
-        step_NTR = frame_T1 + position_NTR if self.is_skewed else frame_T1.expand_as(position_NTR)
-        index = step_NTR * (2 * rows) + position_NTR * size + (size if arc == 0 else rows)
-        index += torch.arange(size, device=index.device)[:, None, None]
-        return index.masked_fill_(~valid_NTR, 0)
-
-
 def sum_paths(
     symbol_NTR: Tensor,
     blank_NTR: Tensor,
@@ -113,42 +79,33 @@ class _SumPaths(torch.autograd.Function):
         is_skewed: bool,
         need_occupation: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        size, num_frames, num_rows = symbol_NTR.shape
-        num_steps = num_frames + (num_positions - 1 if is_skewed else 0)
-        layout = _Layout(num_steps, num_positions, size, is_skewed)
-        last_step_N = frame_lens + label_lens if is_skewed else frame_lens
-
+        _, num_frames, num_rows = symbol_NTR.shape
         device = symbol_NTR.device
         position_NTR = torch.arange(num_rows, device=device)[None, None]
         if first_label_NT is not None:
             position_NTR = first_label_NT[:, :, None] + position_NTR
         is_frame_NT1 = (torch.arange(num_frames, device=device) < frame_lens[:, None])[:, :, None]
-        valid_NTR = [
-            is_frame_NT1 & (position_NTR < label_lens[:, None, None]),
-            is_frame_NT1 & (position_NTR <= label_lens[:, None, None]),
-        ]
+        has_no_symbol_NTR = ~(is_frame_NT1 & (position_NTR < label_lens[:, None, None]))
+        has_no_blank_NTR = ~(is_frame_NT1 & (position_NTR <= label_lens[:, None, None]))
+        scores = _Arcs(
+            symbol_NTR.masked_fill(has_no_symbol_NTR, -torch.inf), blank_NTR.masked_fill(has_no_blank_NTR, -torch.inf)
+        )
+        lattice: _WholeLattice | _BandLattice
+        if first_label_NT is None:
+            lattice = _WholeLattice(scores, frame_lens, label_lens, is_skewed)
+        else:
+            lattice = _BandLattice(scores, first_label_NT, frame_lens, label_lens, num_positions, is_skewed)
 
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        work = torch.full((num_steps, 2, layout.row_size), -torch.inf, dtype=dtype, device=device)
-        index: list[Tensor] = []
-        for arc, (score, valid) in enumerate(zip((symbol_NTR, blank_NTR), valid_NTR, strict=True)):
-            masked = score.masked_fill(~valid, -torch.inf)
-            if first_label_NT is None:
-                layout.arc_view(work, arc, num_frames).copy_(masked)
-            else:
-                index.append(layout.arc_index(position_NTR, valid, arc))
-                work.view(-1)[index[arc]] = masked.to(dtype)
-
-        log_prob_N, prefix = _run_forward(work, layout, last_step_N, label_lens)
-        occupation = [torch.zeros_like(symbol_NTR), torch.zeros_like(blank_NTR)]
+        log_prob_N = lattice.sum_forward().to(symbol_NTR.dtype)
         if need_occupation:
-            _run_backward(work, prefix, layout, label_lens)
-            for arc, (out, valid) in enumerate(zip(occupation, valid_NTR, strict=True)):
-                used = layout.arc_view(work, arc, num_frames) if first_label_NT is None else work.view(-1)[index[arc]]
-                out.copy_(used).masked_fill_(~valid, 0)
-        ctx.mark_non_differentiable(*occupation)
-        ctx.save_for_backward(*occupation)
-        return log_prob_N.to(symbol_NTR.dtype), occupation[0], occupation[1]
+            used = lattice.sum_backward()
+            symbol_occupation = used.symbol.to(symbol_NTR.dtype).masked_fill(has_no_symbol_NTR, 0)
+            blank_occupation = used.blank.to(blank_NTR.dtype).masked_fill(has_no_blank_NTR, 0)
+        else:
+            symbol_occupation, blank_occupation = torch.zeros_like(symbol_NTR), torch.zeros_like(blank_NTR)
+        ctx.mark_non_differentiable(symbol_occupation, blank_occupation)
+        ctx.save_for_backward(symbol_occupation, blank_occupation)
+        return log_prob_N, symbol_occupation, blank_occupation
 
     @staticmethod
     @once_differentiable
@@ -158,42 +115,176 @@ class _SumPaths(torch.autograd.Function):
         return symbol_occupation * grad_N11, blank_occupation * grad_N11, None, None, None, None, None, None
 
 
-def _run_forward(work: Tensor, layout: _Layout, last_step_N: Tensor, label_lens: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn the arc scores in `work` into the scores of all prefixes ending with that arc, step by step.
+class _Arcs(NamedTuple):
+    """A number for each symbol arc and each blank arc, (N, T, R) both."""
 
-    Returns the (N,) totals and the prefix scores (D+1, U+2, N), flat in the last two, whose row 0 is -inf padding.
+    symbol: Tensor
+    blank: Tensor
+
+
+class _WholeLattice:
+    """All label positions in every frame: an arc leads to the same row or to the next one, so strides find it.
+
+    The work array W (D, 2, U+1, N) holds step, symbol or blank, label position, utterance. In a skewed array step d
+    holds the anti-diagonal d = t + s, so that both arcs of the regular lattice lead to step d+1; otherwise step d is
+    frame d. A symbol arc is stored in the row it leads to, a blank arc in its own row. Row U and symbol row 0 are never
+    part of a path.
     """
-    num_steps, size = layout.num_steps, layout.batch_size
-    # An utterance that has ended stays where it is, at no cost, until the longest ends: no length leaves the device.
-    blank_DUN = work.view(num_steps, 2, layout.num_positions + 1, size)[:, 1]
-    utterance_N = torch.arange(size, device=work.device)
-    has_ended_DN = torch.arange(num_steps, device=work.device)[:, None] >= last_step_N
-    blank_DUN[:, label_lens, utterance_N] = blank_DUN[:, label_lens, utterance_N].masked_fill(has_ended_DN, 0)
 
-    prefix = work.new_empty(num_steps + 1, size + layout.row_size)
-    prefix[:, :size] = -torch.inf
-    prefix[0] = -torch.inf
-    prefix[0, size : 2 * size] = 0
-    # sources[d] is prefix[d] twice: one position lower for the symbol arcs, as it is for the blank arcs.
-    sources = prefix.as_strided((num_steps, 2, layout.row_size), (prefix.stride(0), size, 1)).unbind(0)
-    targets = prefix[1:, size:].unbind(0)
-    symbols, blanks = work[:, 0].unbind(0), work[:, 1].unbind(0)
-    for source, terms, symbol, blank, target in zip(sources, work.unbind(0), symbols, blanks, targets, strict=True):
-        torch.add(source, terms, out=terms)
-        torch.logaddexp(symbol, blank, out=target)
-    return prefix.view(num_steps + 1, layout.num_positions + 2, size)[-1, label_lens + 1, utterance_N], prefix
+    def __init__(self, scores: _Arcs, frame_lens: Tensor, label_lens: Tensor, is_skewed: bool) -> None:
+        self.size, self.num_frames, self.num_positions = scores.symbol.shape
+        self.row_size = (self.num_positions + 1) * self.size
+        self.is_skewed = is_skewed
+        self.label_lens = label_lens
+        self.utterance_N = torch.arange(self.size, device=label_lens.device)
+        num_steps = self.num_frames + (self.num_positions - 1 if is_skewed else 0)
+        self.work = _no_paths(num_steps, 2, self.row_size, device=label_lens.device)
+        for score, arcs in zip(scores, self._arcs(), strict=True):
+            arcs.copy_(score)
+        blank_DUN = self.work.view(num_steps, 2, self.num_positions + 1, self.size)[:, 1]
+        _stay_at_end_(blank_DUN, frame_lens + label_lens if is_skewed else frame_lens, label_lens)
+
+    def _arcs(self) -> _Arcs:
+        """Views of the work array as (N, T, U)."""
+        shape = (self.size, self.num_frames, self.num_positions)
+        strides = (1, 2 * self.row_size, self.size + (2 * self.row_size if self.is_skewed else 0))
+        return _Arcs(self.work.as_strided(shape, strides, self.size), self.work.as_strided(shape, strides, self.row_size))
+
+    def sum_forward(self) -> Tensor:
+        """Turn scores of arcs into scores of all prefixes that end with the arc, step by step; return the (N,) totals."""
+        num_steps, size = len(self.work), self.size
+        # (D+1, U+2, N), flat in the last two; row 0 is padding.
+        prefix = self.work.new_empty(num_steps + 1, size + self.row_size)
+        prefix[:, :size] = -torch.inf
+        prefix[0] = -torch.inf
+        prefix[0, size : 2 * size] = 0
+        # sources[d] is prefix[d] twice: one position lower for the symbol arcs, as it is for the blank arcs.
+        sources = prefix.as_strided((num_steps, 2, self.row_size), (prefix.stride(0), size, 1)).unbind(0)
+        targets = prefix[1:, size:].unbind(0)
+        symbols, blanks = self.work[:, 0].unbind(0), self.work[:, 1].unbind(0)
+        for source, arcs, symbol, blank, target in zip(sources, self.work.unbind(0), symbols, blanks, targets, strict=True):
+            torch.add(source, arcs, out=arcs)
+            torch.logaddexp(symbol, blank, out=target)
+        self.prefix = prefix
+        return prefix[-1].view(-1, size)[self.label_lens + 1, self.utterance_N]
+
+    def sum_backward(self) -> _Arcs:
+        """Return how often paths use each arc. After `sum_forward`; overwrites the work array."""
+        size = self.size
+        _to_shares_(self.work, self.prefix[1:, None, size:])
+        state = self.work.new_zeros(self.num_positions + 1, size)
+        state[self.label_lens, self.utterance_N] = 1
+        state = state.view(-1)
+        reached = state[:-size]
+        symbols, blanks = self.work[:, 0, size:].unbind(0), self.work[:, 1, :-size].unbind(0)
+        for arcs, symbol, blank in zip(reversed(self.work.unbind(0)), reversed(symbols), reversed(blanks), strict=True):
+            arcs.mul_(state)
+            torch.add(symbol, blank, out=reached)
+        return self._arcs()
 
 
-def _run_backward(work: Tensor, prefix: Tensor, layout: _Layout, label_lens: Tensor) -> None:
-    """Turn the prefix scores in `work`, as `_run_forward` left them, into occupation probabilities, in place."""
-    size = layout.batch_size
-    # The share of each arc in the state it leads to; a state that no path reaches (-inf less -inf) has none.
-    work.sub_(prefix[1:, None, size:]).exp_().nan_to_num_(0.0, 0.0, 0.0)
-    state = work.new_zeros(layout.num_positions + 1, size)
-    state[label_lens, torch.arange(size, device=work.device)] = 1
-    state = state.view(-1)
-    reached = state[:-size]
-    symbols, blanks = work[:, 0, size:].unbind(0), work[:, 1, :-size].unbind(0)
-    for arcs, symbol, blank in zip(reversed(work.unbind(0)), reversed(symbols), reversed(blanks), strict=True):
-        arcs.mul_(state)
-        torch.add(symbol, blank, out=reached)
+class _BandLattice:
+    """R label positions per frame, from `first_label_NT` on: arrays of the band's size, whatever the number of labels.
+
+    The work array W (D, 2, R+1, N) holds step, symbol or blank, row of the band, utterance; an arc is stored where it
+    starts. Row r of frame t is at step t or, in a skewed array, at step t + first_label[t] + r, so that both arcs of the
+    regular lattice lead to the next step. As the band never falls, no two frames share an element. Where it rises, arcs
+    lead to lower rows. Row R, always -inf, stands for every position outside the band.
+    """
+
+    def __init__(
+        self,
+        scores: _Arcs,
+        first_label_NT: Tensor,
+        frame_lens: Tensor,
+        label_lens: Tensor,
+        num_positions: int,
+        is_skewed: bool,
+    ) -> None:
+        size, num_frames, self.width = scores.symbol.shape
+        device = label_lens.device
+        num_steps = num_frames + (num_positions + self.width - 2 if is_skewed else 0)
+        frame_T = torch.arange(num_frames, device=device)
+        row_R = torch.arange(self.width, device=device)
+        self.utterance_N = torch.arange(size, device=device)
+        utterance_N11 = self.utterance_N[:, None, None]
+        # After its last frame the band of an utterance stays where the last label is in it, if that was just above.
+        last_N1 = (frame_lens - 1).clamp(min=0)[:, None]
+        end_N1 = first_label_NT.gather(1, last_N1).maximum(label_lens[:, None] - self.width + 1)
+        first_NT = torch.where(frame_T <= last_N1, first_label_NT, end_N1)
+        self.start_N = first_NT[:, 0]
+        self.end_N = self._inside(label_lens - end_N1[:, 0])
+
+        # Where arcs lead to: `targets` (D, 2, R, N), rows of the next step; where they come from: `sources`, rows of this.
+        rise_NT1 = first_NT.diff(dim=1, append=end_N1)[:, :, None]
+        row_R1 = row_R[:, None]
+        if is_skewed:
+            step_NTR = (frame_T + first_NT)[:, :, None] + row_R
+            rise_DRN, rise_before_DRN = torch.zeros(2, num_steps, self.width, size, dtype=torch.int64, device=device)
+            rise_DRN[step_NTR, row_R, utterance_N11] = rise_NT1
+            rise_before_DRN[step_NTR[:, 1:] - 1, row_R, utterance_N11] = rise_NT1[:, :-1]
+            targets = (row_R1 + 1).expand_as(rise_DRN), row_R1 - rise_DRN
+            sources = (row_R1 - 1).expand_as(rise_DRN), row_R1 + rise_before_DRN
+        else:
+            step_NTR = frame_T[:, None]
+            rise_D1N = rise_NT1.permute(1, 2, 0)
+            targets = row_R1 + 1 - rise_D1N, row_R1 - rise_D1N
+            sources = row_R1 - 1 + rise_D1N, row_R1 + rise_D1N
+        self.targets_D2RN = self._inside(torch.stack(targets, dim=1))
+        self.sources_D2RN = self._inside(torch.stack(sources, dim=1))
+
+        self.element_NTR = (step_NTR, row_R, utterance_N11)
+        self.work = _no_paths(num_steps, 2, self.width + 1, size, device=device)
+        for score, arcs_DRN in zip(scores, self.work.unbind(1), strict=True):
+            arcs_DRN[self.element_NTR] = score.to(self.work.dtype)
+        _stay_at_end_(self.work[:, 1], frame_lens + label_lens if is_skewed else frame_lens, self.end_N)
+
+    def _inside(self, row: Tensor) -> Tensor:
+        """Replace rows outside the band by the row that stands for them."""
+        return row.masked_fill((row < 0) | (row >= self.width), self.width)
+
+    def sum_forward(self) -> Tensor:
+        """Turn scores of arcs into scores of all prefixes that end with the arc, step by step; return the (N,) totals."""
+        prefix = _no_paths(len(self.work) + 1, *self.work.shape[2:], device=self.work.device)
+        prefix[0, 0].masked_fill_(self.start_N == 0, 0)
+        states, targets, all_sources = prefix.unbind(0), prefix[1:, :-1].unbind(0), self.sources_D2RN.unbind(0)
+        arriving = self.work.new_empty(2, self.width, self.work.shape[-1])
+        symbol, blank = arriving.unbind(0)
+        for state, arcs, sources, target in zip(states[:-1], self.work.unbind(0), all_sources, targets, strict=True):
+            torch.add(state, arcs, out=arcs)
+            torch.gather(arcs, 1, sources, out=arriving)
+            torch.logaddexp(symbol, blank, out=target)
+        self.prefix = prefix
+        return prefix[-1, self.end_N, self.utterance_N]
+
+    def sum_backward(self) -> _Arcs:
+        """Return how often paths use each arc. After `sum_forward`; overwrites the work array."""
+        shares = self.work[:, :, :-1]
+        _to_shares_(shares, self.prefix[1:, None].expand(-1, 2, -1, -1).gather(2, self.targets_D2RN))
+        state = self.work.new_zeros(self.width + 1, self.work.shape[-1])
+        state[self.end_N, self.utterance_N] = 1
+        reached, states = state[:-1], state.expand(2, -1, -1)
+        symbols, blanks = shares.unbind(1)
+        used = torch.empty_like(shares[0])
+        per_step = shares.unbind(0), self.targets_D2RN.unbind(0), symbols.unbind(0), blanks.unbind(0)
+        for arcs, targets, symbol, blank in zip(*map(reversed, per_step), strict=True):
+            torch.gather(states, 1, targets, out=used)
+            arcs.mul_(used)
+            torch.add(symbol, blank, out=reached)
+        return _Arcs(symbols[self.element_NTR], blanks[self.element_NTR])
+
+
+def _no_paths(*shape: int, device: torch.device) -> Tensor:
+    return torch.full(shape, -torch.inf, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+def _stay_at_end_(blank_DRN: Tensor, last_step_N: Tensor, row_N: Tensor) -> None:
+    """Keep an utterance that has ended in its row, at no cost, until the longest ends: no length is read by the host."""
+    has_ended_DN = torch.arange(len(blank_DRN), device=blank_DRN.device)[:, None] >= last_step_N
+    utterance_N = torch.arange(blank_DRN.shape[2], device=blank_DRN.device)
+    blank_DRN[:, row_N, utterance_N] = blank_DRN[:, row_N, utterance_N].masked_fill(has_ended_DN, 0)
+
+
+def _to_shares_(arcs: Tensor, states: Tensor) -> None:
+    """Turn prefix scores of arcs into the share that each has in the state it leads to; 0 where no path reaches it."""
+    arcs.sub_(states).exp_().nan_to_num_(0.0, 0.0, 0.0)

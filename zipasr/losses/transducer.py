@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from zipasr.losses.arguments import (
+    Targets,
     checked_targets,
+    is_readable,
     require_float32,
     require_integers,
     require_lens,
@@ -193,7 +195,7 @@ def pruned_transducer_loss(
     Args:
         logits_NTRV: joiner output, unnormalised, float32 (half precision raises; heads cast, with autocast off, before
             they call); R >= 2, or 1 if there are no labels.
-        first_label_NT: label position of row 0 of the band, integer; rises by at most R-1 per frame.
+        first_label_NT: label position of row 0 of the band, integer; never falls, rises by at most R-1 per frame.
         labels_NS: target ids without blank, integer, padding ignored.
         frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
         blank: id of the blank.
@@ -202,7 +204,8 @@ def pruned_transducer_loss(
     Returns:
         (N,) loss in nats; +inf where the band cannot reach the last label, with gradient 0. Reduce it yourself.
     Raises:
-        ValueError: shapes disagree, a length exceeds its axis, a label or `blank` is not in [0, V), half precision.
+        ValueError: shapes disagree, a length exceeds its axis, the band falls, a label or `blank` is not in [0, V),
+            half precision.
     Source: Graves 2012, arXiv:1211.3711, eq. 16-17, within the band of Kuang et al. 2022, arXiv:2206.13236. Checked
         against the full lattice in tests/losses/test_transducer.py::test_wide_band_equals_full_lattice.
     """
@@ -211,25 +214,12 @@ def pruned_transducer_loss(
     require_shape("first_label", first_label_NT, (size, num_frames), "(N, T)")
     if width < min(2, labels_NS.shape[-1] + 1):
         raise ValueError(f"the band must have R >= 2 label positions to rise, but the logits have R = {width}")
-    labels, frame_lens, label_lens = checked_targets(labels_NS, frame_lens, label_lens, scores=logits_NTRV, blank=blank)
+    targets = checked_targets(labels_NS, frame_lens, label_lens, scores=logits_NTRV, blank=blank)
     require_integers(first_label=first_label_NT)
-    require_span("first_label", first_label_NT, 0, labels.shape[1], "labels")
-    first_label_NT = first_label_NT.to(logits_NTRV.device)
-    label_NU = pad(labels, (0, 1), value=blank)
-    num_positions = label_NU.shape[1]
-    positions_NTR = Band(first_label_NT.long(), width).positions_NTR
-    label_NTR = label_NU.gather(1, positions_NTR.clamp(max=num_positions - 1).flatten(1)).view_as(positions_NTR)
-    symbol_NTR, blank_NTR = _RowScores.apply(logits_NTRV, label_NTR, blank)
-    lattice = sum_paths(
-        _symbol_arcs(symbol_NTR, blank_NTR, frame_lens, kind, delay_penalty),
-        blank_NTR,
-        frame_lens,
-        label_lens,
-        kind=kind,
-        num_positions=num_positions,
-        first_label_NT=first_label_NT.long(),
-    )
-    return -lattice.log_prob_N
+    require_span("first_label", first_label_NT, 0, targets.labels_NS.shape[1], "labels")
+    _require_no_fall(first_label_NT, frame_lens)
+    first_label_NT = moved(first_label_NT, logits_NTRV.device).long()
+    return _rows_loss(logits_NTRV, first_label_NT, targets, blank=blank, kind=kind, delay_penalty=delay_penalty)
 
 
 def full_transducer_loss(
@@ -254,10 +244,52 @@ def full_transducer_loss(
     size, num_frames, _, vocab_size = logits_NTUV.shape
     expected = (size, num_frames, labels_NS.shape[-1] + 1, vocab_size)
     require_shape("logits", logits_NTUV, expected, "(N, T, S+1, V)")
-    whole_NT = torch.zeros(size, num_frames, dtype=torch.int64, device=logits_NTUV.device)
-    return pruned_transducer_loss(
-        logits_NTUV, whole_NT, labels_NS, frame_lens, label_lens, blank=blank, kind=kind, delay_penalty=delay_penalty
+    targets = checked_targets(labels_NS, frame_lens, label_lens, scores=logits_NTUV, blank=blank)
+    return _rows_loss(logits_NTUV, None, targets, blank=blank, kind=kind, delay_penalty=delay_penalty)
+
+
+def _rows_loss(
+    logits_NTRV: Tensor,
+    first_label_NT: Tensor | None,
+    targets: Targets,
+    *,
+    blank: int,
+    kind: LatticeKind,
+    delay_penalty: float,
+) -> Tensor:
+    """Loss (N,) of checked targets over a band, or over all label positions if `first_label_NT` is None."""
+    num_frames, width = logits_NTRV.shape[1:3]
+    label_NU = pad(targets.labels_NS, (0, 1), value=blank)
+    num_positions = label_NU.shape[1]
+    if first_label_NT is None:
+        label_NTR = label_NU[:, None].repeat(1, num_frames, 1)
+    else:
+        positions_NTR = Band(first_label_NT, width).positions_NTR
+        label_NTR = label_NU.gather(1, positions_NTR.clamp(max=num_positions - 1).flatten(1)).view_as(positions_NTR)
+    symbol_NTR, blank_NTR = _RowScores.apply(logits_NTRV, label_NTR, blank)
+    lattice = sum_paths(
+        _symbol_arcs(symbol_NTR, blank_NTR, targets.frame_lens, kind, delay_penalty),
+        blank_NTR,
+        targets.frame_lens,
+        targets.label_lens,
+        kind=kind,
+        num_positions=num_positions,
+        first_label_NT=first_label_NT,
     )
+    return -lattice.log_prob_N
+
+
+def _require_no_fall(first_label_NT: Tensor, frame_lens: Tensor) -> None:
+    """Raise ValueError if, where that can be read, the band of an utterance falls between two of its frames."""
+    if not is_readable(first_label_NT, frame_lens):
+        return
+    is_fall_NT = (first_label_NT.diff(dim=1) < 0) & (torch.arange(1, first_label_NT.shape[1]) < frame_lens[:, None])
+    if is_fall_NT.any():
+        utterance, frame = is_fall_NT.nonzero()[0].tolist()
+        raise ValueError(
+            f"first_label must not fall from frame to frame, but does after frame {frame} of utterance {utterance}; "
+            "a path through the lattice never goes back"
+        )
 
 
 def _require_kind(kind: str) -> None:
