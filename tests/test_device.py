@@ -1,12 +1,23 @@
-"""Devices and threads. Contract: a name gives a device or a sentence. Law: the fast product is the exact one."""
+"""Devices, threads and precision. Contract: a name gives a device or a sentence. Law: the fast product is the exact one;
+what is set for a block is undone."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 
 from zipasr import device
-from zipasr.device import SMALL_MODEL_PARAMETERS, configure_threads, fast_matmul, select_device, split_threads
+from zipasr.device import (
+    DTYPES,
+    SMALL_MODEL_PARAMETERS,
+    arithmetic,
+    check_precision,
+    configure_threads,
+    fast_matmul,
+    select_device,
+    split_threads,
+)
 from zipasr.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -89,6 +100,62 @@ def test_fast_matmul_is_exact_to_float32() -> None:
         for product in fast:
             assert product.dtype == torch.float32
             assert (product - exact).abs().max() < 1e-5 * k**0.5
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_precision_that_a_device_cannot_compute_in_is_refused(is_training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torch.get_rng_state()
+    for name in ("float32", "bfloat16", "float16"):
+        check_precision(name, CPU, is_training=is_training)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ConfigError, match="tf32 needs an NVIDIA GPU, Ampere or newer, but the device is cpu; use float32"):
+        check_precision("tf32", CPU, is_training=is_training)
+    with pytest.raises(ConfigError, match="precision must be one of float32, tf32, bfloat16, float16, but is 'double'"):
+        check_precision("double", CPU, is_training=is_training)
+
+    def unable(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Half is not implemented here\nat line 3")
+
+    monkeypatch.setattr(torch, "autocast", unable)
+    check_precision("float32", CPU, is_training=is_training)
+    verb = "train" if is_training else "compute"
+    with pytest.raises(ConfigError, match=rf"float16 .* cpu cannot {verb} in it \(Half is not implemented here\)"):
+        check_precision("float16", CPU, is_training=is_training)
+
+
+@pytest.mark.parametrize(("capability", "is_able"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_tf32_needs_ampere(capability: tuple[int, int], is_able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    with nullcontext() if is_able else pytest.raises(ConfigError, match="but the device is cuda:1"):
+        check_precision("tf32", torch.device("cuda:1"))
+
+
+def test_float32_is_no_tf32_on_a_gpu_and_what_was_set_before_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which asks for the GPU
+    flags = lambda: (matmul.allow_tf32, convolution.allow_tf32)  # noqa: E731
+    at_first = flags()
+    try:
+        for matmul.allow_tf32, convolution.allow_tf32 in ((False, True), (True, False)):
+            before = flags()
+            for precision, is_rounded in (("float32", False), ("tf32", True), ("bfloat16", False)):
+                with suppress(KeyError), arithmetic(precision, gpu):
+                    assert flags() == (is_rounded, is_rounded)
+                    raise KeyError
+                assert flags() == before
+                with arithmetic(precision, CPU):
+                    assert flags() == before
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = at_first
+
+
+def test_arithmetic_rounds_products_in_half_precision() -> None:
+    x = torch.randn(4, 4)
+    for precision, dtype in DTYPES.items():
+        with arithmetic(precision, CPU):
+            assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""Where to compute (CUDA, then Apple's MPS, then the CPU), on how many threads, and the fast way to multiply matrices."""
+"""Where to compute (CUDA, then Apple's MPS, then the CPU), on how many threads, and in which precision."""
 
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from zipasr.errors import ConfigError
 
@@ -13,6 +15,10 @@ SMALL_MODEL_PARAMETERS = 5_000_000
 """Below this a second thread costs more than it brings where other programs run: the threads of a small operation wait for
 each other all the time, and each for its turn on a core. Beside two other programs on two cores `tiny` (2 M) takes 3.2
 training steps a second on one thread and 0.9 on two (benchmarks/LOG.md)."""
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+"""What a model computes in; its weights are float32. `tf32`: float32, but products and convolutions of a GPU round what
+they multiply to 10 bits. `bfloat16` and `float16`: autocast, so that sums, norms and softmax stay in float32."""
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAX_THREADS = 1024
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -82,6 +88,62 @@ def split_threads(num_threads: int, *, num_readers: int, device: torch.device) -
 def _check_threads(num_threads: int) -> None:
     if not 1 <= num_threads <= _MAX_THREADS:
         raise ConfigError(f"threads must be from 1 to {_MAX_THREADS}, but is {num_threads}")
+
+
+def check_precision(precision: str, device: torch.device, *, is_training: bool = False) -> None:
+    """See that a device can compute in a precision, by doing so for a convolution and a linear layer.
+
+    Args:
+        precision: one of `Precision`.
+        device: where to try.
+        is_training: whether gradients are needed too.
+    Raises:
+        ConfigError: there is no such precision, or the device cannot compute in it.
+    """
+    if precision not in DTYPES:
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but is {precision!r}")
+    dtype = DTYPES[precision]
+    if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ConfigError(f"precision tf32 needs an NVIDIA GPU, Ampere or newer, but the device is {device}; use float32")
+    if dtype == torch.float32:
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).to(device)
+    try:
+        with torch.set_grad_enabled(is_training), torch.autocast(device.type, dtype=dtype):
+            out = layers(torch.ones(2, 1, 4, 4, device=device))
+        if is_training:
+            out.float().sum().backward()
+        is_able = out.dtype == dtype
+        reason = f"its results are {str(out.dtype).removeprefix('torch.')}"
+    except RuntimeError as error:
+        is_able, reason = False, str(error).splitlines()[0]
+    if not is_able:
+        verb = "train" if is_training else "compute"
+        raise ConfigError(f"precision {precision} was asked for, but {device} cannot {verb} in it ({reason}); use float32")
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute in a precision inside a block.
+
+    On CUDA, float32 means float32 here: PyTorch's own default lets convolutions round to TF32.
+    """
+    with _tf32(precision == "tf32") if device.type == "cuda" else nullcontext():
+        dtype = DTYPES[precision]
+        with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype):
+            yield
+
+
+@contextmanager
+def _tf32(is_on: bool) -> Iterator[None]:
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = is_on
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 @contextmanager

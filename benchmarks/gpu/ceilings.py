@@ -11,7 +11,8 @@ import torch
 
 from gpu.models import ABSENT
 from gpu.runner import Block
-from gpu.timing import DTYPES, NUM_INPUT_SETS, arithmetic, time_calls
+from gpu.timing import NUM_INPUT_SETS, time_calls
+from zipasr.device import DTYPES, arithmetic
 
 PEAK_BF16 = 989e12
 """Dense bf16 operations a second of an H100 SXM, by its data sheet."""

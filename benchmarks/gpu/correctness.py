@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from gpu.models import Inputs, balance_blank, build, config_of, noise_inputs, standardized, toy
 from gpu.runner import Block
-from gpu.timing import DTYPES, arithmetic
+from zipasr.device import DTYPES, arithmetic
 from zipasr.losses import (
     ctc_loss,
     full_transducer_loss,

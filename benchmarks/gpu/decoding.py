@@ -5,15 +5,16 @@ Weights are random and inputs are noise, but the blank is balanced so that searc
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from gpu.models import LABELS_PER_S, balance_blank, build, config_of, noise_inputs, standardized, toy
 from gpu.runner import Block
-from gpu.timing import NUM_INPUT_SETS, arithmetic, count_operators, peak_mib, time_calls
+from gpu.timing import NUM_INPUT_SETS, count_operators, peak_mib, time_calls
 from zipasr.baselines import SqueezeformerConfig
+from zipasr.device import Precision, arithmetic
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.model import AsrModel, EncoderConfig, make_encoder
 from zipasr.nn.encoded import Encoded
@@ -54,7 +55,7 @@ def decode_batch(block: Block, model: AsrModel, size: str, batch: int) -> None:
         with torch.inference_mode(), arithmetic(precision, block.device):
             return measure(block, calls, audio_s)
 
-    for precision in ("float32", "bfloat16", "float16") if block.device.type == "cuda" else ("float32", "bfloat16"):
+    for precision in get_args(Precision) if block.device.type == "cuda" else ("float32", "bfloat16"):
         block.case(f"{title}: encoder {precision}", lambda precision=precision: encode(precision))
     encoded: list[Encoded] = []
 

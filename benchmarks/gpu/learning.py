@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gpu.models import Inputs, build, toy
 from gpu.runner import Block, write_json
-from gpu.timing import DTYPES, arithmetic
+from zipasr.device import DTYPES, arithmetic
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.model import AsrConfig, AsrModel

@@ -5,8 +5,7 @@ Times are milliseconds of the device where it is CUDA, and of the wall clock els
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +20,6 @@ NUM_INPUT_SETS = 3
 LONG_S = 8.0
 """Seconds after which no more calls are timed."""
 MIB = 2**20
-DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""By the name of a precision; tf32 is float32 whose products are rounded to 10 bits on a GPU."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -103,19 +100,6 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
         "peak_mib": torch.cuda.max_memory_allocated(device) / MIB,
         "peak_reserved_mib": torch.cuda.max_memory_reserved(device) / MIB,
     }
-
-
-@contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in a precision of `DTYPES`: autocast in the half ones, products and convolutions in TF32 or not in others."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    dtype = DTYPES[precision]
-    try:
-        with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class OperatorCounter(TorchDispatchMode):

@@ -14,7 +14,8 @@ from torch.nn import functional
 from gpu.ceilings import PEAK_BF16
 from gpu.models import SIZES, Inputs, build, config_of, noise_inputs
 from gpu.runner import Block, free_memory
-from gpu.timing import NUM_INPUT_SETS, arithmetic, count_operators, peak_mib, profile_call, time_calls
+from gpu.timing import NUM_INPUT_SETS, count_operators, peak_mib, profile_call, time_calls
+from zipasr.device import arithmetic
 from zipasr.losses import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.model import AsrModel
 from zipasr.nn.schedule import set_step

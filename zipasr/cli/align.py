@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.output import result_paths, write_result
 from zipasr.cli.recordings import add_file_options
 from zipasr.cli.threads import use_threads
@@ -41,7 +42,8 @@ def add_parser(subparsers: SubParsers) -> None:
         "--out", metavar="PATH", help="write to this file, or, for several recordings, a file for each into this folder"
     )
     add_file_options(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_device_option(parser)
+    add_precision_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     targets = _targets(args)
     use_threads(args.model)
-    recognizer = Recognizer.load(args.model, device=args.device)
+    recognizer = Recognizer.load(args.model, device=args.device, precision=args.precision)
     num_failed = 0
     for audio, target in zip(args.audio, targets, strict=True):
         try:

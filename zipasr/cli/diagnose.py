@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.device_options import add_device_option
 from zipasr.cli.threads import use_threads
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def add_parser(subparsers: SubParsers) -> None:
         action=argparse.BooleanOptionalAction,
         help="also the outputs of every module with weights (only where the encoder has nothing to limit)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print every module as JSON")
     parser.set_defaults(run=run)
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.threads import add_threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="an n-gram of tokens that is taken off again for what the transducer knows of language itself",
     )
     parser.add_argument("--lodr-scale", type=float, metavar="X", help="its weight, 0 or below (default: -0.15)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_device_option(parser)
+    add_precision_option(parser)
     add_threads_option(parser)
 
 
@@ -150,6 +152,7 @@ def load_recognizer(
     return Recognizer.load(
         args.model,
         device=args.device,
+        precision=args.precision,
         search=search,
         explicit=_given(args),
         lm=args.lm,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
+from zipasr.device import Precision, arithmetic
 from zipasr.encoder.frontend import WINDOW_OVERHANG
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.nn.encoded import Encoded
@@ -26,6 +27,7 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkConfig, ChunkSizes
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
+from zipasr.recognizer.precision import checked_frames, checked_precision
 from zipasr.recognizer.reading import to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
@@ -81,6 +83,7 @@ class Recognizer:
         *,
         features: FbankConfig | None = None,
         device: torch.device | str = "cpu",
+        precision: Precision = "float32",
         search: SearchConfig | None = None,
         default_search: SearchConfig | None = None,
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
@@ -98,6 +101,7 @@ class Recognizer:
             tokenizer: the one it was trained with.
             features: what the model listens to; None: the published filterbank.
             device: where the features go.
+            precision: what the encoder computes in; heads and searches are float32 always.
             search: how to search; None: `auto`, see `SearchConfig.method`.
             default_search: what `auto` follows, if the model can do it; None: the best that its heads allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 is what the original system does, whose
@@ -111,12 +115,14 @@ class Recognizer:
                 such a head, and without this, they are when the search emitted the tokens.
         Raises:
             ConfigError: the model lacks the head that the search needs, the search cannot use language models or
-                hotwords, a phrase cannot be written in the model's vocabulary, or it cannot hear such chunks.
+                hotwords, a phrase cannot be written in the model's vocabulary, it cannot hear such chunks, or it or the
+                device cannot compute in such a precision.
             ValueError: `tail_padding_frames` is negative.
         """
         if tail_padding_frames < 0:
             raise ValueError(f"tail_padding_frames must be 0 or more, but is {tail_padding_frames}")
         self.scorer, self.tokenizer, self.device = scorer, tokenizer, torch.device(device)
+        self.precision = checked_precision(precision, scorer, self.device)
         self.fbank = Fbank(features)
         self.tail_padding_frames = tail_padding_frames
         self.language_models = language_models
@@ -143,6 +149,7 @@ class Recognizer:
         folder: str | os.PathLike[str],
         *,
         device: str = "auto",
+        precision: Precision = "float32",
         search: SearchConfig | None = None,
         explicit: Iterable[str] = (),
         lm: str | os.PathLike[str] | None = None,
@@ -156,6 +163,7 @@ class Recognizer:
         Args:
             folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
             device: cpu, cuda, cuda:N, mps or auto.
+            precision: what the encoder computes in: float32, tf32 (CUDA), bfloat16 or float16.
             search: how to search; None: the default of the folder, see `SearchConfig.method`.
             explicit: fields of `search` that hold although they are as usual, such as a beam of 4 where the folder has 8.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
@@ -166,9 +174,9 @@ class Recognizer:
         Raises:
             CheckpointError: a folder is missing, incomplete or damaged.
             DataError: an ARPA file is missing or damaged.
-            ConfigError: this machine has no such device, the model lacks the head that the search needs, a language model
-                is of another vocabulary or of no use to the search, a phrase cannot be written, or the model cannot hear
-                such chunks.
+            ConfigError: this machine has no such device or precision, the model lacks the head that the search needs, a
+                language model is of another vocabulary or of no use to the search, a phrase cannot be written, or the
+                model cannot hear such chunks.
         """
         scorer, tokenizer, features, chosen, path = open_model(folder, device)
         default = read_default_search(path)
@@ -177,6 +185,7 @@ class Recognizer:
             tokenizer,
             features=features,
             device=chosen,
+            precision=precision,
             search=search,
             default_search=default.search.reset(explicit) if default is not None else None,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
@@ -430,13 +439,14 @@ class Recognizer:
         padded_NTF = torch.full((len(features), longest, features[0].shape[1]), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames
-        with torch.inference_mode():
-            return self.scorer.encode(
+        with torch.inference_mode(), arithmetic(self.precision, self.device):
+            encoded = self.scorer.encode(
                 padded_NTF.to(self.device),
                 torch.tensor(lens, device=self.device),
                 chunk_frames_50hz=chunk,
                 left_context_frames_50hz=left_context,
             )
+        return checked_frames(encoded, self.precision)
 
     def _transcribe_all(
         self,
@@ -564,6 +574,7 @@ def load(
     folder: str | os.PathLike[str],
     *,
     device: str = "auto",
+    precision: Precision = "float32",
     search: SearchConfig | None = None,
     lm: str | os.PathLike[str] | None = None,
     lodr: str | os.PathLike[str] | None = None,
@@ -575,6 +586,7 @@ def load(
     return Recognizer.load(
         folder,
         device=device,
+        precision=precision,
         search=search,
         lm=lm,
         lodr=lodr,

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
+from zipasr.device import arithmetic
 from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
 from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
+from zipasr.recognizer.precision import checked_frames
 from zipasr.recognizer.reading import to_transcript
 from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.search.hotwords import HotwordGraph
@@ -244,12 +246,14 @@ def decode_streams(streams: Iterable[Stream]) -> int:
 
 
 def _decode_batch(streams: Sequence[Stream]) -> None:
-    scorer, device = streaming_model(streams[0].recognizer.scorer), streams[0].recognizer.device
+    recognizer = streams[0].recognizer
+    scorer, device = streaming_model(recognizer.scorer), recognizer.device
     popped = [window for stream in streams if (window := stream._buffer.pop()) is not None]
     windows, lens = [window for window, _ in popped], [num_valid for _, num_valid in popped]
-    encoded, states = scorer.encode_streams(
-        torch.stack(windows).to(device), torch.tensor(lens, device=device), [stream._encoder_state for stream in streams]
-    )
+    before = [stream._encoder_state for stream in streams]
+    with arithmetic(recognizer.precision, device):
+        encoded, states = scorer.encode_streams(torch.stack(windows).to(device), torch.tensor(lens, device=device), before)
+    encoded = checked_frames(encoded, recognizer.precision)
     streams[0]._search.advance([stream._search_state for stream in streams], encoded)
     for stream, state in zip(streams, states, strict=True):
         stream._encoder_state, stream._ranked = state, None

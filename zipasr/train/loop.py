@@ -21,7 +21,7 @@ from zipasr.data.batching import Batch, BatchReader, stable_seed
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.plan import BatchPlan
 from zipasr.data.reading import read_batches
-from zipasr.device import fast_matmul
+from zipasr.device import check_precision, fast_matmul
 from zipasr.errors import ZipasrError
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
@@ -39,7 +39,6 @@ from zipasr.train.distributed import Ranks, joined
 from zipasr.train.finetune import begin, trained_groups
 from zipasr.train.folder import check_same_data, locked, open_run
 from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
-from zipasr.train.precision import check_precision
 from zipasr.train.preflight import check_new_run
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
 from zipasr.train.signals import StopWish, stop_wish
@@ -97,7 +96,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     """
     config.check_loss_scales()
     with joined(config.device, config.rank_timeout_s) as (ranks, device):
-        check_precision(config.precision, device)
+        check_precision(config.precision, device, is_training=True)
         cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
         dev_cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"))
         with locked(out) if ranks.is_main else nullcontext():

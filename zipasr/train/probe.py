@@ -18,7 +18,7 @@ import torch
 
 from zipasr.data.batching import Batch
 from zipasr.data.manifest_index import IndexedCuts
-from zipasr.device import fast_matmul, select_device
+from zipasr.device import check_precision, fast_matmul, select_device
 from zipasr.errors import ZipasrError
 from zipasr.nn.schedule import set_step
 from zipasr.profile import peak_bytes, process_status, start_of_peak
@@ -29,7 +29,6 @@ from zipasr.train.data import read_cuts, select
 from zipasr.train.distributed import Ranks
 from zipasr.train.folder import CONFIG_FILE, first_tokenizer, with_vocabulary
 from zipasr.train.loop import new_state
-from zipasr.train.precision import check_precision
 from zipasr.train.step import Stepper, is_out_of_memory, schedule_step
 
 _FRAMES_PER_S = 100
@@ -101,7 +100,7 @@ def probe(config: TrainConfig, out: Path) -> ProbeReport:
     """
     config.check_loss_scales()
     device = select_device(config.device)
-    check_precision(config.precision, device)
+    check_precision(config.precision, device, is_training=True)
     cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
     begun = (out / CONFIG_FILE).is_file()
     tokenizer = Tokenizer.load(out / "tokenizer") if begun else first_tokenizer(config, cuts)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from zipasr.data.batching import Batch
+from zipasr.device import DTYPES
 from zipasr.errors import ZipasrError
 from zipasr.nn.placement import moved
 from zipasr.optim import ScaledAdam
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
 from zipasr.train.finetune import step_offset
-from zipasr.train.precision import DTYPES
 from zipasr.train.state import TrainState, random_state
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
