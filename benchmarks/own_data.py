@@ -68,10 +68,14 @@ def train(source: str, data: Path, run: Path, seed: int, budget: str | None) -> 
     command += ["--set", f"seed={seed}"] if seed != RECIPE_SEED else []
     command += ["--budget", budget] if budget is not None else []
     if not (run / "finished").is_file():
-        started = time.time()
-        with (run.parent / f"{run.name}.log").open("a") as log:
+        log_file, seconds = run.parent / f"{run.name}.log", run.parent / f"{run.name}.seconds"
+        started = time.time() - (float(seconds.read_text()) if seconds.is_file() else 0.0)
+        with log_file.open("a") as log:
             subprocess.run([sys.executable, "-m", *command, "--no-progress"], stdout=log, stderr=log, check=True)
-        (run / "finished").write_text(f"{time.time() - started:.0f}\n")
+        seconds.write_text(f"{time.time() - started:.0f}\n")
+        if ": stopped after " in log_file.read_text(encoding="utf-8").splitlines()[-1]:
+            raise SystemExit(f"{run}: the training was stopped; run the same command to go on")
+        (run / "finished").write_text(seconds.read_text())
     return command
 
 
