@@ -103,7 +103,7 @@ class _UnreadableCounter:
             if self.max_share == 0.0 or len(self.skipped) > max(limit, 1.0):
                 raise DataError(
                     f"{reason}. {len(self.skipped)} of {self.num_read} utterances read so far are unreadable, but the limit "
-                    f"is a share of {self.max_share:g}; prepare the data again, or raise batch.max_unreadable_share"
+                    f"is a share of {self.max_share:g}; to accept more, raise batch.max_unreadable_share"
                 )
             logger.warning("skipped %d of %d utterances: %s", len(self.skipped), self.num_utterances, reason)
 
