@@ -219,7 +219,7 @@ def test_full_disk(cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (b"not gzip", "Not a gzipped file"),
         (gzip.compress(b"x" * 1000, mtime=0)[:-12], ""),
         (gzip.compress(b'{"id": "a"\n', mtime=0), "line 1"),
-        (gzip.compress(b"[1]\n", mtime=0), r"it holds '\[1\]'"),
+        (gzip.compress(b"[1]\n", mtime=0), r"it contains '\[1\]'"),
         (gzip.compress(b'{"id": "a", "type": "MonoCut", "recording": {}}\n', mtime=0), "line 1: KeyError"),
         (gzip.compress(b'{"id": "a", "recording_id": "r", "start": 0.0, "duration": 1.0}\n', mtime=0), "SupervisionSegment"),
     ],
