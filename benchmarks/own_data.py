@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from zipasr.config import from_json
-from zipasr.data.prepare import prepare
 from zipasr.evaluate import compare_searches, evaluate, read_cuts
+from zipasr.prepare import prepare
 from zipasr.recognizer import Recognizer
 from zipasr.search.comparison import best_search
 from zipasr.train.config import TrainConfig

@@ -53,7 +53,7 @@ def prompts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     They are kept in `$ZIPASR_CACHE`, or in `.cache` of the repository. Skips where they cannot be fetched.
     """
-    from zipasr.data.prepare import prepare
+    from zipasr.prepare import prepare
 
     out = tmp_path_factory.mktemp("prompts_en")
     cache = Path(os.environ.get("ZIPASR_CACHE") or REPOSITORY / ".cache")

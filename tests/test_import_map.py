@@ -14,7 +14,7 @@ PACKAGE = Path(zipasr.__file__).parent
 ROWS = (
     ("cli",),
     ("recipes",),
-    ("serve", "export", "train", "evaluate", "alignment"),
+    ("serve", "export", "train", "evaluate", "prepare", "alignment"),
     ("recognizer", "data", "interop", "profile"),
     ("search", "presets"),
     ("model", "onnx_runtime", "lm", "vad"),
@@ -23,7 +23,7 @@ ROWS = (
     ("nn", "features"),
     ("audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
     # Differs: a row of our own; how settings are typed, where to compute and how far it is concerns every row above alike.
-    ("config", "device", "progress"),
+    ("text", "config", "device", "progress"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.data.published_corpora import write_gigaspeech
+from tests.prepare.published_corpora import write_gigaspeech
 from zipasr.cli.prepare import add_parser
 from zipasr.errors import ConfigError, DataError
 

@@ -128,16 +128,18 @@ def damaged(folder: Path, name: str, damage: str) -> Any:
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "overwritten", "not finite"])
-def test_unreadable_sound_is_left_out(cuts: list[Any], tokenizer: Tokenizer, tmp_path: Path, damage: str) -> None:
+def test_unreadable_audio_is_dropped(cuts: list[Any], tokenizer: Tokenizer, tmp_path: Path, damage: str) -> None:
     reader = make([*cuts, damaged(tmp_path, "bad", damage)], tokenizer)
     bad = len(cuts)
     read = reader.read((0, 3, (Item((0,), 1.0), Item((bad,), 1.1), Item((3, bad, 1), 0.9), Item((bad, bad), 1.0))))
     assert [utterance for utterance, _ in read.unreadable] == [bad] * 4
-    assert all("the sound of bad (" in reason and "bad.wav" in reason for _, reason in read.unreadable)
+    assert all("the audio of bad (" in reason and "bad.wav" in reason for _, reason in read.unreadable)
     assert read.batch is not None
     assert_same(read.batch, reader[0, 3, (Item((0,), 1.0), Item((3, 1), 0.9))])
     assert reader.read((0, 3, (Item((bad,), 1.0),))).batch is None
-    with pytest.raises(DataError, match=r"^the sound of bad \(.*bad\.wav\) cannot be read any more: .* Run prepare again$"):
+    with pytest.raises(
+        DataError, match=r"^the audio of bad \(.*bad\.wav\) can no longer be read: .*; run zipasr prepare again$"
+    ):
         reader[0, 3, (Item((0,), 1.0), Item((bad,), 1.0))]
 
 

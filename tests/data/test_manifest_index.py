@@ -136,7 +136,7 @@ def test_is_made_anew_when_the_manifest_changes(cuts: list[Any], tmp_path: Path,
     same = open_cuts(path).identities
     CutSet.from_cuts(cuts[2:]).to_file(path)
     assert_holds(open_cuts(path), cuts[2:])
-    with pytest.raises(DataError, match=r"must (stay as it is|be there) while it is read"):
+    with pytest.raises(DataError, match=r"must (not change|exist) while it is being read"):
         before[0]
     CutSet.from_cuts(cuts).to_file(path)
     assert np.array_equal(open_cuts(path).identities, same)
@@ -180,7 +180,7 @@ def test_manifest_that_is_still_written(tmp_path: Path, monkeypatch: pytest.Monk
         return 0
 
     monkeypatch.setattr(manifest_index, "_identity", append)
-    with pytest.raises(DataError, match="must not change while it is read"):
+    with pytest.raises(DataError, match="must not change while it is being read"):
         open_cuts(path)
 
 
@@ -219,7 +219,7 @@ def test_full_disk(cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (b"not gzip", "Not a gzipped file"),
         (gzip.compress(b"x" * 1000, mtime=0)[:-12], ""),
         (gzip.compress(b'{"id": "a"\n', mtime=0), "line 1"),
-        (gzip.compress(b"[1]\n", mtime=0), r"it holds '\[1\]'"),
+        (gzip.compress(b"[1]\n", mtime=0), r"it contains '\[1\]'"),
         (gzip.compress(b'{"id": "a", "type": "MonoCut", "recording": {}}\n', mtime=0), "line 1: KeyError"),
         (gzip.compress(b'{"id": "a", "recording_id": "r", "start": 0.0, "duration": 1.0}\n', mtime=0), "SupervisionSegment"),
     ],
@@ -237,7 +237,7 @@ def test_line_that_lhotse_refuses(tmp_path: Path) -> None:
     del line["start"]
     indexed = open_cuts(write_lines(tmp_path / "cuts.jsonl", [line_of(0, "a"), line]))
     assert indexed[0].id == "c0"
-    with pytest.raises(DataError, match=r"holds a cut that lhotse cannot read \(TypeError"):
+    with pytest.raises(DataError, match=r"contains a cut that lhotse cannot read \(TypeError"):
         indexed[1]
 
 
@@ -274,7 +274,7 @@ def test_pickled_is_small_and_notices_changes(tmp_path: Path) -> None:
     assert len(pickled) < 2000
     assert pickle.loads(pickled)[5].id == "c5"
     write_lines(path, [line_of(0, "b")])
-    with pytest.raises(DataError, match="must stay as it is while it is read"):
+    with pytest.raises(DataError, match="must not change while it is being read"):
         pickle.loads(pickled)
 
 

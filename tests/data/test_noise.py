@@ -89,7 +89,7 @@ def test_utterances_do_not_move_each_others_chance(noise: NoiseConfig) -> None:
 
 
 def test_refused(tmp_path: Path, noise: NoiseConfig) -> None:
-    with pytest.raises(DataError, match=r"is not there; make it with: zipasr prepare musan:DIR --out"):
+    with pytest.raises(DataError, match=r"does not exist; create it with: zipasr prepare musan:DIR --out"):
         NoiseMixer(NoiseConfig(cuts=str(tmp_path / "absent.jsonl.gz")))
     with pytest.raises(ConfigError, match="prob must be within 0 and 1, but is 2"):
         NoiseConfig(prob=2.0)

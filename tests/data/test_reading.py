@@ -157,13 +157,13 @@ def gone(cut: Any) -> Any:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_sound_is_named_once_and_the_rest_is_read(
+def test_unreadable_audio_is_named_once_and_the_rest_is_read(
     cuts: list[Any], tokenizer: Tokenizer, num_workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     some = [gone(cut) if cut.id == "3" else cut for cut in cuts]
     with caplog.at_level(logging.WARNING):
         found = read(some, tokenizer, num_workers=num_workers)
-    assert caplog.text.count("left out 1 of 7 utterances: the sound of 3 (") == 1
+    assert caplog.text.count("skipped 1 of 7 utterances: the audio of 3 (") == 1
     assert len(caplog.records) == 1
     whole = read(cuts, tokenizer)
     assert [placed[:3] for placed in found] == [placed[:3] for placed in whole]
@@ -179,14 +179,14 @@ def test_unreadable_sound_is_named_once_and_the_rest_is_read(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_too_much_unreadable_sound_stops(cuts: list[Any], tokenizer: Tokenizer, num_workers: int) -> None:
+def test_too_much_unreadable_audio_stops(cuts: list[Any], tokenizer: Tokenizer, num_workers: int) -> None:
     some = [gone(cut) if cut.id in "35" else cut for cut in cuts]
     message = (
-        r"^the sound of [35] \(.*[35]\.flac\) cannot be read any more: .* Run prepare again It is utterance number 2 of \d+"
+        r"^the audio of [35] \(.*[35]\.flac\) can no longer be read: .*; run zipasr prepare again\. 2 of \d+ utterances"
     )
     with pytest.raises(DataError, match=message):
         read(some, tokenizer, num_workers=num_workers)
     read(some, tokenizer, dataclasses.replace(CONFIG, max_unreadable_share=0.3), num_workers=num_workers)
     one = [gone(cut) if cut.id == "3" else cut for cut in cuts]
-    with pytest.raises(DataError, match="at most a share of 0 may be"):
+    with pytest.raises(DataError, match="the limit is a share of 0;"):
         read(one, tokenizer, dataclasses.replace(CONFIG, max_unreadable_share=0.0), num_workers=num_workers)

@@ -8,17 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.published_corpora import write_aishell, write_gigaspeech, write_librispeech, write_musan, write_wenetspeech
+from tests.prepare.published_corpora import (
+    write_aishell,
+    write_gigaspeech,
+    write_librispeech,
+    write_musan,
+    write_wenetspeech,
+)
 from tests.train.tones import minute_config
 from zipasr.config import set_fields
 from zipasr.data.augment import SpecAugmentConfig
-from zipasr.data.prepare import prepare
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError
 from zipasr.evaluate import evaluate, read_cuts
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.model import AsrModel
+from zipasr.prepare import prepare
 from zipasr.recipes import aishell, gigaspeech, librispeech, wenetspeech
 from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer

@@ -17,9 +17,9 @@ from lhotse import serialization as lhotse_serialization
 
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
 from zipasr.data.batching import BatchReader
+from zipasr.data.lengths import num_encoder_frames
 from zipasr.data.noise import NoiseConfig
 from zipasr.data.reading import read_batches
-from zipasr.data.validate import num_encoder_frames
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import FbankConfig
 from zipasr.tokenizer import Tokenizer

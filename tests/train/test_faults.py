@@ -153,7 +153,7 @@ def with_gone_sound(source: Path, folder: Path, split: str) -> Path:
 
 
 def test_sound_of_dev_that_is_gone(small_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the sound of gone"):
+    with pytest.raises(DataError, match="the audio of gone"):
         run(minute_config(with_gone_sound(small_data, tmp_path, "dev")), tmp_path / "run")
 
 
@@ -161,7 +161,7 @@ def test_training_sound_that_is_gone_is_left_out(small_data: Path, tmp_path: Pat
     """Said once in each process; a run that was interrupted goes on as the other."""
     data = with_gone_sound(small_data, tmp_path, "train")
     run(minute_config(data, num_epochs=2), tmp_path / "whole")
-    assert caplog.text.count("left out 1 of 25 utterances: the sound of gone (") == 1
+    assert caplog.text.count("skipped 1 of 25 utterances: the audio of gone (") == 1
     for num_epochs in (1, 2):
         report = run(minute_config(data, num_epochs=num_epochs), tmp_path / "parts")
     last = checkpoint_path(Path(), report.num_batches)

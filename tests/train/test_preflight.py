@@ -14,7 +14,7 @@ from lhotse.utils import fastcopy
 
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
 from zipasr.data.batching import BatchConfig
-from zipasr.data.validate import num_encoder_frames
+from zipasr.data.lengths import num_encoder_frames
 from zipasr.errors import DataError
 from zipasr.losses.ctc import ctc_loss
 from zipasr.tokenizer import Tokenizer

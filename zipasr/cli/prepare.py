@@ -61,7 +61,7 @@ def add_parser(subparsers: SubParsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare the data and print a summary."""
     from zipasr.config import set_fields
-    from zipasr.data.prepare import PrepareConfig, prepare
+    from zipasr.prepare import PrepareConfig, prepare
 
     config = PrepareConfig(lang=args.lang, text_style=args.text_style, allow_damaged=args.allow_damaged)
     config = set_fields(config, args.set)

@@ -1,7 +1,7 @@
-"""Augmentation while training: SpecAugment on features (N, T, F) at 100 Hz, by lhotse, under a seed of ours; one view of
-every utterance, or two views (2N, T, F) for consistency training.
+"""Augmentation of features in training: lhotse's SpecAugment on (N, T, F) at 100 Hz with our own seed; one view of every
+utterance, or two views (2N, T, F) for consistency training.
 
-Speed perturbation happens on the sound, where it is read (`zipasr.data.batching`).
+Speed perturbation applies to the audio when it is read (`zipasr.data.batching`).
 """
 
 import dataclasses
@@ -20,22 +20,22 @@ from zipasr.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """Time warping and masks. The defaults are the published LibriSpeech recipe."""
+    """Time warping and masks. The defaults are those of the published LibriSpeech recipe."""
 
     time_warp_frames: int = 80
-    """Largest shift of the warped centre; utterances shorter than about twice this are not warped. 0: none."""
+    """Upper bound on the shift of the warped center; utterances shorter than about twice this are not warped. 0: none."""
     num_frequency_masks: int = 2
-    """Bands of mel bins set to the mean; 0: none."""
+    """Number of bands of mel bins that are set to the mean; 0: none."""
     frequency_mask_bins: int = 27
-    """A band is narrower than this."""
+    """Exclusive upper bound on the width of a band."""
     num_time_masks: int = 10
-    """Most spans of frames set to the mean; 0: none."""
+    """Upper bound on the number of spans of frames that are set to the mean; 0: none."""
     time_mask_frames: int = 100
-    """A span is shorter than this."""
+    """Exclusive upper bound on the length of a span."""
     max_time_share: float = 0.15
-    """Share of the frames that all spans together may take; 0: none."""
+    """Upper bound on the share of frames in all spans together; 0: none."""
     prob: float = 0.9
-    """Probability of the warp, and again of the masks, for each utterance."""
+    """Probability of the warp, and independently of the masks, for each utterance."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.prob <= 1.0:
@@ -52,7 +52,7 @@ class SpecAugmentConfig:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block under its own random state of all that lhotse draws from: torch's CPU generator, `random` and numpy."""
+    """Run a block with seeded generators (torch's CPU generator, `random`, numpy), and restore their states after it."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
@@ -70,14 +70,14 @@ def spec_augment(features: Tensor, lens: Tensor, config: SpecAugmentConfig) -> T
 
     Args:
         features: (N, T, F).
-        lens: (N,) valid frames; only they are warped, while masks may fall on padding as in the published recipe.
-        config: what to do.
+        lens: (N,) valid frames; only these are warped, while masks may cover padding as in the published recipe.
+        config: the warp and the masks.
     Returns:
-        (N, T, F), a new tensor. Draws come from the global generators of three libraries: call inside `seeded`.
+        (N, T, F), a new tensor. It draws from the global generators of three libraries: call it inside `seeded`.
     """
     from lhotse.dataset import SpecAugment
 
-    # Lhotse divides by zero, or draws from an empty range, where not one frame may be masked: then a span of 0 frames.
+    # Lhotse divides by zero, or draws from an empty range, if no frame may be masked: use a span of 0 frames instead.
     masked_frames = config.max_time_share * features.shape[1]
     num_spans = min(config.num_time_masks, math.ceil(masked_frames / config.time_mask_frames))
     has_spans = num_spans > 0 and masked_frames >= num_spans
@@ -95,15 +95,15 @@ def spec_augment(features: Tensor, lens: Tensor, config: SpecAugmentConfig) -> T
 
 
 def two_views(features: Tensor, lens: Tensor, config: SpecAugmentConfig, *, time_mask_ratio: float) -> Tensor:
-    """Warp a padded batch once, and mask two copies of it independently and more.
+    """Warp a padded batch once, and mask two copies of it independently with more time masks.
 
     Args:
         features: (N, T, F).
         lens: (N,) valid frames.
-        config: the warp, the frequency masks, and the time masks of a single view.
-        time_mask_ratio: a view has this many times the time masks, which may cover this many times the share of frames.
+        config: the warp, the frequency masks, and the time masks for training with one view.
+        time_mask_ratio: factor of the number of time masks of a view, and of the share of frames that they may cover.
     Returns:
-        (2N, T, F): row n and row N + n are views of one utterance. Draws as `spec_augment` does.
+        (2N, T, F): row n and row N + n are views of one utterance. It draws like `spec_augment`.
     Source: Yao et al. 2024, arXiv:2410.05101, section 3.2; the published recipe has 2.5 times the masks.
     """
     warped = spec_augment(features, lens, dataclasses.replace(config, num_frequency_masks=0, num_time_masks=0))

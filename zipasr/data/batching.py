@@ -1,9 +1,9 @@
-"""From planned utterances on disk to padded batches: `BatchReader` makes a `Batch` of the items that a plan puts together.
+"""From utterances on disk to padded batches: `BatchReader` reads the items of a plan into a `Batch`.
 
-What is read is for `zipasr.data.plan` to say, and in which processes for `zipasr.data.reading`. The augmentation of a batch
-follows from (seed, epoch, index), so a run that resumes at any batch sees what it would have seen. Lhotse keeps the cuts,
-reads the sound and changes its speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, or (2N, T, F)
-where every utterance is to be seen twice.
+`zipasr.data.plan` decides what is read, and `zipasr.data.reading` in which processes. The augmentation of a batch depends
+only on (seed, epoch, index), so a resumed run gets the same batches. Lhotse reads the audio of the cuts and changes its
+speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, or (2N, T, F) with two views of every
+utterance.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from zipasr.tokenizer import Tokenizer
 
 
 class Batch(NamedTuple):
-    """A padded batch."""
+    """A padded batch of features and labels."""
 
     features: Tensor
-    """(N, T, F) at 100 Hz; or (2N, T, F), rows n and N + n being two views of one utterance."""
+    """(N, T, F) at 100 Hz; or (2N, T, F), rows n and N + n are two views of one utterance."""
     feature_lens: Tensor
     """(N,) or (2N,) valid frames, int64."""
     labels: Tensor
@@ -39,11 +39,11 @@ class Batch(NamedTuple):
     ids: tuple[str, ...]
     """Names of the utterances, for messages."""
     audio_s: float
-    """Seconds of sound in it, padding not counted; a second view adds none."""
+    """Seconds of audio, without padding; two views count once."""
 
 
 class Item(NamedTuple):
-    """One or more utterances, read one after the other as if they were one, at a given speed."""
+    """One or more utterances that are concatenated, at a given speed."""
 
     utterances: tuple[int, ...]
     speed: float
@@ -51,28 +51,28 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How utterances are put together while training."""
+    """How utterances are batched and augmented in training."""
 
     max_duration_s: float = 200.0
-    """Most seconds of sound in a batch, padding included."""
+    """Upper bound on the seconds of audio in a batch, padding included."""
     num_buckets: int = 30
-    """Utterances are sorted into this many groups of about equal total duration; a batch stays within one."""
+    """Number of buckets by duration, of about equal total duration; a batch is drawn from one bucket."""
     speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """An epoch holds every utterance once at each of these speeds."""
+    """An epoch contains every utterance once at each of these speeds."""
     concat_prob: float = 0.0
-    """Probability that an utterance is joined to others, drawn at random, to a longer one; for short utterances."""
+    """Probability that an utterance is concatenated with random others; for data with short utterances."""
     concat_max_s: float = 10.0
-    """A joined utterance is not longer than this, before its speed is changed."""
+    """Upper bound on the duration of a concatenated utterance, before its speed is changed."""
     noise: NoiseConfig | None = None
-    """Noise to mix into the sound, or None."""
+    """Noise to mix into the audio, or None."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
-    """Warping and masks, or None."""
+    """Time warping and masks, or None."""
     spec_augment_from_epoch: int = 0
-    """First epoch, from 0, with warping and masks; a small model on little data learns to align sooner without them."""
+    """First epoch, from 0, with warping and masks; a small model on little data learns to align earlier without them."""
     max_unreadable_share: float = 0.01
-    """Utterances whose sound cannot be read are left out; the run stops where they are more than this share."""
+    """Utterances whose audio cannot be read are skipped; the run stops if they exceed this share."""
     cache_mb: int = 0
-    """Features kept in memory from epoch to epoch, in MiB for each process that reads; 0 reads the sound anew each time."""
+    """Size of the feature cache in MiB per worker process, kept across epochs; 0: audio is read every time."""
 
     def __post_init__(self) -> None:
         if self.max_duration_s <= 0:
@@ -87,7 +87,7 @@ class BatchConfig:
             raise ConfigError(f"max_unreadable_share must be within 0 and 1, but is {self.max_unreadable_share}")
         if self.noise is not None and self.cache_mb > 0:
             raise ConfigError(
-                f"noise differs each time, which features in memory cannot, but cache_mb is {self.cache_mb}; set cache_mb=0"
+                f"cache_mb must be 0 with noise, which differs every time, but is {self.cache_mb}; set cache_mb=0"
             )
         for name in ("concat_max_s", "cache_mb"):
             if getattr(self, name) < 0:
@@ -95,29 +95,29 @@ class BatchConfig:
 
 
 class _UnreadableError(DataError):
-    """The sound of one utterance cannot be read."""
+    """The audio of one utterance cannot be read."""
 
 
 class Unreadable(NamedTuple):
-    """An utterance that was left out of a batch."""
+    """An utterance that was dropped from a batch."""
 
     utterance: int
-    """Its number."""
+    """Its number in the plan."""
     reason: str
-    """A sentence with its id and its file."""
+    """A sentence with its id and file."""
 
 
 class ReadBatch(NamedTuple):
-    """What could be read of a batch."""
+    """The readable part of a planned batch."""
 
     batch: Batch | None
-    """None if nothing could, or there was nothing to read."""
+    """None if nothing could be read, or the plan was empty."""
     unreadable: tuple[Unreadable, ...]
-    """What was left out."""
+    """The utterances that were dropped."""
 
 
 class BatchReader(Dataset[Batch]):
-    """Reads the sound of planned items and makes batches of them."""
+    """Reads the audio of planned items and returns batches."""
 
     def __init__(
         self,
@@ -129,15 +129,15 @@ class BatchReader(Dataset[Batch]):
         seed: int,
         time_mask_ratio: float | None = None,
     ) -> None:
-        """Prepare to read.
+        """Create a reader; files are opened on access.
 
         Args:
-            cuts: the utterances that items count.
-            tokenizer: makes labels of their texts.
-            features: what the model listens to.
+            cuts: the utterances, by their numbers in the plan.
+            tokenizer: converts texts to labels.
+            features: feature configuration of the model.
             config: batches and augmentation.
-            seed: of the augmentation.
-            time_mask_ratio: make two views of every utterance, with this many times the time masks; None: one view.
+            seed: seed of the augmentation.
+            time_mask_ratio: factor of the number of time masks for two views of every utterance; None: one view.
         """
         self.cuts, self.tokenizer, self.config, self.seed = cuts, tokenizer, config, seed
         self.time_mask_ratio = time_mask_ratio
@@ -147,7 +147,7 @@ class BatchReader(Dataset[Batch]):
         self._cache_bytes = 0
 
     def __getitem__(self, key: Any) -> Batch:
-        """The batch of `key` = (epoch, index, items); augmented if the configuration says so.
+        """The batch of `key` = (epoch, index, items), augmented as configured.
 
         Raises:
             DataError: an utterance cannot be read.
@@ -159,7 +159,7 @@ class BatchReader(Dataset[Batch]):
         return batch
 
     def read(self, key: Any) -> ReadBatch:
-        """What can be read of the batch of `key` = (epoch, index, items), as if the plan held nothing else."""
+        """The readable part of the batch of `key` = (epoch, index, items)."""
         epoch, index, items = key
         noise_rng = np.random.default_rng(stable_seed(self.seed, epoch, index))
         ids, texts, features, unreadable = [], [], [], []
@@ -193,7 +193,7 @@ class BatchReader(Dataset[Batch]):
         return ReadBatch(batch, tuple(unreadable))
 
     def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:
-        """One or two views of every utterance, augmented if that has begun."""
+        """One or two views of every utterance, augmented from `spec_augment_from_epoch` on."""
         config, ratio = self.config.spec_augment, self.time_mask_ratio
         if config is None or epoch < self.config.spec_augment_from_epoch:
             return padded if ratio is None else padded.repeat(2, 1, 1)
@@ -202,7 +202,7 @@ class BatchReader(Dataset[Batch]):
         return two_views(padded, lens, config, time_mask_ratio=ratio)
 
     def _features(self, utterance: int, cut: Any, speed: float, noise_rng: np.random.Generator) -> Tensor:
-        """Features (T, F) of one utterance at one speed, from memory if they are still there, or with noise as drawn."""
+        """Features (T, F) of one utterance at one speed, from the cache or from its audio, with noise as drawn."""
         cached = self._cache.get((utterance, speed))
         if cached is not None:
             self._cache.move_to_end((utterance, speed))
@@ -210,14 +210,14 @@ class BatchReader(Dataset[Batch]):
         try:
             samples = (cut if speed == 1.0 else cut.perturb_speed(speed)).load_audio()[0]
             if not np.isfinite(samples).all():
-                raise ValueError("it holds samples that are not finite.")
-        except Exception as error:  # whatever lhotse's many readers raise
+                raise ValueError("it contains samples that are not finite")
+        except Exception as error:  # lhotse's readers raise many types
             files = (
                 ", ".join(str(source.source) for source in cut.recording.sources) if cut.has_recording else "no recording"
             )
-            reason = next(iter(str(error).splitlines()), type(error).__name__).removesuffix(" Details:")
+            reason = next(iter(str(error).splitlines()), type(error).__name__).removesuffix(" Details:").removesuffix(".")
             raise _UnreadableError(
-                f"the sound of {cut.id} ({files}) cannot be read any more: {reason} Run prepare again"
+                f"the audio of {cut.id} ({files}) can no longer be read: {reason}; run zipasr prepare again"
             ) from error
         features = self.fbank(samples if self._noise is None else self._noise.mix(samples, noise_rng))
         self._remember((utterance, speed), features)
@@ -235,6 +235,6 @@ class BatchReader(Dataset[Batch]):
 
 
 def stable_seed(*parts: int) -> int:
-    """A 63-bit seed that depends on every part and on nothing else."""
+    """A 63-bit seed that depends only on `parts`, the same on every machine."""
     digest = hashlib.sha256(",".join(map(str, parts)).encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,9 +1,10 @@
-"""An index beside a manifest of lhotse cuts: a cut is found without reading the others, and chosen without being opened.
+"""Random access to the cuts of a lhotse manifest through an index file; selecting cuts does not open them.
 
-`open_cuts` gives a sequence: `cuts[i]` reads one line of JSON and lhotse makes a cut of it; durations, lengths of texts and
-identities are arrays in a memory-mapped file. Opening costs the same for ten cuts and for ten million, and no process keeps
-cuts. The index lies in a folder `.index` beside the manifest (in the user's cache where that cannot be written), with the
-lines of a gzipped manifest; it is made when the manifest is first opened, and anew when that has changed.
+`open_cuts` returns a sequence: `cuts[i]` reads one line of JSON and converts it to a lhotse cut; durations, text lengths and
+identities are arrays in a memory-mapped file. Opening takes the same time for ten cuts and for ten million, and no process
+keeps cuts in memory. The index is a folder in `.index` beside the manifest (in the user's cache if that is not writable); it
+includes the uncompressed lines of a gzipped manifest. It is written when the manifest is first opened, and again when the
+manifest has changed.
 """
 
 import gzip
@@ -31,16 +32,16 @@ from zipasr.progress import Progress
 RECORD = np.dtype(
     [("start", "<i8"), ("identity", "<u8"), ("duration_s", "<f8"), ("num_bytes", "<i4"), ("num_characters", "<i4")]
 )
-"""What the index holds of a cut, 32 bytes."""
+"""The index record of a cut, 32 bytes."""
 _PACKED = struct.Struct("<qQdii")
 _VERSION = 1
 _RECORDS_FILE, _LINES_FILE, _HEADER_FILE = "records.bin", "cuts.jsonl", "index.json"
 _END_BYTES = 65_536
-"""So much of the beginning and of the end of a manifest, with its size and time, tells whether it has changed."""
+"""Bytes at the start and at the end of a manifest that, with its size and time, show whether it has changed."""
 
 
 class _Entry(NamedTuple):
-    """What is indexed of one cut."""
+    """The indexed fields of one cut."""
 
     id: str
     duration_s: float
@@ -50,27 +51,27 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class _Header:
-    """What is known of a manifest as a whole."""
+    """The index fields of a whole manifest."""
 
     num_cuts: int
-    """All cuts of the manifest, those that cannot be used included."""
+    """Number of cuts in the manifest, including unusable ones."""
     num_lines_bytes: int
-    """Size of the file of lines."""
+    """Size of the file that the lines are read from."""
     characters: dict[str, int]
-    """Every character of the texts, and the first usable cut that has it."""
+    """The first usable cut with each character of the texts."""
 
 
 class IndexedCuts(Sequence[Any]):
-    """Cuts of lhotse, read when they are asked for. Pickled or forked, each process opens the files for itself."""
+    """Lhotse cuts that are read on access. After pickling or forking, each process opens the files for itself."""
 
     def __init__(self, manifest: Path, folder: Path, header: _Header, rows: NDArray[Any] | None = None) -> None:
         """Open an index.
 
         Args:
             manifest: the manifest, for messages.
-            folder: its index.
-            header: what `folder` says of the whole manifest.
-            rows: numbers of the cuts in the index that belong to the sequence, in its order; None: all.
+            folder: folder of the index.
+            header: header of the index.
+            rows: index rows of the cuts in the sequence, in order; None: all.
         """
         self.manifest, self.folder, self.rows = manifest, folder, rows
         self._header = header
@@ -83,42 +84,42 @@ class IndexedCuts(Sequence[Any]):
 
     @property
     def num_cuts(self) -> int:
-        """All cuts of the manifest, with those that have not exactly one text each."""
+        """Number of cuts in the manifest, including those without exactly one text."""
         return self._header.num_cuts
 
     @property
     def num_usable(self) -> int:
-        """Cuts of the index."""
+        """Number of cuts in the index."""
         return len(self._records)
 
     @property
     def characters(self) -> dict[str, int]:
-        """Every character of the texts of the index, and the number there of the first cut that has it."""
+        """The index row of the first cut with each character of the texts."""
         return self._header.characters
 
     @property
     def durations_s(self) -> NDArray[np.float64]:
-        """Seconds of each cut."""
+        """Duration of each cut in seconds."""
         return self._column("duration_s")
 
     @property
     def num_characters(self) -> NDArray[np.int32]:
-        """Characters of each text, repeated ones twice, in whichever Unicode normal form it has the most."""
+        """Upper bound on the tokens of each text: see `_most_characters`."""
         return self._column("num_characters")
 
     @property
     def identities(self) -> NDArray[np.uint64]:
-        """A hash of id, duration and text of each cut: the first 8 bytes of a SHA-256."""
+        """Hash of id, duration and text of each cut: the first 8 bytes of a SHA-256."""
         return self._column("identity")
 
     def take(self, rows: NDArray[Any]) -> "IndexedCuts":
-        """The cuts at these places of the sequence; their numbers are all that is kept."""
+        """The subsequence of cuts at these positions; only the numbers are copied."""
         rows = np.asarray(rows)
         kept = rows if self.rows is None else self.rows[rows]
         return IndexedCuts(self.manifest, self.folder, self._header, kept.astype(np.int32))
 
     def texts(self) -> Iterator[str]:
-        """The text of each cut, one line at a time."""
+        """Yield the text of each cut; reads one line at a time."""
         for i in range(len(self)):
             yield _describe(json.loads(self._line(i)), self.manifest).text
 
@@ -132,10 +133,10 @@ class IndexedCuts(Sequence[Any]):
     def __getitem__(self, place: slice) -> "IndexedCuts": ...
 
     def __getitem__(self, place: int | slice) -> Any:
-        """Read a cut.
+        """Read a cut, or select a slice.
 
         Raises:
-            IndexError: there is no such place.
+            IndexError: the position is out of range.
             DataError: the manifest has changed since it was opened, or lhotse cannot make a cut of the line.
         """
         from lhotse.serialization import deserialize_item
@@ -145,8 +146,8 @@ class IndexedCuts(Sequence[Any]):
         line = self._line(place)
         try:
             return deserialize_item(json.loads(line))
-        except Exception as error:  # whatever lhotse raises for what is no cut
-            raise DataError(f"{self.manifest} holds a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
+        except Exception as error:  # lhotse raises many types for an invalid cut
+            raise DataError(f"{self.manifest} contains a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None, "_records": None}
@@ -165,7 +166,7 @@ class IndexedCuts(Sequence[Any]):
             raise IndexError(f"there must be a cut {place}, but there are {len(self)}")
         place %= len(self)
         record = self._records[place if self.rows is None else self.rows[place]]
-        if self._open is None or self._open[0] != os.getpid():  # a file that came along in a fork shares its position
+        if self._open is None or self._open[0] != os.getpid():  # a file handle inherited by a fork shares its position
             if _stamp(self._lines_path) != self._stamp:
                 raise DataError(_changed(self.manifest))
             self._open = (os.getpid(), self._lines_path.open("rb", buffering=0))
@@ -175,13 +176,13 @@ class IndexedCuts(Sequence[Any]):
 
 
 def open_cuts(manifest: Path) -> IndexedCuts:
-    """The cuts of a manifest that have exactly one supervision with a text; the index is made if there is none that fits.
+    """Open the cuts of a manifest that have exactly one supervision with a text; write a missing or outdated index.
 
     Args:
-        manifest: lhotse cuts, `.jsonl` or `.jsonl.gz`, of sound at 16 kHz.
+        manifest: lhotse cuts, `.jsonl` or `.jsonl.gz`, with audio at 16 kHz.
     Raises:
-        DataError: it cannot be read, is not a manifest of cuts, one has another sampling rate, or there is no place for the
-            index.
+        DataError: it cannot be read, is not a manifest of cuts, has a cut with another sampling rate, or the index cannot be
+            written.
     """
     try:
         import lhotse  # noqa: F401
@@ -194,9 +195,9 @@ def open_cuts(manifest: Path) -> IndexedCuts:
             return opened
     parent = _writable(manifest)
     try:
-        with _locked(parent):  # of several processes that want it, one makes the index and the others find it
+        with _locked(parent):  # one of several processes writes the index, and the others find it
             opened = _open_index(manifest, parent / name)
-            return opened if opened is not None else _make(manifest, parent / name)
+            return opened if opened is not None else _build(manifest, parent / name)
     except OSError as error:
         raise DataError(
             f"the index of {manifest} must be written to {parent}, but: {error}; free some space, or train on a copy of "
@@ -205,26 +206,28 @@ def open_cuts(manifest: Path) -> IndexedCuts:
 
 
 def _open_index(manifest: Path, folder: Path) -> IndexedCuts | None:
-    """An index that is there, or None."""
+    """The index in `folder`; None if it is missing or damaged."""
     try:
         header = _Header(**json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8")))
         copy = folder / _LINES_FILE
         if (copy if copy.is_file() else manifest).stat().st_size != header.num_lines_bytes:
             return None
         return IndexedCuts(manifest, folder, header)
-    except (OSError, ValueError, TypeError):  # absent, or damaged: it is made anew
+    except (OSError, ValueError, TypeError):  # missing or damaged: it is written again
         return None
 
 
-def _make(manifest: Path, folder: Path) -> IndexedCuts:
-    """Read a manifest once and write its index, whole or not at all."""
+def _build(manifest: Path, folder: Path) -> IndexedCuts:
+    """Read a manifest once and write its index, complete or not at all."""
     partial = folder.parent / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         header = _write(manifest, partial)
         if folder.name != f"{manifest.name}-{_fingerprint(manifest)}":
-            raise DataError(f"{manifest} must not change while it is read, but did; run again when it is finished")
+            raise DataError(
+                f"{manifest} must not change while it is being read, but has changed; run again when it is complete"
+            )
         (partial / _HEADER_FILE).write_text(json.dumps(header.__dict__), encoding="utf-8")
         for outdated in folder.parent.glob(f"{manifest.name}-*"):
             shutil.rmtree(outdated, ignore_errors=True)
@@ -235,7 +238,7 @@ def _make(manifest: Path, folder: Path) -> IndexedCuts:
 
 
 def _write(manifest: Path, folder: Path) -> _Header:
-    """Write the records of the usable cuts, and all lines if the manifest is compressed."""
+    """Write the records of usable cuts, and all lines if the manifest is compressed."""
     characters: dict[str, int] = {}
     num_cuts = num_usable = start = 0
     is_compressed = manifest.suffix == ".gz"
@@ -250,7 +253,7 @@ def _write(manifest: Path, folder: Path) -> _Header:
                 if entry.text.strip():
                     if entry.sampling_rate_hz != SAMPLE_RATE_HZ:
                         raise DataError(
-                            f"cuts must be of sound at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
+                            f"cuts must have audio at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
                             f"{entry.sampling_rate_hz} Hz; convert them with: zipasr prepare {manifest} --out DIR"
                         )
                     length = len(line)
@@ -269,7 +272,7 @@ def _write(manifest: Path, folder: Path) -> _Header:
 
 
 def _lines(manifest: Path) -> Iterator[bytes]:
-    """The lines of a manifest, with progress on stderr if it takes long."""
+    """Yield the lines of a manifest, with progress on stderr if it takes long."""
     try:
         with (
             manifest.open("rb") as file,
@@ -291,15 +294,15 @@ def _entry(line: bytes, number: int, manifest: Path) -> _Entry:
         return _describe(json.loads(line), manifest)
     except DataError:
         raise
-    except Exception as error:  # whatever lhotse raises for what is no cut
+    except Exception as error:  # lhotse raises many types for an invalid cut
         raise _not_cuts(manifest, f"line {number}: {error!r}") from error
 
 
 def _describe(data: Any, manifest: Path) -> _Entry:
-    """What to index of a cut; its text is empty if it has none, or several."""
+    """The indexed fields of a cut; the text is empty unless it has exactly one."""
     if not isinstance(data, dict):
-        raise _not_cuts(manifest, f"it holds {str(data)[:80]!r}")
-    if data.get("type") == "MonoCut" and "recording" in data and "features" not in data:  # nearly always: 10 times as fast
+        raise _not_cuts(manifest, f"it contains {str(data)[:80]!r}")
+    if data.get("type") == "MonoCut" and "recording" in data and "features" not in data:  # the usual case, 10 times as fast
         supervisions = data.get("supervisions", ())
         text = supervisions[0].get("text") if len(supervisions) == 1 else None
         return _Entry(data["id"], data["duration"], data["recording"]["sampling_rate"], text or "")
@@ -307,7 +310,7 @@ def _describe(data: Any, manifest: Path) -> _Entry:
 
     cut = deserialize_item(data)
     if not hasattr(cut, "supervisions"):
-        raise _not_cuts(manifest, f"it holds a {type(cut).__name__}")
+        raise _not_cuts(manifest, f"it contains a {type(cut).__name__}")
     text = cut.supervisions[0].text if len(cut.supervisions) == 1 else None
     return _Entry(cut.id, cut.duration, cut.sampling_rate, text or "")
 
@@ -317,7 +320,7 @@ def _not_cuts(manifest: Path, reason: object) -> DataError:
 
 
 def _changed(manifest: Path) -> str:
-    return f"{manifest} must stay as it is while it is read, but has changed; start again"
+    return f"{manifest} must not change while it is being read, but has changed; start again"
 
 
 def _identity(entry: _Entry) -> int:
@@ -326,11 +329,11 @@ def _identity(entry: _Entry) -> int:
 
 
 def _most_characters(text: str) -> int:
-    """Characters of a text, those that repeat the one before twice, or of its compatibility form if that has more.
+    """Number of characters in a text, repeated ones counted twice, in the Unicode normal form with the most.
 
-    No tokenizer makes more tokens of the text but for the ▁ before it, not even with a blank between two that are the same
-    (CTC): where these are longer than a character, each stands for two characters or more. Some sentencepiece models
-    normalise first, hence the other form.
+    An upper bound on the tokens of any tokenizer without the initial ▁, even with a blank between repeated tokens (CTC): a
+    token of more than one character accounts for at least two. Some sentencepiece models normalize first, hence the normal
+    forms.
     """
     forms = [text.lower()] if text.isascii() else [text, unicodedata.normalize("NFKC", text)]
     if not text.isascii():
@@ -339,16 +342,16 @@ def _most_characters(text: str) -> int:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file."""
+    """Size and modification time of a file."""
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path} must be there while it is read, but: {error}") from error
+        raise DataError(f"{path} must exist while it is being read, but: {error}") from error
     return status.st_size, status.st_mtime_ns
 
 
 def _fingerprint(manifest: Path) -> str:
-    """What changes when a manifest does, at a cost that does not depend on its size."""
+    """A hash that changes when the manifest does, at a cost independent of its size."""
     try:
         with manifest.open("rb") as file:
             size, time_ns = _stamp(manifest)
@@ -362,14 +365,14 @@ def _fingerprint(manifest: Path) -> str:
 
 
 def _places(manifest: Path) -> tuple[Path, Path]:
-    """Where an index may lie: beside the manifest, else in the user's cache."""
+    """Possible parents of the index: beside the manifest, else in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     of_path = hashlib.sha256(str(manifest.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return manifest.parent / ".index", cache / "zipasr" / "index" / of_path
 
 
 def _writable(manifest: Path) -> Path:
-    """The first place that can be written."""
+    """The first of `_places` that is writable."""
     errors = []
     for place in _places(manifest):
         try:
@@ -384,7 +387,7 @@ def _writable(manifest: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes here (not on Windows)."""
+    """Hold the lock of a folder, so that no other process writes to it (not on Windows)."""
     with (folder / ".lock").open("w") as file:
         try:
             import fcntl

@@ -1,6 +1,6 @@
-"""Noise mixed into utterances while training: samples in, samples out, (samples,) float32 at 16 kHz.
+"""Noise augmentation in training: samples in, samples out, (samples,) float32 at 16 kHz.
 
-The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz` as `zipasr prepare musan:DIR` writes it.
+The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz`, which `zipasr prepare musan:DIR` writes.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from zipasr.errors import ConfigError, DataError
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """How noise is mixed in. The defaults are the published recipes'."""
+    """How noise is mixed in. The defaults are those of the published recipes."""
 
     cuts: str = "data/musan/noise_cuts.jsonl.gz"
-    """Manifest of the noise, as `zipasr prepare musan:DIR --out data/musan` writes it."""
+    """Manifest of the noise, from `zipasr prepare musan:DIR --out data/musan`."""
     prob: float = 0.5
     """Probability that an utterance gets noise."""
     snr_db: tuple[float, float] = (10.0, 20.0)
-    """Energy of the utterance over that of its noise, in decibels, is drawn uniformly from this range."""
+    """Range of the signal-to-noise ratio in decibels, which is drawn uniformly."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.prob <= 1.0:
@@ -33,35 +33,35 @@ class NoiseConfig:
 
 
 class NoiseMixer:
-    """Draws noise and mixes it in. The manifest is read when it is first needed; noise is read anew each time."""
+    """Draws noise and mixes it in. The manifest is read on first use, and the audio of the noise every time."""
 
     def __init__(self, config: NoiseConfig) -> None:
-        """Prepare to mix.
+        """Create a mixer.
 
         Raises:
-            DataError: there is no such manifest.
+            DataError: the manifest does not exist.
         """
         if not Path(config.cuts).is_file():
             raise DataError(
-                f"batch.noise.cuts must be a manifest of noise, but {config.cuts} is not there; make it with: "
+                f"batch.noise.cuts must be a manifest of noise, but {config.cuts} does not exist; create it with: "
                 f"zipasr prepare musan:DIR --out {Path(config.cuts).parent}, or train without: --set batch.noise=none"
             )
         self.config = config
         self._cuts: list[Any] = []
 
     def mix(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Mix noise into an utterance, or do not; both as drawn.
+        """Mix noise into an utterance with probability `config.prob`.
 
         Args:
             samples: (samples,) the utterance.
-            generator: what chance is drawn from; the same draws give the same samples.
+            generator: source of randomness; the number of draws is always the same.
         Returns:
             (samples,) float32; `samples` itself if no noise was drawn, or it or the noise is silent.
         Raises:
             DataError: the manifest or the noise cannot be read.
         """
         config = self.config
-        # All draws are made here whatever they lead to, so that one utterance does not move the chance of the next.
+        # Always make all draws, so that one utterance does not affect the draws for the next.
         is_noisy = generator.random() < config.prob
         snr_db = generator.uniform(*config.snr_db)
         choice, offset = generator.random(2)
@@ -71,13 +71,13 @@ class NoiseMixer:
         return add_noise(samples, np.roll(noise, -int(offset * len(noise))), snr_db)
 
     def _noise(self, choice: float) -> np.ndarray:
-        """The noise (samples,) at the place `choice`, from 0 up to but not including 1, of the manifest."""
+        """The noise (samples,) at the relative position `choice`, in [0, 1), of the manifest."""
         try:
             if not self._cuts:
                 self._cuts = _read(Path(self.config.cuts))
             cut = self._cuts[int(choice * len(self._cuts))]
             noise: np.ndarray = cut.load_audio()[0]
-        except Exception as error:  # whatever lhotse's many readers raise, and an empty manifest
+        except Exception as error:  # lhotse's readers raise many types, and the manifest may be empty
             raise _unreadable(Path(self.config.cuts), error) from error
         if cut.sampling_rate != SAMPLE_RATE_HZ:
             raise DataError(
@@ -87,10 +87,10 @@ class NoiseMixer:
 
 
 def noise_digest(manifest: Path) -> tuple[int, str]:
-    """How many noises a manifest holds, and a SHA-256 of their ids, places and durations in their order.
+    """Number of cuts in a manifest of noise, and a SHA-256 of their ids, starts and durations in order.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the manifest cannot be read.
     """
     try:
         cuts = _read(manifest)
@@ -109,17 +109,17 @@ def _read(manifest: Path) -> list[Any]:
 
 
 def _unreadable(manifest: Path, error: Exception) -> DataError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return DataError(f"the noise of {manifest} cannot be read: {reason} Prepare it again")
+    reason = next(iter(str(error).splitlines()), type(error).__name__).removesuffix(".")
+    return DataError(f"the noise of {manifest} cannot be read: {reason}; prepare it again")
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add noise, repeated or cut to the length of the utterance, at a ratio of energies.
+    """Add noise, repeated or truncated to the length of the utterance, at a signal-to-noise ratio.
 
     Args:
         samples: (samples,) the utterance.
-        noise: (n,) the noise, from its first sample on.
-        snr_db: 10 log10 of the mean square of the utterance over that of its noise.
+        noise: (n,) the noise.
+        snr_db: 10 log10 of the mean square of the utterance over that of the noise.
     Returns:
         (samples,) float32, a new array; `samples` itself if it or the noise is silent.
     """

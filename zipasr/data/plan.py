@@ -1,7 +1,7 @@
-"""Which utterances are read when: `BatchPlan` gives the batches of an epoch by number, from (seed, epoch) alone.
+"""The order of training: `BatchPlan` returns the batches of an epoch by number; they depend only on (seed, epoch).
 
-An epoch is a few arrays, 5 bytes for each item (an utterance at one speed) and some for each batch, whatever the cuts hold:
-a run resumes at any batch without going through those before it. Durations are in seconds.
+An epoch is a few arrays of 5 bytes per item (an utterance at one speed) and a few bytes per batch, so a run resumes at any
+batch without reading those before it. Durations are in seconds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,34 +15,34 @@ from zipasr.data.batching import BatchConfig, Item, stable_seed
 from zipasr.errors import DataError
 
 _BLOCK = 65_536
-"""So many numbers at a time become Python objects."""
+"""Number of values that are converted to Python objects at a time."""
 
 
 class MixedPart(NamedTuple):
-    """Utterances of which each epoch holds some, drawn at random, beside all of the others.
+    """Additional utterances, of which each epoch contains a random selection.
 
-    Differs: not lhotse's `mux`, which takes cut after cut from its streams and so must be replayed on resume; a share of the
-    hours is kept here by what an epoch draws.
+    Differs: not lhotse's `mux`, which takes cut after cut from its streams and must be replayed on resume; here the
+    selection for an epoch has the required share of the hours.
     """
 
     durations_s: NDArray[np.float64]
     share: float
-    """Hours of these in an epoch over its hours in all, at most: nothing is read twice for it."""
+    """Upper bound on the share of these in the hours of an epoch; none is read twice to reach it."""
 
 
 class BatchPlan:
-    """What is read when: for each epoch a sequence of batches, each a tuple of items."""
+    """For each epoch a sequence of batches, each a tuple of items."""
 
     def __init__(
         self, durations_s: Sequence[float] | NDArray[Any], config: BatchConfig, *, seed: int, mixed: Sequence[MixedPart] = ()
     ) -> None:
-        """Prepare to plan.
+        """Create a plan; an epoch is planned on first use.
 
         Args:
-            durations_s: of the utterances that each epoch holds once at each speed, numbered from 0.
-            config: batches, speeds and joining.
-            seed: of everything drawn.
-            mixed: further utterances; numbers go on with theirs.
+            durations_s: durations of the utterances that each epoch contains once at each speed, numbered from 0.
+            config: batches, speeds and concatenation.
+            seed: seed of all draws.
+            mixed: additional utterances, numbered after those of `durations_s`.
         Raises:
             DataError: there are no utterances.
         """
@@ -50,32 +50,32 @@ class BatchPlan:
             raise DataError("there must be at least one utterance to train on, but there is none; see rejected.jsonl")
         own = np.asarray(durations_s, dtype=np.float64)
         self.durations_s = np.concatenate([own, *(part.durations_s for part in mixed)]) if mixed else own
-        """Of every utterance, those to be drawn from included."""
+        """Durations of all utterances, including those of `mixed`."""
         self.config, self.seed = config, seed
         self._num_own, self._mixed = len(own), tuple(mixed)
         self._last: tuple[int, EpochPlan] | None = None
 
     def epoch(self, epoch: int) -> "EpochPlan":
-        """The batches of an epoch, counted from 0, in the order of reading. The epoch asked for last is kept."""
+        """The batches of an epoch, counted from 0, in reading order. The last epoch is cached."""
         if self._last is None or self._last[0] != epoch:
             self._last = None  # free its arrays before others are made
             self._last = (epoch, self._plan(epoch))
         return self._last[1]
 
     def num_batches(self, epoch: int) -> int:
-        """How many batches an epoch has."""
+        """Number of batches in an epoch."""
         return len(self.epoch(epoch))
 
     def num_steps(self, epoch: int, world_size: int = 1) -> int:
-        """How often each of `world_size` processes reads in an epoch; in the last step some may have no batch."""
+        """Number of reads per process in an epoch with `world_size` processes; in the last, some may have no batch."""
         return -(-len(self.epoch(epoch)) // world_size)
 
     def batch(self, epoch: int, index: int) -> tuple[Item, ...]:
-        """The batch at a place of an epoch, both from 0."""
+        """The batch at position `index` of an epoch, both from 0."""
         return self.epoch(epoch)[index]
 
     def item_duration_s(self, item: Item) -> float:
-        """Seconds of an item as it is read."""
+        """Duration of an item in seconds, at its speed."""
         return float(sum(self.durations_s[i] for i in item.utterances) / item.speed)
 
     def _plan(self, epoch: int) -> "EpochPlan":
@@ -91,7 +91,7 @@ class BatchPlan:
         return EpochPlan(items, order, batch_starts, rng.permutation(len(batch_starts)), self.config.speed_factors)
 
     def _chosen(self, epoch: int) -> NDArray[Any] | None:
-        """The utterances of an epoch; None: all there are."""
+        """The utterances of an epoch; None: all."""
         if not self._mixed:
             return None
         own_s = float(self.durations_s[: self._num_own].sum())
@@ -105,7 +105,7 @@ class BatchPlan:
         return np.concatenate(chosen)
 
     def _items(self, rng: np.random.Generator, chosen: NDArray[Any] | None) -> "_Items":
-        """Every chosen utterance once at each speed, alone or joined to others, in a random order for each speed."""
+        """Every chosen utterance once at each speed, alone or concatenated, in a random order for each speed."""
         size = len(self.durations_s) if chosen is None else len(chosen)
         parts = []
         for speed in self.config.speed_factors:
@@ -114,7 +114,7 @@ class BatchPlan:
             durations_s = self.durations_s[utterances]
             lens = None
             if self.config.concat_prob > 0.0:
-                durations_s, lens = self._joined(rng, durations_s)
+                durations_s, lens = self._concatenated(rng, durations_s)
             parts.append((utterances, durations_s / speed, lens))
         all_lens = [part[2] for part in parts if part[2] is not None]
         return _Items(
@@ -124,8 +124,8 @@ class BatchPlan:
             num_of_speed=np.array([len(part[1]) for part in parts]),
         )
 
-    def _joined(self, rng: np.random.Generator, queue_s: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Join neighbours in a queue of durations as chance has it; the duration of each item and its number of members."""
+    def _concatenated(self, rng: np.random.Generator, queue_s: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Concatenate random neighbors in a queue of durations; returns each item's duration and number of utterances."""
         config, size = self.config, len(queue_s)
         durations_s, lens = np.empty(size), np.empty(size, np.int32)
         num_items = place = 0
@@ -142,7 +142,7 @@ class BatchPlan:
         return durations_s[:num_items].copy(), lens[:num_items].copy()
 
     def _buckets(self, durations_s: NDArray[np.float64]) -> tuple[NDArray[Any], list[int]]:
-        """The items sorted by duration, and where to cut them into buckets of about equal total duration."""
+        """The items sorted by duration, and the edges of buckets of about equal total duration."""
         order = np.argsort(durations_s, kind="stable")
         order = _whole_numbers(order, len(order))
         total_s = durations_s[order]
@@ -163,20 +163,20 @@ class BatchPlan:
 
 
 class _Items(NamedTuple):
-    """The items of an epoch, speed after speed."""
+    """The items of an epoch, grouped by speed."""
 
     utterances: NDArray[Any]
-    """Members of the first item, then of the second, ..."""
+    """Utterances of the first item, then of the second, ..."""
     lens: NDArray[Any] | None
-    """Members of each item; None: one each."""
+    """Number of utterances of each item; None: one each."""
     durations_s: NDArray[np.float64]
-    """As each item is read."""
+    """Duration of each item at its speed."""
     num_of_speed: NDArray[Any]
-    """Items at each speed."""
+    """Number of items at each speed."""
 
 
 class EpochPlan(Sequence[tuple[Item, ...]]):
-    """The batches of an epoch; each is made of the arrays when it is asked for."""
+    """The batches of an epoch, each built from the arrays on access."""
 
     def __init__(
         self,
@@ -186,14 +186,14 @@ class EpochPlan(Sequence[tuple[Item, ...]]):
         batch_order: NDArray[Any],
         speed_factors: tuple[float, ...],
     ) -> None:
-        """Put the items in the order of their batches.
+        """Sort the items into batches.
 
         Args:
-            items: of the epoch.
-            order: numbers of the items, batch after batch.
-            batch_starts: place in `order` of the first item of each batch; rising.
-            batch_order: number of the batch that is read first, of the one read second, ...
-            speed_factors: what `num_of_speed` counts.
+            items: items of the epoch.
+            order: numbers of the items, grouped by batch.
+            batch_starts: position in `order` of the first item of each batch, ascending.
+            batch_order: numbers of the batches in reading order.
+            speed_factors: speeds, in the order of `items.num_of_speed`.
         """
         self._speeds = np.searchsorted(items.num_of_speed.cumsum(), order, side="right").astype(np.uint8)
         self._speed_factors = speed_factors
@@ -219,7 +219,7 @@ class EpochPlan(Sequence[tuple[Item, ...]]):
     def __getitem__(self, index: slice) -> list[tuple[Item, ...]]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
-        """The batch at a place in the order of reading."""
+        """The batch at a position in reading order."""
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         number = self._batch_order[index]
@@ -232,7 +232,7 @@ class EpochPlan(Sequence[tuple[Item, ...]]):
 
 
 def _batch_starts(durations_s: NDArray[np.float64], bucket: NDArray[Any], max_duration_s: float) -> NDArray[Any]:
-    """Where batches begin among the items of a bucket: each takes what comes until its longest times its number exceeds."""
+    """Start of each batch in a bucket; a batch ends before its longest duration times its size exceeds the limit."""
     starts = []
     longest, size = 0.0, 0
     for place, duration_s in enumerate(_python_floats(durations_s, bucket)):
@@ -246,11 +246,11 @@ def _batch_starts(durations_s: NDArray[np.float64], bucket: NDArray[Any], max_du
 
 
 def _python_floats(values: NDArray[np.float64], places: NDArray[Any]) -> Iterator[float]:
-    """The values at these places, as Python's own numbers, with which a loop is several times as fast."""
+    """Yield the values at `places` as Python floats, with which a loop is several times as fast."""
     for first in range(0, len(places), _BLOCK):
         yield from values[places[first : first + _BLOCK]].tolist()
 
 
 def _whole_numbers(values: NDArray[Any], below: int) -> NDArray[Any]:
-    """The numbers in 4 bytes each if they fit."""
+    """The values as int32 if all are below 2**31, else as int64."""
     return values.astype(np.int32 if below < 2**31 else np.int64)

@@ -1,6 +1,6 @@
-"""Batches of a run, read ahead by other processes, from any place of the run on: plan and reader in, `PlacedBatch` out.
+"""The batches of a run from any position, prefetched by worker processes: plan and reader in, `PlacedBatch` out.
 
-Where several processes train together, step s of an epoch gives the batches s * world_size, s * world_size + 1, ... to them.
+If several processes train together, they receive batches s * world_size, s * world_size + 1, ... in step s of an epoch.
 """
 
 import logging
@@ -16,25 +16,25 @@ from zipasr.data.batching import Batch, BatchReader, ReadBatch
 from zipasr.data.plan import BatchPlan
 from zipasr.errors import DataError
 
-_SURE_AFTER = 1000
-"""Utterances to have been read before a share of them means something."""
+_MIN_FOR_SHARE = 1000
+"""Utterances to read before the share of unreadable ones is meaningful."""
 logger = logging.getLogger(__name__)
 
 
 class PlacedBatch(NamedTuple):
-    """A batch and where in the run it stands."""
+    """A batch and its position in the run."""
 
     epoch: int
     batch_index: int
-    """Position in the epoch, from 0: the number of the step, where several processes each have a batch in it."""
+    """Position in the epoch, from 0; with several processes, that of the step in which each has a batch."""
     is_last: bool
     """Whether it ends its epoch."""
     batch: Batch | None
-    """None if nothing in it can be read, or if in the last step of the epoch none is left for this process."""
+    """None if nothing in it can be read, or if the last step of the epoch has no batch for this process."""
 
 
-class _Place(NamedTuple):
-    """What was asked for and not yet taken."""
+class _PendingBatch(NamedTuple):
+    """A batch that was requested from the workers and has not been received."""
 
     epoch: int
     batch_index: int
@@ -42,15 +42,15 @@ class _Place(NamedTuple):
     num_utterances: int
 
 
-class _Position(torch.utils.data.Sampler[Any]):
-    """Yields (epoch, number of the batch, items) from a given step to the end of the last epoch; notes the place of each."""
+class _BatchSampler(torch.utils.data.Sampler[Any]):
+    """Yields (epoch, number of the batch, items) from a step to the end of the last epoch; records what is pending."""
 
     def __init__(
         self, plan: BatchPlan, *, epoch: int, index: int, num_epochs: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.plan, self.start, self.num_epochs = plan, (epoch, index), num_epochs
         self.rank, self.world_size = rank, world_size
-        self.places: deque[_Place] = deque()
+        self.pending: deque[_PendingBatch] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         first_epoch, first_index = self.start
@@ -60,12 +60,12 @@ class _Position(torch.utils.data.Sampler[Any]):
                 number = index * self.world_size + self.rank
                 items = self.plan.batch(epoch, number) if number < num_batches else ()
                 num_utterances = sum(len(item.utterances) for item in items)
-                self.places.append(_Place(epoch, index, index == num_steps - 1, num_utterances))
+                self.pending.append(_PendingBatch(epoch, index, index == num_steps - 1, num_utterances))
                 yield epoch, number, items
 
 
-class _Messenger(Dataset["ReadBatch | DataError"]):
-    """A reader that gives its errors back: raised in another process, they would arrive as the text of a traceback."""
+class _ErrorReturningReader(Dataset["ReadBatch | DataError"]):
+    """A reader that returns its errors: raised in a worker, they would arrive as the text of a traceback."""
 
     def __init__(self, reader: BatchReader) -> None:
         self.reader = reader
@@ -77,32 +77,35 @@ class _Messenger(Dataset["ReadBatch | DataError"]):
             return error
 
 
-class _Losses:
-    """Counts the utterances that cannot be read, and says when they are too many."""
+class _UnreadableCounter:
+    """Counts the utterances that cannot be read, and raises when there are too many."""
 
     def __init__(self, num_utterances: int, max_share: float) -> None:
         self.num_utterances, self.max_share = num_utterances, max_share
         self.num_read = 0
-        self.lost: set[int] = set()
+        self.skipped: set[int] = set()
 
     def count(self, read: ReadBatch, num_utterances: int) -> None:
-        """Take note of a batch of so many utterances.
+        """Count a batch.
 
+        Args:
+            read: the batch as read.
+            num_utterances: number of utterances in its plan.
         Raises:
-            DataError: more than the share of what was read so far cannot be read; one in a run may.
+            DataError: the share of unreadable utterances exceeds the limit; one utterance per run is tolerated.
         """
         self.num_read = min(self.num_read + num_utterances, self.num_utterances)
         for utterance, reason in read.unreadable:
-            if utterance in self.lost:
+            if utterance in self.skipped:
                 continue
-            self.lost.add(utterance)
-            limit = self.max_share * max(self.num_read, min(_SURE_AFTER, self.num_utterances))
-            if self.max_share == 0.0 or len(self.lost) > max(limit, 1.0):
+            self.skipped.add(utterance)
+            limit = self.max_share * max(self.num_read, min(_MIN_FOR_SHARE, self.num_utterances))
+            if self.max_share == 0.0 or len(self.skipped) > max(limit, 1.0):
                 raise DataError(
-                    f"{reason} It is utterance number {len(self.lost)} of {self.num_read} read that had to be left out, "
-                    f"and at most a share of {self.max_share:g} may be; or raise batch.max_unreadable_share"
+                    f"{reason}. {len(self.skipped)} of {self.num_read} utterances read so far are unreadable, but the limit "
+                    f"is a share of {self.max_share:g}; to accept more, raise batch.max_unreadable_share"
                 )
-            logger.warning("left out %d of %d utterances: %s", len(self.lost), self.num_utterances, reason)
+            logger.warning("skipped %d of %d utterances: %s", len(self.skipped), self.num_utterances, reason)
 
 
 def read_batches(
@@ -117,35 +120,35 @@ def read_batches(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Iterator[PlacedBatch]:
-    """Read the batches of a run from a position on. An utterance whose sound cannot be read is left out of its batch.
+    """Yield the batches of a run from a position on. An utterance whose audio cannot be read is dropped from its batch.
 
     Args:
         plan: what to read.
         reader: how to read it.
         epoch: first epoch, from 0.
         index: first step in it, from 0.
-        num_epochs: epochs of the whole run.
-        num_workers: processes that read ahead; 0 reads in this one.
-        rank: of this process among those that train together.
-        world_size: how many those are; all get as many batches, and None where there are not enough.
-        pin_memory: give batches in memory from which a CUDA device copies while the host goes on.
+        num_epochs: number of epochs of the whole run.
+        num_workers: number of worker processes; 0 reads in this one.
+        rank: rank of this process among those that train together.
+        world_size: number of those processes; all receive equally many batches, some of them None at the end of an epoch.
+        pin_memory: return batches in pinned memory, which a CUDA device can copy asynchronously.
     Raises:
-        ValueError: there is no such rank.
-        DataError: too many utterances cannot be read, or a process that reads ahead died.
+        ValueError: `rank` is not in [0, world_size).
+        DataError: too many utterances cannot be read, or a worker died.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to world_size - 1, but is {rank} of {world_size}")
-    position = _Position(plan, epoch=epoch, index=index, num_epochs=num_epochs, rank=rank, world_size=world_size)
-    losses = _Losses(len(plan.durations_s), reader.config.max_unreadable_share)
+    sampler = _BatchSampler(plan, epoch=epoch, index=index, num_epochs=num_epochs, rank=rank, world_size=world_size)
+    unreadable = _UnreadableCounter(len(plan.durations_s), reader.config.max_unreadable_share)
     loader: DataLoader[ReadBatch | DataError] = DataLoader(
-        _Messenger(reader),
+        _ErrorReturningReader(reader),
         batch_size=None,
-        sampler=position,
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_interrupts_to_main,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # the global one would be drawn from here: a resumed run would go another way
+        generator=torch.Generator(),  # drawing from the global one would make a resumed run differ
     )
     batches = iter(loader)
     while True:
@@ -157,22 +160,22 @@ def read_batches(
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"a process that reads data died ({error}), most likely for lack of memory or shared memory; "
+                f"a process that reads data died ({error}), probably because memory or shared memory ran out; "
                 "lower num_workers or batch.cache_mb, then run the same command again"
             ) from error
         if isinstance(read, DataError):
             raise read
-        place = position.places.popleft()
-        losses.count(read, place.num_utterances)
+        place = sampler.pending.popleft()
+        unreadable.count(read, place.num_utterances)
         yield PlacedBatch(place.epoch, place.batch_index, place.is_last, read.batch)
 
 
 def _unchanged(batch: Any) -> Any:
-    """Keep torch from converting the fields of a batch."""
+    """Collate function that stops torch from converting the fields of a batch."""
     return batch
 
 
 def _leave_interrupts_to_main(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, SIGTERM those of a job; readers must live until the trainer has saved."""
+    """Ignore SIGINT and SIGTERM, which all processes of a terminal or job receive: workers live until the trainer saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

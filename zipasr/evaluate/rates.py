@@ -17,8 +17,8 @@ import kaldialign
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.data.normalise import SCORING
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.evaluate.scoring import SCORING
 from zipasr.recognizer import Recognizer
 from zipasr.search.edits import ErrorRates, Errors, count_errors, count_text_errors, error_rates
 from zipasr.transcript import Transcript
@@ -177,7 +177,7 @@ def evaluate(
         recognizer: the model and search to judge.
         utterances: recordings with their text, for example of `read_cuts`; read as needed, not kept.
         max_batch_s: see `Recognizer.transcribe_many`.
-        scoring: a corpus of `data.normalise.SCORING`: both texts are written as it compares them; None: as they are.
+        scoring: a corpus of `scoring.SCORING`: both texts are written as it compares them; None: as they are.
     Raises:
         ConfigError: there are no such rules of scoring.
         DataError: there is no utterance that can be read.
@@ -224,7 +224,7 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
     """What is done to both texts before they are compared.
 
     Args:
-        scoring: a corpus of `data.normalise.SCORING`, whose rules count; None: texts stay as they are.
+        scoring: a corpus of `scoring.SCORING`, whose rules count; None: texts stay as they are.
     Raises:
         ConfigError: there are no such rules.
     """

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.lengths import frames_needed
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.data.plan import BatchPlan, MixedPart
-from zipasr.data.validate import frames_needed
 from zipasr.encoder.frontend import output_lengths
 from zipasr.errors import CheckpointError, DataError
 from zipasr.features import Fbank
@@ -192,7 +192,7 @@ def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tup
 
 
 def _num_encoder_frames(durations_s: NDArray[np.float64], speed: float) -> NDArray[np.int64]:
-    """`data.validate.num_encoder_frames` of many utterances of these seconds, at a speed: frames at 25 Hz."""
+    """`data.lengths.num_encoder_frames` of many utterances of these seconds, at a speed: frames at 25 Hz."""
     num_samples = np.floor(np.round(durations_s * SAMPLE_RATE_HZ, 8) + 0.5)  # as lhotse counts the samples of a cut
     at_speed: Any = (num_samples / speed).astype(np.int64)
     num_frames: Any = Fbank().num_frames(at_speed)

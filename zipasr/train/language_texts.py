@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zipasr.data.manifests import read_lines
+from zipasr.data.lines import read_lines
 from zipasr.errors import ConfigError, DataError
 from zipasr.tokenizer import Tokenizer
 

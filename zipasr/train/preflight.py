@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.lengths import frames_needed, num_encoder_frames
 from zipasr.data.manifest_index import IndexedCuts
-from zipasr.data.validate import frames_needed, num_encoder_frames
 from zipasr.errors import DataError
 from zipasr.progress import write_line
 from zipasr.tokenizer import Tokenizer

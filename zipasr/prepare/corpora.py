@@ -1,7 +1,7 @@
-"""The layouts of published corpora, as they are downloaded: LibriSpeech, AISHELL-1, WenetSpeech, GigaSpeech and MUSAN.
+"""Readers of published corpora as downloaded: LibriSpeech, AISHELL-1, WenetSpeech, GigaSpeech and MUSAN.
 
-`PUBLISHED` says what parts each has; `read_part` gives the cuts of one, one after the other, in a fixed order, with a
-`Rejected` for what cannot be used. Lhotse's recipes read the entries. Sound stays where it is, at 16 kHz.
+`PUBLISHED` lists the official parts of each; `read_folders`, `read_json` and `read_musan` yield Lhotse cuts in a fixed
+order, and a `Rejected` for what cannot be used. Lhotse's recipes parse the entries. Audio is at 16 kHz and is not copied.
 """
 
 import json
@@ -13,34 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data import normalise
-from zipasr.data.manifests import read_lines
-from zipasr.data.utterance import Reason, Rejected
+from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.prepare import corpus_texts
+from zipasr.prepare.utterance import Reason, Rejected
 
 Entry = Any
 """A lhotse MonoCut with one supervision, or a `Rejected`."""
 
-# Differs: lhotse's own prepare functions give up at the first recording that cannot be opened, and hold a whole corpus in
+# Differs: lhotse's own prepare functions stop at the first recording that cannot be opened, and keep a whole corpus in
 # memory; that of GigaSpeech needs another package to read one JSON file. So we walk the folders and the JSON ourselves, and
-# leave to lhotse what an entry means (its parse_utterance and text_normalize).
+# lhotse interprets the entries (its parse_utterance and text_normalize).
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCorpus:
-    """A corpus with official parts."""
+    """The official parts of a corpus and its text rule."""
 
     train: tuple[str, ...]
-    """Official names of the parts to train on, together unless a subset is asked for."""
+    """Official names of the training parts, all of which are used unless a subset is chosen."""
     subsets: tuple[str, ...]
-    """Parts that may be trained on instead."""
+    """Parts that can be chosen for training instead."""
     dev: tuple[str, ...]
     test: dict[str, str]
-    """Name of the split to write, by the official name of the part."""
-    normalise: Callable[[str], str | None]
-    """Text as published to text as trained on, None where the utterance is dropped."""
+    """Name of our split for each official part."""
+    normalize: Callable[[str], str | None]
+    """Maps a published text to the training text, or to None to drop the utterance."""
     has_one_json: bool
-    """Whether a single JSON file lists all parts; else every part has a folder."""
+    """Whether one JSON file lists all parts; otherwise every part has a folder."""
 
 
 PUBLISHED: dict[str, PublishedCorpus] = {
@@ -49,7 +49,7 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         subsets=("train-clean-100", "train-clean-360", "train-other-500"),
         dev=("dev-clean", "dev-other"),
         test={"test-clean": "test-clean", "test-other": "test-other"},
-        normalise=normalise.librispeech,
+        normalize=corpus_texts.librispeech,
         has_one_json=False,
     ),
     "aishell": PublishedCorpus(
@@ -57,7 +57,7 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         subsets=("train",),
         dev=("dev",),
         test={"test": "test"},
-        normalise=normalise.aishell,
+        normalize=corpus_texts.aishell,
         has_one_json=False,
     ),
     "wenetspeech": PublishedCorpus(
@@ -65,7 +65,7 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         subsets=("S", "M", "L"),
         dev=("DEV",),
         test={"TEST_NET": "test-net", "TEST_MEETING": "test-meeting"},
-        normalise=normalise.wenetspeech,
+        normalize=corpus_texts.wenetspeech,
         has_one_json=True,
     ),
     "gigaspeech": PublishedCorpus(
@@ -73,42 +73,46 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         subsets=("XS", "S", "M", "L", "XL"),
         dev=("DEV",),
         test={"TEST": "test"},
-        normalise=normalise.gigaspeech,
+        normalize=corpus_texts.gigaspeech,
         has_one_json=True,
     ),
 }
-"""What `zipasr prepare NAME:FOLDER` knows, and its parts."""
+"""The corpora of `zipasr prepare NAME:FOLDER`, by name."""
 
 _CHUNK_CHARACTERS = 1 << 20
 _OVERSHOOT_S = 0.5
-"""By how much a segment may end after its recording before it is dropped; less is cut off."""
+"""Tolerance for a segment that ends after its recording; within it the segment is trimmed, beyond it dropped."""
 
 
 def find_json(name: str, folder: Path) -> Path:
-    """The list of a corpus that has one.
+    """The JSON file of WenetSpeech or GigaSpeech.
 
     Raises:
-        DataError: it is not there.
+        DataError: the file does not exist.
     """
     path = folder / {"wenetspeech": "WenetSpeech.json", "gigaspeech": "GigaSpeech.json"}[name]
     if not path.is_file():
-        raise DataError(f"expected {path.name} in the folder of the corpus, {folder}, got none; name the folder it lies in")
+        raise DataError(
+            f"expected {path.name} in the folder of the corpus, {folder}, got none; name the folder that contains it"
+        )
     return path
 
 
 def part_folder(name: str, folder: Path, part: str) -> Path:
-    """Where a part of LibriSpeech or AISHELL-1 lies; `folder` is the corpus' own or the one around it."""
+    """The folder of a part of LibriSpeech or AISHELL-1; `folder` is that of the corpus or its parent."""
     if name == "librispeech":
         return _inside(folder, "LibriSpeech") / part
     return _inside(folder, "data_aishell") / "wav" / part
 
 
 def read_folders(name: str, folder: Path, part: str, num_jobs: int) -> Iterator[Entry]:
-    """Read a part of LibriSpeech or AISHELL-1.
+    """Yield the entries of a part of LibriSpeech or AISHELL-1.
 
     Args:
-        folder: as downloaded: `LibriSpeech`, or the one that `data_aishell` lies in, or one level off.
-        num_jobs: files that are opened at once.
+        name: librispeech or aishell.
+        folder: `LibriSpeech` or `data_aishell` as downloaded, or its parent.
+        part: official name of the part.
+        num_jobs: number of chapters or speakers that are read at once.
     """
     if name == "librispeech":
         root = part_folder(name, folder, part)
@@ -124,12 +128,12 @@ def read_folders(name: str, folder: Path, part: str, num_jobs: int) -> Iterator[
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """`folder` itself if it is called `name` or holds no such folder, else the folder `name` in it."""
+    """The subfolder `name` of `folder` if it exists, otherwise `folder` itself."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
-    """The utterances of one chapter."""
+    """The entries of one chapter."""
     from lhotse.recipes.librispeech import parse_utterance
 
     entries: list[Entry] = []
@@ -150,7 +154,7 @@ def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
             continue
         try:
             recording, supervision = parse_utterance(root, line, {})
-        except Exception as error:  # whatever lhotse's many readers raise
+        except Exception as error:  # lhotse's readers raise many types
             entries.append(_unreadable(id, audio, error))
             continue
         entries.append(_cut(recording, supervision))
@@ -158,10 +162,10 @@ def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
 
 
 def _aishell_texts(folder: Path) -> dict[str, str]:
-    """Transcript of every utterance; a line that is not UTF-8 leaves its utterance without.
+    """The transcript of every utterance id; lines that are not UTF-8 are skipped.
 
     Raises:
-        DataError: the file is not where the corpus has it.
+        DataError: the file cannot be read.
     """
     path = folder / "transcript" / "aishell_transcript_v0.8.txt"
     pairs = (line.strip().partition(" ") for _, line in read_lines(path) if line is not None)
@@ -169,7 +173,7 @@ def _aishell_texts(folder: Path) -> dict[str, str]:
 
 
 def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
-    """The utterances of one speaker."""
+    """The entries of one speaker."""
     from lhotse import Recording, SupervisionSegment
 
     entries: list[Entry] = []
@@ -181,7 +185,7 @@ def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
             continue
         try:
             recording = Recording.from_file(audio)
-        except Exception as error:  # whatever lhotse's many readers raise
+        except Exception as error:  # lhotse's readers raise many types
             entries.append(_unreadable(id, audio, error))
             continue
         supervision = SupervisionSegment(
@@ -192,15 +196,16 @@ def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
 
 
 def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[str, Entry]]:
-    """Read the list of WenetSpeech or GigaSpeech once, with one recording in memory at a time.
+    """Yield the entries of WenetSpeech or GigaSpeech, with one recording in memory at a time.
 
     Args:
-        folder: as downloaded, the JSON file in it.
-        parts: official names; a segment that is in several is given for each.
-    Returns:
-        Part and entry; a recording that cannot be used gives one `Rejected` for each part that wants it.
+        name: wenetspeech or gigaspeech.
+        folder: as downloaded, with the JSON file.
+        parts: official names; a segment of several parts is yielded once for each.
+    Yields:
+        Part and entry; an unusable recording gives one `Rejected` for each part that contains it.
     Raises:
-        DataError: there is no such file, or it is damaged.
+        DataError: the JSON file does not exist or is damaged.
     """
     wanted = list(parts)
     parse = {"wenetspeech": _wenetspeech_entry, "gigaspeech": _gigaspeech_entry}[name]
@@ -227,7 +232,7 @@ def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[s
 
 
 def _segment_subsets(audio: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Id and subsets of each segment; one that names none is in those of its recording."""
+    """Id and subsets of each segment; a segment without subsets has those of its recording."""
     for segment in audio["segments"]:
         yield segment["sid"], segment.get("subsets", audio.get("subsets", []))
 
@@ -243,23 +248,23 @@ def _wenetspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) ->
 def _gigaspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> tuple[Any, list[Any]]:
     from lhotse.recipes.gigaspeech import parse_utterance
 
-    # Differs: lhotse takes the speaker for granted, which not all releases name.
+    # Differs: lhotse requires a speaker, which some releases lack.
     segments = [{"speaker": "N/A", **segment} for segment in audio["segments"]]
     recording, supervisions = parse_utterance({**audio, "segments": segments}, folder.absolute())
     return recording, supervisions
 
 
 def _segment(recording: Any, supervision: Any, path: Path) -> Entry:
-    """The cut of a segment, what sticks out of its recording cut off."""
+    """The cut of a segment, trimmed to its recording."""
     end_s = supervision.start + supervision.duration
     if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + _OVERSHOOT_S:
-        detail = f"expected sound from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
+        detail = f"expected audio from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
         return Rejected(id=supervision.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
     return _cut(recording, supervision.trim(recording.duration))
 
 
 def _check_header(id: str, path: Path) -> Rejected | None:
-    """Reject a recording that is not there or not at 16 kHz; only the head of the file is read."""
+    """Reject a recording that does not exist or is not at 16 kHz; only the header is read."""
     import soundfile
 
     if not path.is_file():
@@ -272,7 +277,7 @@ def _check_header(id: str, path: Path) -> Rejected | None:
 
 
 def _cut(recording: Any, supervision: Any) -> Entry:
-    """A cut of one supervision, by absolute path."""
+    """The cut of one supervision, with an absolute path."""
     from lhotse import MonoCut
     from lhotse.utils import fastcopy
 
@@ -302,15 +307,15 @@ def _unreadable(id: str, path: Path, error: Exception) -> Rejected:
 
 
 def _wrong_rate(id: str, path: Path, rate_hz: int) -> Rejected:
-    detail = f"expected sound at {SAMPLE_RATE_HZ} Hz as published, got {rate_hz} Hz"
+    detail = f"expected audio at {SAMPLE_RATE_HZ} Hz as published, got {rate_hz} Hz"
     return Rejected(id=id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
 
 
 def iterate_array(path: Path, name: str) -> Iterator[Any]:
-    """The items of the array `name` of the JSON object in a file, one after the other; memory holds a few at a time.
+    """Yield the items of the array `name` of the JSON object in a file; only a few are in memory at a time.
 
     Raises:
-        DataError: there is no such array, or the file is damaged or ends early.
+        DataError: the array does not exist, or the file is damaged or truncated.
     """
     decoder = json.JSONDecoder()
     try:
@@ -323,7 +328,7 @@ def iterate_array(path: Path, name: str) -> Iterator[Any]:
                 try:
                     item, position = decoder.raw_decode(text, position)
                 except json.JSONDecodeError as error:
-                    # Twice as much each time, so that one long item is not parsed over and over.
+                    # Read twice as much each time, so that a long item is not parsed again and again.
                     more = file.read(max(_CHUNK_CHARACTERS, len(text) - position))
                     if not more:
                         raise DataError(f"expected the array {name!r} of {path} to end, got: {error}") from error
@@ -337,10 +342,10 @@ def iterate_array(path: Path, name: str) -> Iterator[Any]:
 
 
 def _find_array(file: Any, name: str) -> str:
-    """Read up to the array and give what was read of its inside.
+    """Read up to the array; return what has been read of its content.
 
     Raises:
-        EOFError: there is none.
+        EOFError: the array does not exist.
     """
     start = re.compile(rf'"{name}"\s*:\s*\[')
     text = ""
@@ -356,17 +361,17 @@ def _find_array(file: Any, name: str) -> str:
 
 
 def _skip(text: str, position: int) -> int:
-    """The next place that is neither white space nor a comma."""
+    """The next position that is neither white space nor a comma."""
     while text[position : position + 1] in (" ", "\n", "\r", "\t", ","):
         position += 1
     return position
 
 
 def read_musan(folder: Path) -> Iterator[Any]:
-    """Cuts of MUSAN's music, speech and noise: windows of 10 s, those of 5 s and less left out.
+    """Yield cuts of MUSAN's music, speech and noise: windows of 10 s; windows of 5 s or less are dropped.
 
     Raises:
-        DataError: the folder holds no MUSAN.
+        DataError: the folder does not contain MUSAN.
     """
     from lhotse import CutSet
     from lhotse.recipes.musan import prepare_musan
@@ -377,7 +382,7 @@ def read_musan(folder: Path) -> Iterator[Any]:
         raise DataError(f"expected the folders music, noise and speech of MUSAN in {folder}, got none of them")
     try:
         manifests = prepare_musan(folder.absolute(), parts=parts)
-    except Exception as error:  # whatever lhotse's many readers raise
+    except Exception as error:  # lhotse's readers raise many types
         raise DataError(f"expected MUSAN as published in {folder}, got: {error}") from error
     for part in parts:
         cuts = CutSet.from_manifests(recordings=manifests[part]["recordings"]).cut_into_windows(10.0)

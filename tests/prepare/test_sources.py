@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
-from zipasr.data.corpora import open_source, read_cuts, read_folder
-from zipasr.data.manifests import read_kaldi, read_manifest
-from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.errors import DataError
+from zipasr.prepare.manifests import read_kaldi, read_manifest
+from zipasr.prepare.sources import open_source, read_cuts, read_folder
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 
 def put(path: Path, text: str = "") -> Path:
@@ -113,7 +113,7 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{not json", "one JSON object a line"),
+        ("{not json", "one JSON object per line"),
         ("[1, 2]", "expected a JSON object, got list"),
         ('{"text": "no audio"}', "expected a field 'audio' with a path, got None"),
         ('{"audio": 3, "text": "x"}', "expected a field 'audio' with a path, got 3"),

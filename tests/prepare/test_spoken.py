@@ -2,7 +2,7 @@
 
 import pytest
 
-from zipasr.data.spoken import has_digits, spoken_words
+from zipasr.prepare.spoken import has_digits, spoken_words
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from lhotse import CutSet
 
 from tests.audio.muxing import mux
 from zipasr.audio import load_audio
-from zipasr.data.prepare import PrepareConfig, PrepareReport, prepare
-from zipasr.data.utterance import Reason
-from zipasr.data.validate import Limits
 from zipasr.errors import ConfigError, DataError
+from zipasr.prepare import Limits, PrepareConfig, PrepareReport, prepare
+from zipasr.prepare.utterance import Reason
 
 RATE_HZ = 16_000
 
@@ -309,7 +308,7 @@ def test_limits_can_be_set(tmp_path: Path) -> None:
 
 def test_nothing_good_at_all_is_an_error_that_shows_an_example(tmp_path: Path) -> None:
     put(tmp_path / "in", "a.wav", tone(0.01))
-    with pytest.raises(DataError, match="got 1 rejected and none good; for example a: too short, expected at least"):
+    with pytest.raises(DataError, match="got 1 rejected and none accepted; for example a: too short, expected at least"):
         prepare(tmp_path / "in", tmp_path / "out")
     assert rejected_of(tmp_path / "out") == {"a": "too short"}
 

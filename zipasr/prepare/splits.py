@@ -1,25 +1,26 @@
-"""Which utterances train a model and which are held out, where the source does not say: the same ones every time."""
+"""The split of each utterance of a source without splits: a fixed choice of what is held out for dev and test."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from zipasr.data.utterance import Utterance
+from zipasr.prepare.utterance import Utterance
 
+SPLITS = ("train", "dev", "test")
 MIN_SPEAKERS = 10
-"""From this many speakers on, dev and test get speakers of their own."""
+"""With at least this many speakers, no speaker is in two splits."""
 
 _SLACK = 1.5
-"""A split may grow to this many times its share, for speakers are not divided."""
+"""A split may exceed its share by this factor, since speakers are not divided."""
 
 
 def _hash_order(names: Iterable[str], seed: int) -> list[str]:
-    """Put names into an order that looks random and never changes."""
+    """The names in a pseudo-random order that never changes."""
     return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).hexdigest())
 
 
 def _choose(order: Sequence[str], sizes: Mapping[str, int], num_wanted: float) -> list[str]:
-    """Take groups in order until `num_wanted` utterances are chosen; if all are too large, the smallest one."""
+    """The first groups in order that hold `num_wanted` utterances; the smallest group if all are too large."""
     chosen: list[str] = []
     num_chosen = 0
     for name in order:
@@ -34,11 +35,13 @@ def _choose(order: Sequence[str], sizes: Mapping[str, int], num_wanted: float) -
 def split_utterances(
     utterances: Sequence[Utterance], shares: Mapping[str, float], *, max_held_out: int, seed: int
 ) -> dict[str, str]:
-    """Hold out whole speakers if there are ten or more, single utterances otherwise; nothing if there are fewer than 3.
+    """Hold out whole speakers if there are ten or more, else single utterances; nothing of fewer than 3 utterances.
 
     Args:
-        shares: part of the utterances for each held-out split; at least one utterance is taken unless the share is 0.
-        max_held_out: the most utterances wanted in each of them.
+        utterances: the whole source.
+        shares: share of the utterances for each held-out split; at least one utterance is held out unless the share is 0.
+        max_held_out: upper bound on the utterances of each held-out split.
+        seed: seed of the choice.
     Returns:
         The split of every id; train if it is not held out.
     """
@@ -54,7 +57,7 @@ def split_utterances(
     for utterance in utterances:
         groups[str(utterance.speaker) if has_speakers else utterance.id].append(utterance.id)
     sizes = {name: len(ids) for name, ids in groups.items()}
-    # Where a few speakers hold nearly everything, the others are divided among the splits, not spent on the first.
+    # If a few speakers have nearly all utterances, the others are shared by the splits, not all given to the first.
     num_fitting = sum(size for size in sizes.values() if size <= _SLACK * max(wanted.values()))
     scale = min(1.0, (num_fitting or len(utterances)) / sum(wanted.values()))
     order = _hash_order(groups, seed)

@@ -1,8 +1,8 @@
-"""Contract: the published rules of texts, on texts as the corpora have them."""
+"""Contract: the published text rules, on texts as the corpora have them."""
 
 import pytest
 
-from zipasr.data.normalise import SCORING, aishell, gigaspeech, gigaspeech_scoring, librispeech, wenetspeech
+from zipasr.prepare.corpus_texts import aishell, gigaspeech, librispeech, wenetspeech
 
 
 def test_librispeech_stays() -> None:
@@ -43,17 +43,3 @@ def test_wenetspeech(text: str, expected: str | None) -> None:
 )
 def test_gigaspeech(text: str, expected: str | None) -> None:
     assert gigaspeech(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Um well-known <UNK> facts <COMMA>", "WELL KNOWN FACTS"),
-        ("UH-HUH", ""),
-        ("HUMAN EHM", "HUMAN EHM"),
-        ("<NOISE> A <PERIOD>", "A"),
-    ],
-)
-def test_gigaspeech_scoring(text: str, expected: str) -> None:
-    assert gigaspeech_scoring(text) == expected
-    assert SCORING["gigaspeech"](gigaspeech_scoring(text)) == expected

@@ -5,17 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zipasr.data.utterance import Reason, Utterance
-from zipasr.data.validate import (
-    Limits,
-    check_id,
-    check_samples,
-    check_sound,
-    check_text,
-    has_enough_frames,
-    num_encoder_frames,
-)
 from zipasr.errors import ConfigError
+from zipasr.prepare.utterance import Reason, Utterance
+from zipasr.prepare.validate import Limits, check_id, check_samples, check_silence, check_text
 
 
 def utterance(text: str = "HELLO WORLD") -> Utterance:
@@ -48,13 +40,13 @@ def test_silence_and_what_is_as_good_as_that(offset: float) -> None:
     click[5_000:5_015] += 0.5
     word[5_000:7_000] += 0.001 * np.sin(np.arange(2_000))
     for samples, found in ((silence, "digital silence"), (click, "digital silence"), (silence + 1e-4 * word, None)):
-        rejected = check_sound(utterance(), samples)
+        rejected = check_silence(utterance(), samples)
         assert rejected is not None
         assert rejected.reason is Reason.SILENT
         assert rejected.detail.startswith("expected speech in 1.00 s, got ")
         assert found is None or found in rejected.detail
-    assert check_sound(utterance(), word) is None
-    assert check_sound(utterance(), word[4_900:7_100]) is None
+    assert check_silence(utterance(), word) is None
+    assert check_silence(utterance(), word[4_900:7_100]) is None
 
 
 def test_tokens_count_instead_of_words_when_they_are_known() -> None:
@@ -63,14 +55,6 @@ def test_tokens_count_instead_of_words_when_they_are_known() -> None:
     assert rejected is not None
     assert rejected.reason is Reason.TOO_MANY_TOKENS
     assert "24 tokens" in rejected.detail
-
-
-def test_encoder_frames_agree_with_the_published_formula() -> None:
-    for num_samples in range(0, 40_000, 37):
-        num_features = (num_samples + 80) // 160
-        assert num_encoder_frames(num_samples) == max(0, ((num_features - 7) // 2 + 1) // 2)
-    assert has_enough_frames(16_000, 23)
-    assert not has_enough_frames(16_000, 24)
 
 
 def test_limits_are_settings() -> None:

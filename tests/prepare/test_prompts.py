@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from zipasr.data import prompts
-from zipasr.data.prompts import fetch_prompts, prompt_words, read_prompts, split_prompts
-from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.errors import DataError
+from zipasr.prepare import prompts
+from zipasr.prepare.prompts import fetch_prompts, prompt_words, read_prompts, split_prompts
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 
 @pytest.mark.parametrize(

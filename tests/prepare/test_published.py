@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from tests.data.published_corpora import (
+from tests.prepare.published_corpora import (
     write_aishell,
     write_gigaspeech,
     write_json,
@@ -19,11 +19,9 @@ from tests.data.published_corpora import (
     write_musan,
     write_wenetspeech,
 )
-from zipasr.data import published
-from zipasr.data.prepare import PrepareConfig, PrepareReport, prepare
-from zipasr.data.published import iterate_array
-from zipasr.data.validate import Limits
 from zipasr.errors import ConfigError, DataError
+from zipasr.prepare import Limits, PrepareConfig, PrepareReport, corpora, prepare
+from zipasr.prepare.corpora import iterate_array
 
 WRITERS = {
     "librispeech": write_librispeech,
@@ -218,7 +216,7 @@ def test_misuse(tmp_path: Path) -> None:
         prepare(f"aishell:{folder}", out, PrepareConfig(subset="M"))
     with pytest.raises(ConfigError, match="text_style must be left out for aishell"):
         prepare(f"aishell:{folder}", out, PrepareConfig(text_style="words"))
-    with pytest.raises(ConfigError, match="which is no published corpus"):
+    with pytest.raises(ConfigError, match="which is not a published corpus"):
         prepare(folder, out, PrepareConfig(subset="M"))
     with pytest.raises(DataError, match="expected the folder of aishell after the colon"):
         prepare(f"aishell:{tmp_path / 'absent'}", out)
@@ -234,7 +232,7 @@ def test_misuse(tmp_path: Path) -> None:
 def test_long_lists_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     items = [{"name": f"ä{i}", "list": [1, {"deep": ']},"audios": ['}], "number": i} for i in range(20)]
     write_json(tmp_path / "a.json", {"about": "audios", "audios": items, "after": [1]})
-    monkeypatch.setattr(published, "_CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(corpora, "_CHUNK_CHARACTERS", chunk)
     assert list(iterate_array(tmp_path / "a.json", "audios")) == items
 
 

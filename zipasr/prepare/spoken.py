@@ -1,12 +1,14 @@
-"""Written text to the words that are said: upper case, no punctuation, digits spelled out where that is certain.
+"""From written text to spoken words: upper case, no punctuation, digits spelled out where that is unambiguous.
 
-`spoken_words` serves `prepare --text-style words` and the telephone prompts. A number whose reading depends on what it
-is (a year, a telephone number, a sum of money, an ordinal) keeps its digits, and `has_digits` lets the caller drop the
-utterance rather than guess.
+`spoken_words` implements `prepare --text-style words` and is used for the telephone prompts. A number whose reading depends
+on its meaning (a year, a telephone number, an amount of money, an ordinal) keeps its digits, and `has_digits` lets the
+caller drop such an utterance.
 """
 
 import re
 import unicodedata
+
+from zipasr.text import normalize
 
 _DIGIT_WORDS = {
     "en": "zero one two three four five six seven eight nine",
@@ -31,7 +33,7 @@ _NUMBER = re.compile(
 
 
 def _english_number(digits: str) -> str | None:
-    """Spell a cardinal below a thousand; None where another reading is as likely."""
+    """Spell out a cardinal below a thousand; None if another reading is equally likely."""
     if len(digits) > 3 or (len(digits) > 1 and digits[0] == "0"):
         return None
     number = int(digits)
@@ -48,7 +50,7 @@ def _english_number(digits: str) -> str | None:
 
 
 def _spell_number(digits: str, lang: str) -> str:
-    """Spell `digits` in `lang`, or give them back where that is uncertain."""
+    """Spell out `digits` in `lang`, or return them unchanged if that is ambiguous."""
     if lang == "en":
         return _english_number(digits) or digits
     if lang in _DIGIT_WORDS and len(digits) == 1:
@@ -57,7 +59,7 @@ def _spell_number(digits: str, lang: str) -> str:
 
 
 def _spell(match: re.Match[str], lang: str) -> str:
-    """Spell one match of `_NUMBER`, or give it back where its reading is uncertain."""
+    """Spell out one match of `_NUMBER`, or return it unchanged if its reading is ambiguous."""
     whole = _spell_number(match["whole"], lang)
     rest = match["rest"]
     if match["money"] or match["suffix"] or has_digits(whole):
@@ -68,27 +70,26 @@ def _spell(match: re.Match[str], lang: str) -> str:
 
 
 def _spell_address(match: re.Match[str], lang: str) -> str:
-    """Spell a web address; its dots are said."""
+    """Spell out a web address, dots included."""
     address = re.sub(r"\bwww\b", "w w w", match[0], flags=re.IGNORECASE)
     return address.replace(".", f" {_DOT_WORDS[lang]} ")
 
 
 def has_digits(text: str) -> bool:
-    """Tell whether any digit is left in `text`."""
+    """Whether `text` contains a digit."""
     return any(character.isdigit() for character in text)
 
 
 def spoken_words(text: str, lang: str) -> str:
-    """Write `text` as the upper-case words that are said, without punctuation.
+    """Return `text` as spoken: words in upper case, without punctuation.
 
-    Hyphens and slashes part words; apostrophes inside words stay. "A.M." becomes "A M", "www.asterisk.org" "W W W DOT
-    ASTERISK DOT ORG", "3D" "THREE D". Digits remain where the reading is uncertain.
+    Hyphens and slashes separate words; apostrophes inside words stay. "A.M." becomes "A M", "www.asterisk.org" "W W W DOT
+    ASTERISK DOT ORG", "3D" "THREE D". Digits remain if the reading is ambiguous.
 
     Args:
         lang: language code such as "en"; digits are spelled in en, es, fr, it and ru.
     """
-    text = unicodedata.normalize("NFC", text).replace("’", "'").replace("\N{MODIFIER LETTER APOSTROPHE}", "'")
-    text = text.replace("\N{SOFT HYPHEN}", "").replace("_", " ")
+    text = normalize(text).replace("_", " ")
     if lang == "en":
         for symbol, word in _ENGLISH_SYMBOLS.items():
             text = text.replace(symbol, word)

@@ -1,10 +1,9 @@
-"""Corpora described by text files: JSONL and TSV manifests, and Kaldi data directories, read into `Utterance`.
+"""Readers of corpora that text files describe: JSONL and TSV manifests and Kaldi data directories.
 
-A line that cannot be used becomes a `Rejected` and the rest goes on. Times are seconds.
+They yield an `Utterance` for each entry, or a `Rejected` for a line that cannot be used. Times are in seconds.
 """
 
 import csv
-import gzip
 import json
 import math
 import re
@@ -12,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zipasr.data.utterance import Reason, Rejected, Utterance
+from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 SPLIT_NAMES = {
     "train": "train",
@@ -25,7 +25,7 @@ SPLIT_NAMES = {
     "test": "test",
     "eval": "test",
 }
-"""What corpora call their parts, and what we call them."""
+"""The split for each name that corpora use for their parts."""
 
 _FIELD_NAMES = {
     "id": ("id", "key"),
@@ -39,28 +39,11 @@ _FIELD_NAMES = {
     "lang": ("lang", "language"),
     "split": ("split",),
 }
-"""Our fields, and the names that NeMo and WeNet manifests use for the same."""
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """Give the lines of a text file, gzipped or not, numbered from 1; None stands for one that is not UTF-8.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    yield number, None
-    except (OSError, EOFError) as error:
-        raise DataError(f"expected a readable text file, but {path} cannot be read: {error}") from error
+"""Names that our, NeMo and WeNet manifests use for each field."""
 
 
 def is_manifest(path: Path) -> bool:
-    """Tell whether the first line of a JSONL or TSV file names a recording and its text."""
+    """Whether the first line of a JSONL or TSV file names a recording and its text."""
     first = next((line for _, line in read_lines(path) if line and line.strip()), "")
     if path.name.removesuffix(".gz").endswith(".tsv"):
         names = set(first.split("\t"))
@@ -74,15 +57,15 @@ def is_manifest(path: Path) -> bool:
 
 
 def _field(row: Mapping[str, Any], field: str) -> Any:
-    """Give the value of one of our fields under whatever name the row has it; None if absent or empty."""
+    """The value of a field under any of its names; None if absent or empty."""
     return next((row[name] for name in _FIELD_NAMES[field] if row.get(name) not in (None, "")), None)
 
 
 def _seconds(value: Any, name: str) -> float | None:
-    """Read a time.
+    """Parse a time in seconds.
 
     Raises:
-        ValueError: it is no number of seconds from 0 up.
+        ValueError: it is not a finite number from 0 up.
     """
     if value is None:
         return None
@@ -96,10 +79,10 @@ def _seconds(value: Any, name: str) -> float | None:
 
 
 def _number(row: Mapping[str, Any], field: str) -> int | None:
-    """Read what counts from 0.
+    """Parse a number that counts from 0.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a whole number from 0 up.
     """
     value = _field(row, field)
     if value is not None and (isinstance(value, bool) or not str(value).isdecimal()):
@@ -108,10 +91,10 @@ def _number(row: Mapping[str, Any], field: str) -> int | None:
 
 
 def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | None) -> Utterance:
-    """Turn one row of a manifest into an utterance.
+    """The utterance of one row of a manifest.
 
     Raises:
-        ValueError: a field is missing or has no meaning.
+        ValueError: a field is missing or invalid.
     """
     audio = _field(row, "audio")
     if not isinstance(audio, str):
@@ -140,7 +123,7 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Give the rows of a JSONL or TSV file with their line numbers; a string says what is wrong with a line."""
+    """Yield the rows of a JSONL or TSV file with their line numbers; a string instead of a row is an error message."""
     is_tsv = path.name.removesuffix(".gz").endswith(".tsv")
     header: list[str] = []
     for number, line in read_lines(path):
@@ -160,20 +143,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                yield number, f"expected one JSON object a line, got {error}"
+                yield number, f"expected one JSON object per line, got {error}"
                 continue
             yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
 
 
 def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
-    """Read a JSONL or TSV manifest; recordings are relative to its folder.
+    """Yield the entries of a JSONL or TSV manifest; recordings are relative to its folder.
 
-    Fields: `audio` and `text`; if they are there also `id`, `start` and `duration` (a part of the recording),
-    `channel`, `audio_track`, `speaker`, `lang` and `split`. All others travel along as `custom`.
+    Required fields: `audio` and `text`. Optional fields: `id`, `start` and `duration` (a part of the recording), `channel`,
+    `audio_track`, `speaker`, `lang` and `split`. All other fields are kept in `custom`.
 
     Args:
-        lang: language of the rows that name none.
-        split: part that the whole file belongs to, for rows that name none.
+        lang: language of rows that name none.
+        split: split of rows that name none.
     """
     for number, row in _rows(path):
         where = f"{path.name}:{number}"
@@ -187,7 +170,7 @@ def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[U
 
 
 def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
-    """Give key and value of each line of a Kaldi table."""
+    """Yield key and value of each line of a Kaldi table."""
     for number, line in read_lines(path):
         where = f"{path.name}:{number}"
         if line is None:
@@ -198,18 +181,18 @@ def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
 
 
 def _kaldi_audio(value: str, folder: Path) -> Path | str:
-    """Give the path of a line of wav.scp, or say why it has none."""
+    """The path of a recording in wav.scp, or an error message."""
     if value.endswith("|") or value.startswith("|"):
         return f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
     direct, beside = Path(value), folder / value
     path = direct if direct.is_absolute() or direct.exists() else beside
     if not path.exists() and re.search(r"\.ark:\d+$", value):
-        return f"expected an audio file, got a place in an archive, {value!r}: copy the archive to files first"
+        return f"expected an audio file, got an offset in an archive, {value!r}: extract the archive to files first"
     return path
 
 
 def _kaldi_segments(path: Path) -> Iterator[tuple[str, str, float, float | None] | Rejected]:
-    """Give utterance, recording, start and duration of each line of `segments`."""
+    """Yield utterance, recording, start and duration of each line of `segments`."""
     for entry in _kaldi_table(path):
         if isinstance(entry, Rejected):
             yield entry
@@ -227,14 +210,14 @@ def _kaldi_segments(path: Path) -> Iterator[tuple[str, str, float, float | None]
 
 
 def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
-    """Read a Kaldi data directory: `wav.scp`, `text`, and `segments` and `utt2spk` if they are there.
+    """Yield the entries of a Kaldi data directory: `wav.scp`, `text`, and optionally `segments` and `utt2spk`.
 
-    Paths in wav.scp are relative to the working directory, as in Kaldi, or else to `folder`. Commands are refused.
+    Paths in wav.scp are relative to the working directory, as in Kaldi, or else to `folder`. Commands are rejected.
 
     Raises:
-        DataError: there is no `text`.
+        DataError: the file `text` is missing.
     """
-    # Differs: lhotse.kaldi opens every recording while it reads and gives up if more than a few fail.
+    # Differs: lhotse.kaldi opens every recording while reading and stops if more than a few fail.
     if not (folder / "text").is_file():
         raise DataError(f"expected wav.scp and text in the Kaldi directory {folder}, got no file 'text'")
     tables: dict[str, dict[str, str]] = {}

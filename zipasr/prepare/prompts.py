@@ -1,8 +1,8 @@
-"""Telephone prompts recorded by people, from Debian's packages of Asterisk sounds: fetched, read, and split.
+"""Telephone prompts spoken by people, from Debian's packages of Asterisk prompts: download, read, and split.
 
 `read_prompts` downloads `asterisk-core-sounds-LANG-g722` (16 kHz recordings) and `asterisk-core-sounds-LANG` (their
-texts) with apt-get, unpacks them into a cache without installing, and gives `Utterance` with the words that are said.
-English is Allison Smith's, CC-BY-SA 3.0; the others as their packages say.
+texts) with apt-get, unpacks them into a cache without installing them, and yields an `Utterance` with the spoken words for
+each. The English voice is Allison Smith, CC-BY-SA 3.0; for the licenses of the others see their packages.
 """
 
 import gzip
@@ -16,18 +16,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from zipasr.data.spoken import has_digits, spoken_words
-from zipasr.data.utterance import Reason, Rejected, Utterance
 from zipasr.errors import DataError
+from zipasr.prepare.spoken import has_digits, spoken_words
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 SPEAKERS = {"en": "allison-smith", "es": "allison-smith", "fr": "june-wallack", "it": "carlo-flora", "ru": "ivrvoice"}
-"""Who speaks each language, by the packages' credits."""
+"""The speaker of each language, from the credits of the packages."""
 
 NUM_HELD_OUT = 40
-"""Prompts in each of test and dev."""
+"""Number of prompts in each of test and dev."""
 
 _ENGLISH_CORRECTIONS = {
-    # misspelt in the package's text
+    # misspelled in the package
     "umute": "unmute",
     "represenatives": "representatives",
     "fourtieth": "fortieth",
@@ -39,31 +39,31 @@ _ENGLISH_CORRECTIONS = {
     "touchtone": "touch tone",
     "mail box": "mailbox",
     "rerecord": "re-record",
-    # said letter by letter; IAX alone is said as a word, "eeks", and stays one
+    # spelled out; IAX alone is spoken as a word, "eeks", and stays
     "PBX": "P B X",
     "IVR": "I V R",
     "IP": "I P",
     "or IAX connection": "or I A X connection",
     "MGCP": "M G C P",
     "USB": "U S B",
-    # said digit by digit
+    # spoken digit by digit
     "H.323": "H 3 2 3",
     "500": "5 0 0",
     "600": "6 0 0",
     "1234": "1 2 3 4",
     "4242": "4 2 4 2",
     "8500": "8 5 0 0",
-    # remarks to the reader
+    # comments that are not spoken
     "(simple tone sound plays)": "",
     '(note: does not say "2")': "",
 }
-"""What the English text says, and what the recordings say instead."""
+"""Errors in the English texts, and what the recordings say instead."""
 
 _MISMATCHED = {
     ("es", "vm-mismatch"): "expected 6.2 s of speech for this text at the speaker's pace, got 3.1 s",
     ("fr", "vm-mismatch"): "expected 5.0 s of speech for this text at the speaker's pace, got 2.8 s",
 }
-"""Recordings that hold only the beginning of their text: measured without pauses against all prompts of the voice."""
+"""Recordings of only the first part of their text: measured without pauses against all prompts of the voice."""
 
 _FIRST_NAME = re.compile(r"[A-Za-z0-9_/-]+\s*:")
 _INNER_NAME = re.compile(r"(?<=[\s.])[a-z0-9]+[-/][A-Za-z0-9_/-]*:")
@@ -73,39 +73,39 @@ _NOT_SPEECH_NAME = re.compile(r"silence/.*|beep|beeperr|(?:a|de)scending-2tone|c
 
 
 def cache_folder() -> Path:
-    """Give the folder where prompts are kept: `$ZIPASR_CACHE/prompts`, else `~/.cache/zipasr/prompts`."""
+    """The cache folder of prompts: `$ZIPASR_CACHE/prompts`, else `~/.cache/zipasr/prompts`."""
     root = os.environ.get("ZIPASR_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "zipasr") / "prompts"
 
 
 def _run(command: Sequence[str], folder: Path) -> str | None:
-    """Run a command; None if it succeeded, else its last line of complaint."""
+    """Run a command; return None if it succeeded, otherwise its last error message."""
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return None
-    complaints = [line for line in (result.stderr + result.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
-    return complaints[-1] if complaints else f"{command[0]} ended with status {result.returncode}"
+    messages = [line for line in (result.stderr + result.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
+    return messages[-1] if messages else f"{command[0]} ended with status {result.returncode}"
 
 
 def _download(packages: Sequence[str], folder: Path) -> None:
-    """Download Debian packages into `folder`, refreshing apt's lists once if that is needed and allowed.
+    """Download Debian packages into `folder`; refresh apt's lists once if needed and allowed.
 
     Raises:
-        DataError: it cannot be done here, and what to do.
+        DataError: the download failed; the message names the cure.
     """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise DataError(
-                f"fetching the prompts needs Debian's {tool}, which is not on this machine: run this on Debian or "
-                "Ubuntu, or prepare recordings of your own (a folder of NAME.wav with NAME.txt)"
+                f"downloading the prompts needs Debian's {tool}, which is not on this machine: run this on Debian or "
+                "Ubuntu, or prepare your own recordings (a folder of NAME.wav with NAME.txt)"
             )
     command = ["apt-get", "download", *packages]
-    complaint = _run(command, folder)
-    if complaint and os.geteuid() == 0:
-        complaint = _run(["apt-get", "update"], folder) or _run(command, folder)
-    if complaint:
+    failure = _run(command, folder)
+    if failure and os.geteuid() == 0:
+        failure = _run(["apt-get", "update"], folder) or _run(command, folder)
+    if failure:
         raise DataError(
-            f"expected to download {' and '.join(packages)} with apt-get, got: {complaint}. Check the network, run "
+            f"expected to download {' and '.join(packages)} with apt-get, got: {failure}. Check the network, run "
             "'apt-get update' as root, and try again"
         )
 
@@ -114,9 +114,9 @@ def fetch_prompts(lang: str, cache: Path | None = None) -> Path:
     """Download and unpack the prompts of a language, unless they are in the cache.
 
     Returns:
-        The folder they are unpacked into.
+        The folder with the unpacked prompts.
     Raises:
-        DataError: the language has no prompts, or they cannot be fetched here.
+        DataError: the language has no prompts, or they cannot be downloaded.
     """
     if lang not in SPEAKERS:
         raise DataError(f"expected --lang to be one of {', '.join(SPEAKERS)} for prompts, got {lang!r}")
@@ -131,19 +131,19 @@ def fetch_prompts(lang: str, cache: Path | None = None) -> Path:
             folder = Path(name)
             _download(packages, folder)
             for archive in sorted(folder.glob("*.deb")):
-                complaint = _run(["dpkg-deb", "-x", archive.name, "unpacked"], folder)
-                if complaint:
-                    raise DataError(f"expected a Debian package in {archive.name}, got: {complaint}; try again")
+                failure = _run(["dpkg-deb", "-x", archive.name, "unpacked"], folder)
+                if failure:
+                    raise DataError(f"expected a Debian package in {archive.name}, got: {failure}; try again")
             if not target.exists():
                 (folder / "unpacked").rename(target)
     except OSError as error:
-        if not target.is_dir():  # another process may have been faster
+        if not target.is_dir():  # otherwise another process was faster
             raise DataError(f"expected to write the prompts to {cache}, got: {error}; set ZIPASR_CACHE") from error
     return target
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
-    """Give the name and text of each prompt in a package's list, where a line may hold several, or a name twice."""
+    """Yield the name and text of each prompt in a package's list; a line may hold several, and a name may occur twice."""
     for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
         first = _FIRST_NAME.match(line)
         if first is None:
@@ -157,20 +157,21 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _correct(text: str, lang: str) -> str:
-    """Replace what the English text gets wrong."""
-    for written, said in _ENGLISH_CORRECTIONS.items() if lang == "en" else ():
+    """Correct the errors of an English text."""
+    for written, spoken in _ENGLISH_CORRECTIONS.items() if lang == "en" else ():
         start, end = (r"\b" if edge.isalnum() else "" for edge in (written[0], written[-1]))
         flags = re.NOFLAG if written.isupper() else re.IGNORECASE
-        text = re.sub(f"{start}{re.escape(written)}{end}", said, text, flags=flags)
+        text = re.sub(f"{start}{re.escape(written)}{end}", spoken, text, flags=flags)
     return text
 
 
 def prompt_words(name: str, text: str, lang: str) -> str | tuple[Reason, str]:
-    """Give the words that are said in a prompt, or why it is of no use.
+    """The words that are spoken in a prompt, or the reason for rejecting it.
 
     Args:
-        name: of the prompt, such as `digits/0`.
-        text: as in the package's list.
+        name: name of the prompt, such as `digits/0`.
+        text: its text in the package's list.
+        lang: language code of the package.
     """
     if _NOT_SPEECH_NAME.fullmatch(name) or (text and not _REMARK.sub("", text).strip()):
         return Reason.NOT_SPEECH, f"expected speech, got {text!r}"
@@ -178,7 +179,7 @@ def prompt_words(name: str, text: str, lang: str) -> str | tuple[Reason, str]:
         return Reason.TEXT_MISMATCH, _MISMATCHED[lang, name]
     text = _correct(text, lang)
     if _OPTIONAL_WORDS.search(text):
-        return Reason.TEXT_MISMATCH, f"expected the words that are said, got some in brackets that may not be: {text!r}"
+        return Reason.TEXT_MISMATCH, f"expected the spoken words, got words in brackets that may not be spoken: {text!r}"
     words = spoken_words(_REMARK.sub(" ", text), lang)
     if not words:
         return Reason.NO_TEXT, f"expected words, got {text!r}"
@@ -188,10 +189,10 @@ def prompt_words(name: str, text: str, lang: str) -> str | tuple[Reason, str]:
 
 
 def read_prompts(lang: str, cache: Path | None = None) -> Iterator[Utterance | Rejected]:
-    """Fetch the prompts of a language if need be, and read them in the order of their names.
+    """Yield the prompts of a language, sorted by name; download them if they are not in the cache.
 
     Raises:
-        DataError: they cannot be fetched, or the package holds something else.
+        DataError: they cannot be downloaded, or the package has other contents.
     """
     folder = fetch_prompts(lang, cache)
     lists = sorted(folder.rglob(f"core-sounds-{lang}.txt.gz"))
@@ -221,16 +222,16 @@ def read_prompts(lang: str, cache: Path | None = None) -> Iterator[Utterance | R
 
 
 def _voice(path: Path) -> Path:
-    """Give the folder of the voice that a recording lies in, `.../sounds/VOICE`."""
+    """The folder of the voice of a recording, `.../sounds/VOICE`."""
     return next(parent for parent in path.parents if parent.parent.name == "sounds")
 
 
 def split_prompts(prompts: Iterable[Utterance]) -> dict[str, str]:
-    """Choose the test and dev prompts: the same ones on every machine.
+    """Choose the test and dev prompts, the same ones on every machine.
 
     Prompts of three words or more are taken in the order of the SHA-256 of their names, first for test, then for dev.
-    One is passed over if any of its words would not be left in the training part, or if its sentence occurs elsewhere;
-    a language may run out of others before both are full.
+    A prompt is skipped if any of its words would no longer occur in the training part, or if its sentence occurs again; a
+    language may have too few prompts to fill both.
 
     Returns:
         train, dev or test for the id of every prompt.

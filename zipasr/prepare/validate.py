@@ -1,39 +1,36 @@
-"""The rules an utterance must pass before it may train or test a model: pure functions, no audio is opened here.
+"""Checks that an utterance must pass before it is used to train or test a model: pure functions that open no audio.
 
-`prepare` applies them with the number of words as a lower bound of the tokens, since no tokenizer exists yet; the
-trainer applies `has_enough_frames` again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
+`prepare` uses the number of words as a lower bound on the number of tokens, since no tokenizer exists yet; training checks
+the length again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.utterance import Reason, Rejected, Utterance
-from zipasr.encoder.frontend import output_length
+from zipasr.data.lengths import has_enough_frames, num_encoder_frames
 from zipasr.errors import ConfigError
-from zipasr.features import Fbank
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 _SILENT_LEVEL = 5e-4
-"""-66 dB of full scale, 16 steps of 16 bits: more than 50 dB below the peaks of usual speech."""
+"""-66 dB of full scale, 16 steps of 16-bit audio: more than 50 dB below the peaks of typical speech."""
 _LOUD_QUANTILE = 0.999
-"""Share of the samples that must be below it. The rest, 30 ms of 30 s, may be clicks; a word is longer."""
+"""Share of the samples that must be below `_SILENT_LEVEL`. The rest, 30 ms of 30 s, may be clicks; a word is longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long an utterance may be."""
+    """Allowed durations of an utterance."""
 
     min_duration_s: float = 0.1
     """Shorter ones give no encoder frame: 10 feature frames are the least that Conv-Embed turns into one at 25 Hz."""
     max_duration_s: float = 30.0
-    """Longer ones exceed what one training batch on a small machine should hold."""
+    """Upper bound, so that one training batch fits the memory of a small machine."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing or everything would pass."""
+        """Refuse limits that no utterance could pass."""
         if not 0 <= self.min_duration_s < self.max_duration_s:
             raise ConfigError(
                 "limits must be 0 <= min_duration_s < max_duration_s, "
@@ -41,28 +38,13 @@ class Limits:
             )
 
 
-def num_encoder_frames(num_samples: int) -> int:
-    """Give the frames at 25 Hz that fbank, Conv-Embed and the last halving make of `num_samples` at 16 kHz."""
-    return (output_length(Fbank().num_frames(num_samples)) + 1) // 2
-
-
-def has_enough_frames(num_samples: int, num_tokens: int) -> bool:
-    """Tell whether the encoder gives at least one frame at 25 Hz per token."""
-    return num_encoder_frames(num_samples) >= num_tokens
-
-
-def frames_needed(tokens: Sequence[int], *, has_ctc: bool) -> int:
-    """Give the least encoder frames that can spell `tokens`: one each, and for CTC a blank between two that are the same."""
-    return len(tokens) + (sum(a == b for a, b in pairwise(tokens)) if has_ctc else 0)
-
-
 def reject(utterance: Utterance, reason: Reason, detail: str) -> Rejected:
-    """Write down that `utterance` is dropped for `reason`."""
+    """The `Rejected` entry of an utterance."""
     return Rejected(id=utterance.id, audio=str(utterance.audio), reason=reason, detail=detail)
 
 
 def check_text(utterance: Utterance) -> Rejected | None:
-    """Reject an utterance in which nothing is said."""
+    """Reject an utterance with an empty text; None if the text is good."""
     if utterance.text.strip():
         return None
     return reject(utterance, Reason.NO_TEXT, "expected a transcript, got an empty text")
@@ -75,19 +57,19 @@ def check_samples(
     num_tokens: int | None = None,
     limits: Limits | None = None,
 ) -> Rejected | None:
-    """Apply every rule that needs the length of the sound.
+    """Apply every check that needs the length of the audio.
 
     Args:
         num_samples: length of the utterance at 16 kHz.
-        num_tokens: labels of the text; None takes the number of its words, which no tokenizer goes below.
-        limits: None means the defaults.
+        num_tokens: number of labels of the text; None: the number of words, which is a lower bound for every tokenizer.
+        limits: None: the defaults.
     Returns:
-        What to list, or None if the utterance is good.
+        The rejected entry, or None if the utterance passes.
     """
     limits = limits or Limits()
     duration_s = num_samples / SAMPLE_RATE_HZ
     if num_samples == 0:
-        return reject(utterance, Reason.EMPTY, "expected sound, got a recording without samples")
+        return reject(utterance, Reason.EMPTY, "expected audio, got a recording without samples")
     if duration_s < limits.min_duration_s:
         detail = f"expected at least {limits.min_duration_s:g} s, got {duration_s:.3f} s"
         return reject(utterance, Reason.TOO_SHORT, detail)
@@ -98,16 +80,18 @@ def check_samples(
     num_tokens = len(utterance.text.split()) if num_tokens is None else num_tokens
     if not has_enough_frames(num_samples, num_tokens):
         num_frames = num_encoder_frames(num_samples)
-        detail = f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames a second), got {num_tokens} {unit}"
+        detail = (
+            f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames per second), got {num_tokens} {unit}"
+        )
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None
 
 
-def check_sound(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
-    """Reject digital silence and what is as good as that, such as its dither, clicks included.
+def check_silence(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
+    """Reject silence, also with dither or clicks; None if there is audio above the silence level.
 
     Args:
-        samples: (samples,) of the utterance.
+        samples: (samples,) the utterance.
     """
     level = float(np.quantile(np.abs(samples - np.median(samples)), _LOUD_QUANTILE))
     if level >= _SILENT_LEVEL:
@@ -117,7 +101,7 @@ def check_sound(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
 
 
 def check_id(utterance: Utterance, seen: set[str]) -> Rejected | None:
-    """Reject an utterance whose id is among the `seen` ones."""
+    """Reject an utterance whose id is in `seen`; None if it is new."""
     if utterance.id not in seen:
         return None
     return reject(utterance, Reason.DUPLICATE_ID, f"expected every id once, got {utterance.id!r} again")

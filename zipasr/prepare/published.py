@@ -1,25 +1,23 @@
-"""A published corpus to a folder that trains, with its official splits: what `prepare` does for `librispeech:FOLDER` and
-its like.
+"""From a published corpus to a folder of training data, with the official splits: `zipasr prepare librispeech:FOLDER`.
 
-Out come `train_cuts.jsonl.gz`, `dev_cuts.jsonl.gz`, one file for each test set (`test-clean_cuts.jsonl.gz`), or
-`noise_cuts.jsonl.gz` for MUSAN; `rejected.jsonl` and `prepare.json`. No sound is copied, and one cut at a time is in memory.
+`prepare_published` writes `train_cuts.jsonl.gz`, `dev_cuts.jsonl.gz`, one file for each test set
+(`test-clean_cuts.jsonl.gz`), or `noise_cuts.jsonl.gz` for MUSAN; `rejected.jsonl` and `prepare.json`. Audio is not copied,
+and one cut at a time is in memory.
 """
 
-import gzip
-import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.manifest_index import open_cuts
-from zipasr.data.prepare import PrepareConfig, PrepareReport
-from zipasr.data.published import (
+from zipasr.errors import ConfigError, DataError
+from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.corpora import (
     PUBLISHED,
     Entry,
     PublishedCorpus,
@@ -29,65 +27,42 @@ from zipasr.data.published import (
     read_json,
     read_musan,
 )
-from zipasr.data.utterance import Reason, Rejected, Utterance
-from zipasr.data.validate import check_samples
-from zipasr.errors import ConfigError, DataError
+from zipasr.prepare.json_lines import writing
+from zipasr.prepare.report import PrepareReport
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.prepare.validate import check_samples
 from zipasr.progress import track
 
 MUSAN = "musan"
 NOISE = "noise"
 
 
-class NamedSource(NamedTuple):
-    """A corpus by name, and where it lies."""
+class CorpusFolder(NamedTuple):
+    """A published corpus: its name and its folder."""
 
     name: str
     folder: Path
 
 
-def parse_named(source: str | Path) -> NamedSource | None:
-    """Read `NAME:FOLDER`; None where a source is something else.
+def find_corpus(source: str | Path) -> CorpusFolder | None:
+    """The corpus and folder of a source `NAME:FOLDER`; None for any other source.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     match = re.fullmatch(rf"({'|'.join(PUBLISHED)}|{MUSAN}):(.+)", str(source))
     if match is None:
         return None
     folder = Path(match[2])
     if not folder.is_dir():
-        raise DataError(f"expected the folder of {match[1]} after the colon, but {folder} is none; download it first")
-    return NamedSource(match[1], folder)
-
-
-class _Writer:
-    """JSON lines, compressed if the name says so, with the same bytes every time."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[_Writer]:
-    """A file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-                    yield _Writer(file)
-            else:
-                yield _Writer(raw)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"expected the folder of {match[1]} after the colon, but {folder} is not a folder; download it first"
+        )
+    return CorpusFolder(match[1], folder)
 
 
 class _Counts:
-    """What the report tells, counted as it goes by."""
+    """Running counts for the report."""
 
     def __init__(self, splits: list[str]) -> None:
         self.num_utterances = dict.fromkeys(splits, 0)
@@ -112,14 +87,16 @@ class _Counts:
         )
 
 
-def prepare_published(source: NamedSource, out: Path, config: PrepareConfig, *, has_progress: bool = False) -> PrepareReport:
-    """Write the cuts of a published corpus, its texts as the published recipe has them.
+def prepare_published(
+    source: CorpusFolder, out: Path, config: PrepareConfig, *, has_progress: bool = False
+) -> PrepareReport:
+    """Write the cuts of a published corpus, with the texts of the published recipe.
 
-    The limits of `config` concern the training part; dev and test keep every utterance with sound and text.
+    The limits of `config` apply to the training part; dev and test keep every utterance with audio and text.
 
     Raises:
-        DataError: the folder is laid out in another way, or `out` cannot be written.
-        ConfigError: a setting means nothing for this corpus.
+        DataError: the folder does not have the published layout, or `out` cannot be written.
+        ConfigError: a setting does not apply to this corpus.
     """
     _check_config(source.name, config)
     try:
@@ -128,8 +105,8 @@ def prepare_published(source: NamedSource, out: Path, config: PrepareConfig, *, 
             report = _prepare_noise(source, out, has_progress)
         else:
             report = _prepare_speech(source, out, config, has_progress)
-        with _writing(out / "prepare.json") as lines:
-            lines.write({"kind": source.name, "config": asdict(config), "report": report.to_dict()})
+        with writing(out / "prepare.json") as write:
+            write({"kind": source.name, "config": asdict(config), "report": report.to_dict()})
     except OSError as error:
         raise DataError(f"expected to read {source.folder} and to write to {out}, got: {error}") from error
     return report
@@ -146,16 +123,16 @@ def _check_config(name: str, config: PrepareConfig) -> None:
         raise ConfigError(f"subset of {name} must be {cure}, but is {config.subset!r} instead")
 
 
-def _prepare_noise(source: NamedSource, out: Path, has_progress: bool) -> PrepareReport:
+def _prepare_noise(source: CorpusFolder, out: Path, has_progress: bool) -> PrepareReport:
     counts = _Counts([NOISE])
-    with _writing(out / f"{NOISE}_cuts.jsonl.gz") as lines:
+    with writing(out / f"{NOISE}_cuts.jsonl.gz") as write:
         for cut in _with_progress(read_musan(source.folder), has_progress):
             counts.add(NOISE, cut)
-            lines.write(cut.to_dict())
+            write(cut.to_dict())
     return counts.report([])
 
 
-def _prepare_speech(source: NamedSource, out: Path, config: PrepareConfig, has_progress: bool) -> PrepareReport:
+def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_progress: bool) -> PrepareReport:
     corpus = PUBLISHED[source.name]
     splits = _splits(corpus, config)
     present = [part for part in splits if corpus.has_one_json or part_folder(*source, part).is_dir()]
@@ -164,43 +141,43 @@ def _prepare_speech(source: NamedSource, out: Path, config: PrepareConfig, has_p
     if not present:
         raise DataError(
             f"expected the parts {', '.join(splits)} of {source.name} in {source.folder}, got none of them; name the folder "
-            "that they lie in"
+            "that contains them"
         )
     names = list(dict.fromkeys(splits.values()))
     counts, found = _Counts(names), set()
     with ExitStack() as stack:
-        writers = {split: stack.enter_context(_writing(out / f"{split}_cuts.jsonl.gz")) for split in names}
-        rejected = stack.enter_context(_writing(out / "rejected.jsonl"))
+        writers = {split: stack.enter_context(writing(out / f"{split}_cuts.jsonl.gz")) for split in names}
+        write_rejected = stack.enter_context(writing(out / "rejected.jsonl"))
         for part, entry in _with_progress(_entries(source, present, config), has_progress):
             split = splits.get(part, "")
             entry = _checked(entry, corpus, config if split == "train" else None)
             if isinstance(entry, Rejected):
                 counts.rejected[entry.reason.value] += 1
-                rejected.write(entry.to_dict())
+                write_rejected(entry.to_dict())
                 continue
             found.add(part)
             counts.add(split, entry)
-            writers[split].write(entry.to_dict())
+            writers[split](entry.to_dict())
     for split in names:
         if not counts.num_utterances[split]:
             (out / f"{split}_cuts.jsonl.gz").unlink()
     if not found:
         raise DataError(
-            f"expected utterances in {source.folder}, got {sum(counts.rejected.values())} rejected and none good; see "
+            f"expected utterances in {source.folder}, got {sum(counts.rejected.values())} rejected and none accepted; see "
             f"{out / 'rejected.jsonl'}"
         )
     if counts.num_utterances["train"]:
-        open_cuts(out / "train_cuts.jsonl.gz")  # makes the index now, so that training can start at once
+        open_cuts(out / "train_cuts.jsonl.gz")  # write the index now, so that training starts at once
     return counts.report([part for part in splits if part not in found])
 
 
 def _splits(corpus: PublishedCorpus, config: PrepareConfig) -> dict[str, str]:
-    """Name of the split of each part that is wanted."""
+    """The split of each official part to prepare."""
     train = corpus.train if config.subset is None else (config.subset,)
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(corpus.dev, "dev"), **corpus.test}
 
 
-def _entries(source: NamedSource, parts: list[str], config: PrepareConfig) -> Iterator[tuple[str, Entry]]:
+def _entries(source: CorpusFolder, parts: list[str], config: PrepareConfig) -> Iterator[tuple[str, Entry]]:
     if PUBLISHED[source.name].has_one_json:
         yield from read_json(source.name, source.folder, parts)
         return
@@ -210,12 +187,12 @@ def _entries(source: NamedSource, parts: list[str], config: PrepareConfig) -> It
 
 
 def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None) -> Entry:
-    """The cut with its text as trained on, or why it is dropped; limits count where there is a `config`."""
+    """The cut with its training text, or the reason for dropping it; the limits of `config` apply if it is given."""
     if isinstance(entry, Rejected):
         return entry
     supervision = entry.supervisions[0]
     audio = entry.recording.sources[0].source
-    text = corpus.normalise(supervision.text or "")
+    text = corpus.normalize(supervision.text or "")
     if text is None:
         detail = f"expected speech, got a garbage tag in {supervision.text!r}"
         return Rejected(id=entry.id, audio=audio, reason=Reason.NOT_SPEECH, detail=detail)
@@ -225,10 +202,10 @@ def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None
     if config is None:
         return entry
     utterance = Utterance(id=entry.id, audio=Path(audio), text=text)
-    # Ids are not compared: they are unique as published, and ten million of them would fill the memory.
+    # Ids are not compared: they are unique as published, and ten million would fill the memory.
     return check_samples(utterance, entry.num_samples, limits=config.limits) or entry
 
 
 def _with_progress(entries: Any, has_progress: bool) -> Any:
-    """Count what goes by on stderr."""
+    """Show on stderr how many entries have been read."""
     return track(entries, "prepare", unit="utterances", is_hidden=not has_progress, is_kept=True)

@@ -1,7 +1,7 @@
-"""One line of a corpus on its way to a cut: `Utterance`, or `Rejected` with the reason why it cannot be used.
+"""An entry of a source: `Utterance`, or `Rejected` with the reason why it cannot be used.
 
-Readers (`corpora`, `manifests`, `prompts`) yield either; `prepare` turns the first into audio and cuts, and lists the
-second. No tensors; times are seconds.
+Readers (`sources`, `manifests`, `prompts`) yield both; `prepare` writes audio and cuts for the first, and a list of the
+second. Times are in seconds.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Reason(StrEnum):
-    """Why an utterance was dropped."""
+    """The reason for rejecting an utterance, as `rejected.jsonl` states it."""
 
     UNREADABLE = "unreadable"
     EMPTY = "empty"
@@ -32,37 +32,37 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """A recording, or a part of one, with what is said in it."""
+    """A recording, or a part of one, with its transcript."""
 
     id: str
     audio: Path
     text: str
     channel: int | None = None
-    """Channel of the recording, 0 first; None takes the recording as a whole."""
+    """Channel of the recording, 0 first; None: all channels mixed."""
     audio_track: int | None = None
-    """Audio track of a file with several, 0 first; None takes the default one."""
+    """Audio track of a file with several, 0 first; None: the default track."""
     start_s: float = 0.0
     duration_s: float | None = None
-    """Length from `start_s`; None means to the end."""
+    """Duration from `start_s`; None: to the end of the recording."""
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
-    """train, dev or test where the source says so."""
+    """train, dev or test if the source names the split."""
     custom: Mapping[str, Any] = field(default_factory=dict)
-    """Everything else the source holds about it, JSON values."""
+    """All other fields of the source, as JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """An utterance that was dropped, and why."""
+    """An entry that cannot be used, and the reason."""
 
     id: str
     audio: str
-    """Path, or where in the source the entry stands if it names no recording."""
+    """Path of the recording, or the position of the entry in the source if it names none."""
     reason: Reason
     detail: str
-    """A sentence: what was expected and what came instead."""
+    """What was expected and what was found instead."""
 
     def to_dict(self) -> dict[str, str]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return {name: str(value) for name, value in asdict(self).items()}

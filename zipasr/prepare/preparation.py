@@ -1,131 +1,48 @@
-"""Any source of speech to a folder that trains: `prepare` writes cuts, audio, and a list of what it could not use.
+"""From any source of speech to a folder of training data: cuts, audio, and a list of rejected entries.
 
-Out come `{train,dev,test}_cuts.jsonl.gz` (Lhotse, recordings by absolute path), `audio/*.flac` at 16 kHz mono for what
-is not such a file already, `rejected.jsonl` and `prepare.json`. The same source gives the same bytes again.
+`prepare` writes `{train,dev,test}_cuts.jsonl.gz` (Lhotse, recordings by absolute path), `audio/*.flac` at 16 kHz mono for
+recordings in other formats, `rejected.jsonl` and `prepare.json`. The same source gives the same bytes.
 """
 
-import gzip
 import hashlib
-import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
-from zipasr.data.corpora import open_source
-from zipasr.data.prompts import split_prompts
-from zipasr.data.splits import split_utterances
-from zipasr.data.spoken import has_digits, spoken_words
-from zipasr.data.utterance import Reason, Rejected, Utterance
-from zipasr.data.validate import Limits, check_id, check_samples, check_sound, check_text, reject
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.json_lines import writing
+from zipasr.prepare.prompts import split_prompts
+from zipasr.prepare.published import find_corpus, prepare_published
+from zipasr.prepare.report import PrepareReport
+from zipasr.prepare.sources import open_source
+from zipasr.prepare.splits import SPLITS, split_utterances
+from zipasr.prepare.spoken import has_digits, spoken_words
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.prepare.validate import check_id, check_samples, check_silence, check_text, reject
 from zipasr.progress import track
-
-SPLITS = ("train", "dev", "test")
-TEXT_STYLES = ("as-written", "words")
+from zipasr.text import single_spaced
 
 _OVERSHOOT_S = 0.5
-"""By how much a segment may end after its recording does; Kaldi's extract-segments allows the same."""
+"""Tolerance for a segment that ends after its recording; Kaldi's extract-segments allows the same."""
 
 _NOT_FINITE = "NaN or infinite"
-"""What `load_audio` says of samples that are no numbers; it has one exception for all that is wrong with a file."""
+"""Words of `load_audio` about such samples; it raises one exception type for every fault of a file."""
 
 _ROUNDING_S = 0.1
-"""A stated length of a whole recording that is short by less than this was rounded, and the whole is taken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """How a source is prepared."""
-
-    lang: str = "en"
-    """Language of entries that name none; of the prompts, the package."""
-    text_style: str | None = None
-    """as-written, or words (upper case, no punctuation, digits spelled out). None: words for prompts only."""
-    dev_share: float = 0.1
-    """Part of the utterances held out for dev where the source does not say."""
-    test_share: float = 0.1
-    """Part of the utterances held out for test where the source does not say."""
-    max_held_out: int = 1000
-    """The most utterances in each of dev and test where the source does not say."""
-    seed: int = 0
-    """Another one holds out other utterances."""
-    limits: Limits = field(default_factory=Limits)
-    """How long an utterance may be."""
-    num_jobs: int = 2
-    """Recordings that are decoded at once."""
-    allow_damaged: bool = False
-    """Whether to take damaged and cut recordings, with silence for what cannot be decoded, instead of rejecting them."""
-    subset: str | None = None
-    """Training part of a published corpus, such as M of GigaSpeech; None: the one of the published recipe."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
-        if self.text_style not in (None, *TEXT_STYLES):
-            raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
-        if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
-            raise ConfigError(
-                "dev_share and test_share must be from 0 up and less than 1 together, "
-                f"but are {self.dev_share} and {self.test_share} instead"
-            )
-        if self.num_jobs < 1 or self.max_held_out < 1:
-            raise ConfigError(
-                f"num_jobs and max_held_out must be 1 or more, but are {self.num_jobs} and {self.max_held_out} instead"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareReport:
-    """What `prepare` made."""
-
-    num_utterances: dict[str, int]
-    """By split."""
-    durations_s: dict[str, float]
-    """By split."""
-    num_words: dict[str, int]
-    """By split."""
-    num_rejected: dict[str, int]
-    """By reason."""
-    num_unseen_words: dict[str, int]
-    """Distinct words of dev and test that the training part does not hold."""
-    num_repeated_sentences: dict[str, int]
-    """Utterances of dev and test whose whole text is also in the training part."""
-    missing_parts: list[str] = field(default_factory=list)
-    """Official parts of a published corpus of which nothing was found."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
-        return asdict(self)
-
-    def format_table(self) -> str:
-        """Lay the report out for a terminal."""
-        lines = [f"{'split':<8}{'utterances':>12}{'minutes':>10}{'words':>10}"]
-        for split, number in self.num_utterances.items():
-            minutes = self.durations_s[split] / 60
-            lines.append(f"{split:<8}{number:>12,}{minutes:>10,.1f}{self.num_words[split]:>10,}")
-        lines += ["", f"rejected {sum(self.num_rejected.values()):>11,}"]
-        lines += [f"  {reason:<36}{number:>8,}" for reason, number in self.num_rejected.items()]
-        for split, number in self.num_unseen_words.items():
-            if number:
-                lines.append(f"note: {number:,} distinct words of {split} do not occur in train")
-        for split, number in self.num_repeated_sentences.items():
-            if number:
-                lines.append(f"note: {number:,} texts of {split} also occur in train")
-        if self.missing_parts:
-            lines.append(f"note: nothing found of {', '.join(self.missing_parts)}")
-        return "\n".join(lines)
+"""A stated duration that is shorter than the recording by less than this counts as rounded: the whole recording is used."""
 
 
 class _Ready(NamedTuple):
-    """An utterance whose audio lies ready."""
+    """An utterance with its audio on disk."""
 
     utterance: Utterance
     audio: Path
@@ -133,7 +50,7 @@ class _Ready(NamedTuple):
 
 
 def _require_lhotse() -> None:
-    """Fail early, with the cure, if Lhotse is missing."""
+    """Raise early, with the cure, if Lhotse is missing."""
     try:
         import lhotse  # noqa: F401
     except ImportError as error:
@@ -141,9 +58,9 @@ def _require_lhotse() -> None:
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
-    """Put the text of an utterance into the wanted style."""
+    """Convert the text of an utterance to `text_style`, or reject the utterance."""
     if text_style == "as-written":
-        return replace(utterance, text=" ".join(utterance.text.split()))
+        return replace(utterance, text=single_spaced(utterance.text))
     words = spoken_words(utterance.text, utterance.language or "en")
     if has_digits(words):
         detail = f"expected words, got digits that may be read in several ways: {utterance.text!r}"
@@ -151,8 +68,8 @@ def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
     return replace(utterance, text=words)
 
 
-def _sift(entries: Iterable[Utterance | Rejected], text_style: str) -> tuple[list[Utterance], list[Rejected]]:
-    """Apply the rules that need no audio."""
+def _check_entries(entries: Iterable[Utterance | Rejected], text_style: str) -> tuple[list[Utterance], list[Rejected]]:
+    """Apply the checks that need no audio; return what passes and what does not."""
     utterances: list[Utterance] = []
     rejected: list[Rejected] = []
     seen: set[str] = set()
@@ -171,7 +88,7 @@ def _sift(entries: Iterable[Utterance | Rejected], text_style: str) -> tuple[lis
 
 
 def _flac_path(folder: Path, utterance_id: str) -> Path:
-    """Give a place for the audio of an utterance: its id as a path, made safe, and marked where that changed it."""
+    """Path of the audio of an utterance: its id made safe for a file name, with a hash if that changed the id."""
     parts = [re.sub(r"[^\w.,=+-]", "_", part).lstrip(".")[:50] for part in utterance_id.split("/")]
     safe = "/".join(part for part in parts if part)
     if safe != utterance_id:
@@ -181,8 +98,8 @@ def _flac_path(folder: Path, utterance_id: str) -> Path:
 
 
 def _is_plain(path: Path, num_samples: int) -> bool:
-    """Tell whether a file is WAV or FLAC at 16 kHz mono, which Lhotse reads as it is."""
-    if path.suffix.lower() not in (".wav", ".flac") or not path.is_file():  # a pipe has been read
+    """Whether a file is WAV or FLAC at 16 kHz mono, which Lhotse reads without conversion."""
+    if path.suffix.lower() not in (".wav", ".flac") or not path.is_file():  # a pipe cannot be read again
         return False
     from lhotse import Recording
     from lhotse.audio.utils import AudioLoadingError
@@ -194,12 +111,12 @@ def _is_plain(path: Path, num_samples: int) -> bool:
     return False
 
 
-def _cut_out(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected:
-    """Take the part of a recording that an utterance names."""
+def _segment_samples(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected:
+    """The samples of a recording that belong to an utterance."""
     length_s = len(samples) / SAMPLE_RATE_HZ
     end_s = length_s if utterance.duration_s is None else utterance.start_s + utterance.duration_s
     if end_s > length_s + _OVERSHOOT_S or (utterance.start_s > 0 and utterance.start_s >= length_s):
-        detail = f"expected sound from {utterance.start_s:g} to {end_s:g} s, got a recording of {length_s:.2f} s"
+        detail = f"expected audio from {utterance.start_s:g} to {end_s:g} s, got a recording of {length_s:.2f} s"
         return reject(utterance, Reason.UNREADABLE, detail)
     if utterance.start_s == 0 and end_s > length_s - _ROUNDING_S:
         return samples
@@ -207,7 +124,7 @@ def _cut_out(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected
 
 
 def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
-    """Decode the channel and track of an utterance; return also whether that needed `allow_damaged`."""
+    """Decode the channel and track of an utterance; also return whether that needed `allow_damaged`."""
     audio, channel, audio_track = utterance.audio, utterance.channel, utterance.audio_track
     try:
         return load_audio(audio, channel=channel, audio_track=audio_track), False
@@ -218,7 +135,7 @@ def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool
 
 
 def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfig) -> list[_Ready | Rejected]:
-    """Decode one channel of one track of one recording, check its utterances, and write FLAC for those that need it."""
+    """Decode one channel of one track of one recording, check its utterances, and write FLAC where conversion is needed."""
     try:
         samples, is_damaged = _load(utterances[0], config)
     except (AudioError, ValueError) as error:
@@ -226,11 +143,11 @@ def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfi
         return [reject(utterance, reason, str(error)) for utterance in utterances]
     results: list[_Ready | Rejected] = []
     for utterance in utterances:
-        part = _cut_out(samples, utterance)
+        part = _segment_samples(samples, utterance)
         if isinstance(part, Rejected):
             results.append(part)
             continue
-        fault = check_samples(utterance, len(part), limits=config.limits) or check_sound(utterance, part)
+        fault = check_samples(utterance, len(part), limits=config.limits) or check_silence(utterance, part)
         if fault:
             results.append(fault)
             continue
@@ -248,7 +165,7 @@ def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfi
 def _convert_all(
     utterances: Sequence[Utterance], folder: Path, config: PrepareConfig, has_progress: bool
 ) -> Iterator[_Ready | Rejected]:
-    """Convert every recording once, several at a time, in the order of the utterances."""
+    """Convert every recording once, `num_jobs` at a time, in the order of the utterances."""
     groups: dict[tuple[Path, int | None, int | None], list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         groups[utterance.audio, utterance.channel, utterance.audio_track].append(utterance)
@@ -260,7 +177,7 @@ def _convert_all(
 
 
 def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -> dict[str, str]:
-    """Decide the split of every utterance: as the source says, if it holds anything out, else by our own rule."""
+    """The split of every utterance id: from the source if it holds anything out, else from `split_utterances`."""
     if kind == "prompts":
         return split_prompts(utterances)
     if any(utterance.split in ("dev", "test") for utterance in utterances):
@@ -270,7 +187,7 @@ def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -
 
 
 def _cut(ready: _Ready) -> dict[str, Any]:
-    """Describe an utterance as a Lhotse cut."""
+    """The Lhotse cut of an utterance, as JSON values."""
     from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     utterance, duration_s = ready.utterance, ready.num_samples / SAMPLE_RATE_HZ
@@ -297,24 +214,15 @@ def _cut(ready: _Ready) -> dict[str, Any]:
     return cut.to_dict()
 
 
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, gzipped if the name says so, whole or not at all, with the same bytes every time.
-
-    A file name that is no UTF-8 has lone surrogates in Python; as escapes of JSON they come back as they were.
-    """
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
-    if path.suffix == ".gz":
-        data = gzip.compress(data, mtime=0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a file of JSON lines, complete or not at all."""
+    with writing(path) as write:
+        for row in rows:
+            write(row)
 
 
 def _report(parts: dict[str, list[_Ready]], rejected: Sequence[Rejected]) -> PrepareReport:
-    """Count what was made."""
+    """Count utterances, words and rejects."""
     words = {split: [word for ready in part for word in ready.utterance.text.split()] for split, part in parts.items()}
     trained = set(words["train"])
     sentences = {ready.utterance.text for ready in parts["train"]}
@@ -334,37 +242,35 @@ def _report(parts: dict[str, list[_Ready]], rejected: Sequence[Rejected]) -> Pre
 def prepare(
     source: str | Path, out: str | Path, config: PrepareConfig | None = None, *, has_progress: bool = False
 ) -> PrepareReport:
-    """Turn a source of speech into cuts, audio and a list of rejects in the folder `out`.
+    """Convert a source of speech to cuts, audio and a list of rejected entries in the folder `out`.
 
-    A bad recording or entry is listed with its reason and the rest goes on. An existing `out` is written over.
+    A bad recording or entry is listed with its reason, and the others are prepared. An existing `out` is overwritten.
 
     Args:
-        source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `corpora.open_source`. Or
-            NAME:FOLDER for a published corpus with its official splits; see `published.PUBLISHED`.
-        has_progress: whether to show on stderr how far it is.
+        source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `sources.open_source`. Or
+            NAME:FOLDER for a published corpus with its official splits; see `corpora.PUBLISHED`.
+        has_progress: whether to show progress on stderr.
     Raises:
-        DataError: the source is of no known kind, nothing in it can be used, `out` is the source or cannot be written.
-        ConfigError: prompts are asked for as written, or a subset of a source that has none.
+        DataError: the kind of the source is unknown, nothing in it can be used, `out` is the source or cannot be written.
+        ConfigError: `text_style` is as-written for prompts, or `subset` is set for a source without subsets.
     """
-    from zipasr.data.prepare_published import parse_named, prepare_published  # which takes config and report from here
-
     config = config or PrepareConfig()
     _require_lhotse()
     out = Path(out)
-    named = parse_named(source)
-    if named is not None:
+    corpus = find_corpus(source)
+    if corpus is not None:
         if config.allow_damaged:
-            raise ConfigError(f"allow_damaged must be left out for {source}, whose audio stays as it is, but is given")
-        return prepare_published(named, out, config, has_progress=has_progress)
+            raise ConfigError(f"allow_damaged must be left out for {source}, whose audio is not converted, but is set")
+        return prepare_published(corpus, out, config, has_progress=has_progress)
     if config.subset is not None:
-        raise ConfigError(f"subset must be left out for {source}, which is no published corpus, but is {config.subset!r}")
+        raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
         raise DataError(f"expected another folder than the source for the output, got {out} for both: choose a new one")
     kind, entries = open_source(source, config.lang, skip=out)
     if kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if kind == "prompts" else config.text_style or "as-written"
-    utterances, rejected = _sift(entries, text_style)
+    utterances, rejected = _check_entries(entries, text_style)
     try:
         (out / "audio").mkdir(parents=True, exist_ok=True)
         ready: list[_Ready] = []
@@ -375,35 +281,35 @@ def prepare(
                 ready.append(result)
         ready.sort(key=lambda item: item.utterance.id)
         rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
-        _write_lines(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
+        _write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
         if not ready:
-            raise DataError(_nothing_left(source, rejected, out))
+            raise DataError(_no_utterances(source, rejected, out))
         return _write(ready, rejected, kind, config, out)
     except OSError as error:
         raise DataError(f"expected to write to {out}, got: {error}") from error
 
 
-def _nothing_left(source: str | Path, rejected: Sequence[Rejected], out: Path) -> str:
-    """Say why there is nothing to write."""
+def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) -> str:
+    """The message for a source without usable utterances."""
     if not rejected:
         return f"expected utterances in {source}, got none"
     example = f"for example {rejected[0].id}: {rejected[0].reason}, {rejected[0].detail}"
     listed = out / "rejected.jsonl"
-    return f"expected utterances in {source}, got {len(rejected)} rejected and none good; {example}. See {listed}"
+    return f"expected utterances in {source}, got {len(rejected)} rejected and none accepted; {example}. See {listed}"
 
 
 def _write(
     ready: Sequence[_Ready], rejected: Sequence[Rejected], kind: str, config: PrepareConfig, out: Path
 ) -> PrepareReport:
-    """Split the utterances, write the cuts of each split and the summary."""
+    """Split the utterances; write the cuts of each split and the summary."""
     splits = _assign([item.utterance for item in ready], kind, config)
     parts = {split: [item for item in ready if splits[item.utterance.id] == split] for split in SPLITS}
     for split, part in parts.items():
         path = out / f"{split}_cuts.jsonl.gz"
         if part:
-            _write_lines(path, map(_cut, part))
+            _write_rows(path, map(_cut, part))
         else:
             path.unlink(missing_ok=True)
     report = _report(parts, rejected)
-    _write_lines(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])
+    _write_rows(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])
     return report

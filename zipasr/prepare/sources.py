@@ -1,4 +1,4 @@
-"""Where speech comes from: `open_source` finds out what a source is and reads it into `Utterance` and `Rejected`.
+"""Sources of speech: `open_source` detects the kind of a source and yields its `Utterance` and `Rejected` entries.
 
 Sources are a folder of recordings with texts, a JSONL or TSV manifest, a Kaldi data directory, Lhotse cuts, or the
 word `prompts`. No audio is opened here.
@@ -11,15 +11,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipasr.data.manifests import SPLIT_NAMES, is_manifest, read_kaldi, read_lines, read_manifest
-from zipasr.data.prompts import read_prompts
-from zipasr.data.utterance import Reason, Rejected, Utterance
+from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.prepare.manifests import SPLIT_NAMES, is_manifest, read_kaldi, read_manifest
+from zipasr.prepare.prompts import read_prompts
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.text import single_spaced
 
 AUDIO_SUFFIXES = frozenset(
     ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
 )
-"""Endings of the files in a folder that are taken for recordings."""
+"""Suffixes of files in a folder that count as recordings."""
 
 _EXPECTED = (
     "expected a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' and "
@@ -28,30 +30,31 @@ _EXPECTED = (
 )
 
 
-class Source(NamedTuple):
-    """What `open_source` found."""
+class OpenSource(NamedTuple):
+    """A source of a known kind, and its entries."""
 
     kind: str
     """folder, manifest, kaldi, cuts or prompts."""
     entries: Iterator[Utterance | Rejected]
-    """Read as it is consumed."""
+    """Read lazily."""
 
 
 def _split_of(name: str) -> str | None:
-    """Read train, dev or test out of a file name such as `librispeech_cuts_dev-clean.jsonl.gz`."""
+    """The split that a file name such as `librispeech_cuts_dev-clean.jsonl.gz` contains, or None."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
-    """Read every NAME.wav (or any audio) with NAME.txt beside it, in subfolders too.
+    """Yield every NAME.wav (or any audio) with NAME.txt beside it, also in subfolders.
 
-    The id is the path below `folder` without its ending. A first subfolder called train, dev or test is the split.
+    The id is the path below `folder` without its suffix. A top-level subfolder called train, dev or test is the split.
 
     Args:
-        skip: a folder below that is left out, such as the one that is being written.
+        lang: language of all entries.
+        skip: a folder to ignore, such as the output folder.
     Raises:
-        DataError: there is no recording, or none has a text.
+        DataError: there is no recording, or no recording has a text.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -80,7 +83,7 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
             detail = f"expected UTF-8 in {path.stem}.txt, got other bytes"
             yield Rejected(id=name, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
             continue
-        text = " ".join(" ".join(line for line in lines if line is not None).split())
+        text = single_spaced(" ".join(line for line in lines if line is not None))
         split = SPLIT_NAMES.get(stem.parts[0]) if len(stem.parts) > 1 else None
         yield Utterance(id=name, audio=path, text=text, language=lang, split=split)
     for text_stem in sorted(texts - {path.with_suffix("") for path in recordings}):
@@ -90,7 +93,7 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
 
 
 def _is_cuts(path: Path) -> bool:
-    """Tell whether the first line of a JSONL file is a Lhotse cut."""
+    """Whether the first line of a JSONL file is a Lhotse cut."""
     first = next((line for _, line in read_lines(path) if line and line.strip()), "")
     try:
         row = json.loads(first)
@@ -100,10 +103,10 @@ def _is_cuts(path: Path) -> bool:
 
 
 def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utterance]:
-    """Give one utterance per supervision of a Lhotse cut.
+    """Yield one utterance per supervision of a Lhotse cut.
 
     Raises:
-        ValueError: the cut is of a kind that has no file of its own.
+        ValueError: the cut is not a part of one recording in a file.
     """
     if type(cut).__name__ not in ("MonoCut", "MultiCut") or not cut.has_recording:
         raise ValueError(f"expected a cut of one recording, got a {type(cut).__name__} without one")
@@ -132,7 +135,7 @@ def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utteranc
 
 
 def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
-    """Read Lhotse cuts line by line; a cut with several supervisions gives one utterance for each.
+    """Yield the utterances of Lhotse cuts, one for each supervision; reads line by line.
 
     Raises:
         DataError: Lhotse is not installed.
@@ -161,10 +164,10 @@ def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utter
 
 
 def _manifests_in(folder: Path, is_kind: Callable[[Path], bool]) -> list[Path]:
-    """Find the manifests of one kind that lie in a folder: those named after a split, or the only one.
+    """The manifests of one kind in a folder: those named after a split, or the only one.
 
     Raises:
-        DataError: there are several, and their names do not tell what each is for.
+        DataError: there are several, and no name contains a split.
     """
     pattern = re.compile(r".*\.(?:jsonl|tsv)(?:\.gz)?")
     found = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name) and is_kind(path)]
@@ -175,35 +178,35 @@ def _manifests_in(folder: Path, is_kind: Callable[[Path], bool]) -> list[Path]:
     return named or found
 
 
-def _open_folder(folder: Path, lang: str, skip: Path | None) -> Source:
-    """Find out what a folder holds."""
+def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
+    """Open a folder source of any kind."""
     if (folder / "wav.scp").is_file():
-        return Source("kaldi", read_kaldi(folder, lang))
+        return OpenSource("kaldi", read_kaldi(folder, lang))
     parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
     if parts:
-        return Source("kaldi", chain.from_iterable(read_kaldi(part, lang, SPLIT_NAMES[part.name]) for part in parts))
+        return OpenSource("kaldi", chain.from_iterable(read_kaldi(part, lang, SPLIT_NAMES[part.name]) for part in parts))
     manifests = _manifests_in(folder, is_manifest)
     if manifests:
         readers = (read_manifest(path, lang, _split_of(path.name)) for path in manifests)
-        return Source("manifest", chain.from_iterable(readers))
+        return OpenSource("manifest", chain.from_iterable(readers))
     cuts = _manifests_in(folder, _is_cuts)
     if cuts:
-        return Source("cuts", chain.from_iterable(read_cuts(path, lang, _split_of(path.name)) for path in cuts))
-    return Source("folder", read_folder(folder, lang, skip))
+        return OpenSource("cuts", chain.from_iterable(read_cuts(path, lang, _split_of(path.name)) for path in cuts))
+    return OpenSource("folder", read_folder(folder, lang, skip))
 
 
-def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None) -> Source:
-    """Find out what a source is, and read it.
+def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None) -> OpenSource:
+    """Detect the kind of a source and open it.
 
     Args:
         source: a path, or the word `prompts` (write `./prompts` for a folder of that name).
-        lang: language of the entries that name none.
-        skip: a folder inside a folder source that is left out.
+        lang: language of entries that name none.
+        skip: a subfolder of a folder source to ignore.
     Raises:
-        DataError: the source is of no kind that we read, now or while it is consumed.
+        DataError: the kind is unknown, or a file cannot be read; also while the entries are read.
     """
     if source == "prompts":
-        return Source("prompts", read_prompts(lang))
+        return OpenSource("prompts", read_prompts(lang))
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, lang, skip)
@@ -211,8 +214,8 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
         raise DataError(f"{_EXPECTED}, but {path} does not exist")
     if re.fullmatch(r".*\.(?:jsonl|tsv)(?:\.gz)?", path.name):
         if is_manifest(path):
-            return Source("manifest", read_manifest(path, lang))
+            return OpenSource("manifest", read_manifest(path, lang))
         if _is_cuts(path):
-            return Source("cuts", read_cuts(path, lang))
+            return OpenSource("cuts", read_cuts(path, lang))
         raise DataError(f"expected 'audio' and 'text' or a Lhotse cut in the first line of {path}, got neither")
     raise DataError(f"{_EXPECTED}, but got the file {path}")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zipasr.data.splits import split_utterances
-from zipasr.data.utterance import Utterance
+from zipasr.prepare.splits import split_utterances
+from zipasr.prepare.utterance import Utterance
 
 
 def utterances(num_utterances: int, num_speakers: int = 0) -> list[Utterance]:

@@ -1,0 +1,48 @@
+"""How a source is prepared: the settings of `zipasr prepare`."""
+
+from dataclasses import dataclass, field
+
+from zipasr.errors import ConfigError
+from zipasr.prepare.validate import Limits
+
+TEXT_STYLES = ("as-written", "words")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How a source is prepared."""
+
+    lang: str = "en"
+    """Language of entries that name none; for prompts, the language of the package."""
+    text_style: str | None = None
+    """as-written, or words (upper case, no punctuation, digits spelled out). None: words for prompts only."""
+    dev_share: float = 0.1
+    """Share of the utterances held out for dev if the source has no splits."""
+    test_share: float = 0.1
+    """Share of the utterances held out for test if the source has no splits."""
+    max_held_out: int = 1000
+    """Upper bound on the utterances in each of dev and test if the source has no splits."""
+    seed: int = 0
+    """Seed of the random choice of held-out utterances."""
+    limits: Limits = field(default_factory=Limits)
+    """Allowed durations of an utterance."""
+    num_jobs: int = 2
+    """Number of recordings that are decoded at once."""
+    allow_damaged: bool = False
+    """Whether to accept damaged and truncated recordings, with silence for what cannot be decoded; False rejects them."""
+    subset: str | None = None
+    """Training part of a published corpus, such as M of GigaSpeech; None: that of the published recipe."""
+
+    def __post_init__(self) -> None:
+        """Refuse invalid values."""
+        if self.text_style not in (None, *TEXT_STYLES):
+            raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
+        if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
+            raise ConfigError(
+                "dev_share and test_share must be from 0 up and less than 1 together, "
+                f"but are {self.dev_share} and {self.test_share} instead"
+            )
+        if self.num_jobs < 1 or self.max_held_out < 1:
+            raise ConfigError(
+                f"num_jobs and max_held_out must be 1 or more, but are {self.num_jobs} and {self.max_held_out} instead"
+            )
