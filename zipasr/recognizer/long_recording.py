@@ -13,7 +13,7 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
-from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.recognizer.stitch import PlacedTranscript, stitch
 from zipasr.transcript import Token, Transcript
 from zipasr.vad import Detector, Piece, SpeechDetector, VadConfig, split_recording
 

@@ -24,6 +24,7 @@ from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkConfig, ChunkSizes, sizes_of
+from zipasr.recognizer.endpoint import EndpointConfig
 from zipasr.recognizer.files import FileResult, ReadChannel, in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
@@ -32,7 +33,6 @@ from zipasr.recognizer.reading import to_transcript
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
-from zipasr.search.endpoint import EndpointConfig
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.scorer import Scorer

@@ -20,9 +20,9 @@ from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
 from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
+from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.recognizer.precision import checked_frames
 from zipasr.recognizer.reading import to_transcript
-from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search

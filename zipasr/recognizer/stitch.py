@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from zipasr.search.seam import MAX_SHIFT_S, find_seam
+from zipasr.recognizer.seam import MAX_SHIFT_S, find_seam
 from zipasr.transcript import Token, Transcript, Word
 
 
