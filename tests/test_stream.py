@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.search.test_prior import ToyPrior
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
+from zipasr.alignment.word_times import emission_spans
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
@@ -28,7 +29,6 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import LanguageModels, make_prior, make_search
-from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
 
 METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam")

@@ -1,6 +1,7 @@
 """`Recognizer` and `Stream`: recordings or sound as it comes in, transcripts out; all that an application needs."""
 
 from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
+from zipasr.recognizer.file_alignment import align_file, align_text
 from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import (
@@ -28,5 +29,7 @@ __all__ = [
     "Recognizer",
     "SearchConfig",
     "Stream",
+    "align_file",
+    "align_text",
     "load",
 ]

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+from zipasr.alignment.word_times import TokenSpan, emission_spans
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
-from zipasr.search.word_times import TokenSpan, emission_spans
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.alignment.word_times import TokenSpan, align_hypotheses
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.device import Precision, arithmetic
 from zipasr.encoder.frontend import WINDOW_OVERHANG
@@ -44,7 +45,6 @@ from zipasr.search.strategy import (
     settled,
     settled_for_streams,
 )
-from zipasr.search.word_times import TokenSpan, align_hypotheses
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector

@@ -14,6 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.device import arithmetic
 from zipasr.encoder.window import WindowBuffer
@@ -26,7 +27,6 @@ from zipasr.recognizer.reading import to_transcript
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
-from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
 
 if TYPE_CHECKING:

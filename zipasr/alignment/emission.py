@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.alignment.ctc import ctc_align
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.nn.encoded import Encoded
-from zipasr.search.align import ctc_align
 from zipasr.search.contexts import first_context
 from zipasr.search.hypothesis import FRAME_S
 from zipasr.search.scorer import Scorer, check_encoded

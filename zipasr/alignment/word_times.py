@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.alignment.ctc import Alignment, ctc_align
 from zipasr.nn.encoded import Encoded
-from zipasr.search.align import Alignment, ctc_align
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer, check_encoded
 from zipasr.tokenizer import Tokenizer
