@@ -24,12 +24,12 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.label_tree import LabelNode
 from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
-from zipasr.search.resumable import ResumableSearch, search_all
+from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.strategy import SearchConfig, make_prior, make_search, settled_for_streams
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
-SEARCHES: dict[str, Callable[[ToyScorer], ResumableSearch]] = {
+SEARCHES: dict[str, Callable[[ToyScorer], AnySearch]] = {
     "beam": lambda scorer: BeamSearch(scorer, unk_id=1, temperature=1.3),
     "beam of 1": lambda scorer: BeamSearch(scorer, beam=1, blank_penalty=0.5),
     "beam, 2 a frame": lambda scorer: BeamSearch(scorer, unk_id=1, max_symbols_per_frame=2),
@@ -128,7 +128,7 @@ def test_streams_of_a_batch_have_their_own_hotwords(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_segments_joined_are_the_whole_where_one_path_is_followed(search: ResumableSearch, seed: int) -> None:
+def test_segments_joined_are_the_whole_where_one_path_is_followed(search: AnySearch, seed: int) -> None:
     """The labels before a restart are still heard, and none of them is told twice."""
     encoded = toy_encoded([40], VOCAB, seed=seed, blank_bonus=1.0)
     encoded.frames[0, 7:12, 3] += 20.0  # a label that lasts over a restart
@@ -242,7 +242,7 @@ def test_wrong_states(name: str) -> None:
 
 
 def test_what_ctc_greedy_cannot_use() -> None:
-    search: ResumableSearch = CtcGreedySearch(ToyScorer(VOCAB))
+    search: AnySearch = CtcGreedySearch(ToyScorer(VOCAB))
     with pytest.raises(ValueError, match="neither hotwords nor language models"):
         search.start(GRAPH)
 

@@ -7,7 +7,6 @@ Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,11 +51,11 @@ class GreedyState(_Found):
         super().__init__()
         self.context, self.context_row = context, FIRST_ROW
         self.hotwords = hotwords
-        self.hotword_state: Any = hotwords.start() if hotwords is not None else None
+        self.hotword_state = hotwords.start() if hotwords is not None else None
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; what hotwords add is counted in the score here."""
-        if self.hotwords is not None:
+        if self.hotwords is not None and self.hotword_state is not None:
             (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
             self.score += bonus
         super().emit(label, frame, log_prob)
@@ -64,7 +63,7 @@ class GreedyState(_Found):
     def hypothesis(self) -> Hypothesis:
         """What has been found; what hotwords gave for phrases that are not complete is taken back."""
         found = super().hypothesis()
-        if self.hotwords is None:
+        if self.hotwords is None or self.hotword_state is None:
             return found
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
 
@@ -206,8 +205,12 @@ def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device)
     bonuses, is_inside = [], []
     for state in states:
         graph = state.hotwords
-        bonuses.append(torch.zeros(vocab_size) if graph is None else graph.bonus_V(state.hotword_state, vocab_size))
-        is_inside.append(graph is not None and state.hotword_state is not graph.start())
+        if graph is None or state.hotword_state is None:
+            bonuses.append(torch.zeros(vocab_size))
+            is_inside.append(False)
+        else:
+            bonuses.append(graph.bonus_V(state.hotword_state, vocab_size))
+            is_inside.append(state.hotword_state is not graph.start())
     return torch.stack(bonuses).to(device), torch.tensor(is_inside, device=device)
 
 

@@ -35,8 +35,8 @@ class Hotword(NamedTuple):
     """Nats for each of its tokens; None: that of the recogniser."""
 
 
-class _Node:
-    """Labels that begin at least one phrase."""
+class HotwordState:
+    """A node of the trie of phrases: labels that start at least one phrase."""
 
     __slots__ = (
         "boost",
@@ -51,14 +51,14 @@ class _Node:
         "settled_inside",
     )
 
-    def __init__(self, parent: "_Node | None" = None, label: int = -1) -> None:
+    def __init__(self, parent: "HotwordState | None" = None, label: int = -1) -> None:
         self.parent, self.label = parent, label
         self.level: int = parent.level + 1 if parent is not None else 0
-        self.children: dict[int, _Node] = {}
+        self.children: dict[int, HotwordState] = {}
         self.boost = self.score = 0.0
         """Nats for its own label, and for all labels from the root, which a hypothesis in this state has got."""
         self.is_end = False
-        self.fail: _Node = self
+        self.fail: HotwordState = self
         """State of its longest proper suffix that begins a phrase."""
         self.settled_inside: tuple[float, int] = (0.0, 0)
         """Nats that completed phrases among its labels keep if it fails in the middle of a word, and how many labels they
@@ -81,8 +81,8 @@ class HotwordGraph:
             ValueError: a phrase is empty, or its boost is not above 0 and finite.
         """
         self._starts_word = starts_word
-        self._root = _Node()
-        self._bonuses: dict[_Node, Tensor] = {}
+        self._root = HotwordState()
+        self._bonuses: dict[HotwordState, Tensor] = {}
         for ids, boost in phrases:
             if not ids:
                 raise ValueError("a hotword must have one token or more, but has none")
@@ -91,7 +91,7 @@ class HotwordGraph:
             node = self._root
             for label in ids:
                 if label not in node.children:
-                    node.children[label] = _Node(node, label)
+                    node.children[label] = HotwordState(node, label)
                 node = node.children[label]
                 node.boost = max(node.boost, boost)
             node.is_end = True
@@ -114,14 +114,14 @@ class HotwordGraph:
             node.settled_at_boundary = self._settled_with_endings(node)
             nodes.extend(node.children.values())
 
-    def _settled_with_endings(self, node: _Node) -> tuple[float, int]:
+    def _settled_with_endings(self, node: HotwordState) -> tuple[float, int]:
         """The most that completed phrases keep if a word ends here: those before it, or one that ends here and what is
         settled before that one begins."""
         best = node.settled_inside
-        ending: _Node = node
+        ending: HotwordState = node
         while ending is not self._root:
             if ending.is_end:
-                first: _Node = node  # up to the first label of the phrase that ends here
+                first: HotwordState = node  # up to the first label of the phrase that ends here
                 while first.level > node.level - ending.level + 1:
                     assert first.parent is not None
                     first = first.parent
@@ -134,20 +134,20 @@ class HotwordGraph:
     def _is_boundary(self, label: int) -> bool:
         return self._starts_word is None or self._starts_word[label]
 
-    def start(self) -> _Node:
+    def start(self) -> HotwordState:
         """State of the empty sequence."""
         return self._root
 
-    def extend(self, states: Sequence[_Node], labels: Sequence[int]) -> tuple[list[_Node], list[float]]:
+    def extend(self, states: Sequence[HotwordState], labels: Sequence[int]) -> tuple[list[HotwordState], list[float]]:
         """For each pair of a state and a label: the state after the label, and the nats it adds or takes back."""
         steps = [self._step(state, label) for state, label in zip(states, labels, strict=True)]
         return [node for node, _ in steps], [score for _, score in steps]
 
-    def finish(self, states: Sequence[_Node]) -> list[float]:
+    def finish(self, states: Sequence[HotwordState]) -> list[float]:
         """What the end changes: boosts of phrases that were not completed are taken back."""
         return [self._fail_at_end(state) for state in states]
 
-    def _step(self, node: _Node, label: int) -> tuple[_Node, float]:
+    def _step(self, node: HotwordState, label: int) -> tuple[HotwordState, float]:
         is_boundary, score = self._is_boundary(label), 0.0
         while label not in node.children:
             if node is self._root:
@@ -157,14 +157,14 @@ class HotwordGraph:
         child = node.children[label]
         return child, score + child.score - node.score
 
-    def _fail_at_end(self, node: _Node) -> float:
+    def _fail_at_end(self, node: HotwordState) -> float:
         score = 0.0
         while node is not self._root:
             node, change = _failed(node, True)
             score += change
         return score
 
-    def bonus_V(self, state: _Node, vocab_size: int) -> Tensor:
+    def bonus_V(self, state: HotwordState, vocab_size: int) -> Tensor:
         """What `extend` gives for every label (V,); for a search that looks at all of them. Kept for the next time."""
         known = self._bonuses.get(state)
         if known is None:
@@ -185,7 +185,7 @@ class HotwordGraph:
             self._bonuses[state] = known
         return known
 
-    def _unmatched(self, node: _Node) -> tuple[float, float]:
+    def _unmatched(self, node: HotwordState) -> tuple[float, float]:
         """What a label that is in no phrase adds, inside a word and where one begins."""
         inside, inside_node = 0.0, node
         while inside_node is not self._root:
@@ -194,7 +194,7 @@ class HotwordGraph:
         return inside, self._fail_at_end(node)
 
 
-def _failed(node: _Node, is_boundary: bool) -> tuple[_Node, float]:
+def _failed(node: HotwordState, is_boundary: bool) -> tuple[HotwordState, float]:
     """The next state to try when no phrase goes on, and what changes: completed phrases stay, the rest is taken back."""
     kept, num_settled = node.settled_at_boundary if is_boundary else node.settled_inside
     back = node.fail

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
@@ -19,7 +19,7 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import LabelPrior, WeightedPriors
 from zipasr.search.rescoring import attention_rescoring
-from zipasr.search.resumable import ResumableSearch, search_all
+from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.scorer import Scorer
 
 Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"]
@@ -233,23 +233,24 @@ def settled_for_streams(
     return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
 
 
-def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> ResumableSearch:
+def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> AnySearch:
     """The search that finds hypotheses, and for attention_rescoring those to be rescored.
 
     Args:
         scorer: the model.
-        config: a search that `settled` has checked.
-        unk_id: a label that the transducer searches pass over like blank; None: there is none.
+        config: a search that `resolve_search` has checked.
+        unk_id: a label that the transducer searches skip like blank; None: there is none.
     """
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
+    search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch
     if config.method == "ctc_greedy":
-        return CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
-    if config.method == "greedy":
-        return GreedySearch(
+        search = CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
+    elif config.method == "greedy":
+        search = GreedySearch(
             scorer, blank_penalty=penalty, temperature=temperature, unk_id=unk_id, max_symbols_per_frame=max_symbols
         )
-    if config.method == "beam":
-        return BeamSearch(
+    elif config.method == "beam":
+        search = BeamSearch(
             scorer,
             beam=config.beam,
             blank_penalty=penalty,
@@ -257,7 +258,9 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
             unk_id=unk_id,
             max_symbols_per_frame=max_symbols,
         )
-    return CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+    else:
+        search = CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+    return cast(AnySearch, search)  # narrower than the interface: each search takes only its own states and priors
 
 
 def make_prior(
