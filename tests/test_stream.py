@@ -199,7 +199,7 @@ def test_streams_of_all_kinds_in_one_call() -> None:
         other.accept_waveform(noise(1.5))
         assert other.finish().text == stream.finish().text
     assert only_ctc.decode_streams(streams) == 0
-    with pytest.raises(ValueError, match="must be those of this recogniser"):
+    with pytest.raises(ValueError, match="must be those of this recognizer"):
         causal_recognizer().decode_streams(streams)
 
 

@@ -25,7 +25,7 @@ from zipasr.search.label_tree import LabelNode
 from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.resumable import AnySearch, search_all
-from zipasr.search.strategy import SearchConfig, make_prior, make_search, settled_for_streams
+from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_streaming_search
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
@@ -248,13 +248,13 @@ def test_what_ctc_greedy_cannot_use() -> None:
 
 
 def test_the_searches_of_streams() -> None:
-    assert settled_for_streams(SearchConfig(), Heads()).method == "beam"
+    assert resolve_streaming_search(SearchConfig(), Heads()).method == "beam"
     rescorable = Heads(has_transducer=False, has_attention=True)
-    assert settled_for_streams(SearchConfig(), rescorable).method == "ctc_beam"
+    assert resolve_streaming_search(SearchConfig(), rescorable).method == "ctc_beam"
     with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        settled_for_streams(SearchConfig(method="attention_rescoring"), rescorable)
+        resolve_streaming_search(SearchConfig(method="attention_rescoring"), rescorable)
     with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
-        settled_for_streams(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
+        resolve_streaming_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
     kinds = {"beam": BeamSearch, "greedy": GreedySearch, "ctc_greedy": CtcGreedySearch, "ctc_beam": CtcPrefixSearch}
     for method, kind in kinds.items():
         config = dataclasses.replace(SearchConfig(), method=method)

@@ -6,11 +6,14 @@ A chunk is so many frames at 50 Hz, which are encoded at once; the left context 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, cast
+
+from torch import Tensor
 
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
+from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.search.scorer import Scorer
 
@@ -19,6 +22,7 @@ STREAM_TAIL_FRAMES = 30
 published (`streaming_decode.py`, where 13 more fill the last window)."""
 MS_PER_FRAME_50HZ = 20.0
 _MAX_CHUNK_MS = 600_000
+EncoderState = TypeVar("EncoderState")
 _CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
 
 
@@ -44,12 +48,28 @@ class ChunkConfig:
     hear chunks do nothing else."""
 
 
-def streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
-    """The model as one that can stream.
+class StreamingEncoder(Protocol[EncoderState]):
+    """An encoder of chunks: `AsrModel` with a causal Zipformer, or `OnnxStreamingModel`."""
+
+    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> EncoderState:
+        """The state of streams before their first chunk."""
+
+    def encode_chunks(
+        self, features: Tensor, lens: Tensor, states: Sequence[EncoderState]
+    ) -> tuple[Encoded, list[EncoderState]]:
+        """Encode the next chunk of every stream in one batch: its frames, and the states for the chunks after it."""
+
+
+def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
+    """The encoder of a model that can stream. It takes back only states that it returned itself.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the model cannot stream.
     """
+    return cast(StreamingEncoder[object], _streaming_model(scorer))
+
+
+def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
     if not isinstance(scorer, AsrModel):
@@ -73,7 +93,7 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
     Raises:
         ConfigError: it cannot stream, or not so.
     """
-    model = streaming_model(scorer)
+    model = _streaming_model(scorer)
     if isinstance(model, AsrModel):
         assert isinstance(model.config.encoder, ZipformerConfig)
         return choose_sizes(model.config.encoder, chunk, left_context)

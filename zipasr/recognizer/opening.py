@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from zipasr import onnx_runtime
 from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import is_exported
-from zipasr.onnx_runtime import load as load_exported
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels
 from zipasr.tokenizer import Tokenizer
@@ -39,10 +38,10 @@ def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
         CheckpointError: the folder is missing, incomplete or damaged.
         ConfigError: this machine has no such device, or exported graphs cannot run there.
     """
-    if is_exported(folder):
+    if onnx_runtime.is_exported(folder):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
-        exported = load_exported(folder)
+        exported = onnx_runtime.load(folder)
         return OpenedModel(*exported, torch.device("cpu"), Path(folder))
     chosen, path = select_device(device), resolve_model_folder(folder)
     model, tokenizer = AsrModel.load(path)

@@ -7,7 +7,6 @@ of the whole recording encoded under the same chunk mask, with the same padding 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
@@ -20,19 +19,15 @@ from zipasr.device import arithmetic
 from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
-from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule, is_endpoint
+from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_encoder
+from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
+from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.precision import checked_frames
-from zipasr.recognizer.reading import to_transcript
+from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
 from zipasr.transcript import Transcript
-
-if TYPE_CHECKING:
-    from zipasr.recognizer.recognizer import Recognizer
-
-__all__ = ["EndpointConfig", "EndpointRule", "Stream", "decode_streams"]
 
 _LOOK_AHEAD_MS = 137.5
 """A window ends 13 features after its chunk; the last of them begins 120 ms after it and reaches 17.5 ms further."""
@@ -58,7 +53,7 @@ class Stream:
 
     def __init__(
         self,
-        recognizer: "Recognizer",
+        engine: Engine,
         search: SearchConfig,
         *,
         chunk_frames_50hz: int | None,
@@ -66,21 +61,21 @@ class Stream:
         hotwords: HotwordGraph | None,
         endpoint: EndpointConfig,
     ) -> None:
-        """See `Recognizer.stream`; `search` is one that `settled_for_streams` has checked."""
-        self.recognizer, self.search_config, self.endpoint = recognizer, search, endpoint
-        scorer = streaming_model(recognizer.scorer)
-        self.sizes = sizes_of(scorer, chunk_frames_50hz, left_context_frames_50hz)
+        """See `Recognizer.stream`; `search` is one that `resolve_streaming_search` has checked."""
+        self.engine, self.search_config, self.endpoint = engine, search, endpoint
+        self._encoder = streaming_encoder(engine.scorer)
+        self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
         try:
-            self._encoder_state: Any = scorer.initial_state(
+            self._encoder_state = self._encoder.initial_state(
                 1, chunk_frames_50hz=self.sizes.chunk, left_context_frames_50hz=self.sizes.left_context
             )
         except ValueError as error:  # an ablation
             raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
-        self._search = make_search(scorer, search, unk_id=recognizer.tokenizer.unk_id)
-        prior = make_prior(search, language_models=recognizer.language_models, hotwords=hotwords)
+        self._search = make_search(engine.scorer, search, unk_id=engine.tokenizer.unk_id)
+        prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
         self._search_state = self._search.start(prior)
         self._ranked: list[Hypothesis] | None = None  # what has been found, once it is asked for
-        self._fbank = recognizer.fbank.stream()
+        self._fbank = engine.fbank.stream()
         self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE)
         self._sample_rate_hz: int | None = None
         self._resampler: soxr.ResampleStream | None = None
@@ -149,8 +144,8 @@ class Stream:
         if self._resampler is not None:
             self._push(self._fbank.accept(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
         self._push(self._fbank.finish())
-        if self.recognizer.scorer.output_length(self._num_features) > 0:  # less holds no word, as in `transcribe`
-            num_bins = self.recognizer.fbank.config.num_mel_bins
+        if self.engine.scorer.output_length(self._num_features) > 0:  # less holds no word, as in `transcribe`
+            num_bins = self.engine.fbank.config.num_mel_bins
             self._push(torch.full((STREAM_TAIL_FRAMES, num_bins), PADDING_VALUE))
         self._buffer.finish()
 
@@ -166,7 +161,7 @@ class Stream:
     @property
     def text(self) -> str:
         """What was said in this utterance, as far as it is decoded; later words may change earlier ones."""
-        return self.recognizer.tokenizer.decode(self._hypotheses()[0].ids)
+        return self.engine.tokenizer.decode(self._hypotheses()[0].ids)
 
     def result(self) -> Transcript:
         """What was said in this utterance, as far as it is decoded.
@@ -181,9 +176,9 @@ class Stream:
                 to_transcript(
                     hypothesis,
                     duration_s,
-                    tokenizer=self.recognizer.tokenizer,
+                    tokenizer=self.engine.tokenizer,
                     spans=emission_spans([self._segment_start_frame + frame for frame in hypothesis.frames]),
-                    calibration=self.recognizer.calibrations.get(self.search_config.method),
+                    calibration=self.engine.calibrations.get(self.search_config.method),
                 )
             )
         return dataclasses.replace(readings[0], alternatives=tuple(readings[1:]))
@@ -246,14 +241,13 @@ def decode_streams(streams: Iterable[Stream]) -> int:
 
 
 def _decode_batch(streams: Sequence[Stream]) -> None:
-    recognizer = streams[0].recognizer
-    scorer, device = streaming_model(recognizer.scorer), recognizer.device
+    engine, encoder = streams[0].engine, streams[0]._encoder
     popped = [window for stream in streams if (window := stream._buffer.pop()) is not None]
     windows, lens = [window for window, _ in popped], [num_valid for _, num_valid in popped]
-    before = [stream._encoder_state for stream in streams]
-    with arithmetic(recognizer.precision, device):
-        encoded, states = scorer.encode_streams(torch.stack(windows).to(device), torch.tensor(lens, device=device), before)
-    encoded = checked_frames(encoded, recognizer.precision)
+    features, lens_N = torch.stack(windows).to(engine.device), torch.tensor(lens, device=engine.device)
+    with arithmetic(engine.precision, engine.device):
+        encoded, states = encoder.encode_chunks(features, lens_N, [stream._encoder_state for stream in streams])
+    encoded = checked_frames(encoded, engine.precision)
     streams[0]._search.advance([stream._search_state for stream in streams], encoded)
     for stream, state in zip(streams, states, strict=True):
         stream._encoder_state, stream._ranked = state, None

@@ -143,7 +143,7 @@ class LanguageModels(NamedTuple):
 NO_LANGUAGE_MODELS = LanguageModels()
 
 
-def settled(
+def resolve_search(
     config: SearchConfig,
     scorer: Scorer,
     *,
@@ -208,7 +208,7 @@ def _has_head(method: str, scorer: Scorer) -> bool:
     return scorer.has_transducer
 
 
-def settled_for_streams(
+def resolve_streaming_search(
     config: SearchConfig,
     scorer: Scorer,
     *,
@@ -216,18 +216,18 @@ def settled_for_streams(
     has_hotwords: bool = False,
     default: SearchConfig | None = None,
 ) -> SearchConfig:
-    """`settled`, for sound that is still coming in.
+    """`resolve_search`, for sound that is still coming in.
 
     Raises:
-        ConfigError: as `settled`, or the search is attention_rescoring, which must hear the end first. (Where that would be
-            what `auto` is, it is the search that finds what there is to rescore.)
+        ConfigError: as `resolve_search`, or the search is attention_rescoring, which needs whole utterances. (Where `auto`
+            stands for it, the result is the search that finds the hypotheses to be rescored.)
     """
     if config.method == "attention_rescoring":
         raise ConfigError(
             "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
             "transcribe the recording"
         )
-    found = settled(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
+    found = resolve_search(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
     if found.method != "attention_rescoring":
         return found
     return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
@@ -295,7 +295,7 @@ def find_hypotheses(
     Args:
         scorer: the model.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        config: a search that `settled` has checked.
+        config: a search that `resolve_search` has checked.
         unk_id: a label that the transducer searches pass over like blank; None: there is none.
         language_models: what the beam searches add to the scores.
         hotwords: phrases to prefer.
