@@ -176,6 +176,6 @@ def test_a_model_that_hears_the_future_cannot_simulate_streaming(tmp_path: Path)
     config = causal_model().config
     encoder = dataclasses.replace(config.encoder, is_causal=False)  # type: ignore[type-var]
     model = AsrModel(dataclasses.replace(config, encoder=encoder)).eval()
-    with pytest.raises(ConfigError, match="Zipformer that hears the future"):
+    with pytest.raises(ConfigError, match="Zipformer that sees the future"):
         Recognizer(model, tiny_tokenizer(), chunks=CHUNKS)
     assert Recognizer(model, tiny_tokenizer()).transcribe(np.zeros(16_000, np.float32)).duration_s == 1.0

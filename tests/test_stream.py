@@ -326,9 +326,9 @@ def test_an_end_is_an_end() -> None:
     stream = causal_recognizer().stream()
     stream.accept_waveform(noise(1.0))
     stream.input_finished()
-    with pytest.raises(RuntimeError, match="takes no more sound; begin another"):
+    with pytest.raises(RuntimeError, match="takes no more audio; start another"):
         stream.accept_waveform(noise(1.0))
-    with pytest.raises(RuntimeError, match="finished only once; begin another"):
+    with pytest.raises(RuntimeError, match="finished only once; start another"):
         stream.input_finished()
     last = stream.finish()
     assert last.text
@@ -416,7 +416,7 @@ def test_a_stream_keeps_nothing_of_its_company_and_little_of_its_past() -> None:
 
 
 def test_models_and_searches_that_cannot_stream() -> None:
-    with pytest.raises(ConfigError, match=r"causal Zipformer, but .*hears the future; train one with .*is_causal=true"):
+    with pytest.raises(ConfigError, match=r"causal Zipformer, but .*sees the future; train one with .*is_causal=true"):
         Recognizer(tiny_asr_model(), tiny_tokenizer()).stream()
     ablation = AblationConfig(has_nonlin_attention=False)
     with pytest.raises(ConfigError, match=r"this model cannot stream: .*; use transcribe"):

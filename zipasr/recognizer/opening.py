@@ -1,4 +1,4 @@
-"""What a recogniser is made of, read from disk: the model, trained here or exported, and language models."""
+"""The parts of a recognizer, read from disk: the model, trained here or exported, and language models."""
 
 import os
 from pathlib import Path
@@ -17,22 +17,22 @@ from zipasr.tokenizer import Tokenizer
 
 
 class OpenedModel(NamedTuple):
-    """A model with what belongs to it."""
+    """A model with the files that belong to it."""
 
     scorer: Scorer
     """The model, on its device."""
     tokenizer: Tokenizer
-    """The one it was trained with."""
+    """The tokenizer that the model was trained with."""
     features: FbankConfig
-    """What it listens to."""
+    """Configuration of its features."""
     device: torch.device
-    """Where it is."""
+    """Device of the model."""
     folder: Path
-    """Where it was read from; calibrations lie there."""
+    """Folder that it was read from, which also holds calibrations and the default search."""
 
 
 def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
-    """Open a model, whether trained here or exported.
+    """The model of a folder, trained here or exported.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
@@ -51,10 +51,10 @@ def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
 def open_language_models(
     lm: str | os.PathLike[str] | None, lodr: str | os.PathLike[str] | None, tokenizer: Tokenizer, device: torch.device
 ) -> LanguageModels:
-    """Open a language model and an n-gram to take off it; see `Recognizer.load`."""
+    """A language model and an n-gram to subtract from it; see `Recognizer.load`."""
     if lm is None and lodr is None:
         return NO_LANGUAGE_MODELS
-    from zipasr.lm import load_language_model, load_token_ngram  # most uses need none; reading ARPA takes a package
+    from zipasr.lm import load_language_model, load_token_ngram  # rarely needed; reading ARPA takes a package
 
     return LanguageModels(
         load_language_model(lm, tokenizer, device=device) if lm is not None else None,

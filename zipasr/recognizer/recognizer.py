@@ -71,29 +71,29 @@ class Recognizer:
         chunks: ChunkConfig | None = None,
         use_true_times: bool = True,
     ) -> None:
-        """Put the parts together.
+        """A recognizer of these parts.
 
         Args:
             scorer: the model, on `device` and in eval mode.
-            tokenizer: the one it was trained with.
-            features: what the model listens to; None: the published filterbank.
-            device: where the features go.
-            precision: what the encoder computes in; heads and searches are float32 always.
+            tokenizer: the one that the model was trained with.
+            features: configuration of the model's features; None: the published filterbank.
+            device: device of the model and its features.
+            precision: precision of the encoder; heads and searches always compute in float32.
             search: how to search; None: `auto`, see `SearchConfig.method`.
-            default_search: what `auto` follows, if the model can do it; None: the best that its heads allow.
-            tail_padding_frames: padding after every utterance at 100 Hz; 0 is what the original system does, whose
-                results depend on the batch.
-            language_models: what the beam searches know of language beside the model.
-            hotwords: phrases to prefer wherever a call does not name its own.
-            calibrations: of the confidences of words, by the method of search that they were measured with.
-            long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
-            chunks: in which chunks a causal model hears streams, and whole recordings if it is to simulate streaming.
-            use_true_times: whether times are where the sound is, found by aligning the text with the CTC head; without
-                such a head, and without this, they are when the search emitted the tokens.
+            default_search: what `auto` stands for, if the model has its head; None: the best that its heads allow.
+            tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original system, whose results
+                depend on the batch.
+            language_models: language models for the beam searches.
+            hotwords: phrases to prefer in calls that name none.
+            calibrations: calibrations of word confidences, by the search method that they were measured with.
+            long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
+            chunks: chunks in which a causal model encodes streams, and whole recordings if it simulates streaming.
+            use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
+                head; otherwise, or without that head, the times when the search emitted them.
         Raises:
             ConfigError: the model lacks the head that the search needs, the search cannot use language models or
-                hotwords, a phrase cannot be written in the model's vocabulary, it cannot hear such chunks, or it or the
-                device cannot compute in such a precision.
+                hotwords, a phrase cannot be written in the model's vocabulary, the model does not support these chunks, or
+                the model or device does not support this precision.
             ValueError: `tail_padding_frames` is negative.
         """
         if tail_padding_frames < 0:
@@ -140,25 +140,26 @@ class Recognizer:
         long_recordings: LongRecordingConfig | None = None,
         chunks: ChunkConfig | None = None,
     ) -> "Recognizer":
-        """Open a model folder, the folder of a training run, or one of exported graphs.
+        """The recognizer of a model folder, the folder of a training run, or one of exported graphs.
 
         Args:
             folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
             device: cpu, cuda, cuda:N, mps or auto.
-            precision: what the encoder computes in: float32, tf32 (CUDA), bfloat16 or float16.
+            precision: precision of the encoder: float32, tf32 (CUDA), bfloat16 or float16.
             search: how to search; None: the default of the folder, see `SearchConfig.method`.
-            explicit: fields of `search` that hold although they are as usual, such as a beam of 4 where the folder has 8.
+            explicit: fields of `search` that apply although they have their default value, such as a beam of 4 where the
+                folder has 8.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
-            lodr: an ARPA file of tokens, to take off what the transducer has learnt of language (LODR); needs `lm`.
+            lodr: an ARPA file of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
             hotwords: phrases to prefer, in plain words.
-            long_recordings: how to cut what is too long to transcribe at once; None: the defaults.
-            chunks: in which chunks a causal model hears streams, and whole recordings if it is to simulate streaming.
+            long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
+            chunks: chunks in which a causal model encodes streams, and whole recordings if it simulates streaming.
         Raises:
             CheckpointError: a folder is missing, incomplete or damaged.
             DataError: an ARPA file is missing or damaged.
             ConfigError: this machine has no such device or precision, the model lacks the head that the search needs, a
-                language model is of another vocabulary or of no use to the search, a phrase cannot be written, or the
-                model cannot hear such chunks.
+                language model has another vocabulary or the search cannot use it, a phrase cannot be written, or the
+                model does not support these chunks.
         """
         scorer, tokenizer, features, chosen, path = open_model(folder, device)
         default = read_default_search(path)
@@ -189,25 +190,25 @@ class Recognizer:
         hotwords: Sequence[str | Hotword] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
-        """Transcribe one recording of any length: a path, the bytes of a file, a file object or an array.
+        """The transcript of one recording of any length: a path, the bytes of a file, a file object or an array.
 
-        See `audio.load_audio` for what can be read. Recordings of more than `long_recordings.max_piece_s` are read and
+        See `audio.load_audio` for the formats. Recordings of more than `long_recordings.max_piece_s` are read and
         transcribed piece by piece, in memory that does not grow with them; they have no alternatives.
 
         Args:
             audio: the recording.
-            sample_rate_hz: of an array or of raw samples.
-            format: of samples without a header.
-            channel: the one to transcribe, from 0; None: all, mixed.
-            audio_track: the one to transcribe of a file with several, from 0; None: its default one.
-            allow_damaged: whether to transcribe a damaged or cut file, with silence for what cannot be decoded.
-            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
-            on_progress: called with the seconds that are done of a recording that takes several pieces.
+            sample_rate_hz: sampling rate of an array or of raw samples.
+            format: format of samples without a header.
+            channel: index of the channel to transcribe, from 0; None: all, mixed.
+            audio_track: index of the audio track of a file with several, from 0; None: the default track.
+            allow_damaged: whether to accept a damaged or truncated file, with silence for what cannot be decoded.
+            hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            on_progress: called with the seconds that are done of a recording in several pieces.
         Returns:
-            The transcript; empty for sound without words or too short to hold any (below 90 ms).
+            The transcript; empty for audio without words or too short to hold any (below 90 ms).
         Raises:
             AudioError: the recording is missing, empty, damaged or of an unknown kind.
-            ConfigError: a phrase cannot be written in the model's vocabulary, or speech cannot be looked for.
+            ConfigError: a phrase cannot be written in the model's vocabulary, or speech detection is not installed.
         """
         blocks = read_blocks(
             audio,
@@ -234,7 +235,7 @@ class Recognizer:
         allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
     ) -> list[Transcript]:
-        """Transcribe each channel of a recording by itself, as of a call with one speaker on each; see `transcribe`."""
+        """The transcript of each channel of a recording, such as a call with one speaker per channel; see `transcribe`."""
         if not isinstance(audio, (str, os.PathLike, bytes, np.ndarray, Tensor)):
             audio = audio.read()  # once for all channels
         with rereadable(audio) as again:
@@ -272,18 +273,18 @@ class Recognizer:
         hotwords: Sequence[str | Hotword] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[FileResult]:
-        """Transcribe files one after the other, short ones that follow each other in batches.
+        """The results of files in their order; short ones that follow each other are transcribed in batches.
 
         Args:
-            paths: files and pipes; read as they are needed.
+            paths: files and pipes; each is read when its turn comes.
             channel: see `transcribe`.
-            is_per_channel: whether every channel is transcribed by itself.
+            is_per_channel: whether to transcribe every channel separately.
             audio_track: see `transcribe`.
             allow_damaged: see `transcribe`.
             hotwords: see `transcribe`.
             on_progress: see `transcribe`.
         Yields:
-            A result for each file, or each channel, in order. A file that cannot be read has its error and stops nothing.
+            A result for each file, or each channel, in order. A file that cannot be read gives its error.
         """
 
         def channels_of(path: str) -> Iterator[ReadChannel]:
@@ -328,13 +329,13 @@ class Recognizer:
         hotwords: Sequence[str | Hotword] | None = None,
         endpoint: EndpointConfig | None = None,
     ) -> Stream:
-        """Begin to transcribe sound that is still coming in; see `Stream`. Needs a model that was trained to be causal.
+        """A new stream, for audio that is still coming in; see `Stream`. Needs a model that was trained to be causal.
 
         Args:
-            chunk_frames_50hz: frames that are encoded at once, instead of the recogniser's `ChunkConfig`; see there.
+            chunk_frames_50hz: frames that are encoded at once, instead of those of the recognizer's `ChunkConfig`.
             left_context_frames_50hz: frames before a chunk that attention sees, likewise.
-            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
-            endpoint: what ends an utterance; None: the published rules.
+            hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            endpoint: when an utterance ends; None: the published rules.
         Raises:
             ConfigError: the model cannot stream, or not with this chunk or left context; the search is
                 attention_rescoring; or a phrase cannot be written in the model's vocabulary.
@@ -357,10 +358,10 @@ class Recognizer:
         )
 
     def decode_streams(self, streams: Iterable[Stream]) -> int:
-        """Take all streams that are ready one chunk further, in one batch, wherever they are; return how many they were.
+        """Decode one chunk of every stream that is ready, in one batch; return the number of streams that were ready.
 
         Raises:
-            ValueError: a stream is of another recogniser.
+            ValueError: a stream belongs to another recognizer.
         """
         streams = list(streams)
         if any(stream.engine is not self.engine for stream in streams):
@@ -374,13 +375,13 @@ class Recognizer:
         max_batch_s: float | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
     ) -> list[Transcript]:
-        """Transcribe many recordings, those of similar length together.
+        """The transcripts of many recordings; those of similar length are transcribed together.
 
         Args:
             recordings: each (samples,) float32 at 16 kHz.
-            max_batch_s: seconds of sound in a batch, padding included; a longer recording is a batch of its own. None: 60
+            max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60
                 on a CPU, 600 elsewhere.
-            hotwords: phrases to prefer, instead of the recogniser's own; empty: none.
+            hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
         """
