@@ -66,7 +66,7 @@ def test_settings_out_of_range(fields: dict[str, Any], message: str) -> None:
     [
         ("greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
         ("ctc_greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
-        ("beam", {"language_models": LanguageModels(None, ToyPrior(5))}, "taken off a language model"),
+        ("beam", {"language_models": LanguageModels(None, ToyPrior(5))}, "subtracted from a language model"),
         ("ctc_greedy", {"has_hotwords": True}, "cannot use hotwords"),
     ],
 )

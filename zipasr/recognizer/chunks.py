@@ -107,6 +107,20 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
     return own
 
 
+def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:
+    """The chunk and left context in which whole recordings are encoded; None: each as a whole.
+
+    Raises:
+        ConfigError: the model does not support the configured chunks.
+    """
+    is_chunked = isinstance(scorer, OnnxStreamingModel)
+    if chunks is None and not is_chunked:
+        return None
+    config = chunks or ChunkConfig()
+    sizes = sizes_of(scorer, config.chunk_frames_50hz, config.left_context_frames_50hz)
+    return sizes if config.simulate_streaming or is_chunked else None
+
+
 def frames_50hz(duration_ms: int, *, name: str) -> int:
     """Frames at 50 Hz of a duration in ms.
 

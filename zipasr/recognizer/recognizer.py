@@ -8,6 +8,7 @@ first (`long_recording.py`). What is loaded is in the `Engine`; this file resolv
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -18,35 +19,28 @@ from zipasr.audio import num_channels, read_blocks, rereadable
 from zipasr.device import Precision
 from zipasr.features import Fbank, FbankConfig
 from zipasr.nn.encoded import Encoded
-from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer.batches import plan_batches, transcribe_batches
-from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes, sizes_of
+from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes, recording_sizes
 from zipasr.recognizer.endpoint import EndpointConfig
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
-from zipasr.recognizer.files import FileResult, ReadChannel, read_channels, read_short, rewind, transcribe_in_batches
+from zipasr.recognizer.files import FileResult, read_channels, read_short, rewind, transcribe_in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
 from zipasr.recognizer.precision import checked_precision
+from zipasr.recognizer.search_choice import SearchChoice
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
-from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
+from zipasr.search.hotwords import Hotword, HotwordGraph
 from zipasr.search.hypothesis import FRAME_S, Hypothesis
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import (
-    NO_LANGUAGE_MODELS,
-    LanguageModels,
-    SearchConfig,
-    resolve_search,
-    resolve_streaming_search,
-)
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
 __all__ = ["FRAME_S", "AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
 
-_MAX_KEPT_GRAPHS = 32
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
 
@@ -99,11 +93,6 @@ class Recognizer:
         if tail_padding_frames < 0:
             raise ValueError(f"tail_padding_frames must be 0 or more, but is {tail_padding_frames}")
         self._chunks = chunks or ChunkConfig()
-        sizes = None
-        if chunks is not None or isinstance(scorer, OnnxStreamingModel):
-            sizes = sizes_of(scorer, self._chunks.chunk_frames_50hz, self._chunks.left_context_frames_50hz)
-            if not (self._chunks.simulate_streaming or isinstance(scorer, OnnxStreamingModel)):
-                sizes = None
         device = torch.device(device)
         self.engine = Engine(
             scorer=scorer,
@@ -114,14 +103,12 @@ class Recognizer:
             language_models=language_models,
             calibrations=dict(calibrations or {}),
             tail_padding_frames=tail_padding_frames,
-            chunk_sizes=sizes,
+            chunk_sizes=recording_sizes(scorer, chunks),
             use_true_times=use_true_times and scorer.has_ctc,
         )
-        self._requested_search = search or SearchConfig()
-        self._default_search = default_search
-        self._graphs: dict[tuple[str | Hotword, ...], HotwordGraph] = {}
         self.hotwords = tuple(hotwords)
-        self.search = self._resolved_search(self.hotword_graph())
+        self._choice = SearchChoice(self.engine, search or SearchConfig(), default_search)
+        self.search = self._choice.for_recordings(self.hotword_graph())
         self.long_recordings = long_recordings or LongRecordingConfig()
         self._detector: tuple[Detector | None] | None = None  # None: not created yet
 
@@ -287,16 +274,14 @@ class Recognizer:
             A result for each file, or each channel, in order. A file that cannot be read gives its error.
         """
 
-        def channels_of(path: str) -> Iterator[ReadChannel]:
-            return read_channels(
-                path,
-                channel=channel,
-                is_per_channel=is_per_channel,
-                audio_track=audio_track,
-                allow_damaged=allow_damaged,
-                max_s=self.long_recordings.max_piece_s,
-            )
-
+        channels_of = partial(
+            read_channels,
+            channel=channel,
+            is_per_channel=is_per_channel,
+            audio_track=audio_track,
+            allow_damaged=allow_damaged,
+            max_s=self.long_recordings.max_piece_s,
+        )
         return transcribe_in_batches(
             paths,
             channels_of=channels_of,
@@ -341,16 +326,9 @@ class Recognizer:
                 attention_rescoring; or a phrase cannot be written in the model's vocabulary.
         """
         graph = self.hotword_graph(hotwords)
-        search = resolve_streaming_search(
-            self._requested_search,
-            self.scorer,
-            language_models=self.language_models,
-            has_hotwords=graph is not None,
-            default=self._default_search,
-        )
         return Stream(
             self.engine,
-            search,
+            self._choice.for_streams(graph),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=graph,
@@ -386,7 +364,7 @@ class Recognizer:
             A transcript for each, in the order given; they do not depend on what else was given.
         """
         graph = self.hotword_graph(hotwords)
-        search = self._resolved_search(graph)
+        search = self._choice.for_recordings(graph)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:
@@ -395,25 +373,7 @@ class Recognizer:
         Raises:
             ConfigError: a phrase cannot be written in the model's vocabulary, or a boost is out of range.
         """
-        phrases = self.hotwords if hotwords is None else tuple(hotwords)
-        if not phrases:
-            return None
-        graph = self._graphs.get(phrases)
-        if graph is None:
-            graph = encode_hotwords(phrases, self.tokenizer, default_boost=self._requested_search.hotword_boost)
-            if len(self._graphs) >= _MAX_KEPT_GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
-            self._graphs[phrases] = graph
-        return graph
-
-    def _resolved_search(self, graph: HotwordGraph | None) -> SearchConfig:
-        return resolve_search(
-            self._requested_search,
-            self.scorer,
-            language_models=self.language_models,
-            has_hotwords=graph is not None,
-            default=self._default_search,
-        )
+        return self._choice.hotword_graph(self.hotwords if hotwords is None else tuple(hotwords))
 
     def encode(self, features: Sequence[Tensor]) -> Encoded:
         """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz; see `Engine.encode`."""
@@ -448,6 +408,21 @@ class Recognizer:
     def device(self) -> torch.device:
         """Device of the model."""
         return self.engine.device
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the encoder."""
+        return self.engine.precision
+
+    @property
+    def tail_padding_frames(self) -> int:
+        """Features of padding after every utterance at 100 Hz."""
+        return self.engine.tail_padding_frames
+
+    @property
+    def use_true_times(self) -> bool:
+        """Whether tokens get the times at which they were said; see `Engine.use_true_times`."""
+        return self.engine.use_true_times
 
     @property
     def language_models(self) -> LanguageModels:

@@ -107,7 +107,7 @@ class SearchConfig:
         if not 0 <= self.lm_scale < math.inf:
             raise ConfigError(f"lm_scale must be 0 or more, but is {self.lm_scale}")
         if not -math.inf < self.lodr_scale <= 0:
-            raise ConfigError(f"lodr_scale must be 0 or below, since that model is taken off, but is {self.lodr_scale}")
+            raise ConfigError(f"lodr_scale must be 0 or below, since that model is subtracted, but is {self.lodr_scale}")
         if not math.isfinite(self.blank_penalty):
             raise ConfigError(f"blank_penalty must be a finite number, but is {self.blank_penalty}")
         if not 0 < self.hotword_boost < math.inf:
@@ -176,7 +176,9 @@ def resolve_search(
     if has_lm and method not in _BEAM_METHODS:
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
     if language_models.subtracted is not None and not has_lm:
-        raise ConfigError("the n-gram of LODR is taken off a language model, but there is none; give one, or leave it out")
+        raise ConfigError(
+            "the n-gram of LODR is subtracted from a language model, but there is none; give one, or leave it out"
+        )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
     return config
