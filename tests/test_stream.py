@@ -284,8 +284,8 @@ def test_wrong_samples_leave_a_stream_as_it_was() -> None:
     stream, plain = recognizer.stream(), recognizer.stream()
     bad = samples[:100].copy()
     for value, cure in (
-        (np.nan, "leave it out"),
-        (np.inf, "leave it out"),
+        (np.nan, "drop it"),
+        (np.inf, "drop it"),
         (-12000, "if it is int16 as floats, divide by 32768"),
     ):
         bad[7] = value
