@@ -29,7 +29,7 @@ from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.profile import peak_bytes, start_of_peak
 from zipasr.recognizer import Recognizer, SearchConfig
-from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.recognizer.stitch import PlacedTranscript, stitch
 from zipasr.transcript import Transcript
 from zipasr.vad import Piece, SpeechDetector, split_recording
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from search import FRAMES_PER_TOKEN, SECONDS, best_time, find_penalty, sharpened_model, sound_features
 
+from zipasr.alignment.ctc import align_batch
 from zipasr.device import fast_matmul
 from zipasr.model import AsrModel, large, medium, small, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.search import ctc_greedy_search, greedy_search, modified_beam_search
-from zipasr.search.align import align_batch
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 import zipasr
+from zipasr.alignment.ctc import ctc_align
+from zipasr.alignment.word_times import align_hypotheses
 from zipasr.evaluate import read_cuts
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import FRAME_S, Recognizer
 from zipasr.search import Hypothesis, ctc_greedy_search, modified_beam_search
-from zipasr.search.align import ctc_align
-from zipasr.search.word_times import align_hypotheses
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Word, words_from_tokens
 

@@ -14,8 +14,9 @@ PACKAGE = Path(zipasr.__file__).parent
 ROWS = (
     ("cli",),
     ("recipes",),
-    ("serve", "export", "train", "evaluate", "prepare", "alignment"),
+    ("serve", "export", "train", "evaluate", "prepare"),
     ("recognizer", "data", "interop", "profile"),
+    ("alignment",),
     ("search", "presets"),
     ("model", "onnx_runtime", "lm", "vad"),
     ("heads",),

@@ -14,7 +14,7 @@ from zipasr.cli import main
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
 from zipasr.model import AsrModel
-from zipasr.onnx_runtime import OnnxModel, is_exported, load, load_exported
+from zipasr.onnx_runtime import OnnxModel, is_exported, load
 from zipasr.recognizer import Recognizer, SearchConfig
 
 
@@ -32,7 +32,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_scores_equal_those_of_pytorch(pair: tuple[AsrModel, Path]) -> None:
-    model, exported = pair[0], load_exported(pair[1])
+    model, exported = pair[0], load(pair[1]).scorer
     assert (exported.has_transducer, exported.has_ctc) == (model.has_transducer, model.has_ctc)
     assert (exported.blank_id, exported.context_size) == (model.blank_id, model.context_size)
     assert not exported.has_attention
@@ -49,7 +49,7 @@ def test_scores_equal_those_of_pytorch(pair: tuple[AsrModel, Path]) -> None:
 
 
 def test_predictor_and_joiner_equal_those_of_pytorch(pair: tuple[AsrModel, Path]) -> None:
-    model, exported = pair[0], load_exported(pair[1])
+    model, exported = pair[0], load(pair[1]).scorer
     if not model.has_transducer:
         pytest.skip("a CTC model has neither")
     contexts = torch.tensor([[-1, 0], [-1, -1], [5, 47], [0, 3]])
@@ -92,7 +92,7 @@ def test_transcripts_equal_those_of_pytorch(
 
 
 def test_what_a_head_cannot_do_is_refused(pair: tuple[AsrModel, Path]) -> None:
-    model, exported = pair[0], load_exported(pair[1])
+    model, exported = pair[0], load(pair[1]).scorer
     features, lens = torch.zeros(1, 50, 80), torch.tensor([50])
     if not model.has_transducer:
         with pytest.raises(ValueError, match="no transducer"):
@@ -126,7 +126,7 @@ def test_damage_is_found(pair: tuple[AsrModel, Path], tmp_path: Path) -> None:
 
 
 def test_graphs_that_are_none_are_refused(pair: tuple[AsrModel, Path]) -> None:
-    config = load_exported(pair[1]).config
+    config = load(pair[1]).scorer.config
     names = [name for name in vars(config.files).values() if name is not None]
     with pytest.raises(CheckpointError, match="must be an ONNX graph"):
         OnnxModel(config, dict.fromkeys(names, b"no graph"))

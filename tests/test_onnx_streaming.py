@@ -127,9 +127,9 @@ def test_other_chunks_and_windows_are_refused(pair: tuple[str, Path, Path]) -> N
         graphs.encode(torch.zeros(1, 50, 80), torch.tensor([50]), chunk_frames_50hz=-1)
     state = graphs.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
     with pytest.raises(ValueError, match=r"a window must be \(N, 45, 80\)"):
-        graphs.encode_streams(torch.zeros(1, 44, 80), torch.tensor([44]), [state])
+        graphs.encode_chunks(torch.zeros(1, 44, 80), torch.tensor([44]), [state])
     with pytest.raises(ValueError, match="a state for each of 2 windows"):
-        graphs.encode_streams(torch.zeros(2, 45, 80), torch.tensor([45, 45]), [state])
+        graphs.encode_chunks(torch.zeros(2, 45, 80), torch.tensor([45, 45]), [state])
 
 
 def test_graphs_of_whole_utterances_cannot_stream(pair: tuple[str, Path, Path], tmp_path: Path) -> None:
@@ -176,6 +176,6 @@ def test_a_model_that_hears_the_future_cannot_simulate_streaming(tmp_path: Path)
     config = causal_model().config
     encoder = dataclasses.replace(config.encoder, is_causal=False)  # type: ignore[type-var]
     model = AsrModel(dataclasses.replace(config, encoder=encoder)).eval()
-    with pytest.raises(ConfigError, match="Zipformer that hears the future"):
+    with pytest.raises(ConfigError, match="Zipformer that sees the future"):
         Recognizer(model, tiny_tokenizer(), chunks=CHUNKS)
     assert Recognizer(model, tiny_tokenizer()).transcribe(np.zeros(16_000, np.float32)).duration_s == 1.0

@@ -15,7 +15,7 @@ from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, 
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
 from zipasr.recognizer import FRAME_S, Hotword, LongRecordingConfig, Recognizer, SearchConfig
-from zipasr.recognizer.reading import to_transcript
+from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.confidence import Calibration, write_calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
@@ -81,13 +81,6 @@ def test_nothing_and_mixed_lengths() -> None:
 
 def test_silence_is_no_crash() -> None:
     assert isinstance(tiny_recognizer().transcribe(np.zeros(16_000, np.float32)).text, str)
-
-
-def test_features_give_the_same_as_samples() -> None:
-    recognizer = tiny_recognizer()
-    samples = noise(1.2)
-    (found,) = recognizer.transcribe_features([recognizer.fbank(samples)])
-    assert_same(found, recognizer.transcribe(samples))
 
 
 @pytest.mark.parametrize("use_true_times", [False, True])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.search.test_prior import ToyPrior
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
+from zipasr.alignment.word_times import emission_spans
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
@@ -28,7 +29,6 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import LanguageModels, make_prior, make_search
-from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
 
 METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam")
@@ -199,7 +199,7 @@ def test_streams_of_all_kinds_in_one_call() -> None:
         other.accept_waveform(noise(1.5))
         assert other.finish().text == stream.finish().text
     assert only_ctc.decode_streams(streams) == 0
-    with pytest.raises(ValueError, match="must be those of this recogniser"):
+    with pytest.raises(ValueError, match="must be those of this recognizer"):
         causal_recognizer().decode_streams(streams)
 
 
@@ -284,8 +284,8 @@ def test_wrong_samples_leave_a_stream_as_it_was() -> None:
     stream, plain = recognizer.stream(), recognizer.stream()
     bad = samples[:100].copy()
     for value, cure in (
-        (np.nan, "leave it out"),
-        (np.inf, "leave it out"),
+        (np.nan, "drop it"),
+        (np.inf, "drop it"),
         (-12000, "if it is int16 as floats, divide by 32768"),
     ):
         bad[7] = value
@@ -326,9 +326,9 @@ def test_an_end_is_an_end() -> None:
     stream = causal_recognizer().stream()
     stream.accept_waveform(noise(1.0))
     stream.input_finished()
-    with pytest.raises(RuntimeError, match="takes no more sound; begin another"):
+    with pytest.raises(RuntimeError, match="takes no more audio; start another"):
         stream.accept_waveform(noise(1.0))
-    with pytest.raises(RuntimeError, match="finished only once; begin another"):
+    with pytest.raises(RuntimeError, match="finished only once; start another"):
         stream.input_finished()
     last = stream.finish()
     assert last.text
@@ -416,7 +416,7 @@ def test_a_stream_keeps_nothing_of_its_company_and_little_of_its_past() -> None:
 
 
 def test_models_and_searches_that_cannot_stream() -> None:
-    with pytest.raises(ConfigError, match=r"causal Zipformer, but .*hears the future; train one with .*is_causal=true"):
+    with pytest.raises(ConfigError, match=r"causal Zipformer, but .*sees the future; train one with .*is_causal=true"):
         Recognizer(tiny_asr_model(), tiny_tokenizer()).stream()
     ablation = AblationConfig(has_nonlin_attention=False)
     with pytest.raises(ConfigError, match=r"this model cannot stream: .*; use transcribe"):

@@ -109,7 +109,7 @@ def tied_texts(run: Path, method: str, samples: np.ndarray) -> set[str]:
         return set()
     model = Recognizer.load(run, search=SearchConfig(method="beam", num_best=4), chunks=CHUNKS)
     ranked = model.find(model.encode([model.fbank(samples)]))[0]
-    scores = [hypothesis.normalised_score(model.scorer.context_size) for hypothesis in ranked]
+    scores = [hypothesis.normalized_score(model.scorer.context_size) for hypothesis in ranked]
     pairs = zip(ranked, scores, strict=True)
     return {model.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
 

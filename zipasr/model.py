@@ -158,13 +158,13 @@ class AsrModel(nn.Module):
         )
 
     def encode_chunk(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
-        """Encode the next chunk of N streams; see `Zipformer.stream`."""
-        return self._streaming_encoder().stream(features, lens, state)
+        """Encode the next chunk of N streams; see `Zipformer.encode_chunk`."""
+        return self._streaming_encoder().encode_chunk(features, lens, state)
 
-    def encode_streams(
+    def encode_chunks(
         self, features: Tensor, lens: Tensor, states: Sequence[StreamState]
     ) -> tuple[Encoded, list[StreamState]]:
-        """Encode the next window of streams that have a state each, in one batch; see `Zipformer.stream`.
+        """Encode the next chunk of streams that have a state each, in one batch; see `Zipformer.encode_chunk`.
 
         Args:
             features: (N, 2 C + 13, F) windows at 100 Hz.

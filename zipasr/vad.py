@@ -2,7 +2,7 @@
 
 Probabilities of speech come in windows of 32 ms (512 samples); a piece is (samples,) float32 with its place in the
 recording. Pieces begin and end in pauses where there are any; speech that goes on for longer is cut where it is quietest,
-and what lies about the cut is in both pieces, for `search.stitch` to join. Memory does not grow with the recording.
+and what lies about the cut is in both pieces, for `recognizer.stitch` to join. Memory does not grow with the recording.
 """
 
 import importlib.util

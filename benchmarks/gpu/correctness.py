@@ -331,7 +331,7 @@ def margin(reference: SearchReference, name: str, n: int, ours: Hypothesis, expe
     """
     model = reference.model
     if name == "beam 4":
-        return abs(ours.normalised_score(model.context_size) - expected.normalised_score(model.context_size))
+        return abs(ours.normalized_score(model.context_size) - expected.normalized_score(model.context_size))
     same = 0
     while (
         same < min(len(ours.ids), len(expected.ids))

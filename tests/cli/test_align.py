@@ -12,8 +12,8 @@ import zipasr
 from tests.audio.muxing import mux
 from tests.tiny_model import noise, save_tiny
 from tests.watchdog import WATCHDOG_S
-from zipasr.alignment import align_file
 from zipasr.cli import main
+from zipasr.recognizer import align_file
 from zipasr.transcript import FORMATS
 
 TEXTS = {"a": "The quick brown fox", "b": "jumps over the lazy dog"}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.train.tones import minute_config, minute_model, without_heads, write_cuts, write_tones
+from zipasr.alignment.emission import EmissionStats
 from zipasr.cli import main
 from zipasr.model import AsrModel
 from zipasr.search.comparison import ComparedSearch
 from zipasr.search.edits import ErrorRates, Errors
-from zipasr.search.emission import EmissionStats
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.emission import EmissionReport

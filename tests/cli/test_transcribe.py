@@ -168,7 +168,7 @@ def misuse_cases(folder: Path) -> dict[str, tuple[list[str], str]]:
         "a boost without hotwords": (["a.wav", "--hotword-boost", "2"], "--hotword-boost has no effect without --hotwords"),
         "a scale without a model": (["a.wav", "--lm-scale", "0.2"], "--lm-scale has no effect without --lm"),
         "an ARPA file of other words": (["a.wav", "--lm", "other.txt"], "that it cannot, such as straße"),
-        "an n-gram without its model": (["a.wav", "--lodr", "tokens.txt"], "taken off a language model"),
+        "an n-gram without its model": (["a.wav", "--lodr", "tokens.txt"], "subtracted from a language model"),
         "a model that the search cannot use": (["a.wav", "--lm", "tokens.txt", "--search", "greedy"], "cannot use"),
         "hotwords that the search cannot use": (
             ["a.wav", "--hotwords", "unwritable.txt", "--search", "ctc_greedy"],

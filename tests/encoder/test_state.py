@@ -96,7 +96,7 @@ def streamed(encoder: Zipformer, utterances: list[Tensor], chunk: int, left: int
             continue
         windows, lens = zip(*(window for i in chosen if (window := buffers[i].pop()) is not None), strict=True)
         state = StreamState.stack([states[i] for i in chosen])
-        encoded, state = encoder.stream(torch.stack(windows), torch.tensor(lens), state)
+        encoded, state = encoder.encode_chunk(torch.stack(windows), torch.tensor(lens), state)
         for i, frames, length, after in zip(chosen, encoded.frames, encoded.lens.tolist(), state.unstack(), strict=True):
             outputs[i].append(frames[:length])
             states[i] = after
@@ -148,7 +148,7 @@ def test_stream_equals_golden() -> None:
     with torch.no_grad():
         for c in range(7):
             window = golden["in.features"][:, 32 * c : 32 * c + 45]
-            encoded, state = encoder.stream(window, torch.tensor([45, 45]), state)
+            encoded, state = encoder.encode_chunk(window, torch.tensor([45, 45]), state)
             torch.testing.assert_close(encoded.frames, golden[f"out.chunk{c}"], rtol=0.0, atol=1.5e-4)
             assert encoded.lens.tolist() == [8, 8]
             assert state.processed_frames.tolist() == [16 * (c + 1)] * 2
@@ -224,7 +224,7 @@ def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> 
     outputs = []
     for c in range(num_steps):
         window = features[:, 16 * c : 16 * c + 29]
-        encoded, state = encoder.stream(window, torch.full((len(features),), 29), state)
+        encoded, state = encoder.encode_chunk(window, torch.full((len(features),), 29), state)
         outputs.append(encoded)
     return outputs, state
 
@@ -234,9 +234,9 @@ def test_neighbours_do_not_matter() -> None:
     features = seeded(3, 61, 20, dtype=torch.float64)
     alone, state = first_steps(ENCODER64, features[:1])
     _, other = first_steps(ENCODER64, 100.0 * features[1:], num_steps=1)
-    lonely, _ = ENCODER64.stream(features[:1, 32:], torch.tensor([29]), state)
+    lonely, _ = ENCODER64.encode_chunk(features[:1, 32:], torch.tensor([29]), state)
     windows = torch.cat([features[2:, 3:32], features[:1, 32:], features[1:2, 7:36]])
-    together, after = ENCODER64.stream(
+    together, after = ENCODER64.encode_chunk(
         windows, torch.tensor([0, 29, 20]), StreamState.stack([other.unstack()[0], state, other.unstack()[1]])
     )
     torch.testing.assert_close(together.frames[1], lonely.frames[0], rtol=0.0, atol=1e-11)
@@ -248,7 +248,7 @@ def test_neighbours_do_not_matter() -> None:
 
 def test_streams_that_hear_nothing_give_nothing() -> None:
     state = ENCODER.initial_state(2, chunk_frames_50hz=8, left_context_frames_50hz=16)
-    encoded, state = ENCODER.stream(torch.full((2, 29, 20), PADDING), torch.tensor([0, 8]), state)
+    encoded, state = ENCODER.encode_chunk(torch.full((2, 29, 20), PADDING), torch.tensor([0, 8]), state)
     assert encoded.lens.tolist() == [0, 0]
     assert encoded.frames.shape == (2, 4, 32) and encoded.frames.isfinite().all()
     assert state.processed_frames.tolist() == [0, 0]
@@ -260,11 +260,11 @@ def test_a_step_changes_nothing_that_it_was_given() -> None:
     given_tensors = [*state.to_flat(), features]
     before = [tensor.clone() for tensor in given_tensors]
     lens = torch.tensor([29, 20])
-    first, _ = ENCODER.stream(features[:, 32:], lens, state)
+    first, _ = ENCODER.encode_chunk(features[:, 32:], lens, state)
     for tensor, copy in zip(given_tensors, before, strict=True):
         assert torch.equal(tensor, copy)
     assert lens.tolist() == [29, 20]
-    assert torch.equal(ENCODER.stream(features[:, 32:], lens, state)[0].frames, first.frames)
+    assert torch.equal(ENCODER.encode_chunk(features[:, 32:], lens, state)[0].frames, first.frames)
 
 
 def test_layout_of_the_features_in_memory_does_not_matter() -> None:
@@ -382,7 +382,7 @@ def test_models_that_cannot_stream_are_refused() -> None:
     with pytest.raises(ValueError, match="only a causal Zipformer can stream"):
         conformer.encode_chunk(torch.zeros(1, 29, 80), torch.tensor([29]), state)
     with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
-        loud_encoder().train().stream(torch.zeros(1, 29, 20), torch.tensor([29]), state)
+        loud_encoder().train().encode_chunk(torch.zeros(1, 29, 20), torch.tensor([29]), state)
 
 
 @pytest.mark.parametrize(
@@ -399,14 +399,14 @@ def test_models_that_cannot_stream_are_refused() -> None:
 def test_windows_that_do_not_fit_are_refused(shape: tuple[int, ...], lens: list[int], message: str) -> None:
     state = ENCODER.initial_state(2, chunk_frames_50hz=8, left_context_frames_50hz=16)
     with pytest.raises(ValueError, match=message):
-        ENCODER.stream(torch.zeros(shape), torch.tensor(lens), state)
+        ENCODER.encode_chunk(torch.zeros(shape), torch.tensor(lens), state)
 
 
 def test_states_that_do_not_fit_are_refused() -> None:
     state = ENCODER.initial_state(1, chunk_frames_50hz=8, left_context_frames_50hz=16)
     other_model = Zipformer(small_config(is_causal=True, num_heads=(2, 2, 4, 2))).eval()
     with pytest.raises(ValueError, match="must come from a model of the same shape"):
-        other_model.stream(torch.zeros(1, 29, 20), torch.tensor([29]), state)
+        other_model.encode_chunk(torch.zeros(1, 29, 20), torch.tensor([29]), state)
     with pytest.raises(ValueError, match="at least one state"):
         StreamState.stack([])
     for chunk, left in ((16, 16), (8, 24)):

@@ -14,7 +14,7 @@ from zipasr.search.confidence import (
     Calibration,
     calibration_error,
     fit_calibration,
-    normalised_cross_entropy,
+    normalized_cross_entropy,
     read_calibrations,
     reliability,
     write_calibration,
@@ -66,7 +66,7 @@ def test_any_words_give_a_calibration_that_keeps_their_order(words: list[tuple[f
 def test_words_that_are_all_alike_give_a_finite_calibration(is_right: bool) -> None:
     calibration = fit_calibration([0.9] * 50, [is_right] * 50)
     assert (calibration.apply(0.9) > 0.9) == is_right
-    assert math.isnan(normalised_cross_entropy([0.9] * 50, [is_right] * 50))
+    assert math.isnan(normalized_cross_entropy([0.9] * 50, [is_right] * 50))
 
 
 def test_cross_entropy_by_its_definition() -> None:
@@ -74,10 +74,10 @@ def test_cross_entropy_by_its_definition() -> None:
     share = 0.5
     most = -len(is_right) * (share * math.log2(share) + (1 - share) * math.log2(1 - share))
     told = sum(math.log2(p if r else 1 - p) for p, r in zip(confidences, is_right, strict=True))
-    assert normalised_cross_entropy(confidences, is_right) == pytest.approx((most + told) / most)
-    assert normalised_cross_entropy([1.0, 0.0], [True, False]) == pytest.approx(1.0, abs=1e-4)
-    assert normalised_cross_entropy([0.5, 0.5], [True, False]) == pytest.approx(0.0)
-    assert normalised_cross_entropy([0.1, 0.9], [True, False]) < 0
+    assert normalized_cross_entropy(confidences, is_right) == pytest.approx((most + told) / most)
+    assert normalized_cross_entropy([1.0, 0.0], [True, False]) == pytest.approx(1.0, abs=1e-4)
+    assert normalized_cross_entropy([0.5, 0.5], [True, False]) == pytest.approx(0.0)
+    assert normalized_cross_entropy([0.1, 0.9], [True, False]) < 0
 
 
 def test_calibration_mends_confidence_that_misleads() -> None:
@@ -88,8 +88,8 @@ def test_calibration_mends_confidence_that_misleads() -> None:
     after = calibration_error(reliability(calibrated, is_right[1::2]))
     assert before > 0.2
     assert after < 0.05
-    better = normalised_cross_entropy(calibrated, is_right[1::2])
-    assert better > normalised_cross_entropy(confidences[1::2], is_right[1::2])
+    better = normalized_cross_entropy(calibrated, is_right[1::2])
+    assert better > normalized_cross_entropy(confidences[1::2], is_right[1::2])
 
 
 def test_reliability_curve_holds_every_word_once() -> None:

@@ -10,7 +10,7 @@ from tests.search.test_prior import ToyPrior
 from tests.search.test_strategy import Heads
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.search.default_search import SEARCH_FILE, read_default_search, write_default_search
-from zipasr.search.strategy import LanguageModels, SearchConfig, settled, settled_for_streams
+from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search, resolve_streaming_search
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -59,34 +59,34 @@ def test_damaged_file_names_the_cure(tmp_path: Path, content: str) -> None:
 def test_auto_follows_the_default_with_what_is_asked(
     asked: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    found = settled(SearchConfig(**asked), Heads(), default=SearchConfig(**default))
+    found = resolve_search(SearchConfig(**asked), Heads(), default=SearchConfig(**default))
     assert found == SearchConfig(**expected)
 
 
 @pytest.mark.parametrize(("method", "with_beam"), [("greedy", "beam"), ("ctc_greedy", "ctc_beam"), ("beam", "beam")])
 def test_auto_takes_the_beam_of_the_same_head_where_something_needs_it(method: Any, with_beam: str) -> None:
     default = SearchConfig(method=method)
-    assert settled(SearchConfig(), Heads(), has_hotwords=True, default=default).method == with_beam
+    assert resolve_search(SearchConfig(), Heads(), has_hotwords=True, default=default).method == with_beam
     models = LanguageModels(ToyPrior(5))
-    assert settled(SearchConfig(), Heads(), language_models=models, default=default).method == with_beam
+    assert resolve_search(SearchConfig(), Heads(), language_models=models, default=default).method == with_beam
 
 
 def test_default_that_the_heads_do_not_allow_is_passed_over() -> None:
     only_transducer = Heads(has_ctc=False)
-    assert settled(SearchConfig(), only_transducer, default=SearchConfig(method="ctc_greedy")).method == "beam"
+    assert resolve_search(SearchConfig(), only_transducer, default=SearchConfig(method="ctc_greedy")).method == "beam"
     only_ctc = Heads(has_transducer=False)
-    assert settled(SearchConfig(), only_ctc, default=SEVERAL).method == "ctc_greedy"
+    assert resolve_search(SearchConfig(), only_ctc, default=SEVERAL).method == "ctc_greedy"
 
 
 def test_what_does_not_go_together_is_refused_all_the_same() -> None:
     with pytest.raises(ConfigError, match="attention_scale has no effect"):
-        settled(SearchConfig(attention_scale=2.0), Heads(), default=SearchConfig(method="beam"))
+        resolve_search(SearchConfig(attention_scale=2.0), Heads(), default=SearchConfig(method="beam"))
 
 
 def test_streams_follow_it_too_but_for_rescoring() -> None:
-    assert settled_for_streams(SearchConfig(), Heads(), default=SEVERAL) == SEVERAL
+    assert resolve_streaming_search(SearchConfig(), Heads(), default=SEVERAL) == SEVERAL
     rescoring = SearchConfig(method="attention_rescoring", attention_scale=2.0)
-    found = settled_for_streams(SearchConfig(), Heads(has_attention=True), default=rescoring)
+    found = resolve_streaming_search(SearchConfig(), Heads(has_attention=True), default=rescoring)
     assert found == SearchConfig(method="ctc_beam")
 
 

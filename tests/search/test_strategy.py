@@ -13,7 +13,7 @@ from zipasr.search.greedy import greedy_search
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, settled
+from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, resolve_search
 
 
 class Heads(ToyScorer):
@@ -25,13 +25,13 @@ class Heads(ToyScorer):
 
 
 def test_auto_takes_the_best_that_the_heads_allow() -> None:
-    assert settled(SearchConfig(), Heads()).method == "beam"
-    assert settled(SearchConfig(), Heads(has_transducer=False)).method == "ctc_greedy"
-    assert settled(SearchConfig(), Heads(has_transducer=False, has_attention=True)).method == "attention_rescoring"
+    assert resolve_search(SearchConfig(), Heads()).method == "beam"
+    assert resolve_search(SearchConfig(), Heads(has_transducer=False)).method == "ctc_greedy"
+    assert resolve_search(SearchConfig(), Heads(has_transducer=False, has_attention=True)).method == "attention_rescoring"
     only_ctc = Heads(has_transducer=False)
-    assert settled(SearchConfig(), only_ctc, has_hotwords=True).method == "ctc_beam"
-    assert settled(SearchConfig(num_best=2), only_ctc).method == "ctc_beam"
-    assert settled(SearchConfig(), only_ctc, language_models=LanguageModels(ToyPrior(5))).method == "ctc_beam"
+    assert resolve_search(SearchConfig(), only_ctc, has_hotwords=True).method == "ctc_beam"
+    assert resolve_search(SearchConfig(num_best=2), only_ctc).method == "ctc_beam"
+    assert resolve_search(SearchConfig(), only_ctc, language_models=LanguageModels(ToyPrior(5))).method == "ctc_beam"
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,20 @@ def test_settings_out_of_range(fields: dict[str, Any], message: str) -> None:
     [
         ("greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
         ("ctc_greedy", {"language_models": LanguageModels(ToyPrior(5))}, "cannot use a language model"),
-        ("beam", {"language_models": LanguageModels(None, ToyPrior(5))}, "taken off a language model"),
+        ("beam", {"language_models": LanguageModels(None, ToyPrior(5))}, "subtracted from a language model"),
         ("ctc_greedy", {"has_hotwords": True}, "cannot use hotwords"),
     ],
 )
 def test_what_a_search_cannot_use_is_refused(method: Any, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        settled(SearchConfig(method=method), Heads(), **given)
+        resolve_search(SearchConfig(method=method), Heads(), **given)
 
 
 def test_several_symbols_a_frame_need_a_transducer() -> None:
     config = SearchConfig(max_symbols_per_frame=3)
-    assert settled(config, Heads()) == SearchConfig(method="beam", max_symbols_per_frame=3)
+    assert resolve_search(config, Heads()) == SearchConfig(method="beam", max_symbols_per_frame=3)
     with pytest.raises(ConfigError, match="max_symbols_per_frame has no effect on the search ctc_greedy"):
-        settled(config, Heads(has_transducer=False))
+        resolve_search(config, Heads(has_transducer=False))
 
 
 @pytest.mark.parametrize("num_symbols", [1, 2, 3])

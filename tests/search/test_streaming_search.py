@@ -24,12 +24,12 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.label_tree import LabelNode
 from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
-from zipasr.search.resumable import ResumableSearch, search_all
-from zipasr.search.strategy import SearchConfig, make_prior, make_search, settled_for_streams
+from zipasr.search.resumable import AnySearch, search_all
+from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_streaming_search
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
-SEARCHES: dict[str, Callable[[ToyScorer], ResumableSearch]] = {
+SEARCHES: dict[str, Callable[[ToyScorer], AnySearch]] = {
     "beam": lambda scorer: BeamSearch(scorer, unk_id=1, temperature=1.3),
     "beam of 1": lambda scorer: BeamSearch(scorer, beam=1, blank_penalty=0.5),
     "beam, 2 a frame": lambda scorer: BeamSearch(scorer, unk_id=1, max_symbols_per_frame=2),
@@ -128,7 +128,7 @@ def test_streams_of_a_batch_have_their_own_hotwords(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_segments_joined_are_the_whole_where_one_path_is_followed(search: ResumableSearch, seed: int) -> None:
+def test_segments_joined_are_the_whole_where_one_path_is_followed(search: AnySearch, seed: int) -> None:
     """The labels before a restart are still heard, and none of them is told twice."""
     encoded = toy_encoded([40], VOCAB, seed=seed, blank_bonus=1.0)
     encoded.frames[0, 7:12, 3] += 20.0  # a label that lasts over a restart
@@ -242,19 +242,19 @@ def test_wrong_states(name: str) -> None:
 
 
 def test_what_ctc_greedy_cannot_use() -> None:
-    search: ResumableSearch = CtcGreedySearch(ToyScorer(VOCAB))
+    search: AnySearch = CtcGreedySearch(ToyScorer(VOCAB))
     with pytest.raises(ValueError, match="neither hotwords nor language models"):
         search.start(GRAPH)
 
 
 def test_the_searches_of_streams() -> None:
-    assert settled_for_streams(SearchConfig(), Heads()).method == "beam"
+    assert resolve_streaming_search(SearchConfig(), Heads()).method == "beam"
     rescorable = Heads(has_transducer=False, has_attention=True)
-    assert settled_for_streams(SearchConfig(), rescorable).method == "ctc_beam"
+    assert resolve_streaming_search(SearchConfig(), rescorable).method == "ctc_beam"
     with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        settled_for_streams(SearchConfig(method="attention_rescoring"), rescorable)
+        resolve_streaming_search(SearchConfig(method="attention_rescoring"), rescorable)
     with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
-        settled_for_streams(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
+        resolve_streaming_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
     kinds = {"beam": BeamSearch, "greedy": GreedySearch, "ctc_greedy": CtcGreedySearch, "ctc_beam": CtcPrefixSearch}
     for method, kind in kinds.items():
         config = dataclasses.replace(SearchConfig(), method=method)

@@ -24,7 +24,7 @@ from zipasr.serve import ServeConfig, Service
 
 
 def offline_recognizer() -> Recognizer:
-    """One that hears the future; it cuts long recordings in windows, without a detector to load."""
+    """One that sees the future; it cuts long recordings in windows, without a detector to load."""
     return Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=LongRecordingConfig(use_vad=False))
 
 

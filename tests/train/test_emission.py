@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from tests.search.toy_scorer import ToyScorer
 from tests.train.tones import minute_config, without_heads
+from zipasr.alignment.emission import EmissionStats
 from zipasr.data.batching import Batch
 from zipasr.losses.lattice import LatticeKind
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.search.comparison import ComparedSearch
 from zipasr.search.edits import ErrorRates, Errors
-from zipasr.search.emission import EmissionStats
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.emission import EmissionReport, diagnose_emission

@@ -49,9 +49,9 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Align the recordings one after the other and print or write each as soon as it is done."""
-    from zipasr.alignment import align_file, read_text
     from zipasr.errors import AudioError, DataError
     from zipasr.recognizer import Recognizer
+    from zipasr.recognizer.file_alignment import align_file, read_text
     from zipasr.transcript import FORMATS
 
     targets = _targets(args)

@@ -68,8 +68,8 @@ class WindowBuffer:
         """Take the next window.
 
         Returns:
-            The window (2 C + 13, F) and how many of its features are sound, the `lens` of `Zipformer.stream`; None if more
-            features must come first, or if the stream is finished and empty.
+            The window (2 C + 13, F) and how many of its features are audio, the `lens` of `Zipformer.encode_chunk`; None if
+            more features must come first, or if the stream is finished and empty.
         """
         if not self.is_ready:
             return None

@@ -297,7 +297,7 @@ class Zipformer(nn.Module):
         processed_frames = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
         return StreamState.from_flat([*tensors, processed_frames], chunk_frames_50hz=chunk_frames_50hz)
 
-    def stream(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
+    def encode_chunk(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
         """Encode the next chunk of N streams; `encoder.window.WindowBuffer` cuts features into the windows it takes.
 
         The valid frames of a stream, chunk after chunk, are those that `forward` gives with the same chunk and left context
@@ -316,10 +316,10 @@ class Zipformer(nn.Module):
             ValueError: training mode; shapes, window and state do not fit each other or the model.
         """
         self._check_window(features, lens, state)
-        return self.step(features, lens, state)
+        return self.encode_chunk_unchecked(features, lens, state)
 
-    def step(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
-        """`stream` without the checks, tensor operations only, for what traces it."""
+    def encode_chunk_unchecked(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
+        """`encode_chunk` without its checks: tensor operations only, so that it can be traced."""
         num_valid = frontend.output_lengths(lens).clamp(max=state.chunk_frames_50hz)
         embed_past, layer_pasts = state.pasts()
         frames = self.frontend(features, embed_past)

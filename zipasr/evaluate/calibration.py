@@ -14,7 +14,7 @@ from zipasr.search.confidence import (
     ReliabilityBin,
     calibration_error,
     fit_calibration,
-    normalised_cross_entropy,
+    normalized_cross_entropy,
     reliability,
     write_calibration,
 )
@@ -112,7 +112,7 @@ def _quality(words: Sequence[tuple[float, bool]]) -> ConfidenceQuality:
     confidences, is_right = _columns(words)
     curve = tuple(reliability(confidences, is_right))
     return ConfidenceQuality(
-        normalised_cross_entropy=normalised_cross_entropy(confidences, is_right),
+        normalised_cross_entropy=normalized_cross_entropy(confidences, is_right),
         calibration_error=calibration_error(curve),
         curve=curve,
     )

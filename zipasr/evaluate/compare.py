@@ -45,7 +45,7 @@ def compare_searches(
             encoded = recognizer.encode([features[i] for i in batch])
             comparison.add(encoded, [group[i][2] for i in batch], rewrite=rewrite)
         heard = {i for batch in batches for i in batch}
-        comparison.add_unheard([text for i, (_, _, text) in enumerate(group) if i not in heard], rewrite=rewrite)
+        comparison.add_skipped([text for i, (_, _, text) in enumerate(group) if i not in heard], rewrite=rewrite)
     if not num_utterances:
         raise DataError("there must be an utterance to compare searches on, but none can be read; check the cuts")
     return comparison.results()

@@ -68,7 +68,7 @@ class StreamingModel(nn.Module):
         """Map (N, 2 C + 13, F), the published states and (N,) lengths to (N, C / 2, J or V) and the states afterwards."""
         *states, lens = states_and_lens
         state = StreamState.from_flat(from_published(states), chunk_frames_50hz=self.chunk_frames_50hz)
-        encoded, after = self.encoder.step(x, lens, state)
+        encoded, after = self.encoder.encode_chunk_unchecked(x, lens, state)
         return (self.head(encoded.frames), *to_published(after.to_flat()))
 
 

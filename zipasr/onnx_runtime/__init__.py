@@ -5,7 +5,7 @@ the tokenizer and `export.json`, which says what they are. Where a model has bot
 are read inside of the encoder's graph, so that one run of the encoder serves both.
 """
 
-from zipasr.onnx_runtime.folder import Exported, is_exported, load, load_exported, open_graphs
+from zipasr.onnx_runtime.folder import Exported, is_exported, load, open_graphs
 from zipasr.onnx_runtime.layout import EXPORT_FILE, HIDDEN_FRAMES, VALID_FEATURES, ExportedConfig, ExportedFiles, Precision
 from zipasr.onnx_runtime.model import OnnxModel
 from zipasr.onnx_runtime.session import INSTALL, open_session
@@ -25,7 +25,6 @@ __all__ = [
     "Precision",
     "is_exported",
     "load",
-    "load_exported",
     "open_graphs",
     "open_session",
 ]

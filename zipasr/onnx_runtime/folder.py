@@ -58,8 +58,3 @@ def open_graphs(config: ExportedConfig, graphs: Mapping[str, bytes], *, num_thre
     """The model of graphs that are in memory; see `OnnxModel`."""
     kind = OnnxModel if config.chunk_frames_50hz is None else OnnxStreamingModel
     return kind(config, graphs, num_threads=num_threads)
-
-
-def load_exported(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> OnnxModel:
-    """The model of an exported folder; see `load`."""
-    return load(folder, num_threads=num_threads).scorer

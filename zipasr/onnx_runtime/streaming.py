@@ -67,17 +67,17 @@ class OnnxStreamingModel(OnnxModel):
             )
         )
 
-    def encode_streams(
+    def encode_chunks(
         self, features: Tensor, lens: Tensor, states: Sequence[OnnxStreamState]
     ) -> tuple[Encoded, list[OnnxStreamState]]:
-        """Encode the next window of every stream in one batch; see `AsrModel.encode_streams`."""
+        """Encode the next chunk of every stream in one batch; see `AsrModel.encode_chunks`."""
         if len(states) != len(features):
             raise ValueError(f"there must be a state for each of {len(features)} windows, but there are {len(states)}")
         arrays = [
             np.concatenate(parts, axis) if len(states) > 1 else parts[0]
             for axis, parts in zip(self._stream_axes, zip(*(state.arrays for state in states), strict=True), strict=True)
         ]
-        encoded, after = self._step(features, lens, arrays)
+        encoded, after = self._encode(features, lens, arrays)
         # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
         split = [
             [part.copy() for part in np.split(array, len(states), axis)]
@@ -112,12 +112,14 @@ class OnnxStreamingModel(OnnxModel):
         frames = []
         for start in range(0, num_chunks * hop, hop):
             window = padded[:, start : start + self.window_frames]
-            encoded, arrays = self._step(window, (lens - start).clamp(0, self.window_frames), arrays)
+            encoded, arrays = self._encode(window, (lens - start).clamp(0, self.window_frames), arrays)
             frames.append(encoded.frames)
         lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
         return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
 
-    def _step(self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]) -> tuple[Encoded, tuple[np.ndarray, ...]]:
+    def _encode(
+        self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]
+    ) -> tuple[Encoded, tuple[np.ndarray, ...]]:
         """Frames (N, C / 2, D) of a window with their lengths, and the memory afterwards."""
         expected = (self.window_frames, self.config.features.num_mel_bins)
         if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:

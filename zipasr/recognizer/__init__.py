@@ -1,18 +1,13 @@
-"""`Recognizer` and `Stream`: recordings or sound as it comes in, transcripts out; all that an application needs."""
+"""`Recognizer` and `Stream`: recordings or live audio in, transcripts out; all that an application needs."""
 
 from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
+from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule
+from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
+from zipasr.recognizer.file_alignment import align_file, align_text
 from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
-from zipasr.recognizer.recognizer import (
-    FRAME_S,
-    TAIL_PADDING_FRAMES,
-    AudioSource,
-    Hotword,
-    Recognizer,
-    SearchConfig,
-    load,
-)
-from zipasr.recognizer.stream import EndpointConfig, EndpointRule, Stream
+from zipasr.recognizer.recognizer import FRAME_S, AudioSource, Hotword, Recognizer, SearchConfig, load
+from zipasr.recognizer.stream import Stream
 
 __all__ = [
     "FRAME_S",
@@ -22,11 +17,14 @@ __all__ = [
     "ChunkSizes",
     "EndpointConfig",
     "EndpointRule",
+    "Engine",
     "FileResult",
     "Hotword",
     "LongRecordingConfig",
     "Recognizer",
     "SearchConfig",
     "Stream",
+    "align_file",
+    "align_text",
     "load",
 ]

@@ -1,29 +1,34 @@
-"""The chunks in which a causal model hears sound: which it can have, and which are asked for.
+"""The chunks in which a causal model encodes audio: the sizes that it supports, and the configured ones.
 
-A chunk is so many frames at 50 Hz, which are encoded at once; the left context is what attention sees before them.
+A chunk is a number of frames at 50 Hz that are encoded at once; the left context is the frames before it that attention
+sees.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, cast
+
+from torch import Tensor
 
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
+from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.search.scorer import Scorer
 
 STREAM_TAIL_FRAMES = 30
-"""Padding at 100 Hz after the sound that counts as sound: causal models emit late, and without it the last word is lost. As
-published (`streaming_decode.py`, where 13 more fill the last window)."""
+"""Padding at 100 Hz after the audio that counts as audio: causal models emit late, and without it the last word is lost. As
+published (`streaming_decode.py`, with 13 more to fill the last window)."""
 MS_PER_FRAME_50HZ = 20.0
 _MAX_CHUNK_MS = 600_000
+EncoderState = TypeVar("EncoderState")
 _CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
 
 
 class ChunkSizes(NamedTuple):
-    """What is encoded at once and what is seen before it, in frames at 50 Hz."""
+    """Size of a chunk and of its left context, in frames at 50 Hz."""
 
     chunk: int
     left_context: int
@@ -31,35 +36,51 @@ class ChunkSizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
-    """In which chunks a recogniser hears."""
+    """The chunks in which a recognizer encodes streams."""
 
     chunk_frames_50hz: int | None = None
-    """Frames that are encoded at once: more wait longer and are heard better. None: of the sizes that the model was trained
-    with the one nearest to 32, 0.64 s."""
+    """Frames that are encoded at once: more of them mean higher latency and fewer errors. None: the size nearest to 32,
+    0.64 s, with which the model was trained."""
     left_context_frames_50hz: int | None = None
-    """Frames before a chunk that attention sees, a multiple of the chunk. None: of those that the model was trained with the
-    one nearest to 128."""
+    """Frames before a chunk that attention sees, a multiple of the chunk. None: the number nearest to 128 with which the
+    model was trained."""
     simulate_streaming: bool = False
-    """Whether whole recordings are heard in chunks too, so that the recogniser says of them what a stream would. Graphs that
-    hear chunks do nothing else."""
+    """Whether whole recordings are encoded in chunks too, so that the result is that of a stream. Streaming graphs always
+    do so."""
 
 
-def streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
-    """The model as one that can stream.
+class StreamingEncoder(Protocol[EncoderState]):
+    """An encoder of chunks: `AsrModel` with a causal Zipformer, or `OnnxStreamingModel`."""
+
+    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> EncoderState:
+        """The state of streams before their first chunk."""
+
+    def encode_chunks(
+        self, features: Tensor, lens: Tensor, states: Sequence[EncoderState]
+    ) -> tuple[Encoded, list[EncoderState]]:
+        """Encode the next chunk of every stream in one batch: its frames, and the states for the chunks after it."""
+
+
+def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
+    """The encoder of a model that can stream. It takes back only states that it returned itself.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the model cannot stream.
     """
+    return cast(StreamingEncoder[object], _streaming_model(scorer))
+
+
+def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
     if not isinstance(scorer, AsrModel):
         raise ConfigError(
-            "a stream needs graphs that hear chunks, but these hear whole utterances; export a causal model with "
+            "a stream needs graphs that encode chunks, but these encode whole utterances; export a causal model with "
             "--chunk-ms, or use transcribe"
         )
     encoder = scorer.config.encoder
     if not isinstance(encoder, ZipformerConfig) or not encoder.is_causal:
-        name = "Zipformer that hears the future" if isinstance(encoder, ZipformerConfig) else encoder.kind
+        name = "Zipformer that sees the future" if isinstance(encoder, ZipformerConfig) else encoder.kind
         raise ConfigError(
             f"a stream needs a causal Zipformer, but this model is a {name}; train one with --set "
             "model.encoder.is_causal=true, or use transcribe"
@@ -68,29 +89,43 @@ def streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
 
 
 def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> ChunkSizes:
-    """The chunk and left context in which a model is to hear: as asked, or what suits it.
+    """The chunk and left context of a model: the requested ones, or its defaults.
 
     Raises:
-        ConfigError: it cannot stream, or not so.
+        ConfigError: the model cannot stream, or not with these sizes.
     """
-    model = streaming_model(scorer)
+    model = _streaming_model(scorer)
     if isinstance(model, AsrModel):
         assert isinstance(model.config.encoder, ZipformerConfig)
         return choose_sizes(model.config.encoder, chunk, left_context)
     own = ChunkSizes(model.chunk_frames_50hz, model.left_context_frames_50hz)
     if (chunk or own.chunk, left_context or own.left_context) != own:
         raise ConfigError(
-            f"these graphs hear chunks of {own.chunk} frames at 50 Hz with {own.left_context} before them, but "
-            f"{chunk or own.chunk} with {left_context or own.left_context} are asked for; export the model with those"
+            f"these graphs encode chunks of {own.chunk} frames at 50 Hz with {own.left_context} before them, but "
+            f"{chunk or own.chunk} with {left_context or own.left_context} were requested; export the model with those"
         )
     return own
+
+
+def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:
+    """The chunk and left context in which whole recordings are encoded; None: each as a whole.
+
+    Raises:
+        ConfigError: the model does not support the configured chunks.
+    """
+    is_chunked = isinstance(scorer, OnnxStreamingModel)
+    if chunks is None and not is_chunked:
+        return None
+    config = chunks or ChunkConfig()
+    sizes = sizes_of(scorer, config.chunk_frames_50hz, config.left_context_frames_50hz)
+    return sizes if config.simulate_streaming or is_chunked else None
 
 
 def frames_50hz(duration_ms: int, *, name: str) -> int:
     """Frames at 50 Hz of a duration in ms.
 
     Raises:
-        ConfigError: it is no positive multiple of a frame, or longer than anybody waits; `name` is what the user calls it.
+        ConfigError: the duration is not a positive multiple of a frame, or too long; `name` is what the user calls it.
     """
     if duration_ms <= 0 or duration_ms % int(MS_PER_FRAME_50HZ):
         raise ConfigError(
@@ -102,10 +137,10 @@ def frames_50hz(duration_ms: int, *, name: str) -> int:
 
 
 def choose_sizes(config: ZipformerConfig, chunk: int | None, left_context: int | None) -> ChunkSizes:
-    """The chunk and left context of a stream in frames at 50 Hz: as asked, or of those trained with the usual ones.
+    """The chunk and left context of a stream in frames at 50 Hz: the requested sizes, or the usual ones of those trained.
 
     Raises:
-        ConfigError: the encoder cannot have them.
+        ConfigError: the encoder does not support these sizes.
     """
     step = math.lcm(2, *config.downsample)  # 2: the last Downsample
     trained = [size for size in config.chunk_frames_50hz if size > 0 and size % step == 0]

@@ -1,82 +1,126 @@
-"""Many files, their transcripts in order: short ones that follow each other in batches, long ones by themselves, and the
-errors of those that cannot be read."""
+"""Files in, their transcripts out in the same order: short ones that follow each other in batches, long ones one by one, and
+the errors of those that cannot be read."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
-from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.errors import AudioError
 from zipasr.transcript import Transcript
 
 _BATCH_S = 60.0
-"""Sound of short recordings that are transcribed together; whoever waits for the first line waits for so much."""
+"""Audio of short recordings that are transcribed together; the first result comes after this much audio."""
 
 
 class FileResult(NamedTuple):
-    """What came of one recording, or of one channel of it."""
+    """The result of one recording, or of one channel of it."""
 
     path: str
     transcript: Transcript | None
-    """None if it could not be read."""
+    """None if the recording could not be read."""
     error: AudioError | None = None
-    """Why."""
+    """The reason why it could not be read."""
 
 
 class ReadChannel(NamedTuple):
     """A channel of a recording as it is read."""
 
     channel: int | None
-    """Which one; None: all of them, mixed."""
+    """Index of the channel; None: all of them, mixed."""
     samples: np.ndarray | None
     """All samples of a short recording; None: it is long."""
     blocks: Iterator[np.ndarray]
     """The blocks of a long one."""
 
 
-def in_batches(
+def read_short(blocks: Iterator[np.ndarray], *, max_s: float) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+    """All samples of a recording of at most `max_s`; of a longer one None and its blocks, from the first on."""
+    read: list[np.ndarray] = []
+    num_samples = 0
+    for block in blocks:
+        read.append(block)
+        num_samples += len(block)
+        if num_samples > max_s * SAMPLE_RATE_HZ:
+            return None, itertools.chain(read, blocks)
+    return np.concatenate(read) if read else np.zeros(0, np.float32), iter(())
+
+
+def read_channels(
+    path: str,
+    *,
+    channel: int | None,
+    is_per_channel: bool,
+    audio_track: int | None,
+    allow_damaged: bool,
+    max_s: float,
+) -> Iterator[ReadChannel]:
+    """What to transcribe of a file: each channel as soon as it is read; arguments as in `Recognizer.transcribe_files`.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    with rereadable(path) if is_per_channel else nullcontext(path) as source:
+        channels: Iterable[int | None] = [channel]
+        if is_per_channel:
+            channels = range(num_channels(source, audio_track=audio_track, allow_damaged=allow_damaged))
+        for one in channels:
+            rewind(source)
+            blocks = read_blocks(source, channel=one, audio_track=audio_track, allow_damaged=allow_damaged)
+            yield ReadChannel(one, *read_short(blocks, max_s=max_s))
+
+
+def rewind(source: object) -> None:
+    """Go back to the start of a source that has a position."""
+    if hasattr(source, "seek"):
+        source.seek(0)
+
+
+def transcribe_in_batches(
     paths: Iterable[str | os.PathLike[str]],
     *,
-    read_channels: Callable[[str], Iterable[ReadChannel]],
+    channels_of: Callable[[str], Iterable[ReadChannel]],
     transcribe_many: Callable[[Sequence[np.ndarray]], Sequence[Transcript]],
     transcribe_long: Callable[[Iterator[np.ndarray]], Transcript],
 ) -> Iterator[FileResult]:
-    """Transcribe files.
+    """The results of files, in their order.
 
     Args:
-        paths: files, in the order of the results.
-        read_channels: what is to be transcribed of a file; raises AudioError where it cannot be read.
+        paths: the files.
+        channels_of: what to transcribe of a file; raises AudioError if the file cannot be read.
         transcribe_many: a transcript for each of some short recordings.
-        transcribe_long: the transcript of a long one; raises AudioError where its blocks cannot be read to the end.
+        transcribe_long: the transcript of a long one; raises AudioError if its blocks cannot be read to the end.
     """
-    waiting: list[tuple[FileResult, np.ndarray | None]] = []  # short ones, and errors that keep their place
+    waiting: list[tuple[FileResult, np.ndarray | None]] = []  # short recordings, and errors, which keep their order
     for path in paths:
         name = os.fspath(path)
         try:
-            for read in read_channels(name):
+            for read in channels_of(name):
                 if read.samples is not None:
                     waiting.append((FileResult(name, Transcript("", channel=read.channel)), read.samples))
                     continue
-                yield from _finished(waiting, transcribe_many)
+                yield from _transcribe_waiting(waiting, transcribe_many)
                 waiting = []
                 transcript = transcribe_long(read.blocks)
                 yield FileResult(name, dataclasses.replace(transcript, channel=read.channel))
         except AudioError as error:
             waiting.append((FileResult(name, None, error), None))
         if sum(len(samples) for _, samples in waiting if samples is not None) >= _BATCH_S * SAMPLE_RATE_HZ:
-            yield from _finished(waiting, transcribe_many)
+            yield from _transcribe_waiting(waiting, transcribe_many)
             waiting = []
-    yield from _finished(waiting, transcribe_many)
+    yield from _transcribe_waiting(waiting, transcribe_many)
 
 
-def _finished(
+def _transcribe_waiting(
     waiting: Sequence[tuple[FileResult, np.ndarray | None]],
     transcribe_many: Callable[[Sequence[np.ndarray]], Sequence[Transcript]],
 ) -> Iterator[FileResult]:
-    """Transcribe those that wait, each with its channel noted already."""
+    """The results of the recordings that wait; the channel of each is in its result already."""
     transcripts = iter(transcribe_many([samples for _, samples in waiting if samples is not None]))
     for result, samples in waiting:
         if samples is None or result.transcript is None:

@@ -1,7 +1,7 @@
-"""A recording of any length in blocks, its transcript out: cut into pieces, transcribed in batches, stitched together.
+"""A recording of any length, in blocks -> its transcript: cut into pieces, transcribed in batches, stitched together.
 
-Memory is that of a few pieces, whatever the length, and of the transcript; what is transcribed of an hour does not depend
-on the hours around it.
+Memory holds a few pieces, whatever the length, and the transcript. The transcript of one hour does not depend on the hours
+around it.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
-from zipasr.search.stitch import PlacedTranscript, stitch
+from zipasr.recognizer.stitch import PlacedTranscript, stitch
 from zipasr.transcript import Token, Transcript
 from zipasr.vad import Detector, Piece, SpeechDetector, VadConfig, split_recording
 
 _GROUP_S = 600.0
-"""Sound of pieces that are transcribed together: sorted by length they make full batches. It takes 38 MB."""
+"""Audio of pieces that are transcribed together, 38 MB: sorted by length they make full batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class LongRecordingConfig:
     """Recordings up to this length are transcribed whole, longer ones in pieces of at most this length. About the longest
     utterance that a model is usually trained on; attention costs the square of it."""
     overlap_s: float = 4.0
-    """What two pieces share, at most, where speech had to be cut."""
+    """Audio that two pieces share, at most, where speech had to be cut."""
     use_vad: bool | None = None
-    """Whether to cut in pauses and leave silence out, which needs the extra `vad`; without, pieces are windows that
-    overlap. None: where that is installed."""
+    """Whether to cut in pauses and drop silence, which needs the extra `vad`; otherwise pieces are overlapping windows.
+    None: yes if the extra is installed."""
     vad: VadConfig = dataclasses.field(default_factory=VadConfig)
-    """When sound counts as speech."""
+    """When audio counts as speech."""
 
     def __post_init__(self) -> None:
         if not self.overlap_s >= 0:
@@ -47,10 +47,10 @@ class LongRecordingConfig:
             )
 
     def detector(self) -> Detector | None:
-        """What finds speech, or None for windows.
+        """The detector of speech, or None for windows.
 
         Raises:
-            ConfigError: it is asked for and not installed.
+            ConfigError: voice activity detection was requested and is not installed.
         """
         if self.use_vad is False:
             return None
@@ -68,18 +68,18 @@ def transcribe_blocks(
     on_progress: Callable[[float], None] | None = None,
     on_text: Callable[[str, Sequence[Token]], None] | None = None,
 ) -> Transcript:
-    """Transcribe a recording of any length.
+    """The transcript of a recording of any length.
 
     Args:
         blocks: consecutive samples (samples,) float32 at 16 kHz.
-        transcribe_many: a transcript for each of some pieces, in order; they are taken one by one.
-        config: how to cut.
+        transcribe_many: a transcript for each of some pieces, in order; they are read one by one.
+        config: how to cut the recording.
         detector: finds speech; None: windows.
-        joiner: what stands between words.
-        on_progress: called with the seconds of the recording that are done, whenever some more are.
-        on_text: called with each further stretch of the text as soon as it is certain; see `stitch`.
+        joiner: separator of words.
+        on_progress: called with the seconds of the recording that are done, after each group of pieces.
+        on_text: called with each further part of the text as soon as it is final; see `stitch`.
     Returns:
-        The transcript, with times in the recording and without alternatives, which do not combine over pieces.
+        The transcript, with times in the recording and without alternatives, which cannot be combined across pieces.
     """
     num_samples = 0
 

@@ -1,4 +1,4 @@
-"""What a recogniser is made of, read from disk: the model, trained here or exported, and language models."""
+"""The parts of a recognizer, read from disk: the model, trained here or exported, and language models."""
 
 import os
 from pathlib import Path
@@ -6,43 +6,42 @@ from typing import NamedTuple
 
 import torch
 
+from zipasr import onnx_runtime
 from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import FbankConfig
 from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import is_exported
-from zipasr.onnx_runtime import load as load_exported
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels
 from zipasr.tokenizer import Tokenizer
 
 
 class OpenedModel(NamedTuple):
-    """A model with what belongs to it."""
+    """A model with the files that belong to it."""
 
     scorer: Scorer
     """The model, on its device."""
     tokenizer: Tokenizer
-    """The one it was trained with."""
+    """The tokenizer that the model was trained with."""
     features: FbankConfig
-    """What it listens to."""
+    """Configuration of its features."""
     device: torch.device
-    """Where it is."""
+    """Device of the model."""
     folder: Path
-    """Where it was read from; calibrations lie there."""
+    """Folder that it was read from, which also holds calibrations and the default search."""
 
 
 def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
-    """Open a model, whether trained here or exported.
+    """The model of a folder, trained here or exported.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
         ConfigError: this machine has no such device, or exported graphs cannot run there.
     """
-    if is_exported(folder):
+    if onnx_runtime.is_exported(folder):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
-        exported = load_exported(folder)
+        exported = onnx_runtime.load(folder)
         return OpenedModel(*exported, torch.device("cpu"), Path(folder))
     chosen, path = select_device(device), resolve_model_folder(folder)
     model, tokenizer = AsrModel.load(path)
@@ -52,10 +51,10 @@ def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
 def open_language_models(
     lm: str | os.PathLike[str] | None, lodr: str | os.PathLike[str] | None, tokenizer: Tokenizer, device: torch.device
 ) -> LanguageModels:
-    """Open a language model and an n-gram to take off it; see `Recognizer.load`."""
+    """A language model and an n-gram to subtract from it; see `Recognizer.load`."""
     if lm is None and lodr is None:
         return NO_LANGUAGE_MODELS
-    from zipasr.lm import load_language_model, load_token_ngram  # most uses need none; reading ARPA takes a package
+    from zipasr.lm import load_language_model, load_token_ngram  # rarely needed; reading ARPA takes a package
 
     return LanguageModels(
         load_language_model(lm, tokenizer, device=device) if lm is not None else None,

@@ -1,4 +1,4 @@
-"""In which precision a recognizer encodes: whether its model can, and frames (N, T, D) at 25 Hz that came out usable."""
+"""Precision of the encoder: a check that model and device support it, and of the frames (N, T, D) at 25 Hz it computes."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from zipasr.search.scorer import Scorer
 
 
 def checked_precision(precision: Precision, scorer: Scorer, device: torch.device) -> Precision:
-    """The precision, if a model can encode in it on a device.
+    """The precision, after a check that a model can encode in it on a device.
 
     Raises:
         ConfigError: there is no such precision, the device cannot compute in it, or the model is an exported graph, whose
@@ -29,7 +29,7 @@ def checked_frames(encoded: Encoded, precision: Precision) -> Encoded:
     """Encoder frames as float32, which heads and searches compute in.
 
     Raises:
-        ConfigError: activations left the range of float16.
+        ConfigError: activations exceed the range of float16.
     """
     if precision == "float16" and not bool(encoded.frames.isfinite().all()):
         raise ConfigError("activations of this model leave the range of float16 (65504); use precision bfloat16 or float32")

@@ -35,7 +35,7 @@ from zipasr.search.scorer import Scorer, label_log_probs
 
 
 class _Path(NamedTuple):
-    """A live hypothesis: all paths with one token sequence, with the times of the best of them."""
+    """A live hypothesis: all paths with one token sequence, with the times of the best path."""
 
     prefix: LabelNode
     log_prob: float
@@ -44,24 +44,24 @@ class _Path(NamedTuple):
 
     @property
     def score(self) -> float:
-        """What it is ranked by: the transducer and the prior."""
+        """Score for ranking: that of the transducer and the prior."""
         return self.log_prob + self.prefix.prior_score
 
 
 class _Beam(NamedTuple):
-    """The live hypotheses of an utterance within a frame, each list from the best at the last choice down."""
+    """The live hypotheses of an utterance within a frame, each list ordered from the best at the last choice."""
 
     open: list[_Path]
-    """Those that go on with the frame: they have taken a label in every sub-step so far."""
+    """Hypotheses still in the frame: they have taken a label in every sub-step so far."""
     finished: list[_Path]
-    """Those that wait for the next frame: they have taken a blank, or a label in the last sub-step."""
+    """Hypotheses that wait for the next frame: they have taken a blank, or a label in the last sub-step."""
 
 
 class BeamState:
-    """Where the search stands in one utterance."""
+    """Progress of the search in one utterance."""
 
     def __init__(self, context: tuple[int, ...], prior: LabelPrior | None) -> None:
-        """Begin behind the labels of `context`."""
+        """Start after the labels of `context`."""
         self.context, self.prior, self.num_frames = context, prior, 0
         self.trunk = root_node(prior)
         self.paths = [_Path(self.trunk, 0.0, None)]
@@ -90,12 +90,12 @@ class BeamSearch:
         self.silent = {scorer.blank_id, unk_id}
 
     def start(self, prior: LabelPrior | None = None) -> BeamState:
-        """State of an utterance of which no frame has come."""
+        """State of an utterance before its first frame."""
         return BeamState(first_context(self.scorer), prior)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[BeamState], encoded: Encoded) -> None:
-        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
         contexts = Contexts(self.scorer)
@@ -113,7 +113,7 @@ class BeamSearch:
             self._advance_frame(active, projected_NTJ[: len(active), frame], contexts)
 
     def _advance_frame(self, states: Sequence[BeamState], projected_NJ: Tensor, contexts: Contexts) -> None:
-        """Take every state through one frame, in sub-steps of those that have open paths left."""
+        """Advance every state by one frame, in sub-steps of the states that have open paths left."""
         beams = [_Beam(state.paths, []) for state in states]
         active, projected_AJ = list(range(len(states))), projected_NJ
         for num_symbols in range(1, self.max_symbols_per_frame + 1):
@@ -138,9 +138,9 @@ class BeamSearch:
     def _choose(
         self, beams: Sequence[_Beam], projected_AJ: Tensor, contexts: Contexts
     ) -> Iterator[Iterator[tuple[_Path, int, float]]]:
-        """For each beam what stays after a sub-step, the best first: a path, its next label and that one's log-probability.
+        """For each beam its continuations after a sub-step, the best first: a path, its next label and its log-probability.
 
-        A finished path that stays has a blank of log-probability 0.
+        A finished path that is kept has a blank of log-probability 0.
         """
         rows_AK, open_AK, finished_AF = _to_tensors(beams, projected_AJ.device)
         logits_AKV = self.scorer.join(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
@@ -163,16 +163,16 @@ class BeamSearch:
                     yield beam.open[slot], label, step
                 elif num_open <= place < num_open + len(beam.finished):
                     yield beam.finished[place - num_open], self.scorer.blank_id, step
-                # else an empty place of the tensors: all real ones have been taken
+                # else an empty slot of the tensors: all real paths have been taken
 
         return map(continuations, beams, best_AB.tolist(), steps_AB.tolist())
 
     def hypotheses(self, states: Sequence[BeamState]) -> list[list[Hypothesis]]:
-        """For each state its hypotheses, the best first by `normalised_score`; see `ResumableSearch`."""
+        """For each state its hypotheses, the best first by `normalized_score`; see `ResumableSearch`."""
         return [[hypothesis for hypothesis, _ in self._ranked(state)] for state in states]
 
     def restart(self, state: BeamState) -> BeamState:
-        """State for what follows; see `ResumableSearch`."""
+        """State of the next utterance; see `ResumableSearch`."""
         _, best = self._ranked(state)[0]
         return BeamState(best.context(state.context), state.prior)
 
@@ -183,10 +183,10 @@ class BeamSearch:
             (to_hypothesis(path.prefix, path.last, path.log_prob + score), path.prefix)
             for path, score in zip(state.paths, prior_scores, strict=True)
         ]
-        return sorted(found, key=lambda pair: -pair[0].normalised_score(self.scorer.context_size))
+        return sorted(found, key=lambda pair: -pair[0].normalized_score(self.scorer.context_size))
 
 
-# Differs: nine parameters, as one call must say all that the search can do.
+# Differs: nine parameters, since one call covers all that the search can do.
 def modified_beam_search(
     scorer: Scorer,
     encoded: Encoded,
@@ -198,13 +198,13 @@ def modified_beam_search(
     prior: LabelPrior | None = None,
     max_symbols_per_frame: int = 1,
 ) -> list[list[Hypothesis]]:
-    """Search for the most probable token sequences with the transducer head.
+    """The most probable token sequences of each utterance, by the transducer head.
 
     On each frame a path emits fewer than `max_symbols_per_frame` labels and then blank, or exactly that many labels; either
-    way it is then finished with the frame. The paths take these steps together: after each, the `beam` best stay of all
+    way it is then finished with the frame. The paths take these steps together: after each, the `beam` best are kept of all
     continuations (every hypothesis that is still in the frame with every label and blank) and all hypotheses that are
     finished with it, and those with equal tokens are merged by log-add; so fewer than `beam` may be left. The next frame
-    comes when none of those that stayed is still in this one.
+    comes when no path that was kept is still in this one.
 
     With one label a frame this is the published search, and its paths are those of the `modified` lattice of the loss.
     Where a frame may emit more labels than the text has, they are those of the `regular` lattice.
@@ -212,16 +212,16 @@ def modified_beam_search(
     Args:
         scorer: has a transducer head.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        beam: continuations that stay.
-        blank_penalty: taken off the blank's logit; positive values delete fewer words.
-        temperature: divides the logits; above 1, the search trusts the model less and keeps more different hypotheses.
-        unk_id: a label that is passed over like blank; None: there is none.
+        beam: number of continuations to keep.
+        blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
+        temperature: divides the logits; above 1, the search trusts the model less and keeps hypotheses that differ more.
+        unk_id: a label that is skipped like blank; None: there is none.
         prior: language models and hotwords, already weighted. As published, the prior's score of a label counts from the
             next choice on: that of the next step, in the same frame or, after its last step, in the next one. Which
             continuations of a step stay is decided without the prior's score of their new label.
-        max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
+        max_symbols_per_frame: labels that a frame may emit before the search advances to the next.
     Returns:
-        For each utterance its hypotheses, the best first by `normalised_score`; at least one, 1 to `beam` of them.
+        For each utterance its hypotheses, the best first by `normalized_score`; 1 to `beam` hypotheses.
     Raises:
         ValueError: lengths do not fit the frames, `beam` or `max_symbols_per_frame` is below 1, the temperature is not
             positive, or there is no transducer head.
@@ -268,7 +268,7 @@ def _merge(
     *,
     is_last: bool,
 ) -> _Beam:
-    """The beam after a sub-step, from the (path, label, log-probability) that stay, the best first.
+    """The beam after a sub-step, from the (path, label, log-probability) that are kept, the best first.
 
     In the last sub-step of a frame a label finishes it as blank does.
     """

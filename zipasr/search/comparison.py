@@ -1,4 +1,4 @@
-"""The searches of a model compared on utterances with known text: which one is best, and what their differences say.
+"""The searches of a model compared on utterances with known text: the best search, and the causes of differences.
 
 Encoder frames (N, T, D) at 25 Hz and references in, error rates of every search out. A batch is encoded once for all
 searches. Training does this at validation, `zipasr evaluate` afterwards.
@@ -17,22 +17,22 @@ from zipasr.search.strategy import SearchConfig, find_hypotheses
 from zipasr.tokenizer import Tokenizer
 
 SEVERAL_SYMBOLS = 5
-"""Labels a frame of the searches that allow several: on a model that emits in bursts, 2, 3 and 5 gave 17, 9 and 5 % WER
+"""Labels per frame in searches that allow several: on a model that emits in bursts, 2, 3 and 5 gave 17, 9 and 5 % WER
 where 1 gave 34 %."""
 NOTABLE_SHARE = 0.1
-"""Searches of one model whose error counts differ by more than this share have something to tell..."""
+"""Differences between the error counts of two searches are reported if they exceed this share..."""
 NOTABLE_WORDS = 5
-"""... if the difference is this many words at least, which is beyond chance on a small dev set."""
+"""... and are at least this many words, which is beyond chance on a small dev set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedSearch:
-    """What one search makes of the utterances."""
+    """Error rates of one search on the utterances."""
 
     search: SearchConfig
     errors: ErrorRates
     decode_s: float
-    """Seconds of computing, the encoder not counted."""
+    """Seconds of computation, without the encoder."""
 
     @property
     def wer(self) -> float:
@@ -45,7 +45,7 @@ class ComparedSearch:
         return Errors(deletions=self.errors.words.deletions, num_reference=self.errors.words.num_reference).rate
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, rates in percent."""
+        """The result for JSON, rates in percent."""
         return {
             **self.search.changes(),
             "wer": round(self.wer, 4),
@@ -78,12 +78,12 @@ class SearchComparison:
     """Counts the errors of several searches, batch by batch."""
 
     def __init__(self, scorer: Scorer, tokenizer: Tokenizer, searches: Sequence[SearchConfig] | None = None) -> None:
-        """Start with no utterances.
+        """A comparison without utterances.
 
         Args:
             scorer: the model.
-            tokenizer: makes text of labels.
-            searches: those to compare, the cheapest first, each resolved; None: `searches_to_compare`.
+            tokenizer: turns labels into text.
+            searches: searches to compare, the cheapest first, each resolved; None: `searches_to_compare`.
         """
         self.scorer, self.tokenizer = scorer, tokenizer
         self.searches = list(searches_to_compare(scorer) if searches is None else searches)
@@ -96,7 +96,7 @@ class SearchComparison:
         Args:
             encoded: frames at 25 Hz.
             references: the text of each utterance.
-            rewrite: what is done to both texts before they are compared.
+            rewrite: applied to both texts before they are compared.
         """
         for i, search in enumerate(self.searches):
             started = time.perf_counter()
@@ -105,8 +105,8 @@ class SearchComparison:
             for reference, (best, *_) in zip(references, ranked, strict=True):
                 self._errors[i] = self._errors[i].plus(self._count(rewrite(reference), best, rewrite))
 
-    def add_unheard(self, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
-        """Count utterances too short for a single frame: every search says nothing of them."""
+    def add_skipped(self, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
+        """Count utterances too short for a single frame, with an empty hypothesis for every search."""
         for reference in references:
             errors = self._count(rewrite(reference), Hypothesis(), rewrite)
             self._errors = [known.plus(errors) for known in self._errors]
@@ -122,12 +122,12 @@ class SearchComparison:
 
 
 def best_search(results: Sequence[ComparedSearch]) -> ComparedSearch:
-    """The one with the fewest word errors, of equal ones that with the fewest character errors, of those the first."""
+    """The search with the fewest word errors; ties go to the fewest character errors, then to the first."""
     return min(results, key=lambda result: (result.errors.words.total, result.errors.characters.total))
 
 
 def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *, what: str) -> str:
-    """Lay the comparison out for a terminal, the chosen search marked by a star.
+    """The comparison as a table for a terminal, the chosen search marked by a star.
 
     Args:
         results: of `SearchComparison.results`.
@@ -148,7 +148,7 @@ def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *
 
 
 def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | None = None) -> list[str]:
-    """What the differences between the searches say of the model, each with its likely cause and the cure.
+    """Findings from the differences between the searches, each with its likely cause and the cure.
 
     Args:
         results: of `SearchComparison.results`.

@@ -1,10 +1,10 @@
-"""What a confidence is worth: probabilities of words and whether they were right in, a calibration and measures out.
+"""Calibration of confidences: probabilities of words and whether they were right in, a calibration and measures out.
 
-A search is surer of itself than it should be, by an amount that depends on model and search. A calibration maps each
+A search is overconfident, by an amount that depends on model and search. A calibration maps each
 confidence p to sigmoid(logit(p) / temperature + offset), fitted so that among words with confidence 0.8 about 80 % are
-right. The order of words by confidence stays.
+right. The order of words by confidence does not change.
 Source: Platt 1999, "Probabilistic outputs for support vector machines"; Guo et al. 2017, arXiv:1706.04599 (temperature);
-Siu and Gish 1999, "Evaluation of word confidence for speech recognition systems" (normalised cross-entropy).
+Siu and Gish 1999, "Evaluation of word confidence for speech recognition systems" (normalized cross-entropy).
 """
 
 import json
@@ -25,17 +25,17 @@ CALIBRATION_FILE = "confidence.json"
 """File in a model folder with the calibration of each search that has one."""
 
 _SMALLEST = 1e-6
-"""Confidences are kept this far from 0 and 1, so that one surprise does not count without bound."""
+"""Confidences are kept this far from 0 and 1, so that the loss of one word is bounded."""
 _MAX_STEPS = 100
 _SMALLEST_SLOPE = 1e-3
 _STRENGTH = 0.01
-"""Pull of the slope and the offset towards 1 and 0, in words: enough for a solution where all words are right or a threshold
-separates them, nothing where there are dozens of both."""
+"""Regularization of the slope and the offset towards 1 and 0, in words: enough for a solution if all words are right or a
+threshold separates them, negligible with dozens of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A map from the confidences of a search to probabilities of being right."""
+    """A map from the confidences of a search to probabilities that a word is right."""
 
     temperature: float = 1.0
     """Above 1 makes confidences less extreme; positive."""
@@ -49,17 +49,17 @@ class Calibration:
             )
 
     def apply(self, confidence: float) -> float:
-        """Probability that a word of this confidence is right."""
+        """Probability that a word with this confidence is right."""
         return float(_sigmoid(_logit(np.array([confidence])) / self.temperature + self.offset)[0])
 
 
 class ReliabilityBin(NamedTuple):
-    """Words of about the same confidence."""
+    """A group of words with similar confidence."""
 
     confidence: float
-    """Their mean."""
+    """Mean confidence."""
     accuracy: float
-    """Share of them that is right."""
+    """Share of words that are right."""
     num_words: int
 
 
@@ -83,7 +83,7 @@ def read_calibrations(folder: str | os.PathLike[str]) -> dict[str, Calibration]:
 
 
 def write_calibration(folder: str | os.PathLike[str], method: str, calibration: Calibration) -> Path:
-    """Keep a calibration in a model folder, beside those of other searches; the file appears whole or not.
+    """Write a calibration into a model folder, beside those of other searches, atomically.
 
     Raises:
         CheckpointError: it cannot be written, or the file that is there is damaged.
@@ -94,13 +94,13 @@ def write_calibration(folder: str | os.PathLike[str], method: str, calibration: 
 
 
 def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool]) -> Calibration:
-    """The calibration under which what was right and wrong is most probable, by Newton's method.
+    """The maximum-likelihood calibration, found by Newton's method.
 
     Args:
-        confidences: in [0, 1], one a word.
-        is_right: whether the word was.
+        confidences: in [0, 1], one per word.
+        is_right: whether each word was right.
     Raises:
-        ValueError: there are no words, or not as many of one as of the other.
+        ValueError: there are no words, or the numbers of both differ.
     """
     odds, right = _checked(confidences, is_right)
     design = np.stack([odds, np.ones_like(odds)], axis=1)
@@ -116,21 +116,21 @@ def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool]) -> C
         curvature = (design * (p * (1 - p))[:, None]).T @ design + _STRENGTH * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-9:
-            step = step / 2  # far away the parabola is a bad guide
+            step = step / 2  # far from the optimum a full step may increase the loss
         weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
     slope, offset = float(weights[0]), float(weights[1])
-    if slope < _SMALLEST_SLOPE:  # confidence tells nothing, or the wrong way round: then nearly all get the same
+    if slope < _SMALLEST_SLOPE:  # confidences are uninformative or misleading: then nearly all become equal
         slope = _SMALLEST_SLOPE
         offset = float(_logit(right.mean(keepdims=True))[0] - slope * odds.mean())
     return Calibration(temperature=1.0 / slope, offset=offset)
 
 
-def normalised_cross_entropy(confidences: Sequence[float], is_right: Sequence[bool]) -> float:
-    """How much the confidences tell beyond the share of right words: 1 for everything, 0 for nothing, below 0 misleading.
+def normalized_cross_entropy(confidences: Sequence[float], is_right: Sequence[bool]) -> float:
+    """Information of the confidences beyond the share of right words: 1 for perfect, 0 for none, below 0 misleading.
 
-    NaN where all words are right or all wrong, since then there is nothing to tell.
+    NaN if all words are right or all wrong, since it is undefined then.
 
     Raises:
         ValueError: as `fit_calibration`.
@@ -141,13 +141,13 @@ def normalised_cross_entropy(confidences: Sequence[float], is_right: Sequence[bo
         return math.nan
     known = -(share * math.log(share) + (1 - share) * math.log(1 - share))
     p = _sigmoid(odds)
-    told = -np.where(right > 0, np.log(p), np.log(1 - p)).mean()
-    return float((known - told) / known)
+    measured = -np.where(right > 0, np.log(p), np.log(1 - p)).mean()
+    return float((known - measured) / known)
 
 
 def reliability(confidences: Sequence[float], is_right: Sequence[bool], *, num_bins: int = 10) -> list[ReliabilityBin]:
-    """The reliability curve: words sorted by confidence, in bins of equal number, so that every point is as sure as the
-    others; fewer bins where there are few words."""
+    """The reliability curve: words sorted by confidence, in bins of equal size, so that every point is equally certain;
+    fewer bins if there are few words."""
     order = np.argsort(np.asarray(confidences, np.float64), kind="stable")
     values, right = np.asarray(confidences, np.float64)[order], np.asarray(is_right, np.float64)[order]
     parts = np.array_split(np.arange(len(values)), min(num_bins, len(values))) if len(values) else []

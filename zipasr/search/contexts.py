@@ -1,6 +1,6 @@
-"""Label contexts of a batch of searches: each is given to the predictor once, however many hypotheses share it.
+"""Label contexts of a batch of searches: the predictor computes each once, however many hypotheses share it.
 
-The predictor sees only the last few labels, so hypotheses, utterances and frames meet the same contexts again and again;
+The predictor sees only the last few labels, so hypotheses, utterances and frames share the same contexts;
 a search holds row numbers and gathers projected contexts (..., J) from one table.
 """
 
@@ -14,14 +14,14 @@ FIRST_ROW = 0
 
 
 def first_context(scorer: Scorer) -> tuple[int, ...]:
-    """The context of a hypothesis that has no label yet: nothing (-1, a zero vector), then one blank."""
+    """The context of a hypothesis without labels: nothing (-1, a zero vector), then one blank."""
     return (-1,) * (scorer.context_size - 1) + (scorer.blank_id,)
 
 
 class Contexts:
-    """Every label context met so far, by row, and what the predictor makes of it.
+    """Every label context so far, by row, with the output of the predictor.
 
-    It grows with the contexts that are met, so a search that goes on for hours begins another one with every chunk.
+    It grows with every new context, so a search that runs for hours creates a new one for every chunk.
     """
 
     def __init__(self, scorer: Scorer) -> None:

@@ -1,7 +1,7 @@
-"""The default search of a model's folder: `search.json`, written by training, read by whoever opens the model.
+"""The default search of a model folder: `search.json`, written by training and read with the model.
 
-Training compares the searches of a model on its dev set; the best one is kept beside the weights, with what all of them
-reached. `SearchConfig(method="auto")` follows it. Exports and averages take the file along.
+Training compares the searches of a model on its dev set; the best one is saved beside the weights, with the results of all.
+`SearchConfig(method="auto")` stands for it. Exports and averages copy the file.
 """
 
 import json
@@ -27,12 +27,12 @@ class DefaultSearch:
 
     search: SearchConfig
     chosen_on: str = ""
-    """What it was chosen on, such as `dev (55 utterances)`."""
+    """The set that it was chosen on, such as `dev (55 utterances)`."""
     compared: tuple[dict[str, Any], ...] = ()
-    """What every search reached there, for people: `ComparedSearch.to_dict`."""
+    """Results of every search there, for information: `ComparedSearch.to_dict`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON; of the search, only what is not as usual."""
+        """The document for JSON; of the search, only fields without their default value."""
         return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}
 
 
@@ -62,7 +62,7 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
 def write_default_search(
     folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
 ) -> Path:
-    """Make a search the default of a model folder; the file appears whole or not.
+    """Make a search the default of a model folder; the file is written atomically.
 
     Raises:
         CheckpointError: it cannot be written.

@@ -11,7 +11,7 @@ import kaldialign
 
 
 class Errors(NamedTuple):
-    """Edits that turn the reference into the hypothesis, and what they are counted against."""
+    """Edits that turn the reference into the hypothesis, and the length of the reference."""
 
     insertions: int = 0
     deletions: int = 0
@@ -26,7 +26,7 @@ class Errors(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Edits in percent of the reference; an empty reference counts as one word, so that insertions show."""
+        """Edits in percent of the reference; an empty reference counts as one word, so that insertions count."""
         return 100.0 * self.total / max(1, self.num_reference)
 
     def plus(self, other: "Errors") -> "Errors":
@@ -35,7 +35,7 @@ class Errors(NamedTuple):
 
 
 class ErrorRates(NamedTuple):
-    """Errors of a set of utterances."""
+    """Word and character errors of a set of utterances."""
 
     words: Errors = Errors()
     characters: Errors = Errors()

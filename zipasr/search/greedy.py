@@ -1,13 +1,12 @@
 """Greedy searches: the best label of every frame. Encoded frames (N, T, D) at 25 Hz -> one `Hypothesis` an utterance.
 
-The transducer search emits at most one label a frame, as the published decoder does, unless told otherwise. Between two
-labels the context stays as it is, so a window of frames can be scored in one joiner call and everything after its first
-label is thrown away: the result is that of going frame by frame, with far fewer calls.
+The transducer search emits at most one label a frame, as the published decoder does, unless configured otherwise. Between
+two labels the context does not change, so a window of frames can be scored in one joiner call and all after its first label
+is discarded: the result is that of going frame by frame, with far fewer calls.
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ WINDOW_FRAMES_25HZ = 8
 
 
 class _Found:
-    """The labels that a greedy search has found in one utterance so far."""
+    """Labels that a greedy search has found in one utterance so far."""
 
     def __init__(self) -> None:
         self.num_frames = 0
@@ -34,37 +33,37 @@ class _Found:
         self.score = 0.0
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
-        """Append a label; its log-probability is counted in the score apart."""
+        """Append a label; its log-probability is added to the score separately."""
         self.ids.append(label)
         self.frames.append(frame)
         self.log_probs.append(log_prob)
 
     def hypothesis(self) -> Hypothesis:
-        """What has been found, as if the utterance ended here."""
+        """The hypothesis so far, as if the utterance ended here."""
         return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
 
 
 class GreedyState(_Found):
-    """Where the transducer search stands in one utterance."""
+    """Progress of the transducer search in one utterance."""
 
     def __init__(self, context: tuple[int, ...], hotwords: HotwordGraph | None) -> None:
-        """Begin behind the labels of `context`."""
+        """Start after the labels of `context`."""
         super().__init__()
         self.context, self.context_row = context, FIRST_ROW
         self.hotwords = hotwords
-        self.hotword_state: Any = hotwords.start() if hotwords is not None else None
+        self.hotword_state = hotwords.start() if hotwords is not None else None
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
-        """Append a label; what hotwords add is counted in the score here."""
-        if self.hotwords is not None:
+        """Append a label; the bonus of hotwords is added to the score here."""
+        if self.hotwords is not None and self.hotword_state is not None:
             (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
             self.score += bonus
         super().emit(label, frame, log_prob)
 
     def hypothesis(self) -> Hypothesis:
-        """What has been found; what hotwords gave for phrases that are not complete is taken back."""
+        """The hypothesis so far, without the boosts of phrases that are not complete."""
         found = super().hypothesis()
-        if self.hotwords is None:
+        if self.hotwords is None or self.hotword_state is None:
             return found
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
 
@@ -82,7 +81,7 @@ class GreedySearch:
         max_symbols_per_frame: int = 1,
         window_frames_25hz: int = WINDOW_FRAMES_25HZ,
     ) -> None:
-        """Settle the search; arguments as in `greedy_search`."""
+        """Configure the search; arguments as in `greedy_search`."""
         if max_symbols_per_frame < 1:
             raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
         if window_frames_25hz < 1:
@@ -92,12 +91,12 @@ class GreedySearch:
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
 
     def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
-        """State of an utterance of which no frame has come."""
+        """State of an utterance before its first frame."""
         return GreedyState(first_context(self.scorer), hotwords)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
-        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         device = encoded.frames.device
         contexts = Contexts(self.scorer)
@@ -110,7 +109,7 @@ class GreedySearch:
             width = min(self.window_frames_25hz, max(lens[n] - starts[n] for n in active))
             rows = torch.tensor(active, device=device).unsqueeze(1)
             first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
-            # Frames beyond the end of an utterance are scored with those of the others and not looked at.
+            # Frames beyond the end of an utterance are scored with those of the others and ignored.
             window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
             labels_AW, log_probs_AW = self._best([states[n] for n in active], projected_NTJ[rows, window_AW], contexts)
             for n, labels, log_probs in zip(active, labels_AW, log_probs_AW, strict=True):
@@ -122,7 +121,7 @@ class GreedySearch:
     def _best(
         self, states: Sequence[GreedyState], projected_AWJ: Tensor, contexts: Contexts
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """The label of every frame of a window, and its log-probability, were it the first."""
+        """The label of every frame of a window with its log-probability, if no label came before it in the window."""
         device = projected_AWJ.device
         contexts_A1J = contexts.gather(torch.tensor([state.context_row for state in states], device=device)).unsqueeze(1)
         logits_AWV = self.scorer.join(projected_AWJ, contexts_A1J)
@@ -137,7 +136,7 @@ class GreedySearch:
         return best_AW.tolist(), best_log_probs_AW.tolist()
 
     def _follow(self, state: GreedyState, labels: list[int], log_probs: list[float], contexts: Contexts) -> int:
-        """Follow the frames of a window up to its first label; return how many of them are done."""
+        """Follow the frames of a window up to its first label; return the number of frames followed."""
         for i, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
             state.score += log_prob
             if label not in self.silent:
@@ -157,7 +156,7 @@ class GreedySearch:
         return [[state.hypothesis()] for state in states]
 
     def restart(self, state: GreedyState) -> GreedyState:
-        """State for what follows; see `ResumableSearch`."""
+        """State of the next utterance; see `ResumableSearch`."""
         return GreedyState(state.context, state.hotwords)
 
 
@@ -172,17 +171,17 @@ def greedy_search(
     max_symbols_per_frame: int = 1,
     window_frames_25hz: int = WINDOW_FRAMES_25HZ,
 ) -> list[Hypothesis]:
-    """Follow the most probable label of every frame with the transducer head.
+    """The hypothesis of each utterance that follows the most probable label of every frame, by the transducer head.
 
     Args:
         scorer: has a transducer head.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        blank_penalty: taken off the blank's logit; positive values delete fewer words.
+        blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
-        unk_id: a label that is passed over like blank; None: there is none.
-        hotwords: phrases to prefer. Boosts choose between labels; against blank they count only once a phrase has begun,
-            and what is taken back never does, for a search that cannot look back would stutter or fall silent.
-        max_symbols_per_frame: labels that a frame may emit before the search goes on to the next.
+        unk_id: a label that is skipped like blank; None: there is none.
+        hotwords: phrases to prefer. Boosts choose between labels; against blank they count only inside a phrase, and
+            boosts that are withdrawn never do, since a search that cannot backtrack would stutter or fall silent.
+        max_symbols_per_frame: labels that a frame may emit before the search advances to the next.
         window_frames_25hz: frames scored in one joiner call; changes the speed, not the result.
     Returns:
         One hypothesis for each utterance.
@@ -202,19 +201,23 @@ def greedy_search(
 
 
 def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What hotwords add to each label (A, V), and in which utterances a phrase has begun (A,)."""
+    """The bonus of hotwords for each label (A, V), and whether an utterance is inside a phrase (A,)."""
     bonuses, is_inside = [], []
     for state in states:
         graph = state.hotwords
-        bonuses.append(torch.zeros(vocab_size) if graph is None else graph.bonus_V(state.hotword_state, vocab_size))
-        is_inside.append(graph is not None and state.hotword_state is not graph.start())
+        if graph is None or state.hotword_state is None:
+            bonuses.append(torch.zeros(vocab_size))
+            is_inside.append(False)
+        else:
+            bonuses.append(graph.bonus_V(state.hotword_state, vocab_size))
+            is_inside.append(state.hotword_state is not graph.start())
     return torch.stack(bonuses).to(device), torch.tensor(is_inside, device=device)
 
 
 def _best_with_bonus(
     log_probs_AWV: Tensor, bonus_AV: Tensor, is_inside_A: Tensor, silent: set[int | None]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and id of the label that wins in each frame once hotwords have their say."""
+    """Log-probability and id of the best label of each frame with the bonus of hotwords."""
     silent_ids = torch.tensor([i for i in silent if i is not None], device=log_probs_AWV.device)
     silence_AW, silence_place_AW = log_probs_AWV.index_select(-1, silent_ids).max(-1)
     spoken_AWV = log_probs_AWV.index_fill(-1, silent_ids, -torch.inf)
@@ -226,10 +229,10 @@ def _best_with_bonus(
 
 
 class CtcGreedyState(_Found):
-    """Where the CTC search stands in one utterance."""
+    """Progress of the CTC search in one utterance."""
 
     def __init__(self, previous: int) -> None:
-        """Begin behind a frame whose label was `previous`."""
+        """Start after a frame whose label was `previous`."""
         super().__init__()
         self.previous = previous
 
@@ -238,18 +241,18 @@ class CtcGreedySearch:
     """The CTC search as a `ResumableSearch`; see `ctc_greedy_search`."""
 
     def __init__(self, scorer: Scorer, *, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
-        """Settle the search; arguments as in `ctc_greedy_search`."""
+        """Configure the search; arguments as in `ctc_greedy_search`."""
         self.scorer, self.blank_penalty, self.temperature = scorer, blank_penalty, temperature
 
     def start(self, prior: None = None) -> CtcGreedyState:
-        """State of an utterance of which no frame has come; there is nothing that this search could know of labels."""
+        """State of an utterance before its first frame; this search can use no prior."""
         if prior is not None:
             raise ValueError("ctc_greedy_search can use neither hotwords nor language models; use ctc_prefix_search")
         return CtcGreedyState(self.scorer.blank_id)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[CtcGreedyState], encoded: Encoded) -> None:
-        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         log_probs_NTV = ctc_label_log_probs(
             self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
@@ -259,7 +262,7 @@ class CtcGreedySearch:
             self._collapse(state, best[:length], log_probs[:length])
 
     def _collapse(self, state: CtcGreedyState, labels: list[int], log_probs: list[float]) -> None:
-        """Merge repeats, those of the frames before among them, and drop blanks."""
+        """Merge repeats, including those of earlier frames, and drop blanks."""
         for frame, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True), start=state.num_frames):
             if label not in (state.previous, self.scorer.blank_id):
                 state.emit(label, frame, log_prob)
@@ -272,22 +275,22 @@ class CtcGreedySearch:
         return [[state.hypothesis()] for state in states]
 
     def restart(self, state: CtcGreedyState) -> CtcGreedyState:
-        """State for what follows, in which a label that has not ended yet is not told anew; see `ResumableSearch`."""
+        """State of the next utterance, which does not repeat a label that has not ended yet; see `ResumableSearch`."""
         return CtcGreedyState(state.previous)
 
 
 def ctc_greedy_search(
     scorer: Scorer, encoded: Encoded, *, blank_penalty: float = 0.0, temperature: float = 1.0
 ) -> list[Hypothesis]:
-    """Follow the most probable label of every frame with the CTC head; repeats are merged, then blanks dropped.
+    """The most probable label of every frame by the CTC head, with repeats merged and then blanks dropped.
 
     A token is at the first frame of its run and has that frame's probability.
 
     Args:
         scorer: has a CTC head.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        blank_penalty: taken off the blank's log-probability before they are normalised again.
-        temperature: divides the log-probabilities before they are normalised again; does not change the labels.
+        blank_penalty: subtracted from the blank's log-probability before they are normalized again.
+        temperature: divides the log-probabilities before they are normalized again; does not change the labels.
     Returns:
         One hypothesis for each utterance.
     Raises:

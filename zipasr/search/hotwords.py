@@ -1,13 +1,12 @@
 """Hotwords: phrases that a search should prefer, as a prior over label sequences; and the file format they are written in.
 
-The phrases form a trie over token ids. Following a phrase, a hypothesis gets its boost label by label; if it turns away
-before the end, all of that is taken back, and the longest suffix that begins another phrase goes on (Aho and Corasick 1975).
-A phrase that was completed keeps its boost once the next label begins a new word or the utterance ends, so that "ANN" does
-nothing for "ANNUAL". Completed phrases that lie inside a longer one which fails in the end count as well; none counts twice
-over the same labels.
+The phrases form a trie over token ids. A hypothesis that follows a phrase gets its boost label by label. If it leaves the
+phrase before the end, the boost is withdrawn, and the longest suffix that starts another phrase is followed (Aho and
+Corasick 1975). A completed phrase keeps its boost once the next label starts a new word or the utterance ends, so that "ANN"
+does nothing for "ANNUAL". Completed phrases inside a longer one that fails count as well; no two count over the same labels.
 
-Differs: the published graph pays a completed phrase at once, whole word or not, and then forgets what came before; with
-strict matching it pays phrases inside phrases twice.
+Differs: the published graph boosts a completed phrase at once, whole word or not, and then forgets what came before; with
+strict matching it boosts phrases inside phrases twice.
 """
 
 import functools
@@ -32,57 +31,57 @@ class Hotword(NamedTuple):
 
     text: str
     boost: float | None = None
-    """Nats for each of its tokens; None: that of the recogniser."""
+    """Nats for each of its tokens; None: that of the recognizer."""
 
 
-class _Node:
-    """Labels that begin at least one phrase."""
+class HotwordState:
+    """A node of the trie of phrases: labels that start at least one phrase."""
 
     __slots__ = (
         "boost",
         "children",
         "fail",
         "is_end",
+        "kept_at_boundary",
+        "kept_inside",
         "label",
         "level",
         "parent",
         "score",
-        "settled_at_boundary",
-        "settled_inside",
     )
 
-    def __init__(self, parent: "_Node | None" = None, label: int = -1) -> None:
+    def __init__(self, parent: "HotwordState | None" = None, label: int = -1) -> None:
         self.parent, self.label = parent, label
         self.level: int = parent.level + 1 if parent is not None else 0
-        self.children: dict[int, _Node] = {}
+        self.children: dict[int, HotwordState] = {}
         self.boost = self.score = 0.0
-        """Nats for its own label, and for all labels from the root, which a hypothesis in this state has got."""
+        """Nats for its own label, and for all labels from the root, which a hypothesis in this state has received."""
         self.is_end = False
-        self.fail: _Node = self
-        """State of its longest proper suffix that begins a phrase."""
-        self.settled_inside: tuple[float, int] = (0.0, 0)
-        """Nats that completed phrases among its labels keep if it fails in the middle of a word, and how many labels they
-        settle: what comes after those may still begin another phrase."""
-        self.settled_at_boundary: tuple[float, int] = (0.0, 0)
-        """The same if it fails where a word ends, so that phrases which end with its last label count too."""
+        self.fail: HotwordState = self
+        """State of its longest proper suffix that starts a phrase."""
+        self.kept_inside: tuple[float, int] = (0.0, 0)
+        """Nats that completed phrases among its labels keep if it fails in the middle of a word, and the number of labels up
+        to their end: labels after those may still start another phrase."""
+        self.kept_at_boundary: tuple[float, int] = (0.0, 0)
+        """The same if it fails at the end of a word, so that phrases that end with its last label count too."""
 
 
 class HotwordGraph:
-    """Phrases as a `LabelPrior`: what each next label adds to the score of a hypothesis."""
+    """Phrases as a `LabelPrior`: the bonus of each next label."""
 
     def __init__(self, phrases: Sequence[tuple[Sequence[int], float]], *, starts_word: Sequence[bool] | None = None) -> None:
-        """Build it.
+        """The graph of some phrases.
 
         Args:
-            phrases: token ids and boost in nats a token; one or more ids, a finite boost above 0.
-            starts_word: for each id of the vocabulary, whether it begins a word; None: every token is a word, or words do
+            phrases: token ids and boost in nats per token; one or more ids, a finite boost above 0.
+            starts_word: for each id of the vocabulary, whether it starts a word; None: every token is a word, or words do
                 not matter.
         Raises:
             ValueError: a phrase is empty, or its boost is not above 0 and finite.
         """
         self._starts_word = starts_word
-        self._root = _Node()
-        self._bonuses: dict[_Node, Tensor] = {}
+        self._root = HotwordState()
+        self._bonuses: dict[HotwordState, Tensor] = {}
         for ids, boost in phrases:
             if not ids:
                 raise ValueError("a hotword must have one token or more, but has none")
@@ -91,16 +90,16 @@ class HotwordGraph:
             node = self._root
             for label in ids:
                 if label not in node.children:
-                    node.children[label] = _Node(node, label)
+                    node.children[label] = HotwordState(node, label)
                 node = node.children[label]
                 node.boost = max(node.boost, boost)
             node.is_end = True
         self._link()
 
     def _link(self) -> None:
-        """Sum the scores up, find where each state goes when it fails, and what it keeps then; shorter states first."""
+        """Set scores, failure links and what each state keeps when it fails; shorter states first."""
         nodes = list(self._root.children.values())
-        for node in nodes:  # grows while we walk: breadth first
+        for node in nodes:  # breadth first: the list grows in the loop
             parent = node.parent
             assert parent is not None
             node.score = parent.score + node.boost
@@ -110,22 +109,22 @@ class HotwordGraph:
                 while back is not self._root and node.label not in back.children:
                     back = back.fail
                 node.fail = back.children.get(node.label, self._root)
-            node.settled_inside = parent.settled_at_boundary if self._is_boundary(node.label) else parent.settled_inside
-            node.settled_at_boundary = self._settled_with_endings(node)
+            node.kept_inside = parent.kept_at_boundary if self._is_boundary(node.label) else parent.kept_inside
+            node.kept_at_boundary = self._kept_with_endings(node)
             nodes.extend(node.children.values())
 
-    def _settled_with_endings(self, node: _Node) -> tuple[float, int]:
-        """The most that completed phrases keep if a word ends here: those before it, or one that ends here and what is
-        settled before that one begins."""
-        best = node.settled_inside
-        ending: _Node = node
+    def _kept_with_endings(self, node: HotwordState) -> tuple[float, int]:
+        """The most that completed phrases keep if a word ends here: phrases before it, or one that ends here and those
+        before its start."""
+        best = node.kept_inside
+        ending: HotwordState = node
         while ending is not self._root:
             if ending.is_end:
-                first: _Node = node  # up to the first label of the phrase that ends here
+                first: HotwordState = node  # up to the first label of the phrase that ends here
                 while first.level > node.level - ending.level + 1:
                     assert first.parent is not None
                     first = first.parent
-                kept = first.settled_inside[0] + ending.score
+                kept = first.kept_inside[0] + ending.score
                 if kept >= best[0]:
                     best = (kept, node.level)
             ending = ending.fail
@@ -134,20 +133,20 @@ class HotwordGraph:
     def _is_boundary(self, label: int) -> bool:
         return self._starts_word is None or self._starts_word[label]
 
-    def start(self) -> _Node:
+    def start(self) -> HotwordState:
         """State of the empty sequence."""
         return self._root
 
-    def extend(self, states: Sequence[_Node], labels: Sequence[int]) -> tuple[list[_Node], list[float]]:
-        """For each pair of a state and a label: the state after the label, and the nats it adds or takes back."""
+    def extend(self, states: Sequence[HotwordState], labels: Sequence[int]) -> tuple[list[HotwordState], list[float]]:
+        """For each pair of a state and a label: the state after the label, and the nats that it adds or withdraws."""
         steps = [self._step(state, label) for state, label in zip(states, labels, strict=True)]
         return [node for node, _ in steps], [score for _, score in steps]
 
-    def finish(self, states: Sequence[_Node]) -> list[float]:
-        """What the end changes: boosts of phrases that were not completed are taken back."""
+    def finish(self, states: Sequence[HotwordState]) -> list[float]:
+        """Change of each score at the end of the utterance: boosts of incomplete phrases are withdrawn."""
         return [self._fail_at_end(state) for state in states]
 
-    def _step(self, node: _Node, label: int) -> tuple[_Node, float]:
+    def _step(self, node: HotwordState, label: int) -> tuple[HotwordState, float]:
         is_boundary, score = self._is_boundary(label), 0.0
         while label not in node.children:
             if node is self._root:
@@ -157,24 +156,24 @@ class HotwordGraph:
         child = node.children[label]
         return child, score + child.score - node.score
 
-    def _fail_at_end(self, node: _Node) -> float:
+    def _fail_at_end(self, node: HotwordState) -> float:
         score = 0.0
         while node is not self._root:
             node, change = _failed(node, True)
             score += change
         return score
 
-    def bonus_V(self, state: _Node, vocab_size: int) -> Tensor:
-        """What `extend` gives for every label (V,); for a search that looks at all of them. Kept for the next time."""
+    def bonus_V(self, state: HotwordState, vocab_size: int) -> Tensor:
+        """The bonus of `extend` for every label (V,), for a search that needs all of them; cached."""
         known = self._bonuses.get(state)
         if known is None:
             inside, boundary = self._unmatched(state)
             known = torch.full((vocab_size,), inside)
             if boundary != inside:
-                begins_V = torch.ones(vocab_size, dtype=torch.bool)
+                is_start_V = torch.ones(vocab_size, dtype=torch.bool)
                 if self._starts_word is not None:
-                    begins_V[: len(self._starts_word)] = torch.tensor(self._starts_word)
-                known[begins_V] = boundary
+                    is_start_V[: len(self._starts_word)] = torch.tensor(self._starts_word)
+                known[is_start_V] = boundary
             node = state
             while True:
                 for label in node.children:
@@ -185,8 +184,8 @@ class HotwordGraph:
             self._bonuses[state] = known
         return known
 
-    def _unmatched(self, node: _Node) -> tuple[float, float]:
-        """What a label that is in no phrase adds, inside a word and where one begins."""
+    def _unmatched(self, node: HotwordState) -> tuple[float, float]:
+        """The bonus of a label that continues no phrase, inside a word and at the start of one."""
         inside, inside_node = 0.0, node
         while inside_node is not self._root:
             inside_node, change = _failed(inside_node, False)
@@ -194,11 +193,11 @@ class HotwordGraph:
         return inside, self._fail_at_end(node)
 
 
-def _failed(node: _Node, is_boundary: bool) -> tuple[_Node, float]:
-    """The next state to try when no phrase goes on, and what changes: completed phrases stay, the rest is taken back."""
-    kept, num_settled = node.settled_at_boundary if is_boundary else node.settled_inside
+def _failed(node: HotwordState, is_boundary: bool) -> tuple[HotwordState, float]:
+    """The next state to try if no phrase continues, and the change: completed phrases keep boosts, others lose them."""
+    kept, num_kept_labels = node.kept_at_boundary if is_boundary else node.kept_inside
     back = node.fail
-    while back.level > node.level - num_settled:
+    while back.level > node.level - num_kept_labels:
         back = back.fail
     return back, kept + back.score - node.score
 
@@ -206,15 +205,15 @@ def _failed(node: _Node, is_boundary: bool) -> tuple[_Node, float]:
 def encode_hotwords(
     hotwords: Sequence["str | Hotword"], tokenizer: Tokenizer, *, default_boost: float = DEFAULT_BOOST
 ) -> HotwordGraph:
-    """Write phrases in the tokens of a model.
+    """The graph of phrases in the tokens of a model.
 
-    A phrase that the vocabulary cannot write as it is, is tried in upper case, then in lower case: models are trained
-    on one of them, and people write names as names are written.
+    A phrase that the vocabulary cannot write as given is tried in upper case, then in lower case: models are trained on one
+    of them, while people capitalize names.
 
     Args:
-        hotwords: phrases, with their boosts or without.
-        tokenizer: that of the model.
-        default_boost: nats a token where a phrase has no boost of its own.
+        hotwords: phrases, with or without boosts.
+        tokenizer: the one of the model.
+        default_boost: nats per token of a phrase without a boost of its own.
     Raises:
         ConfigError: a phrase is empty or cannot be written with this vocabulary, or a boost is not above 0 and finite.
     """
@@ -250,7 +249,7 @@ def _word_starts(tokenizer: Tokenizer) -> tuple[bool, ...]:
 
 
 def read_hotwords(path: str | os.PathLike[str]) -> list[Hotword]:
-    """Read a file of hotwords: a phrase a line in plain words, with ` :boost` behind it or not; empty lines do not count.
+    """The hotwords of a file: one phrase per line in plain words, optionally followed by ` :boost`; empty lines are skipped.
 
     Raises:
         ConfigError: there is no such file, it is not UTF-8 text, or a boost is not a number above 0.

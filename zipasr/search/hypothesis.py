@@ -1,4 +1,4 @@
-"""What every search gives: `Hypothesis`, one reading of one utterance. Pure data; frames are counted at 25 Hz."""
+"""`Hypothesis`: one result of a search for one utterance. Pure data; frames are counted at 25 Hz."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ class Hypothesis(NamedTuple):
     log_probs: tuple[float, ...] = ()
     """Log-probability of each token where it was emitted, in nats, after blank penalty and temperature."""
     score: float = 0.0
-    """Log-probability in nats of all that the search followed for these ids, blanks included; not normalised by length.
+    """Log-probability in nats of the paths with these ids, blanks included; not normalized by length.
 
-    Greedy searches follow one path; the beams add up the paths with equal ids that they kept. Rescoring adds the weighted
+    Greedy searches follow one path; beam searches sum the paths with equal ids that they kept. Rescoring adds the weighted
     score of another model.
     """
 
-    def normalised_score(self, context_size: int) -> float:
-        """Score per label as the beam ranks by it; the `context_size` labels of the first context count as well."""
+    def normalized_score(self, context_size: int) -> float:
+        """Score per label, by which the beam ranks; the `context_size` labels of the first context count as well."""
         return self.score / (len(self.ids) + context_size)

@@ -1,6 +1,6 @@
 """Label sequences of one utterance as a tree, in which equal sequences are one node, and when their labels were emitted.
 
-What the beam searches share. Frames are counted at 25 Hz, log-probabilities are in nats.
+The beam searches share it. Frames are counted at 25 Hz, log-probabilities are in nats.
 """
 
 import math
@@ -19,15 +19,15 @@ class LabelNode:
     def __init__(self, parent: "LabelNode | None" = None, label: int = -1) -> None:
         self.parent, self.label = parent, label
         self.context_row: int | None = None
-        """Where a search keeps the label context that the sequence ends in; None until it says so."""
+        """Row of the label context at the end of the sequence; None until a search sets it."""
         self._children: dict[int, LabelNode] = {}
         self.prior_state: Any = None
         """State of the prior after this sequence; None until `score_nodes` sets it, and without a prior."""
         self.prior_score = 0.0
-        """What the prior says of the sequence so far, in nats."""
+        """Score of the sequence by the prior, in nats."""
 
     def extended(self, label: int) -> "LabelNode":
-        """This sequence and one more label: the same object each time, as long as nobody prunes it away."""
+        """This sequence and one more label: the same object each time, until it is pruned."""
         child = self._children.get(label)
         if child is None:
             child = self._children[label] = LabelNode(self, label)
@@ -56,8 +56,8 @@ def root_node(prior: LabelPrior | None, label: int = -1) -> LabelNode:
     """The empty sequence, with the first state of the prior if there is one.
 
     Args:
-        prior: what is known of label sequences.
-        label: the last label of the text before, where a CTC search goes on behind one; it is not part of the sequence.
+        prior: scores of label sequences.
+        label: the last label of the text before it, after which a CTC search continues; it is not part of the sequence.
     """
     node = LabelNode(label=label)
     if prior is not None:
@@ -66,14 +66,14 @@ def root_node(prior: LabelPrior | None, label: int = -1) -> LabelNode:
 
 
 def prune(trunk: LabelNode, live: Iterable[LabelNode]) -> LabelNode:
-    """Let go of what no search will come back to, so that a stream of hours takes little more memory than its text.
+    """Drop the nodes that no search needs any more, so that a stream of hours takes little more memory than its text.
 
     Args:
-        trunk: a sequence with which all the live ones begin, and below which the tree may have other branches.
-        live: the sequences that a search goes on from. Those that only lead to one lose the state of their prior and their
-            `context_row`; a search that comes by there once more finds them as new ones.
+        trunk: a common prefix of all live sequences, below which the tree may have other branches.
+        live: the sequences that a search continues from. Sequences that only lead to one lose the state of their prior and
+            their `context_row`; a search that reaches them again finds them as new ones.
     Returns:
-        The longest sequence with which all the live ones begin: the trunk of the next time.
+        The longest common prefix of the live sequences: the trunk of the next call.
     """
     kept: dict[LabelNode, dict[int, LabelNode]] = {node: {} for node in live}
     is_live = set(kept)
@@ -96,7 +96,7 @@ def prune(trunk: LabelNode, live: Iterable[LabelNode]) -> LabelNode:
 
 
 def score_nodes(nodes: Iterable[LabelNode], prior: LabelPrior) -> None:
-    """Give the nodes that the prior has not seen yet its state and score, all in one call; their parents must have them."""
+    """Set state and score of the nodes that the prior has not scored yet, in one call; their parents must have them."""
     new = [node for node in dict.fromkeys(nodes) if node.prior_state is None]
     if not new:
         return
@@ -117,7 +117,7 @@ def score_all(nodes: Iterable[tuple[LabelPrior | None, LabelNode]]) -> None:
 
 
 def final_scores(nodes: list[LabelNode], prior: LabelPrior | None) -> list[float]:
-    """What the prior says of whole sequences, the end included; 0 without a prior."""
+    """Scores of whole sequences by the prior, the end included; 0 without a prior."""
     if prior is None or not nodes:
         return [0.0] * len(nodes)
     ends = prior.finish([node.prior_state for node in nodes])

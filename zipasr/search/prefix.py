@@ -1,10 +1,10 @@
 """CTC prefix beam search: encoded frames (N, T, D) at 25 Hz -> the best label sequences of every utterance.
 
-Many alignments (blanks, repeats) read as the same labels. The search keeps label sequences, not alignments: for each, the
+Many alignments (blanks, repeats) spell the same labels. The search keeps label sequences, not alignments: for each, the
 probability of its alignments that end in blank and of those that end in its last label, since only the former may repeat
-that label. The frames of the tokens are those of the likeliest way that led to the sequence.
+that label. The frames of the tokens are those of the most probable alignment.
 Source: Graves 2012, "Supervised sequence labelling", section 7.5.3; Hannun et al. 2014, arXiv:1408.2873, algorithm 1; the
-published decoder looks at the `beam` best labels of a frame only, as here.
+published decoder uses only the `beam` best labels of a frame, as here.
 """
 
 import math
@@ -30,7 +30,7 @@ from zipasr.search.scorer import Scorer, ctc_label_log_probs
 
 
 class _Ending:
-    """The alignments of a sequence that end one way: their summed probability and the emissions of the likeliest part."""
+    """The alignments of a sequence that end one way: their summed probability and emissions of the most probable part."""
 
     __slots__ = ("_largest", "emission", "log_prob")
 
@@ -39,7 +39,7 @@ class _Ending:
         self._largest = log_prob
 
     def add(self, log_prob: float, emission: Emission | None) -> None:
-        """Count more alignments in."""
+        """Add more alignments."""
         if log_prob > self._largest:
             self._largest, self.emission = log_prob, emission
         self.log_prob = log_add(self.log_prob, log_prob)
@@ -54,29 +54,29 @@ class _Path:
         self.prefix = prefix
         self.blank, self.label = _Ending(), _Ending()
         self.log_prob = -math.inf
-        """Log-probability of both endings; known after `settle`."""
+        """Log-probability of both endings; known after `sum_up`."""
 
-    def settle(self) -> "_Path":
-        """Sum the endings up at the end of a frame."""
+    def sum_up(self) -> "_Path":
+        """Sum the endings at the end of a frame; return the path."""
         self.log_prob = log_add(self.blank.log_prob, self.label.log_prob)
         return self
 
     @property
     def score(self) -> float:
-        """What it is ranked by: CTC and the prior."""
+        """Score for ranking: that of CTC and the prior."""
         return self.log_prob + self.prefix.prior_score
 
     @property
     def emission(self) -> Emission | None:
-        """Emissions of the likelier ending."""
+        """Emissions of the more probable ending."""
         return self.blank.emission if self.blank.log_prob >= self.label.log_prob else self.label.emission
 
 
 class CtcPrefixState:
-    """Where the search stands in one utterance."""
+    """Progress of the search in one utterance."""
 
     def __init__(self, first: _Path, prior: LabelPrior | None) -> None:
-        """Begin with one sequence, the empty one."""
+        """Start with one sequence, the empty one."""
         self.paths, self.trunk, self.prior, self.num_frames = [first], first.prefix, prior, 0
 
 
@@ -84,21 +84,21 @@ class CtcPrefixSearch:
     """CTC prefix beam search as a `ResumableSearch`; see `ctc_prefix_search`."""
 
     def __init__(self, scorer: Scorer, *, beam: int = 4, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
-        """Settle the search; arguments as in `ctc_prefix_search`."""
+        """Configure the search; arguments as in `ctc_prefix_search`."""
         if beam < 1:
             raise ValueError(f"beam must be at least 1, but is {beam}")
         self.scorer, self.beam = scorer, beam
         self.blank_penalty, self.temperature = blank_penalty, temperature
 
     def start(self, prior: LabelPrior | None = None) -> CtcPrefixState:
-        """State of an utterance of which no frame has come: the empty sequence, of which there is one alignment."""
+        """State of an utterance before its first frame: the empty sequence, with one alignment."""
         first = _Path(root_node(prior))
         first.blank = _Ending(0.0)
-        return CtcPrefixState(first.settle(), prior)
+        return CtcPrefixState(first.sum_up(), prior)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[CtcPrefixState], encoded: Encoded) -> None:
-        """Take every state through the valid frames of its row; see `ResumableSearch`."""
+        """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         log_probs_NTV = ctc_label_log_probs(
             self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
@@ -125,12 +125,12 @@ class CtcPrefixSearch:
         ]
 
     def restart(self, state: CtcPrefixState) -> CtcPrefixState:
-        """State for what follows, in which a label that has not ended yet is not told anew; see `ResumableSearch`."""
+        """State of the next utterance, which does not repeat a label that has not ended yet; see `ResumableSearch`."""
         _, best = self._ranked(state)[0]
         first = _Path(root_node(state.prior, best.prefix.label))
         first.blank = _Ending(best.blank.log_prob - best.log_prob)
         first.label = _Ending(best.label.log_prob - best.log_prob)
-        return CtcPrefixState(first.settle(), state.prior)
+        return CtcPrefixState(first.sum_up(), state.prior)
 
     def _ranked(self, state: CtcPrefixState) -> list[tuple[float, _Path]]:
         """The live sequences with their scores, the best first."""
@@ -148,18 +148,18 @@ def ctc_prefix_search(
     temperature: float = 1.0,
     prior: LabelPrior | None = None,
 ) -> list[list[Hypothesis]]:
-    """Search for the most probable label sequences with the CTC head, each summed over its alignments.
+    """The most probable label sequences of each utterance by the CTC head, each summed over its alignments.
 
     Args:
         scorer: has a CTC head.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        beam: sequences that stay after a frame, and labels of a frame that are looked at.
-        blank_penalty: taken off the blank's log-probability before they are normalised again.
-        temperature: divides the log-probabilities before they are normalised again.
+        beam: number of sequences kept after a frame, and of labels of a frame that are tried.
+        blank_penalty: subtracted from the blank's log-probability before they are normalized again.
+        temperature: divides the log-probabilities before they are normalized again.
         prior: language models and hotwords, already weighted.
     Returns:
         For each utterance its hypotheses, the most probable first; at least one, at most `beam`. Scores are not
-        normalised by length.
+        normalized by length.
     Raises:
         ValueError: lengths do not fit the frames, `beam` is below 1, the temperature is not positive, or there is no CTC
             head.
@@ -169,22 +169,22 @@ def ctc_prefix_search(
 
 
 def _continuations(state: CtcPrefixState, labels: list[int], log_probs: list[float], blank_id: int) -> list[_Path]:
-    """What the sequences of an utterance become with the labels of a frame that are looked at."""
+    """The continuations of the sequences of an utterance with the best labels of a frame."""
     found: dict[LabelNode, _Path] = {}
     for path in state.paths:
         for label, log_prob in zip(labels, log_probs, strict=True):
             _follow(path, label, log_prob, state.num_frames, blank_id, found)
-    return [path.settle() for path in found.values()]
+    return [path.sum_up() for path in found.values()]
 
 
 def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[LabelNode, _Path]) -> None:
-    """Add what `path` becomes with one label of a frame to what was found in it."""
+    """Add the continuations of `path` with one label of a frame to those found in the frame."""
     prefix = path.prefix
     if label == blank_id:
         _at(prefix, found).blank.add(path.log_prob + log_prob, path.emission)
         return
     before, emission = path.log_prob, path.emission
-    if label == prefix.label:  # goes on from alignments that end in it; begins anew only after a blank
+    if label == prefix.label:  # alignments that end in it continue; a repetition needs a blank before it
         if path.label.log_prob > -math.inf:
             _at(prefix, found).label.add(path.label.log_prob + log_prob, path.label.emission)
         before, emission = path.blank.log_prob, path.blank.emission

@@ -1,6 +1,6 @@
-"""What is known of label sequences apart from the sound: `LabelPrior`, and the weighted sum of several.
+"""Scores of label sequences that do not depend on the audio: `LabelPrior`, and the weighted sum of several.
 
-A language model, an n-gram that is taken off again (LODR) and hotwords all score label sequences one label at a time. The
+A language model, an n-gram that is subtracted (LODR) and hotwords all score label sequences one label at a time. The
 beams keep a prior's state in the nodes of their label tree, where equal sequences meet, and ask for all new nodes of a
 frame in one call. Scores are in nats.
 Source: shallow fusion, Gulcehre et al. 2015, arXiv:1503.03535; LODR, Zheng et al. 2022, arXiv:2203.16776.
@@ -17,20 +17,20 @@ class LabelPrior(Protocol):
         """State of the empty sequence."""
 
     def extend(self, states: Sequence[Any], labels: Sequence[int]) -> tuple[list[Any], list[float]]:
-        """For each pair of a state and a label: the state after the label, and what the label adds to the score."""
+        """For each pair of a state and a label: the state after the label, and the score of the label."""
 
     def finish(self, states: Sequence[Any]) -> list[float]:
-        """What the end of the utterance adds to the score, for each state."""
+        """The score of the end of the utterance, for each state."""
 
 
 class WeightedPriors:
-    """A prior made of several, each times its weight. Its states are tuples.
+    """A weighted sum of priors. Its states are tuples.
 
-    Those of the same priors and weights are equal: utterances that have them are scored together.
+    Sums of the same priors and weights are equal, so that their utterances are scored together.
     """
 
     def __init__(self, parts: Sequence[tuple[LabelPrior, float]]) -> None:
-        """Put priors and their weights together; without any, every sequence scores 0."""
+        """The sum of priors, each times its weight; without any, every sequence scores 0."""
         self._priors = [prior for prior, _ in parts]
         self._weights = [weight for _, weight in parts]
 
@@ -45,7 +45,7 @@ class WeightedPriors:
         return tuple(prior.start() for prior in self._priors)
 
     def extend(self, states: Sequence[tuple[Any, ...]], labels: Sequence[int]) -> tuple[list[tuple[Any, ...]], list[float]]:
-        """For each pair of a state and a label: the state after the label, and what the label adds to the score."""
+        """For each pair of a state and a label: the state after the label, and the score of the label."""
         totals, columns = [0.0] * len(states), []
         for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):
             new_states, scores = prior.extend([state[i] for state in states], labels)
@@ -54,7 +54,7 @@ class WeightedPriors:
         return list(zip(*columns, strict=True)) if columns else list(states), totals
 
     def finish(self, states: Sequence[tuple[Any, ...]]) -> list[float]:
-        """What the end of the utterance adds to the score, for each state."""
+        """The score of the end of the utterance, for each state."""
         totals = [0.0] * len(states)
         for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):
             scores = prior.finish([state[i] for state in states])

@@ -1,4 +1,4 @@
-"""Attention rescoring: hypotheses of a CTC search, read again by the attention decoder, change their order.
+"""Attention rescoring: the attention decoder scores the n-best hypotheses of a CTC search and changes their order.
 
 Hypotheses (N lists) and encoded frames (N, T, D) at 25 Hz in, the hypotheses in their new order out.
 Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", section II.C.3
@@ -20,7 +20,7 @@ from zipasr.search.scorer import Scorer, check_encoded
 def attention_scores(scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequence[Hypothesis]]) -> list[list[float]]:
     """Log-probability, in nats, that the attention decoder gives each hypothesis and its end.
 
-    Utterances are read one at a time, all hypotheses of one together: nothing is padded to the length of another
+    Utterances are scored one at a time, with all hypotheses of one together: nothing is padded to the length of another
     utterance, memory is that of one utterance, and the result does not depend on the batch at all.
 
     Args:
@@ -50,15 +50,15 @@ def attention_scores(scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequ
 def attention_rescoring(
     scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequence[Hypothesis]], *, scale: float
 ) -> list[list[Hypothesis]]:
-    """Rank hypotheses by their own score plus `scale` times the attention decoder's.
+    """Hypotheses ranked by their own score plus `scale` times that of the attention decoder.
 
     Args:
         scorer: has an attention decoder.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        hypotheses: of each utterance, as `ctc_prefix_search` gives them.
+        hypotheses: of each utterance, as `ctc_prefix_search` returns them.
         scale: weight of the attention decoder, 0 or more; 0 leaves the order to the scores alone.
     Returns:
-        For each utterance its hypotheses, the best first; `score` is the sum, which is no log-probability any more.
+        For each utterance its hypotheses, the best first; `score` is the sum, which is not a log-probability.
     Raises:
         ValueError: as `attention_scores`, or the scale is negative.
     """

@@ -1,54 +1,70 @@
-"""What every search offers: to begin, to go on with frames as they come, to say what it has found so far.
+"""The interface of every search: start, advance by frames as they come, and the hypotheses so far.
 
-Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. Whole recordings are searched by
-the same code as streams, as one chunk. A state belongs to one utterance or stream: states that stand at different frames
-are advanced together, and each counts its frames from its own start.
+Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. The same code searches whole
+recordings, as one chunk, and streams. A state belongs to one utterance or stream. States at different frames are advanced
+together, and each counts its frames from its own start.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prior import LabelPrior
 from zipasr.search.scorer import check_encoded
 
 
 class SearchState(Protocol):
-    """Where a search stands in one utterance; each search has its own."""
+    """Progress of a search in one utterance; each search has its own type of state."""
 
     num_frames: int
-    """Frames at 25 Hz so far."""
+    """Number of frames at 25 Hz so far."""
 
 
-class ResumableSearch(Protocol):
-    """A search with its settings. It keeps nothing of the utterances: all of that is in their states."""
+State = TypeVar("State", bound=SearchState)
+PriorT_contra = TypeVar("PriorT_contra", contravariant=True)
+PriorT = TypeVar("PriorT")
 
-    def start(self, prior: Any = None, /) -> Any:
-        """State of an utterance of which no frame has come, with what its search is to know of label sequences."""
 
-    def advance(self, states: Sequence[Any], encoded: Encoded) -> None:
-        """Take every state through the valid frames of its row.
+class ResumableSearch(Protocol[State, PriorT_contra]):
+    """A search with its settings. It keeps nothing about the utterances, which their states hold.
 
-        Differs: it changes its arguments. A state is a tree that grows and is pruned; to copy it for every chunk would cost
-        more than to search.
+    `State` is the type of its states, `PriorT_contra` the type of the knowledge about label sequences that it can use.
+    """
+
+    def start(self, prior: PriorT_contra | None = None, /) -> State:
+        """State of an utterance before its first frame, with the prior that its search is to use."""
+
+    def advance(self, states: Sequence[State], encoded: Encoded) -> None:
+        """Advance every state by the valid frames of its row.
+
+        Differs: it changes its arguments. A state is a tree that grows and is pruned; copying it for every chunk would cost
+        more than the search.
 
         Raises:
             ValueError: there is not one row for each state, or lengths do not fit the frames.
         """
 
-    def hypotheses(self, states: Sequence[Any]) -> list[list[Hypothesis]]:
-        """For each state what it would have found if the utterance ended here, the best first; it can still go on."""
+    def hypotheses(self, states: Sequence[State]) -> list[list[Hypothesis]]:
+        """For each state its hypotheses, the best first, as if the utterance ended here; the state can still be advanced."""
 
-    def restart(self, state: Any) -> Any:
-        """State for what follows: nothing found yet and frames counted from 0, but aware of the labels that came before.
+    def restart(self, state: State) -> State:
+        """State of the next utterance: no labels yet and frames counted from 0, but aware of the labels before.
 
-        Differs: the published decoder lets every hypothesis of a beam go on behind its own labels, its text cut off. One
-        text has been given out by then, so here the next one goes on behind that.
+        Differs: the published decoder lets every hypothesis of a beam continue after its own labels, with its text cut off.
+        By then one text has been returned, so here the next utterance continues after that one.
         """
 
 
-def search_all(search: ResumableSearch, encoded: Encoded, prior: Any = None) -> list[list[Hypothesis]]:
-    """Search a batch of whole utterances."""
+AnySearch = ResumableSearch[SearchState, LabelPrior]
+"""A search chosen at run time, so that the type of its states is open. It takes only states that it started itself, and
+only the prior that `strategy.make_prior` gives for it."""
+
+
+def search_all(
+    search: ResumableSearch[State, PriorT], encoded: Encoded, prior: PriorT | None = None
+) -> list[list[Hypothesis]]:
+    """The hypotheses of a batch of whole utterances, the best first for each."""
     states = [search.start(prior) for _ in range(len(encoded.lens))]
     search.advance(states, encoded)
     return search.hypotheses(states)

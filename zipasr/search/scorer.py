@@ -1,4 +1,4 @@
-"""What a search needs of a model: `Scorer`. `AsrModel` is one; exported graphs will be another.
+"""`Scorer`: the interface of a model to the searches. `AsrModel` and `OnnxModel` implement it.
 
 Frames are at 25 Hz; J is the width of the joiner, V of the vocabulary, M any number of rows, K label sequences.
 """
@@ -48,7 +48,7 @@ class Scorer(Protocol):
         """Frames (N, T', D) at 25 Hz of features (N, T, F) at 100 Hz."""
 
     def project_frames(self, frames_NTD: Tensor) -> Tensor:
-        """Frames as the joiner takes them, (N, T, J)."""
+        """Frames projected for the joiner, (N, T, J)."""
 
     def predict(self, contexts_MC: Tensor) -> Tensor:
         """Projected contexts (M, J) of the last `context_size` ids (M, C); -1 stands for nothing."""
@@ -64,7 +64,7 @@ class Scorer(Protocol):
 
 
 def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities (..., V), float32, of logits (..., V) less the penalty for blank, over the temperature.
+    """Log-probabilities (..., V), float32, of logits (..., V) minus the penalty for blank, divided by the temperature.
 
     Raises:
         ValueError: the temperature is not positive.
@@ -82,7 +82,7 @@ def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0
 def ctc_label_log_probs(
     scorer: Scorer, frames_NTD: Tensor, *, blank_penalty: float = 0.0, temperature: float = 1.0
 ) -> Tensor:
-    """Log-probabilities (N, T, V) of the CTC head, normalised again after the penalty for blank and the temperature.
+    """Log-probabilities (N, T, V) of the CTC head, normalized again after the penalty for blank and the temperature.
 
     Raises:
         ValueError: the temperature is not positive, or there is no CTC head.

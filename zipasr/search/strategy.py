@@ -1,14 +1,14 @@
-"""Which search, with which settings and which knowledge of language: `SearchConfig`, `make_search` and `find_hypotheses`.
+"""The choice and the settings of a search: `SearchConfig`, `resolve_search`, `make_search` and `find_hypotheses`.
 
-Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. What applies to a search and
-what does not is decided here, once, for transcripts, evaluation and tuning alike.
+Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. Transcripts, evaluation and tuning
+all resolve and check their searches here.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
@@ -19,7 +19,7 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import LabelPrior, WeightedPriors
 from zipasr.search.rescoring import attention_rescoring
-from zipasr.search.resumable import ResumableSearch, search_all
+from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.scorer import Scorer
 
 Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"]
@@ -31,45 +31,45 @@ _TRANSDUCER_METHODS = ("beam", "greedy")
 
 
 MAX_BEAM = 1000
-"""Time and memory grow with the beam, and nothing is gained long before this."""
+"""Time and memory grow with the beam; far smaller beams are as accurate."""
 MAX_SYMBOLS_PER_FRAME = 100
-"""No speech has so many in 40 ms; a model that never emits blank would go on for ever."""
+"""Far more than speech has in 40 ms; the bound stops a model that never emits blank."""
 
 
 _MAX_WEIGHT = 1e6
-"""In nats, or times nats: far beyond what decides alone, and scores still fit into float32."""
+"""In nats, or a factor of nats: far beyond any useful weight, while scores still fit in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How to search for the best tokens."""
+    """Configuration of a search."""
 
     method: Method = "auto"
     """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
-    the attention decoder choose among what `ctc_beam` finds. `auto` is the default of the model's folder, which training
-    chooses on its dev set; without one it is `beam` where there is a transducer head, else `attention_rescoring` where there
-    is an attention decoder (published results are of these), else `ctc_greedy`. Where hotwords, a language model or several
-    alternatives need a beam, `auto` is the beam search of the same head."""
+    the attention decoder choose among the hypotheses of `ctc_beam`. `auto` is the default of the model's folder, which
+    training chooses on its dev set; without one it is `beam` with a transducer head, else `attention_rescoring` with an
+    attention decoder (published results use these), else `ctc_greedy`. If hotwords, a language model or several alternatives
+    need a beam, `auto` is the beam search of the same head."""
     beam: int = 4
     """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
     num_best: int = 1
-    """Readings to return for an utterance, at most `beam`."""
+    """Size of the n-best list to return for an utterance, at most `beam`."""
     max_symbols_per_frame: int = 1
-    """Tokens that `beam` and `greedy` may emit in a frame of 40 ms before they go on to the next. Published results are of
+    """Tokens that `beam` and `greedy` may emit in a frame of 40 ms before they advance to the next. Published results use
     1; a model that has learned to emit tokens in bursts needs more, or words are missing."""
     attention_scale: float = 1.0
-    """Weight of the attention decoder's log-probability in rescoring, beside 1 for that of CTC; tune it on a dev set."""
+    """Weight of the attention decoder's log-probability in rescoring, where CTC has weight 1; tune it on a dev set."""
     blank_penalty: float = 0.0
-    """Taken off the score of blank; positive values delete fewer words."""
+    """Subtracted from the score of blank; positive values delete fewer words."""
     temperature: float = 1.0
     """Divides the scores before they become probabilities; the greedy searches find the same tokens at any."""
     lm_scale: float = 0.3
     """Weight of a language model's log-probability (0.3 as published for shallow fusion); tune it on a dev set."""
     lodr_scale: float = -0.15
-    """Weight of the n-gram that stands for what the transducer knows of language already, 0 or below. Published with a
-    language model at 0.52 is -0.26; this is the same share of the default."""
+    """Weight of the n-gram that approximates the internal language model of the transducer, 0 or below. Published with a
+    language model at 0.52 is -0.26; the default is in the same proportion."""
     hotword_boost: float = DEFAULT_BOOST
-    """Nats for each token of a hotword that has no boost of its own."""
+    """Nats for each token of a hotword without a boost of its own."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -107,23 +107,23 @@ class SearchConfig:
         if not 0 <= self.lm_scale < math.inf:
             raise ConfigError(f"lm_scale must be 0 or more, but is {self.lm_scale}")
         if not -math.inf < self.lodr_scale <= 0:
-            raise ConfigError(f"lodr_scale must be 0 or below, since that model is taken off, but is {self.lodr_scale}")
+            raise ConfigError(f"lodr_scale must be 0 or below, since that model is subtracted, but is {self.lodr_scale}")
         if not math.isfinite(self.blank_penalty):
             raise ConfigError(f"blank_penalty must be a finite number, but is {self.blank_penalty}")
         if not 0 < self.hotword_boost < math.inf:
             raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
 
     def changes(self) -> dict[str, Any]:
-        """The fields that are not as usual, by name."""
+        """The fields without their default value, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if self._is_changed(field.name)}
 
     def reset(self, names: Iterable[str]) -> "SearchConfig":
-        """The same with these fields as usual."""
-        usual: dict[str, Any] = {name: type(self).__dataclass_fields__[name].default for name in names}
-        return dataclasses.replace(self, **usual)
+        """The same with these fields at their default value."""
+        defaults: dict[str, Any] = {name: type(self).__dataclass_fields__[name].default for name in names}
+        return dataclasses.replace(self, **defaults)
 
     def __str__(self) -> str:
-        """The method, and what else is not as usual."""
+        """The method, and the other fields without their default value."""
         others = {name: value for name, value in self.changes().items() if name != "method"}
         return ", ".join([self.method, *(f"{name} {value:g}" for name, value in others.items())])
 
@@ -132,18 +132,18 @@ class SearchConfig:
 
 
 class LanguageModels(NamedTuple):
-    """What a search may know of language beside the model itself; weights are in `SearchConfig`."""
+    """Language models of a search; their weights are in `SearchConfig`."""
 
     main: LabelPrior | None = None
     """The language model of shallow fusion."""
     subtracted: LabelPrior | None = None
-    """The token n-gram that stands for the language the transducer has learnt (LODR)."""
+    """The token n-gram that approximates the internal language model of the transducer (LODR)."""
 
 
 NO_LANGUAGE_MODELS = LanguageModels()
 
 
-def settled(
+def resolve_search(
     config: SearchConfig,
     scorer: Scorer,
     *,
@@ -151,16 +151,16 @@ def settled(
     has_hotwords: bool = False,
     default: SearchConfig | None = None,
 ) -> SearchConfig:
-    """The same with its method settled, and checked against the heads that the model has and against what is to help.
+    """The search with `auto` resolved, after a check that model, language models and hotwords fit it.
 
     Args:
-        config: what is asked for.
+        config: the requested search.
         scorer: the model.
-        language_models: what the search is to know of language.
+        language_models: language models for the search.
         has_hotwords: whether there are phrases to prefer.
-        default: what `auto` follows: the default search of the model's folder; None: it has none.
+        default: the default search of the model's folder, which `auto` stands for; None: it has none.
     Raises:
-        ConfigError: the model lacks the head that the search needs, or the search cannot use what it is given.
+        ConfigError: the model lacks the head that the search needs, or the search cannot use language models or hotwords.
     """
     has_lm = language_models.main is not None
     if config.method == "auto":
@@ -176,15 +176,17 @@ def settled(
     if has_lm and method not in _BEAM_METHODS:
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
     if language_models.subtracted is not None and not has_lm:
-        raise ConfigError("the n-gram of LODR is taken off a language model, but there is none; give one, or leave it out")
+        raise ConfigError(
+            "the n-gram of LODR is subtracted from a language model, but there is none; give one, or leave it out"
+        )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
     return config
 
 
 def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
-    """What `auto` stands for: the model's default with the fields that are asked for, or the best that its heads allow."""
-    asked = {name: value for name, value in config.changes().items() if name != "method"}
+    """The search for `auto`: the model's default with the requested fields, or the best that its heads allow."""
+    requested = {name: value for name, value in config.changes().items() if name != "method"}
     if default is None or not _has_head(default.method, scorer):
         if scorer.has_transducer:
             return dataclasses.replace(config, method="beam")
@@ -192,23 +194,23 @@ def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None
             return dataclasses.replace(config, method="attention_rescoring")
         return dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
     method, kept = default.method, default.changes()
-    if "max_symbols_per_frame" in asked and method in _CTC_METHODS and scorer.has_transducer:
-        method, kept = "beam", {}  # what was tuned for one head says nothing of the other
-    elif "attention_scale" in asked and scorer.has_attention:
+    if "max_symbols_per_frame" in requested and method in _CTC_METHODS and scorer.has_transducer:
+        method, kept = "beam", {}  # settings tuned for one head do not suit the other
+    elif "attention_scale" in requested and scorer.has_attention:
         method = "attention_rescoring"
-    elif needs_beam or "beam" in asked:
+    elif needs_beam or "beam" in requested:
         method = _WITH_BEAM.get(method, method)
-    return SearchConfig(**{**kept, **asked, "method": method})
+    return SearchConfig(**{**kept, **requested, "method": method})
 
 
 def _has_head(method: str, scorer: Scorer) -> bool:
-    """Whether a model has what a search needs."""
+    """Whether a model has the heads that a search needs."""
     if method in _CTC_METHODS:
         return scorer.has_ctc and (method != "attention_rescoring" or scorer.has_attention)
     return scorer.has_transducer
 
 
-def settled_for_streams(
+def resolve_streaming_search(
     config: SearchConfig,
     scorer: Scorer,
     *,
@@ -216,40 +218,41 @@ def settled_for_streams(
     has_hotwords: bool = False,
     default: SearchConfig | None = None,
 ) -> SearchConfig:
-    """`settled`, for sound that is still coming in.
+    """`resolve_search` for streams.
 
     Raises:
-        ConfigError: as `settled`, or the search is attention_rescoring, which must hear the end first. (Where that would be
-            what `auto` is, it is the search that finds what there is to rescore.)
+        ConfigError: as `resolve_search`, or the search is attention_rescoring, which needs whole utterances. (Where `auto`
+            stands for it, the result is the search that finds the hypotheses to be rescored.)
     """
     if config.method == "attention_rescoring":
         raise ConfigError(
             "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
             "transcribe the recording"
         )
-    found = settled(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
+    found = resolve_search(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
     if found.method != "attention_rescoring":
         return found
     return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
 
 
-def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> ResumableSearch:
+def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> AnySearch:
     """The search that finds hypotheses, and for attention_rescoring those to be rescored.
 
     Args:
         scorer: the model.
-        config: a search that `settled` has checked.
-        unk_id: a label that the transducer searches pass over like blank; None: there is none.
+        config: a search that `resolve_search` has checked.
+        unk_id: a label that the transducer searches skip like blank; None: there is none.
     """
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
+    search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch
     if config.method == "ctc_greedy":
-        return CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
-    if config.method == "greedy":
-        return GreedySearch(
+        search = CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
+    elif config.method == "greedy":
+        search = GreedySearch(
             scorer, blank_penalty=penalty, temperature=temperature, unk_id=unk_id, max_symbols_per_frame=max_symbols
         )
-    if config.method == "beam":
-        return BeamSearch(
+    elif config.method == "beam":
+        search = BeamSearch(
             scorer,
             beam=config.beam,
             blank_penalty=penalty,
@@ -257,7 +260,9 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
             unk_id=unk_id,
             max_symbols_per_frame=max_symbols,
         )
-    return CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+    else:
+        search = CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+    return cast(AnySearch, search)  # narrower than the interface: each search takes only its own states and priors
 
 
 def make_prior(
@@ -266,7 +271,7 @@ def make_prior(
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
 ) -> LabelPrior | None:
-    """What `ResumableSearch.start` of that search takes: language models and hotwords, weighted; None without any."""
+    """The prior for `ResumableSearch.start` of a search: language models and hotwords, weighted; None without any."""
     if config.method not in _BEAM_METHODS:
         return hotwords
     parts: Sequence[tuple[LabelPrior | None, float]] = (
@@ -287,14 +292,14 @@ def find_hypotheses(
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
 ) -> list[list[Hypothesis]]:
-    """Search a batch.
+    """The n-best hypotheses of each utterance of a batch.
 
     Args:
         scorer: the model.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
-        config: a search that `settled` has checked.
-        unk_id: a label that the transducer searches pass over like blank; None: there is none.
-        language_models: what the beam searches add to the scores.
+        config: a search that `resolve_search` has checked.
+        unk_id: a label that the transducer searches skip like blank; None: there is none.
+        language_models: language models for the beam searches.
         hotwords: phrases to prefer.
     Returns:
         For each utterance 1 to `config.num_best` hypotheses, the best first.

@@ -16,6 +16,7 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
 from zipasr.errors import AudioError
+from zipasr.recognizer.files import read_short
 from zipasr.recognizer.long_recording import transcribe_blocks
 from zipasr.serve.batching import BatchingWorker, Hotwords
 from zipasr.serve.limits import ServeConfig, ServerBusy
@@ -119,14 +120,9 @@ class Transcriber:
         A long one is read again from its start when its turn comes, since a reader holds a copy of what it reads: of those
         that wait only the file is kept.
         """
-        limit_samples = self.worker.recognizer.long_recordings.max_piece_s * SAMPLE_RATE_HZ
-        read: list[np.ndarray] = []
         with contextlib.closing(blocks()) as reading:
-            for block in reading:
-                read.append(block)
-                if sum(map(len, read)) > limit_samples:
-                    return None
-        return np.concatenate(read) if read else np.zeros(0, np.float32)
+            samples, _ = read_short(reading, max_s=self.worker.recognizer.long_recordings.max_piece_s)
+        return samples
 
     def _transcribe_long(
         self,

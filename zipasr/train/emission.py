@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from zipasr.alignment.emission import EmissionStats, measure_emission
 from zipasr.data.batching import Batch
 from zipasr.features import PADDING_VALUE
 from zipasr.losses.lattice import LatticeKind
 from zipasr.model import AsrModel
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import SEVERAL_SYMBOLS, ComparedSearch, SearchComparison, explain_differences
-from zipasr.search.emission import EmissionStats, measure_emission
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 

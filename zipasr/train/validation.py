@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zipasr.alignment.emission import EmissionStats, measure_emission
 from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
 from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import ComparedSearch, SearchComparison, best_search
-from zipasr.search.emission import EmissionStats, measure_emission
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig

@@ -1,8 +1,8 @@
-"""Where a transducer emits the labels of a known text: frames (N, T, D) at 25 Hz and labels -> a frame for each label.
+"""When a transducer emits the labels of a known text: frames (N, T, D) at 25 Hz and labels -> a frame for each label.
 
 A head trained with the `regular` lattice may learn to emit labels in bursts, many in one frame, and a search that allows
-one label a frame then deletes words. The best path through the lattice of the true text shows it without any search; it is
-the lattice that the head was trained with, since others ask it for scores that it never learned.
+one label a frame then deletes words. The best path through the lattice of the true text shows this without any search. The
+lattice must be the one that the head was trained with, since others use scores that it never learned.
 Source: Graves 2012, arXiv:1211.3711, the lattice of section 2.4, with maxima for sums (Viterbi).
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.alignment.ctc import ctc_align
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.nn.encoded import Encoded
-from zipasr.search.align import ctc_align
 from zipasr.search.contexts import first_context
 from zipasr.search.hypothesis import FRAME_S
 from zipasr.search.scorer import Scorer, check_encoded
@@ -25,14 +25,14 @@ _SLICE_ELEMENTS = 1 << 21
 
 
 class EmissionStats(NamedTuple):
-    """Counts over the labels of any number of utterances, and what they say. `plus` adds up."""
+    """Counts over the labels of any number of utterances, and the shares and means they give. `plus` adds them up."""
 
     num_labels: int = 0
     """Labels of the utterances that have a path."""
     num_burst_labels: int = 0
     """Labels that are not the first label of their frame."""
     num_emitting_frames: int = 0
-    """Frames that emit a label or more."""
+    """Frames that emit at least one label."""
     num_burst_frames: int = 0
     """Frames that emit more than one."""
     num_compared_labels: int = 0
@@ -70,10 +70,10 @@ class EmissionStats(NamedTuple):
 def align_transducer(
     scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]], *, lattice: LatticeKind = "regular"
 ) -> list[tuple[int, ...] | None]:
-    """Find the frame that emits each label on the best path of the lattice.
+    """The frame that emits each label on the best path of the lattice.
 
-    Utterances are aligned one at a time and the joiner runs on slices of frames, so that what grows with the utterance is
-    one byte for each frame and label position.
+    Utterances are aligned one at a time and the joiner runs on slices of frames, so that memory grows with the utterance by
+    one byte per frame and label position.
 
     Args:
         scorer: has a transducer head.
@@ -81,8 +81,8 @@ def align_transducer(
         labels: of each of the N utterances, without blank.
         lattice: the kind that the head was trained with; see `LatticeKind`.
     Returns:
-        For each utterance a frame for each label, never falling; None where there is no path: too few frames for the
-        labels, or scores that are not finite.
+        For each utterance a frame for each label, non-decreasing; None if there is no path: too few frames for the labels,
+        or scores that are not finite.
     Raises:
         ValueError: not N label sequences, a label is blank or not in [0, V), lengths do not fit the frames, there is no
             such lattice, or no transducer head.
@@ -102,7 +102,7 @@ def align_transducer(
 def measure_emission(
     scorer: Scorer, encoded: Encoded, labels: Sequence[Sequence[int]], *, lattice: LatticeKind = "regular"
 ) -> EmissionStats:
-    """Measure bursts of labels, and the delay of emission against CTC where there is a CTC head.
+    """Counts of label bursts, and of the delay of emission against CTC if there is a CTC head.
 
     Args and errors are those of `align_transducer`. An utterance with more labels than CTC has frames for counts for the
     bursts but not for the delay.
@@ -177,7 +177,7 @@ def _arc_scores(logits_TUV: Tensor, labels: list[int], blank_id: int) -> tuple[T
 
 
 def _advance(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the best scores through a slice of frames.
+    """Advance the best scores by a slice of frames.
 
     Within a frame a path that enters at position j and emits up to u scores best[j] + sum of symbol[j..u-1], a difference
     of running sums, so that the best j of every u is a running maximum.
@@ -201,7 +201,7 @@ def _advance(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tenso
 
 
 def _advance_by_one(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tensor, Tensor]:
-    """`_advance` where a label takes its frame with it, so that a path leaves a frame by a label or by a blank."""
+    """`_advance` for lattices whose labels end a frame, so that a path leaves a frame by a label or by a blank."""
     is_entered_TU = torch.ones(blank_TU.shape, dtype=torch.bool)
     for symbol_S, blank_U, is_entered_U in zip(symbol_TS, blank_TU, is_entered_TU, strict=True):
         by_blank_U, by_label_S = best_U + blank_U, best_U[:-1] + symbol_S
@@ -211,7 +211,7 @@ def _advance_by_one(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tupl
 
 
 def _trace(is_entered_TU: np.ndarray, num_labels: int, *, most_per_frame: int) -> tuple[int, ...]:
-    """Go back from the end of the last frame, after all labels; the frame of each label."""
+    """The frame of each label, traced back from the end of the last frame, after all labels."""
     frames, position = [0] * num_labels, num_labels
     for t in range(len(is_entered_TU) - 1, -1, -1):
         for _ in range(most_per_frame):

@@ -1,4 +1,5 @@
-"""When an utterance of a stream is over: lengths in seconds in, yes or no out. Pure; names and defaults are the ecosystem's.
+"""Endpoint detection: whether an utterance of a stream is over, from lengths in seconds. Names and defaults are those of the
+ecosystem.
 
 Source: sherpa-onnx, `endpoint.cc`, after Kaldi's `online-endpoint.h`.
 """
@@ -11,14 +12,14 @@ from zipasr.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointRule:
-    """Conditions that end an utterance where all of them hold."""
+    """Conditions that together end an utterance."""
 
     must_contain_nonsilence: bool
-    """Whether something must have been recognised."""
+    """Whether a token must have been recognized."""
     min_trailing_silence_s: float
-    """Silence at the end: time since the last token, or since the start where there is none."""
+    """Silence at the end: time since the last token, or since the start if there is none."""
     min_utterance_length_s: float
-    """Length, silence included."""
+    """Length of the utterance, silence included."""
 
     def __post_init__(self) -> None:
         for name in ("min_trailing_silence_s", "min_utterance_length_s"):
@@ -26,7 +27,7 @@ class EndpointRule:
                 raise ConfigError(f"{name} must be 0 or more seconds and finite, but is {getattr(self, name)}")
 
     def holds(self, *, trailing_silence_s: float, utterance_length_s: float) -> bool:
-        """Whether it ends an utterance of this length with this much silence at its end."""
+        """Whether the rule ends an utterance of this length with this much silence at its end."""
         contains_nonsilence = utterance_length_s > trailing_silence_s
         return (
             (contains_nonsilence or not self.must_contain_nonsilence)
@@ -45,12 +46,12 @@ def _rule(must_contain_nonsilence: bool, min_trailing_silence_s: float, min_utte
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """Three rules; any of them ends an utterance."""
+    """Three rules, each of which ends an utterance."""
 
     rule1: EndpointRule = field(default_factory=lambda: _rule(False, 2.4, 0.0))
-    """Long silence, whether something was said or not."""
+    """Long silence, with or without speech before it."""
     rule2: EndpointRule = field(default_factory=lambda: _rule(True, 1.2, 0.0))
-    """Shorter silence after something was said."""
+    """Shorter silence after speech."""
     rule3: EndpointRule = field(default_factory=lambda: _rule(False, 0.0, 20.0))
     """A long utterance, even in the middle of a word."""
 

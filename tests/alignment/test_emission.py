@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from tests.train.tones import minute_model
+from zipasr.alignment import emission
+from zipasr.alignment.ctc import align_batch
+from zipasr.alignment.emission import EmissionStats, align_transducer, measure_emission
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import full_transducer_loss
 from zipasr.nn.encoded import Encoded
-from zipasr.search import emission
-from zipasr.search.align import align_batch
-from zipasr.search.emission import EmissionStats, align_transducer, measure_emission
 
 
 def path_score(

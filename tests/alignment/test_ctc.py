@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.search.toy_scorer import ToyScorer, toy_encoded
+from zipasr.alignment import ctc
+from zipasr.alignment.ctc import Alignment, align_batch, ctc_align
 from zipasr.nn.encoded import Encoded
-from zipasr.search import align
-from zipasr.search.align import Alignment, align_batch, ctc_align
 
 
 def random_log_probs(num_frames: int, vocab_size: int, seed: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_equals_the_best_of_all_alignments(num_frames: int, ids: tuple[int, ...]
     log_probs_TV = random_log_probs(num_frames, 3, seed)
     best = best_by_enumeration(log_probs_TV, ids)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(align, "_BLOCK_FRAMES_25HZ", block)
+        patch.setattr(ctc, "_BLOCK_FRAMES_25HZ", block)
         if best == -math.inf:
             with pytest.raises(ValueError, match=rf"labels need \d frames at 25 Hz or more, but there are {num_frames}"):
                 ctc_align(log_probs_TV, ids, blank_id=0)
@@ -72,7 +72,7 @@ def test_blocks_change_nothing(num_frames: int, seed: int, block: int) -> None:
     ids = tuple(np.random.default_rng(seed).integers(1, 6, num_frames // 3).tolist())
     whole = ctc_align(log_probs_TV, ids, blank_id=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(align, "_BLOCK_FRAMES_25HZ", block)
+        patch.setattr(ctc, "_BLOCK_FRAMES_25HZ", block)
         assert ctc_align(log_probs_TV, ids, blank_id=0) == whole
 
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.search.stitch import PlacedTranscript
-from zipasr.search.stitch import stitch as stitch_silently
+from zipasr.recognizer.stitch import PlacedTranscript
+from zipasr.recognizer.stitch import stitch as stitch_silently
 from zipasr.transcript import Token, Transcript, Word, words_from_tokens
 from zipasr.vad import WINDOW_SAMPLES, DetectorState, split_recording
 

@@ -1,10 +1,10 @@
 """True times of tokens and words. Labels at 25 Hz and features (T, F) at 100 Hz -> a `TokenSpan` for each token.
 
-A CTC head says where in the sound a label is but not where a word begins and ends: its labels last a frame each, blank
-fills the rest, the space of a character vocabulary comes 0.1 s early, and the last label often long before the sound of
-the word is over. A transducer emits when it pleases. So the text is aligned with the CTC head, and from the first and
-last label of a word its edges are sought in the energy of the features: the nearest pause where there is one, else the
-quietest place before the neighbour's labels. Nothing in it is fitted to a model. Measured in docs/alignment.md.
+A CTC head gives the position of a label but not the start and end of a word: its labels last a frame each, blank fills the
+rest, the space of a character vocabulary comes 0.1 s early, and the last label often comes long before the end of the word.
+A transducer may emit at any time. So the text is aligned with the CTC head, and from the first and last label of a word, its
+edges are searched for in the energy of the features: the nearest pause if there is one, else the quietest place before the
+labels of the neighbor. Nothing in it is fitted to a model. Measured in docs/alignment.md.
 """
 
 import math
@@ -16,33 +16,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.alignment.ctc import Alignment, ctc_align
 from zipasr.nn.encoded import Encoded
-from zipasr.search.align import Alignment, ctc_align
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer, check_encoded
 from zipasr.tokenizer import Tokenizer
 
 _FEATURES_PER_FRAME = 4
 _OFFSET_FRAMES = 3
-"""Frame t at 25 Hz sees features around 4 t + 5 (convolutions without padding): those of its 40 ms begin at 4 t + 3."""
+"""Frame t at 25 Hz sees features around 4 t + 5 (convolutions without padding): those of its 40 ms start at 4 t + 3."""
 _PAUSE_FRAMES = 20
-"""What is quiet for 0.2 s is a pause; the closure of a stop is shorter. Of 0.1 to 0.3 s the best on the training prompts."""
+"""A pause is 0.2 s of quiet or longer; the closure of a stop is shorter. Best of 0.1 to 0.3 s on the training prompts."""
 _REACH_FRAMES = 60
-"""An edge is sought 0.6 s from the nearest label at most: the last label comes up to 0.5 s before the end of its word."""
+"""An edge is at most 0.6 s from the nearest label: the last label comes up to 0.5 s before the end of its word."""
 _EARLY_FRAMES = 8
-"""A word may begin up to 80 ms after its first label: heads that see the future emit it before the sound."""
+"""A word may start up to 80 ms after its first label: heads that see the future emit it before the audio of the word."""
 _MARGIN_FRAMES = 5
-"""How loud a word is counts from 50 ms before its first label to 50 ms after its last."""
+"""The loudness of a word is measured from 50 ms before its first label to 50 ms after its last."""
 _QUIET_SHARE = 0.6
-"""Quiet is what lies more than this share of the way, in dB, from the loudest of the word to the quietest beside it. Of
-0.5, 0.6 and 0.7 the best on the training prompts; they differ by less than 10 ms."""
+"""A frame is quiet if it is more than this share of the way, in dB, from the loudest of the word to the quietest next to it.
+Best of 0.5, 0.6 and 0.7 on the training prompts; they differ by less than 10 ms."""
 _MAX_DEPTH_DB = 40.0
-"""But what is this far below the word is always quiet: in digital silence there is no other measure."""
+"""A frame this far below the word is always quiet: digital silence has no level to compare with."""
 _WORD_START = "\u2581"
 
 
 class TokenSpan(NamedTuple):
-    """From where to where a token lasts, in frames at 25 Hz, not rounded; times 0.04 s."""
+    """Start and end of a token in frames at 25 Hz, not rounded; multiply by 0.04 s."""
 
     start_frame: float
     end_frame: float
@@ -62,16 +62,16 @@ def emission_spans(frames: Sequence[int]) -> list[TokenSpan]:
 def align_hypotheses(
     scorer: Scorer, encoded: Encoded, features: Sequence[Tensor], hypotheses: Sequence[Hypothesis], *, tokenizer: Tokenizer
 ) -> list[list[TokenSpan]]:
-    """Find when the tokens of hypotheses, of whichever search, were really said.
+    """The times at which the tokens of hypotheses, from any search, were said.
 
-    A hypothesis that the frames have no room for keeps the frames that emitted it.
+    A hypothesis with more labels than CTC has frames for keeps the frames that emitted it.
 
     Args:
         scorer: has a CTC head.
         encoded: frames (N, T', D) at 25 Hz and their lengths.
         features: of each utterance, (T, F) at 100 Hz, logarithms of mel energies.
         hypotheses: one for each utterance.
-        tokenizer: knows which tokens begin words.
+        tokenizer: knows which tokens start words.
     Returns:
         For each hypothesis a span for each of its ids. They are in order and do not overlap; the first of a word starts
         with the word and the last ends with it; none lies outside the features.
@@ -88,13 +88,13 @@ def align_hypotheses(
         return [[] for _ in hypotheses]
     log_probs_NTV = scorer.ctc_log_probs(encoded.frames).float().cpu().numpy()
     spans = []
-    for log_probs_TV, length, sound, hypothesis in zip(log_probs_NTV, lens, features, hypotheses, strict=True):
+    for log_probs_TV, length, features_TF, hypothesis in zip(log_probs_NTV, lens, features, hypotheses, strict=True):
         try:
             alignment = ctc_align(log_probs_TV[:length], hypothesis.ids, blank_id=scorer.blank_id)
         except ValueError:  # more labels than frames, which a transducer may emit
             spans.append(emission_spans(hypothesis.frames))
         else:
-            spans.append(token_spans(hypothesis.ids, alignment, energy_db(sound), tokenizer=tokenizer))
+            spans.append(token_spans(hypothesis.ids, alignment, energy_db(features_TF), tokenizer=tokenizer))
     return spans
 
 
@@ -112,7 +112,7 @@ def token_spans(
         ids: the tokens.
         alignment: of the same tokens.
         energy_db_T: of the recording, at 100 Hz.
-        tokenizer: knows which tokens begin words. A token without text (the lone space of a character vocabulary) is
+        tokenizer: knows which tokens start words. A token without text (the lone space of a character vocabulary) is
             at the start of the word that it is in, and lasts no time.
     Raises:
         ValueError: the alignment has another number of tokens.
@@ -137,7 +137,7 @@ def token_spans(
 
 
 def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> list[tuple[int, int]]:
-    """Find where words begin and end.
+    """The starts and ends of words.
 
     Args:
         cores: of each word, the first frame at 100 Hz of its first label and the frame after that of its last; in order.
@@ -161,9 +161,9 @@ def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> lis
             pauses = _pauses(energy_db_T[left:stop], loudness_db[i - 1], is_end_open=is_open)
             ends[i - 1] = left + pauses[0][0] if pauses else left
         if i < len(cores):
-            begin = max(left, right - _REACH_FRAMES - _PAUSE_FRAMES)
-            pauses = _pauses(energy_db_T[begin:right], loudness_db[i], is_start_open=begin == i == 0)
-            starts[i] = begin + pauses[-1][1] if pauses else right
+            start = max(left, right - _REACH_FRAMES - _PAUSE_FRAMES)
+            pauses = _pauses(energy_db_T[start:right], loudness_db[i], is_start_open=start == i == 0)
+            starts[i] = start + pauses[-1][1] if pauses else right
         if 0 < i < len(cores) and ends[i - 1] > starts[i]:
             ends[i - 1] = starts[i] = (ends[i - 1] + starts[i]) // 2
     return list(zip(starts, ends, strict=True))
@@ -172,13 +172,13 @@ def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> lis
 def _pauses(
     energy_db_T: np.ndarray, loudness_db: float, *, is_start_open: bool = False, is_end_open: bool = False
 ) -> list[tuple[int, int]]:
-    """Where it is quiet beside a word: all pauses, or the longest stretch if none lasts long enough to be one.
+    """Quiet stretches next to a word: all pauses, or the longest stretch if none is long enough to be a pause.
 
-    Beyond an open side is the end of the recording: silence, which makes a pause of what is quiet there, and is one itself
-    where the end is so near that nothing else fits in.
+    An open side is the end of the recording. It counts as silence: quiet frames next to it are a pause, and if it is so near
+    that nothing else fits in, it is a pause itself.
 
     Returns:
-        First frame of each and the frame after its last; none only if there are no frames.
+        First frame of each and the frame after its last; empty only if there are no frames.
     """
     num_frames = len(energy_db_T)
     if not num_frames:
@@ -201,21 +201,21 @@ class _WordIndices(NamedTuple):
 
     all: list[int]
     spoken: list[int]
-    """Those with a text."""
+    """Positions of the tokens that have a text."""
 
 
 def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices]:
-    """Words with a text, as `transcript.words_from_tokens` has them; what has none goes with the word after it, if any."""
+    """Words with a text, as in `transcript.words_from_tokens`; a token without text belongs to the word after it, if any."""
     words: list[_WordIndices] = []
     waiting: list[int] = []
     for i, label in enumerate(ids):
         is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label == tokenizer.sos_eos_id
-        begins = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
-        if is_silent and (waiting or begins):
+        is_start = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
+        if is_silent and (waiting or is_start):
             waiting.append(i)
         elif is_silent:
             words[-1].all.append(i)
-        elif waiting or begins:
+        elif waiting or is_start:
             words.append(_WordIndices([*waiting, i], [i]))
             waiting = []
         else:
@@ -227,5 +227,5 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
 
 
 def _to_features(frame: int, num_frames: int) -> int:
-    """The frame at 100 Hz where a frame at 25 Hz begins, or where the recording ends."""
+    """The frame at 100 Hz where a frame at 25 Hz starts, or where the recording ends."""
     return min(frame * _FEATURES_PER_FRAME + _OFFSET_FRAMES, num_frames)

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from zipasr.transcript import Word
 
 MAX_SHIFT_S = 0.5
-"""How far the times of a word may lie apart in two pieces: a transducer emits a word up to a few hundred milliseconds
-later where it knows less of what came before. Words of the same text further apart are two words."""
+"""Largest difference between the times of one word in two pieces: with less left context, a transducer emits a word up to a
+few hundred milliseconds later. Words of the same text further apart are two words."""
 
 EDGE_S = 1.0
-"""How far the edge of a piece reaches: a word that it cuts, and the one beside it. Of 8,000 random recordings of one or two
+"""Extent of the edge of a piece: a word that it cuts, and the word next to it. Of 8,000 random recordings of one or two
 words said again and again, none lost or doubled a word with 1.0, 1.2 or 1.5, and one with 0.6."""
 
 _DISAGREEMENT_COST = 0.1
-"""Of a seam beside a word on which the pieces disagree, in wrong words. 0.05 to 0.25 give the same error rates (within 0.1
-points) on random recordings with 5, 15 and 30 % of the words misrecognized in each piece."""
+"""Cost in wrong words of a seam next to a word on which the pieces disagree. 0.05 to 0.25 give the same error rates (within
+0.1 points) on random recordings with 5, 15 and 30 % of the words misrecognized in each piece."""
 
 
 def find_seam(left: Sequence[Word], right: Sequence[Word], start_s: float, end_s: float) -> tuple[int, int]:
-    """How many words of `left` to keep and how many of `right` to drop.
+    """The number of words of `left` to keep and the number of `right` to drop.
 
     Args:
         left: words of the piece before, times in the recording.
         right: words of the piece after, on the same clock.
-        start_s: start of the audio that both pieces hold, and of the piece after.
+        start_s: start of the audio that both pieces have, and of the piece after.
         end_s: its end, and the end of the piece before.
     """
     first = next((i for i, word in enumerate(left) if word.end_s > start_s - MAX_SHIFT_S), len(left))
@@ -41,7 +41,7 @@ def find_seam(left: Sequence[Word], right: Sequence[Word], start_s: float, end_s
 
 @dataclass(frozen=True)
 class _Overlap:
-    """The words of two pieces about the audio that both hold. A seam (i, j) keeps left[:i] and right[j:]."""
+    """The words of two pieces in the audio that both have. A seam (i, j) keeps left[:i] and right[j:]."""
 
     left: Sequence[Word]
     right: Sequence[Word]
@@ -49,7 +49,7 @@ class _Overlap:
     end_s: float
 
     def best_seam(self) -> tuple[int, int]:
-        """The seam with the fewest wrong words to expect; of several, the one nearest the middle."""
+        """The seam with the fewest expected errors; of several, the one nearest the middle."""
         pairs = self._pairs()
         paired, paired_left, paired_right = set(pairs), {i for i, _ in pairs}, {j for _, j in pairs}
         alone_left = [i not in paired_left for i in range(len(self.left))]
@@ -71,7 +71,7 @@ class _Overlap:
             i, j = seam
             num_wrong = left_costs[i] + right_costs[j] + is_one_word(i - 1, j) + is_one_word(i, j - 1)
             num_disagreements = ((i - 1, j - 1) not in paired) + ((i, j) not in paired)
-            # Rounded, so that seams of equal cost are not told apart by the last bit.
+            # Rounded, so that the last bit does not decide between seams of equal cost.
             return round(num_wrong + _DISAGREEMENT_COST * num_disagreements, 6), self._distance_to_middle_s(i, j)
 
         return min(self._possible_seams(pairs), key=cost)
@@ -108,11 +108,11 @@ class _Overlap:
         return pairs[::-1]
 
     def _agreement(self, a: Word, b: Word) -> float:
-        """How much better it is to take two words for one than to leave both without a partner, at most 1.
+        """Benefit of matching two words over leaving both without a partner, at most 1.
 
         Away from the edges it is (1 - shift / MAX_SHIFT_S)²: squared, so that of "no no no", of which each piece misses one,
         one pair at the same time is worth more than two that are a word of 0.15 s or more off. At the edges a word without
-        a partner is no surprise, so only those at the very same time are taken for one.
+        a partner is no surprise, so only those at exactly the same time match.
         """
         shift = abs(_middle_s(a) - _middle_s(b)) / MAX_SHIFT_S
         if a.text != b.text or shift >= 1:

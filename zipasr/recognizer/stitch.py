@@ -1,7 +1,7 @@
 """Transcripts of overlapping pieces of a recording -> one `Transcript`, each word once. Times in seconds.
 
 Where two pieces share audio, `find_seam` aligns the words of both by text and time: the words before the seam are taken from
-the first piece, the words after it from the second. Only the words near the last seam are looked at again, so a recording of
+the first piece, the words after it from the second. Only the words near the last seam change again, so a recording of
 any length is stitched as its pieces come.
 
 Promised: every word once, also the same word many times in a row, where an overlap is at least twice `EDGE_S` long, both
@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from zipasr.search.seam import MAX_SHIFT_S, find_seam
+from zipasr.recognizer.seam import MAX_SHIFT_S, find_seam
 from zipasr.transcript import Token, Transcript, Word
 
 
 class PlacedTranscript(NamedTuple):
-    """The transcript of a piece and where the piece lies in the recording."""
+    """The transcript of a piece with its position in the recording."""
 
     transcript: Transcript
     """Times from the start of the piece."""
     start_s: float
     overlap_s: float = 0.0
-    """How much of the piece's beginning the piece before it holds too."""
+    """Audio at the start of the piece that the piece before it has too."""
 
 
 def stitch(
@@ -40,23 +40,22 @@ def stitch(
     duration_s: float | None = None,
     on_text: Callable[[str, Sequence[Token]], None] | None = None,
 ) -> Transcript:
-    """Join the transcripts of a recording's pieces.
+    """The transcript of a recording, from those of its pieces.
 
     Args:
-        pieces: in order of time, read one by one; each begins after the one before.
-        joiner: what stands between words: a space, or nothing in languages written without.
+        pieces: in order of time, read one by one; each starts after the one before.
+        joiner: separator of words: a space, or nothing in languages written without spaces.
         duration_s: length of the recording; None: the end of the last piece.
-        on_text: called, while pieces come, with each further stretch of the text that no later piece can change, what joins
-            it to the one before included, and with its tokens, whose times may still be clipped. The rest is in what is
-            returned.
+        on_text: called, while pieces come, with each further part of the text that no later piece can change, its leading
+            separator included, and with its tokens, whose times may still be clipped. The returned transcript has the rest.
     Returns:
         The transcript with times in the recording, never falling. Its score is the sum of the pieces', and it has no
         alternatives: those of the pieces do not combine.
     Raises:
-        ValueError: a piece begins before the one before it, or overlaps it by more than its own length.
+        ValueError: a piece starts before the one before it, or overlaps it by more than its own length.
     """
     parts: list[_Part] = []
-    num_told = 0
+    num_reported = 0
     first: Transcript | None = None
     score = end_s = seam_s = last_start_s = 0.0
     for piece in pieces:
@@ -83,7 +82,7 @@ def stitch(
         if part.words:
             parts.append(part)
         if on_text is not None:
-            num_told = _tell_settled(parts, num_told, start_s - MAX_SHIFT_S, joiner, on_text)
+            num_reported = _report_final(parts, num_reported, start_s - MAX_SHIFT_S, joiner, on_text)
     texts = [part.to_text(joiner) for part in parts]
     return replace(
         first or Transcript(""),
@@ -116,7 +115,7 @@ class _PlacedWord:
 
 @dataclass
 class _Part:
-    """What a piece gives to the whole."""
+    """What a piece contributes to the whole."""
 
     text: str
     words: list[_PlacedWord]
@@ -127,29 +126,29 @@ class _Part:
         self.words = self.words[first:end]
 
     def to_text(self, joiner: str) -> str:
-        # The text of a whole piece as it is: a decoder writes some pieces of the vocabulary otherwise than they are called.
+        # A whole piece keeps its text: the tokenizer decodes some entries of the vocabulary to other text than their names.
         return self.text if self.is_whole else joiner.join(placed.word.text for placed in self.words)
 
 
-def _tell_settled(
+def _report_final(
     parts: Sequence[_Part],
-    num_told: int,
-    settled_s: float,
+    num_reported: int,
+    final_s: float,
     joiner: str,
     on_text: Callable[[str, Sequence[Token]], None],
 ) -> int:
-    """Tell parts that are not told yet and all of whose words end by `settled_s`; return how many have been told in all.
+    """Report the next parts whose words all end by `final_s`; return the number of parts reported so far.
 
-    No later seam leaves out such a word, since `find_seam` keeps all that end `MAX_SHIFT_S` before the piece that it is for,
-    and pieces begin in order of time. So the part stays, whole or not as it is, and with it its text.
+    No later seam drops such a word, since `find_seam` keeps all words that end `MAX_SHIFT_S` before its piece, and pieces
+    start in order of time. So neither the part nor its text can change.
     """
-    while num_told < len(parts) and all(placed.word.end_s <= settled_s for placed in parts[num_told].words):
-        part = parts[num_told]
-        text, has_text_before = part.to_text(joiner), any(before.to_text(joiner) for before in parts[:num_told])
+    while num_reported < len(parts) and all(placed.word.end_s <= final_s for placed in parts[num_reported].words):
+        part = parts[num_reported]
+        text, has_text_before = part.to_text(joiner), any(before.to_text(joiner) for before in parts[:num_reported])
         if text:
             on_text(joiner + text if has_text_before else text, [token for placed in part.words for token in placed.tokens])
-        num_told += 1
-    return num_told
+        num_reported += 1
+    return num_reported
 
 
 def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
@@ -164,7 +163,7 @@ def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
         for word in transcript.words:
             end += len(word.text)
             ends.append(float(end))
-    else:  # words that were not made of these tokens, letter by letter
+    else:  # the letters of the words are not those of the tokens
         starts = [token.start_s for token in transcript.tokens]
         ends = [word.start_s for word in transcript.words[1:]]
     placed, first = [], 0
@@ -181,7 +180,7 @@ def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
 
 
 def _part_in_time(before: _Part, part: _Part, seam_s: float) -> float:
-    """Clip the times of two neighbours to their own sides of a seam, which is returned; it is at `seam_s` or later."""
+    """Clip the times of two neighbors to their own sides of a seam, which is returned; it is at `seam_s` or later."""
     if not before.words or not part.words:
         part.words = [placed.clipped(seam_s, float("inf")) for placed in part.words]
         return seam_s

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from zipasr.errors import ConfigError
-from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
+from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule, is_endpoint
 
 
 @pytest.mark.parametrize(

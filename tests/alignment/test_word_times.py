@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.search.toy_scorer import ToyScorer, toy_encoded
+from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans, find_edges
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.word_times import TokenSpan, align_hypotheses, emission_spans, find_edges
 from zipasr.tokenizer import Tokenizer
 
 LETTERS = Tokenizer.train(["A B AB BA"], kind="char", vocab_size=None)

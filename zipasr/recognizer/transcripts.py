@@ -1,0 +1,90 @@
+"""Hypotheses -> transcripts: tokens with their times, words with their confidence, and the text."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans
+from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.engine import Engine
+from zipasr.search.confidence import Calibration
+from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.tokenizer import Tokenizer
+from zipasr.transcript import Token, Transcript, words_from_tokens
+
+
+def to_transcript(
+    hypothesis: Hypothesis,
+    duration_s: float,
+    *,
+    tokenizer: Tokenizer,
+    spans: Sequence[TokenSpan] | None = None,
+    calibration: Calibration | None = None,
+) -> Transcript:
+    """The transcript of a hypothesis.
+
+    Args:
+        hypothesis: the tokens, from a search.
+        duration_s: length of the recording.
+        tokenizer: turns tokens into text.
+        spans: times of each token in frames at 25 Hz; None: those of the frame that emitted it.
+        calibration: of word confidences; None: they are not changed.
+    """
+    if spans is None:
+        spans = emission_spans(hypothesis.frames)
+    # The last feature ends up to 5 ms after the recording, and so may the last token.
+    tokens = tuple(
+        Token(
+            tokenizer.pieces[i],
+            min(span.start_frame * FRAME_S, duration_s),
+            min(span.end_frame * FRAME_S, duration_s),
+            log_prob,
+        )
+        for i, span, log_prob in zip(hypothesis.ids, spans, hypothesis.log_probs, strict=True)
+        if i != tokenizer.sos_eos_id  # a barely trained model may emit it, but it is not a word
+    )
+    words = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless)
+    if calibration is not None:
+        words = tuple(dataclasses.replace(word, confidence=calibration.apply(word.confidence)) for word in words)
+    return Transcript(
+        tokenizer.decode(hypothesis.ids), tokens=tokens, words=words, duration_s=duration_s, score=hypothesis.score
+    )
+
+
+def to_transcripts(
+    engine: Engine,
+    encoded: Encoded,
+    features: Sequence[Tensor],
+    ranked: Sequence[Sequence[Hypothesis]],
+    durations_s: Sequence[float],
+    calibration: Calibration | None,
+) -> list[Transcript]:
+    """The transcript of every utterance of a batch, with its other hypotheses as alternatives.
+
+    Args:
+        engine: the model.
+        encoded: frames (N, T', D) at 25 Hz and their lengths.
+        features: of each utterance, (T, F) at 100 Hz.
+        ranked: n-best hypotheses of each utterance.
+        durations_s: length of each recording.
+        calibration: see `to_transcript`.
+    """
+    transcripts: list[list[Transcript]] = [[] for _ in ranked]
+    for rank in range(max(map(len, ranked), default=0)):
+        hypotheses = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in ranked]
+        spans: Sequence[Sequence[TokenSpan] | None] = [None] * len(hypotheses)
+        if engine.use_true_times:
+            spans = align_hypotheses(engine.scorer, encoded, features, hypotheses, tokenizer=engine.tokenizer)
+        for n, hypothesis in enumerate(hypotheses):
+            if rank < len(ranked[n]):
+                transcripts[n].append(
+                    to_transcript(
+                        hypothesis,
+                        durations_s[n],
+                        tokenizer=engine.tokenizer,
+                        spans=spans[n],
+                        calibration=calibration,
+                    )
+                )
+    return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in transcripts]
