@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
+from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ, FRAME_S_25HZ
 from zipasr.errors import ConfigError, DataError
-from zipasr.recognizer import FRAME_S, Recognizer
+from zipasr.recognizer import Recognizer
 from zipasr.search.align import ctc_align
 from zipasr.search.word_times import energy_db, token_spans
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
-_FEATURES_PER_FRAME = 4
 _WINDOW_FRAMES_25HZ = 750
 """30 s, as long as anything that a recogniser is usually trained on; attention costs the square of it."""
 _MARGIN_FRAMES_25HZ = 50
@@ -103,7 +103,7 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
         ) from error
     spans = token_spans(ids, alignment, energy_db(features), tokenizer=tokenizer)
     tokens = tuple(
-        Token(tokenizer.pieces[i], min(start * FRAME_S, duration_s), min(end * FRAME_S, duration_s), log_prob)
+        Token(tokenizer.pieces[i], min(start * FRAME_S_25HZ, duration_s), min(end * FRAME_S_25HZ, duration_s), log_prob)
         for i, (start, end), log_prob in zip(ids, spans, alignment.log_probs, strict=True)
     )
     return Transcript(
@@ -136,8 +136,8 @@ def _frame_log_probs(recognizer: Recognizer, features: Tensor) -> np.ndarray:
     pieces = [np.zeros((0, recognizer.tokenizer.vocab_size), np.float32)]
     first_frame, is_last = 0, False
     while not is_last:
-        begin = first_frame * _FEATURES_PER_FRAME
-        window = features[begin : begin + _WINDOW_FRAMES_25HZ * _FEATURES_PER_FRAME]
+        begin = first_frame * FEATURES_PER_FRAME_25HZ
+        window = features[begin : begin + _WINDOW_FRAMES_25HZ * FEATURES_PER_FRAME_25HZ]
         is_last = begin + len(window) == num_frames
         if not scorer.output_length(len(window)):
             break

@@ -13,7 +13,7 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.utterance import Reason, Rejected, Utterance
-from zipasr.encoder.frontend import output_length
+from zipasr.encoder.rates import ENCODED_RATE_HZ, output_length
 from zipasr.errors import ConfigError
 from zipasr.features import Fbank
 
@@ -28,7 +28,7 @@ class Limits:
     """How long an utterance may be."""
 
     min_duration_s: float = 0.1
-    """Shorter ones give no encoder frame: 10 feature frames are the least that Conv-Embed turns into one at 25 Hz."""
+    """Lower bound. The encoder needs 9 features for one frame (`encoder.rates.MIN_FEATURES`), which is 0.085 s of audio."""
     max_duration_s: float = 30.0
     """Longer ones exceed what one training batch on a small machine should hold."""
 
@@ -43,7 +43,7 @@ class Limits:
 
 def num_encoder_frames(num_samples: int) -> int:
     """Give the frames at 25 Hz that fbank, Conv-Embed and the last halving make of `num_samples` at 16 kHz."""
-    return (output_length(Fbank().num_frames(num_samples)) + 1) // 2
+    return output_length(Fbank().num_frames(num_samples))
 
 
 def has_enough_frames(num_samples: int, num_tokens: int) -> bool:
@@ -98,7 +98,8 @@ def check_samples(
     num_tokens = len(utterance.text.split()) if num_tokens is None else num_tokens
     if not has_enough_frames(num_samples, num_tokens):
         num_frames = num_encoder_frames(num_samples)
-        detail = f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames a second), got {num_tokens} {unit}"
+        expected = f"at most {num_frames} tokens in {duration_s:.2f} s ({ENCODED_RATE_HZ} frames a second)"
+        detail = f"expected {expected}, got {num_tokens} {unit}"
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None
 

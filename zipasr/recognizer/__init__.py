@@ -4,7 +4,6 @@ from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
 from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import (
-    FRAME_S,
     TAIL_PADDING_FRAMES,
     AudioSource,
     Hotword,
@@ -15,7 +14,6 @@ from zipasr.recognizer.recognizer import (
 from zipasr.recognizer.stream import EndpointConfig, EndpointRule, Stream
 
 __all__ = [
-    "FRAME_S",
     "TAIL_PADDING_FRAMES",
     "AudioSource",
     "ChunkConfig",

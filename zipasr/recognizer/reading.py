@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.search.confidence import Calibration
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.word_times import TokenSpan, emission_spans
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
@@ -33,8 +34,8 @@ def to_transcript(
     tokens = tuple(
         Token(
             tokenizer.pieces[i],
-            min(span.start_frame * FRAME_S, duration_s),
-            min(span.end_frame * FRAME_S, duration_s),
+            min(span.start_frame * FRAME_S_25HZ, duration_s),
+            min(span.end_frame * FRAME_S_25HZ, duration_s),
             log_prob,
         )
         for i, span, log_prob in zip(hypothesis.ids, spans, hypothesis.log_probs, strict=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.device import Precision, arithmetic
-from zipasr.encoder.frontend import WINDOW_OVERHANG
+from zipasr.encoder.rates import FEATURE_RATE_HZ, window_length
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
@@ -34,7 +34,7 @@ from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
 from zipasr.search.endpoint import EndpointConfig
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import (
     NO_LANGUAGE_MODELS,
@@ -50,7 +50,6 @@ from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
 __all__ = [
-    "FRAME_S",
     "TAIL_PADDING_FRAMES",
     "AudioSource",
     "FileResult",
@@ -68,7 +67,6 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 _CPU_SHORTEST_SHARE = 0.6
 """On a CPU nothing shorter than this share of the longest goes into its batch: padding costs as much as sound. Eight prompts
 of any length at once are transcribed 1.2 times as fast as all in one batch (`tiny`, one core); 0.5 to 0.8 are alike."""
-_FEATURES_PER_S = 100
 _MAX_KEPT_GRAPHS = 32
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
@@ -421,7 +419,7 @@ class Recognizer:
     def transcribe_features(self, features: Sequence[Tensor], *, max_batch_s: float | None = None) -> list[Transcript]:
         """Transcribe features, each (T, F) at 100 Hz as this model's `fbank` makes them; see `transcribe_many`."""
         lens = [len(frames) for frames in features]
-        durations_s = [length / _FEATURES_PER_S for length in lens]
+        durations_s = [length / FEATURE_RATE_HZ for length in lens]
         return self._transcribe_all(durations_s, lens, features.__getitem__, max_batch_s, None)
 
     def encode(self, features: Sequence[Tensor]) -> Encoded:
@@ -433,9 +431,7 @@ class Recognizer:
         lens = [len(frames) + (STREAM_TAIL_FRAMES if chunk is not None else 0) for frames in features]
         longest = max(lens) + self.tail_padding_frames
         if chunk is not None:
-            longest = max(
-                longest, 2 * chunk + WINDOW_OVERHANG
-            )  # what is shorter than a chunk would be one of its own length
+            longest = max(longest, window_length(chunk))  # what is shorter than a chunk would be one of its own length
         padded_NTF = torch.full((len(features), longest, features[0].shape[1]), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames
@@ -527,7 +523,7 @@ class Recognizer:
         batch: list[int] = []
         for i in sorted(long_enough, key=lambda i: -lens[i]):
             longest, own = (lens[j] + self.tail_padding_frames for j in (batch[0] if batch else i, i))
-            is_full = longest * (len(batch) + 1) > max_batch_s * _FEATURES_PER_S
+            is_full = longest * (len(batch) + 1) > max_batch_s * FEATURE_RATE_HZ
             if batch and (is_full or own < shortest_share * longest):
                 yield batch
                 batch = []

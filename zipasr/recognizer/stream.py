@@ -16,15 +16,16 @@ from torch import Tensor
 
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.device import arithmetic
+from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_MS_50HZ, FRAME_S_25HZ, WINDOW_OVERHANG
 from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_model
 from zipasr.recognizer.precision import checked_frames
 from zipasr.recognizer.reading import to_transcript
 from zipasr.search.endpoint import EndpointConfig, EndpointRule, is_endpoint
 from zipasr.search.hotwords import HotwordGraph
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
 from zipasr.search.word_times import emission_spans
 from zipasr.transcript import Transcript
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EndpointConfig", "EndpointRule", "Stream", "decode_streams"]
 
-_LOOK_AHEAD_MS = 137.5
-"""A window ends 13 features after its chunk; the last of them begins 120 ms after it and reaches 17.5 ms further."""
+_FEATURE_REACH_MS = 17.5
+_LOOK_AHEAD_MS = (WINDOW_OVERHANG - 1) * 1000.0 / FEATURE_RATE_HZ + _FEATURE_REACH_MS
+"""A window ends 13 features after its chunk; the last one starts 120 ms after the chunk and covers 17.5 ms more."""
 
 
 class Stream:
@@ -97,7 +99,7 @@ class Stream:
         So long after a sound it is decoded at the latest, computation not counted. What the model then makes of it may
         still wait for the next chunk, since causal models emit late.
         """
-        return self.sizes.chunk * MS_PER_FRAME_50HZ + _LOOK_AHEAD_MS
+        return self.sizes.chunk * FRAME_MS_50HZ + _LOOK_AHEAD_MS
 
     def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
         """Take in the next samples; only their features are computed.
@@ -197,7 +199,9 @@ class Stream:
         """Whether the utterance is over by the rules; the stream goes on as if nothing had happened until `reset`."""
         num_frames, frames = self._search_state.num_frames, self._hypotheses()[0].frames
         num_silent = num_frames - (frames[-1] + 1 if frames else 0)
-        return is_endpoint(self.endpoint, trailing_silence_s=num_silent * FRAME_S, utterance_length_s=num_frames * FRAME_S)
+        return is_endpoint(
+            self.endpoint, trailing_silence_s=num_silent * FRAME_S_25HZ, utterance_length_s=num_frames * FRAME_S_25HZ
+        )
 
     def reset(self) -> None:
         """Begin another utterance where decoding stands, without a gap.
