@@ -16,7 +16,7 @@ import torch
 
 from tests.train.tones import WORDS, minute_config, with_attention, without_heads, write_tones
 from zipasr.baselines import SqueezeformerConfig
-from zipasr.baselines.norm import MaskedBatchNorm
+from zipasr.baselines.blocks import MaskedBatchNorm
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.config import to_json
