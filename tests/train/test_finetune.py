@@ -22,7 +22,7 @@ from zipasr.cli import main
 from zipasr.config import to_json
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.interop import original_key
+from zipasr.hub import original_key
 from zipasr.model import AsrModel
 from zipasr.nn.lora import lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer
