@@ -36,11 +36,9 @@ from zipasr.nn.swoosh import SwooshLinear
 from zipasr.plots import plot_costs
 from zipasr.presets import Published, find_published
 
-PAPER_SECONDS = 30.0
-"""Length of the utterance for which the paper counts operations."""
+PAPER_SECONDS, PAPER_BATCH = 30.0, 30
+"""Length and number of the utterances with which the paper counts operations and, on a GPU, measures time and memory."""
 PAPER_FRAMES = round(PAPER_SECONDS * FEATURE_RATE_HZ)
-PAPER_BATCH = 30
-"""Utterances in the batch with which the paper measures time and memory, on a GPU."""
 _MIB = 2**20
 
 

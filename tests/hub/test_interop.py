@@ -477,7 +477,7 @@ def test_checkpoints_of_a_training(tmp_path: Path, bpe: Path, model: AsrModel, s
 
 def test_an_average_that_is_not_there(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
     torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
-    with pytest.raises(CheckpointError, match=r"under 'model_avg', but the file holds model; only the epoch-N\.pt"):
+    with pytest.raises(CheckpointError, match=r"under 'model_avg', but the file holds model; only epoch-N\.pt"):
         load_icefall(tmp_path / "pretrained.pt", bpe, which="model_avg")
     with pytest.raises(ValueError, match="which must be model or model_avg, but is 'average'"):
         load_icefall(tmp_path / "pretrained.pt", bpe, which="average")  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ D is the widest stack; lengths are T' = (T - 7) // 2 and T'' = (T' + 1) // 2.
 Source: Yao et al. 2024, arXiv:2310.11230, figure 1; the defaults are Zipformer-M.
 """
 
+# Differs: longer than 400 lines, so that the encoder, offline and streaming, is read in one place.
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal

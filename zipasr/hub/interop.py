@@ -118,6 +118,7 @@ class _Given(NamedTuple):
     attention_decoder_heads: int | None
 
 
+# Differs: ten parameters, since each says what the file does not, and a config object would only repeat their names.
 def load_icefall(
     path: str | os.PathLike[str],
     tokenizer: Tokenizer | str | os.PathLike[str],
