@@ -138,7 +138,7 @@ def load_icefall(
         path: `pretrained.pt`, `epoch-N.pt`, a file with the bare state dict, or the same tensors as safetensors.
         tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`,
             or of its `tokens.txt` where that holds characters (data/lang_char).
-        num_heads: see `model_from_icefall`, also for the five that follow.
+        num_heads: see `model_from_icefall`, also for the next five arguments.
         which: `model` for the weights at that step, `model_avg` for the running average in `epoch-N.pt`.
         trust_pickle: whether loading may run code, which a file needs that holds more than tensors and plain values. Set
             it only for files whose author you would also trust with a program.
