@@ -26,7 +26,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.encoder.frontend import WINDOW_OVERHANG
+from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_S_25HZ, WINDOW_OVERHANG
 from zipasr.errors import DataError, ProtocolError
 from zipasr.evaluate import read_cuts
 from zipasr.serve.protocol import CLIENT_DONE, SERVER_DONE, write_recording
@@ -35,8 +35,8 @@ PIECE_S = 0.08
 """It divides every chunk, so that in all of them the piece that completes them ends equally long after what is needed."""
 GRACE_S = 10.0
 """How long after its sound a stream may take to its last result."""
-_TOKEN_FRAME_S, _FEATURE_S, _FEATURE_REACH_S = 0.04, 0.01, 0.0175
-"""Between frames of tokens; between features; from the time of a feature to the last of its samples."""
+_FEATURE_REACH_S = 0.0175
+"""From the time of a feature to the last of its samples."""
 _SOUND_FILES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"}
 _MAX_PROMPT_S, _PAUSE_S = 30.0, (0.3, 2.0)
 _NOISE = 1e-4
@@ -202,11 +202,11 @@ def latencies_s(heard: Heard, num_pieces: int, chunk_ms: int) -> list[float]:
         ProtocolError: a token was told before its sound was sent.
     """
     chunk_s = chunk_ms / 1000
-    frames_per_chunk = round(chunk_s / _TOKEN_FRAME_S)
-    look_ahead_s = (WINDOW_OVERHANG - 1) * _FEATURE_S + _FEATURE_REACH_S
+    frames_per_chunk = round(chunk_s / FRAME_S_25HZ)
+    look_ahead_s = (WINDOW_OVERHANG - 1) / FEATURE_RATE_HZ + _FEATURE_REACH_S
     newest, found = -1, []
     for arrival_s, result in _results(heard):
-        frames = [round((result["start_time"] + time_s) / _TOKEN_FRAME_S) for time_s in result["timestamps"]]
+        frames = [round((result["start_time"] + time_s) / FRAME_S_25HZ) for time_s in result["timestamps"]]
         for chunk in sorted({frame // frames_per_chunk for frame in frames if frame > newest}):
             num_needed = int(np.ceil(((chunk + 1) * chunk_s + look_ahead_s) / PIECE_S))
             if num_needed <= num_pieces:

@@ -21,9 +21,10 @@ import torch
 import zipasr
 from zipasr.alignment.ctc import ctc_align
 from zipasr.alignment.word_times import align_hypotheses
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.evaluate import read_cuts
 from zipasr.nn.encoded import Encoded
-from zipasr.recognizer import FRAME_S, Recognizer
+from zipasr.recognizer import Recognizer
 from zipasr.search import Hypothesis, ctc_greedy_search, modified_beam_search
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Word, words_from_tokens
@@ -114,7 +115,9 @@ def with_noise(recording: Recording, snr_db: float, seed: int) -> Recording:
 
 def times_of(ids: Sequence[int], frames: Sequence[tuple[float, float]], tokenizer: Tokenizer) -> Times:
     """Words from tokens whose first frame at 25 Hz, and the frame after the last, are known."""
-    tokens = [Token(tokenizer.pieces[i], a * FRAME_S, b * FRAME_S, 0.0) for i, (a, b) in zip(ids, frames, strict=True)]
+    tokens = [
+        Token(tokenizer.pieces[i], a * FRAME_S_25HZ, b * FRAME_S_25HZ, 0.0) for i, (a, b) in zip(ids, frames, strict=True)
+    ]
     words: tuple[Word, ...] = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless)
     return [word.text for word in words], [(word.start_s, word.end_s) for word in words]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.heads.attention import AttentionConfig
-from zipasr.interop import rename_layer_key, rename_state_dict
+from zipasr.hub import rename_layer_key, rename_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 

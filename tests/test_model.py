@@ -15,7 +15,7 @@ from zipasr.features import FbankConfig
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
-from zipasr.interop import rename_state_dict
+from zipasr.hub import rename_state_dict
 from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, load_weights, medium, small, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.schedule import set_step

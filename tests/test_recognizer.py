@@ -12,9 +12,10 @@ import torch
 
 import zipasr
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
-from zipasr.recognizer import FRAME_S, Hotword, LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.recognizer import Hotword, LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.confidence import Calibration, write_calibration
 from zipasr.search.hypothesis import Hypothesis
@@ -93,7 +94,7 @@ def test_transcript_times_and_text_agree(use_true_times: bool) -> None:
     assert 0.0 <= starts[0]
     assert transcript.tokens[-1].end_s <= transcript.duration_s
     if not use_true_times:
-        assert all(token.end_s == pytest.approx(token.start_s + FRAME_S) for token in transcript.tokens)
+        assert all(token.end_s == pytest.approx(token.start_s + FRAME_S_25HZ) for token in transcript.tokens)
     assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(transcript.tokens))
     assert " ".join(word.text for word in transcript.words) == transcript.text
 

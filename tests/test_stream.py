@@ -18,13 +18,14 @@ from tests.search.test_prior import ToyPrior
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
 from zipasr.alignment.word_times import emission_spans
 from zipasr.encoder.ablation import AblationConfig
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
 from zipasr.heads.attention import AttentionConfig
 from zipasr.model import AsrModel, tiny
 from zipasr.nn.encoded import Encoded
-from zipasr.recognizer import FRAME_S, EndpointConfig, EndpointRule, Recognizer, SearchConfig, Stream
+from zipasr.recognizer import EndpointConfig, EndpointRule, Recognizer, SearchConfig, Stream
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
@@ -91,7 +92,7 @@ def assert_says(found: Transcript, expected: Hypothesis, start_frame: int = 0) -
     triples = zip(expected.ids, emission_spans(expected.frames), expected.log_probs, strict=True)
     spoken = [triple for triple in triples if triple[0] != tiny_tokenizer().sos_eos_id]
     assert [token.text for token in found.tokens] == [tiny_tokenizer().pieces[label] for label, _, _ in spoken]
-    starts_s = [min((start_frame + span.start_frame) * FRAME_S, found.duration_s) for _, span, _ in spoken]
+    starts_s = [min((start_frame + span.start_frame) * FRAME_S_25HZ, found.duration_s) for _, span, _ in spoken]
     assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(found.tokens))
     assert [token.start_s for token in found.tokens] == pytest.approx(starts_s)
     assert [token.log_prob for token in found.tokens] == pytest.approx([log_prob for *_, log_prob in spoken], abs=1e-2)

@@ -29,18 +29,16 @@ import zipasr
 from zipasr.config import from_json, to_json
 from zipasr.device import fast_matmul, select_device
 from zipasr.encoder.frontend import ConvNeXt
+from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, ZipasrError
 from zipasr.model import AsrConfig, AsrModel, make_encoder
 from zipasr.nn.swoosh import SwooshLinear
 from zipasr.plots import plot_costs
 from zipasr.presets import Published, find_published
 
-PAPER_FRAMES = 3000
-"""Length of the utterance for which the paper counts operations: 30 s at 100 Hz."""
-PAPER_SECONDS = 30.0
-PAPER_BATCH = 30
-"""Utterances in the batch with which the paper measures time and memory, on a GPU."""
-_FEATURE_RATE = 100
+PAPER_SECONDS, PAPER_BATCH = 30.0, 30
+"""Length and number of the utterances with which the paper counts operations and, on a GPU, measures time and memory."""
+PAPER_FRAMES = round(PAPER_SECONDS * FEATURE_RATE_HZ)
 _MIB = 2**20
 
 
@@ -328,7 +326,7 @@ def _measure(request: dict[str, Any]) -> Measured:
     """What a process of its own does: build the encoder, run it, and look at clock and memory."""
     config = from_json(AsrConfig, request["config"])
     device = torch.device(request["device"])
-    batch, num_frames = request["batch"], round(request["seconds"] * _FEATURE_RATE)
+    batch, num_frames = request["batch"], round(request["seconds"] * FEATURE_RATE_HZ)
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Reference: both entrances against a pixel-by-pixel convolution. Law: lengths agree with what comes out."""
+"""Reference: both subsamplings against a pixel-by-pixel convolution. Law: lengths agree with what comes out."""
 
 import math
 
@@ -26,22 +26,22 @@ def slow_conv(image: Tensor, weight: Tensor, bias: Tensor, *, size: tuple[int, i
 @torch.no_grad()
 def test_conv2d_equals_pixels() -> None:
     torch.manual_seed(0)
-    entrance, features = Conv2dSubsampling(12, 3, 5, dropout=0.1).eval(), seeded(1, 14, 12)
-    image = slow_conv(features[0].unsqueeze(-1), entrance.conv1.weight, entrance.conv1.bias, size=(6, 5)).relu()
-    image = slow_conv(image, entrance.conv2.weight, entrance.conv2.bias, size=(2, 2)).relu()
-    torch.testing.assert_close(entrance(features)[0], entrance.out(image.flatten(1)) * math.sqrt(5))
+    subsampling, features = Conv2dSubsampling(12, 3, 5, dropout=0.1).eval(), seeded(1, 14, 12)
+    image = slow_conv(features[0].unsqueeze(-1), subsampling.conv1.weight, subsampling.conv1.bias, size=(6, 5)).relu()
+    image = slow_conv(image, subsampling.conv2.weight, subsampling.conv2.bias, size=(2, 2)).relu()
+    torch.testing.assert_close(subsampling(features)[0], subsampling.out(image.flatten(1)) * math.sqrt(5))
 
 
 @pytest.mark.parametrize("num_frames", [13, 14, 15, 16])
 @torch.no_grad()
 def test_separable_equals_pixels(num_frames: int) -> None:
     torch.manual_seed(0)
-    entrance, features = SeparableSubsampling(10, 3, 5, dropout=0.1).eval(), seeded(1, num_frames, 10)
-    conv, depthwise = entrance.conv, entrance.depthwise
+    subsampling, features = SeparableSubsampling(10, 3, 5, dropout=0.1).eval(), seeded(1, num_frames, 10)
+    conv, depthwise = subsampling.conv, subsampling.depthwise
     image = slow_conv(features[0].unsqueeze(-1), conv.weight, conv.bias, size=((num_frames + 1) // 2, 5)).relu()
     image = slow_conv(image, depthwise.weight, depthwise.bias, size=(4, 3))
-    want = entrance.out(entrance.pointwise(image).relu().flatten(1)) * math.sqrt(5)
-    torch.testing.assert_close(entrance(features, torch.tensor([num_frames]))[0], want)
+    want = subsampling.out(subsampling.pointwise(image).relu().flatten(1)) * math.sqrt(5)
+    torch.testing.assert_close(subsampling(features, torch.tensor([num_frames]))[0], want)
 
 
 def test_lengths_agree() -> None:

@@ -49,7 +49,7 @@ def build(config: Any, **settings: Any) -> Any:
     """The encoder of `config` with `settings` replaced, every parameter moved off its start, seeded, in eval mode."""
     torch.manual_seed(0)
     encoder = BUILDERS[type(config)](dataclasses.replace(config, **settings))
-    with torch.no_grad():  # scales begin at 1 and gates at next to nothing, which would hide mistakes
+    with torch.no_grad():  # scales start at 1 and gates near 0, which would hide mistakes
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return encoder.eval()

@@ -1,5 +1,5 @@
 """Golden: Conv-Embed of the original, with its inner images. Reference: plain tensor operations with autograd in
-float64. Law: lengths. Contract: what changes in training, and by how much."""
+float64. Contract: what changes in training, and by how much."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.golden_files import assert_close_to, frontend_tensors, load_golden, seeded
-from zipasr.encoder import frontend
 from zipasr.encoder.frontend import ConvEmbed, ConvNeXt
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.dropout import DROPOUT, Dropout
@@ -72,26 +71,6 @@ def test_value_and_gradient_equal_slow_code_in_float64() -> None:
     own, slow = (torch.autograd.grad(out, list(inputs.values()), y_grad) for out in (y, expected))
     for name, mine, theirs in zip(inputs, own, slow, strict=True):
         assert_close_to(mine, theirs, 1e-8, name)
-
-
-@pytest.mark.parametrize("num_frames", range(9, 30))
-def test_output_length_is_what_comes_out(num_frames: int) -> None:
-    module = small_frontend().eval()
-    length = frontend.output_length(num_frames)
-    assert module(torch.zeros(1, num_frames, 20)).shape == (1, length, 8)
-    assert length == (num_frames - 7) // 2
-    assert frontend.output_lengths(torch.tensor([num_frames])).tolist() == [length]
-
-
-def test_fewer_features_than_the_minimum_make_no_frame() -> None:
-    assert frontend.output_length(frontend.MIN_FEATURES) == 1
-    assert [frontend.output_length(n) for n in range(frontend.MIN_FEATURES)] == [0] * frontend.MIN_FEATURES
-    assert frontend.output_lengths(torch.arange(10)).tolist() == [0] * 9 + [1]
-
-
-def test_lengths_equal_golden() -> None:
-    _, golden = load_golden("a_conv2d_subsampling")
-    assert torch.equal(frontend.output_lengths(golden["in.x_lens"]), golden["out.x_lens"])
 
 
 def test_number_of_parameters_is_the_published_one() -> None:

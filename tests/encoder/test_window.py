@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.golden_files import seeded
-from zipasr.encoder.frontend import output_length
+from zipasr.encoder.rates import embed_length
 from zipasr.encoder.window import WindowBuffer
 
 PADDING = -23.0
@@ -42,15 +42,15 @@ def test_windows_of_any_pieces_are_slices_of_the_padded_features(length: int, ch
     while (window := buffer.pop()) is not None:
         windows.append(window)
 
-    assert len(windows) == -(-output_length(length) // chunk)
+    assert len(windows) == -(-embed_length(length) // chunk)
     padded = torch.cat([features, torch.full((2 * chunk + 13, 3), PADDING)])
     frames = 0
     for i, (window, num_valid) in enumerate(windows):
         start = 2 * chunk * i
         assert torch.equal(window, padded[start : start + 2 * chunk + 13])
         assert num_valid == min(length - start, 2 * chunk + 13)
-        frames += min(output_length(num_valid), chunk)
-    assert frames == output_length(length)
+        frames += min(embed_length(num_valid), chunk)
+    assert frames == embed_length(length)
     assert buffer.pop() is None
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.export.models import causal_model, random_model
 from tests.tiny_model import tiny_tokenizer
-from zipasr.encoder import frontend
+from zipasr.encoder import rates
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
@@ -19,7 +19,7 @@ from zipasr.nn.swoosh import SHIFT_AND_OFFSET, SwooshLinear, activate
 
 
 def encoded_by(encoder: Zipformer, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    frames, lens = encoder.encode_frames(encoder.frontend(x), frontend.output_lengths(lens))
+    frames, lens = encoder.encode_frames(encoder.frontend(x), rates.embed_lengths(lens))
     return frames.masked_fill((torch.arange(frames.shape[1]) >= lens.unsqueeze(1)).unsqueeze(-1), 0.0)
 
 

@@ -12,7 +12,7 @@ from tests.golden_files import assert_close_to, assert_gradients, load_golden, s
 from zipasr.errors import ConfigError
 from zipasr.heads import attention
 from zipasr.heads.attention import AttentionConfig, AttentionHead
-from zipasr.interop import rename_state_dict
+from zipasr.hub import rename_state_dict
 from zipasr.nn.encoded import Encoded
 
 

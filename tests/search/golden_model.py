@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.golden_files import attention_config, encoder_config, load_golden, weights
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
-from zipasr.interop import rename_state_dict
+from zipasr.hub import rename_state_dict
 from zipasr.model import AsrConfig, AsrModel, load_weights
 from zipasr.nn.encoded import Encoded
 

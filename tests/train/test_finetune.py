@@ -16,13 +16,13 @@ import torch
 
 from tests.train.tones import WORDS, minute_config, with_attention, without_heads, write_tones
 from zipasr.baselines import SqueezeformerConfig
-from zipasr.baselines.norm import MaskedBatchNorm
+from zipasr.baselines.blocks import MaskedBatchNorm
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.config import to_json
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.interop import original_key
+from zipasr.hub import original_key
 from zipasr.model import AsrModel
 from zipasr.nn.lora import lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from zipasr.alignment.ctc import ctc_align
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import first_context
-from zipasr.search.hypothesis import FRAME_S
 from zipasr.search.scorer import Scorer, check_encoded
 
 _SLICE_ELEMENTS = 1 << 21
@@ -59,7 +59,7 @@ class EmissionStats(NamedTuple):
     def delay_s(self) -> float | None:
         """Mean time in seconds from the first frame of a label in the CTC alignment to the frame where the transducer
         emits it; negative if the transducer is earlier. None without a CTC head or without labels."""
-        return FRAME_S * self.delay_frames / self.num_compared_labels if self.num_compared_labels else None
+        return FRAME_S_25HZ * self.delay_frames / self.num_compared_labels if self.num_compared_labels else None
 
     def plus(self, other: "EmissionStats") -> "EmissionStats":
         """Sum of two counts."""

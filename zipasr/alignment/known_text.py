@@ -13,14 +13,13 @@ from torch import Tensor
 
 from zipasr.alignment.ctc import ctc_align
 from zipasr.alignment.word_times import energy_db, token_spans
+from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ, FRAME_S_25HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.nn.encoded import Encoded
-from zipasr.search.hypothesis import FRAME_S
 from zipasr.search.scorer import Scorer
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
-_FEATURES_PER_FRAME = 4
 _WINDOW_FRAMES_25HZ = 750
 """30 s, the longest utterances that models are usually trained on; the cost of attention grows with the square."""
 _MARGIN_FRAMES_25HZ = 50
@@ -65,7 +64,7 @@ def align_features(
         ) from error
     spans = token_spans(ids, alignment, energy_db(features), tokenizer=tokenizer)
     tokens = tuple(
-        Token(tokenizer.pieces[i], min(start * FRAME_S, duration_s), min(end * FRAME_S, duration_s), log_prob)
+        Token(tokenizer.pieces[i], min(start * FRAME_S_25HZ, duration_s), min(end * FRAME_S_25HZ, duration_s), log_prob)
         for i, (start, end), log_prob in zip(ids, spans, alignment.log_probs, strict=True)
     )
     return Transcript(
@@ -99,8 +98,8 @@ def _frame_log_probs(
     pieces = [np.zeros((0, vocab_size), np.float32)]
     first_frame, is_last = 0, False
     while not is_last:
-        start = first_frame * _FEATURES_PER_FRAME
-        window = features[start : start + _WINDOW_FRAMES_25HZ * _FEATURES_PER_FRAME]
+        start = first_frame * FEATURES_PER_FRAME_25HZ
+        window = features[start : start + _WINDOW_FRAMES_25HZ * FEATURES_PER_FRAME_25HZ]
         is_last = start + len(window) == num_frames
         if not scorer.output_length(len(window)):
             break

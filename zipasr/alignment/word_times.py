@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from zipasr.alignment.ctc import Alignment, ctc_align
+from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer, check_encoded
 from zipasr.tokenizer import Tokenizer
 
-_FEATURES_PER_FRAME = 4
 _OFFSET_FRAMES = 3
 """Frame t at 25 Hz sees features around 4 t + 5 (convolutions without padding): those of its 40 ms start at 4 t + 3."""
 _PAUSE_FRAMES = 20
@@ -132,7 +132,8 @@ def token_spans(
             ends[i] = end if i >= last else starts[following]
         ends[word.all[-1]] = end
     return [
-        TokenSpan(start / _FEATURES_PER_FRAME, end / _FEATURES_PER_FRAME) for start, end in zip(starts, ends, strict=True)
+        TokenSpan(start / FEATURES_PER_FRAME_25HZ, end / FEATURES_PER_FRAME_25HZ)
+        for start, end in zip(starts, ends, strict=True)
     ]
 
 
@@ -228,4 +229,4 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
 
 def _to_features(frame: int, num_frames: int) -> int:
     """The frame at 100 Hz where a frame at 25 Hz starts, or where the recording ends."""
-    return min(frame * _FEATURES_PER_FRAME + _OFFSET_FRAMES, num_frames)
+    return min(frame * FEATURES_PER_FRAME_25HZ + _OFFSET_FRAMES, num_frames)

@@ -1,7 +1,7 @@
 """Self-attention over content and relative position: (N, T, D) -> (N, T, D), any rate.
 
 score[i, j] = ((q_i + u) · k_j + (q_i + v) · W p_{i-j}) / sqrt(D / H), with p the sinusoidal encoding of an offset and
-u, v learned per head. Memory and time are O(T^2).
+u, v learned per head. Memory and time grow as T^2.
 Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Gulati et al. 2020, arXiv:2005.08100, section 2.1.
 """
 
@@ -28,7 +28,7 @@ def relative_shift(scores: Tensor) -> Tensor:
     num_frames = scores.shape[-2]
     if num_frames == 1:
         return scores
-    # Where rows of 2T - 1 lie end to end, the first wanted column of each lies 2T - 2 after that of the row before.
+    # In the flattened rows of 2T - 1, the first wanted column of each row follows that of the previous row after 2T - 2.
     step = 2 * num_frames - 2
     rows = scores.flatten(-2).narrow(-1, num_frames - 1, num_frames * step)
     return rows.unflatten(-1, (num_frames, step))[..., :num_frames]
@@ -56,15 +56,15 @@ class RelativeAttention(nn.Module):
         Args:
             x: (N, T, D).
             positions: (2T - 1, D) from `relative_positions`.
-            padding_mask: bool (N, T), True at padding frames, which no frame sees.
+            padding_mask: bool (N, T), True at padding frames, which are not attended to.
         """
         query, key, value = (self._split_heads(part) for part in self.in_proj(x).chunk(3, dim=-1))
         encoded_HPd = self._split_heads(self.linear_pos(positions))
-        # The scale belongs to the scores; on the queries it costs T / d times less.
+        # Scaling the queries instead of the scores costs T / d times less.
         content_query = (query + self.pos_bias_u.unsqueeze(1)) * self.scale
         pos_query = (query + self.pos_bias_v.unsqueeze(1)) * self.scale
         scores_NHTT = content_query @ key.transpose(-2, -1) + relative_shift(pos_query @ encoded_HPd.transpose(-2, -1))
-        # The lowest finite number and not -inf: where every key is padding, the row stays finite.
+        # The lowest finite number instead of -inf keeps rows finite whose keys are all padding.
         lowest = torch.finfo(scores_NHTT.dtype).min
         weights_NHTT = scores_NHTT.masked_fill(padding_mask[:, None, None], lowest).softmax(-1)
         attended = self.dropout(weights_NHTT) @ value

@@ -1,62 +1,152 @@
-"""What Conformer, Branchformer and E-Branchformer have in common: subsampling, a row of equal blocks, LayerNorm.
+"""Parts that several of the comparison encoders share: convolutions over time, feed-forward module, batch normalization,
+padding, and checks of configurations.
 
-Features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz, T' = ((T - 1) // 2 - 1) // 2.
+Modules map (N, T, D) to (N, T, D) at any rate. Padding frames count as zeros, like the frames beyond both ends.
+Source: Peng et al. 2022, arXiv:2207.02971, section 3.3 (gating MLP); Ioffe and Szegedy 2015, arXiv:1502.03167 (batch
+normalization; momentum and epsilon as published for Squeezeformer).
 """
 
-from collections.abc import Iterable
-
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from zipasr.baselines.attention import relative_positions
-from zipasr.baselines.padding import padding_mask
-from zipasr.baselines.subsampling import MIN_FRAMES, Conv2dSubsampling, output_length, output_lengths
-from zipasr.nn.constraint import chance
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.errors import ConfigError
+from zipasr.nn.convolution import depthwise_conv
+from zipasr.nn.placement import moved
 
 
-class BlockEncoder(nn.Module):
-    """The encoder around given blocks.
+def padding_mask(lens: Tensor, x: Tensor) -> Tensor:
+    """Bool mask (N, T) on the device of `x` (N, T, ...): True at the frames beyond `lens` (N,)."""
+    return torch.arange(x.shape[1], device=x.device) >= moved(lens, x.device).unsqueeze(1)
 
-    A block maps x (N, T, D), positions (2T - 1, D) and a padding mask (N, T) to (N, T, D). In training each is left out,
-    for the whole batch, with probability `layer_drop`.
+
+def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` (N, T, ...) with zeros where `mask` (N, T) is True, so that a convolution treats padding like the end."""
+    return x.masked_fill(mask.view(*mask.shape, *(1,) * (x.dim() - 2)), 0.0)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution over time with k//2 frames of context on both sides, initialized like `nn.Conv1d`."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
+        assert conv.bias is not None
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
+        return depthwise_conv(zero_padding(x, padding_mask), self.weight, self.bias, padding=self.weight.shape[2] // 2)
+
+
+class GatingMlp(nn.Module):
+    """MLP in which one half of the hidden channels, normalized and convolved over time, gates the other half."""
+
+    def __init__(self, channels: int, hidden_channels: int, kernel_size: int, *, dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(channels, hidden_channels)
+        self.gate_norm = nn.LayerNorm(hidden_channels // 2)
+        self.gate_conv = DepthwiseConv(hidden_channels // 2, kernel_size)
+        with torch.no_grad():  # the gate starts at about 1 for any input
+            self.gate_conv.weight.normal_(std=1e-6)
+            self.gate_conv.bias.fill_(1.0)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden_channels // 2, channels)
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
+        content, gate = functional.gelu(self.in_proj(x)).chunk(2, dim=-1)
+        gated = content * self.gate_conv(self.gate_norm(gate), padding_mask)
+        return self.out_proj(self.dropout(gated))
+
+
+class FeedForward(nn.Module):
+    """Feed-forward module: Linear, Swish, dropout, Linear, dropout."""
+
+    def __init__(self, channels: int, hidden_channels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(channels, hidden_channels)
+        self.out_proj = nn.Linear(hidden_channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D)."""
+        return self.dropout(self.out_proj(self.dropout(functional.silu(self.in_proj(x)))))
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalization that ignores padding; without padding it equals `nn.BatchNorm1d`, whose tensor names it uses.
+
+    In training, mean and variance are those of the valid frames of the batch, in float32; in eval mode, running averages.
     """
 
-    def __init__(
-        self,
-        blocks: Iterable[nn.Module],
-        *,
-        num_features: int,
-        subsampling_channels: int,
-        channels: int,
-        dropout: float,
-        layer_drop: float = 0.0,
-    ) -> None:
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, momentum: float = 0.015, epsilon: float = 1e-3) -> None:
         super().__init__()
-        self.num_features, self.output_channels, self.layer_drop = num_features, channels, layer_drop
-        self.subsampling = Conv2dSubsampling(num_features, subsampling_channels, channels, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(channels)
+        self.momentum, self.epsilon = momentum, epsilon
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
 
-    def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
-        return output_length(num_frames)
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """Normalize (N, T, D); `padding_mask` bool (N, T), True at padding."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, variance = (
+            self._batch_statistics(wide, padding_mask) if self.training else (self.running_mean, self.running_var)
+        )
+        y = (wide - mean) * (self.weight * (variance + self.epsilon).rsqrt()) + self.bias
+        return y.to(x.dtype)
 
-    def forward(self, features: Tensor, lens: Tensor) -> Encoded:
-        """Encode a padded batch; what padding holds and the other utterances change nothing.
+    def _batch_statistics(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (D,) of the valid frames. Updates the running averages if there is a valid frame."""
+        valid = (~padding_mask).unsqueeze(-1).to(x.dtype)
+        num_valid = valid.sum()
+        count = num_valid.clamp(min=1.0)
+        mean = (x * valid).sum((0, 1)) / count
+        variance = ((x - mean).square() * valid).sum((0, 1)) / count
+        with torch.no_grad():
+            rate = self.momentum * num_valid.clamp(max=1.0)
+            unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
+            self.running_mean += rate * (mean - self.running_mean)
+            self.running_var += rate * (unbiased - self.running_var)
+        return mean, variance
 
-        Args:
-            features: (N, T, F) log-mel features at 100 Hz, T >= 7.
-            lens: (N,) valid frames of each, int64.
-        Returns:
-            Frames (N, ((T - 1) // 2 - 1) // 2, D) at 25 Hz and their lengths.
-        Raises:
-            ValueError: shapes or lengths disagree.
-        """
-        check_input(features, lens, num_features=self.num_features, min_frames=MIN_FRAMES)
-        x, lens = self.subsampling(features), output_lengths(lens)
-        mask, positions = padding_mask(lens, x), self.dropout(relative_positions(x))
-        for block in self.blocks:
-            if not (self.training and chance(self.layer_drop)):
-                x = block(x, positions, mask)
-        return Encoded(self.norm(x), lens)
+
+def check_positive(**values: int) -> None:
+    """Raise ConfigError unless every value is at least 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, but is {value}")
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """Raise ConfigError unless the heads divide the channels, which are even for the sines and cosines of positions."""
+    check_positive(channels=channels, num_heads=num_heads)
+    if channels % num_heads or channels % 2:
+        raise ConfigError(f"channels must be even and a multiple of num_heads = {num_heads}, but is {channels}")
+
+
+def check_odd(**kernel_sizes: int) -> None:
+    """Raise ConfigError unless every kernel size is odd, so that the kernel is symmetric around its frame."""
+    check_positive(**kernel_sizes)
+    for name, value in kernel_sizes.items():
+        if value % 2 == 0:
+            raise ConfigError(f"{name} must be odd, but is {value}")
+
+
+def check_rates(**rates: float) -> None:
+    """Raise ConfigError unless every dropout rate is in [0, 1)."""
+    for name, value in rates.items():
+        if not 0.0 <= value < 1.0:
+            raise ConfigError(f"{name} must be at least 0 and less than 1, but is {value}")
+
+
+def check_halves(**widths: int) -> None:
+    """Raise ConfigError unless every width can be split into two halves."""
+    check_positive(**widths)
+    for name, value in widths.items():
+        if value % 2:
+            raise ConfigError(f"{name} must be even, but is {value}")

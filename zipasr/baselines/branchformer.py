@@ -1,7 +1,7 @@
 """Branchformer: features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz.
 
-Every block reads the same frames in two branches, attention for what is far and a gating MLP with a convolution for what
-is near, and merges them by a linear layer.
+Every block processes the same frames in two branches, attention for global and a gating MLP with a convolution for local
+context, and merges them with a linear layer.
 Source: Peng et al. 2022, arXiv:2207.02971. tests/baselines/test_published.py counts parameters and FLOPs.
 """
 
@@ -11,26 +11,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from zipasr.baselines import shape
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import BlockEncoder
-from zipasr.baselines.convolution import GatingMlp
+from zipasr.baselines.blocks import GatingMlp, check_halves, check_heads, check_odd, check_positive, check_rates
+from zipasr.baselines.encoder import BlockEncoder
 from zipasr.baselines.subsampling import MIN_FRAMES
 from zipasr.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class BranchformerConfig:
-    """Shape of a Branchformer. The defaults are the published model."""
+    """Configuration of a Branchformer. The defaults are the published model."""
 
     kind: ClassVar[str] = "branchformer"
-    """Name of this family of encoders in JSON."""
+    """Name of this encoder family in JSON."""
     num_features: int = 80
     """Mel bins F of the input, 7 or more."""
     subsampling_channels: int = 512
-    """Channels of the two convolutions of the entrance; the published model has as many as `channels`."""
+    """Channels of the two subsampling convolutions; the published model has as many as `channels`."""
     num_layers: int = 18
-    """Blocks."""
+    """Number of blocks."""
     channels: int = 512
     """Width D of the frames; even, a multiple of `num_heads`."""
     num_heads: int = 8
@@ -38,24 +37,24 @@ class BranchformerConfig:
     gating_channels: int = 3072
     """Hidden width of the gating MLP, even: one half is gated by the other."""
     kernel_size: int = 31
-    """Frames at 25 Hz that the convolution of the gate sees; odd."""
+    """Kernel size of the gate's convolution in frames at 25 Hz; odd."""
     dropout: float = 0.1
-    """Dropout of frames, positions, attention weights and every module."""
+    """Dropout rate for frames, positions, attention weights and every module."""
 
     def __post_init__(self) -> None:
         if self.num_features < MIN_FRAMES:
             raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        shape.check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
-        shape.check_halves(gating_channels=self.gating_channels)
-        shape.check_heads(self.channels, self.num_heads)
-        shape.check_odd(kernel_size=self.kernel_size)
-        shape.check_rates(dropout=self.dropout)
+        check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
+        check_halves(gating_channels=self.gating_channels)
+        check_heads(self.channels, self.num_heads)
+        check_odd(kernel_size=self.kernel_size)
+        check_rates(dropout=self.dropout)
 
 
 def base() -> BranchformerConfig:
     """Branchformer: 116.2 M parameters with its attention decoder and CTC layer, and 238.3 GFLOPs published.
 
-    Matches with a gap: the encoder has 83.97 M, the whole 116.88 M; 0.7 M (0.6 %) are unexplained.
+    Matches with a gap: the encoder has 83.97 M, the whole 116.88 M: 0.7 M (0.6 %) more, for an unknown reason.
     """
     return BranchformerConfig()
 
@@ -82,7 +81,7 @@ class BranchformerBlock(nn.Module):
 
 
 class Branchformer(BlockEncoder):
-    """The encoder. See the module's docstring for rates and lengths."""
+    """The Branchformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: BranchformerConfig) -> None:
         super().__init__(

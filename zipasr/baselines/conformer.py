@@ -12,27 +12,25 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.baselines import shape
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import BlockEncoder
-from zipasr.baselines.convolution import DepthwiseConv
-from zipasr.baselines.feedforward import FeedForward
+from zipasr.baselines.blocks import DepthwiseConv, FeedForward, check_heads, check_odd, check_positive, check_rates
+from zipasr.baselines.encoder import BlockEncoder
 from zipasr.baselines.subsampling import MIN_FRAMES
 from zipasr.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConformerConfig:
-    """Shape of a Conformer. The defaults are the published medium model."""
+    """Configuration of a Conformer. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "conformer"
-    """Name of this family of encoders in JSON."""
+    """Name of this encoder family in JSON."""
     num_features: int = 80
     """Mel bins F of the input, 7 or more."""
     subsampling_channels: int = 256
-    """Channels of the two convolutions of the entrance; the published models have as many as `channels`."""
+    """Channels of the two subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 16
-    """Blocks."""
+    """Number of blocks."""
     channels: int = 256
     """Width D of the frames; even, a multiple of `num_heads`."""
     num_heads: int = 4
@@ -40,19 +38,19 @@ class ConformerConfig:
     feedforward: int = 1024
     """Hidden width of the feed-forward modules."""
     kernel_size: int = 31
-    """Frames at 25 Hz that the depthwise convolutions see; odd."""
+    """Kernel size of the depthwise convolutions in frames at 25 Hz; odd."""
     dropout: float = 0.1
-    """Dropout of frames, positions, attention weights and every module."""
+    """Dropout rate for frames, positions, attention weights and every module."""
 
     def __post_init__(self) -> None:
         if self.num_features < MIN_FRAMES:
             raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        shape.check_positive(
+        check_positive(
             subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
         )
-        shape.check_heads(self.channels, self.num_heads)
-        shape.check_odd(kernel_size=self.kernel_size)
-        shape.check_rates(dropout=self.dropout)
+        check_heads(self.channels, self.num_heads)
+        check_odd(kernel_size=self.kernel_size)
+        check_rates(dropout=self.dropout)
 
 
 def small() -> ConformerConfig:
@@ -124,7 +122,7 @@ class ConformerBlock(nn.Module):
 
 
 class Conformer(BlockEncoder):
-    """The encoder. See the module's docstring for rates and lengths."""
+    """The Conformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__(

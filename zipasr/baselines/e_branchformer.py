@@ -1,7 +1,7 @@
 """E-Branchformer: features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz.
 
-A Branchformer block between two half feed-forward modules, whose merge also sees the neighbours in time: the two
-branches side by side are convolved depthwise before the linear layer. In training whole blocks are left out.
+A Branchformer block between two half feed-forward modules, whose merge also uses neighboring frames: a depthwise
+convolution of the two concatenated branches precedes the linear layer. In training, whole blocks are skipped at random.
 Source: Kim et al. 2023, arXiv:2210.00077. tests/baselines/test_published.py counts parameters and FLOPs.
 """
 
@@ -11,27 +11,34 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from zipasr.baselines import shape
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import BlockEncoder
-from zipasr.baselines.convolution import DepthwiseConv, GatingMlp
-from zipasr.baselines.feedforward import FeedForward
+from zipasr.baselines.blocks import (
+    DepthwiseConv,
+    FeedForward,
+    GatingMlp,
+    check_halves,
+    check_heads,
+    check_odd,
+    check_positive,
+    check_rates,
+)
+from zipasr.baselines.encoder import BlockEncoder
 from zipasr.baselines.subsampling import MIN_FRAMES
 from zipasr.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EBranchformerConfig:
-    """Shape of an E-Branchformer. The defaults are the published large model."""
+    """Configuration of an E-Branchformer. The defaults are the published large model."""
 
     kind: ClassVar[str] = "e_branchformer"
-    """Name of this family of encoders in JSON."""
+    """Name of this encoder family in JSON."""
     num_features: int = 80
     """Mel bins F of the input, 7 or more."""
     subsampling_channels: int = 512
-    """Channels of the two convolutions of the entrance; the published models have as many as `channels`."""
+    """Channels of the two subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 17
-    """Blocks."""
+    """Number of blocks."""
     channels: int = 512
     """Width D of the frames; even, a multiple of `num_heads`."""
     num_heads: int = 8
@@ -41,31 +48,31 @@ class EBranchformerConfig:
     gating_channels: int = 3072
     """Hidden width of the gating MLP, even: one half is gated by the other."""
     kernel_size: int = 31
-    """Frames at 25 Hz that the convolution of the gate sees; odd."""
+    """Kernel size of the gate's convolution in frames at 25 Hz; odd."""
     merge_kernel_size: int = 31
-    """Frames at 25 Hz that the convolution of the merge sees; odd."""
+    """Kernel size of the merge's convolution in frames at 25 Hz; odd."""
     dropout: float = 0.1
-    """Dropout of frames, positions, attention weights and every module."""
+    """Dropout rate for frames, positions, attention weights and every module."""
     layer_drop: float = 0.1
-    """Probability of leaving a block out of a training batch."""
+    """Probability of skipping a block in a training step."""
 
     def __post_init__(self) -> None:
         if self.num_features < MIN_FRAMES:
             raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        shape.check_positive(
+        check_positive(
             subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
         )
-        shape.check_halves(gating_channels=self.gating_channels)
-        shape.check_heads(self.channels, self.num_heads)
-        shape.check_odd(kernel_size=self.kernel_size, merge_kernel_size=self.merge_kernel_size)
-        shape.check_rates(dropout=self.dropout, layer_drop=self.layer_drop)
+        check_halves(gating_channels=self.gating_channels)
+        check_heads(self.channels, self.num_heads)
+        check_odd(kernel_size=self.kernel_size, merge_kernel_size=self.merge_kernel_size)
+        check_rates(dropout=self.dropout, layer_drop=self.layer_drop)
 
 
 def base() -> EBranchformerConfig:
     """E-Branchformer-B: 41.1 M parameters with its attention decoder and CTC layer, and 78.1 GFLOPs published.
 
-    Inferred: width, heads, blocks and both hidden widths were chosen to fit these two numbers (41.13 M come out); no
-    source states them.
+    Inferred: no source states width, heads, blocks and hidden widths. They were chosen to fit these two numbers and give
+    41.13 M parameters.
     """
     return EBranchformerConfig(
         subsampling_channels=256, num_layers=16, channels=256, num_heads=4, feedforward=512, gating_channels=1536
@@ -112,7 +119,7 @@ class EBranchformerBlock(nn.Module):
 
 
 class EBranchformer(BlockEncoder):
-    """The encoder. See the module's docstring for rates and lengths."""
+    """The E-Branchformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: EBranchformerConfig) -> None:
         super().__init__(

@@ -1,6 +1,6 @@
 """Squeezeformer: features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz, T' = ceil(T / 4).
 
-Blocks of attention, feed-forward, convolution and feed-forward modules, normalised after each and scaled before each by
+Blocks of attention, feed-forward, convolution and feed-forward modules, normalized after each and scaled before each by
 learned factors. A U-Net over time: the blocks in the middle work at 12.5 Hz, the last ones at 25 Hz again.
 Source: Kim et al. 2022, arXiv:2206.00888. tests/baselines/test_published.py counts parameters and FLOPs.
 """
@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.baselines import shape
 from zipasr.baselines.attention import RelativeAttention, relative_positions
-from zipasr.baselines.convolution import DepthwiseConv
-from zipasr.baselines.feedforward import FeedForward
-from zipasr.baselines.norm import MaskedBatchNorm
-from zipasr.baselines.padding import padding_mask, zero_padding
+from zipasr.baselines.blocks import (
+    DepthwiseConv,
+    FeedForward,
+    MaskedBatchNorm,
+    check_heads,
+    check_odd,
+    check_positive,
+    check_rates,
+    padding_mask,
+    zero_padding,
+)
 from zipasr.baselines.subsampling import SeparableSubsampling
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded, check_input
@@ -27,20 +33,20 @@ _REDUCE_KERNEL_SIZE = 5
 
 @dataclass(frozen=True, kw_only=True)
 class SqueezeformerConfig:
-    """Shape of a Squeezeformer. The defaults are the published medium model."""
+    """Configuration of a Squeezeformer. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "squeezeformer"
-    """Name of this family of encoders in JSON."""
+    """Name of this encoder family in JSON."""
     num_features: int = 80
     """Mel bins F of the input."""
     subsampling_channels: int = 324
-    """Channels of the convolutions of the entrance; the published models have as many as `channels`."""
+    """Channels of the subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 20
-    """Blocks."""
+    """Number of blocks."""
     reduce_at: int = 9
-    """Blocks before the rate is halved to 12.5 Hz."""
+    """Number of blocks before the rate is halved to 12.5 Hz."""
     recover_at: int = 19
-    """Blocks before the rate is 25 Hz again; more than `reduce_at`, at most `num_layers`."""
+    """Number of blocks before the rate returns to 25 Hz; more than `reduce_at`, at most `num_layers`."""
     channels: int = 324
     """Width D of the frames; even, a multiple of `num_heads`."""
     num_heads: int = 4
@@ -48,20 +54,20 @@ class SqueezeformerConfig:
     feedforward: int = 1296
     """Hidden width of the feed-forward modules; 4 times `channels` as published."""
     kernel_size: int = 31
-    """Frames that the depthwise convolutions of the blocks see; odd."""
+    """Kernel size of the depthwise convolutions of the blocks in frames; odd."""
     dropout: float = 0.1
-    """Dropout of the frames and after every module; attention weights have none."""
+    """Dropout rate for the frames and after every module; attention weights have none."""
 
     def __post_init__(self) -> None:
-        shape.check_positive(
+        check_positive(
             num_features=self.num_features,
             subsampling_channels=self.subsampling_channels,
             num_layers=self.num_layers,
             feedforward=self.feedforward,
         )
-        shape.check_heads(self.channels, self.num_heads)
-        shape.check_odd(kernel_size=self.kernel_size)
-        shape.check_rates(dropout=self.dropout)
+        check_heads(self.channels, self.num_heads)
+        check_odd(kernel_size=self.kernel_size)
+        check_rates(dropout=self.dropout)
         if not 0 <= self.reduce_at < self.recover_at <= self.num_layers:
             raise ConfigError(
                 f"0 <= reduce_at < recover_at <= num_layers must hold, but they are {self.reduce_at}, {self.recover_at} "
@@ -130,7 +136,7 @@ def _published(num_layers: int, channels: int, num_heads: int, *, reduce_at: int
 
 
 class Scale(nn.Module):
-    """Learned factor and offset of each channel."""
+    """Learned scale and bias of each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -189,7 +195,7 @@ class SqueezeformerBlock(nn.Module):
 
 
 class TimeReduction(nn.Module):
-    """Halve the rate: a depthwise convolution of stride 2 and a pointwise one. Frame t sees frames 2t to 2t + 4."""
+    """Halves the rate by a depthwise convolution of stride 2 and a pointwise one; frame t depends on frames 2t to 2t + 4."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -203,7 +209,7 @@ class TimeReduction(nn.Module):
 
 
 class Squeezeformer(nn.Module):
-    """The encoder. See the module's docstring for rates and lengths."""
+    """The Squeezeformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: SqueezeformerConfig) -> None:
         super().__init__()
@@ -221,13 +227,13 @@ class Squeezeformer(nn.Module):
         self.last_blocks = nn.ModuleList(blocks[config.recover_at :])
 
     def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
+        """Number of frames at 25 Hz that come from `num_frames` features at 100 Hz."""
         return (num_frames + 3) // 4
 
     def forward(self, features: Tensor, lens: Tensor) -> Encoded:
-        """Encode a padded batch; what padding holds and the other utterances change nothing.
+        """Encode a padded batch. The result depends neither on what the padding holds nor on the other utterances.
 
-        Training is the exception: the mean and variance of BatchNorm are those of all valid frames of the batch.
+        In training it does depend on the other utterances: BatchNorm uses the statistics of all valid frames of the batch.
 
         Args:
             features: (N, T, F) log-mel features at 100 Hz, T >= 1.

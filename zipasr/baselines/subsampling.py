@@ -1,8 +1,8 @@
-"""Entrances that quarter the rate: features (N, T, F) at 100 Hz -> frames (N, T', D) at 25 Hz, times sqrt(D).
+"""Subsampling to a quarter of the rate: features (N, T, F) at 100 Hz -> frames (N, T', D) at 25 Hz, times sqrt(D).
 
 `Conv2dSubsampling` (Conformer, Branchformer, E-Branchformer) uses no padding: T' = ((T - 1) // 2 - 1) // 2, and a valid
-frame sees valid features only. `SeparableSubsampling` (Squeezeformer) pads after the end: T' = ceil(T / 4). Images
-are (N, T, F, C), channels last, the fastest layout of 2-D convolutions on a CPU.
+frame depends on valid features only. `SeparableSubsampling` (Squeezeformer) pads after the end: T' = ceil(T / 4). Images
+have the layout (N, T, F, C), channels last, in which 2-D convolutions on a CPU are fastest.
 Source: Gulati et al. 2020, arXiv:2005.08100, section 2; Kim et al. 2022, arXiv:2206.00888, section 3.
 """
 
@@ -11,14 +11,14 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.baselines.padding import padding_mask, zero_padding
+from zipasr.baselines.blocks import padding_mask, zero_padding
 
 MIN_FRAMES = 7
-"""Fewest feature frames, and mel bins, of which `Conv2dSubsampling` makes one."""
+"""Fewest features, and fewest mel bins, from which `Conv2dSubsampling` makes one frame."""
 
 
 def output_length(num_frames: int) -> int:
-    """Frames at 25 Hz that `Conv2dSubsampling` makes of `num_frames` features at 100 Hz."""
+    """Number of frames at 25 Hz that `Conv2dSubsampling` makes of `num_frames` features at 100 Hz."""
     return max(0, ((num_frames - 1) // 2 - 1) // 2)
 
 
@@ -33,7 +33,7 @@ def convolve_image(image: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class Conv2dSubsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2 with ReLU, then a linear layer over channels and frequencies."""
+    """Subsampling by two 3x3 convolutions of stride 2 with ReLU and a linear layer over channels and frequencies."""
 
     def __init__(self, num_features: int, conv_channels: int, channels: int, *, dropout: float) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Conv2dSubsampling(nn.Module):
 
 
 class SeparableSubsampling(nn.Module):
-    """A 3x3 convolution, a depthwise 3x3 one and a pointwise one; the first two have stride 2."""
+    """Subsampling by a 3x3 and a depthwise 3x3 convolution, both of stride 2, and a pointwise one."""
 
     def __init__(self, num_features: int, conv_channels: int, channels: int, *, dropout: float) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class SeparableSubsampling(nn.Module):
 
     def forward(self, features: Tensor, lens: Tensor) -> Tensor:
         """Map (N, T, F) with `lens` (N,) valid frames to (N, ceil(T / 4), D)."""
-        # Differs: the original lets the convolutions see the padding. Zeroed, it is what they see beyond the end.
+        # Differs: the original convolves over the padding. Zeroed, the padding equals the end of the utterance.
         features = zero_padding(features, padding_mask(lens, features))
         image = convolve_image(_pad_after(features.unsqueeze(-1)), self.conv).relu()
         image = zero_padding(image, padding_mask((lens + 1) // 2, image))
@@ -71,10 +71,10 @@ class SeparableSubsampling(nn.Module):
 
 
 def _pad_after(image: Tensor) -> Tensor:
-    """Two zeros after the last frame and frequency of (N, T, F, C): a stride of 2 then gives ceil(T / 2), ceil(F / 2)."""
+    """Append two zeros to time and frequency of (N, T, F, C), so that stride 2 gives ceil(T / 2) and ceil(F / 2)."""
     return functional.pad(image, (0, 0, 0, 2, 0, 2))
 
 
 def _scale(x: Tensor, out: nn.Linear) -> Tensor:
-    """x · sqrt(D) in the dtype of the weights, so that the residual stream is wide under autocast."""
+    """x · sqrt(D) in the dtype of the weights, so that the residual stream stays float32 under autocast."""
     return x.to(out.weight.dtype) * math.sqrt(x.shape[-1])

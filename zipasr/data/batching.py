@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.data.noise import NoiseConfig, NoiseMixer
+from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
@@ -188,7 +189,7 @@ class BatchReader(Dataset[Batch]):
             labels=pad_sequence(labels, batch_first=True, padding_value=self.tokenizer.blank_id),
             label_lens=torch.tensor([len(label) for label in labels]),
             ids=tuple(ids),
-            audio_s=float(lens.sum()) / 100.0,
+            audio_s=float(lens.sum()) / FEATURE_RATE_HZ,
         )
         return ReadBatch(batch, tuple(unreadable))
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from zipasr.encoder.frontend import output_length
+from zipasr.encoder.rates import output_length
 from zipasr.features import Fbank
 
 
 def num_encoder_frames(num_samples: int) -> int:
     """Number of frames at 25 Hz that fbank, Conv-Embed and the final halving make of `num_samples` at 16 kHz."""
-    return (output_length(Fbank().num_frames(num_samples)) + 1) // 2
+    return output_length(Fbank().num_frames(num_samples))
 
 
 def has_enough_frames(num_samples: int, num_tokens: int) -> bool:

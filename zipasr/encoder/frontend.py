@@ -1,9 +1,9 @@
-"""Conv-Embed, the entrance of the encoder: features (N, T, F) at 100 Hz -> frames (N, T', D) at 50 Hz.
+"""Conv-Embed, the first layer of the encoder: features (N, T, F) at 100 Hz -> frames (N, T', D) at 50 Hz.
 
-Three small 2-D convolutions halve time once and frequency twice, a ConvNeXt layer refines, a linear layer joins channels
-and frequencies. (At `rate` 4 the third halves time as well, for the comparison without temporal downsampling.) Images are
-kept (N, T, F, C), channels last, which is both what the constraints expect and the fastest layout of 2-D convolutions on a
-CPU. Padding is not masked: see `AsrModel.encode`.
+Three small 2-D convolutions halve time once and frequency twice, a ConvNeXt layer refines the image, and a linear layer
+projects channels and frequencies to the embedding. (With `rate` 4 the third convolution halves time as well, for the
+ablation without temporal downsampling.) Images have the layout (N, T, F, C), channels last: the constraints expect it, and
+2-D convolutions on a CPU are fastest with it. Padding is not masked: see `AsrModel.encode`. Lengths are in `rates.py`.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.1; constants from the published recipe.
 """
 
@@ -12,33 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.encoder.ablation import AblationConfig
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
 from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import ActivationKind, activate
 
-MIN_FEATURES = 9
-"""Fewest feature frames from which Conv-Embed makes one frame."""
-FRAMES_AHEAD = 3
-"""Frames that the ConvNeXt layer sees on either side of one, at the rate of Conv-Embed."""
-WINDOW_OVERHANG = 13
-"""Features that a window of a stream holds beyond two for each frame of its chunk: 7 shrink away in the convolutions and
-2 · `FRAMES_AHEAD` are seen ahead."""
-
-
-def output_length(num_frames: int, rate: int = 2) -> int:
-    """Frames at 50 Hz (`rate` 4: at 25 Hz) that Conv-Embed makes of `num_frames` features at 100 Hz."""
-    return max(0, (num_frames - (7 if rate == 2 else 5)) // rate)
-
-
-def output_lengths(lens: Tensor, rate: int = 2) -> Tensor:
-    """`output_length` of each entry of an integer tensor."""
-    return ((lens - (7 if rate == 2 else 5)) // rate).clamp(min=0)
-
 
 def image_width(num_features: int) -> int:
-    """Frequencies F' that the three convolutions leave of F mel bins."""
+    """Number of frequencies F' that remain of F mel bins after the three convolutions."""
     return ((num_features - 1) // 2 - 1) // 2
 
 
@@ -48,7 +31,7 @@ def _conv_last(image: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class ConvNeXt(ScheduledModule):
-    """Residual layer: 7x7 depthwise convolution, then two pointwise ones with 3 times the channels between."""
+    """Residual layer: a 7x7 depthwise convolution, then a pointwise bottleneck with 3 times as many hidden channels."""
 
     def __init__(self, channels: int, *, activation: ActivationKind = "swoosh_left") -> None:
         super().__init__()
@@ -65,14 +48,14 @@ class ConvNeXt(ScheduledModule):
         self.skip_rate = Schedule(((0.0, 0.2), (20000.0, 0.015)))
 
     def forward(self, image: Tensor, past: Past | None = None) -> Tensor:
-        """Map (N, T, F, C) to (N, T, F, C); with a past of 3 frames to (N, T - 3, F, C), the last 3 being seen ahead."""
+        """Map (N, T, F, C) to the same shape, or to (N, T - 3, F, C) with a past of 3 frames: the last 3 are look-ahead."""
         if past is None:
-            reached = _conv_last(image, self.depthwise)
-        else:  # the frames that the convolution pads with zeros are there
+            convolved = _conv_last(image, self.depthwise)
+        else:  # no padding in time: the past and the look-ahead supply those frames
             conv, joined = self.depthwise, past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2)
             y = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
-            reached, image = y.permute(0, 2, 3, 1), image[:, :-FRAMES_AHEAD]
-        hidden = self.pointwise1(reached)
+            convolved, image = y.permute(0, 2, 3, 1), image[:, :-FRAMES_AHEAD]
+        hidden = self.pointwise1(convolved)
         y = self.pointwise2(activate(self.hidden_balancer(hidden), self.activation))
         rate = self.value(self.skip_rate)
         if rate > 0.0:
@@ -81,7 +64,7 @@ class ConvNeXt(ScheduledModule):
 
 
 class ConvEmbed(nn.Module):
-    """From features to frames at half their rate."""
+    """Turns features at 100 Hz into embeddings at 50 Hz."""
 
     def __init__(
         self,
@@ -90,7 +73,7 @@ class ConvEmbed(nn.Module):
         *,
         conv_channels: tuple[int, int, int] = (8, 32, 128),
         dropout: Schedule | float = DROPOUT,
-        rate: int = 2,
+        rate: int = FEATURES_PER_FRAME_50HZ,
         ablation: AblationConfig | None = None,
     ) -> None:
         super().__init__()
@@ -110,10 +93,10 @@ class ConvEmbed(nn.Module):
         self.dropout = Dropout(dropout, is_shared_over_time=True)
 
     def forward(self, features: Tensor, past: Past | None = None) -> Tensor:
-        """Map (N, T, F), T >= 9, to (N, T', D) with T' = `output_length(T, rate)`.
+        """Map (N, T, F), T >= 9, to (N, T', D) with T' = `rates.embed_length(T, rate)`.
 
-        With `past`, the (N, 3, F', C) frames before these as the ConvNeXt layer sees them, T' is 3 less: the last 3 are
-        seen ahead. None stands for zeros, and for zeros ahead too.
+        `past` holds the (N, 3, F', C) frames before these, at the input of the ConvNeXt layer. With it T' is 3 less, because
+        the last 3 frames are look-ahead. None stands for zeros on both sides.
         """
         image = _conv_last(features.unsqueeze(-1), self.conv1)
         if self.training:

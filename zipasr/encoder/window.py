@@ -6,7 +6,7 @@ A window of a chunk of C frames at 50 Hz holds 2 C + 13 features, and the next o
 import torch
 from torch import Tensor
 
-from zipasr.encoder.frontend import WINDOW_OVERHANG, output_length
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, embed_length, window_length
 
 
 class WindowBuffer:
@@ -26,8 +26,8 @@ class WindowBuffer:
         """
         if chunk_frames_50hz < 1:
             raise ValueError(f"chunk_frames_50hz must be 1 or more, but is {chunk_frames_50hz}")
-        self.hop_frames = 2 * chunk_frames_50hz
-        self.window_frames = self.hop_frames + WINDOW_OVERHANG
+        self.hop_frames = FEATURES_PER_FRAME_50HZ * chunk_frames_50hz
+        self.window_frames = window_length(chunk_frames_50hz)
         self.padding_value = padding_value
         self._pieces: list[Tensor] = []
         self._num_frames = 0
@@ -61,7 +61,7 @@ class WindowBuffer:
     def is_ready(self) -> bool:
         """Whether `pop` would give a window."""
         if self._is_finished:
-            return output_length(self._num_frames) > 0
+            return embed_length(self._num_frames) > 0
         return self._num_frames >= self.window_frames
 
     def pop(self) -> tuple[Tensor, int] | None:

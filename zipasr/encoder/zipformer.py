@@ -5,6 +5,8 @@ D is the widest stack; lengths are T' = (T - 7) // 2 and T'' = (T' + 1) // 2.
 Source: Yao et al. 2024, arXiv:2310.11230, figure 1; the defaults are Zipformer-M.
 """
 
+# Differs: longer than 400 lines, so that the encoder, offline and streaming, is read in one place.
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -12,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from zipasr.encoder import frontend
+from zipasr.encoder import frontend, rates
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.layer import LayerPast, LayerShape
 from zipasr.encoder.stack import Downsample, ZipformerStack
@@ -209,7 +211,7 @@ class Zipformer(nn.Module):
         """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
         rate = self.config.conv_embed_rate
         factor = self.output_downsample.factor
-        return (frontend.output_length(num_frames, rate) + factor - 1) // factor
+        return (rates.embed_length(num_frames, rate) + factor - 1) // factor
 
     def forward(
         self,
@@ -235,7 +237,7 @@ class Zipformer(nn.Module):
         self._check_input(features, lens, chunk_frames_50hz)
         return self.encode_frames(
             self.frontend(features),
-            frontend.output_lengths(lens, self.config.conv_embed_rate),
+            rates.embed_lengths(lens, self.config.conv_embed_rate),
             chunk_frames_50hz=chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz,
         )
@@ -320,7 +322,7 @@ class Zipformer(nn.Module):
 
     def encode_chunk_unchecked(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
         """`encode_chunk` without its checks: tensor operations only, so that it can be traced."""
-        num_valid = frontend.output_lengths(lens).clamp(max=state.chunk_frames_50hz)
+        num_valid = rates.embed_lengths(lens).clamp(max=state.chunk_frames_50hz)
         embed_past, layer_pasts = state.pasts()
         frames = self.frontend(features, embed_past)
         frames = self._run_stacks(frames, state.padding_mask(num_valid), None, state.chunk_frames_50hz, layer_pasts)
@@ -332,7 +334,7 @@ class Zipformer(nn.Module):
         shapes = []
         for i, (num_layers, factor) in enumerate(zip(config.num_layers, config.downsample, strict=True)):
             shapes += layer_shapes(self._layer_shape(i), left // factor) * num_layers
-        image = (frontend.FRAMES_AHEAD, frontend.image_width(config.num_features), config.conv_channels[2])
+        image = (rates.FRAMES_AHEAD, frontend.image_width(config.num_features), config.conv_channels[2])
         return [*shapes, image, ()]
 
     def _check_streaming(self, chunk: int, left: int) -> None:
@@ -357,7 +359,7 @@ class Zipformer(nn.Module):
         self._check_input(features, lens, None)
         chunk, left = state.chunk_frames_50hz, state.left_context_frames_50hz
         self._check_streaming(chunk, left)
-        window_frames = 2 * chunk + frontend.WINDOW_OVERHANG
+        window_frames = rates.window_length(chunk)
         if features.shape[1] != window_frames:
             raise ValueError(
                 f"a window of a stream with chunk_frames_50hz = {chunk} must have {window_frames} features, but has "
@@ -371,7 +373,7 @@ class Zipformer(nn.Module):
             raise ValueError("the state must come from a model of the same shape; make it with this one's initial_state")
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
-        check_input(features, lens, num_features=self.config.num_features, min_frames=frontend.MIN_FEATURES)
+        check_input(features, lens, num_features=self.config.num_features, min_frames=rates.MIN_FEATURES)
         if chunk is not None and chunk != -1 and not self.config.is_causal:
             raise ValueError(
                 f"chunk_frames_50hz must be -1 for this model, but is {chunk}; only a model trained with "

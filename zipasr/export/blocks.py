@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.encoder.frontend import FRAMES_AHEAD, ConvEmbed
+from zipasr.encoder.frontend import ConvEmbed
 from zipasr.encoder.layer import Bypass
+from zipasr.encoder.rates import FRAMES_AHEAD
 from zipasr.nn.attention import AttentionWeights, NonlinAttention, RelativePositionalEncoding, SelfAttention
 from zipasr.nn.convolution import ChunkCausalDepthwiseConv, ConvolutionModule, depthwise_conv
 from zipasr.nn.feedforward import FeedForward

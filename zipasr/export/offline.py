@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from zipasr.encoder import frontend
+from zipasr.encoder import rates
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
 from zipasr.export.graph import for_tracing
@@ -54,7 +54,7 @@ class CtcModel(nn.Module):
 
 def _encode(encoder: Zipformer, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
     """`Zipformer.forward` without its checks, which tracing cannot follow."""
-    frames, lens = encoder.encode_frames(encoder.frontend(x), frontend.output_lengths(x_lens))
+    frames, lens = encoder.encode_frames(encoder.frontend(x), rates.embed_lengths(x_lens))
     return frames, lens
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zipasr.encoder.frontend import FRAMES_AHEAD, WINDOW_OVERHANG, image_width
+from zipasr.encoder.frontend import image_width
+from zipasr.encoder.rates import FRAMES_AHEAD, window_length
 from zipasr.encoder.state import StreamState
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
@@ -114,7 +115,7 @@ def _graph(
     chunk: int,
     left: int,
 ) -> Graph:
-    window_frames = 2 * chunk + WINDOW_OVERHANG
+    window_frames = window_length(chunk)
     num_layers = sum(traced.config.num_layers)
     states = [
         Axes(f"{kind}_{i}", {axis: "N"})
@@ -148,7 +149,7 @@ def _case(model: AsrModel, size: int, num_chunks: int, num_missing: int, chunk: 
     noise = [normal(*tensor.shape) for tensor in memory]
     heard = processed.clone()
     heard[-1] = num_chunks * chunk
-    window = 3.0 * normal(size, 2 * chunk + WINDOW_OVERHANG, model.config.features.num_mel_bins) - 8.0
+    window = 3.0 * normal(size, window_length(chunk), model.config.features.num_mel_bins) - 8.0
     lens = torch.full((size,), window.shape[1])
     lens[-1] -= num_missing
     return (window, *(tensor.contiguous() for tensor in to_published([*noise, heard])), lens)
@@ -167,7 +168,7 @@ def _metadata(encoder: Zipformer, chunk: int, left: int) -> dict[str, str | int]
         "model_author": "k2-fsa",
         "comment": "streaming zipformer2",
         "decode_chunk_len": 2 * chunk,
-        "T": 2 * chunk + WINDOW_OVERHANG,
+        "T": window_length(chunk),
         "num_encoder_layers": listed(config.num_layers),
         "encoder_dims": listed(config.channels),
         "cnn_module_kernels": listed(config.kernel_sizes),

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipasr.encoder.rates import MIN_FEATURES, output_length
 from zipasr.errors import CheckpointError
 from zipasr.nn.encoded import Encoded, check_input
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.onnx_runtime.session import open_session, with_hidden_frames
 from zipasr.tokenizer import Tokenizer
-
-MIN_FEATURES = 9
-"""Fewest features of which an encoder makes a frame."""
 
 
 class OnnxModel:
@@ -77,7 +75,7 @@ class OnnxModel:
 
     def output_length(self, num_frames: int) -> int:
         """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
-        return (max(0, (num_frames - 7) // 2) + 1) // 2
+        return output_length(num_frames)
 
     def encode(
         self,

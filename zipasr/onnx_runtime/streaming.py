@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.encoder.frontend import WINDOW_OVERHANG, output_length
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, MIN_FEATURES, embed_length, window_length
 from zipasr.errors import CheckpointError
 from zipasr.features import PADDING_VALUE
 from zipasr.nn.encoded import Encoded, check_input
 from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
-from zipasr.onnx_runtime.model import MIN_FEATURES, OnnxModel
+from zipasr.onnx_runtime.model import OnnxModel
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
@@ -45,7 +45,7 @@ class OnnxStreamingModel(OnnxModel):
         """Frames C of a chunk at 50 Hz."""
         self.left_context_frames_50hz = config.left_context_frames_50hz
         """Frames before a chunk that attention sees."""
-        self.window_frames = 2 * self.chunk_frames_50hz + WINDOW_OVERHANG
+        self.window_frames = window_length(self.chunk_frames_50hz)
         """Features of a window at 100 Hz."""
         self._graph = self._sessions["encoder" if self.has_transducer else "ctc"]
         if VALID_FEATURES not in [given.name for given in self._graph.get_overridable_initializers()]:
@@ -104,8 +104,8 @@ class OnnxStreamingModel(OnnxModel):
             left if left_context_frames_50hz is None else left_context_frames_50hz,
         )
         check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
-        num_chunks = max(1, -(-output_length(int(lens.max())) // chunk))
-        hop = 2 * chunk
+        num_chunks = max(1, -(-embed_length(int(lens.max())) // chunk))
+        hop = FEATURES_PER_FRAME_50HZ * chunk
         rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
         padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, rest)), value=PADDING_VALUE)
         arrays = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left).arrays

@@ -11,6 +11,7 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.lengths import has_enough_frames, num_encoder_frames
+from zipasr.encoder.rates import ENCODED_RATE_HZ
 from zipasr.errors import ConfigError
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
@@ -25,7 +26,7 @@ class Limits:
     """Allowed durations of an utterance."""
 
     min_duration_s: float = 0.1
-    """Shorter ones give no encoder frame: 10 feature frames are the least that Conv-Embed turns into one at 25 Hz."""
+    """Lower bound. The encoder needs 9 features for one frame (`encoder.rates.MIN_FEATURES`), which is 0.085 s of audio."""
     max_duration_s: float = 30.0
     """Upper bound, so that one training batch fits the memory of a small machine."""
 
@@ -81,7 +82,8 @@ def check_samples(
     if not has_enough_frames(num_samples, num_tokens):
         num_frames = num_encoder_frames(num_samples)
         detail = (
-            f"expected at most {num_frames} tokens in {duration_s:.2f} s (25 frames per second), got {num_tokens} {unit}"
+            f"expected at most {num_frames} tokens in {duration_s:.2f} s ({ENCODED_RATE_HZ} frames per second), "
+            f"got {num_tokens} {unit}"
         )
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None

@@ -6,11 +6,10 @@ from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.file_alignment import align_file, align_text
 from zipasr.recognizer.files import FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
-from zipasr.recognizer.recognizer import FRAME_S, AudioSource, Hotword, Recognizer, SearchConfig, load
+from zipasr.recognizer.recognizer import AudioSource, Hotword, Recognizer, SearchConfig, load
 from zipasr.recognizer.stream import Stream
 
 __all__ = [
-    "FRAME_S",
     "TAIL_PADDING_FRAMES",
     "AudioSource",
     "ChunkConfig",

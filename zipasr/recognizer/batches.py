@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.transcripts import to_transcripts
 from zipasr.search.hotwords import HotwordGraph
@@ -17,7 +18,6 @@ _CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
 _CPU_SHORTEST_SHARE = 0.6
 """On a CPU, nothing shorter than this share of the longest goes into its batch: padding costs as much as audio. Eight
 prompts of mixed lengths are transcribed 1.2 times as fast as in one batch (`tiny`, one core); 0.5 to 0.8 are alike."""
-_FEATURES_PER_S = 100
 
 
 def transcribe_batches(
@@ -72,7 +72,7 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
     batch: list[int] = []
     for i in sorted(long_enough, key=lambda i: -lens[i]):
         longest, own = (lens[j] + engine.tail_padding_frames for j in (batch[0] if batch else i, i))
-        is_full = longest * (len(batch) + 1) > max_batch_s * _FEATURES_PER_S
+        is_full = longest * (len(batch) + 1) > max_batch_s * FEATURE_RATE_HZ
         if batch and (is_full or own < shortest_share * longest):
             yield batch
             batch = []

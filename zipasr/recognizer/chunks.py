@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
+from zipasr.encoder.rates import FRAME_MS_50HZ
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
@@ -21,7 +22,6 @@ from zipasr.search.scorer import Scorer
 STREAM_TAIL_FRAMES = 30
 """Padding at 100 Hz after the audio that counts as audio: causal models emit late, and without it the last word is lost. As
 published (`streaming_decode.py`, with 13 more to fill the last window)."""
-MS_PER_FRAME_50HZ = 20.0
 _MAX_CHUNK_MS = 600_000
 EncoderState = TypeVar("EncoderState")
 _CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
@@ -127,13 +127,13 @@ def frames_50hz(duration_ms: int, *, name: str) -> int:
     Raises:
         ConfigError: the duration is not a positive multiple of a frame, or too long; `name` is what the user calls it.
     """
-    if duration_ms <= 0 or duration_ms % int(MS_PER_FRAME_50HZ):
+    if duration_ms <= 0 or duration_ms % int(FRAME_MS_50HZ):
         raise ConfigError(
-            f"{name} must be a positive multiple of {MS_PER_FRAME_50HZ:g} ms, the step of the encoder, but is {duration_ms}"
+            f"{name} must be a positive multiple of {FRAME_MS_50HZ:g} ms, the step of the encoder, but is {duration_ms}"
         )
     if duration_ms > _MAX_CHUNK_MS:
         raise ConfigError(f"{name} must be at most {_MAX_CHUNK_MS} ms, ten minutes, but is {duration_ms}")
-    return int(duration_ms / MS_PER_FRAME_50HZ)
+    return int(duration_ms / FRAME_MS_50HZ)
 
 
 def choose_sizes(config: ZipformerConfig, chunk: int | None, left_context: int | None) -> ChunkSizes:
@@ -148,7 +148,7 @@ def choose_sizes(config: ZipformerConfig, chunk: int | None, left_context: int |
         chunk = _nearest(trained, _CHUNK_FRAMES_50HZ) or max(step, _CHUNK_FRAMES_50HZ // step * step)
     if chunk < 1 or chunk % step:
         raise ConfigError(
-            f"chunk_frames_50hz must be a multiple of {step} frames ({step * MS_PER_FRAME_50HZ:g} ms) for this model, but "
+            f"chunk_frames_50hz must be a multiple of {step} frames ({step * FRAME_MS_50HZ:g} ms) for this model, but "
             f"is {chunk}; it was trained with {_listed(trained)}"
         )
     reach = max(kernel // 2 * factor for kernel, factor in zip(config.kernel_sizes, config.downsample, strict=True))

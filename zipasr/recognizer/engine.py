@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zipasr.device import Precision, arithmetic
-from zipasr.encoder.frontend import WINDOW_OVERHANG
+from zipasr.encoder.rates import window_length
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes
@@ -61,7 +61,7 @@ class Engine:
         lens = [len(frames) + (STREAM_TAIL_FRAMES if chunk is not None else 0) for frames in features]
         longest = max(lens) + self.tail_padding_frames
         if chunk is not None:  # the encoder would take a batch shorter than a chunk for a chunk of its own length
-            longest = max(longest, 2 * chunk + WINDOW_OVERHANG)
+            longest = max(longest, window_length(chunk))
         padded_NTF = torch.full((len(features), longest, features[0].shape[1]), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
             row[: len(frames)] = frames

@@ -32,14 +32,14 @@ from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
 from zipasr.search.hotwords import Hotword, HotwordGraph
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
-__all__ = ["FRAME_S", "AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
+__all__ = ["AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 

@@ -16,20 +16,22 @@ from torch import Tensor
 from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.device import arithmetic
+from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_MS_50HZ, FRAME_S_25HZ, WINDOW_OVERHANG
 from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.recognizer.chunks import MS_PER_FRAME_50HZ, STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_encoder
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_encoder
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.precision import checked_frames
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.hotwords import HotwordGraph
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
 from zipasr.transcript import Transcript
 
-_LOOK_AHEAD_MS = 137.5
+_FEATURE_REACH_MS = 17.5
+_LOOK_AHEAD_MS = (WINDOW_OVERHANG - 1) * 1000.0 / FEATURE_RATE_HZ + _FEATURE_REACH_MS
 """A window ends 13 features after its chunk; the last one starts 120 ms after the chunk and ends 17.5 ms later."""
 
 
@@ -92,7 +94,7 @@ class Stream:
         It is the upper bound on decoding delay, excluding computation. The tokens of the audio may still come with the next
         chunk, since causal models emit late.
         """
-        return self.sizes.chunk * MS_PER_FRAME_50HZ + _LOOK_AHEAD_MS
+        return self.sizes.chunk * FRAME_MS_50HZ + _LOOK_AHEAD_MS
 
     def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
         """Receive the next samples and compute their features, nothing else.
@@ -192,7 +194,9 @@ class Stream:
         """Whether the endpoint rules say that the utterance is over; nothing else changes until `reset`."""
         num_frames, frames = self._search_state.num_frames, self._hypotheses()[0].frames
         num_silent = num_frames - (frames[-1] + 1 if frames else 0)
-        return is_endpoint(self.endpoint, trailing_silence_s=num_silent * FRAME_S, utterance_length_s=num_frames * FRAME_S)
+        return is_endpoint(
+            self.endpoint, trailing_silence_s=num_silent * FRAME_S_25HZ, utterance_length_s=num_frames * FRAME_S_25HZ
+        )
 
     def reset(self) -> None:
         """Start another utterance at the current position, without a gap.

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans
+from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.engine import Engine
 from zipasr.search.confidence import Calibration
-from zipasr.search.hypothesis import FRAME_S, Hypothesis
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
@@ -37,8 +38,8 @@ def to_transcript(
     tokens = tuple(
         Token(
             tokenizer.pieces[i],
-            min(span.start_frame * FRAME_S, duration_s),
-            min(span.end_frame * FRAME_S, duration_s),
+            min(span.start_frame * FRAME_S_25HZ, duration_s),
+            min(span.end_frame * FRAME_S_25HZ, duration_s),
             log_prob,
         )
         for i, span, log_prob in zip(hypothesis.ids, spans, hypothesis.log_probs, strict=True)

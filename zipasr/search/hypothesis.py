@@ -2,9 +2,6 @@
 
 from typing import NamedTuple
 
-FRAME_S = 0.04
-"""Seconds between encoder frames, 25 Hz."""
-
 
 class Hypothesis(NamedTuple):
     """A token sequence with the frames and probabilities of its tokens."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
@@ -26,7 +27,6 @@ _MAX_BATCH = 64
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
 """Sound is handed to streams in blocks of a second at most: the features of a message of minutes take as long as many
 chunks."""
-_S_PER_FRAME_50HZ = 0.02
 
 
 class LiveResult(NamedTuple):
@@ -112,7 +112,7 @@ class LiveSession:
 
     def _decoded_s(self) -> float:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
-        return self._num_chunks * chunk_frames_50hz * _S_PER_FRAME_50HZ
+        return self._num_chunks * chunk_frames_50hz * FRAME_S_50HZ
 
     # What follows is for the computing thread.
 

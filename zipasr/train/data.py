@@ -19,7 +19,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.lengths import frames_needed
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.data.plan import BatchPlan, MixedPart
-from zipasr.encoder.frontend import output_lengths
+from zipasr.encoder.rates import output_lengths
 from zipasr.errors import CheckpointError, DataError
 from zipasr.features import Fbank
 from zipasr.tokenizer import Tokenizer
@@ -196,4 +196,4 @@ def _num_encoder_frames(durations_s: NDArray[np.float64], speed: float) -> NDArr
     num_samples = np.floor(np.round(durations_s * SAMPLE_RATE_HZ, 8) + 0.5)  # as lhotse counts the samples of a cut
     at_speed: Any = (num_samples / speed).astype(np.int64)
     num_frames: Any = Fbank().num_frames(at_speed)
-    return ((output_lengths(torch.from_numpy(num_frames)) + 1) // 2).numpy()
+    return output_lengths(torch.from_numpy(num_frames)).numpy()

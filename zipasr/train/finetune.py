@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.baselines.norm import MaskedBatchNorm
+from zipasr.baselines.blocks import MaskedBatchNorm
 from zipasr.config import set_fields
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrConfig, AsrModel

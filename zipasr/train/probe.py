@@ -19,6 +19,7 @@ import torch
 from zipasr.data.batching import Batch
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.device import check_precision, fast_matmul, select_device
+from zipasr.encoder.rates import FEATURE_RATE_HZ, MIN_FEATURES
 from zipasr.errors import ZipasrError
 from zipasr.nn.schedule import set_step
 from zipasr.profile import peak_bytes, process_status, start_of_peak
@@ -31,7 +32,6 @@ from zipasr.train.folder import CONFIG_FILE, first_tokenizer, with_vocabulary
 from zipasr.train.loop import new_state
 from zipasr.train.step import Stepper, is_out_of_memory, schedule_step
 
-_FRAMES_PER_S = 100
 _SAFE_SHARE = 0.9  # of the memory: batches of other shapes fragment it
 _PRECISION = 1.05  # the answer is not further from the limit than this
 _MOST_TIMES = {True: 32.0, False: 4.0}  # the setting is not raised further than this, on a GPU and elsewhere
@@ -76,7 +76,7 @@ class ProbeReport:
             found = f"{trial.peak_bytes / 2**30:6.2f} GiB" if trial.peak_bytes is not None else "does not fit"
             n, frames, tokens = trial.shape
             lines.append(
-                f"  max_duration_s {trial.max_duration_s:8.1f}: {found}  (worst: {n} x {frames / _FRAMES_PER_S:.1f} s, "
+                f"  max_duration_s {trial.max_duration_s:8.1f}: {found}  (worst: {n} x {frames / FEATURE_RATE_HZ:.1f} s, "
                 f"{tokens} tokens)"
             )
         verdict = "fits" if self.configured_s <= self.safe_s else "is too much"
@@ -189,7 +189,7 @@ def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_du
             seconds, tokens = config.batch.concat_max_s, math.ceil(rate * config.batch.concat_max_s)
         duration_s = seconds / slowest
         num = max(int(max_duration_s / duration_s), 1)
-        shape = Shape(num, max(math.ceil(duration_s * _FRAMES_PER_S), 9), max(tokens, 1))
+        shape = Shape(num, max(math.ceil(duration_s * FEATURE_RATE_HZ), MIN_FEATURES), max(tokens, 1))
         if shape not in shapes:
             shapes.append(shape)
     return shapes
@@ -265,5 +265,5 @@ class _Trier:
             labels=torch.randint(1, self.num_labels, (num, tokens)),
             label_lens=torch.full((num,), tokens),
             ids=tuple(f"made-up-{i}" for i in range(num)),
-            audio_s=num * frames / _FRAMES_PER_S,
+            audio_s=num * frames / FEATURE_RATE_HZ,
         )

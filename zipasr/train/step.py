@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zipasr.data.batching import Batch
 from zipasr.device import DTYPES
+from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ZipasrError
 from zipasr.nn.placement import moved
 from zipasr.optim import ScaledAdam
@@ -268,7 +269,7 @@ def halves(batch: Batch) -> list[Batch]:
             labels=batch.labels[start:end],
             label_lens=batch.label_lens[start:end],
             ids=batch.ids[start:end],
-            audio_s=float(lens[0].sum()) / 100.0,
+            audio_s=float(lens[0].sum()) / FEATURE_RATE_HZ,
         )
 
     return [part(0, middle), part(middle, size)]

@@ -1,12 +1,12 @@
-"""Icefall checkpoints -> ours: `load_icefall(file, tokenizer)` gives an `AsrModel`. The only file that knows the original's
-key names.
+"""Conversion of icefall checkpoints: `load_icefall(file, tokenizer)` returns an `AsrModel`. The only file that knows the
+original's key names.
 
-A reference checkpoint holds named tensors and no configuration; keys and shapes are those of the published Zipformer recipe
-(and of the authors' `zipformer` package, which kept them). The configuration is read off the shapes. What shapes cannot say
-is the number of attention heads where the width of a head is not the published one; then the caller must.
+A checkpoint of icefall holds named tensors and no configuration. Keys and shapes are those of the published Zipformer recipe
+(and of the authors' `zipformer` package, which kept them), and the configuration is inferred from the shapes. The number of
+attention heads cannot be inferred if the width of a head is not the published one; then the caller must give it.
 """
 
-# Differs: longer than 400 lines. Half of it are tables and arguments, and foreign names stay in one file.
+# Differs: longer than 400 lines. Half of them are tables and arguments, and foreign names stay in one file.
 
 import functools
 import logging
@@ -31,7 +31,7 @@ from zipasr.torch_file import read_torch_file
 
 logger = logging.getLogger(__name__)
 
-# (theirs, ours), beginnings of keys; the first that fits counts, and # stands for a number.
+# (theirs, ours): key prefixes. The first match applies; # stands for a number.
 _PREFIXES = (
     ("encoder_embed.conv.0.", "encoder.frontend.conv1."),
     ("encoder_embed.conv.4.", "encoder.frontend.conv2."),
@@ -56,7 +56,7 @@ _PREFIXES = (
     ("attention_decoder.decoder.output_layer.", "attention.output."),
     ("attention_decoder.decoder.layers.#.", "attention.layers.#."),
 )
-# (theirs, ours), parts of keys inside a block; all that fit count, in this order.
+# (theirs, ours): parts of keys inside a block. All matches apply, in this order.
 _BLOCK_PARTS = (
     ("self_attn_weights.", "attention_weights."),
     ("self_attn1.", "self_attention1."),
@@ -108,7 +108,7 @@ _EXPECTED = (
 
 
 class _Given(NamedTuple):
-    """What the caller says about the model."""
+    """Facts about the model that the caller gave, None where they must be inferred."""
 
     num_heads: int | Sequence[int] | None
     query_head_dim: int | Sequence[int] | None
@@ -118,6 +118,7 @@ class _Given(NamedTuple):
     attention_decoder_heads: int | None
 
 
+# Differs: ten parameters, since each says what the file does not, and a config object would only repeat their names.
 def load_icefall(
     path: str | os.PathLike[str],
     tokenizer: Tokenizer | str | os.PathLike[str],
@@ -131,16 +132,16 @@ def load_icefall(
     which: Literal["model", "model_avg"] = "model",
     trust_pickle: bool = False,
 ) -> AsrModel:
-    """Read a checkpoint file of icefall: the model, in eval mode on the CPU.
+    """Load a checkpoint file of icefall as a model in eval mode on the CPU.
 
     Args:
         path: `pretrained.pt`, `epoch-N.pt`, a file with the bare state dict, or the same tensors as safetensors.
         tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`,
             or of its `tokens.txt` where that holds characters (data/lang_char).
-        num_heads: see `model_from_icefall`, also for the five that follow.
-        which: `model` for the weights of that moment, `model_avg` for the running average in `epoch-N.pt`.
-        trust_pickle: whether a file with more in it than tensors and plain values may run the code that this takes. Only
-            for files whose author you trust as you would the author of a program.
+        num_heads: see `model_from_icefall`, also for the next five arguments.
+        which: `model` for the weights at that step, `model_avg` for the running average in `epoch-N.pt`.
+        trust_pickle: whether loading may run code, which a file needs that holds more than tensors and plain values. Set
+            it only for files whose author you would also trust with a program.
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, unsafe, or lacks tensors.
         ConfigError: an argument is missing or contradicts the shapes, or the tokenizer is another model's.
@@ -178,10 +179,10 @@ def model_from_icefall(
     unmasked_channels: int | Sequence[int] | None = None,
     attention_decoder_heads: int | None = None,
 ) -> AsrModel:
-    """The model, in eval mode, that a state dict of icefall holds.
+    """Convert a state dict of icefall to a model in eval mode.
 
-    The four sizes of attention heads are needed only where they are not the published ones (32, 12 and 4 a head); then
-    any one of them gives the others. They and `unmasked_channels` are a number for all stacks or one entry per stack.
+    The four sizes of attention heads are needed only if they are not the published ones (32, 12 and 4 per head); then
+    any one of them determines the others. They and `unmasked_channels` are a number for all stacks or one entry per stack.
 
     Args:
         state_dict: tensors under the original's names, of any floating-point type, with or without `module.` in front.
@@ -189,11 +190,11 @@ def model_from_icefall(
         query_head_dim: width of a query and a key of one head.
         value_head_dim: width of a value of one head.
         pos_head_dim: width of a positional query of one head.
-        unmasked_channels: `--encoder-unmasked-dim`, which matters only for training on. By default the published one;
-            for other shapes the width of the narrowest stack, whose channels all stacks have.
-        attention_decoder_heads: heads of the attention decoder; by default 64 channels each, as published.
+        unmasked_channels: `--encoder-unmasked-dim`, which matters only for further training. Default: the published
+            value; for other shapes the width of the narrowest stack, whose channels all stacks have.
+        attention_decoder_heads: heads of the attention decoder; default: 64 channels each, as published.
     Raises:
-        CheckpointError: a tensor is missing, left over or has a shape that cannot be.
+        CheckpointError: a tensor is missing or unknown or has an impossible shape.
         ConfigError: an argument is missing or contradicts the shapes.
     """
     given = _Given(num_heads, query_head_dim, value_head_dim, pos_head_dim, unmasked_channels, attention_decoder_heads)
@@ -205,12 +206,12 @@ def model_from_icefall(
 
 
 def rename_layer_key(key: str) -> str:
-    """Our name of a parameter inside one block, from the original's."""
+    """Return our name of a parameter inside one block, given the original's."""
     return _UNUSED_SCALE[1] if key == _UNUSED_SCALE[0] else _replace_parts(key, _BLOCK_PARTS)
 
 
 def rename_key(key: str) -> str:
-    """Our name of a parameter of the whole model, from the original's; a name that is none of it stays as it is."""
+    """Return our name of a parameter of the whole model, given the original's; an unknown name is returned unchanged."""
     key = _replace_prefix(key, _PREFIXES)
     layer = _OUR_LAYER.fullmatch(key)
     if layer is None:
@@ -220,7 +221,7 @@ def rename_key(key: str) -> str:
 
 
 def original_key(name: str) -> str:
-    """The original's name of a parameter, from ours: `rename_key` backwards."""
+    """Return the original's name of a parameter, given ours: the inverse of `rename_key`."""
     if layer := _OUR_LAYER.fullmatch(name):
         inner = _replace_parts(layer[2], _swapped(_BLOCK_PARTS if name.startswith("encoder.") else _DECODER_LAYER_PARTS))
         name = layer[1] + (_UNUSED_SCALE[0] if layer[2] == _UNUSED_SCALE[1] else inner)
@@ -228,7 +229,7 @@ def original_key(name: str) -> str:
 
 
 def rename_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A reference state dict under our names; 1x1 convolutions become the linear layers they are."""
+    """Return a state dict of icefall under our names, with 1x1 convolutions as linear layers."""
     renamed = {}
     for key, tensor in state_dict.items():
         name = rename_key(key.removeprefix("module."))
@@ -310,12 +311,12 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, num_dims: int) -> tu
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], template: str) -> int:
-    """How many different numbers stand at the # of `template`; they must be 0, 1, 2 and so on."""
+    """Number of different indices at the # of `template`, which must be 0, 1, 2 and so on."""
     found = {int(match[1]) for key in shapes if (match := _pattern(template).match(key))}
     if not found or found != set(range(len(found))):
         numbers = ", ".join(map(str, sorted(found))) or "nothing"
         raise CheckpointError(
-            f"there must be {template} for # = 0, 1 and so on in the checkpoint, but is {numbers}; {_EXPECTED}"
+            f"there must be {template} for # = 0, 1 and so on in the checkpoint, but # is {numbers}; {_EXPECTED}"
         )
     return len(found)
 
@@ -354,7 +355,7 @@ def _encoder_config(shapes: Mapping[str, tuple[int, ...]], given: _Given) -> Zip
 
 
 def _training_chunks(downsample: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The published chunks and left contexts, without those that an encoder of other shape cannot use."""
+    """The published chunks and left contexts, except those that this encoder's shape does not allow."""
     default = ZipformerConfig()
     reach = max(kernel // 2 * factor for kernel, factor in zip(kernel_sizes, downsample, strict=True))
     chunks = tuple(chunk for chunk in default.chunk_frames_50hz if chunk == -1 or chunk % math.lcm(*downsample) == 0)
@@ -367,7 +368,7 @@ def _training_chunks(downsample: Sequence[int], kernel_sizes: Sequence[int]) -> 
 
 
 def _frontend_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Channels of Conv-Embed, and mel bins F from its F' = ((F - 1) // 2 - 1) // 2 frequencies."""
+    """Channels of Conv-Embed, and mel bins F, inferred from its F' = ((F - 1) // 2 - 1) // 2 frequencies."""
     conv_channels = tuple(_shape(shapes, f"encoder_embed.conv.{i}.weight", 4)[0] for i in (0, 4, 7))
     columns = _shape(shapes, "encoder_embed.out.weight", 2)[1]
     num_frequencies, rest = divmod(columns, conv_channels[2])
@@ -376,28 +377,30 @@ def _frontend_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             f"encoder_embed.out.weight must have a multiple of {conv_channels[2]} columns, the channels of "
             f"encoder_embed.conv.7, but has {columns}"
         )
-    # F = 4F' + 3 to 4F' + 6 come to the same. One is a multiple of 4, as 80 and all other usual numbers are.
+    # F = 4F' + 3 to 4F' + 6 give the same F'. One of the four is a multiple of 4, as 80 and all other usual numbers are.
     num_features = 4 * num_frequencies + 4
     if num_features != ZipformerConfig().num_features:
         logger.warning(
-            "The model takes %d to %d mel bins, taken to be %d.", num_features - 1, num_features + 2, num_features
+            "The model has from %d to %d mel bins; assuming %d.", num_features - 1, num_features + 2, num_features
         )
     return {"conv_channels": conv_channels, "num_features": num_features}
 
 
 def _per_stack(given: _Given, name: str, num_stacks: int) -> tuple[int, ...] | None:
-    """An argument of the caller with one entry per stack, or None if it was not given."""
+    """A caller's argument expanded to one entry per stack, or None if it was not given."""
     value = getattr(given, name)
     if value is None:
         return None
     entries = tuple(value) if isinstance(value, Sequence) else (value,) * num_stacks
     if len(entries) != num_stacks or any(type(entry) is not int or entry < 1 for entry in entries):
-        raise ConfigError(f"{name} must be a whole number from 1, or {num_stacks} of them, one per stack, but is {value!r}")
+        raise ConfigError(
+            f"{name} must be an integer of at least 1, or {num_stacks} such integers, one per stack, but is {value!r}"
+        )
     return entries
 
 
 def _head_sizes(shapes: Mapping[str, tuple[int, ...]], blocks: Sequence[str], given: _Given) -> dict[str, Any]:
-    """The number of heads and their widths, as fields of the configuration."""
+    """Number of heads and their widths, as fields of the configuration."""
     arguments = {name: _per_stack(given, name, len(blocks)) for name in ("num_heads", *_PUBLISHED_HEADS)}
     stacks = []
     for i, block in enumerate(blocks):
@@ -409,9 +412,10 @@ def _head_sizes(shapes: Mapping[str, tuple[int, ...]], blocks: Sequence[str], gi
 
 
 def _stack_heads(shapes: Mapping[str, tuple[int, ...]], i: int, block: str, known: dict[str, int]) -> dict[str, int]:
-    """Heads and widths of one stack: for H heads, in_proj has H (2 query + pos) rows, linear_pos H pos, self_attn1 H value.
+    """Number of heads H and their widths in one stack, from the shapes and one known size.
 
-    So the shapes give the three widths times H, and H follows from any one size that is known.
+    in_proj has H (2 query + pos) rows, linear_pos H pos and self_attn1 H value, so that the shapes give the three widths
+    times H, and H follows from any one size that is known.
     """
     keys = {name: f"{block}{part}.weight" for name, part in _HEAD_TENSORS.items()}
     rows, values, positions = (_shape(shapes, key, 2)[0] for key in keys.values())
@@ -465,11 +469,11 @@ def _attention_config(shapes: Mapping[str, tuple[int, ...]], given: _Given) -> A
         heads = dim // _DECODER_HEAD_DIM
     elif heads is None and given.num_heads is not None:
         heads = given.num_heads if isinstance(given.num_heads, int) else given.num_heads[0]
-        logger.warning("The attention decoder is taken to have as many heads as the encoder, %d.", heads)
+        logger.warning("Assuming that the attention decoder has as many heads as the encoder, %d.", heads)
     if type(heads) is not int or heads < 1 or dim % heads:
         raise ConfigError(
             f"attention_decoder_heads must be given and divide the {dim} rows of {decoder}layers.0.self_attn.linear_q, "
-            f"which are no multiple of the published {_DECODER_HEAD_DIM} a head, but is {heads}"
+            f"which are not a multiple of the published {_DECODER_HEAD_DIM} per head, but is {heads}"
         )
     return AttentionConfig(
         num_layers=_count(shapes, f"{decoder}layers.#."),
@@ -487,7 +491,9 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
     wrong = [f"{original_key(name)} is missing" for name in own if name not in renamed]
     for key in tensors:
         name = rename_key(key)
-        if name not in own or name == key or theirs[name] != key:  # not theirs, ours, or two of theirs for one of ours
+        if (
+            name not in own or name == key or theirs[name] != key
+        ):  # an unknown name, one of ours, or two of theirs for one of ours
             wrong.append(f"{key} is unknown")
     wrong += [
         f"{theirs[name]} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
@@ -496,7 +502,7 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"the checkpoint is not a whole Zipformer: {'; '.join(wrong[:5])}{more}; {_EXPECTED}")
+        raise CheckpointError(f"the checkpoint is not a complete Zipformer: {'; '.join(wrong[:5])}{more}; {_EXPECTED}")
     model.load_state_dict(renamed)
     return model
 
@@ -505,10 +511,10 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The vocabulary of a model of icefall: `bpe.model`, `tokens.txt` of characters, or a folder with either.
+    """Open the vocabulary of an icefall model: `bpe.model`, `tokens.txt` of characters, or a folder with either.
 
     Raises:
-        CheckpointError: there is none, or one of another kind.
+        CheckpointError: there is no vocabulary, or it is of another kind.
     """
     if path.is_dir():
         is_table = not (path / "bpe.model").is_file() and (path / "tokens.txt").is_file()
@@ -516,8 +522,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
     if path.name == "bbpe.model" or not path.is_file():
         raise CheckpointError(
             f"{path} must be the vocabulary that the recipe made, data/lang_bpe_*/bpe.model or data/lang_char/tokens.txt, "
-            f"but {'is another kind' if path.is_file() else 'there is no such file'}; byte-level pieces (bbpe.model) cannot "
-            "be used"
+            f"but {'is of another kind' if path.is_file() else 'there is no such file'}; byte-level pieces (bbpe.model) are "
+            "not supported"
         )
     if path.suffix == ".txt":
         return Tokenizer.from_tokens(path)
@@ -528,12 +534,12 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def _state_dict(content: Any, which: str) -> Mapping[str, Tensor]:
-    """The tensors in what a file held: an entry of it, or all of it."""
+    """The state dict in the content of a file: one of its entries, or all of it."""
     if isinstance(content, Mapping) and isinstance(content.get(which), Mapping):
         return content[which]
     is_bare = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
     if which == "model" and is_bare and content:
         return content
     found = ", ".join(str(key) for key in list(content)[:10]) if isinstance(content, Mapping) else type(content).__name__
-    cure = "only the epoch-N.pt and checkpoint-N.pt of a training have model_avg" if which == "model_avg" else _EXPECTED
+    cure = "only epoch-N.pt and checkpoint-N.pt of a training run have model_avg" if which == "model_avg" else _EXPECTED
     raise CheckpointError(f"there must be a state dict under {which!r}, but the file holds {found or 'nothing'}; {cure}")
