@@ -1,19 +1,90 @@
 """Speech recognition with Zipformer: `zipasr.load(folder).transcribe(audio).text`.
 
-The root is lazy (PEP 562): importing a part of the package loads that part and no other.
+The root exports what an application needs. It is lazy (PEP 562): importing `zipasr` loads no other module, and each name
+loads its own part of the package when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zipasr.recognizer import Hotword, Recognizer, SearchConfig, load
+    from zipasr.device import Precision
+    from zipasr.errors import (
+        AudioError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ExportError,
+        ProtocolError,
+        ZipasrError,
+    )
+    from zipasr.recognizer import (
+        ChunkConfig,
+        EndpointConfig,
+        EndpointRule,
+        FileResult,
+        Hotword,
+        LongRecordingConfig,
+        Recognizer,
+        SearchConfig,
+        Stream,
+        load,
+    )
+    from zipasr.transcript import Token, Transcript, Word
 
     __version__: str
 
-__all__ = ["Hotword", "Recognizer", "SearchConfig", "__version__", "load"]
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ChunkConfig",
+    "ConfigError",
+    "DataError",
+    "EndpointConfig",
+    "EndpointRule",
+    "ExportError",
+    "FileResult",
+    "Hotword",
+    "LongRecordingConfig",
+    "Precision",
+    "ProtocolError",
+    "Recognizer",
+    "SearchConfig",
+    "Stream",
+    "Token",
+    "Transcript",
+    "Word",
+    "ZipasrError",
+    "__version__",
+    "load",
+]
 
-_HOMES = dict.fromkeys(("Hotword", "Recognizer", "SearchConfig", "load"), "zipasr.recognizer")
+_HOMES = {
+    "zipasr.device": ("Precision",),
+    "zipasr.errors": (
+        "AudioError",
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "ExportError",
+        "ProtocolError",
+        "ZipasrError",
+    ),
+    "zipasr.recognizer": (
+        "ChunkConfig",
+        "EndpointConfig",
+        "EndpointRule",
+        "FileResult",
+        "Hotword",
+        "LongRecordingConfig",
+        "Recognizer",
+        "SearchConfig",
+        "Stream",
+        "load",
+    ),
+    "zipasr.transcript": ("Token", "Transcript", "Word"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,8 +92,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("zipasr")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'zipasr' has no attribute {name!r}; it offers {', '.join(__all__)} and its submodules")
 
 
