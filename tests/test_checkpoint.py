@@ -190,7 +190,7 @@ def test_model_round_trip(tmp_path: Path) -> None:
     assert found == Recognizer(original, tiny_tokenizer()).transcribe(noise(0.5))
 
 
-def test_model_with_a_misspelt_key(tmp_path: Path) -> None:
+def test_model_with_a_misspelled_key(tmp_path: Path) -> None:
     documents, tensors, blobs = tiny_asr_model().to_files(tiny_tokenizer())
     documents["config.json"]["encoder"]["chanels"] = documents["config.json"]["encoder"].pop("channels")
     write_folder(tmp_path / "model", documents=documents, tensors=tensors, blobs=blobs)

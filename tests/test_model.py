@@ -263,7 +263,7 @@ def test_two_views_are_the_mean_of_each() -> None:
 
 def test_views_that_cannot_be_are_refused() -> None:
     model = AsrModel(small_config()).eval()
-    with pytest.raises(ValueError, match=r"one or two views of 2 labelled utterances, but 3 rows"):
+    with pytest.raises(ValueError, match=r"one or two views of 2 labeled utterances, but 3 rows"):
         model(seeded(3, 60, 20), torch.tensor([60, 60, 60]), LABELS, LABEL_LENS)
     model = AsrModel(dataclasses.replace(small_config(), ctc=None)).eval()
     with pytest.raises(ValueError, match="compared by the CTC head"):

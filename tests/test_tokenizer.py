@@ -67,7 +67,7 @@ def test_empty_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([]) == ""
 
 
-def test_blank_is_dropped_and_never_spelt(tokenizer: Tokenizer) -> None:
+def test_blank_is_dropped_and_never_spelled(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("the cat")
     with_blanks = [0, *[i for pair in zip(ids, [0] * len(ids), strict=True) for i in pair], 1]
     assert tokenizer.decode(with_blanks) == "the cat"

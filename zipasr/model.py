@@ -1,4 +1,4 @@
-"""The whole recogniser: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
+"""The whole recognizer: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
 
 Features (N, T, 80) at 100 Hz go in; `encode` gives frames at 25 Hz, `loss` a dict of losses. The model is also the
 `Scorer` that the searches run on.
@@ -126,7 +126,7 @@ class AsrModel(nn.Module):
 
         As in the original, Conv-Embed sees the padding of shorter utterances, so the last frames of an utterance depend
         on what follows it. Pad every utterance by 24 or more frames of `features.PADDING_VALUE` that `lens` does not
-        count, as the recogniser does, and results no longer depend on the batch.
+        count, as the recognizer does, and results no longer depend on the batch.
 
         Args:
             features: (N, T, F) at 100 Hz.
@@ -211,7 +211,7 @@ class AsrModel(nn.Module):
         if num_rows == size:
             return self._head_losses(encoded, labels_NS, label_lens)
         if num_rows != 2 * size:
-            raise ValueError(f"there must be one or two views of {size} labelled utterances, but {num_rows} rows of frames")
+            raise ValueError(f"there must be one or two views of {size} labeled utterances, but {num_rows} rows of frames")
         if self.ctc is None:
             raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
         losses = self._head_losses(encoded, labels_NS.repeat(2, 1), label_lens.repeat(2), has_two_views=True)

@@ -195,7 +195,7 @@ def _draw_families(axes: Any, models: Sequence[Mapping[str, Any]], name: str) ->
 
 
 def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], path: str | os.PathLike[str]) -> Path:
-    """Draw what share of words is right against how sure a recogniser is of them; on the diagonal both are the same.
+    """Draw what share of words is right against how sure a recognizer is of them; on the diagonal both are the same.
 
     Args:
         curves: by what the legend says, (mean confidence, share of right words, number of words) for each bin.

@@ -176,7 +176,7 @@ def count_flops(encoder: nn.Module, num_frames: int = PAPER_FRAMES, *, num_featu
     """Floating-point operations of an encoder for one utterance in eval mode, by the rule behind the paper's table.
 
     A product in a linear layer, convolution or attention is 2; so are the elements that a Bypass gives. The bias of a
-    convolution, an activation, a softmax and the input of a sum are 1 per element, normalisation is 5. Plain additions
+    convolution, an activation, a softmax and the input of a sum are 1 per element, normalization is 5. Plain additions
     and multiplications, embeddings and dropout are not counted, nor are activations that are fused with the linear layer
     behind them (SwooshLinear).
 

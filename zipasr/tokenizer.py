@@ -1,7 +1,7 @@
 """Text to ids and back: a sentencepiece model with the three ids that every published Zipformer recipe starts with.
 
 `<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that begins a word begins with ▁
-(U+2581). Text is kept as it is written (no case folding, no Unicode normalisation) except that runs of white
+(U+2581). Text is kept as it is written (no case folding, no Unicode normalization) except that runs of white
 space become one space. Scripts without spaces have a table of characters instead, as the published Mandarin recipes do:
 every character is an id, and white space is none. It is kept in the same kind of file. This file is the sole owner of the
 special ids, the vocabulary size and the model file.
@@ -45,7 +45,7 @@ class Tokenizer:
     """Id of characters that the vocabulary lacks."""
 
     def __init__(self, model: bytes) -> None:
-        """Open a serialised sentencepiece model; see `from_bytes`."""
+        """Open a serialized sentencepiece model; see `from_bytes`."""
         self._model = bytes(model)
         self._processor = _open_model(self._model)
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
@@ -73,7 +73,7 @@ class Tokenizer:
         """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
         if self._ids is not None:
             return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
-        ids = self._processor.encode(_normalised(text, _UNKNOWN_CHARACTER))
+        ids = self._processor.encode(_normalized(text, _UNKNOWN_CHARACTER))
         # Models of icefall hold <blk> and <sos/eos> as pieces that a text can spell; those are no words of a speaker.
         return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
 
@@ -123,7 +123,7 @@ class Tokenizer:
         """
         if kind not in ("unigram", "bpe", "char", "spaceless"):
             raise ConfigError(f"Expected a tokenizer kind of unigram, bpe, char or spaceless, got {kind!r}.")
-        lines = [line for line in (_normalised(text, "") for text in texts) if line]
+        lines = [line for line in (_normalized(text, "") for text in texts) if line]
         characters = set().union(*lines) - {" "}
         if not characters:
             raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
@@ -202,7 +202,7 @@ class Tokenizer:
         return cls(_table_model(pieces[3:]))
 
     def to_bytes(self) -> bytes:
-        """Return the serialised sentencepiece model."""
+        """Return the serialized sentencepiece model."""
         return self._model
 
     def to_files(self) -> dict[str, bytes]:
@@ -249,7 +249,7 @@ class Tokenizer:
         return f"Tokenizer(vocab_size={self.vocab_size})"
 
 
-def _normalised(text: str, replacement: str) -> str:
+def _normalized(text: str, replacement: str) -> str:
     """One space between words and none around; ▁ counts as white space, since that is what it stands for in a piece."""
     return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())
 
@@ -295,7 +295,7 @@ def _open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _is_whole(model: bytes) -> bool:
-    """Whether the pieces (field 1) are followed by the trainer's (2) and the normaliser's (3) settings.
+    """Whether the pieces (field 1) are followed by the trainer's (2) and the normalizer's (3) settings.
 
     Sentencepiece itself opens a model that was cut between two pieces, with the rest of the vocabulary gone. Raises
     IndexError or ValueError where the bytes are no protocol buffer.
@@ -323,7 +323,7 @@ def _field(number: int, content: bytes | int) -> bytes:
     return head + size + bytes([length]) + content
 
 
-# Settings of the trainer (model_type CHAR, unk_surface) and of the normaliser (identity, spaces kept as they are), which
+# Settings of the trainer (model_type CHAR, unk_surface) and of the normalizer (identity, spaces kept as they are), which
 # end the model of a table and tell it from models that sentencepiece has trained.
 _TABLE_END = _field(2, _field(3, 4) + _field(44, _UNKNOWN_SURFACE.encode())) + _field(
     3, _field(1, b"zipasr table") + _field(3, 0) + _field(4, 0) + _field(5, 0)

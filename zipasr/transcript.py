@@ -19,7 +19,7 @@ _CUE_PAUSE_S = 0.8
 
 @dataclass(frozen=True)
 class Token:
-    """One piece of the vocabulary as it was recognised."""
+    """One piece of the vocabulary as it was recognized."""
 
     text: str
     """The piece as the vocabulary has it: ▁ (U+2581) in front begins a word."""

@@ -74,7 +74,7 @@ class Detector(Protocol):
 
 
 class SpeechDetector:
-    """Silero VAD 6 (MIT licence) on one CPU thread; the package brings the model, nothing is fetched.
+    """Silero VAD 6 (MIT license) on one CPU thread; the package brings the model, nothing is fetched.
 
     Its sequence model takes many windows a call: the probabilities of the model that takes one, to the bit, in less than
     half the time.

@@ -229,7 +229,7 @@ def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> 
     return outputs, state
 
 
-def test_neighbours_do_not_matter() -> None:
+def test_neighbors_do_not_matter() -> None:
     """Whatever they hear, wherever they are, finished ones among them."""
     features = seeded(3, 61, 20, dtype=torch.float64)
     alone, state = first_steps(ENCODER64, features[:1])

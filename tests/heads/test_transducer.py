@@ -1,5 +1,5 @@
 """Golden: the original's predictor. Reference: slow predictor and joiner; the pruned loss with a band over all labels
-equals the full lattice. Law: padding, order, sums. Contract: initialisation, constraints, configuration."""
+equals the full lattice. Law: padding, order, sums. Contract: initialization, constraints, configuration."""
 
 import math
 from typing import Any

@@ -226,7 +226,7 @@ def test_weights_must_fit() -> None:
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     other = Tokenizer.train(["ANOTHER TEXT"], kind="char", vocab_size=None)
     folder = make("lstm").save(tmp_path / "lm", tiny_tokenizer())
-    with pytest.raises(ConfigError, match=r"of 48 pieces where the recogniser has 12, and id 3 is .*zipasr train-lm"):
+    with pytest.raises(ConfigError, match=r"of 48 pieces where the recognizer has 12, and id 3 is .*zipasr train-lm"):
         load_language_model(folder, other)
     with pytest.raises(ConfigError, match="48 entries, but has 12"):
         make("lstm").save(tmp_path / "x", other)

@@ -77,7 +77,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
     assert said[0][0] == [False, True, "skipped a batch whose loss is nan: u4, u5, u6, u7"]
     assert said[0][1] == [False, True, "skipped a batch whose gradients are not finite: u4, u5, u6, u7"]
     assert said[0][2] == [True, False, "skipped utterances that do not fit into memory even alone: u4, u5, u6, u7"]
-    assert said[0][3] is False  # the first rank learnt in the last of these
+    assert said[0][3] is False  # the first rank learned in the last of these
     assert max(float((tensor - before[name]).abs().max()) for name, tensor in one.items()) > 0.01
     assert errors[1] == ""
     folders = [checkpoint_folders(tmp_path / name) for name in ("run", "one")]

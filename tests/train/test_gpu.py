@@ -70,5 +70,5 @@ def test_batch_that_does_not_fit_is_split() -> None:
         result = stepper.step([batch], 1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, stepper.device)
-    assert result.is_learnt
+    assert result.is_learned
     assert "out of memory: took a batch in " in result.problems[0]

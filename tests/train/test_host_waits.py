@@ -104,5 +104,5 @@ def test_a_step_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for b in range(1, 6):  # ScaledAdam changes the sizes of parameters every fourth step
         batch = random_batch(generator, 4)
         with DeviceReads() as device:
-            assert stepper.step([batch], b).is_learnt
+            assert stepper.step([batch], b).is_learned
         assert device.num_reads == 1

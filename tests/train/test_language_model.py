@@ -142,7 +142,7 @@ def test_other_settings_texts_and_vocabularies_are_refused(tmp_path: Path, text:
 
 
 def test_other_folders_are_refused(tmp_path: Path, text: Path) -> None:
-    """The folder of a recogniser, above all: its model/ would be overwritten."""
+    """The folder of a recognizer, above all: its model/ would be overwritten."""
     (tmp_path / "asr" / "model").mkdir(parents=True)
     with pytest.raises(ConfigError, match="but holds model; choose another --out"):
         train_language_model([text], tokenizer(), tmp_path / "asr", small(), is_quiet=True)

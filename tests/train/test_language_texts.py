@@ -54,7 +54,7 @@ def test_no_text(tmp_path: Path) -> None:
         read_texts([tmp_path / "nowhere.txt"])
 
 
-def test_held_out_lines_are_never_learnt() -> None:
+def test_held_out_lines_are_never_learned() -> None:
     lines = [f"line {i % 30}" for i in range(100)]
     train, held_out = hold_out(lines, HeldOutConfig(share=0.1))
     assert len(held_out) == 3 and not set(train) & set(held_out)

@@ -348,8 +348,8 @@ def test_changed_utterances_are_noticed(small_data: Path, tmp_path: Path) -> Non
 
 
 def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"colour": "red"}')
-    with pytest.raises(CheckpointError, match="colour"):
+    (tmp_path / "config.json").write_text('{"color": "red"}')
+    with pytest.raises(CheckpointError, match="color"):
         run(minute_config(small_data), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="folder to write into"):

@@ -114,7 +114,7 @@ def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> N
         assert all(batch.features.shape[1] == batch.feature_lens.max() + 32 for batch in batches)
 
 
-def test_nothing_is_drawn_and_nothing_learnt(cuts: list[Any]) -> None:
+def test_nothing_is_drawn_and_nothing_learned(cuts: list[Any]) -> None:
     model = minute_model(vocab_size=TOKENIZER.vocab_size).eval()
     before = SimpleNamespace(random=torch.get_rng_state(), weights={k: v.clone() for k, v in model.state_dict().items()})
     metrics = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU).metrics

@@ -29,7 +29,7 @@ class AblationConfig:
     has_bypass: bool = True
     """Whether the block has its two Bypass modules; the one around a stack stays."""
     norm: Literal["bias_norm", "layer_norm"] = "bias_norm"
-    """Normalisation at the end of each block and of Conv-Embed."""
+    """Normalization at the end of each block and of Conv-Embed."""
     has_module_norms: bool = False
     """Whether every module of the block has a BiasNorm at its input, without which Adam diverged in the paper."""
     activation: Literal["swoosh", "swoosh_right", "swish"] = "swoosh"
@@ -64,11 +64,11 @@ class AblationConfig:
         return "swoosh_right" if self.activation == "swoosh" else self.activation
 
     def make_norm(self, channels: int) -> nn.Module:
-        """The normalisation of the end of a block."""
+        """The normalization of the end of a block."""
         return nn.LayerNorm(channels) if self.norm == "layer_norm" else BiasNorm(channels)
 
     def with_input_norm(self, module: nn.Module, channels: int) -> nn.Module:
-        """`module`, with a normalisation of its input in front if so configured."""
+        """`module`, with a normalization of its input in front if so configured."""
         return NormedInput(module, self.make_norm(channels)) if self.has_module_norms else module
 
     def switch_constraints(self, encoder: nn.Module) -> None:
@@ -81,14 +81,14 @@ class AblationConfig:
 
 
 class NormedInput(nn.Module):
-    """A module with a normalisation before it."""
+    """A module with a normalization before it."""
 
     def __init__(self, module: nn.Module, norm: nn.Module) -> None:
         super().__init__()
         self.module, self.norm = module, norm
 
     def forward(self, x: Tensor, *args: Any) -> Any:
-        """`module` of the normalised (N, T, D) and of whatever else it takes."""
+        """`module` of the normalized (N, T, D) and of whatever else it takes."""
         return self.module(self.norm(x), *args)
 
 

@@ -1,6 +1,6 @@
 """Two Conformer-style blocks in the place of one Zipformer block, for the paper's ablation. (N, T, D) -> (N, T, D).
 
-Each is feed-forward, self-attention with weights of its own, convolution, feed-forward, normalisation and Bypass, made of
+Each is feed-forward, self-attention with weights of its own, convolution, feed-forward, normalization and Bypass, made of
 the modules of Zipformer; the hidden widths of its two feed-forwards add up to twice that of the Zipformer block.
 Source: Yao et al. 2024, arXiv:2310.11230, table 5; the widths are inferred from the published parameter count.
 """

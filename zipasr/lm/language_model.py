@@ -14,11 +14,11 @@ from zipasr.tokenizer import Tokenizer
 def load_language_model(
     path: str | os.PathLike[str], tokenizer: Tokenizer, *, device: str | torch.device = "cpu"
 ) -> TokenNgram | WordNgram | NeuralPrior:
-    """Open a language model as a prior of the labels of a recogniser.
+    """Open a language model as a prior of the labels of a recognizer.
 
     Args:
         path: a folder that `zipasr train-lm` wrote, or an ARPA file (plain or gzipped) of tokens or words.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         device: where a neural model computes.
     Raises:
         DataError: there is no such file, or the ARPA file is damaged.

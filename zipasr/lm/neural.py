@@ -25,7 +25,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "language_model.json"
-"""Not config.json, so that the folder of a recogniser is told from that of a language model."""
+"""Not config.json, so that the folder of a recognizer is told from that of a language model."""
 WEIGHTS_FILE = "language_model.safetensors"
 MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
@@ -118,7 +118,7 @@ class _Lstm(nn.Module):
 
 
 class _TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each normalised before and added to its input."""
+    """Self-attention and feed-forward, each normalized before and added to its input."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ class NeuralPrior:
         return totals
 
     def check_same_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Refuse a recogniser whose ids mean something else.
+        """Refuse a recognizer whose ids mean something else.
 
         Raises:
             ConfigError: its tokenizer has other pieces.
@@ -370,9 +370,9 @@ class NeuralPrior:
         place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
         pieces = [repr(pieces[place]) if place < len(pieces) else "none" for pieces in (own, other)]
         raise ConfigError(
-            f"the language model must have the recogniser's vocabulary, but has another: of {len(own)} pieces where the "
-            f"recogniser has {len(other)}, and id {place} is {pieces[0]} where the recogniser has {pieces[1]}; train one "
-            "for this recogniser with: zipasr train-lm TEXT --model DIR --out OUT"
+            f"the language model must have the recognizer's vocabulary, but has another: of {len(own)} pieces where the "
+            f"recognizer has {len(other)}, and id {place} is {pieces[0]} where the recognizer has {pieces[1]}; train one "
+            "for this recognizer with: zipasr train-lm TEXT --model DIR --out OUT"
         )
 
     def _evaluated(self, states: Sequence[LmState]) -> list[NDArray[np.float32]]:

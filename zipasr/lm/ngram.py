@@ -123,7 +123,7 @@ class TokenNgram:
 
     # Differs: the published LODR takes the best of all ways to back off; this is the probability that ARPA means.
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
-        """Put a model of pieces and the recogniser's tokenizer together; pieces unknown to the model count as <unk>."""
+        """Put a model of pieces and the recognizer's tokenizer together; pieces unknown to the model count as <unk>."""
         self.model = model
         special = (tokenizer.blank_id, tokenizer.sos_eos_id, tokenizer.unk_id)
         self._symbol_ids = np.array(
@@ -162,7 +162,7 @@ class WordNgram:
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
-        """Put a model of words and the recogniser's tokenizer together.
+        """Put a model of words and the recognizer's tokenizer together.
 
         Raises:
             ConfigError: the tokenizer knows no words.
@@ -221,7 +221,7 @@ def load_ngram(
 
     Args:
         path: the file. If its symbols are pieces of the tokenizer it is a model of tokens, else of words.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         unknown_log_prob: log-probability, in nats, of what a model without <unk> does not know.
     Raises:
         DataError: see `read_arpa`.
@@ -261,7 +261,7 @@ def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathL
     strange = sorted(set(symbols) - set(tokenizer.pieces))
     if strange:
         raise ConfigError(
-            f"expected the recogniser's pieces in {path}, got {len(strange)} of {len(symbols)} symbols that are none: "
+            f"expected the recognizer's pieces in {path}, got {len(strange)} of {len(symbols)} symbols that are none: "
             f"{', '.join(strange[:5])}; make it for this tokenizer, with: zipasr train-lm TEXT --model DIR --kind ngram"
         )
 
@@ -271,14 +271,14 @@ def _check_words(words: list[str], tokenizer: Tokenizer, path: str | os.PathLike
     unwritable = [word for word in words if not unknown.isdisjoint(word)]
     if len(unwritable) <= (1 - _MIN_WRITABLE_SHARE) * len(words):
         return
-    cure = "use a model of words in the recogniser's own writing"
+    cure = "use a model of words in the recognizer's own writing"
     for name, change in (("upper", str.upper), ("lower", str.lower)):
         strange = tokenizer.unknown_characters("".join(set().union(*map(change, words))))
         if sum(strange.isdisjoint(change(word)) for word in words) >= _MIN_WRITABLE_SHARE * len(words):
             cure = f"in {name} case it could: have the file written from text in {name} case"
             break
     raise ConfigError(
-        f"expected words that the recogniser can write in {path}, got {len(unwritable)} of {len(words)} that it cannot, "
+        f"expected words that the recognizer can write in {path}, got {len(unwritable)} of {len(words)} that it cannot, "
         f"such as {', '.join(unwritable[:5])}; {cure}"
     )
 

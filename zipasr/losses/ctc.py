@@ -10,7 +10,7 @@ from zipasr.losses.arguments import checked_targets, is_readable, require_float3
 def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, blank: int) -> Tensor:
     """Negative log-likelihood of each utterance, summed over all alignments.
 
-    An utterance needs a frame for every label and one more between equal neighbours; with fewer its loss is +inf and
+    An utterance needs a frame for every label and one more between equal neighbors; with fewer its loss is +inf and
     its gradient 0 (PyTorch's own is nan), so that a mask on the losses is enough to leave it out.
 
     Args:

@@ -18,7 +18,7 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
     It is no divergence: the entropy of q stays in it, so its lowest value is above 0 where smoothing is.
 
     Args:
-        logits_NUV: unnormalised, float32 (half precision raises; heads cast, with autocast off, before they call).
+        logits_NUV: unnormalized, float32 (half precision raises; heads cast, with autocast off, before they call).
         targets_NU: integer ids, padding ignored.
         target_lens: (N,) valid targets.
         smoothing: share of the probability spread evenly over all V labels, the target included; 0: none.

@@ -77,7 +77,7 @@ def simple_transducer_loss(
 
     With c = 1 - lm_scale - am_scale, each arc of token v at (t, s) scores
     c log softmax_v(am_t + lm_s) + lm_scale log softmax_v(lm_s) + am_scale log softmax_v(am_t + log unigram),
-    the unigram being the mean of softmax(lm) over the batch. The joint normaliser is a matrix product, so no
+    the unigram being the mean of softmax(lm) over the batch. The joint normalizer is a matrix product, so no
     (N, T, U, V) tensor exists, and its gradient is two more products.
 
     Args:
@@ -86,8 +86,8 @@ def simple_transducer_loss(
         labels_NS: target ids without blank, padding ignored.
         frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
         blank: id of the blank.
-        lm_scale: weight of the lm-only normalisation.
-        am_scale: weight of the am-only normalisation. Unless 0, the unigram ties the utterances of a batch together.
+        lm_scale: weight of the lm-only normalization.
+        am_scale: weight of the am-only normalization. Unless 0, the unigram ties the utterances of a batch together.
         kind: which arcs the lattice has; see `LatticeKind`.
         delay_penalty: adds delay_penalty * ((T_b - 1) / 2 - t) to symbol arcs: early symbols score better.
     Returns:
@@ -193,7 +193,7 @@ def pruned_transducer_loss(
     The logits are softmaxed in pieces and kept, not their softmax: beyond them only the gradient is of their size.
 
     Args:
-        logits_NTRV: joiner output, unnormalised, float32 (half precision raises; heads cast, with autocast off, before
+        logits_NTRV: joiner output, unnormalized, float32 (half precision raises; heads cast, with autocast off, before
             they call); R >= 2, or 1 if there are no labels.
         first_label_NT: label position of row 0 of the band, integer; never falls, rises by at most R-1 per frame.
         labels_NS: target ids without blank, integer, padding ignored.

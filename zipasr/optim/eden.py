@@ -50,7 +50,7 @@ class BatchEpochSchedule(ABC):
     """Sets the rate of each parameter group to its `initial_lr` times `factor(batch, epoch)`.
 
     `initial_lr` is the group's `lr` when the first schedule is made for it; it is kept in the group, so a checkpoint of
-    the optimiser carries it, and a schedule made after loading one goes on from the right rate.
+    the optimizer carries it, and a schedule made after loading one goes on from the right rate.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:

@@ -1,6 +1,6 @@
-"""Parameter groups for an optimiser from the parts of a model: a slower rate for some modules, none for others.
+"""Parameter groups for an optimizer from the parts of a model: a slower rate for some modules, none for others.
 
-In: a module, and names of modules or parameters in it. Out: group dicts of named parameters, which every optimiser of
+In: a module, and names of modules or parameters in it. Out: group dicts of named parameters, which every optimizer of
 torch accepts; `lr` is the rate of each group.
 """
 

@@ -22,7 +22,7 @@ class Noam(BatchEpochSchedule):
     """Sets the rate to `lr * noam_factor(batch)`; the groups' `lr` is a multiplier here (7.5 in the paper's baseline).
 
     Args:
-        optimizer: any torch optimiser.
+        optimizer: any torch optimizer.
         warmup_batches: batches until the highest rate, lr * model_dim^(-1/2) * warmup_batches^(-1/2).
         model_dim: the D of the formula; the baseline uses 512 for every model.
     """

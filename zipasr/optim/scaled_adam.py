@@ -1,7 +1,7 @@
 """ScaledAdam: Adam whose step on a tensor is proportional to the tensor's own size (its root mean square, rms).
 
 In: parameters and their gradients, any shapes, float32 or float64. Out: the parameters, changed in place. Two things
-are learnt for every tensor: its entries, by a step relative to its rms, and the logarithm of its rms, by an Adam of its
+are learned for every tensor: its entries, by a step relative to its rms, and the logarithm of its rms, by an Adam of its
 own. Gradients are clipped against the running median of their own norm, so the scale of the loss has no effect.
 
 A step is bound by memory traffic on a CPU and by kernel launches on a GPU. So tensors are taken in chunks (small ones
@@ -9,7 +9,7 @@ on a CPU, where the passes over a chunk then find it in the cache; large ones el
 of the tensor's rms: one rate then serves a whole chunk, and torch's one-pass AdamW kernel does most of the work.
 
 Source: Yao et al. 2024, "Zipformer", arXiv:2310.11230. Where the paper and the published training code
-differ (momentum acts on the finished update, the rms is learnt every 4 steps), this follows the code; its trajectories
+differ (momentum acts on the finished update, the rms is learned every 4 steps), this follows the code; its trajectories
 are in tests/optim/test_scaled_adam.py::test_golden_trajectory.
 """
 
@@ -46,7 +46,7 @@ class _Tensors(NamedTuple):
 
 
 class ScaledAdam(torch.optim.Optimizer):
-    """Adam with steps relative to the rms of each tensor, learnt tensor sizes and median-based gradient clipping.
+    """Adam with steps relative to the rms of each tensor, learned tensor sizes and median-based gradient clipping.
 
     For a tensor p of more than one element, gradient g, step t = 0, 1, ..., r = rms(p) as of the last size update:
 
@@ -84,7 +84,7 @@ class ScaledAdam(torch.optim.Optimizer):
         ZipasrError: from `step`, half of the recent gradients were not finite. That step changes no parameter.
     """
 
-    # Differs: more than 8 parameters, as every torch optimiser, so that it drops in; the group dicts are the config.
+    # Differs: more than 8 parameters, as every torch optimizer, so that it drops in; the group dicts are the config.
     def __init__(
         self,
         params: Iterable[Any],
@@ -115,7 +115,7 @@ class ScaledAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: `params` or `named_params`, and any option that differs from the optimiser's own."""
+        """Add a group: `params` or `named_params`, and any option that differs from the optimizer's own."""
         if "named_params" in param_group:
             rest = {key: value for key, value in param_group.items() if key != "named_params"}
             param_group = {"params": list(param_group["named_params"]), **rest}
@@ -228,7 +228,7 @@ def _update_sized(
 
 
 def _update_scalars(group: dict[str, Any], shared: dict[str, Any], tensors: _Tensors, factor: Tensor | None) -> None:
-    """One step of tensors with one element: as if of a fixed size, which is never learnt, and within bounds."""
+    """One step of tensors with one element: as if of a fixed size, which is never learned, and within bounds."""
     _update_moments(group, shared["step"], tensors, _clipped(tensors.grads, factor))
     torch._foreach_add_(tensors.values, tensors.deltas, alpha=group["scalar_lr_scale"])
     torch._foreach_clamp_min_(tensors.values, -group["scalar_max"])

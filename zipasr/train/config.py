@@ -20,7 +20,7 @@ class TokenizerConfig:
     """Number of pieces; shrunk where the texts allow fewer. None, for single characters only: every one of the texts."""
     file: str | None = None
     """A vocabulary that is there already, in the place of the two above: the `tokens.txt` of an icefall `lang_char` folder,
-    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learnt from the training texts."""
+    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learned from the training texts."""
 
 
 @dataclass(frozen=True, kw_only=True)

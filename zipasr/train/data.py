@@ -26,7 +26,7 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
 MAX_VOCABULARY_TEXTS = 500_000
-"""A vocabulary is learnt from at most so many texts, spread evenly: all of LibriSpeech's 281 thousand, for one."""
+"""A vocabulary is learned from at most so many texts, spread evenly: all of LibriSpeech's 281 thousand, for one."""
 _BLOCK_CUTS = 1_000_000
 """Cuts that are checked at once."""
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from zipasr.errors import CheckpointError, DataError
 from zipasr.features import FbankConfig
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.attention import AttentionWeights
-from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalised_mean
+from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
@@ -233,7 +233,7 @@ class _BalancerWatcher(_Watcher):
         """Limits are compared as Balancer does: the share of positive values by mean / standard deviation."""
         mean, square = self.moments.mean("mean"), self.moments.mean("square")
         std = (square - mean.square()).clamp(min=1e-20).sqrt()
-        low, high = (normalised_mean(share) for share in self.positive_limits)
+        low, high = (normalized_mean(share) for share in self.positive_limits)
         ratio = mean / std
         rms = square.clamp(min=1e-20).sqrt()
         too_far = (ratio.clamp(-_SAME_SIGN, _SAME_SIGN) - ratio.clamp(low, high)).abs()

@@ -2,7 +2,7 @@
 
 A run of a neural model is a folder: `train_lm.json` (its configuration), `checkpoint/` (to go on from, after every epoch)
 and `model/` (the best so far). The same command on the same folder goes on where the run stopped, to the bit.
-Perplexities are per token (label or word), ends of lines included, on lines that were not learnt from.
+Perplexities are per token (label or word), ends of lines included, on lines that were not learned from.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ def default_config(kind: str) -> LmTrainConfig:
 
 
 def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a recogniser's model folder, or of the folder of a training run.
+    """The tokenizer of a recognizer's model folder, or of the folder of a training run.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -124,11 +124,11 @@ def train_language_model(
     dev: Paths = (),
     is_quiet: bool = False,
 ) -> LmReport:
-    """Train a neural language model of a recogniser's labels, or go on training it, in the folder `out`.
+    """Train a neural language model of a recognizer's labels, or go on training it, in the folder `out`.
 
     Args:
         texts: files of text or manifests.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         out: the run folder; the best model is in its `model/`.
         config: the run; where `out` holds a run already, it must be the same up to a few fields.
         dev: files to measure on; none: a part of the lines is held out.
@@ -169,11 +169,11 @@ def train_ngram(
     held_out: HeldOutConfig | None = None,
     max_unknown_share: float = 0.01,
 ) -> LmReport:
-    """Estimate an n-gram model of a recogniser's tokens, or of words, and write it as an ARPA file.
+    """Estimate an n-gram model of a recognizer's tokens, or of words, and write it as an ARPA file.
 
     Args:
         texts: files of text or manifests.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         out: the file, whose name must end in .arpa or .arpa.gz.
         order: length of the longest n-grams.
         unit: what n-grams are made of: token or word.
@@ -190,7 +190,7 @@ def train_ngram(
     if unit not in ("token", "word"):
         raise ConfigError(f"unit must be token or word, but is {unit!r}")
     if unit == "word" and tokenizer.is_spaceless:
-        raise ConfigError("the recogniser's tokenizer has characters and no words; use --unit token")
+        raise ConfigError("the recognizer's tokenizer has characters and no words; use --unit token")
     read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
     counts = estimate_ngram(train, out, order=order)
@@ -250,8 +250,8 @@ class _Run:
                 self.model.save(self.out / MODEL_SUBFOLDER, self.tokenizer)
             self._save()
             if not is_quiet:
-                learnt = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
-                write_line(f"epoch {progress.epoch}: perplexity {learnt}")
+                learned = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
+                write_line(f"epoch {progress.epoch}: perplexity {learned}")
 
     def perplexity(self, lines: LabelLines) -> float:
         """Perplexity per label, ends of lines included."""

@@ -56,7 +56,7 @@ class Texts(NamedTuple):
 def read_and_split(
     texts: Paths, dev: Paths, tokenizer: Tokenizer, held_out: HeldOutConfig, *, max_unknown_share: float
 ) -> Texts:
-    """Read files, check that the recogniser can write them, and hold lines out where there is nothing else to measure on.
+    """Read files, check that the recognizer can write them, and hold lines out where there is nothing else to measure on.
 
     Raises:
         DataError: see `read_texts` and `hold_out`.
@@ -125,7 +125,7 @@ def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
 
 
 def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: float) -> None:
-    """Refuse texts in another writing than the recogniser's; a few strange characters become <unk>, with a warning.
+    """Refuse texts in another writing than the recognizer's; a few strange characters become <unk>, with a warning.
 
     Raises:
         ConfigError: more than `max_share` of the characters, white space left out, are not in the vocabulary.
@@ -142,14 +142,14 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
     if num <= max_share * total:
         logger.warning("%d of %d characters are not in the vocabulary and count as <unk>: %s", num, total, listed)
         return
-    cure = "write the text as the recogniser's transcripts are written, or raise max_unknown_share"
+    cure = "write the text as the recognizer's transcripts are written, or raise max_unknown_share"
     for name, change in (("upper", str.upper), ("lower", str.lower)):
         changed = {change(character) for character in counts}
         if len(tokenizer.unknown_characters("".join(changed))) < len(unknown) / 2:
-            cure = f"the recogniser writes in {name} case, so change the text to {name} case"
+            cure = f"the recognizer writes in {name} case, so change the text to {name} case"
             break
     raise ConfigError(
-        f"expected text in the recogniser's vocabulary, got {num} of {total} characters that it lacks ({num / total:.1%}): "
+        f"expected text in the recognizer's vocabulary, got {num} of {total} characters that it lacks ({num / total:.1%}): "
         f"{listed}; {cure}"
     )
 

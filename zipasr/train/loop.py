@@ -259,7 +259,7 @@ class _Run:
         state.model.train()
         set_step(state.model, schedule_step(config, b, num_ranks=self.ranks.size))
         result = self.stepper.step(batches, b, stop_signal=stop_signal)
-        if result.is_learnt or result.is_diverging:
+        if result.is_learned or result.is_diverging:
             state.trouble.num_skipped = state.trouble.num_skipped + 1 if result.is_diverging else 0
         for problem in result.problems:
             self.log.message(problem)
@@ -273,7 +273,7 @@ class _Run:
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
-        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learnt else 0.0)
+        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learned else 0.0)
         if b % config.log_interval == 0:
             rate, hours = state.optimizer.param_groups[0]["lr"], position.audio_s / 3600
             memory = {"memory_gib": peak_memory_gib(self.place.device)}

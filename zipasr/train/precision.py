@@ -2,7 +2,7 @@
 
 float16 cannot hold gradients below 6e-8, so the loss is multiplied by a factor that grows while all is well and halves when
 a gradient overflows; bfloat16 has the range of float32 and needs none. Weights, losses and gradients are float32 always.
-Source: constants of the published training code (starts at 1, is pulled up towards 32, warns below 0.01).
+Source: constants of the published training code (starts at 1, is pulled up toward 32, warns below 0.01).
 """
 
 from dataclasses import dataclass

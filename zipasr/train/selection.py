@@ -133,7 +133,7 @@ def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[
     """The last `number` checkpoints of a run, oldest first.
 
     One that an interruption left, at no multiple of `save_interval`, does not count, and it is said: it lies nearer to its
-    neighbour than the others do, so the mean would depend on when someone pressed Ctrl-C. The end of a finished run counts.
+    neighbor than the others do, so the mean would depend on when someone pressed Ctrl-C. The end of a finished run counts.
 
     Raises:
         CheckpointError: there are fewer, or the newest is damaged.

@@ -1,4 +1,4 @@
-"""One optimisation step: forward and backward over its batches, agreement of all ranks, gradients summed, update.
+"""One optimization step: forward and backward over its batches, agreement of all ranks, gradients summed, update.
 
 A step is dropped by all ranks if a loss or gradient of any of them is not finite. A batch that does not fit into memory is
 taken in halves, each in halves again if need be, and its gradients are summed: the same step, since losses are sums.
@@ -28,12 +28,12 @@ _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_F
 class StepResult(NamedTuple):
     """What a step did, the same on every rank."""
 
-    is_learnt: bool
+    is_learned: bool
     """Whether the model was updated."""
     losses: dict[str, float]
-    """Each loss and their weighted sum "loss", in nats, summed over the batches of all ranks; nothing if not learnt."""
+    """Each loss and their weighted sum "loss", in nats, summed over the batches of all ranks; nothing if not learned."""
     audio_s: float
-    """Seconds of sound in the batches of all ranks, whether learnt or not."""
+    """Seconds of sound in the batches of all ranks, whether learned or not."""
     problems: tuple[str, ...]
     """What was wrong, in words with the ids of the utterances: losses or gradients that were not finite, and the like."""
     is_diverging: bool
@@ -42,7 +42,7 @@ class StepResult(NamedTuple):
     """The signal that asked any rank to stop, or 0."""
 
 
-class _Learnt(NamedTuple):
+class _Learned(NamedTuple):
     """Forward and backward passes of one rank."""
 
     values: list[float]
@@ -76,29 +76,29 @@ class Stepper:
         own = [batch for batch in batches if batch is not None]
         names = ["loss", *loss_weights(self.config, num_batches)]
         self.random_before = random_state(self.device)
-        learnt = self._learn(own, num_batches)
-        *values, norm = learnt.values
+        learned = self._learn(own, num_batches)
+        *values, norm = learned.values
         is_loss_bad = not all(map(math.isfinite, values))
         is_bad = is_loss_bad or not math.isfinite(norm)
         audio_s = sum(batch.audio_s for batch in own)
         stops = [stop_signal == signal.SIGINT, stop_signal == signal.SIGTERM]
-        signs = [*stops, is_loss_bad, is_bad, learnt.num_pieces, learnt.num_pieces > len(own), len(learnt.unfit)]
+        signs = [*stops, is_loss_bad, is_bad, learned.num_pieces, learned.num_pieces > len(own), len(learned.unfit)]
         told = self.ranks.sum([*map(float, signs), audio_s, *(0.0 if is_bad else value for value in values)])
         num_int, num_term, num_bad_losses, num_bad, num_pieces, num_split, num_unfit, audio_s, *sums = told
         stop_signal = signal.SIGINT if num_int else signal.SIGTERM if num_term else 0
-        problems = self._problems(learnt, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
+        problems = self._problems(learned, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
 
         is_diverging = num_bad > 0
-        is_learnt = num_bad == 0 and num_pieces > 0
-        if is_learnt:
-            is_learnt = self._update(norm, num_batches)
-            is_diverging = not is_learnt  # only the sum over the ranks was too large
+        is_learned = num_bad == 0 and num_pieces > 0
+        if is_learned:
+            is_learned = self._update(norm, num_batches)
+            is_diverging = not is_learned  # only the sum over the ranks was too large
         if is_diverging and num_bad_losses == 0 and self.config.precision == "float16":
             is_diverging = not self.state.loss_scale.after_overflow()
         self.suspects = own if is_bad or (is_diverging and num_bad == 0) else []
         self.state.optimizer.zero_grad(set_to_none=True)
-        losses = dict(zip(names, sums, strict=True)) if is_learnt else {}
-        return StepResult(is_learnt, losses, audio_s, problems, is_diverging, stop_signal)
+        losses = dict(zip(names, sums, strict=True)) if is_learned else {}
+        return StepResult(is_learned, losses, audio_s, problems, is_diverging, stop_signal)
 
     def losses(self, batch: Batch, num_batches: int) -> tuple[dict[str, Tensor], Tensor]:
         """Each loss, and their weighted sum; all summed over the batch, in nats.
@@ -122,7 +122,7 @@ class Stepper:
         self._num_steps, self._num_clipped = 0, torch.zeros(())
         return clip
 
-    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learnt:
+    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learned:
         """Sum up gradients of the batches, in as many pieces as the memory demands."""
         pieces, unfit = list(batches), list[str]()
         while True:
@@ -146,10 +146,10 @@ class Stepper:
                     p for piece in pieces for p in (halves(piece) if len(piece.ids) >= len(too_large.ids) else [piece])
                 ]
         if not pieces:
-            return _Learnt([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
+            return _Learned([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
         norm = gradient_norm(self.parameters) / self.state.loss_scale.scale
         sums = torch.stack(values).sum(0) if len(values) > 1 else values[0]
-        return _Learnt(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
+        return _Learned(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
 
     def _backward(self, batch: Batch, num_batches: int) -> Tensor | None:
         """Add the gradients of one batch; the weighted sum of its losses, and each; None if the memory is too small."""
@@ -202,23 +202,23 @@ class Stepper:
         if factors:  # counted on the device: reading it would make the processor wait
             self._num_clipped = self._num_clipped.to(factors[0].device) + (torch.stack(factors) < 1.0).any()
 
-    def _problems(self, learnt: _Learnt, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
+    def _problems(self, learned: _Learned, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
         """What every rank has to say; all take part."""
         said = []
         names = _listed([name for batch in own for name in batch.ids])
         if is_loss_bad:
-            said.append(f"skipped a batch whose loss is {learnt.values[0]}: {names}")
+            said.append(f"skipped a batch whose loss is {learned.values[0]}: {names}")
         elif is_bad and self.config.precision == "float16":
             said.append(
                 f"skipped a batch whose gradients overflowed at a loss scale of {self.state.loss_scale.scale:g}: {names}"
             )
         elif is_bad:
             said.append(f"skipped a batch whose gradients are not finite: {names}")
-        if learnt.unfit:
-            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learnt.unfit)}")
-        elif learnt.num_pieces > len(own):
+        if learned.unfit:
+            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learned.unfit)}")
+        elif learned.num_pieces > len(own):
             said.append(
-                f"out of memory: took a batch in {learnt.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
+                f"out of memory: took a batch in {learned.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
                 "happens often (zipasr train --probe finds what fits)"
             )
         return tuple(text for texts in self.ranks.exchange(said) for text in texts)
