@@ -393,7 +393,7 @@ def test_models_that_cannot_stream_are_refused() -> None:
         ((2, 29, 19), [29, 29], r"features must be \(N, T >= 9, 20\)"),
         ((2, 29, 20), [29], r"lens must be \(2,\)"),
         ((2, 29, 20), [30, 29], "lens must be within 0 and T = 29"),
-        ((3, 29, 20), [29, 29, 29], "must hold as many streams, but hold 3 and 2"),
+        ((3, 29, 20), [29, 29, 29], "must have the same number of streams, but have 3 and 2"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(shape: tuple[int, ...], lens: list[int], message: str) -> None:

@@ -427,7 +427,10 @@ def test_a_recipe_made_for_finetuning_keeps_its_rate(untrained: Path) -> None:
     [
         (["finetune.parts=encodr"], r"'encodr' matches none; the nearest are encoder"),
         (["finetune.frozen=encoder.frontnd"], r"finetune.frozen: 'encoder.frontnd' .* nearest names are encoder.frontend"),
-        (["finetune.frozen=encoder,transducer,ctc,attention"], "finetune.frozen: some parameter must be left to train"),
+        (
+            ["finetune.frozen=encoder,transducer,ctc,attention"],
+            "finetune.frozen: at least one parameter must be trainable",
+        ),
         (["finetune.lora={}", "finetune.lora.targets=decoder.*"], r"'decoder.\*' matches none; the nearest layers are"),
         (["finetune.lora={}", "finetune.lora.rank=0"], "rank must be at least 1"),
         (["tokenizer.kind=bpe"], r"tokenizer.kind=bpe would have no effect.*--set finetune.vocabulary=new"),

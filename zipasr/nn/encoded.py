@@ -17,7 +17,7 @@ class Encoded(NamedTuple):
     frames: Tensor
     """(N, T, D) at 25 Hz; frames beyond `lens` are undefined."""
     lens: Tensor
-    """(N,) valid frames, int64, on the device of the input lengths: possibly the CPU while `frames` are on an accelerator."""
+    """(N,) valid frames, int64, on the device of the input lengths, possibly the CPU while `frames` are elsewhere."""
 
     @property
     def is_padding_NT(self) -> Tensor:
