@@ -115,7 +115,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, failing_file: int, monkeypatch:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint.os, "fsync", fsync)
-    with pytest.raises(CheckpointError, match="the disk is full; checkpoints written before are untouched"):
+    with pytest.raises(CheckpointError, match="the disk is full; earlier checkpoints are untouched"):
         write(tmp_path / "model", value=1)
     monkeypatch.undo()
     assert_whole(tmp_path / "model", value=0)

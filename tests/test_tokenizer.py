@@ -360,8 +360,8 @@ def test_a_table_is_a_model_that_sentencepiece_opens() -> None:
         (TABLE.replace("A 4", "A four"), "Expected 'symbol id'"),
         (TABLE.replace("A 4", "好 4"), "Expected every symbol once"),
         (TABLE.replace("A 4", "▁A 4"), r"pieces of a sentencepiece model .* open the bpe\.model"),
-        (TABLE.replace("<blk>", "<eps>"), "beginning with <blk>, <sos/eos>, <unk>, got 6 symbols beginning with <eps>"),
-        ("", "got 0 symbols beginning with nothing"),
+        (TABLE.replace("<blk>", "<eps>"), "starting with <blk>, <sos/eos>, <unk>, got 6 symbols starting with <eps>"),
+        ("", "got 0 symbols starting with nothing"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:

@@ -173,7 +173,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"the log of the run in {folder} cannot be written: {error}; checkpoints written before are untouched. "
+            f"the log of the run in {folder} cannot be written: {error}; earlier checkpoints are untouched. "
             "Free some space, then run the same command again"
         ) from error
 
