@@ -93,7 +93,7 @@ def test_old_torch_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert "hole" not in caplog.text
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     read_torch_file(path)
-    assert "torch 2.9.1+cpu has a hole in its safe loading" in caplog.text
+    assert "torch 2.9.1+cpu has a vulnerability in its safe loading" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")

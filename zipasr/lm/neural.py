@@ -294,7 +294,7 @@ def load_weights(model: NeuralLm, tensors: dict[str, Tensor], *, source: str) ->
         model.load_state_dict(tensors)
     except RuntimeError as error:
         problem = " ".join(str(error).split())
-        raise CheckpointError(f"{source} does not fit the configuration beside it: {problem}") from error
+        raise CheckpointError(f"{source} does not match its configuration: {problem}") from error
 
 
 class LmState:

@@ -268,7 +268,7 @@ def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], T
     own = model.state_dict()
     if set(own) != set(names):
         wrong = sorted(set(own) ^ set(names))
-        raise CheckpointError(f"{like.path / WEIGHTS_FILE} does not fit the configuration beside it: {', '.join(wrong[:5])}")
+        raise CheckpointError(f"{like.path / WEIGHTS_FILE} does not match its configuration: {', '.join(wrong[:5])}")
     with torch.no_grad():
         for name, tensor in own.items():
             value = mean(name)
