@@ -204,7 +204,7 @@ def test_model_whose_weights_do_not_fit(tmp_path: Path) -> None:
     weights["nonsense"] = weights.pop("ctc.output.bias")
     weights["ctc.output.weight"] = torch.zeros(2, 3)
     write_folder(tmp_path / "model", documents=documents, tensors={"model.safetensors": weights}, blobs=blobs)
-    with pytest.raises(CheckpointError, match="does not fit the configuration") as caught:
+    with pytest.raises(CheckpointError, match="does not match its configuration") as caught:
         AsrModel.load(tmp_path / "model")
     for part in ("ctc.output.bias is missing", "nonsense is unknown", "ctc.output.weight must be ("):
         assert part in str(caught.value)

@@ -139,7 +139,7 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
     errors = finish(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     (stopped,) = checkpoint_folders(tmp_path / "run")
-    assert f"stopped after batch {stopped}; run the same command to go on" in errors[0]
+    assert f"stopped after batch {stopped}; run the same command to resume" in errors[0]
     assert "stopped after" not in errors[1]
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
@@ -148,7 +148,7 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
     processes[1].kill()
     errors = finish(processes)  # long before rank_timeout_s
     assert processes[0].returncode == 1
-    assert "going on with" in errors[0]
+    assert "continuing with" in errors[0]
     assert "process 0 of 2 lost another one" in errors[0]
     assert "Run the same command again to go on from the last checkpoint" in errors[0]
     assert "Traceback" not in errors[0]
@@ -191,7 +191,7 @@ def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_pat
     assert sum(out.count("dev WER") for out, _ in said) == 1
     errors = "".join(error for _, error in said)
     assert "training 0.07 M parameters on cpu x 2 in" in errors
-    assert "going on with 0.07 M parameters on cpu x 2 in" in errors
+    assert "continuing with 0.07 M parameters on cpu x 2 in" in errors
 
 
 def child_of(pid: int) -> int:

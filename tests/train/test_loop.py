@@ -254,7 +254,7 @@ def test_sigterm_saves_and_ends_well(
         report = run(minute_config(small_data), tmp_path)
     assert (report.num_batches, report.is_finished) == (2, False)
     assert list(checkpoint_folders(tmp_path)) == [2]
-    assert "stopped after batch 2; run the same command to go on" in capsys.readouterr().err
+    assert "stopped after batch 2; run the same command to resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert run(minute_config(small_data), tmp_path).is_finished
 
@@ -308,7 +308,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
     _, error = process.communicate(timeout=WATCHDOG_S)
     assert process.returncode == 130, error
     assert "stopping" in error
-    assert "run the same command to go on" in error
+    assert "run the same command to resume" in error
     assert "Traceback" not in error
     (num_batches,) = checkpoint_folders(out)
     assert num_batches == read_metrics(out)[-1]["batch"]
@@ -323,7 +323,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"going on with 0.07 M parameters on cpu in {out}" in done.stderr
+    assert f"continuing with 0.07 M parameters on cpu in {out}" in done.stderr
     assert done.stdout.startswith(f"{out / 'model'}: {3 * num_epochs} batches, dev WER ")
 
 

@@ -139,7 +139,7 @@ def test_another_number_of_ranks_goes_on_at_about_the_same_batch(tmp_path: Path,
     for size, index in ((1, 14), (2, 7), (4, 3)):
         state.load(tmp_path, Ranks(0, size))
         assert state.position.index == index
-    assert caplog.text.count("processes in the place of 2") == 2
+    assert caplog.text.count("processes instead of 2") == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
