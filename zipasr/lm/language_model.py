@@ -1,4 +1,4 @@
-"""One way to open any language model: a folder is a neural one, a file an n-gram in ARPA format."""
+"""Loading of any language model: a folder is a neural model, a file an n-gram model in ARPA format."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,11 @@ def load_language_model(
     """Open a language model as a prior of the labels of a recognizer.
 
     Args:
-        path: a folder that `zipasr train-lm` wrote, or an ARPA file (plain or gzipped) of tokens or words.
+        path: a folder written by `zipasr train-lm`, or an ARPA file (plain or gzipped) of tokens or words.
         tokenizer: the recognizer's.
         device: where a neural model computes.
     Raises:
-        DataError: there is no such file, or the ARPA file is damaged.
+        DataError: the file does not exist, or the ARPA file is damaged.
         CheckpointError: the folder holds no language model, or a damaged one.
         ConfigError: the model is for another vocabulary.
     """
