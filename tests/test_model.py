@@ -210,7 +210,7 @@ def test_tiny_is_small_enough_for_two_cores() -> None:
     ("settings", "message"),
     [
         ({"transducer": None}, "must have a head"),
-        ({"transducer": None, "attention": AttentionConfig()}, "only rescores what these find"),
+        ({"transducer": None, "attention": AttentionConfig()}, "only rescores their hypotheses"),
         ({"vocab_size": 1}, "vocab_size must be at least 2"),
         ({"features": FbankConfig(num_mel_bins=40)}, "num_features must equal features.num_mel_bins, 40"),
     ],

@@ -49,7 +49,7 @@ def write_folder(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False) for name, value in documents.items()}
-        files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # paths may be no UTF-8
+        files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # paths may not be UTF-8
         files.update(blobs)
         checksums = {name: _write_file(partial / name, content) for name, content in files.items()}
         for name, named in tensors.items():

@@ -63,8 +63,8 @@ class AsrConfig:
 
     def __post_init__(self) -> None:
         if self.transducer is None and self.ctc is None:
-            beside = "" if self.attention is None else " (the attention decoder only rescores what these find)"
-            raise ConfigError(f"a model must have a head, but transducer and ctc are both None; switch one on{beside}")
+            note = "" if self.attention is None else " (the attention decoder only rescores their hypotheses)"
+            raise ConfigError(f"a model must have a head, but transducer and ctc are both None; set one of them{note}")
         if self.vocab_size < 2:
             raise ConfigError(f"vocab_size must be at least 2, but is {self.vocab_size}")
         if self.encoder.num_features != self.features.num_mel_bins:

@@ -66,9 +66,9 @@ class Transcript:
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields for JSON: times rounded to 1 ms, other numbers to 6 digits, non-finite numbers as null."""
-        beside: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
+        optional: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
         if self.alternatives:
-            beside["alternatives"] = [reading.to_dict() for reading in self.alternatives]
+            optional["alternatives"] = [hypothesis.to_dict() for hypothesis in self.alternatives]
         return {
             "text": self.text,
             "duration_s": _rounded(self.duration_s, 3),
@@ -91,7 +91,7 @@ class Transcript:
                 }
                 for token in self.tokens
             ],
-            **beside,
+            **optional,
         }
 
 

@@ -18,9 +18,9 @@ from zipasr.errors import ConfigError
 
 WINDOW_SAMPLES = 512
 """Samples per speech probability: 32 ms, as the detector was trained."""
-_CONTEXT_SAMPLES = 64  # that the detector sees of the window before, by its own front end
+_CONTEXT_SAMPLES = 64  # context from the previous window, as in the detector's own front end
 _STATE_SIZE = 128
-_MAX_WINDOWS = 512  # in a call; from 32 to 1024 the time is the same, 3.4 s for an hour on one core
+_MAX_WINDOWS = 512  # per call; from 32 to 1024 the time is the same, 3.4 s per hour of audio on one core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class SpeechDetector:
             import onnxruntime
         except ImportError as error:
             raise ConfigError(f"Expected the package onnxruntime, got none; {cure}.") from error
-        spec = importlib.util.find_spec("silero_vad")  # its code is not needed, only the model beside it
+        spec = importlib.util.find_spec("silero_vad")  # only the model in the package is needed, not its code
         folders = spec.submodule_search_locations if spec is not None else None
         path = Path(folders[0] if folders else "silero_vad") / "data" / "silero_vad_16k_sequence.onnx"
         if not path.is_file():

@@ -98,14 +98,14 @@ def test_more_tokens_than_frames_are_left_out(small_data: Path, tmp_path: Path, 
     data = with_cuts(small_data, tmp_path / "data", talkative)
     with caplog.at_level(logging.WARNING):
         run(minute_config(data, num_epochs=1), tmp_path / "run")
-    assert "left out 1 of 25 training utterances: more tokens than encoder frames" in caplog.text
+    assert "skipped 1 of 25 training utterances: more tokens than encoder frames" in caplog.text
 
 
 def test_cuts_without_a_text_are_left_out(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "  "))
     with caplog.at_level(logging.WARNING):
         run(minute_config(data, num_epochs=1), tmp_path / "run")
-    assert "left out 1 of 25 cuts" in caplog.text
+    assert "skipped 1 of 25 cuts" in caplog.text
 
 
 def test_vocabulary_shrinks_and_says_so(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

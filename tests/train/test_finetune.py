@@ -217,7 +217,7 @@ def test_same_vocabulary_takes_everything(untrained: Path) -> None:
     for name, tensor in old.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     assert lines == [
-        f"began with encoder, transducer, ctc, attention of {untrained}",
+        f"started from encoder, transducer, ctc, attention of {untrained}",
         "lr 0.0045, schedules inside the model from step 100000 on",
     ]
 
@@ -229,7 +229,7 @@ def test_encoder_only(untrained: Path) -> None:
     old, untouched = AsrModel.load(untrained)[0].state_dict(), fresh(config, tokenizer).state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, (old if name.startswith("encoder.") else untouched)[name]), name
-    assert lines[0] == f"began with encoder of {untrained}; new: transducer, ctc"
+    assert lines[0] == f"started from encoder of {untrained}; new: transducer, ctc"
     assert config.model.attention is None  # that head is the checkpoint's alone
 
 
@@ -239,7 +239,7 @@ def test_a_head_of_the_recipe_begins_new(base: Path) -> None:
     assert config.model.transducer == recipe_.model.transducer and config.model.ctc is not None
     assert config.loss_warmup_batches == recipe_.loss_warmup_batches  # there is something to warm up
     _, lines = started(config, AsrModel.load(base / "model")[1])
-    assert lines[0] == f"began with encoder, ctc of {base / 'model'}; new: transducer"
+    assert lines[0] == f"started from encoder, ctc of {base / 'model'}; new: transducer"
 
 
 def test_part_of_a_part(untrained: Path) -> None:
@@ -272,7 +272,7 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
         config = resolve(minute_config(), settings, str(path))
         assert config.model == old.config
         model, lines = started(config, tokenizer)
-        assert lines[0] == f"began with encoder, transducer, ctc of {path}"
+        assert lines[0] == f"started from encoder, transducer, ctc of {path}"
         for name, tensor in old.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
     places[2].unlink()
@@ -472,7 +472,7 @@ def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Pat
     model.save(moved, tokenizer)
     with pytest.raises(ConfigError, match=r"holds a run with other settings: finetune\.sha256"):
         run(resolve(minute_config(folder / "few"), settings, str(moved)), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="no longer those that this run began with"):
+    with pytest.raises(CheckpointError, match="no longer those that this run started from"):
         run(
             dataclasses.replace(first, finetune=dataclasses.replace(first.finetune, checkpoint=str(moved))), tmp_path / "run"
         )
@@ -493,7 +493,7 @@ def test_command(folder: Path, base: Path, tmp_path: Path, capsys: pytest.Captur
         assert main([*argv, "--no-progress", "--set", "finetune.vocabulary=new"]) == 0
         captured = capsys.readouterr()
         assert captured.out.startswith(f"{tmp_path / 'run' / 'model'}: ")
-        assert (f"began with encoder, ctc of {base / 'model'}" in captured.err) == is_first
+        assert (f"started from encoder, ctc of {base / 'model'}" in captured.err) == is_first
     assert main(["train", f"{recipe_file}:few", "--from", "nowhere", "--out", str(tmp_path / "other")]) == 1
     assert "nowhere must be a checkpoint to begin with" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

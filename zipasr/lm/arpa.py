@@ -33,7 +33,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)$")
 _SECTION = re.compile(rb"\\(\d+)-grams:$")
 _BACKOFF_ID = 1  # in the table of symbols that kaldilm writes, after <eps>
-_ROUNDING = 1e-4  # nats; a log-probability may exceed 0 by what files round
+_ROUNDING = 1e-4  # nats; rounding in files may make a log-probability exceed 0 by this
 
 logger = logging.getLogger(__name__)
 

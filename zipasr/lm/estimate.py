@@ -26,7 +26,7 @@ MAX_ORDER = 9
 
 _FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """Discounts for texts that are too small for the formula, as KenLM's --discount_fallback."""
-_NO_PROBABILITY = "-99"  # what ARPA files give <s>, which is never predicted
+_NO_PROBABILITY = "-99"  # value of <s> in ARPA files, which is never predicted
 _RESERVED = frozenset({BEGIN, END, BACKOFF, "<eps>"})
 
 
@@ -103,7 +103,7 @@ def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], NDArray[np
 def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, order: int) -> list[_Order]:
     """The n-grams of each order up to `order`, or up to that of the longest sentence."""
     lengths = np.diff(ends, prepend=0)
-    room = np.repeat(ends, lengths) - np.arange(len(text))  # symbols from here to the end of the sentence
+    room = np.repeat(ends, lengths) - np.arange(len(text))  # remaining symbols of the sentence
     begins = np.zeros(len(text), np.bool_)
     begins[ends - lengths] = True
     used, numbers = np.unique(text, return_inverse=True)

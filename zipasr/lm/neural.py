@@ -30,7 +30,7 @@ WEIGHTS_FILE = "language_model.safetensors"
 MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
 
-_RESCORE_LABELS = 8192  # in one batch, padding included; beyond, a CPU gains nothing and memory grows with V
+_RESCORE_LABELS = 8192  # per batch, including padding; more is not faster on a CPU, and memory grows with V
 
 
 @dataclass(frozen=True, kw_only=True)

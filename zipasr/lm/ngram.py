@@ -24,7 +24,7 @@ or more, so an unknown word is less likely than all of them; weighted by 0.3 it 
 
 _SPECIAL = frozenset({"<eps>", BACKOFF, BEGIN, END, "<unk>", "<UNK>", "<blk>", "<sos/eos>"})
 _WORD_START = "\u2581"
-_MIN_WRITABLE_SHARE = 0.5  # of the words of a model; the rest, such as foreign names, can then never be heard
+_MIN_WRITABLE_SHARE = 0.5  # of the words of a model; the rest, such as foreign names, can never be recognized
 
 
 class NgramModel:
@@ -85,7 +85,7 @@ class NgramModel:
             found, places = pending[is_found], places[is_found]
             scores[found] += graph.arc_scores[places]
             states[found] = graph.arc_targets[places]
-            pending = pending[~is_found]  # the bottom has an arc of every known symbol, so this ends
+            pending = pending[~is_found]  # terminates: the bottom state has an arc for every known symbol
             scores[pending] += graph.backoff_scores[states[pending]]
             states[pending] = graph.backoff_targets[states[pending]]
         return states, scores

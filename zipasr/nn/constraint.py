@@ -161,7 +161,7 @@ class _WhitenFunction(torch.autograd.Function):
         module: Whiten = ctx.module
         with torch.autocast(device_type=x.device.type, enabled=False):
             metric, penalty = _whitening_metric(x, module.num_groups)
-            is_above = ~(metric < ctx.limit)  # so is nan
+            is_above = ~(metric < ctx.limit)  # also true for nan
             module.note(_LateFlag(is_above))
             if not _reads_late(x) and module.prob == module.min_prob:
                 return grad, None, None

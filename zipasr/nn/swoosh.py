@@ -98,7 +98,7 @@ class _SwooshLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mask = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen layers spare the work
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # skip the work for frozen layers
         grad_rows = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_weight = grad_bias = None
         if needs_weight:

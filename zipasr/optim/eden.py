@@ -14,7 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 WARMUP_BATCHES = 500.0  # arXiv:2310.11230
-WARMUP_START = 0.5  # as above; the present LibriSpeech recipe uses 0.1
+WARMUP_START = 0.5  # as above; the current LibriSpeech recipe uses 0.1
 
 
 def eden_factor(

@@ -103,7 +103,7 @@ def read_cuts(path: Path) -> IndexedCuts:
         )
     cuts = open_cuts(path)
     if len(cuts) < cuts.num_cuts:
-        logger.warning("left out %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
+        logger.warning("skipped %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
     return cuts
 
 
@@ -162,7 +162,7 @@ def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tup
     is_short, is_long = durations_s < config.min_duration_s, durations_s > config.max_duration_s
     is_dense = np.zeros(len(cuts), dtype=bool)
     # Each token has at least one character, except the ▁ before the text, so only few texts must be read.
-    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary that falls back on bytes of UTF-8
+    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary with byte fallback
     for first in range(0, len(cuts), _BLOCK_CUTS):
         block = slice(first, first + _BLOCK_CUTS)
         num_frames = _num_encoder_frames(durations_s[block], max(config.batch.speed_factors))
@@ -180,7 +180,7 @@ def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tup
         if is_out.any()
     }
     for reason, count in dropped.items():
-        logger.warning("left out %d of %d training utterances: %s", count, len(cuts), reason)
+        logger.warning("skipped %d of %d training utterances: %s", count, len(cuts), reason)
     kept = np.flatnonzero(~(is_short | is_long | is_dense))
     if not len(kept):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"

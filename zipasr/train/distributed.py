@@ -34,7 +34,7 @@ BUCKET_ELEMENTS = 2**24
 """Gradients per message, 64 MiB: they are copied into one buffer of this size and back."""
 _CALL, _ANSWER, _MEETING = "zipasr/call", "zipasr/answer", "zipasr/meeting"
 _POLL_S = 0.05
-_PATIENCE = datetime.timedelta(days=7)  # for what only rank 0 does; that it died is noticed at once nevertheless
+_PATIENCE = datetime.timedelta(days=7)  # for work on rank 0 only; its death is noticed at once nevertheless
 
 
 class Ranks:

@@ -28,7 +28,7 @@ from zipasr.train.config import FinetuneConfig, TrainConfig
 from zipasr.train.source import Source, open_source, source_of
 
 LR_SHARE = 0.1  # published: 0.0045 where training has 0.045
-LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly falls
+LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly decays
 VOCABULARY_LAYERS = (
     "transducer.predictor.embedding",
     "transducer.joiner.output",
@@ -177,7 +177,7 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder
         )
     if finetune.sha256 not in (None, source.sha256):
         raise CheckpointError(
-            f"the weights in {source.path} are no longer those that this run began with; bring those back, or use another "
+            f"the weights in {source.path} are no longer those that this run started from; bring those back, or use another "
             "--out"
         )
     parts = finetune.parts or tuple(name for name, _ in source.model.named_children())
@@ -186,7 +186,7 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder
     _check_parts(parts, source)
     grown, lines = _take_over(model, tensors, source, tokenizer, parts)
     fresh = [name for name in model.state_dict() if not _lies_in(name, parts)]
-    lines.insert(0, f"began with {', '.join(parts)} of {source.path}{_about_fresh(fresh, parts)}")
+    lines.insert(0, f"started from {', '.join(parts)} of {source.path}{_about_fresh(fresh, parts)}")
     lines += _freeze(model, finetune, [*fresh, *grown])
     lines.append(_rates(config))
     return lines

@@ -29,7 +29,7 @@ from zipasr.train.source import remember
 CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
 LOCK_FILE = ".lock"
-_ORPHANS_LIVE_S = 15.0  # readers of torch look every 5 s whether their parent is there
+_ORPHANS_LIVE_S = 15.0  # torch's data readers check every 5 s whether their parent is alive
 logger = logging.getLogger(__name__)
 _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "

@@ -85,7 +85,7 @@ def read_texts(paths: Paths) -> list[str]:
                 if text := " ".join(text.split()):
                     texts.append(text)
         if num_bad:
-            logger.warning("%s: left out %d lines that are not UTF-8", path, num_bad)
+            logger.warning("%s: skipped %d lines that are not UTF-8", path, num_bad)
     if not texts:
         raise DataError(f"expected text in {', '.join(str(path) for path in paths)}, got none; check the files")
     return texts

@@ -340,11 +340,11 @@ class _Run:
         if divergence.num_rollbacks >= config.max_rollbacks:
             self._give_up()
 
-        def beginning() -> TrainState:
+        def initial_state() -> TrainState:
             torch.manual_seed(config.seed)
             return new_state(config, torch.device("cpu"), self.setup.tokenizer)[0]
 
-        number = self.ranks.from_main(lambda: roll_back(self.out, divergence, config, self.setup.tokenizer, beginning))
+        number = self.ranks.from_main(lambda: roll_back(self.out, divergence, config, self.setup.tokenizer, initial_state))
         times, factor = divergence.num_rollbacks + 1, config.rollback_lr_factor ** (divergence.num_rollbacks + 1)
         self.log.message(
             f"the last {divergence.num_skipped} steps up to {b} were not finite: going back to step {number} with the "

@@ -7,8 +7,12 @@ Source: constants of the published training code (starts at 1, is pulled up towa
 
 from dataclasses import dataclass
 
-GROWTH_INTERVAL = 2000  # good steps before the factor doubles, whatever its size
-EARLY_GROWTH = ((25, 2.0), (100, 8.0), (400, 32.0))  # every so many batches it doubles while below this
+GROWTH_INTERVAL = 2000  # good steps before the factor doubles, regardless of its size
+EARLY_GROWTH = (
+    (25, 2.0),
+    (100, 8.0),
+    (400, 32.0),
+)  # (interval in batches, limit): it doubles at the interval while below the limit
 MIN_SCALE = 2.0**-16  # 1.5e-5: the published code gives up below 1e-5
 
 

@@ -35,7 +35,7 @@ _ROUNDING_S = 0.1
 """Tolerance by which cuts may end after their recording, because manifests round durations."""
 
 _NO_TEXT = "without exactly one text"
-_EMPTY = "without sound"
+_EMPTY = "without audio"
 _RATE = f"not at {SAMPLE_RATE_HZ // 1000} kHz"
 _SHORT, _LONG = "too short", "too long"
 _TOKENS = "with more tokens than encoder frames"

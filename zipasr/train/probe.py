@@ -33,10 +33,10 @@ from zipasr.train.step import Stepper, is_out_of_memory, schedule_step
 
 _FRAMES_PER_S = 100
 _SAFE_SHARE = 0.9  # of the memory: batches of other shapes fragment it
-_PRECISION = 1.05  # the answer is not further from the limit than this
-_MOST_TIMES = {True: 32.0, False: 4.0}  # the setting is not raised further than this, on a GPU and elsewhere
+_PRECISION = 1.05  # maximum ratio of the limit to the result
+_MOST_TIMES = {True: 32.0, False: 4.0}  # maximum factor on the setting, on a GPU and elsewhere
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-_NUM_SPREAD, _NUM_GROUPS, _NUM_TALKATIVE = 1000, 50, 20  # utterances looked at: evenly spread, and by length of text
+_NUM_SPREAD, _NUM_GROUPS, _NUM_TALKATIVE = 1000, 50, 20  # sampled utterances: evenly spread, and by length of text
 
 
 class Shape(NamedTuple):

@@ -183,7 +183,7 @@ class Stepper:
             if not is_out_of_memory(error):
                 raise
             raise ZipasrError(
-                f"the optimizer must have memory beside the model, but there is none left on {self.device}: "
+                f"the optimizer needs memory in addition to the model, but there is none left on {self.device}: "
                 f"{str(error).splitlines()[0][:150]}; take a smaller model or a device with more memory"
             ) from error
         if config.precision == "float16":
