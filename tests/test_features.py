@@ -178,7 +178,7 @@ def test_wrong_samples_raise(samples: np.ndarray) -> None:
         Fbank()(samples)
 
 
-def test_a_finished_stream_says_so() -> None:
+def test_a_finished_stream_raises() -> None:
     stream = Fbank().stream()
     stream.finish()
     with pytest.raises(RuntimeError, match="finished"):

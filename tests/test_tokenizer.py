@@ -148,7 +148,7 @@ def test_training_is_deterministic(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vocabulary_too_large_is_shrunk_and_said_so(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_vocabulary_too_large_is_reduced_with_a_warning(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "zipasr.tokenizer"):
         tokenizer = Tokenizer.train(TEXTS, kind=kind, vocab_size=5000)
     assert MINIMUM <= tokenizer.vocab_size < 5000

@@ -246,7 +246,7 @@ def test_neighbors_do_not_matter() -> None:
     assert len(alone) == 2
 
 
-def test_streams_that_hear_nothing_give_nothing() -> None:
+def test_streams_without_audio_have_no_frames() -> None:
     state = ENCODER.initial_state(2, chunk_frames_50hz=8, left_context_frames_50hz=16)
     encoded, state = ENCODER.stream(torch.full((2, 29, 20), PADDING), torch.tensor([0, 8]), state)
     assert encoded.lens.tolist() == [0, 0]
@@ -254,7 +254,7 @@ def test_streams_that_hear_nothing_give_nothing() -> None:
     assert state.processed_frames.tolist() == [0, 0]
 
 
-def test_a_step_changes_nothing_that_it_was_given() -> None:
+def test_a_step_does_not_modify_its_arguments() -> None:
     features = seeded(2, 61, 20)
     _, state = first_steps(ENCODER, features)
     given_tensors = [*state.to_flat(), features]

@@ -191,7 +191,7 @@ def test_without_frames_scores_are_finite_and_free_of_padding() -> None:
 # Run
 
 
-def test_learns_what_only_the_frames_tell() -> None:
+def test_learns_to_use_the_frames() -> None:
     """Eight random utterances with random labels: the likelihood of the labels goes from chance to almost one."""
     module = head(label_smoothing=0.0, dropout=0.0).train()
     encoded = Encoded(seeded(8, 9, 20, seed=1), torch.full((8,), 9))

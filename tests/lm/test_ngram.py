@@ -73,7 +73,7 @@ def test_words_do_not_depend_on_the_pieces(words_arpa: Path, words: Arpa, kind: 
         assert score(prior, tokenizer.encode(text)) == pytest.approx(sentence_log_prob(words, text.split()), abs=1e-4), text
 
 
-def test_words_are_scored_when_the_next_begins(words_arpa: Path, words: Arpa) -> None:
+def test_words_are_scored_when_the_next_starts(words_arpa: Path, words: Arpa) -> None:
     tokenizer = Tokenizer.train(HEARD, kind="char", vocab_size=None)
     prior = load_ngram(words_arpa, tokenizer)
     state, added = prior.start(), []

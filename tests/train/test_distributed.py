@@ -128,7 +128,7 @@ def wait_for_lines(folder: Path, num_lines: int, processes: list[subprocess.Pope
         time.sleep(0.05)
 
 
-def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
         "def run() -> TrainConfig:\n    return minute_config(num_epochs=100_000, log_interval=1, rank_timeout_s=3600.0)\n"
@@ -155,7 +155,7 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_path: Path) -> None:
+def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: Path) -> None:
     """Two agents meet by torchrun's own rendezvous; a worker that is killed costs one restart of both, from a checkpoint."""
     (tmp_path / "short.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
@@ -229,7 +229,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.device("cpu") == torch.device("cpu")
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_single_rank_exchanges_nothing() -> None:
     ranks = Ranks()
     assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
     assert ranks.exchange("a") == ["a"]

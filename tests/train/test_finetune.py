@@ -154,7 +154,7 @@ def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, 
     assert set(Tokenizer.load(tmp_path / "tokenizer").pieces) == {*vocabulary(WORDS).pieces, *vocabulary(NEW_WORDS).pieces}
 
 
-def test_learns_faster_than_from_nothing(folder: Path, base: Path, tmp_path: Path) -> None:
+def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
     """The encoder alone is worth something: with as many steps, a model that begins with nothing has learned less."""
     config = resolve(recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
@@ -233,7 +233,7 @@ def test_encoder_only(untrained: Path) -> None:
     assert config.model.attention is None  # that head is the checkpoint's alone
 
 
-def test_a_head_of_the_recipe_begins_new(base: Path) -> None:
+def test_a_head_of_the_recipe_starts_at_random(base: Path) -> None:
     recipe_ = minute_config()
     config = resolve(recipe_, [], str(base))
     assert config.model.transducer == recipe_.model.transducer and config.model.ctc is not None
@@ -356,7 +356,7 @@ def test_only_adapters_and_what_is_new_train(base: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [["finetune.lora={}"], ["finetune.frozen=encoder.frontend"]])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
     config = resolve(recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))

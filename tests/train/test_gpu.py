@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_learns_and_goes_on(
+def test_learns_and_resumes(
     data: Path, tmp_path: Path, precision: Literal["float32", "bfloat16", "float16"], is_compiled: bool
 ) -> None:
     config = minute_config(data, device="cuda", precision=precision, use_compile=is_compiled, num_epochs=5)

@@ -78,7 +78,7 @@ def test_resume_is_bit_identical(tmp_path: Path, text: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["in an epoch", "between model and checkpoint"])
-def test_interrupted_anywhere_it_goes_on_to_the_same_end(
+def test_interrupted_anywhere_it_resumes_to_the_same_end(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     train_language_model([text], tokenizer(), tmp_path / "whole", small(), is_quiet=True)

@@ -200,7 +200,7 @@ def test_figures_of_clipping() -> None:
     assert "grad_norm" not in stepper.figures()
 
 
-def test_random_state_comes_back() -> None:
+def test_random_state_is_restored() -> None:
     cpu = torch.device("cpu")
     state = random_state(cpu)
     first = torch.rand(3)

@@ -72,9 +72,7 @@ def test_a_long_dev_set_is_compared_in_part_and_counted_whole(cuts: list[Any], m
     assert num_words < 6
 
 
-def test_characters_are_counted_where_the_vocabulary_knows_no_spaces(
-    cuts: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_characters_are_counted_if_the_vocabulary_has_no_spaces(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"a": "天 天天", "b": "地", "c": "地天"}
     tokenizer = Tokenizer.train(texts.values(), kind="spaceless", vocab_size=None)
     cuts = [cut.map_supervisions(lambda s: dataclasses.replace(s, text=texts[s.id])) for cut in cuts]

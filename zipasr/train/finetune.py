@@ -173,7 +173,7 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder
     source = source_of(finetune, run_folder)
     if not source.is_there:
         logger.warning(
-            "%s, with which this run began, is gone; continuing without it, from the run's own checkpoints", source.path
+            "%s, from which this run started, is gone; continuing without it, from the run's own checkpoints", source.path
         )
     if finetune.sha256 not in (None, source.sha256):
         raise CheckpointError(
