@@ -115,7 +115,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, failing_file: int, monkeypatch:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint.os, "fsync", fsync)
-    with pytest.raises(CheckpointError, match="the disk is full; checkpoints written before are untouched"):
+    with pytest.raises(CheckpointError, match="the disk is full; earlier checkpoints are untouched"):
         write(tmp_path / "model", value=1)
     monkeypatch.undo()
     assert_whole(tmp_path / "model", value=0)
@@ -190,7 +190,7 @@ def test_model_round_trip(tmp_path: Path) -> None:
     assert found == Recognizer(original, tiny_tokenizer()).transcribe(noise(0.5))
 
 
-def test_model_with_a_misspelt_key(tmp_path: Path) -> None:
+def test_model_with_a_misspelled_key(tmp_path: Path) -> None:
     documents, tensors, blobs = tiny_asr_model().to_files(tiny_tokenizer())
     documents["config.json"]["encoder"]["chanels"] = documents["config.json"]["encoder"].pop("channels")
     write_folder(tmp_path / "model", documents=documents, tensors=tensors, blobs=blobs)
@@ -204,7 +204,7 @@ def test_model_whose_weights_do_not_fit(tmp_path: Path) -> None:
     weights["nonsense"] = weights.pop("ctc.output.bias")
     weights["ctc.output.weight"] = torch.zeros(2, 3)
     write_folder(tmp_path / "model", documents=documents, tensors={"model.safetensors": weights}, blobs=blobs)
-    with pytest.raises(CheckpointError, match="does not fit the configuration") as caught:
+    with pytest.raises(CheckpointError, match="does not match its configuration") as caught:
         AsrModel.load(tmp_path / "model")
     for part in ("ctc.output.bias is missing", "nonsense is unknown", "ctc.output.weight must be ("):
         assert part in str(caught.value)

@@ -41,7 +41,7 @@ def test_auto_takes_the_best(machine: dict[str, bool], monkeypatch: pytest.Monke
     assert select_device("auto") == torch.device("cuda")
     assert select_device("cpu") == CPU
     assert select_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="cuda:2 was asked for, but there are 2"):
+    with pytest.raises(ConfigError, match="cuda:2 was requested, but there are 2"):
         select_device("cuda:2")
 
 
@@ -53,7 +53,7 @@ def test_unknown_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_device_that_is_not_there(machine: dict[str, bool], name: str) -> None:
-    with pytest.raises(ConfigError, match=f"device {name} was asked for, but this machine has none"):
+    with pytest.raises(ConfigError, match=f"device {name} was requested, but this machine has none"):
         select_device(name)
 
 

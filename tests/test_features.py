@@ -55,8 +55,8 @@ def slow_fbank(samples: np.ndarray) -> np.ndarray:
     bins = mel(np.arange(257) * 31.25)
     weights = np.zeros((80, 257))
     for filter_index in range(80):
-        left, centre, right = edges[filter_index : filter_index + 3]
-        rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+        left, center, right = edges[filter_index : filter_index + 3]
+        rising, falling = (bins - left) / (center - left), (right - bins) / (right - center)
         weights[filter_index, :256] = np.maximum(0, np.minimum(rising, falling))[:256]
     features = np.zeros((num_frames, 80))
     for j in range(num_frames):
@@ -178,7 +178,7 @@ def test_wrong_samples_raise(samples: np.ndarray) -> None:
         Fbank()(samples)
 
 
-def test_a_finished_stream_says_so() -> None:
+def test_a_finished_stream_raises() -> None:
     stream = Fbank().stream()
     stream.finish()
     with pytest.raises(RuntimeError, match="finished"):

@@ -210,7 +210,7 @@ def test_tiny_is_small_enough_for_two_cores() -> None:
     ("settings", "message"),
     [
         ({"transducer": None}, "must have a head"),
-        ({"transducer": None, "attention": AttentionConfig()}, "only rescores what these find"),
+        ({"transducer": None, "attention": AttentionConfig()}, "only rescores their hypotheses"),
         ({"vocab_size": 1}, "vocab_size must be at least 2"),
         ({"features": FbankConfig(num_mel_bins=40)}, "num_features must equal features.num_mel_bins, 40"),
     ],
@@ -263,7 +263,7 @@ def test_two_views_are_the_mean_of_each() -> None:
 
 def test_views_that_cannot_be_are_refused() -> None:
     model = AsrModel(small_config()).eval()
-    with pytest.raises(ValueError, match=r"one or two views of 2 labelled utterances, but 3 rows"):
+    with pytest.raises(ValueError, match=r"one or two views of 2 labeled utterances, but 3 rows"):
         model(seeded(3, 60, 20), torch.tensor([60, 60, 60]), LABELS, LABEL_LENS)
     model = AsrModel(dataclasses.replace(small_config(), ctc=None)).eval()
     with pytest.raises(ValueError, match="compared by the CTC head"):

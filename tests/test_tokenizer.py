@@ -67,7 +67,7 @@ def test_empty_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([]) == ""
 
 
-def test_blank_is_dropped_and_never_spelt(tokenizer: Tokenizer) -> None:
+def test_blank_is_dropped_and_never_spelled(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("the cat")
     with_blanks = [0, *[i for pair in zip(ids, [0] * len(ids), strict=True) for i in pair], 1]
     assert tokenizer.decode(with_blanks) == "the cat"
@@ -148,7 +148,7 @@ def test_training_is_deterministic(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vocabulary_too_large_is_shrunk_and_said_so(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_vocabulary_too_large_is_reduced_with_a_warning(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "zipasr.tokenizer"):
         tokenizer = Tokenizer.train(TEXTS, kind=kind, vocab_size=5000)
     assert MINIMUM <= tokenizer.vocab_size < 5000
@@ -360,8 +360,8 @@ def test_a_table_is_a_model_that_sentencepiece_opens() -> None:
         (TABLE.replace("A 4", "A four"), "Expected 'symbol id'"),
         (TABLE.replace("A 4", "好 4"), "Expected every symbol once"),
         (TABLE.replace("A 4", "▁A 4"), r"pieces of a sentencepiece model .* open the bpe\.model"),
-        (TABLE.replace("<blk>", "<eps>"), "beginning with <blk>, <sos/eos>, <unk>, got 6 symbols beginning with <eps>"),
-        ("", "got 0 symbols beginning with nothing"),
+        (TABLE.replace("<blk>", "<eps>"), "starting with <blk>, <sos/eos>, <unk>, got 6 symbols starting with <eps>"),
+        ("", "got 0 symbols starting with nothing"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:

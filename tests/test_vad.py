@@ -98,7 +98,7 @@ def test_pieces_hold_all_speech_whatever_the_blocks(
 
 
 @given(st.integers(1, 40_000), st.lists(st.floats(0, 1), max_size=5))
-def test_the_detector_goes_on_where_it_was(num_samples: int, cuts: list[float]) -> None:
+def test_the_detector_continues_from_its_state(num_samples: int, cuts: list[float]) -> None:
     samples = np.concatenate([vowel(), np.zeros(8000, np.float32), vowel(1.5)])
     samples = samples[: num_samples // WINDOW_SAMPLES * WINDOW_SAMPLES]
     whole, _ = DETECTOR.probabilities(samples)
@@ -115,7 +115,7 @@ DETECTOR = SpeechDetector()
 # Reference: where speech is
 
 
-def test_the_detector_hears_a_voice_and_nothing_else() -> None:
+def test_the_detector_detects_only_speech() -> None:
     silence = np.zeros(16384, np.float32)
     noise = (np.random.default_rng(0).standard_normal(16384) * 0.01).astype(np.float32)
     probs, _ = DETECTOR.probabilities(np.concatenate([silence, vowel()[: 18 * WINDOW_SAMPLES], silence, noise]))
@@ -155,7 +155,7 @@ def test_short_pauses_stay_and_long_ones_go() -> None:
     assert places(split_recording([samples], detector=LoudIsSpeech())) == [(1.03, 6.01, 0), (8.71, 10.17, 0)]
 
 
-def test_a_pause_shorter_than_a_plosive_ends_nothing() -> None:
+def test_a_pause_shorter_than_a_plosive_is_speech() -> None:
     config = VadConfig(max_gap_s=0.6)
     samples = recording((5.12, 1), (0.16, 0), (5.12, 1), (0.64, 0), (1.6, 1))
     assert places(split_recording([samples], detector=LoudIsSpeech(), config=config)) == [(0, 10.65, 0), (10.79, 12.64, 0)]
@@ -221,7 +221,7 @@ def test_memory_does_not_grow_with_the_recording() -> None:
     assert mebibytes[1] < 16
 
 
-def test_pieces_come_as_soon_as_they_end() -> None:
+def test_pieces_are_returned_as_soon_as_they_end() -> None:
     def blocks() -> Iterator[np.ndarray]:
         yield recording((3.2, 1), (3.2, 0))
         raise AssertionError("asked for more")

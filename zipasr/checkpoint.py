@@ -1,7 +1,7 @@
 """The folder format of checkpoints: JSON documents, safetensors and plain files under one list of checksums.
 
-A folder is written beside its final place and renamed into it, so that it is there whole or not at all; `checksums.json`
-names the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded.
+A folder is written next to its destination and then renamed, so that it exists completely or not at all. `checksums.json`
+holds the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded.
 """
 
 import errno
@@ -31,17 +31,17 @@ def write_folder(
     tensors: Mapping[str, Mapping[str, Tensor]],
     blobs: Mapping[str, bytes],
 ) -> Path:
-    """Write a checkpoint folder atomically, replacing one that is already there.
+    """Write a checkpoint folder atomically, replacing an existing one.
 
     Args:
-        folder: where it goes.
+        folder: path of the folder.
         documents: file name -> JSON value.
         tensors: file name -> named tensors, stored as safetensors.
         blobs: file name -> content.
     Returns:
         The path of the folder.
     Raises:
-        CheckpointError: the disk is full or the place cannot be written; what was there before is untouched.
+        CheckpointError: the disk is full or the path is not writable; an existing checkpoint is untouched.
     """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -49,7 +49,7 @@ def write_folder(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False) for name, value in documents.items()}
-        files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # paths may be no UTF-8
+        files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # paths may not be UTF-8
         files.update(blobs)
         checksums = {name: _write_file(partial / name, content) for name, content in files.items()}
         for name, named in tensors.items():
@@ -63,14 +63,14 @@ def write_folder(
         shutil.rmtree(partial, ignore_errors=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise CheckpointError(
-            f"could not write checkpoint {folder}: {reason}; checkpoints written before are untouched. "
+            f"could not write checkpoint {folder}: {reason}; earlier checkpoints are untouched. "
             "Free some space or choose another folder, then run the same command again"
         ) from error
     return folder
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file of its own into a model folder, such as a calibration; it appears whole or not, and has no checksum.
+    """Write a separate file, such as a calibration, into a model folder; atomically, and without a checksum.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -85,7 +85,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 class CheckpointFolder:
-    """Reads a folder that `write_folder` made, checking each file against its checksum."""
+    """Reader of a folder written by `write_folder`; checks each file against its checksum."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder)
@@ -170,12 +170,12 @@ class CheckpointFolder:
 
 
 def clean_up(parent: str | os.PathLike[str]) -> list[str]:
-    """Put right what writers that were killed left in a folder of checkpoints: half-written ones go, old ones come back.
+    """Clean up after killed writers in a folder of checkpoints: delete incomplete checkpoints, restore replaced ones.
 
-    Only for whoever alone may write there, and not while it does.
+    Call it only from the sole writer of the folder, and not while it writes.
 
     Returns:
-        A sentence about each folder that came back.
+        A sentence about each restored folder.
     """
     restored = []
     for path in sorted(Path(parent).glob(".*.*-*")):
@@ -185,7 +185,7 @@ def clean_up(parent: str | os.PathLike[str]) -> list[str]:
         folder = path.with_name(match.group(1))
         if match.group(2) == "old" and not folder.exists():  # killed between the two renames that replace it
             path.rename(folder)
-            restored.append(f"{folder} was being replaced when its writer was killed; the one before is back")
+            restored.append(f"{folder} was being replaced when its writer was killed; the previous one is restored")
         else:
             shutil.rmtree(path, ignore_errors=True)
     return restored
@@ -200,7 +200,7 @@ def _write_file(path: Path, content: bytes) -> str:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; whatever happens in between, one of the two is whole on disk."""
+    """Replace `folder` by `new`; at any moment, one of the two is complete on disk."""
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         shutil.rmtree(old, ignore_errors=True)
@@ -217,7 +217,7 @@ def _replace_folder(new: Path, folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder written to the disk."""
+    """Flush the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
 """Frozen dataclasses <-> JSON, typed both ways: `to_json`, `from_json`, and `set_fields` for `--set name=value`.
 
-A configuration is a tree of frozen dataclasses with numbers, strings, booleans, tuples and None at the leaves. Where one
-of several classes may stand, each has a class variable `kind`, which its JSON names; without it the first one is meant.
-Unknown names and wrong types raise `ConfigError` with what was expected and the nearest name.
+A configuration is a tree of frozen dataclasses with numbers, strings, booleans, tuples and None as leaves. If a field
+allows several classes, each has a class variable `kind`, which its JSON states; without it the first class is used.
+Unknown names and wrong types raise `ConfigError` with the expected value and the nearest names.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from zipasr.errors import ConfigError
 
 T = TypeVar("T")
 KIND = "kind"
-"""Class variable, and key in JSON, that tells apart the classes that may stand in one place."""
+"""Class variable, and key in JSON, that identifies one of several classes that a field allows."""
 
 
 def to_json(config: Any) -> Any:
@@ -37,19 +37,19 @@ def from_json(cls: type[T], data: Any, *, where: str = "") -> T:
 
     Args:
         cls: the dataclass.
-        data: what `to_json` gave; absent fields take their defaults.
-        where: name of the place, for messages.
+        data: result of `to_json`; missing fields take their defaults.
+        where: name of the configuration in messages.
     Raises:
-        ConfigError: a field does not exist, has the wrong type, or the configuration contradicts itself.
+        ConfigError: a field does not exist or has the wrong type, or fields contradict each other.
     """
     return cast(T, _convert(cls, data, where or cls.__name__))
 
 
 def set_fields(config: T, assignments: Sequence[str]) -> T:
-    """A copy of `config` with fields set from `name=value` strings; `a.b=1,2` reaches into nested configurations.
+    """A copy of `config` with fields set from `name=value` strings; `a.b=1,2` sets fields of nested configurations.
 
     Raises:
-        ConfigError: no `=`, an unknown name (the nearest ones are named), or a value of the wrong type.
+        ConfigError: no `=`, an unknown name (the message lists the nearest ones), or a value of the wrong type.
     """
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -60,7 +60,7 @@ def set_fields(config: T, assignments: Sequence[str]) -> T:
 
 
 def field_names(config: Any, prefix: str = "") -> list[str]:
-    """Dotted names of every field of a configuration, nested ones included."""
+    """Dotted names of all fields of a configuration, including nested ones."""
     names = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -91,7 +91,7 @@ def _set_field(config: Any, path: list[str], text: str, full_name: str) -> Any:
 
 
 def _parse(hint: Any, text: str) -> Any:
-    """The JSON value that `text` stands for where `hint` is wanted: JSON, a comma list, `none`, or bare text."""
+    """The JSON value of `text` for a field of type `hint`: JSON, a comma-separated list, `none`, or bare text."""
     options = _options(hint)
     if type(None) in options and text.lower() in ("none", "null", ""):
         return None
@@ -139,7 +139,7 @@ def _convert(hint: Any, data: Any, where: str) -> Any:
 
 
 def _chosen_by_kind(options: Sequence[Any], data: Any, where: str) -> Any:
-    """The class among `options` that JSON `data` means by its kind, the first if it names none; None if they have none."""
+    """The class among `options` selected by the kind in `data`, the first if it states none; None if they have no kinds."""
     kinds = {getattr(option, KIND): option for option in options if hasattr(option, KIND)}
     if not kinds:
         return None

@@ -1,4 +1,4 @@
-"""Where to compute (CUDA, then Apple's MPS, then the CPU), on how many threads, and in which precision."""
+"""Compute device (CUDA, then Apple's MPS, then the CPU), number of threads, and precision."""
 
 import functools
 import os
@@ -12,12 +12,12 @@ from torch import nn
 from zipasr.errors import ConfigError
 
 SMALL_MODEL_PARAMETERS = 5_000_000
-"""Below this a second thread costs more than it brings where other programs run: the threads of a small operation wait for
-each other all the time, and each for its turn on a core. Beside two other programs on two cores `tiny` (2 M) takes 3.2
-training steps a second on one thread and 0.9 on two (benchmarks/LOG.md)."""
+"""Below this size a second thread costs more than it gains on a busy machine: the threads of small operations constantly
+wait for each other and for a free core. Beside two other programs on two cores `tiny` (2 M) trains at 3.2 steps per second
+with one thread and 0.9 with two (benchmarks/LOG.md)."""
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
-"""What a model computes in; its weights are float32. `tf32`: float32, but products and convolutions of a GPU round what
-they multiply to 10 bits. `bfloat16` and `float16`: autocast, so that sums, norms and softmax stay in float32."""
+"""Precision of a model's computation; its weights are float32. `tf32`: float32, but matrix products and convolutions on a
+GPU round their inputs to 10 bits. `bfloat16` and `float16`: autocast, so that sums, norms and softmax stay in float32."""
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAX_THREADS = 1024
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -36,25 +36,25 @@ def select_device(name: str = "auto") -> torch.device:
     if kind not in available or (index and not (kind == "cuda" and index.isdigit())):
         raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, but is {name!r}")
     if not available[kind]:
-        raise ConfigError(f"device {name} was asked for, but this machine has none; use --device auto or cpu")
+        raise ConfigError(f"device {name} was requested, but this machine has none; use --device auto or cpu")
     if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name} was asked for, but there are {torch.cuda.device_count()}, counted from 0")
+        raise ConfigError(f"device {name} was requested, but there are {torch.cuda.device_count()}, counted from 0")
     return torch.device(name)
 
 
 def configure_threads(num_threads: int | None = None, *, num_parameters: int) -> int:
-    """Set how many threads of the CPU this process computes with, for a model of so many parameters.
+    """Set the number of CPU threads of this process for a model of `num_parameters` parameters.
 
-    Exported graphs that are opened later take the same number.
+    Exported graphs that are opened later use the same number.
 
     Args:
-        num_threads: how many; None: what OMP_NUM_THREADS says, else 1 for a model below `SMALL_MODEL_PARAMETERS` and
-            PyTorch's choice, one for each core, for others.
+        num_threads: number of threads; None: OMP_NUM_THREADS if set, else 1 for a model below `SMALL_MODEL_PARAMETERS`
+            and PyTorch's default, one per core, for others.
         num_parameters: size of the model.
     Returns:
         The number of threads.
     Raises:
-        ConfigError: it is not from 1 to 1024.
+        ConfigError: `num_threads` is not from 1 to 1024.
     """
     if num_threads is None:
         is_set = any(os.environ.get(name) for name in _THREAD_VARIABLES)
@@ -67,15 +67,15 @@ def configure_threads(num_threads: int | None = None, *, num_parameters: int) ->
 
 
 def split_threads(num_threads: int, *, num_readers: int, device: torch.device) -> tuple[int, int]:
-    """Divide the threads that a training run may use between computing and processes that read data ahead.
+    """Split the threads of a training run between computation and processes that prefetch data.
 
     Args:
-        num_threads: how many in all.
-        num_readers: processes that read ahead, if there is room for them.
-        device: where the model is. Reading takes few percent of the time of a CPU that trains, and so gets at most a
-            quarter of the threads; beside an accelerator one thread is left to the process that feeds it.
+        num_threads: total number of threads.
+        num_readers: desired number of prefetching processes.
+        device: device of the model. On a CPU reading takes a few percent of the time and thus gets at most a quarter of the
+            threads; with an accelerator one thread remains for the process that feeds it.
     Returns:
-        Threads that compute, and processes that read; `num_threads` together.
+        Number of compute threads and of reading processes; `num_threads` in total.
     Raises:
         ConfigError: `num_threads` is not from 1 to 1024.
     """
@@ -91,14 +91,14 @@ def _check_threads(num_threads: int) -> None:
 
 
 def check_precision(precision: str, device: torch.device, *, is_training: bool = False) -> None:
-    """See that a device can compute in a precision, by doing so for a convolution and a linear layer.
+    """Check that a device supports a precision, by running a convolution and a linear layer in it.
 
     Args:
         precision: one of `Precision`.
-        device: where to try.
+        device: device to check.
         is_training: whether gradients are needed too.
     Raises:
-        ConfigError: there is no such precision, or the device cannot compute in it.
+        ConfigError: the precision is unknown, or the device does not support it.
     """
     if precision not in DTYPES:
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but is {precision!r}")
@@ -120,14 +120,14 @@ def check_precision(precision: str, device: torch.device, *, is_training: bool =
         is_able, reason = False, str(error).splitlines()[0]
     if not is_able:
         verb = "train" if is_training else "compute"
-        raise ConfigError(f"precision {precision} was asked for, but {device} cannot {verb} in it ({reason}); use float32")
+        raise ConfigError(f"precision {precision} was requested, but {device} cannot {verb} in it ({reason}); use float32")
 
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute in a precision inside a block.
+    """Context manager: compute in `precision` inside the block.
 
-    On CUDA, float32 means float32 here: PyTorch's own default lets convolutions round to TF32.
+    On CUDA, float32 means true float32: PyTorch's default lets convolutions round to TF32.
     """
     with _tf32(precision == "tf32") if device.type == "cuda" else nullcontext():
         dtype = DTYPES[precision]
@@ -148,11 +148,11 @@ def _tf32(is_on: bool) -> Iterator[None]:
 
 @contextmanager
 def fast_matmul(device: torch.device) -> Iterator[None]:
-    """Let float32 matrix products on a CPU go through oneDNN, where that loses no precision, inside a block.
+    """Context manager: use oneDNN for float32 matrix products on a CPU, if that loses no precision.
 
-    PyTorch sends them to MKL unless told that lower precision would do; on AMD processors with AVX-512 oneDNN is 2 to 4
-    times as fast (benchmarks/LOG.md) and just as exact. Where oneDNN would really round to bfloat16 (processors with
-    AMX), nothing changes, nor on other devices.
+    PyTorch uses MKL unless lower precision is allowed. On AMD processors with AVX-512 oneDNN is 2 to 4 times as fast
+    (benchmarks/LOG.md) and equally exact. Nothing changes where oneDNN would actually round to bfloat16 (processors with
+    AMX) and on other devices.
     """
     before = torch.get_float32_matmul_precision()
     if device.type != "cpu" or before == "medium" or not _is_onednn_exact():
@@ -167,7 +167,7 @@ def fast_matmul(device: torch.device) -> Iterator[None]:
 
 @functools.cache
 def _is_onednn_exact() -> bool:
-    """Whether products under `medium` precision agree with float64 as float32 should, on this machine."""
+    """Whether matrix products under `medium` precision have float32 accuracy on this machine."""
     before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(64, 256, generator=generator), torch.randn(256, 64, generator=generator)

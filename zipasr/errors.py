@@ -1,12 +1,12 @@
-"""The exceptions of zipasr, one tree. Messages say what was expected, what came instead, and how to mend it.
+"""The exceptions of zipasr, in one tree. Messages state the expected value, the actual value, and how to fix it.
 
-`ValueError` is kept for a caller's wrong argument; everything below concerns things outside the program: files,
+`ValueError` is for a caller's invalid argument; the exceptions below concern things outside the program: files,
 checkpoints, configurations, peers.
 """
 
 
 class ZipasrError(Exception):
-    """Base of every error that zipasr raises about the world outside it."""
+    """Base class of all errors of zipasr that concern files, checkpoints, configurations or peers."""
 
 
 class AudioError(ZipasrError):
@@ -22,7 +22,7 @@ class CheckpointError(ZipasrError):
 
 
 class ConfigError(ZipasrError, ValueError):
-    """A configuration contradicts itself or names something that does not exist."""
+    """A configuration is inconsistent or names something that does not exist."""
 
 
 class ProtocolError(ZipasrError):
@@ -30,4 +30,4 @@ class ProtocolError(ZipasrError):
 
 
 class ExportError(ZipasrError):
-    """An exported graph does not do what its model does, or does it too badly."""
+    """An exported graph does not compute what its model does, or not accurately enough."""

@@ -17,18 +17,18 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
 
 PADDING_VALUE = -23.025850929940457
-"""log(1e-10): what batches of features are padded with, as the published models were trained and are decoded."""
+"""log(1e-10): padding value of feature batches, as in training and decoding of the published models."""
 
 _FRAME_SHIFT_SAMPLES = 160
 _FRAME_LENGTH_MS, _FRAME_SHIFT_MS = 25.0, 10.0
 _FFT_SAMPLES = 512
-# One second a call: 60 s of sound cost 54 ms on one core from blocks of 0.5 to 60 s alike, and memory stays small.
+# One second per call: 60 s of audio take 54 ms on one core with blocks of 0.5 to 60 s alike, and memory stays small.
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True, kw_only=True)
 class FbankConfig:
-    """Filters of the front end. The defaults are those of every published Zipformer."""
+    """Feature configuration: the mel filters. The defaults are those of every published Zipformer."""
 
     num_mel_bins: int = 80
     """Number of triangular mel filters F."""
@@ -47,7 +47,7 @@ class FbankConfig:
             )
         if self.num_mel_bins < 3:
             raise ConfigError(f"Expected at least 3 mel bins, got num_mel_bins={self.num_mel_bins}.")
-        # The C++ code refuses a filter without a single FFT bin too, but without saying which setting is at fault.
+        # The C++ code also rejects a filter without an FFT bin, but does not say which setting is wrong.
         edges_mel = np.linspace(_mel(self.low_freq_hz), _mel(top_hz), self.num_mel_bins + 2)
         bins_mel = _mel(np.arange(_FFT_SAMPLES // 2) * SAMPLE_RATE_HZ / _FFT_SAMPLES)
         first_inside = np.searchsorted(bins_mel, edges_mel[:-2], side="right")
@@ -60,7 +60,7 @@ class FbankConfig:
 
 
 class Fbank:
-    """Compute the filterbank of whole recordings, or start a stream for sound that is still coming in."""
+    """Filterbank features of whole recordings, or of a stream whose audio is still arriving."""
 
     def __init__(self, config: FbankConfig | None = None) -> None:
         self.config = config or FbankConfig()
@@ -83,14 +83,14 @@ class Fbank:
         return (num_samples + _FRAME_SHIFT_SAMPLES // 2) // _FRAME_SHIFT_SAMPLES
 
     def stream(self) -> "FbankStream":
-        """Start a recording that arrives in pieces."""
+        """A new stream for a recording that arrives in pieces."""
         return FbankStream(self.config)
 
 
 class FbankStream:
-    """Filterbank of one recording in pieces: the frames of any split, concatenated, are bit for bit those of one call.
+    """Filterbank of one recording in pieces: for any split, the concatenated frames are bit-identical to one call.
 
-    Frames come out as soon as the samples under them are there: 280 samples (17.5 ms) after their time, or at the end.
+    A frame is returned as soon as its samples are there: 280 samples (17.5 ms) after its time, or at the end.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -103,7 +103,7 @@ class FbankStream:
         """Add samples and return the frames that they complete.
 
         Args:
-            samples: (samples,) floats at 16 kHz in about [-1, 1]; any number, none included.
+            samples: (samples,) floats at 16 kHz in about [-1, 1]; any number, including 0.
         Returns:
             (t, F) float32 at 100 Hz, t from 0.
         Raises:
@@ -120,8 +120,8 @@ class FbankStream:
         values = values.astype(np.float32, copy=False)
         frames = []
         for start in range(0, len(values), _BLOCK_SAMPLES):
-            # array: the binding walks over a Python sequence, and over this one faster than over numpy (54 : 74 ms a
-            # minute of sound), without the memory that a list of floats takes.
+            # array: the binding iterates over a Python sequence; this is faster than numpy (54 instead of 74 ms per
+            # minute of audio) and takes less memory than a list of floats.
             block = array("f", values[start : start + _BLOCK_SAMPLES].tobytes())
             self._extractor.accept_waveform(SAMPLE_RATE_HZ, block)
             frames.append(self._take())
@@ -143,7 +143,7 @@ class FbankStream:
             raise RuntimeError("Expected a stream that is still open, got a finished one; start another with stream().")
 
     def _take(self) -> Tensor:
-        """Copy the new frames out (the binding gives them one by one: 4 ms a minute of sound) and free them inside."""
+        """Copy the new frames (the binding returns them one by one: 4 ms per minute of audio) and free them inside."""
         num_new = self._extractor.num_frames_ready - self._num_taken
         frames = np.empty((num_new, self._num_mel_bins), np.float32)
         for index in range(num_new):
@@ -158,7 +158,7 @@ def _mel(freq_hz: float | np.ndarray) -> np.ndarray:
 
 
 def _options(config: FbankConfig) -> kaldi_native_fbank.FbankOptions:
-    # Everything that matters is written out, so that another default in a later version of the library changes nothing.
+    # All relevant options are explicit, so that a changed default in a later version of the library has no effect.
     options = kaldi_native_fbank.FbankOptions()
     frame = options.frame_opts
     frame.samp_freq = float(SAMPLE_RATE_HZ)

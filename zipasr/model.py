@@ -1,7 +1,7 @@
-"""The whole recogniser: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
+"""The complete model: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
 
-Features (N, T, 80) at 100 Hz go in; `encode` gives frames at 25 Hz, `loss` a dict of losses. The model is also the
-`Scorer` that the searches run on.
+Input are features (N, T, 80) at 100 Hz; `encode` returns frames at 25 Hz, `loss` a dict of losses. The model is also the
+`Scorer` that the searches use.
 """
 
 import dataclasses
@@ -46,25 +46,25 @@ EncoderConfig = ZipformerConfig | ConformerConfig | SqueezeformerConfig | Branch
 
 @dataclass(frozen=True, kw_only=True)
 class AsrConfig:
-    """Everything that fixes the shape of a model. The defaults are the published Zipformer-M transducer."""
+    """Complete shape of a model: features, encoder and heads. The defaults are the published Zipformer-M transducer."""
 
     vocab_size: int = 500
-    """Size V of the vocabulary, the blank included."""
+    """Vocabulary size V, including the blank."""
     features: FbankConfig = field(default_factory=FbankConfig)
-    """What the model listens to."""
+    """Feature configuration."""
     encoder: EncoderConfig = field(default_factory=ZipformerConfig)
-    """The encoder: Zipformer, or one to compare with."""
+    """The encoder: Zipformer or a baseline."""
     transducer: TransducerConfig | None = field(default_factory=TransducerConfig)
     """The transducer head, or None."""
     ctc: CtcConfig | None = None
     """The CTC head, or None."""
     attention: AttentionConfig | None = None
-    """The attention decoder, beside one of the others, or None."""
+    """The attention decoder, in addition to another head, or None."""
 
     def __post_init__(self) -> None:
         if self.transducer is None and self.ctc is None:
-            beside = "" if self.attention is None else " (the attention decoder only rescores what these find)"
-            raise ConfigError(f"a model must have a head, but transducer and ctc are both None; switch one on{beside}")
+            note = "" if self.attention is None else " (the attention decoder only rescores their hypotheses)"
+            raise ConfigError(f"a model must have a head, but transducer and ctc are both None; set one of them{note}")
         if self.vocab_size < 2:
             raise ConfigError(f"vocab_size must be at least 2, but is {self.vocab_size}")
         if self.encoder.num_features != self.features.num_mel_bins:
@@ -77,7 +77,7 @@ class AsrConfig:
 def make_encoder(
     config: EncoderConfig,
 ) -> Zipformer | Conformer | Squeezeformer | Branchformer | EBranchformer:
-    """The encoder that a configuration describes, with random weights."""
+    """The encoder of a configuration, with random weights."""
     if isinstance(config, ZipformerConfig):
         return Zipformer(config)
     if isinstance(config, ConformerConfig):
@@ -90,7 +90,7 @@ def make_encoder(
 
 
 class AsrModel(nn.Module):
-    """Encoder and heads."""
+    """Encoder and heads: losses in training, scores for the searches in inference."""
 
     def __init__(self, config: AsrConfig) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class AsrModel(nn.Module):
     ) -> Encoded:
         """Encode a padded batch of features.
 
-        As in the original, Conv-Embed sees the padding of shorter utterances, so the last frames of an utterance depend
-        on what follows it. Pad every utterance by 24 or more frames of `features.PADDING_VALUE` that `lens` does not
-        count, as the recogniser does, and results no longer depend on the batch.
+        As in the original, Conv-Embed processes the padding of shorter utterances, so the last frames of an utterance
+        depend on what follows it. If every utterance is padded by 24 or more frames of `features.PADDING_VALUE` that
+        `lens` does not count, as in the recognizer, results do not depend on the batch.
 
         Args:
             features: (N, T, F) at 100 Hz.
@@ -134,7 +134,7 @@ class AsrModel(nn.Module):
             chunk_frames_50hz: see `Zipformer.forward`.
             left_context_frames_50hz: see `Zipformer.forward`.
         Raises:
-            ValueError: shapes disagree, or chunks are asked of a model that is not causal.
+            ValueError: shapes disagree, or chunks are requested from a model that is not causal.
         """
         if isinstance(self.encoder, Zipformer):
             return self.encoder(
@@ -147,12 +147,12 @@ class AsrModel(nn.Module):
             if frames not in (None, -1):
                 raise ValueError(
                     f"{name}_frames_50hz must be -1 for {type(self.encoder).__name__}, but is {frames}; only a causal "
-                    "Zipformer works in chunks"
+                    "Zipformer encodes in chunks"
                 )
         return self.encoder(features, lens)
 
     def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> StreamState:
-        """The state of `batch_size` streams that have heard nothing; see `Zipformer.initial_state`."""
+        """The state of `batch_size` new streams; see `Zipformer.initial_state`."""
         return self._streaming_encoder().initial_state(
             batch_size, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
         )
@@ -168,15 +168,15 @@ class AsrModel(nn.Module):
 
         Args:
             features: (N, 2 C + 13, F) windows at 100 Hz.
-            lens: (N,) features of each window that are sound.
-            states: what each stream remembers.
+            lens: (N,) valid features of each window.
+            states: state of each stream.
         Returns:
-            Frames of all streams, and what each remembers for its next chunk; those hold no memory of each other.
+            Frames of all streams, and the next state of each; the states share no memory.
         Raises:
-            ValueError: states differ in chunk, left context or model, or do not fit the windows.
+            ValueError: states differ in chunk, left context or model, or do not match the windows.
         """
         encoded, after = self.encode_chunk(features, lens, StreamState.stack(states))
-        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
+        # Copied, or a paused stream would keep the whole batch of its last chunk in memory.
         return encoded, [
             StreamState.from_flat([tensor.clone() for tensor in state.to_flat()], chunk_frames_50hz=state.chunk_frames_50hz)
             for state in after.unstack()
@@ -188,7 +188,7 @@ class AsrModel(nn.Module):
         return self.encoder
 
     def loss(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Losses of the heads that are on, each summed over the batch, in nats; see `head_losses`.
+        """Losses of the configured heads, each summed over the batch, in nats; see `head_losses`.
 
         Args:
             features: (N, T, F) at 100 Hz, or (2N, T, F) for two views of every utterance.
@@ -199,7 +199,7 @@ class AsrModel(nn.Module):
         return self.head_losses(self.encode(features, lens), labels_NS, label_lens)
 
     def head_losses(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """`loss` for frames that are already encoded: "simple" and "pruned", "ctc", "attention", "consistency".
+        """`loss` of frames that are already encoded: "simple" and "pruned", "ctc", "attention", "consistency".
 
         With 2N rows of frames for N rows of labels, rows n and N + n are two views of one utterance. Every loss is then
         the mean of both views, and "consistency" is half the sum of their divergences from each other (CR-CTC).
@@ -211,7 +211,7 @@ class AsrModel(nn.Module):
         if num_rows == size:
             return self._head_losses(encoded, labels_NS, label_lens)
         if num_rows != 2 * size:
-            raise ValueError(f"there must be one or two views of {size} labelled utterances, but {num_rows} rows of frames")
+            raise ValueError(f"there must be one or two views of {size} labeled utterances, but {num_rows} rows of frames")
         if self.ctc is None:
             raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
         losses = self._head_losses(encoded, labels_NS.repeat(2, 1), label_lens.repeat(2), has_two_views=True)
@@ -230,10 +230,10 @@ class AsrModel(nn.Module):
         return losses
 
     def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Same as `loss`, so that wrappers for data parallelism see it."""
+        """Same as `loss`, for wrappers such as DistributedDataParallel."""
         return self.loss(features, lens, labels_NS, label_lens)
 
-    # What makes the model a Scorer.
+    # The Scorer protocol of the searches.
 
     @property
     def blank_id(self) -> int:
@@ -242,7 +242,7 @@ class AsrModel(nn.Module):
 
     @property
     def context_size(self) -> int:
-        """Labels that the predictor sees; 0 without a transducer head."""
+        """Number of previous labels that the predictor receives; 0 without a transducer head."""
         return self.transducer.config.context_size if self.transducer is not None else 0
 
     @property
@@ -261,11 +261,11 @@ class AsrModel(nn.Module):
         return self.attention is not None
 
     def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
+        """Number of frames at 25 Hz for `num_frames` features at 100 Hz; 0 if there are too few."""
         return self.encoder.output_length(num_frames)
 
     def project_frames(self, frames_NTD: Tensor) -> Tensor:
-        """Frames (N, T, D) as the joiner takes them, (N, T, J)."""
+        """Project frames (N, T, D) to the joiner's input, (N, T, J)."""
         return self._transducer().joiner.encoder_proj(frames_NTD)
 
     def predict(self, contexts_MC: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class AsrModel(nn.Module):
         return self.ctc(frames_NTD)
 
     def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
-        """Log-probability (N, K, S + 1) that the attention decoder gives each label, and the end, of K sequences each."""
+        """Log-probability (N, K, S + 1) under the attention decoder of each label, and of eos, of K sequences each."""
         if self.attention is None:
             raise ValueError("this model has no attention decoder; use a search without rescoring")
         return self.attention.log_probs(encoded, labels_NKS, label_lens_NK)
@@ -325,10 +325,10 @@ class AsrModel(nn.Module):
 
 
 def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
-    """The model folder that `path` stands for: itself, or `model` inside it if it is the folder of a training run.
+    """The model folder at `path`: `path` itself, or its `model` subfolder if it is the folder of a training run.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: `path` is neither.
     """
     path = Path(path)
     for folder in (path, path / MODEL_SUBFOLDER):
@@ -343,10 +343,10 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
-    """Copy named tensors into a model that has exactly these names and shapes.
+    """Copy named tensors into a model with exactly these names and shapes.
 
     Raises:
-        CheckpointError: a name is missing or left over, or a shape differs.
+        CheckpointError: a name is missing or unknown, or a shape differs.
     """
     own = model.state_dict()
     wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
@@ -358,7 +358,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"{source} does not fit the configuration beside it: {'; '.join(wrong[:5])}{more}")
+        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
     model.load_state_dict(tensors)
 
 
@@ -392,8 +392,8 @@ def large() -> AsrConfig:
 def tiny() -> AsrConfig:
     """About 2 M parameters for two CPU cores and under an hour of speech; transducer and CTC head.
 
-    Conv-Embed is narrow and the attention at 50 and 25 Hz has two heads, since those would take most of the time of so
-    small a model.
+    Conv-Embed is narrow and the attention at 50 and 25 Hz has two heads, because these would dominate the time of such a
+    small model.
     """
     encoder = ZipformerConfig(
         conv_channels=(4, 16, 24),

@@ -1,4 +1,4 @@
-"""The few figures we draw, each a function from plain numbers to a PNG file."""
+"""Figures: training curves, cost of encoders, reliability of confidences; each function maps plain numbers to a PNG."""
 
 import itertools
 import math
@@ -26,10 +26,10 @@ class _Panel(NamedTuple):
 
     title: str
     curves: tuple[tuple[str, str], ...]
-    """Name in the log, and what the legend says."""
+    """Name in the log, and label in the legend."""
     is_log: bool = False
     kind: str = "train"
-    """Which lines of the log: train or dev."""
+    """Kind of the log lines that are drawn: train or dev."""
 
 
 _PANELS = (
@@ -37,7 +37,7 @@ _PANELS = (
     _Panel("gradient norm", (("grad_norm", "gradient norm"),), is_log=True),
     _Panel("clipping", (("clip_factor", "factor of the last batch"), ("clip_rate", "share of batches"))),
     _Panel("scale of the loss (float16)", (("loss_scale", "scale"),), is_log=True),
-    _Panel("hours of sound per hour", (("hours_per_hour", "speed"),)),
+    _Panel("hours of audio per hour", (("hours_per_hour", "speed"),)),
     _Panel("peak memory (GiB)", (("memory_gib", "memory"),)),
     _Panel("share of labels in bursts, dev", (("burst_share", "all but the first label of each frame"),), kind="dev"),
     _Panel("delay of labels against CTC, dev (s)", (("delay_s", "delay"),), kind="dev"),
@@ -47,10 +47,10 @@ _COLUMNS = 3
 
 
 def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Draw what a run has logged over its batches: losses, error rates, and below them rates, gradients, speed, memory, and
-    how labels are emitted on dev.
+    """Draw the log of a run over its batches: losses and error rates, then learning rate, gradients, speed, memory, and the
+    emission of labels on dev.
 
-    A panel is drawn for what there is. Values that are no finite numbers are left out.
+    Panels without data are omitted. Values that are not finite are skipped.
 
     Args:
         lines: entries of `metrics.jsonl`: "kind" (train or dev), "batch", and numbers by name; losses in nats per second.
@@ -61,7 +61,7 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["batch"])
     dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["batch"])
     if not train and not dev:
-        raise DataError("there must be lines of metrics to draw, but there are none yet; train for some more batches")
+        raise DataError("there must be logged metrics to draw, but there are none yet; train for some more batches")
     lines_of = {"train": train, "dev": dev}
     panels = [panel for panel in _PANELS if any(_points(lines_of[panel.kind], name) for name, _ in panel.curves)]
     num_rows = -(-len(panels) // _COLUMNS)
@@ -80,7 +80,7 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
 
 
 def _draw_panel(axes: Any, panel: _Panel, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Lines for training, points for dev; the axis begins at zero, or below it where values do."""
+    """Lines for training, points for dev; the axis starts at zero, or below if values are negative."""
     marker = "o" if panel.kind == "dev" else None
     for color, (name, label) in zip(_COLORS, panel.curves, strict=False):
         _draw(axes, lines, name, color=color, label=label, linewidth=1, marker=marker, markersize=3)
@@ -102,13 +102,13 @@ def _draw_losses(axes: Any, train: Sequence[Mapping[str, Any]], dev: Sequence[Ma
     for name, label, color in _LOSSES:
         _draw(axes, train, name, color=color, label=f"{label}, train", alpha=0.5, linewidth=1)
         _draw(axes, dev, f"{name}_loss", color=color, label=f"{label}, dev (averaged model)", marker="o", markersize=3)
-    axes.set_ylabel("loss (nats per second of sound)")
+    axes.set_ylabel("loss (nats per second of audio)")
     _set_log(axes)
     _finish(axes)
 
 
 def _draw_errors(axes: Any, dev: Sequence[Mapping[str, Any]]) -> None:
-    """Error rates of each search, and where the lowest one is."""
+    """Error rates of each search, with the lowest one marked."""
     for color, (name, label) in zip(_COLORS, [("transducer_wer", "transducer"), ("ctc_wer", "CTC")], strict=False):
         points = _points(dev, name)
         if points:
@@ -121,7 +121,7 @@ def _draw_errors(axes: Any, dev: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _set_log(axes: Any) -> None:
-    """Make the vertical axis logarithmic if all that is drawn is positive."""
+    """Make the vertical axis logarithmic if all values are positive."""
     drawn = [line.get_ydata() for line in axes.lines]
     if not drawn or min(min(values) for values in drawn) <= 0.0:
         return
@@ -150,13 +150,13 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, fl
 
 
 def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str) -> Path:
-    """Draw time and peak memory of encoders over the size of their models, a line for each family.
+    """Draw time and peak memory of encoders over model size, one line per family.
 
     Args:
         models: "family", "label" (the size within it, "" for none), "params_m" (millions), "time_s" (seconds a batch) and
             "peak_mib" (or None) of each model; in any order.
         path: PNG to write.
-        title: says what was measured, and where.
+        title: title of the figure: what was measured, and where.
     Raises:
         DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
     """
@@ -195,20 +195,20 @@ def _draw_families(axes: Any, models: Sequence[Mapping[str, Any]], name: str) ->
 
 
 def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], path: str | os.PathLike[str]) -> Path:
-    """Draw what share of words is right against how sure a recogniser is of them; on the diagonal both are the same.
+    """Draw a reliability diagram: the share of correct words over their confidence, with the diagonal for reference.
 
     Args:
-        curves: by what the legend says, (mean confidence, share of right words, number of words) for each bin.
+        curves: label in the legend -> (mean confidence, share of correct words, number of words) of each bin.
         path: PNG to write.
     Raises:
         DataError: the file cannot be written, or matplotlib is not installed.
     """
     figure = _new_figure(figsize=(5.5, 5.5))
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=1, linestyle="--", label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=1, linestyle="--", label="perfectly calibrated")
     for color, marker, (name, bins) in zip(_COLORS, _MARKERS, curves.items(), strict=False):
         axes.plot([b[0] for b in bins], [b[1] for b in bins], color=color, marker=marker, linewidth=1.5, label=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of words that are right")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of correct words")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
     return _save(figure, path)
@@ -225,6 +225,6 @@ def _new_figure(figsize: tuple[float, float]) -> Any:
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     try:
         figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no format of a picture
+    except (OSError, ValueError) as error:  # ValueError: the file extension is not an image format
         raise DataError(f"the figure cannot be written to {path}: {error}; name a .png in a folder that exists") from error
     return Path(path)

@@ -1,8 +1,8 @@
-"""Whole-model configurations of the paper by name: Zipformer, the encoders it is compared with, and its ablations; and
-what the paper says of their size and cost.
+"""Model configurations of the paper by name: Zipformer, the encoders it is compared with, and its ablations; and their
+published sizes and costs.
 
-A preset is a function without arguments that returns an `AsrConfig`; `PRESETS` names them. Shapes and sizes only: how a
-model is trained is a recipe's business.
+A preset is a function without arguments that returns an `AsrConfig`; `PRESETS` lists them. Presets define only the shape
+of a model; recipes define its training.
 Source: Yao et al. 2024, arXiv:2310.11230, tables 1, 2 and 5.
 """
 
@@ -35,13 +35,13 @@ def _with_ctc(encoder: SqueezeformerConfig) -> AsrConfig:
 
 
 def _with_ctc_and_attention(encoder: BranchformerConfig | EBranchformerConfig) -> AsrConfig:
-    """A Branchformer of either kind as published: CTC and an attention decoder of the encoder's width over 5000 labels."""
+    """A (E-)Branchformer as published: CTC and an attention decoder of the encoder's width over 5000 labels."""
     decoder = AttentionConfig(dim=encoder.channels, attention_dim=encoder.channels, num_heads=encoder.num_heads)
     return AsrConfig(vocab_size=5000, encoder=encoder, transducer=None, ctc=CtcConfig(), attention=decoder)
 
 
 def ablated_medium(ablation: AblationConfig) -> AsrConfig:
-    """Zipformer-M with an ingredient left out or replaced."""
+    """Zipformer-M with a component removed or replaced."""
     return AsrConfig(encoder=ZipformerConfig(ablation=ablation))
 
 
@@ -73,7 +73,7 @@ ABLATIONS: dict[str, AblationConfig] = {
     "medium-no-whitener": AblationConfig(has_whitener=False),
     "medium-no-constraints": AblationConfig(has_balancer=False, has_whitener=False),
 }
-"""What the paper's tables 5 and 6 leave out of Zipformer-M; `medium-adam-norms` is the model to train with Adam."""
+"""Ablations of Zipformer-M in the paper's tables 5 and 6; `medium-adam-norms` is the model to train with Adam."""
 
 PRESETS: dict[str, Callable[[], AsrConfig]] = {
     "tiny": model.tiny,
@@ -96,19 +96,19 @@ PRESETS: dict[str, Callable[[], AsrConfig]] = {
     "medium-no-downsampling": medium_without_downsampling,
     **{name: functools.partial(ablated_medium, ablation) for name, ablation in ABLATIONS.items()},
 }
-"""Every preset by its name."""
+"""All presets by name."""
 
 ALIASES = {"zipformer-s": "small", "zipformer-m": "medium", "zipformer-l": "large"}
-"""Second names of presets: as the paper's tables call them."""
+"""Aliases of presets: their names in the paper's tables."""
 
 
 def preset_names() -> list[str]:
-    """Every name that `find_preset` knows."""
+    """All names that `find_preset` accepts, aliases included."""
     return [*PRESETS, *ALIASES]
 
 
 def find_preset(name: str) -> AsrConfig:
-    """The configuration called `name`.
+    """The configuration of the preset `name`.
 
     Raises:
         ConfigError: there is no such preset; the message lists the nearest names.
@@ -120,13 +120,13 @@ def find_preset(name: str) -> AsrConfig:
 
 
 def find_config(name_or_folder: str | os.PathLike[str]) -> AsrConfig:
-    """The configuration of a preset, or of the model in a folder (a model's own or that of a training run).
+    """The configuration of a preset, or of the model in a folder (a model folder or that of a training run).
 
-    A preset comes before a folder of the same name; write ./small for the folder. Weights are not read.
+    A preset takes precedence over a folder of the same name; write ./small for the folder. Weights are not read.
 
     Raises:
-        ConfigError: it is neither a preset nor a folder; the message lists the nearest names.
-        CheckpointError: there is a folder, but no model in it.
+        ConfigError: `name_or_folder` is neither a preset nor a folder; the message lists the nearest names.
+        CheckpointError: the folder contains no model.
     """
     name = os.fspath(name_or_folder)
     if name in PRESETS or name in ALIASES:
@@ -145,23 +145,23 @@ def _nearest(name: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"the presets are {', '.join(preset_names())}"
 
 
-# What the paper says of them.
+# Published sizes and costs.
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model of the paper's tables 2 and 5."""
+    """Published size and cost of a model in the paper's tables 2 and 5."""
 
     title: str
-    """Its name there."""
+    """Name of the model in the table."""
     type: str
-    """Its heads."""
+    """Heads of the model."""
     params_m: float
     """Parameters of the whole model, in millions."""
     gflops: float | None
     """Operations of the encoder for 30 s, in 10^9."""
     head_params: int | None = None
-    """Parameters of the head the count includes, where it is not the head that our preset has."""
+    """Parameters of the head that the count includes, if it differs from the head of our preset."""
 
     @property
     def family(self) -> str:
@@ -170,10 +170,10 @@ class Published:
 
 
 def _conformer_head_params(channels: int, *, vocab_size: int = 500, dim: int = 512) -> int:
-    """Parameters of the transducer head of the paper's own Conformers.
+    """Number of parameters of the transducer head of the paper's own Conformers.
 
-    The encoder ends in a layer to the vocabulary, and so does the predictor (an embedding, a depthwise convolution over
-    two labels and a linear layer); the joiner goes from there to `dim` and back.
+    The encoder ends in a linear layer to the vocabulary, and so does the predictor (an embedding, a depthwise convolution
+    over two labels and a linear layer); the joiner maps from there to `dim` and back.
     """
     encoder_output = (channels + 1) * vocab_size
     predictor = vocab_size * dim + 2 * dim + (dim + 1) * vocab_size
@@ -199,7 +199,7 @@ TABLE_2: dict[str, Published] = {
     "zipformer-m": Published("Zipformer-M", _TRANSDUCER, 65.6, 62.9),
     "zipformer-l": Published("Zipformer-L", _TRANSDUCER, 148.4, 107.7),
 }
-"""The encoders that the paper counted, in its order, by the name of our preset."""
+"""Table 2 of the paper, in its order, by the name of our preset."""
 
 TABLE_5: dict[str, Published] = {
     "medium-no-downsampling": Published("no temporal downsampling", _TRANSDUCER, 94.2, None),
@@ -212,10 +212,10 @@ TABLE_5: dict[str, Published] = {
     "medium-swish": Published("Swish", _TRANSDUCER, 65.5, None),
     "medium-adam-norms": Published("Adam", _TRANSDUCER, 65.6, None),
 }
-"""The paper's ablations of Zipformer-M, likewise; it does not count their operations."""
+"""The paper's ablations of Zipformer-M, by the name of our preset; operations are not published."""
 
 
 def find_published(name: str) -> Published | None:
-    """What the paper says of the preset called `name`; None if it says nothing."""
+    """Published size and cost of the preset `name`; None if not published."""
     rows = {**TABLE_2, **TABLE_5}
     return next((row for title, row in rows.items() if name in (title, ALIASES.get(title))), None)

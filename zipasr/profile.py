@@ -1,8 +1,8 @@
-"""What an encoder costs: parameters, floating-point operations, time and memory, and the paper's figures to compare with.
+"""Cost of an encoder: parameters, floating-point operations, time and memory, with the paper's figures for comparison.
 
-Operations are counted without computing anything, on the meta device; time and memory are measured in a process of their
-own for each encoder. Input is features (N, T, F) at 100 Hz. Run as a module, this file is that process: it reads a
-request as JSON from stdin and writes what it measured to stdout.
+Operations are counted on the meta device, without computation. Time and memory are measured in a separate process per
+encoder. Input is features (N, T, F) at 100 Hz. Run as a module, this file is that process: it reads a request as JSON
+from stdin and writes the measurement to stdout.
 """
 
 import copy
@@ -44,32 +44,32 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Measured:
-    """Time and memory of an encoder pass."""
+    """Measured time and memory of an encoder pass."""
 
     device: str
     batch: int
-    """Utterances N."""
+    """Batch size N."""
     seconds: float
-    """Length of each."""
+    """Length of each utterance."""
     threads: int
-    """Threads of the processor that PyTorch used."""
+    """Number of CPU threads that PyTorch used."""
     time_s: float
-    """Median over the repeats."""
+    """Median time of a pass over the repeats."""
     min_s: float
     max_s: float
     peak_mib: float | None
-    """Most memory in use during a pass, less what model and input take; None where the device does not tell (MPS)."""
+    """Peak memory during a pass, minus that of model and input; None if the device does not report it (MPS)."""
 
     @property
     def setting(self) -> str:
-        """What was measured where, for people."""
+        """Human-readable description of batch, device and threads."""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
         return f"{self.batch} x {self.seconds:g} s on {self.device}{threads}"
 
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """Everything about one model."""
+    """Size and cost of one model, with published and measured figures if there are any."""
 
     name: str
     params: int
@@ -78,12 +78,12 @@ class ModelProfile:
     flops: int
     """Operations of the encoder for 30 s."""
     published: Published | None = None
-    """What the paper says of it."""
+    """Published figures, if the paper has the model."""
     measured: Measured | None = None
 
     @property
     def published_like_params(self) -> int:
-        """Parameters with the head that the published count includes."""
+        """Number of parameters with the head that the published count includes."""
         if self.published is None or self.published.head_params is None:
             return self.params
         return self.encoder_params + self.published.head_params
@@ -95,12 +95,12 @@ class ModelProfile:
 
     @property
     def params_difference(self) -> float | None:
-        """How many more parameters there are than published, in percent."""
+        """Difference from the published number of parameters, in percent."""
         return None if self.published is None else _percent(self.published_like_params / 1e6, self.published.params_m)
 
     @property
     def gflops_difference(self) -> float | None:
-        """How many more operations there are than published, in percent."""
+        """Difference from the published number of operations, in percent."""
         if self.published is None or self.published.gflops is None:
             return None
         return _percent(self.gflops, self.published.gflops)
@@ -125,12 +125,12 @@ def _percent(ours: float, published: float) -> float:
 
 
 def profile_model(name: str, config: AsrConfig, measured: Measured | None = None) -> ModelProfile:
-    """Count parameters and operations of a model that is never built in memory.
+    """Count parameters and operations of a model without allocating it.
 
     Args:
-        name: what to call it; the paper's figures for a preset of this name stand beside ours.
-        config: the model.
-        measured: what `profile_encoder` gave, to go with it.
+        name: name of the model; if it is a published preset, the paper's figures are included.
+        config: configuration of the model.
+        measured: result of `profile_encoder`, to be included.
     """
     with torch.device("meta"):
         whole = AsrModel(config)
@@ -166,20 +166,20 @@ def plot_profiles(profiles: Sequence[ModelProfile], path: str | os.PathLike[str]
 
 
 def count_params(module: nn.Module) -> int:
-    """Number of parameters, those that are not trained included."""
+    """Number of parameters, including frozen ones."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_flops(encoder: nn.Module, num_frames: int = PAPER_FRAMES, *, num_features: int = 80) -> int:
     """Floating-point operations of an encoder for one utterance in eval mode, by the rule behind the paper's table.
 
-    A product in a linear layer, convolution or attention is 2; so are the elements that a Bypass gives. The bias of a
-    convolution, an activation, a softmax and the input of a sum are 1 per element, normalisation is 5. Plain additions
-    and multiplications, embeddings and dropout are not counted, nor are activations that are fused with the linear layer
-    behind them (SwooshLinear).
+    A product in a linear layer, convolution or attention counts 2, and so does an output element of a Bypass. The bias of
+    a convolution, an activation, a softmax and the input of a sum count 1 per element, normalization 5. Plain additions
+    and multiplications, embeddings and dropout are not counted, nor are activations that are fused with the following
+    linear layer (SwooshLinear).
 
     Args:
-        encoder: takes features (1, T, F) and lens (1,); any device. It is not changed and needs no more memory.
+        encoder: takes features (1, T, F) and lens (1,); on any device. It is not modified, and no memory is allocated.
         num_frames: T, at 100 Hz.
         num_features: F.
     Source: Yao et al. 2024, arXiv:2310.11230, table 2; tests/test_profile.py::test_published_flops has its figures.
@@ -228,11 +228,11 @@ _ELEMENTWISE_COSTS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "native_layer_norm": _per_input(5),
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training"), _per_input(2)),  # scale and shift
 }
-"""By the name of the ATen operator, in place or not: operations besides its products, from its arguments and output."""
+"""Name of an ATen operator, in place or not -> function of its arguments and output that counts its other operations."""
 
 
 class _ElementwiseCounter(TorchDispatchMode):
-    """Adds up what `_ELEMENTWISE_COSTS` says of every operator that runs inside the block."""
+    """Sums `_ELEMENTWISE_COSTS` over all operators that run inside the block."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class _ElementwiseCounter(TorchDispatchMode):
                 part.register_forward_pre_hook(self._pause)
                 part.register_forward_hook(self._go_on)
             elif isinstance(part, ConvNeXt):
-                # To the paper these are 1x1 convolutions, whose bias counts, where that of a linear layer does not.
+                # The paper treats these as 1x1 convolutions, whose bias counts, unlike that of a linear layer.
                 part.pointwise1.register_forward_hook(self._count_bias)
                 part.pointwise2.register_forward_hook(self._count_bias)
 
@@ -273,18 +273,18 @@ def profile_encoder(
     device: str = "auto",
     repeats: int = 5,
 ) -> Measured:
-    """Measure time and peak memory of encoder passes (eval, float32, random weights and input), in a process of their own.
+    """Measure time and peak memory of encoder passes (eval, float32, random weights and input) in a separate process.
 
     Args:
-        config: the model; its heads take no part.
-        batch: utterances at a time; by default 30 on a GPU, as in the paper, and 1 elsewhere.
-        seconds: length of each.
-        threads: threads of the processor; by default PyTorch's choice.
+        config: configuration of the model; its heads are not used.
+        batch: batch size; by default 30 on a GPU, as in the paper, and 1 elsewhere.
+        seconds: length of each utterance.
+        threads: number of CPU threads; by default PyTorch's choice.
         device: see `select_device`.
-        repeats: passes that count; one more goes before them.
+        repeats: measured passes, after one warm-up pass.
     Raises:
         ConfigError: a number is out of range or there is no such device.
-        ZipasrError: the pass fails, for lack of memory, for one.
+        ZipasrError: the pass fails, for example for lack of memory.
     """
     kind = select_device(device)
     batch = default_batch(kind) if batch is None else batch
@@ -305,7 +305,7 @@ def profile_encoder(
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))}
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
-    # -P: the working directory is not searched, whatever lies there.
+    # -P: do not search the working directory for modules.
     command = [sys.executable, "-P", "-m", "zipasr.profile"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=env)
     if done.returncode:
@@ -318,12 +318,12 @@ def profile_encoder(
 
 
 def default_batch(device: torch.device) -> int:
-    """Utterances that `profile_encoder` takes at a time on this device unless told."""
+    """Default batch size of `profile_encoder` on a device."""
     return PAPER_BATCH if device.type == "cuda" else 1
 
 
 def _measure(request: dict[str, Any]) -> Measured:
-    """What a process of its own does: build the encoder, run it, and look at clock and memory."""
+    """Build and run the encoder, and measure time and memory; runs in the separate process."""
     config = from_json(AsrConfig, request["config"])
     device = torch.device(request["device"])
     batch, num_frames = request["batch"], round(request["seconds"] * FEATURE_RATE_HZ)
@@ -363,13 +363,13 @@ def _synchronize(device: torch.device) -> None:
 
 
 def start_of_peak(device: torch.device) -> int | None:
-    """Bytes in use now; the peak counts from here on, where the system allows that."""
+    """Bytes in use now; also resets the peak, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     if device.type == "cpu" and sys.platform == "linux":
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak that building the model left behind
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which building the model has raised
         except OSError:
             pass
         else:
@@ -378,19 +378,19 @@ def start_of_peak(device: torch.device) -> int | None:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """Most bytes in use since the start; None if the device does not tell."""
+    """Peak bytes in use since `start_of_peak`; None if the device does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":
         return None
     if sys.platform == "linux":
-        return process_status("VmHWM")  # unlike ru_maxrss it does not begin with the size of the parent process
+        return process_status("VmHWM")  # unlike ru_maxrss it does not include the size of the parent process
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def process_status(name: str) -> int:
-    """A size in /proc/self/status, in bytes."""
+    """Value of a size field in /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

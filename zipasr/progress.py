@@ -1,4 +1,4 @@
-"""How far a command has come, on stderr: a bar on a terminal; elsewhere, as in a log file, a plain line now and then."""
+"""Progress of a command on stderr: a bar on a terminal; elsewhere, as in a log file, a plain line at intervals."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LINE_INTERVAL_S = 30.0
-"""Seconds between two lines where stderr is not a terminal. What takes less than this prints none."""
+"""Seconds between two lines if stderr is not a terminal. Shorter commands print none."""
 
 _is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 
 
 class Progress:
-    """Counts what is done and shows it; a context manager. Nothing is shown after `close`."""
+    """Context manager that counts finished items and shows them; nothing is shown after `close`."""
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class Progress:
         """Start counting.
 
         Args:
-            name: what is being done, such as `train`.
-            unit: what is counted, in the plural.
-            total: how many there are; None: not known.
-            done: how many were done before.
+            name: name of the task, such as `train`.
+            unit: name of the counted items, in the plural.
+            total: total number of items; None: unknown.
+            done: number of items that are already done.
             is_hidden: whether to show nothing.
-            is_kept: whether the bar stays on the terminal when it is done.
+            is_kept: whether the bar stays on the terminal after `close`.
             is_scaled: whether to write large numbers as 1.2k, 3.4M.
             delay_s: seconds before a bar appears.
-            clock: gives seconds; another one in tests.
+            clock: returns seconds; tests pass their own.
         """
         self.name, self.unit, self.total, self.done = name, unit, total, done
         self._is_scaled, self._clock, self._note = is_scaled, clock, ""
@@ -69,7 +69,7 @@ class Progress:
             )
 
     def update(self, number: float = 1) -> None:
-        """Count so many more."""
+        """Count `number` more items as done."""
         self.done += number
         if self._bar is not None:
             self._bar.update(number)
@@ -78,17 +78,17 @@ class Progress:
             write_line(self.line())
 
     def set_done(self, number: float) -> None:
-        """Say that so many are done."""
+        """Set the number of finished items."""
         self.update(number - self.done)
 
     def note(self, text: str) -> None:
-        """Show `text` behind the count from now on."""
+        """Show `text` after the count from now on."""
         self._note = text
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
     def line(self) -> str:
-        """How far it is, as a line of text."""
+        """The current progress as one line of text."""
         elapsed_s, num_new = self._clock() - self._start, self.done - self._first_done
         parts = [f"{self.name}: {self._count(self.done)} {self.unit}"]
         if self.total:
@@ -101,7 +101,7 @@ class Progress:
         return ", ".join([*parts, *([self._note] if self._note else [])])
 
     def close(self) -> None:
-        """Stop showing anything."""
+        """Stop showing progress."""
         self._has_lines = False
         if self._bar is not None:
             self._bar.close()
@@ -121,7 +121,7 @@ class Progress:
 def track(
     items: Iterable[T], name: str, *, unit: str, total: int | None = None, is_hidden: bool = False, is_kept: bool = False
 ) -> Iterator[T]:
-    """Pass `items` on one by one and show how far they are; `total` is their number where they have no length."""
+    """Yield `items` one by one and show the progress; `total` is their number if they have no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(name, unit=unit, total=total, is_hidden=is_hidden, is_kept=is_kept) as progress:
@@ -138,7 +138,7 @@ def write_line(text: str, *, is_error: bool = False) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show no progress and no lines but errors inside a block."""
+    """Context manager: show no progress, and no lines except errors, inside the block."""
     token = _is_quiet.set(True)
     try:
         yield

@@ -1,10 +1,10 @@
-"""Text to ids and back: a sentencepiece model with the three ids that every published Zipformer recipe starts with.
+"""Text to ids and back: a sentencepiece model with the three special ids of every published Zipformer recipe.
 
-`<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that begins a word begins with ▁
-(U+2581). Text is kept as it is written (no case folding, no Unicode normalisation) except that runs of white
-space become one space. Scripts without spaces have a table of characters instead, as the published Mandarin recipes do:
-every character is an id, and white space is none. It is kept in the same kind of file. This file is the sole owner of the
-special ids, the vocabulary size and the model file.
+`<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that starts a word starts with ▁
+(U+2581). Text is not changed (no case folding, no Unicode normalization) except that runs of white
+space become one space. Scripts without spaces use a table of characters instead, as the published Mandarin recipes do:
+every character is an id, and white space is ignored. It is stored in the same file format. This file is the sole owner of
+the special ids, the vocabulary size and the model file.
 """
 
 import io
@@ -23,8 +23,8 @@ TOKENS_FILE = "tokens.txt"
 
 _WORD_START = "\u2581"
 _SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
-# Sentencepiece drops NUL, refuses lone surrogates and skips every text with its own mark for unknown, ▅. All of them
-# count as unknown characters here: encoded as U+FFFD, which no vocabulary of ours contains.
+# Sentencepiece drops NUL, rejects lone surrogates and skips every text with its own unknown mark, ▅. Here they all
+# count as unknown characters: they are encoded as U+FFFD, which no vocabulary of ours contains.
 _UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
 _UNKNOWN_CHARACTER = "\ufffd"
 _UNKNOWN_SURFACE = "\u2047"
@@ -34,18 +34,18 @@ logger = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """Encode text as ids and decode ids as text. Make one with `train`, `load`, `from_bytes` or `from_tokens`; it can be
-    pickled."""
+    """Encodes text as ids and decodes ids to text. Create one with `train`, `load`, `from_bytes` or `from_tokens`; it can
+    be pickled."""
 
     blank_id: ClassVar[int] = 0
-    """Id of the transducer and CTC blank, which is in no text."""
+    """Id of the transducer and CTC blank, which never occurs in text."""
     sos_eos_id: ClassVar[int] = 1
     """Id of the start and the end of a sentence, for attention decoders and language models."""
     unk_id: ClassVar[int] = 2
-    """Id of characters that the vocabulary lacks."""
+    """Id of characters that are not in the vocabulary."""
 
     def __init__(self, model: bytes) -> None:
-        """Open a serialised sentencepiece model; see `from_bytes`."""
+        """Open a serialized sentencepiece model; see `from_bytes`."""
         self._model = bytes(model)
         self._processor = _open_model(self._model)
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
@@ -61,20 +61,20 @@ class Tokenizer:
 
     @property
     def is_spaceless(self) -> bool:
-        """Whether it is a table of characters, to which white space means nothing."""
+        """Whether this is a table of characters, which ignores white space."""
         return self._ids is not None
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids V, the special ones included."""
+        """Number of ids V, including the special ones."""
         return len(self.pieces)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
         if self._ids is not None:
             return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
-        ids = self._processor.encode(_normalised(text, _UNKNOWN_CHARACTER))
-        # Models of icefall hold <blk> and <sos/eos> as pieces that a text can spell; those are no words of a speaker.
+        ids = self._processor.encode(_normalized(text, _UNKNOWN_CHARACTER))
+        # In icefall's models <blk> and <sos/eos> are pieces that a text can spell; speech never contains them.
         return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -85,7 +85,7 @@ class Tokenizer:
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
-                raise ValueError(f"Expected ids from 0 to {self.vocab_size - 1}, got {i}; is it another tokenizer's?")
+                raise ValueError(f"Expected ids from 0 to {self.vocab_size - 1}, got {i}; is it from another tokenizer?")
         if self._ids is not None:
             pieces = [_UNKNOWN_SURFACE if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
             return "".join(pieces)
@@ -97,12 +97,12 @@ class Tokenizer:
         return {character for character in set(text) if self.unk_id in self.encode(character)}
 
     def spelling(self, text: str) -> str:
-        """Return a text as it stands, or in upper or lower case if the vocabulary can write more of it so: people write
-        names as names are written, models are trained on one case."""
+        """Return a text unchanged, or in upper or lower case if the vocabulary covers more of it that way: users write
+        names in mixed case, models are trained on one case."""
         return min((text, text.upper(), text.lower()), key=lambda version: len(self.unknown_characters(version)))
 
     def starts_word(self, id: int) -> bool:
-        """Return whether the piece of an id begins a word."""
+        """Return whether the piece of an id starts a word."""
         return self.pieces[id].startswith(_WORD_START)
 
     @classmethod
@@ -113,17 +113,17 @@ class Tokenizer:
 
         Args:
             texts: transcripts, one utterance each.
-            kind: how pieces are chosen: `unigram` as in the published English recipes, `bpe`, `char` for single characters
+            kind: kind of pieces: `unigram` as in the published English recipes, `bpe`, `char` for single characters
                 and the space, or `spaceless` for single characters of a script without spaces, as published for Mandarin.
-            vocab_size: number of ids V, the special ones included. Where the texts allow fewer, it is shrunk to
-                what they allow, with a warning in the log. None, for single characters only: every one there is.
+            vocab_size: number of ids V, including the special ones. If the texts allow fewer, it is reduced to
+                that number with a logged warning. None, for single characters only: all characters that occur.
         Raises:
             ConfigError: fewer ids than characters and special pieces (the message states the minimum); unknown kind.
-            DataError: the texts hold no text.
+            DataError: all texts are empty.
         """
         if kind not in ("unigram", "bpe", "char", "spaceless"):
             raise ConfigError(f"Expected a tokenizer kind of unigram, bpe, char or spaceless, got {kind!r}.")
-        lines = [line for line in (_normalised(text, "") for text in texts) if line]
+        lines = [line for line in (_normalized(text, "") for text in texts) if line]
         characters = set().union(*lines) - {" "}
         if not characters:
             raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
@@ -145,7 +145,7 @@ class Tokenizer:
         tokenizer = cls(_table_model(sorted(characters)) if is_table else _train_model(lines, kind, vocab_size))
         if tokenizer.vocab_size < vocab_size:
             logger.warning(
-                "Expected a vocabulary of %d, but the text allows only %d; going on with %d.",
+                "Expected a vocabulary of %d, but the text allows only %d; continuing with %d.",
                 vocab_size,
                 tokenizer.vocab_size,
                 tokenizer.vocab_size,
@@ -154,10 +154,10 @@ class Tokenizer:
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "Tokenizer":
-        """Open a tokenizer from what `to_bytes` returned, or from the content of an icefall `bpe.model`.
+        """Open a tokenizer from the result of `to_bytes`, or from the content of an icefall `bpe.model`.
 
         Raises:
-            CheckpointError: not a whole sentencepiece model, or its first ids are not the special ones.
+            CheckpointError: not a complete sentencepiece model, or its first ids are not the special ones.
         """
         return cls(model)
 
@@ -166,11 +166,11 @@ class Tokenizer:
         """Open the table of a character vocabulary, `tokens.txt` of an icefall recipe's `lang_char` folder.
 
         A line holds a symbol and its id, and the ids are kept: `<blk>` 0, `<sos/eos>` 1, `<unk>` 2, then the characters.
-        Symbols for disambiguation (#0, #1, ...) at the end have no place in a model and are left out.
+        Disambiguation symbols (#0, #1, ...) at the end do not belong in a model and are dropped.
 
         Raises:
             CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ... with the special symbols first, or it is
-                the table of a sentencepiece model, which must be opened itself.
+                the table of a sentencepiece model, which must be opened directly.
         """
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -189,24 +189,24 @@ class Tokenizer:
         pieces = [symbols[i] for i in sorted(symbols)]
         if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != _SPECIAL_PIECES:
             raise CheckpointError(
-                f"Expected the ids 0, 1, 2, ... in {path}, beginning with {', '.join(_SPECIAL_PIECES)}, got "
-                f"{len(symbols)} symbols beginning with {', '.join(pieces[:3]) or 'nothing'}."
+                f"Expected the ids 0, 1, 2, ... in {path}, starting with {', '.join(_SPECIAL_PIECES)}, got "
+                f"{len(symbols)} symbols starting with {', '.join(pieces[:3]) or 'nothing'}."
             )
         if any(_WORD_START in piece for piece in pieces):
             raise CheckpointError(
                 f"Expected a table of characters, got the pieces of a sentencepiece model in {path}; open the bpe.model "
-                "that lies beside it."
+                "next to it."
             )
         if len(set(pieces)) < len(pieces):
-            raise CheckpointError(f"Expected every symbol once in {path}, got one of them again.")
+            raise CheckpointError(f"Expected every symbol once in {path}, got a repeated one.")
         return cls(_table_model(pieces[3:]))
 
     def to_bytes(self) -> bytes:
-        """Return the serialised sentencepiece model."""
+        """Return the serialized sentencepiece model."""
         return self._model
 
     def to_files(self) -> dict[str, bytes]:
-        """Return the files of a checkpoint folder: the model, and `tokens.txt` with a line `symbol id` each."""
+        """Return the files of a checkpoint folder: the model, and `tokens.txt` with one line `symbol id` per id."""
         tokens = "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
         return {MODEL_FILE: self._model, TOKENS_FILE: tokens.encode()}
 
@@ -228,7 +228,7 @@ class Tokenizer:
             raise CheckpointError(f"{path}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.model` and `tokens.txt` (a line `symbol id` each) into a folder, which is made if need be.
+        """Write `tokenizer.model` and `tokens.txt` (one line `symbol id` per id) into a folder, created if missing.
 
         Raises:
             CheckpointError: the files cannot be written.
@@ -249,8 +249,8 @@ class Tokenizer:
         return f"Tokenizer(vocab_size={self.vocab_size})"
 
 
-def _normalised(text: str, replacement: str) -> str:
-    """One space between words and none around; ▁ counts as white space, since that is what it stands for in a piece."""
+def _normalized(text: str, replacement: str) -> str:
+    """Single spaces between words and none around; ▁ counts as white space, which is its meaning in a piece."""
     return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())
 
 
@@ -264,7 +264,7 @@ def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            # Differs: icefall makes these two "user defined", which lets a transcript that spells "<blk>" emit blank.
+            # Differs: icefall makes these two "user defined", so that a transcript that spells "<blk>" encodes to blank.
             control_symbols=list(_SPECIAL_PIECES[:2]),
             unk_id=2,
             bos_id=-1,
@@ -295,10 +295,10 @@ def _open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _is_whole(model: bytes) -> bool:
-    """Whether the pieces (field 1) are followed by the trainer's (2) and the normaliser's (3) settings.
+    """Whether the pieces (field 1) are followed by the trainer's (2) and the normalizer's (3) settings.
 
-    Sentencepiece itself opens a model that was cut between two pieces, with the rest of the vocabulary gone. Raises
-    IndexError or ValueError where the bytes are no protocol buffer.
+    Sentencepiece itself opens a model that was cut between two pieces and silently loses the rest of the vocabulary. Raises
+    IndexError or ValueError if the bytes are not a protocol buffer.
     """
     fields = set()
     position = 0
@@ -323,15 +323,15 @@ def _field(number: int, content: bytes | int) -> bytes:
     return head + size + bytes([length]) + content
 
 
-# Settings of the trainer (model_type CHAR, unk_surface) and of the normaliser (identity, spaces kept as they are), which
-# end the model of a table and tell it from models that sentencepiece has trained.
+# Settings of the trainer (model_type CHAR, unk_surface) and of the normalizer (identity, spaces kept as they are), which
+# end the model of a table and distinguish it from models that sentencepiece has trained.
 _TABLE_END = _field(2, _field(3, 4) + _field(44, _UNKNOWN_SURFACE.encode())) + _field(
     3, _field(1, b"zipasr table") + _field(3, 0) + _field(4, 0) + _field(5, 0)
 )
 
 
 def _table_model(characters: Sequence[str]) -> bytes:
-    """The sentencepiece model (CHAR) whose pieces are the special ones and these, in this order."""
+    """The sentencepiece model (CHAR) whose pieces are the special ones, then the given characters in order."""
     normal, unknown, control = 1, 2, 3
     kinds = (control, control, unknown, *[normal] * len(characters))
     pieces = (*_SPECIAL_PIECES, *characters)

@@ -1,7 +1,7 @@
-"""Files of others: what `torch.save` or safetensors wrote -> Python values, without running code unless told to.
+"""Foreign checkpoint files: `torch.save` or safetensors -> Python values, without running code unless trusted.
 
-A file of `torch.save` is a pickle, that is a program. Only tensors and plain values are read from it here; what needs more
-is refused, with the names it asks for. Our own checkpoints hold no pickles: see `checkpoint.py`.
+A file of `torch.save` is a pickle, which is a program. Only tensors and plain values are read from it; a file that needs
+more is refused, and the message lists the names it needs. Our own checkpoints contain no pickles: see `checkpoint.py`.
 """
 
 import logging
@@ -21,15 +21,15 @@ from zipasr.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 _PATH_MODULES = ("pathlib", "pathlib._local")  # the second since Python 3.13
-# What a checkpoint of a training holds beside tensors: paths and the version of torch. They become pure paths and text,
-# which touch no file and run no code. Nothing else is let in: numpy's scalars, for one, can wrap any object.
+# Training checkpoints contain paths and the version of torch besides tensors. They become pure paths and text, which
+# touch no file and run no code. Nothing else is allowed: numpy's scalars, for example, can wrap any object.
 _HARMLESS: list[Any] = [
     *((PurePosixPath, f"{module}.{name}") for module in _PATH_MODULES for name in ("PosixPath", "PurePosixPath")),
     *((PureWindowsPath, f"{module}.{name}") for module in _PATH_MODULES for name in ("WindowsPath", "PureWindowsPath")),
     (str, "torch.torch_version.TorchVersion"),
 ]
-_SAFE_TORCH = (2, 10)  # the first whose safe loading has no hole that is known
-# What torch raises for bytes that are no checkpoint, or the wrong ones.
+_SAFE_TORCH = (2, 10)  # the first without a known vulnerability in safe loading
+# Exceptions of torch for bytes that are not a checkpoint or are damaged.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -45,11 +45,11 @@ _UNREADABLE = (
 
 
 def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
-    """Return what a file of `torch.save`, or of safetensors, holds; tensors come to the CPU.
+    """Return the content of a file written by `torch.save` or safetensors; tensors are on the CPU.
 
     Args:
         path: the file.
-        trust_pickle: whether a file with more in it than tensors and plain values may run the code that this takes.
+        trust_pickle: whether a file with more than tensors and plain values may run the code it needs.
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or needs code and is not trusted.
     """
@@ -57,7 +57,7 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
         with path.open("rb") as file:
             head = file.read(64)
         if head.startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path} is only a Git LFS pointer; fetch the file it stands for with: git lfs pull")
+            raise CheckpointError(f"{path} is only a Git LFS pointer; download the file itself with: git lfs pull")
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):
@@ -68,13 +68,13 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
     except IsADirectoryError as error:
         raise CheckpointError(f"{path} is a folder; name a file in it, such as pretrained.pt or epoch-30.pt") from error
     except (safetensors.SafetensorError, zipfile.BadZipFile, *_UNREADABLE) as error:
-        # torch's own advice on a pickle that it cannot read is to load it unsafely.
+        # torch's own message on a pickle that it cannot read recommends loading it unsafely.
         reason = "not made of tensors" if isinstance(error, pickle.UnpicklingError) else str(error)[:200]
         raise CheckpointError(f"{path} cannot be read ({reason}); it may be cut short or damaged: copy it again") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse TorchScript, and archives with a record that does not match its checksum, which torch does not compare."""
+    """Raise for TorchScript and for archives with a record that does not match its checksum, which torch does not check."""
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
             raise CheckpointError(
@@ -87,7 +87,9 @@ def _check_archive(path: Path) -> None:
 
 def _unpickle(path: Path, *, trust_pickle: bool) -> Any:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
-        logger.warning("torch %s has a hole in its safe loading (CVE-2026-24747); upgrade torch.", torch.__version__)
+        logger.warning(
+            "torch %s has a vulnerability in its safe loading (CVE-2026-24747); upgrade torch.", torch.__version__
+        )
     with torch.serialization.safe_globals(_HARMLESS):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -103,7 +105,7 @@ def _unpickle(path: Path, *, trust_pickle: bool) -> Any:
                     f"torch.load('{path.name}', weights_only=False)['model']}}, 'pretrained.pt'). If you trust its author "
                     "as you would that of a program, load it with trust_pickle=True"
                 ) from error
-    logger.warning("Running the code that %s asks for (%s), as it is trusted.", path, names)
+    logger.warning("Running the code that %s needs (%s), because it is trusted.", path, names)
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
@@ -114,7 +116,7 @@ def _unpickle(path: Path, *, trust_pickle: bool) -> Any:
 
 
 def _refused_names(path: Path, message: str) -> list[str]:
-    """Classes and functions that a file asks for and that are not on the list of harmless ones."""
+    """Classes and functions that a file needs and that are not on the list of safe ones."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except (ValueError, RuntimeError):  # not an archive: the format before torch 1.6

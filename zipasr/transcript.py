@@ -1,4 +1,4 @@
-"""The result of recognition: text, tokens and words with times and confidence, other readings, and how all that is written:
+"""The result of recognition: text, tokens and words with times and confidence, n-best hypotheses, and the writers for
 JSON, subtitles (SRT, VTT), tables (TSV, CTM) and Praat's TextGrid.
 
 Pure data: no audio, no model. Times are seconds from the start of the recording.
@@ -12,28 +12,28 @@ from typing import NamedTuple
 
 _WORD_START = "\u2581"
 _MAX_CUE_S, _MAX_LINE_CHARACTERS = 7.0, 42
-# Two lines of 42 characters for at most 7 s is what broadcasters and streaming services ask of subtitles.
+# Broadcasters and streaming services require subtitles of at most two lines of 42 characters, for at most 7 s.
 _CUE_PAUSE_S = 0.8
-"""A longer silence between two words begins a new cue, so that a subtitle does not stand while nothing is said."""
+"""A longer silence between two words starts a new cue, so that no subtitle stays on screen while nothing is said."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One piece of the vocabulary as it was recognised."""
+    """One recognized piece of the vocabulary, with time and probability."""
 
     text: str
-    """The piece as the vocabulary has it: ▁ (U+2581) in front begins a word."""
+    """The piece as in the vocabulary: a leading ▁ (U+2581) starts a word."""
     start_s: float
     """Time of the frame that emitted it."""
     end_s: float
-    """End of that frame (40 ms later at 25 Hz), or of its stretch where an alignment knows better."""
+    """End of that frame (40 ms later at 25 Hz), or of its interval in an alignment."""
     log_prob: float
     """Natural logarithm of its probability."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word, from its first token to its last."""
+    """One word with its times and confidence, from its first token to its last."""
 
     text: str
     start_s: float
@@ -44,31 +44,31 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in one recording."""
+    """Recognition result of one recording: text, tokens, words and score."""
 
     text: str
     tokens: tuple[Token, ...] = ()
     words: tuple[Word, ...] = ()
     duration_s: float = 0.0
-    """Length of the recording."""
+    """Length of the recording in seconds."""
     score: float = 0.0
-    """Log-probability of the hypothesis by the search that found it, and what language models and hotwords add;
-    comparable within one recording only."""
+    """Log-probability of the hypothesis in its search, plus scores of language models and hotwords; comparable within one
+    recording only."""
     alternatives: "tuple[Transcript, ...]" = ()
-    """The next best readings, the best first, if the search was asked for several."""
+    """The other n-best hypotheses, best first, if the search was configured to return several."""
     channel: int | None = None
-    """Channel of the recording that was listened to, from 0; None: all of them, mixed."""
+    """Transcribed channel of the recording, from 0; None: all channels, mixed."""
 
     @property
     def word_joiner(self) -> str:
-        """What stands between words in `text`: a space, or nothing in languages written without."""
+        """Separator of words in `text`: a space, or nothing in languages written without spaces."""
         return "" if len(self.words) > 1 and " " not in self.text else " "
 
     def to_dict(self) -> dict[str, object]:
-        """Return it for JSON: times to 1 ms, the rest to 6 digits; a number that is not finite becomes null."""
-        beside: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
+        """Return the fields for JSON: times rounded to 1 ms, other numbers to 6 digits, non-finite numbers as null."""
+        optional: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
         if self.alternatives:
-            beside["alternatives"] = [reading.to_dict() for reading in self.alternatives]
+            optional["alternatives"] = [hypothesis.to_dict() for hypothesis in self.alternatives]
         return {
             "text": self.text,
             "duration_s": _rounded(self.duration_s, 3),
@@ -91,19 +91,19 @@ class Transcript:
                 }
                 for token in self.tokens
             ],
-            **beside,
+            **optional,
         }
 
 
 def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) -> tuple[Word, ...]:
-    """Group tokens into words: a token with ▁ in front begins one, and so does the first token of all.
+    """Group tokens into words: a token with a leading ▁ starts a word, and so does the first token.
 
-    A word starts with its first token and ends with its last. A lone ▁ (the space of a character vocabulary) belongs to
-    the word after it; one with nothing after it makes no word.
+    The times of a word are the start of its first token and the end of its last. A lone ▁ (the space of a character
+    vocabulary) belongs to the next word; without one it is dropped.
 
     Args:
         tokens: in order of time.
-        is_each_a_word: for languages written without spaces, every token is a word of its own, lone ▁ left out.
+        is_each_a_word: for languages written without spaces, each token is a word, except a lone ▁.
     """
     groups: list[list[Token]] = []
     for token in tokens:
@@ -120,7 +120,7 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
 
 
 class Cue(NamedTuple):
-    """A stretch of a transcript that is shown at once, as a subtitle."""
+    """Part of a transcript that is shown as one subtitle."""
 
     start_s: float
     end_s: float
@@ -129,7 +129,7 @@ class Cue(NamedTuple):
 
 
 def to_cues(transcript: Transcript) -> list[Cue]:
-    """Cut a transcript into subtitles: at pauses, and where a cue would be too long to read or to stand.
+    """Split a transcript into subtitles: at pauses, and where a cue would be too long to read or to display.
 
     A transcript without times of words is one cue; one without text has none.
     """
@@ -150,7 +150,7 @@ def to_cues(transcript: Transcript) -> list[Cue]:
 
 
 def _lines(words: Sequence[str], joiner: str) -> list[str]:
-    """The words on one line, or on two of about the same length if one would be too long."""
+    """The words on one line, or on two of similar length if one would be too long."""
     text = joiner.join(words)
     if len(text) <= _MAX_LINE_CHARACTERS or len(words) == 1:
         return [text]
@@ -191,7 +191,7 @@ def to_tsv(transcript: Transcript, name: str) -> str:
 
 
 def to_ctm(transcript: Transcript, name: str) -> str:
-    """NIST's CTM: a line for each word with recording, channel (from 1), start and duration in seconds, word, confidence.
+    """NIST's CTM: one line per word with recording, channel (from 1), start and duration in seconds, word, confidence.
 
     White space in the name becomes `_`, since spaces separate the fields.
     """
@@ -204,7 +204,7 @@ def to_ctm(transcript: Transcript, name: str) -> str:
 
 
 def to_textgrid(transcript: Transcript, name: str) -> str:
-    """Praat's TextGrid in its long form, a tier of words and one of tokens; where nothing is said the label is empty."""
+    """Praat's TextGrid in its long form, with a tier of words and one of tokens; labels of silence are empty."""
     words = [(word.start_s, word.end_s, word.text) for word in transcript.words]
     tokens = [(token.start_s, token.end_s, token.text) for token in transcript.tokens]
     end_s = max([transcript.duration_s, *(end for _, end, _ in words + tokens)])
@@ -232,16 +232,16 @@ FORMATS: dict[str, Callable[[Transcript, str], str]] = {
 """Writers by name; each takes the transcript and the name of the recording and returns the text of a file."""
 
 FILE_ENDINGS = {name: {"text": "txt", "textgrid": "TextGrid"}.get(name, name) for name in FORMATS}
-"""How the names of such files end, without the dot."""
+"""File name extensions of the formats, without the dot."""
 
 
 def _without_gaps(labels: Sequence[tuple[float, float, str]], end_s: float) -> Iterator[tuple[float, float, str]]:
-    """Intervals that cover 0 to `end_s`, as a tier must; a label that begins before the one in front ends is cut."""
+    """Intervals that cover 0 to `end_s`, as a tier requires; a label that starts before the previous one ends is cut."""
     now = 0.0
     for i, (start, end, label) in enumerate(labels):
         next_start = labels[i + 1][0] if i + 1 < len(labels) else end_s
         start, end = max(start, now), min(max(end, now), max(next_start, now))
-        if end <= start:  # no room is left for it
+        if end <= start:  # nothing of it is left
             continue
         if start > now:
             yield now, start, ""
@@ -252,7 +252,7 @@ def _without_gaps(labels: Sequence[tuple[float, float, str]], end_s: float) -> I
 
 
 def _clock(time_s: float, point: str) -> str:
-    """Hours, minutes, seconds and milliseconds, as subtitles have them."""
+    """Time as hours, minutes, seconds and milliseconds, as in subtitles."""
     seconds, ms = divmod(_ms(time_s), 1000)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{ms:03d}"
 

@@ -1,8 +1,8 @@
-"""Where speech is in a long recording: blocks of samples at 16 kHz -> pieces short enough to transcribe, lazily.
+"""Voice activity detection in long recordings: blocks of samples at 16 kHz -> pieces short enough to transcribe, lazily.
 
 Probabilities of speech come in windows of 32 ms (512 samples); a piece is (samples,) float32 with its place in the
-recording. Pieces begin and end in pauses where there are any; speech that goes on for longer is cut where it is quietest,
-and what lies about the cut is in both pieces, for `recognizer.stitch` to join. Memory does not grow with the recording.
+recording. Pieces start and end in pauses where possible. Longer speech is cut at its quietest point, and both pieces
+contain the audio around the cut, for `recognizer.stitch` to join. Memory does not grow with the recording.
 """
 
 import importlib.util
@@ -17,31 +17,31 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
 
 WINDOW_SAMPLES = 512
-"""Samples that one probability is for: 32 ms, as the detector was trained."""
-_CONTEXT_SAMPLES = 64  # that the detector sees of the window before, by its own front end
+"""Samples per speech probability: 32 ms, as the detector was trained."""
+_CONTEXT_SAMPLES = 64  # context from the previous window, as in the detector's own front end
 _STATE_SIZE = 128
-_MAX_WINDOWS = 512  # in a call; from 32 to 1024 the time is the same, 3.4 s for an hour on one core
+_MAX_WINDOWS = 512  # per call; from 32 to 1024 the time is the same, 3.4 s per hour of audio on one core
 
 
 @dataclass(frozen=True, kw_only=True)
 class VadConfig:
-    """When a window counts as speech and a silence as a pause."""
+    """Thresholds and durations that decide what is speech and what is a pause."""
 
     onset: float = 0.35
-    """Probability at which speech begins. Lower than the detector's own 0.5, since a word left out is lost while a model
-    that is given noise says nothing: of prompts clipped at a twentieth of their peak 0.5 % of the speech is left out
-    instead of 2 %, of prompts 50 dB too quiet 14 % instead of 29 %, and all find none in noise and clicks."""
+    """Probability at which speech starts. It is lower than the detector's default of 0.5, because a missed word is lost,
+    while a recognizer outputs nothing for noise. Of prompts clipped at a twentieth of their peak 0.5 % of the speech is
+    missed instead of 2 %, of prompts 50 dB too quiet 14 % instead of 29 %; noise and clicks give no speech either way."""
     offset: float = 0.2
-    """Probability below which it may end, 0.15 less, as the detector's own default is."""
+    """Probability below which speech may end: 0.15 below `onset`, as in the detector's defaults."""
     min_pause_s: float = 0.2
-    """A shorter silence is part of the speech: the closure of a plosive takes up to 0.15 s."""
+    """Shortest pause; a shorter silence counts as speech, because the closure of a plosive takes up to 0.15 s."""
     padding_s: float = 0.25
-    """Kept before and after speech, or half the pause where that is less. Of 508 prompts, with 0.15 s none loses sound
-    within 35 dB of its loud parts, with 0.1 s 1 % lose up to 50 ms, with none most do."""
+    """Audio kept before and after speech, or half the pause if that is less. Of 508 prompts, with 0.15 s none loses audio
+    within 35 dB of its loud parts, with 0.1 s 1 % lose up to 50 ms, and without padding most do."""
     max_gap_s: float = 2.0
-    """A longer pause is left out; the words on its two sides go into two pieces."""
+    """A longer pause is dropped, and the words before and after it go into separate pieces."""
     cut_search_s: float = 3.0
-    """Speech without a pause is cut where it is quietest within so much before the longest piece allowed."""
+    """Speech without a pause is cut at the quietest point within this duration before the maximum piece length."""
 
     def __post_init__(self) -> None:
         if not 0 < self.offset <= self.onset < 1:
@@ -58,7 +58,7 @@ class VadConfig:
 
 
 class DetectorState(NamedTuple):
-    """What a detector remembers of the windows before: memory of its LSTM and the end of the last window."""
+    """State of a detector between calls: its LSTM state and the end of the last window."""
 
     hidden: np.ndarray
     cell: np.ndarray
@@ -66,18 +66,18 @@ class DetectorState(NamedTuple):
 
 
 class Detector(Protocol):
-    """Tells speech from everything else, window by window."""
+    """Interface of a speech detector: the probability of speech, window by window."""
 
     def probabilities(self, samples: np.ndarray, state: DetectorState | None) -> tuple[np.ndarray, DetectorState]:
-        """Probabilities (windows,) of samples (windows * 512,) that follow those of `state`, and the state after them."""
+        """Probabilities (windows,) of samples (windows * 512,) that follow `state`, and the next state."""
         ...
 
 
 class SpeechDetector:
-    """Silero VAD 6 (MIT licence) on one CPU thread; the package brings the model, nothing is fetched.
+    """Silero VAD 6 (MIT license) on one CPU thread; the package contains the model, nothing is downloaded.
 
-    Its sequence model takes many windows a call: the probabilities of the model that takes one, to the bit, in less than
-    half the time.
+    Its sequence model processes many windows per call, with bit-identical probabilities to the single-window model in
+    less than half the time.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class SpeechDetector:
             import onnxruntime
         except ImportError as error:
             raise ConfigError(f"Expected the package onnxruntime, got none; {cure}.") from error
-        spec = importlib.util.find_spec("silero_vad")  # its code is not needed, only the model beside it
+        spec = importlib.util.find_spec("silero_vad")  # only the model in the package is needed, not its code
         folders = spec.submodule_search_locations if spec is not None else None
         path = Path(folders[0] if folders else "silero_vad") / "data" / "silero_vad_16k_sequence.onnx"
         if not path.is_file():
@@ -105,9 +105,9 @@ class SpeechDetector:
 
         Args:
             samples: (windows * 512,) float32 at 16 kHz.
-            state: what this returned for the samples just before; None at the beginning of a recording.
+            state: state returned for the preceding samples; None at the start of a recording.
         Returns:
-            (windows,) float32 in [0, 1], and the state to go on with; any split of a recording gives the same.
+            (windows,) float32 in [0, 1], and the state for the next call; any split of a recording gives the same result.
         Raises:
             ValueError: not a whole number of windows.
         """
@@ -130,28 +130,28 @@ class SpeechDetector:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A part of a recording to transcribe by itself."""
+    """Part of a recording that is transcribed separately."""
 
     start_samples: int
-    """Where it begins in the recording, at 16 kHz."""
+    """Start in the recording, at 16 kHz."""
     samples: np.ndarray
     """(samples,) float32 at 16 kHz."""
     overlap_samples: int = 0
-    """How many of its first samples the piece before holds too."""
+    """Number of its first samples that the previous piece contains too."""
 
     @property
     def start_s(self) -> float:
-        """Where it begins in the recording."""
+        """Start in the recording, in seconds."""
         return self.start_samples / SAMPLE_RATE_HZ
 
     @property
     def overlap_s(self) -> float:
-        """How much of its beginning the piece before holds too."""
+        """Duration at its start that the previous piece contains too."""
         return self.overlap_samples / SAMPLE_RATE_HZ
 
     @property
     def duration_s(self) -> float:
-        """Its length."""
+        """Length in seconds."""
         return len(self.samples) / SAMPLE_RATE_HZ
 
 
@@ -165,22 +165,22 @@ def split_recording(
 ) -> Iterator[Piece]:
     """Return the pieces of a recording, each as soon as its end is known.
 
-    With a detector, what is not speech is left out but for the short pauses between. Without one everything is in some
-    piece, and all cuts overlap.
+    With a detector, audio without speech is dropped, except for short pauses. Without one, all audio is kept and all cuts
+    overlap.
 
     Args:
-        blocks: consecutive samples (samples,) float32 at 16 kHz, as `audio.read_blocks` gives them.
-        max_piece_s: no piece is longer.
-        overlap_s: how much, at most, two pieces share where speech was cut; at least half of it.
-        detector: finds speech; None: all is taken for speech.
-        config: when a window counts as speech; None: the defaults.
+        blocks: consecutive samples (samples,) float32 at 16 kHz, as returned by `audio.read_blocks`.
+        max_piece_s: maximum length of a piece.
+        overlap_s: maximum overlap of two pieces where speech was cut; the minimum is half of it.
+        detector: detects speech; None: all audio counts as speech.
+        config: thresholds and durations; None: the defaults.
     Raises:
-        ValueError: `overlap_s` is negative or `max_piece_s` leaves no room for it and the search for a quiet place.
+        ValueError: `overlap_s` is negative, or `max_piece_s` is too short for it and the search for a quiet point.
     """
     config = config or VadConfig()
     if not overlap_s >= 0 or not max_piece_s >= 2 * overlap_s + config.cut_search_s + 4 * config.padding_s + 1:
         raise ValueError(
-            "max_piece_s must be at least twice overlap_s (0 or more), the search for a quiet place of "
+            "max_piece_s must be at least twice overlap_s (0 or more), the search for a quiet point of "
             f"{config.cut_search_s} s, four paddings and a second, but is {max_piece_s} with an overlap of {overlap_s}"
         )
     splitter = _Splitter(round(max_piece_s * SAMPLE_RATE_HZ), round(overlap_s * SAMPLE_RATE_HZ), config)
@@ -215,7 +215,7 @@ class _Pause(NamedTuple):
 
 
 class _Splitter:
-    """Windows in, pieces out; positions are samples of the recording. Holds the samples of the piece that is open."""
+    """Splits windows into pieces; positions are samples of the recording. Stores the samples of the open piece only."""
 
     def __init__(self, max_samples: int, overlap_samples: int, config: VadConfig) -> None:
         self.max_samples, self.overlap_samples = max_samples, overlap_samples
@@ -234,7 +234,7 @@ class _Splitter:
         self.speech_end = 0
 
     def accept(self, samples: np.ndarray, probs: np.ndarray) -> Iterator[Piece]:
-        """Take whole windows, the last of a recording perhaps shorter, and give the pieces that end in them."""
+        """Add whole windows (the last of a recording may be shorter) and yield the pieces that end in them."""
         at = self.position
         self.chunks.append(samples)
         self.position += samples.size
@@ -246,7 +246,7 @@ class _Splitter:
         self._forget()
 
     def finish(self) -> Iterator[Piece]:
-        """Give the piece that the end of the recording ends."""
+        """Yield the piece that ends with the recording."""
         if self.piece_start is not None:
             yield self._close(min(self.speech_end + self.padding, self.position))
 
@@ -267,7 +267,7 @@ class _Splitter:
             yield self._cut()
 
     def _cut(self) -> Piece:
-        """End a piece that would become too long: in the longest pause of its second half or of its first, or in speech."""
+        """Cut a piece that would become too long: in the longest pause of its second half or of its first, or in speech."""
         assert self.piece_start is not None
         middle = self.piece_start + self.max_samples // 2
         late = [pause for pause in self.pauses if pause.start >= middle] or self.pauses
@@ -286,7 +286,7 @@ class _Splitter:
         return piece
 
     def _quietest(self, first: int, last: int) -> int:
-        """The middle of the window in [first, last] about which it is quietest for 0.16 s; the latest of several."""
+        """Middle of the window in [first, last] whose surrounding 0.16 s are quietest; the latest if several are."""
         begin = -(-(first - self.kept_from) // WINDOW_SAMPLES)
         end = min((last - self.kept_from) // WINDOW_SAMPLES, len(self.levels) - 2)
         if end <= begin:
@@ -307,7 +307,7 @@ class _Splitter:
         return piece
 
     def _forget(self) -> None:
-        """Drop the chunks before the open piece, or all but what padding may ask for."""
+        """Drop the chunks before the open piece, or all but those that padding may need."""
         needed = self.position - self.padding - WINDOW_SAMPLES if self.piece_start is None else self.piece_start
         while self.chunks and self.kept_from + self.chunks[0].size <= needed:
             dropped = self.chunks.pop(0).size

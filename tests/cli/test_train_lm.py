@@ -76,4 +76,4 @@ def test_text_in_another_writing(folder: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "text.txt").write_text("\n".join(LINES).lower())
     arguments = ["train-lm", str(tmp_path / "text.txt"), "--model", str(folder / "asr"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "the recogniser writes in upper case" in capsys.readouterr().err
+    assert "the recognizer writes in upper case" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_impossible_combinations_are_refused(settings: dict[str, Any], message: 
 
 
 def test_two_ablations_of_which_one_has_no_effect_are_refused() -> None:
-    with pytest.raises(ConfigError, match="must be left at true with conformer_pair"):
+    with pytest.raises(ConfigError, match="must be true with conformer_pair"):
         AblationConfig(block="conformer_pair", has_nonlin_attention=False)
 
 

@@ -229,7 +229,7 @@ def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> 
     return outputs, state
 
 
-def test_neighbours_do_not_matter() -> None:
+def test_neighbors_do_not_matter() -> None:
     """Whatever they hear, wherever they are, finished ones among them."""
     features = seeded(3, 61, 20, dtype=torch.float64)
     alone, state = first_steps(ENCODER64, features[:1])
@@ -246,7 +246,7 @@ def test_neighbours_do_not_matter() -> None:
     assert len(alone) == 2
 
 
-def test_streams_that_hear_nothing_give_nothing() -> None:
+def test_streams_without_audio_have_no_frames() -> None:
     state = ENCODER.initial_state(2, chunk_frames_50hz=8, left_context_frames_50hz=16)
     encoded, state = ENCODER.encode_chunk(torch.full((2, 29, 20), PADDING), torch.tensor([0, 8]), state)
     assert encoded.lens.tolist() == [0, 0]
@@ -254,7 +254,7 @@ def test_streams_that_hear_nothing_give_nothing() -> None:
     assert state.processed_frames.tolist() == [0, 0]
 
 
-def test_a_step_changes_nothing_that_it_was_given() -> None:
+def test_a_step_does_not_modify_its_arguments() -> None:
     features = seeded(2, 61, 20)
     _, state = first_steps(ENCODER, features)
     given_tensors = [*state.to_flat(), features]
@@ -393,7 +393,7 @@ def test_models_that_cannot_stream_are_refused() -> None:
         ((2, 29, 19), [29, 29], r"features must be \(N, T >= 9, 20\)"),
         ((2, 29, 20), [29], r"lens must be \(2,\)"),
         ((2, 29, 20), [30, 29], "lens must be within 0 and T = 29"),
-        ((3, 29, 20), [29, 29, 29], "must hold as many streams, but hold 3 and 2"),
+        ((3, 29, 20), [29, 29, 29], "must have the same number of streams, but have 3 and 2"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(shape: tuple[int, ...], lens: list[int], message: str) -> None:

@@ -167,7 +167,7 @@ def test_number_of_parameters_is_the_published_one(settings: dict[str, Any], cou
 
 
 @pytest.mark.parametrize("num_frames", [9, 10, 11, 12, 13, 14, 50, 99])
-def test_output_length_is_what_comes_out(num_frames: int) -> None:
+def test_output_length_equals_the_number_of_frames(num_frames: int) -> None:
     encoder = small_encoder().eval()
     encoded = encoder(seeded(1, num_frames, 20), torch.tensor([num_frames]))
     length = encoder.output_length(num_frames)
@@ -359,7 +359,7 @@ def test_training_gives_finite_gradients_for_every_used_parameter(is_causal: boo
         assert parameter.grad.isfinite().all(), name
 
 
-def test_the_scale_that_is_never_used_asks_for_no_gradient() -> None:
+def test_the_unused_scale_requires_no_gradient() -> None:
     """Data parallelism would wait for a gradient that never comes."""
     encoder = small_encoder()
     names = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}

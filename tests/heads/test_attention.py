@@ -191,7 +191,7 @@ def test_without_frames_scores_are_finite_and_free_of_padding() -> None:
 # Run
 
 
-def test_learns_what_only_the_frames_tell() -> None:
+def test_learns_to_use_the_frames() -> None:
     """Eight random utterances with random labels: the likelihood of the labels goes from chance to almost one."""
     module = head(label_smoothing=0.0, dropout=0.0).train()
     encoded = Encoded(seeded(8, 9, 20, seed=1), torch.full((8,), 9))
@@ -246,7 +246,7 @@ def test_labels_may_be_empty() -> None:
         (torch.zeros(3, 2), torch.ones(3, 1), r"labels must be \(N, K, S\)"),
         (torch.ones(2, 1, 2), torch.ones(2, 1), "with N = 3 utterances"),
         (torch.ones(3, 1, 2), torch.ones(3, 2), r"label_lens \(N, K\)"),
-        (torch.ones(3, 0, 2), torch.ones(3, 0), "at least one label sequence"),
+        (torch.ones(3, 0, 2), torch.ones(3, 0), "at least one sequence"),
         (torch.ones(3, 1, 2), torch.full((3, 1), 3), r"label_lens must be in \[0, 2\]"),
         (torch.full((3, 1, 2), 15), torch.ones(3, 1), r"labels must be in \[0, 15\) up to .* but 3 are not"),
         (torch.full((3, 1, 2), -1), torch.ones(3, 1), "but 3 are not"),

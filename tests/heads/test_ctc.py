@@ -54,7 +54,7 @@ def test_what_padding_holds_does_not_matter(padding: int) -> None:
     torch.testing.assert_close(loss, module.loss(ENCODED, LABELS, LABEL_LENS)["ctc"])
 
 
-def test_an_utterance_without_alignment_counts_nothing() -> None:
+def test_an_utterance_without_alignment_has_zero_loss() -> None:
     """Two equal labels need three frames; the rest of the batch must train on."""
     module = head()
     encoded = Encoded(ENCODED.frames, torch.tensor([9, 2, 4]))

@@ -1,5 +1,5 @@
 """Golden: the original's predictor. Reference: slow predictor and joiner; the pruned loss with a band over all labels
-equals the full lattice. Law: padding, order, sums. Contract: initialisation, constraints, configuration."""
+equals the full lattice. Law: padding, order, sums. Contract: initialization, constraints, configuration."""
 
 import math
 from typing import Any
@@ -59,7 +59,7 @@ def test_predictor_equals_slow_code(context_size: int) -> None:
 
 
 @pytest.mark.parametrize("context_size", [1, 2, 3])
-def test_contexts_of_labels_begin_with_the_blank_and_see_no_later_label(context_size: int) -> None:
+def test_contexts_start_with_blank_and_exclude_later_labels(context_size: int) -> None:
     module = head(context_size=context_size)
     contexts = module.predict(LABELS)
     assert contexts.shape == (3, 5, 8)

@@ -535,7 +535,7 @@ def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict:
     (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n▁A 3\n")
     (tmp_path / "bbpe.model").write_bytes(bpe.read_bytes())
     for name, message in {
-        "tokens.txt": r"open the bpe\.model that lies beside it",
+        "tokens.txt": r"open the bpe\.model next to it",
         "bbpe.model": r"is of another kind; byte-level pieces \(bbpe\.model\) are not supported",
         "absent.model": "there is no such file",
         "empty": "bpe.model must be the vocabulary that the recipe made",

@@ -106,7 +106,7 @@ def test_nll_ignores_padding(model: NeuralLm) -> None:
     assert model.nll(labels, lens).tolist() == pytest.approx([-sum(whole(model, row)) for row in ([5, 6, 7], [8])], abs=1e-4)
 
 
-def test_the_end_adds_nothing_unless_asked(model: NeuralLm) -> None:
+def test_the_end_adds_nothing_by_default(model: NeuralLm) -> None:
     prior = NeuralPrior(model, tiny_tokenizer())
     (state,), _ = prior.extend([prior.start()], [5])
     assert prior.finish([prior.start(), state]) == [0.0, 0.0]
@@ -114,7 +114,7 @@ def test_the_end_adds_nothing_unless_asked(model: NeuralLm) -> None:
     assert prior.finish([state]) == pytest.approx([whole(model, [5])[-1]], abs=1e-5)
 
 
-def test_dead_hypotheses_cost_nothing(model: NeuralLm) -> None:
+def test_pruned_hypotheses_are_not_evaluated(model: NeuralLm) -> None:
     prior, sizes = NeuralPrior(model, tiny_tokenizer()), []
     step = model.step
     model.step = lambda inputs, memories: sizes.append(len(inputs)) or step(inputs, memories)  # type: ignore[method-assign]
@@ -226,7 +226,7 @@ def test_weights_must_fit() -> None:
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     other = Tokenizer.train(["ANOTHER TEXT"], kind="char", vocab_size=None)
     folder = make("lstm").save(tmp_path / "lm", tiny_tokenizer())
-    with pytest.raises(ConfigError, match=r"of 48 pieces where the recogniser has 12, and id 3 is .*zipasr train-lm"):
+    with pytest.raises(ConfigError, match=r"of 48 pieces where the recognizer has 12, and id 3 is .*zipasr train-lm"):
         load_language_model(folder, other)
     with pytest.raises(ConfigError, match="48 entries, but has 12"):
         make("lstm").save(tmp_path / "x", other)
@@ -251,7 +251,7 @@ def test_training_mode_is_refused() -> None:
         NeuralPrior(make("lstm").train(), tiny_tokenizer())
 
 
-def test_untrained_models_know_nothing() -> None:
+def test_untrained_models_have_uniform_perplexity() -> None:
     torch.manual_seed(0)
     model = NeuralLm(LmConfig(vocab_size=48)).eval()
     per_label = -sum(NeuralPrior(model, tiny_tokenizer()).rescore(random_rows(3))) / sum(len(r) + 1 for r in random_rows(3))

@@ -73,7 +73,7 @@ def test_words_do_not_depend_on_the_pieces(words_arpa: Path, words: Arpa, kind: 
         assert score(prior, tokenizer.encode(text)) == pytest.approx(sentence_log_prob(words, text.split()), abs=1e-4), text
 
 
-def test_words_are_scored_when_the_next_begins(words_arpa: Path, words: Arpa) -> None:
+def test_words_are_scored_when_the_next_starts(words_arpa: Path, words: Arpa) -> None:
     tokenizer = Tokenizer.train(HEARD, kind="char", vocab_size=None)
     prior = load_ngram(words_arpa, tokenizer)
     state, added = prior.start(), []
@@ -143,14 +143,14 @@ def test_characters_without_spaces(tmp_path: Path) -> None:
         WordNgram(prior.model, tokenizer)
 
 
-def test_files_for_another_recogniser_are_refused(words_arpa: Path, tokens_arpa: Path, tmp_path: Path) -> None:
+def test_files_for_another_recognizer_are_refused(words_arpa: Path, tokens_arpa: Path, tmp_path: Path) -> None:
     lower = Tokenizer.train([text.lower() for text in TEXTS], kind="char", vocab_size=None)
     with pytest.raises(ConfigError, match=r"got 13 of 13 that it cannot, such as BROWN, .*; in lower case it could"):
         load_ngram(words_arpa, lower)
     with pytest.raises(ConfigError, match=r"symbols that are none: .*; make it for this tokenizer"):
         load_ngram(tokens_arpa, lower)
     estimate_ngram([["слово", "дело"]], tmp_path / "a.arpa", order=1)
-    with pytest.raises(ConfigError, match="the recogniser's own writing"):
+    with pytest.raises(ConfigError, match="the recognizer's own writing"):
         load_ngram(tmp_path / "a.arpa", lower)
     estimate_ngram([["<unk>"]], tmp_path / "a.arpa", order=1)
     with pytest.raises(ConfigError, match="special symbols only"):

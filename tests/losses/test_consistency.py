@@ -41,7 +41,7 @@ def test_equals_the_formula():
         torch.testing.assert_close(ours[n], expected, rtol=0, atol=1e-12)
 
 
-def test_equal_views_cost_nothing():
+def test_equal_views_have_zero_loss():
     logits, lens = make_views()
     logits = torch.cat([logits[:2], logits[:2]]).requires_grad_()
     loss = consistency_loss(logits.log_softmax(2), lens)

@@ -63,7 +63,7 @@ def test_balancer_of_images_equals_golden() -> None:
 def slow_balancer_gradient(x: Tensor, y_grad: Tensor, balancer: Balancer) -> Tensor:
     """What the Balancer should give, with the penalty differentiated by autograd."""
 
-    def normalised_mean(positive: float) -> float:
+    def normalized_mean(positive: float) -> float:
         y = 2.0 * positive - 1.0
         return 0.8139535143 * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
 
@@ -77,7 +77,7 @@ def slow_balancer_gradient(x: Tensor, y_grad: Tensor, balancer: Balancer) -> Ten
     rms = square.clamp(min=1e-20).sqrt()
     m = mean / std
     to_rms = math.sqrt(math.pi / 2)
-    m_loss = (m - m.clamp(normalised_mean(balancer.min_positive), normalised_mean(balancer.max_positive))).abs()
+    m_loss = (m - m.clamp(normalized_mean(balancer.min_positive), normalized_mean(balancer.max_positive))).abs()
     rms_loss = (rms.clamp(to_rms * balancer.min_abs, to_rms * balancer.max_abs) / rms).log().abs()
     (penalty,) = torch.autograd.grad((m_loss + rms_loss).sum(), x)
     penalty = penalty * balancer.grad_scale / penalty.square().mean(0).sqrt().clamp(min=1e-20)

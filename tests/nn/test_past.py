@@ -14,7 +14,7 @@ from zipasr.nn.past import Past, join
 @pytest.mark.parametrize(
     ("length", "num_new", "num_ahead"), [(5, 3, 0), (2, 7, 0), (4, 4, 0), (3, 8, 3), (6, 5, 2), (0, 4, 0)]
 )
-def test_past_keeps_the_last_frames_that_will_not_come_again(length: int, num_new: int, num_ahead: int) -> None:
+def test_past_keeps_the_last_frames_that_are_not_repeated(length: int, num_new: int, num_ahead: int) -> None:
     frames, new = seeded(2, length, 4), seeded(2, num_new, 4, seed=1).requires_grad_()
     past = Past(frames)
     joined = past.join(new, num_ahead=num_ahead)

@@ -202,7 +202,7 @@ def test_swoosh_linear_in_half_precision_gives_gradients_of_the_types_of_its_inp
     assert linear.weight.grad.dtype == torch.float32
 
 
-def test_scaled_linear_is_initialised_as_in_the_original() -> None:
+def test_scaled_linear_is_initialized_as_in_the_original() -> None:
     _, golden = load_golden("b_misc_grads")
     torch.manual_seed(5)
     linear = scaled_linear(12, 7, 0.25)

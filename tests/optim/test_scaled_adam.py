@@ -1,6 +1,6 @@
 """ScaledAdam. Kinds: golden (trajectories of the published code), reference (one parameter at a time, written plainly),
 law (deterministic, indifferent to chunking and to the scale of loss and weights, converges), contract (the interface of
-torch's optimisers, resume, errors)."""
+torch's optimizers, resume, errors)."""
 
 import copy
 import io

@@ -26,7 +26,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_folder_is_fitted_and_says_why(data: Path, out: Path) -> None:
+def test_folder_is_fitted_with_reasons(data: Path, out: Path) -> None:
     run = configure_run(str(data), [], out)
     fitted = fit_to_data(str(data))
     assert run == (fitted.config, fitted.reasons)

@@ -96,7 +96,7 @@ def test_tokens_and_lattice(changes: dict[str, object], kind: str, lattice: str)
         ({"hours": 50.0}, "a larger model"),
     ],
 )
-def test_what_to_expect_is_said_where_that_is_little(changes: dict[str, object], said: str) -> None:
+def test_notes_about_limited_data(changes: dict[str, object], said: str) -> None:
     assert said in "\n".join(fit(facts(**changes), "data", batches_per_epoch=656).reasons)
     assert said not in "\n".join(fit(facts(), "data", batches_per_epoch=656).reasons)
 

@@ -86,7 +86,7 @@ def take_steps(stepper: Stepper, batches: list[list[Batch | None]]) -> dict[str,
     """Parameters after some steps, each on a list of batches."""
     stepper.state.model.train()
     for b, step_batches in enumerate(batches, start=1):
-        assert stepper.step(step_batches, b).is_learnt
+        assert stepper.step(step_batches, b).is_learned
     return {name: tensor.clone() for name, tensor in stepper.state.model.state_dict().items()}
 
 
@@ -124,7 +124,7 @@ def step_in_trouble(stepper: Stepper, batches: list[Batch | None], trouble: str)
     stepper.losses = spoil  # type: ignore[method-assign]
     result = stepper.step(batches, 9)
     stepper.losses = losses  # type: ignore[method-assign]
-    return [result.is_learnt, result.is_diverging, *result.problems]
+    return [result.is_learned, result.is_diverging, *result.problems]
 
 
 def law_config(data: str, **changes: Any) -> TrainConfig:

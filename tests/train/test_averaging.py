@@ -60,7 +60,7 @@ def test_interval_without_a_start_is_everything(start: int, end: int) -> None:
         torch.testing.assert_close(tensor, expected[name].float(), rtol=1e-5, atol=1e-6)
 
 
-def test_model_is_not_touched_and_load_goes_on() -> None:
+def test_model_is_not_modified_and_load_resumes() -> None:
     model = nn.Linear(2, 2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     average = RunningAverage(model, 1)

@@ -95,7 +95,7 @@ def test_scales_of_ctc_and_attention_must_sum_to_one_without_a_transducer() -> N
     set_fields(TrainConfig(), ["model.ctc={}", "model.transducer=none", "ctc_loss_scale=0.1"]).check_loss_scales()
 
 
-def test_consistency_that_compares_nothing_is_refused() -> None:
+def test_consistency_without_ctc_or_masks_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.ctc is None; set model\.ctc=\{\} first"):
         set_fields(TrainConfig(), ["consistency={}"])
     config = set_fields(TrainConfig(), ["model.ctc={}", "consistency={}"])

@@ -258,7 +258,7 @@ def test_changes_of_what_is_mixed_in_of_noise_and_of_the_dev_set_are_noticed(
     assert record.read_text() == before
 
 
-def test_run_of_an_earlier_version_goes_on(tones: Path, tmp_path: Path) -> None:
+def test_run_of_an_earlier_version_is_resumed(tones: Path, tmp_path: Path) -> None:
     """Before 2026-11-23 the file held a digest of the texts."""
     config = minute_config(tones)
     cuts = read_cuts(tones / "train_cuts.jsonl.gz")

@@ -96,7 +96,7 @@ def test_log_names_every_search_and_the_chosen_one(report: TrainReport) -> None:
     assert line["wer"] == report.wer == min(r.wer for r in report.validation.searches)
 
 
-def test_recognizer_follows_the_folder_unless_told_otherwise(report: TrainReport, tmp_path: Path) -> None:
+def test_recognizer_uses_the_search_of_the_folder_by_default(report: TrainReport, tmp_path: Path) -> None:
     model, tokenizer = AsrModel.load(report.folder / "model")
     folder = model.save(tmp_path / "model", tokenizer)
     assert Recognizer.load(folder).search.method == "beam"

@@ -77,7 +77,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
     assert said[0][0] == [False, True, "skipped a batch whose loss is nan: u4, u5, u6, u7"]
     assert said[0][1] == [False, True, "skipped a batch whose gradients are not finite: u4, u5, u6, u7"]
     assert said[0][2] == [True, False, "skipped utterances that do not fit into memory even alone: u4, u5, u6, u7"]
-    assert said[0][3] is False  # the first rank learnt in the last of these
+    assert said[0][3] is False  # the first rank learned in the last of these
     assert max(float((tensor - before[name]).abs().max()) for name, tensor in one.items()) > 0.01
     assert errors[1] == ""
     folders = [checkpoint_folders(tmp_path / name) for name in ("run", "one")]
@@ -128,7 +128,7 @@ def wait_for_lines(folder: Path, num_lines: int, processes: list[subprocess.Pope
         time.sleep(0.05)
 
 
-def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
         "def run() -> TrainConfig:\n    return minute_config(num_epochs=100_000, log_interval=1, rank_timeout_s=3600.0)\n"
@@ -139,7 +139,7 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
     errors = finish(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     (stopped,) = checkpoint_folders(tmp_path / "run")
-    assert f"stopped after batch {stopped}; run the same command to go on" in errors[0]
+    assert f"stopped after batch {stopped}; run the same command to resume" in errors[0]
     assert "stopped after" not in errors[1]
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
@@ -148,14 +148,14 @@ def test_sigterm_stops_all_and_a_death_is_told(data: Path, tmp_path: Path) -> No
     processes[1].kill()
     errors = finish(processes)  # long before rank_timeout_s
     assert processes[0].returncode == 1
-    assert "going on with" in errors[0]
+    assert "continuing with" in errors[0]
     assert "process 0 of 2 lost another one" in errors[0]
     assert "Run the same command again to go on from the last checkpoint" in errors[0]
     assert "Traceback" not in errors[0]
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_path: Path) -> None:
+def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: Path) -> None:
     """Two agents meet by torchrun's own rendezvous; a worker that is killed costs one restart of both, from a checkpoint."""
     (tmp_path / "short.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
@@ -191,7 +191,7 @@ def test_torchrun_on_two_machines_begins_again_after_a_death(data: Path, tmp_pat
     assert sum(out.count("dev WER") for out, _ in said) == 1
     errors = "".join(error for _, error in said)
     assert "training 0.07 M parameters on cpu x 2 in" in errors
-    assert "going on with 0.07 M parameters on cpu x 2 in" in errors
+    assert "continuing with 0.07 M parameters on cpu x 2 in" in errors
 
 
 def child_of(pid: int) -> int:
@@ -229,7 +229,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.device("cpu") == torch.device("cpu")
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_single_rank_exchanges_nothing() -> None:
     ranks = Ranks()
     assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
     assert ranks.exchange("a") == ["a"]

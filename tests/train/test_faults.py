@@ -68,7 +68,7 @@ def nan_losses(monkeypatch: pytest.MonkeyPatch, batches: range) -> None:
     monkeypatch.setattr(Stepper, "losses", spoil)
 
 
-def test_loss_that_is_not_finite_is_skipped_and_said(
+def test_loss_that_is_not_finite_is_skipped_and_reported(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     nan_losses(monkeypatch, range(2, 11))  # nine in a row
@@ -98,17 +98,17 @@ def test_more_tokens_than_frames_are_left_out(small_data: Path, tmp_path: Path, 
     data = with_cuts(small_data, tmp_path / "data", talkative)
     with caplog.at_level(logging.WARNING):
         run(minute_config(data, num_epochs=1), tmp_path / "run")
-    assert "left out 1 of 25 training utterances: more tokens than encoder frames" in caplog.text
+    assert "skipped 1 of 25 training utterances: more tokens than encoder frames" in caplog.text
 
 
 def test_cuts_without_a_text_are_left_out(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "  "))
     with caplog.at_level(logging.WARNING):
         run(minute_config(data, num_epochs=1), tmp_path / "run")
-    assert "left out 1 of 25 cuts" in caplog.text
+    assert "skipped 1 of 25 cuts" in caplog.text
 
 
-def test_vocabulary_shrinks_and_says_so(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_vocabulary_is_reduced_with_a_warning(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = minute_config(small_data, num_epochs=1)
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, kind="unigram", vocab_size=5000))
     with caplog.at_level(logging.WARNING):
@@ -157,7 +157,9 @@ def test_sound_of_dev_that_is_gone(small_data: Path, tmp_path: Path) -> None:
         run(minute_config(with_gone_sound(small_data, tmp_path, "dev")), tmp_path / "run")
 
 
-def test_training_sound_that_is_gone_is_left_out(small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_audio_that_is_missing_is_skipped(
+    small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Said once in each process; a run that was interrupted goes on as the other."""
     data = with_gone_sound(small_data, tmp_path, "train")
     run(minute_config(data, num_epochs=2), tmp_path / "whole")

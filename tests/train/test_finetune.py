@@ -1,4 +1,4 @@
-"""Finetuning. Run: new words are learnt, with the checkpoint's vocabulary and with another; stopping changes nothing.
+"""Finetuning. Run: new words are learned, with the checkpoint's vocabulary and with another; stopping changes nothing.
 Law: shared rows keep their bits, frozen parts do too, a merged model computes what the adapted one does. Contract: what
 the configuration becomes, what is printed, and every error."""
 
@@ -125,7 +125,7 @@ def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_pa
 
 
 MAX_FORGOTTEN = 10.0
-"""Percent by which the WER on the old words may rise while new ones are learnt, half of the sound being old."""
+"""Percent by which the WER on the old words may rise while new ones are learned, half of the sound being old."""
 
 
 def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
@@ -154,8 +154,8 @@ def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, 
     assert set(Tokenizer.load(tmp_path / "tokenizer").pieces) == {*vocabulary(WORDS).pieces, *vocabulary(NEW_WORDS).pieces}
 
 
-def test_learns_faster_than_from_nothing(folder: Path, base: Path, tmp_path: Path) -> None:
-    """The encoder alone is worth something: with as many steps, a model that begins with nothing has learnt less."""
+def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
+    """The encoder alone is worth something: with as many steps, a model that begins with nothing has learned less."""
     config = resolve(recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
     assert wer < 40
@@ -217,7 +217,7 @@ def test_same_vocabulary_takes_everything(untrained: Path) -> None:
     for name, tensor in old.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     assert lines == [
-        f"began with encoder, transducer, ctc, attention of {untrained}",
+        f"started from encoder, transducer, ctc, attention of {untrained}",
         "lr 0.0045, schedules inside the model from step 100000 on",
     ]
 
@@ -229,17 +229,17 @@ def test_encoder_only(untrained: Path) -> None:
     old, untouched = AsrModel.load(untrained)[0].state_dict(), fresh(config, tokenizer).state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, (old if name.startswith("encoder.") else untouched)[name]), name
-    assert lines[0] == f"began with encoder of {untrained}; new: transducer, ctc"
+    assert lines[0] == f"started from encoder of {untrained}; new: transducer, ctc"
     assert config.model.attention is None  # that head is the checkpoint's alone
 
 
-def test_a_head_of_the_recipe_begins_new(base: Path) -> None:
+def test_a_head_of_the_recipe_starts_at_random(base: Path) -> None:
     recipe_ = minute_config()
     config = resolve(recipe_, [], str(base))
     assert config.model.transducer == recipe_.model.transducer and config.model.ctc is not None
     assert config.loss_warmup_batches == recipe_.loss_warmup_batches  # there is something to warm up
     _, lines = started(config, AsrModel.load(base / "model")[1])
-    assert lines[0] == f"began with encoder, ctc of {base / 'model'}; new: transducer"
+    assert lines[0] == f"started from encoder, ctc of {base / 'model'}; new: transducer"
 
 
 def test_part_of_a_part(untrained: Path) -> None:
@@ -272,7 +272,7 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
         config = resolve(minute_config(), settings, str(path))
         assert config.model == old.config
         model, lines = started(config, tokenizer)
-        assert lines[0] == f"began with encoder, transducer, ctc of {path}"
+        assert lines[0] == f"started from encoder, transducer, ctc of {path}"
         for name, tensor in old.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
     places[2].unlink()
@@ -356,7 +356,7 @@ def test_only_adapters_and_what_is_new_train(base: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [["finetune.lora={}"], ["finetune.frozen=encoder.frontend"]])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
     config = resolve(recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))
@@ -427,7 +427,10 @@ def test_a_recipe_made_for_finetuning_keeps_its_rate(untrained: Path) -> None:
     [
         (["finetune.parts=encodr"], r"'encodr' matches none; the nearest are encoder"),
         (["finetune.frozen=encoder.frontnd"], r"finetune.frozen: 'encoder.frontnd' .* nearest names are encoder.frontend"),
-        (["finetune.frozen=encoder,transducer,ctc,attention"], "finetune.frozen: some parameter must be left to train"),
+        (
+            ["finetune.frozen=encoder,transducer,ctc,attention"],
+            "finetune.frozen: at least one parameter must be trainable",
+        ),
         (["finetune.lora={}", "finetune.lora.targets=decoder.*"], r"'decoder.\*' matches none; the nearest layers are"),
         (["finetune.lora={}", "finetune.lora.rank=0"], "rank must be at least 1"),
         (["tokenizer.kind=bpe"], r"tokenizer.kind=bpe would have no effect.*--set finetune.vocabulary=new"),
@@ -469,7 +472,7 @@ def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Pat
     model.save(moved, tokenizer)
     with pytest.raises(ConfigError, match=r"holds a run with other settings: finetune\.sha256"):
         run(resolve(minute_config(folder / "few"), settings, str(moved)), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="no longer those that this run began with"):
+    with pytest.raises(CheckpointError, match="no longer those that this run started from"):
         run(
             dataclasses.replace(first, finetune=dataclasses.replace(first.finetune, checkpoint=str(moved))), tmp_path / "run"
         )
@@ -490,7 +493,7 @@ def test_command(folder: Path, base: Path, tmp_path: Path, capsys: pytest.Captur
         assert main([*argv, "--no-progress", "--set", "finetune.vocabulary=new"]) == 0
         captured = capsys.readouterr()
         assert captured.out.startswith(f"{tmp_path / 'run' / 'model'}: ")
-        assert (f"began with encoder, ctc of {base / 'model'}" in captured.err) == is_first
+        assert (f"started from encoder, ctc of {base / 'model'}" in captured.err) == is_first
     assert main(["train", f"{recipe_file}:few", "--from", "nowhere", "--out", str(tmp_path / "other")]) == 1
     assert "nowhere must be a checkpoint to begin with" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_learns_and_goes_on(
+def test_learns_and_resumes(
     data: Path, tmp_path: Path, precision: Literal["float32", "bfloat16", "float16"], is_compiled: bool
 ) -> None:
     config = minute_config(data, device="cuda", precision=precision, use_compile=is_compiled, num_epochs=5)
@@ -70,5 +70,5 @@ def test_batch_that_does_not_fit_is_split() -> None:
         result = stepper.step([batch], 1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, stepper.device)
-    assert result.is_learnt
+    assert result.is_learned
     assert "out of memory: took a batch in " in result.problems[0]

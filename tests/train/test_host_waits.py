@@ -62,7 +62,7 @@ def test_losses_and_gradients_read_nothing_from_the_device(lattice: LatticeKind,
         _ = whiten[0].prob  # which shows that reading would have raised
 
 
-def test_wrong_values_are_told_on_the_cpu_only() -> None:
+def test_wrong_values_are_reported_on_the_cpu_only() -> None:
     model, batch = meta_model("regular"), random_batch(torch.Generator().manual_seed(0), 4)
     with pytest.raises(ValueError, match="label_lens must be in"):
         model(batch.features.to("meta"), batch.feature_lens, batch.labels, batch.label_lens + 1000)
@@ -104,5 +104,5 @@ def test_a_step_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for b in range(1, 6):  # ScaledAdam changes the sizes of parameters every fourth step
         batch = random_batch(generator, 4)
         with DeviceReads() as device:
-            assert stepper.step([batch], b).is_learnt
+            assert stepper.step([batch], b).is_learned
         assert device.num_reads == 1

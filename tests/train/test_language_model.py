@@ -78,7 +78,7 @@ def test_resume_is_bit_identical(tmp_path: Path, text: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["in an epoch", "between model and checkpoint"])
-def test_interrupted_anywhere_it_goes_on_to_the_same_end(
+def test_interrupted_anywhere_it_resumes_to_the_same_end(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     train_language_model([text], tokenizer(), tmp_path / "whole", small(), is_quiet=True)
@@ -142,7 +142,7 @@ def test_other_settings_texts_and_vocabularies_are_refused(tmp_path: Path, text:
 
 
 def test_other_folders_are_refused(tmp_path: Path, text: Path) -> None:
-    """The folder of a recogniser, above all: its model/ would be overwritten."""
+    """The folder of a recognizer, above all: its model/ would be overwritten."""
     (tmp_path / "asr" / "model").mkdir(parents=True)
     with pytest.raises(ConfigError, match="but holds model; choose another --out"):
         train_language_model([text], tokenizer(), tmp_path / "asr", small(), is_quiet=True)

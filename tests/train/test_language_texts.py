@@ -36,7 +36,7 @@ def test_every_kind_of_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         found = read_texts([tmp_path / "a.txt", tmp_path / "b.txt.gz", str(tmp_path / "c.jsonl.gz")])
     assert found == ["one two", "three four", "five", "six", "seven", "eight"]
-    assert "left out 1 lines that are not UTF-8" in caplog.text
+    assert "skipped 1 lines that are not UTF-8" in caplog.text
 
 
 @pytest.mark.parametrize("row", ["{", '{"audio": "x"}', "[1]", '{"text": 5}', '{"supervisions": [5]}', '"text"'])
@@ -54,7 +54,7 @@ def test_no_text(tmp_path: Path) -> None:
         read_texts([tmp_path / "nowhere.txt"])
 
 
-def test_held_out_lines_are_never_learnt() -> None:
+def test_held_out_lines_are_never_learned() -> None:
     lines = [f"line {i % 30}" for i in range(100)]
     train, held_out = hold_out(lines, HeldOutConfig(share=0.1))
     assert len(held_out) == 3 and not set(train) & set(held_out)

@@ -44,7 +44,7 @@ def test_run_ends_within_an_epoch_and_is_then_finished(data: Path, tmp_path: Pat
     assert_same(content(checkpoint_folders(tmp_path)[5]), before)
 
 
-def test_run_that_is_made_longer_goes_on_to_the_same_bits(
+def test_run_that_is_made_longer_resumes_bit_identically(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
@@ -90,7 +90,7 @@ def test_pace_is_that_of_real_steps(data: Path, monkeypatch: pytest.MonkeyPatch)
     assert 0.0 < run.pace.step_s < 60.0 and 0.0 < run.pace.validation_s < 600.0
 
 
-def test_budgeted_run_trains_so_many_batches(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budgeted_run_trains_the_planned_batches(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=1.0, validation_s=0.0))
     monkeypatch.setattr(length, "MIN_BATCHES", 5)
     run = fit_to_time(minute_config(data, num_epochs=10), 20.0)

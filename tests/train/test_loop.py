@@ -151,7 +151,7 @@ def test_all_heads_with_two_views(small_data: Path, tmp_path: Path, has_transduc
     assert model.attention is not None
 
 
-def test_figures_of_two_views_count_the_sound_once(small_data: Path, tmp_path: Path) -> None:
+def test_figures_of_two_views_count_the_audio_once(small_data: Path, tmp_path: Path) -> None:
     """As many seconds and batches as with one view, and losses of the same size: the mean of both."""
     lines = {}
     for name, consistency in (("one", None), ("two", ConsistencyConfig(time_mask_ratio=1.0))):
@@ -177,7 +177,7 @@ def test_views_are_the_same_after_a_stop(small_data: Path, tmp_path: Path, monke
     assert_same(content(checkpoint_folders(tmp_path / "stopped")[int(whole.name.split("-")[1])]), content(whole))
 
 
-def test_scales_that_do_not_sum_to_one_begin_no_run(small_data: Path, tmp_path: Path) -> None:
+def test_scales_that_do_not_sum_to_one_are_refused(small_data: Path, tmp_path: Path) -> None:
     config = without_heads(with_attention(minute_config(small_data, ctc_loss_scale=0.5)), has_transducer=False, has_ctc=True)
     with pytest.raises(ConfigError, match="ctc_loss_scale and attention_loss_scale must sum to 1"):
         run(config, tmp_path / "run")
@@ -236,7 +236,7 @@ def test_resumed_run_is_bit_identical(
             assert a == b
 
 
-def test_longer_run_goes_on_from_a_finished_one(small_data: Path, tmp_path: Path) -> None:
+def test_longer_run_resumes_a_finished_one(small_data: Path, tmp_path: Path) -> None:
     run(minute_config(small_data, num_epochs=4), tmp_path / "whole")
     run(minute_config(small_data, num_epochs=2), tmp_path / "parts")
     report = run(minute_config(small_data, num_epochs=4, num_workers=1, log_interval=1), tmp_path / "parts")
@@ -254,7 +254,7 @@ def test_sigterm_saves_and_ends_well(
         report = run(minute_config(small_data), tmp_path)
     assert (report.num_batches, report.is_finished) == (2, False)
     assert list(checkpoint_folders(tmp_path)) == [2]
-    assert "stopped after batch 2; run the same command to go on" in capsys.readouterr().err
+    assert "stopped after batch 2; run the same command to resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert run(minute_config(small_data), tmp_path).is_finished
 
@@ -308,7 +308,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
     _, error = process.communicate(timeout=WATCHDOG_S)
     assert process.returncode == 130, error
     assert "stopping" in error
-    assert "run the same command to go on" in error
+    assert "run the same command to resume" in error
     assert "Traceback" not in error
     (num_batches,) = checkpoint_folders(out)
     assert num_batches == read_metrics(out)[-1]["batch"]
@@ -323,7 +323,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"going on with 0.07 M parameters on cpu in {out}" in done.stderr
+    assert f"continuing with 0.07 M parameters on cpu in {out}" in done.stderr
     assert done.stdout.startswith(f"{out / 'model'}: {3 * num_epochs} batches, dev WER ")
 
 
@@ -348,8 +348,8 @@ def test_changed_utterances_are_noticed(small_data: Path, tmp_path: Path) -> Non
 
 
 def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"colour": "red"}')
-    with pytest.raises(CheckpointError, match="colour"):
+    (tmp_path / "config.json").write_text('{"color": "red"}')
+    with pytest.raises(CheckpointError, match="color"):
         run(minute_config(small_data), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="folder to write into"):
@@ -359,7 +359,7 @@ def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
 # Which models are averaged
 
 
-def test_average_begins_at_the_checkpoint_nearest_to_its_share(small_data: Path, tmp_path: Path) -> None:
+def test_average_starts_at_the_checkpoint_nearest_to_its_share(small_data: Path, tmp_path: Path) -> None:
     config = minute_config(small_data, num_epochs=4, average_period=1, save_interval=1)
     run(config, tmp_path)
     weights = {n: CheckpointFolder(p).tensors("model.safetensors") for n, p in checkpoint_folders(tmp_path).items()}

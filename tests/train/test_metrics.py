@@ -15,7 +15,7 @@ def open_log(folder: Path, done_batches: int = 0) -> RunLog:
     return RunLog(folder, total_batches=10, done_batches=done_batches, is_quiet=True)
 
 
-def test_means_over_seconds_of_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_means_over_seconds_of_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
     log = open_log(tmp_path)
@@ -105,7 +105,7 @@ def test_messages_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert read_metrics(tmp_path) == []
 
 
-def test_warnings_come_once_a_minute_and_say_how_many_were_held_back(
+def test_warnings_are_limited_and_count_suppressed_ones(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger, clock = logging.getLogger("zipasr.test_sparing"), [100.0]

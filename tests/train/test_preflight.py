@@ -199,7 +199,7 @@ def test_large_manifests_are_sampled(data: Path) -> None:
     assert look(short, cuts_of(data, "dev"), most=10).splits["train"].lost_share == 0.5
 
 
-def test_a_run_that_is_refused_can_begin_with_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_refused_run_can_start_with_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = write_tones(tmp_path / "data", num_train=20, num_dev=2)
     strict = minute_config(data, min_duration_s=2.0, num_epochs=1)
     with pytest.raises(DataError, match=r"100.0% of 20 would be: 20 too short"):

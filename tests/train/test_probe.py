@@ -52,7 +52,7 @@ def test_not_even_one_utterance() -> None:
         find_largest(minute_config(), SIZES, lambda shape: None, 1000, "box", may_overshoot=True)
 
 
-def test_setting_that_is_too_much_is_said() -> None:
+def test_setting_that_is_too_large_is_reported() -> None:
     report = ProbeReport("box", 2**30, 600.0, 312.7, ())
     assert "=312 is the largest that is safe of those tried; the setting, 600, is too much" in report.format()
 

@@ -27,8 +27,8 @@ from zipasr.train.state import (
     AVERAGE_FILE,
     TENSORS_FILE,
     TRAINING_FILE,
+    DivergenceState,
     TrainState,
-    Trouble,
     best_folders,
     checkpoint_folders,
     checkpoint_path,
@@ -56,8 +56,8 @@ def diverge(monkeypatch: pytest.MonkeyPatch, first: int, *, above_lr: float = 0.
         if b == stop:
             signal.raise_signal(signal.SIGINT)
         parts, total = losses(self, batch, b)
-        is_spoilt = b >= first and self.state.optimizer.param_groups[0]["initial_lr"] > above_lr
-        return parts, total * float("nan") if is_spoilt else total
+        is_damaged = b >= first and self.state.optimizer.param_groups[0]["initial_lr"] > above_lr
+        return parts, total * float("nan") if is_damaged else total
 
     monkeypatch.setattr(Stepper, "losses", spoil)
 
@@ -89,7 +89,7 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
     assert document["trouble"] == {"num_skipped": 0, "num_rollbacks": 2, "returned_to": [3]}
     lines = {line["batch"]: line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"}
     assert all("loss" in lines[b] for b in range(1, 16))
-    plain = read_metrics_without_trouble(data, tmp_path / "plain")
+    plain = metrics_of_a_run_without_divergence(data, tmp_path / "plain")
     assert lines[2]["lr"] == plain[2]["lr"]
     assert lines[4]["lr"] == pytest.approx(plain[4]["lr"] / 4)
 
@@ -155,7 +155,7 @@ def test_killed_while_going_back(data: Path, tmp_path: Path, monkeypatch: pytest
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
-def read_metrics_without_trouble(data: Path, out: Path) -> dict[int, dict[str, Any]]:
+def metrics_of_a_run_without_divergence(data: Path, out: Path) -> dict[int, dict[str, Any]]:
     train(config(data, num_epochs=2), out, is_quiet=True)
     return {line["batch"]: line for line in read_metrics(out) if line["kind"] == "train"}
 
@@ -194,10 +194,10 @@ def test_stops_with_a_diagnosis_in_the_end(
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Checkpoints after 0 to 3 steps, the last one in trouble."""
+    """Checkpoints after 0 to 3 steps, the last one after a skipped step."""
     state = new_state()
     for number in range(4):
-        state.trouble = Trouble(num_skipped=int(number == 3))
+        state.divergence = DivergenceState(num_skipped=int(number == 3))
         state.save(checkpoint_path(tmp_path, number), TOKENIZER)
         train_state(state, 1)
     return tmp_path
@@ -213,26 +213,26 @@ def rates(state: TrainState) -> list[float]:
 
 def test_goes_back_one_further_each_time(run_folder: Path) -> None:
     assert list(good_checkpoints(run_folder)) == [0, 1, 2]
-    trouble = Trouble(num_skipped=10)
+    divergence = DivergenceState(num_skipped=10)
     every = minute_config(save_interval=1)
-    assert roll_back(copy_of(run_folder), trouble, minute_config(save_interval=2), TOKENIZER, new_state) == 2
-    assert roll_back(copy_of(run_folder), trouble, minute_config(save_interval=5), TOKENIZER, new_state) == 0
+    assert roll_back(copy_of(run_folder), divergence, minute_config(save_interval=2), TOKENIZER, new_state) == 2
+    assert roll_back(copy_of(run_folder), divergence, minute_config(save_interval=5), TOKENIZER, new_state) == 0
     for number, num_rollbacks, returned_to in ((2, 1, [2]), (1, 2, [1]), (0, 3, [0])):
-        assert roll_back(run_folder, trouble, every, TOKENIZER, new_state) == number
+        assert roll_back(run_folder, divergence, every, TOKENIZER, new_state) == number
         state = new_state(seed=9)
         before = rates(state)
         assert load_newest(state, run_folder)
         assert state.position.num_batches == number
-        assert state.trouble == Trouble(0, num_rollbacks, returned_to)
+        assert state.divergence == DivergenceState(0, num_rollbacks, returned_to)
         assert rates(state) == [rate * 0.5**num_rollbacks for rate in before]
-        trouble = dataclasses.replace(state.trouble, num_skipped=10)
+        divergence = dataclasses.replace(state.divergence, num_skipped=10)
     assert list(checkpoint_folders(run_folder)) == [0]
 
 
-def test_checkpoint_of_spoilt_weights_is_not_good(run_folder: Path) -> None:
+def test_checkpoint_of_damaged_weights_is_not_good(run_folder: Path) -> None:
     state = new_state()
     load_newest(state, run_folder)
-    state.trouble = Trouble()
+    state.divergence = DivergenceState()
     with torch.no_grad():
         next(state.model.parameters())[0] = float("inf")
     state.save(checkpoint_path(run_folder, 3), TOKENIZER)
@@ -247,10 +247,10 @@ def test_diagnosis_names_module_parameters_and_utterance() -> None:
     batch = random_batch(torch.Generator().manual_seed(0), 4)
     features = batch.features.clone()
     features[2, 40:] = float("inf")
-    spoilt = batch._replace(features=features)
-    result = stepper.step([spoilt], 7)
+    damaged = batch._replace(features=features)
+    result = stepper.step([damaged], 7)
     assert result.is_diverging
-    text = diagnosis(stepper, [spoilt], 7)
+    text = diagnosis(stepper, [damaged], 7)
     assert "first module whose output is not finite: encoder.frontend" in text
     assert "utterances whose loss is not finite alone: u2\n" in text
     assert "likely causes: features that are not finite" in text
@@ -261,4 +261,4 @@ def test_diagnosis_names_module_parameters_and_utterance() -> None:
     text = diagnosis(stepper, [batch], 8)
     assert "first module whose output is not finite: ctc.output (Linear)" in text
     assert "parameters that are not finite: ctc.output.weight\n" in text
-    assert "an earlier step that spoilt the weights" in text
+    assert "an earlier step that damaged the weights" in text

@@ -1,4 +1,4 @@
-"""Signals. Contract: the first is a wish, a second Ctrl-C interrupts at once, and under torchrun none does."""
+"""Signals. Contract: the first is a request, a second Ctrl-C interrupts at once, and under torchrun none does."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zipasr.train.signals import stop_wish
+from zipasr.train.signals import stop_request
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +17,15 @@ def _interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_first_is_a_wish_and_a_second_interrupts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_first_signal_is_a_request_and_a_second_interrupts(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     before = signal.getsignal(signal.SIGINT)
-    with stop_wish() as wish:
-        assert not wish
+    with stop_request() as request:
+        assert not request
         signal.raise_signal(signal.SIGINT)
-        assert wish.signal == signal.SIGINT
+        assert request.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -32,10 +34,10 @@ def test_first_is_a_wish_and_a_second_interrupts(monkeypatch: pytest.MonkeyPatch
 
 def test_agent_of_torchrun_may_repeat_it(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    with stop_wish() as wish:
+    with stop_request() as request:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
             signal.raise_signal(number)
-        assert wish.signal == signal.SIGTERM
+        assert request.signal == signal.SIGTERM
     assert capfd.readouterr().err.count("a checkpoint is saved") == 1
 
 
@@ -43,8 +45,8 @@ def test_other_threads_have_no_signals() -> None:
     seen = []
 
     def work() -> None:
-        with stop_wish() as wish:
-            seen.append(bool(wish))
+        with stop_request() as request:
+            seen.append(bool(request))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -66,7 +66,7 @@ def test_goes_on_without_it(
     shutil.rmtree(source)
     with caplog.at_level(logging.WARNING):
         assert main([*argv, "--out", str(tmp_path / "stopped")]) == 0
-    assert caplog.text.count(f"{source}, with which this run began, is gone; going on without it") == 1
+    assert caplog.text.count(f"{source}, from which this run started, is gone; continuing without it") == 1
     number, whole = list(checkpoint_folders(tmp_path / "whole").items())[-1]
     stopped = checkpoint_folders(tmp_path / "stopped")[number]
     for name in (TENSORS_FILE, AVERAGE_FILE, "model.safetensors", *([LORA_FILE] if "lora" in settings[-1] else [])):

@@ -49,7 +49,7 @@ def vars_of(share: float, every: int, keep: int) -> dict[str, float | int]:
     return {"average_period": 10, "average_share": share, "save_interval": every, "keep_checkpoints": keep}
 
 
-def test_published_recipe_is_told_of_fewer_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_published_recipe_warns_about_fewer_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As many batches as on the GPUs that it names, and on one of them: then its checkpoints do not reach back."""
     span = AverageSpan(medium(), tmp_path)
     span.foresee(120_000)
@@ -67,7 +67,7 @@ def test_far_is_further_than_to_another_checkpoint_or_half_of_the_part() -> None
 
 
 @pytest.mark.parametrize(("keep", "num_said"), [(30, 0), (2, 1)])
-def test_a_run_whose_checkpoints_do_not_reach_back_says_so_once(
+def test_checkpoints_that_do_not_reach_back_cause_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: int, num_said: int
 ) -> None:
     """In advance, and at the first of three validations that it happens at."""

@@ -82,7 +82,7 @@ def save(state: TrainState, run: Path) -> Path:
     return folder
 
 
-def test_everything_comes_back_and_goes_on_the_same(tmp_path: Path) -> None:
+def test_everything_is_restored_and_training_continues_identically(tmp_path: Path) -> None:
     state = new_state()
     train(state, 12)  # past the step at which clipping begins, and the first change of size
     state.position = Position(epoch=2, index=3, num_batches=12, audio_s=4.5, train_s=1.25)
@@ -132,14 +132,14 @@ def test_another_rank_has_a_random_state_of_its_own(tmp_path: Path) -> None:
     assert first.position == second.position == state.position
 
 
-def test_another_number_of_ranks_goes_on_at_about_the_same_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_number_of_ranks_resumes_at_about_the_same_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = new_state()
     state.position.index = 7
     state._write(tmp_path, TOKENIZER, [None, state._of_rank()])
     for size, index in ((1, 14), (2, 7), (4, 3)):
         state.load(tmp_path, Ranks(0, size))
         assert state.position.index == index
-    assert caplog.text.count("processes in the place of 2") == 2
+    assert caplog.text.count("processes instead of 2") == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

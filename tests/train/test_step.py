@@ -1,4 +1,4 @@
-"""One optimisation step. Law: a batch in pieces, or several batches, is the same step as whole. Run: what is not finite, or
+"""One optimization step. Law: a batch in pieces, or several batches, is the same step as whole. Run: what is not finite, or
 does not fit, changes nothing and is named.
 """
 
@@ -101,7 +101,7 @@ def test_utterance_that_does_not_fit_alone_is_left_out_and_named(monkeypatch: py
     stepper = new_stepper(minute_config())
     stepper.state.model.train()
     result = stepper.step([batch], 1)
-    assert result.is_learnt
+    assert result.is_learned
     assert result.problems == ("skipped utterances that do not fit into memory even alone: u5",)
     assert_close(dict(stepper.state.model.state_dict()), expected)
 
@@ -111,7 +111,7 @@ def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = new_stepper(minute_config())
     before = {name: tensor.clone() for name, tensor in stepper.state.model.state_dict().items()}
     result = stepper.step(batches(1, size=2)[0], 1)
-    assert (result.is_learnt, result.is_diverging, result.losses) == (False, False, {})
+    assert (result.is_learned, result.is_diverging, result.losses) == (False, False, {})
     assert "u0, u1" in result.problems[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in stepper.state.model.state_dict().items())
 
@@ -154,12 +154,12 @@ def test_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "losses", steep)
         result = stepper.step(batches(1)[0], 1)
-    assert (result.is_learnt, result.is_diverging) == (False, True)
+    assert (result.is_learned, result.is_diverging) == (False, True)
     assert result.problems[0].startswith("skipped a batch whose gradients are not finite: u0, u1, ")
     assert [batch.ids for batch in stepper.suspects] == [tuple(f"u{i}" for i in range(8))]
     assert all(torch.equal(tensor, before[name]) for name, tensor in stepper.state.model.state_dict().items())
     assert all(p.grad is None for p in stepper.parameters)
-    assert stepper.step(batches(1)[0], 2).is_learnt
+    assert stepper.step(batches(1)[0], 2).is_learned
     assert stepper.suspects == []
 
 
@@ -170,11 +170,11 @@ def test_float16_overflow_lowers_the_scale_and_is_no_divergence() -> None:
     stepper = new_stepper(minute_config(precision="float16"))
     stepper.state.loss_scale = LossScale(2.0**30)
     result = stepper.step(batches(1)[0], 1)
-    assert (result.is_learnt, result.is_diverging) == (False, False)
+    assert (result.is_learned, result.is_diverging) == (False, False)
     assert "gradients overflowed at a loss scale of 1.07374e+09" in result.problems[0]
     assert stepper.state.loss_scale.scale == 2.0**29
     stepper.state.loss_scale = LossScale(4.0)
-    assert stepper.step(batches(1)[0], 2).is_learnt
+    assert stepper.step(batches(1)[0], 2).is_learned
     assert stepper.figures()["loss_scale"] == 4.0
 
 
@@ -200,7 +200,7 @@ def test_figures_of_clipping() -> None:
     assert "grad_norm" not in stepper.figures()
 
 
-def test_random_state_comes_back() -> None:
+def test_random_state_is_restored() -> None:
     cpu = torch.device("cpu")
     state = random_state(cpu)
     first = torch.rand(3)

@@ -72,9 +72,7 @@ def test_a_long_dev_set_is_compared_in_part_and_counted_whole(cuts: list[Any], m
     assert num_words < 6
 
 
-def test_characters_are_counted_where_the_vocabulary_knows_no_spaces(
-    cuts: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_characters_are_counted_if_the_vocabulary_has_no_spaces(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"a": "天 天天", "b": "地", "c": "地天"}
     tokenizer = Tokenizer.train(texts.values(), kind="spaceless", vocab_size=None)
     cuts = [cut.map_supervisions(lambda s: dataclasses.replace(s, text=texts[s.id])) for cut in cuts]
@@ -114,7 +112,7 @@ def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> N
         assert all(batch.features.shape[1] == batch.feature_lens.max() + 32 for batch in batches)
 
 
-def test_nothing_is_drawn_and_nothing_learnt(cuts: list[Any]) -> None:
+def test_nothing_is_drawn_and_nothing_learned(cuts: list[Any]) -> None:
     model = minute_model(vocab_size=TOKENIZER.vocab_size).eval()
     before = SimpleNamespace(random=torch.get_rng_state(), weights={k: v.clone() for k, v in model.state_dict().items()})
     metrics = validate(model, dev_batches(cuts, 100.0), TEXTS, TOKENIZER, CPU).metrics

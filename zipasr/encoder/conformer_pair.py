@@ -1,7 +1,7 @@
-"""Two Conformer-style blocks in the place of one Zipformer block, for the paper's ablation. (N, T, D) -> (N, T, D).
+"""Two Conformer-style blocks that replace one Zipformer block, for the paper's ablation. (N, T, D) -> (N, T, D).
 
-Each is feed-forward, self-attention with weights of its own, convolution, feed-forward, normalisation and Bypass, made of
-the modules of Zipformer; the hidden widths of its two feed-forwards add up to twice that of the Zipformer block.
+Each has feed-forward, self-attention with its own weights, convolution, feed-forward, normalization and Bypass, built from
+the modules of Zipformer. The hidden widths of its two feed-forwards add up to twice that of the Zipformer block.
 Source: Yao et al. 2024, arXiv:2310.11230, table 5; the widths are inferred from the published parameter count.
 """
 

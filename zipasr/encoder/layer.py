@@ -1,5 +1,5 @@
-"""One Zipformer block: attention weights once, used by two self-attentions and the non-linear attention, with three
-feed-forwards, two convolutions and a Bypass around it. (N, T, D) -> (N, T, D) at the rate of its stack.
+"""One Zipformer block: attention weights computed once for two self-attentions and the non-linear attention, three
+feed-forwards, two convolutions and Bypass connections. (N, T, D) -> (N, T, D) at the frame rate of its stack.
 
 Source: Yao et al. 2024, arXiv:2310.11230, figure 2 and section 3.2; training-only constants from the published recipe.
 """
@@ -28,7 +28,7 @@ _BYPASS_MIN = Schedule(((0.0, 0.9), (20000.0, 0.2)))
 
 @dataclass(frozen=True, kw_only=True)
 class LayerShape:
-    """Sizes of one block."""
+    """Sizes of one block, and constructors of its modules."""
 
     channels: int
     feedforward: int
@@ -43,7 +43,7 @@ class LayerShape:
     ablation: AblationConfig = field(default_factory=AblationConfig)
 
     def attention_weights(self) -> nn.Module:
-        """A module that computes attention weights."""
+        """A new module that computes attention weights."""
         weights = AttentionWeights(
             self.channels,
             self.pos_dim,
@@ -54,25 +54,25 @@ class LayerShape:
         return self.ablation.with_input_norm(weights, self.channels)
 
     def self_attention(self) -> nn.Module:
-        """A module that attends values under given weights."""
+        """A new self-attention module, which applies given attention weights."""
         attention = SelfAttention(self.channels, num_heads=self.num_heads, value_head_dim=self.value_head_dim)
         return self.ablation.with_input_norm(attention, self.channels)
 
     def feed_forward(self, hidden_channels: int) -> nn.Module:
-        """A feed-forward module."""
+        """A new feed-forward module."""
         activation = self.ablation.left_activation
         feed_forward = FeedForward(self.channels, hidden_channels, dropout=self.dropout, activation=activation)
         return self.ablation.with_input_norm(feed_forward, self.channels)
 
     def convolution(self) -> nn.Module:
-        """A convolution module."""
+        """A new convolution module."""
         activation = self.ablation.right_activation
         conv = ConvolutionModule(self.channels, self.kernel_size, is_causal=self.is_causal, activation=activation)
         return self.ablation.with_input_norm(conv, self.channels)
 
 
 class LayerPast(NamedTuple):
-    """What the modules of one block remember of earlier chunks; None where there is no past."""
+    """Cached left context of the modules of one block; None where there is no past."""
 
     key: Past | None = None
     """Keys of the attention weights, (N, L, H·query_head_dim)."""
@@ -89,11 +89,11 @@ class LayerPast(NamedTuple):
 
 
 NO_PAST = LayerPast()
-"""Offline: every utterance begins with its first frame."""
+"""No cached context: offline, the input is the whole utterance."""
 
 
 class Bypass(ScheduledModule):
-    """Learned interpolation, channel by channel, between the input of some layers and their output."""
+    """Learned interpolation, per channel, between the input and the output of some layers."""
 
     def __init__(self, channels: int, *, skip_rate: Schedule | float = 0.0) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Bypass(ScheduledModule):
         self.skip_rate = skip_rate
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return before + (after - before) · scale, all (N, T, D); while training some sequences keep `before`."""
+        """Return before + (after - before) · scale, all (N, T, D); in training some sequences keep `before`."""
         scale: Tensor = self.scale
         if self.training:
             minimum = self.value(_BYPASS_MIN)
@@ -113,16 +113,16 @@ class Bypass(ScheduledModule):
 
 
 class SkippingBlock(ScheduledModule):
-    """A block whose modules are now and then skipped while training, each for whole sequences."""
+    """Base class of blocks whose modules are randomly skipped in training, each for whole sequences."""
 
     def _keep(self, x: Tensor, skip_rate: Schedule) -> Tensor | None:
-        """A 0/1 mask of the sequences of `x` for which a module counts; None for all of them."""
+        """A 0/1 mask of the sequences of `x` that keep a module; None if all do."""
         rate = self.value(skip_rate) if self.training else 0.0
         return sequence_mask(x, rate) if rate > 0.0 else None
 
 
 class ZipformerLayer(SkippingBlock):
-    """One Zipformer block."""
+    """One Zipformer block, with the skips and constraints of training."""
 
     def __init__(self, shape: LayerShape, *, skip_rate: Schedule | float = 0.0) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class ZipformerLayer(SkippingBlock):
         self.norm = ablation.make_norm(channels)
         self.bypass_mid = Bypass(channels) if ablation.has_bypass else NoBypass()
         self.bypass = Bypass(channels, skip_rate=skip_rate) if ablation.has_bypass else NoBypass()
-        # Present in every published checkpoint and count of parameters, but never used.
+        # Part of every published checkpoint and parameter count, but never used.
         self.unused_scale = nn.Parameter(torch.full((channels,), 0.5), requires_grad=False)
 
         self.balancer_nonlin = Balancer(
@@ -171,11 +171,11 @@ class ZipformerLayer(SkippingBlock):
 
         Args:
             x: (N, T, D).
-            positions: (2T + L - 1, pos_dim) relative position encodings, L remembered frames included.
-            mask: bool, broadcastable to (N, 1, T, L + T), True where attention may not look.
+            positions: (2T + L - 1, pos_dim) relative position encodings, including the L cached frames.
+            mask: bool, broadcastable to (N, 1, T, L + T), True where attention is masked.
             padding_mask: bool (N, T), True at padding.
             chunk_frames: see `ConvolutionModule`.
-            past: what the modules remember.
+            past: cached left context of the modules.
         """
         before = x
         weights = self.attention_weights(x, positions, mask, past.key)
@@ -198,7 +198,7 @@ class ZipformerLayer(SkippingBlock):
         return self.whiten(self.balancer2(x))
 
     def _one_head(self, weights: Tensor) -> Tensor:
-        """Weights (N, T, L + T) of head 0; now and then, while training, the same for every key it sees at all."""
+        """Weights (N, T, L + T) of head 0; in training, occasionally uniform over the keys that are not masked."""
         head = weights[:, 0]
         if self.training and chance(self.value(_CONST_ATTENTION)):
             seen = (head > 0.0).to(head.dtype)

@@ -1,4 +1,4 @@
-"""A stack: blocks that run at a fraction of 50 Hz, with the Downsample, Upsample and Bypass around them.
+"""A stack: blocks at a fraction of 50 Hz, with the Downsample, upsampling and Bypass around them.
 
 (N, T, D) at 50 Hz -> (N, T, D) at 50 Hz.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.1 and figure 1.
@@ -17,7 +17,7 @@ from zipasr.nn.schedule import Schedule
 
 
 class Downsample(nn.Module):
-    """Average groups of `factor` frames under learned weights; the last frame is repeated to fill the last group."""
+    """Average groups of `factor` frames with learned weights; the last frame is repeated to fill the last group."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Downsample(nn.Module):
         if fill:
             x = torch.cat([x, x[:, -1:].expand(-1, fill, -1)], dim=1)
         groups = x.unflatten(1, (-1, self.factor))
-        # No matrix product: under autocast that would round the residual stream to half precision.
+        # Not a matrix product: under autocast that would round the residual stream to half precision.
         return (groups * self.bias.softmax(0).unsqueeze(1)).sum(2)
 
 
@@ -40,7 +40,7 @@ def upsample(x: Tensor, factor: int, num_frames: int) -> Tensor:
 
 
 class ZipformerStack(nn.Module):
-    """Blocks at 50 Hz / `downsample_factor`."""
+    """Blocks that run at 50 Hz / `downsample_factor`; input and output are at 50 Hz."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ZipformerStack(nn.Module):
         self.layers = nn.ModuleList(
             block(shape, skip_rate=_layer_skip(i, num_layers, warmup, downsample_factor)) for i in range(num_layers)
         )
-        for layer in self.layers[1:]:  # the published model starts every layer of a stack alike
+        for layer in self.layers[1:]:  # the published model initializes all layers of a stack alike
             layer.load_state_dict(self.layers[0].state_dict())
         if downsample_factor > 1:
             self.downsample = Downsample(downsample_factor)
@@ -78,10 +78,10 @@ class ZipformerStack(nn.Module):
         Args:
             x: (N, T, D) at 50 Hz.
             feature_mask: (N, 1, D) of 0 and 1, or None.
-            attention_mask: bool (T, T) at 50 Hz, True where attention may not look, or None.
-            padding_mask: bool (N, L + T) at 50 Hz, True at padding; L remembered frames first, 0 without a past.
+            attention_mask: bool (T, T) at 50 Hz, True where attention is masked, or None.
+            padding_mask: bool (N, L + T) at 50 Hz, True at padding; L cached frames first, 0 without a past.
             chunk: frames at 50 Hz in a chunk, a multiple of the factor, or -1.
-            pasts: what each block remembers, or None.
+            pasts: cached left context of each block, or None.
         """
         before, factor = x, self.factor
         if factor > 1:

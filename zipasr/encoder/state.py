@@ -1,7 +1,7 @@
-"""What the encoder remembers of streams between their chunks: `StreamState`, batch first, at the rates of the stacks.
+"""Encoder state of streams between chunks: `StreamState`, batch first, at the frame rates of the stacks.
 
-A state is a value: a step takes one and gives another. States of several streams, wherever those are in their sound, can
-be stacked into the batch of one step and unstacked after it.
+A state is immutable: a step takes one and returns the next. States of several streams at any position in their audio can
+be stacked into one batch and unstacked afterwards.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from zipasr.nn.past import Past
 
 
 class LayerState(NamedTuple):
-    """Memory of one block: L frames at the rate of its stack for attention, half a kernel for the convolutions."""
+    """State of one block: L frames at the rate of its stack for attention, half a kernel for the convolutions."""
 
     key: Tensor
     """(N, L, H·query_head_dim) keys."""
@@ -38,16 +38,16 @@ _NUM_OTHER_TENSORS = 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StreamState:
-    """Memory of N streams, all of the same chunk and left context; make the first with `Zipformer.initial_state`."""
+    """State of N streams with the same chunk and left context; create the first with `Zipformer.initial_state`."""
 
     chunk_frames_50hz: int
     """Frames of a chunk at 50 Hz."""
     layers: tuple[LayerState, ...]
-    """Blocks of all stacks, in their order."""
+    """States of the blocks of all stacks, in order."""
     embed: Tensor
     """(N, 3, F', C) last image of Conv-Embed before its ConvNeXt layer."""
     processed_frames: Tensor
-    """(N,) int64, valid frames at 50 Hz so far; what lies before them in the memory is not looked at."""
+    """(N,) int64, valid frames at 50 Hz so far; earlier frames of the state are masked."""
 
     @property
     def batch_size(self) -> int:
@@ -56,25 +56,25 @@ class StreamState:
 
     @property
     def left_context_frames_50hz(self) -> int:
-        """Frames before the chunk that attention sees; the first stack works at 50 Hz."""
+        """Left context of attention in frames at 50 Hz, the rate of the first stack."""
         return self.layers[0].key.shape[1]
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the tensors of `to_flat`, without the batch."""
+        """Shapes of the tensors of `to_flat`, without the batch axis."""
         return [tuple(tensor.shape[1:]) for tensor in self.to_flat()]
 
     def padding_mask(self, num_valid: Tensor) -> Tensor:
-        """Bool (N, L + C), True where there is no sound: before the start of a stream and from `num_valid` (N,) on."""
+        """Bool (N, L + C), True where there is no audio: before the start of a stream and from `num_valid` (N,) on."""
         left = self.left_context_frames_50hz
         offsets = torch.arange(-left, self.chunk_frames_50hz, device=num_valid.device)
         return (offsets < -self.processed_frames.unsqueeze(1)) | (offsets >= num_valid.unsqueeze(1))
 
     def pasts(self) -> tuple[Past, list[LayerPast]]:
-        """The memory as Conv-Embed and the blocks take it."""
+        """The state as the `Past` of Conv-Embed and the `LayerPast` of each block."""
         return Past(self.embed), [LayerPast(*map(Past, layer)) for layer in self.layers]
 
     def after(self, embed: Past, layers: Sequence[LayerPast], num_valid: Tensor) -> "StreamState":
-        """The state after a step that joined every past and saw `num_valid` (N,) valid frames at 50 Hz."""
+        """The state after a step that joined every past and processed `num_valid` (N,) valid frames at 50 Hz."""
         kept = [_kept(past) for layer in layers for past in layer]
         return self.from_flat(
             [*kept, _kept(embed), self.processed_frames + num_valid], chunk_frames_50hz=self.chunk_frames_50hz
@@ -85,7 +85,7 @@ class StreamState:
         """Join the streams of several states into one batch, in their order.
 
         Raises:
-            ValueError: no states, or chunks, left contexts or models differ.
+            ValueError: there are no states, or their chunks, left contexts or models differ.
         """
         if not states:
             raise ValueError("stack needs at least one state, but got none")
@@ -102,7 +102,7 @@ class StreamState:
         return StreamState.from_flat(flat, chunk_frames_50hz=first.chunk_frames_50hz)
 
     def unstack(self) -> list["StreamState"]:
-        """One state of batch size 1 for each stream. They are views: a kept one keeps the memory of the whole batch."""
+        """One state of batch size 1 per stream. They are views: keeping one keeps the whole batch in memory."""
         flat, chunk = self.to_flat(), self.chunk_frames_50hz
         return [
             self.from_flat([tensor[n : n + 1] for tensor in flat], chunk_frames_50hz=chunk) for n in range(self.batch_size)
@@ -119,10 +119,10 @@ class StreamState:
 
     @staticmethod
     def from_flat(tensors: Sequence[Tensor], *, chunk_frames_50hz: int) -> "StreamState":
-        """The state whose `to_flat` gives `tensors`.
+        """The state whose `to_flat` returns `tensors`.
 
         Raises:
-            ValueError: so many tensors are no state, or their batches differ.
+            ValueError: the number of tensors does not match a state, or their batch sizes differ.
         """
         num_layer_tensors = len(tensors) - _NUM_OTHER_TENSORS
         if num_layer_tensors < _NUM_LAYER_TENSORS or num_layer_tensors % _NUM_LAYER_TENSORS:
@@ -145,7 +145,7 @@ class StreamState:
 
 
 def layer_shapes(shape: LayerShape, left_frames: int) -> list[tuple[int, ...]]:
-    """Shapes of the tensors of `LayerState` without the batch; `left_frames` is at the rate of the stack."""
+    """Shapes of the tensors of `LayerState` without the batch axis; `left_frames` is at the rate of the stack."""
     key, value = shape.num_heads * shape.query_head_dim, shape.num_heads * shape.value_head_dim
     conv = (shape.kernel_size // 2, shape.channels)
     return [(left_frames, key), (left_frames, 3 * shape.channels // 4), *[(left_frames, value)] * 2, conv, conv]

@@ -1,6 +1,6 @@
-"""Cuts features (t, F) at 100 Hz that arrive in any pieces into the windows that a streaming encoder takes.
+"""Input buffer of a streaming encoder: cuts features (t, F) at 100 Hz, pushed in pieces of any size, into windows.
 
-A window of a chunk of C frames at 50 Hz holds 2 C + 13 features, and the next one begins 2 C later.
+The window of a chunk of C frames at 50 Hz has 2 C + 13 features, and the next window starts 2 C features later.
 """
 
 import torch
@@ -10,19 +10,19 @@ from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, embed_length, window_l
 
 
 class WindowBuffer:
-    """Features of one stream that are still to be encoded.
+    """Features of one stream that are not encoded yet.
 
-    Windows come out as soon as all their features are there; after `finish` the last ones are filled with padding, which
-    does not count as sound. So a stream gives as many frames as its features would in one go, and the same ones as if
-    plenty of padding followed them there. Padding that is to count as sound must be pushed before `finish`.
+    A window is ready as soon as all its features are there; after `finish` the last windows are filled with padding, which
+    does not count as audio. A stream thus yields as many frames as its features would in one pass, with the values that
+    they would have if enough padding followed. Padding that should count as audio must be pushed before `finish`.
     """
 
     def __init__(self, chunk_frames_50hz: int, *, padding_value: float) -> None:
-        """Begin a stream.
+        """Create the buffer of a new stream.
 
         Args:
             chunk_frames_50hz: frames C of a chunk at 50 Hz.
-            padding_value: what the last windows are filled with, `features.PADDING_VALUE` of the published models.
+            padding_value: fills the last windows; `features.PADDING_VALUE` for the published models.
         """
         if chunk_frames_50hz < 1:
             raise ValueError(f"chunk_frames_50hz must be 1 or more, but is {chunk_frames_50hz}")
@@ -40,10 +40,10 @@ class WindowBuffer:
             features: (t, F) at 100 Hz, t from 0.
         Raises:
             ValueError: not (t, F), or another F than before.
-            RuntimeError: the stream is finished.
+            RuntimeError: the stream has finished.
         """
         if self._is_finished:
-            raise RuntimeError("a finished stream takes no more features; begin another WindowBuffer")
+            raise RuntimeError("a finished stream takes no more features; create another WindowBuffer")
         expected = self._pieces[0].shape[1] if self._pieces else None
         if features.dim() != 2 or expected not in (None, features.shape[1]):
             raise ValueError(
@@ -54,22 +54,22 @@ class WindowBuffer:
         self._num_frames += features.shape[0]
 
     def finish(self) -> None:
-        """Say that no more features will come."""
+        """Mark the end of the stream; `push` is an error afterwards."""
         self._is_finished = True
 
     @property
     def is_ready(self) -> bool:
-        """Whether `pop` would give a window."""
+        """Whether `pop` would return a window."""
         if self._is_finished:
             return embed_length(self._num_frames) > 0
         return self._num_frames >= self.window_frames
 
     def pop(self) -> tuple[Tensor, int] | None:
-        """Take the next window.
+        """Remove and return the next window.
 
         Returns:
-            The window (2 C + 13, F) and how many of its features are audio, the `lens` of `Zipformer.encode_chunk`; None if
-            more features must come first, or if the stream is finished and empty.
+            The window (2 C + 13, F) and its number of valid features, the `lens` of `Zipformer.encode_chunk`; None if more
+            features are needed first, or if the stream has finished and is empty.
         """
         if not self.is_ready:
             return None

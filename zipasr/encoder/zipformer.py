@@ -35,18 +35,18 @@ class ZipformerConfig:
     """Shape of the encoder, one entry per stack. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "zipformer"
-    """Tells the encoders apart in JSON."""
+    """Identifies the encoder in JSON."""
 
     num_features: int = 80
     """Mel bins F of the input."""
     conv_channels: tuple[int, int, int] = (8, 32, 128)
     """Channels of the three convolutions of Conv-Embed."""
     conv_embed_rate: Literal[2, 4] = 2
-    """Time reduction of Conv-Embed. 4, where the stacks work at 25 Hz and no Downsample follows them, is an ablation."""
+    """Time reduction of Conv-Embed. 4 is an ablation: the stacks run at 25 Hz, and no final Downsample follows."""
     channels: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
     """Embedding width D of each stack."""
     unmasked_channels: tuple[int, ...] = (192, 192, 256, 256, 256, 192)
-    """Channels that the random feature masks of training never touch."""
+    """Channels of each stack that the random feature masks of training never mask."""
     num_layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)
     """Blocks in each stack."""
     downsample: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
@@ -70,13 +70,13 @@ class ZipformerConfig:
     dropout: Schedule = DROPOUT
     """Dropout of Conv-Embed and the feed-forward modules over training."""
     is_causal: bool = False
-    """Whether the model can stream: chunk-causal convolutions, chunk masks in training."""
+    """Whether the model can stream; if so, it has chunk-causal convolutions and trains with chunk masks."""
     chunk_frames_50hz: tuple[int, ...] = (16, 32, 64, -1)
     """Chunk sizes drawn while training a causal model; -1 is the whole utterance."""
     left_context_frames_50hz: tuple[int, ...] = (64, 128, 256, -1)
     """Left contexts drawn while training a causal model; -1 is everything."""
     ablation: AblationConfig = field(default_factory=AblationConfig)
-    """Ingredients to leave out or to replace, for comparison."""
+    """Components to remove or replace, for comparison."""
 
     def __post_init__(self) -> None:
         num_stacks = len(self.channels)
@@ -142,7 +142,7 @@ class ZipformerConfig:
 
 
 def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
-    """Raise ConfigError unless the chunk and left context (50 Hz frames, -1 unlimited) suit every stack."""
+    """Raise ConfigError unless the chunk and left context (50 Hz frames, -1 unlimited) fit every stack."""
     if left < -1:
         raise ConfigError(f"left_context_frames_50hz must be -1 (everything) or more, but is {left}")
     if chunk == -1:
@@ -156,13 +156,13 @@ def check_chunk(config: ZipformerConfig, chunk: int, left: int) -> None:
         seen = min(left, max(1, left // chunk) * chunk)
         if left != -1 and seen < kernel // 2 * factor:
             raise ConfigError(
-                f"left_context_frames_50hz must reach back over half the kernel of stack {i}, {kernel // 2 * factor} "
+                f"left_context_frames_50hz must cover half the kernel of stack {i}, {kernel // 2 * factor} "
                 f"frames, but {left} frames give {seen} in whole chunks of {chunk}; published models use 64, 128 and 256"
             )
 
 
 class Zipformer(nn.Module):
-    """The encoder. See the module's docstring for rates and lengths."""
+    """The Zipformer encoder: features (N, T, F) at 100 Hz -> `Encoded` at 25 Hz; the file's docstring gives the lengths."""
 
     def __init__(self, config: ZipformerConfig) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Zipformer(nn.Module):
         )
 
     def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
+        """Number of output frames at 25 Hz for `num_frames` features at 100 Hz."""
         rate = self.config.conv_embed_rate
         factor = self.output_downsample.factor
         return (rates.embed_length(num_frames, rate) + factor - 1) // factor
@@ -225,14 +225,14 @@ class Zipformer(nn.Module):
 
         Args:
             features: (N, T, F) log-mel features at 100 Hz, T >= 9.
-            lens: (N,) valid frames of each, int64; on the CPU, they are checked, and those of the result are there too.
+            lens: (N,) valid frames of each, int64; checked only if on the CPU. The lengths returned are on the same device.
             chunk_frames_50hz: frames of a chunk at 50 Hz; -1 or None: no chunks. Causal models only.
-            left_context_frames_50hz: frames before the chunk that are seen, in whole chunks (rounded down, one at least, as
-                published); -1 or None: all.
+            left_context_frames_50hz: left context of a chunk in frames, in whole chunks (rounded down, one at least, as
+                published); -1 or None: unlimited.
         Returns:
             Frames (N, ((T - 7) // 2 + 1) // 2, D) at 25 Hz and their lengths.
         Raises:
-            ValueError: shapes or lengths disagree, or a chunk is asked of a model that is not causal.
+            ValueError: shapes or lengths disagree, or a chunk is given to a model that is not causal.
         """
         self._check_input(features, lens, chunk_frames_50hz)
         return self.encode_frames(
@@ -250,7 +250,7 @@ class Zipformer(nn.Module):
         chunk_frames_50hz: int | None = None,
         left_context_frames_50hz: int | None = None,
     ) -> Encoded:
-        """Run the stacks on what Conv-Embed gave: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
+        """Run the stacks on the output of Conv-Embed: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
         chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
         num_frames = frames.shape[1]
         lens_there = moved(lens, frames.device)
@@ -266,7 +266,7 @@ class Zipformer(nn.Module):
         chunk: int,
         pasts: Sequence[LayerPast] | None = None,
     ) -> Tensor:
-        """All stacks and the last Downsample; arguments as in `ZipformerStack.forward`, `pasts` of all blocks in order."""
+        """Run all stacks and the final Downsample; arguments as in `ZipformerStack.forward`, `pasts` of all blocks."""
         outputs, first, config = [], 0, self.config
         stacks = zip(self.stacks, config.channels, config.num_layers, self._feature_masks(x), strict=True)
         for stack, channels, num_layers, feature_mask in stacks:
@@ -277,19 +277,19 @@ class Zipformer(nn.Module):
         return self.output_downsample(_join_outputs(outputs))
 
     def _halve(self, lens: Tensor) -> Tensor:
-        """Lengths after the last Downsample."""
+        """Lengths after the final Downsample."""
         factor = self.output_downsample.factor
         return (lens + factor - 1) // factor
 
     def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> StreamState:
-        """The state of `batch_size` streams that have heard nothing, on the device and in the type of the weights.
+        """The state of `batch_size` new streams, on the device and in the dtype of the weights.
 
         Args:
             batch_size: number of streams N.
             chunk_frames_50hz: frames of a chunk at 50 Hz.
-            left_context_frames_50hz: frames before the chunk that are seen, a multiple of the chunk.
+            left_context_frames_50hz: left context of a chunk in frames, a multiple of the chunk.
         Raises:
-            ValueError: the model is not causal or made of other blocks, or the chunk or left context do not suit it.
+            ValueError: the model is not causal or has other blocks, or the chunk or left context do not fit it.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, but is {batch_size}")
@@ -302,20 +302,20 @@ class Zipformer(nn.Module):
     def encode_chunk(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
         """Encode the next chunk of N streams; `encoder.window.WindowBuffer` cuts features into the windows it takes.
 
-        The valid frames of a stream, chunk after chunk, are those that `forward` gives with the same chunk and left context
-        for all its features followed by 32 or more frames of the same padding. (A batch shorter than one chunk is a chunk
-        of its own length to `forward`, as in the original, but not here: pad it to a chunk to compare.)
+        The valid frames of a stream, over all chunks, equal those of `forward` with the same chunk and left context on all
+        its features followed by 32 or more frames of the same padding. (`forward` treats a batch shorter than one chunk as
+        a chunk of its own length, as the original does; this method does not: pad to a chunk to compare.)
 
         Args:
-            features: (N, 2 C + 13, F) window at 100 Hz for the C frames of the chunk; the next begins 2 C features later.
+            features: (N, 2 C + 13, F) window at 100 Hz for the C frames of the chunk; the next starts 2 C features later.
                 A window that reaches beyond the end of a stream is filled with padding.
-            lens: (N,) features of each window that are sound, int64; less than all only in the last windows of a stream,
-                whose state means nothing afterwards.
-            state: what earlier chunks left, not modified.
+            lens: (N,) valid features of each window, int64; fewer than all only in the last windows of a stream, whose
+                state is undefined afterwards.
+            state: state after the previous chunk; it is not modified.
         Returns:
             Frames (N, C // 2, D) at 25 Hz with their lengths, and the state for the next chunk, without gradients.
         Raises:
-            ValueError: training mode; shapes, window and state do not fit each other or the model.
+            ValueError: the model is in training mode, or shapes, window and state do not match each other or the model.
         """
         self._check_window(features, lens, state)
         return self.encode_chunk_unchecked(features, lens, state)
@@ -329,7 +329,7 @@ class Zipformer(nn.Module):
         return Encoded(frames, self._halve(num_valid)), state.after(embed_past, layer_pasts, num_valid)
 
     def _state_shapes(self, left: int) -> list[tuple[int, ...]]:
-        """What `StreamState.shapes` must be for a left context in frames at 50 Hz."""
+        """Expected `StreamState.shapes` for a left context in frames at 50 Hz."""
         config = self.config
         shapes = []
         for i, (num_layers, factor) in enumerate(zip(config.num_layers, config.downsample, strict=True)):
@@ -349,7 +349,7 @@ class Zipformer(nn.Module):
         if left < 1 or left % chunk:
             raise ValueError(
                 f"left_context_frames_50hz must be a positive multiple of the chunk, {chunk}, in a stream, but is {left}; "
-                "the memory of a stream is bounded, so -1 (everything) cannot be had"
+                "the state of a stream is bounded, so -1 (unlimited) is not possible"
             )
         check_chunk(config, chunk, left)
 
@@ -367,21 +367,24 @@ class Zipformer(nn.Module):
             )
         if state.batch_size != features.shape[0]:
             raise ValueError(
-                f"features and state must hold as many streams, but hold {features.shape[0]} and {state.batch_size}"
+                f"features and state must have the same number of streams, but have "
+                f"{features.shape[0]} and {state.batch_size}"
             )
         if state.shapes() != self._state_shapes(left):
-            raise ValueError("the state must come from a model of the same shape; make it with this one's initial_state")
+            raise ValueError(
+                "the state must come from a model of the same shape; create it with initial_state of this model"
+            )
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
         check_input(features, lens, num_features=self.config.num_features, min_frames=rates.MIN_FEATURES)
         if chunk is not None and chunk != -1 and not self.config.is_causal:
             raise ValueError(
                 f"chunk_frames_50hz must be -1 for this model, but is {chunk}; only a model trained with "
-                "is_causal=True can work in chunks"
+                "is_causal=True can encode in chunks"
             )
 
     def _chunk(self, chunk: int | None, left: int | None) -> tuple[int, int]:
-        """The chunk and left context to use: as asked, or drawn while training a causal model."""
+        """The chunk and left context to use: as given, or drawn at random when training a causal model."""
         config = self.config
         if chunk in (None, -1) and left not in (None, -1):
             raise ValueError(
@@ -396,7 +399,7 @@ class Zipformer(nn.Module):
         return chunk, left
 
     def _feature_masks(self, x: Tensor) -> list[Tensor | None]:
-        """One (N, 1, D) mask per stack: in 1/8 of the sequences the upper channels are zero, in 1/8 more the top."""
+        """One (N, 1, D) mask per stack: 1/8 of the sequences mask the upper channels, another 1/8 the topmost ones."""
         if not self.training:
             return [None] * len(self.stacks)
         keep1 = (torch.rand(x.shape[0], 1, 1, device=x.device) > _FEATURE_MASK_RATE).to(x.dtype)
@@ -416,7 +419,7 @@ def _draw(choices: tuple[int, ...]) -> int:
 
 
 def _chunk_mask(num_frames: int, chunk: int, left: int, device: torch.device) -> Tensor | None:
-    """Bool (T, T), True where target row may not see source column; None where everything may be seen."""
+    """Bool (T, T), True where the target row must not attend to the source column; None if nothing is masked."""
     if chunk == -1:
         return None
     left_chunks = _UNLIMITED_CHUNKS if left == -1 else max(1, left // chunk)
@@ -426,14 +429,14 @@ def _chunk_mask(num_frames: int, chunk: int, left: int, device: torch.device) ->
 
 
 def _to_width(x: Tensor, channels: int) -> Tensor:
-    """Cut (N, T, D) to `channels` or append zero channels."""
+    """Truncate (N, T, D) to `channels` or append zero channels."""
     if x.shape[2] >= channels:
         return x[:, :, :channels]
     return nn.functional.pad(x, (0, channels - x.shape[2]))
 
 
 def _join_outputs(outputs: list[Tensor]) -> Tensor:
-    """Each channel from the last stack that is wide enough to have it."""
+    """Concatenate the stacks' outputs: each channel comes from the last stack that is wide enough."""
     pieces, width = [outputs[-1]], outputs[-1].shape[2]
     for output in reversed(outputs[:-1]):
         if output.shape[2] > width:

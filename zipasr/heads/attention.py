@@ -1,8 +1,8 @@
-"""The attention decoder: a Transformer that reads `Encoded` and says how probable each next label is.
+"""The attention decoder: a Transformer that attends to `Encoded` and predicts the probability of each next label.
 
-It is trained beside CTC or a transducer (U = S + 1 positions: sos before the labels, eos after them) and rescores what
-their searches find. Frames are (N, T, D) at 25 Hz; K label sequences of one utterance share its keys and values, so
-sequences are (N, K, S) and nothing of the encoder is repeated for them.
+It is trained jointly with CTC or a transducer (U = S + 1 positions: sos before the labels, eos after them) and rescores
+their n-best hypotheses. Frames are (N, T, D) at 25 Hz; the K label sequences (N, K, S) of an utterance share its keys and
+values, so encoder frames are not repeated.
 Source: Vaswani et al. 2017, arXiv:1706.03762 (pre-norm, no norm after the last layer); Watanabe et al. 2017, "Hybrid
 CTC/attention architecture for end-to-end speech recognition".
 """
@@ -42,14 +42,14 @@ class AttentionConfig:
     dropout: float = 0.1
     """Dropout of the embedding, of every residual branch and inside the feed-forward modules."""
     label_smoothing: float = 0.1
-    """Share of the target probability that is spread over all labels."""
+    """Share of the target probability that is spread evenly over all labels."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "dim", "attention_dim", "num_heads", "feedforward"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.dim % 2:
-            raise ConfigError(f"dim must be even, one half for sines and one for cosines, but is {self.dim}")
+            raise ConfigError(f"dim must be even (half sines, half cosines), but is {self.dim}")
         if self.attention_dim % self.num_heads:
             raise ConfigError(
                 f"attention_dim must be a multiple of num_heads, {self.num_heads}, but is {self.attention_dim}"
@@ -71,14 +71,14 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(attention_dim, dim)
 
     def forward(self, x_NQC: Tensor, memory_NKM: Tensor, hidden_NQK: Tensor) -> Tensor:
-        """Attend where `hidden_NQK` is false; it may be (N, 1, K) where it is the same for all queries."""
+        """Attend where `hidden_NQK` is false; it may be (N, 1, K) if it is the same for all queries."""
         query_NHQE, key_NHKE = self._heads(self.query(x_NQC)), self._heads(self.key(memory_NKM))
         value_NHKE = self._heads(self.value(memory_NKM))
         scores_NHQK = (query_NHQE @ key_NHKE.transpose(2, 3)).float() / math.sqrt(self.head_dim)
         if self.training:
             scores_NHQK = penalize_abs(scores_NHQK, limit=_SCORE_LIMIT, penalty=_SCORE_PENALTY)
         hidden_NHQK = hidden_NQK.unsqueeze(1)
-        # The lowest finite number, as -inf would give nan where everything is hidden; then the weights are 0.
+        # The lowest finite number: -inf would give nan where everything is hidden; the weights are 0 there.
         scores_NHQK = scores_NHQK.masked_fill(hidden_NHQK, torch.finfo(scores_NHQK.dtype).min)
         weights_NHQK = scores_NHQK.softmax(-1).masked_fill(hidden_NHQK, 0.0)
         found_NHQE = weights_NHQK.to(value_NHKE.dtype) @ value_NHKE
@@ -117,17 +117,17 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_MUC: Tensor, hidden_MUU: Tensor, frames_NTD: Tensor, hidden_N1T: Tensor) -> Tensor:
-        """Map (M, U, C) to (M, U, C), M = N · K: the sequences of an utterance stand next to each other."""
+        """Map (M, U, C) to (M, U, C), M = N · K: the sequences of an utterance are adjacent."""
         y_MUC = self.self_norm(x_MUC)
         x_MUC = x_MUC + self.dropout(self.self_attention(y_MUC, y_MUC, hidden_MUU))
-        # Positions do not see each other here, so all those of an utterance are queries of one sequence.
+        # Positions do not attend to each other here, so all those of an utterance are queries of one sequence.
         y_NPC = self.cross_norm(x_MUC).reshape(frames_NTD.shape[0], -1, x_MUC.shape[2])
         x_MUC = x_MUC + self.dropout(self.cross_attention(y_NPC, frames_NTD, hidden_N1T)).view_as(x_MUC)
         return x_MUC + self.dropout(self.feed_forward(self.feed_forward_norm(x_MUC)))
 
 
 class AttentionHead(nn.Module):
-    """Embedding, layers and output of the attention decoder."""
+    """The attention decoder: label embedding, Transformer layers and output layer."""
 
     def __init__(self, config: AttentionConfig, *, encoder_channels: int, vocab_size: int, sos_eos: int) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class AttentionHead(nn.Module):
             return self.output(x_MUC.float()).view(size, num_sequences, num_labels + 1, -1)
 
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy with label smoothing of the labels and the eos after them, summed over the batch, in nats.
+        """Label-smoothed cross-entropy of the labels and the final eos, summed over the batch, in nats.
 
         Args:
             encoded: frames and lengths at 25 Hz.
@@ -179,7 +179,7 @@ class AttentionHead(nn.Module):
         return {"attention": loss_N.sum()}
 
     def log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
-        """Log-probability (N, K, S + 1), float32, of each label and of the eos after the last; 0 for padding.
+        """Log-probability (N, K, S + 1), float32, of each label and of the final eos; 0 at padding.
 
         Args: as for `forward`.
         """
@@ -190,7 +190,7 @@ class AttentionHead(nn.Module):
         return log_probs_NKUV.gather(-1, targets_NKU.unsqueeze(-1)).squeeze(-1).masked_fill(is_padding_NKU, 0.0)
 
     def _targets(self, labels: Tensor, label_lens: Tensor) -> Tensor:
-        """What follows each prefix, (..., S + 1): the labels, then sos/eos, which also fills the padding."""
+        """Targets (..., S + 1) of each prefix: the labels, then sos/eos, which also fills the padding."""
         is_padding = torch.arange(labels.shape[-1], device=labels.device) >= label_lens.unsqueeze(-1)
         return functional.pad(labels.masked_fill(is_padding, self.sos_eos), (0, 1), value=self.sos_eos)
 
@@ -203,7 +203,7 @@ class AttentionHead(nn.Module):
             )
         num_sequences, num_labels = labels_NKS.shape[1:]
         if size * num_sequences == 0:
-            raise ValueError("there must be at least one label sequence, but there is none")
+            raise ValueError("labels must hold at least one sequence, but hold none")
         require_span("label_lens", label_lens_NK, 0, num_labels, "labels")
         require_vocabulary("labels", labels_NKS, label_lens_NK, vocab_size)
         return size, num_sequences, num_labels

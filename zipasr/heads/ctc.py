@@ -13,14 +13,14 @@ from zipasr.nn.encoded import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class CtcConfig:
-    """The CTC head."""
+    """Configuration of the CTC head."""
 
     dropout: float = 0.1
     """Elementwise dropout of the encoder frames before the output layer."""
 
 
 class CtcHead(nn.Module):
-    """Dropout, linear layer, log-softmax."""
+    """The CTC head: dropout, linear layer, log-softmax."""
 
     def __init__(self, config: CtcConfig, *, encoder_channels: int, vocab_size: int, blank: int) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class CtcHead(nn.Module):
     def loss(
         self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor, *, has_two_views: bool = False
     ) -> dict[str, Tensor]:
-        """CTC loss summed over the batch, in nats; with two views also how far they are from each other.
+        """CTC loss summed over the batch, in nats; with two views also their consistency loss.
 
-        Utterances with fewer frames than labels and repeats need have no alignment; they count nothing here, as the
-        data checks have reported them.
+        Utterances with fewer frames than their labels and repeats need have no alignment. They contribute 0 here; the
+        data checks have already reported them.
 
         Args:
             encoded: frames and lengths at 25 Hz.

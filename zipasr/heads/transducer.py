@@ -1,7 +1,7 @@
 """The transducer head: a stateless predictor and a joiner on top of `Encoded`, trained with the pruned loss.
 
-Frames are (N, T, D) at 25 Hz, label contexts (N, U) ids with U = S + 1; the joiner is only ever evaluated on a band of R
-label positions per frame, (N, T, R, V), so that training memory does not grow with S.
+Frames are (N, T, D) at 25 Hz, label contexts (N, U) ids with U = S + 1. In training the joiner is evaluated only on a band
+of R label positions per frame, (N, T, R, V), so that memory does not grow with S.
 Source: Graves 2012; Ghodsi et al. 2020 (stateless predictor); Kuang et al. 2022, arXiv:2206.13236 (pruned loss).
 """
 
@@ -22,14 +22,14 @@ from zipasr.nn.swoosh import scaled_linear
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerConfig:
-    """The transducer head; the defaults are the published ones."""
+    """Configuration of the transducer head; the defaults are the published ones."""
 
     predictor_dim: int = 512
     """Width of the label embedding."""
     joiner_dim: int = 512
     """Width of the joiner."""
     context_size: int = 2
-    """Labels that the predictor sees; 1 or more."""
+    """Number of previous labels that the predictor receives; 1 or more."""
     prune_range: int = 5
     """Label positions R per frame at which the joiner is evaluated in training."""
     lm_scale: float = 0.25
@@ -37,9 +37,9 @@ class TransducerConfig:
     am_scale: float = 0.0
     """Share of the acoustics-only model in the smoothed simple loss."""
     lattice: LatticeKind = "regular"
-    """How many labels a frame may emit on the paths that the loss sums: `regular` any number, as in the published recipes,
-    `modified` and `constrained` one at most. A head trained with `regular` may come to emit several in a burst, which a
-    search of one label a frame misses; see docs/own_data.md."""
+    """How many labels a frame may emit on the paths that the loss sums: with `regular` any number, as in the published
+    recipes, with `modified` and `constrained` at most one. A head trained with `regular` may learn to emit several labels
+    in one frame, which a search with one label per frame misses; see docs/own_data.md."""
 
     def __post_init__(self) -> None:
         if self.context_size < 1:
@@ -53,7 +53,7 @@ class TransducerConfig:
 
 
 class Predictor(nn.Module):
-    """Stateless predictor: the embedding of the last `context_size` labels, joined by a small convolution."""
+    """Stateless predictor: embeddings of the last `context_size` labels, combined by a small convolution."""
 
     def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Predictor(nn.Module):
             self.balancer2 = Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
 
     def forward(self, ids_NU: Tensor) -> Tensor:
-        """Map label contexts (N, U) to (N, U - context_size + 1, dim); id -1 stands for nothing, a zero vector."""
+        """Map label contexts (N, U) to (N, U - context_size + 1, dim); id -1 embeds to the zero vector."""
         embedded = self.embedding(ids_NU.clamp(min=0)) * (ids_NU >= 0).unsqueeze(-1)
         embedded = self.balancer1(embedded)
         if self.context_size == 1:
@@ -75,7 +75,7 @@ class Predictor(nn.Module):
 
 
 class Joiner(nn.Module):
-    """Adds projected encoder frames and label contexts and maps their tanh to scores of the next label."""
+    """Joiner: logits of the next label from tanh of the sum of projected encoder frames and label contexts."""
 
     def __init__(self, encoder_channels: int, predictor_dim: int, dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Joiner(nn.Module):
 
 
 class TransducerHead(nn.Module):
-    """Predictor, joiner and the linear layers of the simple loss that finds the band."""
+    """The transducer head: predictor, joiner, and the linear layers of the simple loss that determines the band."""
 
     def __init__(self, config: TransducerConfig, *, encoder_channels: int, vocab_size: int, blank: int) -> None:
         super().__init__()
@@ -100,12 +100,12 @@ class TransducerHead(nn.Module):
         self.simple_lm = scaled_linear(config.predictor_dim, vocab_size, 0.25)
 
     def predict(self, labels_NS: Tensor) -> Tensor:
-        """Contexts (N, S + 1, predictor_dim) after each prefix of the labels, the empty one first."""
+        """Predictor outputs (N, S + 1, predictor_dim) after each prefix of the labels, the empty prefix first."""
         context = self.config.context_size
         ids = functional.pad(labels_NS.clamp(min=0), (1, 0), value=self.blank)
         if context == 1:
             return self.predictor(ids)
-        # The original pads embeddings with zeros here, which is what id -1 embeds to.
+        # The original pads the embeddings with zeros here; id -1 embeds to zeros.
         return self.predictor(functional.pad(ids, (context - 1, 0), value=-1))
 
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
@@ -161,6 +161,6 @@ class TransducerHead(nn.Module):
         projected_NUJ = self.joiner.predictor_proj(contexts_NUP)
         size, num_positions, width = projected_NUJ.shape
         rows_NTR = positions_NTR + num_positions * torch.arange(size, device=frames.device).view(-1, 1, 1)
-        # index_select, since the backward pass of advanced indexing is an order of magnitude slower on a CPU
+        # index_select, because the backward pass of advanced indexing is an order of magnitude slower on a CPU
         band_NTRJ = projected_NUJ.reshape(-1, width).index_select(0, rows_NTR.flatten()).view(*rows_NTR.shape, width)
         return self.joiner(projected_NTJ.unsqueeze(2), band_NTRJ)

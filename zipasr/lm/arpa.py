@@ -1,8 +1,8 @@
 """N-gram files in ARPA format, plain or gzipped: `read_arpa` -> `NgramGraph`, a backoff automaton in flat arrays.
 
-kaldilm turns the file into an automaton whose states are histories. It ends its process where a file displeases it, so it
-works in a process of its own, and what it does not look at (the counts of the header, words without a unigram) is looked
-at here. Scores are natural logarithms; an n-gram takes 16 bytes.
+kaldilm converts the file to an automaton whose states are histories. It aborts its process on an invalid file and therefore
+runs in a separate process; what it does not check (the counts of the header, words without a unigram) is checked here.
+Scores are natural logarithms; an n-gram takes 16 bytes.
 """
 
 import gzip
@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from zipasr.errors import DataError
 
 BEGIN, END = "<s>", "</s>"
-"""What an ARPA file calls the begin and the end of a sentence."""
+"""Symbols of the start and the end of a sentence in an ARPA file."""
 BACKOFF = "#0"
-"""What kaldilm calls the step to a shorter history."""
+"""kaldilm's symbol of the backoff arc to a shorter history."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)$")
 _SECTION = re.compile(rb"\\(\d+)-grams:$")
 _BACKOFF_ID = 1  # in the table of symbols that kaldilm writes, after <eps>
-_ROUNDING = 1e-4  # nats; a log-probability may exceed 0 by what files round
+_ROUNDING = 1e-4  # nats; rounding in files may make a log-probability exceed 0 by this
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class NgramGraph(NamedTuple):
     symbols: list[str]
     """The symbol of each id."""
     start: int
-    """State after the begin of a sentence."""
+    """State after the start of a sentence."""
     bottom: int
     """State of the empty history."""
     arc_keys: NDArray[np.int64]
@@ -58,14 +58,14 @@ class NgramGraph(NamedTuple):
     backoff_scores: NDArray[np.float32]
     """Log-weight of backing off, in nats."""
     final_scores: NDArray[np.float32]
-    """Log-probability of the end of the sentence, in nats; NaN where one must back off."""
+    """Log-probability of the end of the sentence, in nats; NaN if it requires backing off."""
 
 
 def read_arpa(path: str | os.PathLike[str]) -> NgramGraph:
     """Read an ARPA file.
 
     Raises:
-        DataError: the file is missing, damaged, cut short or contradicts itself, or kaldilm is not installed.
+        DataError: the file is missing, damaged, truncated or inconsistent, or kaldilm is not installed.
     """
     if importlib.util.find_spec("kaldilm") is None:
         raise DataError('reading an ARPA file needs kaldilm, but it is not installed; pip install "zipasr[lm]"')
@@ -79,12 +79,12 @@ def read_arpa(path: str | os.PathLike[str]) -> NgramGraph:
 
 
 def _table_lines(table: Path) -> list[str]:
-    # Not splitlines: words may hold characters that it takes for the end of a line.
+    # Not splitlines: words may contain characters that it treats as line ends.
     return table.read_text(encoding="utf-8", errors="replace").replace("\t", " ").rstrip("\n").split("\n")
 
 
 def _copy_checked(path: Path, copy: Path) -> None:
-    """Copy a file, unpacked and with plain line ends, and compare its header with its content."""
+    """Copy a file, decompressed and with \\n line ends, and compare its header with its content."""
     expected: dict[int, int] = {}
     found: dict[int, int] = {}
     section, is_whole = 0, False
@@ -92,7 +92,7 @@ def _copy_checked(path: Path, copy: Path) -> None:
         with _open(path) as source, copy.open("wb") as target:
             for line in source:
                 line = line.strip()
-                target.write(line + b"\n")  # kaldilm takes the line ends of Windows for a part of the last word
+                target.write(line + b"\n")  # kaldilm treats \r as part of the last word
                 if not line:
                     continue
                 if not line.startswith(b"\\"):
@@ -133,7 +133,7 @@ def _listed(counts: dict[int, int]) -> str:
 
 
 def _convert(plain: Path, automaton: Path, table: Path, *, shown: Path) -> None:
-    """Have kaldilm write the automaton and its table of symbols."""
+    """Write the automaton and its symbol table with kaldilm."""
     options = [f"--disambig-symbol={BACKOFF}", f"--bos-symbol={BEGIN}", f"--eos-symbol={END}"]
     command = [sys.executable, "-P", "-m", "kaldilm", *options, "--write-symbol-table", str(table), str(plain)]
     with automaton.open("wb") as out:
@@ -149,7 +149,7 @@ def _convert(plain: Path, automaton: Path, table: Path, *, shown: Path) -> None:
 
 
 def _graph(automaton: Path, symbols: list[str], path: Path) -> NgramGraph:
-    """Put the lines of an automaton, `from to symbol symbol [cost]` or `state [cost]`, into arrays."""
+    """Parse the lines of an automaton, `from to symbol symbol [cost]` or `state [cost]`, into arrays."""
     arcs = array("i"), array("i"), array("i"), array("f")  # state, symbol, target, cost
     final_states, final_costs = array("i"), array("f")
     start = -1

@@ -1,6 +1,6 @@
 """N-gram models from sentences: interpolated modified Kneser-Ney smoothing, written as an ARPA file.
 
-Counting is done in sorted arrays, an order at a time: an n-gram is the number of its first n-1 symbols and its last one.
+Counts are sorted arrays, one order at a time: an n-gram is the number of its first n-1 symbols together with its last one.
 Source: Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling", section 3.
 """
 
@@ -25,8 +25,8 @@ UNKNOWN = "<unk>"
 MAX_ORDER = 9
 
 _FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Where a text is too small for the formula: halfway between none and all, as KenLM's --discount_fallback."""
-_NO_PROBABILITY = "-99"  # what ARPA files give <s>, which is never predicted
+"""Discounts for texts that are too small for the formula, as KenLM's --discount_fallback."""
+_NO_PROBABILITY = "-99"  # value of <s> in ARPA files, which is never predicted
 _RESERVED = frozenset({BEGIN, END, BACKOFF, "<eps>"})
 
 
@@ -41,15 +41,15 @@ class _Order:
     symbol: NDArray[np.int64]
     """The last symbol."""
     is_initial: NDArray[np.bool_]
-    """Whether the first symbol is the begin of a sentence."""
+    """Whether the first symbol is the start of a sentence."""
     count: NDArray[np.int64]
-    """How often it occurs."""
+    """Number of occurrences."""
 
 
 def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[str], *, order: int) -> list[int]:
-    """Write the n-gram model of some sentences as an ARPA file; gzipped if its name ends in .gz.
+    """Estimate an n-gram model of sentences and write it as an ARPA file, gzipped if its name ends in .gz.
 
-    With a(h w) the count of an n-gram of the highest order or one that begins a sentence, else the number of different
+    With a(h w) the count of an n-gram of the highest order or at the start of a sentence, else the number of different
     symbols seen before it, and D the discount for that count:
 
         p(w | h) = (a(h w) - D) / a(h .) + gamma(h) p(w | shorter h),    p(w | no h) mixes in 1 / V
@@ -58,7 +58,7 @@ def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[s
 
     Args:
         sentences: their symbols, pieces or words, without <s> and </s>; symbols named so count as <unk>.
-        path: the file to write; it is there whole or not at all.
+        path: the file to write, atomically.
         order: length of the longest n-grams, 1 to 9.
     Returns:
         The number of n-grams of each order.
@@ -103,11 +103,11 @@ def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], NDArray[np
 def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, order: int) -> list[_Order]:
     """The n-grams of each order up to `order`, or up to that of the longest sentence."""
     lengths = np.diff(ends, prepend=0)
-    room = np.repeat(ends, lengths) - np.arange(len(text))  # symbols from here to the end of the sentence
+    room = np.repeat(ends, lengths) - np.arange(len(text))  # remaining symbols of the sentence
     begins = np.zeros(len(text), np.bool_)
     begins[ends - lengths] = True
     used, numbers = np.unique(text, return_inverse=True)
-    # <unk> may be absent from the text, but has a unigram all the same.
+    # <unk> has a unigram even if it does not occur in the text.
     count = np.zeros(num_symbols, np.int64)
     count[used] = np.bincount(numbers)
     everything, nothing = np.arange(num_symbols), np.zeros(num_symbols, np.int64)
@@ -128,7 +128,7 @@ def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, o
 
 
 def _smooth(orders: list[_Order], symbols: list[str]) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Probabilities of the n-grams of each order, and the gamma of each as a history (NaN where it is none)."""
+    """Probabilities of the n-grams of each order, and the gamma of each as a history (NaN if it is not a history)."""
     scores: list[NDArray[np.float64]] = []
     gammas: list[NDArray[np.float64]] = []
     lower = np.full(1, 1.0 / (len(symbols) - 1))  # all but <s> can come next
@@ -152,7 +152,7 @@ def _smooth(orders: list[_Order], symbols: list[str]) -> tuple[list[NDArray[np.f
 
 
 def _discounts(counts: NDArray[np.int64]) -> tuple[float, float, float]:
-    """What is taken off counts of 1, of 2, and of 3 and more."""
+    """Discounts of counts of 1, of 2, and of 3 or more."""
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) == 0:
         return _FALLBACK_DISCOUNTS

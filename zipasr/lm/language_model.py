@@ -1,4 +1,4 @@
-"""One way to open any language model: a folder is a neural one, a file an n-gram in ARPA format."""
+"""Loading of any language model: a folder is a neural model, a file an n-gram model in ARPA format."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ from zipasr.tokenizer import Tokenizer
 def load_language_model(
     path: str | os.PathLike[str], tokenizer: Tokenizer, *, device: str | torch.device = "cpu"
 ) -> TokenNgram | WordNgram | NeuralPrior:
-    """Open a language model as a prior of the labels of a recogniser.
+    """Open a language model as a prior of the labels of a recognizer.
 
     Args:
-        path: a folder that `zipasr train-lm` wrote, or an ARPA file (plain or gzipped) of tokens or words.
-        tokenizer: the recogniser's.
+        path: a folder written by `zipasr train-lm`, or an ARPA file (plain or gzipped) of tokens or words.
+        tokenizer: the recognizer's.
         device: where a neural model computes.
     Raises:
-        DataError: there is no such file, or the ARPA file is damaged.
+        DataError: the file does not exist, or the ARPA file is damaged.
         CheckpointError: the folder holds no language model, or a damaged one.
         ConfigError: the model is for another vocabulary.
     """

@@ -1,8 +1,8 @@
 """Neural language models of tokens: `NeuralLm` (LSTM or Transformer), its folder on disk, and `NeuralPrior` for searches.
 
-Label ids (N, U), the first of them sos, go in; logits (N, U, V) of the next label come out. sos and eos are one id, 1, and
-the embedding is also the output layer, both as published. A network either reads whole sequences (`forward`) or goes on
-by one label (`step`) from what it remembers of a sequence; both give the same.
+Input are label ids (N, U) that start with sos; output are logits (N, U, V) of the next label. sos and eos share the id 1,
+and the embedding is also the output layer, both as published. A network processes whole sequences (`forward`) or one more
+label (`step`) from its state; both give the same logits.
 Source: Press and Wolf 2017, arXiv:1608.05859 (tied weights); Press et al. 2022, arXiv:2108.12409 (ALiBi).
 """
 
@@ -25,12 +25,12 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "language_model.json"
-"""Not config.json, so that the folder of a recogniser is told from that of a language model."""
+"""Not config.json, to distinguish the folder of a language model from that of a recognizer."""
 WEIGHTS_FILE = "language_model.safetensors"
 MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
 
-_RESCORE_LABELS = 8192  # in one batch, padding included; beyond, a CPU gains nothing and memory grows with V
+_RESCORE_LABELS = 8192  # per batch, including padding; more is not faster on a CPU, and memory grows with V
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class TransformerConfig:
     feedforward: int = 512
     """Hidden width of the feed-forward modules."""
     context_labels: int = 64
-    """How many labels a layer looks back on, the present one included; bounds what a hypothesis must remember."""
+    """Number of labels that a layer attends to, including the current one; bounds the state of a hypothesis."""
     dropout: float = 0.3
     """Dropout of the embedding, of every residual branch and before the output."""
 
@@ -86,16 +86,16 @@ def _check_sizes(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LmConfig:
-    """Everything that fixes the shape of a neural language model."""
+    """Complete shape of a neural language model."""
 
     vocab_size: int = 500
-    """Size V of the vocabulary, the blank included."""
+    """Vocabulary size V, including the blank."""
     network: LstmConfig | TransformerConfig = field(default_factory=LstmConfig)
-    """What lies between the embedding and the output."""
+    """The network between the embedding and the output layer."""
 
 
 class _Lstm(nn.Module):
-    """Layers of LSTM; remembers (2, layers, D), hidden and cell rows."""
+    """LSTM layers; the state is (2, layers, D), hidden and cell vectors."""
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__()
@@ -103,14 +103,14 @@ class _Lstm(nn.Module):
         self.layers = nn.LSTM(config.dim, config.dim, config.num_layers, batch_first=True, dropout=between)
 
     def initial(self, like: Tensor) -> Tensor:
-        """What is remembered of nothing."""
+        """State of the empty sequence."""
         return like.new_zeros(2, self.layers.num_layers, self.layers.hidden_size)
 
     def forward(self, x_NUD: Tensor) -> Tensor:
         return self.layers(x_NUD)[0]
 
     def step(self, x_ND: Tensor, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One label more for each memory."""
+        """Process one more label for each state."""
         hidden_LND, cell_LND = (rows.contiguous() for rows in torch.stack(list(memories), dim=2))
         y_N1D, after = self.layers(x_ND.unsqueeze(1), (hidden_LND, cell_LND))
         rows_N2LD = torch.stack(after).permute(2, 0, 1, 3)
@@ -118,7 +118,7 @@ class _Lstm(nn.Module):
 
 
 class _TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each normalised before and added to its input."""
+    """Self-attention and feed-forward, each normalized before and added to its input."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class _TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_NUD: Tensor, bias_HUT: Tensor, past_N2TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (N, U, D), and the keys and values (N, 2, U, D) of these positions; T counts past and present ones."""
+        """Outputs (N, U, D), and keys and values (N, 2, U, D) of these positions; T counts past and current positions."""
         query_NUD, key_NUD, value_NUD = self.query_key_value(self.attention_norm(x_NUD)).chunk(3, dim=-1)
         new_N2UD = torch.stack([key_NUD, value_NUD], dim=1)
         keys_NTD, values_NTD = torch.cat([past_N2TD, new_N2UD], dim=2).unbind(1)
@@ -147,22 +147,22 @@ class _TransformerLayer(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Layers that look back `context_labels` labels; remembers a row (layers, 2, D), keys and values, of each of them.
+    """Layers that attend to `context_labels` labels; the state has a row (layers, 2, D), keys and values, for each of them.
 
-    What is further away counts less by a fixed slope per head (ALiBi), so there are no positions that training never saw.
+    Scores decrease with distance by a fixed slope per head (ALiBi), so no position is unseen in training.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.context_labels, self.dim = config.context_labels, config.dim
         self.layers = nn.ModuleList(_TransformerLayer(config) for _ in range(config.num_layers))
-        # The input lies in the residual stream: without this projection tied weights would at first predict it again.
+        # The residual stream contains the input: without this projection tied weights would initially predict it again.
         self.output = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.dim))
         slopes_H = 2.0 ** (-8.0 * torch.arange(1, config.num_heads + 1) / config.num_heads)  # arXiv:2108.12409
         self.register_buffer("slopes_H", slopes_H, persistent=False)
 
     def initial(self, like: Tensor) -> tuple[Tensor, ...]:
-        """What is remembered of nothing."""
+        """State of the empty sequence."""
         return ()
 
     def forward(self, x_NUD: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class _Transformer(nn.Module):
         return self.output(x_NUD)
 
     def step(self, x_ND: Tensor, memories: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """One label more for each memory."""
+        """Process one more label for each state."""
         lens_N = torch.tensor([len(memory) for memory in memories], device=x_ND.device)
         longest = max(map(len, memories))
         past_NTL2D = x_ND.new_zeros(len(memories), longest, len(self.layers), 2, self.dim)
@@ -193,13 +193,13 @@ class _Transformer(nn.Module):
         return self.output(x_N1D).squeeze(1), after
 
     def _bias(self, distance_UT: Tensor) -> Tensor:
-        """(H, U, T): the slope times the distance back to each position, -inf where there is no looking."""
+        """Attention bias (H, U, T): the slope times the distance back to each position, -inf where masked."""
         bias_HUT = -self.get_buffer("slopes_H")[:, None, None] * distance_UT
         return bias_HUT.masked_fill((distance_UT < 0) | (distance_UT >= self.context_labels), -math.inf)
 
 
 class NeuralLm(nn.Module):
-    """Embedding, network, and the embedding again as output layer."""
+    """Neural language model: embedding, network, and the embedding again as the output layer."""
 
     def __init__(self, config: LmConfig) -> None:
         super().__init__()
@@ -217,12 +217,12 @@ class NeuralLm(nn.Module):
         return self._logits(self.network(self._embed(inputs_NU)))
 
     def step(self, inputs_N: Tensor, memories: Sequence[Any]) -> tuple[Tensor, list[Any]]:
-        """Logits (N, V) of the label after `inputs_N`, and what is remembered then, from what was remembered before."""
+        """Logits (N, V) of the label after `inputs_N`, and the next states, from the states before."""
         y_ND, after = self.network.step(self._embed(inputs_N), memories)
         return self._logits(y_ND), after
 
     def initial_memory(self) -> Any:
-        """What is remembered before sos."""
+        """State before sos."""
         return self.network.initial(self.output_bias)
 
     def nll(self, labels_NS: Tensor, label_lens: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ class NeuralLm(nn.Module):
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> tuple["NeuralLm", Tokenizer]:
-        """Read a folder, or the one in `model/` of a training run: the model, in eval mode on the CPU, and its tokenizer.
+        """Read a model folder, or `model/` of a training run: the model, in eval mode on the CPU, and its tokenizer.
 
         Raises:
             CheckpointError: the folder is missing, incomplete, damaged, or holds another kind of model.
@@ -285,20 +285,20 @@ class NeuralLm(nn.Module):
 
 
 def load_weights(model: NeuralLm, tensors: dict[str, Tensor], *, source: str) -> None:
-    """Copy named tensors into a model that has exactly these names and shapes.
+    """Copy named tensors into a model with exactly these names and shapes.
 
     Raises:
-        CheckpointError: a name is missing or left over, or a shape differs.
+        CheckpointError: a name is missing or unknown, or a shape differs.
     """
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         problem = " ".join(str(error).split())
-        raise CheckpointError(f"{source} does not fit the configuration beside it: {problem}") from error
+        raise CheckpointError(f"{source} does not match its configuration: {problem}") from error
 
 
 class LmState:
-    """What a `NeuralPrior` knows of a label sequence; what its last label leads to is computed when it is first needed."""
+    """State of a `NeuralPrior` after a label sequence; the scores after its last label are computed when first needed."""
 
     __slots__ = ("label", "log_probs_V", "memory", "parent")
 
@@ -311,14 +311,14 @@ class LmState:
 class NeuralPrior:
     """Prior of label sequences: a neural language model.
 
-    A hypothesis that dies in the frame in which it was born costs nothing: its last label has not been through the network.
+    A hypothesis that is pruned in its first frame costs nothing, because the network has not processed its last label yet.
     """
 
     def __init__(self, model: NeuralLm, tokenizer: Tokenizer, *, use_end_score: bool = False) -> None:
-        """Take a model in eval mode and its tokenizer.
+        """Create the prior of a model in eval mode and its tokenizer.
 
         Args:
-            use_end_score: whether the end of the utterance adds log P(eos); published shallow fusion adds nothing.
+            use_end_score: whether the end of the utterance adds log P(eos); published shallow fusion does not.
         """
         if model.training:
             raise ValueError("the language model must be in eval mode, but is in training mode; call eval()")
@@ -342,7 +342,7 @@ class NeuralPrior:
         return [float(row[Tokenizer.sos_eos_id]) for row in self._evaluated(states)]
 
     def rescore(self, ids_lists: Sequence[Sequence[int]]) -> list[float]:
-        """log P of [ids, eos] given [sos, ids], in nats, of whole hypotheses; for n-best lists."""
+        """Log-probability, in nats, of [ids, eos] given [sos, ids] for complete hypotheses of an n-best list."""
         totals = [0.0] * len(ids_lists)
         device = self.model.output_bias.device
         by_length = sorted(range(len(ids_lists)), key=lambda i: -len(ids_lists[i]))
@@ -359,10 +359,10 @@ class NeuralPrior:
         return totals
 
     def check_same_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Refuse a recogniser whose ids mean something else.
+        """Raise unless the recognizer's tokenizer has the same pieces.
 
         Raises:
-            ConfigError: its tokenizer has other pieces.
+            ConfigError: the tokenizers differ.
         """
         own, other = self.tokenizer.pieces, tokenizer.pieces
         if own == other:
@@ -370,9 +370,9 @@ class NeuralPrior:
         place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
         pieces = [repr(pieces[place]) if place < len(pieces) else "none" for pieces in (own, other)]
         raise ConfigError(
-            f"the language model must have the recogniser's vocabulary, but has another: of {len(own)} pieces where the "
-            f"recogniser has {len(other)}, and id {place} is {pieces[0]} where the recogniser has {pieces[1]}; train one "
-            "for this recogniser with: zipasr train-lm TEXT --model DIR --out OUT"
+            f"the language model must have the recognizer's vocabulary, but has another: of {len(own)} pieces where the "
+            f"recognizer has {len(other)}, and id {place} is {pieces[0]} where the recognizer has {pieces[1]}; train one "
+            "for this recognizer with: zipasr train-lm TEXT --model DIR --out OUT"
         )
 
     def _evaluated(self, states: Sequence[LmState]) -> list[NDArray[np.float32]]:

@@ -1,8 +1,8 @@
 """N-gram models as scores of labels: `NgramModel` (symbols in, log-probabilities out), and the priors built on it.
 
 `TokenNgram` is a model of the tokenizer's pieces, `WordNgram` one of words, which scores a word once it is complete.
-Both have `start`, `extend` and `finish`, the interface that the searches ask of a prior. Scores are in nats; weights are
-the caller's affair: LODR is a `TokenNgram` with a negative one.
+Both have `start`, `extend` and `finish`, the prior interface of the searches. Scores are in nats and unweighted; the caller
+applies weights: LODR is a `TokenNgram` with a negative weight.
 Source: shallow fusion, Gulcehre et al. 2015, arXiv:1503.03535; LODR, Zheng et al. 2022, arXiv:2203.16776.
 """
 
@@ -19,22 +19,22 @@ from zipasr.lm.arpa import BACKOFF, BEGIN, END, NgramGraph, read_arpa
 from zipasr.tokenizer import Tokenizer
 
 UNKNOWN_LOG_PROB = -10.0 * math.log(10.0)
-"""Log-probability, in nats, of a symbol that a model without <unk> does not know: 10^-10. Rare words of large models
-have 10^-6 or more, so an unknown one loses to all of them; weighted by 0.3 it costs a hypothesis 7 nats."""
+"""Log-probability, in nats, of an unknown symbol in a model without <unk>: 10^-10. Rare words of large models have 10^-6
+or more, so an unknown word is less likely than all of them; weighted by 0.3 it costs a hypothesis 7 nats."""
 
 _SPECIAL = frozenset({"<eps>", BACKOFF, BEGIN, END, "<unk>", "<UNK>", "<blk>", "<sos/eos>"})
 _WORD_START = "\u2581"
-_MIN_WRITABLE_SHARE = 0.5  # of the words of a model; the rest, such as foreign names, can then never be heard
+_MIN_WRITABLE_SHARE = 0.5  # of the words of a model; the rest, such as foreign names, can never be recognized
 
 
 class NgramModel:
     """An n-gram model with backoff; a state is a history, as a whole number."""
 
     def __init__(self, graph: NgramGraph, *, unknown_log_prob: float = UNKNOWN_LOG_PROB) -> None:
-        """Take over what `read_arpa` gave; `unknown_log_prob` is for models without <unk>."""
+        """Create the model of a `read_arpa` graph; `unknown_log_prob` is for models without <unk>."""
         self.symbols = graph.symbols
         self.start = graph.start
-        """State at the begin of a sentence."""
+        """State at the start of a sentence."""
         self.unknown_log_prob = unknown_log_prob
         self._graph = graph
         self._ids = {symbol: i for i, symbol in enumerate(graph.symbols)}
@@ -45,16 +45,16 @@ class NgramModel:
         self._unknown_id = next((i for i in unknown if self._is_known[i]), -1)
 
     def __len__(self) -> int:
-        """Number of n-grams, those that end a sentence left out."""
+        """Number of n-grams, except those that end a sentence."""
         return len(self._graph.arc_keys)
 
     def symbol_id(self, symbol: str) -> int:
-        """The id of a symbol, -1 if it has none."""
+        """The id of a symbol, -1 if it is unknown."""
         return self._ids.get(symbol, -1)
 
     @property
     def known_symbols(self) -> list[str]:
-        """The symbols that have a probability, special ones such as <unk> left out."""
+        """The symbols that have a probability, except special ones such as <unk>."""
         return [self.symbols[i] for i in np.flatnonzero(self._is_known) if self.symbols[i] not in _SPECIAL]
 
     def step(self, state: int, symbol_id: int) -> tuple[int, float]:
@@ -67,8 +67,8 @@ class NgramModel:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """States (B,) after the symbols (B,), and the symbols' log-probabilities (B,) in nats.
 
-        A symbol that the model does not know (-1, for one) counts as its <unk>; where it has none, it costs
-        `unknown_log_prob`, and the history before it is forgotten.
+        An unknown symbol (such as -1) counts as <unk>; if the model has no <unk>, it costs `unknown_log_prob` and resets
+        the history.
         """
         graph, num_symbols = self._graph, len(self.symbols)
         states, symbols = states.astype(np.int64), symbol_ids.astype(np.int64)
@@ -85,7 +85,7 @@ class NgramModel:
             found, places = pending[is_found], places[is_found]
             scores[found] += graph.arc_scores[places]
             states[found] = graph.arc_targets[places]
-            pending = pending[~is_found]  # the bottom has an arc of every known symbol, so this ends
+            pending = pending[~is_found]  # terminates: the bottom state has an arc for every known symbol
             scores[pending] += graph.backoff_scores[states[pending]]
             states[pending] = graph.backoff_targets[states[pending]]
         return states, scores
@@ -121,9 +121,9 @@ class TokenNgram:
     The end of the utterance adds nothing, as in the published fusion and LODR.
     """
 
-    # Differs: the published LODR takes the best of all ways to back off; this is the probability that ARPA means.
+    # Differs: the published LODR takes the best over all backoff paths; this is the probability that ARPA defines.
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
-        """Put a model of pieces and the recogniser's tokenizer together; pieces unknown to the model count as <unk>."""
+        """Combine a model of pieces with the recognizer's tokenizer; pieces unknown to the model count as <unk>."""
         self.model = model
         special = (tokenizer.blank_id, tokenizer.sos_eos_id, tokenizer.unk_id)
         self._symbol_ids = np.array(
@@ -142,12 +142,12 @@ class TokenNgram:
         return new_states.tolist(), scores.tolist()
 
     def finish(self, states: Sequence[int]) -> list[float]:
-        """Zeros."""
+        """Zeros: the end of the utterance adds nothing."""
         return [0.0] * len(states)
 
 
 class WordState(NamedTuple):
-    """Where a `WordNgram` is in a label sequence."""
+    """State of a `WordNgram` in a label sequence."""
 
     history: int
     """State of the model after the last complete word."""
@@ -158,14 +158,14 @@ class WordState(NamedTuple):
 class WordNgram:
     """Prior of label sequences: an n-gram model of words.
 
-    A word is scored when the next one begins, or at the end, which also adds the end of the sentence.
+    A word is scored when the next one starts, or at the end, which also adds the score of the end of the sentence.
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
-        """Put a model of words and the recogniser's tokenizer together.
+        """Combine a model of words with the recognizer's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer knows no words.
+            ConfigError: the tokenizer has no words.
         """
         if tokenizer.is_spaceless:
             raise ConfigError(
@@ -183,7 +183,7 @@ class WordNgram:
         return WordState(self.model.start)
 
     def extend(self, states: Sequence[WordState], labels: Sequence[int]) -> tuple[list[WordState], list[float]]:
-        """For each pair of a state and a label: the state after the label, and what it adds to the score, in nats."""
+        """For each pair of a state and a label: the state after the label, and the label's score in nats."""
         is_ending = [self._starts_word[label] for label in labels]
         histories, scores = self._with_last_word(states, is_ending)
         new_states = [
@@ -193,13 +193,13 @@ class WordNgram:
         return new_states, scores
 
     def finish(self, states: Sequence[WordState]) -> list[float]:
-        """The last word and the end of the sentence, for each state, in nats."""
+        """Score of the last word and the end of the sentence for each state, in nats."""
         histories, scores = self._with_last_word(states, [True] * len(states))
         ends = self.model.final(np.array(histories, np.int64)).tolist()
         return [score + end for score, end in zip(scores, ends, strict=True)]
 
     def _with_last_word(self, states: Sequence[WordState], is_ending: Sequence[bool]) -> tuple[list[int], list[float]]:
-        """Histories and scores once the words being spelled are complete, where they are."""
+        """Histories and scores after scoring the pending words of the states that end there."""
         histories, scores = [state.history for state in states], [0.0] * len(states)
         places = [
             i
@@ -217,12 +217,12 @@ class WordNgram:
 def load_ngram(
     path: str | os.PathLike[str], tokenizer: Tokenizer, *, unknown_log_prob: float = UNKNOWN_LOG_PROB
 ) -> TokenNgram | WordNgram:
-    """Read an ARPA file, plain or gzipped, as the kind of prior that its symbols say.
+    """Read an ARPA file, plain or gzipped, as a prior of tokens or words, depending on its symbols.
 
     Args:
         path: the file. If its symbols are pieces of the tokenizer it is a model of tokens, else of words.
-        tokenizer: the recogniser's.
-        unknown_log_prob: log-probability, in nats, of what a model without <unk> does not know.
+        tokenizer: the recognizer's.
+        unknown_log_prob: log-probability, in nats, of unknown symbols in a model without <unk>.
     Raises:
         DataError: see `read_arpa`.
         ConfigError: the symbols are another tokenizer's pieces, or words that this one cannot write.
@@ -261,7 +261,7 @@ def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathL
     strange = sorted(set(symbols) - set(tokenizer.pieces))
     if strange:
         raise ConfigError(
-            f"expected the recogniser's pieces in {path}, got {len(strange)} of {len(symbols)} symbols that are none: "
+            f"expected the recognizer's pieces in {path}, got {len(strange)} of {len(symbols)} symbols that are none: "
             f"{', '.join(strange[:5])}; make it for this tokenizer, with: zipasr train-lm TEXT --model DIR --kind ngram"
         )
 
@@ -271,14 +271,14 @@ def _check_words(words: list[str], tokenizer: Tokenizer, path: str | os.PathLike
     unwritable = [word for word in words if not unknown.isdisjoint(word)]
     if len(unwritable) <= (1 - _MIN_WRITABLE_SHARE) * len(words):
         return
-    cure = "use a model of words in the recogniser's own writing"
+    cure = "use a model of words in the recognizer's own writing"
     for name, change in (("upper", str.upper), ("lower", str.lower)):
         strange = tokenizer.unknown_characters("".join(set().union(*map(change, words))))
         if sum(strange.isdisjoint(change(word)) for word in words) >= _MIN_WRITABLE_SHARE * len(words):
             cure = f"in {name} case it could: have the file written from text in {name} case"
             break
     raise ConfigError(
-        f"expected words that the recogniser can write in {path}, got {len(unwritable)} of {len(words)} that it cannot, "
+        f"expected words that the recognizer can write in {path}, got {len(unwritable)} of {len(words)} that it cannot, "
         f"such as {', '.join(unwritable[:5])}; {cure}"
     )
 

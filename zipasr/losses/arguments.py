@@ -1,7 +1,7 @@
-"""What every loss asks of its arguments, in one place: float scores, (N,) lengths within their axis, labels within V.
+"""Argument checks shared by all losses: float scores, (N,) lengths within their axis, labels within V.
 
-Types and shapes are always checked. The values of lengths and labels are checked where they are on the CPU, as the batches
-of a data loader are: reading them from an accelerator would make the host wait until it has done all that was asked before.
+Types and shapes are always checked. The values of lengths and labels are checked only on the CPU, where a data loader's
+batches are: reading them from an accelerator would make the host wait for all pending work.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ def require_float32(name: str, scores: Tensor, num_dims: int) -> None:
 
 
 def require_shape(name: str, tensor: Tensor, expected: tuple[int, ...], axes: str) -> None:
-    """Raise ValueError unless `tensor` has the `expected` shape, called `axes` in the message."""
+    """Raise ValueError unless `tensor` has the `expected` shape; `axes` names it in the message."""
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must be {axes} = {expected}, but its shape is {tuple(tensor.shape)}")
 
@@ -67,7 +67,7 @@ def checked_targets(
         scores: (N, T, ..., V).
         blank: id that no label may have.
     Raises:
-        ValueError: naming the first argument that is wrong; values are only checked on the CPU.
+        ValueError: an argument is invalid; the message names the first. Values are checked on the CPU only.
     """
     batch_size, num_frames, vocab_size = scores.shape[0], scores.shape[1], scores.shape[-1]
     require_integers(labels=labels_NS, frame_lens=frame_lens, label_lens=label_lens)
@@ -96,7 +96,7 @@ def checked_targets(
 
 
 def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int) -> None:
-    """Raise ValueError unless labels (..., S), if they can be read, are in [0, V) up to `label_lens` (...)."""
+    """Raise ValueError unless labels (..., S), if on the CPU, are in [0, V) up to `label_lens` (...)."""
     if not is_readable(labels, label_lens):
         return
     is_label = torch.arange(labels.shape[-1]) < label_lens.unsqueeze(-1)
@@ -121,7 +121,7 @@ def require_integers(**tensors: Tensor) -> None:
 
 
 def require_span(name: str, values: Tensor, minimum: int, maximum: int, what: str) -> None:
-    """Raise ValueError unless all `values`, if they can be read, are in [minimum, maximum]."""
+    """Raise ValueError unless all `values`, if on the CPU, are in [minimum, maximum]."""
     if not is_readable(values) or values.numel() == 0:
         return
     lowest, highest = int(values.min()), int(values.max())

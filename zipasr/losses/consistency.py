@@ -9,7 +9,7 @@ from zipasr.nn.placement import moved
 
 
 def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
-    """Divergence of each view from the other, sum over frames of KL(other || this); the other one gets no gradient.
+    """Divergence of each view from the other: sum over frames of KL(other || this); the other gets no gradient.
 
     Args:
         log_probs_2NTV: log softmax of the CTC head, float32 (half precision raises); row n and row N + n are the two

@@ -10,12 +10,12 @@ from zipasr.losses.arguments import checked_targets, is_readable, require_float3
 def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, blank: int) -> Tensor:
     """Negative log-likelihood of each utterance, summed over all alignments.
 
-    An utterance needs a frame for every label and one more between equal neighbours; with fewer its loss is +inf and
-    its gradient 0 (PyTorch's own is nan), so that a mask on the losses is enough to leave it out.
+    An utterance needs one frame per label and one more between equal neighbors. With fewer its loss is +inf and its
+    gradient 0 (PyTorch's own is nan), so masking the loss is enough to skip it.
 
     Args:
         log_probs_NTV: log softmax of the head, float32 (half precision raises; heads cast). The gradient is that of
-            PyTorch: right after a log softmax, as it takes the probabilities of a frame to sum to one.
+            PyTorch, which is correct only after a log softmax: it assumes that the probabilities of a frame sum to one.
         labels_NS: target ids without blank, padding ignored.
         frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
         blank: id of the blank.
@@ -29,7 +29,7 @@ def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label
     labels, frame_lens_there, label_lens_there = checked_targets(
         labels_NS, frame_lens, label_lens, scores=log_probs_NTV, blank=blank
     )
-    # PyTorch refuses a batch whose longest label sequence is empty or whose padding is not a label.
+    # PyTorch rejects a batch whose longest label sequence is empty or whose padding is not a label.
     targets = labels if labels.shape[1] else labels.new_full((len(labels), 1), blank)
     log_probs_TNV = log_probs_NTV.transpose(0, 1)
 
@@ -37,7 +37,7 @@ def ctc_loss(log_probs_NTV: Tensor, labels_NS: Tensor, frame_lens: Tensor, label
         return functional.ctc_loss(
             log_probs_TNV,
             targets,
-            frame_lens.long(),  # where they came from: PyTorch reads them on the host
+            frame_lens.long(),  # not moved: PyTorch reads them on the host
             label_lens.long(),
             blank=blank,
             reduction="none",

@@ -15,10 +15,10 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
 
     loss = -sum over u < target_lens and all v of  q(u, v) · ln p(u, v),
     q(u, v) = (1 - smoothing) · [v = target u] + smoothing / V.
-    It is no divergence: the entropy of q stays in it, so its lowest value is above 0 where smoothing is.
+    This is not a divergence: it includes the entropy of q, so its minimum is above 0 if smoothing is.
 
     Args:
-        logits_NUV: unnormalised, float32 (half precision raises; heads cast, with autocast off, before they call).
+        logits_NUV: unnormalized, float32 (half precision raises; heads cast, with autocast off, before they call).
         targets_NU: integer ids, padding ignored.
         target_lens: (N,) valid targets.
         smoothing: share of the probability spread evenly over all V labels, the target included; 0: none.
@@ -40,7 +40,7 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
         if tensor.dtype.is_floating_point or tensor.dtype == torch.bool:
             raise ValueError(f"{name} must be integers, but is {tensor.dtype}; cast it with .long()")
     if targets_NU.numel() == 0:
-        return logits_NUV.sum((1, 2))  # no target, a loss of 0 with a gradient
+        return logits_NUV.sum((1, 2))  # no targets: a loss of 0 that is still connected to the graph
 
     require_span("target_lens", target_lens, 0, num_targets, "targets")
     require_vocabulary("targets", targets_NU, target_lens, vocab_size)

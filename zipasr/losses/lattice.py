@@ -1,8 +1,8 @@
-"""The alignment lattice of the transducer: log-probability of all monotonic paths, and how often each arc is used.
+"""The alignment lattice of the transducer: log-probability of all monotonic paths, and the occupation of each arc.
 
 In: log-scores of the symbol arcs and of the blank arcs, (N, T, R) each, frames at 25 Hz, where row r of frame t is
-label position `first_label_NT[n, t] + r` (or plainly r, if the whole lattice is given). Out: (N,) log-probabilities and
-the occupation probability of every arc, which is also the gradient. Nothing here knows logits or vocabularies.
+label position `first_label_NT[n, t] + r` (or simply r for the whole lattice). Out: (N,) log-probabilities and the
+occupation probability of every arc, which is also the gradient. This file is independent of logits and vocabularies.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LatticeKind = Literal["regular", "modified", "constrained"]
-"""`regular`: any number of symbols a frame. `modified`: a symbol takes its frame with it. `constrained`: as modified,
-and the score of a symbol includes that of the blank after it."""
+"""`regular`: any number of symbols per frame. `modified`: emitting a symbol also advances to the next frame.
+`constrained`: as `modified`, and the score of a symbol includes that of the blank after it."""
 
 KINDS: tuple[LatticeKind, ...] = ("regular", "modified", "constrained")
 
@@ -22,9 +22,9 @@ class Lattice(NamedTuple):
     """Result of `sum_paths`."""
 
     log_prob_N: Tensor
-    """(N,) log of the summed probability of all paths; -inf where there is none."""
+    """(N,) log of the summed probability of all paths; -inf if there is no path."""
     symbol_occupation_NTR: Tensor
-    """Probability that a path takes the symbol arc; zeros if occupations were not asked for and no gradient is."""
+    """Probability that a path takes the symbol arc; zeros if neither occupations nor a gradient were requested."""
     blank_occupation_NTR: Tensor
     """Probability that a path takes the blank arc; likewise."""
 
@@ -43,17 +43,17 @@ def sum_paths(
     """Sum the probability of all monotonic paths from (0, 0) to (T_b, S_b).
 
     p[s,t] = logadd(p[s-1,t] + symbol[s-1,t], p[s,t-1] + blank[s,t-1]) for `regular`; the symbol arc starts at t-1 for
-    the other kinds. Arcs outside an utterance or above position U-1 are ignored, whatever they hold. Differentiable
+    the other kinds. Arcs outside an utterance or above position U-1 are ignored, whatever their scores. Differentiable
     once with respect to both score tensors.
 
-    The recursion runs in float64 (float32 on MPS, which has no other): the time is the same, as each step is bound by
-    the call rather than by arithmetic, and in float32 a log-probability of -4000 carries steps of 5e-4.
+    The recursion runs in float64 (float32 on MPS, which has no float64). The time is the same, because call overhead
+    dominates each step, and in float32 a log-probability of -4000 has a resolution of only 5e-4.
 
     Args:
         symbol_NTR: log-score of emitting the next label; for the whole lattice R = U and row S is ignored.
-        blank_NTR: log-score of going to the next frame.
+        blank_NTR: log-score of advancing to the next frame.
         frame_lens: (N,) T_b <= T.     label_lens: (N,) S_b < U.
-        kind: "regular" or one of the two with a symbol per frame at most, which are alike here.
+        kind: "regular", or one of the two with at most one symbol per frame, which are equivalent here.
         num_positions: U = S + 1.
         first_label_NT: label position of row 0; None means the whole lattice.
         need_occupation: compute occupations even if no gradient is required.
@@ -116,17 +116,17 @@ class _SumPaths(torch.autograd.Function):
 
 
 class _Arcs(NamedTuple):
-    """A number for each symbol arc and each blank arc, (N, T, R) both."""
+    """One value per symbol arc and per blank arc, both (N, T, R)."""
 
     symbol: Tensor
     blank: Tensor
 
 
 class _WholeLattice:
-    """All label positions in every frame: an arc leads to the same row or to the next one, so strides find it.
+    """All label positions in every frame: an arc leads to the same row or to the next one, so strides address it.
 
-    The work array W (D, 2, U+1, N) holds step, symbol or blank, label position, utterance. In a skewed array step d
-    holds the anti-diagonal d = t + s, so that both arcs of the regular lattice lead to step d+1; otherwise step d is
+    The axes of the work array W (D, 2, U+1, N) are step, symbol or blank, label position, utterance. In a skewed array
+    step d is the anti-diagonal d = t + s, so that both arcs of the regular lattice lead to step d+1; otherwise step d is
     frame d. A symbol arc is stored in the row it leads to, a blank arc in its own row. Row U and symbol row 0 are never
     part of a path.
     """
@@ -151,14 +151,14 @@ class _WholeLattice:
         return _Arcs(self.work.as_strided(shape, strides, self.size), self.work.as_strided(shape, strides, self.row_size))
 
     def sum_forward(self) -> Tensor:
-        """Turn scores of arcs into scores of all prefixes that end with the arc, step by step; return the (N,) totals."""
+        """Replace the score of each arc by the score of all prefixes that end with it; return the (N,) totals."""
         num_steps, size = len(self.work), self.size
         # (D+1, U+2, N), flat in the last two; row 0 is padding.
         prefix = self.work.new_empty(num_steps + 1, size + self.row_size)
         prefix[:, :size] = -torch.inf
         prefix[0] = -torch.inf
         prefix[0, size : 2 * size] = 0
-        # sources[d] is prefix[d] twice: one position lower for the symbol arcs, as it is for the blank arcs.
+        # sources[d] is prefix[d] twice: shifted down one position for the symbol arcs, unshifted for the blank arcs.
         sources = prefix.as_strided((num_steps, 2, self.row_size), (prefix.stride(0), size, 1)).unbind(0)
         targets = prefix[1:, size:].unbind(0)
         symbols, blanks = self.work[:, 0].unbind(0), self.work[:, 1].unbind(0)
@@ -169,7 +169,7 @@ class _WholeLattice:
         return prefix[-1].view(-1, size)[self.label_lens + 1, self.utterance_N]
 
     def sum_backward(self) -> _Arcs:
-        """Return how often paths use each arc. After `sum_forward`; overwrites the work array."""
+        """Return the occupation of each arc. Call it after `sum_forward`; it overwrites the work array."""
         size = self.size
         _to_shares_(self.work, self.prefix[1:, None, size:])
         state = self.work.new_zeros(self.num_positions + 1, size)
@@ -184,12 +184,12 @@ class _WholeLattice:
 
 
 class _BandLattice:
-    """R label positions per frame, from `first_label_NT` on: arrays of the band's size, whatever the number of labels.
+    """R label positions per frame, from `first_label_NT` on: array sizes depend on the band, not on the number of labels.
 
-    The work array W (D, 2, R+1, N) holds step, symbol or blank, row of the band, utterance; an arc is stored where it
-    starts. Row r of frame t is at step t or, in a skewed array, at step t + first_label[t] + r, so that both arcs of the
-    regular lattice lead to the next step. As the band never falls, no two frames share an element. Where it rises, arcs
-    lead to lower rows. Row R, always -inf, stands for every position outside the band.
+    The axes of the work array W (D, 2, R+1, N) are step, symbol or blank, row of the band, utterance; an arc is stored
+    where it starts. Row r of frame t is at step t or, in a skewed array, at step t + first_label[t] + r, so that both
+    arcs of the regular lattice lead to the next step. Because the band never falls, no two frames share an element. Where
+    it rises, arcs lead to lower rows. Row R, always -inf, represents every position outside the band.
     """
 
     def __init__(
@@ -208,14 +208,14 @@ class _BandLattice:
         row_R = torch.arange(self.width, device=device)
         self.utterance_N = torch.arange(size, device=device)
         utterance_N11 = self.utterance_N[:, None, None]
-        # After its last frame the band of an utterance stays where the last label is in it, if that was just above.
+        # After the last frame of an utterance its band includes the last label, if that was just above the band.
         last_N1 = (frame_lens - 1).clamp(min=0)[:, None]
         end_N1 = first_label_NT.gather(1, last_N1).maximum(label_lens[:, None] - self.width + 1)
         first_NT = torch.where(frame_T <= last_N1, first_label_NT, end_N1)
         self.start_N = first_NT[:, 0]
         self.end_N = self._inside(label_lens - end_N1[:, 0])
 
-        # Where arcs lead to: `targets` (D, 2, R, N), rows of the next step; where they come from: `sources`, rows of this.
+        # `targets` (D, 2, R, N): the rows of the next step that arcs lead to; `sources`: the rows that they start from.
         rise_NT1 = first_NT.diff(dim=1, append=end_N1)[:, :, None]
         row_R1 = row_R[:, None]
         if is_skewed:
@@ -240,11 +240,11 @@ class _BandLattice:
         _stay_at_end_(self.work[:, 1], frame_lens + label_lens if is_skewed else frame_lens, self.end_N)
 
     def _inside(self, row: Tensor) -> Tensor:
-        """Replace rows outside the band by the row that stands for them."""
+        """Replace rows outside the band by row R, which represents them."""
         return row.masked_fill((row < 0) | (row >= self.width), self.width)
 
     def sum_forward(self) -> Tensor:
-        """Turn scores of arcs into scores of all prefixes that end with the arc, step by step; return the (N,) totals."""
+        """Replace the score of each arc by the score of all prefixes that end with it; return the (N,) totals."""
         prefix = _no_paths(len(self.work) + 1, *self.work.shape[2:], device=self.work.device)
         prefix[0, 0].masked_fill_(self.start_N == 0, 0)
         states, targets, all_sources = prefix.unbind(0), prefix[1:, :-1].unbind(0), self.sources_D2RN.unbind(0)
@@ -258,7 +258,7 @@ class _BandLattice:
         return prefix[-1, self.end_N, self.utterance_N]
 
     def sum_backward(self) -> _Arcs:
-        """Return how often paths use each arc. After `sum_forward`; overwrites the work array."""
+        """Return the occupation of each arc. Call it after `sum_forward`; it overwrites the work array."""
         shares = self.work[:, :, :-1]
         _to_shares_(shares, self.prefix[1:, None].expand(-1, 2, -1, -1).gather(2, self.targets_D2RN))
         state = self.work.new_zeros(self.width + 1, self.work.shape[-1])
@@ -279,12 +279,12 @@ def _no_paths(*shape: int, device: torch.device) -> Tensor:
 
 
 def _stay_at_end_(blank_DRN: Tensor, last_step_N: Tensor, row_N: Tensor) -> None:
-    """Keep an utterance that has ended in its row, at no cost, until the longest ends: no length is read by the host."""
+    """Keep a finished utterance in its row at zero cost until the longest ends, so that the host reads no length."""
     has_ended_DN = torch.arange(len(blank_DRN), device=blank_DRN.device)[:, None] >= last_step_N
     utterance_N = torch.arange(blank_DRN.shape[2], device=blank_DRN.device)
     blank_DRN[:, row_N, utterance_N] = blank_DRN[:, row_N, utterance_N].masked_fill(has_ended_DN, 0)
 
 
 def _to_shares_(arcs: Tensor, states: Tensor) -> None:
-    """Turn prefix scores of arcs into the share that each has in the state it leads to; 0 where no path reaches it."""
+    """Convert prefix scores of arcs to their share of the state they lead to; 0 where no path reaches it."""
     arcs.sub_(states).exp_().nan_to_num_(0.0, 0.0, 0.0)

@@ -1,10 +1,10 @@
 """Transducer losses in plain PyTorch: the smoothed simple loss, the band that prunes the lattice, the loss in the band.
 
-Training uses them in that order: `simple_transducer_loss` scores the whole lattice with an additive joiner, cheaply;
-`prune_ranges` reads off where its paths run and keeps R label positions per frame; the real joiner is evaluated there
-only, and `pruned_transducer_loss` sums the paths within. `full_transducer_loss` takes the joiner's whole output.
-In: float32 scores, batch-first, frames at 25 Hz. Out: (N,) losses in nats. They run wherever PyTorch does. The host never
-waits for an accelerator where labels and lengths are on the CPU, where their values are also checked (see `arguments`).
+Training uses them in that order: `simple_transducer_loss` scores the whole lattice cheaply with an additive joiner;
+`prune_ranges` keeps the R label positions per frame where most paths run; the real joiner is evaluated only there, and
+`pruned_transducer_loss` sums the paths within the band. `full_transducer_loss` takes the joiner's whole output.
+In: float32 scores, batch-first, frames at 25 Hz. Out: (N,) losses in nats. They run on every device of PyTorch. If labels
+and lengths are on the CPU, their values are checked and the host never waits for an accelerator (see `arguments`).
 """
 
 from typing import Any, NamedTuple
@@ -28,30 +28,30 @@ from zipasr.losses.lattice import KINDS, LatticeKind, sum_paths
 from zipasr.nn.placement import moved
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
-"""Logits softmaxed in one call. 4 MiB on a CPU: with 0.25 MiB two threads wait for each other at every call, and the
-pass takes twice as long (10,000 rows of 500; 16 ms instead of 7); one thread is as fast with any size."""
+"""Logits per softmax call on a CPU, 4 MiB. With 0.25 MiB two threads wait for each other at every call, and the pass
+takes twice as long (10,000 rows of 500: 16 ms instead of 7); with one thread the size does not matter."""
 CHUNK_ELEMENTS_ELSEWHERE = 1 << 25
-"""On a GPU each call costs a launch, and 128 MiB of scratch is little."""
+"""Logits per softmax call on a GPU, where each call costs a kernel launch and 128 MiB of scratch memory is affordable."""
 
 
 class SimpleLoss(NamedTuple):
     """Result of `simple_transducer_loss`."""
 
     loss_N: Tensor
-    """(N,) loss in nats; +inf where there is no path."""
+    """(N,) loss in nats; +inf if there is no path."""
     symbol_occupation_NTS: Tensor
     """Probability that a path emits label s at frame t; each utterance sums to S_b. No gradient."""
     blank_occupation_NTU: Tensor
-    """Probability that a path leaves frame t after s labels by a blank; sums to T_b (`regular`), T_b - S_b (others)."""
+    """Probability that a path takes the blank at frame t after s labels; sums to T_b (`regular`) or T_b - S_b (others)."""
 
 
 class Band(NamedTuple):
-    """The label positions kept in each frame: `width` of them from `first_label_NT` on."""
+    """The label positions kept in each frame: `width` positions from `first_label_NT` on."""
 
     first_label_NT: Tensor
     """int64; starts at 0, never falls, and rises by less than `width` a frame (by one at most if not `regular`)."""
     width: int
-    """R, which is not always the R asked for."""
+    """Width R of the band, which may differ from the requested `prune_range`."""
 
     @property
     def positions_NTR(self) -> Tensor:
@@ -59,7 +59,7 @@ class Band(NamedTuple):
         return self.first_label_NT[:, :, None] + torch.arange(self.width, device=self.first_label_NT.device)
 
 
-# Differs: ten parameters, as the formula has ten; a config object would hide that they are its letters.
+# Differs: ten parameters, because the formula has ten; a config object would hide that they are its symbols.
 def simple_transducer_loss(
     am_NTV: Tensor,
     lm_NUV: Tensor,
@@ -77,8 +77,8 @@ def simple_transducer_loss(
 
     With c = 1 - lm_scale - am_scale, each arc of token v at (t, s) scores
     c log softmax_v(am_t + lm_s) + lm_scale log softmax_v(lm_s) + am_scale log softmax_v(am_t + log unigram),
-    the unigram being the mean of softmax(lm) over the batch. The joint normaliser is a matrix product, so no
-    (N, T, U, V) tensor exists, and its gradient is two more products.
+    where the unigram is the mean of softmax(lm) over the batch. The joint normalizer is a matrix product, so no
+    (N, T, U, V) tensor is needed, and its gradient is two more products.
 
     Args:
         am_NTV: scores of the encoder's projection, float32 (half precision raises; heads cast); padding finite.
@@ -86,10 +86,10 @@ def simple_transducer_loss(
         labels_NS: target ids without blank, padding ignored.
         frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels.
         blank: id of the blank.
-        lm_scale: weight of the lm-only normalisation.
-        am_scale: weight of the am-only normalisation. Unless 0, the unigram ties the utterances of a batch together.
+        lm_scale: weight of the lm-only normalization.
+        am_scale: weight of the am-only normalization. Unless 0, the loss of an utterance depends on its batch (unigram).
         kind: which arcs the lattice has; see `LatticeKind`.
-        delay_penalty: adds delay_penalty * ((T_b - 1) / 2 - t) to symbol arcs: early symbols score better.
+        delay_penalty: adds delay_penalty * ((T_b - 1) / 2 - t) to symbol arcs, which favors early symbols.
     Returns:
         SimpleLoss; only `loss_N` carries a gradient.
     Raises:
@@ -134,10 +134,10 @@ def prune_ranges(
 
     Args:
         symbol_occupation_NTS: of `simple_transducer_loss`.     blank_occupation_NTU: likewise.
-        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels. On the CPU, or the host waits for R.
-        prune_range: R wanted, at least 2. It is raised where the longest labels would not be reached (`regular`: the
-            band can rise by R - 1 a frame) and lowered to S + 1.
-        kind: that of the lattice.
+        frame_lens: (N,) valid frames at 25 Hz.     label_lens: (N,) valid labels. If not on the CPU, the host waits for R.
+        prune_range: requested R, at least 2. It is raised if the band would not reach the longest labels (`regular`: it
+            can rise by R - 1 per frame) and lowered to S + 1.
+        kind: kind of the lattice.
     Returns:
         Band from 0 in the first frame to S_b in the last valid one.
     Raises:
@@ -168,7 +168,7 @@ def prune_ranges(
     last_N1 = (label_lens - width + 1).clamp(min=0)[:, None]
     first_NT = torch.where(frame_T >= frame_lens[:, None] - 1, last_N1, first_NT)
 
-    # Never fall; then never rise by more than `steepest`: x - steepest * t may never rise.
+    # The band must not fall; nor rise by more than `steepest`, which means that x - steepest * t must not rise.
     steepest = width - 1 if kind == "regular" else 1
     first_NT = _reverse_running_minimum(first_NT)
     slack_NT = _reverse_running_minimum(steepest * frame_T - first_NT).clamp(min=0)
@@ -190,10 +190,10 @@ def pruned_transducer_loss(
 
     log p = logsumexp over monotonic paths of  sum(blank or label scores along the path).
 
-    The logits are softmaxed in pieces and kept, not their softmax: beyond them only the gradient is of their size.
+    The softmax is computed in pieces and not saved: besides the logits only their gradient has their size.
 
     Args:
-        logits_NTRV: joiner output, unnormalised, float32 (half precision raises; heads cast, with autocast off, before
+        logits_NTRV: joiner output, unnormalized, float32 (half precision raises; heads cast, with autocast off, before
             they call); R >= 2, or 1 if there are no labels.
         first_label_NT: label position of row 0 of the band, integer; never falls, rises by at most R-1 per frame.
         labels_NS: target ids without blank, integer, padding ignored.
@@ -232,9 +232,9 @@ def full_transducer_loss(
     kind: LatticeKind = "regular",
     delay_penalty: float = 0.0,
 ) -> Tensor:
-    """Negative log-likelihood of each utterance over the whole lattice: for small vocabularies, and as the reference.
+    """Negative log-likelihood of each utterance over the whole lattice, for small vocabularies and as a reference.
 
-    Args and errors are those of `pruned_transducer_loss`, with all U = S + 1 label positions in every frame.
+    Arguments and errors are those of `pruned_transducer_loss`, with all U = S + 1 label positions in every frame.
 
     Returns:
         (N,) loss in nats; +inf where there is no path (not `regular`, and more labels than frames).
@@ -280,7 +280,7 @@ def _rows_loss(
 
 
 def _require_no_fall(first_label_NT: Tensor, frame_lens: Tensor) -> None:
-    """Raise ValueError if, where that can be read, the band of an utterance falls between two of its frames."""
+    """Raise ValueError if the band of an utterance, if on the CPU, falls between two of its frames."""
     if not is_readable(first_label_NT, frame_lens):
         return
     is_fall_NT = (first_label_NT.diff(dim=1) < 0) & (torch.arange(1, first_label_NT.shape[1]) < frame_lens[:, None])
@@ -298,14 +298,14 @@ def _require_kind(kind: str) -> None:
 
 
 def _reverse_running_minimum(x_NT: Tensor) -> Tensor:
-    """Minimum of each element and all later ones."""
+    """Minimum over each element and all later ones."""
     return x_NT.flip(1).cummin(dim=1).values.flip(1)
 
 
 def _symbol_arcs(
     symbol_NTR: Tensor, blank_NTR: Tensor, frame_lens: Tensor, kind: LatticeKind, delay_penalty: float
 ) -> Tensor:
-    """Scores of the symbol arcs of a `kind` of lattice, from the scores of the symbols."""
+    """Scores of the symbol arcs of a lattice of this `kind`, from the scores of the symbols."""
     _require_kind(kind)
     if kind == "constrained":
         symbol_NTR = symbol_NTR + pad(blank_NTR[:, :, 1:], (0, 1), value=-torch.inf)
@@ -328,8 +328,8 @@ def _am_only_scores(am_NTV: Tensor, lm_NUV: Tensor, label_NU: Tensor, blank: int
 class _JointScores(torch.autograd.Function):
     """Scores of symbols and blank (N, T, U) under softmax(am + lm) and softmax(lm), interpolated.
 
-    log sum_v exp(am_tv + lm_sv) = log(sum_v A_tv B_sv + tiny) + max am_t + max lm_s with A, B the exponentials less
-    their maxima: a matrix product. The gradient through `tiny`, the smallest normal number, is dropped.
+    log sum_v exp(am_tv + lm_sv) = log(sum_v A_tv B_sv + tiny) + max am_t + max lm_s, with A and B the exponentials after
+    subtracting the maxima: a matrix product. The gradient through `tiny`, the smallest normal number, is dropped.
     """
 
     @staticmethod

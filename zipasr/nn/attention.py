@@ -1,8 +1,8 @@
 """Attention of the Zipformer block: weights are computed once (`AttentionWeights`) and used by two `SelfAttention`
 modules and one `NonlinAttention`.
 
-Tensors in and out are (N, T, D); attention weights are (N, H, T, L + T), L remembered frames first: L is 0 offline. The
-rate is that of the stack they stand in.
+Tensors in and out are (N, T, D). Attention weights are (N, H, T, L + T) with the L cached frames first; L is 0 offline.
+All run at the frame rate of their stack.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.2; constants from the published recipe.
 """
 
@@ -24,7 +24,7 @@ MASKED_SCORE = -1000.0
 
 
 class RelativePositionalEncoding(nn.Module):
-    """Table of encodings of the offset between two frames, compressed so that far offsets share resolution.
+    """Encodings of the offset between two frames, compressed so that distant offsets share resolution.
 
     For offset n, with L = sqrt(D): c = L · sign(n) · (ln(|n| + L) - ln L), theta = atan(2 pi c / (f D)), columns
     cos(k theta), sin(k theta) for k = 1 ... D/2; the last column is 1. Computed in float32 (the original does).
@@ -58,7 +58,7 @@ class RelativePositionalEncoding(nn.Module):
 
 
 class _RelativeShiftFunction(torch.autograd.Function):
-    """Row i of (.., T, P) is read from column T-1-i on: out[i, j] = scores[i, T-1-i+j], j < K, P = T + K - 1."""
+    """Read row i of (.., T, P) from column T-1-i on: out[i, j] = scores[i, T-1-i+j], j < K, P = T + K - 1."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _shifted_view(scores: Tensor) -> Tensor:
 
 
 class AttentionWeights(ScheduledModule):
-    """Attention probabilities from content and relative position; the values are attended elsewhere."""
+    """Attention probabilities from content and relative position; `SelfAttention` applies them to values."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class AttentionWeights(ScheduledModule):
         Args:
             x: (N, T, D).
             positions: (2T + L - 1, pos_channels) from `RelativePositionalEncoding`.
-            mask: bool, broadcastable to (N, H, T, L + T); True where a key may not be seen.
+            mask: bool, broadcastable to (N, H, T, L + T); True where a key is masked.
             past: keys (N, L, H·query_head_dim) of earlier chunks.
         """
         query_width = self.num_heads * self.query_head_dim
@@ -138,7 +138,7 @@ def _split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attend values under given weights."""
+    """Values of the frames, averaged under given attention weights and projected."""
 
     def __init__(self, channels: int, *, num_heads: int, value_head_dim: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Balancer, Whiten and their kin: identities in the forward pass that bend the gradient in the backward pass.
+"""Balancer, Whiten and related modules: identities in the forward pass that modify the gradient in the backward pass.
 
-They keep activations in a healthy range while training, and are plain identities in eval mode. Channels are the last
-axis. All arithmetic is at least float32 whatever the dtype around it.
+They keep activations in a healthy range during training and are plain identities in eval mode. Channels are the last
+axis. All arithmetic is in at least float32, whatever the dtype of the input.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix; constants from the published recipe.
 """
 
@@ -21,29 +21,29 @@ BALANCER_PROB = Schedule(((0.0, 0.5), (8000.0, 0.125)), default=0.4)
 
 
 def chance(prob: float) -> bool:
-    """True with probability `prob`, from the global torch CPU generator (no device sync)."""
+    """True with probability `prob`, drawn from the global torch CPU generator (no device sync)."""
     if prob <= 0.0 or prob >= 1.0:
         return prob >= 1.0
     return torch.rand(()).item() < prob
 
 
-def normalised_mean(proportion_positive: float) -> float:
+def normalized_mean(proportion_positive: float) -> float:
     """Mean over standard deviation of a near-Gaussian channel with this share of positive values."""
     y = 2.0 * proportion_positive - 1.0
     return _POSITIVE_TO_MEAN * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
 
 
 def _widened(x: Tensor) -> Tensor:
-    """`x` in float32, or as it is in float64."""
+    """`x` as float32; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _BalancerFunction(torch.autograd.Function):
-    """The penalty's gradient is centre_c + slope_c · (x - mu) in each channel, so two moments of x give its size.
+    """The penalty's gradient is center_c + slope_c · (x - mu) in each channel, so two moments of x give its size.
 
     With mu = E[x], sigma² = E[(x - mu)²], u = E[x²], m = mu/sigma, r = sqrt(u), n elements a channel:
     d m/d x_i = (1 - m (x_i - mu)/sigma) / (n sigma),  d ln r/d x_i = x_i / (n u).
-    Everything is centred: in powers of x, the terms of a channel that hardly varies cancel until no digit is left.
+    Everything is centered: with raw powers of x, the terms of a nearly constant channel cancel and lose all precision.
     """
 
     @staticmethod
@@ -59,27 +59,27 @@ class _BalancerFunction(torch.autograd.Function):
         mean_min, mean_max, rms_min, rms_max = ctx.limits
         rows = _widened(x).reshape(-1, x.shape[-1])
         mean = rows.mean(0)
-        centred = rows - mean
-        variance = torch.linalg.vector_norm(centred, dim=0).square() / rows.shape[0]
+        centered = rows - mean
+        variance = torch.linalg.vector_norm(centered, dim=0).square() / rows.shape[0]
         square = variance + mean.square()
         std = variance.clamp(min=1e-20).sqrt()
         rms = square.clamp(min=1e-20).sqrt()
         m = mean / std
         push_mean = (m > mean_max).to(m.dtype) - (m < mean_min).to(m.dtype)
         push_rms = ((rms > rms_max).to(m.dtype) - (rms < rms_min).to(m.dtype)) * (square > 1e-20)
-        # centre, and slope times std, which unlike the slope itself stays in the range of float32
-        centre = push_mean / std + push_rms * mean / rms.square()
+        # center, and slope times std, which unlike the slope itself stays in the range of float32
+        center = push_mean / std + push_rms * mean / rms.square()
         slope_std = push_rms * std / rms.square() - push_mean * m / std * (variance > 1e-20)
-        factor = ctx.grad_scale / torch.hypot(centre, slope_std).clamp(min=1e-20)
-        penalty = centred.mul_(slope_std * factor / std).add_(centre * factor).view(x.shape)
+        factor = ctx.grad_scale / torch.hypot(center, slope_std).clamp(min=1e-20)
+        penalty = centered.mul_(slope_std * factor / std).add_(center * factor).view(x.shape)
         return penalty.mul_(grad.abs()).add_(grad).to(grad.dtype), None, None
 
 
 class Balancer(ScheduledModule):
     """Keep each channel's share of positive values and mean absolute value within limits.
 
-    Where a limit is crossed, the gradient of the penalty |m - clamp(m)| + |ln(clamp(r)/r)|, scaled to rms
-    `grad_scale` a channel, is added in proportion to |grad|.
+    Where a limit is violated, the gradient of the penalty |m - clamp(m)| + |ln(clamp(r)/r)|, scaled to rms
+    `grad_scale` per channel, is added in proportion to |grad|.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Balancer(ScheduledModule):
         self.grad_scale, self.prob = grad_scale, prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., D) unchanged; while training its gradient is adjusted with probability `prob`."""
+        """Return (..., D) unchanged; in training mode its gradient is adjusted with probability `prob`."""
         if not (self.training and x.requires_grad and chance(self.value(self.prob))):
             return x
         limits = (
-            normalised_mean(self.value(self.min_positive)),
-            normalised_mean(self.value(self.max_positive)),
+            normalized_mean(self.value(self.min_positive)),
+            normalized_mean(self.value(self.max_positive)),
             MEAN_ABS_TO_RMS * self.value(self.min_abs),
             MEAN_ABS_TO_RMS * self.value(self.max_abs),
         )
@@ -114,19 +114,19 @@ def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """The metric (1 if every group's covariance is the same multiple of I) and its gradient with respect to `x`."""
     channels = x.shape[-1] // num_groups
     groups = _widened(x).reshape(-1, num_groups, channels).transpose(0, 1)
-    centred = groups - groups.mean(1, keepdim=True)
-    covariance = centred.transpose(1, 2) @ centred
+    centered = groups - groups.mean(1, keepdim=True)
+    covariance = centered.transpose(1, 2) @ centered
     size = num_groups * channels
     mean_diag = covariance.diagonal(dim1=1, dim2=2).sum() / size
     denominator = mean_diag.square() + 1e-20
     metric = covariance.square().sum() / size / denominator
     eye = torch.eye(channels, dtype=groups.dtype, device=x.device)
-    grad = centred @ (covariance - metric * mean_diag * eye) * (4.0 / (size * denominator))
+    grad = centered @ (covariance - metric * mean_diag * eye) * (4.0 / (size * denominator))
     return metric, grad.transpose(0, 1).reshape(x.shape)
 
 
 class _LateFlag:
-    """A bool computed by an accelerator that the host reads later, waiting only for the computation of the flag itself."""
+    """A bool computed on an accelerator and read later by the host, which then waits only for that computation."""
 
     def __init__(self, flag: Tensor) -> None:
         self._flag = flag
@@ -161,7 +161,7 @@ class _WhitenFunction(torch.autograd.Function):
         module: Whiten = ctx.module
         with torch.autocast(device_type=x.device.type, enabled=False):
             metric, penalty = _whitening_metric(x, module.num_groups)
-            is_above = ~(metric < ctx.limit)  # so is nan
+            is_above = ~(metric < ctx.limit)  # also true for nan
             module.note(_LateFlag(is_above))
             if not _reads_late(x) and module.prob == module.min_prob:
                 return grad, None, None
@@ -171,12 +171,12 @@ class _WhitenFunction(torch.autograd.Function):
 
 
 class Whiten(ScheduledModule):
-    """Push the covariance of the channels (within groups) towards a multiple of the identity.
+    """Push the covariance of the channels (within groups) toward a multiple of the identity.
 
     A penalty gradient of size `grad_scale` · |grad| is added where the metric is not below `limit`. The metric is computed
-    with probability 0.25 if it was last above the limit and 0.025 if below; `prob` is that state, and belongs in a training
-    checkpoint. On an accelerator the host reads it when it is next needed, in the next forward pass: the same rule, without
-    waiting in the backward pass.
+    with probability 0.25 if it was last above the limit and with 0.025 if below; `prob` is that state and belongs in a
+    training checkpoint. On an accelerator the host reads it in the next forward pass, where it is needed: the same rule
+    without a wait in the backward pass.
     """
 
     min_prob, max_prob = 0.025, 0.25
@@ -199,11 +199,11 @@ class Whiten(ScheduledModule):
         self._prob, self._late = prob, None
 
     def note(self, is_above: _LateFlag) -> None:
-        """Take whether the metric was above its limit, to be read when `prob` is needed."""
+        """Store whether the metric was above its limit; it is read when `prob` is next needed."""
         self._late = is_above
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: no event of a device."""
+        """State for copies and pickles, without the device event."""
         return self.__dict__ | {"_prob": self.prob, "_late": None}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class _LimitFunction(torch.autograd.Function):
 
 
 def limit_param_value(x: Tensor, *, minimum: float, maximum: float, training: bool, prob: float = 0.6) -> Tensor:
-    """Return `x`; with probability `prob` while training, its gradient may only push it back into the limits."""
+    """Return `x`; with probability `prob` in training, its gradient may only push it back into the limits."""
     if training and x.requires_grad and chance(prob):
         return _LimitFunction.apply(x, minimum, maximum)
     return x

@@ -1,7 +1,7 @@
 """The convolution module of the Zipformer block and its depthwise convolutions, plain and chunk-causal.
 
-Everything is (N, T, D). A depthwise convolution over time on that layout is a 2-D convolution on channels-last memory,
-which needs no copy and is many times faster on a CPU than the 1-D one on (N, D, T).
+All tensors are (N, T, D). A depthwise convolution over time on that layout is a 2-D convolution on channels-last memory,
+which needs no copy and is many times faster on a CPU than the 1-D convolution on (N, D, T).
 Source: Yao et al. 2024, arXiv:2310.11230, sections 3.2 and 4; constants from the published recipe.
 """
 
@@ -24,7 +24,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0)
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution over time that sees k//2 frames on both sides."""
+    """Depthwise convolution over time with k//2 frames of context on both sides."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class DepthwiseConv(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor, chunk_frames: int, past: Past | None = None) -> Tensor:
-        """Map (N, T, D) to (N, T, D); there must be no chunks and no past, since every frame sees ahead."""
+        """Map (N, T, D) to (N, T, D); chunks and a past are not allowed, because every frame needs right context."""
         assert chunk_frames < 0 and past is None and self.bias is not None
         return depthwise_conv(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
 
 
 class ChunkCausalDepthwiseConv(nn.Module):
-    """Depthwise convolution that looks back freely but ahead only inside its own chunk.
+    """Depthwise convolution with full left context, and right context only inside its own chunk.
 
-    The sum of a causal convolution over the past and of a symmetric one that is blind beyond the chunk, the latter
-    scaled by 1 plus a learned function of the distance to the chunk's edges.
+    The output is the sum of a causal convolution and of a symmetric one limited to the chunk. The latter is scaled by 1
+    plus a learned function of the distance to the edges of the chunk.
     """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
@@ -71,7 +71,7 @@ class ChunkCausalDepthwiseConv(nn.Module):
         Args:
             x: (N, T, D).
             chunk_frames: frames of a chunk; < 0 or more than T: all T frames are one chunk.
-            past: the k//2 frames before x; None stands for zeros.
+            past: the k//2 frames before x; None means zeros.
         """
         batch, num_frames, channels = x.shape
         if chunk_frames < 0 or chunk_frames > num_frames:
@@ -87,7 +87,7 @@ class ChunkCausalDepthwiseConv(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Gate, depthwise convolution, SwooshR, projection."""
+    """Convolution module of the Zipformer block: gate, depthwise convolution, SwooshR, projection."""
 
     def __init__(
         self, channels: int, kernel_size: int, *, is_causal: bool, activation: ActivationKind = "swoosh_right"
@@ -115,9 +115,9 @@ class ConvolutionModule(nn.Module):
 
         Args:
             x: (N, T, D).
-            padding_mask: bool (N, T), True at padding frames, which the convolution sees as zeros.
-            chunk_frames: frames at this stack's rate that see each other; -1 for all.
-            past: the k//2 gated frames before x; None stands for zeros. Causal convolutions only.
+            padding_mask: bool (N, T), True at padding frames, which are set to zero before the convolution.
+            chunk_frames: frames of a chunk at the rate of the stack; -1 for all frames in one chunk.
+            past: the k//2 gated frames before x; None means zeros. Causal convolutions only.
         """
         content, gate = self.in_proj(x).chunk(2, dim=-1)
         gated = content * self.gate_balancer(gate).sigmoid()

@@ -1,4 +1,4 @@
-"""Dropout whose rate follows a schedule, and masks that switch whole sequences off."""
+"""Dropout with a scheduled rate, and masks that drop whole sequences."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ DROPOUT = Schedule(((0.0, 0.3), (20000.0, 0.1)))
 
 
 class Dropout(ScheduledModule):
-    """Elementwise dropout; with `is_shared_over_time` one mask (N, 1, D) serves all frames."""
+    """Elementwise dropout; with `is_shared_over_time` all frames share one mask (N, 1, D)."""
 
     def __init__(self, rate: Schedule | float, *, is_shared_over_time: bool = False) -> None:
         super().__init__()
         self.rate, self.is_shared_over_time = rate, is_shared_over_time
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop elements of (N, T, D) while training and rescale the rest."""
+        """Drop elements of (N, T, D) in training mode and rescale the rest."""
         rate = self.value(self.rate) if self.training else 0.0
         if rate <= 0.0:
             return x

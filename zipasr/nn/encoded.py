@@ -1,7 +1,6 @@
-"""What every encoder gives to every head: `Encoded`, what an encoder must offer to be one: `Encoder`, and the check of what
-it is given.
+"""The interface between encoders and heads: `Encoded`, an encoder's output; `Encoder`, its protocol; and the input check.
 
-An encoder takes features (N, T, F) at 100 Hz and gives frames (N, T', D) at 25 Hz.
+An encoder maps features (N, T, F) at 100 Hz to frames (N, T', D) at 25 Hz.
 """
 
 from typing import NamedTuple, Protocol
@@ -13,37 +12,37 @@ from zipasr.nn.placement import moved
 
 
 class Encoded(NamedTuple):
-    """Output of an encoder."""
+    """Output of an encoder: frames and their valid lengths."""
 
     frames: Tensor
-    """(N, T, D) at 25 Hz; rows beyond `lens` hold no meaning."""
+    """(N, T, D) at 25 Hz; frames beyond `lens` are undefined."""
     lens: Tensor
-    """(N,) valid frames, int64; where those of the input were, which may be the CPU while `frames` are on an accelerator."""
+    """(N,) valid frames, int64, on the device of the input lengths, possibly the CPU while `frames` are elsewhere."""
 
     @property
     def is_padding_NT(self) -> Tensor:
-        """Bool, True beyond `lens`, on the device of `frames`."""
+        """Bool (N, T), True beyond `lens`, on the device of `frames`."""
         lens = moved(self.lens, self.frames.device)
         return torch.arange(self.frames.shape[1], device=self.frames.device) >= lens.unsqueeze(1)
 
 
 class Encoder(Protocol):
-    """What the heads and the trainer need from an encoder."""
+    """The encoder interface that heads and trainer rely on."""
 
     output_channels: int
     """D of `Encoded.frames`."""
 
     def __call__(self, features: Tensor, lens: Tensor) -> Encoded:
-        """Encode features (N, T, F) with `lens` (N,) valid frames."""
+        """Encode features (N, T, F) at 100 Hz with `lens` (N,) valid frames."""
 
     def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz."""
+        """Number of output frames at 25 Hz for `num_frames` features at 100 Hz."""
 
 
 def check_input(features: Tensor, lens: Tensor, *, num_features: int, min_frames: int) -> None:
     """Raise ValueError unless features are (N, T >= min_frames, num_features) and 0 <= lens <= T.
 
-    Lengths on an accelerator are not read, since that would make the processor wait.
+    Lengths on an accelerator are not read, because the host would have to wait for them.
     """
     if features.dim() != 3 or features.shape[2] != num_features or features.shape[1] < min_frames:
         raise ValueError(

@@ -10,7 +10,7 @@ from zipasr.nn.swoosh import ActivationKind, SwooshLinear
 
 
 class FeedForward(nn.Module):
-    """Linear, SwooshL, dropout shared over time, Linear."""
+    """Feed-forward module: Linear, SwooshL, dropout shared over time, Linear."""
 
     def __init__(
         self,

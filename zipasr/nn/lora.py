@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA): chosen linear layers learn W + (alpha / rank) · B A while W itself stands still.
+"""Low-rank adapters (LoRA): selected linear layers learn W + (alpha / rank) · B A while W itself is frozen.
 
-`add_lora` puts a `LoraLinear` in the place of each chosen `nn.Linear` or `SwooshLinear`; tensors in and out are those of the
-layer, (..., in) -> (..., out). B starts at zero, so a model computes at first what it did before. For use, the product is
-added to W: `merged_copy` and `merged_state_dict` give the plain model, with the names and shapes that it had.
+`add_lora` replaces each selected `nn.Linear` or `SwooshLinear` by a `LoraLinear` with the same input and output shapes,
+(..., in) -> (..., out). B starts at zero, so the adapted model initially equals the original. For inference the product is
+merged into W: `merged_copy` and `merged_state_dict` return the plain model with its original names and shapes.
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, equation 3.
 """
 
@@ -26,15 +26,15 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters, which train while the layers they belong to do not."""
+    """Size, scale and placement of low-rank adapters; the layers they adapt are frozen."""
 
     rank: int = 8
     """Rank of the update; 8 is that of the published Zipformer adaptation."""
     alpha: float = 8.0
     """The update is B A · alpha / rank."""
     targets: tuple[str, ...] = ("encoder.*attention*.in_proj", "encoder.*feed*forward*_proj")
-    """Layers by name, or names of modules for all layers in them, with * for anything. The default are the projections into
-    queries, keys and values and the feed-forward modules of the encoder, as in the published Zipformer adaptation."""
+    """Names of layers, or of modules to select all layers inside, with * as a wildcard. The default selects the projections
+    to queries, keys and values and the feed-forward modules of the encoder, as in the published Zipformer adaptation."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -46,7 +46,7 @@ class LoraConfig:
 
 
 class LoraLinear(nn.Module):
-    """A linear layer, which no longer learns, and the update that does."""
+    """A frozen linear layer with a trainable low-rank update."""
 
     def __init__(self, base: nn.Linear | SwooshLinear, config: LoraConfig) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class LoraLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.scale = config.alpha / config.rank
         self.lora_a = nn.Parameter(base.weight.new_empty(config.rank, in_channels))
-        """(rank, in); starts at random, with entries as large as those of the weight."""
+        """(rank, in); initialized at random, with entries of the same rms as the weight."""
         self.lora_b = nn.Parameter(base.weight.new_zeros(out_channels, config.rank))
-        """(out, rank); starts at 0."""
+        """(out, rank); initialized to 0."""
         rms = float(base.weight.detach().square().mean().sqrt()) or in_channels**-0.5
         nn.init.uniform_(self.lora_a, -math.sqrt(3.0) * rms, math.sqrt(3.0) * rms)
 
@@ -66,7 +66,7 @@ class LoraLinear(nn.Module):
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out); a SwooshLinear applies its activation and one dropout mask for both paths."""
+        """Map (..., in) to (..., out); in a SwooshLinear both paths share the activation and one dropout mask."""
         base = self.base
         if isinstance(base, SwooshLinear):
             mask = base.dropout_mask(x)
@@ -79,23 +79,23 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """The weight (out, in) with the update added; computed in float64, in the dtype of the weight."""
-        # MPS knows no float64, and a sum over `rank` terms hardly needs it.
+        # MPS has no float64, and a sum over `rank` terms hardly needs it.
         wide = torch.float32 if self.lora_a.device.type == "mps" else torch.float64
         update = self.scale * (self.lora_b.to(wide) @ self.lora_a.to(wide))
         return (self.base.weight.to(wide) + update).to(self.base.weight.dtype)
 
 
 def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] = ()) -> list[str]:
-    """Put adapters on the layers of a model that the configuration chooses; the model is changed in place.
+    """Add adapters to the layers that the configuration selects; the model is modified in place.
 
     Args:
         model: the model.
-        config: which layers, and how.
-        excluded: names of modules inside which no adapter is put.
+        config: which layers get adapters, and their size.
+        excluded: names of modules that get no adapters inside.
     Returns:
-        The names of the layers, in the model's order.
+        The names of the adapted layers, in the model's order.
     Raises:
-        ConfigError: a target matches no linear layer outside `excluded`; the nearest names are given.
+        ConfigError: a target matches no linear layer outside `excluded`; the message lists the nearest names.
     """
     names = [
         name
@@ -123,14 +123,14 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    """The layers of a model that have an adapter, by name."""
+    """The adapted layers of a model, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the plain model that computes the same: adapters added to the weights, under the plain names.
+    """State dict of the equivalent plain model: adapters merged into the weights, under the original names.
 
-    Without adapters, that is `model.state_dict()`.
+    Without adapters this equals `model.state_dict()`.
     """
     layers = lora_layers(model)
     merged = {}
@@ -147,7 +147,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What `merged_state_dict` leaves out: weight, A and B of every adapted layer, unmerged; empty without adapters."""
+    """Unmerged weight, A and B of every adapted layer: what `merged_state_dict` leaves out; empty without adapters."""
     return {
         f"{name}.{part}": tensor.detach()
         for name, layer in lora_layers(model).items()
@@ -156,9 +156,9 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def unmerged_state_dict(model: nn.Module, merged: Mapping[str, Tensor], unmerged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a model with adapters, from what `merged_state_dict` and `lora_state_dict` gave, to the bit.
+    """State dict of a model with adapters, rebuilt bit-exactly from `merged_state_dict` and `lora_state_dict`.
 
-    What is missing in either is missing in the result; without adapters in the model it is `merged`.
+    Tensors missing in both are missing in the result; for a model without adapters the result is `merged`.
     """
     layers = lora_layers(model)
     tensors = {}
@@ -172,7 +172,7 @@ def unmerged_state_dict(model: nn.Module, merged: Mapping[str, Tensor], unmerged
 
 
 def merged_copy(model: M) -> M:
-    """A copy of a model with its adapters added to the weights: the plain model, which shares nothing with the first."""
+    """A plain copy of a model with its adapters merged into the weights; it shares no tensor with the original."""
     plain = copy.deepcopy(model)
     for name, layer in lora_layers(plain).items():
         parent, _, last = name.rpartition(".")

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; the host does not wait for an accelerator that it copies to.
+    """`tensor` on `device`; copies to an accelerator are asynchronous.
 
-    It does wait for one that it copies from: what arrives must be there when it is read.
+    Copies from an accelerator block, so that the values are there when the host reads them.
     """
     return tensor.to(device, non_blocking=tensor.device.type == "cpu")

@@ -1,8 +1,8 @@
-"""Numbers that change while a model trains: `Schedule`, and the one place that tells modules the time: `set_step`.
+"""Values that change during training: `Schedule`, and `set_step`, the one function that sets training progress.
 
-Time is counted in *steps of 600 s of audio* in the published recipe: step = batches · (seconds per batch) / 600. The
-trainer computes it; modules only read it. A module that never heard of a step, or is in eval mode, uses the default.
-Source: ScheduledFloat of the Zipformer recipe; the published values stand beside each module.
+Progress is counted in *steps of 600 s of audio*, as in the published recipe: step = batches · (seconds per batch) / 600.
+The trainer computes it; modules only read it. In eval mode, or before the first `set_step`, a module uses the default.
+Source: ScheduledFloat of the Zipformer recipe; the published values are listed beside each module.
 """
 
 from bisect import bisect_right
@@ -19,7 +19,7 @@ class Schedule:
     points: tuple[tuple[float, float], ...]
     """(step, value) pairs with rising steps."""
     default: float = 0.0
-    """Value in eval mode and where no step was ever set."""
+    """Value in eval mode and before the first `set_step`."""
 
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.points]
@@ -27,7 +27,7 @@ class Schedule:
             raise ValueError(f"the steps of a Schedule must rise, but are {steps}; list its points in order")
 
     def __call__(self, step: float) -> float:
-        """Value at `step`."""
+        """Value at `step`, counted in steps of 600 s of audio."""
         right = bisect_right([s for s, _ in self.points], step)
         if right == 0:
             return self.points[0][1]
@@ -38,7 +38,7 @@ class Schedule:
 
 
 class ScheduledModule(nn.Module):
-    """A module that reads schedules. `set_step` writes its `step`; `value` reads a schedule at it."""
+    """Base class of modules with schedules: `set_step` sets `step`, and `value` evaluates a schedule there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ScheduledModule(nn.Module):
 
 
 def set_step(model: nn.Module, step: float) -> None:
-    """Tell every scheduled module inside `model` how far training has come, in steps of 600 s of audio."""
+    """Set training progress, in steps of 600 s of audio, on every scheduled module inside `model`."""
     for module in model.modules():
         if isinstance(module, ScheduledModule):
             module.step = step

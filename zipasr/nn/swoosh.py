@@ -1,8 +1,8 @@
-"""SwooshL and SwooshR, and `SwooshLinear`: activation, dropout and linear map in one memory-lean step.
+"""SwooshL and SwooshR, and `SwooshLinear`: activation, dropout and linear layer in one memory-efficient step.
 
-SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687. Swish, x sigmoid(x), may
-stand in their place, for comparison. All keep only x for the backward pass and use the exact derivative, for the first two
-sigmoid(x - shift) - 0.08; the original keeps that in 8 bits with random rounding, which is the same in expectation.
+SwooshL(x) = ln(1 + e^(x-4)) - 0.08 x - 0.035;  SwooshR(x) = ln(1 + e^(x-1)) - 0.08 x - 0.313261687. Swish, x sigmoid(x), is
+available for comparison. All save only x for the backward pass and use the exact derivative, for the first two
+sigmoid(x - shift) - 0.08; the original stores it in 8 bits with random rounding, which is the same in expectation.
 Source: Yao et al. 2024, arXiv:2310.11230, equations 3 and 4.
 """
 
@@ -67,7 +67,7 @@ def swoosh_right(x: Tensor) -> Tensor:
 
 
 class SwooshL(nn.Module):
-    """SwooshL as a module: the activation of modules that are often switched off (feed-forward, ConvNeXt)."""
+    """SwooshL as a module: the activation of modules that learn to be off most of the time (feed-forward, ConvNeXt)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to a tensor of any shape."""
@@ -75,7 +75,7 @@ class SwooshL(nn.Module):
 
 
 class SwooshR(nn.Module):
-    """SwooshR as a module: the activation of the convolutions."""
+    """SwooshR as a module: the activation of the convolution modules and of Conv-Embed."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to a tensor of any shape."""
@@ -98,7 +98,7 @@ class _SwooshLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mask = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen layers spare the work
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # skip the work for frozen layers
         grad_rows = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_weight = grad_bias = None
         if needs_weight:
@@ -116,12 +116,12 @@ class _SwooshLinearFunction(torch.autograd.Function):
 
 
 def swoosh_linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, activation: ActivationKind) -> Tensor:
-    """activation(x) · mask, mapped by weight (out, in) and bias; only x is kept for the backward pass.
+    """Linear layer of activation(x) · mask; only x is saved for the backward pass.
 
     Args:
         x: (N, T, in).      weight: (out, in).      bias: (out,) or None.
-        mask: factors of dropout, broadcastable to x, or None.
-        activation: what is applied to x first.
+        mask: dropout factors, broadcastable to x, or None.
+        activation: applied to x first.
     """
     if not torch.is_grad_enabled():
         hidden = _value(x, activation)
@@ -130,9 +130,9 @@ def swoosh_linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor |
 
 
 class SwooshLinear(ScheduledModule):
-    """Linear(Dropout(Swoosh(x))): the activation is recomputed in the backward pass instead of being kept.
+    """Linear(Dropout(Swoosh(x))): the activation is recomputed in the backward pass instead of being saved.
 
-    The dropout mask is shared over time. Weight and bias start as PyTorch's default times `init_scale`, the bias
+    The dropout mask is shared over time. The weight starts as PyTorch's default times `init_scale`, the bias
     uniform in +-0.1 · init_scale.
     """
 
@@ -156,7 +156,7 @@ class SwooshLinear(ScheduledModule):
         return swoosh_linear(x, self.weight, self.bias, self.dropout_mask(x), self.activation)
 
     def dropout_mask(self, x: Tensor) -> Tensor | None:
-        """Factors (N, 1, in_channels) of dropout at the current step for x, drawn anew at each call; None: no dropout."""
+        """Dropout factors (N, 1, in_channels) for x at the current step, redrawn at each call; None: no dropout."""
         rate = self.value(self.dropout) if self.training else 0.0
         if not rate > 0.0:
             return None
@@ -166,7 +166,7 @@ class SwooshLinear(ScheduledModule):
 def scaled_linear(in_channels: int, out_channels: int, scale: float, *, bias: bool = True) -> nn.Linear:
     """A linear layer whose default initial weight is multiplied by `scale`; bias uniform in +-0.1 · scale.
 
-    Small initial outputs let each residual branch start near zero (facts of the recipe's ScaledLinear).
+    Small initial outputs let each residual branch start near zero (as ScaledLinear of the published recipe).
     """
     linear = nn.Linear(in_channels, out_channels, bias=bias)
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Eden and Eden2: the learning rate as a function of batches, epochs and a short warm-up. Numbers in, numbers out.
+"""Eden and Eden2: learning-rate schedules over batches and epochs, with a short warm-up. Numbers in, numbers out.
 
-A schedule multiplies the first learning rate of every parameter group (`initial_lr`) by a factor. Order in a training
-step: loss.backward(), schedule.step_batch(b), optimizer.step(); b counts from 1 for the first batch of the run and is
-never reset. Call step_epoch(e) at the start of every epoch, e = 0 in the first; e may be fractional (for example hours
-of audio heard over a reference number of hours).
+A schedule multiplies the initial learning rate of every parameter group (`initial_lr`) by a factor. Order in a training
+step: loss.backward(), schedule.step_batch(b), optimizer.step(); b is 1 for the first batch of the run and is never
+reset. Call step_epoch(e) at the start of every epoch, with e = 0 for the first; e may be fractional (for example the
+hours of audio processed so far, divided by a reference number of hours).
 
 Source: Yao et al. 2024, arXiv:2310.11230 (Eden); Eden2 comes from the published training code.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 WARMUP_BATCHES = 500.0  # arXiv:2310.11230
-WARMUP_START = 0.5  # as above; the present LibriSpeech recipe uses 0.1
+WARMUP_START = 0.5  # as above; the current LibriSpeech recipe uses 0.1
 
 
 def eden_factor(
@@ -47,10 +47,10 @@ def warmup_factor(batch: float, warmup_batches: float, warmup_start: float) -> f
 
 
 class BatchEpochSchedule(ABC):
-    """Sets the rate of each parameter group to its `initial_lr` times `factor(batch, epoch)`.
+    """Base class of schedules: sets the rate of each parameter group to its `initial_lr` times `factor(batch, epoch)`.
 
-    `initial_lr` is the group's `lr` when the first schedule is made for it; it is kept in the group, so a checkpoint of
-    the optimiser carries it, and a schedule made after loading one goes on from the right rate.
+    `initial_lr` is the group's `lr` when its first schedule is created. It is stored in the group and thus in a checkpoint
+    of the optimizer, so a schedule created after loading one continues at the correct rate.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -61,28 +61,28 @@ class BatchEpochSchedule(ABC):
 
     @abstractmethod
     def factor(self, batch: int, epoch: float) -> float:
-        """What the initial rate is multiplied by."""
+        """Factor on the initial rate at this batch and epoch."""
 
     def step_batch(self, batch: int) -> None:
-        """Set the number of the present batch, counted over the whole run, and the rates."""
+        """Set the current batch, counted over the whole run, and update the rates."""
         self.batch = int(_not_negative("batch", batch))
         self._set_rates()
 
     def step_epoch(self, epoch: float) -> None:
-        """Set the number of epochs finished, which may be fractional, and the rates."""
+        """Set the number of finished epochs, which may be fractional, and update the rates."""
         self.epoch = _not_negative("epoch", epoch)
         self._set_rates()
 
     def get_last_lr(self) -> list[float]:
-        """The present rate of each group."""
+        """The current learning rate of each group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The batch and the epoch: all that changes."""
+        """The current batch and epoch, which are the whole state."""
         return {"batch": self.batch, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, and set the rates."""
+        """Restore the result of `state_dict()` and update the rates."""
         self.batch, self.epoch = state["batch"], state["epoch"]
         self._set_rates()
 
@@ -93,12 +93,12 @@ class BatchEpochSchedule(ABC):
 
 
 class Eden(BatchEpochSchedule):
-    """Falls with the square root of both batches and epochs; the published schedule. See `eden_factor`.
+    """Eden, the published schedule: decays with the square root of both batches and epochs. See `eden_factor`.
 
     Args:
         optimizer: its groups' `lr` is the rate before all factors (0.045 published; 0.04 for the small model).
-        lr_batches: batches B after which the rate begins to fall, 7500 published.
-        lr_epochs: epochs E after which it begins to fall: 3.5 LibriSpeech, 1 GigaSpeech, 1.5 WenetSpeech, 18 AISHELL.
+        lr_batches: batches B after which the rate starts to decay; published: 7500.
+        lr_epochs: epochs E after which it starts to decay: 3.5 LibriSpeech, 1 GigaSpeech, 1.5 WenetSpeech, 18 AISHELL.
         warmup_batches: length of the warm-up.      warmup_start: factor at batch 0.
     """
 
@@ -118,7 +118,7 @@ class Eden(BatchEpochSchedule):
         super().__init__(optimizer)
 
     def factor(self, batch: int, epoch: float) -> float:
-        """`eden_factor` with this schedule's lengths."""
+        """`eden_factor` with the arguments of this schedule."""
         return eden_factor(
             batch,
             epoch,
@@ -130,7 +130,7 @@ class Eden(BatchEpochSchedule):
 
 
 class Eden2(BatchEpochSchedule):
-    """Falls with the number of batches alone; the epoch has no influence. Arguments as for `Eden`."""
+    """Eden2: decays with the number of batches alone; the epoch has no effect. Arguments as for `Eden`."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Eden2(BatchEpochSchedule):
         super().__init__(optimizer)
 
     def factor(self, batch: int, epoch: float) -> float:
-        """`eden2_factor` with this schedule's lengths."""
+        """`eden2_factor` with the arguments of this schedule."""
         return eden2_factor(
             batch, lr_batches=self.lr_batches, warmup_batches=self.warmup_batches, warmup_start=self.warmup_start
         )

@@ -1,6 +1,6 @@
-"""Parameter groups for an optimiser from the parts of a model: a slower rate for some modules, none for others.
+"""Parameter groups of an optimizer for the parts of a model: lower rates for some modules, others frozen.
 
-In: a module, and names of modules or parameters in it. Out: group dicts of named parameters, which every optimiser of
+In: a module, and names of modules or parameters in it. Out: group dicts of named parameters, which every optimizer of
 torch accepts; `lr` is the rate of each group.
 """
 
@@ -18,11 +18,11 @@ def parameter_groups(
 
     Args:
         module: the model. Parameters that do not require a gradient are left out.
-        lr: rate of a parameter that nothing else is said about.
+        lr: default learning rate.
         lr_scale: name of a module or parameter inside `module` -> factor on its rate; a parameter takes the product of
-            the factors on its path ("encoder" and "encoder.stacks.0" both count for what lies in the latter).
-        frozen: names whose parameters are left out, so that nothing moves them. The module is not changed; to spare
-            their gradients too, call `requires_grad_(False)` on them.
+            the factors on its path ("encoder" and "encoder.stacks.0" both apply to parameters of the latter).
+        frozen: names whose parameters are left out, so that they do not change. The module is not modified; to skip
+            computing their gradients too, call `requires_grad_(False)` on them.
     Raises:
         ValueError: a name matches no parameter, a factor is not > 0, or no parameter is left.
     """
@@ -45,7 +45,7 @@ def parameter_groups(
                 rate *= scale
         members.setdefault(rate, []).append((name, parameter))
     if not members:
-        raise ValueError("some parameter must be left to train, but all are frozen; shorten `frozen`")
+        raise ValueError("at least one parameter must be trainable, but all are frozen; shorten `frozen`")
     return [{"params": pairs, "lr": rate} for rate, pairs in members.items()]
 
 

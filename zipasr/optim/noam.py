@@ -1,7 +1,7 @@
-"""Noam: linear warm-up, then a fall with the square root of the batch number. Numbers in, numbers out.
+"""Noam: linear warm-up, then decay with the inverse square root of the batch number. Numbers in, numbers out.
 
-It is the schedule of the Adam baseline that Zipformer's paper compares ScaledAdam with (rate 7.5, 10 000 batches of
-warm-up). It has the interface of `Eden`; the epoch has no influence.
+It is the schedule of the Adam baseline that the Zipformer paper compares ScaledAdam with (rate 7.5, 10,000 batches of
+warm-up). It has the interface of `Eden`; the epoch has no effect.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, equation 3; the constants: Yao et al. 2024, arXiv:2310.11230.
 """
@@ -22,7 +22,7 @@ class Noam(BatchEpochSchedule):
     """Sets the rate to `lr * noam_factor(batch)`; the groups' `lr` is a multiplier here (7.5 in the paper's baseline).
 
     Args:
-        optimizer: any torch optimiser.
+        optimizer: any torch optimizer.
         warmup_batches: batches until the highest rate, lr * model_dim^(-1/2) * warmup_batches^(-1/2).
         model_dim: the D of the formula; the baseline uses 512 for every model.
     """
@@ -37,5 +37,5 @@ class Noam(BatchEpochSchedule):
         super().__init__(optimizer)
 
     def factor(self, batch: int, epoch: float) -> float:
-        """`noam_factor` with this schedule's lengths."""
+        """`noam_factor` with the arguments of this schedule."""
         return noam_factor(batch, warmup_batches=self.warmup_batches, model_dim=self.model_dim)

@@ -1,15 +1,15 @@
 """ScaledAdam: Adam whose step on a tensor is proportional to the tensor's own size (its root mean square, rms).
 
-In: parameters and their gradients, any shapes, float32 or float64. Out: the parameters, changed in place. Two things
-are learnt for every tensor: its entries, by a step relative to its rms, and the logarithm of its rms, by an Adam of its
-own. Gradients are clipped against the running median of their own norm, so the scale of the loss has no effect.
+In: parameters and their gradients, any shapes, float32 or float64. Out: the parameters, updated in place. Two things
+are learned for every tensor: its entries, by a step relative to its rms, and the logarithm of its rms, by a separate
+Adam. Gradients are clipped against the running median of their own norm, so the scale of the loss has no effect.
 
-A step is bound by memory traffic on a CPU and by kernel launches on a GPU. So tensors are taken in chunks (small ones
-on a CPU, where the passes over a chunk then find it in the cache; large ones elsewhere), and momentum is kept in units
-of the tensor's rms: one rate then serves a whole chunk, and torch's one-pass AdamW kernel does most of the work.
+A step is bound by memory traffic on a CPU and by kernel launches on a GPU. Tensors are therefore processed in chunks
+(small ones on a CPU, so that a chunk stays in the cache; large ones elsewhere), and momentum is kept in units of the
+tensor's rms: one rate then applies to a whole chunk, and torch's one-pass AdamW kernel does most of the work.
 
 Source: Yao et al. 2024, "Zipformer", arXiv:2310.11230. Where the paper and the published training code
-differ (momentum acts on the finished update, the rms is learnt every 4 steps), this follows the code; its trajectories
+differ (momentum acts on the finished update, the rms is learned every 4 steps), this follows the code; its trajectories
 are in tests/optim/test_scaled_adam.py::test_golden_trajectory.
 """
 
@@ -25,11 +25,11 @@ from zipasr.errors import ZipasrError
 
 log = logging.getLogger(__name__)
 
-CHUNK_ELEMENTS = {"cpu": 2**18}  # 2^16 to 2^20 measure within 10 %; tensor by tensor and all at once 20 % slower
-LARGE_CHUNK_ELEMENTS = 2**24  # a few hundred tensors a launch, at most 128 MiB of temporaries
-NO_CORRECTION_FROM = 0.99  # 1 - beta2^t at which dividing the second moment by it stops, as in the published code
-EARLY_THRESHOLD_STEPS = (10, 20, 40)  # the median is young here, so the threshold is doubled
-TINY_LR = 1e-30  # stands in for a rate of 0, by which the kernel's weight decay could not be divided
+CHUNK_ELEMENTS = {"cpu": 2**18}  # 2^16 to 2^20 differ by less than 10 %; single tensors or all at once are 20 % slower
+LARGE_CHUNK_ELEMENTS = 2**24  # a few hundred tensors per launch, at most 128 MiB of temporaries
+NO_CORRECTION_FROM = 0.99  # value of 1 - beta2^t from which bias correction is skipped, as in the published code
+EARLY_THRESHOLD_STEPS = (10, 20, 40)  # the median is based on few steps here, so the threshold is doubled
+TINY_LR = 1e-30  # replaces a rate of 0, because the kernel's weight decay is divided by it
 MAX_SIZE_STEP = 0.1  # largest change of a tensor's log rms in one update, before momentum
 
 
@@ -46,7 +46,7 @@ class _Tensors(NamedTuple):
 
 
 class ScaledAdam(torch.optim.Optimizer):
-    """Adam with steps relative to the rms of each tensor, learnt tensor sizes and median-based gradient clipping.
+    """Adam with steps relative to the rms of each tensor, learned tensor sizes and median-based gradient clipping.
 
     For a tensor p of more than one element, gradient g, step t = 0, 1, ..., r = rms(p) as of the last size update:
 
@@ -56,21 +56,21 @@ class ScaledAdam(torch.optim.Optimizer):
 
     Tensors of one element ("scalars") take lr*scalar_lr_scale in place of lr r, and stay within +-scalar_max.
 
-    A parameter without a gradient counts as having a gradient of zero: its momentum still moves it, and the limits on
-    size still hold. To freeze parameters, leave them out (`parameter_groups(..., frozen=...)`).
+    A parameter without a gradient is treated as having a gradient of zero: its momentum still moves it, and the limits on
+    size still apply. To freeze parameters, leave them out (`parameter_groups(..., frozen=...)`).
 
     Clipping is done for each parameter group by itself: one norm, one median (logged), one threshold. It starts after
     10 steps. Read `last_clip_factor`, `num_clipped` and `model_norm_threshold` to log it; each waits for the device.
 
-    State: `exp_avg_sq` (v) and `delta` (m / max(r, param_min_rms)) of every parameter. What exists once a group lies in
-    the state of the group's first parameter: `step`; `param_rms`, `scale_grads` and `scale_exp_avg_sq` with one entry
-    per tensor of more than one element, in the group's order; what clipping needs.
+    State: `exp_avg_sq` (v) and `delta` (m / max(r, param_min_rms)) of every parameter. State of a whole group is stored
+    with the group's first parameter: `step`; `param_rms`, `scale_grads` and `scale_exp_avg_sq` with one entry per tensor
+    of more than one element, in the group's order; and the state of clipping.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either (`{"params": ..., "lr": ...}`; the key
-            `named_params` also serves). A group must be of one dtype and on one device. Names make warnings readable.
+            `named_params` also works). A group must have one dtype and one device. Names make warnings readable.
         lr: relative change per step; 0.045 in the published runs, lowered by `Eden`.
-        clipping_scale: gradients whose norm exceeds this times the median are scaled down to it; None switches it off,
+        clipping_scale: gradients whose norm exceeds this times the median are scaled down to it; None disables clipping;
             2.0 in the published runs.
         betas: decay of momentum and of the second moment.
         scalar_lr_scale: factor on `lr` for scalars and for the size of tensors.
@@ -81,10 +81,10 @@ class ScaledAdam(torch.optim.Optimizer):
     Raises:
         ValueError: an option is out of its range; parameters are complex, of half precision (steps are too small for
             it: keep the model in float32 and train under autocast), or mixed in one group; a gradient is sparse.
-        ZipasrError: from `step`, half of the recent gradients were not finite. That step changes no parameter.
+        ZipasrError: raised by `step` if half of the recent gradients were not finite. That step changes no parameter.
     """
 
-    # Differs: more than 8 parameters, as every torch optimiser, so that it drops in; the group dicts are the config.
+    # Differs: more than 8 parameters, as in every torch optimizer, to be a drop-in; the group dicts are the config.
     def __init__(
         self,
         params: Iterable[Any],
@@ -115,7 +115,7 @@ class ScaledAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: `params` or `named_params`, and any option that differs from the optimiser's own."""
+        """Add a group: `params` or `named_params`, and any option that differs from the optimizer's own."""
         if "named_params" in param_group:
             rest = {key: value for key, value in param_group.items() if key != "named_params"}
             param_group = {"params": list(param_group["named_params"]), **rest}
@@ -128,12 +128,12 @@ class ScaledAdam(torch.optim.Optimizer):
 
     @property
     def last_clip_factor(self) -> float:
-        """What the gradients of the last step were multiplied by; the smallest over the groups, 1.0 if not clipped."""
+        """Factor on the gradients of the last step: the smallest over the groups, 1.0 if not clipped."""
         return self._smallest("clip_factor", otherwise=1.0)
 
     @property
     def num_clipped(self) -> int:
-        """Steps clipped since the last threshold was set, summed over the groups."""
+        """Number of clipped steps since the last threshold was set, summed over the groups."""
         return sum(int(state["num_clipped"]) for state in self.state.values() if "num_clipped" in state)
 
     @property
@@ -206,7 +206,7 @@ class ScaledAdam(torch.optim.Optimizer):
 def _update_sized(
     group: dict[str, Any], shared: dict[str, Any], chunk: slice, tensors: _Tensors, factor: Tensor | None
 ) -> None:
-    """One step of tensors with more than one element; `chunk` is their place in the vectors of the shared state."""
+    """Update tensors with more than one element; `chunk` is their range in the vectors of the shared state."""
     t, period = shared["step"], group["size_update_period"]
     grads = _clipped(tensors.grads, factor)
     scale_grads = shared["scale_grads"][:, chunk]
@@ -228,7 +228,7 @@ def _update_sized(
 
 
 def _update_scalars(group: dict[str, Any], shared: dict[str, Any], tensors: _Tensors, factor: Tensor | None) -> None:
-    """One step of tensors with one element: as if of a fixed size, which is never learnt, and within bounds."""
+    """Update tensors with one element: their size is fixed instead of learned, and their values are bounded."""
     _update_moments(group, shared["step"], tensors, _clipped(tensors.grads, factor))
     torch._foreach_add_(tensors.values, tensors.deltas, alpha=group["scalar_lr_scale"])
     torch._foreach_clamp_min_(tensors.values, -group["scalar_max"])
@@ -239,7 +239,7 @@ def _update_moments(group: dict[str, Any], t: int, tensors: _Tensors, grads: lis
     """v <- beta2 v + (1 - beta2) g^2, then m <- beta1 m - (1 - beta1) lr g / (sqrt(v / correction) + eps).
 
     AdamW without a first moment, with m as the weights, rate (1 - beta1) lr and a weight decay that leaves beta1 of m,
-    is this formula, so torch's one-pass AdamW kernel computes it. What it takes for first moments is scratch.
+    is this formula, so torch's one-pass AdamW kernel computes it. Its buffer for first moments is scratch memory.
     """
     beta1, beta2 = group["betas"]
     lr = max(group["lr"], TINY_LR)
@@ -274,10 +274,10 @@ def _size_steps(group: dict[str, Any], t: int, rms: Tensor, scale_grads: Tensor,
 
 
 def _clip_factor(group: dict[str, Any], shared: dict[str, Any], grads: list[Tensor], params: list[Tensor]) -> Tensor | None:
-    """Return the () factor for this step's gradients, on their device, or None where it is known to be 1.
+    """Return the () factor for this step's gradients, on their device, or None if it is known to be 1.
 
-    The norm weighs each gradient by the size of its tensor, so that it measures the step that would follow. A norm
-    that is not finite gives 0.
+    The norm weights each gradient by the size of its tensor, so that it measures the resulting step. A norm that is
+    not finite gives 0.
     """
     t, scale = shared["step"], group["clipping_scale"]
     if scale is None or t == 0:
@@ -291,7 +291,7 @@ def _clip_factor(group: dict[str, Any], shared: dict[str, Any], grads: list[Tens
     shared["model_norms"][t % period] = total
     if t % period == 0 or t in EARLY_THRESHOLD_STEPS:
         _set_threshold(shared, t, period, scale)
-    # Differs: the published code lets what is not finite through while there is no threshold. Here inf / inf gives 0.
+    # Differs: the published code lets non-finite gradients pass while there is no threshold. Here inf / inf gives 0.
     factor = (shared["model_norm_threshold"] / (total + 1e-20)).clamp_max(1.0).nan_to_num(nan=0.0)
     shared["clip_factor"] = factor
     shared["num_clipped"] += factor < 1
@@ -303,7 +303,7 @@ def _clip_factor(group: dict[str, Any], shared: dict[str, Any], grads: list[Tens
 
 
 def _set_threshold(shared: dict[str, Any], t: int, period: int, scale: float) -> None:
-    """Set the clipping threshold from the norms so far, and log their quartiles."""
+    """Set the clipping threshold from the recent norms, and log their quartiles."""
     is_early = t % period != 0
     norms = shared["model_norms"].sort().values
     if is_early:
@@ -335,7 +335,7 @@ def _warn_of_clipping(group: dict[str, Any], shared: dict[str, Any], norms: Tens
 
 
 def _clipped(grads: list[Tensor], factor: Tensor | None) -> list[Tensor]:
-    """Return the gradients times the factor, all zero where it is 0 even if they are not finite."""
+    """Return the gradients times the factor; all are zero if it is 0, even those that are not finite."""
     if factor is None:
         return grads
     scaled = torch._foreach_mul(grads, factor)
@@ -358,7 +358,7 @@ def _is_scalar(p: Tensor) -> bool:
 
 
 def _chunks(tensors: list[Tensor]) -> Iterator[tuple[int, int]]:
-    """Cut the list into runs of whole tensors, each of as many as fit a chunk, at least one."""
+    """Split the list into runs of whole tensors, each with as many as fit a chunk and at least one."""
     if not tensors:
         return
     limit = CHUNK_ELEMENTS.get(tensors[0].device.type, LARGE_CHUNK_ELEMENTS)
@@ -377,7 +377,7 @@ def _rms(tensors: list[Tensor]) -> Tensor:
 
 
 def _check_group(group: dict[str, Any]) -> None:
-    """Raise ValueError for an option or a parameter that cannot be used."""
+    """Raise ValueError for an invalid option or an unsupported parameter."""
     names = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
     for name, p in zip(names, group["params"], strict=True):
         if p.dtype not in (torch.float32, torch.float64):

@@ -72,7 +72,7 @@ def medium_cr_ctc() -> TrainConfig:
 
 
 def _transducer(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_averaged: int) -> TrainConfig:
-    """A model whose predictor sees one character."""
+    """Recipe of a transducer whose predictor has a context of one character."""
     network = dataclasses.replace(network, vocab_size=VOCAB_SIZE, transducer=TransducerConfig(context_size=1))
     return _recipe(network, max_duration_s=max_duration_s, num_epochs=num_epochs, num_averaged=num_averaged)
 
@@ -94,5 +94,5 @@ def _recipe(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_a
         max_duration_s=12.0,
         average_share=num_averaged / num_epochs,
         precision="float16",
-        num_workers=8,  # Differs: 2 where published, since features lay on the disk
+        num_workers=8,  # Differs: the published runs use 2, with features stored on disk
     )

@@ -1,4 +1,4 @@
-"""The configuration of a run from what `zipasr train` is given: a recipe or a folder, fields to set, a time to fit."""
+"""The configuration of a run from the arguments of `zipasr train`: a recipe or a folder, fields to set, a time budget."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _LENGTHS = ("num_epochs", "max_batches")
 
 
 class ConfiguredRun(NamedTuple):
-    """What to train, and what there is to say of it."""
+    """Configuration of a run, and notes about it for the user."""
 
     config: TrainConfig
     notes: tuple[str, ...] = ()
@@ -33,17 +33,17 @@ def configure_run(
     budget: str | None = None,
     before_timing: Callable[[TrainConfig], object] | None = None,
 ) -> ConfiguredRun:
-    """The configuration that a command line asks for.
+    """The configuration of a command line.
 
-    A run that has begun in `out` keeps the configuration that was fitted to its data, or to its time, when it began.
+    A run that has started in `out` keeps the configuration that was fitted to its data or time budget at its start.
 
     Args:
-        recipe: see `find_recipe`; the run of a folder is fitted to its data.
-        settings: `name=value` strings; they hold in any case.
+        recipe: see `find_recipe`; for a folder, the run is fitted to its data.
+        settings: `name=value` strings; they take precedence.
         out: the folder of the run.
-        checkpoint: what to begin with; see `finetune.resolve`.
-        budget: the time that the run may take on this machine, such as `20m`.
-        before_timing: called with the run before its steps are timed, to configure what they depend on, such as threads.
+        checkpoint: checkpoint to start from; see `finetune.resolve`.
+        budget: maximum duration of the run on this machine, such as `20m`.
+        before_timing: called with the run before its steps are timed, to configure what affects them, such as threads.
     Raises:
         ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
         CheckpointError: the checkpoint, or the run in `out`, cannot be read.
@@ -76,6 +76,6 @@ def configure_run(
 
 
 def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
-    """The same without its limit in batches, where only the number of epochs is given: that must count then."""
+    """`config` without its limit in batches if only the number of epochs is set, so that the latter applies."""
     names = {text.partition("=")[0].strip() for text in given}
     return dataclasses.replace(config, max_batches=None) if names == {"num_epochs"} else config

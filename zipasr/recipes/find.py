@@ -1,4 +1,4 @@
-"""Finding a recipe by what a user types: `module:function`, `file.py:function`, or a data folder."""
+"""Recipe lookup by name: `module:function`, `file.py:function`, or a data folder."""
 
 import difflib
 import importlib
@@ -16,13 +16,13 @@ from zipasr.train.config import TrainConfig
 
 
 def find_recipe(name: str) -> TrainConfig:
-    """The configuration that `name` stands for.
+    """The configuration of the recipe `name`.
 
     Args:
-        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder that
-            `zipasr prepare` wrote, whose run is fitted to its data (`own_data`).
+        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder
+            written by `zipasr prepare`, whose run is fitted to its data (`own_data`).
     Raises:
-        ConfigError: there is no such recipe; the message lists those there are.
+        ConfigError: there is no such recipe; the message lists the existing ones.
     """
     if Path(name).is_dir():
         return fit_to_data(name).config
@@ -43,7 +43,7 @@ def find_recipe(name: str) -> TrainConfig:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes in the package."""
     names = []
     for info in pkgutil.iter_modules(zipasr.recipes.__path__):
         module = importlib.import_module(f"zipasr.recipes.{info.name}")
@@ -52,7 +52,7 @@ def recipe_names() -> list[str]:
 
 
 def _recipes_of(module: ModuleType) -> dict[str, Callable[[], TrainConfig]]:
-    """The functions defined in a module whose annotation says that they return a TrainConfig and that take nothing."""
+    """The functions of a module without parameters whose annotated return type is TrainConfig."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -80,7 +80,7 @@ def _load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # Differs: whatever a user's own code may raise

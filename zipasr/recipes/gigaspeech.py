@@ -41,5 +41,5 @@ def medium() -> TrainConfig:
         valid_interval=20_000,
         save_interval=8000,
         precision="float16",
-        num_workers=8,  # Differs: 2 where published, since features lay on the disk
+        num_workers=8,  # Differs: the published run uses 2, with features stored on disk
     )

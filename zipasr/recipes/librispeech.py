@@ -228,7 +228,7 @@ def large_transducer_cr_ctc() -> TrainConfig:
 
 
 def _recipe(network: AsrConfig, *, max_duration_s: float, average_share: float, lr: float = 0.045) -> TrainConfig:
-    """What all runs share; what is not named here is the default of its class, which is this recipe's value."""
+    """Settings that all runs share; the other settings are the defaults of their classes, which are this recipe's values."""
     return TrainConfig(
         data="data/librispeech",
         model=network,
@@ -239,18 +239,18 @@ def _recipe(network: AsrConfig, *, max_duration_s: float, average_share: float, 
         lr_batches=7500.0,
         lr_epochs=3.5,
         lr_warmup_start=0.1,
-        # Differs: the published runs also leave out the few utterances whose frames exceed their tokens by 0 or 1.
+        # Differs: the published runs also skip the few utterances whose frames exceed their tokens by 0 or 1.
         min_duration_s=1.0,
         max_duration_s=20.0,
         average_share=average_share,
         precision="float16",
-        # Differs: 2 where published, since features lay on the disk; here they are computed as the sound is read.
+        # Differs: the published runs use 2, with features stored on disk; here they are computed while audio is read.
         num_workers=8,
     )
 
 
 def _only_ctc(network: AsrConfig) -> AsrConfig:
-    """The model with a CTC head in the place of its transducer."""
+    """The model with a CTC head instead of its transducer."""
     return dataclasses.replace(network, transducer=None, ctc=CtcConfig())
 
 

@@ -1,10 +1,10 @@
-"""A run for data that nobody tuned for: what is in a prepared folder -> a `TrainConfig`, and the reasons in words.
+"""A run for the user's own data: properties of a prepared folder -> a `TrainConfig`, and the reasons in words.
 
     zipasr prepare recordings --out data/mine
     zipasr train data/mine --out exp/mine
 
-The rules were measured on corpora of ten minutes to an hour and a half (docs/own_data.md); beyond, they are the published
-recipes' habits. Hours are those of the training part.
+The rules were measured on corpora of ten minutes to an hour and a half (docs/own_data.md); for more data they follow the
+published recipes. Hours are those of the training set.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from zipasr.train.length import Length, scaled_to
 MADE_FOR = Length(num_batches=4670, num_epochs=18)
 """The run that `prompts:tiny` was tuned for: 17 minutes of prompts."""
 USUAL_EPOCHS = 18
-"""Epochs, each utterance at three speeds in each, where these are neither few nor many batches..."""
+"""Default number of epochs, with each utterance at three speeds, within the limits below."""
 FEWEST_BATCHES, MOST_BATCHES = 3000, 12_000
-"""... which are so many: with fewer nothing is learned, and more take hours on two cores..."""
+"""Minimum and maximum number of batches: with fewer nothing is learned, and more take hours on two cores."""
 FEWEST_EPOCHS = 2
-"""... and however much there is, everything is heard so often, at each of three speeds."""
+"""Minimum number of epochs for any amount of data, with each utterance at three speeds."""
 PIECES_FROM_HOURS = 20.0
-"""From here on the vocabulary is one of pieces, as published; with little data, pieces were worse than characters."""
+"""Hours from which the vocabulary consists of pieces, as published; with less data, pieces were worse than characters."""
 REGULAR_FROM_HOURS = 100.0
-"""From here on the lattice is `regular`, as published."""
+"""Hours from which the lattice is `regular`, as published."""
 LARGE_FROM_HOURS = 20.0
-"""From here on `tiny` is too small."""
+"""Hours from which `tiny` is too small."""
 FEW_TEXTS_SHARE = 0.5
-"""Distinct texts over utterances below which texts count as repeated."""
+"""Ratio of distinct texts to utterances below which texts count as repeated."""
 MOST_TEXTS, MOST_SPEAKER_CUTS = 200_000, 2000
-"""Texts that are looked at, and cuts whose speaker is."""
+"""Number of texts, and of cuts for their speakers, that are examined."""
 _SPACELESS_RANGES = (
     ("\u0e00", "\u0eff"),  # Thai, Lao
     ("\u1000", "\u109f"),  # Burmese
@@ -53,32 +53,32 @@ _SPACELESS_RANGES = (
 
 
 class DataFacts(NamedTuple):
-    """What the rules look at."""
+    """Properties of the training set that the rules use."""
 
     num_utterances: int
     hours: float
     num_words: int
-    """Words of all texts."""
+    """Number of words in all texts."""
     num_distinct_words: int
     num_distinct_texts: int
     num_speakers: int
-    """0 if they are not labeled."""
+    """Number of speakers; 0 if they are not labeled."""
     is_spaceless: bool
     """Whether the script writes no spaces between words, as Chinese, Japanese and Thai do."""
 
 
 class FittedRun(NamedTuple):
-    """A configuration and why it is what it is."""
+    """A configuration and the reasons for it."""
 
     config: TrainConfig
     reasons: tuple[str, ...]
     """Sentences to print."""
     recipe: TrainConfig
-    """The same before it was scaled to its length: as `MADE_FOR` has it."""
+    """The configuration before it was scaled to its length, for `MADE_FOR`."""
 
 
 def fit_to_data(folder: str) -> FittedRun:
-    """The run for a folder that `zipasr prepare` wrote.
+    """The run for a folder written by `zipasr prepare`.
 
     Raises:
         DataError: there are no cuts to train on.
@@ -90,12 +90,12 @@ def fit_to_data(folder: str) -> FittedRun:
 
 
 def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun:
-    """The run for data of which these facts are known.
+    """The run for data with these properties.
 
     Args:
-        facts: of the training part.
-        folder: where the data is.
-        batches_per_epoch: of its utterances, each at every speed.
+        facts: properties of the training set.
+        folder: folder of the data.
+        batches_per_epoch: number of batches, with each utterance at every speed.
     """
     tiny, num_batches = prompts.tiny(), batches_to_train(batches_per_epoch)
     tokenizer, why_tokens = _tokenizer(facts)
@@ -119,13 +119,13 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
 
 
 def batches_to_train(batches_per_epoch: float) -> int:
-    """How long to train: enough batches of little data, and every utterance several times of much."""
+    """Number of batches to train: enough for little data, and several epochs for much data."""
     usual = min(max(USUAL_EPOCHS * batches_per_epoch, FEWEST_BATCHES), MOST_BATCHES)
     return math.ceil(max(usual, FEWEST_EPOCHS * batches_per_epoch))
 
 
 def describe(cuts: IndexedCuts) -> DataFacts:
-    """What the rules look at; of very many cuts, texts and speakers of some, spread evenly."""
+    """Properties of cuts; for very many cuts, texts and speakers come from an evenly spread sample."""
     hours = float(cuts.durations_s.sum()) / 3600
     chosen = cuts if len(cuts) <= MOST_TEXTS else cuts.take(np.linspace(0, len(cuts) - 1, MOST_TEXTS).astype(np.int64))
     words, texts, num_words = set[str](), set[int](), 0
@@ -151,7 +151,7 @@ def describe(cuts: IndexedCuts) -> DataFacts:
 
 
 def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
-    """The vocabulary, and why."""
+    """The vocabulary, and the reason for it."""
     if facts.is_spaceless:
         return TokenizerConfig(kind="spaceless", vocab_size=None), "single characters, as the script has no spaces"
     if facts.hours >= PIECES_FROM_HOURS:
@@ -162,7 +162,7 @@ def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
 
 
 def _warnings(facts: DataFacts) -> list[str]:
-    """What to expect, where that is little."""
+    """Notes about limitations of the data."""
     said = []
     if facts.num_speakers == 1:
         said.append("note: one speaker; other voices will be recognized worse")

@@ -4,7 +4,7 @@
     zipasr train prompts:tiny --out exp/quickstart
 
 The measured error rate, with machine and date, is in the README. `zipasr train DATA_DIR` uses this recipe for other data.
-The encoders that the paper compares with are here in the same size, under Adam: prompts:conformer and so on.
+The baseline encoders of the paper are available in the same size, trained with Adam: prompts:conformer and so on.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from zipasr.train.config import AdamConfig, TokenizerConfig, TrainConfig
 def tiny() -> TrainConfig:
     """The `tiny` model with transducer and CTC, for less than an hour of speech.
 
-    Chosen by dev WER (benchmarks/LOG.md): characters, since with pieces the predictor seems to learn the sentences by heart;
-    small batches, since updates count; little dropout and no masks at first, CTC at full weight, and schedules that are
-    over early, since so short a run ends before a published one has warmed up.
+    Chosen by dev WER (benchmarks/LOG.md): characters, because with pieces the predictor seems to memorize the sentences;
+    small batches, because the number of updates matters; little dropout and no masks at first, CTC at full weight, and
+    schedules that end early, because such a short run ends before a published one has warmed up.
     """
     model = tiny_model()
     assert isinstance(model.encoder, ZipformerConfig)
@@ -64,12 +64,12 @@ def tiny() -> TrainConfig:
 
 
 def streaming() -> TrainConfig:
-    """`tiny` for sound that is still coming in, and for the streaming graphs of sherpa-onnx.
+    """Streaming variant of `tiny`, also for the streaming graphs of sherpa-onnx.
 
         zipasr train prompts:streaming --out exp/streaming
 
-    Causal, with chunks and left contexts drawn for each batch; Conv-Embed has the published width, since sherpa-onnx reads
-    no other of a streaming model.
+    It is causal, with chunks and left contexts drawn for each batch. Conv-Embed has the published width, because sherpa-onnx
+    supports no other for a streaming model.
     """
     config = tiny()
     assert isinstance(config.model.encoder, ZipformerConfig)
@@ -126,7 +126,7 @@ def e_branchformer() -> TrainConfig:
 
 
 def _baseline(encoder: EncoderConfig) -> TrainConfig:
-    """`tiny` with another encoder, under Adam."""
+    """`tiny` with another encoder, trained with Adam."""
     config = tiny()
     adam = AdamConfig(factor=0.8, warmup_batches=300.0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder), adam=adam)

@@ -87,9 +87,9 @@ def _recipe(network: AsrConfig) -> TrainConfig:
         min_duration_s=1.0,
         max_duration_s=15.0,
         average_share=4 / 12,
-        # Differs: every 4000 batches where published, and after each epoch. Four epochs are far more than 30 of those.
+        # Differs: the published runs save every 4000 batches and after each epoch; four epochs exceed 30 such checkpoints.
         save_interval=8000,
         keep_checkpoints=40,
         precision="float16",
-        num_workers=8,  # Differs: 2 where published, since features lay on the disk
+        num_workers=8,  # Differs: the published runs use 2, with features stored on disk
     )

@@ -1,6 +1,6 @@
-"""Trading time and memory in the blocks of an encoder: computing activations again, and torch.compile.
+"""Time and memory of encoder blocks: activation checkpointing, and torch.compile.
 
-Both change the blocks of a model in place, not its parameters or their names; copies for validation are made before.
+Both modify the blocks of a model in place, but not its parameters or their names; copy the model for validation first.
 """
 
 import functools
@@ -14,7 +14,7 @@ _BLOCK_LISTS = ("blocks", "first_blocks", "reduced_blocks", "last_blocks")
 
 
 def encoder_blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of any encoder, in their order."""
+    """The repeated blocks of any encoder, in order."""
     stacks = getattr(encoder, "stacks", None)
     if stacks is not None:
         return [layer for stack in stacks for layer in stack.layers]
@@ -22,10 +22,10 @@ def encoder_blocks(encoder: nn.Module) -> list[nn.Module]:
 
 
 def recompute_activations(encoder: nn.Module) -> None:
-    """Keep only the input of each block while training, and compute the rest again in the backward pass.
+    """Save only the input of each block in training, and recompute the rest in the backward pass.
 
-    The states of the random generators are kept, too, those of the processor included, from which modules decide whether
-    they act: the second pass draws what the first one drew, and gradients are the same, bit by bit.
+    The states of the random generators are saved too, including the CPU generator that decides whether modules are
+    active: the recomputation draws the same numbers, and gradients are bit-identical.
     """
     for block in encoder_blocks(encoder):
         block.forward = functools.partial(_recomputed, block, block.forward)
@@ -38,6 +38,6 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any) -> An
 
 
 def compile_blocks(encoder: nn.Module, *, backend: str = "inductor") -> None:
-    """Have torch.compile make kernels of each block, for batches of any size."""
+    """Compile each block with torch.compile, for batches of any size."""
     for block in encoder_blocks(encoder):
         block.compile(backend=backend, dynamic=True)

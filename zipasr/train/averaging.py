@@ -1,8 +1,8 @@
-"""The running average of the weights, in float64, and the average over an interval that two of them give.
+"""The running average of the weights, in float64, and the average over an interval between two of them.
 
-After each `average_period` batches the model enters the mean of all such models since the start. It is kept on the
-model's device, except that MPS knows no float64: then on the CPU. Two means, at batches
-s < e, give the mean of the models between them: avg_e · e/(e-s) - avg_s · s/(e-s).
+After every `average_period` batches the model is added to the mean of all such models since the start. The mean is kept
+on the model's device, except for MPS, which has no float64: then on the CPU. Two means, at batches
+s < e, determine the mean of the models between them: avg_e · e/(e-s) - avg_s · s/(e-s).
 Source: checkpoint averaging of the published recipe.
 """
 
@@ -15,7 +15,7 @@ from zipasr.nn.lora import merged_state_dict
 
 
 class RunningAverage:
-    """Mean of the models seen at the multiples of `period`, weights of the initial model not counted."""
+    """Mean of the models at multiples of `period` batches, without the initial model."""
 
     def __init__(self, model: nn.Module, period: int) -> None:
         self.period = period
@@ -23,7 +23,7 @@ class RunningAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, num_batches: int) -> None:
-        """Enter the model after `num_batches` batches, if it is its turn."""
+        """Add the model after `num_batches` batches if that is a multiple of `period`."""
         if num_batches % self.period:
             return
         weight = self.period / num_batches
@@ -31,7 +31,7 @@ class RunningAverage:
             self.tensors[name].lerp_(_widened(tensor), weight)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` was when it was saved."""
+        """Restore the saved value of `tensors`."""
         self.tensors = {name: tensors[name].to(own) for name, own in self.tensors.items()}
 
 
@@ -41,9 +41,9 @@ def interval_average(
     """Mean, in float32, of the models between two running averages, the first exclusive.
 
     Args:
-        start: running average after `start_batches`, float64; ignored where that is below `period`.
+        start: running average after `start_batches`, float64; ignored if that is below `period`.
         end: running average after `end_batches`, float64.
-        period: batches between two models that entered.
+        period: batches between two averaged models.
     """
     start_batches, end_batches = start_batches // period * period, end_batches // period * period
     if not 0 < start_batches < end_batches:
@@ -58,5 +58,5 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    # With adapters merged: the mean of products is not the product of means.
+    # Adapters are merged first: the mean of products is not the product of means.
     return {name: tensor for name, tensor in merged_state_dict(model).items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""`TrainConfig`: everything that a training run depends on, written into its folder as JSON."""
+"""`TrainConfig`: the complete configuration of a training run, written into its folder as JSON."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,16 +11,16 @@ from zipasr.nn.lora import LoraConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """How the vocabulary is made from the training texts."""
+    """Kind and size of the vocabulary that is learned from the training texts, or a file that contains one."""
 
     kind: Literal["unigram", "bpe", "char", "spaceless"] = "unigram"
     """Pieces by unigram model (as published), by merges, single characters and the space, or single characters of a script
     without spaces (as published for Mandarin)."""
     vocab_size: int | None = 500
-    """Number of pieces; shrunk where the texts allow fewer. None, for single characters only: every one of the texts."""
+    """Number of pieces; reduced if the texts allow fewer. None, for single characters only: all characters of the texts."""
     file: str | None = None
-    """A vocabulary that is there already, in the place of the two above: the `tokens.txt` of an icefall `lang_char` folder,
-    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learnt from the training texts."""
+    """An existing vocabulary, which replaces the two above: the `tokens.txt` of an icefall `lang_char` folder,
+    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learned from the training texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class AdamConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of the running means of the gradient and of its square."""
     max_grad_norm: float | None = 5.0
-    """Gradients of a batch, whose losses are sums, are clipped to this norm; None: not at all. The paper states none."""
+    """Norm to which the gradients of a batch (whose losses are sums) are clipped; None: no clipping, as in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("factor", "warmup_batches", "max_grad_norm"):
@@ -46,15 +46,15 @@ class AdamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyConfig:
-    """Consistency of two views (CR-CTC): every batch is read twice, masked apart, and the views learn from each other.
+    """Consistency of two views (CR-CTC): each batch is read twice with different masks, and each view learns from the other.
 
-    A batch takes twice the memory and time then; the published runs halve `batch.max_duration_s`.
+    A batch then takes twice the memory and time; the published runs halve `batch.max_duration_s`.
     """
 
     scale: float | None = None
-    """Weight of the consistency loss after its warm-up; None: the published 0.2 where CTC is alone, 0.02 beside others."""
+    """Weight of the consistency loss after its warm-up; None: the published 0.2 for CTC alone, 0.02 with other heads."""
     time_mask_ratio: float = 2.5
-    """Time masks of the views, in number and in share of the frames, as a multiple of those of `batch.spec_augment`."""
+    """Factor on the number of time masks, and on their share of the frames, relative to `batch.spec_augment`."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "time_mask_ratio"):
@@ -64,24 +64,24 @@ class ConsistencyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Begin with the weights of another model; see docs/finetuning.md. `zipasr train --from` makes one."""
+    """Start from the weights of another model; see docs/finetuning.md. `zipasr train --from` creates one."""
 
     checkpoint: str
     """A model folder, the folder of a run, one of its checkpoints, or a .pt file of icefall."""
     tokenizer: str | None = None
-    """Vocabulary of a .pt file: its bpe.model or tokens.txt. None: the one that lies where published models have it."""
+    """Vocabulary of a .pt file: its bpe.model or tokens.txt. None: the file at the usual path of published models."""
     sha256: str | None = None
-    """Of the checkpoint's weights, so that a run goes on from what it began with; `finetune.resolve` fills it in."""
+    """SHA-256 of the checkpoint's weights, so that a resumed run uses the same ones; `finetune.resolve` sets it."""
     vocabulary: Literal["same", "new"] | None = None
-    """The checkpoint's, or a new one made as `tokenizer` of the run says; None: the same where any head is taken over."""
+    """`same`: the checkpoint's; `new`: learned as configured by `tokenizer`; None: same if any head is taken over."""
     parts: tuple[str, ...] = ()
-    """Names of modules whose weights are taken over, `encoder` for the encoder only; empty: all. The others begin new."""
+    """Names of modules whose weights are taken over, `encoder` for the encoder only; empty: all. Others start at random."""
     frozen: tuple[str, ...] = ()
-    """Names of modules or parameters that do not train."""
+    """Names of modules or parameters that are not trained."""
     lora: LoraConfig | None = None
-    """Adapters that train in the place of everything that was taken over whole, or None."""
+    """Adapters that are trained instead of the weights taken over, or None."""
     step_offset: float = 100_000.0
-    """The schedules inside the model begin at this step, which is beyond their ends; as published."""
+    """Step at which the schedules inside the model start, beyond their ends; as published."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -92,12 +92,12 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Old data to mix in while finetuning, so that it is not forgotten."""
+    """Additional data to mix in, such as old data in finetuning, so that the model does not forget it."""
 
     data: str
-    """Another folder, of which `train_cuts.jsonl.gz` is read."""
+    """Prepared folder whose `train_cuts.jsonl.gz` is read."""
     share: float
-    """Hours of these over all hours of an epoch. Each epoch draws others, and takes none twice: it may hold fewer."""
+    """Share of this data in the hours of an epoch. Each epoch draws other utterances without repetition, or all if fewer."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
@@ -106,25 +106,25 @@ class MixConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run. The defaults are the published LibriSpeech recipe where nothing else is said."""
+    """Configuration of a training run. The defaults are the published LibriSpeech recipe unless stated otherwise."""
 
     data: str = ""
-    """Folder with `train_cuts.jsonl.gz` and `dev_cuts.jsonl.gz`, as `zipasr prepare` writes it."""
+    """Folder with `train_cuts.jsonl.gz` and `dev_cuts.jsonl.gz`, as written by `zipasr prepare`."""
     mix: tuple[MixConfig, ...] = ()
-    """Other folders to mix in; an epoch holds `data` once."""
+    """Other data to mix in; an epoch contains `data` exactly once."""
     model: AsrConfig = field(default_factory=AsrConfig)
     """The model; its vocabulary size follows from the tokenizer."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The vocabulary."""
+    """Vocabulary of the run."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Batches and augmentation."""
     finetune: FinetuneConfig | None = None
-    """What to begin with, or None: with random weights."""
+    """The model to start from; None: random weights."""
 
     num_epochs: int = 50
-    """Epochs to train."""
+    """Number of epochs."""
     max_batches: int | None = None
-    """Steps after which the run ends, even within an epoch; None: only epochs count."""
+    """Steps after which the run ends, even within an epoch; None: only `num_epochs` counts."""
     lr: float = 0.045
     """Base learning rate of ScaledAdam."""
     lr_batches: float = 7500.0
@@ -138,70 +138,70 @@ class TrainConfig:
     clipping_scale: float = 2.0
     """Gradients are clipped to this multiple of their median norm."""
     adam: AdamConfig | None = None
-    """Adam under the Noam schedule in the place of ScaledAdam under Eden, and of its fields above (lr to clipping_scale)."""
+    """Adam with the Noam schedule instead of ScaledAdam with Eden and its fields above (lr to clipping_scale)."""
 
     simple_loss_scale: float = 0.5
     """Weight of the simple transducer loss after its warm-up."""
     ctc_loss_scale: float = 0.2
-    """Weight of the CTC loss beside another head; alone it weighs 1. The published CTC/AED runs have 0.1."""
+    """Weight of the CTC loss with another head; alone its weight is 1. The published CTC/AED runs have 0.1."""
     attention_loss_scale: float = 0.8
     """Weight of the attention decoder's loss. Without a transducer, it and `ctc_loss_scale` must sum to 1."""
     consistency: ConsistencyConfig | None = None
     """Train on two views of every batch, or None."""
     loss_warmup_batches: float = 2000.0
-    """Batches over which the simple loss gives way to the pruned one, and the consistency loss comes in."""
+    """Batches over which the weight shifts from the simple to the pruned loss, and the consistency loss warms up."""
     ref_duration_s: float = 600.0
-    """Seconds of sound that count as one step of the schedules inside the model."""
+    """Seconds of audio that count as one step of the schedules inside the model."""
 
     min_duration_s: float = 1.0
-    """Shorter utterances are left out of training."""
+    """Shorter utterances are skipped in training."""
     max_duration_s: float = 20.0
-    """Longer utterances are left out of training."""
+    """Longer utterances are skipped in training."""
     max_lost_share: float = 0.2
-    """A run does not begin if more of its utterances than this share cannot be used; 1: unless all of them."""
+    """A run does not start if more than this share of its utterances cannot be used; 1: unless none can be used."""
 
     average_period: int = 200
-    """Batches between two models that enter the running average."""
+    """Batches between two models of the running average."""
     average_share: float = 0.3
-    """Share of the run, up to now, over which the evaluated model is averaged."""
+    """Share of the run so far over which the evaluated model is averaged."""
     valid_interval: int = 3000
     """Batches between validations."""
     save_interval: int = 4000
     """Batches between checkpoints."""
     keep_checkpoints: int = 30
-    """Checkpoints kept, the newest ones."""
+    """Number of newest checkpoints to keep."""
     keep_best: int = 3
-    """Averaged models kept, those of the validations with the lowest error rates; 0: none but the last."""
+    """Number of averaged models to keep, those with the lowest error rates in validation; 0: only the last."""
     log_interval: int = 50
     """Batches between lines of the log."""
 
     seed: int = 42
-    """Seed of everything random."""
+    """Random seed of weights, order, augmentation and dropout."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Arithmetic of the encoder; weights and losses are float32 always. float16 is for GPUs that lack bfloat16."""
+    """Precision of the encoder; weights and losses are always float32. float16 is for GPUs without bfloat16."""
     accumulate_batches: int = 1
-    """Batches that each process sums the gradients of before a step; everything counted in batches counts steps."""
+    """Batches whose gradients each process sums before a step; everything counted in batches counts steps."""
     use_activation_checkpointing: bool = False
-    """Whether blocks of the encoder are computed again in the backward pass, to the same gradients: a third more time, much
-    less memory."""
+    """Whether encoder blocks are recomputed in the backward pass, with the same gradients: a third more time, much less
+    memory."""
     use_compile: bool = False
-    """Whether torch.compile makes fused kernels of the blocks of the encoder; pays off on a GPU in long runs."""
+    """Whether the encoder blocks are compiled with torch.compile; pays off on a GPU in long runs."""
     use_onednn_matmul: bool = True
-    """Whether a CPU multiplies matrices through oneDNN where that is exact: faster for models of some size, but each new
-    shape costs a compilation, which a tiny model on batches of ever new lengths does not earn back."""
+    """Whether a CPU uses oneDNN for matrix products if that is exact: faster for larger models, but each new shape costs a
+    compilation, which does not pay off for a tiny model on batches of varying lengths."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     num_workers: int = 2
-    """Processes that read data ahead."""
+    """Number of processes that prefetch data."""
 
     max_skipped_batches: int = 10
-    """Steps in a row, skipped for a loss or gradient that is not finite, after which the run goes back to a checkpoint."""
+    """Number of consecutive steps with a non-finite loss or gradient after which the run rolls back to a checkpoint."""
     rollback_lr_factor: float = 0.5
-    """What the learning rate is multiplied by whenever the run goes back."""
+    """Factor on the learning rate at each rollback."""
     max_rollbacks: int = 3
-    """Times that a run may go back before it stops with a diagnosis."""
+    """Maximum number of rollbacks before the run stops with a diagnosis."""
     rank_timeout_s: float = 1800.0
-    """Where several processes train together: seconds that one may keep the others waiting in a step."""
+    """Timeout of a distributed run: seconds that one process may keep the others waiting in a step."""
 
     def __post_init__(self) -> None:
         counts = ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints", "log_interval")
@@ -240,12 +240,12 @@ class TrainConfig:
             )
 
     def check_loss_scales(self) -> None:
-        """See that the weights of CTC and attention decoder without a transducer sum to 1, as published.
+        """Check that without a transducer the weights of CTC and attention decoder sum to 1, as published.
 
-        A run asks this when it begins, since `--set` cannot set two fields at once.
+        A run calls this at its start, because `--set` cannot set two fields at once.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: the weights do not sum to 1.
         """
         model, total = self.model, self.ctc_loss_scale + self.attention_loss_scale
         if model.transducer is None and model.attention is not None and abs(total - 1.0) > 1e-6:

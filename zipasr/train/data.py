@@ -1,7 +1,7 @@
-"""The utterances of a run: those of a prepared folder that can be used, and the vocabulary made of their texts.
+"""The training and dev utterances of a run, from a prepared folder, and the vocabulary learned from their texts.
 
-Nothing here keeps cuts or texts: what is chosen is an array of numbers, so a run begins as soon with ten million utterances
-as with ten, but for the index of a manifest and the vocabulary, which are made once.
+Cuts and texts are not kept in memory: a selection is an array of indices. A run therefore starts as fast with ten million
+utterances as with ten, except for the index of a manifest and the vocabulary, which are created once.
 """
 
 import itertools
@@ -26,19 +26,19 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
 MAX_VOCABULARY_TEXTS = 500_000
-"""A vocabulary is learnt from at most so many texts, spread evenly: all of LibriSpeech's 281 thousand, for one."""
+"""Maximum number of texts, spread evenly, from which a vocabulary is learned; LibriSpeech has 281 thousand."""
 _BLOCK_CUTS = 1_000_000
-"""Cuts that are checked at once."""
+"""Number of cuts per chunk of the checks."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MixedData:
-    """Utterances of another folder, of which each epoch holds some."""
+    """Utterances of another folder that are mixed in, some in each epoch."""
 
     cuts: IndexedCuts
     share: float
-    """Hours of these over all hours of an epoch, at most."""
+    """Maximum share of these in the hours of an epoch."""
 
 
 class ChainedCuts(Sequence[Any]):
@@ -52,7 +52,7 @@ class ChainedCuts(Sequence[Any]):
         return int(self._ends[-1])
 
     def __getitem__(self, place: Any) -> Any:
-        """The cut at a place, from 0."""
+        """The cut at an index, from 0."""
         if not 0 <= place < len(self):
             raise IndexError(f"there must be a cut {place}, but there are {len(self)}")
         number = int(np.searchsorted(self._ends, place, side="right"))
@@ -61,18 +61,18 @@ class ChainedCuts(Sequence[Any]):
 
 @dataclass(frozen=True)
 class TrainData:
-    """Cuts of lhotse that passed the checks."""
+    """Training and dev cuts that passed the checks, and the data mixed in."""
 
     train: IndexedCuts
     dev: IndexedCuts
     num_dropped: dict[str, int]
-    """Training utterances left out, by reason; those of other folders not counted."""
+    """Number of skipped training utterances by reason, without those of other folders."""
     mixed: tuple[MixedData, ...] = ()
-    """What is mixed in."""
+    """Data of other folders."""
 
     @property
     def cuts(self) -> Sequence[Any]:
-        """All that training may read, numbered as in the plan."""
+        """All cuts that training may read, numbered as in the plan."""
         return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
 
     @property
@@ -87,12 +87,12 @@ class TrainData:
 
 
 def read_cuts(path: Path) -> IndexedCuts:
-    """The cuts of a lhotse manifest at 16 kHz; those without exactly one supervision with a text are left out.
+    """The cuts of a lhotse manifest at 16 kHz; cuts without exactly one supervision with a text are skipped.
 
-    Where `path` ends in .gz and is not there, the file without that ending does as well; it needs no copy to be indexed.
+    If `path` ends in .gz and does not exist, the uncompressed file is read instead, which needs no copy for its index.
 
     Raises:
-        DataError: there is no such file, it is not a manifest of cuts, or one has another sampling rate.
+        DataError: the file does not exist, is not a manifest of cuts, or has a cut with another sampling rate.
     """
     if not path.is_file() and path.suffix == ".gz" and path.with_suffix("").is_file():
         path = path.with_suffix("")
@@ -103,12 +103,12 @@ def read_cuts(path: Path) -> IndexedCuts:
         )
     cuts = open_cuts(path)
     if len(cuts) < cuts.num_cuts:
-        logger.warning("left out %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
+        logger.warning("skipped %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
     return cuts
 
 
 def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[IndexedCuts] = ()) -> Tokenizer:
-    """Learn the vocabulary from the texts of the training cuts, and of others mixed in, or open the file that holds it.
+    """The vocabulary: learned from the texts of the training cuts and those mixed in, or opened from the configured file.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -124,7 +124,7 @@ def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[
 
 
 def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:
-    """All texts, or of very many so many that every character is among them."""
+    """All texts, or a subset of very many that contains every character."""
     if len(cuts) <= MAX_VOCABULARY_TEXTS:
         return cuts.texts()
     spread = np.linspace(0, len(cuts) - 1, MAX_VOCABULARY_TEXTS).astype(np.int64)
@@ -135,10 +135,10 @@ def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:
 
 
 def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> TrainData:
-    """Leave out training utterances that are too short, too long, or have more tokens than encoder frames.
+    """The data of a run, without training utterances that are too short, too long, or have more tokens than encoder frames.
 
     Raises:
-        DataError: nothing is left, there is nothing to validate on, or what is to be mixed in cannot be used.
+        DataError: no training utterances are left, there are none to validate on, or data to mix in cannot be used.
     """
     if not len(dev_cuts):
         raise DataError(
@@ -157,12 +157,12 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
 
 
 def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tuple[IndexedCuts, dict[str, int]]:
-    """The cuts to train on, and how many others there are, by reason."""
+    """The cuts to train on, and the number of skipped ones by reason."""
     durations_s, num_characters = cuts.durations_s, cuts.num_characters
     is_short, is_long = durations_s < config.min_duration_s, durations_s > config.max_duration_s
     is_dense = np.zeros(len(cuts), dtype=bool)
-    # A token has at least a character of its own but for the ▁ before the text, so that few texts need be read.
-    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary that falls back on bytes of UTF-8
+    # Each token has at least one character, except the ▁ before the text, so only few texts must be read.
+    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary with byte fallback
     for first in range(0, len(cuts), _BLOCK_CUTS):
         block = slice(first, first + _BLOCK_CUTS)
         num_frames = _num_encoder_frames(durations_s[block], max(config.batch.speed_factors))
@@ -180,7 +180,7 @@ def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tup
         if is_out.any()
     }
     for reason, count in dropped.items():
-        logger.warning("left out %d of %d training utterances: %s", count, len(cuts), reason)
+        logger.warning("skipped %d of %d training utterances: %s", count, len(cuts), reason)
     kept = np.flatnonzero(~(is_short | is_long | is_dense))
     if not len(kept):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"

@@ -1,8 +1,8 @@
-"""Activation diagnostics: what Balancer and Whiten see while a model listens, beside the limits they hold it to.
+"""Activation diagnostics: the activations at every Balancer and Whiten, compared with their limits.
 
-Both are the identity, so that hooks on them see the activations without changing anything. Moments of every channel are
-summed over batches in float64; no activation is kept. Padding counts, as it does for Balancer and Whiten while training.
-Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix (what is limited, and why).
+Both modules are the identity, so hooks on them observe the activations without changing anything. Moments of every channel
+are summed over batches in float64; no activation is kept. Padding counts, as for Balancer and Whiten in training.
+Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix (the limits and their reasons).
 """
 
 import json
@@ -23,7 +23,7 @@ from zipasr.errors import CheckpointError, DataError
 from zipasr.features import FbankConfig
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.attention import AttentionWeights
-from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalised_mean
+from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
@@ -32,47 +32,47 @@ from zipasr.train.state import TRAINING_FILE, checkpoint_folders
 from zipasr.train.step import schedule_step
 
 _SAME_SIGN = 10.0
-"""Mean over standard deviation from which on a channel counts as one that never changes its sign; more is not worse."""
+"""Ratio of mean to standard deviation above which a channel counts as never changing its sign; larger is not worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleActivations:
-    """What one module saw."""
+    """Statistics of the activations at one module."""
 
     name: str
     """Path of the module in the model."""
     kind: str
-    """balancer, whiten, attention, or output for what a module with weights gives."""
+    """balancer, whiten, attention, or output (of a module with weights)."""
     rms: float | None = None
-    """Root mean square over everything; NaN or infinite where an activation is."""
+    """Root mean square over all activations; NaN or infinite if an activation is."""
     channel_rms: tuple[float, float] | None = None
-    """Least and largest root mean square of a channel."""
+    """Smallest and largest root mean square of a channel."""
     rms_limits: tuple[float, float] | None = None
-    """Between which Balancer keeps that of every channel."""
+    """Balancer's limits on it."""
     positive: tuple[float, float] | None = None
-    """Least and largest share of positive values of a channel."""
+    """Smallest and largest share of positive values of a channel."""
     positive_limits: tuple[float, float] | None = None
-    """Between which Balancer keeps that of every channel."""
+    """Balancer's limits on it."""
     outside: float | None = None
-    """Share of the channels that are outside a limit of Balancer."""
+    """Share of the channels outside a limit of Balancer."""
     whiteness: float | None = None
-    """Metric of Whiten: 1 if the channels are uncorrelated and alike, the number of channels if they are all the same."""
+    """Metric of Whiten: 1 if the channels are uncorrelated with equal variance, the number of channels if all are equal."""
     whiteness_limit: float | None = None
-    """Above which Whiten acts."""
+    """Limit of the metric above which Whiten is active."""
     entropy: tuple[float, float] | None = None
-    """Attention: least and largest entropy of a head, in nats, mean over queries; 0 if it looks at one frame only."""
+    """Attention: smallest and largest entropy of a head, in nats, mean over queries; 0 if it attends to one frame only."""
     entropy_limit: float | None = None
-    """Attention: the mean over queries of the largest entropy possible, ln of the number of keys."""
+    """Attention: mean over queries of the maximum entropy, ln of the number of keys."""
     badness: float = 0.0
-    """How far outside its limits, in nats: of Balancer the mean over channels, of Whiten ln(metric / limit); 0 inside."""
+    """Distance from the limits in nats: mean over channels for Balancer, ln(metric / limit) for Whiten; 0 inside."""
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether a limit is exceeded, or something is not a finite number."""
+        """Whether a limit is exceeded or a value is not finite."""
         return self.badness > 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields that this kind has as JSON values; what is no finite number as text."""
+        """Return the fields of this kind as JSON values; non-finite numbers as text."""
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         return {name: _jsonable(value) for name, value in fields.items()} | {"is_exceeded": self.is_exceeded}
 
@@ -80,21 +80,21 @@ class ModuleActivations:
 def diagnose(
     model: AsrModel, batches: Sequence[Batch], *, step: float = math.inf, has_outputs: bool | None = None
 ) -> list[ModuleActivations]:
-    """Listen to some batches and report on every Balancer, Whiten and attention, worst first.
+    """Encode some batches and report on every Balancer, Whiten and attention, worst first.
 
-    Encoder and heads run as while training, but in eval mode: nothing is dropped or masked at random.
+    Encoder and heads run as in training, but in eval mode: nothing is dropped or masked at random.
 
     Args:
-        model: any model, on any device; it is left as it was.
+        model: any model, on any device; it is not modified.
         batches: speech with text.
-        step: how far training has come, in steps of the model's schedules: limits change with it. Infinity: its end.
-        has_outputs: report on the outputs of every module with weights of its own, too; they have no limits. None: where
-            the encoder has neither Balancer nor Whiten.
+        step: training progress in steps of the model's schedules, which change the limits. Infinity: end of training.
+        has_outputs: also report on the outputs of every module with weights, which have no limits. None: only if the
+            encoder has neither Balancer nor Whiten.
     Raises:
         DataError: there are no batches.
     """
     if not batches:
-        raise DataError("there must be speech to listen to, but there is not one batch")
+        raise DataError("there must be at least one batch of speech, but there is none")
     if has_outputs is None:
         has_outputs = not any(isinstance(module, Balancer | Whiten) for module in model.encoder.modules())
     device = next(model.parameters()).device
@@ -112,7 +112,7 @@ def diagnose(
 
 
 def training_step(model_folder: Path) -> float:
-    """Steps of the schedules that a model has trained for; infinity where its place does not tell.
+    """Training progress of a model in steps of its schedules; infinity if unknown from its path.
 
     Args:
         model_folder: a checkpoint of a run, the model of a run (then its newest checkpoint counts), or any other model.
@@ -143,19 +143,19 @@ def training_step(model_folder: Path) -> float:
 def read_speech(
     cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, num_utterances: int, batch_duration_s: float = 60.0
 ) -> list[Batch]:
-    """Some utterances, spread evenly over the cuts, in batches of like length, not augmented.
+    """Some utterances, spread evenly over the cuts, in batches of similar length, not augmented.
 
     Args:
-        cuts: with text; any number.
-        tokenizer: makes labels of the text.
-        features: what the model listens to.
-        num_utterances: at most so many.
-        batch_duration_s: most seconds of sound in a batch, padding included.
+        cuts: cuts with text; any number.
+        tokenizer: encodes the text as labels.
+        features: feature configuration of the model.
+        num_utterances: maximum number of utterances.
+        batch_duration_s: maximum seconds of audio in a batch, including padding.
     Raises:
         DataError: there are no cuts, or one cannot be read.
     """
     if not len(cuts):
-        raise DataError("there must be utterances to listen to, but the manifest holds none with a text")
+        raise DataError("there must be utterances to encode, but the manifest holds none with a text")
     number = min(num_utterances, len(cuts))
     chosen = [cuts[i * len(cuts) // number] for i in range(number)]
     chosen.sort(key=lambda cut: cut.duration)
@@ -170,7 +170,7 @@ def read_speech(
 
 
 class _Moments:
-    """Sums over all frames of every channel, in float64."""
+    """Accumulated moments over all frames of every channel, in float64."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -196,7 +196,7 @@ class _Moments:
 
 
 class _Watcher:
-    """Sees what one module gives; the classes below know its limits."""
+    """Hook that observes the output of one module; subclasses know its limits."""
 
     kind = "output"
 
@@ -233,7 +233,7 @@ class _BalancerWatcher(_Watcher):
         """Limits are compared as Balancer does: the share of positive values by mean / standard deviation."""
         mean, square = self.moments.mean("mean"), self.moments.mean("square")
         std = (square - mean.square()).clamp(min=1e-20).sqrt()
-        low, high = (normalised_mean(share) for share in self.positive_limits)
+        low, high = (normalized_mean(share) for share in self.positive_limits)
         ratio = mean / std
         rms = square.clamp(min=1e-20).sqrt()
         too_far = (ratio.clamp(-_SAME_SIGN, _SAME_SIGN) - ratio.clamp(low, high)).abs()
@@ -300,7 +300,7 @@ class _AttentionWatcher(_Watcher):
 
 @contextmanager
 def _watching(model: nn.Module, step: float, *, has_outputs: bool) -> Iterator[list[_Watcher]]:
-    """Hook a watcher to every module that is reported on."""
+    """Context manager: attach a watcher to every reported module."""
     watchers, handles = [], []
     for name, module in model.named_modules():
         watcher: _Watcher
@@ -324,7 +324,7 @@ def _watching(model: nn.Module, step: float, *, has_outputs: bool) -> Iterator[l
 
 
 def _widened(x: Tensor) -> Tensor:
-    """In float64, which MPS has not: then on the CPU."""
+    """`x` in float64; on the CPU if it is on MPS, which has no float64."""
     x = x.detach()
     return (x.cpu() if x.device.type == "mps" else x).double()
 
@@ -334,7 +334,7 @@ def _at(limit: Schedule | float, step: float) -> float:
 
 
 def _jsonable(value: Any) -> Any:
-    """Infinite and undefined numbers, which JSON has not, as text."""
+    """`value` with non-finite numbers, which JSON lacks, as text."""
     if isinstance(value, tuple | list):
         return [_jsonable(item) for item in value]
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)

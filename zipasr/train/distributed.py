@@ -1,15 +1,14 @@
-"""The processes ("ranks") of a run that train one model together, and what they tell each other.
+"""The processes ("ranks") that train one model together, and their communication.
 
-Started by `torchrun`, whose environment variables are the rendezvous; without them a run is a single rank, and everything
-here does nothing. Each rank reads its own batches and holds the whole model; gradients are summed.
-
-Two channels: gradients go over NCCL between GPUs (gloo between CPUs), a message of a few numbers a step goes over gloo
-always. A rank that died closes the latter, so that the others notice at once, before they hand work to NCCL and hang there.
+They are started by `torchrun`, whose environment variables define the rendezvous; without them a run is a single rank, and
+everything here is a no-op. Each rank reads its own batches and holds the whole model; gradients are summed.
+There are two channels: gradients use NCCL between GPUs (gloo between CPUs), and a message of a few numbers per step always
+uses gloo. When a rank dies its gloo channel closes, so the others notice at once, before they start NCCL work and hang.
 
 Differs: gradients are summed here after the backward pass, not by torch's DistributedDataParallel during it. A rank that
-runs out of memory in its backward pass can then try again with smaller batches while the others wait, a step may be dropped
-by agreement before anything is exchanged, accumulation and recomputation need no special case, and blocks that were left out
-at random no search for unused parameters. It costs the overlap of the exchange with the backward pass.
+runs out of memory in its backward pass can then retry with smaller batches while the others wait, all ranks can agree to
+skip a step before gradients are exchanged, accumulation and recomputation need no special case, and randomly skipped blocks
+need no search for unused parameters. The cost is that the exchange does not overlap with the backward pass.
 """
 
 import datetime
@@ -32,14 +31,14 @@ from zipasr.errors import ConfigError, ZipasrError
 T = TypeVar("T")
 
 BUCKET_ELEMENTS = 2**24
-"""Gradients are copied together into messages of this many numbers, 64 MiB, and back: what that takes in memory."""
+"""Gradients per message, 64 MiB: they are copied into one buffer of this size and back."""
 _CALL, _ANSWER, _MEETING = "zipasr/call", "zipasr/answer", "zipasr/meeting"
 _POLL_S = 0.05
-_PATIENCE = datetime.timedelta(days=7)  # for what only rank 0 does; that it died is noticed at once nevertheless
+_PATIENCE = datetime.timedelta(days=7)  # for work on rank 0 only; its death is noticed at once nevertheless
 
 
 class Ranks:
-    """The processes of a run, seen by one of them."""
+    """This process of a distributed run (rank and size), and its communication with the others."""
 
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -48,14 +47,14 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this one writes, prints and validates."""
+        """Whether this is rank 0, which writes, prints and validates."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
-        """The device of this rank: with CUDA, each of a machine takes its own.
+        """The device of this rank: with CUDA, each rank of a machine uses its own GPU.
 
         Raises:
-            ConfigError: there is no such device, or there are more ranks than GPUs.
+            ConfigError: the device does not exist, or there are more ranks than GPUs.
         """
         device = select_device(name)
         if self.size == 1 or device.type == "cpu":
@@ -73,11 +72,11 @@ class Ranks:
         return torch.device("cuda", self.local_rank)
 
     def connect(self, device: torch.device, timeout_s: float) -> None:
-        """Open the channels; returns when all ranks are there."""
+        """Open the channels; returns when all ranks are connected."""
         if self.size == 1:
             return
         timeout = datetime.timedelta(seconds=timeout_s)
-        from torch.distributed.rendezvous import rendezvous  # absent where torch was built without it
+        from torch.distributed.rendezvous import rendezvous  # missing if torch was built without it
 
         with self._translated():
             backend = "nccl" if device.type == "cuda" else "gloo"
@@ -94,7 +93,7 @@ class Ranks:
             torch.distributed.destroy_process_group()
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Sums over the ranks, of as many numbers on each."""
+        """Elementwise sums over the ranks; every rank must pass the same number of values."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
@@ -103,7 +102,7 @@ class Ranks:
         return total.tolist()
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each rank said, in their order: values that JSON can hold."""
+        """The values of all ranks, in rank order; they must be JSON values."""
         if self.size == 1:
             return [value]
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -117,9 +116,9 @@ class Ranks:
         return [json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(padded, lens, strict=True)]
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 while the others wait, without a limit; all get its result, which JSON must hold.
+        """Run `work` on rank 0 while the others wait without a timeout; all ranks get its result, a JSON value.
 
-        If it fails, rank 0 raises the error and the others leave quietly.
+        If it fails, rank 0 raises the error and the others exit silently.
         """
         if self.size == 1:
             return work()
@@ -137,7 +136,7 @@ class Ranks:
         return result
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0, then on all others: for files that the first one makes. They leave quietly if it fails."""
+        """Run `work` on rank 0, then on all others, for files that rank 0 creates. They exit silently if it fails."""
         results: list[T] = []
         if self.is_main:
             self.from_main(lambda: results.append(work()))
@@ -147,7 +146,7 @@ class Ranks:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the ranks; one that no rank has stays None."""
+        """Replace every gradient by its sum over the ranks; it stays None if no rank has one."""
         if self.size == 1:
             return
         parameters = list(parameters)
@@ -165,7 +164,7 @@ class Ranks:
 
     @torch.no_grad()
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by those of rank 0."""
+        """Overwrite tensors with those of rank 0."""
         if self.size > 1:
             with self._translated():
                 for tensor in tensors:
@@ -173,7 +172,7 @@ class Ranks:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Say what it means that a peer does not answer."""
+        """Context manager: convert the errors of a lost peer to ZipasrError."""
         try:
             yield
         except RuntimeError as error:
@@ -181,14 +180,14 @@ class Ranks:
 
 
 def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
-    """A part of torch's key-value store that these processes agree on, and in which no others have written.
+    """A part of torch's key-value store that only these processes have written to.
 
-    torchrun keeps one store over its restarts, and in it the addresses of processes that are dead: without this, those that
-    it starts again look for each other there (pytorch/pytorch#135712). So rank 0 calls, each rank answers that call with a
-    word of its own, and rank 0 says whose answers it got; what is left of an earlier attempt holds none of these words.
+    torchrun keeps one store across its restarts, including the addresses of dead processes, which restarted processes would
+    then try to reach (pytorch/pytorch#135712). Therefore rank 0 publishes a random word, each rank answers it with its own
+    random word, and rank 0 publishes the answers it received; leftovers of an earlier attempt contain none of these words.
 
     Raises:
-        RuntimeError: they did not meet in `timeout_s`.
+        RuntimeError: the ranks did not meet within `timeout_s`.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
@@ -211,7 +210,7 @@ def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
 
 
 def _said(store: Any, key: str) -> list[str]:
-    """The words under a key, if any."""
+    """The words stored under a key, if any."""
     return str(store.get(key), "ascii").split() if store.check([key]) else []
 
 
@@ -225,7 +224,7 @@ def _raise_lost(ranks: Ranks, error: Exception) -> NoReturn:
 
 
 def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Runs of gradients with one dtype and together about `BUCKET_ELEMENTS` numbers."""
+    """Runs of gradients of one dtype with about `BUCKET_ELEMENTS` numbers in total."""
     bucket: list[Tensor] = []
     filled = 0
     for grad in grads:
@@ -240,15 +239,15 @@ def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def joined(device_name: str, timeout_s: float) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun's environment names, connected, and the device of this one; a single rank without it.
+    """Context manager: the connected ranks of torchrun's environment, or a single rank, and the device of this rank.
 
     Args:
         device_name: see `select_device`.
-        timeout_s: how long a rank may keep the others waiting in a step before they give it up.
+        timeout_s: seconds that a rank may keep the others waiting in a step before the run fails.
     """
     ranks = ranks_of_environment()
     device = ranks.device(device_name)
-    if not ranks.is_main:  # one of them is enough to warn of what all see
+    if not ranks.is_main:  # one rank is enough to warn about what concerns all
         logging.getLogger("zipasr").setLevel(logging.ERROR)
         logging.getLogger("zipasr.data.reading").setLevel(logging.WARNING)  # what it cannot read, the others do not see
     ranks.connect(device, timeout_s)
@@ -259,10 +258,10 @@ def joined(device_name: str, timeout_s: float) -> Iterator[tuple[Ranks, torch.de
 
 
 def ranks_of_environment() -> Ranks:
-    """What `torchrun` says of this process, not connected yet.
+    """The rank of this process in `torchrun`'s environment, not connected yet.
 
     Raises:
-        ConfigError: its variables are there, but not all of them or not numbers.
+        ConfigError: some of the variables are missing or not numbers.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return Ranks()
@@ -278,5 +277,5 @@ def ranks_of_environment() -> Ranks:
 
 
 def is_under_torchrun() -> bool:
-    """Whether an agent of torchrun watches over this process, and passes signals on to it a second time."""
+    """Whether this process has a torchrun agent, which forwards signals a second time."""
     return "TORCHELASTIC_RUN_ID" in os.environ

@@ -1,7 +1,7 @@
-"""Why words are missing: how a transducer emits labels, and which words its greedy searches lose.
+"""Diagnosis of deletions: how a transducer emits labels, and which words its greedy searches miss.
 
-In: batches of speech with text, features (N, T, F) at 100 Hz. The best path through the lattice of each text gives bursts
-(several labels in one frame at 25 Hz) and the delay against CTC; searches of the same frames give the errors.
+In: batches of speech with text, features (N, T, F) at 100 Hz. The best path through the lattice of each text shows bursts
+(several labels in one frame at 25 Hz) and the delay relative to CTC; searches on the same frames show the errors.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from zipasr.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class EmissionReport:
-    """What `diagnose_emission` found."""
+    """Result of `diagnose_emission`."""
 
     stats: EmissionStats
-    """Bursts and delay on the best paths of the true texts."""
+    """Bursts and delay on the best paths of the reference texts."""
     searches: tuple[ComparedSearch, ...]
     """Greedy search with 1 and with `SEVERAL_SYMBOLS` symbols a frame, then CTC greedy search if there is a CTC head."""
     lattice: LatticeKind
@@ -34,11 +34,11 @@ class EmissionReport:
 
     @property
     def findings(self) -> list[str]:
-        """What the differences between the searches say, each with its likely cause and the cure."""
+        """Findings from the differences between the searches, each with its likely cause and cure."""
         return explain_differences(self.searches, lattice=self.lattice)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON: shares from 0 to 1, error rates in percent, None where there is nothing to measure."""
+        """Return the fields for JSON: shares from 0 to 1, error rates in percent, None if there is nothing to measure."""
         searches = []
         for result in self.searches:
             limit = result.search.max_symbols_per_frame if result.search.method == "greedy" else None
@@ -69,7 +69,7 @@ def diagnose_emission(model: AsrModel, batches: Sequence[Batch], tokenizer: Toke
     Args:
         model: has a transducer head; in eval mode, on any device.
         batches: speech with text, one view of each utterance, not augmented.
-        tokenizer: makes text of labels.
+        tokenizer: decodes labels to text.
     Raises:
         ValueError: the model has no transducer head.
     """

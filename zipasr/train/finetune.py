@@ -1,9 +1,9 @@
-"""Beginning with the weights of another model: `resolve` makes the configuration of such a run, `begin` its model.
+"""Finetuning from the weights of another model: `resolve` returns the configuration of such a run, `begin` sets its weights.
 
-The checkpoint (a model folder, a run, one of its checkpoints, or a .pt file of icefall) gives the architecture and the
-weights, the recipe everything else. Rows of the layers that have one row per entry of the vocabulary follow their pieces.
-Source: the finetuning recipe published for Zipformer (a tenth of the learning rate, which hardly falls, and schedules that
-are at their ends); adapters: see nn/lora.py.
+The checkpoint (a model folder, a run, one of its checkpoints, or a .pt file of icefall) determines the architecture and the
+weights, the recipe everything else. In layers with one row per entry of the vocabulary, rows follow their pieces.
+Source: the finetuning recipe published for Zipformer (a tenth of the learning rate, which hardly decays, and schedules at
+their end); adapters: see nn/lora.py.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from zipasr.train.config import FinetuneConfig, TrainConfig
 from zipasr.train.source import Source, open_source, source_of
 
 LR_SHARE = 0.1  # published: 0.0045 where training has 0.045
-LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly falls
+LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly decays
 VOCABULARY_LAYERS = (
     "transducer.predictor.embedding",
     "transducer.joiner.output",
@@ -50,18 +50,18 @@ logger = logging.getLogger(__name__)
 def resolve(
     recipe: TrainConfig, settings: Sequence[str], checkpoint: str | None = None, run_folder: Path | None = None
 ) -> TrainConfig:
-    """The configuration of a run: a recipe with fields set, and finetuning worked out if there is any.
+    """The configuration of a run: a recipe with fields set, and finetuning resolved if configured.
 
-    Where `checkpoint` is given or the recipe or a setting asks for finetuning, the architecture (features, encoder, and
-    every head that is taken over) becomes the checkpoint's; heads that only the recipe has are kept, to begin new. Where
-    the recipe itself did not ask for it, the rate becomes a tenth of the recipe's and stays there, and losses do not warm
-    up unless something begins new. Settings come last, so they hold in any case.
+    If `checkpoint` is given, or the recipe or a setting configures finetuning, the architecture (features, encoder, and
+    every head that is taken over) becomes the checkpoint's; heads that only the recipe has are kept and start at random. If
+    the recipe itself does not configure finetuning, the rate becomes a constant tenth of the recipe's, and losses do not
+    warm up unless a head is new. Settings are applied last and thus take precedence.
 
     Args:
-        recipe: what to start from.
-        settings: `name=value` strings, as of `--set`.
-        checkpoint: what to begin with, as of `--from`; None: what the recipe says.
-        run_folder: of a run that goes on, if it is one: then the checkpoint may be gone.
+        recipe: configuration to start from.
+        settings: `name=value` strings, as in `--set`.
+        checkpoint: checkpoint to start from, as in `--from`; None: that of the recipe.
+        run_folder: folder of the run, if it is resumed: the checkpoint may then be missing.
     Raises:
         ConfigError: a setting is wrong or would have no effect.
         CheckpointError: the checkpoint cannot be used.
@@ -91,14 +91,14 @@ def resolve(
 
 
 def has_same_vocabulary(config: FinetuneConfig) -> bool:
-    """Whether the run keeps the checkpoint's vocabulary; by default where any head is taken over."""
+    """Whether the run keeps the checkpoint's vocabulary; by default if any head is taken over."""
     if config.vocabulary is not None:
         return config.vocabulary == "same"
     return any(_is_taken(config, head) for head in _HEADS)
 
 
 def step_offset(config: TrainConfig) -> float:
-    """Where the schedules inside the model begin, in steps."""
+    """Step at which the schedules inside the model start."""
     return config.finetune.step_offset if config.finetune is not None else 0.0
 
 
@@ -130,7 +130,7 @@ def _with_architecture(config: TrainConfig, finetune: FinetuneConfig, source: So
 
 
 def _with_defaults(config: TrainConfig, source: Source) -> TrainConfig:
-    """A tenth of the recipe's rate, which hardly falls; no warm-up of the losses where every head is known."""
+    """Set a tenth of the recipe's rate with hardly any decay; no warm-up of the losses if no head is new."""
     assert config.finetune is not None
     changes: dict[str, Any] = {"lr": LR_SHARE * config.lr, "lr_batches": LR_BATCHES, "lr_epochs": LR_EPOCHS}
     if config.adam is not None:
@@ -143,7 +143,7 @@ def _with_defaults(config: TrainConfig, source: Source) -> TrainConfig:
 
 
 def kept_tokenizer(config: TrainConfig) -> Tokenizer | None:
-    """The vocabulary that a run takes over from its checkpoint, or None if it makes its own."""
+    """The vocabulary that a run takes over from its checkpoint, or None if it learns its own."""
     if config.finetune is None or not has_same_vocabulary(config.finetune):
         return None
     return open_source(config.finetune).tokenizer
@@ -153,18 +153,18 @@ def kept_tokenizer(config: TrainConfig) -> Tokenizer | None:
 
 
 def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder: Path | None = None) -> list[str]:
-    """Give a new model the weights of the checkpoint that its run begins with, freeze what is to be frozen, add adapters.
+    """Load the checkpoint's weights into a new model, freeze the configured parts, and add adapters.
 
     Args:
-        model: new, of `config.model`, on the CPU; it is changed in place. Without finetuning nothing happens.
-        config: the run.
-        tokenizer: the vocabulary of the run.
-        run_folder: of a run that takes its weights from its own checkpoints next, if it is one: then the other one may be
-            gone, and what is copied is arbitrary.
+        model: new model of `config.model` on the CPU, modified in place. Without finetuning this does nothing.
+        config: configuration of the run.
+        tokenizer: vocabulary of the run.
+        run_folder: folder of the run if it is resumed and loads its own checkpoint next: the original checkpoint may then
+            be missing, and the loaded weights are arbitrary.
     Returns:
-        What was done, a line each, for the log.
+        Log lines that describe what was done.
     Raises:
-        CheckpointError: the checkpoint cannot be read, or is another than when the run began.
+        CheckpointError: the checkpoint cannot be read, or differs from that at the start of the run.
         ConfigError: the model has other features or shapes, or a name of a part matches nothing.
     """
     finetune = config.finetune
@@ -173,11 +173,11 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder
     source = source_of(finetune, run_folder)
     if not source.is_there:
         logger.warning(
-            "%s, with which this run began, is gone; going on without it, from the run's own checkpoints", source.path
+            "%s, from which this run started, is gone; continuing without it, from the run's own checkpoints", source.path
         )
     if finetune.sha256 not in (None, source.sha256):
         raise CheckpointError(
-            f"the weights in {source.path} are no longer those that this run began with; bring those back, or use another "
+            f"the weights in {source.path} are no longer those that this run started from; bring those back, or use another "
             "--out"
         )
     parts = finetune.parts or tuple(name for name, _ in source.model.named_children())
@@ -186,7 +186,7 @@ def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder
     _check_parts(parts, source)
     grown, lines = _take_over(model, tensors, source, tokenizer, parts)
     fresh = [name for name in model.state_dict() if not _lies_in(name, parts)]
-    lines.insert(0, f"began with {', '.join(parts)} of {source.path}{_about_fresh(fresh, parts)}")
+    lines.insert(0, f"started from {', '.join(parts)} of {source.path}{_about_fresh(fresh, parts)}")
     lines += _freeze(model, finetune, [*fresh, *grown])
     lines.append(_rates(config))
     return lines
@@ -252,7 +252,7 @@ def _take_over(
 
 
 def _about_fresh(names: Sequence[str], parts: Sequence[str]) -> str:
-    """What begins with random weights: whole parts of the model where nothing in them was taken over."""
+    """Names of what starts with random weights; a part of the model if nothing in it was taken over."""
     touched = {part.split(".")[0] for part in parts}
     tops = [name.split(".")[0] for name in names]
     shown = [top if top not in touched else name for top, name in zip(tops, names, strict=True)]
@@ -274,10 +274,10 @@ def _about_vocabulary(old: Sequence[str], new: Sequence[str], num_shared: int, l
 
 
 def _freeze(model: AsrModel, config: FinetuneConfig, grown: Sequence[str]) -> list[str]:
-    """Stop the gradients of what does not train and put adapters in; `grown` names what is new and always trains.
+    """Freeze parameters that are not trained and add adapters; `grown` lists new rows, which are always trained.
 
     Raises:
-        ConfigError: a name matches nothing, or nothing is left to train.
+        ConfigError: a name matches nothing, or no parameter is left to train.
     """
     try:
         parameter_groups(model, 1.0, frozen=config.frozen)
@@ -312,11 +312,11 @@ def _rates(config: TrainConfig) -> str:
 
 
 def trained_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Groups for ScaledAdam of (name, parameter) pairs that train; with adapters, two.
+    """Groups for ScaledAdam of (name, parameter) pairs that are trained; two groups if there are adapters.
 
-    The B of an adapter starts at zero and would stay near it, as ScaledAdam steps in proportion to size. The second group
-    holds them, with a smallest size at which one step changes the product B A as much as it would change the weight: entries
-    of A being as large as the weight's at first, sqrt(rank) / alpha.
+    The B of an adapter starts at zero and would stay near it, because ScaledAdam's steps are proportional to size. The
+    second group holds these parameters, with a minimum rms at which one step changes the product B A as much as it would
+    change the weight: sqrt(rank) / alpha, because the entries of A are initially as large as the weight's.
     """
     pairs = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     layers = lora_layers(model)

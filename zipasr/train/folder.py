@@ -1,7 +1,7 @@
-"""The folder of a run: opened for the first time or again, with the configuration and the vocabulary that it began with.
+"""The folder of a run: created or reopened, with the configuration and the vocabulary that the run started with.
 
-What a resumed run may change is listed here; everything else must be as it was, the data included, or its place in the
-epoch would mean nothing.
+Fields that a resumed run may change are listed here; everything else must be unchanged, including the data, or its position
+in the epoch would be meaningless.
 """
 
 import dataclasses
@@ -29,22 +29,22 @@ from zipasr.train.source import remember
 CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
 LOCK_FILE = ".lock"
-_ORPHANS_LIVE_S = 15.0  # readers of torch look every 5 s whether their parent is there
+_ORPHANS_LIVE_S = 15.0  # torch's data readers check every 5 s whether their parent is alive
 logger = logging.getLogger(__name__)
 _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
     "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share".split()
 )
-"""Fields that a resumed run may set otherwise: none of them changes what a step does (finetune.sha256 stands for the
-checkpoint, wherever it lies), nor save_interval's say in which checkpoints averages and rollbacks use."""
+"""Fields that a resumed run may change: none of them affects what a step does (finetune.sha256 identifies the checkpoint,
+whatever its path) or which checkpoints averages and rollbacks use."""
 
 
 def stored_config(out: Path) -> TrainConfig | None:
-    """The configuration of the run in a folder; None if none has begun there.
+    """The configuration of the run in a folder; None if the folder has no run.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the configuration cannot be read.
     """
     path = out / CONFIG_FILE
     if not path.is_file():
@@ -56,7 +56,7 @@ def stored_config(out: Path) -> TrainConfig | None:
 
 
 def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainConfig, Tokenizer]:
-    """Begin a run folder, or check that the one that is there belongs to the same run; the vocabulary is fixed here."""
+    """Configuration and vocabulary of a run: creates its folder, or checks that the existing one is of the same run."""
     path, old = out / CONFIG_FILE, stored_config(out)
     if old is not None:
         tokenizer = Tokenizer.load(out / "tokenizer")
@@ -83,7 +83,7 @@ def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainCo
 
 
 def first_tokenizer(config: TrainConfig, cuts: IndexedCuts) -> Tokenizer:
-    """The vocabulary that a run begins with: of the model to finetune, or made of the texts of all data it reads."""
+    """The vocabulary of a new run: that of the model to finetune, or learned from the texts of all its data."""
     kept = kept_tokenizer(config)
     if kept is not None:
         return kept
@@ -92,9 +92,9 @@ def first_tokenizer(config: TrainConfig, cuts: IndexedCuts) -> Tokenizer:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Make the folder `out` if need be, and keep other processes from training in it meanwhile (not on Windows).
+    """Context manager: create the folder `out` if missing, and lock it against other training processes (not on Windows).
 
-    What a run that was killed left half done is put right.
+    Incomplete checkpoints of a killed run are cleaned up.
 
     Raises:
         ConfigError: another process is training there.
@@ -115,10 +115,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Lock a file and write into it who did; False if someone else has it.
+    """Lock a file and write the process id into it; False if another process holds the lock.
 
-    Processes that read data hold the lock of a run that was killed for some seconds more, until they notice: so wait, if the
-    one that locked it is no more.
+    After a run is killed, its data reading processes hold the lock for some seconds, until they notice. This function
+    therefore waits if the process that locked the file is dead.
     """
     try:
         import fcntl
@@ -142,7 +142,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _is_alive(pid: str) -> bool:
-    """Whether there is a process of this number here; if it is not a number, suppose so."""
+    """Whether a process with this id exists on this machine; True if it is not a number."""
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -153,10 +153,10 @@ def _is_alive(pid: str) -> bool:
 
 
 def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
-    """Refuse to go on with other data than the run began with.
+    """Raise if the data of a resumed run has changed.
 
-    With other utterances its place in the epoch would mean nothing, with other noise the rest would not be the same run, and
-    on another dev set error rates could not be compared. What a run of an earlier version did not note, it notes now.
+    With other utterances the position in the epoch would be meaningless, with other noise the run would differ, and on
+    another dev set error rates would not be comparable. Parts that an earlier version did not record are recorded now.
 
     Raises:
         ConfigError: the training utterances, those mixed in, the noise or the dev set changed.
@@ -182,7 +182,7 @@ def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
 
 
 def _data_record(data: TrainData, config: TrainConfig) -> dict[str, str]:
-    """Number and SHA-256 of what a run reads, by part."""
+    """Number and SHA-256 of the utterances and noise files of a run, by part."""
     parts = {"train": data.train, **{f"mix.{i}": part.cuts for i, part in enumerate(data.mixed)}, "dev": data.dev}
     record = {name: f"{len(cuts)} {hashlib.sha256(cuts.identities.tobytes()).hexdigest()}" for name, cuts in parts.items()}
     if config.batch.noise is not None:
@@ -192,7 +192,7 @@ def _data_record(data: TrainData, config: TrainConfig) -> dict[str, str]:
 
 
 def _part_of_data(part: str, config: TrainConfig) -> tuple[str, str]:
-    """What a part of the record is, and where it lies now."""
+    """Description of a part of the record, and its current path."""
     if part == "noise":
         assert config.batch.noise is not None
         return "noise", config.batch.noise.cuts
@@ -204,7 +204,7 @@ def _part_of_data(part: str, config: TrainConfig) -> tuple[str, str]:
 
 
 def _check_one_digest(before: str, data: TrainData, out: Path, config: TrainConfig) -> None:
-    """Compare with what earlier versions wrote into `DATA_FILE`: one digest of all training utterances."""
+    """Compare with the `DATA_FILE` of earlier versions: one digest of all training utterances."""
     now = f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}"
     if before != now and (before.startswith("2 ") or before != _digest_of_texts(data)):
         folders = ", ".join([config.data, *(mix.data for mix in config.mix)])
@@ -215,7 +215,7 @@ def _check_one_digest(before: str, data: TrainData, out: Path, config: TrainConf
 
 
 def _digest_of_texts(data: TrainData) -> str:
-    """What the first versions wrote."""
+    """The digest that the first versions wrote."""
     digest = hashlib.sha256()
     for cut in data.train:
         digest.update(f"{cut.id} {cut.duration} {cut.supervisions[0].text}\n".encode(errors="surrogatepass"))
@@ -223,7 +223,7 @@ def _digest_of_texts(data: TrainData) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a file, unless it says so already: of several ranks only the first finds something to do."""
+    """Write a file unless it already has this content: of several ranks, only the first writes."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     partial = path.with_suffix(".partial")
@@ -242,5 +242,5 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
-    """The configuration of a run with its vocabulary known."""
+    """The configuration of a run with the vocabulary size of its tokenizer."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))

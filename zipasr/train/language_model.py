@@ -1,8 +1,8 @@
 """Training language models: `train_language_model` (LSTM, Transformer) and `train_ngram`, each from files of text.
 
 A run of a neural model is a folder: `train_lm.json` (its configuration), `checkpoint/` (to go on from, after every epoch)
-and `model/` (the best so far). The same command on the same folder goes on where the run stopped, to the bit.
-Perplexities are per token (label or word), ends of lines included, on lines that were not learnt from.
+and `model/` (the best so far). The same command on the same folder resumes the run, with bit-identical results.
+Perplexities are per token (label or word), ends of lines included, on lines that were not learned from.
 """
 
 import dataclasses
@@ -37,41 +37,41 @@ CONFIG_FILE = "train_lm.json"
 CHECKPOINT_SUBFOLDER = "checkpoint"
 _TRAINING_FILE, _TENSORS_FILE = "training.json", "training.safetensors"
 _MAY_CHANGE = ("num_epochs", "patience_epochs", "device")
-"""Fields that a resumed run may set otherwise: none of them changes what an epoch does."""
+"""Fields that a resumed run may change: none of them affects what an epoch does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LmTrainConfig:
-    """A run. The defaults were chosen on the telephone prompts and suit two CPU cores and up to some million lines."""
+    """Configuration of a run. Defaults were tuned on the telephone prompts, for two cores and up to some million lines."""
 
     network: LstmConfig | TransformerConfig = field(default_factory=LstmConfig)
     """The model's shape."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
-    """What to measure on, where no other text is given."""
+    """Lines to hold out for evaluation if no other text is given."""
     lr: float = 3e-3
     """Learning rate after the warm-up."""
     warmup_batches: int = 100
     """Batches over which the rate rises to `lr`."""
     lr_factor: float = 0.5
-    """What the rate is multiplied by after an epoch without a new best perplexity."""
+    """Factor on the learning rate after an epoch without a new best perplexity."""
     weight_decay: float = 0.01
     """Weight decay."""
     max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it."""
+    """Maximum norm of the gradients; larger ones are scaled down to it."""
     batch_labels: int = 512
-    """Labels of a batch, padding included. For millions of lines 4096 is faster, and there are steps enough."""
+    """Labels of a batch, including padding. For millions of lines 4096 is faster, and there are still enough steps."""
     max_line_labels: int = 256
-    """Longer lines are cut into parts."""
+    """Maximum labels of a line; longer lines are split."""
     max_unknown_share: float = 0.01
-    """Share of the characters that may be missing in the vocabulary."""
+    """Maximum share of characters that are not in the vocabulary."""
     num_epochs: int = 40
-    """At most so many passes over the lines."""
+    """Maximum number of passes over the lines."""
     patience_epochs: int = 4
     """Epochs without a new best perplexity after which training ends."""
     seed: int = 0
-    """Fixes weights, order and dropout."""
+    """Random seed of weights, order and dropout."""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
+    """Device: auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
         for name in ("batch_labels", "max_line_labels", "num_epochs", "patience_epochs"):
@@ -88,29 +88,29 @@ class LmTrainConfig:
 
 
 class LmReport(NamedTuple):
-    """How a training ended."""
+    """Result of a training."""
 
     model: Path
     """The folder or file of the model."""
     perplexity: float
-    """Per token, ends of lines included, on the held-out lines."""
+    """Perplexity per token, including ends of lines, on the held-out lines."""
     num_held_out_lines: int
     unit: str
-    """What is counted: tokens or words."""
+    """Unit of the perplexity: tokens or words."""
     description: str
-    """What was trained, in words."""
+    """Description of the model and its training."""
 
 
 def default_config(kind: str) -> LmTrainConfig:
-    """The run that trains a network of this kind if nothing else is said."""
+    """The default configuration for a network of this kind."""
     return LmTrainConfig(network=TransformerConfig() if kind == TransformerConfig.kind else LstmConfig())
 
 
 def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a recogniser's model folder, or of the folder of a training run.
+    """The tokenizer of a recognizer's model folder, or of the folder of a training run.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: the folder has no tokenizer, or it is damaged.
     """
     return Tokenizer.from_bytes(checkpoint.CheckpointFolder(resolve_model_folder(model)).blob(MODEL_FILE))
 
@@ -124,19 +124,19 @@ def train_language_model(
     dev: Paths = (),
     is_quiet: bool = False,
 ) -> LmReport:
-    """Train a neural language model of a recogniser's labels, or go on training it, in the folder `out`.
+    """Train a neural language model of a recognizer's labels in the folder `out`, or resume the run that is there.
 
     Args:
         texts: files of text or manifests.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         out: the run folder; the best model is in its `model/`.
-        config: the run; where `out` holds a run already, it must be the same up to a few fields.
-        dev: files to measure on; none: a part of the lines is held out.
-        is_quiet: whether to leave out the progress bar.
+        config: configuration of the run; if `out` already holds a run, it must be the same except for a few fields.
+        dev: files for evaluation; none: some of the lines are held out.
+        is_quiet: whether to hide the progress bar.
     Raises:
         DataError: a file cannot be read or holds no text.
-        ConfigError: the text is in another writing, or `out` holds another run or something else.
-        CheckpointError: nothing can be written or read.
+        ConfigError: the text is in another script or case, or `out` holds another run or something else.
+        CheckpointError: a checkpoint cannot be written or read.
         ZipasrError: the loss was not finite.
     """
     out = Path(out)
@@ -169,20 +169,20 @@ def train_ngram(
     held_out: HeldOutConfig | None = None,
     max_unknown_share: float = 0.01,
 ) -> LmReport:
-    """Estimate an n-gram model of a recogniser's tokens, or of words, and write it as an ARPA file.
+    """Estimate an n-gram model of a recognizer's tokens, or of words, and write it as an ARPA file.
 
     Args:
         texts: files of text or manifests.
-        tokenizer: the recogniser's.
+        tokenizer: the recognizer's.
         out: the file, whose name must end in .arpa or .arpa.gz.
         order: length of the longest n-grams.
-        unit: what n-grams are made of: token or word.
-        dev: files to measure on; none: a part of the lines is held out.
-        held_out: which part.
-        max_unknown_share: share of the characters that may be missing in the vocabulary.
+        unit: unit of the n-grams: token or word.
+        dev: files for evaluation; none: some of the lines are held out.
+        held_out: which lines to hold out.
+        max_unknown_share: maximum share of characters that are not in the vocabulary.
     Raises:
         DataError: a file cannot be read, holds no text or cannot be written.
-        ConfigError: the text is in another writing, the order is out of range, or `out` has another name.
+        ConfigError: the text is in another script or case, the order is out of range, or `out` has another extension.
     """
     out = Path(out)
     if not out.name.endswith((".arpa", ".arpa.gz")):
@@ -190,7 +190,7 @@ def train_ngram(
     if unit not in ("token", "word"):
         raise ConfigError(f"unit must be token or word, but is {unit!r}")
     if unit == "word" and tokenizer.is_spaceless:
-        raise ConfigError("the recogniser's tokenizer has characters and no words; use --unit token")
+        raise ConfigError("the recognizer's tokenizer has characters and no words; use --unit token")
     read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
     counts = estimate_ngram(train, out, order=order)
@@ -210,7 +210,7 @@ def _symbols(text: str, tokenizer: Tokenizer, unit: str) -> list[str]:
 
 @dataclass
 class _Progress:
-    """How far a run has come."""
+    """Progress of a run."""
 
     epoch: int = 0
     """Epochs finished."""
@@ -221,22 +221,22 @@ class _Progress:
     num_bad: int = 0
     """Epochs since then."""
     lr_scale: float = 1.0
-    """What the learning rate has been lowered to, relative to the first one."""
+    """Current learning rate relative to the initial one."""
 
 
 class _Run:
-    """One run in progress."""
+    """State of a run in progress: model, optimizer and progress."""
 
     def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
         self.model = NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)).to(device)
-        # ScaledAdam came no further on the telephone prompts at its best rate (perplexity 2.49 and 3.84 for LSTM and
-        # Transformer, AdamW 2.52 and 3.65), and AdamW is what readers of language-model papers know.
+        # ScaledAdam was not better on the telephone prompts at its best rate (perplexity 2.49 and 3.84 for LSTM and
+        # Transformer, AdamW 2.52 and 3.65), and AdamW is the standard in language modeling.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.progress = _Progress()
 
     def train(self, lines: LabelLines, held_out: LabelLines, *, is_quiet: bool) -> None:
-        """Train until there is nothing more to gain, saving after every epoch."""
+        """Train until the perplexity stops improving, with a checkpoint after every epoch."""
         config, progress = self.config, self.progress
         while progress.epoch < config.num_epochs and progress.num_bad < config.patience_epochs:
             loss = self._epoch(lines, is_quiet=is_quiet)
@@ -250,8 +250,8 @@ class _Run:
                 self.model.save(self.out / MODEL_SUBFOLDER, self.tokenizer)
             self._save()
             if not is_quiet:
-                learnt = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
-                write_line(f"epoch {progress.epoch}: perplexity {learnt}")
+                learned = f"{math.exp(loss):.2f} on the text, {perplexity:.2f} held out, best {progress.best:.2f}"
+                write_line(f"epoch {progress.epoch}: perplexity {learned}")
 
     def perplexity(self, lines: LabelLines) -> float:
         """Perplexity per label, ends of lines included."""
@@ -309,10 +309,10 @@ class _Run:
         checkpoint.write_folder(self.out / CHECKPOINT_SUBFOLDER, documents=documents, tensors=tensors, blobs=blobs)
 
     def load(self) -> None:
-        """Go on from the checkpoint, if there is one.
+        """Resume from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: the checkpoint is damaged.
         """
         folder = self.out / CHECKPOINT_SUBFOLDER
         if not folder.exists():
@@ -335,7 +335,7 @@ class _Run:
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse to train where something else is."""
+    """Raise if the folder contains something other than a run."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be the folder of a run, but {out} is a file; an n-gram needs --kind ngram")
     if out.is_dir() and not (out / CONFIG_FILE).exists():
@@ -348,7 +348,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _open_run(out: Path, config: LmTrainConfig, tokenizer: Tokenizer, train: LabelLines, held_out: LabelLines) -> None:
-    """Write what a new run is; refuse to go on with another one."""
+    """Write the record of a new run, or raise if the existing one differs."""
     path = out / CONFIG_FILE
     texts = hashlib.sha256()
     for lines in (train, held_out):

@@ -1,7 +1,7 @@
-"""Texts that language models learn from: files -> lines -> label ids, and batches of lines of about the same length.
+"""Training texts of language models: files -> lines -> label ids, and batches of lines of similar length.
 
 A line is a sentence. Files are plain text, or manifests (JSON lines: lhotse cuts with `supervisions`, or rows with a
-`text`), gzipped or not. Ids of all lines lie in one array, so that millions of lines take four bytes a label.
+`text`), gzipped or not. The ids of all lines are stored in one array, with four bytes per label.
 """
 
 import json
@@ -30,14 +30,14 @@ Paths = Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutConfig:
-    """The lines that a model is measured on, where no other text is given."""
+    """Selection of held-out lines for evaluation if no other text is given."""
 
     share: float = 0.05
-    """Share of the different lines."""
+    """Share of the distinct lines."""
     max_lines: int = 2000
-    """At most so many lines."""
+    """Maximum number of lines."""
     seed: int = 0
-    """Fixes which."""
+    """Random seed of the selection."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -47,7 +47,7 @@ class HeldOutConfig:
 
 
 class Texts(NamedTuple):
-    """Lines to learn from, and lines to measure on."""
+    """Training lines and held-out lines."""
 
     train: list[str]
     held_out: list[str]
@@ -56,7 +56,7 @@ class Texts(NamedTuple):
 def read_and_split(
     texts: Paths, dev: Paths, tokenizer: Tokenizer, held_out: HeldOutConfig, *, max_unknown_share: float
 ) -> Texts:
-    """Read files, check that the recogniser can write them, and hold lines out where there is nothing else to measure on.
+    """Read files, check them against the recognizer's vocabulary, and hold lines out if `dev` is empty.
 
     Raises:
         DataError: see `read_texts` and `hold_out`.
@@ -68,7 +68,7 @@ def read_and_split(
 
 
 def read_texts(paths: Paths) -> list[str]:
-    """The lines of some files that hold text, with single spaces; lines that are not UTF-8 are left out, with a warning.
+    """The non-empty lines of files, with single spaces; lines that are not UTF-8 are skipped with a warning.
 
     Raises:
         DataError: a file cannot be read, a manifest is damaged, or there is no text at all.
@@ -85,7 +85,7 @@ def read_texts(paths: Paths) -> list[str]:
                 if text := " ".join(text.split()):
                     texts.append(text)
         if num_bad:
-            logger.warning("%s: left out %d lines that are not UTF-8", path, num_bad)
+            logger.warning("%s: skipped %d lines that are not UTF-8", path, num_bad)
     if not texts:
         raise DataError(f"expected text in {', '.join(str(path) for path in paths)}, got none; check the files")
     return texts
@@ -107,10 +107,10 @@ def _texts_of_row(line: str, where: str) -> list[str]:
 
 
 def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
-    """Split lines into those to learn from and those held out; equal lines are on the same side.
+    """Split lines into training and held-out lines; equal lines are in the same part.
 
     Raises:
-        DataError: there is one line only.
+        DataError: there are fewer than two distinct lines.
     """
     different = list(dict.fromkeys(texts))
     if len(different) < 2:
@@ -125,10 +125,10 @@ def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
 
 
 def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: float) -> None:
-    """Refuse texts in another writing than the recogniser's; a few strange characters become <unk>, with a warning.
+    """Raise for texts in another script or case than the recognizer's; a few unknown characters only cause a warning.
 
     Raises:
-        ConfigError: more than `max_share` of the characters, white space left out, are not in the vocabulary.
+        ConfigError: more than `max_share` of the characters, without white space, are not in the vocabulary.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -142,14 +142,14 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
     if num <= max_share * total:
         logger.warning("%d of %d characters are not in the vocabulary and count as <unk>: %s", num, total, listed)
         return
-    cure = "write the text as the recogniser's transcripts are written, or raise max_unknown_share"
+    cure = "write the text as the recognizer's transcripts are written, or raise max_unknown_share"
     for name, change in (("upper", str.upper), ("lower", str.lower)):
         changed = {change(character) for character in counts}
         if len(tokenizer.unknown_characters("".join(changed))) < len(unknown) / 2:
-            cure = f"the recogniser writes in {name} case, so change the text to {name} case"
+            cure = f"the recognizer writes in {name} case, so change the text to {name} case"
             break
     raise ConfigError(
-        f"expected text in the recogniser's vocabulary, got {num} of {total} characters that it lacks ({num / total:.1%}): "
+        f"expected text in the recognizer's vocabulary, got {num} of {total} characters that it lacks ({num / total:.1%}): "
         f"{listed}; {cure}"
     )
 
@@ -160,16 +160,16 @@ class LabelLines(NamedTuple):
     labels: NDArray[np.int32]
     """The labels of all lines."""
     ends: NDArray[np.int64]
-    """Place after the last label of each line."""
+    """Index after the last label of each line."""
 
     @property
     def lens(self) -> NDArray[np.int64]:
-        """Labels of each line."""
+        """Number of labels of each line."""
         return np.diff(self.ends, prepend=0)
 
     @property
     def num_predicted(self) -> int:
-        """Labels and ends of lines: what a model must predict."""
+        """Number of labels and ends of lines, which a model must predict."""
         return len(self.labels) + len(self.ends)
 
     def batch(self, lines: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -181,13 +181,13 @@ class LabelLines(NamedTuple):
         return torch.from_numpy(labels_NS), torch.from_numpy(lens)
 
     def lens_of(self, lines: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels of some lines."""
+        """Number of labels of some lines."""
         begins = np.where(lines > 0, self.ends[lines - 1], 0)
         return self.ends[lines] - begins
 
 
 def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int) -> LabelLines:
-    """Encode lines; longer ones are cut into parts of at most `max_labels` labels, which count as lines."""
+    """Encode lines; longer ones are split into parts of at most `max_labels` labels, which count as lines."""
     labels, ends = array("i"), array("q")
     for text in texts:
         ids = tokenizer.encode(text)
@@ -198,9 +198,9 @@ def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int)
 
 
 def batches(lines: LabelLines, *, batch_labels: int, seed: int | None = None) -> Iterator[NDArray[np.int64]]:
-    """Batches of line numbers: at most `batch_labels` labels, ends and padding each, or one line.
+    """Batches of line indices: at most `batch_labels` labels each, including ends and padding, or one line.
 
-    Lines are sorted by length, so that little is padding; with a seed, those of equal length and the batches are shuffled.
+    Lines are sorted by length to reduce padding; with a seed, lines of equal length and the batches are shuffled.
     """
     order = np.arange(len(lines.ends))
     generator = np.random.default_rng(seed)

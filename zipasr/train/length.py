@@ -1,8 +1,8 @@
-"""How long a run is: a recipe scaled to a number of batches, and the batches that a time allows on this machine.
+"""Length of a run: a recipe scaled to a number of batches, and the number of batches that fit a time budget.
 
-What a schedule counts in epochs keeps its share of the run when the run gets shorter or longer, and what it counts in
-batches when the run gets shorter, so that the rate has come down, and masks have come in, where they would have. In a longer
-run the rate comes down as early as before.
+Schedules in epochs keep their share of the run when it gets shorter or longer; schedules in batches do so only when it gets
+shorter, so that the rate decays and masks start at the same share of the run. In a longer run the rate decays as early as
+before.
 """
 
 import dataclasses
@@ -31,37 +31,37 @@ from zipasr.train.step import Stepper, schedule_step
 from zipasr.train.validation import validate, validation_batches
 
 NUM_CHECKPOINTS = 20
-"""A scaled run writes so many, of which the last fifth or so enters the average..."""
+"""Number of checkpoints of a scaled run, of which about the last fifth is averaged."""
 NUM_VALIDATIONS = 10
-"""... and validates so often."""
+"""Number of validations of a scaled run."""
 MIN_BATCHES = 200
-"""Below this nothing is learned, whatever the data."""
+"""Minimum length of a run: with fewer batches nothing is learned from any data."""
 _MEASURE_S = 8.0
-"""Seconds of training that tell how long a step takes; steps differ by the lengths of their utterances."""
+"""Seconds of training to measure the duration of a step; steps differ by the lengths of their utterances."""
 _WARMUP_STEPS = 2
 _SPARE_SHARE = 0.05
-"""Of a time budget: starting, writing checkpoints, and a machine that is not always as fast."""
+"""Share of a time budget reserved for startup, checkpoints and varying speed of the machine."""
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
 
 
 class Length(NamedTuple):
-    """What a recipe was made for."""
+    """Length of the run that a recipe was tuned for."""
 
     num_batches: float
     num_epochs: float
 
 
 class Pace(NamedTuple):
-    """How fast this machine trains."""
+    """Training speed of this machine."""
 
     step_s: float
-    """Seconds of a step, reading included."""
+    """Seconds per step, including reading."""
     validation_s: float
-    """Seconds of a validation."""
+    """Seconds per validation."""
 
 
 class BudgetedRun(NamedTuple):
-    """A run that fits a time."""
+    """A run that fits a time budget."""
 
     config: TrainConfig
     pace: Pace
@@ -72,7 +72,7 @@ def parse_duration_s(text: str) -> float:
     """Seconds of a duration such as `20m`, `1.5h` or `90s`; a number alone is minutes.
 
     Raises:
-        ConfigError: it is of another form, or not positive.
+        ConfigError: the text has another form, or the duration is not positive.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     seconds = float(match.group(1)) * _UNITS_S[match.group(2)] if match else 0.0
@@ -87,8 +87,8 @@ def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float
     Args:
         config: the recipe.
         num_batches: batches of the run, at least `MIN_BATCHES`; it may end within an epoch.
-        batches_per_epoch: of its data.
-        made_for: the length that the numbers of the recipe were chosen for.
+        batches_per_epoch: batches per epoch of its data.
+        made_for: the length that the recipe was tuned for.
     """
     num_epochs = num_batches / batches_per_epoch
     by_batches, by_epochs = num_batches / made_for.num_batches, num_epochs / made_for.num_epochs
@@ -110,14 +110,14 @@ def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float
 
 
 def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None = None) -> BudgetedRun:
-    """Scale a run so that it takes about a given time on this machine, by taking some of its steps.
+    """Scale a run to about a given duration on this machine, by timing some of its steps.
 
-    Nothing is written. A machine that becomes busier, or idle, later is not foreseen.
+    Nothing is written. Later changes in the load of the machine are not taken into account.
 
     Args:
         config: the run, its data prepared.
         budget_s: seconds from start to end.
-        made_for: the length that the numbers of `config` were chosen for; None: its own on this data.
+        made_for: the length that `config` was tuned for; None: its own length on this data.
     Raises:
         ConfigError: the time is too short to learn anything.
         DataError: the data cannot be used.
@@ -146,7 +146,7 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
 
 
 def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: Tokenizer, device: torch.device) -> Pace:
-    """Train for some seconds, and validate once, with a model that is then thrown away."""
+    """Train for some seconds and validate once, with a temporary model."""
     torch.manual_seed(config.seed)
     ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
     reader = BatchReader(data.cuts, tokenizer, config.model.features, config.batch, seed=config.seed, time_mask_ratio=ratio)
@@ -170,5 +170,5 @@ def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: T
 
 
 def _rounded(value: float) -> float:
-    """Three significant digits: more would say more than is known."""
+    """`value` rounded to three significant digits, which is its accuracy."""
     return float(f"{value:.3g}")

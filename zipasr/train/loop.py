@@ -1,4 +1,4 @@
-"""The training loop: read batches, take a step, average, log, validate, save; stop, go on and go back.
+"""The training loop: read batches, take a step, average, log, validate, save; stop, resume and roll back.
 
 A run lives in a folder: `config.json`, `checkpoints/batch-N/` (to resume from), `model/` (the averaged model of the
 last validation, to evaluate and use), `best/`, `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on
@@ -41,7 +41,7 @@ from zipasr.train.folder import check_same_data, locked, open_run
 from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
 from zipasr.train.preflight import check_new_run
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
-from zipasr.train.signals import StopWish, stop_wish
+from zipasr.train.signals import StopRequest, stop_request
 from zipasr.train.span import AverageSpan
 from zipasr.train.state import (
     Position,
@@ -62,36 +62,36 @@ _LEARNED_WER = 50.0
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a run ended."""
+    """Outcome of a training run."""
 
     folder: Path
     num_batches: int
     wer: float
     """Word error rate of the averaged model on dev in percent, by its best search; NaN if the run is not finished."""
     hours_per_hour: float
-    """Hours of sound trained on per hour."""
+    """Training speed in hours of audio per hour."""
     is_finished: bool = True
-    """Whether it came to its end; otherwise it was asked to stop by SIGTERM, and can go on."""
+    """Whether the run is finished; otherwise SIGTERM stopped it, and it can be resumed."""
     is_main: bool = True
-    """Whether this is the process, of several that train together, that speaks for all."""
+    """Whether this is the main process (rank 0) of a distributed run."""
     validation: Validation | None = None
     """The last validation; None if the run is not finished, and on other processes than the first."""
     findings: tuple[str, ...] = ()
-    """What the differences between the searches say, each with its cure."""
+    """Findings from the differences between the searches, each with its cure."""
 
 
 def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainReport:
-    """Train a model, or go on training it, in the folder `out`.
+    """Train a model in the folder `out`, or resume the run that is there.
 
     Args:
-        config: the run; where `out` holds a run already, it must be the same up to a few fields.
+        config: configuration of the run; if `out` already holds a run, it must be the same except for a few fields.
         out: the run folder.
-        is_quiet: whether to leave out the progress bar.
+        is_quiet: whether to hide the progress bar.
     Raises:
-        ConfigError: the configuration contradicts itself, the device or the run in `out`.
+        ConfigError: the configuration is inconsistent, or conflicts with the device or the run in `out`.
         DataError: the data cannot be used.
-        CheckpointError: nothing can be written or read.
-        ZipasrError: training diverged again and again, or another process of the run is gone.
+        CheckpointError: a checkpoint cannot be written or read.
+        ZipasrError: training diverged repeatedly, or another process of the run has died.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     config.check_loss_scales()
@@ -100,21 +100,21 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
         cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
         dev_cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"))
         with locked(out) if ranks.is_main else nullcontext():
-            place = _open(config, out, ranks, device, cuts, dev_cuts)
+            setup = _open(config, out, ranks, device, cuts, dev_cuts)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
-            with stop_wish() as wish, matmul, sparing_warnings(scaled_adam.__name__):
-                while True:  # once, and again whenever the run went back to an earlier checkpoint
-                    log, state = _begin(place, is_quiet=is_quiet)
+            with stop_request() as request, matmul, sparing_warnings(scaled_adam.__name__):
+                while True:  # once, and again after each rollback to an earlier checkpoint
+                    log, state = _begin(setup, is_quiet=is_quiet)
                     try:
-                        report = _Run(place, state, log).go(wish)
+                        report = _Run(setup, state, log).go(request)
                     finally:
                         log.close()
                     if report is not None:
                         return report
 
 
-class _Place(NamedTuple):
-    """What a run is made of and where it happens; nothing in it changes while it goes on."""
+class _RunSetup(NamedTuple):
+    """The fixed parts of a run: configuration, folder, device, data, plan and vocabulary; they never change during it."""
 
     config: TrainConfig
     out: Path
@@ -125,14 +125,14 @@ class _Place(NamedTuple):
     plan: BatchPlan
     reader: BatchReader
     dev_batches: list[Batch]
-    """The dev set; nothing on other ranks than the first."""
+    """Batches of the dev set; empty on all ranks but the first."""
     span: AverageSpan
-    """Where averages begin; it knows what it has warned of."""
+    """Determines where averages start, and remembers its warnings."""
 
 
 def _open(
     config: TrainConfig, out: Path, ranks: Ranks, device: torch.device, cuts: IndexedCuts, dev_cuts: IndexedCuts
-) -> _Place:
+) -> _RunSetup:
     config, tokenizer = ranks.main_first(lambda: open_run(config, out, cuts))
     ranks.from_main(lambda: check_new_run(config, tokenizer, out))
     data = select(cuts, dev_cuts, tokenizer, config)
@@ -142,14 +142,14 @@ def _open(
     reader = BatchReader(data.cuts, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
     ranks.from_main(lambda: check_same_data(data, out, config))
     dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
-    return _Place(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, AverageSpan(config, out))
+    return _RunSetup(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, AverageSpan(config, out))
 
 
-def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
-    """The state to go on from, and the log opened at its place."""
-    config, out, ranks, plan = place.config, place.out, place.ranks, place.plan
+def _begin(setup: _RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
+    """The state to continue from, and the log opened at its position."""
+    config, out, ranks, plan = setup.config, setup.out, setup.ranks, setup.plan
     torch.manual_seed(config.seed)
-    state, notes = new_state(config, place.device, place.tokenizer, out)
+    state, notes = new_state(config, setup.device, setup.tokenizer, out)
     if not ranks.is_main:
         torch.manual_seed(stable_seed(config.seed, ranks.rank))  # masks differ between the ranks, weights do not
         state.average.tensors.clear()
@@ -158,7 +158,7 @@ def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     if not ranks.is_main:
         return SilentLog(), state
     position = state.position
-    # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of sound.
+    # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of audio.
     epochs_left = max(config.num_epochs - position.epoch, 0)
     batches_a_step = config.accumulate_batches * ranks.size
     total = position.num_batches - position.index // config.accumulate_batches
@@ -166,28 +166,28 @@ def _begin(place: _Place, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     total = min(total, config.max_batches or total)
     log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
-    verb = "going on with" if is_resumed else "training"
-    where = f"{place.device} x {ranks.size}" if ranks.size > 1 else str(place.device)
+    verb = "continuing with" if is_resumed else "training"
+    where = f"{setup.device} x {ranks.size}" if ranks.size > 1 else str(setup.device)
     log.message(
-        f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: {len(place.data.train)} utterances, "
+        f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: {len(setup.data.train)} utterances, "
         f"{plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of about {total}"
     )
     for note in notes if not is_resumed else ():
         log.message(note)
-    place.span.foresee(total)
+    setup.span.foresee(total)
     return log, state
 
 
 class _Run:
     """One run in progress, on one rank."""
 
-    def __init__(self, place: _Place, state: TrainState, log: RunLog) -> None:
-        self.place, self.state, self.log = place, state, log
-        self.config, self.out, self.ranks = place.config, place.out, place.ranks
-        self.stepper = Stepper(place.config, state, place.ranks, place.device)
-        # A new model would draw from the random state just restored.
+    def __init__(self, setup: _RunSetup, state: TrainState, log: RunLog) -> None:
+        self.setup, self.state, self.log = setup, state, log
+        self.config, self.out, self.ranks = setup.config, setup.out, setup.ranks
+        self.stepper = Stepper(setup.config, state, setup.ranks, setup.device)
+        # Creating a new model would advance the random state just restored.
         self.dev_model = merged_copy(state.model).eval() if self.ranks.is_main else None
-        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in place.data.dev} if self.ranks.is_main else {}
+        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev} if self.ranks.is_main else {}
         if self.config.use_activation_checkpointing:
             recompute_activations(state.model.encoder)
         if self.config.use_compile:
@@ -199,28 +199,28 @@ class _Run:
         self.last_saved = state.position.num_batches
         self.clock = time.monotonic()
 
-    def go(self, wish: StopWish) -> TrainReport | None:
-        """Train to the end, or until someone wishes to stop; None if the run went back and must begin again."""
+    def go(self, request: StopRequest) -> TrainReport | None:
+        """Train to the end or until a stop is requested; None after a rollback, when the run must be restarted."""
         if self._owes_validation():
             self.validate()
         for batches, is_last_of_epoch in self._steps():
-            result = self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=wish.signal)
-            if self.state.trouble.num_skipped >= self.config.max_skipped_batches:
+            result = self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=request.signal)
+            if self.state.divergence.num_skipped >= self.config.max_skipped_batches:
                 self._go_back()
                 return None
-            # Several ranks must stop after the same step, so a wish that came too late for this one waits for the next.
-            stop_signal = result.stop_signal if self.ranks.size > 1 else wish.signal
+            # All ranks must stop after the same step, so a request that arrives too late for this step waits for the next.
+            stop_signal = result.stop_signal if self.ranks.size > 1 else request.signal
             if stop_signal:
                 self.save()
                 b = self.state.position.num_batches
-                self.log.message(f"stopped after batch {b}; run the same command to go on")
+                self.log.message(f"stopped after batch {b}; run the same command to resume")
                 if stop_signal == signal.SIGINT:
                     raise KeyboardInterrupt
                 return TrainReport(self.out, b, math.nan, self._speed(), is_finished=False, is_main=self.ranks.is_main)
         return self.finish()
 
     def _owes_validation(self) -> bool:
-        """Whether a kill came between the checkpoint to go on from and the validation after it."""
+        """Whether the run was killed between the checkpoint it resumed from and the validation after it."""
         b = self.state.position.num_batches
         if b == 0 or b % self.config.valid_interval:
             return False
@@ -229,20 +229,20 @@ class _Run:
         )
 
     def _steps(self) -> Iterator[tuple[list[Batch | None], bool]]:
-        """The batches of each step of this rank, and whether it is the last of its epoch."""
+        """Yield the batches of each step of this rank, and whether the step is the last of its epoch."""
         position, group, limit = self.state.position, list[Batch | None](), self.config.max_batches or math.inf
         if position.num_batches >= limit:
             return
         for placed in read_batches(
-            self.place.plan,
-            self.place.reader,
+            self.setup.plan,
+            self.setup.reader,
             epoch=position.epoch,
             index=position.index,
             num_epochs=self.config.num_epochs,
             num_workers=self.config.num_workers,
             rank=self.ranks.rank,
             world_size=self.ranks.size,
-            pin_memory=self.place.device.type == "cuda",
+            pin_memory=self.setup.device.type == "cuda",
         ):
             group.append(placed.batch)
             if len(group) == self.config.accumulate_batches or placed.is_last:
@@ -252,31 +252,31 @@ class _Run:
                     return
 
     def step(self, batches: Sequence[Batch | None], *, is_last_of_epoch: bool, stop_signal: int = 0) -> StepResult:
-        """Learn from some batches, then average, log, validate and save as far as it is time to."""
+        """Take one training step, then average, log, validate and save if due."""
         config, state, position = self.config, self.state, self.state.position
         position.num_batches += 1
         b = position.num_batches
         state.model.train()
         set_step(state.model, schedule_step(config, b, num_ranks=self.ranks.size))
         result = self.stepper.step(batches, b, stop_signal=stop_signal)
-        if result.is_learnt or result.is_diverging:
-            state.trouble.num_skipped = state.trouble.num_skipped + 1 if result.is_diverging else 0
+        if result.is_learned or result.is_diverging:
+            state.divergence.num_skipped = state.divergence.num_skipped + 1 if result.is_diverging else 0
         for problem in result.problems:
             self.log.message(problem)
         if self.ranks.is_main:
             state.average.update(state.model, b)
 
         position.audio_s += result.audio_s
-        position.train_s += time.monotonic() - self.clock  # reading the batch included
+        position.train_s += time.monotonic() - self.clock  # includes reading the batch
         self.clock = time.monotonic()
         position.index += len(batches)
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
-        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learnt else 0.0)
+        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learned else 0.0)
         if b % config.log_interval == 0:
             rate, hours = state.optimizer.param_groups[0]["lr"], position.audio_s / 3600
-            memory = {"memory_gib": peak_memory_gib(self.place.device)}
+            memory = {"memory_gib": peak_memory_gib(self.setup.device)}
             self.log.train_line(b, lr=rate, epoch=position.epoch, audio_h=hours, **self.stepper.figures(), **memory)
         if b % config.save_interval == 0:
             self.save()
@@ -287,28 +287,28 @@ class _Run:
         return result
 
     def save(self) -> None:
-        """Write a checkpoint to resume from and drop the oldest beyond those to keep."""
+        """Write a checkpoint to resume from, and delete the oldest beyond those to keep."""
         b = self.state.position.num_batches
-        self.state.save(checkpoint_path(self.out, b), self.place.tokenizer, self.ranks)
+        self.state.save(checkpoint_path(self.out, b), self.setup.tokenizer, self.ranks)
         self.last_saved = b
         if self.ranks.is_main:
             remove_old(self.out, self.config.keep_checkpoints, b, self.config.save_interval)
 
     def validate(self) -> dict[str, float]:
-        """Average the model, measure it on the dev set and write it to the `model` folder; the others wait for rank 0."""
+        """Average the model, evaluate it on dev and write it to the `model` folder on rank 0; the other ranks wait."""
         b = self.state.position.num_batches
         self.last_metrics = self.ranks.from_main(lambda: self._validate(b))
         self.last_validated = b
         return self.last_metrics
 
     def _validate(self, b: int) -> dict[str, float]:
-        place, model = self.place, self.dev_model
+        setup, model = self.setup, self.dev_model
         assert model is not None
-        model.load_state_dict(merged_state_dict(self.state.model) | place.span.averaged_weights(self.state))
-        found = validate(model, place.dev_batches, self.dev_texts, place.tokenizer, place.device)
+        model.load_state_dict(merged_state_dict(self.state.model) | setup.span.averaged_weights(self.state))
+        found = validate(model, setup.dev_batches, self.dev_texts, setup.tokenizer, setup.device)
         self.last_validation, metrics = found, found.metrics
-        model.save(self.out / MODEL_SUBFOLDER, place.tokenizer)
-        kept = keep_best(self.out, model, place.tokenizer, metrics, b, self.config.keep_best)
+        model.save(self.out / MODEL_SUBFOLDER, setup.tokenizer)
+        kept = keep_best(self.out, model, setup.tokenizer, metrics, b, self.config.keep_best)
         for folder in (self.out / MODEL_SUBFOLDER, *([kept] if kept is not None else [])):
             write_default_search(folder, found.best.search, found.searches, chosen_on=found.what)
         searches = {str(result.search): round(result.wer, 4) for result in found.searches}
@@ -325,30 +325,30 @@ class _Run:
         return metrics
 
     def _findings(self) -> tuple[str, ...]:
-        """What the searches of the last validation say of the model."""
+        """Findings from the differences between the searches of the last validation."""
         head, found = self.config.model.transducer, self.last_validation
         lattice = head.lattice if head is not None else None
         return tuple(explain_differences(found.searches, lattice=lattice)) if found is not None else ()
 
     def _go_back(self) -> None:
-        """Take the run back to a good checkpoint, or give up if that was done too often.
+        """Roll the run back to a good checkpoint, or give up after too many rollbacks.
 
         Raises:
-            ZipasrError: it was.
+            ZipasrError: there were too many rollbacks.
         """
-        config, trouble, b = self.config, self.state.trouble, self.state.position.num_batches
-        if trouble.num_rollbacks >= config.max_rollbacks:
+        config, divergence, b = self.config, self.state.divergence, self.state.position.num_batches
+        if divergence.num_rollbacks >= config.max_rollbacks:
             self._give_up()
 
-        def beginning() -> TrainState:
+        def initial_state() -> TrainState:
             torch.manual_seed(config.seed)
-            return new_state(config, torch.device("cpu"), self.place.tokenizer)[0]
+            return new_state(config, torch.device("cpu"), self.setup.tokenizer)[0]
 
-        number = self.ranks.from_main(lambda: roll_back(self.out, trouble, config, self.place.tokenizer, beginning))
-        times, factor = trouble.num_rollbacks + 1, config.rollback_lr_factor ** (trouble.num_rollbacks + 1)
+        number = self.ranks.from_main(lambda: roll_back(self.out, divergence, config, self.setup.tokenizer, initial_state))
+        times, factor = divergence.num_rollbacks + 1, config.rollback_lr_factor ** (divergence.num_rollbacks + 1)
         self.log.message(
-            f"the last {trouble.num_skipped} steps up to {b} were not finite: going back to step {number} with the learning "
-            f"rate times {factor:g} (time {times} of at most {config.max_rollbacks})"
+            f"the last {divergence.num_skipped} steps up to {b} were not finite: going back to step {number} with the "
+            f"learning rate times {factor:g} (time {times} of at most {config.max_rollbacks})"
         )
 
     def _give_up(self) -> NoReturn:
@@ -369,7 +369,7 @@ class _Run:
         )
 
     def finish(self) -> TrainReport:
-        """Save and validate a last time."""
+        """Save and validate for the last time."""
         position = self.state.position
         if position.num_batches != self.last_saved:
             self.save()
@@ -392,9 +392,9 @@ class _Run:
 def new_state(
     config: TrainConfig, device: torch.device, tokenizer: Tokenizer, run_folder: Path | None = None
 ) -> tuple[TrainState, list[str]]:
-    """The state of a run at its start, and what finetuning has to say about it.
+    """The state of a run at its start, and log lines about finetuning.
 
-    With the folder of a run that has checkpoints, and will load one next, the checkpoint to finetune may be gone.
+    With the folder of a run that has checkpoints and loads one next, the checkpoint to finetune may be missing.
     """
     model = AsrModel(config.model)
     notes = begin(model, config, tokenizer, run_folder)

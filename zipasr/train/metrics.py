@@ -1,4 +1,4 @@
-"""What a run reports while it goes: its progress on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
+"""Reports of a run: progress on stderr, TensorBoard, and `metrics.jsonl` for plots and tests."""
 
 import contextlib
 import io
@@ -18,19 +18,19 @@ from zipasr.errors import CheckpointError, DataError
 from zipasr.progress import Progress, write_line
 
 _WENT_BACK = "went_back"
-"""Kind of the line that a rollback leaves."""
+"""Kind of the line that marks a rollback."""
 
 
 class Sparing(logging.Filter):
-    """Lets a logger warn once in a while only, and then say how often it was held back: clipped gradients come in swarms."""
+    """Logging filter that limits warnings and counts suppressed ones, because clipping warnings come in bursts."""
 
     def __init__(self, interval_s: float = 60.0) -> None:
-        """Let the first warning through, then none for `interval_s` seconds after each."""
+        """Pass at most one warning per `interval_s` seconds."""
         super().__init__()
         self.interval_s, self._next_s, self._num_held = interval_s, -math.inf, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record passes; what is no warning always does."""
+        """Whether a record passes; only warnings are limited."""
         if record.levelno != logging.WARNING:
             return True
         now_s = time.monotonic()
@@ -45,7 +45,7 @@ class Sparing(logging.Filter):
 
 @contextlib.contextmanager
 def sparing_warnings(name: str) -> Iterator[None]:
-    """Have the logger of this name warn once a minute at most."""
+    """Context manager: limit the warnings of the logger `name` to one per minute."""
     logger, sparing = logging.getLogger(name), Sparing()
     logger.addFilter(sparing)
     try:
@@ -55,7 +55,7 @@ def sparing_warnings(name: str) -> Iterator[None]:
 
 
 class RunLog:
-    """One progress bar, one TensorBoard writer, one file of JSON lines."""
+    """Log of a run: a progress bar, a TensorBoard writer and a file of JSON lines."""
 
     def __init__(self, folder: Path, *, total_batches: int, done_batches: int, is_quiet: bool) -> None:
         try:
@@ -65,7 +65,7 @@ class RunLog:
         self._folder = folder
         with _writing(folder):
             self._file = (folder / "metrics.jsonl").open("a+b")
-            if self._file.tell() > 0:  # a run that was killed may have left half a line
+            if self._file.tell() > 0:  # a killed run may have left an incomplete line
                 self._file.seek(-1, io.SEEK_END)
                 self._file.write(b"" if self._file.read(1) == b"\n" else b"\n")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
@@ -82,14 +82,14 @@ class RunLog:
         self._window_start = time.monotonic()
 
     def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
-        """Count one batch: losses summed over it, in nats, and its seconds of sound."""
+        """Count one batch: losses summed over it, in nats, and its seconds of audio."""
         for name, value in losses.items():
             self._totals[name] = self._totals.get(name, 0.0) + value
         self._audio_s += audio_s
         self._progress.update()
 
     def train_line(self, num_batches: int, **values: float) -> None:
-        """Write the means since the last line: losses per second of sound, and the speed."""
+        """Write the means since the last line: losses per second of audio, and the speed."""
         elapsed_s = time.monotonic() - self._window_start
         means = {name: total / max(self._audio_s, 1e-9) for name, total in self._totals.items()}
         line = {**means, "hours_per_hour": self._audio_s / max(elapsed_s, 1e-9), **values}
@@ -100,7 +100,7 @@ class RunLog:
         self._window_start = time.monotonic()
 
     def pause(self, duration_s: float) -> None:
-        """Take the time of something else than training out of the speed of the next line."""
+        """Exclude time not spent on training from the speed of the next line."""
         self._window_start += duration_s
 
     def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
@@ -117,20 +117,20 @@ class RunLog:
         write_line(text)
 
     def error(self, text: str) -> None:
-        """Print why a run ends."""
+        """Print the reason why a run ends."""
         write_line(text, is_error=True)
 
     def close(self) -> None:
-        """Finish the bar and the files."""
+        """Close the progress bar and the files."""
         self._progress.close()
-        with contextlib.suppress(OSError):  # a full disk has been reported where it was met
+        with contextlib.suppress(OSError):  # a full disk has already been reported
             self._board.close()
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 class SilentLog(RunLog):
-    """The log of a rank that is not the first: it says and writes nothing."""
+    """Log of all ranks but the first: prints and writes nothing."""
 
     def __init__(self) -> None:
         pass
@@ -158,7 +158,7 @@ class SilentLog(RunLog):
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory in use, in GiB: on a GPU by tensors since the last call, elsewhere by this process since it began."""
+    """Peak memory in GiB: on a GPU of tensors since the last call, elsewhere of this process since its start."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -173,16 +173,16 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"the log of the run in {folder} cannot be written: {error}; checkpoints written before are untouched. "
+            f"the log of the run in {folder} cannot be written: {error}; earlier checkpoints are untouched. "
             "Free some space, then run the same command again"
         ) from error
 
 
 def forget_after(folder: Path, num_batches: int) -> None:
-    """Note in `metrics.jsonl`, if there is one, that a run went back: what it says of later batches counts no more.
+    """Record a rollback in `metrics.jsonl`, if it exists; earlier lines about later batches then become invalid.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     path = folder / "metrics.jsonl"
     if path.is_file():
@@ -193,7 +193,7 @@ def forget_after(folder: Path, num_batches: int) -> None:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts.
 
-    Those of a branch that the run went back from are left out. A line that was cut off when a run was killed is passed over.
+    Lines of a branch that was rolled back are dropped. An incomplete line of a killed run is skipped.
 
     Raises:
         DataError: the folder has no such file.

@@ -1,8 +1,8 @@
-"""Checks before the first step: what of the data a run would lose, and why, while nothing has been spent on it yet.
+"""Data checks before the first step: which utterances a run would skip, and why.
 
-No sound is opened and few cuts are kept at a time: every rule of `zipasr prepare` that a cut can tell, encoder frames
-at 25 Hz against tokens at the fastest speed, unknown characters, ids and texts that come twice. Of a large manifest
-only some utterances are looked at, and the table says so.
+No audio is opened, and few cuts are in memory at a time. Checked are all rules of `zipasr prepare` that need only the cut,
+encoder frames at 25 Hz against tokens at the fastest speed, unknown characters, and repeated ids and texts. Of a large
+manifest only a sample is checked, and the table says so.
 """
 
 import itertools
@@ -25,17 +25,17 @@ from zipasr.train.folder import CONFIG_FILE, first_tokenizer
 from zipasr.train.state import checkpoint_folders
 
 MOST_UTTERANCES = 50_000
-"""Utterances of a split that are looked at: about five seconds of work; shares are right to a tenth of a percent or two."""
+"""Maximum number of checked utterances per split: about five seconds of work; shares are accurate to 0.1 or 0.2 percent."""
 _NUM_FILES = 2000
-"""Files looked for, one by one; then every fiftieth, since the folder may lie far away."""
+"""Number of files whose existence is checked; beyond it every fiftieth, because the folder may be on a slow network."""
 _FILE_STRIDE = 50
 _NUM_EXAMPLES = 3
 _NUM_BARS, _BAR_WIDTH = 8, 40
 _ROUNDING_S = 0.1
-"""Cuts may end so much after their recording: lengths are rounded where they are written down."""
+"""Tolerance by which cuts may end after their recording, because manifests round durations."""
 
 _NO_TEXT = "without exactly one text"
-_EMPTY = "without sound"
+_EMPTY = "without audio"
 _RATE = f"not at {SAMPLE_RATE_HZ // 1000} kHz"
 _SHORT, _LONG = "too short", "too long"
 _TOKENS = "with more tokens than encoder frames"
@@ -49,33 +49,33 @@ _MISSING = "without their recording"
 
 @dataclass
 class SplitReport:
-    """What was found in one split."""
+    """Findings in one split."""
 
     name: str
     num_utterances: int = 0
-    """Those that were looked at."""
+    """Number of checked utterances."""
     num_there: int | None = None
-    """Those that there are; None if nobody knows without reading on."""
+    """Total number of utterances; None if unknown without reading on."""
     num_textless: int = 0
-    """Those beside them that its index leaves out, since they have no text, or several."""
+    """Number of further utterances that the index skips because they have no text or several."""
     durations_s: list[float] = field(default_factory=list)
     token_counts: list[int] = field(default_factory=list)
-    """Tokens of each utterance that has a text."""
+    """Number of tokens of each utterance that has a text."""
     num_lost: Counter[str] = field(default_factory=Counter)
-    """Utterances that cannot be used, by reason; each once."""
+    """Number of utterances that cannot be used, by reason; each counts once."""
     num_missing: int = 0
-    """Utterances without their recording, of `num_files_checked`."""
+    """Number of utterances without their recording, of `num_files_checked`."""
     num_files_checked: int = 0
     num_noted: Counter[str] = field(default_factory=Counter)
-    """Utterances that are used although something is odd, by what it is."""
+    """Number of utterances that are used despite an irregularity, by kind."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the first ones, by reason."""
+    """Ids of the first affected utterances, by reason."""
     unknown: str = ""
-    """Characters that the vocabulary lacks."""
+    """Characters that are not in the vocabulary."""
 
     @property
     def is_sample(self) -> bool:
-        """Whether there are more utterances than were looked at."""
+        """Whether only a part of the utterances was checked."""
         return self.num_there is None or self.num_there > self.num_utterances
 
     @property
@@ -92,12 +92,12 @@ class SplitReport:
         self.remember(reason, id)
 
     def note(self, what: str, id: str) -> None:
-        """Count an utterance with something odd."""
+        """Count an utterance with an irregularity."""
         self.num_noted[what] += 1
         self.remember(what, id)
 
     def remember(self, reason: str, id: str) -> None:
-        """Keep an id as an example, if there are few yet."""
+        """Keep an id as an example, up to a maximum number."""
         known = self.examples.setdefault(reason, [])
         if len(known) < _NUM_EXAMPLES:
             known.append(id)
@@ -105,17 +105,17 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in the data of a run."""
+    """Findings in the data of a run."""
 
     splits: dict[str, SplitReport]
     max_lost_share: float
 
     def require_usable(self) -> None:
-        """See that enough is left to train on, and that validation means something.
+        """Check that enough training data is left and that validation is meaningful.
 
         Raises:
-            DataError: the training part would lose more than `max_lost_share`, or everything; the dev set is empty or has
-                an id twice.
+            DataError: the training set would lose more than `max_lost_share`, or everything; the dev set is empty or has
+                a repeated id.
         """
         train, dev = self.splits["train"], self.splits["dev"]
         if train.num_utterances == 0:
@@ -133,7 +133,7 @@ class DataReport:
             raise DataError(
                 f"at most {self.max_lost_share:.0%} of the training utterances may be lost (max_lost_share), but "
                 f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; change min_duration_s or "
-                "max_duration_s, mend the data, or raise max_lost_share"
+                "max_duration_s, fix the data, or raise max_lost_share"
             )
         if dev.num_utterances == 0:
             raise DataError(
@@ -148,7 +148,7 @@ class DataReport:
             )
 
     def format_table(self) -> str:
-        """Lay the report out for a terminal."""
+        """The report as a table for a terminal."""
         lines = [f"{'split':<8}{'utterances':>12}{'hours':>10}{'lost':>9}   looked at"]
         for name, split in self.splits.items():
             looked_at = "all"
@@ -166,9 +166,9 @@ class DataReport:
 
 
 def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
-    """Before the first step of a run, print the table on stderr and see that the data can be used; later do nothing.
+    """Print the table on stderr and check that the data can be used before the first step of a run; no-op later.
 
-    A run that is refused leaves no configuration behind, so that it can begin in the same folder with other settings.
+    A rejected run leaves no configuration, so that another run can start in the same folder with other settings.
 
     Raises:
         DataError: a manifest cannot be read, or the data cannot be used; see `DataReport.require_usable`.
@@ -185,11 +185,11 @@ def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
 
 
 def check_recipe(config: TrainConfig, out: Path) -> DataReport:
-    """What `check_new_run` would find, without writing anything; the vocabulary is that of the run if there is one.
+    """The report of `check_new_run`, without writing anything; uses the vocabulary of the run if there is one.
 
     Raises:
         DataError: a manifest cannot be read.
-        ConfigError: the vocabulary cannot be made as the configuration says.
+        ConfigError: the vocabulary cannot be created as configured.
         CheckpointError: the vocabulary of the run, or of the model to finetune, cannot be read.
     """
     splits = read_splits(Path(config.data))
@@ -201,10 +201,10 @@ def check_recipe(config: TrainConfig, out: Path) -> DataReport:
 
 
 def read_splits(folder: Path) -> dict[str, Sequence[Any]]:
-    """The cuts of train, dev and, where there is one, test in a prepared folder.
+    """The cuts of train, dev and, if it exists, test in a prepared folder.
 
     Raises:
-        DataError: train or dev is missing, or a manifest is damaged or of sound at another rate.
+        DataError: train or dev is missing, or a manifest is damaged or has another sampling rate.
     """
     paths = {name: folder / f"{name}_cuts.jsonl.gz" for name in ("train", "dev", "test")}
     if not (paths["test"].is_file() or paths["test"].with_suffix("").is_file()):
@@ -215,14 +215,14 @@ def read_splits(folder: Path) -> dict[str, Sequence[Any]]:
 def examine(
     config: TrainConfig, tokenizer: Tokenizer, splits: Mapping[str, Iterable[Any]], *, most: int = MOST_UTTERANCES
 ) -> DataReport:
-    """Apply every rule that needs no sound to the cuts of "train", "dev" and perhaps "test".
+    """Apply every rule that needs no audio to the cuts of "train", "dev" and optionally "test".
 
     Args:
-        config: the run.
-        tokenizer: its vocabulary.
-        splits: Lhotse cuts, train first. Of a sequence with more than `most` of them, that many are looked at, spread
-            evenly; of what can only be read from the start, the first ones.
-        most: utterances of a split to look at.
+        config: configuration of the run.
+        tokenizer: vocabulary of the run.
+        splits: Lhotse cuts, train first. Of a sequence with more than `most` cuts, an evenly spread sample is checked; of
+            an iterable, the first ones.
+        most: maximum number of checked utterances per split.
     """
     ids: set[str] = set()
     texts: set[int] = set()
@@ -262,7 +262,7 @@ def examine(
 def _apply_rules(
     cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport, *, unk_id: int, is_train: bool
 ) -> None:
-    """Count an utterance with a text under the first rule that it breaks; the limits of length are for training only."""
+    """Count an utterance with a text under the first rule that it violates; length limits apply to training only."""
     report.token_counts.append(len(tokens))
     if unk_id in tokens:
         report.note(_UNKNOWN, cut.id)
@@ -283,7 +283,7 @@ def _apply_rules(
 
 
 def _text_of(cut: Any) -> str | None:
-    """The text, if there is one and only one."""
+    """The text of a cut with exactly one text, else None."""
     if len(cut.supervisions) != 1:
         return None
     text: str = (cut.supervisions[0].text or "").strip()
@@ -291,7 +291,7 @@ def _text_of(cut: Any) -> str | None:
 
 
 def _look_for_file(cut: Any, report: SplitReport) -> None:
-    """Count an utterance whose recording is a file that is not there."""
+    """Count an utterance if the file of its recording does not exist."""
     if report.num_files_checked >= _NUM_FILES and report.num_utterances % _FILE_STRIDE:
         return
     report.num_files_checked += 1
@@ -302,7 +302,7 @@ def _look_for_file(cut: Any, report: SplitReport) -> None:
 
 
 def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any]:
-    """All cuts, or at most so many of them; how many there are goes into the report."""
+    """Yield all cuts, or a sample of at most `most`; their total number goes into the report."""
     if isinstance(cuts, Sequence):
         report.num_there = len(cuts)
         report.num_textless = cuts.num_cuts - cuts.num_usable if isinstance(cuts, IndexedCuts) else 0
@@ -317,7 +317,7 @@ def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any
 
 
 def _problems(name: str, split: SplitReport) -> list[str]:
-    """What is lost from a split, and what is odd about it."""
+    """Messages about skipped utterances and irregularities of a split."""
     lines = []
     verb = "lost" if name == "train" else "cannot be scored"
     found = [(count, split.num_utterances, reason, verb) for reason, count in split.num_lost.most_common()]

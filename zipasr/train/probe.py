@@ -1,8 +1,8 @@
-"""The largest `batch.max_duration_s` that fits into memory, found before a run by trying the worst batches it may meet.
+"""The largest `batch.max_duration_s` that fits into memory, found before a run by trying worst-case batches.
 
-What a batch needs grows with its frames (the encoder), with frames times tokens (the lattice of the transducer) and
-with frames times the vocabulary. Of each length of utterance the batch with the most tokens is tried: forward, backward
-and a step of the optimizer. Sound is not read: features are noise of the right shape.
+The memory of a batch grows with its frames (the encoder), with frames times tokens (the lattice of the transducer) and
+with frames times the vocabulary. For each utterance length the batch with the most tokens is tried: forward, backward
+and an optimizer step. No audio is read: features are noise of the right shape.
 """
 
 import math
@@ -33,35 +33,35 @@ from zipasr.train.loop import new_state
 from zipasr.train.step import Stepper, is_out_of_memory, schedule_step
 
 _SAFE_SHARE = 0.9  # of the memory: batches of other shapes fragment it
-_PRECISION = 1.05  # the answer is not further from the limit than this
-_MOST_TIMES = {True: 32.0, False: 4.0}  # the setting is not raised further than this, on a GPU and elsewhere
+_PRECISION = 1.05  # maximum ratio of the limit to the result
+_MOST_TIMES = {True: 32.0, False: 4.0}  # maximum factor on the setting, on a GPU and elsewhere
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-_NUM_SPREAD, _NUM_GROUPS, _NUM_TALKATIVE = 1000, 50, 20  # utterances looked at: evenly spread, and by length of text
+_NUM_SPREAD, _NUM_GROUPS, _NUM_TALKATIVE = 1000, 50, 20  # sampled utterances: evenly spread, and by length of text
 
 
 class Shape(NamedTuple):
-    """A batch of equal utterances."""
+    """Shape of a batch of equal utterances."""
 
     num_utterances: int
     num_frames: int
-    """At 100 Hz."""
+    """Frames per utterance at 100 Hz."""
     num_tokens: int
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of trying batches up to a duration."""
+    """Result of trying batches up to a duration."""
 
     max_duration_s: float
     shape: Shape
-    """The batch that needed most, or that did not fit."""
+    """The batch that needed the most memory, or that did not fit."""
     peak_bytes: int | None
-    """Most memory in use; None if it did not fit, or would not have."""
+    """Peak memory; None if the batch did not fit or was predicted not to fit."""
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What fits."""
+    """Trials, and the largest safe duration."""
 
     device: str
     budget_bytes: int
@@ -70,7 +70,7 @@ class ProbeReport:
     trials: tuple[Trial, ...]
 
     def format(self) -> str:
-        """A table of what was tried, and one line to act on."""
+        """A table of the trials, and one line with the recommendation."""
         lines = [f"memory of {self.device} for training: {self.budget_bytes / 2**30:.2f} GiB"]
         for trial in self.trials:
             found = f"{trial.peak_bytes / 2**30:6.2f} GiB" if trial.peak_bytes is not None else "does not fit"
@@ -91,10 +91,10 @@ def probe(config: TrainConfig, out: Path) -> ProbeReport:
     """Find the largest safe `batch.max_duration_s` of a run; nothing is written.
 
     Args:
-        config: the run.
-        out: its folder, whose vocabulary counts if it has begun.
+        config: configuration of the run.
+        out: folder of the run, whose vocabulary is used if the run has started.
     Raises:
-        ConfigError: the device or its precision is not there.
+        ConfigError: the device or its precision is not available.
         DataError: the data cannot be used.
         ZipasrError: not even a single utterance fits.
     """
@@ -127,10 +127,10 @@ def find_largest(
     Args:
         config: the run.
         sizes: seconds and tokens of each utterance.
-        peak: takes a training step on a batch of a shape; the most memory in use, or None if it does not fit.
-        budget_bytes: how much may be in use.
-        device: its name.
-        may_overshoot: whether a batch that does not fit may be tried: elsewhere the system would kill a process.
+        peak: takes a training step on a batch of a shape; returns the peak memory, or None if the batch does not fit.
+        budget_bytes: memory limit.
+        device: name of the device.
+        may_overshoot: whether a batch that does not fit may be tried; on a CPU the system would kill the process.
     Raises:
         ZipasrError: a single utterance does not fit.
     """
@@ -172,9 +172,9 @@ def find_largest(
 
 
 def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_duration_s: float) -> list[Shape]:
-    """Of several lengths of utterance, from short to long, the batch that fills the duration, with the most tokens.
+    """Worst-case batches that fill the duration with the most tokens, for several utterance lengths from short to long.
 
-    Utterances are slowed down as far as the configuration does, and joined ones count as long as they may get.
+    The slowest speed of the configuration is assumed, and concatenated utterances have their maximum length.
     """
     slowest = min(config.batch.speed_factors)
     ordered = sorted(sizes)
@@ -183,7 +183,7 @@ def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_du
         place = round(quantile * (len(ordered) - 1))
         seconds = ordered[place][0]
         rate = max((tokens / length for length, tokens in ordered), default=0.0)
-        # As many tokens as any utterance of at most this length has; joined ones have the highest rate there is.
+        # The most tokens of any utterance up to this length; concatenated ones have the highest token rate.
         tokens = max(tokens for length, tokens in ordered if length <= seconds)
         if config.batch.concat_prob > 0.0 and seconds < config.batch.concat_max_s:
             seconds, tokens = config.batch.concat_max_s, math.ceil(rate * config.batch.concat_max_s)
@@ -196,7 +196,7 @@ def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_du
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes that training may use: of a GPU's free memory, or of what this process has and could get, a safe share."""
+    """Bytes that training may use: a safe share of a GPU's free memory, or of the memory available to this process."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(_SAFE_SHARE * (free + torch.cuda.memory_reserved(device)))
@@ -211,7 +211,7 @@ def memory_budget(device: torch.device) -> int:
 
 
 def _sizes(cuts: IndexedCuts, tokenizer: Tokenizer) -> list[tuple[float, int]]:
-    """Seconds and tokens of some utterances of every length, those with the longest texts among them."""
+    """Seconds and tokens of sampled utterances of every length, including those with the longest texts."""
     order = np.argsort(cuts.durations_s, kind="stable")
     spread = np.unique(np.linspace(0, len(order) - 1, _NUM_SPREAD).round().astype(int))
     chosen = set(order[spread].tolist())
@@ -222,7 +222,7 @@ def _sizes(cuts: IndexedCuts, tokenizer: Tokenizer) -> list[tuple[float, int]]:
 
 
 class _Trier:
-    """Takes training steps on made-up batches, with a model of its own."""
+    """Takes training steps on random batches, with its own model."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -234,7 +234,7 @@ class _Trier:
         self.num_labels = tokenizer.vocab_size
 
     def peak(self, shape: Shape) -> int | None:
-        """Most bytes in use during two steps on such a batch: the second has the optimizer's state from the start."""
+        """Peak bytes during two steps on such a batch; in the second the optimizer's state already exists."""
         self.state.model.train()
         set_step(self.state.model, schedule_step(self.config, 1))
         start_of_peak(self.device)

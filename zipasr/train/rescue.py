@@ -1,7 +1,7 @@
-"""When training diverges: go back to a good checkpoint with a lower learning rate, or say what went wrong and where.
+"""Recovery from divergence: roll back to a good checkpoint with a lower learning rate, or diagnose the failure.
 
-Going back is done to the run folder: the good checkpoint is written again with the lower rate and a note, and those after it
-are removed. The run then starts from the folder as after any stop, so that a kill in between changes nothing.
+A rollback changes the run folder: the good checkpoint is rewritten with the lower rate and a note, and later checkpoints are
+deleted. The run then resumes from the folder as after any stop, so that a kill in between changes nothing.
 """
 
 import shutil
@@ -20,61 +20,61 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.metrics import forget_after
 from zipasr.train.state import (
+    DivergenceState,
     TrainState,
-    Trouble,
     best_folders,
     checkpoint_folders,
     checkpoint_path,
+    divergence_of,
     rewrite,
     set_random_state,
-    trouble_of,
 )
 from zipasr.train.step import Stepper, halves
 
 _NUM_LISTED = 4
 
 
-def good_checkpoints(out: Path) -> dict[int, Trouble]:
-    """Checkpoints of a run, oldest first, that are whole, hold finite weights and were written after a good step."""
+def good_checkpoints(out: Path) -> dict[int, DivergenceState]:
+    """Checkpoints of a run, oldest first, that are intact, have finite weights and were written after a good step."""
     good = {}
     for number, folder in checkpoint_folders(out).items():
         try:
-            trouble = trouble_of(folder)
+            divergence = divergence_of(folder)
             weights = CheckpointFolder(folder).tensors(WEIGHTS_FILE)
         except CheckpointError:
             continue
-        if trouble.num_skipped == 0 and all(bool(torch.isfinite(t).all()) for t in weights.values()):
-            good[number] = trouble
+        if divergence.num_skipped == 0 and all(bool(torch.isfinite(t).all()) for t in weights.values()):
+            good[number] = divergence
     return good
 
 
 def roll_back(
-    out: Path, trouble: Trouble, config: TrainConfig, tokenizer: Tokenizer, new_state: Callable[[], TrainState]
+    out: Path, divergence: DivergenceState, config: TrainConfig, tokenizer: Tokenizer, new_state: Callable[[], TrainState]
 ) -> int:
-    """Take a run back to the newest good checkpoint, at a lower learning rate; the number of its batches.
+    """Roll a run back to the newest good checkpoint, at a lower learning rate; returns the checkpoint's number of batches.
 
-    One that was gone back to already, with no newer one since, led to trouble again: then it is the one before. Without any,
-    the run begins anew. Checkpoints that an interruption left do not count, so that it changes nothing. Models in `best/` of
-    later validations go too, and the log of metrics forgets what came later: that branch is given up.
+    If the run was already rolled back to that checkpoint and diverged again without a newer one, the one before is used.
+    Without any, the run starts over. Checkpoints of an interruption do not count, so that interruptions change nothing.
+    Models in `best/` of later validations are deleted, and later lines in the log of metrics become invalid.
 
     Args:
-        out: the run folder, which is changed.
-        trouble: the present one.
-        config: of the run.
-        tokenizer: of the run.
-        new_state: makes the state of the run's beginning.
+        out: the run folder, which is modified.
+        divergence: the current divergence state.
+        config: configuration of the run.
+        tokenizer: vocabulary of the run.
+        new_state: creates the initial state of the run.
     """
     good = {n: before for n, before in good_checkpoints(out).items() if n % config.save_interval == 0}
-    number = max((n for n in good if n not in trouble.returned_to), default=0)
+    number = max((n for n in good if n not in divergence.returned_to), default=0)
     folder = checkpoint_path(out, number)
     if number not in good:
         shutil.rmtree(folder, ignore_errors=True)
         new_state().save(folder, tokenizer)
-    num_rollbacks = trouble.num_rollbacks + 1
+    num_rollbacks = divergence.num_rollbacks + 1
     before = good[number].num_rollbacks if number in good else 0
-    returned_to = [*(n for n in trouble.returned_to if n < number), number]
-    rewrite(folder, Trouble(0, num_rollbacks, returned_to), config.rollback_lr_factor ** (num_rollbacks - before))
-    # Last, and the newest first: after a kill in between, the run comes here again from what is left, to the same end.
+    returned_to = [*(n for n in divergence.returned_to if n < number), number]
+    rewrite(folder, DivergenceState(0, num_rollbacks, returned_to), config.rollback_lr_factor ** (num_rollbacks - before))
+    # Last, and newest first: after a kill in between, the rollback is repeated from what is left, with the same result.
     forget_after(out, number)
     for folders in (best_folders(out), checkpoint_folders(out)):
         for later in [path for n, path in folders.items() if n > number][::-1]:
@@ -83,12 +83,12 @@ def roll_back(
 
 
 def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> str:
-    """What went wrong in a step, on one screen: the step is taken again, up to the update, with every module watched.
+    """Diagnosis of a failed step, on one screen: the step is repeated, without the update, with hooks on every module.
 
     Args:
-        stepper: what took the step; gradients are gone afterwards.
-        batches: its batches.
-        num_batches: its number.
+        stepper: stepper that took the step; its gradients are lost.
+        batches: batches of the step.
+        num_batches: number of the step.
     """
     model, optimizer = stepper.state.model, stepper.state.optimizer
     bad_weights = [name for name, p in model.named_parameters() if not _is_finite(p)]
@@ -116,8 +116,8 @@ def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> s
         f"{', '.join(f'{total:.4g}' for total in totals) or 'unknown'}{watch.note}",
         f"  utterances: {_few([name for batch in batches for name in batch.ids])}",
         f"  first module whose output is not finite: {watch.first or 'none'}",
-        f"  loudest outputs: {_few([f'{name} {value:.3g}' for name, value in watch.loudest()])}",
-        f"  loudest gradients: {_few([f'{name} {value:.3g}' for name, value in _largest(norms)])}",
+        f"  largest outputs: {_few([f'{name} {value:.3g}' for name, value in watch.loudest()])}",
+        f"  largest gradients: {_few([f'{name} {value:.3g}' for name, value in _largest(norms)])}",
         f"  parameters that are not finite: {_few(bad_weights)}",
         f"  utterances whose loss is not finite alone: {_few(alone)}",
         "likely causes: " + "\n  or ".join(_causes(stepper.config, bad_weights, bad_input, alone, watch.first)),
@@ -134,7 +134,7 @@ def _causes(
     elif alone and len(alone) <= 2:
         causes.append(f"the data: {_few(alone)} alone gives no finite loss; look at its recording and text, or leave it out")
     if bad_weights:
-        causes.append("an earlier step that spoilt the weights: go back further, to an older checkpoint")
+        causes.append("an earlier step that damaged the weights: go back further, to an older checkpoint")
     if config.precision == "float16" and first:
         causes.append("activations beyond the range of float16: set precision=bfloat16")
     if config.adam is None:
@@ -149,7 +149,7 @@ def _causes(
 
 
 class _Watch:
-    """Hooks on every module: which one first gave something that is not finite, and the largest outputs."""
+    """Hooks on every module that record the first non-finite output and the largest outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         self.first, self.note = "", ""
@@ -181,7 +181,7 @@ class _Watch:
 
 
 def _bad_alone(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> list[str]:
-    """Utterances that have no finite loss by themselves, in eval mode."""
+    """Utterances whose loss is not finite when computed alone, in eval mode."""
     bad, queue = list[str](), list(batches)
     was_training = stepper.state.model.training
     stepper.state.model.eval()
@@ -213,7 +213,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _largest(values: dict[str, float]) -> list[tuple[str, float]]:
-    """The largest ones, those that are not finite first."""
+    """The largest values, with non-finite ones first."""
     return sorted(values.items(), key=lambda item: item[1] if item[1] == item[1] else float("inf"), reverse=True)[
         :_NUM_LISTED
     ]

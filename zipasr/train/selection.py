@@ -1,7 +1,7 @@
-"""Which weights to use: the mean of chosen checkpoints, or of all models of a part of a run, as a model folder.
+"""Checkpoint averaging: the mean of chosen checkpoints, or of all models of a part of a run, as a model folder.
 
-A run writes its averaged model by itself (`model/`); this is for other choices afterwards. Tensors are read, averaged in
-float64 and put into the model one by one: memory holds one model and one tensor of each kind.
+A run writes its averaged model automatically (`model/`); this file is for other choices afterwards. Tensors are read,
+averaged in float64 and put into the model one by one: memory holds one model and one tensor per checkpoint.
 """
 
 import json
@@ -33,24 +33,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Averaged:
-    """A model folder that was written, and what is in it."""
+    """A written model folder, and the checkpoints that were averaged."""
 
     folder: Path
     sources: tuple[Path, ...]
-    """The checkpoints whose mean it is; of an interval, the two ends (the later one alone if it began with the run)."""
+    """The averaged checkpoints; for an interval, its two ends (only the later one if it starts with the run)."""
     description: str
-    """What was averaged, in words."""
+    """Description of what was averaged."""
 
 
 def average_checkpoints(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Averaged:
     """Write the plain mean of the weights of some checkpoints or models as a model folder.
 
     Args:
-        folders: checkpoints, models or runs (then the model in it), of one configuration and vocabulary; any number.
-        out: folder to write; a model that is there is replaced.
+        folders: checkpoints, models or runs (whose model is used), of one configuration and vocabulary; any number.
+        out: folder to write; an existing model is replaced.
     Raises:
         CheckpointError: a folder is missing or damaged, or belongs to another configuration or vocabulary.
-        ConfigError: there are no folders, one comes twice, or `out` is one of them or holds something else than a model.
+        ConfigError: there are no folders, one is repeated, or `out` is one of them or holds something other than a model.
     """
     paths = [resolve_model_folder(folder) for folder in folders]
     if not paths:
@@ -79,13 +79,13 @@ def average_checkpoints(folders: Sequence[str | os.PathLike[str]], out: str | os
 def average_interval(
     run_folder: str | os.PathLike[str], out: str | os.PathLike[str], *, start: int, end: int | None = None
 ) -> Averaged:
-    """Write the mean of all models between two checkpoints of a run, as their running averages give it.
+    """Write the mean of all models between two checkpoints of a run, computed from their running averages.
 
     Args:
         run_folder: the run.
-        out: folder to write; a model that is there is replaced.
-        start: batches of the first checkpoint, whose own model is not counted; 0: from the start of the run.
-        end: batches of the second one, which is; None: the newest.
+        out: folder to write; an existing model is replaced.
+        start: batches of the first checkpoint, whose own model is excluded; 0: the start of the run.
+        end: batches of the second checkpoint, which is included; None: the newest.
     Raises:
         CheckpointError: there is no such run or checkpoint, or it is damaged.
         ConfigError: no model entered the running average in between, or `out` cannot be used.
@@ -132,8 +132,8 @@ def average_interval(
 def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[Path]:
     """The last `number` checkpoints of a run, oldest first.
 
-    One that an interruption left, at no multiple of `save_interval`, does not count, and it is said: it lies nearer to its
-    neighbour than the others do, so the mean would depend on when someone pressed Ctrl-C. The end of a finished run counts.
+    Checkpoints of an interruption, not at a multiple of `save_interval`, are skipped with a warning: they are closer to
+    their neighbors than others, so the mean would depend on the time of the interruption. The end of a finished run counts.
 
     Raises:
         CheckpointError: there are fewer, or the newest is damaged.
@@ -165,7 +165,7 @@ def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[
 def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
     """Batches of the checkpoint nearest to the point `num_epochs` epochs before the newest one, or 0, the run's start.
 
-    Epochs have nearly the same number of batches each: their mean up to now counts. It is said where the nearest is far.
+    All epochs have nearly the same number of batches, so their mean is used. A warning is logged if the nearest is far.
 
     Raises:
         CheckpointError: the run has trained for fewer epochs, or its checkpoints are damaged.
@@ -231,7 +231,7 @@ def _run_config(run_folder: Path) -> TrainConfig:
 
 
 def _check_place(out: Path, sources: Sequence[Path]) -> None:
-    """See that writing `out`, which replaces what is there, destroys nothing but an older model."""
+    """Raise unless writing `out` replaces nothing but an older model."""
     if out.resolve() in {path.resolve() for path in sources}:
         raise ConfigError(f"the mean must be written to another folder than the checkpoints', but --out is {out}")
     is_taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
@@ -241,7 +241,7 @@ def _check_place(out: Path, sources: Sequence[Path]) -> None:
 
 
 def _check_alike(files: Sequence[CheckpointFolder]) -> None:
-    """See that all checkpoints have the configuration and the vocabulary of the last one."""
+    """Raise unless all checkpoints have the configuration and the vocabulary of the last one."""
     last = files[-1]
     expected, vocabulary = _flat(last.document(CONFIG_FILE)), last.blob(MODEL_FILE)
     for other in files[:-1]:
@@ -262,13 +262,13 @@ def _check_alike(files: Sequence[CheckpointFolder]) -> None:
 
 
 def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], Tensor], out: Path) -> None:
-    """Fill a model of the configuration of `like` with `mean(name)`, and save it with the tokenizer of `like`."""
+    """Save a model with the configuration and tokenizer of `like` and the tensors `mean(name)`."""
     config = from_json(AsrConfig, like.document(CONFIG_FILE), where=str(like.path / CONFIG_FILE))
     model = AsrModel(config)
     own = model.state_dict()
     if set(own) != set(names):
         wrong = sorted(set(own) ^ set(names))
-        raise CheckpointError(f"{like.path / WEIGHTS_FILE} does not fit the configuration beside it: {', '.join(wrong[:5])}")
+        raise CheckpointError(f"{like.path / WEIGHTS_FILE} does not match its configuration: {', '.join(wrong[:5])}")
     with torch.no_grad():
         for name, tensor in own.items():
             value = mean(name)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C (SIGINT) and SIGTERM become a wish that the loop sees after its step."""
+"""Signals that stop a run: Ctrl-C (SIGINT) and SIGTERM become a request that the loop checks after each step."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from types import FrameType
 from zipasr.train.distributed import is_under_torchrun
 
 
-class StopWish:
-    """Which signal asked to stop, if one did."""
+class StopRequest:
+    """Whether a stop was requested, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int = 0
@@ -21,20 +21,21 @@ class StopWish:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
-    """Turn the first SIGINT or SIGTERM into a wish; a second SIGINT interrupts at once. Only does so in the main thread.
+def stop_request() -> Iterator[StopRequest]:
+    """Context manager that turns the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once.
 
-    Under torchrun a second one is ignored: the agent passes on what the terminal has sent already.
+    It has no effect outside the main thread. Under torchrun a second SIGINT is ignored, because the agent forwards a
+    signal that the terminal has already sent.
     """
-    wish = StopWish()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield request
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        first = not wish
-        wish.signal = wish.signal or number
+        first = not request
+        request.signal = request.signal or number
         if not first:
             return
         if is_under_torchrun():
@@ -46,7 +47,7 @@ def stop_wish() -> Iterator[StopWish]:
     for number in previous:
         signal.signal(number, handle)
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

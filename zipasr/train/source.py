@@ -1,7 +1,7 @@
-"""The checkpoint that a finetuning run begins with: read from its place, or known from the folder of the run.
+"""The checkpoint that a finetuning run starts from: read from its path, or known from the folder of the run.
 
-A run notes the checkpoint's architecture, vocabulary and SHA-256 in `finetuned_from/`. Its own checkpoints hold the weights,
-so that it goes on where the other one is gone.
+A run stores the checkpoint's architecture, vocabulary and SHA-256 in `finetuned_from/`. Its own checkpoints contain the
+weights, so that it can be resumed after the original checkpoint is gone.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ _PLACES = ("bpe.model", "../data/lang_bpe_*/bpe.model", "tokens.txt", "../data/l
 
 
 class Source(NamedTuple):
-    """A checkpoint, read."""
+    """The checkpoint that a finetuning run starts from: model, vocabulary and SHA-256."""
 
     path: Path
     model: AsrModel
     tokenizer: Tokenizer
     sha256: str
     is_there: bool = True
-    """Whether the weights are its own; otherwise it is gone, only known from a run that began with it: arbitrary."""
+    """Whether the weights are those of the checkpoint; False if it is gone and the run folder only records its shape."""
 
 
 def open_source(config: FinetuneConfig) -> Source:
-    """Read the checkpoint that a run begins with.
+    """Read the checkpoint that a run starts from.
 
     Raises:
-        CheckpointError: it is missing, damaged or of another kind, or its vocabulary cannot be found.
+        CheckpointError: the checkpoint is missing, damaged or of another kind, or its vocabulary cannot be found.
         ConfigError: a vocabulary is given for a checkpoint that has its own.
     """
     path = Path(config.checkpoint)
@@ -77,7 +77,7 @@ def _vocabularies_near(path: Path) -> list[Path]:
 
 
 def remember(config: FinetuneConfig, run_folder: Path) -> None:
-    """Note in the folder of a run what it begins with, unless it is noted already.
+    """Record in the folder of a run which checkpoint it starts from, unless already recorded.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or nothing can be written.
@@ -95,10 +95,10 @@ def remember(config: FinetuneConfig, run_folder: Path) -> None:
 
 
 def source_of(config: FinetuneConfig, run_folder: Path | None) -> Source:
-    """The checkpoint that a run begins with; where it is gone, what the folder of a run that goes on knows of it.
+    """The checkpoint that a run starts from; if it is gone, the record of it in the folder of a resumed run.
 
     Raises:
-        CheckpointError: it cannot be read, and there is no run with checkpoints that began with it.
+        CheckpointError: it cannot be read, and there is no run with checkpoints that started from it.
         ConfigError: a vocabulary is given for a checkpoint that has its own.
     """
     try:

@@ -1,7 +1,7 @@
-"""Which part of a run the evaluated model is averaged over: about its last share, from a checkpoint on, or from its start.
+"""The part of a run over which the evaluated model is averaged: about its last share, from a checkpoint or the start on.
 
-Two running averages give the mean of the models between them (`averaging`), so the part can begin only where a checkpoint
-is kept. Where none is near, that is said: once for what the configuration implies, and once when it happens.
+Two running averages determine the mean of the models between them (`averaging`), so the part can start only at a kept
+checkpoint. If none is near, a warning is logged: once for what the configuration implies, and once when it happens.
 """
 
 import logging
@@ -22,23 +22,23 @@ logger = logging.getLogger(__name__)
 
 
 class AverageSpan:
-    """The part of one run, as far as it has come. It remembers only what it has warned of."""
+    """The averaged part of one run so far. Its only state is which warnings were logged."""
 
     def __init__(self, config: TrainConfig, out: Path) -> None:
-        """Look at no files yet.
+        """Read no files yet.
 
         Args:
-            config: of the run.
-            out: its folder.
+            config: configuration of the run.
+            out: folder of the run.
         """
         self.config, self.out = config, out
         self._has_foreseen = self._has_warned = False
 
     def foresee(self, total_batches: int) -> None:
-        """Warn if the configuration does not let the average of the finished run begin where it should; the first time only.
+        """Warn once if the configuration prevents the average of the finished run from starting where it should.
 
         Args:
-            total_batches: batches of the whole run, about.
+            total_batches: approximate number of batches of the whole run.
         """
         config, share = self.config, self.config.average_share
         every, keep = config.save_interval, config.keep_checkpoints
@@ -70,7 +70,7 @@ class AverageSpan:
     def averaged_weights(self, state: TrainState) -> dict[str, Tensor]:
         """The mean, in float32, of the models over about the last `average_share` of the run up to `state`.
 
-        Checkpoints that an interruption left do not count, so that it changes nothing.
+        Checkpoints of an interruption do not count, so that interruptions change nothing.
         """
         b, now, period = state.position.num_batches, state.average.tensors, self.config.average_period
         if b < period:  # no model has entered yet
@@ -107,21 +107,21 @@ class AverageSpan:
 
 
 def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
-    """Whether an average up to batch `end` begins far from where it should: other checkpoints would have been nearer.
+    """Whether an average up to batch `end` starts far from `target`, so that other checkpoints would be nearer.
 
-    That is, further than from one checkpoint to the next, or so far that it takes in half as many models, or half again.
+    That is, farther than the distance of two checkpoints, or so far that it has half as many models or half as many more.
     """
     distance = abs(start - target)
     return distance > save_interval or distance > (end - target) / 2.0
 
 
 def checkpoints_needed(span_batches: float, save_interval: int) -> int:
-    """How many of the newest checkpoints reach back that many batches from wherever a run ends."""
+    """Number of newest checkpoints that reach back `span_batches` from any end of a run."""
     return math.ceil(span_batches / save_interval) + 1
 
 
 def _nearest(saved: Iterable[int], end: int, target: float, period: int) -> list[int]:
-    """Batches at which an average up to `end` can begin, those nearest to `target` first; 0 is the run's start."""
+    """Batches at which an average up to `end` can start, those nearest to `target` first; 0 is the start of the run."""
     starts = [0, *(n for n in saved if period <= n < end // period * period)]
     starts.sort(key=lambda n: abs(n - target))
     return starts[: starts.index(0) + 1]

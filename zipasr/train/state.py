@@ -1,9 +1,9 @@
-"""What a run must remember to go on exactly where it stopped, as files of a checkpoint folder and back.
+"""Training state, saved to and restored from a checkpoint folder so that a run resumes exactly where it stopped.
 
-A training checkpoint is a model folder (it can be evaluated) with `training.json`, `training.safetensors` (optimizer,
-random states) and `average.safetensors` (the running average, float64) beside the model. A model with adapters is in it
-merged, with `lora.safetensors` (weights, A and B of the layers that have one) beside it. Where several ranks train, rank 0
-writes for all of them: what differs between ranks is their random states and those of Whiten.
+A training checkpoint is a model folder (it can be evaluated) that also contains `training.json`, `training.safetensors`
+(optimizer, random states) and `average.safetensors` (the running average, float64). A model with adapters is stored
+merged, along with `lora.safetensors` (weight, A and B of each adapted layer). In a distributed run rank 0 writes for all
+ranks, which differ only in their random states and those of Whiten.
 """
 
 import dataclasses
@@ -41,42 +41,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """Progress of a run in epochs, batches, steps and seconds."""
 
     epoch: int = 0
-    """Epochs finished."""
+    """Number of finished epochs."""
     index: int = 0
-    """Batches of the present epoch that are done, by each rank."""
+    """Finished batches of the current epoch, per rank."""
     num_batches: int = 0
     """Steps done since the start; a step is a batch, or several (`accumulate_batches`), on each rank."""
     audio_s: float = 0.0
-    """Seconds of sound seen since the start."""
+    """Seconds of audio processed since the start."""
     train_s: float = 0.0
     """Seconds spent training."""
 
 
 @dataclass
-class Trouble:
-    """What has gone wrong in a run."""
+class DivergenceState:
+    """History of divergence in a run: skipped steps and rollbacks. Its key in `training.json` is "trouble"."""
 
     num_skipped: int = 0
-    """Steps in a row, up to now, that were skipped because something was not finite."""
+    """Number of consecutive steps, up to now, that were skipped because a value was not finite."""
     num_rollbacks: int = 0
-    """Times that the run went back to an earlier checkpoint."""
+    """Number of rollbacks to an earlier checkpoint."""
     returned_to: list[int] = field(default_factory=list)
-    """The checkpoints that it went back to, by their number of batches."""
+    """Checkpoints that the run was rolled back to, by their number of batches."""
 
 
 @dataclass
 class TrainState:
-    """The moving parts of a run."""
+    """The mutable state of a run: model, optimizer, schedules, averages and position."""
 
     model: AsrModel
     optimizer: torch.optim.Optimizer
     scheduler: BatchEpochSchedule
     average: RunningAverage
     position: Position
-    trouble: Trouble = field(default_factory=Trouble)
+    divergence: DivergenceState = field(default_factory=DivergenceState)
     loss_scale: LossScale = field(default_factory=LossScale)
 
     def save(self, folder: Path, tokenizer: Tokenizer, ranks: Ranks | None = None) -> None:
@@ -96,7 +96,7 @@ class TrainState:
             "scheduler": self.scheduler.state_dict(),
             "optimizer": _flatten(self.optimizer.state_dict(), "optimizer", named),
             "whiten_prob": self._whiten_prob(),
-            "trouble": dataclasses.asdict(self.trouble),
+            "trouble": dataclasses.asdict(self.divergence),
             "loss_scale": dataclasses.asdict(self.loss_scale),
             "ranks": told,
         }
@@ -105,13 +105,13 @@ class TrainState:
         checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs=blobs)
 
     def load(self, folder: Path, ranks: Ranks | None = None) -> None:
-        """Take over everything from a training checkpoint.
+        """Restore everything from a training checkpoint.
 
-        Where it was written by another number of ranks, the position is that of about as many batches, and ranks that were
-        not there keep the random state they have.
+        If it was written by a different number of ranks, the position is converted to about the same number of batches, and
+        additional ranks keep their current random state.
 
         Raises:
-            CheckpointError: it is damaged or belongs to another model or version.
+            CheckpointError: the checkpoint is damaged or belongs to another model or version.
         """
         files = checkpoint.CheckpointFolder(folder)
         document, named = files.document(TRAINING_FILE), files.tensors(TENSORS_FILE)
@@ -127,7 +127,7 @@ class TrainState:
             own = told[rank] if 0 < rank < len(told) else None
             self._set_whiten_prob(own["whiten_prob"] if own else document["whiten_prob"])
             self.position = Position(**document["position"])
-            self.trouble = Trouble(**document.get("trouble", {}))
+            self.divergence = DivergenceState(**document.get("trouble", {}))
             self.loss_scale = LossScale(**document.get("loss_scale", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -143,7 +143,7 @@ class TrainState:
 
     def _change_ranks(self, before: int, now: int) -> None:
         logger.warning(
-            "the run goes on with %d processes in the place of %d: schedules count steps, whose size is another now, and "
+            "the run continues with %d processes instead of %d: schedules count steps, whose size has changed, and "
             "some batches of this epoch may be read twice",
             now,
             before,
@@ -151,7 +151,7 @@ class TrainState:
         self.position.index = self.position.index * before // now
 
     def _of_rank(self) -> dict[str, Any]:
-        """What another rank than the first has to itself, as JSON."""
+        """The state specific to one rank, as JSON."""
         random = {name: bytes(state.tolist()).hex() for name, state in random_state(self._device).items()}
         return {"random": random, "whiten_prob": self._whiten_prob()}
 
@@ -168,17 +168,17 @@ class TrainState:
         return next(self.model.parameters()).device
 
 
-def trouble_of(folder: Path) -> Trouble:
-    """What had gone wrong in a run up to a training checkpoint.
+def divergence_of(folder: Path) -> DivergenceState:
+    """The divergence state stored in a training checkpoint.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    return Trouble(**checkpoint.CheckpointFolder(folder).document(TRAINING_FILE).get("trouble", {}))
+    return DivergenceState(**checkpoint.CheckpointFolder(folder).document(TRAINING_FILE).get("trouble", {}))
 
 
-def rewrite(folder: Path, trouble: Trouble, lr_factor: float) -> None:
-    """Change what a training checkpoint says of trouble, and multiply its learning rates; atomically, all else as it is.
+def rewrite(folder: Path, divergence: DivergenceState, lr_factor: float) -> None:
+    """Replace the divergence state of a training checkpoint and multiply its learning rates, atomically.
 
     Raises:
         CheckpointError: it is damaged, or cannot be written.
@@ -190,13 +190,13 @@ def rewrite(folder: Path, trouble: Trouble, lr_factor: float) -> None:
         group["initial_lr"] *= lr_factor
         group["lr"] *= lr_factor
     document["optimizer"] = _flatten(optimizer, "optimizer", {})
-    document["trouble"] = dataclasses.asdict(trouble)
+    document["trouble"] = dataclasses.asdict(divergence)
     blobs = {name: files.blob(name) for name in files.names() if name != TRAINING_FILE}
     checkpoint.write_folder(folder, documents={TRAINING_FILE: document}, tensors={}, blobs=blobs)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states (bytes) of the global generators that training on a device draws from."""
+    """States (bytes) of the global random generators that training on a device uses."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -206,7 +206,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on from `random_state`; a generator that it does not name, or that is not here, stays as it is."""
+    """Restore the result of `random_state`; generators missing in it or on this machine are unchanged."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -219,12 +219,12 @@ def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
-    """Training checkpoints of a run by the number of batches, oldest first."""
+    """Training checkpoints of a run by number of batches, oldest first."""
     return _numbered_folders(run_folder / "checkpoints")
 
 
 def best_folders(run_folder: Path) -> dict[int, Path]:
-    """Models of the best validations of a run by the number of batches, oldest first."""
+    """Models of the best validations of a run by number of batches, oldest first."""
     return _numbered_folders(run_folder / "best")
 
 
@@ -238,12 +238,12 @@ def _numbered_folders(parent: Path) -> dict[int, Path]:
 
 
 def checkpoint_path(run_folder: Path, num_batches: int) -> Path:
-    """Where the checkpoint after `num_batches` batches goes."""
+    """Path of the checkpoint after `num_batches` batches."""
     return run_folder / "checkpoints" / f"batch-{num_batches:08d}"
 
 
 def load_newest(state: TrainState, run_folder: Path, ranks: Ranks | None = None) -> bool:
-    """Continue from the newest checkpoint that is whole, saying so if a newer one is not; False if there is none.
+    """Resume from the newest intact checkpoint, with a warning if newer ones are damaged; False if there is none.
 
     Raises:
         CheckpointError: there are checkpoints, but none of them can be read.
@@ -269,17 +269,17 @@ def _load_newest(state: TrainState, run_folder: Path, ranks: Ranks) -> str:
     if folders:
         raise CheckpointError(
             f"none of the {len(folders)} checkpoints in {run_folder / 'checkpoints'} can be read: {problems[0]}. "
-            "Remove the folder to start anew, or choose another --out"
+            "Remove the folder to start over, or choose another --out"
         )
     return ""
 
 
 def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1) -> None:
-    """Remove all but the `keep` newest checkpoints of those up to `newest` batches, and what a killed run left half done.
+    """Delete all but the `keep` newest checkpoints up to `newest` batches, and incomplete files of killed runs.
 
-    Those that an interruption left, at no multiple of `save_interval`, are neither counted nor kept once there is a newer
-    one: however often a run is stopped, the regular ones that averages and rollbacks need are there. Later ones are damaged
-    ones that the run was resumed in front of; they do not count, and are overwritten in time.
+    Checkpoints of an interruption (not at a multiple of `save_interval`) are not counted, and are deleted once there is a
+    newer one. The regular checkpoints that averages and rollbacks need thus remain, however often a run is stopped. Later
+    checkpoints than `newest` are damaged ones that the run skipped on resuming; they do not count and are overwritten.
     """
     folders = {n: folder for n, folder in checkpoint_folders(run_folder).items() if n <= newest}
     regular = [n for n in folders if n % save_interval == 0]
@@ -292,10 +292,10 @@ def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1)
 def keep_best(
     run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_batches: int, keep: int
 ) -> Path | None:
-    """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; drop the others.
+    """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; delete the others.
 
     Returns:
-        Where it was written, or None.
+        The path of the written model, or None.
     """
     found = {path: _validation_wer(path) for path in best_folders(run_folder).values()}
     own = run_folder / "best" / f"batch-{num_batches:08d}"
@@ -315,11 +315,11 @@ def _validation_wer(folder: Path) -> float:
     try:
         return float(checkpoint.CheckpointFolder(folder).document(VALIDATION_FILE)["wer"])
     except CheckpointError:
-        return math.inf  # torn: the first to go
+        return math.inf  # damaged: deleted first
 
 
 def _flatten(value: Any, prefix: str, named: dict[str, Tensor]) -> Any:
-    """Replace tensors inside nested dicts and lists by their names in `named`; keys that are not text survive."""
+    """Replace tensors in nested dicts and lists by their names in `named`; keys that are not strings are preserved."""
     if isinstance(value, Tensor):
         named[prefix] = value
         return {"tensor": prefix}

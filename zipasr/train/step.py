@@ -1,7 +1,7 @@
-"""One optimisation step: forward and backward over its batches, agreement of all ranks, gradients summed, update.
+"""One optimization step: forward and backward over its batches, agreement of all ranks, sum of gradients, update.
 
-A step is dropped by all ranks if a loss or gradient of any of them is not finite. A batch that does not fit into memory is
-taken in halves, each in halves again if need be, and its gradients are summed: the same step, since losses are sums.
+All ranks skip a step if a loss or gradient on any rank is not finite. A batch that does not fit into memory is split into
+halves, recursively if needed, and its gradients are summed: the result is the same, because losses are sums.
 """
 
 import math
@@ -27,24 +27,24 @@ _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_F
 
 
 class StepResult(NamedTuple):
-    """What a step did, the same on every rank."""
+    """Result of a step, identical on every rank."""
 
-    is_learnt: bool
+    is_learned: bool
     """Whether the model was updated."""
     losses: dict[str, float]
-    """Each loss and their weighted sum "loss", in nats, summed over the batches of all ranks; nothing if not learnt."""
+    """Each loss and their weighted sum "loss", in nats, summed over the batches of all ranks; empty if not learned."""
     audio_s: float
-    """Seconds of sound in the batches of all ranks, whether learnt or not."""
+    """Seconds of audio in the batches of all ranks, whether learned or not."""
     problems: tuple[str, ...]
-    """What was wrong, in words with the ids of the utterances: losses or gradients that were not finite, and the like."""
+    """Messages about problems such as non-finite losses or gradients, with the ids of the utterances."""
     is_diverging: bool
-    """Whether it was dropped for something that is not finite, other than the overflows that float16 must live with."""
+    """Whether the step was skipped for a non-finite value other than the expected overflows of float16."""
     stop_signal: int
-    """The signal that asked any rank to stop, or 0."""
+    """Signal that requested a stop on any rank, or 0."""
 
 
-class _Learnt(NamedTuple):
-    """Forward and backward passes of one rank."""
+class _Learned(NamedTuple):
+    """Result of the forward and backward passes of one rank."""
 
     values: list[float]
     """The weighted sum, then each loss, then the norm of the gradients."""
@@ -54,57 +54,57 @@ class _Learnt(NamedTuple):
 
 
 class Stepper:
-    """Takes the steps of a run."""
+    """Takes the training steps of a run on one rank."""
 
     def __init__(self, config: TrainConfig, state: TrainState, ranks: Ranks, device: torch.device) -> None:
         self.config, self.state, self.ranks, self.device = config, state, ranks, device
         self.parameters = [p for p in state.model.parameters() if p.requires_grad]
         self.suspects: list[Batch] = []
-        """The batches of this rank in the last step that was dropped, if they were the reason; for the diagnosis."""
+        """Batches of this rank in the last skipped step, if they caused it; for the diagnosis."""
         self.random_before: dict[str, Tensor] = {}
-        """The random state at the beginning of the last step."""
+        """Random state at the start of the last step."""
         self._num_steps, self._num_clipped = 0, torch.zeros(())
         self._grad_norm = math.nan
 
     def step(self, batches: Sequence[Batch | None], num_batches: int, *, stop_signal: int = 0) -> StepResult:
-        """Learn from the batches of this rank; None stands for one that this rank has not got.
+        """Take one training step on the batches of this rank; None is a batch that this rank does not have.
 
         Args:
             batches: at most `accumulate_batches`; as many on every rank.
             num_batches: number of this step in the run, from 1.
-            stop_signal: of the signal that asked this rank to stop, or 0.
+            stop_signal: signal that requested a stop on this rank, or 0.
         """
         own = [batch for batch in batches if batch is not None]
         names = ["loss", *loss_weights(self.config, num_batches)]
         self.random_before = random_state(self.device)
-        learnt = self._learn(own, num_batches)
-        *values, norm = learnt.values
+        learned = self._learn(own, num_batches)
+        *values, norm = learned.values
         is_loss_bad = not all(map(math.isfinite, values))
         is_bad = is_loss_bad or not math.isfinite(norm)
         audio_s = sum(batch.audio_s for batch in own)
         stops = [stop_signal == signal.SIGINT, stop_signal == signal.SIGTERM]
-        signs = [*stops, is_loss_bad, is_bad, learnt.num_pieces, learnt.num_pieces > len(own), len(learnt.unfit)]
+        signs = [*stops, is_loss_bad, is_bad, learned.num_pieces, learned.num_pieces > len(own), len(learned.unfit)]
         told = self.ranks.sum([*map(float, signs), audio_s, *(0.0 if is_bad else value for value in values)])
         num_int, num_term, num_bad_losses, num_bad, num_pieces, num_split, num_unfit, audio_s, *sums = told
         stop_signal = signal.SIGINT if num_int else signal.SIGTERM if num_term else 0
-        problems = self._problems(learnt, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
+        problems = self._problems(learned, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
 
         is_diverging = num_bad > 0
-        is_learnt = num_bad == 0 and num_pieces > 0
-        if is_learnt:
-            is_learnt = self._update(norm, num_batches)
-            is_diverging = not is_learnt  # only the sum over the ranks was too large
+        is_learned = num_bad == 0 and num_pieces > 0
+        if is_learned:
+            is_learned = self._update(norm, num_batches)
+            is_diverging = not is_learned  # only the sum over the ranks was too large
         if is_diverging and num_bad_losses == 0 and self.config.precision == "float16":
             is_diverging = not self.state.loss_scale.after_overflow()
         self.suspects = own if is_bad or (is_diverging and num_bad == 0) else []
         self.state.optimizer.zero_grad(set_to_none=True)
-        losses = dict(zip(names, sums, strict=True)) if is_learnt else {}
-        return StepResult(is_learnt, losses, audio_s, problems, is_diverging, stop_signal)
+        losses = dict(zip(names, sums, strict=True)) if is_learned else {}
+        return StepResult(is_learned, losses, audio_s, problems, is_diverging, stop_signal)
 
     def losses(self, batch: Batch, num_batches: int) -> tuple[dict[str, Tensor], Tensor]:
         """Each loss, and their weighted sum; all summed over the batch, in nats.
 
-        Labels and lengths stay on the CPU, where they are checked; the model moves them where it needs them.
+        Labels and lengths stay on the CPU, where they are checked; the model moves them to the device when needed.
         """
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -113,7 +113,7 @@ class Stepper:
         return losses, torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def figures(self) -> dict[str, float]:
-        """Numbers for the log: the last gradient norm, and of the steps since the last call the share that was clipped."""
+        """Numbers for the log: the last gradient norm, and the share of clipped steps since the last call."""
         optimizer = self.state.optimizer
         clip = {"clip_factor": optimizer.last_clip_factor} if isinstance(optimizer, ScaledAdam) else {}
         if self._num_steps:
@@ -123,8 +123,8 @@ class Stepper:
         self._num_steps, self._num_clipped = 0, torch.zeros(())
         return clip
 
-    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learnt:
-        """Sum up gradients of the batches, in as many pieces as the memory demands."""
+    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learned:
+        """Accumulate gradients of the batches, in as many pieces as memory requires."""
         pieces, unfit = list(batches), list[str]()
         while True:
             self.state.optimizer.zero_grad(set_to_none=True)
@@ -147,13 +147,13 @@ class Stepper:
                     p for piece in pieces for p in (halves(piece) if len(piece.ids) >= len(too_large.ids) else [piece])
                 ]
         if not pieces:
-            return _Learnt([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
+            return _Learned([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
         norm = gradient_norm(self.parameters) / self.state.loss_scale.scale
         sums = torch.stack(values).sum(0) if len(values) > 1 else values[0]
-        return _Learnt(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
+        return _Learned(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
 
     def _backward(self, batch: Batch, num_batches: int) -> Tensor | None:
-        """Add the gradients of one batch; the weighted sum of its losses, and each; None if the memory is too small."""
+        """Add the gradients of one batch; returns the weighted sum of its losses and each loss, None if out of memory."""
         try:
             losses, total = self.losses(batch, num_batches)
             scale = self.state.loss_scale.scale
@@ -165,7 +165,7 @@ class Stepper:
             return None
 
     def _update(self, norm: float, num_batches: int) -> bool:
-        """Sum the gradients over the ranks and step; False, and no step, if the sum is not finite."""
+        """Sum the gradients over the ranks and update the model; False, without an update, if the sum is not finite."""
         state, config = self.state, self.config
         scale = state.loss_scale.scale
         if self.ranks.size > 1:
@@ -184,7 +184,7 @@ class Stepper:
             if not is_out_of_memory(error):
                 raise
             raise ZipasrError(
-                f"the optimizer must have memory beside the model, but there is none left on {self.device}: "
+                f"the optimizer needs memory in addition to the model, but there is none left on {self.device}: "
                 f"{str(error).splitlines()[0][:150]}; take a smaller model or a device with more memory"
             ) from error
         if config.precision == "float16":
@@ -200,33 +200,33 @@ class Stepper:
             self._num_clipped += adam.max_grad_norm is not None and norm > adam.max_grad_norm
             return
         factors = [state["clip_factor"] for state in self.state.optimizer.state.values() if "clip_factor" in state]
-        if factors:  # counted on the device: reading it would make the processor wait
+        if factors:  # counted on the device: reading it would make the host wait
             self._num_clipped = self._num_clipped.to(factors[0].device) + (torch.stack(factors) < 1.0).any()
 
-    def _problems(self, learnt: _Learnt, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
-        """What every rank has to say; all take part."""
+    def _problems(self, learned: _Learned, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
+        """Collect the messages of all ranks; all ranks must call this."""
         said = []
         names = _listed([name for batch in own for name in batch.ids])
         if is_loss_bad:
-            said.append(f"skipped a batch whose loss is {learnt.values[0]}: {names}")
+            said.append(f"skipped a batch whose loss is {learned.values[0]}: {names}")
         elif is_bad and self.config.precision == "float16":
             said.append(
                 f"skipped a batch whose gradients overflowed at a loss scale of {self.state.loss_scale.scale:g}: {names}"
             )
         elif is_bad:
             said.append(f"skipped a batch whose gradients are not finite: {names}")
-        if learnt.unfit:
-            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learnt.unfit)}")
-        elif learnt.num_pieces > len(own):
+        if learned.unfit:
+            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learned.unfit)}")
+        elif learned.num_pieces > len(own):
             said.append(
-                f"out of memory: took a batch in {learnt.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
+                f"out of memory: took a batch in {learned.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
                 "happens often (zipasr train --probe finds what fits)"
             )
         return tuple(text for texts in self.ranks.exchange(said) for text in texts)
 
 
 def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
-    """Weight of each loss after `num_batches` batches (from 1), for the losses that the configuration asks for.
+    """Weight of each configured loss after `num_batches` batches (from 1).
 
     Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
     consistency from 0 to its scale; CTC and the attention decoder are constant.
@@ -248,15 +248,15 @@ def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
 
 
 def schedule_step(config: TrainConfig, num_batches: int, *, num_ranks: int = 1) -> float:
-    """How far the schedules inside the model are after `num_batches` steps, in units of `ref_duration_s` of sound."""
+    """Progress of the model's schedules after `num_batches` steps, in units of `ref_duration_s` of audio."""
     duration_s = config.batch.max_duration_s * config.accumulate_batches * num_ranks
     return step_offset(config) + num_batches * duration_s / config.ref_duration_s
 
 
 def halves(batch: Batch) -> list[Batch]:
-    """The first and the second half of the utterances of a batch, of two or more; as long, with all their views.
+    """The first and second half of the utterances of a batch of two or more, with all their views and the same padding.
 
-    The padding stays, since what follows an utterance reaches its last frames through Conv-Embed.
+    The padding is kept, because what follows an utterance affects its last frames through Conv-Embed.
     """
     size, middle = len(batch.ids), len(batch.ids) // 2
     num_views = batch.features.shape[0] // size
@@ -282,7 +282,7 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on whichever device."""
+    """Whether an error means out of memory, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

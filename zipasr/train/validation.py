@@ -1,4 +1,4 @@
-"""Losses of the averaged model on the dev set and error rates of its searches, while training goes on."""
+"""Validation during training: losses of the averaged model on the dev set, and error rates of its searches."""
 
 import math
 from collections.abc import Sequence
@@ -19,35 +19,35 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 
 COMPARED_S = 1800.0
-"""Sound of a dev set on which all searches are compared; of a longer one they see batches spread evenly, and only the greedy
-searches see the rest: half an hour tells which search is best, and beams over ten hours would cost more than they tell."""
+"""Audio of the dev set on which all searches are compared. Of a longer dev set they decode evenly spread batches, and only
+the greedy searches decode the rest: half an hour suffices to find the best search, and beams over ten hours are slow."""
 EMISSION_S = 300.0
-"""Likewise, sound whose emissions are measured: they are means over all its labels."""
+"""Audio on which emissions are measured; they are means over all its labels."""
 GREEDY = {"transducer_wer": SearchConfig(method="greedy"), "ctc_wer": SearchConfig(method="ctc_greedy")}
-"""The searches that see the whole dev set, by the name of their error rate."""
+"""Searches that decode the whole dev set, by the name of their error rate."""
 
 
 class Validation(NamedTuple):
-    """What a validation found."""
+    """Result of a validation: metrics, and the comparison of the searches."""
 
     metrics: dict[str, float]
-    """Losses per second of sound, `transducer_wer` and `ctc_wer` (greedy, one symbol a frame) over the whole dev set, `wer`
+    """Losses per second of audio, `transducer_wer` and `ctc_wer` (greedy, one symbol a frame) over the whole dev set, `wer`
     and `deletions` of the best search in percent, and of a transducer `burst_share` and `delay_s`."""
     searches: list[ComparedSearch]
-    """Every search on the part of the dev set that all of them saw."""
+    """Results of all searches on the part of the dev set that all of them decoded."""
     num_utterances: int
-    """How many that part has."""
+    """Number of utterances in that part."""
     is_whole: bool
     """Whether that part is the whole dev set."""
 
     @property
     def best(self) -> ComparedSearch:
-        """The search to use."""
+        """The search with the lowest error rate."""
         return best_search(self.searches)
 
     @property
     def what(self) -> str:
-        """The utterances on which the searches were compared, in words."""
+        """Description of the utterances on which the searches were compared."""
         return f"dev ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
 
 
@@ -57,9 +57,9 @@ def validate(
 ) -> Validation:
     """Measure a model on the dev set. Each batch is encoded once.
 
-    `wer` is that of the best search where all searches see the whole dev set, and of the better greedy search where it is so
-    long that they see a part: then the whole says more. With a vocabulary of characters without spaces, every character
-    counts as a word, as is usual for Mandarin.
+    `wer` is that of the best search if all searches decode the whole dev set, and of the better greedy search if the dev set
+    is so long that they decode only a part: the whole set is then more informative. With a vocabulary of characters without
+    spaces, every character counts as a word, as is usual for Mandarin.
 
     Args:
         model: in eval mode, on `device`.
@@ -107,13 +107,13 @@ def _emission(model: AsrModel, encoded: Encoded, labels_NS: Tensor, label_lens: 
 
 
 def _figures(emission: EmissionStats) -> dict[str, float]:
-    """What there is to log of the emissions of a transducer."""
+    """Numbers for the log about the emissions of a transducer."""
     figures = {"burst_share": emission.burst_share, "delay_s": emission.delay_s}
     return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
 def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
-    """Cuts in batches sorted by length, not augmented, each utterance followed by the padding that decoding gives it."""
+    """Batches of cuts sorted by length, not augmented, each utterance followed by the padding of decoding."""
     plain = BatchConfig(max_duration_s=config.batch.max_duration_s, speed_factors=(1.0,), spec_augment=None)
     reader = BatchReader(cuts, tokenizer, config.model.features, plain, seed=config.seed)
     order = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
