@@ -182,7 +182,7 @@ def test_a_header_without_samples_is_an_empty_recording(tmp_path: Path) -> None:
 
 
 def assert_audio_error(source: str | Path | bytes, *words: str, **arguments: int | str) -> None:
-    """A sentence that says what was expected, what came and what to do."""
+    """Check that the message says what was expected, what was found and what to do."""
     with pytest.raises(AudioError) as caught:
         load_audio(source, **arguments)
     message = str(caught.value)
@@ -311,8 +311,8 @@ def test_raw_samples_cut_within_a_sample() -> None:
     assert len(load_audio(data[:-1], format="s16le", sample_rate_hz=16000)) == 23999
 
 
-def test_a_playlist_named_as_sound_opens_nothing(tmp_path: Path) -> None:
-    """FFmpeg would follow the files and addresses that HLS playlists and concat scripts name."""
+def test_a_playlist_named_as_audio_opens_nothing(tmp_path: Path) -> None:
+    """FFmpeg would open the files and URLs that HLS playlists and concat scripts name."""
     (tmp_path / "secret.wav").write_bytes(ENCODED["wav"]())
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"
     script = f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n"

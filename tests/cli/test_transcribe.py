@@ -246,7 +246,7 @@ def test_damaged_recordings_are_taken_if_asked(
     row = json.loads(capsys.readouterr().out)
     assert row["duration_s"] == pytest.approx(3.0, abs=0.1)
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("zipasr.audio")]
-    assert message.startswith(f"{path} is damaged; silence stands for what cannot be decoded: 1.4")
+    assert message.startswith(f"{path} is damaged; silence replaces what cannot be decoded: 1.4")
     cut = tmp_path / "cut.wav"
     soundfile.write(cut, noise(2.0), 16_000)
     cut.write_bytes(cut.read_bytes()[:32_000])

@@ -203,7 +203,7 @@ def test_a_page_of_another_site_may_not_post(server: Service) -> None:
         (b"this is no sound", "in a.wav, got an unknown or damaged format"),
         (wav(sentence() * float("nan")), "finite samples in a.wav"),
         (wav(sentence() * 32768), "if it is int16 as floats, divide by 32768"),
-        (wav(sentence(), subtype="PCM_16")[:20_000], "the file is cut"),
+        (wav(sentence(), subtype="PCM_16")[:20_000], "the file is truncated"),
     ],
 )
 def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) -> None:
