@@ -1,5 +1,5 @@
-"""Damaged and truncated files (contract): refused by default, with the position and the cure. If allowed, what can be decoded
-keeps its position, silence replaces the rest, and a warning says where."""
+"""Damaged and truncated files (contract): refused by default, with the position and the cure. If allowed, what can be
+decoded keeps its position, silence replaces the rest, and a warning says where."""
 
 import logging
 import re
