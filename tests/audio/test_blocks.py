@@ -148,7 +148,7 @@ def test_a_missing_or_empty_file(tmp_path: Path) -> None:
 
 
 def test_text_named_as_audio(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
     with pytest.raises(AudioError, match="unknown or damaged format that starts with"):
         next(read_blocks(tmp_path / "a.wav"))
     with pytest.raises(AudioError, match="unknown or damaged format that starts with"):

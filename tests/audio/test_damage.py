@@ -121,7 +121,7 @@ def test_whole_files_are_the_same_with_and_without(kind: str, caplog: pytest.Log
 
 
 def test_a_file_that_is_not_a_recording_is_still_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
     for source in (tmp_path / "a.wav", tmp_path / "none.wav", b"", tone(16000) * 32768):
         with pytest.raises(AudioError, match="Expected "):
             load_audio(source, allow_damaged=True)

@@ -87,7 +87,7 @@ def test_pipes_that_hold_no_recording(tmp_path: Path, monkeypatch: pytest.Monkey
         load_audio(path)
     with pytest.raises(AudioError, match="in /dev/null, got zero bytes"):
         load_audio("/dev/null")
-    with fifo(tmp_path, b"this is no sound") as path, pytest.raises(AudioError, match="unknown or damaged format"):
+    with fifo(tmp_path, b"this is not audio") as path, pytest.raises(AudioError, match="unknown or damaged format"):
         load_audio(path)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(AudioError, match="Expected a recording in the standard input, got none"):

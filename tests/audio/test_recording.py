@@ -1,6 +1,6 @@
 """Audio in: reference (known signals through every format), law (fuzzed files never crash), contract (errors, imports).
 
-All sound is generated here: sines, whose frequency, level and length survive lossy codecs measurably.
+All audio is synthetic: sines, whose frequency, level and length survive lossy codecs measurably.
 """
 
 import errno
@@ -216,16 +216,16 @@ def test_zero_bytes_in_memory() -> None:
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "a"])
 def test_text_renamed(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("This is no sound at all.\n" * 50)
+    (tmp_path / name).write_text("This is not audio at all.\n" * 50)
     with pytest.raises(AudioError, match="Expected "):
         load_audio(tmp_path / name)
     with pytest.raises(AudioError, match="Expected "):
         audio_duration_s(tmp_path / name)
 
 
-def test_text_renamed_says_what_the_file_begins_with(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
-    assert_audio_error(tmp_path / "a.wav", "a.wav", "b'This is no s'", "g722")
+def test_text_renamed_shows_the_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
+    assert_audio_error(tmp_path / "a.wav", "a.wav", "b'This is not '", "g722")
 
 
 def test_a_picture_or_a_silent_film_has_no_audio(tmp_path: Path) -> None:

@@ -240,10 +240,10 @@ def test_many_clients_at_once() -> None:
     text = offline_recognizer().transcribe(sentence(0, 0.5)).text
     with running(offline_recognizer(), max_connections=20, max_waiting=10) as service:
         answers = asyncio.run(ask_all(service.port))
-        heard = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        answered = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
         refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
-        assert len(heard) + len(refused) == 500
-        assert heard and all(f'"text": "{text}"'.encode() in answer for answer in heard)
+        assert len(answered) + len(refused) == 500
+        assert answered and all(f'"text": "{text}"'.encode() in answer for answer in answered)
         assert all(b"retry-after: 2" in answer.lower() for answer in refused)
         wait_until(lambda: gauge(service, "open") == gauge(service, "waiting") == 0)
         assert post(service, content).json()["text"] == text

@@ -127,7 +127,7 @@ def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -
 
 def test_error_in_a_stream(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match=r"unknown or damaged format"):
-        list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is no sound"), stream=True))
+        list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is not audio"), stream=True))
 
 
 def test_long_recording(client: openai.OpenAI, recognizer: Recognizer) -> None:
@@ -198,7 +198,7 @@ def test_a_page_of_another_site_may_not_post(server: Service) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence_part"),
     [
-        (b"this is no sound", "in a.wav, got an unknown or damaged format"),
+        (b"this is not audio", "in a.wav, got an unknown or damaged format"),
         (wav(sentence() * float("nan")), "finite samples in a.wav"),
         (wav(sentence() * 32768), "if it is int16 as floats, divide by 32768"),
         (wav(sentence(), subtype="PCM_16")[:20_000], "the file is truncated"),

@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def wav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sounds") / "a <b>.wav"
+    path = tmp_path_factory.mktemp("recordings") / "a <b>.wav"
     soundfile.write(path, sentence(0, 4.0), 16_000, subtype="PCM_16")
     return path
 
@@ -168,12 +168,12 @@ def test_text_and_progress_of_a_long_recording(chromium: Browser, tmp_path: Path
         chromium.wait_for("document.querySelector('#partial').innerText.length > 10")
         chromium.wait_for("document.querySelector('#work-label').innerText.includes(' of 2:30 done')")
         assert 0.3 < float(str(chromium.evaluate("document.querySelector('#progress').value"))) < 0.9
-        begin = chromium.text("#partial")
+        start = chromium.text("#partial")
         chromium.screenshot("long_phone", width=390, height=780)
         go_on.set()
         chromium.wait_for("document.querySelectorAll('#lines .word').length > 0")
         text = " ".join(chromium.evaluate("[...document.querySelectorAll('.word')].map((w) => w.innerText)"))  # type: ignore[arg-type]
-    assert text.startswith(begin) and len(text) > len(begin)
+    assert text.startswith(start) and len(text) > len(start)
     assert text == offline_recognizer().transcribe(tmp_path / "long.wav").text
 
 

@@ -77,9 +77,9 @@ def closed(connection: ClientConnection) -> tuple[int, str]:
 def test_the_wheels_client_works_unchanged(server: Service, streaming: Recognizer, tmp_path: Path) -> None:
     samples = sentence(0, 3.0)
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="PCM_16")
-    heard, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    written, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
     results = stream_file(server.port, tmp_path / "a.wav")
-    (expected,) = utterances_of(streaming, heard)
+    (expected,) = utterances_of(streaming, written)
     assert expected.text
     assert results[-1]["text"] == expected.text
     assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
