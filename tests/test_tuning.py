@@ -90,8 +90,8 @@ def test_bad_grids_are_refused(assignment: str) -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({}, "1 to 500 settings"),
-        ({"blank_penalty": tuple(range(501))}, "1 to 500 settings"),
+        ({}, "1 to 500 combinations"),
+        ({"blank_penalty": tuple(range(501))}, "1 to 500 combinations"),
         ({"device": (1.0,)}, "settings to tune must be of"),
         ({"lm_scale": (0.1,)}, "lm_scale has no effect without its model"),
         ({"beam": (0.0,)}, "beam must be at least 1"),
@@ -192,7 +192,7 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
     ("flags", "message"),
     [
         (["--plot", "a.png"], "--plot has no effect without --calibration"),
-        (["--tune", "--calibration"], "one after the other"),
+        (["--tune", "--calibration"], "use them in separate commands"),
         (["--tune", "size=3"], "a setting to tune must be"),
     ],
 )
