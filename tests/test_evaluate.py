@@ -1,4 +1,4 @@
-"""Evaluation. Reference: error counts against a slow Levenshtein. Run: cuts of generated sound, some of them broken."""
+"""Evaluation. Reference: error counts against a slow Levenshtein. Run: cuts of synthetic audio, some of them broken."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_rates_by_hand(reference: str, hypothesis: str, words: float, characters
 
 @pytest.fixture
 def cuts(tmp_path: Path) -> Path:
-    """Six cuts: four good ones (one without text, one at 8 kHz), a missing file and one that is no sound."""
+    """Six cuts: four good ones (one without text, one at 8 kHz), a missing file and one that is not audio."""
     from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
     made = []
@@ -94,7 +94,7 @@ def cuts(tmp_path: Path) -> Path:
         supervision = SupervisionSegment(str(i), str(i), 0.0, recording.duration, text=text)
         made.append(MonoCut(str(i), 0.0, recording.duration, 0, supervisions=[supervision], recording=recording))
     (tmp_path / "3.wav").unlink()
-    (tmp_path / "5.wav").write_text("no sound")
+    (tmp_path / "5.wav").write_text("not audio")
     path = tmp_path / "some_cuts.jsonl.gz"
     CutSet.from_cuts(made).to_file(path)
     return path
@@ -141,7 +141,7 @@ def test_results_that_cannot_be_written(cuts: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_evaluate() -> None:
-    with pytest.raises(DataError, match="there must be an utterance"):
+    with pytest.raises(DataError, match="expected utterances"):
         evaluate(tiny_recognizer(), [])
     with pytest.raises(DataError, match="the first of 1: a: it is broken"):
         evaluate(tiny_recognizer(), [ReferenceUtterance("a", None, "ONE", "it is broken")])
@@ -177,7 +177,7 @@ def test_scoring_rewrites_both_texts() -> None:
         evaluate(recognizer, utterances, scoring="x")
 
 
-def test_manifests_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_not_manifests(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not there; make one with: zipasr prepare"):
         list(read_cuts(tmp_path / "missing.jsonl.gz"))
     (tmp_path / "test_cuts.jsonl.gz").write_bytes(b"\x1f\x8b nonsense")

@@ -1,4 +1,4 @@
-"""Law: an exported model scores and transcribes as the model that it was made from; contract: damage is found."""
+"""Law: an exported model scores and transcribes like its PyTorch model; contract: damage is detected."""
 
 import subprocess
 import sys
@@ -125,7 +125,7 @@ def test_damage_is_found(pair: tuple[AsrModel, Path], tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_graphs_that_are_none_are_refused(pair: tuple[AsrModel, Path]) -> None:
+def test_files_that_are_not_graphs_are_refused(pair: tuple[AsrModel, Path]) -> None:
     config = load(pair[1]).scorer.config
     names = [name for name in vars(config.files).values() if name is not None]
     with pytest.raises(CheckpointError, match="must be an ONNX graph"):
@@ -145,7 +145,7 @@ def test_missing_packages_are_named(package: str, pair: tuple[AsrModel, Path]) -
     assert 'pip install "zipasr[onnx]"' in done.stdout
 
 
-def test_the_recogniser_opens_an_exported_folder_as_any_other(
+def test_the_recognizer_loads_an_exported_folder_like_a_model_folder(
     pair: tuple[AsrModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     model, folder = pair

@@ -1,5 +1,5 @@
-"""Law: graphs that hear chunks say what their model says in the same chunks, of streams in any pieces and company and of
-whole recordings, with every search; contract: other chunks, other windows and graphs of other kinds are refused."""
+"""Law: streaming graphs give the transcripts of their model in the same chunks, for streams in any pieces and batches, for
+whole recordings, and with every search; contract: other chunks, windows and kinds of graphs are refused."""
 
 import dataclasses
 import random
@@ -58,7 +58,7 @@ def assert_same(found: Transcript, expected: Transcript) -> None:
     ]
 
 
-def test_streams_say_what_those_of_the_model_say(pair: tuple[str, Path, Path]) -> None:
+def test_streams_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
     heads, saved, folder = pair
     for search in SEARCHES[heads]:
         said: list[list[Transcript]] = []
@@ -78,8 +78,8 @@ def test_streams_say_what_those_of_the_model_say(pair: tuple[str, Path, Path]) -
             assert_same(found, expected)
 
 
-def test_recordings_are_heard_as_streams(pair: tuple[str, Path, Path]) -> None:
-    """Also by the model itself, if it is to simulate streaming; and the batch does not matter."""
+def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path]) -> None:
+    """So does the model itself when it simulates streaming; and the batch does not matter."""
     heads, saved, folder = pair
     for search in SEARCHES[heads]:
         model, graphs = zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)
@@ -97,7 +97,7 @@ def test_recordings_are_heard_as_streams(pair: tuple[str, Path, Path]) -> None:
     assert [transcript.text for transcript in whole] != [transcript.text for transcript in in_chunks]
 
 
-def test_scores_are_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
+def test_scores_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
     model, graphs = AsrModel.load(pair[1])[0], load(pair[2]).scorer
     generator = torch.Generator().manual_seed(0)
     features, lens = 3 * torch.randn(3, 200, 80, generator=generator) - 8, torch.tensor([150, 57, 9])
@@ -161,7 +161,7 @@ def test_on_the_command_line(pair: tuple[str, Path, Path], tmp_path: Path, capsy
         assert main(["transcribe", *map(str, argv), str(tmp_path / "a.wav")]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
-    assert printed[1] != printed[2] or heads == "ctc"  # whose random weights say the same of the whole
+    assert printed[1] != printed[2] or heads == "ctc"  # random CTC weights give the same text with and without chunks
     for argv, cure in (
         ([saved, "--left-context-ms", "640"], "no effect without --chunk-ms"),
         ([saved, "--chunk-ms", "330"], "positive multiple of 20 ms"),
@@ -172,7 +172,7 @@ def test_on_the_command_line(pair: tuple[str, Path, Path], tmp_path: Path, capsy
         assert cure in capsys.readouterr().err
 
 
-def test_a_model_that_hears_the_future_cannot_simulate_streaming(tmp_path: Path) -> None:
+def test_a_noncausal_model_cannot_simulate_streaming(tmp_path: Path) -> None:
     config = causal_model().config
     encoder = dataclasses.replace(config.encoder, is_causal=False)  # type: ignore[type-var]
     model = AsrModel(dataclasses.replace(config, encoder=encoder)).eval()

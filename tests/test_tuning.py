@@ -1,4 +1,4 @@
-"""Tuning and calibration on a set. Law: every setting gives what `evaluate` gives with it. Contract: the grids, the verb."""
+"""Tuning and calibration on a set. Law: every setting has the error rates of `evaluate`. Contract: the grids, the verb."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ UTTERANCES = [
 ]
 
 
-def test_each_setting_is_what_evaluation_finds_with_it() -> None:
+def test_each_setting_has_the_error_rates_of_evaluate() -> None:
     model = tiny_asr_model()
     tuned = tune(Recognizer(model, tiny_tokenizer()), UTTERANCES, {"blank_penalty": (0.0, 3.0), "beam": (1, 4)})
     assert len(tuned) == 4
@@ -76,7 +76,7 @@ def test_default_grids() -> None:
     assert list(default_grid(tiny_recognizer("attention_rescoring"))) == ["attention_scale", "blank_penalty"]
 
 
-def test_grids_as_they_are_written() -> None:
+def test_grids_are_parsed() -> None:
     assert parse_grid(["lm_scale=0,0.1", "blank-penalty=1"]) == {"lm_scale": (0.0, 0.1), "blank_penalty": (1.0,)}
     assert parse_grid([]) == {}
 
@@ -90,8 +90,8 @@ def test_bad_grids_are_refused(assignment: str) -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({}, "1 to 500 settings"),
-        ({"blank_penalty": tuple(range(501))}, "1 to 500 settings"),
+        ({}, "1 to 500 combinations"),
+        ({"blank_penalty": tuple(range(501))}, "1 to 500 combinations"),
         ({"device": (1.0,)}, "settings to tune must be of"),
         ({"lm_scale": (0.1,)}, "lm_scale has no effect without its model"),
         ({"beam": (0.0,)}, "beam must be at least 1"),
@@ -174,11 +174,11 @@ def test_the_verb_calibrates(
     arguments = ["evaluate", str(run_folder), str(cuts), "--calibration", "--save", "--plot", str(tmp_path / "curve.png")]
     assert main(arguments) == 0
     captured = capsys.readouterr()
-    assert "normalised cross-entropy" in captured.out
+    assert "normalized cross-entropy" in captured.out
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     saved = zipasr.load(run_folder).calibrations["beam"]
     assert main([*arguments[:4], "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)["confidence"]  # what is saved is not applied once more
+    figures = json.loads(capsys.readouterr().out)["confidence"]  # a saved calibration is not applied again
     assert figures["temperature"] == pytest.approx(saved.temperature, abs=1e-5)
     assert saved == save_and_read(run_folder, saved)
 
@@ -191,8 +191,8 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--plot", "a.png"], "--plot belongs to --calibration"),
-        (["--tune", "--calibration"], "one after the other"),
+        (["--plot", "a.png"], "--plot has no effect without --calibration"),
+        (["--tune", "--calibration"], "use them in separate commands"),
         (["--tune", "size=3"], "a setting to tune must be"),
     ],
 )

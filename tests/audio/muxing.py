@@ -1,4 +1,4 @@
-"""Recordings with clocks made here: packets moved, dropped or damaged, a video beside the audio, several audio tracks."""
+"""Synthetic recordings with timestamps: packets moved, dropped or damaged, video beside the audio, several audio tracks."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 Retime = Callable[[float], float | None]
-"""Start of a packet in seconds -> where to put it; None: leave it out."""
+"""Start of a packet in seconds -> its new start; None: drop it."""
 
 
 def encoded_packets(stream: "av.AudioStream", samples: np.ndarray) -> list["av.Packet"]:
@@ -77,7 +77,7 @@ def mux(
 
 
 def _damaged(packet: "av.Packet") -> "av.Packet":
-    """The same packet with bytes that no decoder takes."""
+    """The same packet with bytes that no decoder accepts."""
     other = av.Packet(b"\xff" * packet.size)
     other.pts, other.dts, other.duration, other.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
     other.stream, other.is_keyframe = packet.stream, True

@@ -1,4 +1,5 @@
-"""Recordings in blocks: law (joined, they are the whole), reference (soxr at once), contract (errors, memory, channels)."""
+"""Recordings in blocks: law (joined, they are the whole recording), reference (soxr on the whole), contract (errors, memory,
+channels)."""
 
 import io
 import tracemalloc
@@ -146,17 +147,17 @@ def test_a_missing_or_empty_file(tmp_path: Path) -> None:
         num_channels(tmp_path / "a.wav")
 
 
-def test_text_named_as_sound(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
-    with pytest.raises(AudioError, match="unknown or damaged format that begins"):
+def test_text_named_as_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
+    with pytest.raises(AudioError, match="unknown or damaged format that starts with"):
         next(read_blocks(tmp_path / "a.wav"))
-    with pytest.raises(AudioError, match="unknown or damaged format that begins"):
+    with pytest.raises(AudioError, match="unknown or damaged format that starts with"):
         num_channels(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "flac_of_unknown_length", "m4a", "mp3", "webm"])
 def test_a_file_cut_short_raises_when_its_end_is_reached(kind: str) -> None:
-    """As load_audio: half a recording never ends like a whole one; what came before the cut is as it should be."""
+    """As load_audio: a truncated recording never ends like a whole one; the samples before the end are correct."""
     data = ENCODED[kind]()
     whole = load_audio(data)
     cut = data[: int(len(data) * 0.6)]
@@ -164,7 +165,7 @@ def test_a_file_cut_short_raises_when_its_end_is_reached(kind: str) -> None:
     with pytest.raises(AudioError, match="Expected "):
         given.extend(read_blocks(cut, block_s=0.1))
     joined = np.concatenate(given)
-    if kind == "flac":  # at 44.1 kHz: what is still inside the resampler at the cut is lost
+    if kind == "flac":  # at 44.1 kHz: samples still inside the resampler at the end are lost
         joined = joined[:-2000]
     np.testing.assert_array_equal(joined, whole[: len(joined)])
     with pytest.raises(AudioError, match="Expected "):

@@ -1,5 +1,5 @@
-"""Damaged and cut files (contract): refused by default, with the place and the cure; if allowed, what can be decoded is
-where it was, silence stands for the rest, and a warning says where."""
+"""Damaged and truncated files (contract): refused by default, with the position and the cure. If allowed, what can be
+decoded keeps its position, silence replaces the rest, and a warning says where."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ def test_a_damaged_packet(container: str, codec: str, caplog: pytest.LogCaptureF
         samples = load_audio(data, allow_damaged=True)
     assert abs(len(samples) - len(whole)) <= 16
     (message,) = warnings_of(caplog)
-    found = re.fullmatch(r"the bytes is damaged; silence stands for what cannot be decoded: ([\d.]+) to ([\d.]+) s", message)
+    found = re.fullmatch(r"the bytes is damaged; silence replaces what cannot be decoded: ([\d.]+) to ([\d.]+) s", message)
     assert found is not None
     start_s, end_s = map(float, found.groups())
     assert 0.85 <= start_s <= 1.02 and 1.03 <= end_s <= 1.25
@@ -49,7 +49,7 @@ def test_a_damaged_packet(container: str, codec: str, caplog: pytest.LogCaptureF
 
 
 def test_damage_in_a_flac_file(caplog: pytest.LogCaptureFixture) -> None:
-    """soundfile stops there; FFmpeg goes on."""
+    """soundfile stops at the damage; FFmpeg continues after it."""
     samples = np.rint(NOISE * 32768) / 32768
     data = bytearray(encode_by_soundfile(samples, 16000, "FLAC"))
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
@@ -74,7 +74,7 @@ def test_damage_in_a_flac_of_unknown_length_is_refused_too() -> None:
     assert len(load_audio(bytes(data), allow_damaged=True)) == len(NOISE)
 
 
-def test_damage_in_an_mp3_is_told_and_filled(caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_in_an_mp3_is_reported_and_filled(caplog: pytest.LogCaptureFixture) -> None:
     whole = load_audio(mux("mp3", "libmp3lame", 48000, TONE))
     data = mux("mp3", "libmp3lame", 48000, TONE, damage=[1.0])
     with caplog.at_level(logging.WARNING, "zipasr.audio"):
@@ -110,7 +110,7 @@ def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     assert 0.4 * len(whole) < len(samples) < 0.7 * len(whole)
     keep = len(samples) - 6000  # the last frame of FLAC may be filled, and a resampler ends otherwise
     np.testing.assert_allclose(samples[:keep], whole[:keep], atol=1e-4)
-    assert any("is cut: it" in message for message in warnings_of(caplog))
+    assert any("is truncated: it" in message for message in warnings_of(caplog))
 
 
 @pytest.mark.parametrize("kind", ENCODED)
@@ -120,8 +120,8 @@ def test_whole_files_are_the_same_with_and_without(kind: str, caplog: pytest.Log
     assert not warnings_of(caplog)
 
 
-def test_what_is_no_recording_stays_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
+def test_a_file_that_is_not_a_recording_is_still_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
     for source in (tmp_path / "a.wav", tmp_path / "none.wav", b"", tone(16000) * 32768):
         with pytest.raises(AudioError, match="Expected "):
             load_audio(source, allow_damaged=True)

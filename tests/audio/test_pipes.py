@@ -1,4 +1,4 @@
-"""Contract: what is no regular file is read as it comes, once: pipes, FIFOs, the standard input."""
+"""Contract: pipes, FIFOs and the standard input are read once, as the data comes."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_a_pipe_that_is_read_several_times(tmp_path: Path) -> None:
         assert again is data
 
 
-def test_errors_of_who_reads_a_copy_stay_theirs(tmp_path: Path) -> None:
+def test_errors_of_the_caller_are_not_converted(tmp_path: Path) -> None:
     with fifo(tmp_path, ENCODED["wav"]()) as path, pytest.raises(RuntimeError, match="theirs"), rereadable(path):
         raise RuntimeError("theirs")
 
@@ -87,7 +87,7 @@ def test_pipes_that_hold_no_recording(tmp_path: Path, monkeypatch: pytest.Monkey
         load_audio(path)
     with pytest.raises(AudioError, match="in /dev/null, got zero bytes"):
         load_audio("/dev/null")
-    with fifo(tmp_path, b"this is no sound") as path, pytest.raises(AudioError, match="unknown or damaged format"):
+    with fifo(tmp_path, b"this is not audio") as path, pytest.raises(AudioError, match="unknown or damaged format"):
         load_audio(path)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(AudioError, match="Expected a recording in the standard input, got none"):

@@ -1,6 +1,6 @@
 """Audio in: reference (known signals through every format), law (fuzzed files never crash), contract (errors, imports).
 
-All sound is generated here: sines, whose frequency, level and length survive lossy codecs measurably.
+All audio is synthetic: sines, whose frequency, level and length survive lossy codecs measurably.
 """
 
 import errno
@@ -182,7 +182,7 @@ def test_a_header_without_samples_is_an_empty_recording(tmp_path: Path) -> None:
 
 
 def assert_audio_error(source: str | Path | bytes, *words: str, **arguments: int | str) -> None:
-    """A sentence that says what was expected, what came and what to do."""
+    """Check that the message says what was expected, what was found and what to do."""
     with pytest.raises(AudioError) as caught:
         load_audio(source, **arguments)
     message = str(caught.value)
@@ -216,16 +216,16 @@ def test_zero_bytes_in_memory() -> None:
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "a"])
 def test_text_renamed(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("This is no sound at all.\n" * 50)
+    (tmp_path / name).write_text("This is not audio at all.\n" * 50)
     with pytest.raises(AudioError, match="Expected "):
         load_audio(tmp_path / name)
     with pytest.raises(AudioError, match="Expected "):
         audio_duration_s(tmp_path / name)
 
 
-def test_text_renamed_says_what_the_file_begins_with(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("This is no sound at all.\n" * 50)
-    assert_audio_error(tmp_path / "a.wav", "a.wav", "b'This is no s'", "g722")
+def test_text_renamed_shows_the_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("This is not audio at all.\n" * 50)
+    assert_audio_error(tmp_path / "a.wav", "a.wav", "b'This is not '", "g722")
 
 
 def test_a_picture_or_a_silent_film_has_no_audio(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_raw_samples_cut_within_a_sample() -> None:
     assert len(load_audio(data[:-1], format="s16le", sample_rate_hz=16000)) == 23999
 
 
-def test_a_playlist_named_as_sound_opens_nothing(tmp_path: Path) -> None:
-    """FFmpeg would follow the files and addresses that HLS playlists and concat scripts name."""
+def test_a_playlist_named_as_audio_opens_nothing(tmp_path: Path) -> None:
+    """FFmpeg would open the files and URLs that HLS playlists and concat scripts name."""
     (tmp_path / "secret.wav").write_bytes(ENCODED["wav"]())
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"
     script = f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n"

@@ -1,4 +1,4 @@
-"""Samples are looked at (contract): what has the range of 16-bit integers is refused with the cure, hot masters are not, and
+"""Checks of samples (contract): floats in the range of 16-bit integers are refused with the cure, loud masters are not, and
 channels in antiphase do not cancel each other."""
 
 import io
@@ -36,7 +36,7 @@ def test_floats_in_the_range_of_int16_are_refused_in_arrays() -> None:
         load_audio(np.stack([NOISE, -NOISE]) * 32768)  # a mix of zeros
 
 
-def test_the_edge() -> None:
+def test_the_largest_level_is_accepted() -> None:
     for level in (1.0, 3.0, 10.0):
         np.testing.assert_array_equal(load_audio(np.full(100, -level)), np.full(100, -level, np.float32))
     with pytest.raises(AudioError, match="divide by 32768"):
@@ -60,7 +60,7 @@ def test_channels_in_antiphase_do_not_cancel(container: str, gain: float, caplog
     np.testing.assert_array_equal(samples, load_audio(data, channel=0))
     (message,) = [record.getMessage() for record in caplog.records]
     assert message == (
-        "the channels of the bytes cancel each other from 0.00 s on (one is in antiphase); channel 0 is taken instead of "
+        "the channels of the bytes cancel each other from 0.00 s on (one is in antiphase); channel 0 is used instead of "
         "their mean"
     )
     np.testing.assert_array_equal(np.concatenate(list(read_blocks(data, block_s=0.3))), samples)
@@ -72,7 +72,7 @@ def test_the_channel_that_holds_more_is_taken() -> None:
 
 
 def test_antiphase_from_a_place_on() -> None:
-    """Quiet before, as a recording that starts in silence."""
+    """Quiet before, like a recording that starts with silence."""
     left = np.concatenate([np.zeros(65536, np.float32), NOISE])
     np.testing.assert_array_equal(load_audio(np.stack([left, -left])), left)
 

@@ -1,4 +1,4 @@
-"""Files with several audio tracks (contract): the default one, the one asked for, and one that is not there."""
+"""Files with several audio tracks (contract): the default one, the requested one, and a missing one."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_track_that_is_not_there() -> None:
         load_audio(encode_by_av("g722", "g722", 16000), format="g722", audio_track=1)
 
 
-def test_numbers_that_mean_nothing() -> None:
+def test_invalid_track_numbers() -> None:
     with pytest.raises(ValueError, match="Expected audio_track to count from 0, got -1"):
         load_audio(b"1234", audio_track=-1)
     with pytest.raises(ValueError, match="Expected no audio_track for an array, got 0"):

@@ -1,4 +1,4 @@
-"""Recordings made here: tones, whose frequency, level and length survive lossy codecs measurably, in every format."""
+"""Synthetic recordings in every format: tones, whose frequency, level and length can be measured after lossy codecs."""
 
 import io
 from collections.abc import Callable

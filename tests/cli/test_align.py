@@ -1,4 +1,4 @@
-"""Contract: `zipasr align` on a tiny random model; what goes wrong with a recording is reported and the next goes on."""
+"""Contract: `zipasr align` on a tiny random model; a recording that fails is reported and skipped."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good: a.wav, b.ogg. Bad: no_text.wav, odd.wav (letters), short.wav (too many words), broken.wav."""
-    folder = tmp_path_factory.mktemp("sounds")
+    folder = tmp_path_factory.mktemp("recordings")
     for name, text in TEXTS.items():
         (folder / f"{name}.txt").write_text(text)
     soundfile.write(folder / "a.wav", noise(3.0), 16_000)
@@ -39,13 +39,13 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "odd.txt").write_text("ten % off")
     soundfile.write(folder / "short.wav", noise(0.1), 16_000)
     (folder / "short.txt").write_text(TEXTS["b"])
-    (folder / "broken.wav").write_text("this is no sound")
+    (folder / "broken.wav").write_text("this is not audio")
     (folder / "broken.txt").write_text(TEXTS["b"])
     return folder
 
 
-def test_ctm_on_stdout(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    paths = [str(sounds / "a.wav"), str(sounds / "b.ogg")]
+def test_ctm_on_stdout(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = [str(recordings / "a.wav"), str(recordings / "b.ogg")]
     assert main(["align", str(run_folder), *paths]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[4] for row in rows if row[0] == "a"] == TEXTS["a"].upper().split()
@@ -54,9 +54,9 @@ def test_ctm_on_stdout(run_folder: Path, sounds: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("format", ["ctm", "textgrid", "json"])
 def test_formats_and_texts(
-    run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture, format: str
+    run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture, format: str
 ) -> None:
-    audio, text = str(sounds / "a.wav"), tmp_path / "other.txt"
+    audio, text = str(recordings / "a.wav"), tmp_path / "other.txt"
     text.write_text("pack my box")
     transcript = align_file(zipasr.load(run_folder, device="cpu"), audio, "pack my box")
     expected = FORMATS[format](transcript, audio if format == "json" else "a")
@@ -68,16 +68,16 @@ def test_formats_and_texts(
     assert (tmp_path / "new" / "times").read_text(encoding="utf-8") == expected
 
 
-def test_a_file_for_each(run_folder: Path, sounds: Path, tmp_path: Path) -> None:
-    paths = [str(sounds / "a.wav"), str(sounds / "b.ogg")]
+def test_one_output_file_per_recording(run_folder: Path, recordings: Path, tmp_path: Path) -> None:
+    paths = [str(recordings / "a.wav"), str(recordings / "b.ogg")]
     assert main(["align", str(run_folder), *paths, "--format", "textgrid", "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.TextGrid", "b.TextGrid"]
     assert '"QUICK"' in (tmp_path / "a.TextGrid").read_text()
 
 
-def test_bad_files_are_reported_and_the_rest_goes_on(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
     bad = {"no_text.wav": "no_text.txt", "odd.wav": "got %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
-    paths = [str(sounds / name) for name in ("a.wav", *bad, "b.ogg")]
+    paths = [str(recordings / name) for name in ("a.wav", *bad, "b.ogg")]
     assert main(["align", str(run_folder), *paths, "--format", "json"]) == 1
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
@@ -91,20 +91,20 @@ def test_bad_files_are_reported_and_the_rest_goes_on(run_folder: Path, sounds: P
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--text", "the dog"], "--text is for one recording, got 2; put a NAME.txt beside each"),
+        (["--text", "the dog"], "--text is for one recording, got 2; put a NAME.txt next to each"),
         (["--text-file", "x"], "--text-file is for one recording, got 2"),
         (["--format", "textgrid"], "a TextGrid holds one recording, got 2; give a folder with --out"),
     ],
 )
 def test_flags_for_one_recording(
-    run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture, flags: list[str], complaint: str
+    run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture, flags: list[str], complaint: str
 ) -> None:
-    assert main(["align", str(run_folder), str(sounds / "a.wav"), str(sounds / "b.ogg"), *flags]) == 2
+    assert main(["align", str(run_folder), str(recordings / "a.wav"), str(recordings / "b.ogg"), *flags]) == 2
     assert complaint in capsys.readouterr().err
 
 
-def test_misuse(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    audio = str(sounds / "a.wav")
+def test_misuse(run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    audio = str(recordings / "a.wav")
     assert main(["align", str(run_folder), audio, audio, "--out", str(tmp_path)]) == 2
     assert "different names for --out" in capsys.readouterr().err
     assert main(["align", str(run_folder), audio, "--text", "a", "--text-file", "b"]) == 2

@@ -1,4 +1,4 @@
-"""Contract: `zipasr average` writes a model that evaluates, says what is in it, and refuses what makes no sense."""
+"""Contract: `zipasr average` writes a model that can be evaluated, says what it averaged, and refuses wrong arguments."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--checkpoints", "2", "4"], "the mean of 2 checkpoints"),
     ],
 )
-def test_writes_a_model_that_evaluates(
+def test_writes_a_model_that_can_be_evaluated(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, argv: list[str], description: str
 ) -> None:
     out = tmp_path / "model"
@@ -57,9 +57,9 @@ def test_folders_by_name_and_json(run_folder: Path, tmp_path: Path, capsys: pyte
     [
         (["RUN"], 2, "required"),
         (["RUN", "--last", "1", "--epochs", "1"], 2, "not allowed with"),
-        (["RUN", "--last", "1", "--to", "4"], 2, "--to ends what --from begins"),
-        (["--last", "1"], 2, "got none; say which run"),
-        (["--checkpoints", "2", "4"], 2, "expected RUN beside the batches 2, 4"),
+        (["RUN", "--last", "1", "--to", "4"], 2, "--to has no effect without --from"),
+        (["--last", "1"], 2, "got none; name the run"),
+        (["--checkpoints", "2", "4"], 2, "expected RUN with the batches 2, 4"),
         (["RUN", "--checkpoints", "RUN/model"], 2, "RUN has no effect"),
         (["RUN", "--checkpoints", "2", "999"], 1, "the checkpoints of batch 999, but holds those of"),
         (["RUN", "--last", "0"], 2, "1 checkpoint or more"),

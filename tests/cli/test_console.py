@@ -1,4 +1,4 @@
-"""Contract: no verb ends because the console lacks a character; JSON stays JSON; files are UTF-8; `--quiet` is silent."""
+"""Contract: no verb fails because the console lacks a character; JSON stays valid; files are UTF-8; `--quiet` is silent."""
 
 import io
 import json
@@ -33,13 +33,13 @@ for argv in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings with texts, a model that writes LETTERS, and a text, in a folder whose name no small encoding has."""
+    """Recordings with texts, a model that writes LETTERS, and a text, in a folder whose name small encodings lack."""
     folder = tmp_path_factory.mktemp("console") / NAME
-    sounds = folder / "in"
-    sounds.mkdir(parents=True)
+    recordings = folder / "in"
+    recordings.mkdir(parents=True)
     for i in range(6):
-        soundfile.write(sounds / f"{i} {NAME}.wav", noise(1.0 + i / 10, i), 16_000)
-        (sounds / f"{i} {NAME}.txt").write_text("甲 乙 É Ł 𝄞", encoding="utf-8")
+        soundfile.write(recordings / f"{i} {NAME}.wav", noise(1.0 + i / 10, i), 16_000)
+        (recordings / f"{i} {NAME}.txt").write_text("甲 乙 É Ł 𝄞", encoding="utf-8")
     tokenizer = Tokenizer.train([LETTERS], kind="char", vocab_size=None)
     minute_model(vocab_size=tokenizer.vocab_size).save(folder / "model", tokenizer)
     (folder / "text.txt").write_text("\n".join([LETTERS, "甲乙", "É Ł"] * 10), encoding="utf-8")
@@ -57,7 +57,7 @@ def minute() -> TrainConfig:
 
 
 def commands(folder: Path, out: Path) -> list[list[str]]:
-    """A command of every verb, whose output has a character that is in no small encoding, and what each needs."""
+    """A command of every verb, whose output has a character that small encodings lack, and the files that it needs."""
     wav, model, data, run = str(folder / "in" / f"0 {NAME}.wav"), str(folder / "model"), folder / "data", str(out / "run")
     dev = str(data / "dev_cuts.jsonl.gz")
     commands = [
@@ -79,7 +79,7 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
     return [*commands, *by_json, ["evaluate", "甲", "甲"]]
 
 
-def test_no_verb_needs_a_character(folder: Path, tmp_path: Path) -> None:
+def test_no_verb_fails_for_lack_of_a_character(folder: Path, tmp_path: Path) -> None:
     argvs = commands(folder, tmp_path / NAME)
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", _RUN_ALL, json.dumps(argvs)], capture_output=True, env=env)
@@ -99,23 +99,23 @@ def test_no_verb_needs_a_character(folder: Path, tmp_path: Path) -> None:
         assert json.load(file)["report"]["num_utterances"]["train"] > 0
 
 
-def test_file_names_that_are_no_utf8(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sounds, name, model = tmp_path / "in", os.fsdecode(b"caf\xe9"), str(folder / "model")
-    sounds.mkdir()
+def test_file_names_that_are_not_utf8(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recordings, name, model = tmp_path / "in", os.fsdecode(b"caf\xe9"), str(folder / "model")
+    recordings.mkdir()
     try:
         for i in range(3):
             soundfile.write(written := io.BytesIO(), noise(1.0 + i / 10, i), 16_000, format="WAV")
-            (sounds / f"{i}{name}.wav").write_bytes(written.getvalue())
-            (sounds / f"{i}{name}.txt").write_text("甲 乙", encoding="utf-8")
+            (recordings / f"{i}{name}.wav").write_bytes(written.getvalue())
+            (recordings / f"{i}{name}.txt").write_text("甲 乙", encoding="utf-8")
     except OSError:
         pytest.skip("this file system has only names in UTF-8")
-    assert main(["prepare", str(sounds), "--out", str(tmp_path / "data"), "--set", "dev_share=0", "test_share=0"]) == 0
+    assert main(["prepare", str(recordings), "--out", str(tmp_path / "data"), "--set", "dev_share=0", "test_share=0"]) == 0
     results = tmp_path / "results.jsonl"
     cuts = str(tmp_path / "data" / "train_cuts.jsonl.gz")
     assert main(["evaluate", model, cuts, "--json", "--out", str(results)]) == 0
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     assert sorted(row["id"] for row in rows) == [f"{i}{name}" for i in range(3)]
-    paths = sorted(map(str, sounds.glob("*.wav")))
+    paths = sorted(map(str, recordings.glob("*.wav")))
     (tmp_path / "list").write_bytes(b"\n".join(map(os.fsencode, paths)))
     capsys.readouterr()
     assert main(["transcribe", model, "--list", str(tmp_path / "list"), "--json"]) == 0
@@ -124,7 +124,7 @@ def test_file_names_that_are_no_utf8(folder: Path, tmp_path: Path, capsys: pytes
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_what_a_stream_lacks_is_escaped_as_json_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_a_stream_lacks_are_escaped_as_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
     configure_streams()
@@ -133,7 +133,7 @@ def test_what_a_stream_lacks_is_escaped_as_json_does(monkeypatch: pytest.MonkeyP
     assert json.loads(written.getvalue().decode("cp1252").partition("}")[0] + "}") == {"text": NAME}
 
 
-def test_streams_that_are_none_or_replaced_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_replaced_streams_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", None)
     configure_streams()
@@ -156,7 +156,7 @@ def test_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "zipasr: an error\n"
 
 
-def test_quiet_is_silent_but_for_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_writes_only_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in commands(folder, tmp_path):
         if argv[0] not in ("prepare", "train", "train-lm", "evaluate", "transcribe"):
             continue

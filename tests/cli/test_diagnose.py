@@ -35,7 +35,7 @@ def test_table(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "4 utterances" in lines[0] and "the end of training" in lines[0]
     assert all(line.startswith("! ") for line in lines[2:5])
     assert "modules are outside their limits" in lines[5] and "not shown, --rows 0 shows all" in lines[5]
-    assert lines[6].startswith("emission of ") and "hold more than one" in lines[6] and "s against CTC" in lines[6]
+    assert lines[6].startswith("emission of ") and "emit more than one" in lines[6] and "relative to CTC" in lines[6]
     assert lines[7].split() == "search WER % deleted % inserted % substituted %".split()
     names = [line.split("  ")[1] for line in lines[8:11]]
     assert names == ["greedy", "greedy, max_symbols_per_frame 5", "ctc_greedy"]
@@ -77,8 +77,8 @@ def test_what_was_measured_is_printed(folder: Path, capsys: pytest.CaptureFixtur
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()[4:]
     assert lines[0] == (
-        "emission of 20 labels: 40.0 % of the frames with labels hold more than one; 50.0 % of the labels are not the first "
-        "of their frame; -0.050 s against CTC"
+        "emission of 20 labels: 40.0 % of the frames with labels emit more than one; 50.0 % of the labels are not the first "
+        "of their frame; delay relative to CTC -0.050 s"
     )
     assert lines[1].startswith("1 utterances could not be aligned")
     assert [line.split()[-4:] for line in lines[3:6]] == [

@@ -1,4 +1,4 @@
-"""Contract: `zipasr evaluate` on a tiny random model and generated sound."""
+"""Contract: `zipasr evaluate` on a tiny random model and synthetic audio."""
 
 import json
 from pathlib import Path
@@ -43,9 +43,9 @@ def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pyte
     assert "/ 30 characters" in lines[1]
     assert lines[2].startswith("3 utterances")
     assert "real-time factor" in lines[2]
-    assert lines[3] == "1 left out because they cannot be read"
+    assert lines[3] == "1 skipped because they cannot be read"
     assert "ref: THE LAZY DOG" in captured.out
-    assert "zipasr: left out 3: " in captured.err
+    assert "zipasr: skipped 3: " in captured.err
 
 
 def test_scoring(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
@@ -127,7 +127,7 @@ def test_misuse(run_folder: Path, cuts: Path, options: list[str], code: int, mes
     assert captured.out == ""
 
 
-def test_missing_places(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_paths(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(tmp_path / "nowhere"), str(cuts)]) == 1
     assert "must be a model folder" in capsys.readouterr().err
     assert main(["evaluate", str(run_folder), str(tmp_path / "nothing.jsonl.gz")]) == 1
@@ -146,7 +146,7 @@ def test_default_search_is_shown_beside_the_others(run_folder: Path, cuts: Path,
 
 
 @pytest.mark.parametrize("options", [["--no-compare"], ["--search", "beam"], ["--hotwords", "WORDS"]])
-def test_comparison_is_left_out_where_nobody_wants_it(
+def test_comparison_is_skipped_if_a_search_is_chosen(
     run_folder: Path, cuts: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "words.txt").write_text("LAZY\n")
@@ -184,7 +184,7 @@ def test_tune_can_save_its_best_setting(cuts: Path, tmp_path: Path, capsys: pyte
         (["--save", "--no-compare"], "--no-compare compares none"),
         (["--compare", "--lm", "x"], "leave --lm and --hotwords out"),
         (["--compare", "--tune"], "--tune tries many settings"),
-        (["--plot", "x.png"], "--plot belongs to --calibration"),
+        (["--plot", "x.png"], "--plot has no effect without --calibration"),
     ],
 )
 def test_flags_that_contradict_each_other(
@@ -194,9 +194,7 @@ def test_flags_that_contradict_each_other(
     assert message in capsys.readouterr().err
 
 
-def test_a_flag_that_says_the_usual_overrules_the_models_default(
-    cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_explicit_flag_overrides_the_models_default(cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_tiny(tmp_path)
     (tmp_path / "search.json").write_text('{"search": {"method": "greedy", "max_symbols_per_frame": 5}}')
     expected = {(): {"method": "greedy", "max_symbols_per_frame": 5}, ("--max-symbols-per-frame", "1"): {"method": "greedy"}}

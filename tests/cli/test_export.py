@@ -1,4 +1,4 @@
-"""Contract: `zipasr export` writes what it says, on stdout and as JSON, and turns mistakes into one line."""
+"""Contract: `zipasr export` writes what it reports, on stdout and as JSON, and reports mistakes in one line."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_cuts(folder: Path, *texts: str) -> Path:
-    """Cuts of noise that is said to be these texts."""
+    """Cuts of noise, labeled with these texts."""
     made = []
     for i, text in enumerate(texts):
         soundfile.write(folder / f"{i}.wav", noise(1.5, seed=i), 16_000)
@@ -31,7 +31,7 @@ def write_cuts(folder: Path, *texts: str) -> Path:
     return folder / "cuts.jsonl.gz"
 
 
-def test_export_says_what_it_wrote(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_reports_what_it_wrote(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main(["export", str(model_dir), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -58,12 +58,12 @@ def test_mistakes(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert not Path(out).exists()
 
 
-def test_int8_must_be_judged(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_needs_cuts(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["export", str(model_dir), "--out", str(tmp_path / "out")]
     for flags, message in (
         (["--int8"], "--cuts names none"),
-        (["--cuts", "dev.jsonl.gz"], "--cuts judges --int8"),
-        (["--max-wer-increase", "1"], "--max-wer-increase judges --int8"),
+        (["--cuts", "dev.jsonl.gz"], "--cuts has no effect without --int8"),
+        (["--max-wer-increase", "1"], "--max-wer-increase has no effect without --int8"),
         (["--int8", "--cuts", "dev.jsonl.gz", "--max-wer-increase", "-1"], "must be 0 or more"),
         (["--int8", "--fp16"], "not allowed with"),
         (["--chunk-ms", "320"], "is_causal=True"),
@@ -75,13 +75,13 @@ def test_int8_must_be_judged(model_dir: Path, tmp_path: Path, capsys: pytest.Cap
     assert "none.jsonl.gz" in capsys.readouterr().err
 
 
-def test_int8_is_judged_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_is_measured_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cuts = write_cuts(tmp_path, "ONE TWO", "THREE FOUR")
     line = ["export", str(model_dir), "--out", str(tmp_path / "out"), "--int8", "--cuts", str(cuts)]
     assert main([*line, "--max-wer-increase", "100"]) == 0
     printed = capsys.readouterr().out
     assert "ctc: " in printed
-    assert "modules left in float32" in printed
+    assert "modules kept in float32" in printed
     assert (tmp_path / "out" / "quantisation.json").is_file()
 
 

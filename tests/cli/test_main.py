@@ -16,7 +16,7 @@ from zipasr.errors import AudioError, ConfigError
 
 @pytest.fixture
 def failing_verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException | int]:
-    """A verb `fail` that raises or returns what the test puts in under "outcome"."""
+    """A verb `fail` that raises or returns the value that the test stores as "outcome"."""
     outcome: dict[str, BaseException | int] = {}
 
     class Module:
@@ -56,7 +56,7 @@ def test_exit_codes(failing_verb: dict, capsys: pytest.CaptureFixture, outcome, 
     assert captured.err == message
 
 
-def test_a_bug_shows_where_it_is(failing_verb: dict, capsys: pytest.CaptureFixture) -> None:
+def test_a_bug_prints_a_traceback(failing_verb: dict, capsys: pytest.CaptureFixture) -> None:
     failing_verb["outcome"] = ZeroDivisionError("division by zero")
     assert main(["fail"]) == 1
     error = capsys.readouterr().err
@@ -65,7 +65,7 @@ def test_a_bug_shows_where_it_is(failing_verb: dict, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "b", "--search", "guess"]])
-def test_misuse_is_two(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_misuse_exits_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(argv) == 2
     assert "usage: zipasr" in capsys.readouterr().err
 
@@ -91,7 +91,7 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     after = os.times()
-    # 0.1 s of processor time, which other work on the machine does not add to; only against loading torch unnoticed.
+    # It takes 0.1 s of processor time, which other programs do not increase; the bound only detects that torch is loaded.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 5.0
     for verb in command.VERBS:
         assert verb in done.stdout
@@ -103,7 +103,7 @@ def test_python_dash_m() -> None:
     assert "usage: zipasr" in done.stderr
 
 
-def test_reader_that_goes_away_is_no_traceback() -> None:
+def test_a_closed_pipe_prints_no_traceback() -> None:
     code = (
         "import sys, zipasr.cli.command as c; import types; "
         "run = lambda args: [print('x' * 1000, flush=True) for _ in range(1000)] and 0; "

@@ -1,4 +1,4 @@
-"""Contract: whatever a flag of a verb is given, the verb works or says what is wrong, and never ends in a traceback."""
+"""Contract: for any value of a flag, the verb works or says what is wrong, and never ends with a traceback."""
 
 import argparse
 import dataclasses
@@ -25,12 +25,12 @@ WHOLE = ("-1", str(10**30), "0", "1", "7", "-" + str(10**30), "1.5", "nan", "", 
 NUMBERS = ("nan", "1e308", "-1", "0", "0.5", "1e-320", "1e400", "-inf", "", "x")
 TEXTS = ("甲\udcff", "x" * 5000, "FOLDER", "FILE/x", "FILE", "", " ", "-1", "MISSING", "/proc/none/x", "a=b", "a,b=1,,", "=")
 NUM_QUICK = {WHOLE: 2, NUMBERS: 2, TEXTS: 4}
-"""How many of them the quick test tries."""
+"""How many odd values the quick test tries."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, a run, recordings with texts, cuts and a text, all tiny; FOLDER and FILE are something else."""
+    """A model, a run, recordings with texts, cuts and a text, all tiny; FOLDER and FILE have unrelated content."""
     folder = tmp_path_factory.mktemp("odd")
     write_tones(folder / "data", num_train=4, num_dev=2)
     tokenizer = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
@@ -58,7 +58,7 @@ def minute() -> TrainConfig:
 
 @pytest.fixture
 def _no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that ends at once, and models whose cost is known."""
+    """Make the server exit at once, and fake the measured cost of models."""
     measured = Measured(device="cpu", batch=1, seconds=1.0, threads=1, time_s=1.0, min_s=1.0, max_s=1.0, peak_mib=1.0)
     done = subprocess.CompletedProcess([], 0, json.dumps(dataclasses.asdict(measured)), "")
     monkeypatch.setattr("zipasr.serve.serve", lambda *args, **options: True)
@@ -67,7 +67,7 @@ def _no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
-    """Commands of each verb that work, to which a flag is added."""
+    """Valid commands of each verb, to which a flag is added."""
     wav, model, cuts = str(folder / "in" / "0.wav"), str(folder / "model"), str(folder / "data" / "dev_cuts.jsonl.gz")
     recipe, run = f"{folder / 'recipe.py'}:minute", str(folder / "run")
     lm = ["train-lm", str(folder / "text.txt"), "--model", model]
@@ -88,7 +88,7 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
 
 
 def odd_commands(verb: str, base: list[str], places: dict[str, str], *, is_quick: bool) -> Iterator[list[str]]:
-    """A working command with an odd value for each flag, and in each place."""
+    """A valid command with an odd value for each flag and each positional argument."""
 
     def few(values: tuple[str, ...]) -> Iterator[str]:
         for value in values[: NUM_QUICK[values] if is_quick else None]:

@@ -69,7 +69,7 @@ def test_published_corpora_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
         run(f"gigaspeech:{folder}", "--out", str(out), "--set", "subset=XXL")
 
 
-def test_mistakes_are_ours_to_name(source: Path, tmp_path: Path) -> None:
+def test_mistakes_raise_our_own_errors(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a folder of"):
         run(str(tmp_path / "missing"), "--out", str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="max_duration_s"):

@@ -31,7 +31,7 @@ def test_one_model_with_its_time(capsys: pytest.CaptureFixture) -> None:
     assert [figures["measured"][name] for name in ("batch", "seconds", "threads", "device")] == [2, 1.5, 1, "cpu"]
 
 
-def test_table_beside_the_paper(capsys: pytest.CaptureFixture) -> None:
+def test_table_with_the_papers_figures(capsys: pytest.CaptureFixture) -> None:
     assert main(["profile", "zipformer-s", "--no-time"]) == 0
     captured = capsys.readouterr()
     row = next(line for line in captured.out.splitlines() if line.startswith("Zipformer-S"))
@@ -58,13 +58,13 @@ def test_all_with_figure(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypa
     titles = [published.title for published in TABLE_2.values()]
     assert [line.split()[0] for line in lines[2:17]] == titles
     assert all(line.endswith("  1.250       123") for line in lines[2:17])
-    assert "another transducer head" in captured.out
+    assert "a different transducer head" in captured.out
     assert "3 x 30 s on cpu, 2 threads" in captured.out
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert str(tmp_path / "costs.png") in captured.err
 
 
-def test_all_as_json_goes_on_after_a_failure(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_as_json_continues_after_a_failure(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail_for_ctc(config: AsrConfig, **options: int | float | str) -> Measured:
         if config.vocab_size == 128:
             raise ZipasrError("no memory left")
@@ -93,7 +93,7 @@ def test_all_as_json_goes_on_after_a_failure(capsys: pytest.CaptureFixture, monk
         (["tiny", "--no-time", "--batch", "2", "--device", "cpu"], "--batch, --device would have no effect"),
         (["tiny", "--plot", "costs.png"], "use it with --all"),
         (["--all", "--no-time", "--plot", "costs.png"], "without --no-time"),
-        (["--all", "--plot", "no/such/folder/costs.png"], "folder that exists"),
+        (["--all", "--plot", "no/such/folder/costs.png"], "in an existing folder"),
     ],
 )
 def test_misuse(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

@@ -1,4 +1,5 @@
-"""Contract: `zipasr serve` answers where it says, ends in good order at SIGTERM, and says in a line why it cannot begin."""
+"""Contract: `zipasr serve` responds at the URL that it prints, shuts down cleanly after SIGTERM, and says in one line why it
+cannot start."""
 
 import contextlib
 import os
@@ -31,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def served(model: Path, *flags: str, key: str = "") -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """The process and the address that it prints."""
+    """A server process and the URL that it prints."""
     command = [sys.executable, "-m", "zipasr", "serve", str(model), "--port", "0", "--device", "cpu", *flags]
     environment = {**os.environ, "ZIPASR_API_KEY": key}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -53,10 +54,10 @@ def test_it_serves_until_sigterm(model: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(WATCHDOG_S) == 0
         assert process.stderr is not None
-        assert process.stderr.read() == f"zipasr: serving {model.name}; Ctrl-C ends it\n"
+        assert process.stderr.read() == f"zipasr: serving {model.name}; Ctrl-C stops it\n"
 
 
-def test_live_sound_is_answered_at_sigterm(tmp_path: Path) -> None:
+def test_live_audio_is_completed_after_sigterm(tmp_path: Path) -> None:
     recognizer = streaming_recognizer()
     assert isinstance(recognizer.scorer, AsrModel)
     recognizer.scorer.save(tmp_path / "model", recognizer.tokenizer)
@@ -71,7 +72,7 @@ def test_live_sound_is_answered_at_sigterm(tmp_path: Path) -> None:
         assert process.wait(WATCHDOG_S) == 0
 
 
-def test_requests_are_answered_at_sigterm(model: Path) -> None:
+def test_requests_are_completed_after_sigterm(model: Path) -> None:
     with served(model) as (process, url), ThreadPoolExecutor(20) as pool:
 
         def post(seed: int) -> httpx2.Response:
@@ -91,7 +92,7 @@ def test_requests_are_answered_at_sigterm(model: Path) -> None:
         assert process.wait(WATCHDOG_S) == 0
 
 
-def test_a_second_signal_waits_for_nobody_and_says_so(model: Path) -> None:
+def test_a_second_signal_does_not_wait_for_requests(model: Path) -> None:
     with served(model) as (process, url), socket.socket() as slow:
         slow.connect(("127.0.0.1", int(url.rpartition(":")[2])))
         slow.sendall(
@@ -106,7 +107,7 @@ def test_a_second_signal_waits_for_nobody_and_says_so(model: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(WATCHDOG_S) == 1
         assert process.stderr is not None
-        assert "some requests could not be answered in time" in process.stderr.read()
+        assert "some requests could not be completed in time" in process.stderr.read()
 
 
 def test_a_key_from_the_environment(model: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", str(model), "--port", str(port)]) == 1
-    assert f"cannot listen at 127.0.0.1 port {port}: Address already in use; end what" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use; stop the" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_misuse(flags: list[str], sentence_part: str, model: Path, capsys: pytes
     assert sentence_part in capsys.readouterr().err
 
 
-def test_a_model_file_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_truncated_model_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights = next(save_tiny(tmp_path / "model").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:10_000])
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1

@@ -1,4 +1,4 @@
-"""Contract: `--threads` is what PyTorch and exported graphs compute with, readers included; nobody spins unless told to."""
+"""Contract: PyTorch and exported graphs use `--threads` threads, readers included; threads do not spin by default."""
 
 import json
 import os

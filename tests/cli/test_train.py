@@ -1,4 +1,4 @@
-"""Contract: `zipasr train` checks its arguments before it works, and says in one line what it made or what is wrong."""
+"""Contract: `zipasr train` checks its arguments first, and says in one line what it wrote or what is wrong."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def show(capsys: pytest.CaptureFixture, *argv: str) -> TrainConfig:
     return from_json(TrainConfig, json.loads(captured.out))
 
 
-def test_show_is_the_recipe_with_what_is_set(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_show_prints_the_recipe_with_settings(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     config = show(capsys, "prompts:tiny")
     assert config == find_recipe("prompts:tiny")
     config = show(capsys, "prompts:tiny", "--set", "lr=0.03", "--set", "batch.speed_factors=1.0,1.2", "--set", "data=mine")
@@ -40,7 +40,7 @@ def test_run_of_a_folder_says_what_follows_from_its_data(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("budget", ["soon", "-5m", "0"])
-def test_budget_that_is_no_time_is_misuse(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_invalid_budget_is_misuse(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), f"--budget={budget}"]) == 2
     assert "such as 20m" in capsys.readouterr().err
 
@@ -66,7 +66,7 @@ def test_wrong_settings_are_misuse(setting: str, message: str, tmp_path: Path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["train", "prompts:tiny", "--out", str(tmp_path / "run"), "--set", "device=cuda"]) == 2
     error = capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("recipe", ["prompts:tinny", "promts:tiny", "no/such/folder"])
-def test_wrong_recipe_is_misuse_and_names_those_there_are(
+def test_an_unknown_recipe_is_misuse_and_lists_the_known_ones(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["train", recipe, "--out", str(tmp_path / "run")]) == 2
@@ -91,7 +91,7 @@ def test_missing_data_is_a_failure_with_its_cure(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "run").exists()
 
 
-def test_needs_a_place(capsys: pytest.CaptureFixture) -> None:
+def test_needs_an_output_folder(capsys: pytest.CaptureFixture) -> None:
     assert main(["train", "prompts:tiny"]) == 2
     assert "--out" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Contract: `zipasr train --check` prints what of the data would be lost, trains nothing, and exits 1 if it is too much."""
+"""Contract: `zipasr train --check` prints how much data would be dropped, does not train, and exits 1 if it is too much."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Contract: `zipasr train-lm` trains every kind of language model in one command, and refuses flags without effect."""
+"""Contract: one `zipasr train-lm` command trains every kind of language model, and refuses flags without effect."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_refuses(
     assert not (tmp_path / "out").exists()
 
 
-def test_text_in_another_writing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_text_in_another_case(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "text.txt").write_text("\n".join(LINES).lower())
     arguments = ["train-lm", str(tmp_path / "text.txt"), "--model", str(folder / "asr"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2

@@ -1,4 +1,4 @@
-"""Contract: `zipasr transcribe` on a tiny random model; a bad file is reported and the next goes on."""
+"""Contract: `zipasr transcribe` on a tiny random model; a bad file is reported and skipped."""
 
 import io
 import json
@@ -28,13 +28,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good: a.wav, b.ogg, short.wav (10 ms). Bad: text.wav, cut.flac, nan.wav, empty.wav."""
-    folder = tmp_path_factory.mktemp("sounds")
+    folder = tmp_path_factory.mktemp("recordings")
     soundfile.write(folder / "a.wav", noise(1.0), 16_000)
     soundfile.write(folder / "b.ogg", noise(1.5, 1), 16_000)
     soundfile.write(folder / "short.wav", noise(0.01), 16_000)
-    (folder / "text.wav").write_text("this is no sound")
+    (folder / "text.wav").write_text("this is not audio")
     soundfile.write(folder / "cut.flac", noise(2.0), 16_000)
     (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:20_000])
     soundfile.write(folder / "nan.wav", noise(0.5) * float("nan"), 16_000, subtype="FLOAT")
@@ -42,15 +42,15 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_file_is_its_text(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["transcribe", str(run_folder), str(sounds / "a.wav")]) == 0
-    text = zipasr.load(run_folder).transcribe(sounds / "a.wav").text
+def test_one_file_is_its_text(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["transcribe", str(run_folder), str(recordings / "a.wav")]) == 0
+    text = zipasr.load(run_folder).transcribe(recordings / "a.wav").text
     assert text
     assert capsys.readouterr().out == f"{text}\n"
 
 
-def test_flags_may_stand_anywhere(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    first, second = str(sounds / "a.wav"), str(sounds / "b.ogg")
+def test_flags_and_files_in_any_order(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    first, second = str(recordings / "a.wav"), str(recordings / "b.ogg")
     printed = []
     for argv in (
         ["--search", "greedy", str(run_folder), first, second],
@@ -65,16 +65,16 @@ def test_flags_may_stand_anywhere(run_folder: Path, sounds: Path, capsys: pytest
     assert "unrecognized arguments: --serach" in capsys.readouterr().err
 
 
-def test_several_files_are_named(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    paths = [str(sounds / name) for name in ("a.wav", "b.ogg", "short.wav")]
+def test_several_files_are_named(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = [str(recordings / name) for name in ("a.wav", "b.ogg", "short.wav")]
     assert main(["transcribe", str(run_folder), *paths]) == 0
     recognizer = zipasr.load(run_folder)
     assert capsys.readouterr().out.splitlines() == [f"{path}: {recognizer.transcribe(path).text}" for path in paths]
 
 
-def test_bad_files_are_reported_and_the_rest_goes_on(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    bad = [str(sounds / name) for name in ("text.wav", "cut.flac", "nan.wav", "empty.wav", "missing.wav")]
-    good = [str(sounds / "a.wav"), str(sounds / "b.ogg")]
+def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    bad = [str(recordings / name) for name in ("text.wav", "cut.flac", "nan.wav", "empty.wav", "missing.wav")]
+    good = [str(recordings / "a.wav"), str(recordings / "b.ogg")]
     assert main(["transcribe", str(run_folder), good[0], *bad, good[1], "--search", "greedy"]) == 1
     captured = capsys.readouterr()
     assert [line.split(": ")[0] for line in captured.out.splitlines()] == good
@@ -85,8 +85,8 @@ def test_bad_files_are_reported_and_the_rest_goes_on(run_folder: Path, sounds: P
         assert path in error
 
 
-def test_json(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    paths = [str(sounds / name) for name in ("a.wav", "text.wav", "short.wav")]
+def test_json(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = [str(recordings / name) for name in ("a.wav", "text.wav", "short.wav")]
     assert main(["transcribe", str(run_folder), *paths, "--json"]) == 1
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["audio"] for row in rows] == paths
@@ -96,29 +96,29 @@ def test_json(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> 
     assert rows[2]["text"] == ""
 
 
-def test_no_model(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["transcribe", str(tmp_path), str(sounds / "a.wav")]) == 1
+def test_no_model(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["transcribe", str(tmp_path), str(recordings / "a.wav")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"zipasr: error: {tmp_path} must be a model folder")
 
 
 @pytest.mark.parametrize("format", ["json", "srt", "vtt", "tsv", "ctm", "textgrid"])
-def test_formats(format: str, run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = str(sounds / "a.wav")
+def test_formats(format: str, run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = str(recordings / "a.wav")
     assert main(["transcribe", str(run_folder), path, "--format", format]) == 0
     printed = capsys.readouterr().out
     transcript = zipasr.load(run_folder).transcribe(path)
     assert printed == FORMATS[format](transcript, "a" if format == "ctm" else path)
-    paths = [path, str(sounds / "b.ogg")]
+    paths = [path, str(recordings / "b.ogg")]
     assert main(["transcribe", str(run_folder), *paths, "--format", format, "--out", str(tmp_path / "out")]) == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [file.name for file in written] == [f"{name}.{FILE_ENDINGS[format]}" for name in ("a", "b")]
     assert all(file.read_text().strip() for file in written)
 
 
-def test_alternatives_in_json(run_folder: Path, sounds: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["transcribe", str(run_folder), str(sounds / "a.wav"), "--json", "--num-best", "3"]) == 0
+def test_alternatives_in_json(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["transcribe", str(run_folder), str(recordings / "a.wav"), "--json", "--num-best", "3"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert len(row["alternatives"]) == 2
     assert row["score"] is not None
@@ -140,15 +140,15 @@ def test_channels(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["call-0.srt", "call-1.srt"]
 
 
-def test_list_of_files(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_list_of_files(run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     files = tmp_path / "files.txt"
-    files.write_text(f"{sounds / 'a.wav'}\n\n{sounds / 'short.wav'}\n")
+    files.write_text(f"{recordings / 'a.wav'}\n\n{recordings / 'short.wav'}\n")
     assert main(["transcribe", str(run_folder), "--list", str(files)]) == 0
     assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == files.read_text().split()
 
 
-def test_hotwords_from_a_file(run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path, hotwords = str(sounds / "a.wav"), tmp_path / "hotwords.txt"
+def test_hotwords_from_a_file(run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, hotwords = str(recordings / "a.wav"), tmp_path / "hotwords.txt"
     hotwords.write_text("quick fox :3\njumps\n")
     assert main(["transcribe", str(run_folder), path, "--json", "--hotwords", str(hotwords)]) == 0
     expected = zipasr.load(run_folder, hotwords=[Hotword("quick fox", 3.0), "jumps"]).transcribe(path)
@@ -174,27 +174,27 @@ def misuse_cases(folder: Path) -> dict[str, tuple[list[str], str]]:
             ["a.wav", "--hotwords", "unwritable.txt", "--search", "ctc_greedy"],
             "hotword",
         ),
-        "no files": ([], "there must be recordings"),
-        "an empty list": (["--list", "empty.txt"], "there must be recordings"),
+        "no files": ([], "expected recordings"),
+        "an empty list": (["--list", "empty.txt"], "expected recordings"),
         "a missing list": (["--list", "missing.txt"], "--list must be a file"),
-        "readings that nobody sees": (["a.wav", "--num-best", "2"], "--num-best has no effect"),
-        "more readings than the beam": (["a.wav", "--json", "--num-best", "9"], "num_best must be from 1"),
+        "alternatives without JSON": (["a.wav", "--num-best", "2"], "--num-best has no effect"),
+        "more alternatives than the beam": (["a.wav", "--json", "--num-best", "9"], "num_best must be from 1"),
         "tokens a frame of a CTC search": (
             ["a.wav", "--max-symbols-per-frame", "2", "--search", "ctc_greedy"],
             "max_symbols_per_frame has no effect on the search ctc_greedy",
         ),
         "subtitles of two files in one": (["a.wav", "b.ogg", "--format", "srt"], "--out"),
-        "two formats": (["a.wav", "--json", "--format", "srt"], "--json is --format json"),
+        "two formats": (["a.wav", "--json", "--format", "srt"], "--json means --format json"),
         "one name twice": (["a.wav", "a.wav", "--out", "out"], "different names"),
     }
 
 
 @pytest.mark.parametrize("case", misuse_cases(Path(tempfile.mkdtemp())))
 def test_misuse_is_explained_before_any_work(
-    case: str, run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    case: str, run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments, message = misuse_cases(tmp_path)[case]
-    places = {".wav": sounds, ".ogg": sounds, ".txt": tmp_path}
+    places = {".wav": recordings, ".ogg": recordings, ".txt": tmp_path}
     arguments = [str(places[Path(a).suffix] / a) if Path(a).suffix in places else a for a in arguments]
     assert main(["transcribe", str(run_folder), *arguments]) == 2
     captured = capsys.readouterr()
@@ -207,10 +207,10 @@ def test_misuse_is_explained_before_any_work(
 
 
 def test_the_standard_input_and_pipes(
-    run_folder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = zipasr.load(run_folder).transcribe(sounds / "a.wav").text
-    with (sounds / "a.wav").open("rb") as file:
+    text = zipasr.load(run_folder).transcribe(recordings / "a.wav").text
+    with (recordings / "a.wav").open("rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read())))
     assert main(["transcribe", str(run_folder), "-", "--search", "beam"]) == 0
     assert capsys.readouterr().out == f"{text}\n"
@@ -233,7 +233,7 @@ def test_the_standard_input_and_pipes(
     assert "the standard input must be a recording or the --list" in capsys.readouterr().err
 
 
-def test_damaged_recordings_are_taken_if_asked(
+def test_damaged_recordings_are_accepted_on_request(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.mkv"
@@ -246,7 +246,7 @@ def test_damaged_recordings_are_taken_if_asked(
     row = json.loads(capsys.readouterr().out)
     assert row["duration_s"] == pytest.approx(3.0, abs=0.1)
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("zipasr.audio")]
-    assert message.startswith(f"{path} is damaged; silence stands for what cannot be decoded: 1.4")
+    assert message.startswith(f"{path} is damaged; silence replaces what cannot be decoded: 1.4")
     cut = tmp_path / "cut.wav"
     soundfile.write(cut, noise(2.0), 16_000)
     cut.write_bytes(cut.read_bytes()[:32_000])

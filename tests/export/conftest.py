@@ -17,7 +17,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def report(model_dir: Path) -> ExportReport:
-    """What came of exporting it."""
+    """The report of exporting the model."""
     return export_model(model_dir, model_dir.with_name("exported"))
 
 
@@ -29,5 +29,5 @@ def causal_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def streaming(causal_dir: Path) -> ExportReport:
-    """What came of exporting it with chunks of 320 ms."""
+    """The report of exporting the causal model with chunks of 320 ms."""
     return export_model(causal_dir, causal_dir.with_name("exported"), chunk_ms=320, left_context_ms=1280)

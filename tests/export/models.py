@@ -20,7 +20,7 @@ def perturbed(model: AsrModel, seed: int = 1) -> AsrModel:
 
 
 def random_model(**heads: bool) -> AsrModel:
-    """`tiny_asr_model`, perturbed, with a seed with which both heads say much."""
+    """`tiny_asr_model`, perturbed, with a seed for which both heads emit many tokens."""
     return perturbed(tiny_asr_model(10, **heads))
 
 

@@ -1,4 +1,4 @@
-"""Law: the stand-ins compute what the modules compute, at every length; contract: they leave the model as it is."""
+"""Law: the replacements compute what the modules compute, at every length; contract: the model itself is not changed."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def encoded_by(encoder: Zipformer, x: torch.Tensor, lens: torch.Tensor) -> torch
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("lens", [(9,), (11, 9), (24,), (25, 100), (391, 400, 50)])
-def test_stand_ins_equal_the_encoder(is_causal: bool, lens: tuple[int, ...]) -> None:
+def test_replacements_equal_the_encoder(is_causal: bool, lens: tuple[int, ...]) -> None:
     encoder = (causal_model() if is_causal else random_model()).encoder
     assert isinstance(encoder, Zipformer)
     x = torch.randn(len(lens), max(lens), 80) * 3 - 8
@@ -37,7 +37,7 @@ def test_stand_ins_equal_the_encoder(is_causal: bool, lens: tuple[int, ...]) -> 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_the_model_is_left_as_it_is() -> None:
+def test_the_model_is_not_changed() -> None:
     encoder = random_model().encoder
     assert isinstance(encoder, Zipformer)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

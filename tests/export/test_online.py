@@ -1,4 +1,4 @@
-"""Contract: streaming graphs have the inputs, outputs and metadata that sherpa-onnx asks for, agree with PyTorch, and give
+"""Contract: streaming graphs have the inputs, outputs and metadata that sherpa-onnx requires, agree with PyTorch, and give
 the same tokens in the real sherpa-onnx."""
 
 import dataclasses
@@ -30,7 +30,7 @@ RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 3.
 
 
 def states(prefix: str = "") -> list[tuple[str, int, list[str | int]]]:
-    """The states of `causal_model`, layer by layer, as facts about sherpa-onnx list them."""
+    """Name, type and shape of the states of `causal_model`, layer by layer, as sherpa-onnx expects them."""
     listed: list[tuple[str, int, list[str | int]]] = []
     for i, (channels, heads, factor) in enumerate(zip(CHANNELS, HEADS, FACTORS, strict=True)):
         left = LEFT // factor
@@ -104,7 +104,7 @@ def test_layouts_are_inverses() -> None:
 
 
 def encoded_in_chunks(model: AsrModel, samples: np.ndarray) -> Encoded:
-    """Encoder frames of all windows that sherpa-onnx takes of a recording."""
+    """Encoder frames of all windows that sherpa-onnx processes of a recording."""
     features = Fbank()(samples)
     state = model.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
     frames = []
@@ -161,7 +161,7 @@ def test_sherpa_finds_what_we_find(method: str, causal_dir: Path, streaming: Exp
                 (hypothesis,) = greedy_search(model, encoded)
             else:
                 ((hypothesis, *_),) = modified_beam_search(model, encoded, beam=4)
-        # its transducer searches take <unk> for blank
+        # its transducer searches treat <unk> as blank
         ids = [i for i in hypothesis.ids if i != tokenizer.unk_id or method == "ctc_greedy"]
         expected = [tokenizer.pieces[i].replace("\u2581", " ") for i in ids]
         assert tokens_found == expected
@@ -169,7 +169,7 @@ def test_sherpa_finds_what_we_find(method: str, causal_dir: Path, streaming: Exp
     assert num_tokens > 5
 
 
-def test_what_cannot_stream_is_refused(causal_dir: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_stream_are_refused(causal_dir: Path, model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="is_causal=True"):
         export_model(model_dir, out, chunk_ms=320, left_context_ms=1280)

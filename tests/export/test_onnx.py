@@ -1,5 +1,5 @@
-"""Contract: graphs have the names, axes and metadata that sherpa-onnx asks for, agree with PyTorch, and are there whole or
-not at all."""
+"""Contract: graphs have the names, axes and metadata that sherpa-onnx requires, agree with PyTorch, and are written
+atomically."""
 
 import dataclasses
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_one_head(heads: dict[str, bool], tmp_path: Path) -> None:
     assert max(report.differences.values()) < 1e-5
 
 
-def test_causal_model_as_a_whole() -> None:
+def test_a_causal_model_without_chunks() -> None:
     _, differences = export_onnx.make_graphs(offline_graphs(causal_model()))
     assert max(differences.values()) < 1e-5
 
@@ -128,14 +128,14 @@ def test_half_precision(model_dir: Path, report: ExportReport, tmp_path: Path) -
     half = export_model(model_dir, tmp_path / "half", precision="float16")
     assert half.config.files.encoder == "encoder.fp16.onnx"
     assert weight_bytes(half.folder) < 0.6 * weight_bytes(report.folder)
-    assert half.num_bytes < 0.65 * report.num_bytes  # of so small a model, the graph itself is a tenth
+    assert half.num_bytes < 0.65 * report.num_bytes  # the graph itself is a tenth of such a small model
     model = onnx.load(half.folder / "encoder.fp16.onnx")
     assert [entry[1] for entry in signature(model.graph.input)] == [FLOAT, INT64]
     assert [entry[1] for entry in signature(model.graph.output)] == [FLOAT, INT64]
     assert 1e-5 < half.differences["encoder"] < 0.01
 
 
-def test_what_differs_is_refused_and_nothing_written(model_dir: Path, tmp_path: Path) -> None:
+def test_a_graph_that_differs_is_refused_and_nothing_written(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="must agree with PyTorch within 1e-12"):
         export_model(model_dir, tmp_path / "out", tolerance=1e-12)
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +153,7 @@ def test_a_wrong_weight_is_found(report: ExportReport) -> None:
         check(model, graph, tolerance=1e-4)
 
 
-def test_an_output_that_is_not_finite_is_no_agreement(report: ExportReport) -> None:
+def test_outputs_that_are_not_finite_are_refused(report: ExportReport) -> None:
     graph = offline_graphs(random_model())["joiner"]
     graph = dataclasses.replace(graph, expected=lambda frames, contexts: [torch.full((len(frames), 48), float("nan"))])
     assert compare(onnx.load(report.folder / "joiner.onnx"), graph) == float("inf")

@@ -1,5 +1,5 @@
-"""Contract: 8 bits are written only if the gate lets them pass, sensitive modules stay in float32; reference: what the
-ranking takes for 8 bits is what onnxruntime computes."""
+"""Contract: 8-bit graphs are written only if they pass the gate, and sensitive modules stay in float32; reference: the
+ranking's simulation of 8 bits is what onnxruntime computes."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ RECORDINGS = [noise(2.0, seed) for seed in range(3)]
 
 
 def scripted(*rates: float) -> Callable[[Recognizer], Measured]:
-    """A measurement that gives these word error rates, one after the other, once the recogniser has worked."""
+    """A measurement that runs the recognizer and then returns these word error rates one after the other."""
     left = list(rates)
 
     def measure(recognizer: Recognizer) -> Measured:
@@ -90,23 +90,23 @@ def test_too_many_errors_are_refused_and_nothing_written(model_dir: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_sound_nothing_is_measured(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is none"):
+def test_recordings_that_are_too_short_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there are none"):
         export_int8(model_dir, tmp_path / "out", recordings=[np.zeros(100, np.float32)], measure=scripted())
 
 
-def test_streaming_graphs_are_judged_in_their_chunks(causal_dir: Path, tmp_path: Path) -> None:
-    heard = []
+def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_path: Path) -> None:
+    measured_chunks = []
 
     def measure(recognizer: Recognizer) -> Measured:
         recognizer.transcribe_many(RECORDINGS[:1])
-        heard.append(recognizer.chunk_sizes)
+        measured_chunks.append(recognizer.chunk_sizes)
         return Measured(10.0, 0.01)
 
     report = export_int8(
         causal_dir, tmp_path / "out", recordings=RECORDINGS, measure=measure, chunk_ms=320, left_context_ms=1280
     )
-    assert heard == [(16, 64)] * 4
+    assert measured_chunks == [(16, 64)] * 4
     chunk = "chunk-16-left-64"
     assert {path.name for path in report.export.folder.glob("*.onnx")} == {
         f"encoder-{chunk}.int8.onnx",

@@ -1,5 +1,5 @@
-"""Contract: the shell commands in the README of an exported folder run in that folder, with the real programs; what
-sherpa-onnx cannot do is said."""
+"""Contract: the shell commands in the README of an exported folder run in that folder, with the real programs; the README
+says what sherpa-onnx cannot do."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def commands(folder: Path) -> list[str]:
 
 
 def assert_serves(line: str, folder: Path, env: dict[str, str]) -> None:
-    """It prints its address, answers there, and ends when asked to."""
+    """Check that a server command prints its URL, responds there, and stops after a signal."""
     process = subprocess.Popen([*shlex.split(line), "--port", "0"], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -66,7 +66,7 @@ def test_commands_run(fixture: str, request: pytest.FixtureRequest, tmp_path: Pa
 
 
 def chosen(search: SearchConfig, **rates: float) -> DefaultSearch:
-    """A default, and what it and other searches reached: by method, the default under `own`."""
+    """A default search with compared word error rates by method; `own` is that of the default itself."""
     others = [{"method": method, "wer": rate} for method, rate in rates.items() if method != "own"]
     own = [{**search.changes(), "wer": rates["own"]}] if "own" in rates else []
     return DefaultSearch(search=search, chosen_on="dev (55 utterances)", compared=(*others, *own))
@@ -76,12 +76,12 @@ SEVERAL = SearchConfig(method="greedy", max_symbols_per_frame=3)
 
 
 @pytest.mark.parametrize("fixture", ["report", "streaming"])
-def test_what_sherpa_onnx_cannot_search_is_said(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_limits_name_what_sherpa_onnx_cannot_search(fixture: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(fixture).config
     limits = sherpa_onnx_limits(config, chosen(SEVERAL, greedy=33.9, beam=30.06, own=5.0))
     assert limits is not None
-    assert "up to 3 tokens in a frame" in limits
-    assert "sherpa-onnx emits one at most" in limits
+    assert "up to 3 tokens per frame" in limits
+    assert "sherpa-onnx's transducer search emits at most one" in limits
     assert (
         "On dev (55 utterances), its transducer has a word error rate of greedy search 33.9 %, beam search 30.1 %" in limits
     )
@@ -89,24 +89,24 @@ def test_what_sherpa_onnx_cannot_search_is_said(fixture: str, request: pytest.Fi
     assert limits.endswith("Its CTC head has no such limit.")
     plain = describe(config)
     transducer, ctc = plain.index("the transducer"), plain.index("the CTC head")
-    told = describe(config, limits=limits)
-    assert transducer < told.index(f"\n\n{limits}\n\n") < told.index("the CTC head", ctc)
-    assert told.replace(f"\n{limits}\n", "") == plain
+    readme = describe(config, limits=limits)
+    assert transducer < readme.index(f"\n\n{limits}\n\n") < readme.index("the CTC head", ctc)
+    assert readme.replace(f"\n{limits}\n", "") == plain
 
 
-def test_a_default_of_the_other_head_is_said_where_the_transducer_is_worse(report: ExportReport) -> None:
+def test_limits_name_the_ctc_head_where_the_transducer_is_worse(report: ExportReport) -> None:
     ctc = SearchConfig(method="ctc_beam")
     limits = sherpa_onnx_limits(report.config, chosen(ctc, greedy=33.9, beam=30.0, own=1.9))
     assert limits is not None and "use the CTC graph" in limits and "greedy search 33.9 %" in limits
     assert sherpa_onnx_limits(report.config, chosen(ctc, greedy=2.2, beam=2.0, own=1.9)) is None  # within a tenth
 
 
-def test_what_sherpa_onnx_can_search_needs_no_words(report: ExportReport) -> None:
+def test_no_limits_for_what_sherpa_onnx_can_search(report: ExportReport) -> None:
     config = report.config
     assert sherpa_onnx_limits(config, chosen(SearchConfig(method="beam"), ctc_greedy=50.0, greedy=5.0, own=4.0)) is None
     without_ctc = dataclasses.replace(config, files=dataclasses.replace(config.files, ctc=None, ctc_head=None))
     limits = sherpa_onnx_limits(without_ctc, chosen(SEVERAL))
-    assert limits is not None and limits.endswith("may leave words out.")
+    assert limits is not None and limits.endswith("may delete words.")
     files = dataclasses.replace(config.files, encoder=None, decoder=None, joiner=None)
     only_ctc = dataclasses.replace(config, files=files)
     assert sherpa_onnx_limits(only_ctc, chosen(SEVERAL)) is None
@@ -123,7 +123,7 @@ def test_the_flag_that_the_limits_name(report: ExportReport, tmp_path: Path, cap
     assert len(capsys.readouterr().out) > len(plain)
 
 
-def test_export_takes_the_default_search_along_and_says_what_is_lost(tmp_path: Path) -> None:
+def test_export_copies_the_default_search_and_reports_the_limits(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     default = chosen(SEVERAL, greedy=33.9, own=5.0)
     (tmp_path / "model" / SEARCH_FILE).write_text(json.dumps(default.to_dict()))

@@ -23,7 +23,7 @@ SEARCHES = {"greedy": "greedy_search", "beam": "modified_beam_search", "ctc_gree
 
 
 def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str) -> list[Any]:
-    """What sherpa-onnx makes of recordings at 16 kHz with an exported folder; `method` is one of `SEARCHES`."""
+    """sherpa-onnx's results for recordings at 16 kHz with an exported folder; `method` is one of `SEARCHES`."""
     files = load(folder).scorer.config.files
     tokens = str(folder / "tokens.txt")
     if method == "ctc_greedy":
@@ -46,17 +46,17 @@ def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str) 
 
 
 def transcribe_with_sherpa(folder: Path, recordings: Sequence[np.ndarray], method: str) -> list[str]:
-    """The texts; see `sherpa_results`."""
+    """The texts of `sherpa_results`."""
     return [result.text.strip() for result in sherpa_results(folder, recordings, method)]
 
 
 def transcribe_as_sherpa(model_dir: Path, recordings: Sequence[np.ndarray], method: str) -> list[str]:
-    """What our search finds with PyTorch when, as in sherpa-onnx, no padding follows a recording."""
+    """The texts that our search finds with PyTorch without padding after a recording, as in sherpa-onnx."""
     return [transcript.text for transcript in transcripts_without_padding(model_dir, recordings, method)]
 
 
 def transcripts_without_padding(model_dir: Path, recordings: Sequence[np.ndarray], method: str) -> list[Transcript]:
-    """The transcripts; see `transcribe_as_sherpa`."""
+    """The transcripts of `transcribe_as_sherpa`."""
     model, tokenizer = AsrModel.load(resolve_model_folder(model_dir))
     search = SearchConfig(method=method)  # type: ignore[arg-type]
     recognizer = Recognizer(model, tokenizer, search=search, tail_padding_frames=0, use_true_times=False)
@@ -69,7 +69,7 @@ def test_sherpa_finds_what_we_find(method: str, model_dir: Path, report: ExportR
     transcripts = transcripts_without_padding(model_dir, recordings, method)
     num_tokens = 0
     for expected, result in zip(transcripts, sherpa_results(report.folder, recordings, method), strict=True):
-        # <sos/eos> is no token of a transcript here, and <unk> none in sherpa-onnx but for its CTC search
+        # our transcripts have no <sos/eos>; in sherpa-onnx only the CTC search emits <unk>
         found = [token for token in result.tokens if token not in ("<sos/eos>", "<unk>")]
         assert found == [token.text.replace("\u2581", " ") for token in expected.tokens if token.text != "<unk>"]
         num_tokens += len(expected.tokens)

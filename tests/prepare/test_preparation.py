@@ -292,7 +292,7 @@ def test_damaged_recordings_are_taken_if_asked(tmp_path: Path, caplog: pytest.Lo
     assert cuts["bad"].duration == pytest.approx(3.0, abs=0.1)
     assert cuts["good"].recording.sources[0].source == str(source / "good.wav")
     assert cuts["flac"].load_audio().shape == (1, 3 * RATE_HZ)  # a copy that Lhotse can read
-    assert f"{source / 'bad.mkv'} is damaged; silence stands for what cannot be decoded: 1.4" in caplog.text
+    assert f"{source / 'bad.mkv'} is damaged; silence replaces what cannot be decoded: 1.4" in caplog.text
     with pytest.raises(ConfigError, match="allow_damaged must be left out"):
         prepare(f"librispeech:{source}", tmp_path / "out", PrepareConfig(allow_damaged=True))
 

@@ -1,4 +1,4 @@
-"""Headless Chromium, steered over its DevTools protocol: enough of it for the tests of the page."""
+"""Headless Chromium, controlled over the part of its DevTools protocol that the tests of the page need."""
 
 import base64
 import contextlib
@@ -18,19 +18,19 @@ from websockets.sync.client import ClientConnection, connect
 from tests.watchdog import WATCHDOG_S
 
 SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
-"""A folder to put pictures of the page in, for a look at it."""
+"""A folder for screenshots of the page, to look at."""
 
 
 class Browser:
-    """One page of it."""
+    """One page of a browser."""
 
     def __init__(self, connection: ClientConnection) -> None:
-        """Take a connection to the page."""
+        """Wrap a DevTools connection to the page."""
         self._connection = connection
         self._ids = itertools.count(1)
 
     def call(self, method: str, **params: object) -> dict[str, object]:
-        """Call a method of the protocol."""
+        """The result of a method of the protocol."""
         id = next(self._ids)
         self._connection.send(json.dumps({"id": id, "method": method, "params": params}))
         while True:
@@ -40,7 +40,7 @@ class Browser:
                 return dict(message["result"])
 
     def open(self, url: str) -> None:
-        """Go to a page and wait until it knows its server."""
+        """Open a page and wait until it shows the server's model."""
         self.call("Page.enable")
         self.call("Page.navigate", url=url)
         self.wait_for(
@@ -63,7 +63,7 @@ class Browser:
             time.sleep(0.05)
 
     def text(self, selector: str) -> str:
-        """What an element shows."""
+        """The visible text of an element."""
         return str(self.evaluate(f"document.querySelector({selector!r}).innerText"))
 
     def choose_file(self, selector: str, path: Path) -> None:
@@ -73,7 +73,7 @@ class Browser:
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
     def screenshot(self, name: str, *, width: int, height: int, is_dark: bool = False) -> bytes:
-        """A picture of the page as PNG, kept where `SCREENSHOTS` says."""
+        """A screenshot of the page as PNG, also written to the folder `SCREENSHOTS`."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         scheme = "dark" if is_dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -85,7 +85,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(*flags: str) -> Iterator[Browser]:
-    """A browser while the block lasts; skips where there is none."""
+    """A browser that runs during the block; skips the test if none is installed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here to try the page with; apt-get install chromium brings one")
@@ -101,7 +101,7 @@ def browser(*flags: str) -> Iterator[Browser]:
 
 
 def _page_address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
-    """Where the browser's first page is steered."""
+    """The DevTools address of the browser's first page."""
     import httpx2
 
     end_s = time.monotonic() + WATCHDOG_S

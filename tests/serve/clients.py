@@ -1,5 +1,5 @@
-"""Clients of sherpa-onnx's WebSocket protocols: a hand-written one for recordings, the wheel's own for live sound, and a
-hand-written one for live sound where a test must misbehave or look closely."""
+"""Clients of sherpa-onnx's WebSocket protocols: a hand-written one for recordings, the wheel's own for live audio, and a
+hand-written one for live audio where a test must misbehave or check details."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def sherpa_program(name: str) -> str:
 
 
 def send_recordings(url: str, recordings: Sequence[np.ndarray], *, message_bytes: int = 10_000) -> list[dict[str, object]]:
-    """What the "offline" protocol answers to recordings (samples,) at 16 kHz, sent one after the other on one connection."""
+    """The results of recordings (samples,) at 16 kHz, sent one after the other on one "offline" connection."""
     answers = []
     with connect(url, max_size=None, open_timeout=WATCHDOG_S) as connection:
         for samples in recordings:
@@ -46,12 +46,12 @@ def send_recordings(url: str, recordings: Sequence[np.ndarray], *, message_bytes
 
 
 def assert_closed(connection: ClientConnection) -> None:
-    """Check that nothing comes any more but the end."""
+    """Check that no message comes before the server closes the connection."""
     assert list(connection) == []
 
 
 def stream_file(port: int, path: Path) -> list[dict[str, object]]:
-    """What the wheel's own client of the "online" protocol prints for a WAV file, its JSON in turn."""
+    """The JSON messages that the wheel's own client of the "online" protocol prints for a WAV file."""
     program = sherpa_program("sherpa-onnx-online-websocket-client")
     command = [program, "--server-ip=127.0.0.1", f"--server-port={port}", "--seconds-per-message=0.02", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG_S, check=False)
@@ -61,13 +61,13 @@ def stream_file(port: int, path: Path) -> list[dict[str, object]]:
 
 
 def stream_samples(connection: ClientConnection, samples: np.ndarray, *, message_samples: int = 3200) -> None:
-    """Send live sound as fast as it goes."""
+    """Send live audio as fast as possible."""
     for start in range(0, len(samples), message_samples):
         connection.send(samples[start : start + message_samples].astype("<f4").tobytes())
 
 
 def results_of(connection: ClientConnection) -> list[dict[str, object]]:
-    """All JSON until `Done!`, which must come."""
+    """All JSON messages up to `Done!`, which must come."""
     results = []
     while (message := connection.recv(WATCHDOG_S)) != "Done!":
         results.append(json.loads(message))
@@ -75,7 +75,7 @@ def results_of(connection: ClientConnection) -> list[dict[str, object]]:
 
 
 def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> socket.socket:
-    """A connection on which a request has begun."""
+    """A connection on which the start of a request has been sent."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
     start = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
     connection.sendall(start + body)
@@ -83,7 +83,7 @@ def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> soc
 
 
 def answer_of(connection: socket.socket, *, encoding: str = "utf-8") -> str:
-    """All that comes until the server closes."""
+    """Everything that the server sends before it closes the connection."""
     content = b""
     while block := connection.recv(65536):
         content += block
@@ -91,14 +91,14 @@ def answer_of(connection: socket.socket, *, encoding: str = "utf-8") -> str:
 
 
 def form_of(content: bytes, **fields: str) -> bytes:
-    """The body of a request to transcribe a file, of the kind that `FORM` names."""
+    """The body of a request to transcribe a file, with the content type of `FORM`."""
     named = {"model": "tiny", **fields}.items()
     parts = [f'\r\n--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in named]
     return PART + content + "".join(parts).encode() + b"\r\n--x--\r\n"
 
 
 def raw_socket(service: Reachable, path: str = "/", *, head: str = "", receive_bytes: int | None = None) -> socket.socket:
-    """A connection that asks to become a WebSocket; what the server answers is unread."""
+    """A connection that has requested to become a WebSocket; the response is unread."""
     connection = socket.socket()
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

@@ -1,5 +1,5 @@
-"""A server of the tests: in a thread of this process, on a free port of 127.0.0.1, with a tiny random model; and what lets a
-test look at it and hold it up."""
+"""A server for tests, in a thread of this process, on a free port of 127.0.0.1, with a tiny random model; and functions to
+observe it and to hold it up."""
 
 import dataclasses
 import gc
@@ -24,12 +24,12 @@ from zipasr.serve import ServeConfig, Service
 
 
 def offline_recognizer() -> Recognizer:
-    """One that sees the future; it cuts long recordings in windows, without a detector to load."""
+    """A tiny noncausal recognizer, which splits long recordings into windows without a speech detector."""
     return Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=LongRecordingConfig(use_vad=False))
 
 
 def streaming_recognizer() -> Recognizer:
-    """One that can stream."""
+    """A tiny causal recognizer, which can stream."""
     config = tiny_asr_model().config
     encoder = dataclasses.replace(config.encoder, is_causal=True, chunk_frames_50hz=(32,), left_context_frames_50hz=(128,))
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def streaming_recognizer() -> Recognizer:
 
 @contextmanager
 def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
-    """A server while the block lasts; at its end it must stop in good order."""
+    """A server that runs during the block and must then shut down cleanly."""
     service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": 30.0} | limits), model_name="tiny")  # type: ignore[arg-type]
     is_ready, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
@@ -69,12 +69,12 @@ def wav(samples: np.ndarray, rate_hz: int = 16_000, subtype: str = "FLOAT") -> b
 
 
 def sentence(seed: int = 0, duration_s: float = 1.5) -> np.ndarray:
-    """Samples (samples,) in which the tiny models hear something."""
+    """Samples (samples,) for which the tiny models emit some tokens."""
     return noise(duration_s, seed)
 
 
 class Reachable(Protocol):
-    """A server, in this process or in another."""
+    """The address of a server, in this process or in another."""
 
     @property
     def port(self) -> int: ...
@@ -84,7 +84,7 @@ class Reachable(Protocol):
 
 
 def gauge(service: Reachable, name: str) -> float:
-    """A figure of /metrics."""
+    """A value of /metrics."""
     found = re.search(
         rf"^zipasr_{name} ([\d.]+)$", httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text, re.MULTILINE
     )
@@ -93,7 +93,7 @@ def gauge(service: Reachable, name: str) -> float:
 
 
 def num_alive(kind: type) -> int:
-    """How many objects of a class there are."""
+    """The number of live objects of a class."""
     gc.collect()
     return sum(type(one) is kind for one in gc.get_objects())
 
@@ -110,7 +110,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def held(recognizer: Recognizer) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """A recogniser that, at the first recording, sets the first event and waits for the second."""
+    """Make a recognizer set the first event at its first recording and then wait for the second event."""
     is_held, go_on = threading.Event(), threading.Event()
     transcribe_many = recognizer.transcribe_many
 

@@ -1,4 +1,4 @@
-"""Contract: a connection keeps its place while its client reads and says what it wants; what has ended is let go."""
+"""Contract: a connection stays open while its client sends requests and reads responses; ended connections are freed."""
 
 import asyncio
 import socket
@@ -22,14 +22,14 @@ MB = 1_000_000
 
 @pytest.mark.parametrize("head", [f"Cookie: {'a' * 9000}\r\n", "".join(f"X-{i}: 1\r\n" for i in range(200))])
 def test_a_head_too_long_for_a_websocket_is_answered(head: str) -> None:
-    """HTTP lets it pass; whoever sent it must not wait for ever."""
+    """It is short enough for HTTP; the client must not wait forever."""
     with running(offline_recognizer()) as service, raw_socket(service, head=head) as connection:
         assert answer_of(connection).startswith("HTTP/1.1 431 ")
 
 
-def test_who_pings_and_reads_no_answer_is_given_up() -> None:
-    """And before that, no more of its pings is read than the buffers hold."""
-    pings, num_sent = frame(9, bytes(125)) * 800 + frame(2, bytes(4)), 0  # the sound keeps it from being silent
+def test_a_client_that_pings_and_never_reads_is_disconnected() -> None:
+    """Before that, no more of its pings are read than fit into the buffers."""
+    pings, num_sent = frame(9, bytes(125)) * 800 + frame(2, bytes(4)), 0  # the audio keeps the client from being idle
     with (
         running(streaming_recognizer(), idle_timeout_s=0.5) as service,
         raw_socket(service, receive_bytes=4096) as connection,
@@ -45,11 +45,11 @@ def test_who_pings_and_reads_no_answer_is_given_up() -> None:
         assert post(service).status_code == 200
 
 
-def test_what_is_left_for_who_does_not_read_is_dropped() -> None:
+def test_unread_data_of_a_closing_connection_is_dropped() -> None:
     async def run() -> None:
         ends: list[asyncio.Future[None]] = []
 
-        class Telling(asyncio.Protocol):
+        class Observed(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 assert isinstance(transport, asyncio.Transport)
                 self.transport = transport
@@ -61,8 +61,8 @@ def test_what_is_left_for_who_does_not_read_is_dropped() -> None:
                 connections.remove(self)
                 ends.append(asyncio.get_running_loop().create_future())
 
-        connections: set[Telling] = set()
-        server = await asyncio.get_running_loop().create_server(Telling, "127.0.0.1", 0)
+        connections: set[Observed] = set()
+        server = await asyncio.get_running_loop().create_server(Observed, "127.0.0.1", 0)
         with socket.create_connection(server.sockets[0].getsockname()):
             breaking = asyncio.ensure_future(break_stuck(connections, 0.2))
             async with asyncio.timeout(WATCHDOG_S):
@@ -75,8 +75,8 @@ def test_what_is_left_for_who_does_not_read_is_dropped() -> None:
     asyncio.run(run())
 
 
-def test_a_server_that_has_no_time_to_listen_blames_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What answers pings may wait behind a second recording, that is read only when the first is done."""
+def test_a_busy_server_does_not_disconnect_clients_for_missed_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pong may wait behind a second recording, which is read only when the first is done."""
     monkeypatch.setattr("zipasr.serve.server._PING_INTERVAL_S", 0.05, raising=False)
     timeouts = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.05}
     real = uvicorn.Config
@@ -92,8 +92,8 @@ def test_a_server_that_has_no_time_to_listen_blames_no_client(monkeypatch: pytes
         assert len({connection.recv(WATCHDOG_S) for _ in range(3)}) == 1
 
 
-def test_who_leaves_after_a_long_message_gives_the_place_away() -> None:
-    """While the socket waits until there is room for more."""
+def test_a_client_that_disconnects_after_a_long_message_frees_its_session() -> None:
+    """It disconnects while the socket waits for room in the backlog."""
     with running(streaming_recognizer()) as service:
         with connect(ws(service)) as leaving:
             leaving.send(np.concatenate([sentence(seed, 10.0) for seed in range(10)]).tobytes())
@@ -102,7 +102,7 @@ def test_who_leaves_after_a_long_message_gives_the_place_away() -> None:
         wait_until(lambda: gauge(service, "open") == gauge(service, "live") == 0)
 
 
-def test_many_who_ask_for_nothing_are_sent_away() -> None:
+def test_idle_connections_beyond_the_limit_are_refused() -> None:
     with running(offline_recognizer(), max_connections=1, idle_timeout_s=1.0) as service, ThreadPoolExecutor(1) as pool:
         idle = [socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S) for _ in range(600)]
         answers = [*pool.map(answer_of, idle)]

@@ -1,5 +1,5 @@
-"""Contract: what goes wrong at one client, or is too much, ends in a clear answer and disturbs no other; the server is then
-as it was. Traffic goes to this machine only, and every loop has an end."""
+"""Contract: a faulty client, or too much load, ends with a clear response and affects no other client; afterwards the server
+is as before. Traffic stays on this machine, and every loop is bounded."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ def recognizer() -> Recognizer:
     return streaming_recognizer()
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_word(recognizer: Recognizer) -> None:
+def test_a_client_that_disconnects_in_the_middle_of_a_word(recognizer: Recognizer) -> None:
     samples = sentence(0, 4.0)
     with running(streaming_recognizer()) as service, connect(ws(service)) as other:
         stream_samples(other, samples[:32_000])
@@ -52,13 +52,13 @@ def test_a_client_that_leaves_in_the_middle_of_a_word(recognizer: Recognizer) ->
                 leaving.socket.close()
         raw_request(service, f"{FORM}Content-Length: 100000\r\n", body=PART + b"RIFF").close()
         wait_until(lambda: gauge(service, "open") == 1 and gauge(service, "live") == 1)
-        wait_until(lambda: num_alive(LiveSession) == 1)  # those that have ended leave nothing behind
+        wait_until(lambda: num_alive(LiveSession) == 1)  # ended sessions are freed
         stream_samples(other, samples[32_000:])
         other.send("Done")
         assert results_of(other)[-1]["text"] == utterances_of(recognizer, samples)[-1].text
 
 
-def test_who_leaves_a_socket_while_waiting_gives_the_place_away_too() -> None:
+def test_a_websocket_client_that_disconnects_leaves_the_queue() -> None:
     slow = offline_recognizer()
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, service)
@@ -71,7 +71,7 @@ def test_who_leaves_a_socket_while_waiting_gives_the_place_away_too() -> None:
         assert first.result().status_code == 200
 
 
-def test_who_leaves_while_waiting_gives_the_place_away() -> None:
+def test_an_http_client_that_disconnects_leaves_the_queue() -> None:
     slow = offline_recognizer()
     with held(slow) as (is_held, go_on), running(slow, max_waiting=1) as service, ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, service)
@@ -89,7 +89,7 @@ def test_who_leaves_while_waiting_gives_the_place_away() -> None:
         assert [first.result().status_code, third.result().status_code] == [200, 200]
 
 
-def test_who_leaves_a_stream_of_events_gives_the_place_away() -> None:
+def test_a_client_that_disconnects_from_an_event_stream_leaves_the_queue() -> None:
     slow = offline_recognizer()
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, service)
@@ -105,21 +105,21 @@ def test_who_leaves_a_stream_of_events_gives_the_place_away() -> None:
 
 
 def test_long_recordings_that_wait_are_on_disk_and_not_copied() -> None:
-    """A reader makes a copy of what it reads, which must not last as long as the recording waits."""
+    """A reader copies what it reads; the copy must not be kept while the recording waits."""
     content = wav(np.concatenate([sentence(seed, 10.0) for seed in range(6)]))
     slow = offline_recognizer()
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(post, service, content) for _ in range(5)]
         assert is_held.wait(WATCHDOG_S)
         wait_until(lambda: gauge(service, "open") == 5)
-        threading.Event().wait(1.0)  # the readers need a tenth of it to look into all of them
+        threading.Event().wait(1.0)  # the readers need a tenth of this to open all of them
         assert num_alive(tempfile.SpooledTemporaryFile) == 5
         go_on.set()
         assert len({answer.result().json()["text"] for answer in answers}) == 1
     assert num_alive(tempfile.SpooledTemporaryFile) == 0
 
 
-def test_recordings_that_nobody_waits_for_are_let_go() -> None:
+def test_recordings_of_disconnected_clients_are_freed() -> None:
     slow = offline_recognizer()
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(post, service)]
@@ -137,7 +137,7 @@ def test_recordings_that_nobody_waits_for_are_let_go() -> None:
 
 @pytest.mark.parametrize("head", ["Content-Length: 10000000000\r\n", "Transfer-Encoding: chunked\r\n"])
 def test_ten_gigabytes(head: str) -> None:
-    """Refused at the limit, whether announced or not; what is sent after that is thrown away, and not for long."""
+    """Refused at the limit, whether announced or not; later data is discarded for a short time."""
     with running(offline_recognizer(), max_upload_mb=1.0, idle_timeout_s=2.0) as service:
         connection = raw_request(service, FORM + head)
         block = bytes(MB)
@@ -159,7 +159,7 @@ def test_ten_gigabytes(head: str) -> None:
         assert post(service).status_code == 200
 
 
-def test_a_recording_that_is_too_large_is_told_so() -> None:
+def test_a_recording_that_is_too_large_is_refused() -> None:
     with running(offline_recognizer(), max_upload_mb=0.1) as service:
         response = post(service, wav(sentence(0, 4.0)))
         assert response.status_code == 413
@@ -173,7 +173,7 @@ def test_a_recording_that_is_too_large_is_told_so() -> None:
         assert chunked.status_code in (400, 413)
 
 
-def test_a_recording_that_is_too_long_is_told_so() -> None:
+def test_a_recording_that_is_too_long_is_refused() -> None:
     with running(offline_recognizer(), max_audio_s=5.0) as service:
         for duration_s in (6.0, 40.0):
             response = post(service, wav(np.zeros(round(duration_s * 16_000), np.float32), subtype="PCM_16"))
@@ -183,7 +183,7 @@ def test_a_recording_that_is_too_long_is_told_so() -> None:
 
 @pytest.mark.parametrize("path", ["/online", "/offline"])
 def test_a_message_that_is_too_large(path: str) -> None:
-    """Its client is told why, though it is still sending when that is seen in the head of the message."""
+    """The client receives the reason although it is still sending when the server sees the head of the message."""
     with running(streaming_recognizer(), max_utterance_s=1.0) as service:
         for _ in range(5):
             with connect(ws(service, path)) as connection:
@@ -192,8 +192,8 @@ def test_a_message_that_is_too_large(path: str) -> None:
         wait_until(lambda: gauge(service, "open") == 0)
 
 
-def test_a_byte_an_hour() -> None:
-    """Who begins and does not go on is given up: in the head of a request, in its body, in a message, between messages."""
+def test_silent_clients_are_disconnected() -> None:
+    """A client that stops sending in the head of a request, in its body, in a message or between messages."""
     with running(streaming_recognizer(), idle_timeout_s=0.5) as service:
         head = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
         head.sendall(b"P")
@@ -201,15 +201,15 @@ def test_a_byte_an_hour() -> None:
         body = raw_request(service, f"{FORM}Content-Length: 100\r\n", body=b"-")
         with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as recording:
             live.send(b"\x00")
-            recording.socket.sendall(b"\x82\xfe")  # the begin of a frame
+            recording.socket.sendall(b"\x82\xfe")  # the start of a frame
             assert answer_of(head) == answer_of(nothing) == ""
             assert answer_of(body).startswith("HTTP/1.1 408 ")
             for connection in (live, recording):
-                assert closed(connection) == (1008, "Nothing was sent for 0.5 s.")
+                assert closed(connection) == (1008, "The client sent nothing for 0.5 s.")
         wait_until(lambda: gauge(service, "open") == 0)
 
 
-def test_who_reads_no_answer_is_given_up() -> None:
+def test_a_client_that_does_not_read_the_response_is_disconnected() -> None:
     with running(offline_recognizer(), idle_timeout_s=0.5) as service, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(WATCHDOG_S)
@@ -221,7 +221,7 @@ def test_who_reads_no_answer_is_given_up() -> None:
 
 
 def test_many_clients_at_once() -> None:
-    """500 at a server that takes 20: each is answered, with its text or with 503 and when to come again."""
+    """500 clients at a server that accepts 20: each receives its text, or 503 and when to try again."""
     content = wav(sentence(0, 0.5))
     body = form_of(content)
     head = f"Host: 127.0.0.1\r\nConnection: close\r\n{FORM}Content-Length: {len(body)}\r\n\r\n"
@@ -240,17 +240,17 @@ def test_many_clients_at_once() -> None:
     text = offline_recognizer().transcribe(sentence(0, 0.5)).text
     with running(offline_recognizer(), max_connections=20, max_waiting=10) as service:
         answers = asyncio.run(ask_all(service.port))
-        heard = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        answered = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
         refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
-        assert len(heard) + len(refused) == 500
-        assert heard and all(f'"text": "{text}"'.encode() in answer for answer in heard)
+        assert len(answered) + len(refused) == 500
+        assert answered and all(f'"text": "{text}"'.encode() in answer for answer in answered)
         assert all(b"retry-after: 2" in answer.lower() for answer in refused)
         wait_until(lambda: gauge(service, "open") == gauge(service, "waiting") == 0)
         assert post(service, content).json()["text"] == text
 
 
-def test_who_sends_much_to_a_full_server_is_told_so() -> None:
-    """And so is who sends it without the key: the answer is not lost with a connection that breaks while they send."""
+def test_a_large_request_to_a_full_server_receives_the_refusal() -> None:
+    """So does one without the key: the response is not lost in a connection that breaks while the client sends."""
     body = form_of(bytes(20 * MB))
     with running(streaming_recognizer(), max_connections=1, api_key="a secret") as service:
         head = f"{FORM}Content-Length: {len(body)}\r\nConnection: close\r\n"
@@ -261,7 +261,7 @@ def test_who_sends_much_to_a_full_server_is_told_so() -> None:
                         assert answer_of(connection).startswith(f"HTTP/1.1 {status} ")
 
 
-def test_a_full_server_sends_requests_and_sockets_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_server_refuses_requests_and_websockets(caplog: pytest.LogCaptureFixture) -> None:
     with running(streaming_recognizer(), max_connections=1) as service:
         with connect(ws(service)):
             wait_until(lambda: gauge(service, "open") == 1)

@@ -1,5 +1,5 @@
-"""Contract: OpenAI's API over HTTP with the real `openai` client; what cannot be followed is refused in a sentence.
-Law: what comes over HTTP is what the recogniser says; requests that arrive together are computed together."""
+"""Contract: OpenAI's API over HTTP with the real `openai` client; unsupported requests are refused with an explanation.
+Law: a transcript over HTTP is that of the recognizer; requests that arrive together are computed together."""
 
 import itertools
 import threading
@@ -97,7 +97,7 @@ def test_stream_of_events(client: openai.OpenAI, recognizer: Recognizer) -> None
 
 
 def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -> None:
-    """Each stretch as soon as nothing can change it, while what comes after it is still waiting to be computed."""
+    """Each stretch comes as soon as it is final, while later pieces still wait to be computed."""
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     slow = offline_recognizer()
     go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
@@ -127,7 +127,7 @@ def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -
 
 def test_error_in_a_stream(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match=r"unknown or damaged format"):
-        list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is no sound"), stream=True))
+        list(client.audio.transcriptions.create(model="tiny", file=("a.wav", b"this is not audio"), stream=True))
 
 
 def test_long_recording(client: openai.OpenAI, recognizer: Recognizer) -> None:
@@ -163,27 +163,25 @@ def test_prompt_and_keywords_are_hotwords(server: Service, recognizer: Recognize
         ({"temperature": "warm"}, 400, "leave temperature out"),
         ({"response_format": "diarized_json"}, 400, "must be one of json, text"),
         ({"stream": "true", "response_format": "srt"}, 400, "leave stream out"),
-        ({"timestamp_granularities[]": "word"}, 400, "verbose_json only"),
+        ({"timestamp_granularities[]": "word"}, 400, "only on verbose_json"),
         ({"include[]": "logprobs", "response_format": "text"}, 400, "for json only"),
         ({"chunking_strategy": '{"type": "server_vad"}'}, 400, "or give auto"),
-        ({"colour": "red"}, 400, "no field colour"),
+        ({"color": "red"}, 400, "field color is not supported"),
         ({"stream": ["true", "false"]}, 400, "once"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(
-    fields: dict[str, object], status: int, sentence_part: str, server: Service
-) -> None:
+def test_unsupported_fields_are_refused(fields: dict[str, object], status: int, sentence_part: str, server: Service) -> None:
     response = post(server, **fields)
     assert response.status_code == status
     assert sentence_part in message_of(response)
 
 
-def test_phrases_to_prefer_have_a_bound(server: Service) -> None:
-    """Everybody waits while they are made into a graph."""
+def test_the_number_of_hotwords_is_limited(server: Service) -> None:
+    """All requests wait while their graph is built."""
     for fields in ({"prompt": "A" * 20_001}, {"keywords[]": ["A" * 15_000, "B" * 15_000]}):
         response = post(server, **fields)  # type: ignore[arg-type]
         assert response.status_code == 400
-        assert "of at most 20000 characters in all" in message_of(response)
+        assert "of at most 20000 characters in total" in message_of(response)
 
 
 def test_a_page_of_another_site_may_not_post(server: Service) -> None:
@@ -200,13 +198,13 @@ def test_a_page_of_another_site_may_not_post(server: Service) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence_part"),
     [
-        (b"this is no sound", "in a.wav, got an unknown or damaged format"),
+        (b"this is not audio", "in a.wav, got an unknown or damaged format"),
         (wav(sentence() * float("nan")), "finite samples in a.wav"),
         (wav(sentence() * 32768), "if it is int16 as floats, divide by 32768"),
-        (wav(sentence(), subtype="PCM_16")[:20_000], "the file is cut"),
+        (wav(sentence(), subtype="PCM_16")[:20_000], "the file is truncated"),
     ],
 )
-def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) -> None:
+def test_bad_audio_is_refused_with_a_reason(content: bytes, sentence_part: str, server: Service) -> None:
     response = post(server, content)
     assert response.status_code == 400
     assert sentence_part in message_of(response) and "format=" not in message_of(response)
@@ -214,7 +212,7 @@ def test_bad_audio_is_told(content: bytes, sentence_part: str, server: Service) 
 
 
 def test_a_gap_in_a_recording_is_silence(server: Service, recognizer: Recognizer) -> None:
-    """As for `transcribe`: time is what the clock of the file says."""
+    """As in `transcribe`: samples are placed at the timestamps of the file."""
     samples = np.rint(sentence() * 32767) / 32767
     film = mux("matroska", "pcm_s16le", 16_000, samples, video_s=1.0, retime=lambda start_s: start_s + 2)
     answer = post(server, film, response_format="verbose_json").json()
@@ -232,7 +230,7 @@ def test_no_form_and_no_file(server: Service) -> None:
     assert "multipart/form-data" in message_of(httpx2.post(url, json={"model": "tiny"}, timeout=WATCHDOG_S))
     without = httpx2.post(url, files={"model": (None, "tiny")}, timeout=WATCHDOG_S)
     assert without.status_code == 400
-    assert "no such file" in message_of(without)
+    assert "no such field" in message_of(without)
     broken = httpx2.post(
         url, content=b"--x\r\nnonsense", headers={"content-type": "multipart/form-data; boundary=x"}, timeout=WATCHDOG_S
     )
@@ -241,7 +239,7 @@ def test_no_form_and_no_file(server: Service) -> None:
 
 
 def test_requests_that_arrive_together_are_one_batch(recognizer: Recognizer) -> None:
-    """While the first is held up, the others gather; then they are computed together, and each gets its own text."""
+    """While the first request is held up, the others queue; then they are computed together, each with its own text."""
     held, batches, go_on = threading.Event(), [], threading.Event()
     slow = offline_recognizer()
     transcribe_many = slow.transcribe_many
@@ -268,7 +266,7 @@ def test_requests_that_arrive_together_are_one_batch(recognizer: Recognizer) -> 
     assert batches == [1, 5]
 
 
-def test_one_that_fails_in_a_batch_spoils_no_other(recognizer: Recognizer) -> None:
+def test_a_recording_that_fails_in_a_batch_affects_no_other(recognizer: Recognizer) -> None:
     broken = offline_recognizer()
     transcribe_many = broken.transcribe_many
 

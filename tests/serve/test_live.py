@@ -1,4 +1,4 @@
-"""Law: streams of many connections are decoded together, each as it would be alone; what waits is bounded."""
+"""Law: streams of many connections are decoded together, each as it would be alone; the backlog is bounded."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ def batch_sizes(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_one_step_takes_all_streams_a_chunk_further(recognizer: Recognizer) -> None:
+def test_one_step_decodes_a_chunk_of_every_stream(recognizer: Recognizer) -> None:
     async def run() -> None:
         metrics = Metrics()
         sessions = LiveSessions(recognizer, metrics, lambda: None)
@@ -58,7 +58,7 @@ def test_one_step_takes_all_streams_a_chunk_further(recognizer: Recognizer) -> N
     asyncio.run(run())
 
 
-def test_one_that_is_no_sound_or_has_left_disturbs_no_other(recognizer: Recognizer) -> None:
+def test_invalid_or_disconnected_streams_affect_no_other(recognizer: Recognizer) -> None:
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)
         good, bad, gone = (sessions.open() for _ in range(3))
@@ -77,8 +77,8 @@ def test_one_that_is_no_sound_or_has_left_disturbs_no_other(recognizer: Recogniz
     asyncio.run(run())
 
 
-def test_minutes_at_once_hold_up_no_other(recognizer: Recognizer) -> None:
-    """A step takes in what it decodes of them, and not all, whose features would take as long as many chunks."""
+def test_minutes_at_once_delay_no_other_stream(recognizer: Recognizer) -> None:
+    """A step takes only what it decodes; the features of all would take as long as many chunks."""
 
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)
@@ -96,12 +96,12 @@ def test_minutes_at_once_hold_up_no_other(recognizer: Recognizer) -> None:
     asyncio.run(run())
 
 
-def test_a_socket_must_wait_while_much_sound_waits(recognizer: Recognizer) -> None:
+def test_a_socket_must_wait_while_much_audio_waits(recognizer: Recognizer) -> None:
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)
         session = sessions.open()
         session.push(sentence(0, 5.0))
-        await session.room()  # that little may wait
+        await session.room()  # a small backlog is allowed
         session.push(sentence(0, 8.0))
         waiting = asyncio.ensure_future(session.room())
         await asyncio.sleep(0)
@@ -113,7 +113,7 @@ def test_a_socket_must_wait_while_much_sound_waits(recognizer: Recognizer) -> No
     asyncio.run(run())
 
 
-def test_of_partial_results_that_nobody_fetched_the_newest_is_kept(recognizer: Recognizer) -> None:
+def test_only_the_newest_unread_partial_result_is_kept(recognizer: Recognizer) -> None:
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)
         session = sessions.open()

@@ -1,4 +1,4 @@
-"""Law: the memory of a server is, after many bad clients and good ones, what it was before. In a process of its own, since
+"""Law: after many bad and good clients, a server uses no more memory than before. In a process of its own, since
 that of the tests has clients in it; its figures are printed (pytest -rP shows them)."""
 
 import os
@@ -24,17 +24,17 @@ from zipasr.serve.protocol import write_recording
 MB = 1_000_000
 NUM_WARM_UPS, NUM_ROUNDS = 3, 5
 MAX_GROWTH_MB = 12.0
-"""In all rounds together; 2 to 5 MB of fragments were seen. What one of the bad clients sends is 3.2 MB or more: if it were
+"""In all rounds together; fragmentation of 2 to 5 MB was measured. A bad client sends 3.2 MB or more: if that were
 kept every time, it would be 16 MB."""
 TIGHT = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Lets glibc give back at once what is free. With its defaults the same server goes up and down by 50 MB, under a ceiling
-that is as constant."""
+"""Make glibc return freed memory at once. With its defaults the memory of the same server varies by 50 MB, below an equally
+constant maximum."""
 NO_KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0", "OMP_NUM_THREADS": "1"}
-"""Or else each new shape of a batch adds to what oneDNN keeps, up to 1024 of them."""
+"""Otherwise each new batch shape adds to oneDNN's cache, up to 1024 of them."""
 
 
 class Served(NamedTuple):
-    """A server in another process, with what the helpers need of a `Service`."""
+    """A server in another process, with the attributes of a `Service` that the helpers need."""
 
     pid: int
     url: str
@@ -73,7 +73,7 @@ LONG = np.concatenate([sentence(seed, 10.0) for seed in range(5)])
 NAN = np.full(16_000, np.nan, np.float32)
 
 
-def leave_in_a_word(served: Served) -> None:
+def disconnect_in_a_word(served: Served) -> None:
     with raw_socket(served, "/online") as leaving:
         leaving.sendall(frame(2, np.concatenate([LONG, LONG]).tobytes()))
         leaving.recv(1000)
@@ -81,16 +81,16 @@ def leave_in_a_word(served: Served) -> None:
         leaving.sendall(frame(2, write_recording(LONG)[:-1]))
 
 
-def leave_an_upload(served: Served) -> None:
+def disconnect_in_an_upload(served: Served) -> None:
     raw_request(served, f"{FORM}Content-Length: 4000000\r\n", body=PART + bytes(3 * MB)).close()
 
 
-def leave_while_it_waits(served: Served) -> None:
+def disconnect_while_waiting(served: Served) -> None:
     with raw_socket(served, "/offline") as leaving:
         leaving.sendall(frame(2, write_recording(LONG)))
 
 
-def send_what_is_no_sound(served: Served) -> None:
+def send_invalid_audio(served: Served) -> None:
     for path, message, code in (
         ("/online", "hello", 1003),
         ("/online", np.concatenate([LONG, NAN]).tobytes(), 1007),
@@ -101,7 +101,7 @@ def send_what_is_no_sound(served: Served) -> None:
             connection.send(message)
             assert closed(connection)[0] == code
     assert post(served, wav(np.concatenate([LONG, NAN]))).status_code == 400
-    assert post(served, b"no sound" * 400_000).status_code == 400
+    assert post(served, b"no audio" * 400_000).status_code == 400
     assert post(served, wav(SAMPLES), prompt="\u65e5\u672c").status_code == 400
 
 
@@ -135,10 +135,10 @@ def behave(served: Served) -> None:
 
 
 KINDS: tuple[Callable[[Served], None], ...] = (
-    leave_in_a_word,
-    leave_an_upload,
-    leave_while_it_waits,
-    send_what_is_no_sound,
+    disconnect_in_a_word,
+    disconnect_in_an_upload,
+    disconnect_while_waiting,
+    send_invalid_audio,
     send_too_much,
     ask_in_a_head_too_long,
     behave,
@@ -146,7 +146,7 @@ KINDS: tuple[Callable[[Served], None], ...] = (
 
 
 def crowd(served: Served) -> None:
-    """More clients at once than the server takes."""
+    """More clients at once than the server accepts."""
 
     def ask(_: int) -> int:
         try:
@@ -169,12 +169,12 @@ def run_round(served: Served) -> None:
     wait_until(lambda: gauge(served, "open") == gauge(served, "waiting") == gauge(served, "live") == 0)
 
 
-def test_memory_goes_back_to_where_it_was(served: Served) -> None:
-    """The first rounds fill what is filled once."""
+def test_memory_does_not_grow(served: Served) -> None:
+    """The first rounds fill caches."""
     sizes_mb = []
     for number in range(NUM_WARM_UPS + NUM_ROUNDS):
         if number in (0, NUM_WARM_UPS):
-            with ThreadPoolExecutor(10) as pool:  # together, since each waits for the end of the server's patience
+            with ThreadPoolExecutor(10) as pool:  # together, since each waits for the idle timeout
                 list(pool.map(send_a_byte_and_wait, [served] * 10))
         run_round(served)
         sizes_mb.append(served.resident_mb())

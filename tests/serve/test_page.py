@@ -1,4 +1,4 @@
-"""Run: the page in a real browser, with files, a fake microphone, a denied one, and a server that asks for a key."""
+"""Run: the page in a real browser, with files, a fake microphone, a denied one, and a server that requires a key."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def wav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sounds") / "a <b>.wav"
+    path = tmp_path_factory.mktemp("recordings") / "a <b>.wav"
     soundfile.write(path, sentence(0, 4.0), 16_000, subtype="PCM_16")
     return path
 
@@ -59,7 +59,7 @@ def test_files_are_served_without_foreign_resources() -> None:
 
 
 def test_a_recording(chromium: Browser, wav_file: Path) -> None:
-    """Words with times and confidence, SRT as the library writes it, but for its line breaks."""
+    """Words with times and confidence; SRT as the library writes it, except for line breaks."""
     samples, _ = soundfile.read(wav_file, dtype="float32")
     transcript = offline_recognizer().transcribe(samples)
     with running(offline_recognizer()) as service:
@@ -100,12 +100,12 @@ def test_words_by_keyboard(chromium: Browser, wav_file: Path) -> None:
         chromium.evaluate("document.querySelector('.word').focus()")
         chromium.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight")
         second = chromium.text(".word:nth-of-type(2)")
-        assert second in chromium.text("#detail") and "% sure" in chromium.text("#detail")
+        assert second in chromium.text("#detail") and "confidence" in chromium.text("#detail")
         chromium.call("Input.dispatchKeyEvent", type="keyDown", key="End", code="End")
         assert chromium.evaluate("document.activeElement === [...document.querySelectorAll('.word')].at(-1)")
 
 
-def test_all_is_reached_with_the_tab_key_and_seen_to_be(chromium: Browser, wav_file: Path) -> None:
+def test_every_control_is_reached_with_the_tab_key_and_shows_focus(chromium: Browser, wav_file: Path) -> None:
     with running(offline_recognizer()) as service:
         chromium.open(service.url)
         chromium.call("Emulation.setFocusEmulationEnabled", enabled=True)
@@ -131,7 +131,7 @@ def test_one_thing_at_a_time_and_it_can_be_cancelled(chromium: Browser, wav_file
         chromium.open(service.url)
         chromium.choose_file("#file", wav_file)
         assert is_held.wait(WATCHDOG_S)
-        chromium.wait_for("document.querySelector('#work-label').innerText.startsWith('Listening to a <b>.wav')")
+        chromium.wait_for("document.querySelector('#work-label').innerText.startsWith('Transcribing a <b>.wav')")
         assert chromium.evaluate(
             "document.querySelector('#file').disabled && document.querySelector('#microphone').disabled"
         )
@@ -139,7 +139,7 @@ def test_one_thing_at_a_time_and_it_can_be_cancelled(chromium: Browser, wav_file
             "{const data = new DataTransfer(); data.items.add(new File(['x'], 'other.wav'));"
             "document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}))}"
         )
-        assert "Something is in work" in chromium.text("#error")
+        assert "A transcription is running" in chromium.text("#error")
         chromium.evaluate("document.querySelector('#cancel').click()")
         chromium.wait_for("document.querySelector('#work').hidden")
         wait_until(lambda: gauge(service, "open") == 0)
@@ -149,7 +149,7 @@ def test_one_thing_at_a_time_and_it_can_be_cancelled(chromium: Browser, wav_file
 
 
 def test_text_and_progress_of_a_long_recording(chromium: Browser, tmp_path: Path) -> None:
-    """What is certain is shown while the rest is computed, and how much of how much is done."""
+    """Final text is shown while the rest is computed, with the progress."""
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="PCM_16")
     slow = offline_recognizer()
@@ -168,21 +168,21 @@ def test_text_and_progress_of_a_long_recording(chromium: Browser, tmp_path: Path
         chromium.wait_for("document.querySelector('#partial').innerText.length > 10")
         chromium.wait_for("document.querySelector('#work-label').innerText.includes(' of 2:30 done')")
         assert 0.3 < float(str(chromium.evaluate("document.querySelector('#progress').value"))) < 0.9
-        begin = chromium.text("#partial")
+        start = chromium.text("#partial")
         chromium.screenshot("long_phone", width=390, height=780)
         go_on.set()
         chromium.wait_for("document.querySelectorAll('#lines .word').length > 0")
         text = " ".join(chromium.evaluate("[...document.querySelectorAll('.word')].map((w) => w.innerText)"))  # type: ignore[arg-type]
-    assert text.startswith(begin) and len(text) > len(begin)
+    assert text.startswith(start) and len(text) > len(start)
     assert text == offline_recognizer().transcribe(tmp_path / "long.wav").text
 
 
-def test_a_full_server_is_told_in_the_page(chromium: Browser, wav_file: Path, tmp_path: Path) -> None:
-    """To small recordings, to large ones that are still being sent, and to the microphone."""
+def test_the_page_shows_that_the_server_is_full(chromium: Browser, wav_file: Path, tmp_path: Path) -> None:
+    """For small recordings, for large ones that are still being uploaded, and for the microphone."""
     soundfile.write(tmp_path / "large.wav", np.zeros(16_000 * 600, np.float32), 16_000, subtype="PCM_16")
     with running(streaming_recognizer(), max_connections=1) as service, browser(*FAKE_MICROPHONE) as page:
         page.open(service.url)
-        page.wait_for("document.querySelector('#microphone-hint').innerText === 'and read along'")
+        page.wait_for("document.querySelector('#microphone-hint').innerText === 'see the text as you speak'")
         with connect(service.url.replace("http", "ws")):
             wait_until(lambda: gauge(service, "open") == 1)
             for path in (wav_file, tmp_path / "large.wav"):
@@ -194,8 +194,8 @@ def test_a_full_server_is_told_in_the_page(chromium: Browser, wav_file: Path, tm
             assert page.text("#microphone-label") == "Speak"
 
 
-def test_what_is_no_recording_is_told(chromium: Browser, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("this is no sound")
+def test_the_page_shows_that_a_file_is_not_a_recording(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("this is not audio")
     with running(offline_recognizer()) as service:
         chromium.open(service.url)
         transcribe(chromium, tmp_path / "notes.txt")
@@ -216,8 +216,8 @@ def test_a_server_with_a_key(chromium: Browser, wav_file: Path) -> None:
         assert chromium.evaluate("document.querySelectorAll('.word').length > 0")
 
 
-def test_a_wrong_key_is_told_to_who_speaks(speaking: Browser) -> None:
-    """A browser does not tell why a WebSocket was refused; the page asks the server."""
+def test_the_page_shows_a_wrong_key_for_the_microphone(speaking: Browser) -> None:
+    """A browser does not say why a WebSocket was refused; the page asks the server."""
     with running(streaming_recognizer(), api_key="a secret") as service:
         speaking.open(service.url)
         speaking.wait_for("!document.querySelector('#key-form').hidden")
@@ -241,7 +241,7 @@ def test_a_microphone_that_is_denied_or_missing(chromium: Browser) -> None:
             page.call("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=service.url)
             page.evaluate("document.querySelector('#microphone').click()")
             page.wait_for("!document.querySelector('#error').hidden")
-            assert "did not let this page listen" in page.text("#error")
+            assert "did not let this page use the microphone" in page.text("#error")
             assert page.text("#microphone-label") == "Speak"
         chromium.open(service.url)
         chromium.evaluate("document.querySelector('#microphone').click()")
@@ -251,17 +251,17 @@ def test_a_microphone_that_is_denied_or_missing(chromium: Browser) -> None:
 
 @pytest.fixture
 def speaking(wav_file: Path) -> Iterator[Browser]:
-    """A browser whose microphone hears the recording again and again."""
+    """A browser whose fake microphone plays the recording in a loop."""
     with browser(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={wav_file}") as page:
         yield page
 
 
 def test_live_microphone(speaking: Browser) -> None:
-    """Words with times and confidence appear while the microphone is open, stand when it is closed, and can be saved."""
+    """Words with times and confidence appear while the microphone is on, stay when it is off, and can be saved."""
     with running(streaming_recognizer()) as service:
         speaking.open(service.url)
         speaking.call("Emulation.setFocusEmulationEnabled", enabled=True)
-        assert speaking.text("#microphone-hint") == "and read along"
+        assert speaking.text("#microphone-hint") == "see the text as you speak"
         speaking.evaluate("document.querySelector('#microphone').click()")
         speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 20")
         assert len(speaking.screenshot("live_phone", width=390, height=780)) > 5000
@@ -272,7 +272,7 @@ def test_live_microphone(speaking: Browser) -> None:
         assert speaking.evaluate("document.querySelectorAll('#transcript .final').length > 0")
         assert speaking.evaluate("document.querySelector('#partial').innerText") == ""
         speaking.evaluate("document.querySelector('.word').focus()")
-        assert "% sure" in speaking.text("#detail")
+        assert "confidence" in speaking.text("#detail")
         speaking.evaluate(NOTE_WHAT_IS_SAVED)
         speaking.evaluate("document.querySelector('#save-srt').click()")
         text, name = speaking.evaluate("saved")  # type: ignore[misc]
@@ -280,8 +280,8 @@ def test_live_microphone(speaking: Browser) -> None:
         assert speaking.evaluate("document.querySelector('#error').hidden")
 
 
-def test_pressed_twice_listens_once(speaking: Browser) -> None:
-    """Before the browser has opened the microphone, and so before the button says Stop."""
+def test_two_clicks_start_one_recording(speaking: Browser) -> None:
+    """Both clicks come before the browser has opened the microphone, and so before the button says Stop."""
     with running(streaming_recognizer()) as service:
         speaking.open(service.url)
         speaking.evaluate("for (const _ of [1, 2]) document.querySelector('#microphone').click()")
@@ -292,8 +292,8 @@ def test_pressed_twice_listens_once(speaking: Browser) -> None:
         wait_until(lambda: gauge(service, "open") == 0)
 
 
-def test_a_server_that_stops_is_told_to_who_speaks(speaking: Browser) -> None:
-    """What was said stands, and the microphone is let go."""
+def test_the_page_shows_that_the_server_stops_during_live_audio(speaking: Browser) -> None:
+    """The text so far stays, and the microphone is released."""
     with running(streaming_recognizer()) as service:
         speaking.open(service.url)
         speaking.evaluate(
@@ -304,7 +304,7 @@ def test_a_server_that_stops_is_told_to_who_speaks(speaking: Browser) -> None:
         speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 20")
         service.stop()
         speaking.wait_for("!document.querySelector('#error').hidden")
-        assert "about to stop" in speaking.text("#error")
+        assert "shutting down" in speaking.text("#error")
         assert speaking.evaluate("document.querySelectorAll('.final .word').length > 0")
         assert speaking.evaluate("microphone.getTracks().every((track) => track.readyState === 'ended')")
 

@@ -1,4 +1,4 @@
-"""Law: messages of recordings may be cut anywhere; contract: what a client claims costs nothing before it is there."""
+"""Law: recordings may be split into messages anywhere; contract: a header allocates no memory before its data comes."""
 
 import itertools
 import struct
@@ -19,7 +19,7 @@ HEADER_BYTES = 8
     lens=st.lists(st.integers(0, 30), max_size=5),
     cuts=st.lists(st.integers(0, 700), max_size=10),
 )
-def test_recordings_cut_anywhere(lens: list[int], cuts: list[int]) -> None:
+def test_recordings_split_anywhere(lens: list[int], cuts: list[int]) -> None:
     recordings = [np.arange(length, dtype=np.float32) for length in lens]
     content = b"".join(write_recording(samples, 8000 + i) for i, samples in enumerate(recordings))
     places = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
@@ -46,7 +46,7 @@ def test_a_recording_that_is_short_and_large() -> None:
     assert issubclass(TooLong, ProtocolError)
 
 
-def test_words_are_told_only_to_who_asks() -> None:
+def test_words_are_sent_only_on_request() -> None:
     plain = to_live_json(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True)
     asked = to_live_json(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True, has_words=True)
     assert "timed_" not in plain and asked == plain[:-1] + ', "timed_words": [], "timed_segments": []}'

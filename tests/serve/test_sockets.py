@@ -1,5 +1,5 @@
-"""Contract: sherpa-onnx's WebSocket protocols. The wheel's own client of live sound works unchanged; the test's client of
-recordings works against the wheel's own server and against ours. Law: out comes what `Stream` and `transcribe` say."""
+"""Contract: sherpa-onnx's WebSocket protocols. The wheel's own client for live audio works unchanged; the test's client for
+recordings works with the wheel's own server and with ours. Law: the results are those of `Stream` and `transcribe`."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def ws(service: Reachable, path: str = "/") -> str:
 
 
 def utterances_of(recognizer: Recognizer, samples: np.ndarray) -> list[Transcript]:
-    """What the recogniser says of live sound, utterance after utterance, decoded chunk by chunk as a server does."""
+    """The utterances of live audio, decoded chunk by chunk as a server does."""
     stream, found = recognizer.stream(), []
 
     def decode_ready() -> None:
@@ -64,7 +64,7 @@ def utterances_of(recognizer: Recognizer, samples: np.ndarray) -> list[Transcrip
 
 
 def closed(connection: ClientConnection) -> tuple[int, str]:
-    """Why the server closes."""
+    """The close code and the reason with which the server closes a connection."""
     try:
         while True:
             connection.recv(WATCHDOG_S)
@@ -77,9 +77,9 @@ def closed(connection: ClientConnection) -> tuple[int, str]:
 def test_the_wheels_client_works_unchanged(server: Service, streaming: Recognizer, tmp_path: Path) -> None:
     samples = sentence(0, 3.0)
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="PCM_16")
-    heard, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    written, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
     results = stream_file(server.port, tmp_path / "a.wav")
-    (expected,) = utterances_of(streaming, heard)
+    (expected,) = utterances_of(streaming, written)
     assert expected.text
     assert results[-1]["text"] == expected.text
     assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
@@ -124,7 +124,7 @@ def test_nothing_but_done(server: Service) -> None:
         assert (result["text"], result["is_eof"]) == ("", True)
 
 
-def test_many_connections_each_hear_their_own(server: Service, streaming: Recognizer) -> None:
+def test_many_connections_each_receive_their_own_results(server: Service, streaming: Recognizer) -> None:
     def transcribed(seed: int) -> str:
         with connect(ws(server)) as connection:
             stream_samples(connection, sentence(seed, 6.0))
@@ -226,7 +226,7 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
     [
         ("/online", "hello", 1003, "got the text 'hello'"),
         ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
-        ("/online", b"this is no sound at all, but enough of it..." * 100, 1007, "must be finite numbers"),
+        ("/online", b"this is not audio at all, but enough of it.." * 100, 1007, "must be finite numbers"),
         ("/online", LOUD, 1007, "is 12000; if it is int16 as floats, divide by 32768"),
         (
             "/offline",
@@ -246,7 +246,9 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
         ),
     ],
 )
-def test_what_is_no_sound_is_told(path: str, message: str | bytes, code: int, sentence_part: str, server: Service) -> None:
+def test_invalid_messages_are_refused_with_a_reason(
+    path: str, message: str | bytes, code: int, sentence_part: str, server: Service
+) -> None:
     with connect(ws(server, path)) as connection:
         connection.send(message)
         found_code, reason = closed(connection)
@@ -257,17 +259,17 @@ def test_half_a_recording(server: Service) -> None:
     with connect(ws(server, "/offline")) as connection:
         connection.send(np.array([16_000, 400], "<i4").tobytes() + bytes(100))
         connection.send("Done")
-        assert closed(connection) == (1007, "The recording was not whole: fewer bytes came than its header says.")
+        assert closed(connection) == (1007, "The recording is incomplete: its header states more bytes.")
 
 
 @pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
-def test_pages_of_other_sites_may_not_listen(origin: str, server: Service) -> None:
+def test_pages_of_other_sites_may_not_connect(origin: str, server: Service) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(ws(server), origin=origin):  # type: ignore[arg-type]
         pass
     assert refused.value.response.status_code == 403
 
 
-def test_our_own_page_may_listen_behind_a_proxy_too(server: Service) -> None:
+def test_our_own_page_may_connect_behind_a_proxy(server: Service) -> None:
     with connect(ws(server), origin=server.url) as connection:  # type: ignore[arg-type]
         connection.ping()
     behind = {"Origin": "https://speech.example", "Sec-Fetch-Site": "same-origin"}
@@ -275,8 +277,8 @@ def test_our_own_page_may_listen_behind_a_proxy_too(server: Service) -> None:
         connection.ping()
 
 
-def test_words_with_times_for_who_knows_us(server: Service, streaming: Recognizer) -> None:
-    """Our subprotocol adds them; sherpa-onnx's clients, which name none, get its own fields and no more."""
+def test_our_subprotocol_adds_words_with_times(server: Service, streaming: Recognizer) -> None:
+    """sherpa-onnx's clients, which name no subprotocol, receive sherpa-onnx's fields only."""
     samples = sentence(0, 3.0)
     finals = []
     for subprotocols in (None, ["zipasr"]):
@@ -303,15 +305,15 @@ def test_recordings_of_all_sockets_together_fit_in_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr("zipasr.serve.sockets._MAX_HELD_BYTES", 100_000, raising=False)
     header = np.array([16_000, 80_000], "<i4").tobytes()
     with running(offline_recognizer()) as service:
-        for _ in range(3):  # who has left holds nothing any more
+        for _ in range(3):  # a disconnected client holds no memory
             with connect(ws(service)) as first, connect(ws(service)) as second:
                 first.send(header + bytes(60_000))
                 first.ping().wait(WATCHDOG_S)
                 second.send(header + bytes(60_000))
-                assert closed(second) == (1013, "The server holds as much sound as it can; please retry later.")
+                assert closed(second) == (1013, "The server holds too many recordings; please retry later.")
                 first.send(bytes(20_000))
                 assert json.loads(first.recv(WATCHDOG_S))["durations"]
-                first.send(header + bytes(80_000))  # and neither does what has been answered
+                first.send(header + bytes(80_000))  # and neither do completed recordings
                 assert json.loads(first.recv(WATCHDOG_S))["durations"]
 
 

@@ -1,4 +1,4 @@
-"""Contract: at SIGTERM all that was accepted is answered, what was sent is heard, and what is new is sent away."""
+"""Contract: after SIGTERM accepted requests are completed, audio already sent is decoded, and new requests are refused."""
 
 import contextlib
 import socket
@@ -25,7 +25,7 @@ def recognizer() -> Recognizer:
 
 
 def test_stopping_under_load(recognizer: Recognizer) -> None:
-    """All that was accepted is answered, live sound that goes on too; new requests are sent away meanwhile."""
+    """Accepted requests are completed, continuing live audio too; new requests are refused meanwhile."""
     slow, samples = streaming_recognizer(), sentence(1, 2.0)
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(8) as pool:
         with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as idle:
@@ -38,7 +38,7 @@ def test_stopping_under_load(recognizer: Recognizer) -> None:
             wait_until(lambda: httpx2.get(f"{service.url}/health", timeout=WATCHDOG_S).status_code == 503)
             late = post(service)
             assert (late.status_code, late.headers["retry-after"]) == (503, "2")
-            assert "about to stop" in late.json()["error"]["message"]
+            assert "shutting down" in late.json()["error"]["message"]
             go_on.set()
             assert closed(idle)[0] == 1012
             results = results_of(live)
@@ -51,8 +51,8 @@ def test_stopping_under_load(recognizer: Recognizer) -> None:
 
 
 @pytest.mark.parametrize("is_done", [True, False])
-def test_what_was_sent_before_is_heard_to_its_end(is_done: bool, recognizer: Recognizer) -> None:
-    """A client that sends a minute at once, most of which lies in buffers when the server is told to stop."""
+def test_audio_sent_before_the_signal_is_decoded_to_its_end(is_done: bool, recognizer: Recognizer) -> None:
+    """A client sends a minute at once, most of which is still in buffers when the server starts to shut down."""
     samples = np.concatenate([sentence(seed, 10.0) for seed in range(6)])
     with running(streaming_recognizer()) as service, connect(ws(service)) as live:
         stream_samples(live, samples)
@@ -66,8 +66,8 @@ def test_what_was_sent_before_is_heard_to_its_end(is_done: bool, recognizer: Rec
     assert finals == [transcript.text for transcript in utterances_of(recognizer, samples)]
 
 
-def test_who_sends_on_after_the_end_can_read_the_answer() -> None:
-    """The server has stopped listening, and hears out who has not yet seen that it is over."""
+def test_a_client_that_keeps_sending_after_the_close_can_read_the_response() -> None:
+    """The server has stopped accepting, and waits for a client that has not seen the close frame yet."""
     message = frame(2, np.zeros(100, np.float32).tobytes())
     with running(streaming_recognizer()) as service, raw_socket(service, "/online") as live:
         port = service.port
@@ -92,9 +92,11 @@ def is_listening(port: int) -> bool:
     return True
 
 
-def test_who_sends_without_a_pause_is_cut_off_and_answered(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second here; the rest of the minute is for the answer."""
-    monkeypatch.setattr("zipasr.serve.sockets._SHARE_FOR_LISTENING", 1 / 60)
+def test_live_audio_without_a_pause_is_cut_off_with_a_result(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here after a second; the rest of the minute is for the result."""
+    monkeypatch.setattr("zipasr.serve.sockets._RECEIVE_SHARE", 1 / 60)
     quiet = np.zeros(160, np.float32).tobytes()
     with running(streaming_recognizer(), drain_timeout_s=60.0) as service, connect(ws(service)) as live:
         with ThreadPoolExecutor(1) as pool:

@@ -1,9 +1,9 @@
 """Recordings in, samples out: a file, bytes or an array becomes (samples,) float32, mono, 16 kHz, about [-1, 1].
 
-Whole (`load_audio`) or as blocks in constant memory (`read_blocks`), which hold the same samples bit for bit. Time is
-what the clock of a file says: gaps are silence. A recording that is shorter than its own header promises raises instead
-of coming back cut, unless damage is allowed. Formats whose header promises nothing (ogg, raw AAC, mp3 without a Xing
-frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
+`load_audio` returns the whole recording; `read_blocks` yields the same samples, bit for bit, as blocks in constant memory.
+Timestamps of the file are followed: gaps become silence. A recording that is shorter than its header states raises instead
+of being returned truncated, unless damage is allowed. Formats whose header states no length (ogg, raw AAC, mp3 without a
+Xing frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS

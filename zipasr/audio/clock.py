@@ -1,8 +1,8 @@
-"""Where decoded frames belong on the time line of a recording: frames_TC with timestamps in, the same frames with silence
-between them out. Whole-file loading and block reading both go through it, so they agree sample for sample.
+"""The timeline of a recording: decoded frames_TC with timestamps in, the same frames with silence in the gaps out.
+`load_audio` and `read_blocks` both use it, so they agree sample for sample.
 
-Gaps become silence and overlaps are dropped, as with FFmpeg's `aresample=async=1`. Times are seconds, rates those of the
-file.
+Gaps become silence and overlaps are dropped, as with FFmpeg's `aresample=async=1`. Times are in seconds, rates are those of
+the file.
 """
 
 from collections.abc import Iterator
@@ -17,63 +17,63 @@ It is `min_hard_comp` of FFmpeg's aresample. Small deviations add up until they 
 _ROUNDING_S = 0.001
 """Matroska rounds timestamps to milliseconds. The start, and the end of damage, are placed this precisely."""
 _RESTART_S = 10.0
-"""A timestamp further back than this is not an overlap but a clock that was set anew (FFmpeg's `dts_delta_threshold`)."""
+"""A timestamp that jumps back further is not an overlap but a clock that was reset (FFmpeg's `dts_delta_threshold`)."""
 _MAX_SILENCE_S = 12 * 3600.0
-"""Silence in one recording; more comes from damaged timestamps, and would be an endless recording."""
+"""Upper bound on the silence inserted into one recording; more comes from damaged timestamps and would never end."""
 _SILENT_FRAMES = 1 << 16
 _MAX_LISTED = 10
 
 
 class Clock:
-    """The time line of one recording, from its start on."""
+    """The timeline of one recording; it grows as frames are placed on it."""
 
     def __init__(self, rate_hz: int, name: str, others_start_s: float | None, *, is_seamless: bool = False) -> None:
-        """Start a time line.
+        """Create an empty timeline.
 
         Args:
             rate_hz: rate of the samples.
-            name: how messages call the recording.
+            name: name of the recording in messages.
             others_start_s: timestamp at which the other streams of the file start, such as its video; None: there are none.
-            is_seamless: whether the format has no gaps, so that each comes from damage.
+            is_seamless: whether the format has no gaps, so that every gap means damage.
         """
         self.rate_hz = rate_hz
         self._name, self._others_start_s, self._is_seamless = name, others_start_s, is_seamless
         self.num_samples = 0
-        """Length of the time line so far."""
+        """Length of the timeline so far."""
         self.lead_samples = 0
         """Silence before the first frame."""
         self.holes: list[tuple[float, float]] = []
-        """Start and end of what could not be decoded."""
+        """Start and end in seconds of every stretch that could not be decoded."""
         self._num_silent = 0
-        self._zero_s: float | None = None  # timestamp of sample 0, by the clock as it stands
-        self._first_s = self._last_start_s = self._last_end_s = 0.0  # timestamps since the clock was set
+        self._zero_s: float | None = None  # timestamp of sample 0 by the current clock
+        self._first_s = self._last_start_s = self._last_end_s = 0.0  # timestamps since the last reset of the clock
         self._is_overlapping = False
         self._lost_s: float | None = None  # length of packets that could not be decoded since the last frame
 
     @property
     def now_s(self) -> float:
-        """Length of the time line so far in seconds."""
+        """Length of the timeline so far in seconds."""
         return self.num_samples / self.rate_hz
 
     @property
     def end_s(self) -> float:
-        """Timestamp of the end of the time line."""
+        """Timestamp of the end of the timeline."""
         return (self._zero_s or 0.0) + self.now_s
 
     def lose(self, duration_s: float) -> None:
-        """Take note of a packet that could not be decoded."""
+        """Record that a packet of this length could not be decoded."""
         self._lost_s = (self._lost_s or 0.0) + duration_s
 
     def place(self, frames_TC: np.ndarray, start_s: float | None) -> Iterator[np.ndarray]:
-        """Put decoded frames where they belong.
+        """Yield decoded frames, preceded by silence where there is a gap and without what overlaps earlier frames.
 
         Args:
-            frames_TC: what was decoded, of any number of channels.
-            start_s: its timestamp; None: it follows what came before.
+            frames_TC: decoded frames with any number of channels.
+            start_s: their timestamp; None: they follow the frames before without a gap.
         Yields:
-            Silence in small pieces, then what is left of the frames.
+            The silence in small blocks, then the frames that do not overlap.
         Raises:
-            AudioError: the silence would be absurdly long.
+            AudioError: the silence exceeds `_MAX_SILENCE_S`.
         """
         is_first = self.num_samples == 0
         lead = self._lost_samples() if start_s is None else self._lead(start_s, len(frames_TC))
@@ -89,7 +89,7 @@ class Clock:
             yield kept_TC
 
     def finish(self, num_channels: int) -> Iterator[np.ndarray]:
-        """Fill what could not be decoded at the end."""
+        """Yield silence for packets at the end that could not be decoded."""
         if self._lost_s is not None:
             self.holes.append((self.now_s, self.now_s + self._lost_s))
             yield from self._silence(self._lost_samples(), num_channels)
@@ -99,7 +99,7 @@ class Clock:
         return round((self._lost_s or 0.0) * self.rate_hz)
 
     def _lead(self, start_s: float, num_frames: int) -> int:
-        """Samples that are missing before a frame; negative: that it has in common with what came before."""
+        """Number of samples missing before a frame; negative: number of samples by which it overlaps earlier frames."""
         zero_s = self._zero_at(start_s)
         self._last_start_s, self._last_end_s = start_s, start_s + num_frames / self.rate_hz
         lead = round((start_s - zero_s) * self.rate_hz) - self.num_samples
@@ -111,7 +111,7 @@ class Clock:
         return lead
 
     def _zero_at(self, start_s: float) -> float:
-        """The timestamp of sample 0, by the clock as it is set when a frame has this timestamp."""
+        """Timestamp of sample 0, after the clock is set or reset if a frame with this timestamp requires it."""
         if self._zero_s is None:
             self._first_s = start_s
             self._zero_s = start_s - self.now_s - (self._lost_s or 0.0)
@@ -139,7 +139,7 @@ class Clock:
 
 
 def places(holes: list[tuple[float, float]]) -> str:
-    """Where holes are, in words: neighbors together, the first ten of many."""
+    """A text that lists damaged stretches: adjacent ones are merged, and only the first ten are listed."""
     joined: list[tuple[float, float]] = []
     for start_s, end_s in holes:
         if joined and start_s - joined[-1][1] < _TOLERANCE_S:

@@ -1,4 +1,6 @@
-"""Everything but WAV and FLAC, by PyAV (FFmpeg): blocks of frames_TC float32 at the file's rate, placed by its clock."""
+"""Reader for everything but WAV and FLAC, by PyAV (FFmpeg): blocks of frames_TC float32 at the file's rate, placed at their
+timestamps.
+"""
 
 import contextlib
 import logging
@@ -22,19 +24,20 @@ PCM_FORMATS = frozenset({"alaw", "mulaw", "s8", "u8"}) | {
 }
 """Raw mono samples without a header, by FFmpeg's names; `format=` and `sample_rate_hz=` describe them."""
 HEADERLESS_FORMATS = PCM_FORMATS | {"g722", "gsm"}
-"""All that `format=` accepts. The last two have a fixed rate and are also known by their file names."""
+"""All values that `format=` accepts. The last two have a fixed rate and are also recognized by their file names."""
 
-# FFmpeg guesses among hundreds of formats, some of which fetch other files or URLs named inside (HLS, DASH, concat).
-# Only formats that carry their own audio are allowed, so an upload cannot make the reader open anything else.
+# FFmpeg guesses among hundreds of formats, some of which open other files or URLs named inside (HLS, DASH, concat).
+# Only formats that contain their own audio are allowed, so that an upload cannot make the reader open anything else.
 _ALLOWED_CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp2,mp3,mp4,mpeg,mpegts,"
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
 _MATROSKA = "matroska,webm"
 _LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
-# Formats whose timestamps were written by a clock. Those of the others are worked out from the bytes or samples before.
+# Formats that store timestamps. For the others FFmpeg computes them from the bytes or samples before.
 _WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
-# What a track is shows in its first packets. FFmpeg looks for them for some seconds; if none came, for an hour or 64 MB.
+# These formats show what a track is only in its first packets. FFmpeg searches the first seconds for them; if it finds none,
+# the file is opened again with a search of up to an hour or 64 MB.
 _WITHOUT_LIST_OF_TRACKS = frozenset({"mpeg", "mpegts", "flv"})
 _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
@@ -46,7 +49,7 @@ _LENGTH_SLACK_S = 0.5
 def opened_by_av(
     file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None, *, audio_track: int | None = None
 ) -> Iterator["av.container.InputContainer"]:
-    """The container in a file, with an audio track of that number if there is one, however late it starts."""
+    """The opened container of a file; the requested audio track is found even if it starts late."""
     options = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
     if headerless in PCM_FORMATS:
         options["sample_rate"] = str(sample_rate_hz)
@@ -60,7 +63,7 @@ def opened_by_av(
 
 
 def _is_known(container: "av.container.InputContainer", track: int | None) -> bool:
-    """Whether an audio track has been found, and what it is."""
+    """Whether FFmpeg has found an audio track and its codec parameters."""
     if track is None:
         return container.streams.best("audio") is not None
     tracks = container.streams.audio
@@ -73,13 +76,21 @@ def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
             "Expected a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...) in "
-            f"{name}, got an unknown or damaged format that begins {head_of(file)!r}; convert it to WAV or "
+            f"{name}, got an unknown or damaged format that starts with {head_of(file)!r}; convert it to WAV or "
             "FLAC, or name a headerless format, for example format='g722'."
         ) from error
 
 
 def audio_stream(container: "av.container.InputContainer", name: str, track: int | None) -> "av.AudioStream":
-    """An audio track of a file, set up so that damage raises; None: the default one."""
+    """An audio track of a file, configured so that damage raises.
+
+    Args:
+        container: the opened file.
+        name: name of the recording in messages.
+        track: number of the track, from 0; None: the default one.
+    Raises:
+        AudioError: there is no such track, or its codec is unknown.
+    """
     tracks = container.streams.audio
     if track is not None and track >= len(tracks):
         raise no_such_track(track, name, [_described(stream) for stream in tracks])
@@ -87,10 +98,10 @@ def audio_stream(container: "av.container.InputContainer", name: str, track: int
     if stream is None or stream.codec_context is None:  # no context: a codec that this FFmpeg does not know
         raise AudioError(
             f"Expected an audio track of a known codec in {name}, got a {container.format.name} file without one; "
-            "export its sound as WAV or FLAC."
+            "export its audio as WAV or FLAC."
         )
     if stream.codec_context.name == "flac":
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # FFmpeg would pass over damaged frames
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # by default FFmpeg skips damaged frames silently
     return stream
 
 
@@ -110,7 +121,7 @@ def _described(stream: "av.AudioStream") -> str:
 
 
 def first_num_channels(container: "av.container.InputContainer", stream: "av.AudioStream") -> int:
-    """The number of channels of the first frame that decodes: the header of some AAC says mono where stereo comes out."""
+    """The number of channels of the first frame that decodes; some AAC headers say mono although the audio is stereo."""
     for packet in container.demux(stream):
         with contextlib.suppress(av.FFmpegError):
             for frame in packet.decode():
@@ -127,10 +138,10 @@ def av_blocks(
     audio_track: int | None = None,
     allow_damaged: bool = False,
 ) -> Iterator[Block]:
-    """Decoded blocks of a few thousand samples, each where its timestamp says, with silence in between.
+    """Decoded blocks of a few thousand samples, placed at their timestamps, with silence in the gaps.
 
     Raises:
-        AudioError: no such track, two rates, damage, or at the end less than promised.
+        AudioError: no such track, two rates, damage, or fewer samples than the header states.
     """
     with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
         stream = audio_stream(container, name, audio_track)
@@ -142,15 +153,15 @@ def av_blocks(
         if clock.num_samples == 0 and track.is_mp3:
             raise AudioError(f"Expected mp3 frames in {name}, got none that decodes; convert it to WAV or FLAC.")
     if clock.holes:
-        logger.warning("%s is damaged; silence stands for what cannot be decoded: %s", name, places(clock.holes))
+        logger.warning("%s is damaged; silence replaces what cannot be decoded: %s", name, places(clock.holes))
     if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
         if not allow_damaged:
             raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
-        logger.warning("%s is cut: it ends at %.2f s of %.2f s", name, found_s, promised)
+        logger.warning("%s is truncated: it ends at %.2f s of %.2f s", name, found_s, promised)
 
 
 class _Track:
-    """An audio track while it is decoded."""
+    """Decodes one audio track."""
 
     def __init__(
         self, container: "av.container.InputContainer", stream: "av.AudioStream", name: str, *, allow_damaged: bool
@@ -164,7 +175,7 @@ class _Track:
         self._others_end_s = 0.0
 
     def blocks(self) -> Iterator[Block]:
-        """All blocks, to the end of the track."""
+        """All blocks up to the end of the track."""
         clock, num_channels = self.clock, 1
         for frame in self._frames():
             if frame.sample_rate != clock.rate_hz:
@@ -183,18 +194,18 @@ class _Track:
                 if clock.holes and not self._allow_damaged:
                     raise damaged(self._name, clock.holes[0][0], "lost frames")
                 yield Block(placed_TC, clock.rate_hz)
-        if clock.num_samples and not self.is_mp3:  # what follows the audio of an mp3 is no audio
+        if clock.num_samples and not self.is_mp3:  # data after the last mp3 frame is not audio
             for placed_TC in clock.finish(num_channels):
                 yield Block(placed_TC, clock.rate_hz)
 
     def found_s(self) -> float:
-        """How much was found, counted like what `promised_s` gives."""
+        """Seconds that were found, counted in the same way as `promised_s`."""
         if _duration_s(self._container, self._stream) is not None:
             return (self.clock.num_samples - self.clock.lead_samples) / self.clock.rate_hz
         return max(self.clock.end_s, self.clock.now_s, self._others_end_s)
 
     def _frames(self) -> Iterator["av.AudioFrame"]:
-        """Decoded frames. Damage raises, except in mp3, where players step over junk between and after the frames."""
+        """Decoded frames. Damage raises, except in mp3, where players skip junk between and after the frames."""
         for packet in self._packets():
             try:
                 decoded = packet.decode()
@@ -207,7 +218,7 @@ class _Track:
             yield from decoded
 
     def _packets(self) -> Iterator["av.Packet"]:
-        # The length in a Matroska header is that of the longest stream, so the others are followed too.
+        # A Matroska header states the length of the longest stream, so the other streams are read too.
         streams = list(self._container.streams) if self._container.format.name == _MATROSKA else [self._stream]
         try:
             for packet in self._container.demux(streams):
@@ -223,10 +234,10 @@ class _Track:
 
 
 def _others_start_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
-    """Timestamp at which video and other audio start, cover pictures aside; None: there are none.
+    """Timestamp at which video and other audio tracks start, without cover pictures; None: there are none.
 
-    Together with the first decoded frame it gives the start of the container. FFmpeg's own figure for that counts the
-    encoder delay of some formats.
+    Together with the first decoded frame it gives the start of the container. FFmpeg's own value includes the encoder
+    delay of some formats.
     """
     starts = [
         float(other.start_time * other.time_base)
@@ -245,22 +256,22 @@ def damaged(name: str, at_s: float, what: str) -> AudioError:
 
 
 def reason(error: Exception) -> str:
-    """What a library says went wrong."""
+    """The message of an error that a library raised, or the name of its type."""
     text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
     return str(text).strip().rstrip(".") or type(error).__name__
 
 
 def head_of(file: BinaryIO) -> bytes:
-    """The first bytes of a file, which say what it is."""
+    """The first 12 bytes of a file, which identify its format."""
     file.seek(0)
     return file.read(12)
 
 
 def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
-    """Length in seconds that the header states; None where FFmpeg's figure is only its guess from the bit rate."""
+    """Length in seconds that the header states; None where FFmpeg only estimates it from the bit rate."""
     limit_s = math.inf
     if container.format.name == "mp3":
-        # With junk behind the sound FFmpeg mistrusts the header and guesses, so its figure is held against the header.
+        # With junk after the audio FFmpeg ignores the header and estimates the length, so the header's length bounds it.
         limit_s = _xing_length_s(file, stream.rate)
     elif container.format.name not in _LENGTH_IN_HEADER:
         return None
@@ -275,9 +286,9 @@ def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream
 
 
 def _duration_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
-    """Length of a track alone; None: the header does not tell.
+    """Length of a single track; None: the header does not state it.
 
-    Matroska states none. Where FFmpeg has one, it is that of the file, given to a track whose first packet comes late.
+    Matroska never does. FFmpeg then gives the length of the file to a track whose first packet comes late.
     """
     if not stream.duration or container.format.name == _MATROSKA:
         return None
@@ -285,19 +296,19 @@ def _duration_s(container: "av.container.InputContainer", stream: "av.AudioStrea
 
 
 def stated_duration_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
-    """Length of the track on the time line, silence before it included, by the header; None: it does not tell."""
+    """Length of the track on the timeline, including silence before it, as the header states it; None: it does not."""
     promised = promised_s(container, stream, file)
     if promised is None or container.format.name not in _WITH_CLOCK:
         return promised
     start_s = float((stream.start_time or 0) * stream.time_base)
     others_start_s = _others_start_s(container, stream)
-    if _duration_s(container, stream) is None:  # that of a Matroska file counts from 0 to the end of its longest stream
+    if _duration_s(container, stream) is None:  # Matroska counts from 0 to the end of the longest stream
         return promised - start_s if len(container.streams) == 1 else None
     return promised + max(0.0, start_s - others_start_s) if others_start_s is not None else promised
 
 
 def _xing_length_s(file: BinaryIO, rate_hz: int) -> float:
-    """Length that the first frame of an mp3 states (Xing or Info tag, flag 1), encoder delay included; 0 without it."""
+    """Length that the first frame of an mp3 states (Xing or Info tag, flag 1), including encoder delay; 0 without it."""
     resume_at = file.tell()
     head = head_of(file)
     start = 0

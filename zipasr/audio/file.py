@@ -1,7 +1,7 @@
-"""Files -> blocks of frames_TC float32 at the rate of the file, in constant memory; which reader for which.
+"""Files -> blocks of frames_TC float32 at the rate of the file, in constant memory. The file's content selects the reader.
 
-WAV and FLAC are read by soundfile, which reads them exactly and notices damage; everything else (mp3, ogg, opus, m4a,
-webm, G.722, ...) by PyAV in `ffmpeg`.
+WAV and FLAC are read by soundfile, which reads them exactly and detects damage; everything else (mp3, ogg, opus, m4a,
+webm, G.722, ...) is read by PyAV in `ffmpeg`.
 """
 
 import io
@@ -36,11 +36,11 @@ from zipasr.errors import AudioError
 logger = logging.getLogger(__name__)
 
 _KNOWN_SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3")
-# Programs that write WAV into a pipe leave 0, 0xFFFFFFFF (FFmpeg) or 0x7FFFF000 and up (SoX) as the size of the data.
+# Programs that write WAV to a pipe leave 0, 0xFFFFFFFF (FFmpeg) or 0x7FFFF000 and up (SoX) as the size of the data.
 _WAV_LENGTH_UNKNOWN = 0x7FFFF000
-# Some recorders count the header or padding into the WAV data size; a shortage of less than this is let pass.
+# Some recorders include the header or padding in the WAV data size; a shortage of less than this is accepted.
 _WAV_SLACK_S = 0.1
-_BLOCK_FRAMES = 1 << 16  # a quarter of a megabyte a channel, and large beside the cost of a call
+_BLOCK_FRAMES = 1 << 16  # a quarter of a megabyte per channel; large enough that the cost of a call does not matter
 _MAX_BYTES_IN_MEMORY = 1 << 26
 
 
@@ -52,10 +52,10 @@ def file_blocks(
     audio_track: int | None,
     allow_damaged: bool,
 ) -> Iterator[Block]:
-    """Return the blocks of a file, read as they are asked for; arguments as `load_audio`, checked at once.
+    """Return the blocks of a file, read lazily; arguments are those of `load_audio` and are checked at once.
 
     Raises:
-        AudioError: while reading; at the end of the file if it is shorter than its header says.
+        AudioError: while reading; at the end of the file if it is shorter than its header states.
         ValueError: `format` or `sample_rate_hz` contradict the source.
     """
     headerless = _headerless_format(source, format, sample_rate_hz)
@@ -74,13 +74,13 @@ def _blocks(
     name = name_of(source)
     with _file_errors(name), _opened(source, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=is_given)
-        # FFmpeg goes on behind damage in a FLAC file, soundfile does not.
+        # FFmpeg continues after damage in a FLAC file, soundfile does not.
         is_for_av = headerless is not None or (allow_damaged and head_of(file)[:4] == b"fLaC")
         if not is_for_av and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
-            with _soundfile_or_none(file) as sound:
-                if sound is not None:
-                    _check_only_track(audio_track, sound, name)
-                    yield from _soundfile_blocks(sound, name, allow_damaged=allow_damaged)
+            with _soundfile_or_none(file) as opened:
+                if opened is not None:
+                    _check_only_track(audio_track, opened, name)
+                    yield from _soundfile_blocks(opened, name, allow_damaged=allow_damaged)
                     return
         file.seek(0)
         yield from av_blocks(file, name, headerless, sample_rate_hz, audio_track=audio_track, allow_damaged=allow_damaged)
@@ -95,10 +95,10 @@ def file_num_channels(
     with _file_errors(name), _opened(source, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=format is not None)
         if headerless is None and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
-            with _soundfile_or_none(file) as sound:
-                if sound is not None:
-                    _check_only_track(audio_track, sound, name)
-                    return int(sound.channels)
+            with _soundfile_or_none(file) as opened:
+                if opened is not None:
+                    _check_only_track(audio_track, opened, name)
+                    return int(opened.channels)
         file.seek(0)
         with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
             return first_num_channels(container, audio_stream(container, name, audio_track))
@@ -111,9 +111,9 @@ def file_duration_s(path: str | os.PathLike[str]) -> float:
     with _file_errors(name), _opened(path, name) as file:
         headerless = _without_signature(file, headerless, name, is_given=False)
         if headerless is None and _is_for_soundfile(file, name):
-            with _soundfile_or_none(file) as sound:
-                if sound is not None:
-                    return float(sound.frames / sound.samplerate)
+            with _soundfile_or_none(file) as opened:
+                if opened is not None:
+                    return float(opened.frames / opened.samplerate)
         file.seek(0)
         with opened_by_av(file, name, headerless, None) as container:
             stated_s = stated_duration_s(container, audio_stream(container, name, None), file)
@@ -123,15 +123,15 @@ def file_duration_s(path: str | os.PathLike[str]) -> float:
         return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(file, name, headerless, None))
 
 
-# Which reader, with what
+# Selecting the reader
 
 
 def _headerless_format(source: object, format: str | None, sample_rate_hz: int | None) -> str | None:
-    """The headerless format that the arguments or the file name ask for, None for a file with a header."""
+    """The headerless format that the arguments or the file name specify; None for a file with a header."""
     if format is not None and format not in HEADERLESS_FORMATS:
         raise ValueError(
             f"Expected format to name a headerless format ({', '.join(sorted(HEADERLESS_FORMATS))}), got {format!r}; "
-            "leave it out for files with a header, they say themselves what they are."
+            "leave it out for files with a header, which states the format."
         )
     if format in PCM_FORMATS:
         if sample_rate_hz is None:
@@ -149,7 +149,7 @@ def _headerless_format(source: object, format: str | None, sample_rate_hz: int |
 
 
 def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_given: bool) -> str | None:
-    """Withdraw a headerless format from a file that begins as WAV, FLAC, Ogg, ... and so has a header after all."""
+    """The headerless format, or None for a file that starts as WAV, FLAC, Ogg, ... and so has a header after all."""
     if headerless is None or not head_of(file).startswith(_KNOWN_SIGNATURES):
         return headerless
     if is_given:
@@ -170,20 +170,20 @@ def is_pipe(source: object) -> bool:
 
 @contextmanager
 def rereadable(source: object) -> Iterator[Any]:
-    """The source as something that can be read several times: a pipe as a copy, everything else as it is."""
+    """The source as something that can be read several times: a copy of a pipe, everything else unchanged."""
     if not is_pipe(source):
         yield source
         return
     name = name_of(source)
     with ExitStack() as stack:
-        with _file_errors(name):  # not around what the caller does with it
+        with _file_errors(name):  # not around the yield: errors of the caller are not ours to convert
             copy = stack.enter_context(_opened(source, name))
         yield copy
 
 
 @contextmanager
 def _opened(source: object, name: str) -> Iterator[BinaryIO]:
-    """The source as a seekable binary file that holds at least one byte; a file object from where it stands to its end."""
+    """The source as a seekable binary file of at least one byte; a file object is read from its position to its end."""
     if isinstance(source, (str, os.PathLike)):
         with _opened_path(source, name) as file:
             if is_pipe(source):
@@ -222,7 +222,7 @@ def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _copied(source: BinaryIO, start: bytes, name: str) -> Iterator[BinaryIO]:
-    """What is left of a file after `start`, with it, as a file that can seek: on disk if it may be larger than memory."""
+    """A seekable copy of `start` and the rest of a file; on disk if it is larger than `_MAX_BYTES_IN_MEMORY`."""
     _check_not_empty(len(start), name)
     with tempfile.SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY) as copy:
         copy.write(start)
@@ -232,7 +232,7 @@ def _copied(source: BinaryIO, start: bytes, name: str) -> Iterator[BinaryIO]:
 
 
 class _CallerError(ValueError):
-    """A caller's mistake seen while the file is open; `_file_errors` lets it pass, unlike a library's ValueError."""
+    """A wrong argument found while the file is open; `_file_errors` passes it on, unlike a library's ValueError."""
 
 
 def _check_not_empty(num_bytes: int, name: str) -> None:
@@ -242,7 +242,7 @@ def _check_not_empty(num_bytes: int, name: str) -> None:
 
 @contextmanager
 def _file_errors(name: str) -> Iterator[None]:
-    """Turn what the operating system, libsndfile and FFmpeg raise into AudioError."""
+    """Convert errors of the operating system, libsndfile and FFmpeg to AudioError."""
     try:
         yield
     except _CallerError:
@@ -262,7 +262,7 @@ def _file_errors(name: str) -> Iterator[None]:
 
 
 def _is_for_soundfile(file: BinaryIO, name: str, *, allow_damaged: bool = False) -> bool:
-    """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a WAV that was cut."""
+    """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a truncated WAV."""
     head = head_of(file)
     if head[:4] == b"fLaC":
         file.seek(18)  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
@@ -271,7 +271,10 @@ def _is_for_soundfile(file: BinaryIO, name: str, *, allow_damaged: bool = False)
 
 
 def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> bool:
-    """Walk the chunks of a WAV file to its data. libsndfile would give a cut file, or none of a piped one, silently."""
+    """Whether the data chunk of a WAV file states its length; raises if the file is shorter.
+
+    libsndfile would silently return part of a truncated file, and nothing of one that was written to a pipe.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(4)
     riff_size = struct.unpack("<I", file.read(4))[0]
@@ -288,7 +291,7 @@ def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> 
             if length - present > _WAV_SLACK_S * bytes_per_s:
                 if not allow_damaged:
                     raise truncated(name, f"{length} bytes of samples", f"{present}")
-                logger.warning("%s is cut: it holds %d of %d bytes of samples", name, present, length)
+                logger.warning("%s is truncated: it holds %d of %d bytes of samples", name, present, length)
             return True
         position += 8 + length + length % 2
     return False
@@ -296,35 +299,35 @@ def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> 
 
 @contextmanager
 def _soundfile_or_none(file: BinaryIO) -> Iterator[soundfile.SoundFile | None]:
-    """The file opened by soundfile, or None where it does not know the codec inside."""
+    """The file opened by soundfile, or None if soundfile does not know its codec."""
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(file)
+        opened = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
-        sound = None
-    if sound is not None and sound.subtype.startswith("MPEG"):  # libsndfile stops early in mp3 of varying bit rate
-        sound.close()
-        sound = None
-    if sound is None:
+        opened = None
+    if opened is not None and opened.subtype.startswith("MPEG"):  # libsndfile stops early in mp3 of variable bit rate
+        opened.close()
+        opened = None
+    if opened is None:
         yield None
         return
-    with sound:
-        yield sound
+    with opened:
+        yield opened
 
 
-def _check_only_track(audio_track: int | None, sound: soundfile.SoundFile, name: str) -> None:
-    """Raise AudioError for any track but the one that WAV and FLAC have."""
+def _check_only_track(audio_track: int | None, opened: soundfile.SoundFile, name: str) -> None:
+    """Raise AudioError for any track but the only one of a WAV or FLAC file."""
     if audio_track:
-        raise no_such_track(audio_track, name, [f"{sound.format}, {sound.subtype}, {sound.channels} channels"])
+        raise no_such_track(audio_track, name, [f"{opened.format}, {opened.subtype}, {opened.channels} channels"])
 
 
-def _soundfile_blocks(sound: soundfile.SoundFile, name: str, *, allow_damaged: bool) -> Iterator[Block]:
-    rate_hz = int(sound.samplerate)
+def _soundfile_blocks(opened: soundfile.SoundFile, name: str, *, allow_damaged: bool) -> Iterator[Block]:
+    rate_hz = int(opened.samplerate)
     check_rate(rate_hz, name)
     num_read = 0
-    # In blocks: a header may promise terabytes, which must not be allocated before the samples are seen.
-    while (frames_TC := sound.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)).size:
+    # In blocks: a header may state terabytes, which must not be allocated before the samples are read.
+    while (frames_TC := opened.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)).size:
         num_read += len(frames_TC)
         yield Block(frames_TC, rate_hz)
-    if num_read < sound.frames and not allow_damaged:
-        raise truncated(name, f"{sound.frames} samples", f"{num_read}")
+    if num_read < opened.frames and not allow_damaged:
+        raise truncated(name, f"{opened.frames} samples", f"{num_read}")

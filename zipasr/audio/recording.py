@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_ARRAY_CHANNELS = 8
-_BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few costs mostly the calls
+_BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few is mostly call overhead
 
 
 def load_audio(
@@ -47,26 +47,26 @@ def load_audio(
 ) -> np.ndarray:
     """Return any recording as mono float32 samples at 16 kHz.
 
-    Where a file has a clock, every sample is where its timestamp says: a gap, and an audio track that starts after the
-    video, become silence, and what comes twice is taken once. Timestamps that are off by less than 0.1 s change nothing.
+    Where a file stores timestamps, every sample is placed at its timestamp: a gap becomes silence, so does the time before
+    an audio track that starts after the video, and overlaps are dropped. Timestamps off by less than 0.1 s change nothing.
 
     Args:
         source: a path; the bytes of a file; a binary file object, read to its end; or an array (numpy or torch):
             (samples,), (channels, samples) or (samples, channels), where the channels are the shorter axis, at most 8,
-            and the other axis is longer than 8. Floats are taken as they are, integers of 8, 16 and 32 bits are scaled
+            and the other axis is longer than 8. Floats are used as they are, integers of 8, 16 and 32 bits are scaled
             to [-1, 1). A path may be a pipe; "-" is the standard input.
         sample_rate_hz: rate of an array (default 16 kHz) or of headerless samples (required). Files state their own.
         format: name of a headerless format (`HEADERLESS_FORMATS`); needed unless the file name ends in .g722 or .gsm.
-        channel: which channel to take, from 0. None: the mean of all, or, where they cancel each other (one is wired the
-            wrong way round), one of them, which is logged as a warning.
-        audio_track: which audio track of a file to take, from 0; None: its default one.
-        allow_damaged: whether to take a file that is damaged or cut. Silence then stands for what cannot be decoded, and
+        channel: which channel to use, from 0. None: the mean of all channels, or, where they cancel each other (one has
+            inverted polarity), one of them, which is logged as a warning.
+        audio_track: which audio track of a file to use, from 0; None: its default one.
+        allow_damaged: whether to accept a damaged or truncated file. Silence then replaces what cannot be decoded, and
             a warning says where; by default such a file raises.
     Returns:
-        (samples,) float32; empty where the recording holds no samples.
+        (samples,) float32; empty if the recording has no samples.
     Raises:
-        AudioError: missing, empty, unknown, damaged or cut file, no such channel or track, samples that are NaN, infinite or
-            beyond 10, as 16-bit integers taken for floats are.
+        AudioError: missing, empty, unknown, damaged or truncated file, no such channel or track, or samples that are NaN,
+            infinite or beyond 10, such as 16-bit integers passed as floats.
         ValueError: an argument that contradicts the source or has no effect on it, or an array of unclear layout.
     """
     native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
@@ -84,20 +84,20 @@ def read_blocks(
     audio_track: int | None = None,
     allow_damaged: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Return any recording as consecutive blocks of mono float32 samples at 16 kHz, read as they are asked for.
+    """Return any recording as consecutive blocks of mono float32 samples at 16 kHz, read lazily.
 
-    Joined, the blocks are what `load_audio` returns, bit for bit. Memory does not grow with the recording; a file object
-    larger than 64 MB is copied to a temporary file, since not all of them can seek.
+    Concatenated, the blocks are what `load_audio` returns, bit for bit. Memory does not grow with the recording; a file
+    object larger than 64 MB is copied to a temporary file, since not all of them can seek.
 
     Args:
         source: as `load_audio`.     sample_rate_hz: as `load_audio`.
         format: as `load_audio`.     channel: as `load_audio`.
         audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
-        block_s: seconds in every block; the last one is shorter.
+        block_s: seconds per block; the last block may be shorter.
     Returns:
-        Blocks (samples,) float32, none of them empty; no block at all where the recording holds no samples.
+        Nonempty blocks (samples,) float32; no block at all if the recording has no samples.
     Raises:
-        AudioError: as `load_audio`, but while reading: damage shows when its place is reached, a cut at the end.
+        AudioError: as `load_audio`, but while reading: damage is found when it is reached, truncation at the end.
         ValueError: as `load_audio`, at once, or `block_s` is shorter than a sample.
     """
     if not block_s * SAMPLE_RATE_HZ >= 1:
@@ -114,14 +114,14 @@ def num_channels(
     audio_track: int | None = None,
     allow_damaged: bool = False,
 ) -> int:
-    """Return how many channels a recording has, without decoding more than its beginning.
+    """Return the number of channels of a recording, decoding at most its first frames.
 
     Args:
-        source: as `load_audio`, but no pipe; a file object must be able to seek and is left where it stood.
+        source: as `load_audio`, but not a pipe; a file object must be able to seek and keeps its position.
         sample_rate_hz: as `load_audio`.     format: as `load_audio`.
         audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
     Raises:
-        AudioError: as `load_audio`, for what can be seen at the beginning.
+        AudioError: as `load_audio`, for errors that the start of the file shows.
         ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
     """
     array = _as_array(source)
@@ -154,30 +154,30 @@ def num_channels(
 
 
 def audio_duration_s(path: str | os.PathLike[str]) -> float:
-    """Return the length of a recording in seconds, from its header where that tells, by decoding it otherwise.
+    """Return the length of a recording in seconds, from its header if that states it, otherwise by decoding.
 
-    A header is believed: damage inside the file shows only in `load_audio`. Lossy formats may state up to a packet
+    The header is trusted: only `load_audio` finds damage inside the file. Lossy formats may state up to a packet
     more or less than they decode to.
 
     Raises:
-        AudioError: as `load_audio`, for what can be seen without decoding.
+        AudioError: as `load_audio`, for errors that are found without decoding.
     """
     return file_duration_s(path)
 
 
 def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
-    """Write mono 16 kHz samples as 16-bit FLAC, whole or not at all: a temporary file beside it is renamed into place.
+    """Write mono 16 kHz samples as 16-bit FLAC, atomically: a temporary file in the same folder is renamed.
 
-    Samples outside [-1, 1) are clipped. What came from 16-bit audio at 16 kHz is written back bit for bit.
+    Samples outside [-1, 1) are clipped. Samples of 16-bit audio at 16 kHz are written back bit for bit.
 
     Raises:
-        ValueError: not (samples,) of floats, no samples, or not finite.
+        ValueError: `samples` is not (samples,) of floats, is empty or is not finite.
         AudioError: the file cannot be written (missing folder, full disk, no permission).
     """
     if samples.ndim != 1 or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(
             f"Expected one or more samples (samples,) of floats to save, got shape {samples.shape} of {samples.dtype}; "
-            "load_audio gives them so, and a FLAC file cannot be empty."
+            "load_audio returns them so, and a FLAC file cannot be empty."
         )
     if not np.isfinite(samples).all():
         raise ValueError("Expected finite samples to save, got NaN or infinite ones; check them with numpy.isfinite.")
@@ -202,7 +202,7 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
 def _check_arguments(
     array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None, audio_track: int | None
 ) -> None:
-    """Raise ValueError for what is wrong whatever the file holds."""
+    """Raise ValueError for arguments that are wrong for any file."""
     if channel is not None and channel < 0:
         raise ConfigError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
     if audio_track is not None and audio_track < 0:
@@ -224,7 +224,7 @@ def _native_blocks(
     *,
     allow_damaged: bool,
 ) -> Iterator[Block]:
-    """Blocks of all channels at the recording's own rate; wrong arguments raise at once."""
+    """Blocks of all channels at the recording's own rate, read lazily; wrong arguments raise at once."""
     array = _as_array(source)
     _check_arguments(array, sample_rate_hz, format, channel, audio_track)
     if array is None:
@@ -246,7 +246,7 @@ def _native_blocks(
 
 
 def _as_array(source: object) -> np.ndarray | None:
-    """The samples of an array or a torch tensor (known by its methods: audio does not need torch), None for a file."""
+    """The samples of an array or a torch tensor (detected by its methods: audio does not need torch); None for a file."""
     if hasattr(source, "detach") and hasattr(source, "is_floating_point"):
         tensor = source.detach().cpu()
         source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
@@ -254,10 +254,10 @@ def _as_array(source: object) -> np.ndarray | None:
 
 
 def _frames_of(array: np.ndarray) -> np.ndarray:
-    """An array as frames_TC, a view of it."""
+    """A view of an array as frames_TC."""
     if array.ndim not in (1, 2):
         raise ValueError(f"Expected an array of (samples,) or two axes, got shape {array.shape}; flatten it.")
-    scaled(array[:0])  # raises for types that are no samples
+    scaled(array[:0])  # raises for types that cannot be samples
     if array.ndim == 1:
         return array[:, None]
     shorter, longer = sorted(array.shape)
@@ -266,13 +266,13 @@ def _frames_of(array: np.ndarray) -> np.ndarray:
     if shorter > _MAX_ARRAY_CHANNELS or (shorter > 1 and longer <= _MAX_ARRAY_CHANNELS):
         raise ValueError(
             f"Expected one axis of at most {_MAX_ARRAY_CHANNELS} channels and one of more samples than that, got "
-            f"shape {array.shape}, which can be read either way or not at all; pass one channel as (samples,)."
+            f"shape {array.shape}, whose layout is ambiguous or unknown; pass one channel as (samples,)."
         )
     return array if array.shape[1] == shorter else array.T
 
 
 def _resampled(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[np.ndarray]:
-    """Mono blocks at 16 kHz of blocks at any one rate: the samples that resampling the whole at once gives, bit for bit."""
+    """Mono blocks at 16 kHz from blocks at any rate, bit for bit what resampling the whole recording at once gives."""
     resampler: soxr.ResampleStream | None = None
     for samples, rate_hz in _mono(blocks, channel, name):
         if rate_hz == SAMPLE_RATE_HZ:
@@ -286,7 +286,7 @@ def _resampled(blocks: Iterator[Block], channel: int | None, name: str) -> Itera
 
 
 def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[tuple[np.ndarray, int]]:
-    """Samples (samples,) of one channel or of the mix, checked, and their rate."""
+    """Checked samples (samples,) of one channel or of the mix, and their rate."""
     num_samples = 0
     has_warned = False
     for frames_TC, rate_hz in _batched(blocks):
@@ -297,7 +297,7 @@ def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[t
             if not has_warned:
                 has_warned = True
                 logger.warning(
-                    "the channels of %s cancel each other from %.2f s on (one is in antiphase); channel %d is taken "
+                    "the channels of %s cancel each other from %.2f s on (one is in antiphase); channel %d is used "
                     "instead of their mean",
                     name,
                     num_samples / rate_hz,
@@ -309,9 +309,10 @@ def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[t
 
 
 def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same frames in blocks of at least `_BATCH_SAMPLES`, the last excepted, and those before other channels come.
+    """The same frames in blocks of at least `_BATCH_SAMPLES`; the last block, and one before the number of channels changes,
+    may be shorter.
 
-    The rate is the same in all.
+    All blocks have the same rate.
     """
     waiting: list[Block] = []
     num_waiting = 0

@@ -1,4 +1,4 @@
-"""Samples and what all readers do with them: scale, mix to mono, check. Shapes (samples,) or frames_TC, any rate."""
+"""Operations on samples that all readers share: scale, mix to mono, check. Shapes (samples,) or frames_TC, any rate."""
 
 import os
 from typing import NamedTuple
@@ -8,31 +8,32 @@ import numpy as np
 from zipasr.errors import AudioError
 
 SAMPLE_RATE_HZ = 16_000
-"""Rate of all samples inside zipasr."""
+"""Rate of all samples inside zipasr, in Hz."""
 
 STDIN = "-"
-"""The path that stands for the standard input; a file of this name is ./-"""
+"""The path that means the standard input; a file of this name is ./-"""
 
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 
 MAX_LEVEL = 10.0
-"""No sample is louder. Hot masters in floats exceed 1, not by 20 dB; 16-bit integers taken as floats reach 32768."""
+"""Largest absolute value of a sample. Loud masters in floats exceed 1, but not by 20 dB; 16-bit integers passed as floats
+reach 32768."""
 INT16_CURE = "if it is int16 as floats, divide by 32768"
-"""The cure for samples beyond `MAX_LEVEL`; short, since the reason of a closing WebSocket holds 123 bytes."""
+"""The cure for samples beyond `MAX_LEVEL`; short, since the close reason of a WebSocket is limited to 123 bytes."""
 _CANCELED = 0.2
-"""Share of the power of a mix of unrelated channels below which they cancel each other. For stereo it is 10 dB below the
-channels, a correlation of -0.8; recordings with two microphones and wide stereo stay above -0.5."""
+"""Channels cancel each other where the power of their mix is below this share of the power that a mix of unrelated channels
+has. For stereo that is 10 dB below the channels, a correlation of -0.8; two microphones and wide stereo stay above -0.5."""
 
 
 class Block(NamedTuple):
-    """Consecutive frames_TC float32, any number of channels, and their rate."""
+    """Consecutive frames_TC float32 with any number of channels, and their rate."""
 
     frames_TC: np.ndarray
     rate_hz: int
 
 
 def name_of(source: object) -> str:
-    """How messages call a source."""
+    """The name of a source in messages."""
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         return "the standard input" if path == STDIN else path
@@ -42,7 +43,7 @@ def name_of(source: object) -> str:
 
 
 def scaled(samples: np.ndarray) -> np.ndarray:
-    """Samples of any type as float32, integers divided by half their range; never the argument itself."""
+    """A copy of samples of any type as float32; integers are divided by half their range."""
     if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype in (np.int8, np.int16, np.int32):
@@ -57,7 +58,7 @@ def scaled(samples: np.ndarray) -> np.ndarray:
 
 
 def mixed(frames_TC: np.ndarray, channel: int | None) -> np.ndarray:
-    """One channel of frames, or the mean of all: (samples,) float32."""
+    """One channel of frames, or the mean of all channels: (samples,) float32."""
     if channel is not None:
         return np.ascontiguousarray(frames_TC[:, channel])
     if frames_TC.shape[1] == 1:
@@ -66,12 +67,12 @@ def mixed(frames_TC: np.ndarray, channel: int | None) -> np.ndarray:
 
 
 def channel_to_keep(frames_TC: np.ndarray, mix: np.ndarray) -> int | None:
-    """The channel to take instead of the mean of all where the channels cancel each other, as in antiphase; else None."""
+    """The channel to use instead of the mean where channels cancel each other, as in antiphase; otherwise None."""
     num_channels = frames_TC.shape[1]
     powers = np.square(frames_TC, dtype=np.float64).mean(axis=0)
     if not np.square(mix, dtype=np.float64).mean() < _CANCELED * powers.mean() / num_channels:
         return None
-    return int((powers >= powers.max() / 2).argmax())  # not simply the loudest: two alike would alternate
+    return int((powers >= powers.max() / 2).argmax())  # not the loudest: the choice would alternate between equal channels
 
 
 def check_channel(channel: int | None, num_channels: int, name: str) -> None:
@@ -90,13 +91,13 @@ def check_rate(rate_hz: int, name: str) -> None:
 
 
 def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: str) -> None:
-    """Raise AudioError where samples are no audio: NaN, infinite or far beyond full scale.
+    """Raise AudioError for samples that cannot be audio: NaN, infinite or far beyond full scale.
 
     Args:
         samples: (samples,) float32.
         rate_hz: their rate.
-        start_samples: their place in the recording.
-        name: how messages call it.
+        start_samples: position of the first sample in the recording.
+        name: name of the recording in messages.
     """
     is_good = np.abs(samples) <= MAX_LEVEL  # NaN is not
     if is_good.all():
@@ -117,7 +118,7 @@ def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: s
 
 
 def truncated(name: str, promised: str, found: str) -> AudioError:
-    """The error for a recording that is shorter than its header says."""
+    """The error for a recording that is shorter than its header states."""
     return AudioError(
-        f"Expected {promised} in {name} as its header says, got {found}: the file is cut; copy or download it again."
+        f"Expected {promised} in {name} as its header says, got {found}: the file is truncated; copy or download it again."
     )

@@ -1,4 +1,4 @@
-"""`zipasr align DIR AUDIO...`: when each word of a known text is said, as CTM, TextGrid or JSON."""
+"""`zipasr align DIR AUDIO...`: the times of the words of a known text, as CTM, TextGrid or JSON."""
 
 import argparse
 import json
@@ -21,25 +21,25 @@ def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "align",
-        help="find when the words of a known text are said",
-        description="Print the times of the words of each recording, whose text is in the file beside it, NAME.txt, unless "
-        "it is given. The model must have a CTC head. A recording that cannot be read or does not fit its text is reported "
-        "and the next goes on; the exit code is 1 at the end.",
+        help="align a known text with a recording",
+        description="Print the times of the words in each recording. The text comes from the file NAME.txt next to the "
+        "recording, or from --text or --text-file. The model must have a CTC head. A recording that cannot be read or does "
+        "not match its text is reported and skipped; the exit code is then 1.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format; - is the standard input")
     texts = parser.add_mutually_exclusive_group()
-    texts.add_argument("--text", metavar="WORDS", help="what is said, for a single recording")
-    texts.add_argument("--text-file", metavar="FILE", help="the file that holds it, for a single recording")
+    texts.add_argument("--text", metavar="WORDS", help="the text of a single recording")
+    texts.add_argument("--text-file", metavar="FILE", help="a file with the text of a single recording")
     parser.add_argument(
         "--format",
         choices=("ctm", "textgrid", "json"),
         default="ctm",
-        help="ctm: recording, channel, start, duration, word, confidence in a line; textgrid: for Praat, words and tokens; "
-        "json: an object in a line (default: ctm)",
+        help="ctm: recording, channel, start, duration, word and confidence per line; textgrid: words and tokens for Praat; "
+        "json: one object per line (default: ctm)",
     )
     parser.add_argument(
-        "--out", metavar="PATH", help="write to this file, or, for several recordings, a file for each into this folder"
+        "--out", metavar="PATH", help="write to this file, or, for several recordings, one file each to this folder"
     )
     add_file_options(parser)
     add_device_option(parser)
@@ -48,7 +48,7 @@ def add_parser(subparsers: SubParsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Align the recordings one after the other and print or write each as soon as it is done."""
+    """Align the recordings one by one and print or write each result as soon as it is ready; return the exit code."""
     from zipasr.errors import AudioError, DataError
     from zipasr.recognizer import Recognizer
     from zipasr.recognizer.file_alignment import align_file, read_text
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _targets(args: argparse.Namespace) -> list[Path | None]:
-    """The file that each recording's times go to; None: stdout.
+    """The output file of each recording; None: stdout.
 
     Raises:
-        ConfigError: a flag makes no sense for several recordings.
+        ConfigError: a flag cannot be used with several recordings.
     """
     from zipasr.errors import ConfigError
     from zipasr.transcript import FILE_ENDINGS
@@ -89,7 +89,7 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
         return [Path(args.out) if args.out else None]
     if args.text is not None or args.text_file is not None:
         flag = "--text" if args.text is not None else "--text-file"
-        raise ConfigError(f"{flag} is for one recording, got {len(args.audio)}; put a NAME.txt beside each")
+        raise ConfigError(f"{flag} is for one recording, got {len(args.audio)}; put a NAME.txt next to each")
     if args.out is None:
         if args.format == "textgrid":
             raise ConfigError(f"a TextGrid holds one recording, got {len(args.audio)}; give a folder with --out")

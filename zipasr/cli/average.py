@@ -1,17 +1,17 @@
-"""`zipasr average RUN`: the mean of several checkpoints, or of all models of a part of a run, as a model folder."""
+"""`zipasr average RUN`: the mean of several checkpoints, or of all models in a part of a run, as a model folder."""
 
 import argparse
 import json
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register the verb."""
+    """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "average",
         help="average checkpoints of a run into a model",
-        description="Average the weights of checkpoints into a model folder that transcribes and evaluates. A run's own "
-        "model/ is an average already; this is for trying others. --last and --checkpoints take the plain mean of the "
-        "checkpoints, --epochs and --from the mean of every model in between, which the run kept count of.",
+        description="Average the weights of checkpoints and write a model folder for transcribe and evaluate. The model/ of "
+        "a run is already an average; this command tries other ones. --last and --checkpoints average the checkpoints "
+        "themselves; --epochs and --from average all models of the interval, whose running mean the checkpoints contain.",
     )
     parser.add_argument("run_folder", metavar="RUN", nargs="?", help="folder of a run, as given to train --out")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -19,23 +19,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
     what.add_argument("--from", type=int, dest="start", metavar="BATCH", help="from this checkpoint on; 0: the start")
     what.add_argument(
-        "--checkpoints", nargs="+", metavar="X", help="these: folders of checkpoints or models, or batches of RUN's"
+        "--checkpoints", nargs="+", metavar="X", help="folders of checkpoints or models, or batches of RUN's checkpoints"
     )
-    parser.add_argument("--to", type=int, metavar="BATCH", help="with --from: up to this checkpoint (the newest)")
+    parser.add_argument("--to", type=int, metavar="BATCH", help="with --from: up to this checkpoint (default: the newest)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the model to write")
     parser.add_argument("--json", action="store_true", help="print what was averaged as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Average, and print where the model is."""
+    """Average the checkpoints and print the folder of the model; return the exit code."""
     from zipasr.errors import ConfigError
     from zipasr.train.selection import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
     if args.to is not None and args.start is None:
-        raise ConfigError("--to ends what --from begins and has no effect without it; give --from BATCH too")
+        raise ConfigError("--to has no effect without --from; give --from BATCH too")
     if args.checkpoints is None and args.run_folder is None:
-        raise ConfigError("expected the folder of a run, got none; say which run: zipasr average RUN ...")
+        raise ConfigError("expected the folder of a run, got none; name the run: zipasr average RUN ...")
     if args.checkpoints is not None:
         averaged = average_checkpoints(_named(args.checkpoints, args.run_folder), args.out)
     elif args.last is not None:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(names: list[str], run_folder: str | None) -> list[str]:
-    """Folders as they are given; numbers as the checkpoints of the run."""
+    """The folders of checkpoints: folders unchanged, batch numbers replaced by the run's checkpoints."""
     from pathlib import Path
 
     from zipasr.errors import CheckpointError, ConfigError
@@ -63,11 +63,11 @@ def _named(names: list[str], run_folder: str | None) -> list[str]:
     if run_folder is None:
         if numbers:
             raise ConfigError(
-                f"expected RUN beside the batches {', '.join(numbers)}, got none; say whose checkpoints they are"
+                f"expected RUN with the batches {', '.join(numbers)}, got none; name the run of these checkpoints"
             )
         return names
     if not numbers:
-        raise ConfigError(f"RUN has no effect beside checkpoints given as folders; leave out {run_folder}")
+        raise ConfigError(f"RUN has no effect if all checkpoints are folders; leave out {run_folder}")
     there = run_checkpoints(run_folder)
     missing = [name for name in numbers if int(name) not in there]
     if missing:

@@ -1,7 +1,7 @@
-"""The command `zipasr VERB ...`: finds the verb, runs it, and turns errors into one line and an exit code.
+"""The command `zipasr VERB ...`: runs the verb, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted. Results go to stdout, everything else to stderr. Each verb is a
-module of this folder whose `add_parser(subparsers)` names its `run(args) -> int`; at import it loads nothing heavy.
+module of this folder whose `add_parser(subparsers)` registers its `run(args) -> int`; importing it loads nothing heavy.
 """
 
 import argparse
@@ -29,13 +29,13 @@ VERBS = (
     "export",
     "serve",
 )
-"""In the order of the work."""
+"""All verbs, in the order in which they are used."""
 
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class _VersionAction(argparse.Action):
-    """Prints the version; looking it up takes time that other commands need not spend."""
+    """Prints the version, which is looked up only then, since that takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import zipasr
@@ -45,12 +45,12 @@ class _VersionAction(argparse.Action):
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """Takes flags before, between and after the other arguments, as in `transcribe DIR --json a.wav b.wav`."""
+    """A parser that accepts flags before, between and after positional arguments, as in `transcribe DIR --json a.wav`."""
 
     _is_intermixing = False
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """Parse what argparse hands to a verb; its own method takes all of a list of arguments at the first of them."""
+        """Parse the arguments of a verb; argparse's own method ends a list of positional arguments at the first flag."""
         if self._is_intermixing:
             return super().parse_known_args(args, namespace)
         self._is_intermixing = True
@@ -61,7 +61,7 @@ class _VerbParser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `zipasr` with the arguments given (those of the process by default) and return the exit code."""
+    """Run `zipasr` with these arguments (default: those of the process) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     configure_streams()
     wait_without_spinning()
@@ -79,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZipasrError as error:
         return _report(f"error: {error}", _EXIT_FAILED)
     except BrokenPipeError:
-        # The reader of our output is gone (`zipasr ... | head`): keep Python from complaining about it at exit.
+        # The reader of our output has exited (`zipasr ... | head`): keep Python from reporting that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_FAILED
-    except OSError as error:  # a full disk, a name that is too long: no bug, and nothing that a verb could add to it
+    except OSError as error:  # a full disk, a name that is too long: not a bug, and a verb has nothing to add
         where = f"{error.filename}: " if error.filename else ""
         return _report(f"error: {where}{error.strerror or error}; check the path, permissions and free space", _EXIT_FAILED)
     except Exception as error:
@@ -98,15 +98,15 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for verb in chosen or VERBS:
         importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)
     for verb_parser in subparsers.choices.values():
-        verb_parser.add_argument("--quiet", action="store_true", help="write nothing but errors to stderr")
+        verb_parser.add_argument("--quiet", action="store_true", help="write only errors to stderr")
     return parser
 
 
 def _refuse_empty(args: argparse.Namespace) -> None:
-    """Refuse an empty value, as of a variable of the shell that is not set: as a path it would mean this folder.
+    """Check that no argument is empty, for example from an unset shell variable: as a path it would mean this folder.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: an argument is empty.
     """
     for name, value in vars(args).items():
         if value == "":

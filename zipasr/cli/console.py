@@ -1,4 +1,4 @@
-"""The console: characters that it cannot encode, log lines, and silence."""
+"""The console: characters that it cannot encode, log lines, and `--quiet`."""
 
 import codecs
 import io
@@ -12,7 +12,7 @@ _ESCAPE = "zipasr.escape"
 
 
 def configure_streams() -> None:
-    r"""Let stdout and stderr write what their encoding lacks as `\uXXXX`, which JSON reads back, and never raise."""
+    r"""Make stdout and stderr write characters that their encoding lacks as `\uXXXX`, valid in JSON, and never raise."""
     codecs.register_error(_ESCAPE, _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -28,7 +28,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def log_lines(*, is_quiet: bool) -> Iterator[None]:
-    """Write warnings and errors that are logged inside a block to stderr; if quiet, errors alone, and no progress."""
+    """Write warnings and errors that are logged in the block to stderr; if quiet, only errors, and no progress bars."""
     handler = _LineHandler(logging.ERROR if is_quiet else logging.WARNING)
     handler.setFormatter(logging.Formatter("zipasr: %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -49,13 +49,13 @@ def _silence() -> Iterator[None]:
 
 
 class _LineHandler(logging.Handler):
-    """Writes lines above a progress bar."""
+    """A log handler that writes lines above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write a record as a line."""
         from zipasr.progress import write_line
 
         try:
             write_line(self.format(record), is_error=record.levelno >= logging.ERROR)
-        except Exception:  # Differs: as every handler of `logging` does
+        except Exception:  # Differs: as all handlers of `logging` do
             self.handleError(record)

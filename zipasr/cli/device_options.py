@@ -1,9 +1,9 @@
-"""The flags that say where a model computes, and in which precision."""
+"""The flags for the device and the precision of a model."""
 
 import argparse
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-"""As in `device.Precision`, which loads torch."""
+"""The values of `device.Precision`, repeated here because importing it loads torch."""
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +12,10 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--precision` to a verb that encodes."""
+    """Add `--precision` to a verb that runs the encoder."""
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="what the encoder computes in; others than float32 are for GPUs, tf32 for NVIDIA's (default: float32)",
+        help="precision of the encoder; values other than float32 are for GPUs, tf32 for NVIDIA GPUs (default: float32)",
     )

@@ -1,4 +1,4 @@
-"""`zipasr diagnose DIR CUTS`: activations of a model beside their limits, and how a transducer head emits labels."""
+"""`zipasr diagnose DIR CUTS`: activations of a model with their limits, and how a transducer head emits labels."""
 
 import argparse
 import json
@@ -22,24 +22,24 @@ _HEAD = (
 
 
 def add_parser(subparsers: SubParsers) -> None:
-    """Register the verb."""
+    """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "diagnose",
-        help="show the activations of a model beside their limits, and why words are missing",
-        description="Listen to some utterances and show, worst first, the size of activations, the share of positive "
-        "values, how alike channels are (whiteness: 1 is best) and what attention looks at (entropy), with the limits that "
-        "Balancer and Whiten hold them to at this point of training. '!' marks what is outside. For models with a "
-        "transducer head, also show how many frames hold more than one label, the delay of labels against CTC, and the "
-        "words that greedy searches get wrong.",
+        help="show the activations of a model with their limits, and why words are missing",
+        description="Process some utterances and show, worst first, the size of activations, the share of positive values, "
+        "how correlated channels are (whiteness: 1 is best) and how widely attention spreads (entropy), with the limits "
+        "that Balancer and Whiten enforce at this point of training. '!' marks values outside. For models with a transducer "
+        "head, also show how many frames emit more than one label, the delay of labels relative to CTC, and the word errors "
+        "of greedy searches.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run, of a checkpoint in it, or of a model")
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
-    parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to listen to (32)")
-    parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (30)")
+    parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to process (default: 32)")
+    parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (default: 30)")
     parser.add_argument(
         "--outputs",
         action=argparse.BooleanOptionalAction,
-        help="also the outputs of every module with weights (only where the encoder has nothing to limit)",
+        help="also show the outputs of every module with weights (default: only if the encoder has no limits)",
     )
     add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print every module as JSON")
@@ -47,7 +47,7 @@ def add_parser(subparsers: SubParsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Listen, and print the table."""
+    """Process the utterances and print the tables; return the exit code."""
     from pathlib import Path
 
     from zipasr.device import select_device
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     shown = reports[: args.rows] if args.rows else reports
     num_exceeded = sum(report.is_exceeded for report in reports)
     at = "the end of training" if step == float("inf") else f"step {step:.1f} of the schedules"
-    print(f"{folder}: {num_utterances} utterances, {audio_s:.1f} s; limits as they are at {at}")
+    print(f"{folder}: {num_utterances} utterances, {audio_s:.1f} s; limits at {at}")
     print(_HEAD)
     for report in shown:
         print(_row(report).rstrip())
@@ -101,10 +101,10 @@ def _emission_text(report: "EmissionReport") -> str:
     lines = []
     if stats.burst_share is not None and stats.burst_frame_share is not None:
         line = (
-            f"emission of {stats.num_labels} labels: {100.0 * stats.burst_frame_share:.1f} % of the frames with labels hold "
+            f"emission of {stats.num_labels} labels: {100.0 * stats.burst_frame_share:.1f} % of the frames with labels emit "
             f"more than one; {100.0 * stats.burst_share:.1f} % of the labels are not the first of their frame"
         )
-        lines.append(line if stats.delay_s is None else f"{line}; {stats.delay_s:+.3f} s against CTC")
+        lines.append(line if stats.delay_s is None else f"{line}; delay relative to CTC {stats.delay_s:+.3f} s")
     if stats.num_unaligned:
         lines.append(f"{stats.num_unaligned} utterances could not be aligned: too few frames, or scores that are not finite")
     lines.append(f"  {'search':32} {'WER %':>7} {'deleted %':>10} {'inserted %':>11} {'substituted %':>14}")

@@ -21,7 +21,7 @@ else:
 _NUM_WORST = 5
 _NUM_SETTINGS = 10
 _COMPARED_S = 1800.0
-"""Up to so much sound, a second pass for the other searches costs little."""
+"""Up to this many seconds of audio, a second pass for the other searches is cheap."""
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -34,53 +34,53 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts, such as DATA/test_cuts.jsonl.gz")
     add_search_options(parser)
-    add_chunk_options(parser, "hear recordings in chunks of this length, as a stream would")
+    add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
     parser.add_argument(
-        "--scoring", metavar="CORPUS", help="compare texts as a corpus does: gigaspeech (default: as they are)"
+        "--scoring", metavar="CORPUS", help="normalize texts by the scoring rules of a corpus: gigaspeech (default: none)"
     )
     parser.add_argument(
         "--tune",
         nargs="*",
         metavar="NAME=X,X,...",
-        help="try all combinations of settings instead, such as lm_scale=0.1,0.3 blank_penalty=0,1; without names, what is "
-        "worth trying; use a dev set",
+        help="try all combinations of settings instead, such as lm_scale=0.1,0.3 blank_penalty=0,1; without names, a "
+        "default grid; use a dev set",
     )
     parser.add_argument(
         "--calibration",
         action="store_true",
-        help="also measure what the confidence of words is worth, as it is and calibrated; use a dev set",
+        help="also measure how reliable word confidence is, raw and calibrated; use a dev set",
     )
     parser.add_argument(
         "--save",
         action="store_true",
-        help="keep what was found in the model's folder: the calibration of --calibration, or as the default search the "
-        "best setting of --tune, or the best of the compared searches; use a dev set",
+        help="save the result in the model's folder: the calibration of --calibration, or, as the default search, the "
+        "best setting of --tune or the best of the compared searches; use a dev set",
     )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="show every search beside the default one (default: without --search, --lm and --hotwords, up to half an hour)",
+        help="compare all searches (default: without --search, --lm and --hotwords, for up to half an hour of audio)",
     )
-    parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration here")
-    parser.add_argument("--out", metavar="FILE", help="write a JSON line for each utterance here")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON, rates in percent")
+    parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration to this file")
+    parser.add_argument("--out", metavar="FILE", help="write a JSON line per utterance to this file")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, rates in percent")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the figures."""
+    """Evaluate and print the results; return the exit code."""
     from zipasr.errors import ConfigError
 
     if args.plot and not args.calibration:
-        raise ConfigError("--plot belongs to --calibration; give that too, or leave --plot out")
+        raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):
         raise ConfigError(
-            "--tune tries many settings, --calibration, --compare and --out look at one; give them one after the other"
+            "--tune tries many settings, but --calibration, --compare and --out evaluate one; use them in separate commands"
         )
     if args.compare is False and args.save and args.tune is None and not args.calibration:
-        raise ConfigError("--save keeps the best of the compared searches, but --no-compare compares none; leave one out")
+        raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
     if args.compare and (args.lm is not None or args.hotwords is not None):
-        raise ConfigError("--compare looks at the searches of the model alone; leave --lm and --hotwords out")
+        raise ConfigError("--compare compares searches without language models and hotwords; leave --lm and --hotwords out")
     recognizer = load_recognizer(args, simulate_streaming=True)
     if args.tune is not None:
         return _tune(args, recognizer)
@@ -92,17 +92,17 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     from zipasr.progress import write_line
 
     if args.calibration:
-        recognizer.calibrations = {}  # what was saved before must not be calibrated once more
+        recognizer.calibrations = {}  # a saved calibration must not be applied before fitting a new one
     report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
-        write_line(f"zipasr: left out {id}: {problem}")
+        write_line(f"zipasr: skipped {id}: {problem}")
     measured = calibrate(report.results) if args.calibration else None
     compared = _compared(args, recognizer, report)
     if args.json:
-        beside: dict[str, Any] = {} if measured is None else {"confidence": measured.to_dict()}
+        extra: dict[str, Any] = {} if measured is None else {"confidence": measured.to_dict()}
         if compared:
-            beside["searches"] = [result.to_dict() for result in compared]
-        print(json.dumps(report.to_dict() | {"search": recognizer.search.changes()} | beside))
+            extra["searches"] = [result.to_dict() for result in compared]
+        print(json.dumps(report.to_dict() | {"search": recognizer.search.changes()} | extra))
     else:
         print(_table(report))
         if compared:
@@ -111,11 +111,11 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
             print(_confidence_table(measured))
     if args.out:
         report.write_results(args.out)
-        write_line(f"zipasr: results of every utterance: {args.out}")
+        write_line(f"zipasr: results per utterance: {args.out}")
     if measured is not None and args.plot:
         from zipasr.plots import plot_reliability
 
-        curves = {"as it is": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
+        curves = {"raw": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
         write_line(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}")
     if measured is not None and args.save:
         path = save_calibration(args.model, recognizer.search.method, measured.calibration)
@@ -128,7 +128,7 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
 
 
 def _compared(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> "list[ComparedSearch]":
-    """Every search on the same recordings, if that is asked for, or costs little and nobody asked for one search."""
+    """The results of all searches on the same recordings, if requested, or if cheap and no search was chosen; else empty."""
     from zipasr.evaluate import compare_searches, read_cuts
 
     is_plain = args.search == "auto" and args.lm is None and args.hotwords is None and not args.calibration
@@ -188,11 +188,11 @@ def _table(report: "EvaluationReport") -> str:
             f"{errors.deletions} del, {errors.substitutions} sub]"
         )
     lines.append(
-        f"{len(report.results)} utterances, {report.audio_s:.1f} s of sound in {report.decode_s:.1f} s: "
+        f"{len(report.results)} utterances, {report.audio_s:.1f} s of audio in {report.decode_s:.1f} s: "
         f"real-time factor {report.real_time_factor:.4f}"
     )
     if report.unreadable:
-        lines.append(f"{len(report.unreadable)} left out because they cannot be read")
+        lines.append(f"{len(report.unreadable)} skipped because they cannot be read")
     worst = report.worst(_NUM_WORST)
     if worst:
         lines.append("worst utterances:")
@@ -218,13 +218,13 @@ def _tuned_table(tuned: "Sequence[TunedSetting]") -> str:
 
 def _confidence_table(measured: "CalibrationReport") -> str:
     lines = [
-        f"confidence of {measured.num_words} words, {measured.num_right} of them right:",
-        f"  normalised cross-entropy {measured.raw.normalised_cross_entropy:6.3f} as it is, "
-        f"{measured.calibrated.normalised_cross_entropy:6.3f} calibrated (1 tells all, 0 nothing, below 0 misleads)",
-        f"  mean error of confidence {measured.raw.calibration_error:6.3f} as it is, "
+        f"confidence of {measured.num_words} words, {measured.num_right} of them correct:",
+        f"  normalized cross-entropy {measured.raw.normalised_cross_entropy:6.3f} raw, "
+        f"{measured.calibrated.normalised_cross_entropy:6.3f} calibrated (1: perfect, 0: useless, below 0: misleading)",
+        f"  calibration error {measured.raw.calibration_error:6.3f} raw, "
         f"{measured.calibrated.calibration_error:6.3f} calibrated",
         f"  temperature {measured.calibration.temperature:.3f}, offset {measured.calibration.offset:+.3f}",
-        "  words   sure  right | calibrated  right",
+        "  words    raw  right | calibrated  right",
     ]
     for raw, calibrated in zip(measured.raw.curve, measured.calibrated.curve, strict=True):
         lines.append(

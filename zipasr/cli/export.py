@@ -1,4 +1,4 @@
-"""`zipasr export DIR --out OUT`: a model as ONNX graphs that sherpa-onnx runs, and `zipasr transcribe OUT` too."""
+"""`zipasr export DIR --out OUT`: a model as ONNX graphs, which sherpa-onnx and `zipasr transcribe OUT` run."""
 
 import argparse
 import json
@@ -22,18 +22,18 @@ def add_parser(subparsers: SubParsers) -> None:
         "export",
         help="write a model as ONNX graphs for sherpa-onnx",
         description="Write the encoder, decoder and joiner of a transducer, the graph of a CTC head, or both, with the "
-        "vocabulary and a README that has the commands to run them. Every graph is compared with PyTorch first.",
+        "vocabulary and a README with the commands that run them. Every graph is compared with PyTorch first.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("--out", required=True, metavar="OUT", help="folder to write, new or of an earlier export")
+    parser.add_argument("--out", required=True, metavar="OUT", help="folder to write, new or from an earlier export")
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="store weights in half precision: half the size")
+    precision.add_argument("--fp16", action="store_true", help="store weights in half precision, which halves the size")
     precision.add_argument(
         "--int8",
         action="store_true",
-        help="compute in 8 bits where that moves the output least, if the word error rate on --cuts allows it",
+        help="quantize to 8 bits except for the most sensitive modules, if the word error rate on --cuts allows it",
     )
-    parser.add_argument("--cuts", metavar="CUTS", help="with --int8: Lhotse cuts to judge it on, such as a dev set")
+    parser.add_argument("--cuts", metavar="CUTS", help="with --int8: Lhotse cuts to measure on, such as a dev set")
     parser.add_argument(
         "--max-wer-increase",
         type=float,
@@ -41,23 +41,23 @@ def add_parser(subparsers: SubParsers) -> None:
         help="with --int8: points by which the word error rate may rise (default: 0.5)",
     )
     parser.add_argument(
-        "--chunk-ms", type=int, metavar="N", help="graphs that stream, in chunks of this length; for causal models"
+        "--chunk-ms", type=int, metavar="N", help="export streaming graphs with chunks of this length; for causal models"
     )
     parser.add_argument(
-        "--left-context-ms", type=int, metavar="N", help="with --chunk-ms: sound before a chunk that is seen (default: 2560)"
+        "--left-context-ms", type=int, metavar="N", help="with --chunk-ms: left context before a chunk (default: 2560)"
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         metavar="X",
-        help="largest difference from PyTorch, as a share of the largest value (default: 1e-4, with --fp16 0.01)",
+        help="largest allowed difference from PyTorch, relative to the largest value (default: 1e-4, with --fp16 0.01)",
     )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and print what was written."""
+    """Export the model and print the report; return the exit code."""
     from zipasr.errors import ConfigError
     from zipasr.export import export_model
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("cuts", "max_wer_increase"):
         if getattr(args, flag) is not None:
             shown = f"--{flag.replace('_', '-')}"
-            raise ConfigError(f"{shown} judges --int8 and has no effect without it; give that too, or leave {shown} out")
+            raise ConfigError(f"{shown} has no effect without --int8; give that too, or leave {shown} out")
     precision: Precision = "float16" if args.fp16 else "float32"
     report = export_model(
         args.model,
@@ -95,8 +95,8 @@ def _export_int8(args: argparse.Namespace) -> "QuantisationReport":
 
     if args.cuts is None:
         raise ConfigError(
-            "--int8 must be judged on recordings with known text, but --cuts names none; without them nobody would know "
-            "what it costs. Give a dev set, such as DATA/dev_cuts.jsonl.gz, or export without --int8"
+            "--int8 must be measured on recordings with known text, but --cuts names none; otherwise its cost in accuracy "
+            "is unknown. Give a dev set, such as DATA/dev_cuts.jsonl.gz, or export without --int8"
         )
     max_increase = 0.5 if args.max_wer_increase is None else args.max_wer_increase
     if not max_increase >= 0:

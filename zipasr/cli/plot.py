@@ -4,15 +4,15 @@ import argparse
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register the verb."""
+    """Add the verb to the command line."""
     parser = subparsers.add_parser("plot", help="draw the loss and error-rate curves of a run")
     parser.add_argument("run_folder", metavar="DIR", help="folder of a run, as given to train --out")
-    parser.add_argument("--out", metavar="PNG", help="where to write the figure (DIR/curves.png)")
+    parser.add_argument("--out", metavar="PNG", help="file of the figure (default: DIR/curves.png)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, and print where the figure is."""
+    """Draw the figure and print its path; return the exit code."""
     from pathlib import Path
 
     from zipasr.plots import plot_curves

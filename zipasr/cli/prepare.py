@@ -1,4 +1,4 @@
-"""`zipasr prepare SOURCE --out DIR`: any source of speech to cuts, audio and a list of what could not be used."""
+"""`zipasr prepare SOURCE --out DIR`: any source of speech to cuts, audio and a list of rejected recordings."""
 
 import argparse
 import json
@@ -11,30 +11,30 @@ else:
 
 _DESCRIPTION = """\
 SOURCE is one of
-  a folder      NAME.wav (or any audio) with NAME.txt beside it, in subfolders too
+  a folder      NAME.wav (or any audio) with NAME.txt next to it, also in subfolders
   a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl;
-                a line may name its start, duration, channel and audio_track
+                a line may give start, duration, channel and audio_track
   Kaldi         a directory with wav.scp and text
   Lhotse cuts   .jsonl.gz
-  prompts       telephone prompts recorded by people, fetched from Debian (--lang en, es, fr, it or ru)
+  prompts       telephone prompts recorded by people, downloaded from Debian (--lang en, es, fr, it or ru)
   NAME:FOLDER   a published corpus as downloaded: librispeech:, aishell:, wenetspeech: or gigaspeech:, with its official
                 splits (--set subset=M for a smaller training part); musan: for noise to train with
 
-DIR gets train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain audio,
-and rejected.jsonl with the reason for everything that was dropped."""
+DIR receives train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain
+audio, and rejected.jsonl with the reason for every dropped recording."""
 
 
 def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "prepare",
-        help="turn recordings and texts into data to train on",
+        help="turn recordings and texts into training data",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, prompts, or NAME:FOLDER")
-    parser.add_argument("--out", metavar="DIR", required=True, help="where the data goes; written over")
-    parser.add_argument("--lang", default="en", help="language of entries that name none (default: en)")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the data; overwritten")
+    parser.add_argument("--lang", default="en", help="language of entries that state none (default: en)")
     parser.add_argument(
         "--text-style",
         choices=("as-written", "words"),
@@ -51,7 +51,7 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument(
         "--allow-damaged",
         action="store_true",
-        help="take damaged and cut recordings too: silence stands for what cannot be decoded, and where is told on stderr "
+        help="accept damaged and truncated recordings: silence replaces what cannot be decoded, and a warning says where "
         "(default: reject them)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -59,7 +59,7 @@ def add_parser(subparsers: SubParsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the data and print a summary."""
+    """Prepare the data and print a summary; return the exit code."""
     from zipasr.config import set_fields
     from zipasr.prepare import PrepareConfig, prepare
 

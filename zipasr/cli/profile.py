@@ -1,4 +1,4 @@
-"""`zipasr profile NAME_OR_FOLDER`: parameters, operations, time and memory of a model, beside the paper's figures."""
+"""`zipasr profile NAME_OR_FOLDER`: parameters, operations, time and memory of a model, with the paper's figures."""
 
 import argparse
 import json
@@ -16,18 +16,18 @@ else:
     SubParsers = Any
 
 _MEASURING = ("batch", "seconds", "threads", "device")
-"""Options that only matter for time and memory."""
+"""Flags that affect only time and memory."""
 _FIGURES = f"{'paper':>8} {'ours':>8} {'diff':>7}"
 _COLUMNS = (
     (f"{'':36}  {'parameters (M)':^25}  {'GFLOPs of the encoder':^25}", f"{'model':18} {'type':17}  {_FIGURES}  {_FIGURES}"),
     (f"  {'time':>9} {'memory':>9}", f"  {'s':>9} {'MiB':>9}"),
 )
-"""Two lines above the table, and what goes on where time was measured."""
-_GFLOPS_NOTE = "GFLOPs: of the encoder, one utterance of 30 s, counted by the paper's rule"
+"""The two header lines of the table, and the columns that follow if time was measured."""
+_GFLOPS_NOTE = "GFLOPs: the encoder on one utterance of 30 s, counted by the paper's rule"
 _MEASURED_NOTE = "median time of a batch, peak memory above model and input, random weights"
 _HEAD_NOTE = (
-    "Conformer: the published count has another transducer head than our model, so that ours here is our encoder with "
-    "that head"
+    "Conformer: the published count includes a different transducer head than our model; our number here is our encoder "
+    "with that head"
 )
 
 
@@ -36,25 +36,25 @@ def add_parser(subparsers: SubParsers) -> None:
     parser = subparsers.add_parser(
         "profile",
         help="count parameters and operations, measure time and memory",
-        description="Print what a model costs, and what the paper says of it. Operations are those of the encoder for "
+        description="Print the cost of a model and the paper's figures for it. Operations are those of the encoder for "
         "30 s of speech; time and memory are those of encoding a batch.",
     )
     parser.add_argument(
         "model", metavar="NAME_OR_FOLDER", nargs="?", help="a preset such as zipformer-s, or the folder of a model or run"
     )
-    parser.add_argument("--all", action="store_true", help="every model of the paper's table of encoders instead")
-    parser.add_argument("--batch", type=int, metavar="N", help="utterances at a time (30 on a GPU, else 1)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="length of each utterance (30)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the processor (PyTorch's choice)")
-    parser.add_argument("--device", metavar="DEVICE", help="auto (the default), cpu, cuda, cuda:N or mps")
+    parser.add_argument("--all", action="store_true", help="profile every model in the paper's table of encoders instead")
+    parser.add_argument("--batch", type=int, metavar="N", help="utterances per batch (default: 30 on a GPU, else 1)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of each utterance (default: 30)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--time", action=argparse.BooleanOptionalAction, default=True, help="measure time and memory")
-    parser.add_argument("--plot", metavar="PNG", help="with --all: draw time and memory over size here")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON, a list with --all")
+    parser.add_argument("--plot", metavar="PNG", help="with --all: plot time and memory over model size to this file")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, a list with --all")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Count, measure and print; a model that cannot be measured is reported and the next goes on."""
+    """Count, measure and print; a model that cannot be measured is reported and skipped. Return the exit code."""
     from zipasr.errors import ConfigError, ZipasrError
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
@@ -84,18 +84,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse options that contradict each other."""
+    """Raise ConfigError for flags that contradict each other or have no effect."""
     from zipasr.errors import ConfigError
 
     if args.all == (args.model is not None):
-        raise ConfigError("expected either NAME_OR_FOLDER or --all; say which model, or ask for the whole table")
+        raise ConfigError("expected either NAME_OR_FOLDER or --all; name a model, or ask for the whole table")
     if args.plot and not (args.all and args.time):
-        raise ConfigError("--plot draws the times of the whole table: use it with --all and without --no-time")
+        raise ConfigError("--plot plots the times of the whole table; use it with --all and without --no-time")
     useless = [f"--{name}" for name in _MEASURING if getattr(args, name) is not None]
     if useless and not args.time:
         raise ConfigError(f"{', '.join(useless)} would have no effect with --no-time; leave one of them out")
     if args.plot and not Path(args.plot).resolve().parent.is_dir():
-        raise ConfigError(f"--plot must be a file in a folder that exists, but is {args.plot}")
+        raise ConfigError(f"--plot must be a file in an existing folder, but is {args.plot}")
 
 
 def _table(profiles: "Sequence[ModelProfile]") -> str:

@@ -4,7 +4,7 @@ import argparse
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what to read of a file."""
+    """Add `--audio-track` and `--allow-damaged` to a verb."""
     parser.add_argument(
         "--audio-track",
         type=_track_number,
@@ -14,13 +14,13 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-damaged",
         action="store_true",
-        help="read damaged and cut files too: silence stands for what cannot be decoded, and where is told on stderr "
+        help="accept damaged and truncated files: silence replaces what cannot be decoded, and a warning says where "
         "(default: refuse them)",
     )
 
 
 def _track_number(text: str) -> int:
-    """A number from 0 up, as argparse wants it read."""
+    """The number of a track, an integer of 0 or more, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, got {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""The flags that the verbs with a recogniser share, and the recogniser that they ask for."""
+"""The flags that all verbs with a recognizer share, and the recognizer that they configure."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -12,50 +12,50 @@ if TYPE_CHECKING:
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
+    """Add the flags of the search, the device, the precision and the threads to a verb."""
     parser.add_argument(
         "--search",
         choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"),
         default="auto",
-        help="how to search; auto: beam where the model has a transducer head, else attention_rescoring where it has an "
-        "attention decoder, else ctc_greedy (ctc_beam where a flag below needs it)",
+        help="search method; auto: beam if the model has a transducer head, else attention_rescoring if it has an "
+        "attention decoder, else ctc_greedy (ctc_beam if a flag below needs it)",
     )
-    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses that a beam search keeps (default: 4)")
+    parser.add_argument("--beam", type=int, metavar="N", help="beam size: hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
         "--max-symbols-per-frame",
         type=int,
         metavar="N",
-        help="tokens that beam and greedy may emit in a frame of 40 ms; more help where words are missing (default: 1)",
+        help="tokens that beam and greedy may emit per frame of 40 ms; try more if words are missing (default: 1)",
     )
     parser.add_argument(
         "--attention-scale",
         type=float,
         metavar="X",
-        help="weight of the attention decoder in attention_rescoring, beside 1 for CTC (default: 1)",
+        help="weight of the attention decoder in attention_rescoring, relative to 1 for CTC (default: 1)",
     )
     parser.add_argument(
         "--blank-penalty",
         type=float,
         metavar="X",
-        help="taken off the score of blank; positive values delete fewer words (default: 0)",
+        help="subtracted from the score of blank; positive values reduce deletions (default: 0)",
     )
     parser.add_argument(
         "--hotwords",
         metavar="FILE",
-        help="phrases to prefer, one a line in plain words, with ` :BOOST` behind it or not",
+        help="phrases to prefer, one per line in plain words, optionally followed by ` :BOOST`",
     )
     parser.add_argument(
         "--hotword-boost",
         type=float,
         metavar="X",
-        help="nats for each token of a hotword without a boost of its own (default: 1.5)",
+        help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
-    parser.add_argument("--lm", metavar="PATH", help="a language model: a folder of train-lm, or an ARPA file")
+    parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, or an ARPA file")
     parser.add_argument("--lm-scale", type=float, metavar="X", help="its weight (default: 0.3)")
     parser.add_argument(
         "--lodr",
         metavar="ARPA",
-        help="an n-gram of tokens that is taken off again for what the transducer knows of language itself",
+        help="token n-gram in ARPA format whose scores are subtracted, to discount what the transducer knows of language",
     )
     parser.add_argument("--lodr-scale", type=float, metavar="X", help="its weight, 0 or below (default: -0.15)")
     add_device_option(parser)
@@ -64,21 +64,21 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the flags of the chunks in which a causal model hears `what`."""
+    """Add `--chunk-ms`, with `what` as its help, and `--left-context-ms` to a verb."""
     parser.add_argument("--chunk-ms", type=int, metavar="N", help=f"{what}; for causal models, such as 320")
     parser.add_argument(
         "--left-context-ms",
         type=int,
         metavar="N",
-        help="with --chunk-ms: sound before a chunk that is seen (default: of those the model was trained with, near 2560)",
+        help="with --chunk-ms: left context before a chunk (default: the one of training that is nearest to 2560)",
     )
 
 
 def chunk_config(args: argparse.Namespace, *, simulate_streaming: bool) -> "ChunkConfig | None":
-    """The chunks that the flags ask for.
+    """The chunk configuration of the flags; None without `--chunk-ms`.
 
     Raises:
-        ConfigError: a value is no positive multiple of a frame, or there is a left context without a chunk.
+        ConfigError: a value is not a positive multiple of a frame, or there is a left context without a chunk.
     """
     from zipasr.errors import ConfigError
     from zipasr.recognizer.chunks import ChunkConfig, frames_50hz
@@ -96,10 +96,10 @@ def chunk_config(args: argparse.Namespace, *, simulate_streaming: bool) -> "Chun
 
 
 def search_config(args: argparse.Namespace) -> "SearchConfig":
-    """The search that the flags ask for.
+    """The search configuration of the flags.
 
     Raises:
-        ConfigError: a value is out of range, or a flag has no effect on the search that was chosen.
+        ConfigError: a value is out of range, or a flag has no effect on the chosen search.
     """
     from zipasr.errors import ConfigError
     from zipasr.search.strategy import SearchConfig
@@ -112,7 +112,7 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `SearchConfig` that flags set, but for the method."""
+    """The fields of `SearchConfig` that flags set, without the method."""
     names = (
         "beam",
         "num_best",
@@ -132,15 +132,15 @@ def load_recognizer(
     long_recordings: "LongRecordingConfig | None" = None,
     simulate_streaming: bool = False,
 ) -> "Recognizer":
-    """The recogniser that the flags and the argument DIR ask for.
+    """The recognizer of the argument DIR, configured by the flags.
 
     Args:
         args: the parsed command line.
-        long_recordings: how to cut what is too long to transcribe at once.
-        simulate_streaming: whether the chunks, if there are any, are those of whole recordings too.
+        long_recordings: how to split recordings that are too long to transcribe at once.
+        simulate_streaming: whether whole recordings are processed in the chunks of the flags too.
 
     Raises:
-        ConfigError: flags contradict each other or the model, or the file of hotwords cannot be used.
+        ConfigError: flags contradict each other or the model, or the hotwords cannot be used.
         CheckpointError: the model cannot be read.
         DataError: an ARPA file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""`zipasr serve DIR`: a server for recordings and live sound, with a page to try it with."""
+"""`zipasr serve DIR`: a server for recordings and live audio, with a web page to try it."""
 
 import argparse
 import os
@@ -20,33 +20,33 @@ def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "serve",
-        help="answer over HTTP and WebSockets, with a web page",
+        help="serve a model over HTTP and WebSockets, with a web page",
         description="Serve a model: OpenAI's POST /v1/audio/transcriptions, sherpa-onnx's WebSocket protocols, /health, "
-        "/metrics and a page. Only this machine is served unless --host says otherwise. SIGTERM and Ctrl-C end it when all "
-        "that was accepted has been answered. docs/serving.md tells more.",
+        "/metrics and a web page. Only this machine can connect unless --host says otherwise. After SIGTERM or Ctrl-C, the "
+        "server completes accepted requests and exits. See docs/serving.md.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("--host", metavar="ADDRESS", help="where to listen; 0.0.0.0: everywhere (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="N", help="0: any that is free (default: 6006)")
+    parser.add_argument("--host", metavar="ADDRESS", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="N", help="port to listen on; 0: any free one (default: 6006)")
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help=f"the file with the key that clients must name (default: the variable {_KEY_VARIABLE}, else no key)",
+        help=f"a file with the key that clients must send (default: the variable {_KEY_VARIABLE}, else no key)",
     )
-    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="size of a request (default: 500)")
-    parser.add_argument("--max-audio-s", type=float, metavar="X", help="length of a recording (default: 14400)")
-    parser.add_argument("--max-connections", type=int, metavar="N", help="requests and WebSockets at once (default: 200)")
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="recordings that wait their turn (default: 64)")
-    parser.add_argument("--idle-timeout-s", type=float, metavar="X", help="patience with a silent client (default: 60)")
-    parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="for answers after SIGTERM (default: 120)")
+    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="largest request (default: 500)")
+    parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording (default: 14400)")
+    parser.add_argument("--max-connections", type=int, metavar="N", help="open requests and WebSockets (default: 200)")
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="recordings in the queue (default: 64)")
+    parser.add_argument("--idle-timeout-s", type=float, metavar="X", help="disconnect idle clients after this (default: 60)")
+    parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="time for requests after SIGTERM (default: 120)")
     parser.add_argument("--vad", action=argparse.BooleanOptionalAction, help="as in transcribe")
     add_search_options(parser)
-    add_chunk_options(parser, "hear live sound in chunks of this length")
+    add_chunk_options(parser, "process live audio in chunks of this length")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal."""
+    """Serve until a signal; return the exit code."""
     from zipasr.progress import write_line
     from zipasr.recognizer import LongRecordingConfig
     from zipasr.serve import ServeConfig, serve
@@ -70,16 +70,16 @@ def run(args: argparse.Namespace) -> int:
 
     def on_ready(url: str) -> None:
         print(url, flush=True)
-        write_line(f"zipasr: serving {name}; Ctrl-C ends it")
+        write_line(f"zipasr: serving {name}; Ctrl-C stops it")
 
     if not serve(recognizer, config, model_name=name, on_ready=on_ready):
-        print("zipasr: error: some requests could not be answered in time", file=sys.stderr)
+        print("zipasr: error: some requests could not be completed in time", file=sys.stderr)
         return 1
     return 0
 
 
 def _api_key(path: str | None) -> str | None:
-    """The key, not given on the command line, which all users of a machine can read."""
+    """The API key, from a file or the environment: all users of a machine can read command lines."""
     from zipasr.errors import ConfigError
 
     if path is None:
@@ -87,4 +87,4 @@ def _api_key(path: str | None) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--api-key-file must be a file with the key in it, but {path} cannot be read: {error}") from error
+        raise ConfigError(f"--api-key-file must be a file with the API key, but {path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Threads of the CPU: the flag `--threads`, how many where it is not given, and how they wait for each other."""
+"""CPU threads: the flag `--threads`, its default, and how threads wait for each other."""
 
 import argparse
 import os
@@ -16,28 +16,28 @@ _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def wait_without_spinning() -> None:
-    """Let the threads of an operation sleep while they wait for each other, unless the user has said how they wait.
+    """Make the threads of an operation sleep while they wait for each other, unless the environment says how they wait.
 
-    OpenMP lets them spin for milliseconds by default. Where other programs run, that takes the core from the very thread
-    that they wait for: training is many times slower (benchmarks/LOG.md). Works only before torch is loaded.
+    By default OpenMP lets them spin for milliseconds. If other programs run, that takes the core from the thread that they
+    wait for, and training is many times slower (benchmarks/LOG.md). Has an effect only before torch is loaded.
     """
     if not any(name in os.environ for name in _WAIT_VARIABLES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def add_threads_option(parser: argparse.ArgumentParser, what: str = "") -> None:
-    """Add the flag to a verb."""
+    """Add `--threads` to a verb; `what` is added to its help."""
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help=f"threads of the CPU in all{what} (default: OMP_NUM_THREADS, else 1 for models below 5 M parameters and one "
-        "for each core for others)",
+        help=f"total number of CPU threads{what} (default: OMP_NUM_THREADS, else 1 for models below 5 M parameters and one "
+        "per core for others)",
     )
 
 
 def use_threads(model: str, num_threads: int | None = None) -> None:
-    """Configure the threads for a model that is on disk; before it is loaded, since exported graphs take what is set then.
+    """Configure the threads for a model on disk, before it is loaded: exported graphs use the setting at that time.
 
     Raises:
         ConfigError: `num_threads` is out of range.
@@ -53,7 +53,7 @@ def use_threads(model: str, num_threads: int | None = None) -> None:
 
 
 def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> "TrainConfig":
-    """Configure the threads for a run; the run with as many readers as they allow.
+    """Configure the threads for a training run; return its configuration with the readers that they leave room for.
 
     Raises:
         ConfigError: `num_threads` is out of range, or there is no such device.
@@ -73,7 +73,7 @@ def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> 
 
 
 def use_threads_for(make_model: "Callable[[], torch.nn.Module]", num_threads: int | None = None) -> None:
-    """Configure the threads for a model that is not made yet.
+    """Configure the threads for a model that has not been constructed yet.
 
     Raises:
         ConfigError: `num_threads` is out of range.

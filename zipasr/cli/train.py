@@ -1,4 +1,4 @@
-"""`zipasr train`: train a model by a recipe, or on a data folder, or go on with a run that stopped."""
+"""`zipasr train`: train a model by a recipe or on a data folder, or resume a run."""
 
 import argparse
 
@@ -6,12 +6,12 @@ from zipasr.cli.threads import add_threads_option, use_threads_for_training
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register the verb."""
+    """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "train",
         help="train a model on prepared data",
-        description="Train a model. The same command on the same --out goes on where the run stopped; Ctrl-C and SIGTERM "
-        "save first. On several GPUs: torchrun --nproc-per-node N -m zipasr train ...",
+        description="Train a model. The same command with the same --out resumes the run; Ctrl-C and SIGTERM save a "
+        "checkpoint first. On several GPUs: torchrun --nproc-per-node N -m zipasr train ...",
     )
     parser.add_argument(
         "recipe",
@@ -31,31 +31,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--from",
         metavar="CHECKPOINT",
         dest="checkpoint",
-        help="finetune this model: a model folder, a run, or a .pt file of icefall; more by --set finetune.NAME=VALUE",
+        help="finetune this model: a model folder, a run, or a .pt file of icefall; options: --set finetune.NAME=VALUE",
     )
     parser.add_argument(
         "--budget",
         metavar="TIME",
-        help="fit the run to this time on this machine, such as 20m or 2h, by timing some of its steps first",
+        help="size the run for this time on this machine, such as 20m or 2h, by timing some steps first",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     add_threads_option(parser, ", readers of data included")
-    parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and do nothing")
+    parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and exit")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="look at the data, as before the first step, print what would be lost, and do nothing; exit code 1 if too much",
+        help="check the data, as before the first step, print what would be dropped, and exit; exit code 1 if too much",
     )
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="find the largest batch.max_duration_s that fits into memory, by trying the worst batches, and do nothing else",
+        help="find the largest batch.max_duration_s that fits into memory by trying the worst batches, and exit",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and print where the model is."""
+    """Train and print the folder of the model; return the exit code."""
     import json
     from pathlib import Path
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{report.folder / 'model'}: {report.num_batches} batches, dev WER {report.wer:.2f} %, "
-        f"{report.hours_per_hour:.0f} hours of audio per hour"
+        f"{report.hours_per_hour:.0f} × real time"
     )
     if report.validation is not None:
         from zipasr.search.comparison import format_comparison

@@ -1,4 +1,4 @@
-"""`zipasr train-lm TEXT...`: train a language model for a recogniser, neural or n-gram, or go on training it."""
+"""`zipasr train-lm TEXT...`: train a language model for a recognizer, neural or n-gram, or resume training it."""
 
 import argparse
 
@@ -8,27 +8,25 @@ _DEFAULT_ORDER, _DEFAULT_UNIT = 3, "token"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register the verb."""
+    """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "train-lm",
-        help="train a language model for a recogniser",
-        description="Train a language model on text, for transcribe --lm and --lodr and evaluate. A neural one (lstm, "
-        "transformer) is a folder; the same command on the same --out goes on where it stopped. An n-gram is a file in ARPA "
+        help="train a language model for a recognizer",
+        description="Train a language model on text, for --lm and --lodr of transcribe and evaluate. A neural one (lstm, "
+        "transformer) is a folder; the same command with the same --out resumes training. An n-gram is a file in ARPA "
         "format. Perplexity is measured on 5 % of the lines, at most 2000, which are held out, or on --dev.",
     )
     parser.add_argument(
-        "texts", metavar="TEXT", nargs="+", help="text, a sentence a line, or a manifest (.jsonl, .jsonl.gz); gzipped or not"
+        "texts", metavar="TEXT", nargs="+", help="text with one sentence per line, or a manifest (.jsonl); may be gzipped"
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="the recogniser: a model folder or a run")
+    parser.add_argument("--model", required=True, metavar="DIR", help="the recognizer: a model folder or a run")
     parser.add_argument("--out", required=True, help="folder of the run; for an n-gram a file, .arpa or .arpa.gz")
     parser.add_argument(
-        "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="what to train (%(default)s)"
+        "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"
     )
+    parser.add_argument("--order", type=int, help=f"n-gram only: its order; LODR needs 2 (default: {_DEFAULT_ORDER})")
     parser.add_argument(
-        "--order", type=int, help=f"n-gram only: length of the longest ones ({_DEFAULT_ORDER}); LODR takes 2"
-    )
-    parser.add_argument(
-        "--unit", choices=("token", "word"), help=f"n-gram only: what they are made of ({_DEFAULT_UNIT}); LODR takes tokens"
+        "--unit", choices=("token", "word"), help=f"n-gram only: its unit; LODR needs token (default: {_DEFAULT_UNIT})"
     )
     parser.add_argument("--dev", metavar="FILE", action="append", default=[], help="measure on this text; may be repeated")
     parser.add_argument(
@@ -44,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and print where the model is and its perplexity."""
+    """Train and print the path of the model and its perplexity; return the exit code."""
     from zipasr.config import set_fields
     from zipasr.errors import ConfigError
     from zipasr.lm import LmConfig, NeuralLm

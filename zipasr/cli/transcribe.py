@@ -1,4 +1,4 @@
-"""`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, or files of subtitles, tables and times."""
+"""`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, or files with subtitles, tables or word times."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ else:
     SubParsers = Any
 
 _FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
-"""Formats in which a file holds one recording, so that several cannot be printed one after the other."""
+"""Formats whose files hold a single recording, so that several recordings cannot share stdout."""
 _FORMATS = ("text", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
 
 
@@ -24,56 +24,56 @@ def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "transcribe",
-        help="write down what is said in recordings",
-        description="Print the text of each recording, with its name in front if there are several. "
-        "One that cannot be read is reported and the next goes on; the exit code is 1 at the end.",
+        help="transcribe recordings",
+        description="Print the text of each recording, after its name if there are several. "
+        "A recording that cannot be read is reported and skipped; the exit code is then 1.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="*", default=[], help="recordings of any format and length; - is the standard input"
     )
-    parser.add_argument("--list", metavar="FILE", help="more recordings, a path a line; - reads them from stdin")
+    parser.add_argument("--list", metavar="FILE", help="file with more recordings, one path per line; - is stdin")
     parser.add_argument(
         "--format",
         choices=_FORMATS,
-        help="text (default); json: text, times, confidence; srt, vtt, tsv: subtitles; ctm, textgrid: times of the words",
+        help="text (default); json: text, times, confidence; srt, vtt, tsv: subtitles; ctm, textgrid: word times",
     )
-    parser.add_argument("--json", action="store_true", help="the same as --format json: an object a line")
-    parser.add_argument("--out", metavar="FOLDER", help="write a file for each recording here instead of printing")
-    parser.add_argument("--num-best", type=int, metavar="N", help="readings in the JSON, the best first (default: 1)")
+    parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
+    parser.add_argument("--out", metavar="FOLDER", help="write one file per recording to this folder instead of printing")
+    parser.add_argument("--num-best", type=int, metavar="N", help="n-best hypotheses in the JSON (default: 1)")
     channels = parser.add_mutually_exclusive_group()
-    channels.add_argument("--channel", type=int, metavar="N", help="listen to one channel, from 0 (default: all, mixed)")
-    channels.add_argument("--per-channel", action="store_true", help="transcribe every channel by itself, as of a call")
+    channels.add_argument("--channel", type=int, metavar="N", help="use one channel, from 0 (default: the mean of all)")
+    channels.add_argument("--per-channel", action="store_true", help="transcribe every channel separately, as for a call")
     add_file_options(parser)
     parser.add_argument(
         "--vad",
         action=argparse.BooleanOptionalAction,
-        help="cut recordings of over 30 s in pauses and leave silence out (default: if silero-vad is installed)",
+        help="split recordings longer than 30 s at pauses and skip silence (default: if silero-vad is installed)",
     )
     add_search_options(parser)
-    add_chunk_options(parser, "hear recordings in chunks of this length, as a stream would")
+    add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Transcribe the recordings and print or write each as soon as it is done."""
+    """Transcribe the recordings and print or write each result as soon as it is ready; return the exit code."""
     from zipasr.errors import ConfigError
     from zipasr.progress import Progress
     from zipasr.recognizer import LongRecordingConfig
     from zipasr.transcript import FILE_ENDINGS, FORMATS
 
     if args.json and args.format not in (None, "json"):
-        raise ConfigError(f"--json is --format json, but --format is {args.format}; leave one of them out")
+        raise ConfigError(f"--json means --format json, but --format is {args.format}; leave one of them out")
     format = "json" if args.json else args.format or "text"
     if args.num_best is not None and format != "json":
         raise ConfigError(f"--num-best has no effect with --format {format}; use --json, or leave it out")
     if "-" in args.audio and args.list == "-":
-        raise ConfigError("the standard input must be a recording or the --list, but is asked for as both")
+        raise ConfigError("the standard input must be a recording or the --list, but is given as both")
     paths = [*args.audio, *_listed(args.list)]
     if not paths:
-        raise ConfigError("there must be recordings to transcribe, but none is named; name some, or a --list with paths")
+        raise ConfigError("expected recordings to transcribe, got none; name some, or give a --list of paths")
     if format in _FILE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
-        raise ConfigError(f"a file of {format} holds one recording; give a folder for several with --out")
+        raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
     targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), simulate_streaming=True)
     num_failed = 0
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _listed(path: str | None) -> list[str]:
-    """The lines of a file, or of stdin, that are not empty."""
+    """The paths in a list file or on stdin, one per nonempty line."""
     from zipasr.errors import ConfigError
 
     if path is None:
@@ -116,7 +116,7 @@ def _listed(path: str | None) -> list[str]:
     try:
         content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--list must be a file with a path a line, but {path} cannot be read: {error}") from error
-    # The name of a file may be any bytes; what is no UTF-8 in it is kept so that the file can be opened.
+        raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
+    # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
     lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
     return [line.strip() for line in lines if line.strip()]

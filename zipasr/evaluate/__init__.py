@@ -1,4 +1,4 @@
-"""How good a recogniser is: error rates, settings tuned on a dev set, and what its confidence is worth."""
+"""Evaluation of a recognizer: error rates, search settings tuned on a dev set, and calibration of its confidence."""
 
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
 from zipasr.evaluate.compare import compare_searches, explain, save_default_search

@@ -1,4 +1,5 @@
-"""Confidence measured: the words of an evaluation in, what their confidences are worth before and after calibration out."""
+"""Calibration of confidence: the words of an evaluation in, the quality of their confidence before and after calibration
+out."""
 
 import os
 from collections.abc import Sequence
@@ -20,22 +21,22 @@ from zipasr.search.confidence import (
 )
 
 _MIN_WORDS = 20
-"""Below this, two numbers cannot be fitted and tested in any sense."""
+"""With fewer words, fitting and testing the two parameters makes no sense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidenceQuality:
-    """What a set of confidences is worth."""
+    """How well a set of confidences predicts which words are correct."""
 
     normalised_cross_entropy: float
-    """1: they tell right from wrong words; 0: no more than the share of right words does; below 0: they mislead."""
+    """1: perfect prediction; 0: no better than the share of correct words; below 0: misleading."""
     calibration_error: float
-    """Mean distance between confidence and the share of right words, over the bins of the curve."""
+    """Mean distance between confidence and the share of correct words, over the bins of the curve."""
     curve: tuple[ReliabilityBin, ...]
     """The reliability curve."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON; a number that is not defined becomes null."""
+        """Return a dictionary for JSON; an undefined number becomes null."""
         nce = self.normalised_cross_entropy
         return {
             "normalised_cross_entropy": round(nce, 6) if nce == nce else None,
@@ -46,18 +47,18 @@ class ConfidenceQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationReport:
-    """The confidences of a search as they are and as they would be calibrated."""
+    """The quality of a search's confidences, raw and calibrated."""
 
     num_words: int
     num_right: int
     raw: ConfidenceQuality
     calibrated: ConfidenceQuality
-    """Each word by a calibration fitted on the utterances of the other half of the set, so that it is no self-praise."""
+    """Each word is calibrated by a fit on the other half of the utterances, so that the estimate is not optimistic."""
     calibration: Calibration
-    """Fitted on all words: the one to keep."""
+    """The calibration fitted on all words, to be saved."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "num_words": self.num_words,
             "num_right": self.num_right,
@@ -69,10 +70,10 @@ class CalibrationReport:
 
 
 def calibrate(results: Sequence[UtteranceResult]) -> CalibrationReport:
-    """Fit a calibration to the words of an evaluation and measure what it gains on words that it was not fitted on.
+    """Fit a calibration to the words of an evaluation and measure its gain on words that it was not fitted on.
 
     Args:
-        results: utterances as they were recognised, with confidences that are not calibrated yet.
+        results: recognized utterances with raw confidences.
     Raises:
         DataError: there are too few words.
     """
@@ -80,7 +81,7 @@ def calibrate(results: Sequence[UtteranceResult]) -> CalibrationReport:
     num_words = sum(map(len, halves))
     if num_words < _MIN_WORDS or not all(halves):
         raise DataError(
-            f"a calibration needs {_MIN_WORDS} recognised words or more, in two utterances or more, but there are "
+            f"a calibration needs at least {_MIN_WORDS} recognized words in at least two utterances, but there are "
             f"{num_words} in {len(results)}; take a larger set"
         )
     fitted = [fit_calibration(*_columns(half)) for half in halves]
@@ -100,7 +101,7 @@ def calibrate(results: Sequence[UtteranceResult]) -> CalibrationReport:
 
 
 def save_calibration(folder: str | os.PathLike[str], method: str, calibration: Calibration) -> Path:
-    """Keep a calibration in a model folder, or in that of a run, for all later transcripts by the same search.
+    """Save a calibration in a model folder, or in that of a run, and return the file; later transcripts use it.
 
     Raises:
         CheckpointError: there is no model, or the file cannot be written.

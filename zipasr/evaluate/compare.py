@@ -1,4 +1,4 @@
-"""The searches of a recognizer compared on recordings with known text, and the best one kept as the model's default."""
+"""Comparison of a model's searches on recordings with known text, and saving the best one as the model's default."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,9 @@ from zipasr.search.strategy import SearchConfig
 def compare_searches(
     recognizer: Recognizer, utterances: Iterable[ReferenceUtterance], *, scoring: str | None = None
 ) -> list[ComparedSearch]:
-    """Count the errors of every search that the heads allow, and of the recognizer's own; each batch is encoded once.
+    """Count the errors of every search that the heads support, and of the recognizer's own; each batch is encoded once.
 
-    Language models and hotwords take no part.
+    Language models and hotwords are not used.
 
     Args:
         recognizer: the model and its search.
@@ -28,8 +28,8 @@ def compare_searches(
     Returns:
         A result for each search, the cheapest search first.
     Raises:
-        ConfigError: there are no such rules of scoring.
-        DataError: there is no utterance that can be read.
+        ConfigError: `scoring` is unknown.
+        DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
     searches = searches_to_compare(recognizer.scorer)
@@ -44,15 +44,16 @@ def compare_searches(
         for batch in batches:
             encoded = recognizer.encode([features[i] for i in batch])
             comparison.add(encoded, [group[i][2] for i in batch], rewrite=rewrite)
-        heard = {i for batch in batches for i in batch}
-        comparison.add_skipped([text for i, (_, _, text) in enumerate(group) if i not in heard], rewrite=rewrite)
+        encoded_indices = {i for batch in batches for i in batch}
+        too_short = [text for i, (_, _, text) in enumerate(group) if i not in encoded_indices]
+        comparison.add_skipped(too_short, rewrite=rewrite)
     if not num_utterances:
-        raise DataError("there must be an utterance to compare searches on, but none can be read; check the cuts")
+        raise DataError("expected utterances to compare searches on, but none can be read; check the cuts")
     return comparison.results()
 
 
 def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[str]:
-    """What the differences between the searches say of the model; see `explain_differences`."""
+    """Findings about the model from the differences between its searches; see `explain_differences`."""
     scorer = recognizer.scorer
     head = scorer.config.transducer if isinstance(scorer, AsrModel) else None
     return explain_differences(compared, lattice=head.lattice if head is not None else None)
@@ -61,13 +62,13 @@ def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[
 def save_default_search(
     folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
 ) -> Path:
-    """Make a search the default of a model, of a run or of an exported folder; return the file.
+    """Make a search the default of a model, a run or an exported folder, and return the file.
 
     Raises:
-        CheckpointError: it cannot be written, or there is no model.
-        ConfigError: the search finds several alternatives, which a default does not.
+        CheckpointError: there is no model, or the file cannot be written.
+        ConfigError: the search returns n-best hypotheses, which a default search does not.
     """
     if search.num_best > 1:
-        raise ConfigError(f"a default search gives one text, but num_best is {search.num_best}; leave it out")
-    place = Path(folder) if is_exported(folder) else resolve_model_folder(folder)
-    return write_default_search(place, search, compared, chosen_on=chosen_on)
+        raise ConfigError(f"a default search returns one hypothesis, but num_best is {search.num_best}; leave it out")
+    model_folder = Path(folder) if is_exported(folder) else resolve_model_folder(folder)
+    return write_default_search(model_folder, search, compared, chosen_on=chosen_on)

@@ -1,7 +1,7 @@
-"""Error rates: a recogniser and recordings with known text in, an `EvaluationReport` out.
+"""Error rates: a recognizer and recordings with known text in, an `EvaluationReport` out.
 
-Word errors are counted between white-space-separated words, character errors between the characters of those words (the
-spaces between them do not count), with the alignment that needs the fewest edits.
+Word errors are counted between words separated by white space, character errors between the characters of these words
+(without the spaces), with the alignment that needs the fewest edits.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from zipasr.recognizer import Recognizer
 from zipasr.search.edits import ErrorRates, Errors, count_errors, count_text_errors, error_rates
 from zipasr.transcript import Transcript
 
-__all__ = [  # Differs: training counts edits too, so they lie lower down, but who evaluates looks for them here
+__all__ = [  # Differs: re-exports of `search.edits`, which training uses too, since users look for them here
     "ErrorRates",
     "Errors",
     "EvaluationReport",
@@ -40,27 +40,27 @@ __all__ = [  # Differs: training counts edits too, so they lie lower down, but w
 ]
 
 _GROUP_S = 1800.0
-"""Sound that is read, then sorted by length and transcribed in batches; half an hour takes 115 MB."""
+"""Seconds of audio that are read before they are sorted by length and transcribed in batches; they take 115 MB."""
 
 
 _NO_WORD = "\0"
-"""Stands in an alignment where one side has no word."""
+"""Placeholder in an alignment for a missing word."""
 
 
 class ReferenceUtterance(NamedTuple):
-    """A recording and what is said in it."""
+    """A recording and its reference text."""
 
     id: str
     samples: np.ndarray | None
     """(samples,) float32 at 16 kHz; None if the recording cannot be read."""
     text: str
     problem: str = ""
-    """Why it cannot be read."""
+    """Why the recording cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UtteranceResult:
-    """One utterance as it was recognised."""
+    """Reference, hypothesis and errors of one utterance."""
 
     id: str
     ref: str
@@ -69,10 +69,10 @@ class UtteranceResult:
     characters: Errors
     duration_s: float
     confidences: tuple[tuple[float, bool], ...] = ()
-    """For each word of the transcript its confidence, and whether it is right."""
+    """Confidence and correctness of each word in the transcript."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "id": self.id,
             "ref": self.ref,
@@ -90,18 +90,18 @@ class UtteranceResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """Error rates of a set, its speed, and every utterance."""
+    """Error rates and speed on a set, and the results of every utterance."""
 
     words: Errors
     characters: Errors
     audio_s: float
-    """Sound that was transcribed."""
+    """Seconds of audio that were transcribed."""
     decode_s: float
-    """Time from samples to text; reading the files is not counted."""
+    """Time from samples to text, without reading files."""
     results: tuple[UtteranceResult, ...]
     """In the order of the set."""
     unreadable: tuple[tuple[str, str], ...] = ()
-    """Id and reason of what was left out because it could not be read."""
+    """Id and reason of every utterance that was skipped because it could not be read."""
 
     @property
     def wer(self) -> float:
@@ -115,16 +115,16 @@ class EvaluationReport:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computing for a second of sound; 0 without sound."""
+        """Seconds of computing per second of audio; 0 without audio."""
         return self.decode_s / self.audio_s if self.audio_s else 0.0
 
     def worst(self, num_utterances: int) -> list[UtteranceResult]:
-        """The utterances with the most word errors, then the highest rates; those without errors are left out."""
+        """The utterances with the most word errors, then with the highest rates; without those that have no errors."""
         wrong = [result for result in self.results if result.words.total]
         return sorted(wrong, key=lambda r: (-r.words.total, -r.words.rate, -r.characters.rate, r.id))[:num_utterances]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures of the whole set for JSON, rates in percent."""
+        """Return a dictionary for JSON with the results on the whole set, rates in percent."""
         return {
             "wer": round(self.wer, 4),
             "cer": round(self.cer, 4),
@@ -142,10 +142,10 @@ class EvaluationReport:
         }
 
     def write_results(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON line for each utterance, unreadable ones with their reason; the file appears whole or not.
+        """Write a JSON line per utterance, unreadable ones with their reason; the file is written atomically.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the file cannot be written.
         """
         path = Path(path)
         rows = [result.to_dict() for result in self.results]
@@ -154,7 +154,7 @@ class EvaluationReport:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            partial.write_bytes(lines.encode(errors="backslashreplace"))  # ids may be names of files that are no UTF-8
+            partial.write_bytes(lines.encode(errors="backslashreplace"))  # ids may be file names that are not UTF-8
             partial.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -171,16 +171,16 @@ def evaluate(
     max_batch_s: float | None = None,
     scoring: str | None = None,
 ) -> EvaluationReport:
-    """Transcribe utterances and count the errors.
+    """Transcribe utterances, count the errors and return a report.
 
     Args:
-        recognizer: the model and search to judge.
-        utterances: recordings with their text, for example of `read_cuts`; read as needed, not kept.
+        recognizer: the model and search to evaluate.
+        utterances: recordings with their text, for example from `read_cuts`; read lazily and not kept.
         max_batch_s: see `Recognizer.transcribe_many`.
-        scoring: a corpus of `scoring.SCORING`: both texts are written as it compares them; None: as they are.
+        scoring: a corpus of `scoring.SCORING`, whose rules normalize both texts; None: texts are not changed.
     Raises:
-        ConfigError: there are no such rules of scoring.
-        DataError: there is no utterance that can be read.
+        ConfigError: `scoring` is unknown.
+        DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
     results: list[UtteranceResult] = []
@@ -206,7 +206,7 @@ def evaluate(
             )
     if not results:
         why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
-        raise DataError(f"there must be an utterance to evaluate, but none can be read{why}")
+        raise DataError(f"expected utterances to evaluate, but none can be read{why}")
     total = ErrorRates()
     for result in results:
         total = total.plus(ErrorRates(result.words, result.characters))
@@ -221,12 +221,12 @@ def evaluate(
 
 
 def rewriting(scoring: str | None) -> Callable[[str], str]:
-    """What is done to both texts before they are compared.
+    """The function that normalizes both texts before they are compared.
 
     Args:
-        scoring: a corpus of `scoring.SCORING`, whose rules count; None: texts stay as they are.
+        scoring: a corpus of `scoring.SCORING`, whose rules apply; None: texts are not changed.
     Raises:
-        ConfigError: there are no such rules.
+        ConfigError: `scoring` is unknown.
     """
     if scoring is not None and scoring not in SCORING:
         raise ConfigError(f"scoring must be one of {', '.join(SCORING)}, or left out, but is {scoring!r}")
@@ -234,7 +234,7 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
 
 
 def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
-    """The confidence of each word of a transcript, and whether the alignment with the reference says that it is right."""
+    """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference."""
     ref = reference.split() if transcript.word_joiner else list("".join(reference.split()))
     pairs = kaldialign.align(ref, [word.text for word in transcript.words], _NO_WORD)
     is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
@@ -244,7 +244,7 @@ def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, b
 def readable_groups(
     utterances: Iterable[ReferenceUtterance], unreadable: list[tuple[str, str]]
 ) -> Iterator[list[tuple[str, np.ndarray, str]]]:
-    """Readable utterances in groups of about half an hour; the others are added to `unreadable`."""
+    """Readable utterances in groups of about half an hour of audio; the others are added to `unreadable`."""
     group: list[tuple[str, np.ndarray, str]] = []
     num_samples = 0
     for utterance in utterances:
@@ -261,7 +261,7 @@ def readable_groups(
 
 
 def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
-    """Read Lhotse cuts, one after the other; a recording that cannot be read comes with its problem.
+    """Yield the utterances of Lhotse cuts; one that cannot be read has no samples but a problem.
 
     Args:
         path: a manifest of cuts (`test_cuts.jsonl.gz`) as `zipasr prepare` writes it.

@@ -1,7 +1,7 @@
-"""Settings of the search tuned on a dev set: every combination of a grid in, the error rates of each out.
+"""Tuning of search settings on a dev set: a grid of settings in, the error rates of every combination out.
 
-The encoder is by far the greatest cost and no setting of the search changes it, so each batch is encoded once and then
-searched with one setting after the other.
+The encoder dominates the cost and does not depend on search settings, so each batch is encoded once and then searched with
+every setting.
 """
 
 import dataclasses
@@ -25,38 +25,38 @@ TUNABLE = (
     "lm_scale",
     "lodr_scale",
 )
-"""Fields of `SearchConfig` that a grid may name."""
+"""Fields of `SearchConfig` that a grid may contain."""
 _WHOLE = ("beam", "max_symbols_per_frame")
-"""Those whose values are whole numbers."""
+"""The fields of `TUNABLE` whose values are integers."""
 MAX_SETTINGS = 500
-"""More combinations are a mistake rather than a wish."""
+"""Largest number of combinations; more are probably a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedSetting:
-    """One combination and what came of it."""
+    """One combination of settings and its error rates."""
 
     values: dict[str, float]
-    """By the name of the field."""
+    """The settings, by the name of the field."""
     errors: ErrorRates
     search: SearchConfig
-    """The whole search."""
+    """The complete search configuration."""
     num_utterances: int
-    """On which it was tried."""
+    """Number of utterances on which it was tried."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, rates in percent."""
+        """Return a dictionary for JSON, rates in percent."""
         return {**self.values, "wer": round(self.errors.words.rate, 4), "cer": round(self.errors.characters.rate, 4)}
 
     def flags(self) -> str:
-        """The command line that sets it."""
+        """The command line flags for these settings."""
         return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in self.values.items())
 
 
 def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
-    """What is worth trying with the search and the language models of a recogniser.
+    """The grid to try by default for the search and the language models of a recognizer.
 
-    The scale 0 of a model is among it, so that the table says whether it helps at all.
+    It includes scale 0 for each language model, so that the table shows whether the model helps at all.
     """
     grid: dict[str, tuple[float, ...]] = {}
     if recognizer.language_models.main is not None:
@@ -69,10 +69,10 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
 
 
 def parse_grid(assignments: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Read `name=value,value,...` for each setting to try.
+    """The grid of assignments `name=value,value,...`, one for each setting to tune.
 
     Raises:
-        ConfigError: not of this form, a name that cannot be tuned, or a value that is no number.
+        ConfigError: an assignment has another form, a name that cannot be tuned, or a value that is not a number.
     """
     grid: dict[str, tuple[float, ...]] = {}
     for assignment in assignments:
@@ -85,7 +85,7 @@ def parse_grid(assignments: Sequence[str]) -> dict[str, tuple[float, ...]]:
         try:
             grid[name] = tuple(float(value) for value in values.split(","))
         except ValueError as error:
-            raise ConfigError(f"the values of {name} must be numbers with commas between, but are {values!r}") from error
+            raise ConfigError(f"the values of {name} must be numbers separated by commas, but are {values!r}") from error
     return grid
 
 
@@ -100,15 +100,14 @@ def tune(
 
     Args:
         recognizer: the model, its search, language models and hotwords.
-        utterances: recordings with their text, of a dev set; never tune on what you report.
-        grid: values to try by the name of the field of `SearchConfig`.
+        utterances: recordings with their text, of a dev set; never tune on a test set.
+        grid: values to try, by the name of the field of `SearchConfig`.
         scoring: see `evaluate`.
     Returns:
-        All combinations, the one with the fewest word errors first, then the fewest character errors, then in the order
-        of the grid.
+        All combinations, sorted by word errors, then character errors, then in the order of the grid.
     Raises:
-        ConfigError: a setting is out of range or has no effect on the search, there are too many, or no such scoring.
-        DataError: there is no utterance that can be read.
+        ConfigError: a setting is out of range or has no effect, there are too many, or `scoring` is unknown.
+        DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
     settings = _settings(recognizer, grid)
@@ -121,7 +120,7 @@ def tune(
             for i, found in enumerate(texts):
                 totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
-        raise DataError("there must be an utterance to tune on, but none can be read; check the cuts")
+        raise DataError("expected utterances to tune on, but none can be read; check the cuts")
     tuned = [
         TunedSetting(values=values, errors=errors, search=search, num_utterances=num_utterances)
         for (values, search), errors in zip(settings, totals, strict=True)
@@ -130,7 +129,7 @@ def tune(
 
 
 def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> list[tuple[dict[str, float], SearchConfig]]:
-    """Every combination, as numbers and as the search that it makes; wrong ones are found before the work begins."""
+    """Every combination, as numbers and as a search configuration, checked before the work starts."""
     unknown = [name for name in grid if name not in TUNABLE]
     if unknown:
         raise ConfigError(f"settings to tune must be of {', '.join(TUNABLE)}, but one is {unknown[0]!r}")
@@ -140,7 +139,7 @@ def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> li
             raise ConfigError(f"{name} has no effect without its model; give one, or do not tune it")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not grid or len(combinations) > MAX_SETTINGS:
-        raise ConfigError(f"there must be 1 to {MAX_SETTINGS} settings to try, but the grid makes {len(combinations)}")
+        raise ConfigError(f"the grid must have 1 to {MAX_SETTINGS} combinations, but has {len(combinations)}")
     return [(values, _search(recognizer.search, values)) for values in combinations]
 
 
@@ -155,7 +154,7 @@ def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
 
 
 def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence[SearchConfig]) -> list[list[str]]:
-    """The text of each recording by each search; empty for those too short for a frame."""
+    """The text of each recording for each search; empty for recordings that are too short for a frame."""
     features = [recognizer.fbank(samples) for samples in recordings]
     texts = [[""] * len(features) for _ in searches]
     hotwords = recognizer.hotword_graph()

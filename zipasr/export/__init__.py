@@ -1,5 +1,5 @@
-"""From a model folder to ONNX graphs that sherpa-onnx and `onnx_runtime` run, compared with PyTorch before they are
-written."""
+"""Export of a model folder to ONNX graphs, which sherpa-onnx and `onnx_runtime` run; graphs are compared with PyTorch before
+they are written."""
 
 from zipasr.export.onnx import ExportReport, export_model
 from zipasr.export.quantize import HeadQuantisation, Measured, QuantisationReport, export_int8

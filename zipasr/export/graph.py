@@ -1,10 +1,10 @@
-"""What stands in for the modules of a Zipformer while it is traced: `for_tracing`.
+"""Replacements for the modules of a Zipformer while it is traced: `for_tracing`.
 
-The same numbers (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. What the stand-ins
-change: a relative shift by reshaping instead of strides, which ONNX lacks, or gathering, which is slow; Swoosh from
-operations that onnxruntime vectorises, with its shift and offset in the biases around it; masks as a score that an extra
-channel of query and key adds in their product; encodings of positions of any length; no split where two products will do.
-What each of them gains is measured in docs/export.md.
+They compute the same values (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. The
+differences: the relative shift reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
+operations that onnxruntime vectorizes, with its shift and offset in the neighboring biases; masks are a score that an extra
+channel of query and key adds in their product; position encodings have any length; two products replace a split.
+docs/export.md says what each of them gains.
 """
 
 import copy
@@ -35,15 +35,15 @@ from zipasr.nn.norm import BiasNorm
 
 
 def for_tracing(encoder: Zipformer) -> Zipformer:
-    """A copy of an encoder, in eval mode, whose stacks and Conv-Embed are the stand-ins; `encode_frames` and `step` work.
+    """A copy of an encoder in eval mode with stacks and Conv-Embed replaced for tracing; `encode_frames` and `step` work.
 
     Raises:
-        ConfigError: ingredients of the encoder are left out or replaced, so that it is none that a runtime knows.
+        ConfigError: the encoder is an ablation, which other runtimes do not support.
     """
     config = encoder.config
     if config.ablation != AblationConfig() or config.conv_embed_rate != 2:
         raise ConfigError(
-            "export knows Zipformer itself, but this encoder is one of its ablations "
+            "export supports only the standard Zipformer, but this encoder is one of its ablations "
             f"({config.ablation}, conv_embed_rate {config.conv_embed_rate}); train one with the default ingredients"
         )
     traced = copy.deepcopy(encoder).eval().requires_grad_(False)
@@ -56,7 +56,7 @@ def for_tracing(encoder: Zipformer) -> Zipformer:
 
 
 class TracedDownsample(nn.Module):
-    """Stands in for `Downsample`."""
+    """Replaces `Downsample` in a graph."""
 
     def __init__(self, module: Downsample) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TracedDownsample(nn.Module):
 
 
 class TracedStack(nn.Module):
-    """Stands in for `ZipformerStack`."""
+    """Replaces `ZipformerStack` in a graph."""
 
     def __init__(self, module: ZipformerStack) -> None:
         super().__init__()
@@ -119,24 +119,24 @@ class TracedStack(nn.Module):
 
 
 def _traced_layer(layer: nn.Module) -> ZipformerLayer:
-    """The block itself with stand-ins for its modules."""
+    """The same block with its modules replaced for tracing."""
     assert isinstance(layer, ZipformerLayer)
     for name, module in list(layer.named_children()):
-        stand_in: nn.Module | None = None
+        replacement: nn.Module | None = None
         if isinstance(module, AttentionWeights):
-            stand_in = TracedAttentionWeights(module)
+            replacement = TracedAttentionWeights(module)
         elif isinstance(module, SelfAttention):
-            stand_in = TracedSelfAttention(module)
+            replacement = TracedSelfAttention(module)
         elif isinstance(module, NonlinAttention):
-            stand_in = TracedNonlinAttention(module)
+            replacement = TracedNonlinAttention(module)
         elif isinstance(module, FeedForward):
-            stand_in = TracedFeedForward(module)
+            replacement = TracedFeedForward(module)
         elif isinstance(module, ConvolutionModule):
-            stand_in = TracedConvolution(module)
+            replacement = TracedConvolution(module)
         elif isinstance(module, BiasNorm):
-            stand_in = TracedNorm(module)
+            replacement = TracedNorm(module)
         elif isinstance(module, Bypass):
-            stand_in = TracedBypass(module)
-        if stand_in is not None:
-            setattr(layer, name, stand_in)
+            replacement = TracedBypass(module)
+        if replacement is not None:
+            setattr(layer, name, replacement)
     return layer

@@ -1,7 +1,7 @@
-"""The graphs of a model that hears whole utterances: modules with the inputs and outputs that sherpa-onnx expects.
+"""The graphs of a non-streaming model: modules with the inputs and outputs that sherpa-onnx expects.
 
-Features (N, T, 80) at 100 Hz and their lengths go in, frames at 25 Hz come out; N and T are free. The contracts are those of
-sherpa-onnx 2.0, which takes tensors by position.
+Features (N, T, 80) at 100 Hz and their lengths go in, frames at 25 Hz come out; N and T are dynamic. The contracts are those
+of sherpa-onnx 2.0, which passes tensors by position.
 """
 
 import copy
@@ -21,13 +21,13 @@ from zipasr.onnx_runtime import HIDDEN_FRAMES
 from zipasr.tokenizer import Tokenizer
 
 _CASE_FRAMES = ((57,), (9,), (16, 23), (333, 200, 10), (801,))
-"""Lengths of the utterances of each batch that is compared; the first is traced."""
+"""Lengths of the utterances in each batch that is compared; the first batch is traced."""
 _FEATURES = Axes("x", {0: "N", 1: "T"})
 _LENS = Axes("x_lens", {0: "N"})
 
 
 class TransducerEncoder(nn.Module):
-    """Features and lengths -> frames as the joiner takes them, and their lengths."""
+    """Features and lengths -> frames projected for the joiner, and their lengths."""
 
     def __init__(self, encoder: Zipformer, projection: nn.Linear) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def _encode(encoder: Zipformer, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tens
 
 
 class CtcOutput(nn.Module):
-    """The CTC head alone."""
+    """The CTC head without the encoder: frames -> log-probabilities."""
 
     def __init__(self, output: nn.Linear) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class CtcOutput(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Label contexts -> what the joiner takes of them."""
+    """Label contexts -> predictor outputs projected for the joiner."""
 
     def __init__(self, predictor: nn.Module, projection: nn.Linear) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
 
 
 class JoinerOutput(nn.Module):
-    """The joiner without its projections."""
+    """The joiner without its projections: projected frames and contexts -> logits."""
 
     def __init__(self, output: nn.Linear) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class JoinerOutput(nn.Module):
 
 
 def offline_graphs(model: AsrModel) -> dict[str, Graph]:
-    """What to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
+    """The graphs to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
 
     Raises:
         ConfigError: the model cannot be exported.
@@ -105,14 +105,14 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
 
 
 def check_exportable(model: AsrModel) -> Zipformer:
-    """The encoder of a model that can be exported.
+    """The encoder of a model, checked for export.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the model cannot be exported.
     """
     encoder, config = model.encoder, model.config
     if not isinstance(encoder, Zipformer):
-        raise ConfigError(f"export knows Zipformer, but this encoder is a {type(encoder).__name__}; train a Zipformer")
+        raise ConfigError(f"export supports Zipformer, but this encoder is a {type(encoder).__name__}; train a Zipformer")
     if config.features != FbankConfig():
         raise ConfigError(
             f"export needs the published filterbank, {FbankConfig()}, since sherpa-onnx computes it itself, but the model "
@@ -122,7 +122,7 @@ def check_exportable(model: AsrModel) -> Zipformer:
 
 
 def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
-    """The graphs of the transducer around an encoder `for_tracing`; none without such a head."""
+    """The graphs of the transducer with an encoder of `for_tracing`; empty without a transducer head."""
     return dict(_transducer_graphs(model, traced))
 
 
@@ -192,7 +192,7 @@ def _ctc_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph
 
 
 def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
-    """The graph of the CTC head beside a transducer, whose encoder computes its frames; none without both heads."""
+    """The graph of the CTC head on frames of the transducer's encoder graph; empty unless the model has both heads."""
     head = model.ctc
     if head is None or model.transducer is None:
         return {}
@@ -229,7 +229,7 @@ def _is_before_end(outputs: Sequence[Tensor], i: int) -> Tensor | None:
 
 
 def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches (N, T, F) of noise as loud as log-mel features of speech, padded, with their lengths."""
+    """Padded batches (N, T, F) of noise at the level of log-mel features of speech, with their lengths."""
     cases = []
     for lens in _CASE_FRAMES:
         x = 3.0 * normal(len(lens), max(lens), num_features) - 8.0
@@ -240,7 +240,7 @@ def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _contexts(size: int, context_size: int, vocab_size: int) -> Tensor:
-    """Label contexts (N, C), that of the start first."""
+    """Random label contexts (N, C); the first is that of the start of an utterance."""
     generator = torch.Generator().manual_seed(size)
     ids = torch.randint(-1, vocab_size, (size, context_size), generator=generator)
     ids[0] = -1
@@ -249,5 +249,5 @@ def _contexts(size: int, context_size: int, vocab_size: int) -> Tensor:
 
 
 def normal(*shape: int) -> Tensor:
-    """Normal noise, always the same."""
+    """Normal noise of a shape, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))

@@ -1,8 +1,8 @@
-"""The graphs of a causal model that hears chunks: an encoder with the memory of its streams as inputs and outputs.
+"""The graphs of a streaming model: an encoder that processes chunks, with the state of its streams as inputs and outputs.
 
 A window (N, 2 C + 13, 80) of features at 100 Hz goes in for a chunk of C frames at 50 Hz, frames (N, C / 2, J or V) at 25 Hz
-come out; N is free. The contract is that of sherpa-onnx 2.0 for streaming Zipformers: tensors by position, sizes in the
-metadata, and the image that Conv-Embed remembers always (N, 128, 3, 19).
+come out; N is dynamic. The contract is that of sherpa-onnx 2.0 for streaming Zipformers: tensors by position, sizes in the
+metadata, and a Conv-Embed cache that is always (N, 128, 3, 19).
 """
 
 import copy
@@ -24,28 +24,29 @@ from zipasr.model import AsrModel
 from zipasr.onnx_runtime import VALID_FEATURES
 
 _IMAGE = (128, FRAMES_AHEAD, 19)
-"""What sherpa-onnx takes the remembered image of Conv-Embed for, whatever the model."""
+"""Size of the Conv-Embed cache that sherpa-onnx assumes for every model."""
 _LAYER_STATES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
 _BATCH_AXES = (1, 1, 1, 1, 0, 0)
 _CASES = ((2, 0, 0), (1, 1, 0), (3, 5, 17))
-"""Streams of each batch that is compared; chunks that the last of them has heard, and features that its window lacks. The
-first is traced."""
+"""For each batch that is compared: number of streams, chunks that the last stream has processed, and features missing in its
+window. The first batch is traced."""
 
 
 def to_published(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of `StreamState.to_flat` in the published layout."""
+    """Tensors of `StreamState.to_flat`, converted to the published layout."""
     *layers, embed, processed = tensors
     return [*_moved(layers, back=False), embed.permute(0, 3, 1, 2), processed]
 
 
 def from_published(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of `StreamState.to_flat` from the published layout."""
+    """Tensors for `StreamState.from_flat`, converted from the published layout."""
     *layers, embed, processed = tensors
     return [*_moved(layers, back=True), embed.permute(0, 2, 3, 1), processed]
 
 
 def _moved(layers: Iterable[Tensor], *, back: bool) -> list[Tensor]:
-    """key (L, N, D) · nonlin (1, N, L, D) · values (L, N, D) · convolutions (N, D, k//2) and (N, L, D), of every block."""
+    """Caches of every block with axes moved; published: key (L, N, D) · nonlin (1, N, L, D) · values (L, N, D) ·
+    convolutions (N, D, k//2)."""
     moved = []
     for i, tensor in enumerate(layers):
         kind = _LAYER_STATES[i % len(_LAYER_STATES)]
@@ -59,14 +60,14 @@ def _moved(layers: Iterable[Tensor], *, back: bool) -> list[Tensor]:
 
 
 class StreamingModel(nn.Module):
-    """A window and the memory of its streams -> what `head` makes of the frames, and the memory afterwards."""
+    """A window and the state of its streams -> output of `head` for the frames, and the next state."""
 
     def __init__(self, encoder: Zipformer, head: nn.Module, *, chunk_frames_50hz: int) -> None:
         super().__init__()
         self.encoder, self.head, self.chunk_frames_50hz = encoder, head, chunk_frames_50hz
 
     def forward(self, x: Tensor, *states_and_lens: Tensor) -> tuple[Tensor, ...]:
-        """Map (N, 2 C + 13, F), the published states and (N,) lengths to (N, C / 2, J or V) and the states afterwards."""
+        """Map (N, 2 C + 13, F), the published states and (N,) lengths to (N, C / 2, J or V) and the next states."""
         *states, lens = states_and_lens
         state = StreamState.from_flat(from_published(states), chunk_frames_50hz=self.chunk_frames_50hz)
         encoded, after = self.encoder.encode_chunk_unchecked(x, lens, state)
@@ -74,24 +75,24 @@ class StreamingModel(nn.Module):
 
 
 def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> dict[str, Graph]:
-    """What to trace of a causal model, by the field of `ExportedFiles`.
+    """The graphs to trace of a causal model, by the field of `ExportedFiles`.
 
     Args:
         model: the model.
-        chunk_frames_50hz: frames of a chunk at 50 Hz.
-        left_context_frames_50hz: frames before the chunk that are seen, a multiple of the chunk.
+        chunk_frames_50hz: frames per chunk at 50 Hz.
+        left_context_frames_50hz: frames of left context that attention sees, a multiple of the chunk.
     Raises:
-        ConfigError: the model cannot be exported, or cannot stream so.
+        ConfigError: the model cannot be exported, or cannot stream with this chunk and left context.
     """
     encoder = check_exportable(model)
     try:
         model.initial_state(1, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
     except ValueError as error:
-        raise ConfigError(f"the model must be able to stream in these chunks, but cannot: {error}") from error
+        raise ConfigError(f"the model must be able to stream with these chunks, but cannot: {error}") from error
     image = (encoder.config.conv_channels[2], FRAMES_AHEAD, image_width(encoder.config.num_features))
     if image != _IMAGE:
         raise ConfigError(
-            f"sherpa-onnx takes the image that Conv-Embed remembers for {_IMAGE}, but this model's is {image}; train with "
+            f"sherpa-onnx expects a Conv-Embed cache of shape {_IMAGE}, but this model's is {image}; train with "
             "encoder.conv_channels=8,32,128 and 80 mel bins, or export without chunks"
         )
     traced, graphs = for_tracing(encoder), {}
@@ -143,16 +144,16 @@ def _graph(
 
 
 def _case(model: AsrModel, size: int, num_chunks: int, num_missing: int, chunk: int, left: int) -> tuple[Tensor, ...]:
-    """A window of `size` streams with memories of noise; the last has heard `num_chunks` chunks and lacks features."""
+    """A window of `size` streams with random caches; the last has processed `num_chunks` chunks and lacks features."""
     start = model.initial_state(size, chunk_frames_50hz=chunk, left_context_frames_50hz=left)
-    *memory, processed = start.to_flat()
-    noise = [normal(*tensor.shape) for tensor in memory]
-    heard = processed.clone()
-    heard[-1] = num_chunks * chunk
+    *caches, processed = start.to_flat()
+    noise = [normal(*tensor.shape) for tensor in caches]
+    processed = processed.clone()
+    processed[-1] = num_chunks * chunk
     window = 3.0 * normal(size, window_length(chunk), model.config.features.num_mel_bins) - 8.0
     lens = torch.full((size,), window.shape[1])
     lens[-1] -= num_missing
-    return (window, *(tensor.contiguous() for tensor in to_published([*noise, heard])), lens)
+    return (window, *(tensor.contiguous() for tensor in to_published([*noise, processed])), lens)
 
 
 def _metadata(encoder: Zipformer, chunk: int, left: int) -> dict[str, str | int]:

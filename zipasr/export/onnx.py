@@ -1,8 +1,8 @@
-"""A model folder in, a folder of ONNX graphs out: `export_model`. The graphs are those that sherpa-onnx reads.
+"""A model folder in, a folder of ONNX graphs out: `export_model`. sherpa-onnx reads the graphs.
 
-Features (N, T, 80) at 100 Hz go in; N and T are free. A transducer is three graphs (encoder, decoder, joiner), a CTC head
-one with the encoder in it; a model with both gives both. Each is compared with PyTorch before anything is written, and
-the folder is then there whole or not at all.
+The graphs take features (N, T, 80) at 100 Hz; N and T are dynamic. A transducer has three graphs (encoder, decoder, joiner),
+a CTC head has one that includes the encoder; a model with both heads has all of them. Each graph is compared with PyTorch
+before anything is written, and the folder is written atomically.
 """
 
 import math
@@ -29,31 +29,31 @@ from zipasr.search.default_search import SEARCH_FILE, read_default_search
 from zipasr.tokenizer import Tokenizer
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
-"""Largest difference from PyTorch, as a share of the largest value. Rounding alone gives 1e-6 to 1e-5 in float32, 1e-3 with
-weights in float16."""
+"""Largest allowed difference from PyTorch, relative to the largest value. Rounding alone gives 1e-6 to 1e-5 in float32, 1e-3
+with weights in float16."""
 LEFT_CONTEXT_MS = 2560
-"""Left context of the published streaming models."""
+"""Left context of the published streaming models, in milliseconds."""
 _FEWEST_HALVED = 64
-"""Values of a weight that is worth storing in float16."""
+"""Smallest number of values for which storing a weight in float16 pays off."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written."""
+    """The result of an export."""
 
     folder: Path
-    """Where."""
+    """The exported folder."""
     config: ExportedConfig
-    """Which graphs."""
+    """The description of its graphs."""
     differences: dict[str, float]
-    """Largest difference of each graph from PyTorch, as a share of the largest value; in int8 before quantisation."""
+    """Largest difference of each graph from PyTorch, relative to the largest value; for int8 before quantization."""
     num_bytes: int
-    """Size of the graphs."""
+    """Total size of the graphs."""
     limits: str | None = None
-    """What sherpa-onnx loses against the model's default search, in sentences."""
+    """What sherpa-onnx loses compared with the model's default search, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures for JSON."""
+        """The report as a dictionary for JSON."""
         files = {part: name for part, name in vars(self.config.files).items() if name is not None}
         return {
             "folder": str(self.folder),
@@ -65,7 +65,7 @@ class ExportReport:
         }
 
     def table(self) -> str:
-        """The figures for people."""
+        """The report as text."""
         names: dict[str, str] = vars(self.config.files)
         rows = [f"  {names[part]}  differs from PyTorch by {value:.1e}" for part, value in self.differences.items()]
         notes = [] if self.limits is None else [f"note: {self.limits}"]
@@ -81,15 +81,15 @@ def export_model(
     chunk_ms: int | None = None,
     left_context_ms: int | None = None,
 ) -> ExportReport:
-    """Write the graphs of a model.
+    """Export a model to a folder of ONNX graphs and return a report.
 
     Args:
-        folder: a model, or the folder of a training run.
-        out: the folder to write; one that an earlier export wrote is replaced.
+        folder: the folder of a model or of a training run.
+        out: the folder to write; an earlier export there is replaced.
         precision: float32, or float16 for weights of half the size. For int8 see `export.quantize`.
-        tolerance: largest difference from PyTorch, as a share of the largest value; None: that of `TOLERANCES`.
-        chunk_ms: length of the chunks of a causal model that is to stream; None: whole utterances.
-        left_context_ms: sound before a chunk that is seen, a multiple of the chunk; None: that of `LEFT_CONTEXT_MS`.
+        tolerance: largest allowed difference from PyTorch, relative to the largest value; None: that of `TOLERANCES`.
+        chunk_ms: chunk length for streaming with a causal model; None: the graphs process whole utterances.
+        left_context_ms: left context that attention sees, a multiple of the chunk; None: `LEFT_CONTEXT_MS`.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
@@ -105,24 +105,24 @@ def export_model(
 
 
 def sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
-    """Chunk and left context of graphs that are to hear chunks; see `export_model`.
+    """Chunk and left context of streaming graphs in frames; None for graphs of whole utterances. See `export_model`.
 
     Raises:
-        ConfigError: there is a left context without a chunk, or one is no positive multiple of a frame.
+        ConfigError: there is a left context without a chunk, or one of them is not a positive multiple of a frame.
     """
     if chunk_ms is None:
         if left_context_ms is not None:
-            raise ConfigError("the left context is that of chunks, but there are none; give --chunk-ms too, or neither")
+            raise ConfigError("a left context has no effect without chunks; give --chunk-ms too, or neither")
         return None
     left_context_ms = LEFT_CONTEXT_MS if left_context_ms is None else left_context_ms
     return ChunkSizes(frames_50hz(chunk_ms, name="--chunk-ms"), frames_50hz(left_context_ms, name="--left-context-ms"))
 
 
 def wanted_graphs(model: AsrModel, sizes: ChunkSizes | None) -> dict[str, Graph]:
-    """What to trace of a model, by the field of `ExportedFiles`: graphs that hear such chunks, or whole utterances.
+    """The graphs to trace of a model, by the field of `ExportedFiles`: streaming graphs, or graphs of whole utterances.
 
     Raises:
-        ConfigError: the model cannot be exported, or cannot hear such chunks.
+        ConfigError: the model cannot be exported, or cannot stream with these sizes.
     """
     if sizes is None:
         return offline_graphs(model)
@@ -132,7 +132,7 @@ def wanted_graphs(model: AsrModel, sizes: ChunkSizes | None) -> dict[str, Graph]
 def make_graphs(
     wanted: Mapping[str, Graph], *, precision: Precision = "float32", tolerance: float | None = None
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """ONNX models by the field of `ExportedFiles`, compared with PyTorch, and their differences; see `export_model`."""
+    """ONNX models by the field of `ExportedFiles`, and their differences from PyTorch; see `export_model`."""
     limit = TOLERANCES[precision] if tolerance is None else tolerance
     made, differences = {}, {}
     for part, graph in wanted.items():
@@ -147,15 +147,15 @@ def make_graphs(
 
 
 def check_target(out: str | os.PathLike[str]) -> None:
-    """Refuse to replace what no export wrote.
+    """Check that a folder can be written: it is new, empty or from an earlier export.
 
     Raises:
-        ConfigError: there is something else.
+        ConfigError: it holds something else.
     """
     out = Path(out)
     if out.exists() and not is_exported(out) and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(
-            f"--out must be a new folder or one that an export wrote, but {out} holds something else; name another"
+            f"--out must be a new folder or one of an earlier export, but {out} holds something else; choose another"
         )
 
 
@@ -169,7 +169,7 @@ def write_graphs(
     *,
     documents: Mapping[str, Any] | None = None,
 ) -> ExportReport:
-    """Write graphs with all that running them needs: tokenizer, description, calibrations; the folder appears whole."""
+    """Write an exported folder atomically: graphs, tokenizer, README, default search and calibrations."""
     names: dict[str, str] = vars(config.files)
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
@@ -186,7 +186,7 @@ def write_graphs(
 def exported_config(
     model: AsrModel, graphs: Mapping[str, Any], precision: Precision, sizes: ChunkSizes | None = None
 ) -> ExportedConfig:
-    """How an exported folder describes itself. In int8 only graphs with quantised products are called so."""
+    """The description of an exported folder. For int8, only graphs with quantized products get `.int8` in their names."""
     chunk = "" if sizes is None else f"-chunk-{sizes.chunk}-left-{sizes.left_context}"
     stems = {
         "encoder": f"encoder{chunk}",
@@ -214,7 +214,7 @@ def _ending(graph: Any, precision: Precision) -> str:
 
 
 def _name_hidden_frames(model: Any) -> None:
-    """Name what goes into the joiner's projection, the last product of an encoder, for `OnnxModel`."""
+    """Name the input of the joiner's projection, the last product of an encoder, for `OnnxModel`."""
     nodes = {output: node for node in model.graph.node for output in node.output}
     node = nodes[model.graph.output[0].name]
     while node.op_type != "MatMul":
@@ -226,10 +226,10 @@ def _name_hidden_frames(model: Any) -> None:
 
 
 def _halve_weights(model: Any) -> None:
-    """Store weights in float16 and have the runtime widen them when it loads the graph; arithmetic stays in float32.
+    """Store weights in float16; the runtime casts them to float32 when it loads the graph, and computes in float32.
 
-    Onnxruntime has a converter that computes in float16 as well, but onnxruntime 1.32 crashes when it opens what that makes
-    of a Zipformer.
+    onnxruntime has a converter for computing in float16, but onnxruntime 1.32 crashes when it opens the graph that the
+    converter makes of a Zipformer.
     """
     onnx = import_onnx()
     casts = []

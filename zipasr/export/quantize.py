@@ -1,8 +1,8 @@
-"""Weights in 8 bits, with a gate: `export_int8` writes graphs only if recordings with known text show that they are good.
+"""8-bit export with a gate: `export_int8` writes graphs only if their word error rate on given recordings is good enough.
 
-Products with constant weights are computed in 8 bits by onnxruntime's dynamic quantisation: weights per output channel,
-activations per tensor as they come. The predictor stays in float32, and so do the modules whose quantisation moves the
-output of the encoder most. Their share begins small and grows until the word error rate rises by no more than allowed.
+onnxruntime's dynamic quantization computes products with constant weights in 8 bits: weights are quantized per output
+channel, activations per tensor at run time. The predictor stays in float32, and so do the modules whose quantization changes
+the encoder's output most. Their share starts small and grows until the word error rate rises by no more than allowed.
 """
 
 import logging
@@ -36,64 +36,64 @@ from zipasr.onnx_runtime import INSTALL, open_graphs
 from zipasr.recognizer import Recognizer
 
 QUANTISATION_FILE = "quantisation.json"
-"""Document of an exported folder: what `QuantisationReport.to_dict` gives."""
+"""Document of an exported folder: the `quantisation` part of `QuantisationReport.to_dict`."""
 FLOAT_SHARES = (0.1, 0.25, 0.5)
-"""Shares of the encoder's modules that stay in float32, tried one after the other; with the last the joiner does too."""
+"""Shares of the encoder's modules that stay in float32, tried in this order; with the last, the joiner does too."""
 _WEIGHT_STEPS = 64
 """Weights are -64 ... 64: with all 8 bits, sums of two products overflow on processors without VNNI."""
 _ACTIVATION_STEPS = 255
 _SAMPLE_S = 20.0
-"""Sound on which the sensitivity of the modules is measured."""
+"""Seconds of audio on which the sensitivity of the modules is measured."""
 _PARTS = {"transducer": ("encoder", "joiner"), "ctc": ("ctc",)}
 
 
 class Measured(NamedTuple):
-    """What a recogniser makes of recordings with known text."""
+    """Word error rate and speed of a recognizer on recordings with known text."""
 
     word_error_rate: float
     """In percent."""
     real_time_factor: float
-    """Seconds of computing for a second of sound."""
+    """Seconds of computing per second of audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadQuantisation:
-    """What quantisation does to the graphs of one head."""
+    """Accuracy, speed and size of the graphs of one head before and after quantization."""
 
     before: Measured
     """In float32."""
     after: Measured
     """In 8 bits."""
     num_bytes_before: int
-    """Size of the graphs that are quantised."""
+    """Size of the graphs in float32."""
     num_bytes_after: int
-    """Their size in 8 bits."""
+    """Size of the graphs in 8 bits."""
     kept_float: tuple[str, ...]
     """Modules that stay in float32, the most sensitive first."""
 
     @property
     def increase(self) -> float:
-        """Rise of the word error rate in points."""
+        """Increase of the word error rate in points."""
         return self.after.word_error_rate - self.before.word_error_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisationReport:
-    """An export in 8 bits, and what it costs."""
+    """The result of an 8-bit export, with accuracy and speed before and after."""
 
     export: ExportReport
-    """What was written."""
+    """The report of the export itself."""
     heads: dict[str, HeadQuantisation]
     """By head: transducer, ctc."""
     sensitivity: dict[str, float]
-    """Error of the encoder's output, as a share of it, when one module alone is quantised; the largest first."""
+    """Relative error of the encoder's output when a single module is quantized, by module; the largest first."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures for JSON."""
+        """The report as a dictionary for JSON."""
         return self.export.to_dict() | {"quantisation": _to_dict(self.heads, self.sensitivity)}
 
     def table(self) -> str:
-        """The figures for people."""
+        """The report as text."""
         lines = [self.export.table().splitlines()[0]]
         for name, head in self.heads.items():
             before, after = head.before, head.after
@@ -101,7 +101,7 @@ class QuantisationReport:
                 f"  {name}: {head.num_bytes_before / 1e6:.1f} -> {head.num_bytes_after / 1e6:.1f} MB, real-time factor "
                 f"{before.real_time_factor:.4f} -> {after.real_time_factor:.4f}, WER {before.word_error_rate:.2f} -> "
                 f"{after.word_error_rate:.2f} % ({head.increase:+.2f}), {len(head.kept_float)} of {len(self.sensitivity)} "
-                "modules left in float32"
+                "modules kept in float32"
             )
         notes = [] if self.export.limits is None else [f"note: {self.export.limits}"]
         return "\n".join([*lines, *notes])
@@ -118,21 +118,21 @@ def export_int8(
     chunk_ms: int | None = None,
     left_context_ms: int | None = None,
 ) -> QuantisationReport:
-    """Write the graphs of a model in 8 bits, if they are good enough.
+    """Export a model to a folder of 8-bit ONNX graphs, if they are good enough, and return a report.
 
     Args:
-        folder: a model, or the folder of a training run.
-        out: the folder to write; one that an earlier export wrote is replaced.
-        recordings: sound as the model is to hear, each (samples,) at 16 kHz, of which some is used to rank the modules.
-        measure: word error rate and speed of a recogniser, on the recordings that decide.
-        max_increase: points by which the word error rate of each head may rise over that in float32.
-        tolerance: largest difference from PyTorch before quantisation; see `export_model`.
-        chunk_ms: length of the chunks of a causal model that is to stream; the recognisers that are measured hear them too.
+        folder: the folder of a model or of a training run.
+        out: the folder to write; an earlier export there is replaced.
+        recordings: typical audio, each (samples,) at 16 kHz; some of it is used to rank the modules.
+        measure: measures word error rate and speed of a recognizer on the recordings that decide.
+        max_increase: points by which the word error rate of each head may exceed that in float32.
+        tolerance: largest allowed difference from PyTorch before quantization; see `export_model`.
+        chunk_ms: chunk length for streaming with a causal model; the measured recognizers use these chunks too.
         left_context_ms: see `export_model`.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
-        DataError: there is no sound to measure with.
+        DataError: no recording is long enough to measure with.
         ExportError: the word error rate rises too much, or a graph differs from PyTorch; nothing is written.
     """
     source = resolve_model_folder(folder)
@@ -149,27 +149,27 @@ def export_int8(
         return measure(Recognizer(scorer, tokenizer, features=config.features, use_true_times=False))
 
     sensitivity = measure_sensitivity(model, samples)
-    heads, quantised = {}, dict(graphs)
+    heads, quantized = {}, dict(graphs)
     for head, parts in _PARTS.items():
         own = {part: graphs[part] for part in graphs if part in (*parts, "decoder" if head == "transducer" else "")}
         if parts[0] not in own:
             continue
-        heads[head], chosen = _quantise_head(head, own, sensitivity, measure_graphs, max_increase)
-        quantised |= chosen
-    config = exported_config(model, quantised, "int8", sizes)
+        heads[head], chosen = _quantize_head(head, own, sensitivity, measure_graphs, max_increase)
+        quantized |= chosen
+    config = exported_config(model, quantized, "int8", sizes)
     documents = {QUANTISATION_FILE: _to_dict(heads, sensitivity)}
-    report = write_graphs(source, out, tokenizer, config, quantised, differences, documents=documents)
+    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents)
     return QuantisationReport(export=report, heads=heads, sensitivity=sensitivity)
 
 
-def _quantise_head(
+def _quantize_head(
     head: str,
     graphs: dict[str, Any],
     sensitivity: Mapping[str, float],
     measure: Callable[[Mapping[str, Any]], Measured],
     max_increase: float,
 ) -> tuple[HeadQuantisation, dict[str, Any]]:
-    """Quantise the graphs of one head with as few modules in float32 as the gate allows."""
+    """The report of one head and its quantized graphs, with as few modules in float32 as the gate allows."""
     parts = [part for part in _PARTS[head] if part in graphs]
     before = measure(graphs)
     after = before
@@ -187,23 +187,23 @@ def _quantise_head(
                 chosen,
             )
     raise ExportError(
-        f"the word error rate of the {head} in 8 bits must rise by {max_increase:g} points at most, but rises from "
+        f"the word error rate of the {head} in 8 bits must rise by at most {max_increase:g} points, but rises from "
         f"{before.word_error_rate:.2f} to {after.word_error_rate:.2f} % even with half of the modules in float32; nothing "
         "was written. Export with --fp16 or in float32, or allow more with --max-wer-increase"
     )
 
 
 def quantise(graph: Any, *, keep: Sequence[str]) -> Any:
-    """A graph with its products with constant weights in 8 bits, but for those of the modules in `keep`."""
+    """A copy of a graph whose products with constant weights are in 8 bits, except in the modules of `keep`."""
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
-        raise ConfigError(f"quantisation needs onnx and onnxruntime; {INSTALL}") from error
-    excluded = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not _is_quantised(node.name, keep)]
+        raise ConfigError(f"quantization needs onnx and onnxruntime; {INSTALL}") from error
+    excluded = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not _is_quantized(node.name, keep)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
-        logging.disable(logging.WARNING)  # of advice to simplify the graph first, which changes nothing in these
+        logging.disable(logging.WARNING)  # hides the advice to simplify the graph first, which has no effect on ours
         try:
             quantize_dynamic(
                 graph,
@@ -216,20 +216,20 @@ def quantise(graph: Any, *, keep: Sequence[str]) -> Any:
             )
         finally:
             logging.disable(logging.NOTSET)
-        quantised = onnx.load(path)
-    del quantised.metadata_props[:]
-    quantised.metadata_props.extend(graph.metadata_props)
-    return quantised
+        quantized = onnx.load(path)
+    del quantized.metadata_props[:]
+    quantized.metadata_props.extend(graph.metadata_props)
+    return quantized
 
 
-def _is_quantised(node_name: str, keep: Sequence[str]) -> bool:
-    """Whether the product of this name, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is to be in 8 bits."""
+def _is_quantized(node_name: str, keep: Sequence[str]) -> bool:
+    """Whether a product, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is computed in 8 bits."""
     linear = node_name.strip("/").replace("/", ".").removesuffix(".MatMul")
     return not _is_always_float(linear) and _module_of(linear) not in keep
 
 
 def _is_always_float(linear: str) -> bool:
-    """The encodings of positions, which cost next to nothing, and the last layer, whose error nothing averages."""
+    """Whether a layer is never quantized: position encodings cost little, and the error of the output is not averaged."""
     return linear.endswith("linear_pos") or linear.startswith(("projection", "head"))
 
 
@@ -240,7 +240,7 @@ def _module_of(linear: str) -> str:
 
 
 def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray]) -> dict[str, float]:
-    """Error of the encoder's output when one module alone is in 8 bits, as a share of it; the largest first.
+    """Relative error of the encoder's output when a single module is in 8 bits, by module; the largest first.
 
     Args:
         model: the model.
@@ -268,7 +268,7 @@ def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray]) -> dict[
 
 @contextmanager
 def _rounded(linears: Sequence[nn.Linear]) -> Iterator[None]:
-    """Compute these layers as 8 bits would."""
+    """Simulate 8-bit arithmetic in these layers while the block runs."""
     hooks = [linear.register_forward_hook(_forward_in_8_bits) for linear in linears]
     try:
         yield
@@ -287,14 +287,14 @@ def _forward_in_8_bits(linear: nn.Module, given: tuple[Tensor, ...], _: Tensor) 
 
 
 def _sample(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The first recordings, `_SAMPLE_S` of them, that are long enough to hold a frame."""
+    """The first `_SAMPLE_S` seconds of the recordings, without those that are too short for a frame."""
     chosen, num_samples = [], 0
     for samples in recordings:
         if len(samples) >= 3200 and num_samples < _SAMPLE_S * 16_000:
             chosen.append(samples[: round(_SAMPLE_S * 16_000)])
             num_samples += len(chosen[-1])
     if not chosen:
-        raise DataError("quantisation must be measured on recordings of 0.2 s or more, but there is none; give other cuts")
+        raise DataError("quantization needs recordings of 0.2 s or more to measure on, but there are none; give other cuts")
     return chosen
 
 

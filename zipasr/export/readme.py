@@ -1,4 +1,4 @@
-"""The README of an exported folder: what its files are, and the commands that run them."""
+"""The README of an exported folder: a list of its files, and the commands that run them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from zipasr.search.comparison import NOTABLE_SHARE
 from zipasr.search.default_search import DefaultSearch
 from zipasr.search.strategy import SearchConfig
 
-_INTRODUCTION = """# A speech recogniser in ONNX
+_INTRODUCTION = """# A speech recognizer in ONNX
 
-Written by `zipasr export`. Everything needed is in this folder. Sound is 16 kHz mono.
+Written by `zipasr export`. This folder contains everything that is needed. The model takes 16 kHz mono audio.
 """
 _ZIPASR = """
 With zipasr (all searches, hotwords, word times):
@@ -19,7 +19,7 @@ With zipasr (all searches, hotwords, word times):
     zipasr transcribe . audio.wav
 """
 _STREAMING_ZIPASR = """
-With zipasr (all searches, hotwords; a server with a page for live sound):
+With zipasr (all searches, hotwords; a server with a page for live audio):
 
     pip install "zipasr[onnx,serve]"
     zipasr transcribe . audio.wav
@@ -70,23 +70,23 @@ In Python:
     sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model="{ctc}", tokens="tokens.txt")
 """
 _TAIL = """
-sherpa-onnx does not pad what it hears, zipasr does: add 0.3 s of silence to a recording that ends with its last word.
+Unlike zipasr, sherpa-onnx does not pad recordings: append 0.3 s of silence to one that ends right after its last word.
 """
 _FILES = {
     "encoder": "the encoder, with the joiner's projection of its frames",
     "decoder": "the predictor, with the joiner's projection",
     "joiner": "the joiner",
     "ctc": "encoder and CTC head in one",
-    "ctc_head": "the CTC head alone, on frames that `encoder` computes inside; zipasr finds the times of words with it",
+    "ctc_head": "the CTC head alone, on frames inside `encoder`; zipasr computes word times with it",
 }
 
 
 def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | None:
-    """What sherpa-onnx loses against the model's default search, in sentences for people; None if nothing.
+    """What sherpa-onnx loses compared with the model's default search, in sentences; None if nothing.
 
     Args:
         config: the exported graphs.
-        default: the model's default search, and what the others reached beside it.
+        default: the model's default search, and the results of the searches it was compared with.
     """
     if config.files.encoder is None:
         return None
@@ -94,19 +94,19 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
     rates = _rates(default)
     if num_symbols > 1:
         text = (
-            f"The default search of this model emits up to {num_symbols} tokens in a frame of 40 ms (zipasr: "
-            f"`--max-symbols-per-frame {num_symbols}`). sherpa-onnx emits one at most with the transducer, and may leave "
-            f"words out.{rates}"
+            f"The default search of this model emits up to {num_symbols} tokens per frame of 40 ms (zipasr: "
+            f"`--max-symbols-per-frame {num_symbols}`). sherpa-onnx's transducer search emits at most one, and may delete "
+            f"words.{rates}"
         )
         return text + (" Its CTC head has no such limit." if has_ctc else "")
     if default.search.method in ("ctc_greedy", "ctc_beam") and rates:
         advice = "use the CTC graph" if has_ctc else "no CTC graph was exported"
-        return f"The default search of this model is that of its CTC head; its transducer is worse: {advice}.{rates}"
+        return f"The default search of this model uses its CTC head; its transducer is worse: {advice}.{rates}"
     return None
 
 
 def _rates(default: DefaultSearch) -> str:
-    """Error rates of sherpa-onnx's transducer searches beside that of the default; empty if no worse, or unknown."""
+    """A sentence with the error rates of sherpa-onnx's transducer searches; empty if they are not worse, or unknown."""
     known = {SearchConfig(**_fields(entry)): float(entry["wer"]) for entry in default.compared if "wer" in entry}
     own = known.get(default.search)
     theirs = [(method, known.get(SearchConfig(method=method))) for method in ("greedy", "beam")]
@@ -119,7 +119,7 @@ def _rates(default: DefaultSearch) -> str:
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of a compared search that say which search it is."""
+    """The fields of a compared search that belong to its `SearchConfig`."""
     return {name: value for name, value in entry.items() if name in SearchConfig.__dataclass_fields__}
 
 
@@ -128,7 +128,7 @@ def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
 
     Args:
         config: the exported graphs.
-        limits: of `sherpa_onnx_limits`.
+        limits: the result of `sherpa_onnx_limits`.
     """
     names: dict[str, str | None] = vars(config.files)
     is_streaming = config.chunk_frames_50hz is not None

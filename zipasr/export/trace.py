@@ -1,8 +1,8 @@
-"""From a module to an ONNX graph that is known to compute the same: `Graph` says what to trace, `trace` traces it, `compare`
-runs it in onnxruntime beside the original on inputs of several sizes.
+"""From a module to a verified ONNX graph: `Graph` describes what to trace, `trace` traces it, `compare` compares it in
+onnxruntime with the original on inputs of several sizes.
 
-The exporter is the one that traces (`dynamo=False`). Every PyTorch from 2.6 on has it, it needs no onnxscript and takes
-seconds, and the stand-ins of `export.graph` hold nothing that tracing gets wrong. The newer one takes twenty times as long.
+The tracing exporter is used (`dynamo=False`). Every PyTorch since 2.6 has it, it needs no onnxscript and takes seconds, and
+the modules of `export.graph` contain nothing that tracing gets wrong. The newer exporter takes twenty times as long.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ from zipasr.errors import ConfigError, ExportError
 from zipasr.onnx_runtime import INSTALL, open_session
 
 OPSET = 13
-"""That of the published models, so that every runtime which reads those reads ours."""
+"""ONNX opset of the published models, so that every runtime that reads those also reads ours."""
 
 
 class Axes(NamedTuple):
-    """Name of a tensor and of its axes that may have any size."""
+    """The name of a tensor and the names of its dynamic axes."""
 
     name: str
     dynamic: Mapping[int, str]
@@ -32,26 +32,26 @@ class Axes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A module to trace, and what its graph must look like."""
+    """A module to trace, with the interface of its graph and the inputs to compare it on."""
 
     name: str
-    """What it is, for messages."""
+    """Name of the graph in messages."""
     module: nn.Module
-    """Takes and gives tensors."""
+    """Takes and returns tensors."""
     inputs: Sequence[Axes]
     """By position."""
     outputs: Sequence[Axes]
     """By position."""
     defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Inputs that may be left out, the last ones, and what they are then."""
+    """Optional inputs, which must be the last ones, and their default values."""
     metadata: Mapping[str, str | int] = field(default_factory=dict)
-    """What the reading program is told."""
+    """Metadata of the graph for the program that loads it."""
     cases: Sequence[tuple[Tensor, ...]]
-    """Inputs on which it must agree; the first one is traced."""
+    """Inputs on which the graph must agree with the original; the first one is traced."""
     expected: Callable[..., Sequence[Tensor]]
-    """What the original gives for a case: tensors, the first ones of all outputs to be compared."""
+    """Outputs of the original for a case, to be compared with the first outputs of the graph."""
     is_valid: Callable[[Sequence[Tensor], int], Tensor | None] = lambda outputs, i: None
-    """Which elements of expected output i hold a meaning, broadcastable to it; None: all."""
+    """Mask of the elements of expected output i to compare, broadcastable to it; None: all."""
 
 
 def import_onnx() -> Any:
@@ -73,7 +73,7 @@ def trace(graph: Graph) -> Any:
     named = [*graph.inputs, *graph.outputs]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         path = Path(folder) / "graph.onnx"
-        warnings.simplefilter("ignore")  # of tracing, whose result is compared, and of the age of this exporter
+        warnings.simplefilter("ignore")  # warnings of tracing, whose result we compare, and that this exporter is old
         torch.onnx.export(
             graph.module.eval(),
             graph.cases[0],
@@ -95,7 +95,7 @@ def trace(graph: Graph) -> Any:
 
 
 def _write_shapes(model: Any, graph: Graph) -> None:
-    """Write the shape of every output: dynamic axes by name, the others as the first case has them."""
+    """Write the shape of every output into a graph: dynamic axes by name, the others with the sizes of the first case."""
     with torch.no_grad():
         given = graph.module(*graph.cases[0])
     tensors = [given] if isinstance(given, Tensor) else given
@@ -111,9 +111,9 @@ def _write_shapes(model: Any, graph: Graph) -> None:
 
 
 def compare(model: Any, graph: Graph) -> float:
-    """Largest difference from the original over all cases, as a share of the largest value of that output.
+    """Largest difference from the original over all cases, relative to the largest value of the output.
 
-    Whole numbers must be equal: otherwise the difference is infinite, as it is for outputs that are not finite.
+    Integers must be equal; otherwise the difference is infinite, as it is for outputs that are not finite.
     """
     session = open_session(model.SerializeToString(), name=graph.name)
     names, worst = [axes.name for axes in graph.inputs], 0.0
@@ -139,15 +139,15 @@ def _difference(found: Tensor, expected: Tensor, valid: Tensor | None) -> float:
 
 
 def check(model: Any, graph: Graph, *, tolerance: float) -> float:
-    """`compare`, and refuse what differs by more than `tolerance`.
+    """The result of `compare`, if it is within the tolerance.
 
     Raises:
-        ExportError: it does.
+        ExportError: the graph differs by more than `tolerance`.
     """
     difference = compare(model, graph)
     if not difference <= tolerance:
         raise ExportError(
             f"the graph of the {graph.name} must agree with PyTorch within {tolerance:g} of the largest value, but differs "
-            f"by {difference:.2g}; nothing was written. If you can live with that, raise --tolerance; else please report it"
+            f"by {difference:.2g}; nothing was written. If that is acceptable, raise --tolerance; otherwise please report it"
         )
     return difference

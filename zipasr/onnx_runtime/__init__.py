@@ -1,8 +1,8 @@
-"""Exported folders run by onnxruntime: an `OnnxModel` is a `Scorer` as `AsrModel` is, so that the same searches run on it.
+"""Exported folders, run by onnxruntime: `OnnxModel` is a `Scorer` like `AsrModel`, so that the same searches run on it.
 
-Features (N, T, F) at 100 Hz in, frames at 25 Hz out, all on the CPU. A folder is what `zipasr export` writes: ONNX graphs,
-the tokenizer and `export.json`, which says what they are. Where a model has both heads, the frames that its CTC head takes
-are read inside of the encoder's graph, so that one run of the encoder serves both.
+Features (N, T, F) at 100 Hz in, frames at 25 Hz out, on the CPU. `zipasr export` writes such a folder: ONNX graphs, the
+tokenizer and `export.json`, which describes them. If a model has both heads, the frames for its CTC head are read from
+inside the encoder's graph, so that the encoder runs once for both.
 """
 
 from zipasr.onnx_runtime.folder import Exported, is_exported, load, open_graphs

@@ -1,4 +1,4 @@
-"""Opening what `zipasr export` wrote: `load`."""
+"""Loading a folder that `zipasr export` wrote: `load`."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 
 class Exported(NamedTuple):
-    """An exported folder, opened."""
+    """A loaded exported folder: scorer, tokenizer and feature configuration."""
 
     scorer: OnnxModel
     tokenizer: Tokenizer
@@ -29,10 +29,10 @@ def is_exported(folder: str | os.PathLike[str]) -> bool:
 
 
 def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> Exported:
-    """Open an exported folder.
+    """Load an exported folder.
 
     Args:
-        folder: what `zipasr export` wrote.
+        folder: a folder that `zipasr export` wrote.
         num_threads: threads of onnxruntime; None: as many as PyTorch uses.
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
@@ -55,6 +55,6 @@ def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> E
 
 
 def open_graphs(config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> OnnxModel:
-    """The model of graphs that are in memory; see `OnnxModel`."""
+    """The model of graphs in memory; arguments as for `OnnxModel`."""
     kind = OnnxModel if config.chunk_frames_50hz is None else OnnxStreamingModel
     return kind(config, graphs, num_threads=num_threads)

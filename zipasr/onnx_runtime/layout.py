@@ -1,4 +1,4 @@
-"""What an exported folder holds: `ExportedConfig`, the JSON document in it."""
+"""The contents of an exported folder: `ExportedConfig`, the JSON document that describes it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,10 +8,10 @@ from zipasr.features import FbankConfig
 EXPORT_FILE = "export.json"
 """Document of an exported folder: an `ExportedConfig`."""
 HIDDEN_FRAMES = "frames"
-"""Name, inside of an encoder's graph, of the encoder frames before the joiner's projection."""
+"""Name of the encoder frames before the joiner's projection, inside an encoder's graph."""
 VALID_FEATURES = "x_lens"
-"""Input (N,) of a streaming graph that may be left out: the features of each window that are sound, by default all.
-sherpa-onnx, which pads the last window with silence, does not know it."""
+"""Optional input (N,) of a streaming graph: the number of valid features in each window, by default all. sherpa-onnx pads
+the last window with silence and does not use it."""
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -20,8 +20,8 @@ Precision = Literal["float32", "float16", "int8"]
 class ExportedFiles:
     """Names of the graphs of an exported folder; None for a head that the model lacks.
 
-    Where graphs hear chunks, encoder and ctc take a window, the memory of the streams and `VALID_FEATURES`, and give the
-    memory for the next chunk after their first output.
+    In streaming graphs, encoder and ctc take a window, the state of the streams and `VALID_FEATURES`, and return the state
+    for the next chunk after their first output.
     """
 
     encoder: str | None = None
@@ -33,24 +33,24 @@ class ExportedFiles:
     ctc: str | None = None
     """x, x_lens -> log_probs (N, T', V), log_probs_len."""
     ctc_head: str | None = None
-    """frames (N, T', D) -> log_probs; beside a transducer only."""
+    """frames (N, T', D) -> log_probs; only together with a transducer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedConfig:
-    """What an exported folder holds."""
+    """The description of an exported folder: its graphs, their sizes and the features they take."""
 
     files: ExportedFiles
     """The graphs."""
     precision: Precision = "float32"
-    """Of the encoder's weights."""
+    """Precision of the encoder's weights."""
     context_size: int = 0
-    """Labels that the decoder sees; 0 without a transducer."""
+    """Number of previous labels that the decoder takes; 0 without a transducer."""
     joiner_dim: int = 0
     """Width J of the joiner; 0 without a transducer."""
     features: FbankConfig = field(default_factory=FbankConfig)
-    """What the model listens to."""
+    """Feature configuration of the model."""
     chunk_frames_50hz: int | None = None
-    """Frames of a chunk at 50 Hz of streaming graphs; None for graphs of whole utterances."""
+    """Frames per chunk at 50 Hz in streaming graphs; None for graphs of whole utterances."""
     left_context_frames_50hz: int | None = None
-    """Frames before the chunk that are seen, likewise."""
+    """Frames of left context that attention sees in streaming graphs; None for graphs of whole utterances."""

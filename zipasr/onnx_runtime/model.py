@@ -16,14 +16,14 @@ from zipasr.tokenizer import Tokenizer
 
 
 class OnnxModel:
-    """Graphs of onnxruntime as a `Scorer`. The attention decoder is not exported."""
+    """A `Scorer` that runs graphs of whole utterances in onnxruntime. The attention decoder is not exported."""
 
     def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
-        """Open the graphs.
+        """Load the graphs.
 
         Args:
-            config: what they are.
-            graphs: their bytes by file name; with an encoder the whole CTC graph is not needed.
+            config: description of the graphs.
+            graphs: their bytes by file name; with an encoder the combined CTC graph is not needed.
             num_threads: see `load`.
         Raises:
             CheckpointError: there are neither an encoder, a decoder and a joiner nor a CTC graph, or one is damaged.
@@ -55,7 +55,7 @@ class OnnxModel:
 
     @property
     def context_size(self) -> int:
-        """Labels that the decoder sees; 0 without a transducer."""
+        """Number of previous labels that the decoder takes; 0 without a transducer."""
         return self.config.context_size
 
     @property
@@ -74,7 +74,7 @@ class OnnxModel:
         return False
 
     def output_length(self, num_frames: int) -> int:
-        """Frames at 25 Hz that come from `num_frames` features at 100 Hz; 0 if there are too few."""
+        """Number of frames at 25 Hz for `num_frames` features at 100 Hz; 0 if there are too few."""
         return output_length(num_frames)
 
     def encode(
@@ -88,9 +88,9 @@ class OnnxModel:
         """Encode a padded batch of features (N, T, F); see `AsrModel.encode`.
 
         Returns:
-            Frames of whatever the graphs give, for the other methods only, and their lengths.
+            Outputs of the graphs as frames, to be used only with the other methods, and their lengths.
         Raises:
-            ValueError: shapes disagree, or chunks are asked for.
+            ValueError: shapes disagree, or chunks are requested.
         """
         for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
             if frames not in (None, -1):
@@ -101,12 +101,12 @@ class OnnxModel:
         return Encoded(torch.cat([frames_NTD, *(tensor.float() for tensor in hidden)], dim=-1), lens_N)
 
     def project_frames(self, frames_NTD: Tensor) -> Tensor:
-        """Frames of `encode` as the joiner takes them, (N, T, J)."""
+        """Frames of `encode` projected for the joiner, (N, T, J)."""
         self._check_transducer()
         return frames_NTD[..., : self.config.joiner_dim]
 
     def predict(self, contexts_MC: Tensor) -> Tensor:
-        """Projected contexts (M, J) of the last `context_size` ids (M, C); -1 stands for nothing."""
+        """Projected contexts (M, J) of the last `context_size` ids (M, C); -1 means no label."""
         self._check_transducer()
         if not len(contexts_MC):
             return torch.zeros(0, self.config.joiner_dim)
@@ -139,7 +139,7 @@ class OnnxModel:
             raise ValueError("this model has no transducer head; use a CTC search")
 
     def _run(self, part: str, *inputs: Tensor) -> list[Tensor]:
-        """Run a graph; tensors are passed and given by position."""
+        """The outputs of a graph; inputs and outputs are by position."""
         session = self._sessions[part]
         names = [given.name for given in session.get_inputs()]
         arrays = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in inputs]

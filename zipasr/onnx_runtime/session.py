@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime, on the CPU, and what is read inside of a graph."""
+"""Sessions of onnxruntime on the CPU, and the extra output of an encoder's graph."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def open_session(graph: bytes, *, name: str, num_threads: int = 1) -> Any:
 
 
 def with_hidden_frames(graph: bytes, name: str) -> bytes:
-    """The encoder's graph with its frames before the joiner's projection as one more output."""
+    """The encoder's graph with the frames before the joiner's projection as an additional output."""
     try:
         import onnx
         from google.protobuf.message import DecodeError

@@ -1,8 +1,8 @@
-"""Graphs that hear chunks as a `Scorer`, for streams and for whole recordings: `OnnxStreamingModel`.
+"""Streaming graphs as a `Scorer`, for streams and for whole recordings: `OnnxStreamingModel`.
 
-A window (N, 2 C + 13, F) of features at 100 Hz and the memory of N streams go in, the frames of a chunk of C frames at 50 Hz
-and the memory for the next one come out. Windows overlap by 13 features, as `encoder.window` cuts them. What a graph says of
-a recording, chunk by chunk, is what the model says of it under the same chunk mask.
+A window (N, 2 C + 13, F) of features at 100 Hz and the state of N streams go in, the frames of a chunk of C frames at 50 Hz
+and the next state come out. Windows overlap by 13 features, as in `encoder.window`. Chunk by chunk, a graph gives the same
+frames for a recording as the model under the same chunk mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,36 +25,36 @@ _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 @dataclass(frozen=True, eq=False)
 class OnnxStreamState:
-    """Memory of streams as a graph takes it: a value, which a step does not change."""
+    """State of streams in the layout of a graph; immutable: a step returns a new state."""
 
     arrays: tuple[np.ndarray, ...]
-    """By the position of the graph's inputs; the axis of the streams differs from array to array."""
+    """In the order of the graph's inputs; the axis of the streams differs between arrays."""
 
 
 class OnnxStreamingModel(OnnxModel):
-    """Graphs of onnxruntime that hear chunks, as a `Scorer` that can also stream."""
+    """A `Scorer` that runs streaming graphs in onnxruntime, for streams and for whole recordings."""
 
     def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
-        """Open the graphs; see `OnnxModel`."""
+        """Load the graphs; arguments as for `OnnxModel`."""
         super().__init__(config, graphs, num_threads=num_threads)
         if config.chunk_frames_50hz is None or config.left_context_frames_50hz is None:
             raise CheckpointError(
                 f"{EXPORT_FILE} must name the chunk and the left context of streaming graphs; export again"
             )
         self.chunk_frames_50hz = config.chunk_frames_50hz
-        """Frames C of a chunk at 50 Hz."""
+        """Frames C per chunk at 50 Hz."""
         self.left_context_frames_50hz = config.left_context_frames_50hz
         """Frames before a chunk that attention sees."""
         self.window_frames = window_length(self.chunk_frames_50hz)
-        """Features of a window at 100 Hz."""
+        """Features per window at 100 Hz."""
         self._graph = self._sessions["encoder" if self.has_transducer else "ctc"]
         if VALID_FEATURES not in [given.name for given in self._graph.get_overridable_initializers()]:
             raise CheckpointError(f"streaming graphs must take {VALID_FEATURES}, but these do not; export again")
-        self._features, *self._memory = self._graph.get_inputs()
-        self._stream_axes = [_free_axis(given) for given in self._memory]
+        self._features, *self._states = self._graph.get_inputs()
+        self._stream_axes = [_free_axis(given) for given in self._states]
 
     def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> OnnxStreamState:
-        """The state of `batch_size` streams that have heard nothing.
+        """The state of `batch_size` streams at their start.
 
         Raises:
             ValueError: the graphs have another chunk or left context.
@@ -63,7 +63,7 @@ class OnnxStreamingModel(OnnxModel):
         return OnnxStreamState(
             tuple(
                 np.zeros([batch_size if isinstance(size, str) else size for size in given.shape], _TYPES[given.type])
-                for given in self._memory
+                for given in self._states
             )
         )
 
@@ -78,7 +78,7 @@ class OnnxStreamingModel(OnnxModel):
             for axis, parts in zip(self._stream_axes, zip(*(state.arrays for state in states), strict=True), strict=True)
         ]
         encoded, after = self._encode(features, lens, arrays)
-        # Copied, or a stream that pauses would keep the memory of all that it was last decoded with.
+        # Copied: otherwise the state of a paused stream would keep the whole last batch in memory.
         split = [
             [part.copy() for part in np.split(array, len(states), axis)]
             for axis, array in zip(self._stream_axes, after, strict=True)
@@ -93,7 +93,7 @@ class OnnxStreamingModel(OnnxModel):
         chunk_frames_50hz: int | None = None,
         left_context_frames_50hz: int | None = None,
     ) -> Encoded:
-        """Encode whole recordings (N, T, F), a chunk of each at a time; see `AsrModel.encode`.
+        """Encode whole recordings (N, T, F) chunk by chunk; see `AsrModel.encode`.
 
         Raises:
             ValueError: shapes disagree, or the graphs have another chunk or left context.
@@ -120,7 +120,7 @@ class OnnxStreamingModel(OnnxModel):
     def _encode(
         self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]
     ) -> tuple[Encoded, tuple[np.ndarray, ...]]:
-        """Frames (N, C / 2, D) of a window with their lengths, and the memory afterwards."""
+        """Frames (N, C / 2, D) of a window with their lengths, and the arrays of the next state."""
         expected = (self.window_frames, self.config.features.num_mel_bins)
         if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:
             raise ValueError(
@@ -128,25 +128,25 @@ class OnnxStreamingModel(OnnxModel):
                 f"{tuple(lens.shape)}; fill the last one with padding"
             )
         given = {self._features.name: features.float().cpu().numpy(), VALID_FEATURES: lens.long().cpu().numpy()}
-        given |= {memory.name: array for memory, array in zip(self._memory, arrays, strict=True)}
+        given |= {state.name: array for state, array in zip(self._states, arrays, strict=True)}
         given = {name: np.ascontiguousarray(array) for name, array in given.items()}
         outputs = self._graph.run(None, given)
-        num_memory = len(self._memory)
-        frames = [torch.from_numpy(output) for output in (outputs[0], *outputs[1 + num_memory :])]
+        num_states = len(self._states)
+        frames = [torch.from_numpy(output) for output in (outputs[0], *outputs[1 + num_states :])]
         lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
-        return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_memory])
+        return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_states])
 
     def _check_sizes(self, chunk: int, left: int) -> None:
         own = (self.chunk_frames_50hz, self.left_context_frames_50hz)
         if (chunk, left) != own:
             raise ValueError(
-                f"these graphs hear chunks of {own[0]} frames at 50 Hz with {own[1]} before them, but {chunk} with {left} "
-                "are asked for; export the model with those"
+                f"these graphs have chunks of {own[0]} frames at 50 Hz and a left context of {own[1]}, but {chunk} and "
+                f"{left} were requested; export the model with those"
             )
 
 
 def _free_axis(given: Any) -> int:
-    """The axis of an input that may have any size, that of the streams."""
+    """The dynamic axis of an input, which is that of the streams."""
     axes = [axis for axis, size in enumerate(given.shape) if isinstance(size, str)]
     if len(axes) != 1:
         raise CheckpointError(f"{given.name} must have one axis of any size, but has shape {given.shape}; export again")

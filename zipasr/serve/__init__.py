@@ -1,4 +1,4 @@
-"""The server: recordings and live sound over HTTP and WebSockets, and a page to try it with."""
+"""The server: transcription of recordings and live audio over HTTP and WebSockets, and a web page to try it."""
 
 from zipasr.serve.limits import ServeConfig
 from zipasr.serve.server import Service, serve

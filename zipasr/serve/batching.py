@@ -1,8 +1,8 @@
-"""The one thread that computes: recordings (samples,) in, transcripts out, those that wait at the same time in one batch.
+"""The worker thread that runs the model: recordings (samples,) in, transcripts out; waiting recordings share a batch.
 
-It takes what is there whenever it becomes free, so a request never waits for a batch to fill. Turns alternate: a chunk of
-all live streams, then a batch of recordings, which is kept short while there are streams. Pieces of long recordings fill
-what room the short ones leave, and at least one goes on in every turn.
+The thread takes what is waiting as soon as it is idle, so a request never waits for a batch to fill. It alternates between
+one chunk of all live streams and one batch of recordings, which is kept short while there are streams. Pieces of long
+recordings fill the space that short ones leave in a batch; the oldest job of either kind goes first.
 """
 
 import threading
@@ -21,25 +21,26 @@ from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
 
 Hotwords = tuple[str, ...] | None
-"""Phrases of one request; None: those of the recogniser."""
+"""Hotwords of one request; None: those of the recognizer."""
 _BATCH_S, _BATCH_BESIDE_STREAMS_S = 60.0, 10.0
-# As much as a recogniser computes at once on a CPU; beside streams about a chunk's wait on two cores. The first always fits.
+# Largest batch in seconds of audio: what a recognizer computes at once on a CPU; while there are streams, about what two
+# cores compute within one chunk. The first job always fits.
 
 
 class LiveWork(Protocol):
-    """Streams, as the thread sees them."""
+    """Live streams, as the worker thread sees them."""
 
     def step(self) -> bool:
-        """Compute what is there; return whether there are streams at all."""
+        """Decode one chunk of every stream that has one; return whether there are streams."""
         ...
 
     def has_work(self) -> bool:
-        """Whether `step` would find something to do."""
+        """Whether `step` would do something."""
         ...
 
 
 class Job:
-    """A recording, or a piece of one, that waits."""
+    """A waiting recording, or a piece of one, and the future of its transcript."""
 
     def __init__(self, samples: np.ndarray, hotwords: Hotwords) -> None:
         self.samples, self.hotwords = samples, hotwords
@@ -48,20 +49,20 @@ class Job:
 
     @property
     def duration_s(self) -> float:
-        """Seconds of sound."""
+        """Length of the audio in seconds."""
         return len(self.samples) / SAMPLE_RATE_HZ
 
 
 class BatchingWorker:
-    """The thread and what waits for it. `submit` and `transcribe_pieces` may be called from any thread."""
+    """The worker thread and its queues. `submit` and `transcribe_pieces` may be called from any thread."""
 
     def __init__(self, recognizer: Recognizer, metrics: Metrics, *, max_waiting: int) -> None:
-        """Make it; `start` it before use.
+        """Create the worker; call `start` before use.
 
         Args:
-            recognizer: what computes, from now on for this thread alone.
-            metrics: what is counted.
-            max_waiting: recordings that may wait.
+            recognizer: runs the model; from now on only this thread may use it.
+            metrics: counters of the server.
+            max_waiting: largest number of recordings in the queue.
         """
         self.recognizer, self.metrics, self.max_waiting = recognizer, metrics, max_waiting
         self.live: LiveWork | None = None
@@ -73,15 +74,15 @@ class BatchingWorker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it computes; only a bug of ours can end it before `stop`."""
+        """Whether the thread is running; only a bug of ours can end it before `stop`."""
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end after its turn; what still waits is cancelled."""
+        """Stop the thread after its current batch and cancel waiting jobs."""
         with self._wakes:
             self._is_stopping = True
             self._wakes.notify_all()
@@ -90,24 +91,24 @@ class BatchingWorker:
             job.future.cancel()
 
     def wake(self) -> None:
-        """Say that a stream has something to do."""
+        """Tell the thread that a stream has work."""
         with self._wakes:
             self._wakes.notify_all()
 
     def submit(self, samples: np.ndarray, hotwords: Hotwords = None) -> "Future[Transcript]":
-        """Line up a recording that is transcribed whole; cancel the future to give its place away.
+        """Queue a recording that is transcribed in one piece and return the future of its transcript.
+
+        Cancel the future to remove the recording from the queue.
 
         Raises:
-            ServerBusy: too many wait.
+            ServerBusy: the queue is full, or the server is shutting down.
         """
         with self._wakes:
             if self._is_stopping:
-                raise ServerBusy("The server is about to stop; please try again in a moment.")
+                raise ServerBusy("The server is shutting down; please try again in a moment.")
             self._short = deque(job for job in self._short if not job.future.cancelled())
             if len(self._short) >= self.max_waiting:
-                raise ServerBusy(
-                    f"{len(self._short)} recordings wait to be transcribed, all there may be; please retry later."
-                )
+                raise ServerBusy(f"The queue is full with {len(self._short)} recordings; please retry later.")
             job = Job(samples, hotwords)
             self._short.append(job)
             self._wakes.notify_all()
@@ -118,20 +119,20 @@ class BatchingWorker:
         self,
         pieces: Sequence[np.ndarray],
         hotwords: Hotwords,
-        is_given_up: Callable[[], bool],
+        is_cancelled: Callable[[], bool],
         on_piece: Callable[[float], None],
     ) -> Iterator[Transcript]:
-        """Transcribe pieces of a recording that has been admitted, and wait for them; not for the event loop's thread.
+        """Transcribe the pieces of a long recording and wait for them; must not be called on the event loop's thread.
 
         Args:
             pieces: each (samples,).
-            hotwords: see `submit`.
-            is_given_up: asked several times a second whether nobody waits for them any more.
-            on_piece: called with the seconds of each piece that is done.
+            hotwords: as for `submit`.
+            is_cancelled: called several times a second; True: the transcript is no longer needed.
+            on_piece: called with the length in seconds of each piece that is done.
         Yields:
             The transcript of each piece, in order, when it is done.
         Raises:
-            CancelledError: it was given up, or the worker stops.
+            CancelledError: the request was cancelled, or the worker stops.
         """
         jobs = [Job(samples, hotwords) for samples in pieces]
         with self._wakes:
@@ -139,15 +140,15 @@ class BatchingWorker:
             self._wakes.notify_all()
         try:
             for job in jobs:
-                transcript = self._awaited(job, is_given_up)
+                transcript = self._wait_for(job, is_cancelled)
                 on_piece(job.duration_s)
                 yield transcript
         finally:
             for job in jobs:
                 job.future.cancel()
 
-    def _awaited(self, job: Job, is_given_up: Callable[[], bool]) -> Transcript:
-        while not (is_given_up() or self._is_stopping):
+    def _wait_for(self, job: Job, is_cancelled: Callable[[], bool]) -> Transcript:
+        while not (is_cancelled() or self._is_stopping):
             if wait([job.future], timeout=0.2).done:
                 return job.future.result()
         raise CancelledError
@@ -171,13 +172,13 @@ class BatchingWorker:
         return self.live is not None and self.live.has_work()
 
     def _next_batch(self, max_s: float) -> list[Job]:
-        """The oldest recording or piece and those after it that share its hotwords and fit."""
+        """The oldest waiting job and later jobs that have the same hotwords and fit."""
         with self._wakes:
             for queue in (self._short, self._pieces):
                 while queue and queue[0].future.cancelled():
                     queue.popleft()
             batch: list[Job] = []
-            if self._pieces and self._short:  # neither kind keeps the other waiting
+            if self._pieces and self._short:  # the older one first, so that neither kind starves the other
                 first = min(self._pieces[0], self._short[0], key=lambda job: job.since_s)
                 self._take((self._pieces if first is self._pieces[0] else self._short), batch, max_s, first.hotwords, 1)
             for queue in (self._short, self._pieces):
@@ -187,7 +188,7 @@ class BatchingWorker:
         return batch
 
     def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, hotwords: Hotwords, max_num: int) -> None:
-        """Move jobs from a queue to a batch, in order, as long as they fit."""
+        """Move at most `max_num` jobs from a queue to a batch, in order, while they fit."""
         for _ in range(max_num):
             if not queue or queue[0].hotwords != hotwords:
                 return
@@ -198,20 +199,20 @@ class BatchingWorker:
                 batch.append(job)
 
     def _compute(self, batch: Sequence[Job]) -> None:
-        """Transcribe a batch; one that fails spoils no other."""
+        """Transcribe a batch; if it fails, transcribe each recording alone, so that only the faulty one fails."""
         for job in batch:
             self.metrics.wait_s.observe(time.monotonic() - job.since_s)
-        if not self._has_answered(batch) and len(batch) > 1:
+        if not self._transcribe_batch(batch) and len(batch) > 1:
             for job in batch:
-                self._has_answered([job])
+                self._transcribe_batch([job])
 
-    def _has_answered(self, batch: Sequence[Job]) -> bool:
-        """Transcribe a batch; where that fails a single recording is told why, and several are told nothing yet."""
+    def _transcribe_batch(self, batch: Sequence[Job]) -> bool:
+        """Transcribe a batch and set its futures; return whether that worked. The error is set only for a single job."""
         started_s = time.monotonic()
         try:
             transcripts = self.recognizer.transcribe_many([job.samples for job in batch], hotwords=batch[0].hotwords)
-        except Exception as error:  # whatever it is, it belongs to whoever waits, and the thread goes on
-            if len(batch) == 1:  # without what led to it, which keeps the batch and with it the future that keeps the error
+        except Exception as error:  # any error belongs to the waiting request, and the thread must continue
+            if len(batch) == 1:  # without the traceback, which refers to the batch, its future and so the error: a cycle
                 batch[0].future.set_exception(error.with_traceback(None))
             return False
         finally:

@@ -1,5 +1,5 @@
-"""A TCP connection: uvicorn's, with bounds on how many there are and on how long they take to say what they want, to read
-what they are told, and to go.
+"""uvicorn's TCP connections, bounded in number and in the time that a client may take to send the head of a request, to read
+a response and to close.
 """
 
 import asyncio
@@ -13,40 +13,40 @@ from uvicorn.server import ServerState
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CLOSE_TIMEOUT_S = 10.0
-"""How long a WebSocket that we close waits for the client's word that it has seen it: uvicorn's own figure."""
+"""How long a WebSocket that the server closes waits for the client's close frame: uvicorn's own value."""
 _QUIET_S = 0.5
-"""After so long without a byte whoever broke the rules is taken to be done."""
+"""A client that violated the protocol is disconnected after this time without a byte."""
 
 
-class _Impatient(asyncio.Protocol):
-    """Breaks a connection whose client does not read what is written to it."""
+class _WriteTimeout(asyncio.Protocol):
+    """Aborts a connection whose client does not read what is written to it."""
 
-    patience_s: float
+    timeout_s: float
     transport: asyncio.Transport
-    _abandonment: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Called when the client reads so slowly that what is written to it heaps up."""
+        """Called when the client reads so slowly that the write buffer is full."""
         super().pause_writing()
-        self._abandonment = asyncio.get_running_loop().call_later(self.patience_s, self.transport.abort)
+        self._write_timer = asyncio.get_running_loop().call_later(self.timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Called when it reads on."""
-        self._stop_abandoning()
+        """Called when the write buffer has drained."""
+        self._cancel_write_timer()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_abandoning()
+        self._cancel_write_timer()
         super().connection_lost(exc)
 
-    def _stop_abandoning(self) -> None:
-        if self._abandonment is not None:
-            self._abandonment.cancel()
-            self._abandonment = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
 
-class Connection(_Impatient, H11Protocol):
-    """Use `connection_class`: the server makes connections itself, and so their bounds are attributes of the class."""
+class Connection(_WriteTimeout, H11Protocol):
+    """An HTTP connection with bounds. uvicorn constructs it, so `connection_class` sets the bounds as class attributes."""
 
     max_open: int
 
@@ -58,7 +58,7 @@ class Connection(_Impatient, H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._impatience: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,40 +66,40 @@ class Connection(_Impatient, H11Protocol):
             transport.write(_REFUSAL)
             transport.close()
         else:
-            self._watch()
+            self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._calm()
+        self._cancel_head_timer()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
-        """Run out of patience where a request's head is awaited, from its first byte on."""
+    def _update_head_timer(self) -> None:
+        """Start the timer where the head of a request is awaited, stop it otherwise."""
         if not self._awaits_head():
-            self._calm()
-        elif self._impatience is None:
-            self._impatience = self.loop.call_later(self.patience_s, self._give_up)
+            self._cancel_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.timeout_s, self._close_without_head)
 
-    def _calm(self) -> None:
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _awaits_head(self) -> bool:
-        is_ours = not self.transport.is_closing() and self.transport.get_protocol() is self  # not a WebSocket's
+        is_ours = not self.transport.is_closing() and self.transport.get_protocol() is self  # not upgraded to a WebSocket
         return is_ours and (self.cycle is None or self.cycle.response_complete)
 
-    def _give_up(self) -> None:
-        self._impatience = None
+    def _close_without_head(self) -> None:
+        self._head_timer = None
         if self._awaits_head():
             self.transport.close()
 
 
-class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
-    """Use `socket_class`. A connection from where it asks to become a WebSocket on."""
+class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
+    """A connection after its request to become a WebSocket, with bounds; made by `socket_class`."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.close_timeout = min(_CLOSE_TIMEOUT_S, self.patience_s)
+        self.close_timeout = min(_CLOSE_TIMEOUT_S, self.timeout_s)
         self._latest_close_s = 0.0
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.transport.pause_reading()  # each ping that is read is answered, whether or not the answer can leave
+        self.transport.pause_reading()  # every ping that is read adds a pong to the full buffer
 
     def resume_writing(self) -> None:
         if not self.read_paused:
@@ -123,14 +123,14 @@ class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # It refers to itself, and has the last message in it, up to 20 MB: both would stay until garbage is collected.
+        # The parser refers to itself and holds the last message, up to 20 MB, which would stay until garbage collection.
         self.conn.parser.close()
 
     def shutdown(self) -> None:
         """Called when the server stops.
 
-        Differs: uvicorn's breaks a connection that it has already closed, and a client that is still sending then loses the
-        answer that is on its way. Here the client's word, or `close_timeout`, ends it; the server waits for that.
+        Differs: uvicorn aborts a connection that it is already closing, and a client that is still sending then loses the
+        response. Here the client's close frame, or `close_timeout`, ends the connection, and the server waits for that.
         """
         if self.close_sent and self.close_timer is not None:
             self.stop_keepalive()
@@ -141,12 +141,12 @@ class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
         """Send a message of the application."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # by a refusal; uvicorn would log it as a bug of the application
+            self.handshake_complete = True  # the handshake was refused; uvicorn would log that as a bug of the application
 
     def handle_parser_exception(self) -> None:
-        """Called when what comes is against the rules, or too large, and again for all that comes then.
+        """Called when a message is too large or violates the protocol, and for all data after it.
 
-        Differs: uvicorn's closes at once. A client that is still sending would then see a broken connection, and not why.
+        Differs: uvicorn closes at once. A client that is still sending would see a broken connection instead of the reason.
         """
         now_s = self.loop.time()
         if not self.close_sent:
@@ -165,39 +165,39 @@ class SocketConnection(_Impatient, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            # A head that HTTP lets pass and a WebSocket does not, for its length: uvicorn would wait for another forever.
+            # The head is short enough for HTTP but too long for a WebSocket: uvicorn would wait for another one forever.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
 
 
-def connection_class(max_open: int, patience_s: float) -> type[asyncio.Protocol]:
-    """The class for a server.
+def connection_class(max_open: int, timeout_s: float) -> type[asyncio.Protocol]:
+    """The class of a server's HTTP connections.
 
     Args:
-        max_open: connections that may be open; one more is refused at once.
-        patience_s: how long a client may take for the head of a request, and read nothing of an answer that waits.
+        max_open: largest number of open connections; further ones are refused at once.
+        timeout_s: how long a client may take to send the head of a request, and may not read a waiting response.
     """
-    return type("BoundedConnection", (Connection,), {"max_open": max_open, "patience_s": patience_s})
+    return type("BoundedConnection", (Connection,), {"max_open": max_open, "timeout_s": timeout_s})
 
 
-def socket_class(patience_s: float) -> type[asyncio.Protocol]:
-    """The class for the WebSockets of a server; `patience_s`: how long a client may read nothing of what waits for it."""
-    return type("BoundedSocket", (SocketConnection,), {"patience_s": patience_s})
+def socket_class(timeout_s: float) -> type[asyncio.Protocol]:
+    """The class of a server's WebSockets; `timeout_s`: how long a client may not read what waits for it."""
+    return type("BoundedSocket", (SocketConnection,), {"timeout_s": timeout_s})
 
 
-async def break_stuck(connections: Iterable[Any], patience_s: float) -> None:
-    """Break connections that the server has ended and whose clients do not read what is left for them; runs until cancelled.
+async def break_stuck(connections: Iterable[Any], timeout_s: float) -> None:
+    """Abort connections that the server has closed and whose clients do not read the rest; runs until cancelled.
 
     Args:
-        connections: those of a server, which come and go; each has a `transport`.
-        patience_s: how long they may take to end.
+        connections: the open connections of a server, a live collection; each has a `transport`.
+        timeout_s: how long closing may take.
     """
     since_s: dict[Any, float] = {}
     while True:
-        await asyncio.sleep(patience_s / 4)
+        await asyncio.sleep(timeout_s / 4)
         now_s = asyncio.get_running_loop().time()
         ending = [connection for connection in connections if connection.transport.is_closing()]
         since_s = {connection: since_s.get(connection, now_s) for connection in ending}
         for connection, ended_s in since_s.items():
-            if now_s - ended_s > patience_s:
+            if now_s - ended_s > timeout_s:
                 connection.transport.abort()

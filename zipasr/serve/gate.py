@@ -1,6 +1,7 @@
-"""What every request and WebSocket passes first: is there room, does it know the key, does it come from our own page.
+"""The checks that every request and WebSocket passes first: the API key, the origin, and the number of open requests.
 
-An ASGI middleware around the application. It also counts answers, and keeps an error from ending more than its connection.
+An ASGI middleware around the application. It also counts responses, and keeps an error in one connection from affecting
+others.
 """
 
 import base64
@@ -21,32 +22,32 @@ from zipasr.serve.pages import PAGE_PATHS
 from zipasr.serve.upload import linger
 
 KEY_SUBPROTOCOL = "zipasr.key."
-"""A browser cannot name a key in the header of a WebSocket: it offers this with the key in base64url as a subprotocol, and
-`SUBPROTOCOL` beside it, which is what the server chooses."""
+"""A browser cannot send a key in the headers of a WebSocket. Instead it offers this prefix with the key in base64url as a
+subprotocol, together with `SUBPROTOCOL`, which the server selects."""
 SUBPROTOCOL = "zipasr"
 _PUBLIC = ("/health", *PAGE_PATHS)
 """Paths that need no key."""
 _UNCOUNTED = ("/metrics", *_PUBLIC)
-"""Paths that answer when the server is full too: its page can then say so."""
+"""Paths that respond even when the server is full, so that the page can say so."""
 _log = logging.getLogger("zipasr.serve")
 
 
 class Gate:
-    """The middleware."""
+    """ASGI middleware that checks every request and WebSocket before the application receives it."""
 
     def __init__(self, app: ASGIApp, admission: Admission, metrics: Metrics, *, api_key: str | None) -> None:
-        """Guard an application.
+        """Wrap an application.
 
         Args:
-            app: what is behind the gate.
-            admission: counts what is open.
-            metrics: counts answers.
-            api_key: what clients must name; None: nothing.
+            app: receives what passes the checks.
+            admission: counts open requests and WebSockets.
+            metrics: counts responses.
+            api_key: the key that clients must send; None: no key is needed.
         """
         self.app, self.admission, self.metrics, self.api_key = app, admission, metrics, api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let it pass or refuse it."""
+        """Pass a request or WebSocket on to the application, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -62,7 +63,7 @@ class Gate:
 
         try:
             if not self._has_key(scope, headers):
-                await refuse(scope, receive, counted, 401, "Expected the API key of this server, got none or another.")
+                await refuse(scope, receive, counted, 401, "Expected the API key of this server, got none or a wrong one.")
             elif _changes_something(scope) and not _is_own_page(headers):
                 await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
             elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:
@@ -70,11 +71,11 @@ class Gate:
             else:
                 await self._counted(scope, receive, counted)
         except (ClientDisconnected, WebSocketDisconnect):
-            return  # before it had its answer
-        except Exception as error:  # the top of a connection: no other may suffer
+            return  # before the response was sent
+        except Exception as error:  # top level of a connection: other connections must not be affected
             _log.exception("error in a connection")
             if not has_answered:
-                message = f"Something in the server went wrong: unexpected {type(error).__name__}; please report it."
+                message = f"Internal server error: unexpected {type(error).__name__}; please report it."
                 await refuse(scope, receive, counted, 500, message, is_unread=False)
             else:
                 raise  # uvicorn closes the connection
@@ -105,20 +106,20 @@ class Gate:
 
 
 def _changes_something(scope: Scope) -> bool:
-    """Whether a page of another site could do harm with it though a browser keeps the answer from it."""
+    """Whether a page of another site could do harm with the request, although the browser hides the response from it."""
     return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
 
 
 def _is_own_page(headers: Headers) -> bool:
-    """Whether it comes from our page, or from a program, which names no origin."""
+    """Whether a request comes from our own page, or from a program, which sends no origin."""
     origin = headers.get("origin")
     if (
         origin is None or headers.get("sec-fetch-site") == "same-origin"
-    ):  # the latter behind a proxy that changes the host too
+    ):  # sec-fetch-site also works behind a proxy that changes the host
         return True
     try:
         return urlsplit(origin).netloc == headers.get("host")
-    except ValueError:  # no address at all
+    except ValueError:  # not a URL
         return False
 
 
@@ -136,11 +137,11 @@ async def refuse(
 
     Args:
         scope, receive, send: as ASGI has them.
-        status: of the HTTP answer.
-        message: a sentence.
-        retry_after_s: when to try again.
-        is_unread: whether nothing has been received; a body is then read first, for a while, since many clients look for an
-            answer only when they have sent all.
+        status: HTTP status of the response.
+        message: what is wrong and what to do, in a sentence.
+        retry_after_s: when the client may try again.
+        is_unread: whether the body is unread; it is then read first, for a limited time, since many clients read a response
+            only after they have sent everything.
     """
     body = json.dumps(error_body(message, status=status), ensure_ascii=False).encode()
     headers = [
@@ -155,7 +156,7 @@ async def refuse(
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
-    elif is_unread and "expect" not in Headers(scope=scope):  # who expects leave to send a body waits for it
+    elif is_unread and "expect" not in Headers(scope=scope):  # such a client waits for permission to send the body
         await linger(receive)
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})

@@ -1,4 +1,4 @@
-"""The endpoints that answer once: transcriptions, models, health, metrics."""
+"""The HTTP endpoints: transcriptions, models, health, metrics and the files of the page."""
 
 import asyncio
 import json
@@ -24,17 +24,17 @@ from zipasr.serve.openai_api import (
 )
 from zipasr.serve.pages import page_routes
 from zipasr.serve.recordings import Transcriber
-from zipasr.serve.upload import Body, Upload, left, linger, read_upload
+from zipasr.serve.upload import Body, Upload, client_disconnected, linger, read_upload
 from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
 _PROGRESS_EVERY_S = 0.5
-_NO_CURE_HERE = ", or name a headerless format, for example format='g722'"
-"""What the library advises of unknown formats; a request has no such field."""
+_INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
+"""Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
 
 
 class HttpEndpoints:
-    """They share a model, limits and counters."""
+    """The HTTP endpoints of one server; they share a model, limits and counters."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class HttpEndpoints:
         model_name: str,
         can_stream: bool,
     ) -> None:
-        """Take what they share.
+        """Create the endpoints.
 
         Args:
-            transcriber: writes recordings down.
-            config: limits.
-            admission: knows whether the server is about to stop.
-            metrics: what is shown.
-            model_name: how clients call the model.
-            can_stream: whether it takes live sound.
+            transcriber: transcribes recordings.
+            config: limits of the server.
+            admission: says whether the server is shutting down.
+            metrics: counters that `/metrics` shows.
+            model_name: name of the model for clients.
+            can_stream: whether the model can process live audio.
         """
         self.transcriber, self.config, self.admission, self.metrics = transcriber, config, admission, metrics
         self.model_name, self.can_stream = model_name, can_stream
@@ -62,7 +62,7 @@ class HttpEndpoints:
         self._token_ids = {piece: i for i, piece in enumerate(pieces)}
 
     def routes(self) -> list[BaseRoute]:
-        """Where they are."""
+        """The routes of all endpoints."""
         return [
             Route("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
             Route("/v1/models", self.models),
@@ -78,80 +78,80 @@ class HttpEndpoints:
         try:
             upload = await read_upload(request, body)
         except ClientDisconnect:
-            return self._gone()
+            return self._disconnected_response()
         except RequestError as error:
-            if not body.is_whole and "expect" not in request.headers:  # who expects leave to send a body waits for it
+            if not body.is_whole and "expect" not in request.headers:  # such a client waits for permission
                 await linger(request.receive, self.config.idle_timeout_s)
-            return self._refusal(error)
+            return self._error_response(error)
         try:
-            asked = parse_request(upload.fields, self.model_name)
+            options = parse_request(upload.fields, self.model_name)
         except RequestError as error:
             await upload.file.close()
-            return self._refusal(error)
-        if asked.is_stream:
-            return StreamingResponse(self._events(upload, asked), media_type="text/event-stream")
+            return self._error_response(error)
+        if options.is_stream:
+            return StreamingResponse(self._events(upload, options), media_type="text/event-stream")
         try:
-            transcript = await unless(left(request.receive), self._transcribe(upload, asked))
+            transcript = await unless(client_disconnected(request.receive), self._transcribe(upload, options))
         except (AudioError, ConfigError, ServerBusy) as error:
-            return self._refusal(error, upload)
+            return self._error_response(error, upload)
         if transcript is None:
-            return self._gone()
-        # In a thread: of four hours it takes half a second, in which live sound would wait.
-        content_type, text = await asyncio.to_thread(write_answer, asked, transcript, self._token_ids)
+            return self._disconnected_response()
+        # In a thread: for four hours of audio this takes half a second, which would delay live audio.
+        content_type, text = await asyncio.to_thread(write_answer, options, transcript, self._token_ids)
         return Response(text, headers={"content-type": content_type})
 
     async def _transcribe(
         self,
         upload: Upload,
-        asked: TranscriptionRequest,
+        options: TranscriptionRequest,
         on_progress: Callable[[float], None] | None = None,
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
-        """Write a recording down and close its file."""
+        """Transcribe an uploaded recording and close its file."""
         with upload.file.file as file:
             transcript = await self.transcriber.transcribe(
-                file, hotwords=asked.hotwords, on_progress=on_progress, on_text=on_text
+                file, hotwords=options.hotwords, on_progress=on_progress, on_text=on_text
             )
         self.metrics.recordings.labels("done").inc()
         return transcript
 
-    async def _events(self, upload: Upload, asked: TranscriptionRequest) -> AsyncIterator[str]:
-        """The events of a stream: text as it becomes certain, comments that tell the progress, the end or an error."""
-        writer, untold = EventWriter(asked, self._token_ids), list[str]()
-        done_s = told_s = 0.0
+    async def _events(self, upload: Upload, options: TranscriptionRequest) -> AsyncIterator[str]:
+        """The server-sent events of a request: text as it becomes final, comments with the progress, the end or an error."""
+        writer, pending = EventWriter(options, self._token_ids), list[str]()
+        done_s = reported_s = 0.0
 
         def on_progress(seconds: float) -> None:
             nonlocal done_s
             done_s = seconds
 
         work = asyncio.ensure_future(
-            self._transcribe(upload, asked, on_progress, lambda text, tokens: untold.append(writer.delta(text, tokens)))
+            self._transcribe(upload, options, on_progress, lambda text, tokens: pending.append(writer.delta(text, tokens)))
         )
         try:
             while not (await asyncio.wait([work], timeout=_PROGRESS_EVERY_S))[0]:
-                if done_s > told_s:
-                    told_s = done_s
-                    untold.append(write_progress(done_s))
-                if untold:
-                    events = "".join(untold)
-                    untold.clear()
+                if done_s > reported_s:
+                    reported_s = done_s
+                    pending.append(write_progress(done_s))
+                if pending:
+                    events = "".join(pending)
+                    pending.clear()
                     yield events
-            yield "".join(untold) + await asyncio.to_thread(writer.done, work.result())
+            yield "".join(pending) + await asyncio.to_thread(writer.done, work.result())
         except (AudioError, ConfigError, ServerBusy) as error:
-            yield "".join(untold) + write_error_event(json.loads(bytes(self._refusal(error, upload).body)))
+            yield "".join(pending) + write_error_event(json.loads(bytes(self._error_response(error, upload).body)))
         finally:
             if not work.done():
-                work.cancel()  # the client has left
+                work.cancel()  # the client disconnected
                 self.metrics.recordings.labels("left").inc()
             del work  # see `unless`
 
-    def _gone(self) -> Response:
-        """For a client that has left, which will not see it."""
+    def _disconnected_response(self) -> Response:
+        """The response to a client that has disconnected, which never receives it."""
         self.metrics.recordings.labels("left").inc()
         return Response(status_code=499)
 
-    def _refusal(self, error: Exception, upload: Upload | None = None) -> Response:
-        """What went wrong, as OpenAI's clients read it."""
+    def _error_response(self, error: Exception, upload: Upload | None = None) -> Response:
+        """The response for an error, in the form that OpenAI's clients expect."""
         self.metrics.recordings.labels("refused").inc()
         message = str(error)
         if isinstance(error, ServerBusy):
@@ -159,41 +159,41 @@ class HttpEndpoints:
             return JSONResponse(error_body(message, status=503), status_code=503, headers=headers)
         if isinstance(error, RequestError):
             body = error_body(message, param=error.param, code=error.code, status=error.status)
-            # After a body that was not read to its end the connection cannot be used for another request.
+            # After a body that was not read completely, the connection cannot be used for another request.
             return JSONResponse(body, status_code=error.status, headers={"connection": "close"} if upload is None else None)
         if isinstance(error, AudioError):
             name = upload.file.filename if upload is not None and upload.file.filename else "the recording"
-            message = message.replace("the file object", name[:100]).replace(_NO_CURE_HERE, "")
+            message = message.replace("the file object", name[:100]).replace(_INAPPLICABLE_CURE, "")
             return JSONResponse(error_body(message, param="file"), status_code=400)
         return JSONResponse(error_body(message, param="prompt"), status_code=400)
 
-    def _described(self) -> dict[str, object]:
+    def _model_object(self) -> dict[str, object]:
         return {"id": self.model_name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
 
     async def models(self, request: Request) -> Response:
-        """OpenAI's `GET /v1/models`: the one there is."""
-        return JSONResponse({"object": "list", "data": [self._described()]})
+        """OpenAI's `GET /v1/models`: a list with the only model."""
+        return JSONResponse({"object": "list", "data": [self._model_object()]})
 
     async def model(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models/NAME`."""
         if request.path_params["name"] != self.model_name:
             message = f"This server has no model of that name; its model is {self.model_name}."
             return JSONResponse(error_body(message, code="model_not_found"), status_code=404)
-        return JSONResponse(self._described())
+        return JSONResponse(self._model_object())
 
     async def health(self, request: Request) -> Response:
-        """Whether new work is welcome: 200, or 503 when the server is about to stop or can compute no more."""
+        """Whether the server accepts requests: 200, or 503 when it is shutting down or its worker has failed."""
         status = "draining" if self.admission.is_draining else "ok" if self.transcriber.worker.is_alive else "failed"
         described = {"model": self.model_name, "can_stream": self.can_stream, "needs_key": self.config.api_key is not None}
         return JSONResponse({"status": status, **described}, status_code=200 if status == "ok" else 503)
 
     async def show_metrics(self, request: Request) -> Response:
-        """What Prometheus reads."""
+        """The counters in the text format of Prometheus."""
         return Response(self.metrics.to_text(), headers={"content-type": CONTENT_TYPE})
 
 
 async def unless(stops: Awaitable[object], work: Awaitable[T]) -> T | None:
-    """The result of some work, or None where something else happens first; the work is then cancelled."""
+    """The result of `work`, or None if `stops` completes first; the work is then cancelled."""
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stops)
     try:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -202,4 +202,4 @@ async def unless(stops: Awaitable[object], work: Awaitable[T]) -> T | None:
         working.cancel()
         stopping.cancel()
         await asyncio.wait([working, stopping])
-        del working  # an error keeps this frame, which must not keep the error: both would stay until garbage is collected
+        del working  # an error refers to this frame; if the frame refers to the error, both stay until garbage collection

@@ -1,4 +1,4 @@
-"""What a server takes on: `ServeConfig`, and `Admission`, which counts what is open and says when it is too much. No I/O."""
+"""The limits of a server: `ServeConfig`, and `Admission`, which counts open requests and refuses further ones. No I/O."""
 
 import math
 from collections.abc import Iterator
@@ -10,28 +10,28 @@ from zipasr.errors import ConfigError, ZipasrError
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Where a server listens and what it takes on."""
+    """The address, key and limits of a server."""
 
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 is all of this machine's."""
+    """Address to listen on; 0.0.0.0: all addresses of this machine."""
     port: int = 6006
-    """The port, that of sherpa-onnx's servers; 0 takes a free one."""
+    """Port to listen on, by default that of sherpa-onnx's servers; 0: any free port."""
     api_key: str | None = None
-    """What clients must name; None: whoever reaches the server may use it."""
+    """The key that clients must send; None: everyone who can reach the server may use it."""
     max_upload_mb: float = 500.0
-    """Size of a request in millions of bytes; a larger one is refused. Uploads of over 1 MB are kept on disk."""
+    """Largest request in millions of bytes; a larger one is refused. Uploads of more than 1 MB are kept on disk."""
     max_audio_s: float = 4 * 3600.0
-    """Length of a recording."""
+    """Longest recording over HTTP."""
     max_utterance_s: float = 300.0
-    """Length of a recording over a WebSocket, which is kept in memory; the bound of sherpa-onnx's own servers."""
+    """Longest recording over a WebSocket, which is kept in memory; the limit of sherpa-onnx's own servers."""
     max_connections: int = 200
-    """Requests and WebSockets at once, those that wait included. A few hundred more may be open that ask for nothing."""
+    """Largest number of open requests and WebSockets, waiting ones included. A few hundred idle connections come on top."""
     max_waiting: int = 64
-    """Recordings that wait to be transcribed."""
+    """Largest number of recordings that wait to be transcribed."""
     idle_timeout_s: float = 60.0
-    """How long a client may send nothing where it is its turn."""
+    """How long the server waits for a client that should send or read data."""
     drain_timeout_s: float = 120.0
-    """How long what was accepted may take after SIGTERM."""
+    """How long accepted requests may take after SIGTERM."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -47,19 +47,19 @@ class ServeConfig:
 
     @property
     def max_upload_bytes(self) -> int:
-        """The size of a request."""
+        """Largest request in bytes."""
         return round(self.max_upload_mb * 1e6)
 
 
 class ServerBusy(ZipasrError):
-    """Too much is waiting, or the server is about to stop: the same may work later, or elsewhere."""
+    """The server is full or shutting down; the same request may succeed later."""
 
     retry_after_s = 2
-    """When to try again."""
+    """When the client may try again."""
 
 
 class Admission:
-    """What is open. Used by the event loop alone."""
+    """Counts open requests and WebSockets; used only by the event loop."""
 
     def __init__(self, max_connections: int) -> None:
         self.max_connections = max_connections
@@ -68,15 +68,15 @@ class Admission:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request or a WebSocket as long as it lasts.
+        """Count a request or a WebSocket while the block runs.
 
         Raises:
-            ServerBusy: there are too many, or the server is about to stop.
+            ServerBusy: too many are open, or the server is shutting down.
         """
         if self.is_draining:
-            raise ServerBusy("The server is about to stop and takes nothing new; please try again in a moment.")
+            raise ServerBusy("The server is shutting down and accepts no new requests; please try again in a moment.")
         if self.num_open >= self.max_connections:
-            raise ServerBusy(f"The server is busy with {self.num_open} requests, all it takes; please retry later.")
+            raise ServerBusy(f"The server is full with {self.num_open} open requests; please retry later.")
         self.num_open += 1
         try:
             yield

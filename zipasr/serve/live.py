@@ -1,8 +1,8 @@
-"""Live sound of many connections, decoded in one batch: a socket holds a `LiveSession`, the computing thread steps all
-`LiveSessions`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every chunk.
+"""Live audio of many connections, decoded in one batch: each socket holds a `LiveSession`, and the worker thread advances
+all of them by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every chunk.
 
-What waits is bounded: `LiveSession.room` keeps a socket from reading while too much sound, or too many results, wait. And so
-is what one session makes the others wait: a step takes in no more of its sound than the chunk that it decodes.
+The backlog is bounded: `LiveSession.room` keeps a socket from reading while too much audio, or too many results, wait. So is
+the delay that one session causes the others: a step takes no more of its audio than the chunk that it decodes.
 """
 
 import asyncio
@@ -25,27 +25,27 @@ from zipasr.transcript import Transcript
 _MAX_WAITING_S, _MAX_RESULTS = 10.0, 100
 _MAX_BATCH = 64
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
-"""Sound is handed to streams in blocks of a second at most: the features of a message of minutes take as long as many
-chunks."""
+"""Audio is passed to streams in blocks of at most a second: computing the features of minutes at once would take as long as
+decoding many chunks."""
 
 
 class LiveResult(NamedTuple):
-    """What was said in an utterance so far."""
+    """The transcript of an utterance so far."""
 
     transcript: Transcript
-    """Timed from the start of the stream."""
+    """Its times count from the start of the stream."""
     segment: int
     start_s: float
-    """Where the utterance begins in the stream."""
+    """Start of the utterance in the stream."""
     is_final: bool
     is_eof: bool
 
 
 class LiveSession:
-    """A stream as its socket sees it; all public methods are for the event loop."""
+    """One live stream: its socket pushes samples and waits for results in the event loop, the worker thread decodes."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Take what wakes the computing thread; `LiveSessions.open` makes sessions."""
+        """Create a session; use `LiveSessions.open`. `wake` wakes the worker thread."""
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
@@ -60,19 +60,19 @@ class LiveSession:
         self._start_s = 0.0
 
     def push(self, samples: np.ndarray) -> None:
-        """Take in samples; wait for `room` before the next."""
+        """Queue samples; wait for `room` before the next call."""
         with self._lock:
             self._inbox.extend(samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
             self._num_pushed += len(samples)
         self._wake()
 
     def finish(self) -> None:
-        """Say that no more will come."""
+        """Mark the end of the audio; the last result follows."""
         self.is_finished = True
         self._wake()
 
     def leave(self) -> None:
-        """Give the stream up, and what was said."""
+        """Abandon the stream and drop its audio and results."""
         self.is_gone = True
         with self._lock:
             self._inbox.clear()
@@ -80,22 +80,22 @@ class LiveSession:
 
     @property
     def has_room(self) -> bool:
-        """Whether little enough is waiting, or nothing can come of it any more."""
+        """Whether the backlog is small enough for more samples, or the session is over."""
         return self.is_over or (self._waiting_s() <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
 
     async def room(self) -> None:
-        """Wait until it `has_room`."""
+        """Wait until `has_room`."""
         while not self.has_room:
             self._has_news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_news.wait(), 1.0)
 
     async def next_result(self) -> LiveResult:
-        """The next result; where several of one utterance wait, the newest of them.
+        """The next result; if several results of one utterance wait, the newest.
 
         Raises:
-            ValueError: the samples are none; nothing more will come.
-            RuntimeError: a bug of ours; nothing more will come.
+            ValueError: the samples are invalid; no more results follow.
+            RuntimeError: a bug of ours; no more results follow.
         """
         while True:
             with self._lock:
@@ -114,7 +114,7 @@ class LiveSession:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
         return self._num_chunks * chunk_frames_50hz * FRAME_S_50HZ
 
-    # What follows is for the computing thread.
+    # The following methods are for the worker thread.
 
     def has_work(self) -> bool:
         """Whether `take_in` or a step would do something."""
@@ -122,7 +122,7 @@ class LiveSession:
         return bool(self._inbox) or is_ready or self.is_gone or self.is_finished or self.stream is None
 
     def take_in(self, recognizer: Recognizer) -> None:
-        """Hand what came to the stream, as much as it can decode at once."""
+        """Pass queued samples to the stream until it has a chunk to decode."""
         if self.stream is None:
             self.stream = recognizer.stream()
         while not self.stream.is_ready():
@@ -136,7 +136,7 @@ class LiveSession:
             self.stream.input_finished()
 
     def publish_chunk(self) -> bool:
-        """Tell what is known after a chunk; return whether an utterance is over."""
+        """Publish the result after a chunk; return whether an utterance has ended."""
         assert self.stream is not None
         self._num_chunks += 1
         is_end = self.stream.is_endpoint()
@@ -148,13 +148,13 @@ class LiveSession:
         return is_end
 
     def publish_end(self) -> None:
-        """Tell the last utterance."""
+        """Publish the result of the last utterance."""
         assert self.stream is not None
         self._publish(LiveResult(self.stream.finish(), self._segment, self._start_s, True, True), is_over=True)
 
     def fail(self, error: Exception) -> None:
-        """Tell that nothing more will come, and why."""
-        # In words: an error that is kept keeps what it came from, this session and its sound, until garbage is collected.
+        """End the session with an error, which `next_result` raises."""
+        # As text: a stored exception would refer to this session and its audio until garbage collection.
         is_of_samples = isinstance(error, ValueError)
         self._failure = is_of_samples, str(error) if is_of_samples else f"unexpected {type(error).__name__}: {error}"
         self._publish(None, is_over=True)
@@ -163,7 +163,7 @@ class LiveSession:
         with self._lock:
             if result is not None:
                 if self._results and not self._results[-1].is_final:
-                    self._results.pop()  # nobody fetched it in time
+                    self._results.pop()  # a partial result that was not fetched in time
                 self._results.append(result)
             self.is_over = is_over
         if not self._loop.is_closed():
@@ -171,16 +171,16 @@ class LiveSession:
 
 
 class LiveSessions:
-    """All of them; `step` and `has_work` are for the computing thread."""
+    """All live sessions of a server; `step` and `has_work` are for the worker thread."""
 
     def __init__(self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None]) -> None:
-        """Take the recogniser, counters, and what wakes the computing thread."""
+        """Create an empty set of sessions; `wake` wakes the worker thread."""
         self._recognizer, self._metrics, self._wake = recognizer, metrics, wake
         self._lock = threading.Lock()
         self._sessions: list[LiveSession] = []
 
     def open(self) -> LiveSession:
-        """Begin a stream; in the event loop."""
+        """Start a stream; to be called in the event loop."""
         session = LiveSession(self._wake)
         with self._lock:
             self._sessions.append(session)
@@ -194,30 +194,30 @@ class LiveSessions:
             return any(session.has_work() for session in self._sessions)
 
     def step(self) -> bool:
-        """Take in what came, and decode a chunk of every stream that has one; return whether there are streams."""
+        """Accept queued samples and decode a chunk of every stream that has one; return whether there are streams."""
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
             if not session.is_gone:
                 self._guarded(session, functools.partial(session.take_in, self._recognizer))
-        ready = [session for session in sessions if _is_going(session) and session.stream and session.stream.is_ready()]
+        ready = [session for session in sessions if _is_active(session) and session.stream and session.stream.is_ready()]
         for start in range(0, len(ready), _MAX_BATCH):
             self._decode(ready[start : start + _MAX_BATCH])
         for session in sessions:
             is_last = session.is_input_finished and session.stream is not None and not session.stream.is_ready()
-            if is_last and _is_going(session):
+            if is_last and _is_active(session):
                 self._guarded(session, functools.partial(self._publish_end, session))
         with self._lock:
-            self._sessions = [session for session in self._sessions if _is_going(session)]
+            self._sessions = [session for session in self._sessions if _is_active(session)]
             self._metrics.live.set(len(self._sessions))
             return bool(self._sessions)
 
     def _decode(self, sessions: Sequence[LiveSession]) -> None:
-        """Decode a chunk of each; one that fails spoils no other."""
+        """Decode a chunk of each session; if that fails, end these sessions with the error."""
         started_s = time.monotonic()
         try:
             self._recognizer.decode_streams([session.stream for session in sessions if session.stream is not None])
-        except Exception as error:  # whatever it is, it belongs to who waits, and the thread goes on
+        except Exception as error:  # any error belongs to the waiting clients, and the thread must continue
             for session in sessions:
                 session.fail(error)
             return
@@ -242,5 +242,5 @@ class LiveSessions:
             session.fail(error)
 
 
-def _is_going(session: LiveSession) -> bool:
+def _is_active(session: LiveSession) -> bool:
     return not session.is_gone and not session.is_over

@@ -1,15 +1,15 @@
-"""What a server counts, in the text format of Prometheus. No I/O."""
+"""The counters of a server, in the text format of Prometheus. No I/O."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-# Differs: this and the other files behind `server.Service` import the packages of the extra `serve` at their top; it checks
-# that they are there before it imports these files.
+# Differs: this and the other files behind `server.Service` import the packages of the extra `serve` at the top; the service
+# checks that they are installed before it imports these files.
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counters of one server, beside any other in the process."""
+    """Counters of one server, independent of other servers in the process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -17,28 +17,28 @@ class Metrics:
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"zipasr_{name}", what, labels, registry=self._registry)
 
-        self.answers = counter("answers", "Answers to HTTP requests and handshakes, by status", "status")
-        self.recordings = counter("recordings", "Recordings, by how it went: done, refused, left", "outcome")
-        self.audio_s = counter("audio_seconds", "Seconds of sound that were transcribed")
-        self.busy_s = counter("busy_seconds", "Seconds in which the recogniser worked")
-        self.utterances = counter("utterances", "Utterances of live sound that have ended")
-        self.open = Gauge("zipasr_open", "Requests and WebSockets that are open", registry=self._registry)
-        self.waiting = Gauge("zipasr_waiting", "Recordings that wait for the recogniser", registry=self._registry)
-        self.live = Gauge("zipasr_live", "Streams of live sound", registry=self._registry)
+        self.answers = counter("answers", "Responses to HTTP requests and handshakes, by status", "status")
+        self.recordings = counter("recordings", "Recordings by outcome; left: the client disconnected", "outcome")
+        self.audio_s = counter("audio_seconds", "Seconds of audio that were transcribed")
+        self.busy_s = counter("busy_seconds", "Seconds in which the recognizer was computing")
+        self.utterances = counter("utterances", "Utterances of live audio that have ended")
+        self.open = Gauge("zipasr_open", "Open requests and WebSockets", registry=self._registry)
+        self.waiting = Gauge("zipasr_waiting", "Recordings that wait for the recognizer", registry=self._registry)
+        self.live = Gauge("zipasr_live", "Open live streams", registry=self._registry)
         self.batch_size = Histogram(
             "zipasr_batch_size",
-            "Recordings or streams that were computed together",
+            "Recordings or streams per batch",
             ["kind"],
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=self._registry,
         )
         self.wait_s = Histogram(
             "zipasr_wait_seconds",
-            "Seconds that recordings waited for the recogniser",
+            "Seconds that recordings waited for the recognizer",
             buckets=(0.01, 0.1, 0.3, 1, 3, 10, 30, 100),
             registry=self._registry,
         )
 
     def to_text(self) -> bytes:
-        """All of them as Prometheus reads them."""
+        """All counters in the text format of Prometheus."""
         return generate_latest(self._registry)

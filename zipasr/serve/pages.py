@@ -1,4 +1,4 @@
-"""The files of the page in a browser, and what they are sent with."""
+"""The files of the web page, and the headers that they are sent with."""
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -18,9 +18,9 @@ _FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 PAGE_PATHS = tuple(_FILES)
-"""Where they are."""
+"""The URL paths of the page's files."""
 _HEADERS = {
-    # `blob:` is for the length of a recording, which the browser tells of the file that it holds.
+    # `blob:` lets the page load the chosen file into an audio element, which gives the length of the recording.
     "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src blob:; object-src 'none'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    """A route for each, read now."""
+    """A route for each file of the page; the files are read once, now."""
     folder = resources.files("zipasr.serve") / "page"
     return [Route(path, _file(folder.joinpath(name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()]
 

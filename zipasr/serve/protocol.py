@@ -1,9 +1,10 @@
-"""sherpa-onnx's WebSocket protocols, bytes <-> messages: what its clients send becomes samples (samples,) float32, and
-transcripts become the JSON that they read. No I/O.
+"""sherpa-onnx's WebSocket protocols, bytes <-> messages: messages of clients become samples (samples,) float32, and
+transcripts become the JSON that the clients expect. No I/O.
 
-Live sound ("online"): float32 samples, little-endian, mono, at the server's rate, in messages of any size; the text `Done`
-ends it. Answers are JSON after every chunk, and the text `Done!` at the end. Recordings ("offline"): int32 sample rate,
-int32 number of bytes, then float32 samples, cut into messages anywhere; one JSON for each; `Done` closes.
+Live audio ("online"): the client sends float32 samples, little-endian, mono, at the server's rate, in messages of any size,
+then the text `Done`; the server sends JSON after every chunk, then the text `Done!`. Recordings ("offline"): the client
+sends an int32 sample rate, an int32 number of bytes and float32 samples, split into messages anywhere; the server sends one
+JSON for each recording; `Done` closes the connection.
 """
 
 import json
@@ -25,27 +26,27 @@ _HEADER_BYTES = 8
 
 
 class TooLong(ProtocolError):
-    """A recording is longer than the server takes."""
+    """A recording is longer or larger than the server accepts."""
 
 
 def check_text(text: str) -> None:
-    """Check that a text message is the one there is.
+    """Check that a text message is `Done`, the only one of the protocols.
 
     Raises:
-        ProtocolError: it is another.
+        ProtocolError: it is another text.
     """
     if text != CLIENT_DONE:
         raise ProtocolError(f"Expected float32 samples, or the text {CLIENT_DONE} at the end; got the text {text[:20]!r}.")
 
 
 class LiveReader:
-    """Messages of live sound in, samples out; a sample may be cut by the end of a message."""
+    """Messages of live audio in, samples out; a sample may be split between two messages."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def read(self, message: bytes) -> np.ndarray:
-        """The samples (samples,) float32 that this message completes."""
+        """The samples (samples,) float32 that are complete with this message."""
         message = self._rest + message
         num_bytes = len(message) - len(message) % _BYTES_PER_SAMPLE
         self._rest = message[num_bytes:]
@@ -53,7 +54,7 @@ class LiveReader:
 
 
 class SentRecording(NamedTuple):
-    """A recording as it was sent."""
+    """A received recording and its sample rate."""
 
     samples: np.ndarray
     """(samples,) float32."""
@@ -61,34 +62,34 @@ class SentRecording(NamedTuple):
 
 
 class RecordingReader:
-    """Messages of recordings in, whole recordings out, one after the other."""
+    """Messages of the "offline" protocol in, whole recordings out."""
 
     def __init__(self, max_duration_s: float, max_bytes: int) -> None:
-        """Begin with nothing.
+        """Create a reader that has received nothing.
 
         Args:
-            max_duration_s: how long a recording may be.
-            max_bytes: how large; at high rates a short one may be larger than what is wanted in memory.
+            max_duration_s: longest recording.
+            max_bytes: largest recording; at a high sample rate even a short one can be too large for memory.
         """
         self.max_duration_s, self.max_bytes = max_duration_s, max_bytes
         self._held = bytearray()
 
     @property
     def is_between(self) -> bool:
-        """Whether nothing of a further recording has come."""
+        """Whether no recording has been received in part."""
         return not self._held
 
     @property
     def num_held_bytes(self) -> int:
-        """What has come of a recording that is not whole."""
+        """Bytes received of an incomplete recording."""
         return len(self._held)
 
     def read(self, message: bytes) -> Iterator[SentRecording]:
-        """The recordings that this message completes, each made when it is asked for: a message may hold a million.
+        """Yield the recordings that are complete with this message, lazily: a message may contain a million of them.
 
         Raises:
-            TooLong: by its header a recording is too long.
-            ProtocolError: that is no header.
+            TooLong: the header states a recording that is too long or too large.
+            ProtocolError: the header is invalid.
         """
         self._held += message
         while len(self._held) >= _HEADER_BYTES:
@@ -114,7 +115,7 @@ class RecordingReader:
 
 
 def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
-    """A recording as a client sends it: samples (samples,) float32 behind their header."""
+    """A recording as a client sends it: a header, then the samples (samples,) float32."""
     body = samples.astype("<f4").tobytes()
     return struct.pack("<ii", rate_hz, len(body)) + body
 
@@ -122,43 +123,43 @@ def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes
 def to_live_json(
     transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool, has_words: bool = False
 ) -> str:
-    """What was said in an utterance so far.
+    """The JSON of an utterance so far, as sherpa-onnx's clients expect it.
 
     Args:
-        transcript: of it, timed from the start of the stream.
+        transcript: the utterance; its times count from the start of the stream.
         segment: number of utterances before it.
-        start_s: where it begins in the stream; the times of its tokens are written from there.
-        is_final: whether it is over.
-        is_eof: whether it is the last.
-        has_words: whether to add what sherpa-onnx's JSON has no place for, timed in seconds from the start of the stream:
-            `timed_words`, each with `word`, `start`, `end` and `confidence`, and, where the utterance is over,
+        start_s: start of the utterance in the stream; the times of its tokens are written relative to it.
+        is_final: whether the utterance has ended.
+        is_eof: whether it is the last one.
+        has_words: whether to add fields that sherpa-onnx's JSON lacks, with times in seconds from the start of the stream:
+            `timed_words`, each with `word`, `start`, `end` and `confidence`, and, for a final utterance,
             `timed_segments`, its subtitles, each with `start`, `end` and `text`.
     """
-    beside: dict[str, object] = {}
+    extra: dict[str, object] = {}
     if has_words:
-        beside = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
-    return _strict(
+        extra = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
+    return _to_json(
         {
             "text": transcript.text,
-            "tokens": [_spelled(token) for token in transcript.tokens],
+            "tokens": [_token_text(token) for token in transcript.tokens],
             "timestamps": [round(max(token.start_s - start_s, 0.0), 2) for token in transcript.tokens],
             "ys_probs": _log_probs(transcript.tokens),
-            # Kept apart from the model's own score by sherpa-onnx, not by our searches, which add them up.
+            # sherpa-onnx reports these scores separately; our searches add them to the model's score.
             "lm_probs": [],
             "context_scores": [],
             "segment": segment,
-            "words": [],  # ids of a decoding graph, which there is none of
+            "words": [],  # word ids of a decoding graph, which we do not use
             "start_time": round(start_s, 2),
             "is_final": is_final,
             "is_eof": is_eof,
-            **beside,
+            **extra,
         }
     )
 
 
 def to_recording_json(transcript: Transcript) -> str:
-    """What was said in a recording. What our models do not tell (language, emotion, event) is empty, as in sherpa-onnx."""
-    return _strict(
+    """The JSON of a recording. Fields that our models lack (language, emotion, event) are empty, as in sherpa-onnx."""
+    return _to_json(
         {
             "lang": "",
             "emotion": "",
@@ -166,7 +167,7 @@ def to_recording_json(transcript: Transcript) -> str:
             "text": transcript.text,
             "timestamps": [round(token.start_s, 2) for token in transcript.tokens],
             "durations": [round(token.end_s - token.start_s, 2) for token in transcript.tokens],
-            "tokens": [_spelled(token) for token in transcript.tokens],
+            "tokens": [_token_text(token) for token in transcript.tokens],
             "ys_log_probs": _log_probs(transcript.tokens),
             "words": [],
         }
@@ -174,7 +175,7 @@ def to_recording_json(transcript: Transcript) -> str:
 
 
 def timed_words(transcript: Transcript) -> list[dict[str, object]]:
-    """Words as OpenAI's API has them, and with the confidence that it lacks; times in seconds."""
+    """The words in the form of OpenAI's API, with their confidence added; times in seconds."""
     return [
         {
             "word": word.text,
@@ -194,20 +195,20 @@ def _segments(transcript: Transcript) -> list[dict[str, object]]:
 
 
 def close_reason(message: str) -> str:
-    """A sentence cut to what the reason of a closing handshake may hold, 123 bytes."""
+    """A sentence truncated to 123 bytes, the longest reason that a close frame can hold."""
     encoded = message.encode()
     return message if len(encoded) <= 123 else encoded[:120].decode(errors="ignore") + "..."
 
 
-def _spelled(token: Token) -> str:
+def _token_text(token: Token) -> str:
     return token.text.replace("\u2581", " ")
 
 
 def _log_probs(tokens: Sequence[Token]) -> list[float]:
-    """Log-probabilities to 6 digits; JSON has no infinity, for which a float32's lowest stands."""
+    """Log-probabilities with 6 digits; JSON has no infinity, so the lowest float32 replaces it."""
     lowest = -3.4e38
     return [round(token.log_prob, 6) if math.isfinite(token.log_prob) else lowest for token in tokens]
 
 
-def _strict(message: dict[str, object]) -> str:
+def _to_json(message: dict[str, object]) -> str:
     return json.dumps(message, ensure_ascii=False, allow_nan=False)

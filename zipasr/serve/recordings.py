@@ -1,8 +1,8 @@
-"""Recordings of any kind and length in, transcripts out, for the event loop: what reads and cuts them runs in threads here,
-what computes in that of `batching`.
+"""Recordings of any format and length in, transcripts out, for the event loop. Reading and splitting run in threads of this
+file, the model runs in the worker thread of `batching`.
 
-A short recording is a job of its own. A long one is cut, and its pieces are computed together with the short ones that wait,
-so that an hour holds nobody up.
+A short recording is one job. A long one is split into pieces, which are batched with the short recordings that wait, so
+that an hour of audio does not block other requests.
 """
 
 import asyncio
@@ -24,23 +24,28 @@ from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
 Blocks = Callable[[], Generator[np.ndarray, None, None]]
-"""Reads a recording from its start, in blocks (samples,)."""
+"""Starts reading a recording from its start, in blocks (samples,)."""
 _NUM_READERS, _NUM_LONG = 2, 2
 _BLOCK_S = 10.0
 
 
 class Transcriber:
-    """What the endpoints for recordings call."""
+    """Transcribes recordings for the HTTP and WebSocket endpoints."""
 
     def __init__(self, worker: BatchingWorker, config: ServeConfig) -> None:
-        """Take a worker, which is started, and limits."""
+        """Create the transcriber.
+
+        Args:
+            worker: runs the model; already started.
+            config: limits of the server.
+        """
         self.worker, self.config = worker, config
         self._readers = ThreadPoolExecutor(_NUM_READERS, "zipasr-reader")
         self._long = ThreadPoolExecutor(_NUM_LONG, "zipasr-long")
         self._num_long = 0
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Stop the threads; reading that has not started is cancelled."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._long.shutdown(wait=False, cancel_futures=True)
 
@@ -53,27 +58,27 @@ class Transcriber:
         on_progress: Callable[[float], None] | None = None,
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
-        """Transcribe a recording; cancel the task to give it up.
+        """Transcribe a recording; cancel the task to abort.
 
         Args:
-            recording: a file object that can seek, which must stay open until this ends, or samples (samples,).
-            sample_rate_hz: of samples.
-            hotwords: phrases to prefer; None: those of the recogniser.
-            on_progress: called in the event loop with the seconds that are done of a long recording.
-            on_text: called in the event loop with each further stretch of the text of a long recording, and its tokens, as
-                soon as it is certain; the rest is in what is returned.
+            recording: a file object that can seek and stays open until this returns, or samples (samples,).
+            sample_rate_hz: rate of samples; None for a file.
+            hotwords: phrases to prefer; None: those of the recognizer.
+            on_progress: called in the event loop with the seconds of a long recording that are done.
+            on_text: called in the event loop with each stretch of the text of a long recording and its tokens, as soon as
+                it is final; the returned transcript contains the rest.
         Raises:
-            AudioError: it cannot be read, or is too long.
+            AudioError: the recording cannot be read, or is too long.
             ConfigError: the hotwords cannot be used.
-            ServerBusy: too much waits.
+            ServerBusy: too many recordings wait.
         """
         loop = asyncio.get_running_loop()
-        is_given_up = threading.Event()
+        is_cancelled = threading.Event()
 
         def blocks() -> Generator[np.ndarray, None, None]:
             if not isinstance(recording, np.ndarray):
                 recording.seek(0)
-            return self._limited(read_blocks(recording, block_s=_BLOCK_S, sample_rate_hz=sample_rate_hz), is_given_up)
+            return self._limited(read_blocks(recording, block_s=_BLOCK_S, sample_rate_hz=sample_rate_hz), is_cancelled)
 
         def report_done(done_s: float) -> None:
             if on_progress is not None:
@@ -84,41 +89,41 @@ class Transcriber:
                 loop.call_soon_threadsafe(on_text, text, tokens)
 
         try:
-            samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_given_up)
+            samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
                 transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords))
                 return transcript
             if self._num_long >= self.config.max_waiting:
-                raise ServerBusy(f"{self._num_long} long recordings are in work, all there may be; please retry later.")
+                raise ServerBusy(f"The server is full with {self._num_long} long recordings; please retry later.")
             self._num_long += 1
             try:
                 work = loop.run_in_executor(
-                    self._long, self._transcribe_long, blocks, hotwords, is_given_up, report_done, report_text
+                    self._long, self._transcribe_long, blocks, hotwords, is_cancelled, report_done, report_text
                 )
-                return await _finished(work, is_given_up)
+                return await _finished(work, is_cancelled)
             finally:
                 self._num_long -= 1
         finally:
-            is_given_up.set()
+            is_cancelled.set()
 
-    def _limited(self, blocks: Iterator[np.ndarray], is_given_up: threading.Event) -> Generator[np.ndarray, None, None]:
-        """The same blocks, until there are too many or nobody waits for them any more."""
+    def _limited(self, blocks: Iterator[np.ndarray], is_cancelled: threading.Event) -> Generator[np.ndarray, None, None]:
+        """The same blocks until the request is cancelled; raises AudioError for a recording that is too long."""
         num_samples = 0
         for block in blocks:
             num_samples += len(block)
-            if is_given_up.is_set():
+            if is_cancelled.is_set():
                 return
             if num_samples > self.config.max_audio_s * SAMPLE_RATE_HZ:
                 raise AudioError(
-                    f"Expected a recording of at most {self.config.max_audio_s:g} s, got a longer one; cut it in parts."
+                    f"Expected a recording of at most {self.config.max_audio_s:g} s, got a longer one; split it into parts."
                 )
             yield block
 
     def _short(self, blocks: Blocks) -> np.ndarray | None:
-        """All samples of a recording that is transcribed whole; None: it is too long for that.
+        """All samples of a recording that is transcribed in one piece; None: it is too long for that.
 
-        A long one is read again from its start when its turn comes, since a reader holds a copy of what it reads: of those
-        that wait only the file is kept.
+        A long recording is read again when its turn comes, since a reader may hold a copy of the file: a waiting recording
+        keeps only its file.
         """
         with contextlib.closing(blocks()) as reading:
             samples, _ = read_short(reading, max_s=self.worker.recognizer.long_recordings.max_piece_s)
@@ -128,7 +133,7 @@ class Transcriber:
         self,
         blocks: Blocks,
         hotwords: Hotwords,
-        is_given_up: threading.Event,
+        is_cancelled: threading.Event,
         on_progress: Callable[[float], None],
         on_text: Callable[[str, Sequence[Token]], None],
     ) -> Transcript:
@@ -136,8 +141,8 @@ class Transcriber:
         done_s = 0.0
 
         def on_piece(duration_s: float) -> None:
-            # Differs: not `on_progress` of `transcribe_blocks`, which tells every ten minutes. Overlaps count twice and left
-            # out silence does not, which matters little to who waits.
+            # Differs: not `on_progress` of `transcribe_blocks`, which reports only every ten minutes. Overlaps count twice
+            # and skipped silence does not count; for a progress bar that is good enough.
             nonlocal done_s
             done_s += duration_s
             on_progress(done_s)
@@ -145,7 +150,7 @@ class Transcriber:
         with contextlib.closing(blocks()) as reading:
             return transcribe_blocks(
                 reading,
-                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_given_up.is_set, on_piece),
+                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
                 detector=recognizer.long_recordings.detector(),
                 joiner="" if recognizer.tokenizer.is_spaceless else " ",
@@ -153,17 +158,17 @@ class Transcriber:
             )
 
 
-async def _finished(work: "asyncio.Future[T]", is_given_up: threading.Event) -> T:
-    """What a thread returns. Cancelled, it waits until the thread has noticed: it still reads a file that is then closed."""
+async def _finished(work: "asyncio.Future[T]", is_cancelled: threading.Event) -> T:
+    """The result of work in a thread. If cancelled, it waits for the thread, since the caller then closes the file."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        is_given_up.set()
+        is_cancelled.set()
         work.cancel()
         while not work.done():
             await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # seen: nobody waits for it any more
+            work.exception()  # retrieved, so that asyncio does not log it
         raise
     finally:
-        del work  # an error keeps this frame, which must not keep the error: both would stay until garbage is collected
+        del work  # an error refers to this frame; if the frame refers to the error, both stay until garbage collection

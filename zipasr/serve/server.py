@@ -1,6 +1,6 @@
-"""A recogniser behind a socket: `Service` puts the parts together and runs them, `serve` does so until a signal.
+"""The server: `Service` creates its parts and runs them; `serve` runs a service until a signal.
 
-Two threads matter: the event loop's, which talks to clients, and that of `batching`, which computes.
+Two threads matter: the event loop's, which talks to clients, and the worker of `batching`, which runs the model.
 """
 
 import asyncio
@@ -31,69 +31,67 @@ _PACKAGES = ("starlette", "uvicorn", "websockets", "python_multipart", "promethe
 _MAX_IDLE_CONNECTIONS = 512
 _MAX_HEAD_BYTES = 64_000
 _MIN_DRAIN_S = 0.3
-"""So long after a signal the server still answers, that it is about to stop."""
+"""For at least this time after a signal, the server still responds that it is shutting down."""
 _MIN_FLUSH_S = 5
-"""How long answers may take to reach their clients when the time for all else is over."""
+"""How long responses may still take to reach their clients after the drain timeout."""
 _PING_INTERVAL_S = 20.0
-"""Keeps WebSockets on which nothing is said open in proxies. Who does not answer a ping is not given up: we may be the one
-who does not listen, while sound waits to be decoded. Silence is bounded elsewhere."""
+"""Pings keep idle WebSockets open in proxies. A client that misses a ping is not disconnected: the server itself may not be
+reading while audio waits to be decoded. `idle_timeout_s` bounds how long a client may be silent."""
 
 
 def check_packages() -> None:
-    """Check that the packages of the extra `serve` are there.
+    """Check that the packages of the extra `serve` are installed.
 
     Raises:
         ConfigError: one is missing.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f'the server needs {" and ".join(missing)}, but they are not installed; pip install "zipasr[serve]"'
-        )
+        raise ConfigError(f'the server needs {" and ".join(missing)}, which are not installed; pip install "zipasr[serve]"')
 
 
 class Service:
-    """A server with a recogniser in it."""
+    """A server that transcribes with one recognizer."""
 
     def __init__(self, recognizer: Recognizer, config: ServeConfig | None = None, *, model_name: str = "zipasr") -> None:
-        """Take a port and put the parts together.
+        """Create the server and listen on its port; `run` serves.
 
         Args:
-            recognizer: what computes, from now on for this server alone.
-            config: where to listen, and limits.
-            model_name: how clients call the model.
+            recognizer: the model and search; from now on only this server may use it.
+            config: address and limits.
+            model_name: name of the model for clients.
         Raises:
-            ConfigError: packages are missing, or there is no such address.
-            ZipasrError: the port is in use or not to be had.
+            ConfigError: packages are missing, or the host is not an address of this machine.
+            ZipasrError: the port is in use or not available.
         """
         check_packages()
         self.recognizer, self.config, self.model_name = recognizer, config or ServeConfig(), model_name
         self.why_no_stream = _why_no_stream(recognizer)
-        self._socket = _bound(self.config.host, self.config.port)
+        self._socket = _listening_socket(self.config.host, self.config.port)
         self._admission = Admission(self.config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._num_signals = self._num_unanswered = 0
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that the server listens on."""
         return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Where its page is."""
+        """The URL of the server's page."""
         host = self.config.host if self.config.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> bool:
-        """Serve until a signal, or `stop`; return whether all that was accepted has been answered."""
-        _allow_files(2 * (self.config.max_connections + _MAX_IDLE_CONNECTIONS) + 100)
+        """Serve until a signal or `stop`; return whether all accepted requests were completed."""
+        _raise_file_limit(2 * (self.config.max_connections + _MAX_IDLE_CONNECTIONS) + 100)
         return asyncio.run(self._serve(on_ready))
 
     def stop(self) -> None:
-        """Begin to stop, from any thread: nothing new is accepted, and what was accepted is answered."""
+        """Start to shut down, from any thread: new requests are refused, accepted ones are completed."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._begin_draining)
+            self._loop.call_soon_threadsafe(self._start_draining)
 
     async def _serve(self, on_ready: Callable[[], None]) -> bool:
         from zipasr.serve.batching import BatchingWorker
@@ -107,18 +105,18 @@ class Service:
         worker = BatchingWorker(self.recognizer, metrics, max_waiting=self.config.max_waiting)
         transcriber = Transcriber(worker, self.config)
         app = self._app(transcriber, metrics)
-        self._server = _make_server(app, self.config, on_signal=self._signalled)
+        self._server = _make_server(app, self.config, on_signal=self._on_signal)
         worker.start()
-        beside = [
+        background = [
             asyncio.ensure_future(self._call_when_ready(on_ready)),
             asyncio.ensure_future(break_stuck(self._server.server_state.connections, self.config.idle_timeout_s)),
         ]
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
-            # At a second signal requests are open still.
+            # After a second signal some requests are still open.
             self._num_unanswered = max(self._num_unanswered, self._admission.num_open)
-            for task in beside:
+            for task in background:
                 task.cancel()
             transcriber.close()
             worker.stop()
@@ -150,15 +148,15 @@ class Service:
             await asyncio.sleep(0.01)
         on_ready()
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
-        """Stop in good order; at the second signal, when the batch in work is through."""
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Shut down gracefully; after a second signal, as soon as the current batch is done."""
         self._num_signals += 1
         if self._num_signals > 1:
             self._server.config.timeout_graceful_shutdown = 0
             self._server.should_exit = self._server.force_exit = True
         self.stop()
 
-    def _begin_draining(self) -> None:
+    def _start_draining(self) -> None:
         if not self._admission.is_draining:
             self._admission.is_draining = True
             self._draining.set()
@@ -171,7 +169,7 @@ class Service:
                 break
             await asyncio.sleep(0.05)
         self._num_unanswered = self._admission.num_open
-        # What has been answered is still on its way to clients that read slowly.
+        # Responses may still be on their way to clients that read slowly.
         left_s = self.config.drain_timeout_s - (time.monotonic() - start_s)
         self._server.config.timeout_graceful_shutdown = max(_MIN_FLUSH_S, math.ceil(left_s))
         self._server.should_exit = True
@@ -184,13 +182,13 @@ def serve(
     model_name: str = "zipasr",
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT; return whether all that was accepted has been answered. See `Service`.
+    """Serve until SIGTERM or SIGINT; return whether all accepted requests were completed. See `Service`.
 
     Args:
-        recognizer: what computes.
-        config: where to listen, and limits.
-        model_name: how clients call the model.
-        on_ready: called with the address of the page when the server answers.
+        recognizer: the model and search.
+        config: address and limits.
+        model_name: name of the model for clients.
+        on_ready: called with the URL of the page when the server is ready.
     """
     service = Service(recognizer, config, model_name=model_name)
     return service.run(lambda: on_ready(service.url))
@@ -205,7 +203,7 @@ def _make_server(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            on_signal(sig, frame)  # uvicorn's would end WebSockets in the middle of a word, and the process with the signal
+            on_signal(sig, frame)  # uvicorn would close WebSockets in the middle of an utterance and end the process
 
     return Server(
         uvicorn.Config(
@@ -214,7 +212,7 @@ def _make_server(
             ws=socket_class(config.idle_timeout_s),
             ws_ping_interval=_PING_INTERVAL_S,
             ws_ping_timeout=None,
-            # A recording may come in one message; at more than 16 kHz it may have to come in several.
+            # A recording at 16 kHz fits into one message; at higher rates it may need several.
             ws_max_size=max(2**20, round(config.max_utterance_s * SAMPLE_RATE_HZ * 4) + 8),
             ws_per_message_deflate=False,
             lifespan="off",
@@ -230,8 +228,8 @@ def _make_server(
     )
 
 
-def _allow_files(number: int) -> None:
-    """Ask for as many open files as connections and uploads may need; where that is not granted, fewer must do."""
+def _raise_file_limit(number: int) -> None:
+    """Raise the limit on open files to what connections and uploads may need, as far as the system allows."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource  # POSIX only
 
@@ -242,7 +240,7 @@ def _allow_files(number: int) -> None:
 
 
 def _why_no_stream(recognizer: Recognizer) -> str:
-    """Why live sound cannot be transcribed; empty where it can."""
+    """Why the model cannot process live audio; empty if it can."""
     try:
         recognizer.stream()
     except ConfigError as error:
@@ -250,12 +248,12 @@ def _why_no_stream(recognizer: Recognizer) -> str:
     return ""
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address.
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address.
 
     Raises:
-        ConfigError: there is no such address.
-        ZipasrError: the port is not to be had.
+        ConfigError: the host is not an address of this machine.
+        ZipasrError: the port is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -269,6 +267,7 @@ def _bound(host: str, port: int) -> socket.socket:
         found.listen()
     except OSError as error:
         found.close()
-        cure = "end what listens there, or name another with --port" if error.errno == errno.EADDRINUSE else "name another"
-        raise ZipasrError(f"cannot listen at {host} port {port}: {error.strerror}; {cure}") from error
+        cure = "stop the program that uses it, or choose another with --port"
+        cure = cure if error.errno == errno.EADDRINUSE else "choose another"
+        raise ZipasrError(f"cannot listen on {host} port {port}: {error.strerror}; {cure}") from error
     return found

@@ -1,5 +1,5 @@
-"""sherpa-onnx's WebSocket protocols over real sockets: `/online` takes live sound, `/offline` recordings, and `/`, which is
-where its clients go, is the one that suits the model.
+"""The WebSocket endpoints, with sherpa-onnx's protocols: `/online` for live audio, `/offline` for recordings. `/`, which
+sherpa-onnx's clients use, is the one of them that the model supports.
 """
 
 import asyncio
@@ -32,43 +32,43 @@ from zipasr.serve.recordings import Transcriber
 
 T = TypeVar("T")
 _CODE_DONE, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1003, 1007
-_CODE_IMPATIENT, _CODE_TOO_BIG, _CODE_FAILED, _CODE_RESTART, _CODE_BUSY = 1008, 1009, 1011, 1012, 1013
+_CODE_IDLE, _CODE_TOO_BIG, _CODE_FAILED, _CODE_RESTART, _CODE_BUSY = 1008, 1009, 1011, 1012, 1013
 _MAX_HELD_BYTES = 1_000_000_000
-"""Recordings of all WebSockets together that have come and are not answered; they are in memory."""
-_STOPPING = "The server is about to stop."
+"""Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
+_STOPPING = "The server is shutting down."
 _BACKLOG_S = 0.02
-"""When the server is about to stop, live sound ends where nothing comes for so long: what was sent before has been heard."""
-_SHARE_FOR_LISTENING = 0.5
-"""Of the time for stopping; live sound that comes without a pause is cut off then, and the rest is for its answer."""
+"""While the server is shutting down, live audio ends after this time without a message; all earlier audio is decoded."""
+_RECEIVE_SHARE = 0.5
+"""Live audio without a pause is cut off after this share of the drain timeout; the rest is for the response."""
 
 
 class _Close(Exception):
-    """The connection is to be closed."""
+    """Ends a connection with a close code and a reason for the client."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(reason)
         self.code, self.reason = code, reason
 
 
-class _Left(Exception):
-    """The client has left."""
+class _Disconnected(Exception):
+    """The client has disconnected."""
 
 
-class _End(NamedTuple):
-    """Why results end before the sound does. Not an error, since one that a task keeps has in it all that it passed through,
-    and so the task: both would stay until garbage is collected."""
+class _EarlyEnd(NamedTuple):
+    """Why results ended before the audio. Not an exception: one that a task stores refers to its frames and so to the task,
+    and both would stay until garbage collection."""
 
     code: int
-    """0: the client has left."""
+    """Close code for the client; 0: the client has disconnected."""
     reason: str = ""
 
     def to_error(self) -> Exception:
-        """The same, to be raised."""
-        return _Close(self.code, self.reason) if self.code else _Left()
+        """The exception to raise for it."""
+        return _Close(self.code, self.reason) if self.code else _Disconnected()
 
 
 class SocketEndpoints:
-    """They share a model, limits and counters."""
+    """The WebSocket endpoints of one server; they share a model, limits and counters."""
 
     def __init__(
         self,
@@ -80,22 +80,22 @@ class SocketEndpoints:
         draining: asyncio.Event,
         why_no_stream: str,
     ) -> None:
-        """Take what they share.
+        """Create the endpoints.
 
         Args:
-            transcriber: writes recordings down.
-            live: decodes live sound; None: the model cannot.
-            config: limits.
-            metrics: counters.
-            draining: set when the server is about to stop.
-            why_no_stream: told to who wants to stream with a model that cannot.
+            transcriber: transcribes recordings.
+            live: decodes live audio; None: the model cannot.
+            config: limits of the server.
+            metrics: counters of the server.
+            draining: set when the server is shutting down.
+            why_no_stream: message for clients that want to stream if the model cannot.
         """
         self.transcriber, self.live, self.config, self.metrics = transcriber, live, config, metrics
         self.draining, self.why_no_stream = draining, why_no_stream
         self._num_held_bytes = 0
 
     def routes(self) -> list[BaseRoute]:
-        """Where they are."""
+        """The routes of all endpoints."""
         return [
             WebSocketRoute("/", self.offline if self.live is None else self.online),
             WebSocketRoute("/online", self.online),
@@ -103,7 +103,7 @@ class SocketEndpoints:
         ]
 
     async def online(self, socket: WebSocket) -> None:
-        """Live sound."""
+        """Serve a connection of the "online" protocol: live audio in, results after every chunk out."""
         if self.live is None:
             await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
             return
@@ -111,7 +111,7 @@ class SocketEndpoints:
         session, messages = self.live.open(), _Messages(socket)
         writing = asyncio.ensure_future(self._write_results(socket, session))
         try:
-            is_done = await self._read_sound(messages, session, writing)
+            is_done = await self._read_audio(messages, session, writing)
             session.finish()
             end = await writing
             if end is not None:
@@ -119,7 +119,7 @@ class SocketEndpoints:
             raise _Close(_CODE_DONE) if is_done else _Close(_CODE_RESTART, _STOPPING)
         except _Close as close:
             await _close(socket, close)
-        except _Left:
+        except _Disconnected:
             pass
         finally:
             session.leave()
@@ -127,34 +127,36 @@ class SocketEndpoints:
             writing.cancel()
             await asyncio.wait([writing])
 
-    async def _read_sound(self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[_End | None]") -> bool:
-        """Read until the client is done or the server is to stop; return whether it is the former."""
+    async def _read_audio(
+        self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[_EarlyEnd | None]"
+    ) -> bool:
+        """Receive audio until the client is done or the server is shutting down; return whether the client is done."""
         reader = LiveReader()
         latest_s = float("inf")
-        while (message := await self._next(messages, beside=writing, backlog_s=_BACKLOG_S)) is not None:
+        while (message := await self._next(messages, background=writing, backlog_s=_BACKLOG_S)) is not None:
             if isinstance(message, str):
                 _checked_text(message)
                 return True
             session.push(reader.read(message))
             if not session.has_room:
                 await _first_of(session.room(), writing)
-            if self.draining.is_set():  # who leaves no pauses is cut off, in time for the answer
-                latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s * _SHARE_FOR_LISTENING)
+            if self.draining.is_set():  # a client that never pauses is cut off in time for the last result
+                latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s * _RECEIVE_SHARE)
                 if time.monotonic() >= latest_s:
                     break
         return False
 
-    async def _write_results(self, socket: WebSocket, session: LiveSession) -> _End | None:
-        """Send results as they come; return why they end too early, if they do."""
-        is_eof, has_words = False, _knows_us(socket)
+    async def _write_results(self, socket: WebSocket, session: LiveSession) -> _EarlyEnd | None:
+        """Send results until the last one; return why they ended early, if they did."""
+        is_eof, has_words = False, _offers_subprotocol(socket)
         try:
             while not is_eof:
                 try:
                     result = await session.next_result()
                 except ValueError as error:
-                    return _End(_CODE_BAD_DATA, str(error))
+                    return _EarlyEnd(_CODE_BAD_DATA, str(error))
                 except RuntimeError as error:
-                    return _End(_CODE_FAILED, str(error))
+                    return _EarlyEnd(_CODE_FAILED, str(error))
                 is_eof = result.is_eof
                 message = to_live_json(
                     result.transcript,
@@ -166,34 +168,34 @@ class SocketEndpoints:
                 )
                 await _send(socket, message)
             await _send(socket, SERVER_DONE)
-        except _Left:
-            return _End(0)
+        except _Disconnected:
+            return _EarlyEnd(0)
         return None
 
     async def offline(self, socket: WebSocket) -> None:
-        """Recordings, one after the other."""
+        """Serve a connection of the "offline" protocol: recordings in, a transcript for each out."""
         await _accept(socket)
         reader, messages = RecordingReader(self.config.max_utterance_s, self.config.max_upload_bytes), _Messages(socket)
         num_held_bytes = 0
         try:
-            while (message := await self._next(messages, heeds_draining=reader.is_between)) is not None:
+            while (message := await self._next(messages, can_stop=reader.is_between)) is not None:
                 if isinstance(message, str):
                     _checked_text(message)
                     if not reader.is_between:
-                        raise _Close(_CODE_BAD_DATA, "The recording was not whole: fewer bytes came than its header says.")
+                        raise _Close(_CODE_BAD_DATA, "The recording is incomplete: its header states more bytes.")
                     raise _Close(_CODE_DONE)
                 num_held_bytes += len(message)
                 self._num_held_bytes += len(message)
                 if self._num_held_bytes > _MAX_HELD_BYTES:
-                    raise _Close(_CODE_BUSY, "The server holds as much sound as it can; please retry later.")
+                    raise _Close(_CODE_BUSY, "The server holds too many recordings; please retry later.")
                 for recording in _recordings(reader, message):
-                    await _send(socket, await messages.unless_left(self._transcribed(recording)))
+                    await _send(socket, await messages.unless_disconnected(self._transcribed(recording)))
                 self._num_held_bytes -= num_held_bytes - reader.num_held_bytes
                 num_held_bytes = reader.num_held_bytes
             raise _Close(_CODE_RESTART, _STOPPING)
         except _Close as close:
             await _close(socket, close)
-        except _Left:
+        except _Disconnected:
             self.metrics.recordings.labels("left").inc()
         finally:
             self._num_held_bytes -= num_held_bytes
@@ -216,87 +218,87 @@ class SocketEndpoints:
         self,
         messages: "_Messages",
         *,
-        beside: "asyncio.Future[_End | None] | None" = None,
-        heeds_draining: bool = True,
+        background: "asyncio.Future[_EarlyEnd | None] | None" = None,
+        can_stop: bool = True,
         backlog_s: float = 0.0,
     ) -> bytes | str | None:
-        """The next message; None: the server is about to stop.
+        """The next message; None: the server is shutting down.
 
         Args:
-            messages: what the client sends.
-            beside: work whose end is an error while messages come.
-            heeds_draining: whether this is a moment to stop at.
-            backlog_s: how long a message may take to come when the server is about to stop.
+            messages: the messages of the client.
+            background: a task that must not end while messages come.
+            can_stop: whether receiving may end here when the server shuts down.
+            backlog_s: how long to wait for a message when the server is shutting down.
         Raises:
-            _Left: the client has left.
-            _Close: it has sent nothing for too long.
+            _Disconnected: the client has disconnected.
+            _Close: the client has sent nothing for too long, or `background` ended.
         """
         receiving = messages.next()
         draining = asyncio.ensure_future(self.draining.wait())
-        others: list[asyncio.Future[Any]] = [*([beside] if beside else []), *([draining] if heeds_draining else [])]
+        others: list[asyncio.Future[Any]] = [*([background] if background else []), *([draining] if can_stop else [])]
         try:
             await asyncio.wait([receiving, *others], timeout=self.config.idle_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if beside is not None and beside.done():
-                end = beside.result()
-                assert end is not None, "results ended before the sound did"
+            if background is not None and background.done():
+                end = background.result()
+                assert end is not None, "results ended before the audio did"
                 raise end.to_error()
-            is_stopping = heeds_draining and draining.done()
+            is_stopping = can_stop and draining.done()
             if is_stopping and backlog_s:
                 await asyncio.wait([receiving], timeout=backlog_s)
             if receiving.done():
                 return messages.take()
             if is_stopping:
                 return None
-            raise _Close(_CODE_IMPATIENT, f"Nothing was sent for {self.config.idle_timeout_s:g} s.")
+            raise _Close(_CODE_IDLE, f"The client sent nothing for {self.config.idle_timeout_s:g} s.")
         finally:
             draining.cancel()
 
 
 class _Messages:
-    """What a client sends. The next message is fetched while we work on the one before, so that its leaving is noticed."""
+    """The messages of a client; the next one is awaited while one is processed, so that a disconnect is noticed."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self._next: asyncio.Future[Message] | None = None
 
     def next(self) -> "asyncio.Future[Message]":
-        """The next message, when it comes; `take` it then."""
+        """The future of the next message; `take` returns it."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._socket.receive())
         return self._next
 
     def take(self) -> bytes | str:
-        """The message that has come.
+        """The message that has been received.
 
         Raises:
-            _Left: the client has left.
+            _Disconnected: the client has disconnected.
         """
         message = self.next().result()
         self._next = None
         if message["type"] == "websocket.disconnect":
-            raise _Left
+            raise _Disconnected
         text, content = message.get("text"), message.get("bytes")
         return text if text is not None else content or b""
 
-    async def unless_left(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of some work, which is given up if the client leaves.
+    async def unless_disconnected(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled if the client disconnects.
 
         Raises:
-            _Left: the client has left.
+            _Disconnected: the client has disconnected.
         """
         working, following = asyncio.ensure_future(work), self.next()
         try:
             both: list[asyncio.Future[Any]] = [working, following]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and following.result()["type"] == "websocket.disconnect":
-                raise _Left
+                raise _Disconnected
             return await working
         finally:
             working.cancel()
-            del working, both  # see `_End`
+            del working, both  # see `_EarlyEnd`
 
     def stop(self) -> None:
-        """Wait for no more."""
+        """Stop waiting for messages."""
         if self._next is not None:
             self._next.cancel()
 
@@ -317,17 +319,17 @@ def _recordings(reader: RecordingReader, message: bytes) -> Iterator[SentRecordi
         raise _Close(_CODE_UNSUPPORTED, str(error)) from error
 
 
-def _knows_us(socket: WebSocket) -> bool:
-    """Whether a client offers our subprotocol, and so takes more than sherpa-onnx's."""
+def _offers_subprotocol(socket: WebSocket) -> bool:
+    """Whether a client offers our subprotocol and so understands more fields than sherpa-onnx's clients."""
     return SUBPROTOCOL in socket.scope.get("subprotocols", ())
 
 
 async def _accept(socket: WebSocket) -> None:
-    await socket.accept(subprotocol=SUBPROTOCOL if _knows_us(socket) else None)
+    await socket.accept(subprotocol=SUBPROTOCOL if _offers_subprotocol(socket) else None)
 
 
-async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_End | None]") -> None:
-    """Wait until one of them ends; the first is then over, the second goes on."""
+async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_EarlyEnd | None]") -> None:
+    """Wait until one of the two completes; then cancel `waiting`, but not `other`."""
     task = asyncio.ensure_future(waiting)
     try:
         both: list[asyncio.Future[Any]] = [task, other]
@@ -337,19 +339,19 @@ async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_
 
 
 async def _send(socket: WebSocket, text: str) -> None:
-    await _or_left(socket.send_text(text))
+    await _or_disconnected(socket.send_text(text))
 
 
 async def _close(socket: WebSocket, close: _Close) -> None:
     if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
         try:
-            await _or_left(socket.close(close.code, close_reason(close.reason)))
-        except _Left:
+            await _or_disconnected(socket.close(close.code, close_reason(close.reason)))
+        except _Disconnected:
             return
 
 
-async def _or_left(sending: Awaitable[None]) -> None:
+async def _or_disconnected(sending: Awaitable[None]) -> None:
     try:
         await sending
     except (OSError, RuntimeError, WebSocketDisconnect) as error:
-        raise _Left from error
+        raise _Disconnected from error

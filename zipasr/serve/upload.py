@@ -1,4 +1,4 @@
-"""A request's body in, the fields of its form and its file out, within limits of size, length and patience."""
+"""The body of a request in, the fields of its form and its file out, within limits on size and time."""
 
 import asyncio
 import time
@@ -13,32 +13,32 @@ from zipasr.serve.limits import ServeConfig
 from zipasr.serve.openai_api import RequestError
 
 _MIN_BYTES_PER_S = 1000
-"""A body that comes more slowly than this, a few seconds of patience aside, is given up: sound on a telephone is faster."""
+"""A body that arrives more slowly, apart from `idle_timeout_s` of grace, is refused; even telephone audio is faster."""
 _MAX_LINGER_BYTES, _LINGER_S = 64_000_000, 5.0
-"""What is still read of a body that has been refused: many clients look for an answer only when they have sent all."""
+"""How much, and for how long, the body of a refused request is still read: many clients read a response only after they have
+sent everything."""
 _MAX_FIELDS, _MAX_FIELD_BYTES = 200, 100_000
 
 
 class Upload(NamedTuple):
-    """What a form holds."""
+    """The fields and the file of a form."""
 
     fields: list[tuple[str, str]]
     file: UploadFile
-    """Close it."""
+    """The recording; the caller closes it."""
 
 
 async def read_upload(request: Request, body: "Body") -> Upload:
     """Read a form with one file.
 
     Raises:
-        RequestError: it is none, is too large (413) or comes too slowly (408).
-        ClientDisconnect: the client left.
+        RequestError: the body is not such a form, is too large (413) or arrives too slowly (408).
+        ClientDisconnect: the client has disconnected.
     """
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise RequestError(
-            "Expected a form of multipart/form-data with the recording as its field file, got "
-            f"{content_type[:80] or 'nothing'!r}."
+            f"Expected multipart/form-data with the recording in the field file, got {content_type[:80] or 'nothing'!r}."
         )
     try:
         form = await Request(request.scope, body.receive).form(
@@ -50,38 +50,38 @@ async def read_upload(request: Request, body: "Body") -> Upload:
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     if [name for name, _ in files] != ["file"]:
         await form.close()
-        raise RequestError("Expected the recording as the form's field file, got no such file.", param="file")
+        raise RequestError("Expected the recording in the field file, got no such field.", param="file")
     return Upload(fields, files[0][1])
 
 
 class Body:
-    """The messages of a request's body; too many bytes, or too long a wait for them, raise RequestError."""
+    """The messages of a request's body; a body that is too large or too slow raises RequestError."""
 
     def __init__(self, request: Request, config: ServeConfig) -> None:
-        """Take a request of which nothing has been read."""
+        """Wrap a request whose body is unread; `config` holds the limits."""
         self._receive, self._config = request.receive, config
         announced = request.headers.get("content-length", "")
         self._is_too_large = announced.isdigit() and int(announced) > config.max_upload_bytes
         self._start_s = time.monotonic()
         self._num_bytes = 0
         self.is_whole = False
-        """Whether nothing of it is left to read."""
+        """Whether the body has been read completely."""
 
     async def receive(self) -> Message:
-        """The next message, as ASGI has it."""
+        """The next ASGI message of the body."""
         config = self._config
         if not self._is_too_large:
             left_s = self._start_s + config.idle_timeout_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
             try:
                 message = await asyncio.wait_for(self._receive(), min(config.idle_timeout_s, max(left_s, 0)))
             except TimeoutError as error:
-                raise RequestError("The recording came too slowly, or not at all.", status=408) from error
+                raise RequestError("The recording arrived too slowly, or not at all.", status=408) from error
             self._num_bytes += len(message.get("body", b""))
             self.is_whole = not message.get("more_body", False)
             self._is_too_large = self._num_bytes > config.max_upload_bytes
         if self._is_too_large:
             raise RequestError(
-                f"Expected a request of at most {config.max_upload_mb:g} MB, got a larger one; compress or cut the "
+                f"Expected a request of at most {config.max_upload_mb:g} MB, got a larger one; compress or split the "
                 "recording.",
                 status=413,
                 param="file",
@@ -89,11 +89,11 @@ class Body:
         return message
 
 
-async def linger(receive: Receive, patience_s: float = _LINGER_S) -> None:
-    """Read on for a while after a refusal, and throw away what comes."""
+async def linger(receive: Receive, timeout_s: float = _LINGER_S) -> None:
+    """Read and discard the rest of a refused request for a limited time."""
     num_bytes = 0
     try:
-        async with asyncio.timeout(min(_LINGER_S, patience_s)):
+        async with asyncio.timeout(min(_LINGER_S, timeout_s)):
             while num_bytes <= _MAX_LINGER_BYTES:
                 message = await receive()
                 num_bytes += len(message.get("body", b""))
@@ -103,10 +103,10 @@ async def linger(receive: Receive, patience_s: float = _LINGER_S) -> None:
         return
 
 
-async def left(receive: Receive) -> None:
-    """Return when the client has closed the connection; to be called when its request is whole."""
+async def client_disconnected(receive: Receive) -> None:
+    """Return when the client has disconnected; to be called after its request has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-__all__ = ["ClientDisconnect", "Upload", "left", "linger", "read_upload"]
+__all__ = ["ClientDisconnect", "Upload", "client_disconnected", "linger", "read_upload"]

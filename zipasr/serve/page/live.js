@@ -1,23 +1,23 @@
-// The microphone: sound in, to a server that streams as it comes, to one that does not as a recording when it ends.
+// The microphone: records audio, streams it to a server with a streaming model, and makes a WAV file for other servers.
 
 import { Refusal, whyRefused } from "./sending.js";
 
 async function opened() {
   if (!navigator.mediaDevices) {
-    throw new Error("The browser gives its microphone to pages over https or from this machine only. Open this page so, or choose a recording.");
+    throw new Error("The browser allows the microphone only for pages over https or from this machine. Open this page over https, or choose a recording.");
   }
   try {
     return await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
   } catch (error) {
     if (error.name === "NotAllowedError") {
-      throw new Error("The browser did not let this page listen. Allow the microphone for this page in the browser's settings, then try again.");
+      throw new Error("The browser did not let this page use the microphone. Allow it for this page in the browser's settings, then try again.");
     }
     if (error.name === "NotFoundError") throw new Error("No microphone was found. Connect one, then try again.");
     throw new Error(`The microphone cannot be used: ${error.message}`);
   }
 }
 
-/** A context for the sound of a microphone, at 16 kHz where the browser can change rates, and its source in it. */
+/** A source node for a microphone, in an audio context at 16 kHz if the browser can resample. */
 function sourceOf(stream) {
   let context;
   try {
@@ -29,8 +29,8 @@ function sourceOf(stream) {
   }
 }
 
-/** Samples of the microphone as they come; a function that ends them is returned. */
-export async function listen(onSamples) {
+/** Record from the microphone and pass each block of samples to onSamples; returns a function that stops. */
+export async function record(onSamples) {
   const stream = await opened();
   let context;
   const stop = async () => {
@@ -51,7 +51,7 @@ export async function listen(onSamples) {
   return stop;
 }
 
-/** A connection for live sound; onResult gets each JSON, and the promise `ended` holds until all has been said. */
+/** A connection for live audio; onResult receives each JSON, and the promise `ended` resolves after the last one. */
 export function connect(key, onResult) {
   const protocols = ["zipasr"];
   if (key) protocols.push("zipasr.key." + btoa(key).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""));
@@ -70,8 +70,8 @@ export function connect(key, onResult) {
     socket.onclose = async ({ code, reason }) => {
       if (isDone && code !== 1012) resolve();
       else if (reason) reject(new Refusal(0, reason));
-      else if (isOpen) reject(new Refusal(0, "The connection to the server broke."));
-      else reject((await whyRefused(key)) ?? new Refusal(0, "The server did not take the connection. Please try again."));
+      else if (isOpen) reject(new Refusal(0, "The connection to the server was lost."));
+      else reject((await whyRefused(key)) ?? new Refusal(0, "The server did not accept the connection. Please try again."));
     };
   });
   const send = (message) => {
@@ -81,7 +81,7 @@ export function connect(key, onResult) {
   return { send, finish: () => send("Done"), ended };
 }
 
-/** Samples at 16 kHz as a WAV file. */
+/** A WAV file of blocks of samples at 16 kHz. */
 export function toWav(blocks) {
   const numSamples = blocks.reduce((sum, block) => sum + block.length, 0);
   const view = new DataView(new ArrayBuffer(44 + 2 * numSamples));

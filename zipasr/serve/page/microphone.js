@@ -1,4 +1,4 @@
-// The part that runs where the sound is: blocks of a microphone in, Float32Arrays of mono samples at 16 kHz out.
+// The part that runs in the audio thread: blocks of a microphone in, Float32Arrays of mono samples at 16 kHz out.
 
 const RATE_HZ = 16000, NUM_SAMPLES = 1600;
 
@@ -7,12 +7,12 @@ class Microphone extends AudioWorkletProcessor {
     super();
     this.block = new Float32Array(NUM_SAMPLES);
     this.numHeld = 0;
-    this.position = 0; // of the next sample of ours, in samples of the device
+    this.position = 0; // fraction of the next output sample that the input has covered
     this.sum = 0;
     this.numSummed = 0;
   }
 
-  // Where the browser records at another rate, each of our samples is the mean of those of the device that it stands for.
+  // If the browser records at another rate, each output sample is the mean of the input samples that it covers.
   process([channels]) {
     if (!channels.length) return true;
     for (let i = 0; i < channels[0].length; i++) {

@@ -1,12 +1,12 @@
 // The page: a recording or the microphone in, words with times and confidence out.
 
-import { connect, listen, toWav } from "./live.js";
+import { connect, record, toWav } from "./live.js";
 import { UNREACHABLE, durationOf, send } from "./sending.js";
 import { admitFirstWord, linesOf, minutes, toSrt, toText, watchWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const HOW_TO_READ = "The stronger the tint, the less sure. Choose a word for its time.";
-const state = { model: "", canStream: false, isBusy: false, cancel: null, stopListening: null, segments: [], name: "transcript" };
+const HOW_TO_READ = "A stronger tint means lower confidence. Select a word to see its time.";
+const state = { model: "", canStream: false, isBusy: false, cancel: null, stopRecording: null, segments: [], name: "transcript" };
 const key = () => sessionStorage.getItem("key") ?? "";
 
 function showError(message) {
@@ -21,20 +21,21 @@ function showWork(label, part) {
   else $("progress").value = part;
 }
 
-/** One thing at a time: what cannot be begun now cannot be pressed either. */
+/** One thing at a time: controls that would start another one are disabled. */
 function showState() {
-  const isListening = state.stopListening !== null;
+  const isRecording = state.stopRecording !== null;
   $("file").disabled = state.isBusy;
-  $("microphone").disabled = state.isBusy && !isListening;
+  $("microphone").disabled = state.isBusy && !isRecording;
   $("drop").classList.toggle("is-off", state.isBusy);
-  $("microphone").setAttribute("aria-pressed", String(isListening));
-  $("microphone-label").textContent = isListening ? "Stop" : "Speak";
-  $("microphone-hint").textContent = isListening ? "listening …" : state.canStream ? "and read along" : "and read when you stop";
+  $("microphone").setAttribute("aria-pressed", String(isRecording));
+  $("microphone-label").textContent = isRecording ? "Stop" : "Speak";
+  const hint = state.canStream ? "see the text as you speak" : "see the text when you stop";
+  $("microphone-hint").textContent = isRecording ? "recording …" : hint;
 }
 
-/** Do something that takes a while, alone. */
+/** Run an action that takes a while; others are refused meanwhile. */
 async function busy(action) {
-  if (state.isBusy) return showError("Something is in work. Wait until it is done, or cancel it, then try again.");
+  if (state.isBusy) return showError("A transcription is running. Wait until it is done, or cancel it, then try again.");
   state.isBusy = true;
   showError("");
   showState();
@@ -44,14 +45,14 @@ async function busy(action) {
     if (error.status === 401) $("key-form").hidden = false;
     showError(error.message);
   } finally {
-    Object.assign(state, { isBusy: false, cancel: null, stopListening: null });
+    Object.assign(state, { isBusy: false, cancel: null, stopRecording: null });
     showWork(null);
     showPartial();
     showState();
   }
 }
 
-async function greet() {
+async function showServer() {
   try {
     const health = await (await fetch("health")).json();
     state.model = health.model;
@@ -65,11 +66,11 @@ async function greet() {
   }
 }
 
-// The transcript: lines that stand, and under them what may still change
+// The transcript: final lines, and under them text that may still change
 
-function beginTranscript(isLive) {
+function startTranscript(isLive) {
   state.segments = [];
-  $("lines").setAttribute("aria-live", isLive ? "polite" : "off"); // a whole recording would be read out at once
+  $("lines").setAttribute("aria-live", isLive ? "polite" : "off"); // a screen reader would read a whole recording at once
   $("lines").replaceChildren();
   $("result").hidden = $("actions").hidden = true;
   $("detail").textContent = $("status").textContent = "";
@@ -91,29 +92,29 @@ function finishTranscript() {
   const numWords = $("lines").querySelectorAll(".word").length;
   $("result").hidden = false;
   $("actions").hidden = !state.segments.length;
-  $("detail").textContent = state.segments.length ? HOW_TO_READ : "No words were heard.";
+  $("detail").textContent = state.segments.length ? HOW_TO_READ : "No speech was recognized.";
   $("status").textContent = `The transcript is ready: ${numWords} ${numWords === 1 ? "word" : "words"}.`;
 }
 
 // Recordings
 
 async function transcribe(file) {
-  const labelled = (what) => `${what} ${file.name}`;
-  let duration = NaN, certain = null;
-  beginTranscript(false);
-  showWork(labelled("Sending"), 0);
+  const labeled = (what) => `${what} ${file.name}`;
+  let duration = NaN, finalText = null;
+  startTranscript(false);
+  showWork(labeled("Uploading"), 0);
   durationOf(file).then((seconds) => (duration = seconds));
   state.name = file.name.replace(/\.[^.]*$/, "") || "transcript";
   const { answer, cancel } = send(file, state.model, key(), {
-    sent: (part) => showWork(labelled("Sending"), part),
+    sent: (part) => showWork(labeled("Uploading"), part),
     done: (seconds) => {
       const of = duration ? ` of ${minutes(duration)}` : "";
-      showWork(labelled("Listening to") + (seconds ? `: ${minutes(seconds)}${of} done` : ""), seconds && duration ? Math.min(seconds / duration, 1) : undefined);
+      showWork(labeled("Transcribing") + (seconds ? `: ${minutes(seconds)}${of} done` : ""), seconds && duration ? Math.min(seconds / duration, 1) : undefined);
     },
     text: (text) => {
-      certain ??= document.createElement("p");
-      certain.textContent = text;
-      showPartial(certain);
+      finalText ??= document.createElement("p");
+      finalText.textContent = text;
+      showPartial(finalText);
     },
   });
   state.cancel = cancel;
@@ -125,7 +126,7 @@ async function transcribe(file) {
 
 // The microphone
 
-async function listenLive() {
+async function transcribeLive() {
   state.name = "microphone";
   const connection = connect(key(), (result) => {
     const answer = { text: result.text, words: result.timed_words, segments: result.timed_segments };
@@ -137,13 +138,13 @@ async function listenLive() {
   connection.ended.catch(() => {}); // awaited below, after the microphone
   let stop;
   try {
-    stop = await listen((samples) => connection.send(samples.buffer));
+    stop = await record((samples) => connection.send(samples.buffer));
   } catch (error) {
     connection.finish();
     throw error;
   }
-  beginTranscript(true);
-  state.stopListening = async () => {
+  startTranscript(true);
+  state.stopRecording = async () => {
     await stop();
     connection.finish();
   };
@@ -151,7 +152,7 @@ async function listenLive() {
   try {
     await connection.ended;
   } catch (error) {
-    if (state.segments.length) finishTranscript(); // what was said until then
+    if (state.segments.length) finishTranscript(); // keep the text so far
     throw error;
   } finally {
     await stop();
@@ -159,22 +160,22 @@ async function listenLive() {
   finishTranscript();
 }
 
-async function listenThenSend() {
+async function recordThenTranscribe() {
   const blocks = [];
-  const stop = await listen((samples) => blocks.push(samples));
+  const stop = await record((samples) => blocks.push(samples));
   await new Promise((resolve) => {
-    state.stopListening = resolve;
+    state.stopRecording = resolve;
     showState();
   });
-  state.stopListening = null;
+  state.stopRecording = null;
   showState();
   await stop();
   if (blocks.length) await transcribe(toWav(blocks));
 }
 
 $("microphone").addEventListener("click", () => {
-  if (state.stopListening) return void state.stopListening();
-  return void busy(state.canStream ? listenLive : listenThenSend);
+  if (state.stopRecording) return void state.stopRecording();
+  return void busy(state.canStream ? transcribeLive : recordThenTranscribe);
 });
 
 // Files in and out
@@ -195,7 +196,7 @@ for (const [name, isOver] of [["dragenter", true], ["dragover", true], ["draglea
 $("cancel").addEventListener("click", () => state.cancel?.());
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!/^[\x20-\x7e]+$/.test($("key").value)) return showError("A key has letters of ASCII only. Type it again.");
+  if (!/^[\x20-\x7e]+$/.test($("key").value)) return showError("An API key has only ASCII characters. Enter it again.");
   sessionStorage.setItem("key", $("key").value);
   $("key-form").hidden = true;
   return showError("");
@@ -222,4 +223,4 @@ $("copy").addEventListener("click", async () => {
 });
 
 watchWords($("transcript"), $("detail"));
-greet();
+showServer();

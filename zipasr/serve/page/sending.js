@@ -1,6 +1,6 @@
-// Recordings: a file out, its transcript in, and on the way how much is sent, how much is done, and the text that is certain.
+// Recordings: uploads a file, reports progress and final text, and returns the transcript.
 
-/** An answer other than the one that was hoped for. */
+/** An error response, with its HTTP status; 0: there was no response. */
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);
@@ -14,13 +14,13 @@ function refusalOf(status, text) {
   try {
     return new Refusal(status, JSON.parse(text).error.message);
   } catch {
-    return new Refusal(status, status ? `The server answered ${status}.` : UNREACHABLE);
+    return new Refusal(status, status ? `The server responded with status ${status}.` : UNREACHABLE);
   }
 }
 
 export const authorization = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 
-/** Why nothing can be had from the server; null where it can be. */
+/** Why the server refuses requests; null if it accepts them. */
 export async function whyRefused(key) {
   try {
     const answer = await fetch("v1/models", { headers: authorization(key) });
@@ -30,7 +30,7 @@ export async function whyRefused(key) {
   }
 }
 
-/** Seconds of a recording, as far as the browser can tell; otherwise NaN. */
+/** Length of a recording in seconds; NaN if the browser cannot determine it. */
 export function durationOf(file) {
   return new Promise((resolve) => {
     const audio = new Audio(), url = URL.createObjectURL(file);
@@ -46,9 +46,9 @@ export function durationOf(file) {
 }
 
 /**
- * Send a file to be transcribed.
- * on: `sent(part)` while it is sent, `done(seconds)` while it is worked on, `text(text)` with all that is certain so far.
- * Returns { answer, cancel }: a promise of verbose_json, null when it was cancelled, and a function that does so.
+ * Upload a file and transcribe it.
+ * on: `sent(part)` during the upload, `done(seconds)` during transcription, `text(text)` with all final text so far.
+ * Returns { answer, cancel }: a promise of verbose_json, or of null after cancel(), and the function that cancels.
  */
 export function send(file, model, key, on) {
   const form = new FormData(), request = new XMLHttpRequest();
@@ -60,7 +60,7 @@ export function send(file, model, key, on) {
   form.append("file", file, file.name);
   let numRead = 0, text = "", last = null;
 
-  /** Take in the events that have come since. */
+  /** Process the events received since the last call. */
   function read() {
     for (let end; (end = request.responseText.indexOf("\n\n", numRead)) >= 0; numRead = end + 2) {
       const event = request.responseText.slice(numRead, end), done = event.match(/^: ([\d.]+) s done$/);
@@ -80,7 +80,7 @@ export function send(file, model, key, on) {
       read();
       if (last?.error) return reject(new Refusal(request.status, last.error.message));
       if (last?.type === "transcript.text.done") return resolve(last);
-      return reject(new Refusal(0, "The connection broke before the answer was whole. Please try again."));
+      return reject(new Refusal(0, "The connection was lost before the transcript was complete. Please try again."));
     };
     request.onerror = () => reject(refusalOf(request.status, request.responseText));
     request.onabort = () => resolve(null);

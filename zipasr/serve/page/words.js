@@ -1,4 +1,4 @@
-// Transcripts: what they look like, how the keyboard moves in them, and what is saved of them.
+// Transcripts: their elements, keyboard navigation, and the files that are saved.
 
 export const minutes = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
@@ -9,7 +9,7 @@ const clock = (s) => {
 
 const instant = (s) => `${minutes(s)}.${String(Math.floor((s % 1) * 100)).padStart(2, "0")}`;
 
-const sureness = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, ${Math.round(confidence * 100)} % sure`;
+const describe = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, confidence ${Math.round(confidence * 100)} %`;
 
 function wordElement({ word, start, end, confidence }) {
   const element = document.createElement("span");
@@ -21,7 +21,7 @@ function wordElement({ word, start, end, confidence }) {
   return element;
 }
 
-/** A line with the time at which it begins and an empty place for its words. */
+/** A line with its start time and an empty element for its words. */
 function line(start, className) {
   const paragraph = document.createElement("p"), time = document.createElement("time"), words = document.createElement("span");
   paragraph.className = className;
@@ -30,7 +30,7 @@ function line(start, className) {
   return paragraph;
 }
 
-/** Lines for segments {start, end, text}, with words {word, start, end, confidence} in them where there are any. */
+/** Lines for segments {start, end, text}; they contain the words {word, start, end, confidence}, if there are any. */
 export function linesOf({ segments, words, text }, className) {
   const joiner = words.length > 1 && !text.includes(" ") ? "" : " ";
   const lines = segments.map(({ start }) => line(start, className));
@@ -47,11 +47,11 @@ export const toText = (segments) => segments.map(({ text }) => `${text}\n`).join
 export const toSrt = (segments) =>
   segments.map(({ start, end, text }, i) => `${i + 1}\n${clock(start)} --> ${clock(end)}\n${text}\n`).join("\n");
 
-/** Tell of the word that is pointed at or has the focus in `detail`; one word of `root` at a time is in the tab order. */
+/** Show time and confidence of the hovered or focused word in `detail`; one word of `root` at a time is in the tab order. */
 export function watchWords(root, detail) {
   const all = () => [...root.querySelectorAll(".word")];
   const tell = ({ target }) => {
-    if (target.classList.contains("word")) detail.textContent = `“${target.textContent}”: ${sureness(target.dataset)}`;
+    if (target.classList.contains("word")) detail.textContent = `“${target.textContent}”: ${describe(target.dataset)}`;
   };
   root.addEventListener("pointerover", tell);
   root.addEventListener("focusin", tell);
@@ -70,7 +70,7 @@ export function watchWords(root, detail) {
   });
 }
 
-/** Let the first word be reached with the tab key, where none can be yet. */
+/** Make the first word reachable with the tab key, unless another word is. */
 export function admitFirstWord(root) {
   const first = root.querySelector(".word");
   if (first && !root.querySelector('.word[tabindex="0"]')) first.tabIndex = 0;
