@@ -370,7 +370,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing() -> None:
     del wrong["ctc.output.bias"]
     wrong["transducer.simple_am.bias"] = torch.zeros(13)
     wrong["ctc.output.scale"] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=r"here\.safetensors does not fit") as error:
+    with pytest.raises(CheckpointError, match=r"here\.safetensors does not match") as error:
         load_weights(model, wrong, source="here.safetensors")
     for part in ("ctc.output.bias is missing", "ctc.output.scale is unknown", "must be (12,), but is (13,)"):
         assert part in str(error.value)

@@ -250,7 +250,7 @@ def test_wrong_arguments() -> None:
 
 @pytest.mark.network
 def test_no_edge_of_a_word_is_lost_in_real_speech(prompts_dir: Path) -> None:
-    """Of prompts joined with silence, all sound within 35 dB of the loud parts is in a piece, most silence in none."""
+    """Of prompts joined with silence, all audio within 35 dB of the loud parts is in a piece, most silence in none."""
     parts, is_loud = [], []
     for i, path in enumerate(sorted((prompts_dir / "audio").glob("*.flac"))[:60]):
         samples = load_audio(path)

@@ -230,7 +230,7 @@ def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> 
 
 
 def test_neighbors_do_not_matter() -> None:
-    """Whatever they hear, wherever they are, finished ones among them."""
+    """Streams with different audio at different positions, including finished ones."""
     features = seeded(3, 61, 20, dtype=torch.float64)
     alone, state = first_steps(ENCODER64, features[:1])
     _, other = first_steps(ENCODER64, 100.0 * features[1:], num_steps=1)

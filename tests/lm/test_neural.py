@@ -219,7 +219,7 @@ def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
 
 def test_weights_must_fit() -> None:
     model = make("lstm")
-    with pytest.raises(CheckpointError, match=r"does not fit .*size mismatch for output_bias"):
+    with pytest.raises(CheckpointError, match=r"does not match .*size mismatch for output_bias"):
         load_weights(model, {**model.state_dict(), "output_bias": torch.zeros(3)}, source="x")
 
 

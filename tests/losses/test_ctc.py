@@ -87,7 +87,7 @@ def test_too_few_frames_cost_infinity_and_give_no_gradient():
 
 @pytest.mark.parametrize("frame_lens", [[5, 4, 3], [2, 2, 1]])
 def test_scores_that_are_not_read_give_the_same(frame_lens, monkeypatch):
-    """As on an accelerator, where too short an utterance is told from lengths and labels, not from its loss."""
+    """As on an accelerator, where utterances that are too short are detected by lengths and labels, not by their loss."""
     logits, labels, _, label_lens = make_batch()
     found = []
     for is_readable in (True, False):

@@ -1,5 +1,5 @@
-"""Low-rank adapters. Law: at the start nothing changes, the merged model computes what the wrapped one does, saving and
-loading is exact to the bit. Contract: which layers are chosen, and what is said where none is."""
+"""Low-rank adapters. Law: new adapters change nothing, the merged model equals the adapted one, saving and loading is
+bit-exact. Contract: which layers are selected, and the error if none is."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Golden: the original's schedule. Law: straight lines between points, constant beyond. Contract: who is told the step."""
+"""Golden: the original's schedule. Law: straight lines between points, constant beyond. Contract: reach of `set_step`."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() 
         (230, 4140),  # 18 epochs
         (656, 11_808),
         (1350, 12_000),  # enough is enough
-        (9000, 18_000),  # but everything is heard twice, at each speed
+        (9000, 18_000),  # but two epochs, at each speed
     ],
 )
 def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: int) -> None:

@@ -40,7 +40,7 @@ def old_tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_many(path: Path, durations_s: list[float], texts: list[str]) -> Path:
-    """A manifest of cuts whose sound is nowhere."""
+    """A manifest of cuts without audio files."""
     lines = []
     for i, (duration_s, text) in enumerate(zip(durations_s, texts, strict=True)):
         shape = {"sampling_rate": 16_000, "num_samples": round(duration_s * 16_000), "duration": duration_s}

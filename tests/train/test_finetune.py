@@ -125,7 +125,7 @@ def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_pa
 
 
 MAX_FORGOTTEN = 10.0
-"""Percent by which the WER on the old words may rise while new ones are learned, half of the sound being old."""
+"""Percent by which the WER on the old words may rise while new ones are learned, with half of the audio being old."""
 
 
 def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
@@ -155,7 +155,7 @@ def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, 
 
 
 def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
-    """The encoder alone is worth something: with as many steps, a model that begins with nothing has learned less."""
+    """A pretrained encoder alone helps: a model that starts at random has learned less after as many steps."""
     config = resolve(recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
     assert wer < 40

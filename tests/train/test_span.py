@@ -16,7 +16,7 @@ from zipasr.train.span import AverageSpan, is_far
     ("total", "share", "every", "keep", "said"),
     [
         (1000, 0.3, 100, 5, None),
-        (1000, 0.3, 100, 3, None),  # begins at 800 in the place of 700
+        (1000, 0.3, 100, 3, None),  # starts at 800 instead of 700
         (1000, 0.3, 100, 2, r"begin at batch 700 .*, but will begin at batch 900, .* set keep_checkpoints=4, or in a new"),
         (1000, 0.9, 10, 20, r"begin at batch 100 .*, but will begin at the start of the run, .* set keep_checkpoints=91,"),
         (1000, 0.3, 5000, 30, r"but will begin at the start of the run, .* in a new run, set save_interval=150 or less"),

@@ -202,7 +202,7 @@ def test_checkpoint_of_another_model(run: Path, tmp_path: Path) -> None:
     model = AsrModel(dataclasses.replace(config, vocab_size=99))
     state = new_state()
     other = TrainState(model, state.optimizer, state.scheduler, state.average, Position())
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="does not match"):
         load_newest(other, run)
 
 
