@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the standard input must be a recording or the --list, but is given as both")
     paths = [*args.audio, *_listed(args.list)]
     if not paths:
-        raise ConfigError("expected recordings to transcribe, got none; name some, or give a --list of paths")
+        raise ConfigError("the recordings to transcribe must be named, but none are; name some, or give a --list of paths")
     if format in _FILE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
         raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
     targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
