@@ -1,7 +1,7 @@
 """What hotwords gain and what they cost, by search and boost.
 
 Run: `python benchmarks/hotwords.py MODEL CUTS [CUTS ...] [--boosts X X ...]`. The hotwords are the words of five letters and
-more that greedy search without any missed at least once; gained is how many of their occurrences are recognised. The cost is
+more that greedy search without any missed at least once; gained is how many of their occurrences are recognized. The cost is
 the word error rate with names as hotwords that nobody says.
 """
 
@@ -31,7 +31,7 @@ _MIN_LETTERS = 5
 
 
 def texts_of(recognizer: Recognizer, utterances: Sequence[ReferenceUtterance]) -> list[str]:
-    """What is recognised of each."""
+    """What is recognized of each."""
     samples = [utterance.samples for utterance in utterances if utterance.samples is not None]
     return [transcript.text for transcript in recognizer.transcribe_many(samples)]
 
@@ -45,7 +45,7 @@ def missed_words(references: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def recall(references: Sequence[str], texts: Sequence[str], words: Sequence[str]) -> tuple[int, int]:
-    """How many of the occurrences of some words are recognised, and how many there are."""
+    """How many of the occurrences of some words are recognized, and how many there are."""
     hits = total = 0
     for reference, text in zip(references, texts, strict=True):
         said, heard = Counter(reference.split()), Counter(text.split())
@@ -71,7 +71,7 @@ def main() -> None:
 
     words = missed_words(references, measure("greedy", 1.5, ()))
     print(f"{len(utterances)} utterances, {len(words)} hotwords; word error rates in percent")
-    print("| search | boost | recognised | WER | WER with absent names |\n|---|---:|---:|---:|---:|")
+    print("| search | boost | recognized | WER | WER with absent names |\n|---|---:|---:|---:|---:|")
     for method in ("greedy", "beam", "ctc_beam"):
         try:
             plain = measure(method, 1.5, ())

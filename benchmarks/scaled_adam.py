@@ -2,7 +2,7 @@
 
     python benchmarks/scaled_adam.py --threads 1 2 --repeats 40 --json benchmarks/results/scaled_adam.json
 
-Every optimiser owns the same tensors (the rate is so low that none moves) and they take turns, one step each, so that a
+Every optimizer owns the same tensors (the rate is so low that none moves) and they take turns, one step each, so that a
 busy machine slows all alike: read the ratio. A round is 4 steps of each, since every fourth step of ScaledAdam costs
 more; `ratio` is the median over rounds of (mean step / mean step of AdamW foreach in the same round). `extra` is the
 peak of what a step allocates beside the state. With 2 threads on a shared machine, set OMP_WAIT_POLICY=PASSIVE.
@@ -99,7 +99,7 @@ def per_period(times: list[float], period: int = 4) -> list[float]:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors that the optimiser keeps between steps."""
+    """Bytes of all tensors that the optimizer keeps between steps."""
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
@@ -152,7 +152,7 @@ def measure(threads: int, repeats: int, seed: int = 0) -> list[dict[str, float |
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=20, help="rounds of 4 steps of each optimiser")
+    parser.add_argument("--repeats", type=int, default=20, help="rounds of 4 steps of each optimizer")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
     rows = [row for threads in arguments.threads for row in measure(threads, arguments.repeats)]

@@ -172,7 +172,7 @@ def check_streams(servers: Sequence[Server], tracks: Sequence[Track]) -> list[di
         if problems:
             raise ZipasrError(f"{server.name} must take {len(tracks)} streams sent at once, but failed: {problems[0]}")
         if not any(texts[server.name]):
-            raise ZipasrError(f"{server.name} must recognise something in this sound, but did not; give a trained model")
+            raise ZipasrError(f"{server.name} must recognize something in this audio, but did not; give a trained model")
     return compare_texts(texts, [track.text for track in tracks])
 
 

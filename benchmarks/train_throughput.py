@@ -104,7 +104,7 @@ def main() -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
-            assert result.is_learnt, result.problems
+            assert result.is_learned, result.problems
         peak_memory = peak_gib(device)
         dtype = torch.float32 if args.precision == "float32" else getattr(torch, args.precision)
         peak = args.peak_tflops * 1e12 if args.peak_tflops else product_rate(device, dtype)

@@ -65,7 +65,7 @@ def test_quickstart(lines: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("lines")
-def test_french_is_learnt_and_english_not_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_french_is_learned_and_english_not_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """As docs/finetuning.md has it: a new vocabulary, and the old prompts mixed in."""
     french, run = tmp_path / "fr", tmp_path / "run"
     settings = ["finetune.vocabulary=new", "num_epochs=2", "batch.spec_augment=none", "lr=0.01"]

@@ -29,7 +29,7 @@ SHORT = "--set num_epochs=1 --set batch.speed_factors=1.0 --set device=cpu"
 
 
 def furnish(folder: Path) -> None:
-    """Recordings with texts (recordings/a.wav to x.wav), call.mp3 without one, and a quick start that learnt nothing."""
+    """Recordings with texts (recordings/a.wav to x.wav), call.mp3 without one, and a quick start that learned nothing."""
     generator = np.random.default_rng(0)
     (folder / "recordings").mkdir()
     for name in "abcdefghijklmnopqrstuvwx":

@@ -1,4 +1,4 @@
-"""Recogniser. Law: results depend neither on the batch nor on the order. Contract: folders, empty sound, settings."""
+"""Recognizer. Law: results depend neither on the batch nor on the order. Contract: folders, empty sound, settings."""
 
 import itertools
 import subprocess
@@ -166,12 +166,12 @@ def test_two_speakers_on_two_channels(tmp_path: Path) -> None:
 
 
 def heard_word(recognizer: Recognizer) -> str:
-    """A word that the recogniser hears already, spelled as the tokenizer would: a boost for it shows in the score."""
+    """A word that the recognizer hears already, spelled as the tokenizer would: a boost for it shows in the score."""
     heard = {word for seed in range(4) for word in recognizer.transcribe(noise(1.3, seed)).text.split()}
     return next(word for word in ("THE", *sorted(heard)) if word in heard)
 
 
-def test_hotwords_of_a_request_and_of_the_recogniser() -> None:
+def test_hotwords_of_a_request_and_of_the_recognizer() -> None:
     plain = tiny_recognizer()
     hotword = Hotword(heard_word(plain), 5.0)
     heard = plain.transcribe(noise(1.3))

@@ -83,7 +83,7 @@ def test_calibrated_confidence_tells_more(method: str, utterances: list[Referenc
     recognizer.calibrations = {}
     report = calibrate(evaluate(recognizer, utterances).results)
     print({name: dataclasses.replace(q, curve=()) for name, q in (("raw", report.raw), ("calibrated", report.calibrated))})
-    assert report.calibrated.normalised_cross_entropy > max(0.0, report.raw.normalised_cross_entropy)
+    assert report.calibrated.normalized_cross_entropy > max(0.0, report.raw.normalized_cross_entropy)
     assert report.calibrated.calibration_error < report.raw.calibration_error
 
 

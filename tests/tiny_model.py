@@ -1,4 +1,4 @@
-"""A whole recogniser with random weights, small enough for every test that needs one."""
+"""A whole recognizer with random weights, small enough for every test that needs one."""
 
 import dataclasses
 import functools
@@ -61,7 +61,7 @@ def tiny_asr_model(
 
 @functools.cache
 def tiny_recognizer(method: str = "auto") -> Recognizer:
-    """A recogniser around it, with an attention decoder where the search needs one."""
+    """A recognizer around it, with an attention decoder where the search needs one."""
     model = tiny_asr_model(has_attention=method == "attention_rescoring")
     return Recognizer(model, tiny_tokenizer(), search=SearchConfig(method=method))
 

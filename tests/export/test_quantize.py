@@ -15,9 +15,9 @@ from tests.export.models import random_model
 from tests.export.test_sherpa import SEARCHES, sherpa_results
 from tests.tiny_model import noise
 from zipasr.errors import DataError, ExportError
-from zipasr.export import ExportReport, Measured, QuantisationReport, export_int8
+from zipasr.export import ExportReport, Measured, QuantizationReport, export_int8
 from zipasr.export.offline import offline_graphs
-from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantise
+from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantize
 from zipasr.export.quantize import _rounded as rounded
 from zipasr.onnx_runtime import load, open_session
 from zipasr.recognizer import ChunkConfig, Recognizer
@@ -44,13 +44,13 @@ def products(path: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def quantised(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantisationReport:
+def quantised(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantizationReport:
     """The transducer passes at the second attempt, the CTC head at the first."""
     measure = scripted(10.0, 10.6, 10.4, 20.0, 20.5)
     return export_int8(model_dir, tmp_path_factory.mktemp("int8") / "out", recordings=RECORDINGS, measure=measure)
 
 
-def test_files(quantised: QuantisationReport, report: ExportReport) -> None:
+def test_files(quantised: QuantizationReport, report: ExportReport) -> None:
     folder = quantised.export.folder
     graphs = {path.name for path in folder.glob("*.onnx")}
     assert graphs == {"encoder.int8.onnx", "decoder.onnx", "joiner.int8.onnx", "model.int8.onnx", "ctc_head.onnx"}
@@ -62,7 +62,7 @@ def test_files(quantised: QuantisationReport, report: ExportReport) -> None:
     assert list(before) == list(after)
 
 
-def test_more_modules_stay_float_until_it_passes(quantised: QuantisationReport) -> None:
+def test_more_modules_stay_float_until_it_passes(quantised: QuantizationReport) -> None:
     transducer, ctc = quantised.heads["transducer"], quantised.heads["ctc"]
     total = len(quantised.sensitivity)
     assert len(ctc.kept_float) == round(FLOAT_SHARES[0] * total)
@@ -75,7 +75,7 @@ def test_more_modules_stay_float_until_it_passes(quantised: QuantisationReport) 
     assert products(folder / "encoder.int8.onnx")["MatMulInteger"] < products(folder / "model.int8.onnx")["MatMulInteger"]
 
 
-def test_report(quantised: QuantisationReport) -> None:
+def test_report(quantised: QuantizationReport) -> None:
     written = json.loads((quantised.export.folder / "quantisation.json").read_text())
     assert written == quantised.to_dict()["quantisation"]
     assert written["heads"]["transducer"]["word_error_rate"] == [10.0, 10.4]
@@ -130,7 +130,7 @@ def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_p
     assert stream.finish().text
 
 
-def test_scores_stay_close(quantised: QuantisationReport, report: ExportReport) -> None:
+def test_scores_stay_close(quantised: QuantizationReport, report: ExportReport) -> None:
     features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
     exact, found = (load(path).scorer.encode(features, lens).frames for path in (report.folder, quantised.export.folder))
     assert float((found - exact).norm() / exact.norm()) < 0.05
@@ -140,7 +140,7 @@ def test_ranking_simulates_what_onnxruntime_computes(report: ExportReport) -> No
     graph = offline_graphs(random_model())["encoder"]
     keep = list(measure_sensitivity(random_model(), RECORDINGS[:1]))
     alone = keep.pop(0)
-    model = quantise(onnx.load(report.folder / "encoder.onnx"), keep=keep)
+    model = quantize(onnx.load(report.folder / "encoder.onnx"), keep=keep)
     x, lens = graph.cases[-1]
     (found, _) = open_session(model.SerializeToString(), name="encoder").run(None, {"x": x.numpy(), "x_lens": lens.numpy()})
     linears = [
@@ -158,6 +158,6 @@ def test_ranking_simulates_what_onnxruntime_computes(report: ExportReport) -> No
 
 
 @pytest.mark.parametrize("method", SEARCHES)
-def test_sherpa_runs_it(method: str, quantised: QuantisationReport) -> None:
+def test_sherpa_runs_it(method: str, quantised: QuantizationReport) -> None:
     results = sherpa_results(quantised.export.folder, RECORDINGS, method)
     assert any(result.tokens for result in results)

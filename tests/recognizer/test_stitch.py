@@ -78,7 +78,7 @@ def spoken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[tuple[str, fl
 def heard(
     timed: list[tuple[str, float, float]], start_s: float, overlap_s: float, rng: random.Random, *, jitter_s: float
 ) -> PlacedTranscript:
-    """What a perfect recogniser hears in a piece. A word cut by its edge is lost, cut too, or guessed right."""
+    """What a perfect recognizer hears in a piece. A word cut by its edge is lost, cut too, or guessed right."""
     end_s, inside, floor_s = start_s + PIECE_S, [], start_s
     for text, word_start_s, word_end_s in timed:
         first_s, last_s = max(word_start_s, start_s), min(word_end_s, end_s)
@@ -215,7 +215,7 @@ class LoudIsSpeech:
 def test_split_heard_and_stitched_no_word_is_lost_or_doubled(
     timed: list[tuple[str, float, float]], has_detector: bool, max_piece_s: float
 ) -> None:
-    """A recogniser that hears each word that is whole in a piece, and only those."""
+    """A recognizer that hears each word that is whole in a piece, and only those."""
     samples = np.zeros(round((timed[-1][2] if timed else 1.0) * SAMPLE_RATE_HZ), np.float32)
     for _, start_s, end_s in timed:
         samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)] = 1.0

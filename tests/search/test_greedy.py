@@ -68,7 +68,7 @@ def test_golden_times_and_scores() -> None:
     encoded = golden_encoded(tensors)
     found = greedy_search(model, encoded)
     assert [h.frames for h in found] == ragged(tensors, "greedy_ts")
-    # The original keeps the logit of each token; ours is its log-probability, so compare after normalising.
+    # The original keeps the logit of each token; ours is its log-probability, so compare after normalizing.
     logits = []
     for n, hypothesis in enumerate(found):
         for i, (label, frame) in enumerate(zip(hypothesis.ids, hypothesis.frames, strict=True)):

@@ -184,12 +184,12 @@ def test_speech_is_spread_over_the_cuts(tmp_path: Path) -> None:
         read_speech([], tokenizer, config.model.features, num_utterances=5)
     missing = cut_of(tmp_path / "train000.flac", "LO")
     (tmp_path / "train000.flac").unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="can no longer be read"):
         read_speech([missing], tokenizer, config.model.features, num_utterances=5)
 
 
 def test_no_speech() -> None:
-    with pytest.raises(DataError, match="not one batch"):
+    with pytest.raises(DataError, match="at least one batch of speech, but there is none"):
         diagnose(minute_model(), [])
 
 

@@ -219,8 +219,8 @@ def _tuned_table(tuned: "Sequence[TunedSetting]") -> str:
 def _confidence_table(measured: "CalibrationReport") -> str:
     lines = [
         f"confidence of {measured.num_words} words, {measured.num_right} of them correct:",
-        f"  normalized cross-entropy {measured.raw.normalised_cross_entropy:6.3f} raw, "
-        f"{measured.calibrated.normalised_cross_entropy:6.3f} calibrated (1: perfect, 0: useless, below 0: misleading)",
+        f"  normalized cross-entropy {measured.raw.normalized_cross_entropy:6.3f} raw, "
+        f"{measured.calibrated.normalized_cross_entropy:6.3f} calibrated (1: perfect, 0: useless, below 0: misleading)",
         f"  calibration error {measured.raw.calibration_error:6.3f} raw, "
         f"{measured.calibrated.calibration_error:6.3f} calibrated",
         f"  temperature {measured.calibration.temperature:.3f}, offset {measured.calibration.offset:+.3f}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from zipasr.cli.threads import use_threads
 
 if TYPE_CHECKING:
-    from zipasr.export import ExportReport, QuantisationReport
+    from zipasr.export import ExportReport, QuantizationReport
     from zipasr.onnx_runtime import Precision
     from zipasr.recognizer import Recognizer
 
@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _output(report: "ExportReport | QuantisationReport", args: argparse.Namespace) -> str:
+def _output(report: "ExportReport | QuantizationReport", args: argparse.Namespace) -> str:
     return json.dumps(report.to_dict()) if args.json else report.table()
 
 
-def _export_int8(args: argparse.Namespace) -> "QuantisationReport":
+def _export_int8(args: argparse.Namespace) -> "QuantizationReport":
     from zipasr.errors import ConfigError
     from zipasr.evaluate import evaluate, read_cuts
     from zipasr.export import Measured, export_int8

@@ -157,6 +157,11 @@ class IndexedCuts(Sequence[Any]):
         if self._stamp != state["_stamp"]:
             raise DataError(_changed(self.manifest))
 
+    def __del__(self) -> None:
+        opened = self.__dict__.get("_open")
+        if opened is not None:
+            opened[1].close()
+
     def _column(self, name: str) -> NDArray[Any]:
         column = self._records[name]
         return np.ascontiguousarray(column if self.rows is None else column[self.rows])

@@ -28,7 +28,7 @@ _MIN_WORDS = 20
 class ConfidenceQuality:
     """How well a set of confidences predicts which words are correct."""
 
-    normalised_cross_entropy: float
+    normalized_cross_entropy: float
     """1: perfect prediction; 0: no better than the share of correct words; below 0: misleading."""
     calibration_error: float
     """Mean distance between confidence and the share of correct words, over the bins of the curve."""
@@ -37,7 +37,7 @@ class ConfidenceQuality:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON; an undefined number becomes null."""
-        nce = self.normalised_cross_entropy
+        nce = self.normalized_cross_entropy
         return {
             "normalised_cross_entropy": round(nce, 6) if nce == nce else None,
             "calibration_error": round(self.calibration_error, 6),
@@ -113,7 +113,7 @@ def _quality(words: Sequence[tuple[float, bool]]) -> ConfidenceQuality:
     confidences, is_right = _columns(words)
     curve = tuple(reliability(confidences, is_right))
     return ConfidenceQuality(
-        normalised_cross_entropy=normalized_cross_entropy(confidences, is_right),
+        normalized_cross_entropy=normalized_cross_entropy(confidences, is_right),
         calibration_error=calibration_error(curve),
         curve=curve,
     )

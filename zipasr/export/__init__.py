@@ -2,6 +2,6 @@
 they are written."""
 
 from zipasr.export.onnx import ExportReport, export_model
-from zipasr.export.quantize import HeadQuantisation, Measured, QuantisationReport, export_int8
+from zipasr.export.quantize import HeadQuantization, Measured, QuantizationReport, export_int8
 
-__all__ = ["ExportReport", "HeadQuantisation", "Measured", "QuantisationReport", "export_int8", "export_model"]
+__all__ = ["ExportReport", "HeadQuantization", "Measured", "QuantizationReport", "export_int8", "export_model"]

@@ -92,7 +92,7 @@ class TracedNorm(nn.Module):
         self.scale = float(module.log_scale.exp()) * len(module.bias) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., D)."""
+        """Normalize (..., D)."""
         return x * (self.scale / torch.linalg.vector_norm(x - self.bias, dim=-1, keepdim=True))
 
 

@@ -35,8 +35,8 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import INSTALL, open_graphs
 from zipasr.recognizer import Recognizer
 
-QUANTISATION_FILE = "quantisation.json"
-"""Document of an exported folder: the `quantisation` part of `QuantisationReport.to_dict`."""
+QUANTIZATION_FILE = "quantisation.json"
+"""Document of an exported folder: the `quantisation` part of `QuantizationReport.to_dict`."""
 FLOAT_SHARES = (0.1, 0.25, 0.5)
 """Shares of the encoder's modules that stay in float32, tried in this order; with the last, the joiner does too."""
 _WEIGHT_STEPS = 64
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadQuantisation:
+class HeadQuantization:
     """Accuracy, speed and size of the graphs of one head before and after quantization."""
 
     before: Measured
@@ -78,12 +78,12 @@ class HeadQuantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisationReport:
+class QuantizationReport:
     """The result of an 8-bit export, with accuracy and speed before and after."""
 
     export: ExportReport
     """The report of the export itself."""
-    heads: dict[str, HeadQuantisation]
+    heads: dict[str, HeadQuantization]
     """By head: transducer, ctc."""
     sensitivity: dict[str, float]
     """Relative error of the encoder's output when a single module is quantized, by module; the largest first."""
@@ -117,7 +117,7 @@ def export_int8(
     tolerance: float | None = None,
     chunk_ms: int | None = None,
     left_context_ms: int | None = None,
-) -> QuantisationReport:
+) -> QuantizationReport:
     """Export a model to a folder of 8-bit ONNX graphs, if they are good enough, and return a report.
 
     Args:
@@ -157,9 +157,9 @@ def export_int8(
         heads[head], chosen = _quantize_head(head, own, sensitivity, measure_graphs, max_increase)
         quantized |= chosen
     config = exported_config(model, quantized, "int8", sizes)
-    documents = {QUANTISATION_FILE: _to_dict(heads, sensitivity)}
+    documents = {QUANTIZATION_FILE: _to_dict(heads, sensitivity)}
     report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents)
-    return QuantisationReport(export=report, heads=heads, sensitivity=sensitivity)
+    return QuantizationReport(export=report, heads=heads, sensitivity=sensitivity)
 
 
 def _quantize_head(
@@ -168,7 +168,7 @@ def _quantize_head(
     sensitivity: Mapping[str, float],
     measure: Callable[[Mapping[str, Any]], Measured],
     max_increase: float,
-) -> tuple[HeadQuantisation, dict[str, Any]]:
+) -> tuple[HeadQuantization, dict[str, Any]]:
     """The report of one head and its quantized graphs, with as few modules in float32 as the gate allows."""
     parts = [part for part in _PARTS[head] if part in graphs]
     before = measure(graphs)
@@ -176,12 +176,12 @@ def _quantize_head(
     for share in FLOAT_SHARES:
         kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
         is_last = share == FLOAT_SHARES[-1]
-        chosen = {part: quantise(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
+        chosen = {part: quantize(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
         after = measure(graphs | chosen)
         if after.word_error_rate - before.word_error_rate <= max_increase:
             sizes = [sum(made[part].ByteSize() for part in parts) for made in (graphs, graphs | chosen)]
             return (
-                HeadQuantisation(
+                HeadQuantization(
                     before=before, after=after, num_bytes_before=sizes[0], num_bytes_after=sizes[1], kept_float=kept
                 ),
                 chosen,
@@ -193,7 +193,7 @@ def _quantize_head(
     )
 
 
-def quantise(graph: Any, *, keep: Sequence[str]) -> Any:
+def quantize(graph: Any, *, keep: Sequence[str]) -> Any:
     """A copy of a graph whose products with constant weights are in 8 bits, except in the modules of `keep`."""
     try:
         import onnx
@@ -298,7 +298,7 @@ def _sample(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
     return chosen
 
 
-def _to_dict(heads: Mapping[str, HeadQuantisation], sensitivity: Mapping[str, float]) -> dict[str, Any]:
+def _to_dict(heads: Mapping[str, HeadQuantization], sensitivity: Mapping[str, float]) -> dict[str, Any]:
     return {
         "heads": {
             name: {

@@ -1,4 +1,4 @@
-"""Language models: scores of label sequences without the sound."""
+"""Language models: scores of label sequences without the audio."""
 
 from zipasr.lm.estimate import estimate_ngram
 from zipasr.lm.language_model import load_language_model

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules; see scaled_adam.py, eden.py, noam.py and groups.py."""
+"""Optimizers and learning-rate schedules; see scaled_adam.py, eden.py, noam.py and groups.py."""
 
 from zipasr.optim.eden import Eden, Eden2, eden2_factor, eden_factor
 from zipasr.optim.groups import parameter_groups
