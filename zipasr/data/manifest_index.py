@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 import unicodedata
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,11 +158,6 @@ class IndexedCuts(Sequence[Any]):
         if self._stamp != state["_stamp"]:
             raise DataError(_changed(self.manifest))
 
-    def __del__(self) -> None:
-        opened = self.__dict__.get("_open")
-        if opened is not None:
-            opened[1].close()
-
     def _column(self, name: str) -> NDArray[Any]:
         column = self._records[name]
         return np.ascontiguousarray(column if self.rows is None else column[self.rows])
@@ -175,6 +171,7 @@ class IndexedCuts(Sequence[Any]):
             if _stamp(self._lines_path) != self._stamp:
                 raise DataError(_changed(self.manifest))
             self._open = (os.getpid(), self._lines_path.open("rb", buffering=0))
+            weakref.finalize(self, self._open[1].close)
         file = self._open[1]
         file.seek(int(record["start"]))
         return file.read(int(record["num_bytes"]))
