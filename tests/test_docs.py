@@ -10,6 +10,7 @@ How to mark a block: its info string says what it is and what is tested of it.
 README.md has no `python run`: tests/test_readme.py runs all its blocks, in order.
 """
 
+import argparse
 import ast
 import importlib
 import json
@@ -83,10 +84,10 @@ def commands_of(script: str) -> Iterator[list[str]]:
                 yield command[command.index("zipasr") + 1 :]
 
 
-def parse(arguments: list[str]) -> None:
-    """Parse the arguments of `zipasr` without running anything; SystemExit where they are wrong."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The parsed arguments of `zipasr`, without running anything; SystemExit where they are wrong."""
     arguments = ["1" if re.fullmatch(r"[A-Z_]+", argument) else argument for argument in arguments]
-    _parser(arguments).parse_args(arguments)
+    return _parser(arguments).parse_args(arguments)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -164,4 +165,5 @@ def test_wrong_commands_are_noticed(arguments: list[str]) -> None:
 
 
 def test_placeholders_stand_for_values() -> None:
-    parse(["export", "DIR", "--out", "OUT", "--chunk-ms", "N"])
+    parsed = parse(["export", "DIR", "--out", "OUT", "--chunk-ms", "N"])
+    assert (parsed.out, parsed.chunk_ms) == ("1", 1)

@@ -2,6 +2,7 @@
 a verb reaches the encoder. Contract: what cannot compute so is refused, and so are activations beyond float16."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import soundfile
@@ -10,7 +11,8 @@ import torch
 from tests.test_stream import causal_model
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
 from zipasr.cli import main
-from zipasr.device import Precision
+from zipasr.cli.device_options import PRECISIONS
+from zipasr.device import DTYPES, Precision
 from zipasr.errors import ConfigError
 from zipasr.export import export_model
 from zipasr.model import AsrModel
@@ -90,6 +92,10 @@ def test_what_cannot_compute_so_is_refused(tmp_path: Path) -> None:
     ):
         Recognizer.load(graphs, precision="bfloat16")
     assert Recognizer.load(graphs).precision == "float32"
+
+
+def test_flag_offers_every_precision() -> None:
+    assert get_args(Precision) == PRECISIONS == tuple(DTYPES)
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "align"])

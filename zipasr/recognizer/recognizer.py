@@ -273,7 +273,6 @@ class Recognizer:
         Yields:
             A result for each file, or each channel, in order. A file that cannot be read gives its error.
         """
-
         channels_of = partial(
             read_channels,
             channel=channel,
