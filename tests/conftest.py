@@ -38,7 +38,7 @@ def pytest_runtest_setup() -> None:
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-LONGEST = tuple(f"test_{name}.py" for name in ("readme", "onnx_streaming", "loop", "quantize", "memory", "distributed"))
+LONGEST = tuple(f"test_{name}.py" for name in ("readme", "streaming", "loop", "quantize", "memory", "distributed"))
 """Files of tests that take longest, begun first: a process that begins one last keeps all others waiting."""
 
 

@@ -2,7 +2,7 @@
 
 Samples become features (t, F) at 100 Hz as they come. Those are cut into windows of a chunk, and all streams whose next
 window is complete are encoded to 25 Hz and searched in one batch. The final result of a stream is that of the same search
-on the whole recording, encoded under the same chunk mask with the same padding (tests/test_stream.py).
+on the whole recording, encoded under the same chunk mask with the same padding (tests/recognizer/test_stream.py).
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import zipasr
+from tests.evaluate.test_rates import cuts  # noqa: F401
 from tests.search.test_prior import ToyPrior
-from tests.test_evaluate import cuts  # noqa: F401
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.errors import ConfigError, DataError
