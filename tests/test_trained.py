@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.export.test_sherpa import transcribe_as_sherpa, transcribe_with_sherpa
+from tests.error_rate import wer
+from tests.export.sherpa import transcribe_as_sherpa, transcribe_with_sherpa
 from zipasr import Hotword
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
 from zipasr.export import export_model
@@ -44,10 +45,6 @@ def texts_of(utterances: Sequence[ReferenceUtterance], method: str, hotwords: Se
     recognizer = Recognizer.load(RUN, search=SearchConfig(method=method), hotwords=hotwords)  # type: ignore[arg-type]
     samples = [utterance.samples for utterance in utterances if utterance.samples is not None]
     return [transcript.text for transcript in recognizer.transcribe_many(samples)]
-
-
-def wer(utterances: Sequence[ReferenceUtterance], texts: Sequence[str]) -> float:
-    return error_rates((u.text, text) for u, text in zip(utterances, texts, strict=True)).words.rate
 
 
 def num_heard(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:

@@ -14,12 +14,11 @@ import soundfile
 from websockets.sync.client import connect
 
 from tests.conftest import REPOSITORY
-from tests.export.test_online import sherpa_recognizer, sherpa_tokens
-from tests.serve.browser import browser
+from tests.error_rate import wer
+from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
+from tests.serve.browser import FAKE_MICROPHONE, browser
 from tests.serve.clients import results_of, stream_file, stream_samples
 from tests.serve.running import running
-from tests.serve.test_page import FAKE_MICROPHONE
-from tests.test_trained import wer
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model
 from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.encoder.test_zipformer import small_config
+from tests.encoder.encoders import small_config
 from tests.golden_files import seeded
 from zipasr.encoder.ablation import AblationConfig, NormedInput
 from zipasr.encoder.layer import Bypass

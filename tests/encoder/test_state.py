@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.encoder.test_window import in_pieces
-from tests.encoder.test_zipformer import golden_encoder, small_config
+from tests.encoder.encoders import golden_encoder, small_config
+from tests.encoder.pieces import in_pieces
 from tests.golden_files import assert_close_to, frontend_tensors, load_golden, seeded
-from tests.test_features import speech_like
+from tests.speech_like import speech_like
 from zipasr.baselines import ConformerConfig
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.frontend import ConvEmbed

@@ -8,19 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.encoder.pieces import in_pieces
 from tests.golden_files import seeded
 from zipasr.encoder.rates import embed_length
 from zipasr.encoder.window import WindowBuffer
 
 PADDING = -23.0
-
-
-def in_pieces(length: int, generator: random.Random) -> list[int]:
-    """Sizes of random pieces that add up to `length`, empty ones among them."""
-    sizes = []
-    while sum(sizes) < length:
-        sizes.append(min(generator.choice([0, 1, 3, 10, 60]), length - sum(sizes)))
-    return sizes
 
 
 @given(length=st.integers(0, 200), chunk=st.sampled_from([2, 4, 8, 16, 32]), seed=st.integers(0, 1000))

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import zipasr
-from tests.evaluate.test_rates import cuts  # noqa: F401
-from tests.search.test_prior import ToyPrior
+from tests.search.toy_prior import ToyPrior
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.errors import ConfigError, DataError
@@ -153,7 +152,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_verb_tunes(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+def test_the_verb_tunes(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder), str(cuts), "--tune", "blank_penalty=0,2", "beam=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["WER", "%", "CER", "%", "blank_penalty", "beam"]
@@ -165,7 +164,7 @@ def test_the_verb_tunes(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixt
 
 def test_the_verb_calibrates(
     run_folder: Path,
-    cuts: Path,  # noqa: F811
+    cuts: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

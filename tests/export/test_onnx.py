@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.export.models import causal_model, random_model
+from tests.export.signatures import FLOAT, INT64, metadata, signature
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from zipasr.baselines import ConformerConfig
 from zipasr.errors import ConfigError, ExportError
@@ -19,24 +20,6 @@ from zipasr.export.trace import check, compare
 from zipasr.features import FbankConfig
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.onnx_runtime import is_exported
-
-FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-
-
-def signature(values: object) -> list[tuple[str, int, list[str | int]]]:
-    """Name, type and axes of inputs or outputs."""
-    return [
-        (
-            value.name,
-            value.type.tensor_type.elem_type,
-            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
-        )
-        for value in values  # type: ignore[attr-defined]
-    ]
-
-
-def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def test_files(report: ExportReport) -> None:

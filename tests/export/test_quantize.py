@@ -12,7 +12,7 @@ import torch
 
 import zipasr
 from tests.export.models import random_model
-from tests.export.test_sherpa import SEARCHES, sherpa_results
+from tests.export.sherpa import SEARCHES, sherpa_results
 from tests.tiny_model import noise
 from zipasr.errors import DataError, ExportError
 from zipasr.export import ExportReport, Measured, QuantizationReport, export_int8

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.lm.random_sentences import zipf_sentences
 from tests.lm.slow_ngram import parse, sentence_log_prob
-from tests.lm.test_estimate import zipf_sentences
 from zipasr.errors import DataError
 from zipasr.lm.arpa import read_arpa
 from zipasr.lm.estimate import estimate_ngram

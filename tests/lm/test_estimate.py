@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,19 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lm.random_sentences import Sentences, zipf_sentences
 from tests.lm.slow_ngram import Arpa, log_prob, parse
 from zipasr.errors import ConfigError, DataError
 from zipasr.lm.estimate import estimate_ngram
-
-Sentences = list[list[str]]
-
-
-def zipf_sentences(seed: int, *, num: int = 400, num_words: int = 60) -> Sentences:
-    """Sentences long and varied enough that every count from 1 to 4 occurs, and the discounts are the formula's."""
-    source = random.Random(seed)
-    weights = [1 / (i + 1) for i in range(num_words)]
-    return [source.choices([f"w{i}" for i in range(num_words)], weights, k=source.randint(1, 9)) for _ in range(num)]
-
 
 CORPORA = {
     "one word": [["a"]],

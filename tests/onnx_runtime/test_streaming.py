@@ -13,7 +13,7 @@ import torch
 
 import zipasr
 from tests.export.models import causal_model
-from tests.recognizer.test_stream import in_pieces
+from tests.recognizer.pieces import in_pieces
 from tests.tiny_model import noise, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.errors import CheckpointError, ConfigError

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.recognizer.test_stream import causal_model
+from tests.recognizer.causal_models import causal_model
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.cli.device_options import PRECISIONS

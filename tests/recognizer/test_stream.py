@@ -2,11 +2,9 @@
 same chunk mask; one chunk is encoded when its sound is there. Contract: sizes, rates, wrong samples, ends, refusals."""
 
 import dataclasses
-import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,9 @@ import soxr
 import torch
 from torch import Tensor
 
-from tests.search.test_prior import ToyPrior
+from tests.recognizer.causal_models import causal_model, causal_recognizer
+from tests.recognizer.pieces import in_pieces
+from tests.search.toy_prior import ToyPrior
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
 from zipasr.alignment.word_times import emission_spans
 from zipasr.encoder.ablation import AblationConfig
@@ -22,7 +22,6 @@ from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.heads.attention import AttentionConfig
 from zipasr.model import AsrModel, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import EndpointConfig, EndpointRule, Recognizer, SearchConfig, Stream
@@ -35,39 +34,6 @@ from zipasr.transcript import Transcript
 METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam")
 DURATIONS_S = (2.3, 0.0, 0.01, 4.1, 0.6)
 HOTWORDS = ("THE", "BROWN FOX", "OVER")
-
-
-@functools.cache
-def causal_model(*, has_transducer: bool = True, has_attention: bool = False, **encoder: Any) -> AsrModel:
-    """The tiny preset as a causal model with random weights, its joiner sharpened so that it says something."""
-    settings = dataclasses.replace(tiny().encoder, is_causal=True, **encoder)
-    config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size, encoder=settings)
-    if not has_transducer:
-        config = dataclasses.replace(config, transducer=None)
-    if has_attention:
-        attention = AttentionConfig(num_layers=1, dim=32, attention_dim=32, num_heads=2, feedforward=64)
-        config = dataclasses.replace(config, attention=attention)
-    torch.manual_seed(0)
-    model = AsrModel(config).eval()
-    if model.transducer is not None:
-        with torch.no_grad():
-            model.transducer.joiner.output.weight.mul_(20)
-    return model
-
-
-@functools.cache
-def causal_recognizer(method: Any = "auto", max_symbols_per_frame: int = 1) -> Recognizer:
-    search = SearchConfig(method=method, max_symbols_per_frame=max_symbols_per_frame)
-    return Recognizer(causal_model(), tiny_tokenizer(), search=search)
-
-
-def in_pieces(samples: np.ndarray, generator: random.Random) -> list[np.ndarray]:
-    pieces, start = [], 0
-    while start < len(samples):
-        size = generator.choice([0, 1, 80, 333, 1600, 5000, 20_000])
-        pieces.append(samples[start : start + size])
-        start += size
-    return pieces
 
 
 def whole_encoded(recognizer: Recognizer, samples: np.ndarray, chunk: int, left: int) -> Encoded:

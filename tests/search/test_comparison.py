@@ -5,30 +5,20 @@ from typing import Any
 import pytest
 import torch
 
+from tests.search.compared import CTC, GREEDY, SEVERAL, TOKENIZER, of
 from tests.search.toy_scorer import ToyScorer
 from zipasr.nn.encoded import Encoded
 from zipasr.search import comparison
 from zipasr.search.comparison import (
-    ComparedSearch,
     SearchComparison,
     best_search,
     explain_differences,
     format_comparison,
     searches_to_compare,
 )
-from zipasr.search.edits import ErrorRates, Errors, count_text_errors, error_rates
+from zipasr.search.edits import Errors, count_text_errors, error_rates
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig
-from zipasr.tokenizer import Tokenizer
-
-TOKENIZER = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
-GREEDY, SEVERAL = SearchConfig(method="greedy"), SearchConfig(method="greedy", max_symbols_per_frame=5)
-CTC = SearchConfig(method="ctc_greedy")
-
-
-def of(search: SearchConfig, words: int, characters: int = 0, *, num_words: int = 100, deletions: int = 0) -> ComparedSearch:
-    errors = Errors(0, deletions, words - deletions, num_words)
-    return ComparedSearch(search=search, errors=ErrorRates(errors, Errors(0, 0, characters, 5 * num_words)), decode_s=0.25)
 
 
 def test_every_search_is_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.search.test_comparison import CTC, SEVERAL, of
-from tests.search.test_prior import ToyPrior
-from tests.search.test_strategy import Heads
+from tests.search.compared import CTC, SEVERAL, of
+from tests.search.toy_prior import ToyPrior
+from tests.search.toy_scorer import Heads
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.search.default_search import SEARCH_FILE, read_default_search, write_default_search
 from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search, resolve_streaming_search

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.golden_files import assert_close_to
 from tests.search.golden_model import golden_encoded, golden_model, ragged
+from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.nn.encoded import Encoded
 from zipasr.search.greedy import ctc_greedy_search, greedy_search
@@ -32,13 +33,6 @@ def greedy_frame_by_frame(
                 ids, times, log_probs = (*ids, label), (*times, t), (*log_probs, scores[label].item())
         found.append(Hypothesis(ids, times, log_probs, score))
     return found
-
-
-def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
-    assert [(h.ids, h.frames) for h in found] == [(h.ids, h.frames) for h in expected]
-    for a, b in zip(found, expected, strict=True):
-        assert a.log_probs == pytest.approx(b.log_probs, abs=1e-5)
-        assert a.score == pytest.approx(b.score, abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "uses_penalty"), [("greedy", False), ("greedy_bp1", True)])

@@ -10,35 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.golden_files import seeded
-from tests.search.test_beam import obvious_beam_search
+from tests.search.slow_beam import obvious_beam_search
+from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
-
-
-class ToyPrior:
-    """A bigram: what a label adds depends on the one before; the state is that label, 0 at the start."""
-
-    def __init__(self, vocab_size: int, seed: int = 0, end: float = 0.0) -> None:
-        self.table_VV = seeded(vocab_size, vocab_size, seed=seed).tolist()
-        self.end = end
-        self.num_calls = 0
-
-    def start(self) -> int:
-        return 0
-
-    def extend(self, states: Sequence[int], labels: Sequence[int]) -> tuple[list[int], list[float]]:
-        assert len(states) == len(labels) > 0
-        self.num_calls += 1
-        return list(labels), [self.table_VV[a][b] for a, b in zip(states, labels, strict=True)]
-
-    def finish(self, states: Sequence[int]) -> list[float]:
-        return [self.end * state for state in states]
-
-    def of(self, ids: tuple[int, ...]) -> float:
-        return sum(self.table_VV[a][b] for a, b in itertools.pairwise((0, *ids)))
 
 
 @settings(deadline=None, max_examples=40)

@@ -12,9 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.search.test_prior import ToyPrior
-from tests.search.test_strategy import Heads
-from tests.search.toy_scorer import ToyScorer, toy_encoded
+from tests.search.toy_prior import ToyPrior
+from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import BeamSearch, BeamState, modified_beam_search

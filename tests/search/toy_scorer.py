@@ -66,3 +66,11 @@ def label_scores(
     logits = frame + scorer.predict(torch.tensor([context]))[0]
     logits[scorer.blank_id] -= blank_penalty
     return (logits / temperature).log_softmax(-1)
+
+
+class Heads(ToyScorer):
+    """The toy with the heads that a test wants."""
+
+    def __init__(self, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False) -> None:
+        super().__init__(5)
+        self.has_transducer, self.has_ctc, self.has_attention = has_transducer, has_ctc, has_attention  # type: ignore[misc]

@@ -9,10 +9,8 @@ import pytest
 import uvicorn
 from websockets.sync.client import connect
 
-from tests.serve.clients import answer_of, frame, raw_socket
+from tests.serve.clients import answer_of, frame, post, raw_socket, ws
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
-from tests.serve.test_http import post
-from tests.serve.test_sockets import ws
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.connection import break_stuck
 from zipasr.serve.protocol import write_recording

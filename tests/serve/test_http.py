@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.running import Reachable, offline_recognizer, running, sentence, wav
+from tests.serve.clients import post
+from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
@@ -33,12 +34,6 @@ def server() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def client(server: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
-
-
-def post(server: Reachable, content: bytes = b"", **fields: object) -> httpx2.Response:
-    data = {"model": "tiny", **fields}
-    files = {"file": ("a.wav", content or wav(sentence()))}
-    return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
 
 
 def message_of(response: httpx2.Response) -> str:

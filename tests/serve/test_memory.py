@@ -14,10 +14,20 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.serve.clients import FORM, PART, answer_of, frame, raw_request, raw_socket, results_of, stream_samples
+from tests.serve.clients import (
+    FORM,
+    PART,
+    answer_of,
+    closed,
+    frame,
+    post,
+    raw_request,
+    raw_socket,
+    results_of,
+    stream_samples,
+    ws,
+)
 from tests.serve.running import gauge, sentence, streaming_recognizer, wait_until, wav
-from tests.serve.test_http import post
-from tests.serve.test_sockets import closed, ws
 from zipasr.model import AsrModel
 from zipasr.serve.protocol import write_recording
 

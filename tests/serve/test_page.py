@@ -12,12 +12,11 @@ import pytest
 import soundfile
 from websockets.sync.client import connect
 
-from tests.serve.browser import Browser, browser
+from tests.serve.browser import FAKE_MICROPHONE, Browser, browser
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.transcript import to_cues
 
-FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 NOTE_WHAT_IS_SAVED = """
 window.saved = [];
 window.Blob = class extends Blob { constructor(parts, options) { super(parts, options); saved.push(parts.join("")); } };

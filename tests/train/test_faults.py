@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.test_loop import assert_same, content, run
+from tests.train.runs import assert_same, content, run
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder

@@ -6,15 +6,15 @@ import copy
 import dataclasses
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.train.tones import WORDS, minute_config, with_attention, without_heads, write_tones
+from tests.train.recipes import ctc_recipe
+from tests.train.runs import run, stop_after_batches
+from tests.train.tones import NEW_WORDS, WORDS, minute_config, vocabulary, with_attention, write_tones
 from zipasr.baselines import SqueezeformerConfig
 from zipasr.baselines.blocks import MaskedBatchNorm
 from zipasr.checkpoint import CheckpointFolder
@@ -29,12 +29,9 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import AdamConfig, FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts
 from zipasr.train.finetune import VOCABULARY_LAYERS, begin, resolve, trained_groups
-from zipasr.train.loop import TrainReport, train
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 from zipasr.train.validation import validate, validation_batches
 
-NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
-"""With 11 entries of their own, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
 SAME_LETTERS = {"MOP": (1500, 800), "NOD": (600, 1800), "WILD": (2500, 1200)}
 """Words of the letters of the old ones."""
 
@@ -58,17 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(data: Path | str, **changes: Any) -> TrainConfig:
-    """A run of 9 s on the old words, of 3 s on others, with a CTC head alone; no WER is left on the old ones."""
-    batch = dataclasses.replace(minute_config().batch, max_duration_s=6.0, spec_augment=None)
-    config = minute_config(data, batch=batch, num_epochs=15, lr=0.08, save_interval=20, average_share=0.15)
-    return dataclasses.replace(without_heads(config, has_transducer=False, has_ctc=True), **changes)
-
-
 @pytest.fixture(scope="module")
 def base(folder: Path) -> Path:
     """The folder of a run on the old words."""
-    report = run(recipe(folder / "old"), folder / "base")
+    report = run(ctc_recipe(folder / "old"), folder / "base")
     assert report.wer < 10
     return folder / "base"
 
@@ -80,14 +70,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = dataclasses.replace(with_attention(minute_config()).model, vocab_size=14)
     model = AsrModel(config)
     return model.save(tmp_path_factory.mktemp("untrained") / "model", vocabulary(WORDS))
-
-
-def vocabulary(words: Any) -> Tokenizer:
-    return Tokenizer.train(list(words), kind="char", vocab_size=None)
-
-
-def run(config: TrainConfig, out: Path) -> TrainReport:
-    return train(config, out, is_quiet=True)
 
 
 def started(config: TrainConfig, tokenizer: Tokenizer, seed: int = 1) -> tuple[AsrModel, list[str]]:
@@ -106,7 +88,7 @@ def fresh(config: TrainConfig, tokenizer: Tokenizer, seed: int = 1) -> AsrModel:
 def wer_on(data: Path, model_folder: Path) -> float:
     model, tokenizer = AsrModel.load(model_folder)
     cuts = read_cuts(data / "dev_cuts.jsonl.gz")
-    batches = validation_batches(cuts, tokenizer, recipe(data))
+    batches = validation_batches(cuts, tokenizer, ctc_recipe(data))
     return validate(model, batches, {c.id: c.supervisions[0].text for c in cuts}, tokenizer, torch.device("cpu")).metrics[
         "wer"
     ]
@@ -116,7 +98,7 @@ def wer_on(data: Path, model_folder: Path) -> float:
 
 
 def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_path: Path) -> None:
-    config = resolve(recipe(folder / "new", num_epochs=8, lr=0.3), ["finetune.vocabulary=new"], str(base))
+    config = resolve(ctc_recipe(folder / "new", num_epochs=8, lr=0.3), ["finetune.vocabulary=new"], str(base))
     assert config.lr == pytest.approx(0.03)
     before, _ = started(config, vocabulary(NEW_WORDS))
     before.save(tmp_path / "before", vocabulary(NEW_WORDS))
@@ -137,7 +119,7 @@ def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
     assert before["same"] > 80
     after = {}
     for name, settings in (("alone", []), ("mixed", [f"mix={mix}"])):
-        config = resolve(recipe(folder / "same", num_epochs=8, lr=0.3), settings, str(base))
+        config = resolve(ctc_recipe(folder / "same", num_epochs=8, lr=0.3), settings, str(base))
         assert run(config, tmp_path / name).wer < 30
         after[name] = wer_on(folder / "old", tmp_path / name / "model")
         tokenizer = Tokenizer.load(tmp_path / name / "tokenizer")
@@ -150,22 +132,22 @@ def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, 
     """So that what is mixed in can be spelled, and every old piece keeps its row."""
     mix = json.dumps([{"data": str(folder / "old"), "share": 0.5}])
     settings = ["finetune.vocabulary=new", f"mix={mix}", "num_epochs=1"]
-    run(resolve(recipe(folder / "few"), settings, str(base)), tmp_path)
+    run(resolve(ctc_recipe(folder / "few"), settings, str(base)), tmp_path)
     assert set(Tokenizer.load(tmp_path / "tokenizer").pieces) == {*vocabulary(WORDS).pieces, *vocabulary(NEW_WORDS).pieces}
 
 
 def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
     """A pretrained encoder alone helps: a model that starts at random has learned less after as many steps."""
-    config = resolve(recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
+    config = resolve(ctc_recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
     assert wer < 40
-    assert run(recipe(folder / "new", num_epochs=5), tmp_path / "nothing").wer > wer + 30
+    assert run(ctc_recipe(folder / "new", num_epochs=5), tmp_path / "nothing").wer > wer + 30
 
 
 def test_adapters_learn(folder: Path, base: Path, tmp_path: Path) -> None:
     """New words by adapters and a new output layer; the rest of the trained weights stays as it was to the bit."""
     settings = ["finetune.vocabulary=new", "finetune.lora={}", "lr=0.1"]
-    config = resolve(recipe(folder / "new", num_epochs=8), settings, str(base))
+    config = resolve(ctc_recipe(folder / "new", num_epochs=8), settings, str(base))
     assert run(config, tmp_path).wer < 30
     old, found = AsrModel.load(base / "model")[0].state_dict(), AsrModel.load(tmp_path / "model")[0].state_dict()
     model, _ = started(config, vocabulary(NEW_WORDS))
@@ -295,7 +277,7 @@ def published_heads_model() -> AsrModel:
 
 def test_frozen_parts_keep_their_bits(folder: Path, base: Path, tmp_path: Path) -> None:
     frozen = "encoder.frontend,encoder.stacks.0"
-    config = resolve(recipe(folder / "few", num_epochs=2, lr=0.3), [f"finetune.frozen={frozen}"], str(base))
+    config = resolve(ctc_recipe(folder / "few", num_epochs=2, lr=0.3), [f"finetune.frozen={frozen}"], str(base))
     config = resolve(config, ["finetune.vocabulary=new"])
     _, lines = started(config, vocabulary(NEW_WORDS))
     assert lines[2] == "frozen: encoder.frontend, encoder.stacks.0"
@@ -359,7 +341,7 @@ def test_only_adapters_and_what_is_new_train(base: Path) -> None:
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
-    config = resolve(recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))
+    config = resolve(ctc_recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after_batches(patch, 2)
@@ -377,20 +359,6 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
             assert torch.equal(tensor, found[name]), (file, name)
     model_files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")]
     assert model_files[0].read_bytes() == model_files[1].read_bytes()
-
-
-def stop_after_batches(monkeypatch: pytest.MonkeyPatch, num_batches: int) -> None:
-    """Press Ctrl-C while the model computes its losses for the given time."""
-    forward, count = AsrModel.forward, 0
-
-    def interrupt(self: AsrModel, *arguments: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == num_batches:
-            signal.raise_signal(signal.SIGINT)
-        return forward(self, *arguments)
-
-    monkeypatch.setattr(AsrModel, "forward", interrupt)
 
 
 # Configuration
@@ -481,8 +449,8 @@ def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Pat
 def test_command(folder: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe_file = tmp_path / "tones.py"
     recipe_file.write_text(
-        "from tests.train.test_finetune import recipe\nfrom zipasr.train.config import TrainConfig\n"
-        f"def few() -> TrainConfig:\n    return recipe({str(folder / 'few')!r}, num_epochs=1)\n"
+        "from tests.train.recipes import ctc_recipe\nfrom zipasr.train.config import TrainConfig\n"
+        f"def few() -> TrainConfig:\n    return ctc_recipe({str(folder / 'few')!r}, num_epochs=1)\n"
     )
     argv = ["train", f"{recipe_file}:few", "--from", str(base), "--out", str(tmp_path / "run")]
     assert main([*argv, "--show", "--set", "lr=0.01"]) == 0

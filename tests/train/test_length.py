@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.test_loop import assert_same, content, stop_after
+from tests.train.runs import assert_same, content, stop_after
 from tests.train.tones import minute_config, write_tones
 from zipasr.errors import ConfigError
 from zipasr.train import length

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 
+from tests.train.runs import assert_same, content, run, stop_after
 from tests.train.tones import minute_config, validation_of, with_attention, without_heads, write_tones
 from tests.watchdog import WATCHDOG_S
 from zipasr import checkpoint
@@ -28,11 +29,9 @@ from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrModel
 from zipasr.train import loop
-from zipasr.train.config import ConsistencyConfig, TrainConfig
-from zipasr.train.loop import TrainReport, train
+from zipasr.train.config import ConsistencyConfig
 from zipasr.train.metrics import read_metrics
-from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
-from zipasr.train.step import Stepper
+from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,42 +50,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("small"), num_train=24, num_dev=3)
-
-
-def run(config: TrainConfig, out: Path) -> TrainReport:
-    return train(config, out, is_quiet=True)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, num_batches: int, number: int = signal.SIGINT) -> None:
-    """Press Ctrl-C, or send another signal, in the middle of a batch."""
-    losses = Stepper.losses
-
-    def interrupt(self: Any, batch: Any, b: int) -> Any:
-        if b == num_batches:
-            signal.raise_signal(number)
-        return losses(self, batch, b)
-
-    monkeypatch.setattr(Stepper, "losses", interrupt)
-
-
-def content(folder: Path) -> dict[str, Any]:
-    """Everything in a training checkpoint but the time it took."""
-    files = CheckpointFolder(folder)
-    training = files.document(TRAINING_FILE)
-    del training["position"]["train_s"]
-    tensors = {name: files.tensors(name) for name in (TENSORS_FILE, AVERAGE_FILE, "model.safetensors")}
-    return {"training": training, **tensors}
-
-
-def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, b[name]), name
-        elif isinstance(value, dict) and name != "training":
-            assert_same(value, b[name])
-        else:
-            assert value == b[name], name
 
 
 # It learns

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.train.ranks import new_stepper, random_batch
-from tests.train.test_state import TOKENIZER, new_state
-from tests.train.test_state import train as train_state
+from tests.train.states import TOKENIZER, new_state
+from tests.train.states import train as train_state
 from tests.train.tones import minute_config, validation_of, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
