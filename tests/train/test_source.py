@@ -49,7 +49,8 @@ def test_goes_on_without_it(
     """The same command, and the same bits in the end."""
     file = tmp_path / "mine.py"
     file.write_text(
-        "from pathlib import Path\nfrom tests.train.recipes import transducer_recipe\nfrom zipasr.train.config import TrainConfig\n"
+        "from pathlib import Path\nfrom tests.train.recipes import transducer_recipe\n"
+        "from zipasr.train.config import TrainConfig\n"
         f"def few() -> TrainConfig:\n    return transducer_recipe(Path({str(data)!r}))\n"
     )
     argv = ["train", f"{file}:few", "--from", str(source), "--no-progress"]
