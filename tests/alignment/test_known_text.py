@@ -1,7 +1,5 @@
-"""Log-probabilities of a recording in windows.
-
-Law: windows change nothing where frames see only themselves, nor the number of frames.
-"""
+"""Log-probabilities of a recording computed in windows. Law: windows change neither the number of frames nor, where a frame
+depends only on itself, the values."""
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ LETTERS = Tokenizer.train(["A B AB BA"], kind="char", vocab_size=None)
 
 
 def toy_recognizer(tokenizer: Tokenizer) -> Recognizer:
-    """The scores of labels are the features."""
+    """A recognizer whose label scores are the features."""
     return Recognizer(ToyScorer(tokenizer.vocab_size), tokenizer, features=FbankConfig(num_mel_bins=tokenizer.vocab_size))
 
 

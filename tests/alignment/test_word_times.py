@@ -1,8 +1,5 @@
-"""Word times.
-
-Run: made-up sounds whose words and pauses are known. Law: whatever is aligned, tokens are in order, inside the recording,
-and a word lasts from its first to its last. Contract: odd tokens, too few frames.
-"""
+"""Word times. Run: synthetic audio whose words and pauses are known. Law: tokens are always in order and inside the
+recording, and a word lasts from its first to its last token. Contract: odd tokens, too few frames."""
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ SPACE, A, B = LETTERS.pieces.index("▁"), LETTERS.pieces.index("A"), LETTERS.pi
 
 
 def energy(*stretches: tuple[int, float]) -> np.ndarray:
-    """Energy in dB at 100 Hz: so many frames of so much each, with 2 dB of ripple."""
+    """Energy in dB at 100 Hz from (number of frames, level) pairs, with 2 dB of ripple."""
     levels = np.concatenate([np.full(length, level) for length, level in stretches])
     return levels + np.sin(np.arange(len(levels)))
 
@@ -44,7 +41,7 @@ def test_a_label_before_the_sound() -> None:
 
 
 def test_a_closure_is_no_pause() -> None:
-    """Quiet for 80 ms after the last label, then the burst; the true pause comes after it."""
+    """80 ms of silence after the last label belong to the word, because a burst follows; the true pause comes later."""
     energy_db_T = energy((30, -60.0), (40, 0.0), (8, -60.0), (10, -10.0), (60, -60.0))
     assert find_edges([(35, 60)], energy_db_T) == [(30, 88)]
 
@@ -62,7 +59,7 @@ def test_a_recording_cut_close_to_the_words() -> None:
 
 
 def test_sound_that_never_ends_is_no_word() -> None:
-    """Music after the last word: its end is at most 0.8 s from its last label, and so is the start of the first."""
+    """With music around the words, edges stay within 0.8 s of the first and the last label."""
     ((start, end),) = find_edges([(300, 340)], energy((600, 0.0)))
     assert 220 <= start <= 308
     assert 340 <= end <= 420
@@ -92,7 +89,7 @@ def hypotheses(lens: list[int], vocab_size: int) -> st.SearchStrategy[list[Hypot
 
 @given(data=st.data(), tokenizer=st.sampled_from([LETTERS, TABLE]), seed=st.integers(0, 1000))
 def test_spans_are_in_order_and_inside(data: st.DataObject, tokenizer: Tokenizer, seed: int) -> None:
-    """Also of <unk>, <sos/eos> and spaces in odd places, and of hypotheses that have no room."""
+    """This also holds with <unk>, <sos/eos>, spaces in odd places, and hypotheses that leave no room."""
     lens = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=4))
     vocab_size = tokenizer.vocab_size
     found = data.draw(hypotheses(lens, vocab_size))
@@ -121,7 +118,7 @@ def test_batch_and_order_change_nothing() -> None:
 
 
 def test_a_word_lasts_from_edge_to_edge() -> None:
-    """Labels of one frame each, the space early; the sound of AB is from 0.5 to 1.1 s and that of B from 1.5 to 1.8 s."""
+    """Each label lasts one frame and the space comes early; AB is audible from 0.5 to 1.1 s and B from 1.5 to 1.8 s."""
     path = {8: SPACE, 13: A, 18: B, 33: SPACE, 38: B}
     frames = torch.zeros(1, 60, LETTERS.vocab_size)
     for frame in range(60):

@@ -1,5 +1,5 @@
-"""Damaged and truncated files (contract): refused by default, with the position and the cure. If allowed, what can be
-decoded keeps its position, silence replaces the rest, and a warning says where."""
+"""Damaged and truncated files. Contract: they are refused by default, with the position and the cure. If damage is allowed,
+everything that can be decoded keeps its position, silence replaces the rest, and a warning gives the position."""
 
 import logging
 import re
@@ -108,7 +108,7 @@ def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     samples = load_audio(cut, allow_damaged=True)
     whole = load_audio(data)
     assert 0.4 * len(whole) < len(samples) < 0.7 * len(whole)
-    keep = len(samples) - 6000  # the last frame of FLAC may be filled, and a resampler ends otherwise
+    keep = len(samples) - 6000  # the last FLAC frame may be padded, and the resampler flushes its tail
     np.testing.assert_allclose(samples[:keep], whole[:keep], atol=1e-4)
     assert any("is truncated: it" in message for message in warnings_of(caplog))
 

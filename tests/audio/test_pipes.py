@@ -1,4 +1,4 @@
-"""Contract: pipes, FIFOs and the standard input are read once, as the data comes."""
+"""Contract: pipes, FIFOs and standard input are read once, while the data arrives."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ PROGRAM = "import sys; from zipasr.audio import load_audio; sys.stdout.buffer.wr
 
 @contextmanager
 def fifo(folder: Path, data: bytes) -> Iterator[Path]:
-    """A FIFO into which a program writes."""
+    """A FIFO that a program writes to."""
     path = folder / "pipe"
     os.mkfifo(path)
     writing = threading.Thread(target=path.write_bytes, args=(data,), daemon=True)
@@ -47,7 +47,7 @@ def test_a_fifo(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("is_file", [False, True])
 def test_the_standard_input(name: str, is_file: bool, tmp_path: Path) -> None:
-    """Of a pipe and of a file."""
+    """Standard input may be a pipe or a file."""
     data = ENCODED["m4a"]()
     path = tmp_path / "a.m4a"
     path.write_bytes(data)

@@ -1,6 +1,6 @@
-"""Audio in: reference (known signals through every format), law (fuzzed files never crash), contract (errors, imports).
+"""Reading audio. Reference: known signals in every format. Law: fuzzed files never crash. Contract: errors and imports.
 
-All audio is synthetic: sines, whose frequency, level and length survive lossy codecs measurably.
+All audio is synthetic: sines, whose frequency, level and length remain measurable after lossy codecs.
 """
 
 import errno
@@ -42,14 +42,14 @@ def assert_is_tone(samples: np.ndarray, duration_s: float = DURATION_S, level: f
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(level, rel=0.1)
 
 
-# Reference: known signals through every format
+# Reference: known signals in every format
 
 
 @pytest.mark.parametrize("kind", ENCODED)
 def test_every_format_gives_its_tone(kind: str, tmp_path: Path) -> None:
     data = ENCODED[kind]()
     assert_is_tone(load_audio(data))
-    path = tmp_path / "recording"  # the content counts, not the name
+    path = tmp_path / "recording"  # the content decides, not the file name
     path.write_bytes(data)
     assert_is_tone(load_audio(path))
     assert audio_duration_s(path) == pytest.approx(len(load_audio(path)) / SAMPLE_RATE_HZ, abs=0.1)
@@ -85,7 +85,7 @@ def test_g722_is_known_by_its_file_name(tmp_path: Path) -> None:
     assert_is_tone(load_audio(path))
     assert_is_tone(load_audio(str(path)))
     assert audio_duration_s(path) == DURATION_S
-    path.write_bytes(ENCODED["wav"]())  # misnamed: the header says what it is
+    path.write_bytes(ENCODED["wav"]())  # misnamed: the header decides
     assert_is_tone(load_audio(path))
 
 
@@ -151,7 +151,7 @@ def test_loading_does_not_modify_or_alias_the_argument() -> None:
     np.testing.assert_array_equal(array, tone(16000))
 
 
-# Short and empty
+# Short and empty recordings
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
@@ -182,7 +182,7 @@ def test_a_header_without_samples_is_an_empty_recording(tmp_path: Path) -> None:
 
 
 def assert_audio_error(source: str | Path | bytes, *words: str, **arguments: int | str) -> None:
-    """Check that the message says what was expected, what was found and what to do."""
+    """Check that the message states what was expected, what was found and the cure."""
     with pytest.raises(AudioError) as caught:
         load_audio(source, **arguments)
     message = str(caught.value)
@@ -242,11 +242,11 @@ def test_a_picture_or_a_silent_film_has_no_audio(tmp_path: Path) -> None:
     ("kind", "keep"),
     [(kind, keep) for kind in ("flac", "flac_of_unknown_length") for keep in (0.01, 0.1, 0.5, 0.9, 0.999)]
     + [(kind, keep) for kind in ("m4a", "wav") for keep in (0.01, 0.1, 0.5, 0.9)]
-    # The rest let pass what may be rounding and encoder delay, up to 0.5 s.
+    # The other formats tolerate up to 0.5 s, which may be rounding and encoder delay.
     + [(kind, keep) for kind in ("webm", "mp3", "aiff") for keep in (0.01, 0.1, 0.6)],
 )
 def test_a_cut_file_raises(kind: str, keep: float) -> None:
-    """Half a recording is never returned as if it were whole, in any format that states its length."""
+    """In every format that states its length, half a recording is never returned as if it were whole."""
     data = ENCODED[kind]()
     with pytest.raises(AudioError, match="Expected "):
         load_audio(data[: int(len(data) * keep)])
@@ -268,7 +268,7 @@ def test_wav_header_that_promises_more() -> None:
     assert_audio_error(data[:44], "48000 bytes", "got 0")
     huge = data[:40] + struct.pack("<I", 0x7FFFFFF0 - 0x10000) + data[44:]
     assert_audio_error(huge, "header says")
-    assert len(load_audio(data[:-100])) == 24000 - 50  # 3 ms: some recorders count the header in
+    assert len(load_audio(data[:-100])) == 24000 - 50  # 3 ms: some recorders count the header as audio
 
 
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFF000])
@@ -312,7 +312,7 @@ def test_raw_samples_cut_within_a_sample() -> None:
 
 
 def test_a_playlist_named_as_audio_opens_nothing(tmp_path: Path) -> None:
-    """FFmpeg would open the files and URLs that HLS playlists and concat scripts name."""
+    """FFmpeg would otherwise open the files and URLs in HLS playlists and concat scripts."""
     (tmp_path / "secret.wav").write_bytes(ENCODED["wav"]())
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"
     script = f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n"
@@ -366,7 +366,7 @@ def test_arrays_of_unclear_scale(dtype: str) -> None:
         load_audio(np.zeros(100, dtype))
 
 
-# Law: damaged files raise AudioError or give finite samples, and nothing else
+# Law: damaged files raise AudioError or give finite samples, nothing else
 
 
 @settings(max_examples=60, deadline=None)

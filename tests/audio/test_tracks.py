@@ -1,4 +1,4 @@
-"""Files with several audio tracks (contract): the default one, the requested one, and a missing one."""
+"""Contract: files with several audio tracks give the default track or the requested one; a missing track is an error."""
 
 import numpy as np
 import pytest

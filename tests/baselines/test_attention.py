@@ -1,5 +1,5 @@
-"""Reference: attention, shift and positions against loops over i and j. Law: padding is not seen, and a row without any
-key stays finite; gradcheck."""
+"""Reference: attention, relative shift and positions against loops over i and j. Law: padding has no effect, a row without
+any key stays finite; gradcheck."""
 
 import math
 
@@ -20,7 +20,7 @@ def position(offset: int, channels: int) -> Tensor:
 
 
 def slow_attention(attention: RelativeAttention, x: Tensor, lens: list[int]) -> Tensor:
-    """One number at a time, as the formula says."""
+    """Attention computed one number at a time from the formula."""
     size, num_frames, channels = x.shape
     width = channels // attention.num_heads
     out = torch.zeros_like(x)

@@ -1,5 +1,5 @@
-"""Reference: nn.Conv1d and nn.BatchNorm1d, on everything or on the valid frames alone. Law: without valid frames the running
-averages stay as they are. Contract: how the gate of the gating MLP starts."""
+"""Reference: nn.Conv1d and nn.BatchNorm1d, on all frames or on the valid frames only. Law: without valid frames the running
+averages do not change. Contract: the initial gate of the gating MLP."""
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_cuts(folder: Path, *texts: str) -> Path:
-    """Cuts of noise, labeled with these texts."""
+    """Cuts of noise labeled with these texts."""
     made = []
     for i, text in enumerate(texts):
         soundfile.write(folder / f"{i}.wav", noise(1.5, seed=i), 16_000)

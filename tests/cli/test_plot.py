@@ -1,4 +1,4 @@
-"""Contract: `zipasr plot` writes a figure into the run folder and prints its path, or says what is missing."""
+"""Contract: `zipasr plot` writes a figure into the run folder and prints its path, or reports what is missing."""
 
 import json
 from pathlib import Path

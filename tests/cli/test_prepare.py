@@ -1,4 +1,4 @@
-"""Contract: the verb `prepare` parses, calls the library, and prints."""
+"""Contract: the verb `prepare` parses its arguments, calls the library, and prints the result."""
 
 import argparse
 import json

@@ -1,5 +1,5 @@
-"""Contract: `zipasr serve` responds at the URL that it prints, shuts down cleanly after SIGTERM, and says in one line why it
-cannot start."""
+"""Contract: `zipasr serve` responds at the URL that it prints, shuts down cleanly after SIGTERM, and reports in one line why
+it cannot start."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Contract: `zipasr train` checks its arguments first, and says in one line what it wrote or what is wrong."""
+"""Contract: `zipasr train` checks its arguments first, and reports in one line what it wrote or what is wrong."""
 
 import json
 from pathlib import Path
