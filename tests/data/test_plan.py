@@ -1,4 +1,5 @@
-"""The plan. Reference: slow obvious code gives the same batches. Law: they follow from (seed, epoch), in little memory."""
+"""The plan of an epoch. Reference: slow obvious code gives the same batches. Law: (seed, epoch) determine them, in little
+memory."""
 
 import random
 import tracemalloc
@@ -17,7 +18,7 @@ from zipasr.errors import DataError
 
 
 def slow_epoch(durations_s: list[float], config: BatchConfig, seed: int, epoch: int) -> list[tuple[Item, ...]]:
-    """The batches of an epoch with an object for every item, as the first measured runs drew them."""
+    """The batches of an epoch, computed with an object for every item, as the first measured runs drew them."""
     rng = np.random.default_rng(stable_seed(seed, epoch))
     items = []
     for speed in config.speed_factors:
@@ -135,13 +136,13 @@ def test_batch_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("concat_prob", [0.0, 0.5])
 def test_an_epoch_is_small_arrays(concat_prob: float) -> None:
-    """What a plan keeps grows by at most 16 bytes an item, also when some of its batches were asked for."""
+    """A plan keeps at most 16 bytes more for each item, also after some of its batches were read."""
     kept, peaks = [], []
     sizes = (20_000, 60_000)
     for size in sizes:
         durations = np.random.default_rng(0).uniform(0.5, 15.0, size)
         plan = BatchPlan(durations, BatchConfig(max_duration_s=100.0, concat_prob=concat_prob), seed=0)
-        plan.epoch(0)  # the memory that numpy and Python keep for themselves is taken here
+        plan.epoch(0)  # here numpy and Python take the memory that they keep for themselves
         plan._last = None
         tracemalloc.start()
         for index in range(0, plan.num_batches(1), 100):
@@ -186,8 +187,8 @@ def test_mixed_parts_are_independent_and_never_read_twice() -> None:
     parts = [MixedPart(np.full(5, 2.0), 0.5), MixedPart(np.full(100, 1.0), 0.25)]
     plan = BatchPlan(own, MIXED_CONFIG, seed=3, mixed=parts)
     counts = utterances_of(plan, 0)
-    assert set(range(15)) <= counts.keys()  # the small part is short of its share, and is read once
-    assert sum(i >= 15 for i in counts) == 20  # a quarter of the 80 s that the shares make of the 20 s
+    assert set(range(15)) <= counts.keys()  # the small part is smaller than its share, and is read once
+    assert sum(i >= 15 for i in counts) == 20  # a quarter of the 80 s to which the shares extend the 20 s
     assert len({frozenset(utterances_of(plan, epoch)) for epoch in range(4)}) == 4
 
 

@@ -12,7 +12,7 @@ CHUNKS = [(-1, -1), (16, -1), (16, 64), (32, 128), (64, 64)]
 
 
 def golden_encoder(kind: str) -> tuple[Zipformer, dict[str, Tensor]]:
-    """The encoder of a golden file; its Conv-Embed, which the file lacks, is not used."""
+    """The encoder of a golden file; its Conv-Embed is not in the file and not used."""
     meta, golden = load_golden(f"a_zipformer2_{kind}")
     encoder = Zipformer(encoder_config(meta, is_causal=kind == "causal"))
     own = encoder_tensors(golden)

@@ -1,4 +1,4 @@
-"""A set to evaluate on, for all tests of evaluation."""
+"""A set of cuts on which tests evaluate."""
 
 from pathlib import Path
 

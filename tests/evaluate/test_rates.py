@@ -1,4 +1,4 @@
-"""Evaluation. Reference: error counts against a slow Levenshtein. Run: cuts of synthetic audio, some of them broken."""
+"""Evaluation. Reference: error counts against a slow Levenshtein distance. Run: cuts of synthetic audio, some unreadable."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Tuning and calibration on a set. Law: every setting has the error rates of `evaluate`. Contract: the grids, the verb."""
+"""Tuning and calibration on a set. Law: every setting has the error rates of `evaluate`. Contract: grids and the verb."""
 
 import dataclasses
 import json

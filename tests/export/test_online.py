@@ -103,12 +103,12 @@ def test_layouts_are_inverses() -> None:
 
 
 def encoded_in_chunks(model: AsrModel, samples: np.ndarray) -> Encoded:
-    """Encoder frames of all windows that sherpa-onnx processes of a recording."""
+    """Encoder frames of all windows that sherpa-onnx processes in a recording."""
     features = Fbank()(samples)
     state = model.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
     frames = []
     with torch.inference_mode():
-        for start in range(0, len(features) - WINDOW, 2 * CHUNK):  # sherpa-onnx waits for one feature more than a window
+        for start in range(0, len(features) - WINDOW, 2 * CHUNK):  # sherpa-onnx waits for one more feature than a window
             window = features[start : start + WINDOW].unsqueeze(0)
             encoded, state = model.encode_chunk(window, torch.tensor([WINDOW]), state)
             frames.append(encoded.frames)

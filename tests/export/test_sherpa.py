@@ -1,7 +1,7 @@
 """Contract: the real sherpa-onnx loads exported folders and finds the tokens that our searches find.
 
-Random weights do, since both sides compute the same features to rounding; seeds are such that no two tokens compete closely.
-`transcribe_with_sherpa` is also what the quick start's model is tested with.
+Random weights suffice, since both sides compute the same features up to rounding; with these seeds no two tokens compete
+closely. tests/test_trained.py makes the same comparison with the model of the quick start.
 """
 
 from pathlib import Path

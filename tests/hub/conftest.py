@@ -1,4 +1,4 @@
-"""What tests of foreign checkpoints share: a small model, its tensors under icefall's names, and its vocabulary."""
+"""Fixtures for tests of foreign checkpoints: a small model, its tensors under icefall's names, and its vocabulary."""
 
 from pathlib import Path
 

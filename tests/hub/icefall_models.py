@@ -1,4 +1,4 @@
-"""A small model of our own, written the way icefall writes it."""
+"""A small model of our own, and its weights as icefall writes them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -52,7 +52,7 @@ def test_every_kind_of_file(tmp_path: Path, bpe: Path, model: AsrModel, state_di
 
 
 def training_checkpoint(state_dict: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-    """What a training writes: paths, the version of torch, numbers, the state of the optimizer."""
+    """The content of a checkpoint that a training run writes: paths, torch version, numbers, optimizer state."""
     return {
         "model": state_dict,
         "model_avg": shifted(state_dict),

@@ -1,5 +1,6 @@
-"""Contract: the configuration of every published model is read off its shapes, the names of its tensors lead to ours and
-back; whatever does not fit is refused with the original's names. Golden: the original's weights give its numbers."""
+"""Contract: the configuration of every published model follows from the shapes of its tensors, whose names convert to ours
+and back; anything that does not fit is refused with the original's names. Golden: the original's weights give its
+numbers."""
 
 import dataclasses
 import json
@@ -50,7 +51,7 @@ def published(size: str, heads: str = "transducer+ctc+aed") -> dict[str, Tensor]
 
 
 def config_of(tensors: Mapping[str, Tensor], **arguments: Any) -> AsrConfig:
-    """What is read off the shapes, checked by fitting the tensors, without memory for either."""
+    """The configuration derived from the shapes and checked by fitting the tensors, without memory for either."""
     with torch.device("meta"):
         return model_from_icefall({key: tensor.to("meta") for key, tensor in tensors.items()}, **arguments).config
 
@@ -81,7 +82,7 @@ def test_published_models_give_our_presets(name: str) -> None:
 
 
 def test_context_of_one_label_and_other_vocabularies() -> None:
-    """The published AISHELL model."""
+    """The published AISHELL model is one such model."""
     tensors = published("M", "transducer")
     del tensors["decoder.conv.weight"]
     for key, tensor in tensors.items():

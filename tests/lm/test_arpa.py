@@ -1,4 +1,4 @@
-"""ARPA files: reference (a dictionary and a recursion), contract (damaged files are refused with a cure)."""
+"""ARPA files. Reference: a dictionary and a recursion. Contract: damaged files are refused with a cure."""
 
 import gzip
 import sys
@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
-    """Cut at any line: an error, never a crash nor a model of the rest."""
+    """A file cut at any line is an error, never a crash or a model of the remaining lines."""
     lines = BIGRAM.splitlines(keepends=True)
     for kept in range(0, len(lines) - 1, 2):
         with pytest.raises(DataError):

@@ -1,4 +1,4 @@
-"""Estimating n-grams: reference (sums over dictionaries), law (probabilities sum to 1), contract (files, errors)."""
+"""Estimating n-grams. Reference: sums over dictionaries. Law: probabilities sum to 1. Contract: files, errors."""
 
 import gzip
 import math
@@ -24,7 +24,7 @@ CORPORA = {
 
 
 def slow_kneser_ney(sentences: Sentences, order: int) -> dict[tuple[str, ...], float]:
-    """Probability of every n-gram of the highest order there is, and of all below, by the book."""
+    """Probabilities of every n-gram of the highest existing order and of all lower orders, by the textbook."""
     rows = [["<s>", *sentence, "</s>"] for sentence in sentences]
     raw = Counter(tuple(r[i : i + n]) for r in rows for n in range(1, order + 1) for i in range(len(r) - n + 1))
     longest = max(map(len, raw))

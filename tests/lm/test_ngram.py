@@ -1,5 +1,5 @@
-"""N-gram priors: reference (a dictionary and a recursion), law (label by label equals the whole; batching changes
-nothing), contract (which kind a file is, and what is refused)."""
+"""N-gram priors. Reference: a dictionary and a recursion. Law: scoring label by label equals scoring the whole; batching
+changes nothing. Contract: how the kind of a file is detected, and what is refused."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Arpa:
 
 
 def score(prior: TokenNgram | WordNgram, labels: list[int]) -> float:
-    """Label by label, and the end."""
+    """The score of the labels one by one and of the end."""
     state, total = prior.start(), 0.0
     for label in labels:
         (state,), (added,) = prior.extend([state], [label])

@@ -1,7 +1,6 @@
-"""Consistency loss (CR-CTC). golden: the original's loss and gradient. reference: the formula in loops. law: equal
-views cost nothing and get no gradient; the views may be swapped; padding changes nothing; the other view gets no
-gradient. contract: what raises.
-"""
+"""Consistency loss (CR-CTC). Golden: the original's loss and gradient. Reference: the formula in loops. Law: equal views
+have zero loss and gradient; the views may be swapped; padding changes nothing; the other view gets no gradient. Contract:
+which arguments raise."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
 """Golden: position encodings, attention weights, both attentions and softmax of the original. Reference: the position
-formula; the relative shift as a gather. Law: gradcheck, masks, dtype. Contract: what is random and with which chance."""
+formula; the relative shift as a gather. Law: gradcheck, masks, dtype. Contract: what is random, and with which
+probability."""
 
 import math
 
@@ -117,7 +118,7 @@ def load_part(module: torch.nn.Module, golden: dict[str, Tensor], name: str) -> 
 
 
 def seen(golden: dict[str, Tensor]) -> Tensor:
-    """The mask with which the golden weights were made: padding, and nothing else."""
+    """The mask of the golden weights: padding only."""
     return golden["in.key_padding_mask"][:, None, None, :]
 
 
@@ -131,7 +132,7 @@ def test_weights_equal_golden(kind: str) -> None:
 
 
 def test_weights_equal_slow_code() -> None:
-    """One score at a time, from the formula."""
+    """The slow code computes one score at a time from the formula."""
     torch.manual_seed(0)
     num_frames, heads, dim, pos_dim = 5, 2, 3, 2
     module = AttentionWeights(8, 12, num_heads=heads, query_head_dim=dim, pos_head_dim=pos_dim).double().eval()
@@ -158,7 +159,7 @@ def test_rows_with_every_key_masked_are_uniform_and_finite() -> None:
 
 
 def test_softmax_equals_golden() -> None:
-    """The original keeps its own softmax, whose gradient is that of PyTorch's."""
+    """The original has its own softmax, whose gradient equals that of PyTorch's."""
     _, golden = load_golden("b_misc_grads")
     x = golden["in.softmax.x"].clone().requires_grad_()
     y = x.softmax(-1)

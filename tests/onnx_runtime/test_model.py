@@ -1,4 +1,4 @@
-"""Law: an exported model scores and transcribes like its PyTorch model; contract: damage is detected."""
+"""Law: an exported model scores and transcribes like its PyTorch model. Contract: damage is detected."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from zipasr.recognizer import Recognizer, SearchConfig
 
 @pytest.fixture(scope="module", params=["both", "transducer", "ctc"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[AsrModel, Path]:
-    """A model, and the folder that it was exported to."""
+    """A model and the folder that it was exported to."""
     folder = tmp_path_factory.mktemp(request.param)
     model = tiny_asr_model(has_transducer=request.param != "ctc", has_ctc=request.param != "transducer")
     model.save(folder / "model", tiny_tokenizer())

@@ -1,5 +1,5 @@
 """Law: streaming graphs give the transcripts of their model in the same chunks, for streams in any pieces and batches, for
-whole recordings, and with every search; contract: other chunks, windows and kinds of graphs are refused."""
+whole recordings, and with every search. Contract: other chunks, windows and kinds of graphs are refused."""
 
 import dataclasses
 import random
@@ -79,7 +79,7 @@ def test_streams_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
 
 
 def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path]) -> None:
-    """So does the model itself when it simulates streaming; and the batch does not matter."""
+    """The model itself gives the same transcripts when it simulates streaming, and the batch does not matter."""
     heads, saved, folder = pair
     for search in SEARCHES[heads]:
         model, graphs = zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)
