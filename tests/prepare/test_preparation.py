@@ -1,4 +1,4 @@
-"""Run: every kind of source to a folder that Lhotse reads. Law: the same bytes twice; no bad file stops the rest."""
+"""Run: every kind of source becomes a folder that Lhotse reads. Law: the same bytes twice; no bad file stops the others."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def put(folder: Path, name: str, samples: np.ndarray | None = None, text: str | 
 
 
 def cuts_of(out: Path) -> dict[str, Any]:
-    """Read all cuts that were written, by id."""
+    """All cuts that were written, by id."""
     return {cut.id: cut for path in sorted(out.glob("*_cuts.jsonl.gz")) for cut in CutSet.from_file(path)}
 
 
@@ -49,7 +49,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-# What comes out
+# Prepared data
 
 
 def test_plain_audio_stays_where_it_is_and_the_rest_becomes_flac(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_audio_tracks_of_a_film(tmp_path: Path) -> None:
 
 
 def test_times_are_those_of_the_clock(tmp_path: Path) -> None:
-    """A part is cut out where a player shows it: the audio of this film starts after 2 s."""
+    """A part of a film is cut out at the times that a player shows: this film's audio starts after 2 s."""
     samples = np.rint(tone(3.0, freq_hz=300) * np.linspace(0, 1, 3 * RATE_HZ) * 32767) / 32767
     film = mux("matroska", "pcm_s16le", RATE_HZ, samples, video_s=6.0, retime=lambda start_s: start_s + 2)
     (tmp_path / "film.mkv").write_bytes(film)

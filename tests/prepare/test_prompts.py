@@ -1,6 +1,6 @@
-"""Reference: prompts as written and as said. Law: the split. Contract: the packages, and what happens without them.
+"""Reference: prompts as written and as spoken. Law: the split. Contract: the packages, and missing packages.
 
-The test that fetches them is marked `network`; the others use made-up packages.
+The test that downloads packages is marked `network`; the others use synthetic packages.
 """
 
 import gzip
@@ -132,7 +132,7 @@ def test_split_takes_the_hashes_in_order_and_ignores_the_order_of_the_prompts() 
 
 
 def test_split_counts_what_is_left_after_each_choice() -> None:
-    # Any one of the three may go, but not two: RARE must stay in training.
+    # Any one of the three prompts may be held out, but not two: RARE must stay in training.
     utterances = [prompt(f"p{i}", f"RARE WORD{i} COMMON") for i in range(2)]
     utterances += [prompt(f"q{i}", f"WORD{i}") for i in range(2)] + [prompt("q", "COMMON")]
     splits = split_prompts(utterances)

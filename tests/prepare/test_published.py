@@ -1,5 +1,5 @@
-"""Run: miniatures of published corpora, in their own layout, to folders that train, with the official splits. Reference:
-what lhotse's own prepare functions find. Law: the same bytes twice; memory holds one entry of a list at a time."""
+"""Run: miniatures of published corpora, in their own layout, become folders that train, with the official splits. Reference:
+what lhotse's own prepare functions find. Law: the same bytes twice; only one entry of a list is in memory at a time."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ FILES = {
 
 
 def made(tmp_path: Path, name: str, **settings: Any) -> tuple[Path, PrepareReport]:
-    """A miniature corpus, prepared."""
+    """A prepared miniature corpus."""
     folder = WRITERS[name](tmp_path / name)
     return tmp_path / "out", prepare(f"{name}:{folder}", tmp_path / "out", PrepareConfig(**settings))
 
@@ -140,7 +140,7 @@ def test_a_segment_is_the_sound_at_its_place(tmp_path: Path) -> None:
 
 def test_subsets(tmp_path: Path) -> None:
     out, report = made(tmp_path, "gigaspeech", subset="L")
-    assert set(cuts_of(out, "train")) == {f"POD0000000000_S{i:07d}" for i in range(1, 5)}  # 0 is in XL only, 5 garbage
+    assert set(cuts_of(out, "train")) == {f"POD0000000000_S{i:07d}" for i in range(1, 5)}  # 0 is only in XL, 5 is garbage
     assert report.num_utterances["dev"] == 5
     out, report = made(tmp_path / "b", "librispeech", subset="train-other-500")
     assert all("train-other-500" in cut.recording.sources[0].source for cut in cuts_of(out, "train").values())
@@ -261,4 +261,4 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     assert sum(1 for _ in iterate_array(tmp_path / "a.json", "audios")) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12 * 2**20  # the list itself is 20 MB
+    assert peak < 12 * 2**20  # the list itself takes 20 MB

@@ -1,6 +1,6 @@
-"""Contract: what each kind of source gives, and what is said of a source that is none.
+"""Contract: what each kind of source gives, and the error for a folder or file that is not a source.
 
-Sounds are not opened by the readers, so most of the recordings here are empty files.
+The readers do not open audio, so most recordings here are empty files.
 """
 
 import gzip
@@ -286,7 +286,7 @@ def test_a_gzip_cut_in_half_is_an_error_with_a_name(tmp_path: Path) -> None:
         list(read_cuts(path, "en"))
 
 
-# None of these
+# None of these kinds
 
 
 @pytest.mark.parametrize("name", ["missing", "speech.zip", "x.jsonl"])

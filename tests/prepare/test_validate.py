@@ -1,4 +1,4 @@
-"""Law: every rule of `validate` at its edge."""
+"""Law: every rule of `validate` at its limit."""
 
 from pathlib import Path
 

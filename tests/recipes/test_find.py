@@ -1,4 +1,4 @@
-"""Contract: what a user types finds a recipe, or a message with what there is."""
+"""Contract: the user's input finds a recipe, or gives a message that lists what exists."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Contract: the run for a folder follows from what is in it, by rules that are printed."""
+"""Contract: the run for a data folder follows from its content, by rules that are printed."""
 
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() 
         (90, 3000),  # little data: enough steps to learn at all
         (230, 4140),  # 18 epochs
         (656, 11_808),
-        (1350, 12_000),  # enough is enough
-        (9000, 18_000),  # but two epochs, at each speed
+        (1350, 12_000),  # upper bound without further epochs
+        (9000, 18_000),  # but two epochs at each speed
     ],
 )
 def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: int) -> None:
@@ -48,7 +48,7 @@ def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: in
 
 
 def test_half_an_hour_is_trained_as_the_prompts_are() -> None:
-    """11,808 batches under these schedules are what reached 1.1 % on half an hour of 50 voices (docs/own_data.md)."""
+    """11,808 batches under these schedules reached 1.1 % on half an hour of 50 voices (docs/own_data.md)."""
     config, tiny = fit(facts(), "data", batches_per_epoch=656).config, prompts.tiny()
     assert (config.max_batches, config.num_epochs) == (11_808, 18)
     assert (config.lr_batches, config.lr_epochs) == (tiny.lr_batches, tiny.lr_epochs)
@@ -68,7 +68,7 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     assert config.save_interval % config.average_period == 0
     assert config.valid_interval % config.save_interval == 0
     saved_share = config.keep_checkpoints * config.save_interval / config.max_batches
-    assert saved_share > config.average_share  # or the average could not begin where it should
+    assert saved_share > config.average_share  # or the average could not start where it should
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""The recipes of the telephone prompts. Contract: the encoders to compare with are of the size of `tiny`. Run (slow): each
-of them learns on the quick start's data."""
+"""The recipes of the telephone prompts. Contract: the baseline encoders have the size of `tiny`. Run (slow): each of them
+learns on the quick start's data."""
 
 import dataclasses
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from zipasr.recognizer import Recognizer, SearchConfig
 
 @functools.cache
 def causal_model(*, has_transducer: bool = True, has_attention: bool = False, **encoder: Any) -> AsrModel:
-    """The tiny preset as a causal model with random weights, its joiner sharpened so that it says something."""
+    """The tiny preset as a causal model with random weights, its joiner sharpened so that it emits tokens."""
     settings = dataclasses.replace(tiny().encoder, is_causal=True, **encoder)
     config = dataclasses.replace(tiny(), vocab_size=tiny_tokenizer().vocab_size, encoder=settings)
     if not has_transducer:

@@ -1,7 +1,4 @@
-"""Alignment of texts with recordings.
-
-Run: made-up speech with known words. Contract: texts that do not fit.
-"""
+"""Alignment of texts with recordings. Run: synthetic speech with known words. Contract: texts that do not fit."""
 
 from pathlib import Path
 
@@ -16,7 +13,7 @@ TEXT = "THE QUICK BROWN FOX"
 
 
 def test_long_recordings_are_aligned_in_windows() -> None:
-    """70 s; the words are in order, inside the recording, and the whole text is there."""
+    """The words of 70 s are in order and inside the recording, and the whole text is there."""
     transcript = align_text(tiny_recognizer(), noise(70.0), " ".join([TEXT] * 12))
     assert transcript.text == " ".join([TEXT] * 12)
     assert [word.text for word in transcript.words] == TEXT.split() * 12

@@ -1,5 +1,6 @@
 """Precision of inference. Law: half precision changes frames a little, streams included, and heads get float32; the flag of
-a verb reaches the encoder. Contract: what cannot compute so is refused, and so are activations beyond float16."""
+a verb reaches the encoder. Contract: models that cannot compute in half precision are refused, and so are activations beyond
+float16."""
 
 from pathlib import Path
 from typing import get_args
@@ -19,7 +20,7 @@ from zipasr.model import AsrModel
 from zipasr.recognizer import ChunkConfig, Recognizer
 
 RELATIVE_ERROR: dict[Precision, tuple[float, float]] = {"bfloat16": (2e-4, 2e-2), "float16": (2e-5, 2e-3)}
-"""At least, as otherwise nothing was rounded, and at most."""
+"""Smallest and largest difference: below the first, nothing was rounded."""
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -43,7 +44,7 @@ def test_half_precision_changes_frames_a_little(precision: Precision, is_causal:
 
 @pytest.mark.parametrize("precision", RELATIVE_ERROR)
 def test_streams_encode_in_half_precision(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunk after chunk, with a memory that stays in float32."""
+    """Chunks are encoded one after the other, with a state that stays in float32."""
     model, frames = causal_model(), {}
     encode_chunk = AsrModel.encode_chunk
 

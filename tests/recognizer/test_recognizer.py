@@ -1,4 +1,4 @@
-"""Recognizer. Law: results depend neither on the batch nor on the order. Contract: folders, empty sound, settings."""
+"""Recognizer. Law: results depend neither on the batch nor on the order. Contract: folders, empty audio, settings."""
 
 import itertools
 import subprocess
@@ -50,7 +50,7 @@ def test_results_do_not_depend_on_the_batch(method: str) -> None:
 
 
 def test_encoder_frames_do_not_depend_on_the_batch() -> None:
-    """With the padding they agree to rounding; without it, as in the original, the end of short utterances differs."""
+    """With the padding they agree up to rounding; without it, as in the original, the ends of short utterances differ."""
     features = [Fbank()(noise(duration_s, seed)) for seed, duration_s in enumerate(DURATIONS_S)]
     differences = {}
     for tail_padding_frames in (0, 32):
@@ -112,7 +112,7 @@ def test_alternatives_are_the_next_best_readings(method: str) -> None:
 
 @pytest.mark.parametrize("use_vad", [False, True])
 def test_a_long_recording_in_pieces_says_what_its_parts_say(use_vad: bool) -> None:
-    """Random weights hear something in silence, so parts are compared where their pieces are the same."""
+    """Random weights emit tokens even in silence, so the parts are compared where their pieces are the same."""
     long = LongRecordingConfig(max_piece_s=8.0, overlap_s=1.0, use_vad=use_vad)
     recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
     samples, progress = noise(21.0), []
@@ -166,7 +166,7 @@ def test_two_speakers_on_two_channels(tmp_path: Path) -> None:
 
 
 def heard_word(recognizer: Recognizer) -> str:
-    """A word that the recognizer hears already, spelled as the tokenizer would: a boost for it shows in the score."""
+    """A word that the recognizer finds without hotwords, spelled like the tokenizer's, so that a boost raises its score."""
     heard = {word for seed in range(4) for word in recognizer.transcribe(noise(1.3, seed)).text.split()}
     return next(word for word in ("THE", *sorted(heard)) if word in heard)
 
@@ -187,7 +187,7 @@ def test_hotwords_of_a_request_and_of_the_recognizer() -> None:
 
 
 def test_hotwords_turn_an_automatic_ctc_search_into_a_beam() -> None:
-    only_ctc = tiny_asr_model(7, has_transducer=False)  # says words
+    only_ctc = tiny_asr_model(7, has_transducer=False)  # emits words
     recognizer = Recognizer(only_ctc, tiny_tokenizer())
     assert recognizer.search.method == "ctc_greedy"
     beam = Recognizer(only_ctc, tiny_tokenizer(), search=SearchConfig(method="ctc_beam"))
@@ -304,7 +304,7 @@ def test_search_settings_have_an_effect() -> None:
 
 
 def test_rescoring_chooses_by_both_scores() -> None:
-    """A scale near 0 leaves the order of CTC; a huge one lets the attention decoder alone choose."""
+    """A scale near 0 keeps the order of CTC; a huge one leaves the choice to the attention decoder alone."""
     model, tokenizer, samples = tiny_asr_model(has_attention=True), tiny_tokenizer(), noise(1.0)
 
     def best(method: str, **settings: float) -> Transcript:

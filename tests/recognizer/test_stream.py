@@ -1,5 +1,6 @@
-"""Streams. Law: what streams say, in any pieces and company and over resets, is what the search says of the whole under the
-same chunk mask; one chunk is encoded when its sound is there. Contract: sizes, rates, wrong samples, ends, refusals."""
+"""Streams. Law: the result of a stream, in any pieces and batches and over resets, is what the search finds in the whole
+recording under the same chunk mask; a chunk is encoded as soon as its audio is there. Contract: sizes, rates, wrong samples,
+ends, refusals."""
 
 import dataclasses
 import itertools
@@ -53,7 +54,7 @@ def whole_encoded(recognizer: Recognizer, samples: np.ndarray, chunk: int, left:
 
 
 def assert_says(found: Transcript, expected: Hypothesis, start_frame: int = 0) -> None:
-    """The tokens of a hypothesis with their frames, or parts of them; those in the padding are at the end of the sound."""
+    """Check tokens of a hypothesis and their frames, or parts of them; those in the padding are at the end of the audio."""
     assert found.text == tiny_tokenizer().decode(expected.ids)
     triples = zip(expected.ids, emission_spans(expected.frames), expected.log_probs, strict=True)
     spoken = [triple for triple in triples if triple[0] != tiny_tokenizer().sos_eos_id]
@@ -71,7 +72,7 @@ def run(
     seed: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Bring recordings to streams in pieces, as chance has it, and decode all that are ready in one batch."""
+    """Give recordings to streams in random pieces, and decode all streams that are ready in one batch."""
     generator = random.Random(seed)
     arriving = [in_pieces(samples, generator) for samples in recordings]
     ended = [False] * len(streams)
@@ -124,7 +125,7 @@ def test_hotwords_of_each_stream(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
-    """Utterances that chance ends are what the search finds when it is restarted there, over frames of the whole."""
+    """Utterances that end at random are what the search finds when it is restarted there, over frames of the whole."""
     recognizer, generator = causal_recognizer(method), random.Random(3)
     recordings = [noise(5.0, 1), noise(4.0, 2)]
     streams = [recognizer.stream(chunk_frames_50hz=16) for _ in recordings]
@@ -154,7 +155,7 @@ def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
 
 
 def test_streams_of_all_kinds_in_one_call() -> None:
-    """Other sizes and searches are other batches."""
+    """Streams with other sizes and searches form batches of their own."""
     only_ctc = Recognizer(causal_model(has_transducer=False), tiny_tokenizer())
     streams = [only_ctc.stream(), only_ctc.stream(hotwords=HOTWORDS), only_ctc.stream(chunk_frames_50hz=16)]
     assert [stream.search_config.method for stream in streams] == ["ctc_greedy", "ctc_beam", "ctc_greedy"]
@@ -202,7 +203,7 @@ def test_simple_use_and_partial_results() -> None:
 
 @pytest.mark.parametrize("chunk", [8, 32])
 def test_a_chunk_is_ready_when_its_latency_has_passed(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is encoded before it is asked for."""
+    """Nothing is encoded before that."""
     recognizer = causal_recognizer()
     stream = recognizer.stream(chunk_frames_50hz=chunk)
     assert stream.latency_ms == chunk * 20 + 137.5
@@ -258,7 +259,7 @@ def test_wrong_samples_leave_a_stream_as_it_was() -> None:
         bad[7] = value
         with pytest.raises(ValueError, match=rf"sample 7 of 100 is {value:g}; {cure}"):
             stream.accept_waveform(bad)
-    stream.accept_waveform(np.full(1, 9.9))  # a hot master
+    stream.accept_waveform(np.full(1, 9.9))  # a loud master
     plain.accept_waveform(np.full(1, 9.9))
     stream.accept_waveform(samples[:5000])
     with pytest.raises(ValueError, match="sample 7 of 100"):
@@ -307,7 +308,7 @@ def test_an_end_is_an_end() -> None:
 
 
 def silent_recognizer() -> Recognizer:
-    """It hears nothing but blanks."""
+    """A recognizer that emits only blanks."""
     model = AsrModel(causal_model().config).eval()
     assert model.transducer is not None
     with torch.no_grad():
@@ -316,7 +317,7 @@ def silent_recognizer() -> Recognizer:
 
 
 def test_endpoint_after_silence() -> None:
-    """Rule 1 at 2.4 s of decoded sound, and again after a reset; nothing said is no segment."""
+    """Rule 1 applies after 2.4 s of decoded audio, and again after a reset; no speech means no segment."""
     stream = silent_recognizer().stream(chunk_frames_50hz=16)
     times_s = []
     for i in range(60):
@@ -327,7 +328,7 @@ def test_endpoint_after_silence() -> None:
             times_s.append((i + 1) / 10)
             stream.reset()
             assert not stream.is_endpoint()
-    assert times_s == [2.7, 5.3]  # 8 chunks are 2.56 s, 16 are 5.12 s; 137.5 ms are seen ahead
+    assert times_s == [2.7, 5.3]  # 8 chunks are 2.56 s, 16 are 5.12 s; the look-ahead is 137.5 ms
     assert stream.segment == 0
     assert stream.finish().text == ""
 
@@ -343,7 +344,7 @@ def test_endpoint_rules_of_ones_own() -> None:
             found.append(stream.result())
             stream.reset()
     found.append(stream.finish())
-    assert len(found) == 5  # of four chunks, 1.28 s, each
+    assert len(found) == 5  # 4 chunks each, 1.28 s
     assert stream.segment == 4
     starts_s = [transcript.tokens[0].start_s for transcript in found]
     assert all(1.28 * i <= start_s < 1.28 * (i + 1) for i, start_s in enumerate(starts_s))
