@@ -1,6 +1,7 @@
-"""Filterbank: reference (lhotse, a slow float64 rewrite), law (any split gives the same frames), golden, contract.
+"""Filterbank. Reference: lhotse, and a slow float64 rewrite. Law: any split of the samples gives the same frames. Golden:
+stored features. Contract: arguments.
 
-`python tests/test_features.py` writes the golden file anew, for a change of the features that is meant.
+`python tests/test_features.py` writes the golden file again, for an intended change of the features.
 """
 
 import itertools
@@ -28,7 +29,7 @@ def noise(num_samples: int, level: float, seed: int = 0) -> np.ndarray:
 
 
 def slow_fbank(samples: np.ndarray) -> np.ndarray:
-    """The same features one frame at a time in float64, written from the formulas and from no program."""
+    """The same features one frame at a time in float64, written from the formulas and not from any program."""
     num_frames = (len(samples) + 80) // 160
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
 
@@ -47,7 +48,7 @@ def slow_fbank(samples: np.ndarray) -> np.ndarray:
         frame = np.zeros(400)
         for k in range(400):
             at = 160 * j - 120 + k
-            while not 0 <= at < len(samples):  # mirrored, the edge sample included
+            while not 0 <= at < len(samples):  # mirrored, including the edge sample
                 at = -at - 1 if at < 0 else 2 * len(samples) - 1 - at
             frame[k] = samples[at]
         frame -= frame.mean()
@@ -77,7 +78,7 @@ def test_equals_lhotse(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_equals_the_slow_rewrite(name: str) -> None:
-    """Largest seen: 1.2e-4 on noise; 1.1e-3 on speech, in single faint bins beside loud ones (float32 cancellation)."""
+    """Largest error seen: 1.2e-4 on noise; 1.1e-3 on speech, in faint bins next to loud ones (float32 cancellation)."""
     difference = np.abs(Fbank()(SIGNALS[name]).numpy() - slow_fbank(SIGNALS[name]))
     assert difference.max() < 5e-3
     assert difference.mean() < 2e-5
@@ -137,7 +138,7 @@ def test_small_pieces_give_the_same_frames_and_in_time(num_samples_each: int) ->
 
 
 def test_frames_already_given_out_do_not_change() -> None:
-    """They are copies: the extractor reuses its memory."""
+    """The returned frames are copies, while the extractor reuses its memory."""
     stream = Fbank().stream()
     first = stream.accept(noise(16000, 0.1))
     before = first.clone()

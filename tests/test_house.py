@@ -1,9 +1,9 @@
 """Contract: the caps of the house hold in `zipasr/`: size of files and functions, number of parameters, nesting, and the
 form of error messages.
 
-A place that breaks a cap for good says so in a comment that starts `Differs:` and names what it breaks: "lines",
-"parameters" or "nesting". `STILL_OVER` lists what is over today and should not be; an entry that is no longer needed fails
-here, so that the list only gets shorter.
+A place that permanently exceeds a cap says so in a comment that starts `Differs:` and names the cap: "lines", "parameters"
+or "nesting". `STILL_OVER` lists what exceeds a cap today and should not; an entry that is no longer needed fails here, so
+that the list only gets shorter.
 """
 
 import ast
@@ -23,7 +23,7 @@ MAX_FUNCTION_LINES, HARD_FUNCTION_LINES = 60, 100
 MAX_PARAMETERS = 8
 MAX_NESTING = 3
 
-# What is over a cap today, by cap and `file.py` or `file.py::function` (of any folder, so that moves need no change here).
+# What exceeds a cap today, by cap and `file.py` or `file.py::function` (of any folder, so that moves need no change here).
 STILL_OVER: dict[str, dict[str, str]] = {
     "file lines": {
         "loop.py": "the configuration of a run gets a file of its own",
@@ -49,7 +49,7 @@ STILL_OVER: dict[str, dict[str, str]] = {
         "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",
         "sockets.py::offline": "a connection's messages inside its protection against slow clients",
     },
-    # By file; the messages still start with "expected", or say what must be without what is.
+    # By file; the messages still start with "expected", or state what must be without what is.
     "error form": dict.fromkeys(
         (
             *("ablation.py", "average.py", "consistency.py", "ctc.py", "features.py", "file.py", "find.py"),
@@ -85,7 +85,7 @@ def functions(tree: ast.AST) -> list[Function]:
 
 
 def says_differs(lines: list[str], word: str) -> bool:
-    """Whether a comment or docstring among the lines says `Differs:` about `word`."""
+    """Whether a comment or docstring in the lines says `Differs:` about `word`."""
     return any("Differs:" in line and word in " ".join(lines[i : i + 2]) for i, line in enumerate(lines))
 
 
@@ -99,16 +99,16 @@ def lines_of(function: Function, lines: list[str]) -> list[str]:
 
 
 def num_parameters(function: Function) -> int:
-    """Parameters that a caller can give; `self`, `cls` and the `ctx` of autograd are not."""
+    """The number of parameters that a caller can give; `self`, `cls` and the `ctx` of autograd do not count."""
     arguments = function.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return sum(name not in ("self", "cls", "ctx") for name in names)
 
 
 def nesting(node: ast.AST, depth: int = 0) -> int:
-    """Levels of if, for, while, try and match inside each other.
+    """Levels of nested if, for, while, try and match.
 
-    An `elif` is on the level of its `if`. A `with` neither branches nor repeats and adds none. Inner functions count by
+    An `elif` is on the level of its `if`. A `with` neither branches nor repeats and adds no level. Inner functions count by
     themselves.
     """
     deepest = depth
@@ -122,7 +122,7 @@ def nesting(node: ast.AST, depth: int = 0) -> int:
 
 
 def message_of(node: ast.expr) -> str | None:
-    """The text of a message with {} for each value; None if it is not written where it is raised."""
+    """The text of a message with {} for each value; None if it is not written in the raise statement."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -150,7 +150,7 @@ def wrong_form(message: str) -> str | None:
 
 
 def findings_in(path: Path) -> Iterator[Finding]:
-    """Everything in a file that is over a cap."""
+    """Everything in a file that exceeds a cap."""
     text = path.read_text(encoding="utf-8")
     lines, tree = text.splitlines(), ast.parse(text)
     is_marked = says_differs([line for line in lines if line.startswith("# ")], "lines")

@@ -26,7 +26,7 @@ ROWS = (
     ("encoder", "baselines", "losses", "optim"),
     ("nn", "features"),
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
-    # Differs: a row of our own; how settings are typed, where to compute and how far it is concerns every row above alike.
+    # Differs: a row of our own; types of settings, the compute device and progress matter to every row above alike.
     ("text", "config", "device", "progress"),
     ("errors",),
 )
@@ -189,7 +189,7 @@ def test_root_loads_nothing_until_it_is_used() -> None:
 
 
 def test_root_shows_type_checkers_what_it_offers() -> None:
-    """The imports under TYPE_CHECKING are those that `__getattr__` does."""
+    """The imports under TYPE_CHECKING are those that `__getattr__` makes."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -199,7 +199,7 @@ def test_root_shows_type_checkers_what_it_offers() -> None:
 
 
 def test_only_interop_knows_foreign_names() -> None:
-    """Key names of the original occur in one file."""
+    """Key names of the original occur in one file only."""
     for path in FILES:
         if path != PACKAGE / "hub/interop.py":
             assert "encoder_embed" not in path.read_text(), path

@@ -1,4 +1,4 @@
-"""Figures. Contract: a PNG from whatever numbers a run has; where there is none, a sentence."""
+"""Figures. Contract: a PNG from any metrics of a run; without metrics, an error message."""
 
 from pathlib import Path
 

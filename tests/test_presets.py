@@ -1,5 +1,5 @@
-"""Contract: every preset builds and has its published size; names, second names, folders; what is unknown is refused with
-the nearest names."""
+"""Contract: every preset builds and has its published size; names, aliases, folders; unknown names are refused with the
+nearest names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Progress. Contract: plain lines now and then where stderr is no terminal, a bar on one, nothing when quiet."""
+"""Progress. Contract: occasional plain lines if stderr is not a terminal, a bar if it is one, nothing if quiet."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from zipasr.progress import LINE_INTERVAL_S, Progress, quiet, track, write_line
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets, in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -19,7 +19,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,5 @@
-"""Tokenizer: law (text survives, same texts give the same model), contract (ids, files, errors, silence on stderr)."""
+"""Tokenizer. Law: texts round-trip, and the same texts give the same model. Contract: ids, files, errors, nothing on
+stderr."""
 
 import logging
 import pickle
@@ -89,7 +90,7 @@ def test_starts_word(tokenizer: Tokenizer) -> None:
 
 
 def test_case_and_unicode_forms_are_kept() -> None:
-    """ﬁ, ², full-width letters and combining accents are what NFKC, sentencepiece's default, would rewrite."""
+    """NFKC, the default of sentencepiece, would rewrite ﬁ, ², full-width letters and combining accents."""
     text = "ﬁne x² ＡＢ e\u0301 É İstanbul"
     tokenizer = Tokenizer.train([text], kind="char", vocab_size=len(set(text) - {" "}) + 4)
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -259,7 +260,7 @@ def _foreign_model(folder: Path, **settings: object) -> bytes:
 
 
 def test_icefall_models_open_and_never_spell_blank(tmp_path: Path) -> None:
-    """There `<blk>` and `<sos/eos>` are pieces that a text can contain."""
+    """In those models `<blk>` and `<sos/eos>` are pieces that a text can contain."""
     model = _foreign_model(
         tmp_path,
         model_type="unigram",
@@ -384,6 +385,6 @@ def test_a_text_is_spelled_in_the_case_that_the_vocabulary_has() -> None:
     upper = Tokenizer.train(["ANNA MARIA"], kind="char", vocab_size=None)
     assert upper.spelling("Anna Maria") == "ANNA MARIA"
     assert upper.spelling("ANNA") == "ANNA"
-    assert upper.spelling("Łan") == "ŁAN"  # the rest can be written so
+    assert upper.spelling("Łan") == "ŁAN"  # the other texts can be encoded
     lower = Tokenizer.train(["anna maria"], kind="char", vocab_size=None)
     assert lower.spelling("Anna Maria") == "anna maria"

@@ -1,6 +1,6 @@
-"""Run: what a trained model must show that random weights cannot, on the model of the quick start and prompts that it never
-heard: hotwords help and do little harm, calibration helps, long recordings lose nothing, words are timed where they are, and
-sherpa-onnx says the same."""
+"""Run: properties of a trained model that random weights cannot show, for the model of the quick start on prompts that it
+was not trained on: hotwords help and do little harm, calibration helps, long recordings lose nothing, word times are right,
+and sherpa-onnx gives the same texts."""
 
 import dataclasses
 import json
@@ -24,18 +24,18 @@ from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
 ABSENT = ("ZIPFORMER", "ANNA MARIA", "WELLINGTON", "QUEENSLAND", "KATHERINE", "JONATHAN", "SAN FRANCISCO")
 BOOSTS = {"beam": 1.5, "greedy": 1.0, "ctc_beam": 1.5}
-"""Nats for each token: the default, and less in a greedy search, which cannot take back what turns out wrong."""
+"""Nats per token: the default, and less in a greedy search, which cannot take back a wrong token."""
 MAX_HARM = 2.5
-"""Percent by which the word error rate may rise with names as hotwords that nobody says, in a beam search."""
+"""Percent by which the word error rate may rise in a beam search with hotwords that nobody says."""
 MAX_START_ERROR_S = 0.02
-"""Mean error of the starts of words, against the level of the sound; measured 0.006 (docs/alignment.md)."""
+"""Mean error of word starts relative to the level of the audio; measured 0.006 (docs/alignment.md)."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")
 def utterances() -> list[ReferenceUtterance]:
-    """Dev and test prompts. The quick start is run if it was not."""
+    """Dev and test prompts. Runs the quick start if it has not run."""
     if not (RUN / "test_results.jsonl").exists():
         subprocess.run([REPOSITORY / "scripts" / "quickstart"], check=True)
     return [utterance for part in ("dev", "test") for utterance in read_cuts(DATA / f"{part}_cuts.jsonl.gz")]
@@ -86,7 +86,7 @@ def test_calibrated_confidence_tells_more(method: str, utterances: list[Referenc
 
 @pytest.mark.parametrize("use_vad", [True, False])
 def test_a_long_recording_loses_and_doubles_no_words(use_vad: bool, utterances: list[ReferenceUtterance]) -> None:
-    """Prompts of known text, joined with pauses and noise: as a whole they say what they say one by one."""
+    """Prompts of known text, joined with pauses and noise, give the same words as one by one."""
     one_by_one = texts_of(utterances, "beam")
     generator, parts = np.random.default_rng(0), []
     for utterance in utterances:
@@ -124,7 +124,7 @@ def exported(utterances: list[ReferenceUtterance], tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])
 def test_sherpa_onnx_says_what_we_say(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
-    """The exported graphs in the real runtime, on every prompt that the model never heard."""
+    """The exported graphs run in the real runtime on every prompt that the model was not trained on."""
     recordings = [utterance.samples for utterance in utterances if utterance.samples is not None]
     expected = transcribe_as_sherpa(RUN, recordings, method)
     found = transcribe_with_sherpa(exported, recordings, method)

@@ -1,4 +1,4 @@
-"""Compared searches with chosen error counts."""
+"""Compared searches with given error counts, and the tokenizer of their texts."""
 
 from zipasr.search.comparison import ComparedSearch
 from zipasr.search.edits import ErrorRates, Errors

@@ -1,4 +1,4 @@
-"""Comparison of hypotheses."""
+"""A check that two lists of hypotheses agree."""
 
 import pytest
 

@@ -18,7 +18,7 @@ def obvious_beam_search(
     max_symbols: int = 1,
     **settings: float,
 ) -> list[list[Hypothesis]]:
-    """One utterance and one hypothesis at a time, with dictionaries of whole sequences."""
+    """The hypotheses of each utterance, computed one at a time, with dictionaries of whole sequences."""
     found = []
     for frames, length in zip(encoded.frames, encoded.lens.tolist(), strict=True):
         live = {(): Hypothesis()}

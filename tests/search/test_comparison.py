@@ -1,4 +1,5 @@
-"""The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: what is said."""
+"""The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: the printed
+explanations."""
 
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_heads_that_differ_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("worse", "better"), [(104, 100), (13, 9), (3, 0), (7, 7)])
 def test_small_differences_say_nothing(worse: int, better: int) -> None:
-    """A tenth and five words: less is chance."""
+    """Differences up to a tenth and five words may be chance, so nothing is reported."""
     assert explain_differences([of(GREEDY, worse, num_words=200), of(CTC, better, num_words=200)]) == []
 
 

@@ -1,4 +1,4 @@
-"""The default search of a model folder. Contract: it is kept, followed by `auto`, and refused when damaged."""
+"""The default search of a model folder. Contract: it is stored, `auto` uses it, and a damaged file is refused."""
 
 from pathlib import Path
 from typing import Any

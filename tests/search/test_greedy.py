@@ -46,7 +46,7 @@ def test_golden_tokens(name: str, uses_penalty: bool) -> None:
 @pytest.mark.parametrize(("name", "max_symbols"), [("greedy_single", 1), ("greedy_single_max", 3)])
 @pytest.mark.parametrize("window", [1, 8])
 def test_golden_tokens_of_single_utterances(name: str, max_symbols: int, window: int) -> None:
-    """With more labels a frame, too."""
+    """This also holds with more labels per frame."""
     model, _, tensors = golden_model()
     encoded = golden_encoded(tensors)
     suffix = "3_" if max_symbols == 3 else ""

@@ -1,4 +1,5 @@
-"""Priors in the searches. Reference: obvious code; all alignments. Law: weights, and one call a frame for all hypotheses."""
+"""Priors in the searches. Reference: slow obvious code; all alignments. Law: weights, and one call per frame for all
+hypotheses."""
 
 import itertools
 import math
@@ -26,7 +27,7 @@ from zipasr.search.prior import WeightedPriors
     seed=st.integers(0, 99),
 )
 def test_beam_equals_obvious_code(lens: list[int], beam: int, max_symbols: int, seed: int) -> None:
-    """What a prior says of a label counts from the next choice on: in the same frame, if it goes on."""
+    """The score of a label from the prior counts from the next pruning on, which may be in the same frame."""
     scorer, encoded, prior = ToyScorer(5, seed=seed), toy_encoded(lens, 5, seed=seed, blank_bonus=1.0), ToyPrior(5, seed)
     weighted = WeightedPriors([(prior, 0.7)])
     found = modified_beam_search(scorer, encoded, beam=beam, prior=weighted, max_symbols_per_frame=max_symbols)
@@ -35,7 +36,7 @@ def test_beam_equals_obvious_code(lens: list[int], beam: int, max_symbols: int, 
     for ours, obvious in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert ours.score == pytest.approx(obvious.score, abs=1e-4)
         assert ours.frames == obvious.frames
-    assert prior.num_calls <= max(lens) * max_symbols  # all utterances and hypotheses of a sub-step in one call
+    assert prior.num_calls <= max(lens) * max_symbols  # one call for all utterances and hypotheses of a sub-step
 
 
 def collapsed(path: Sequence[int]) -> tuple[int, ...]:
@@ -53,7 +54,7 @@ def test_a_wide_prefix_beam_finds_the_best_of_all_alignments() -> None:
     best = sorted(scores, key=lambda ids: -scores[ids])
     assert [h.ids for h in found[:10]] == best[:10]
     assert [h.score for h in found[:10]] == pytest.approx([scores[ids] for ids in best[:10]], abs=1e-4)
-    assert found[0].ids != max(totals, key=lambda ids: totals[ids])  # the prior had its say
+    assert found[0].ids != max(totals, key=lambda ids: totals[ids])  # the prior had an effect
 
 
 def test_priors_add_up_with_their_weights() -> None:

@@ -13,7 +13,7 @@ from zipasr.search.rescoring import attention_rescoring, attention_scores
 
 
 class LongLover(ToyScorer):
-    """An attention decoder to which every label is likely and the end is not."""
+    """An attention decoder that makes every label likely and the end unlikely."""
 
     has_attention = True
 

@@ -1,4 +1,5 @@
-"""Which search gets what. Contract: what has no effect is refused with the cure; `auto` chooses what the heads allow."""
+"""The choice of a search and its settings. Contract: settings without effect are refused with the cure; `auto` chooses a
+search that the heads allow."""
 
 import dataclasses
 from typing import Any

@@ -7,7 +7,7 @@ from tests.golden_files import seeded
 
 
 class ToyPrior:
-    """A bigram: what a label adds depends on the one before; the state is that label, 0 at the start."""
+    """A bigram: the score of a label depends on the label before it, which is the state; 0 at the start."""
 
     def __init__(self, vocab_size: int, seed: int = 0, end: float = 0.0) -> None:
         self.table_VV = seeded(vocab_size, vocab_size, seed=seed).tolist()

@@ -1,5 +1,5 @@
 """A server for tests, in a thread of this process, on a free port of 127.0.0.1, with a tiny random model; and functions to
-observe it and to hold it up."""
+observe it and to block it."""
 
 import dataclasses
 import gc

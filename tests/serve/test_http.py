@@ -1,5 +1,5 @@
-"""Contract: OpenAI's API over HTTP with the real `openai` client; unsupported requests are refused with an explanation.
-Law: a transcript over HTTP is that of the recognizer; requests that arrive together are computed together."""
+"""Contract: OpenAI's API over HTTP with the real `openai` client; unsupported requests are refused with an explanation. Law:
+a transcript over HTTP is that of the recognizer; requests that arrive together are computed together."""
 
 import itertools
 import threading
@@ -92,7 +92,7 @@ def test_stream_of_events(client: openai.OpenAI, recognizer: Recognizer) -> None
 
 
 def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -> None:
-    """Each stretch comes as soon as it is final, while later pieces still wait to be computed."""
+    """Each part of the text is sent as soon as it is final, while later pieces still wait to be computed."""
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     slow = offline_recognizer()
     go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many

@@ -1,5 +1,8 @@
-"""Law: after many bad and good clients, a server uses no more memory than before. In a process of its own, since
-that of the tests has clients in it; its figures are printed (pytest -rP shows them)."""
+"""Law: after many bad and good clients, a server uses no more memory than before.
+
+The server runs in a process of its own, since that of the tests has clients in it; its figures are printed (pytest -rP shows
+them).
+"""
 
 import os
 import subprocess
@@ -180,7 +183,7 @@ def run_round(served: Served) -> None:
 
 
 def test_memory_does_not_grow(served: Served) -> None:
-    """The first rounds fill caches."""
+    """The first rounds fill caches and do not count."""
     sizes_mb = []
     for number in range(NUM_WARM_UPS + NUM_ROUNDS):
         if number in (0, NUM_WARM_UPS):
