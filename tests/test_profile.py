@@ -24,10 +24,12 @@ ON_RECORD = {
     "medium": (62_875_543_190, (9.7868, 9.7353, 6.7155, 9.1676, 11.5865, 9.1676, 6.7155), 2),
     "large": (107_648_816_894, (9.7868, 9.7358, 6.7158, 22.6707, 29.3520, 22.6707, 6.7158), 3),
 }
-"""Operations of the original encoder for 30 s; in 10^9, those of Conv-Embed and of each stack; and how often they contain
-the tanh of NonlinAttention. The rule has it once, and so do we. The figures have it once, twice and three times, as a
-counter does that is hooked in anew for each model of one process: stacks 1, 2 and 6, equal in all three models, have
-different figures. The difference is 0.003 and 0.005 %."""
+"""Operations of the original encoder for 30 s, those of Conv-Embed and of each stack in 10^9, and a count.
+
+The count says how often the operations include the tanh of NonlinAttention. The rule counts it once, and so do we. The
+original's figures count it once, twice or three times, like a counter whose hooks are added again for each model of a
+process: stacks 1, 2 and 6, which are equal in all three models, have different figures. The difference is 0.003 and 0.005 %.
+"""
 
 
 def stack_flops(config: ZipformerConfig, i: int, num_frames_50hz: int) -> tuple[int, int]:

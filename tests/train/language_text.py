@@ -1,4 +1,4 @@
-"""A little language for tests of language models: sentences whose every word depends on the one before."""
+"""A small artificial language for tests of language models: each word of a sentence depends on the word before."""
 
 import random
 from pathlib import Path
@@ -20,11 +20,11 @@ def sentences(num: int, seed: int = 0) -> list[str]:
 
 
 def write_text(path: Path, num: int = 120, seed: int = 0) -> Path:
-    """A file of them."""
+    """A file of such sentences."""
     path.write_text("\n".join(sentences(num, seed)) + "\n", encoding="utf-8")
     return path
 
 
 def tokenizer() -> Tokenizer:
-    """One of letters."""
+    """A tokenizer of letters."""
     return Tokenizer.train(sentences(20), kind="char", vocab_size=None)

@@ -32,7 +32,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, num_batches: int, number: int = 
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Everything in a training checkpoint but the time it took."""
+    """The content of a training checkpoint except the training time."""
     files = CheckpointFolder(folder)
     training = files.document(TRAINING_FILE)
     del training["position"]["train_s"]
@@ -52,7 +52,7 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 def stop_after_batches(monkeypatch: pytest.MonkeyPatch, num_batches: int) -> None:
-    """Press Ctrl-C while the model computes its losses for the given time."""
+    """Press Ctrl-C while the model computes its losses for the `num_batches`-th time."""
     forward, count = AsrModel.forward, 0
 
     def interrupt(self: AsrModel, *arguments: Any) -> Any:

@@ -23,7 +23,7 @@ def new_state(seed: int = 0) -> TrainState:
 
 
 def train(state: TrainState, num_batches: int) -> None:
-    """Steps on random batches, which depend on the random state only."""
+    """Train on random batches, which depend only on the random state."""
     for _ in range(num_batches):
         state.position.num_batches += 1
         state.model.train()

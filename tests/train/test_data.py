@@ -1,4 +1,4 @@
-"""The utterances of a run. Reference: what the rules leave one by one. Law: choosing opens hardly any, and keeps none."""
+"""The utterances of a run. Reference: the rules applied one by one. Law: selection opens hardly any cuts, and keeps none."""
 
 import dataclasses
 import gzip
@@ -54,7 +54,7 @@ def write_many(path: Path, durations_s: list[float], texts: list[str]) -> Path:
 
 
 def opened_cuts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of what lhotse makes from now on."""
+    """The ids of the cuts that lhotse makes from now on."""
     opened: list[str] = []
     deserialize = lhotse_serialization.deserialize_item
 
@@ -66,7 +66,7 @@ def opened_cuts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-# What is chosen
+# Selection
 
 
 def test_frames_of_many_equal_frames_of_one() -> None:
@@ -105,10 +105,10 @@ def test_selection_equals_the_rules_one_by_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_few_cuts_are_opened_and_none_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run begins, 20,000 cuts as well as 2,000, by opening those of a batch and those whose tokens must be counted."""
+    """A run opens only the cuts of one batch and those whose tokens it must count, for 20,000 cuts as for 2,000."""
     opened, peaks = opened_cuts(monkeypatch), []
     tokenizer = Tokenizer.train(["a b"], kind="char", vocab_size=None)
-    sizes = (500, 2000, 20_000)  # the first warms up
+    sizes = (500, 2000, 20_000)  # the first run warms up
     for size in sizes:
         texts = ["a b a b a b"] * (size - 2) + ["a b " * 40, "b" * 40]
         path = write_many(tmp_path / f"{size}_cuts.jsonl.gz", [2.0] * size, texts)
@@ -231,7 +231,7 @@ def test_run_on_other_utterances_is_refused(tones: Path, old_tones: Path, tmp_pa
 def test_changes_of_what_is_mixed_in_of_noise_and_of_the_dev_set_are_noticed(
     tones: Path, old_tones: Path, tmp_path: Path
 ) -> None:
-    """Each by its name and place; a run whose record lacks them notes them, and notices the next change."""
+    """Each change is named with its source; a run whose record lacks them adds them, and notices the next change."""
     noise = Path(shutil.copy(old_tones / "dev_cuts.jsonl.gz", tmp_path / "noise_cuts.jsonl.gz"))
     config = with_mix(minute_config(tones), MixConfig(data=str(old_tones), share=0.5))
     config = dataclasses.replace(
@@ -242,7 +242,7 @@ def test_changes_of_what_is_mixed_in_of_noise_and_of_the_dev_set_are_noticed(
     data = select(cuts, dev, tokenizer, config)
     (mixed,) = data.mixed
     record = tmp_path / DATA_FILE
-    record.write_text(f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}")  # of the version before
+    record.write_text(f"2 {hashlib.sha256(data.identities.tobytes()).hexdigest()}")  # written by the previous version
     for _ in range(2):
         check_same_data(data, tmp_path, config)
     before = record.read_text()

@@ -1,4 +1,4 @@
-"""The search that a run chooses. Run: it is near the best even for a model that emits bursts. Contract: what follows it."""
+"""The search that a run chooses. Run: it is close to the best even for a model that emits bursts. Contract: what uses it."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ SOUNDS = {"CARAMEL": (300, 500), "COFFEE": (900, 700), "PLEASE": (2000, 2600), "
 
 
 def write_orders(folder: Path) -> Path:
-    """Four sentences, again and again: about 17 characters a second, for 25 frames."""
+    """Four sentences, repeated: about 17 characters per second, for 25 frames."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for split, number in (("train", 60), ("dev", 24)):

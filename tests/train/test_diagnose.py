@@ -1,6 +1,5 @@
-"""Activation diagnostics. Reference: slow code over activations that are kept. Law: what is marked is what Balancer and
-Whiten act upon; the model is left as it was. Contract: no speech and damaged runs are errors, NaN is the worst of all.
-"""
+"""Activation diagnostics. Reference: slow code over stored activations. Law: the marked channels are those that Balancer and
+Whiten act on; the model does not change. Contract: empty dev sets and damaged runs are errors, NaN is the worst of all."""
 
 import copy
 import dataclasses
@@ -73,7 +72,7 @@ def test_figures_are_those_of_all_activations_together() -> None:
 
 
 class _OneModule(nn.Module):
-    """Enough of a model to be diagnosed: its encoder is one module that sees the features themselves."""
+    """The part of a model that diagnosis needs: its encoder is one module that receives the features themselves."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class _OneModule(nn.Module):
 
 
 def activations(rms: float, positive: float, channels: int = 8) -> Tensor:
-    """Independent channels, Gaussian, with this root mean square and about this share of positive values."""
+    """Independent Gaussian channels with this root mean square and about this share of positive values."""
     x = torch.randn(1, 4000, channels, generator=torch.Generator().manual_seed(0)).double()
     x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
     x = x + math.sqrt(2.0) * torch.special.erfinv(torch.tensor(2.0 * positive - 1.0)).item()
@@ -203,9 +202,9 @@ def test_training_step_of_runs_checkpoints_and_models(tmp_path: Path) -> None:
             folder, documents={TRAINING_FILE: {"position": {"num_batches": b}, "ranks": [None]}}, tensors={}, blobs={}
         )
     (tmp_path / "model").mkdir()
-    assert training_step(tmp_path / "model") == math.inf  # no configuration of a run
+    assert training_step(tmp_path / "model") == math.inf  # not a configuration of a run
     (tmp_path / "config.json").write_text(json.dumps(to_json(dataclasses.replace(config, ref_duration_s=6.0))))
-    assert [training_step(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s a batch
+    assert [training_step(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s per batch
     assert training_step(tmp_path / "elsewhere") == math.inf
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="must be the configuration of a run"):

@@ -1,6 +1,5 @@
-"""What goes wrong in training. Run: it is said, and loses nothing: a full disk, a torn checkpoint, losses that are not
-finite, utterances, recordings and manifests that cannot be used.
-"""
+"""Faults during training. Run: each is reported and loses nothing: a full disk, a truncated checkpoint, losses that are not
+finite, unusable utterances, recordings and manifests."""
 
 import dataclasses
 import errno
@@ -145,7 +144,7 @@ def test_sound_at_another_rate(small_data: Path, tmp_path: Path) -> None:
 
 
 def with_gone_sound(source: Path, folder: Path, split: str) -> Path:
-    """A data folder with one more cut, whose recording is not there any more."""
+    """A data folder with one more cut, whose recording no longer exists."""
     path = shutil.copy(source / "train000.flac", folder / "gone.flac")
     data = with_cuts(source, folder / "data", cut_of(Path(path), "LO"), split=split)
     (folder / "gone.flac").unlink()
@@ -160,7 +159,7 @@ def test_sound_of_dev_that_is_gone(small_data: Path, tmp_path: Path) -> None:
 def test_training_audio_that_is_missing_is_skipped(
     small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Said once in each process; a run that was interrupted goes on as the other."""
+    """Each process reports it once; an interrupted run continues like the whole run."""
     data = with_gone_sound(small_data, tmp_path, "train")
     run(minute_config(data, num_epochs=2), tmp_path / "whole")
     assert caplog.text.count("skipped 1 of 25 utterances: the audio of gone (") == 1

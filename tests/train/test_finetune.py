@@ -1,6 +1,6 @@
-"""Finetuning. Run: new words are learned, with the checkpoint's vocabulary and with another; stopping changes nothing.
-Law: shared rows keep their bits, frozen parts do too, a merged model computes what the adapted one does. Contract: what
-the configuration becomes, what is printed, and every error."""
+"""Finetuning. Run: new words are learned, with the checkpoint's vocabulary and with another one; interruptions change
+nothing. Law: shared rows and frozen parts keep their bits, a merged model computes what the adapted one does. Contract: the
+resolved configuration, what is printed, and every error."""
 
 import copy
 import dataclasses
@@ -33,7 +33,7 @@ from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint
 from zipasr.train.validation import validate, validation_batches
 
 SAME_LETTERS = {"MOP": (1500, 800), "NOD": (600, 1800), "WILD": (2500, 1200)}
-"""Words of the letters of the old ones."""
+"""Words made of the letters of the old words."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +46,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`old`, `new` and `same`: data of the three sets of words; `few`: little of the new ones."""
+    """`old`, `new` and `same` hold data of the three sets of words; `few` holds little data of the new words."""
     folder = tmp_path_factory.mktemp("finetune")
     write_tones(folder / "old")
     write_tones(folder / "new", num_train=24, sounds=NEW_WORDS, prefix="new-")
@@ -65,7 +65,7 @@ def base(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with all three heads and random weights, its vocabulary that of the old words."""
+    """A model folder with all three heads, random weights, and the vocabulary of the old words."""
     torch.manual_seed(0)
     config = dataclasses.replace(with_attention(minute_config()).model, vocab_size=14)
     model = AsrModel(config)
@@ -73,7 +73,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(config: TrainConfig, tokenizer: Tokenizer, seed: int = 1) -> tuple[AsrModel, list[str]]:
-    """The model that a run begins with, and what it says."""
+    """The model with which a run starts, and the report on it."""
     torch.manual_seed(seed)
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     config = dataclasses.replace(config, model=model.config)
@@ -94,7 +94,7 @@ def wer_on(data: Path, model_folder: Path) -> float:
     ]
 
 
-# It learns
+# Learning
 
 
 def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_pa
 
 
 MAX_FORGOTTEN = 10.0
-"""Percent by which the WER on the old words may rise while new ones are learned, with half of the audio being old."""
+"""Percent by which the WER on the old words may rise while new words are learned, with half of the audio being old."""
 
 
 def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
     folder: Path, base: Path, tmp_path: Path
 ) -> None:
-    """With the same vocabulary."""
+    """The vocabulary stays the same."""
     mix = json.dumps([{"data": str(folder / "old"), "share": 0.5}])
     before = {name: wer_on(folder / name, base / "model") for name in ("same", "old")}
     assert before["same"] > 80
@@ -129,7 +129,7 @@ def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
 
 
 def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, tmp_path: Path) -> None:
-    """So that what is mixed in can be spelled, and every old piece keeps its row."""
+    """Texts of mixed-in data can thus be spelled, and every old piece keeps its row."""
     mix = json.dumps([{"data": str(folder / "old"), "share": 0.5}])
     settings = ["finetune.vocabulary=new", f"mix={mix}", "num_epochs=1"]
     run(resolve(ctc_recipe(folder / "few"), settings, str(base)), tmp_path)
@@ -137,7 +137,7 @@ def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, 
 
 
 def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
-    """A pretrained encoder alone helps: a model that starts at random has learned less after as many steps."""
+    """A pretrained encoder alone helps: a model that starts at random has learned less after the same number of steps."""
     config = resolve(ctc_recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
     assert wer < 40
@@ -145,7 +145,7 @@ def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_pa
 
 
 def test_adapters_learn(folder: Path, base: Path, tmp_path: Path) -> None:
-    """New words by adapters and a new output layer; the rest of the trained weights stays as it was to the bit."""
+    """Adapters and a new output layer learn the new words; the other trained weights do not change by a bit."""
     settings = ["finetune.vocabulary=new", "finetune.lora={}", "lr=0.1"]
     config = resolve(ctc_recipe(folder / "new", num_epochs=8), settings, str(base))
     assert run(config, tmp_path).wer < 30
@@ -159,14 +159,14 @@ def test_adapters_learn(folder: Path, base: Path, tmp_path: Path) -> None:
     for name, tensor in CheckpointFolder(newest).tensors(LORA_FILE).items():
         if name.endswith(".base.weight"):
             assert torch.equal(tensor, old[name.replace(".base.", ".")]), name
-    assert AsrModel.load(newest)[0].config == AsrModel.load(tmp_path / "model")[0].config  # can be evaluated as it is
+    assert AsrModel.load(newest)[0].config == AsrModel.load(tmp_path / "model")[0].config  # can be evaluated directly
 
 
 # Weights
 
 
 def test_shared_rows_keep_their_bits_and_the_rest_is_new(untrained: Path) -> None:
-    """In all seven layers, weight and bias, whatever the places of the pieces in either vocabulary."""
+    """This holds for all seven layers, weight and bias, wherever the pieces are in either vocabulary."""
     old, old_tokenizer = AsrModel.load(untrained)
     tokenizer = vocabulary(NEW_WORDS)
     config = resolve(minute_config(), ["finetune.vocabulary=new"], str(untrained))
@@ -212,7 +212,7 @@ def test_encoder_only(untrained: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, (old if name.startswith("encoder.") else untouched)[name]), name
     assert lines[0] == f"started from encoder of {untrained}; new: transducer, ctc"
-    assert config.model.attention is None  # that head is the checkpoint's alone
+    assert config.model.attention is None  # only the checkpoint has that head
 
 
 def test_a_head_of_the_recipe_starts_at_random(base: Path) -> None:
@@ -264,7 +264,7 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
 
 
 def published_heads_model() -> AsrModel:
-    """A model whose attention heads have the published widths, so that its shapes tell everything."""
+    """A model whose attention heads have the published widths, so that its shapes determine everything."""
     config = minute_config().model
     assert isinstance(config.encoder, ZipformerConfig)
     heads = {"query_head_dim": 32, "value_head_dim": 12, "pos_head_dim": 4, "pos_dim": 48}
@@ -272,7 +272,7 @@ def published_heads_model() -> AsrModel:
     return AsrModel(dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, **heads), vocab_size=14))
 
 
-# What trains
+# Trained parts
 
 
 def test_frozen_parts_keep_their_bits(folder: Path, base: Path, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
 
 
 def test_what_the_configuration_becomes(untrained: Path) -> None:
-    """Architecture of the checkpoint, a tenth of the rate, which stays; what is set by hand holds."""
+    """The checkpoint's architecture and a tenth of the rate, held constant; explicit settings take precedence."""
     model = AsrModel.load(untrained)[0]
     published = resolve(TrainConfig(), [], str(untrained))
     assert published.model == model.config
@@ -427,7 +427,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Path) -> None:
-    """The folder of the run tells them by their hash; where they lie does not matter."""
+    """The folder of the run recognizes them by their hash; their path does not matter."""
     source = shutil.copytree(untrained, tmp_path / "source")
     settings = ["finetune.vocabulary=new", "num_epochs=1"]
     first = resolve(minute_config(folder / "few"), settings, str(source))

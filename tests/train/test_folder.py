@@ -1,4 +1,4 @@
-"""The folder of a run. Contract: one process at a time, and one sentence for the other."""
+"""The folder of a run. Contract: one process at a time; a second one gets an error message."""
 
 import logging
 import signal
@@ -23,7 +23,7 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path) -> None:
-    """A child holds the lock of its parent, which is no more, for some seconds."""
+    """A child holds the lock of its dead parent for some seconds."""
     out = tmp_path / "run"
     script = (
         "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.train.folder import locked\n"

@@ -1,5 +1,5 @@
-"""Training language models: run (perplexity falls to what the language allows; resume is bit-identical, after Ctrl-C too),
-law (the model's own perplexity), contract (what a run refuses)."""
+"""Training language models. Run: perplexity falls to what the language allows; resume is bit-identical, after Ctrl-C too.
+Law: the reported perplexity is the model's own. Contract: what a run refuses."""
 
 import dataclasses
 import json
@@ -42,13 +42,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
 def test_learns_the_language(tmp_path: Path, kind: str) -> None:
-    """Letters alternate with spaces and have two successors each, or one: far below the 5 of chance, not below the truth."""
+    """Letters alternate with spaces and have one or two successors, so the perplexity is far below the 5 of chance."""
     text, dev = write_text(tmp_path / "text.txt", 300), write_text(tmp_path / "dev.txt", 100, seed=1)
     report = train_language_model(
         [text], tokenizer(), tmp_path / "run", small(kind, num_epochs=12), dev=[dev], is_quiet=True
     )
     lengths = [len(line.split()) for line in sentences(100, seed=1)]
-    # Of each word its letter is uncertain; of each line also its length, 1 of 7.
+    # Each word has an uncertain letter; each line also has an uncertain length, 1 of 7.
     truth = sum(n * math.log(2) * 0.8 + math.log(7) for n in lengths) / sum(2 * n + 1 for n in lengths)
     assert math.exp(truth) * 0.9 < report.perplexity < math.exp(truth) * 1.3
     assert report.num_held_out_lines == 100 and report.unit == "token" and report.model == tmp_path / "run" / "model"
@@ -68,7 +68,7 @@ def test_its_perplexity_is_that_of_the_saved_model(tmp_path: Path, text: Path) -
 def test_resume_is_bit_identical(tmp_path: Path, text: Path, kind: str) -> None:
     for name, parts in (("whole", [4]), ("parts", [1, 3, 4])):
         for num_epochs in parts:
-            torch.manual_seed(num_epochs)  # the state of the process does not matter
+            torch.manual_seed(num_epochs)  # the random state of the process does not matter
             report = train_language_model(
                 [text], tokenizer(), tmp_path / name, small(kind, num_epochs=num_epochs), is_quiet=True
             )
@@ -110,7 +110,7 @@ def test_a_finished_run_only_reports(tmp_path: Path, text: Path) -> None:
 
 
 def test_the_best_model_is_kept_and_training_stops(tmp_path: Path, text: Path) -> None:
-    """A rate far too high after the first epochs: no better model comes, the rate falls, patience ends it."""
+    """With a rate far too high after the first epochs, no better model comes: the rate falls and patience ends the run."""
     config = small(lr=0.5, num_epochs=50, patience_epochs=2, lr_factor=0.9)
     report = train_language_model([text], tokenizer(), tmp_path / "run", config, is_quiet=True)
     training = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
@@ -142,7 +142,7 @@ def test_other_settings_texts_and_vocabularies_are_refused(tmp_path: Path, text:
 
 
 def test_other_folders_are_refused(tmp_path: Path, text: Path) -> None:
-    """The folder of a recognizer, above all: its model/ would be overwritten."""
+    """Above all the folder of a recognizer is refused, whose model/ would be overwritten."""
     (tmp_path / "asr" / "model").mkdir(parents=True)
     with pytest.raises(ConfigError, match="but holds model; choose another --out"):
         train_language_model([text], tokenizer(), tmp_path / "asr", small(), is_quiet=True)

@@ -1,4 +1,5 @@
-"""Texts of language models: law (batches hold every line once, equal lines stay together), contract (files, characters)."""
+"""Texts of language models. Law: batches hold every line once, and equal lines stay together. Contract: files,
+characters."""
 
 import gzip
 import json

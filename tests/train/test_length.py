@@ -1,4 +1,4 @@
-"""How long a run is. Law: one that ends within an epoch resumes to the same bits. Contract: times, budgets, refusals."""
+"""The length of a run. Law: a run that ends within an epoch resumes to the same bits. Contract: times, budgets, refusals."""
 
 from pathlib import Path
 

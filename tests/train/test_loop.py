@@ -1,6 +1,6 @@
-"""Training. Run: it learns, and it stops and goes on as if it had not stopped. What goes wrong is in test_faults.py.
+"""Training. Run: it learns, and resumes as if it had not been interrupted; test_faults.py covers faults.
 
-The law of resuming is bit by bit: weights, running average, optimizer, schedules and the model that is written.
+Law: resuming is exact to the bit: weights, running average, optimizer, schedules and the model that is written.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of so small tensors gain nothing from more, and two runs must be the same
+    torch.set_num_threads(1)  # sums of tensors this small gain nothing from more threads, and two runs must be the same
     yield
     torch.set_num_threads(before)
 
@@ -52,7 +52,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("small"), num_train=24, num_dev=3)
 
 
-# It learns
+# Learning
 
 
 def test_learns_a_language_of_tones(data: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_all_heads_with_two_views(small_data: Path, tmp_path: Path, has_transduc
 
 
 def test_figures_of_two_views_count_the_audio_once(small_data: Path, tmp_path: Path) -> None:
-    """As many seconds and batches as with one view, and losses of the same size: the mean of both."""
+    """Seconds and batches are those of one view, and losses have the same size: the mean of both views."""
     lines = {}
     for name, consistency in (("one", None), ("two", ConsistencyConfig(time_mask_ratio=1.0))):
         config = minute_config(small_data, num_epochs=1, log_interval=1, consistency=consistency)
@@ -151,7 +151,7 @@ def test_scales_that_do_not_sum_to_one_are_refused(small_data: Path, tmp_path: P
 def test_half_precision(small_data: Path, tmp_path: Path, precision: Literal["bfloat16", "float16"]) -> None:
     run(minute_config(small_data, precision=precision, num_epochs=10), tmp_path)
     lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
-    assert lines[-1].get("loss_scale", 2.0) == 2.0  # it doubled at step 25
+    assert lines[-1].get("loss_scale", 2.0) == 2.0  # doubled at step 25
     losses = [line["loss"] for line in lines]
     assert losses[-1] < 0.8 * losses[0]
     (folder,) = checkpoint_folders(tmp_path).values()
@@ -169,7 +169,7 @@ def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
     )
 
 
-# It stops and goes on
+# Stopping and resuming
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -177,7 +177,7 @@ def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
 def test_resumed_run_is_bit_identical(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, num_workers: int
 ) -> None:
-    """3 batches an epoch: stopped after the first, in the middle and at the end of an epoch, with everything random on."""
+    """Of 3 batches per epoch, the run stops after the first, within and at the end of an epoch, with all randomness on."""
     config = minute_config(small_data, num_epochs=4, save_interval=5, valid_interval=6, num_workers=num_workers)
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -233,7 +233,7 @@ def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_old_checkpoint_without_what_came_later(small_data: Path, tmp_path: Path) -> None:
-    """Of a version that knew neither trouble nor ranks, nor half of the settings."""
+    """It was written by a version without divergence state or ranks, and with half of the settings."""
     config = minute_config(small_data, num_epochs=1)
     run(config, tmp_path)
     (folder,) = checkpoint_folders(tmp_path).values()
@@ -249,7 +249,7 @@ def test_old_checkpoint_without_what_came_later(small_data: Path, tmp_path: Path
 
 
 def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
-    """The command of a user: a process group gets SIGINT, readers included; the same command then goes on."""
+    """The user's process group gets SIGINT, reader processes included; the same command then resumes the run."""
     recipe = tmp_path / "my_recipe.py"
     recipe.write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
@@ -319,7 +319,7 @@ def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
         run(minute_config(small_data), tmp_path / "file")
 
 
-# Which models are averaged
+# Averaged models
 
 
 def test_average_starts_at_the_checkpoint_nearest_to_its_share(small_data: Path, tmp_path: Path) -> None:

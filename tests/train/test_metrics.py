@@ -1,4 +1,4 @@
-"""The log of a run. Contract: lines that plots and tests can read, whatever happened to the run before."""
+"""The log of a run. Contract: lines that plots and tests can read, even after a run was killed or damaged its log."""
 
 import logging
 from pathlib import Path

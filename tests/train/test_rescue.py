@@ -1,6 +1,5 @@
-"""Divergence. Run: a run that diverges goes back with a lower rate and gets through, the same after a kill; or it stops, and
-says where it began. Contract: which checkpoint it goes back to.
-"""
+"""Divergence. Run: a run that diverges goes back to a checkpoint and continues with a lower rate, the same after a kill; or
+it stops and reports where the divergence started. Contract: which checkpoint it goes back to."""
 
 import dataclasses
 import shutil
@@ -49,7 +48,7 @@ def config(data: Path, **changes: Any) -> TrainConfig:
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, first: int, *, above_lr: float = 0.0, stop: int = 0) -> None:
-    """Let losses be NaN from a step on while the rate, but for its schedule, is above some value; Ctrl-C before a step."""
+    """Make losses NaN from a step on while the rate without its schedule is above a value; press Ctrl-C before a step."""
     losses = Stepper.losses
 
     def spoil(self: Stepper, batch: Any, b: int) -> Any:
@@ -73,9 +72,9 @@ def content(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def test_goes_back_with_a_lower_rate_and_gets_through(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Steps 8 and 9 diverge at the full rate and at half of it, which takes it back twice, but not at a quarter.
+    """Steps 8 and 9 diverge at the full rate and at half of it, but not at a quarter, so the run goes back twice.
 
-    The same run stopped in the middle of each part ends with the same bits.
+    The same run, stopped in the middle of each part, ends with the same bits.
     """
     with monkeypatch.context() as patch:
         diverge(patch, 8, above_lr=0.02)
@@ -107,7 +106,7 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
 def test_best_models_and_metrics_of_the_abandoned_branch_go(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 9 and 10 diverge, and the run goes back to 6: validations 8 and 10 count no more, though they were the best."""
+    """Steps 9 and 10 diverge and the run goes back to 6: validations 8 and 10 no longer count, though they were the best."""
     rates = iter([90.0, 80.0, 70.0, 10.0, 5.0, 60.0, 95.0, 50.0])
     seen: list[tuple[list[int], list[int]]] = []
 
@@ -136,7 +135,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def test_killed_while_going_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before each of the checkpoints that it removes then: what is left leads to the same end."""
+    """A kill before the removal of any of its checkpoints leaves files that lead to the same end."""
     diverge(monkeypatch, 8, above_lr=0.02)
     train(config(data), tmp_path / "whole", is_quiet=True)
 
@@ -171,7 +170,7 @@ def test_begins_anew_where_no_checkpoint_is_good(data: Path, tmp_path: Path, mon
 def test_stops_with_a_diagnosis_in_the_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The command of a user: exit code 1, one screen, and the last good checkpoint named."""
+    """The user's command exits with code 1 and prints one screen, which names the last good checkpoint."""
     from tests.train import tones
 
     monkeypatch.setattr(tones, "minute_config", lambda *args, **changes: config(data, max_rollbacks=1))

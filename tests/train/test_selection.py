@@ -1,6 +1,5 @@
-"""Averages of checkpoints. Reference: means by hand, over checkpoints and over any part of a run. Contract: what is
-written is a model that loads; what cannot be averaged is refused and nothing is written.
-"""
+"""Averages of checkpoints. Reference: manual means over checkpoints and over any part of a run. Contract: the written model
+loads; what cannot be averaged is refused and nothing is written."""
 
 import dataclasses
 import json
@@ -36,7 +35,7 @@ TOKENIZER = Tokenizer.train(["LO MID HI"], kind="char", vocab_size=None)
 
 
 def random_walk(out: Path) -> dict[int, dict[str, Tensor]]:
-    """A run folder whose model is random after each batch; returns the models."""
+    """Make a run folder whose model is random after each batch, and return the models."""
     torch.manual_seed(0)
     config = minute_config(average_period=PERIOD, save_interval=1)
     model = AsrModel(dataclasses.replace(config.model, vocab_size=TOKENIZER.vocab_size))
@@ -119,7 +118,7 @@ def with_settings(run: Path, out: Path, *, without: Sequence[int] = (), **settin
 def test_checkpoint_of_an_interruption_does_not_count(
     walk: tuple[Path, dict[int, dict[str, Tensor]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unless it is the end of the run: of three epochs it has finished two."""
+    """It counts only if it is the end of the run; this run has finished two of three epochs."""
     stopped = with_settings(walk[0], tmp_path / "stopped", without=[1, 8, 12], save_interval=3, num_epochs=3)
     assert [path.name for path in newest_checkpoints(stopped, 2)] == ["batch-00000003", "batch-00000006"]
     assert "left out batch-00000011: an interruption wrote it, and not after 3 batches more" in caplog.text

@@ -1,6 +1,5 @@
-"""A finetuning run whose checkpoint to begin with is gone. Run: it goes on as if it were there, and says so. Contract: what
-it cannot do without it.
-"""
+"""A finetuning run whose source checkpoint is gone. Run: it continues as if the source were there, and warns. Contract: what
+needs the source."""
 
 import logging
 import shutil
@@ -46,7 +45,7 @@ def test_goes_on_without_it(
     caplog: pytest.LogCaptureFixture,
     settings: list[str],
 ) -> None:
-    """The same command, and the same bits in the end."""
+    """The same command gives the same bits in the end."""
     file = tmp_path / "mine.py"
     file.write_text(
         "from pathlib import Path\nfrom tests.train.recipes import transducer_recipe\n"
@@ -74,7 +73,7 @@ def test_goes_on_without_it(
 
 @pytest.mark.parametrize("settings", [*SETTINGS, []])
 def test_configuration_is_the_same_without_it(data: Path, source: Path, tmp_path: Path, settings: list[str]) -> None:
-    """With a head that only the checkpoint has, and none that only the recipe has; and the other way round."""
+    """This holds if only the checkpoint has a head, and if only the recipe has one."""
     both = minute_config(data, num_epochs=1)
     for name, config in (("one", transducer_recipe(data)), ("both", both)):
         expected = resolve(config, settings, str(source))
@@ -85,7 +84,7 @@ def test_configuration_is_the_same_without_it(data: Path, source: Path, tmp_path
 
 
 def test_what_needs_it(data: Path, source: Path, tmp_path: Path) -> None:
-    """A run without a checkpoint of its own, or of an earlier version that noted nothing; another checkpoint's hash."""
+    """The source is needed by a run without a checkpoint, by an older run without a record, and to check another hash."""
     run = tmp_path / "run"
     config = resolve(transducer_recipe(data), [], str(source))
     train(config, run, is_quiet=True)

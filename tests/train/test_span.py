@@ -1,4 +1,5 @@
-"""Where the averaged model begins. Contract: said once where it is far from its share, with what mends it; silent else."""
+"""Where the averaged model starts. Contract: one warning with the cure if that is far from the configured share, else
+none."""
 
 import logging
 import re
@@ -21,7 +22,7 @@ from zipasr.train.span import AverageSpan, is_far
         (1000, 0.9, 10, 20, r"begin at batch 100 .*, but will begin at the start of the run, .* set keep_checkpoints=91,"),
         (1000, 0.3, 5000, 30, r"but will begin at the start of the run, .* in a new run, set save_interval=150 or less"),
         (1000, 1.0, 5000, 1, None),
-        (15, 0.3, 5000, 1, None),  # one model enters
+        (15, 0.3, 5000, 1, None),  # a single model is averaged
     ],
 )
 def test_what_the_configuration_implies(
@@ -50,7 +51,7 @@ def vars_of(share: float, every: int, keep: int) -> dict[str, float | int]:
 
 
 def test_published_recipe_warns_about_fewer_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As many batches as on the GPUs that it names, and on one of them: then its checkpoints do not reach back."""
+    """On one of the GPUs that it names, its checkpoints do not reach back far enough."""
     span = AverageSpan(medium(), tmp_path)
     span.foresee(120_000)
     assert not caplog.records
@@ -70,7 +71,7 @@ def test_far_is_further_than_to_another_checkpoint_or_half_of_the_part() -> None
 def test_checkpoints_that_do_not_reach_back_cause_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: int, num_said: int
 ) -> None:
-    """In advance, and at the first of three validations that it happens at."""
+    """The warning comes in advance, or at the first of three validations where it happens."""
     data = write_tones(tmp_path / "tones", num_train=24, num_dev=2)
     changes = {"num_epochs": 4, "average_period": 1, "save_interval": 1, "valid_interval": 3, "average_share": 0.6}
     with caplog.at_level(logging.WARNING, logger="zipasr.train.span"):

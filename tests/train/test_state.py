@@ -1,4 +1,5 @@
-"""Training checkpoints. Contract: all that moves comes back; a damaged one is passed over, and said; old ones go."""
+"""Training checkpoints. Contract: all changing state comes back; a damaged checkpoint is skipped with a warning; old ones
+are deleted."""
 
 import dataclasses
 import json
@@ -58,7 +59,7 @@ def save(state: TrainState, run: Path) -> Path:
 
 def test_everything_is_restored_and_training_continues_identically(tmp_path: Path) -> None:
     state = new_state()
-    train(state, 12)  # past the step at which clipping begins, and the first change of size
+    train(state, 12)  # past the step at which clipping starts, and the first change of size
     state.position = Position(epoch=2, index=3, num_batches=12, audio_s=4.5, train_s=1.25)
     state.scheduler.step_epoch(2)
     whiten = [module for module in state.model.modules() if isinstance(module, Whiten)]
@@ -74,7 +75,7 @@ def test_everything_is_restored_and_training_continues_identically(tmp_path: Pat
     train(other, 5)
     assert_same(other, state)
     assert {TRAINING_FILE, TENSORS_FILE, AVERAGE_FILE} < set(checkpoint.CheckpointFolder(folder).names())
-    model, tokenizer = AsrModel.load(folder)  # a training checkpoint is a model, too
+    model, tokenizer = AsrModel.load(folder)  # a training checkpoint is also a model
     assert tokenizer.pieces == TOKENIZER.pieces
     assert model.config == state.model.config
 
@@ -157,7 +158,7 @@ def test_all_damaged(run: Path) -> None:
 
 
 def test_checkpoint_of_another_version(run: Path) -> None:
-    """The checksums are right, but what the file says is not what this version wants."""
+    """The checksums are right, but the content is not what this version expects."""
     for folder in list(checkpoint_folders(run).values())[:2]:
         shutil.rmtree(folder)
     folder = checkpoint_path(run, 2)
@@ -183,7 +184,7 @@ def test_checkpoint_of_another_model(run: Path, tmp_path: Path) -> None:
 def test_remove_old(run: Path) -> None:
     half_done = run / "checkpoints" / ".batch-00000001.partial-123"
     half_done.mkdir()
-    remove_old(run, keep=2, newest=1)  # the one after 2 batches is later than the run: it does not count
+    remove_old(run, keep=2, newest=1)  # the one after 2 batches is later than the run and does not count
     assert list(checkpoint_folders(run)) == [0, 1, 2]
     assert not half_done.exists()
     remove_old(run, keep=1, newest=1)
@@ -196,7 +197,7 @@ def test_interruptions_do_not_push_out_regular_checkpoints(tmp_path: Path) -> No
     for number in (10, 20, 30, 31, 33):
         checkpoint_path(tmp_path, number).mkdir(parents=True)
     remove_old(tmp_path, keep=2, newest=33, save_interval=10)
-    assert list(checkpoint_folders(tmp_path)) == [20, 30, 33]  # 33 is what the run goes on from
+    assert list(checkpoint_folders(tmp_path)) == [20, 30, 33]  # the run resumes from 33
     checkpoint_path(tmp_path, 40).mkdir()
     remove_old(tmp_path, keep=2, newest=40, save_interval=10)
     assert list(checkpoint_folders(tmp_path)) == [30, 40]

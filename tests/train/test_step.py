@@ -1,6 +1,5 @@
-"""One optimization step. Law: a batch in pieces, or several batches, is the same step as whole. Run: what is not finite, or
-does not fit, changes nothing and is named.
-"""
+"""One optimization step. Law: a batch in pieces, or several batches, give the same step as the whole. Run: what is not
+finite, or does not fit into memory, changes nothing and is named."""
 
 from typing import Any
 
@@ -21,13 +20,13 @@ from zipasr.train.step import Stepper, gradient_norm, halves, is_out_of_memory
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # undone with what follows
+    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
     monkeypatch.setattr(loop, "_new_optimizer", loop._new_optimizer)
     make_exact()
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, unfit: tuple[str, ...] = ()) -> list[int]:
-    """Let larger batches, and some utterances, not fit; the sizes that were tried, those in the backward pass negative."""
+    """Make larger batches and some utterances not fit; returns the sizes tried, those in the backward pass negative."""
     tried: list[int] = []
     losses = Stepper.losses
 
@@ -47,7 +46,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, unfit: tuple[str, .
             if size > 2 * most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
             parts, total = losses(self, batch, num_batches)
-            middle = self.state.model.encoder.frontend.out.weight  # some gradients are there when it fails
+            middle = self.state.model.encoder.frontend.out.weight  # some gradients exist when it fails
             return parts, FullInBackward.apply(total) + 0.0 * middle.sum()
         tried.append(size)
         return losses(self, batch, num_batches)
@@ -142,7 +141,7 @@ def test_which_errors_are_out_of_memory() -> None:
 
 
 def test_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is finite, but not its slope: so it is with a square root at 0."""
+    """The loss is finite, but its slope is not, as for a square root at 0."""
     losses = Stepper.losses
 
     def steep(self: Stepper, batch: Batch, num_batches: int) -> Any:

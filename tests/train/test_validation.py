@@ -1,4 +1,4 @@
-"""Validation. Reference: errors counted by hand on a model whose output is known. Law: batches change nothing."""
+"""Validation. Reference: manually counted errors on a model whose output is known. Law: batches change nothing."""
 
 import dataclasses
 from types import SimpleNamespace

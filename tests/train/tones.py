@@ -1,6 +1,6 @@
-"""A language of tones, and a model that learns it in seconds: for the tests that train something.
+"""A language of tones, and a model that learns it in seconds, for tests that train.
 
-A word is two tones of 0.15 s, so that an utterance of three words lasts about a second.
+A word is two tones of 0.15 s, so an utterance of three words lasts about a second.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ WORDS = {"LO": (300, 500), "MID": (900, 700), "HI": (2000, 2600), "UP": (400, 30
 def say(
     words: list[str], generator: np.random.Generator, sounds: Mapping[str, tuple[int, int]] = MappingProxyType(WORDS)
 ) -> np.ndarray:
-    """Samples (samples,) of the words in a little noise."""
+    """Samples (samples,) of the words with a little noise."""
     parts = [np.zeros(800)]
     time_s = np.arange(round(0.15 * RATE_HZ)) / RATE_HZ
     for word in words:
@@ -69,7 +69,7 @@ def write_tones(
     sounds: Mapping[str, tuple[int, int]] = MappingProxyType(WORDS),
     prefix: str = "",
 ) -> Path:
-    """A data folder as `zipasr prepare` writes it, the same every time; `prefix` begins the names of the utterances."""
+    """A data folder as `zipasr prepare` writes it, the same every time; the names of utterances start with `prefix`."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for split, number in (("train", num_train), ("dev", num_dev)):
@@ -84,7 +84,7 @@ def write_tones(
 
 
 def minute_config(data: Path | str = "", **changes: Any) -> TrainConfig:
-    """A run whose steps take 50 ms: two stacks, 60 thousand parameters."""
+    """A run whose steps take 50 ms, with two stacks and 60 thousand parameters."""
     encoder = ZipformerConfig(
         conv_channels=(4, 8, 16),
         channels=(32, 32),
@@ -108,7 +108,7 @@ def minute_config(data: Path | str = "", **changes: Any) -> TrainConfig:
         lr_epochs=1000.0,
         lr_warmup_batches=10.0,
         loss_warmup_batches=20.0,
-        ref_duration_s=0.03,  # so that the first batch already finds the dropouts at their end
+        ref_duration_s=0.03,  # so that dropout is at its final rate in the first batch
         min_duration_s=0.1,
         average_period=2,
         valid_interval=1000,
@@ -141,14 +141,14 @@ def minute_model(seed: int = 0, vocab_size: int = 14) -> AsrModel:
 
 
 def validation_of(*, wer: float) -> Validation:
-    """What a validation finds whose only search has this error rate in percent, over ten words."""
+    """The result of a validation whose only search has this error rate in percent, over ten words."""
     errors = Errors(substitutions=round(wer / 10), num_reference=10)
     search = ComparedSearch(search=SearchConfig(method="greedy"), errors=ErrorRates(errors, errors), decode_s=0.0)
     return Validation({"wer": wer}, [search], 1, True)
 
 
 NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
-"""With 11 entries of their own, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
+"""Their tokenizer has 11 entries, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
 
 
 def vocabulary(words: Any) -> Tokenizer:
