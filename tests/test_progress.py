@@ -45,7 +45,7 @@ def test_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\r" not in captured.err
 
 
-def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     count(100, LINE_INTERVAL_S / 101)
     assert list(track("abc", "prepare", unit="files")) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""

@@ -47,23 +47,23 @@ def texts_of(utterances: Sequence[ReferenceUtterance], method: str, hotwords: Se
     return [transcript.text for transcript in recognizer.transcribe_many(samples)]
 
 
-def num_heard(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:
+def num_found(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:
     counts = ((Counter(u.text.split()), Counter(text.split())) for u, text in zip(utterances, texts, strict=True))
-    return sum(min(said[word], heard[word]) for said, heard in counts for word in words)
+    return sum(min(said[word], found[word]) for said, found in counts for word in words)
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam"])
-def test_hotwords_are_heard_with_and_missed_without(method: str, utterances: list[ReferenceUtterance]) -> None:
+def test_hotwords_are_recognized_that_were_missed_without(method: str, utterances: list[ReferenceUtterance]) -> None:
     plain = texts_of(utterances, method)
     missed = sorted(
         {word for u, text in zip(utterances, plain, strict=True) for word in set(u.text.split()) - set(text.split())}
     )
     words = [word for word in missed if len(word) >= 5]
     total = sum(Counter(u.text.split())[word] for u in utterances for word in words)
-    before = num_heard(utterances, plain, words)
+    before = num_found(utterances, plain, words)
     with_them = texts_of(utterances, method, [Hotword(word, BOOSTS[method]) for word in words])
-    after = num_heard(utterances, with_them, words)
-    print(f"{method}: of {total} occurrences of {len(words)} words {before} heard without hotwords, {after} with them")
+    after = num_found(utterances, with_them, words)
+    print(f"{method}: of {total} occurrences of {len(words)} words {before} found without hotwords, {after} with them")
     assert after - before >= 0.25 * (total - before)
     assert wer(utterances, with_them) < wer(utterances, plain)
 
@@ -123,7 +123,7 @@ def exported(utterances: list[ReferenceUtterance], tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])
-def test_sherpa_onnx_says_what_we_say(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
+def test_sherpa_onnx_gives_the_same_texts(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
     """The exported graphs run in the real runtime on every prompt that the model was not trained on."""
     recordings = [utterance.samples for utterance in utterances if utterance.samples is not None]
     expected = transcribe_as_sherpa(RUN, recordings, method)

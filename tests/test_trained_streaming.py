@@ -134,7 +134,7 @@ def test_streams_graphs_and_sherpa_onnx_say_the_same(
     assert all(told[i] in ties[i] for i in other), [(expected[i], told[i]) for i in other]
 
 
-def test_live_sound_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
+def test_live_audio_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
     """Eight clients at once and the wheel's own client agree, for the model and for the graphs."""
     chosen = [samples for samples in recordings if len(samples) > 3 * 16_000][:8]
     expected = streamed(Recognizer.load(run, chunks=CHUNKS), chosen)
@@ -155,7 +155,7 @@ def test_live_sound_over_sockets(run: Path, exported: Path, recordings: list[np.
             assert " ".join(str(final["text"]) for final in finals if final["text"]) == expected[0]
 
 
-def test_the_page_writes_along_what_the_microphone_hears(run: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
+def test_the_page_shows_live_text_of_the_microphone(run: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
     """A real browser receives a prompt as its microphone, in a loop, and processes it like a call."""
     samples = max((samples for samples in recordings if len(samples) < 8 * 16_000), key=len)
     recognizer = Recognizer.load(run, chunks=CHUNKS)

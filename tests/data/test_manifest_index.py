@@ -129,7 +129,7 @@ def test_is_made_once(cuts: list[Any], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
-def test_is_made_anew_when_the_manifest_changes(cuts: list[Any], tmp_path: Path, name: str) -> None:
+def test_is_made_again_when_the_manifest_changes(cuts: list[Any], tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     CutSet.from_cuts(cuts).to_file(path)
     before = open_cuts(path)
@@ -143,7 +143,7 @@ def test_is_made_anew_when_the_manifest_changes(cuts: list[Any], tmp_path: Path,
     assert len([p for p in (tmp_path / ".index").iterdir() if p.is_dir()]) == 1
 
 
-def test_damaged_index_is_made_anew(cuts: list[Any], tmp_path: Path) -> None:
+def test_damaged_index_is_made_again(cuts: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "cuts.jsonl.gz"
     CutSet.from_cuts(cuts).to_file(path)
     for name in ("index.json", "cuts.jsonl"):
@@ -241,7 +241,7 @@ def test_line_that_lhotse_refuses(tmp_path: Path) -> None:
         indexed[1]
 
 
-def test_sound_at_another_rate(tmp_path: Path) -> None:
+def test_audio_at_another_rate(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "cuts.jsonl", [line_of(0, "a"), line_of(1, "a", rate_hz=8000)])
     with pytest.raises(DataError, match=r"16000 Hz, but c1 in .*cuts\.jsonl is at 8000 Hz; .* zipasr prepare"):
         open_cuts(path)

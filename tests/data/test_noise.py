@@ -130,7 +130,9 @@ def read(tmp_path: Path) -> Callable[..., torch.Tensor]:
     return features
 
 
-def test_batches_are_noisy_the_same_again_and_anew_each_epoch(noise: NoiseConfig, read: Callable[..., torch.Tensor]) -> None:
+def test_noise_of_batches_is_reproducible_and_new_in_each_epoch(
+    noise: NoiseConfig, read: Callable[..., torch.Tensor]
+) -> None:
     clean, noisy = read(None), read(noise)
     assert noisy.shape == clean.shape and not torch.equal(noisy, clean)
     assert not torch.equal(noisy[0], noisy[1]), "each utterance has noise of its own"

@@ -73,7 +73,7 @@ def test_no_batch_is_padded_beyond_the_limit(cuts: list, tokenizer: Tokenizer) -
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_reading_on_equals_reading_from_the_start(cuts: list, tokenizer: Tokenizer, num_workers: int) -> None:
+def test_resumed_reading_equals_reading_from_the_start(cuts: list, tokenizer: Tokenizer, num_workers: int) -> None:
     random.seed(0)
     np.random.seed(0)
     whole = read(cuts, tokenizer)

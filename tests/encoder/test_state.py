@@ -189,7 +189,7 @@ def test_ablations_with_the_same_memory_stream_too(name: str) -> None:
     assert_streams_equal(loud_encoder(torch.float64, **STREAMABLE[name]), [90, 61, 0], 8, 16, 3, atol=1e-9)
 
 
-def test_sound_in_pieces_equals_the_whole_recording() -> None:
+def test_audio_in_pieces_equals_the_whole_recording() -> None:
     config = dataclasses.replace(tiny(), encoder=dataclasses.replace(tiny().encoder, is_causal=True))
     torch.manual_seed(0)
     model = AsrModel(config)

@@ -160,7 +160,7 @@ def test_tables_of_characters(tmp_path: Path, state_dict: dict[str, Tensor]) -> 
     assert again.pieces == symbols[:48] and again.decode([3, 47]) == symbols[3] + symbols[47]
 
 
-def test_loaded_saved_and_loaded_again_says_the_same(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
+def test_loaded_saved_and_loaded_again_gives_the_same(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
     torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
     loaded = load_icefall(tmp_path / "pretrained.pt", bpe)
     again, tokenizer = AsrModel.load(loaded.save(tmp_path / "converted", tiny_tokenizer()))

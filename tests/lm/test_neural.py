@@ -123,7 +123,7 @@ def test_pruned_hypotheses_are_not_evaluated(model: NeuralLm) -> None:
     assert sizes == [1, 2]
 
 
-def test_the_past_is_let_go(model: NeuralLm) -> None:
+def test_the_past_is_released(model: NeuralLm) -> None:
     """However long a stream is, the current states do not keep the states of the distant past alive."""
 
     class Watched(LmState):
@@ -138,7 +138,7 @@ def test_the_past_is_let_go(model: NeuralLm) -> None:
     assert reference() is None
 
 
-def test_attention_looks_back_so_far_and_no_further() -> None:
+def test_attention_looks_back_a_fixed_number_of_labels() -> None:
     """With two layers that each see 4 labels, the 7th last label matters and the 8th does not."""
     model = make("transformer")
     rows = torch.randint(3, 40, (1, 12), generator=torch.Generator().manual_seed(0))

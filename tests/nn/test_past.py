@@ -46,8 +46,8 @@ def attend_in_pieces(x: Tensor, pieces: list[int]) -> tuple[Tensor, Tensor]:
     keys, values, gated = x.new_zeros(2, left, 8), x.new_zeros(2, left, 12), x.new_zeros(2, left, 9)
     for i, piece in enumerate(x.split(pieces, dim=1)):
         pasts = Past(keys), Past(values), Past(gated)
-        unheard = torch.arange(-left, piece.shape[1]) < -sum(pieces[:i])
-        weights = weights_of(piece, positions(piece.shape[1], left), unheard, pasts[0])
+        before_start = torch.arange(-left, piece.shape[1]) < -sum(pieces[:i])
+        weights = weights_of(piece, positions(piece.shape[1], left), before_start, pasts[0])
         assert weights.shape == (2, 2, piece.shape[1], left + piece.shape[1])
         outputs.append(attend(piece, weights, pasts[1]) + nonlin(piece, weights[:, 0], pasts[2]))
         keys, values, gated = (past.next for past in pasts if past.next is not None)

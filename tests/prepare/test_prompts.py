@@ -190,7 +190,7 @@ def test_reading_the_packages(tmp_path: Path) -> None:
     assert first.audio.is_file()
 
 
-def test_a_cache_without_sounds_is_refused(tmp_path: Path) -> None:
+def test_a_cache_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
     with pytest.raises(DataError, match="got other files: delete it"):
         list(read_prompts("en", tmp_path))
@@ -243,7 +243,7 @@ def test_lists_are_refreshed_once_if_we_may(tmp_path: Path, monkeypatch: pytest.
     assert calls == [["apt-get", "download"]]
 
 
-def test_the_cache_folder_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIPASR_CACHE", str(tmp_path))
     assert prompts.cache_folder() == tmp_path / "prompts"
     monkeypatch.delenv("ZIPASR_CACHE")

@@ -130,7 +130,7 @@ def test_gigaspeech_segments_are_those_of_its_list(tmp_path: Path) -> None:
     assert report.num_rejected == {"not speech": 3}
 
 
-def test_a_segment_is_the_sound_at_its_place(tmp_path: Path) -> None:
+def test_a_segment_is_the_audio_at_its_position(tmp_path: Path) -> None:
     out, _ = made(tmp_path, "gigaspeech")
     for cut in cuts_of(out, "train").values():
         whole, _ = soundfile.read(cut.recording.sources[0].source, dtype="float32")
@@ -199,7 +199,7 @@ def test_limits_concern_the_training_part_only(tmp_path: Path) -> None:
     assert set(report.num_rejected) == {"too short"}
 
 
-def test_missing_parts_are_told(tmp_path: Path) -> None:
+def test_missing_parts_are_reported(tmp_path: Path) -> None:
     folder = write_librispeech(tmp_path)
     for part in ("train-clean-360", "test-other"):
         (folder / part).rename(tmp_path / part)

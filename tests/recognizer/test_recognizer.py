@@ -100,18 +100,18 @@ def test_transcript_times_and_text_agree(use_true_times: bool) -> None:
 
 
 @pytest.mark.parametrize("method", ["beam", "ctc_beam", "attention_rescoring"])
-def test_alternatives_are_the_next_best_readings(method: str) -> None:
+def test_alternatives_are_the_next_best_hypotheses(method: str) -> None:
     model = tiny_asr_model(has_attention=method == "attention_rescoring")
     search = SearchConfig(method=method, num_best=3)
     several = Recognizer(model, tiny_tokenizer(), search=search).transcribe_many([noise(1.3), noise(0.01)])
     assert_same(several[0], tiny_recognizer(method).transcribe(noise(1.3)))
-    readings = [several[0], *several[0].alternatives]
-    assert len({tuple(token.text for token in reading.tokens) for reading in readings}) == 3
+    hypotheses = [several[0], *several[0].alternatives]
+    assert len({tuple(token.text for token in hypothesis.tokens) for hypothesis in hypotheses}) == 3
     assert several[1] == Transcript("", duration_s=0.01)
 
 
 @pytest.mark.parametrize("use_vad", [False, True])
-def test_a_long_recording_in_pieces_says_what_its_parts_say(use_vad: bool) -> None:
+def test_a_long_recording_in_pieces_gives_the_text_of_its_parts(use_vad: bool) -> None:
     """Random weights emit tokens even in silence, so the parts are compared where their pieces are the same."""
     long = LongRecordingConfig(max_piece_s=8.0, overlap_s=1.0, use_vad=use_vad)
     recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
@@ -165,23 +165,23 @@ def test_two_speakers_on_two_channels(tmp_path: Path) -> None:
         assert_same(result.transcript, expected)
 
 
-def heard_word(recognizer: Recognizer) -> str:
+def recognized_word(recognizer: Recognizer) -> str:
     """A word that the recognizer finds without hotwords, spelled like the tokenizer's, so that a boost raises its score."""
-    heard = {word for seed in range(4) for word in recognizer.transcribe(noise(1.3, seed)).text.split()}
-    return next(word for word in ("THE", *sorted(heard)) if word in heard)
+    recognized = {word for seed in range(4) for word in recognizer.transcribe(noise(1.3, seed)).text.split()}
+    return next(word for word in ("THE", *sorted(recognized)) if word in recognized)
 
 
 def test_hotwords_of_a_request_and_of_the_recognizer() -> None:
     plain = tiny_recognizer()
-    hotword = Hotword(heard_word(plain), 5.0)
-    heard = plain.transcribe(noise(1.3))
+    hotword = Hotword(recognized_word(plain), 5.0)
+    recognized = plain.transcribe(noise(1.3))
     boosted = plain.transcribe(noise(1.3), hotwords=[hotword])
     assert hotword.text in boosted.text.split()
-    assert boosted.score > heard.score + 4.0
-    assert_same(heard, plain.transcribe(noise(1.3), hotwords=[]))
+    assert boosted.score > recognized.score + 4.0
+    assert_same(recognized, plain.transcribe(noise(1.3), hotwords=[]))
     own = Recognizer(tiny_asr_model(), tiny_tokenizer(), hotwords=[hotword])
     assert_same(own.transcribe(noise(1.3)), boosted)
-    assert_same(own.transcribe(noise(1.3), hotwords=()), heard)
+    assert_same(own.transcribe(noise(1.3), hotwords=()), recognized)
     with pytest.raises(ConfigError, match="'Ω' must be writable"):
         plain.transcribe(noise(0.5), hotwords=["THE", "Ω"])
 

@@ -75,7 +75,7 @@ def spoken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[tuple[str, fl
     return timed
 
 
-def heard(
+def recognized(
     timed: list[tuple[str, float, float]], start_s: float, overlap_s: float, rng: random.Random, *, jitter_s: float
 ) -> PlacedTranscript:
     """The words that a perfect recognizer finds in a piece. A word cut by its edge is lost, cut too, or guessed right."""
@@ -98,7 +98,7 @@ def cut(timed: list[tuple[str, float, float]], rng: random.Random, *, jitter_s: 
     end_s = max([word_end_s for _, _, word_end_s in timed], default=0.0)
     start_s, overlap_s, pieces = 0.0, 0.0, []
     while not pieces or start_s + overlap_s < end_s:
-        pieces.append(heard(timed, start_s, overlap_s, rng, jitter_s=jitter_s))
+        pieces.append(recognized(timed, start_s, overlap_s, rng, jitter_s=jitter_s))
         overlap_s = rng.uniform(2.5, OVERLAP_S)
         start_s += PIECE_S - overlap_s
     return pieces
@@ -212,7 +212,7 @@ class LoudIsSpeech:
     has_detector=st.booleans(),
     max_piece_s=st.sampled_from([14.0, 30.0]),
 )
-def test_split_heard_and_stitched_no_word_is_lost_or_doubled(
+def test_splitting_and_stitching_loses_and_doubles_no_word(
     timed: list[tuple[str, float, float]], has_detector: bool, max_piece_s: float
 ) -> None:
     """The recognizer finds each word that is whole in a piece, and only those."""
@@ -220,13 +220,13 @@ def test_split_heard_and_stitched_no_word_is_lost_or_doubled(
     for _, start_s, end_s in timed:
         samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)] = 1.0
     detector = LoudIsSpeech() if has_detector else None
-    heard_pieces = []
+    recognized_pieces = []
     for piece in split_recording([samples], detector=detector, max_piece_s=max_piece_s, overlap_s=4.0):
         end_s = piece.start_s + piece.duration_s + 1e-4
         inside = [word for word in timed if piece.start_s - 1e-4 <= word[1] and word[2] <= end_s]
         one = placed(piece.start_s, piece.overlap_s, *inside)
-        heard_pieces.append(one._replace(transcript=dataclasses.replace(one.transcript, duration_s=piece.duration_s)))
-    whole = stitch(heard_pieces)
+        recognized_pieces.append(one._replace(transcript=dataclasses.replace(one.transcript, duration_s=piece.duration_s)))
+    whole = stitch(recognized_pieces)
     assert [word.text for word in whole.words] == [text for text, _, _ in timed]
     assert_consistent(whole)
 
@@ -303,7 +303,7 @@ def test_what_is_left_of_a_cut_word_is_no_other_word() -> None:
     assert stitch([left, right]).text == "no no no"
 
 
-def test_a_word_that_is_heard_differently_is_taken_once() -> None:
+def test_a_word_that_is_recognized_differently_is_taken_once() -> None:
     left = placed(0, 0, ("a", 6.5, 7), ("bet", 7.8, 8.15), ("c", 9, 9.5))
     right = placed(6, 4, ("a", 6.5, 7), ("bed", 7.9, 8.25), ("c", 9, 9.5))
     assert stitch([left, right]).text in ("a bet c", "a bed c")
@@ -317,7 +317,7 @@ def test_pieces_without_overlap_are_put_one_after_another() -> None:
     assert whole.duration_s == 60
 
 
-def test_text_is_told_when_the_piece_after_the_next_begins() -> None:
+def test_text_is_reported_when_the_piece_after_the_next_starts() -> None:
     told = []
 
     def pieces() -> Iterable[PlacedTranscript]:

@@ -53,7 +53,7 @@ def whole_encoded(recognizer: Recognizer, samples: np.ndarray, chunk: int, left:
         )
 
 
-def assert_says(found: Transcript, expected: Hypothesis, start_frame: int = 0) -> None:
+def assert_emits(found: Transcript, expected: Hypothesis, start_frame: int = 0) -> None:
     """Check tokens of a hypothesis and their frames, or parts of them; those in the padding are at the end of the audio."""
     assert found.text == tiny_tokenizer().decode(expected.ids)
     triples = zip(expected.ids, emission_spans(expected.frames), expected.log_probs, strict=True)
@@ -91,7 +91,7 @@ def run(
 
 @pytest.mark.parametrize(("method", "max_symbols"), [*((method, 1) for method in METHODS), ("beam", 3), ("greedy", 3)])
 @pytest.mark.parametrize(("chunk", "left"), [(16, 64), (32, 128), (8, 256)])
-def test_streams_say_what_the_whole_says(method: str, max_symbols: int, chunk: int, left: int) -> None:
+def test_streams_give_the_results_of_the_whole(method: str, max_symbols: int, chunk: int, left: int) -> None:
     recognizer = causal_recognizer(method, max_symbols)
     recordings = [noise(duration_s, seed) for seed, duration_s in enumerate(DURATIONS_S)]
     streams = [recognizer.stream(chunk_frames_50hz=chunk, left_context_frames_50hz=left) for _ in recordings]
@@ -101,7 +101,7 @@ def test_streams_say_what_the_whole_says(method: str, max_symbols: int, chunk: i
     most = 0
     for transcript, samples in zip(found, recordings, strict=True):
         (expected,), *_ = recognizer.find(whole_encoded(recognizer, samples, chunk, left), recognizer.search)
-        assert_says(transcript, expected)
+        assert_emits(transcript, expected)
         most = max([most, *(expected.frames.count(frame) for frame in expected.frames)])
         assert transcript.score == pytest.approx(expected.score, abs=0.1)
         assert transcript.duration_s == len(samples) / 16_000
@@ -119,7 +119,7 @@ def test_hotwords_of_each_stream(method: str) -> None:
     for stream, phrases in zip(streams, hotwords, strict=True):
         (expected,), *_ = recognizer.find(encoded, recognizer.search, hotwords=recognizer.hotword_graph(phrases))
         found = stream.finish()
-        assert_says(found, expected)
+        assert_emits(found, expected)
         assert found.score == pytest.approx(expected.score, abs=0.1)
 
 
@@ -150,7 +150,7 @@ def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
         for end, transcript in ended:
             search.advance([state], Encoded(encoded.frames[:, start:end], torch.tensor([end - start])))
             ((expected, *_),) = search.hypotheses([state])
-            assert_says(transcript, expected, start)
+            assert_emits(transcript, expected, start)
             state, start = search.restart(state), end
 
 
@@ -224,13 +224,13 @@ def test_samples_of_all_types_and_rates() -> None:
     recognizer = causal_recognizer()
     codes = (noise(1.5) * 32768).astype(np.int16)
 
-    def heard(samples: np.ndarray | Tensor, pieces: int, **rate: int) -> Transcript:
+    def streamed(samples: np.ndarray | Tensor, pieces: int, **rate: int) -> Transcript:
         stream = recognizer.stream()
         for i in range(pieces):
             stream.accept_waveform(samples[len(samples) * i // pieces : len(samples) * (i + 1) // pieces], **rate)
         return stream.finish()
 
-    expected = heard(codes, 1)
+    expected = streamed(codes, 1)
     assert expected.text
     for samples in (
         codes / 32768,
@@ -238,13 +238,13 @@ def test_samples_of_all_types_and_rates() -> None:
         torch.from_numpy(codes),
         codes.astype(np.int32) << 16,
     ):
-        assert heard(samples, 7) == expected
+        assert streamed(samples, 7) == expected
     for rate_hz in (8_000, 44_100):
-        sound = noise(1.5)[: rate_hz * 3 // 2]
-        whole = soxr.resample(sound, rate_hz, 16_000, quality="VHQ")
-        resampled, direct = heard(sound, 23, sample_rate_hz=rate_hz), heard(whole, 1)
+        samples = noise(1.5)[: rate_hz * 3 // 2]
+        whole = soxr.resample(samples, rate_hz, 16_000, quality="VHQ")
+        resampled, direct = streamed(samples, 23, sample_rate_hz=rate_hz), streamed(whole, 1)
         assert resampled.text == direct.text
-        assert resampled.duration_s == len(sound) / rate_hz
+        assert resampled.duration_s == len(samples) / rate_hz
 
 
 def test_wrong_samples_leave_a_stream_as_it_was() -> None:
@@ -369,7 +369,7 @@ def test_alternatives_and_calibrated_confidence() -> None:
     assert [word.confidence for word in found.words] == pytest.approx(confidences)
 
 
-def test_a_stream_keeps_nothing_of_its_company_and_little_of_its_past() -> None:
+def test_a_stream_keeps_nothing_of_its_batch_and_little_of_its_past() -> None:
     recognizer = causal_recognizer()
     streams = [recognizer.stream() for _ in range(4)]
     for seed, stream in enumerate(streams):

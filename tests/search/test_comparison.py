@@ -71,7 +71,7 @@ def test_bursts_are_explained_with_their_cure() -> None:
     assert "needs several symbols a frame" in found and "bursts" not in found and "lattice=" not in found
 
 
-def test_heads_that_differ_are_told_apart() -> None:
+def test_differences_between_heads_are_explained() -> None:
     differing = [of(GREEDY, 30, deletions=12), of(SEVERAL, 30, deletions=12), of(CTC, 10)]
     (found,) = explain_differences(differing, lattice="regular")
     assert "the transducer head has 30.0 % WER (12.0 % deleted) where CTC has 10.0 %" in found

@@ -42,7 +42,7 @@ def test_finds_what_the_words_were_drawn_with(temperature: float, offset: float)
     assert found.offset == pytest.approx(offset, abs=0.12)
 
 
-def test_no_neighbour_is_likelier() -> None:
+def test_no_neighbor_is_likelier() -> None:
     confidences, is_right = drawn(400, 1.7, -0.8, seed=1)
     found = fit_calibration(confidences, is_right)
     best = log_likelihood(found, confidences, is_right)

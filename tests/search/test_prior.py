@@ -69,7 +69,7 @@ def test_priors_add_up_with_their_weights() -> None:
 
 
 @pytest.mark.parametrize("search", [modified_beam_search, ctc_prefix_search])
-def test_a_prior_that_says_nothing_changes_nothing(search) -> None:  # type: ignore[no-untyped-def]
+def test_a_prior_of_weight_zero_changes_nothing(search) -> None:  # type: ignore[no-untyped-def]
     scorer, encoded = ToyScorer(5), toy_encoded([8, 3, 0], 5, seed=5)
     silent = WeightedPriors([(ToyPrior(5), 0.0)])
     assert search(scorer, encoded, prior=silent) == search(scorer, encoded)

@@ -74,7 +74,7 @@ def row(encoded: Encoded, n: int, start: int = 0, end: int | None = None) -> Enc
     blank_bonus=st.sampled_from([0.0, 3.0]),
     seed=st.integers(0, 1000),
 )
-def test_any_split_in_any_company_equals_one_go(
+def test_any_split_in_any_batch_equals_one_call(
     name: str, prior_name: str, lens: list[int], context_size: int, blank_bonus: float, seed: int
 ) -> None:
     """Streams start at any time, are at different frames, sometimes get no frames, and give partial results."""
@@ -146,7 +146,7 @@ def test_segments_joined_are_the_whole_where_one_path_is_followed(search: AnySea
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_restarts_behind_the_labels_of_the_best(seed: int) -> None:
+def test_a_beam_restarts_after_the_labels_of_the_best(seed: int) -> None:
     """After a restart the search continues like one whose first frames allow only the last labels of the best hypothesis."""
     scorer = ToyScorer(VOCAB, seed=seed)
     search, encoded = BeamSearch(scorer), toy_encoded([24], VOCAB, seed=seed + 1, blank_bonus=1.0)
@@ -164,7 +164,7 @@ def test_a_beam_restarts_behind_the_labels_of_the_best(seed: int) -> None:
     assert {h.ids: (h.frames, h.score) for h in search.hypotheses([state])[0]} == wanted
 
 
-def test_a_restart_begins_hotwords_and_language_anew() -> None:
+def test_a_restart_resets_hotwords_and_language_models() -> None:
     scorer, prior = ToyScorer(VOCAB), ToyPrior(VOCAB, seed=1)
     for search in (BeamSearch(scorer), CtcPrefixSearch(scorer)):
         state = search.start(WeightedPriors([(prior, 1.0), (HotwordGraph([((2, 2, 2, 2), 50.0)]), 1.0)]))
@@ -176,7 +176,7 @@ def test_a_restart_begins_hotwords_and_language_anew() -> None:
         assert search.hypotheses([state])[0][0].score == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_label_that_goes_on_after_a_restart_is_not_told_anew_by_ctc() -> None:
+def test_a_label_that_continues_after_a_restart_is_not_emitted_again_by_ctc() -> None:
     path = [0, 3, 3, 3, 0, 3, 0]
     frames = torch.full((1, len(path), VOCAB), -9.0)
     frames[0, range(len(path)), path] = 9.0

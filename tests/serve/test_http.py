@@ -95,10 +95,10 @@ def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -
     """Each part of the text is sent as soon as it is final, while later pieces still wait to be computed."""
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     slow = offline_recognizer()
-    go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
+    go_on, num_calls, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
 
     def one_by_one(recordings: list[np.ndarray], **options: object) -> object:
-        if next(num_heard) == 4:
+        if next(num_calls) == 4:
             assert go_on.wait(WATCHDOG_S)
         return transcribe_many(recordings, **options)  # type: ignore[arg-type]
 

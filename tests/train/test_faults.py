@@ -137,13 +137,13 @@ def test_nothing_to_validate_on(small_data: Path, tmp_path: Path) -> None:
         run(minute_config(data), tmp_path / "run")
 
 
-def test_sound_at_another_rate(small_data: Path, tmp_path: Path) -> None:
+def test_audio_at_another_rate(small_data: Path, tmp_path: Path) -> None:
     data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "LO").resample(8000))
     with pytest.raises(DataError, match=r"16000 Hz, but train000 .* at 8000 Hz"):
         run(minute_config(data), tmp_path / "run")
 
 
-def with_gone_sound(source: Path, folder: Path, split: str) -> Path:
+def with_missing_audio(source: Path, folder: Path, split: str) -> Path:
     """A data folder with one more cut, whose recording no longer exists."""
     path = shutil.copy(source / "train000.flac", folder / "gone.flac")
     data = with_cuts(source, folder / "data", cut_of(Path(path), "LO"), split=split)
@@ -151,16 +151,16 @@ def with_gone_sound(source: Path, folder: Path, split: str) -> Path:
     return data
 
 
-def test_sound_of_dev_that_is_gone(small_data: Path, tmp_path: Path) -> None:
+def test_dev_audio_that_is_missing(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the audio of gone"):
-        run(minute_config(with_gone_sound(small_data, tmp_path, "dev")), tmp_path / "run")
+        run(minute_config(with_missing_audio(small_data, tmp_path, "dev")), tmp_path / "run")
 
 
 def test_training_audio_that_is_missing_is_skipped(
     small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each process reports it once; an interrupted run continues like the whole run."""
-    data = with_gone_sound(small_data, tmp_path, "train")
+    data = with_missing_audio(small_data, tmp_path, "train")
     run(minute_config(data, num_epochs=2), tmp_path / "whole")
     assert caplog.text.count("skipped 1 of 25 utterances: the audio of gone (") == 1
     for num_epochs in (1, 2):

@@ -159,7 +159,7 @@ def metrics_of_a_run_without_divergence(data: Path, out: Path) -> dict[int, dict
     return {line["batch"]: line for line in read_metrics(out) if line["kind"] == "train"}
 
 
-def test_begins_anew_where_no_checkpoint_is_good(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_again_where_no_checkpoint_is_good(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge(monkeypatch, 2, above_lr=0.03)
     train(config(data, num_epochs=1, save_interval=100), tmp_path, is_quiet=True)
     assert list(checkpoint_folders(tmp_path)) == [0, 3]
