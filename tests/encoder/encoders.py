@@ -22,6 +22,7 @@ def golden_encoder(kind: str) -> tuple[Zipformer, dict[str, Tensor]]:
 
 
 def small_config(**settings: Any) -> ZipformerConfig:
+    """The configuration of a small encoder of four stacks, with `settings` replaced."""
     values: dict[str, Any] = {
         "num_features": 20,
         "conv_channels": (2, 4, 8),
@@ -42,5 +43,6 @@ def small_config(**settings: Any) -> ZipformerConfig:
 
 
 def small_encoder(**settings: Any) -> Zipformer:
+    """An encoder of `small_config` with random weights, the same in every run."""
     torch.manual_seed(0)
     return Zipformer(small_config(**settings))

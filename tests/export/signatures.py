@@ -18,4 +18,5 @@ def signature(values: object) -> list[tuple[str, int, list[str | int]]]:
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata of a graph, by key."""
     return {entry.key: entry.value for entry in model.metadata_props}

@@ -21,6 +21,7 @@ def small_model(
     num_features: int = 80,
     **settings: Any,
 ) -> AsrModel:
+    """A small model with a transducer and a CTC head; `settings` are those of its encoder."""
     encoder = ZipformerConfig(
         num_features=num_features,
         conv_channels=(2, 4, 8),
@@ -59,6 +60,7 @@ def icefall_state_dict(model: AsrModel) -> dict[str, Tensor]:
 
 
 def assert_same_weights(model: AsrModel, expected: Mapping[str, Tensor]) -> None:
+    """Check that the weights of a model are float32 and equal the expected ones bit by bit."""
     own = model.state_dict()
     assert own.keys() == expected.keys()
     for name, tensor in expected.items():

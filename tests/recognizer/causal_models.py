@@ -32,5 +32,6 @@ def causal_model(*, has_transducer: bool = True, has_attention: bool = False, **
 
 @functools.cache
 def causal_recognizer(method: Any = "auto", max_symbols_per_frame: int = 1) -> Recognizer:
+    """A recognizer with `causal_model`."""
     search = SearchConfig(method=method, max_symbols_per_frame=max_symbols_per_frame)
     return Recognizer(causal_model(), tiny_tokenizer(), search=search)

@@ -13,5 +13,6 @@ CTC = SearchConfig(method="ctc_greedy")
 
 
 def of(search: SearchConfig, words: int, characters: int = 0, *, num_words: int = 100, deletions: int = 0) -> ComparedSearch:
+    """A compared search with this many word and character errors."""
     errors = Errors(0, deletions, words - deletions, num_words)
     return ComparedSearch(search=search, errors=ErrorRates(errors, Errors(0, 0, characters, 5 * num_words)), decode_s=0.25)

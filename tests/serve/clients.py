@@ -1,5 +1,5 @@
-"""Clients of sherpa-onnx's WebSocket protocols: a hand-written one for recordings, the wheel's own for live audio, and a
-hand-written one for live audio where a test must misbehave or check details."""
+"""Clients of the server: one for HTTP, and three for sherpa-onnx's WebSocket protocols, of which one is hand-written for
+recordings, one is the wheel's own for live audio, and one is hand-written for tests that misbehave or check details."""
 
 import json
 import shutil
@@ -122,12 +122,14 @@ def frame(kind: int, content: bytes) -> bytes:
 
 
 def post(server: Reachable, content: bytes = b"", **fields: object) -> httpx2.Response:
+    """The response to a request to transcribe a WAV file, by default of `sentence`."""
     data = {"model": "tiny", **fields}
     files = {"file": ("a.wav", content or wav(sentence()))}
     return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
 
 
 def ws(service: Reachable, path: str = "/") -> str:
+    """The WebSocket URL of a path of the server."""
     return service.url.replace("http", "ws") + path
 
 

@@ -16,4 +16,5 @@ def ctc_recipe(data: Path | str, **changes: Any) -> TrainConfig:
 
 
 def transducer_recipe(data: Path) -> TrainConfig:
+    """A run of two epochs with a transducer head only."""
     return without_heads(minute_config(data, num_epochs=2), has_transducer=True, has_ctc=False)

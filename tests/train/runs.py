@@ -16,6 +16,7 @@ from zipasr.train.step import Stepper
 
 
 def run(config: TrainConfig, out: Path) -> TrainReport:
+    """Train without progress output."""
     return train(config, out, is_quiet=True)
 
 
@@ -41,6 +42,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Check that two checkpoints, read by `content`, are equal bit by bit."""
     assert a.keys() == b.keys()
     for name, value in a.items():
         if isinstance(value, torch.Tensor):

@@ -15,6 +15,7 @@ TOKENIZER = Tokenizer.train(list(WORDS), kind="char", vocab_size=14)
 
 
 def new_state(seed: int = 0) -> TrainState:
+    """The state at the start of a run, with random weights."""
     torch.manual_seed(seed)
     model = AsrModel(dataclasses.replace(minute_config().model, vocab_size=TOKENIZER.vocab_size))
     optimizer = ScaledAdam(list(model.named_parameters()), lr=0.05, clipping_scale=2.0)

@@ -152,4 +152,5 @@ NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
 
 
 def vocabulary(words: Any) -> Tokenizer:
+    """A tokenizer of the characters in the words."""
     return Tokenizer.train(list(words), kind="char", vocab_size=None)
