@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
@@ -20,6 +19,8 @@ from tests.watchdog import WATCHDOG_S
 
 SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
 """A folder for screenshots of the page, to look at."""
+FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""Flags of a browser whose microphone is simulated and allowed."""
 
 
 class Browser:
@@ -103,6 +104,7 @@ def browser(*flags: str) -> Iterator[Browser]:
 
 def _page_address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
     """The DevTools address of the browser's first page."""
+    import httpx2
 
     end_s = time.monotonic() + WATCHDOG_S
     while time.monotonic() < end_s and process.poll() is None:
@@ -112,6 +114,3 @@ def _page_address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
             return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
         time.sleep(0.05)
     pytest.fail("Chromium did not start")
-
-
-FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")

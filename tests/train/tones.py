@@ -30,6 +30,8 @@ from zipasr.train.validation import Validation
 RATE_HZ = 16_000
 WORDS = {"LO": (300, 500), "MID": (900, 700), "HI": (2000, 2600), "UP": (400, 3000), "DOWN": (3000, 600)}
 """The frequencies of each word, in Hz."""
+NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
+"""Other words; their tokenizer has 11 entries, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
 
 
 def say(
@@ -145,10 +147,6 @@ def validation_of(*, wer: float) -> Validation:
     errors = Errors(substitutions=round(wer / 10), num_reference=10)
     search = ComparedSearch(search=SearchConfig(method="greedy"), errors=ErrorRates(errors, errors), decode_s=0.0)
     return Validation({"wer": wer}, [search], 1, True)
-
-
-NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
-"""Their tokenizer has 11 entries, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
 
 
 def vocabulary(words: Any) -> Tokenizer:
