@@ -311,7 +311,7 @@ def test_missing_gradient_is_a_zero_gradient() -> None:
         for p in parameters.values():
             p.grad = None if is_missing else torch.zeros_like(p)
         optimizer.step()
-        assert not torch.equal(parameters["weight"], before), "momentum goes on"
+        assert not torch.equal(parameters["weight"], before), "momentum continues"
     assert_equal(got, want)
 
 

@@ -64,7 +64,7 @@ def test_official_splits_read_where_they_lie_and_the_same_bytes_again(tmp_path: 
     first = contents(out)
     assert {path.name.removesuffix("_cuts.jsonl.gz") for path in out.glob("*_cuts.jsonl.gz")} == FILES[name]
     assert set(report.num_utterances) == FILES[name] and min(report.num_utterances.values()) > 0
-    assert not list(out.rglob("*.flac")), "no sound is copied"
+    assert not list(out.rglob("*.flac")), "no audio is copied"
     for split in FILES[name]:
         for cut in cuts_of(out, split).values():
             path = Path(cut.recording.sources[0].source)

@@ -31,7 +31,7 @@ RATE_HZ = 16_000
 WORDS = {"LO": (300, 500), "MID": (900, 700), "HI": (2000, 2600), "UP": (400, 3000), "DOWN": (3000, 600)}
 """The frequencies of each word, in Hz."""
 NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
-"""Other words; their tokenizer has 11 entries, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
+"""Other words. Of the 11 entries of their tokenizer, 5 are also among the 14 of the old words: the special ones, ▁ and N."""
 
 
 def say(
