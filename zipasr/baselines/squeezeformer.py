@@ -75,51 +75,36 @@ class SqueezeformerConfig:
             )
 
 
-def extra_small() -> SqueezeformerConfig:
-    """Squeezeformer-XS: 9.0 M parameters with its CTC layer and 18.2 GFLOPs published.
+# GFLOPs match within 2 %, the rest being element-wise operations.
 
-    Matches: 9.03 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+
+def extra_small() -> SqueezeformerConfig:
+    """Squeezeformer-XS: 9.0 M parameters with its CTC layer and 18.2 GFLOPs published; ours has 9.03 M."""
     return _published(16, 144, 4, reduce_at=7, recover_at=15)
 
 
 def small() -> SqueezeformerConfig:
-    """Squeezeformer-S: 18.6 M parameters with its CTC layer and 33.7 GFLOPs published.
-
-    Matches: 18.57 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-S: 18.6 M parameters with its CTC layer and 33.7 GFLOPs published; ours has 18.57 M."""
     return _published(18, 196, 4, reduce_at=8, recover_at=17)
 
 
 def small_medium() -> SqueezeformerConfig:
-    """Squeezeformer-SM: 28.2 M parameters with its CTC layer and 47.6 GFLOPs published.
-
-    Matches: 28.18 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-SM: 28.2 M parameters with its CTC layer and 47.6 GFLOPs published; ours has 28.18 M."""
     return _published(16, 256, 4, reduce_at=7, recover_at=15)
 
 
 def medium() -> SqueezeformerConfig:
-    """Squeezeformer-M: 55.6 M parameters with its CTC layer and 88.4 GFLOPs published.
-
-    Matches: 55.62 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-M: 55.6 M parameters with its CTC layer and 88.4 GFLOPs published; ours has 55.62 M."""
     return _published(20, 324, 4, reduce_at=9, recover_at=19)
 
 
 def medium_large() -> SqueezeformerConfig:
-    """Squeezeformer-ML: 125.1 M parameters with its CTC layer and 183.3 GFLOPs published.
-
-    Matches: 125.03 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-ML: 125.1 M parameters with its CTC layer and 183.3 GFLOPs published; ours has 125.03 M."""
     return _published(18, 512, 8, reduce_at=8, recover_at=17)
 
 
 def large() -> SqueezeformerConfig:
-    """Squeezeformer-L: 236.3 M parameters with its CTC layer and 333.7 GFLOPs published.
-
-    Matches: 236.25 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-L: 236.3 M parameters with its CTC layer and 333.7 GFLOPs published; ours has 236.25 M."""
     return _published(22, 640, 8, reduce_at=10, recover_at=21)
 
 

@@ -23,6 +23,11 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0)
     return y.squeeze(-1).transpose(1, 2)
 
 
+def convolve_image(image: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Apply `conv` to (N, T, F, C) and return the same layout."""
+    return conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class DepthwiseConv(nn.Module):
     """Depthwise convolution over time with k//2 frames of context on both sides."""
 
