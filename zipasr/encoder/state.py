@@ -16,20 +16,17 @@ from zipasr.nn.past import Past
 
 
 class LayerState(NamedTuple):
-    """State of one block: L frames at the rate of its stack for attention, half a kernel for the convolutions."""
+    """State of one block: the frames of the `LayerPast` field of the same name, which gives their shapes.
+
+    These are L frames at the rate of the stack for attention, and half a kernel for the convolutions.
+    """
 
     key: Tensor
-    """(N, L, H·query_head_dim) keys."""
     nonlin: Tensor
-    """(N, L, 3D/4) x · tanh(s) of the non-linear attention."""
     value1: Tensor
-    """(N, L, H·value_head_dim) values of the first self-attention."""
     value2: Tensor
-    """(N, L, H·value_head_dim) values of the second self-attention."""
     conv1: Tensor
-    """(N, k//2, D) gated input of the first convolution."""
     conv2: Tensor
-    """(N, k//2, D) gated input of the second convolution."""
 
 
 _NUM_LAYER_TENSORS = len(LayerState._fields)

@@ -103,7 +103,10 @@ class ZipformerConfig:
         if self.pos_dim % 2 or self.pos_dim < 2:
             raise ConfigError(f"pos_dim must be even and 2 or more, half sines and half cosines, but is {self.pos_dim}")
         if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
-            raise ConfigError("chunk_frames_50hz and left_context_frames_50hz must name at least one size each, -1 for all")
+            raise ConfigError(
+                "chunk_frames_50hz and left_context_frames_50hz must have at least one size each, but are "
+                f"{self.chunk_frames_50hz} and {self.left_context_frames_50hz}; -1 stands for the whole utterance"
+            )
         if self.is_causal and self.conv_embed_rate != 2:
             raise ConfigError(f"conv_embed_rate must be 2 for a causal model, but is {self.conv_embed_rate}")
         if self.is_causal:
@@ -209,9 +212,8 @@ class Zipformer(nn.Module):
 
     def output_length(self, num_frames: int) -> int:
         """Number of output frames at 25 Hz for `num_frames` features at 100 Hz."""
-        rate = self.config.conv_embed_rate
         factor = self.output_downsample.factor
-        return (rates.embed_length(num_frames, rate) + factor - 1) // factor
+        return (rates.embed_length(num_frames, self.config.conv_embed_rate) + factor - 1) // factor
 
     def forward(
         self,
@@ -372,7 +374,8 @@ class Zipformer(nn.Module):
             )
         if state.shapes() != self._state_shapes(left):
             raise ValueError(
-                "the state must come from a model of the same shape; create it with initial_state of this model"
+                "the state must come from a model of the same shape, but its tensors have other shapes; create it with "
+                "initial_state of this model"
             )
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:
