@@ -171,11 +171,7 @@ class AsrModel(nn.Module):
             ValueError: states differ in chunk, left context or model, or do not match the windows.
         """
         encoded, after = self.encode_chunk(features, lens, StreamState.stack(states))
-        # Copied, or a paused stream would keep the whole batch of its last chunk in memory.
-        return encoded, [
-            StreamState.from_flat([tensor.clone() for tensor in state.to_flat()], chunk_frames_50hz=state.chunk_frames_50hz)
-            for state in after.unstack()
-        ]
+        return encoded, after.unstack()
 
     def _streaming_encoder(self) -> Zipformer:
         if not isinstance(self.encoder, Zipformer):

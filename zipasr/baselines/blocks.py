@@ -12,12 +12,6 @@ from torch.nn import functional
 
 from zipasr.errors import ConfigError
 from zipasr.nn.convolution import depthwise_conv
-from zipasr.nn.placement import moved
-
-
-def padding_mask(lens: Tensor, x: Tensor) -> Tensor:
-    """Bool mask (N, T) on the device of `x` (N, T, ...): True at the frames beyond `lens` (N,)."""
-    return torch.arange(x.shape[1], device=x.device) >= moved(lens, x.device).unsqueeze(1)
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from zipasr.baselines.attention import relative_positions
-from zipasr.baselines.blocks import check_heads, check_odd, check_positive, check_rates, padding_mask
+from zipasr.baselines.blocks import check_heads, check_odd, check_positive, check_rates
 from zipasr.baselines.subsampling import MIN_FRAMES, Conv2dSubsampling, output_length, output_lengths
 from zipasr.errors import ConfigError
 from zipasr.nn.constraint import chance
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.encoded import Encoded, check_input, padding_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,11 @@ from zipasr.baselines.blocks import (
     check_odd,
     check_positive,
     check_rates,
-    padding_mask,
     zero_padding,
 )
 from zipasr.baselines.subsampling import SeparableSubsampling
 from zipasr.errors import ConfigError
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.encoded import Encoded, check_input, padding_mask
 
 _REDUCE_KERNEL_SIZE = 5
 

@@ -11,8 +11,9 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.baselines.blocks import padding_mask, zero_padding
+from zipasr.baselines.blocks import zero_padding
 from zipasr.nn.convolution import convolve_image
+from zipasr.nn.encoded import padding_mask
 
 MIN_FRAMES = 7
 """Fewest features, and fewest mel bins, from which `Conv2dSubsampling` makes one frame."""

@@ -99,10 +99,11 @@ class StreamState:
         return StreamState.from_flat(flat, chunk_frames_50hz=first.chunk_frames_50hz)
 
     def unstack(self) -> list["StreamState"]:
-        """One state of batch size 1 per stream. They are views: keeping one keeps the whole batch in memory."""
+        """One state of batch size 1 per stream; copies, or a paused stream would keep the whole batch in memory."""
         flat, chunk = self.to_flat(), self.chunk_frames_50hz
         return [
-            self.from_flat([tensor[n : n + 1] for tensor in flat], chunk_frames_50hz=chunk) for n in range(self.batch_size)
+            self.from_flat([tensor[n : n + 1].clone() for tensor in flat], chunk_frames_50hz=chunk)
+            for n in range(self.batch_size)
         ]
 
     def to_flat(self) -> list[Tensor]:

@@ -21,8 +21,7 @@ from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.state import StreamState, layer_shapes
 from zipasr.errors import ConfigError
 from zipasr.nn.dropout import DROPOUT
-from zipasr.nn.encoded import Encoded, check_input
-from zipasr.nn.placement import moved
+from zipasr.nn.encoded import Encoded, check_input, padding_mask
 from zipasr.nn.schedule import Schedule
 
 _WARMUP_STEPS = 4000.0
@@ -254,11 +253,8 @@ class Zipformer(nn.Module):
     ) -> Encoded:
         """Run the stacks on the output of Conv-Embed: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
         chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
-        num_frames = frames.shape[1]
-        lens_there = moved(lens, frames.device)
-        padding_mask = torch.arange(num_frames, device=frames.device) >= lens_there.unsqueeze(1)
-        attention_mask = _chunk_mask(num_frames, chunk, left, frames.device)
-        return Encoded(self._run_stacks(frames, padding_mask, attention_mask, chunk), self._halve(lens))
+        attention_mask = _chunk_mask(frames.shape[1], chunk, left, frames.device)
+        return Encoded(self._run_stacks(frames, padding_mask(lens, frames), attention_mask, chunk), self._halve(lens))
 
     def _run_stacks(
         self,
