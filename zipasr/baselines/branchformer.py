@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from zipasr.baselines.attention import RelativeAttention
 from zipasr.baselines.blocks import GatingMlp, check_halves
-from zipasr.baselines.encoder import BlockEncoder, BlockEncoderConfig
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchformerConfig(BlockEncoderConfig):
+class BranchformerConfig(BaselineConfig):
     """Configuration of a Branchformer. The defaults are the published model."""
 
     kind: ClassVar[str] = "branchformer"

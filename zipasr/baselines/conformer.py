@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import DepthwiseConv, FeedForward, check_positive
-from zipasr.baselines.encoder import BlockEncoder, BlockEncoderConfig
+from zipasr.baselines.blocks import FeedForward, check_positive, zero_padding
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
+from zipasr.nn.convolution import DepthwiseConv
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConformerConfig(BlockEncoderConfig):
+class ConformerConfig(BaselineConfig):
     """Configuration of a Conformer. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "conformer"
@@ -69,7 +70,7 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        convolved = self.depthwise(functional.glu(self.in_proj(x)), padding_mask)
+        convolved = self.depthwise(zero_padding(functional.glu(self.in_proj(x)), padding_mask))
         return self.dropout(self.out_proj(functional.silu(self.norm(convolved))))
 
 

@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from zipasr.baselines.attention import RelativeAttention
 from zipasr.baselines.blocks import (
-    DepthwiseConv,
     FeedForward,
     GatingMlp,
     check_halves,
     check_odd,
     check_positive,
     check_rates,
+    zero_padding,
 )
-from zipasr.baselines.encoder import BlockEncoder, BlockEncoderConfig
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
+from zipasr.nn.convolution import DepthwiseConv
 
 
 @dataclass(frozen=True, kw_only=True)
-class EBranchformerConfig(BlockEncoderConfig):
+class EBranchformerConfig(BaselineConfig):
     """Configuration of an E-Branchformer. The defaults are the published large model."""
 
     kind: ClassVar[str] = "e_branchformer"
@@ -92,7 +93,7 @@ class EBranchformerBlock(nn.Module):
         far = self.dropout(self.attention(self.attention_norm(x), positions, padding_mask))
         near = self.dropout(self.gating(self.gating_norm(x), padding_mask))
         both = torch.cat([far, near], dim=-1)
-        both = both + self.merge_conv(both, padding_mask)
+        both = both + self.merge_conv(zero_padding(both, padding_mask))
         x = x + self.dropout(self.merge(both))
         x = x + 0.5 * self.feedforward2(self.feedforward2_norm(x))
         return self.out_norm(x)

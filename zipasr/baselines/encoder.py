@@ -1,10 +1,12 @@
-"""The frame of Conformer, Branchformer and E-Branchformer: subsampling, a sequence of blocks, LayerNorm.
+"""The settings that the comparison encoders share, and the frame of Conformer, Branchformer and E-Branchformer: subsampling,
+a sequence of blocks, LayerNorm.
 
 Features (N, T, F) at 100 Hz -> `Encoded` frames (N, T', D) at 25 Hz, T' = ((T - 1) // 2 - 1) // 2.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,13 +19,16 @@ from zipasr.nn.encoded import Encoded, check_input, padding_mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockEncoderConfig:
-    """The settings that all three share; the defaults are those of the published Branchformer."""
+class BaselineConfig:
+    """The settings that the comparison encoders share; the defaults are those of the published Branchformer."""
+
+    min_features: ClassVar[int] = MIN_FRAMES
+    """Fewest mel bins that the subsampling takes."""
 
     num_features: int = 80
-    """Mel bins F of the input, 7 or more."""
+    """Mel bins F of the input."""
     subsampling_channels: int = 512
-    """Channels of the two subsampling convolutions; the published models have as many as `channels`."""
+    """Channels of the subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 18
     """Number of blocks."""
     channels: int = 512
@@ -31,13 +36,13 @@ class BlockEncoderConfig:
     num_heads: int = 8
     """Attention heads H."""
     kernel_size: int = 31
-    """Kernel size of the depthwise convolutions in frames at 25 Hz; odd."""
+    """Kernel size of the depthwise convolutions in frames, at the rate of their block; odd."""
     dropout: float = 0.1
     """Dropout rate for frames, positions, attention weights and every module."""
 
     def __post_init__(self) -> None:
-        if self.num_features < MIN_FRAMES:
-            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
+        if self.num_features < self.min_features:
+            raise ConfigError(f"num_features must be at least {self.min_features}, but is {self.num_features}")
         check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
         check_heads(self.channels, self.num_heads)
         check_odd(kernel_size=self.kernel_size)
@@ -51,7 +56,7 @@ class BlockEncoder(nn.Module):
     skipped for the whole batch with probability `layer_drop`.
     """
 
-    def __init__(self, config: BlockEncoderConfig, blocks: Iterable[nn.Module], *, layer_drop: float = 0.0) -> None:
+    def __init__(self, config: BaselineConfig, blocks: Iterable[nn.Module], *, layer_drop: float = 0.0) -> None:
         super().__init__()
         self.config, self.output_channels, self.layer_drop = config, config.channels, layer_drop
         self.subsampling = Conv2dSubsampling(

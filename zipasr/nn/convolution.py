@@ -34,11 +34,12 @@ class DepthwiseConv(nn.Module):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
+        assert conv.bias is not None
         self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, x: Tensor, chunk_frames: int, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, chunk_frames: int = -1, past: Past | None = None) -> Tensor:
         """Map (N, T, D) to (N, T, D); chunks and a past are not allowed, because every frame needs right context."""
-        assert chunk_frames < 0 and past is None and self.bias is not None
+        assert chunk_frames < 0 and past is None
         return depthwise_conv(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
 
 
