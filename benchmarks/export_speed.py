@@ -94,12 +94,12 @@ def make_graphs(model: AsrModel) -> dict[str, Any]:
     simplified = offline_graphs(model)["encoder"]
     module = TransducerEncoder(plain_encoder(model.encoder), copy.deepcopy(model.transducer.joiner.encoder_proj))
     plain = dataclasses.replace(simplified, module=module)
-    own = attention._RelativeShiftFunction
-    attention._RelativeShiftFunction = GatheredShift  # type: ignore[assignment, misc]
+    own = attention.RelativeShift
+    attention.RelativeShift = GatheredShift  # type: ignore[assignment, misc]
     try:
         traced = {"plain": trace(plain)}
     finally:
-        attention._RelativeShiftFunction = own  # type: ignore[misc]
+        attention.RelativeShift = own  # type: ignore[misc]
     traced["simplified"] = trace(simplified)
     for name, graph in (("plain", plain), ("simplified", simplified)):
         difference = check(traced[name], graph, tolerance=_TOLERANCE)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_files import assert_close_to, attention_config, encoder_config, load_golden, seeded, weights
+from zipasr.checkpoint import load_weights
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.features import FbankConfig
@@ -17,7 +18,7 @@ from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.hub import rename_state_dict
-from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, load_weights, medium, small, tiny
+from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, medium, small, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.schedule import set_step
 from zipasr.tokenizer import Tokenizer

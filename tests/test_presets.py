@@ -89,7 +89,7 @@ def test_every_ablation_differs_from_the_base_and_from_the_others() -> None:
 def test_unknown_names(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"no preset '{name}'; did you mean .*{near}"):
         find_preset(name)
-    with pytest.raises(ConfigError, match=f"a preset or a folder .* got '{name}'; did you mean .*{near}"):
+    with pytest.raises(ConfigError, match=f"'{name}' must be a preset or a folder .* but is neither; did you mean .*{near}"):
         find_config(name)
 
 

@@ -12,13 +12,16 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zipasr.errors import CheckpointError
+from zipasr.config import from_json
+from zipasr.errors import CheckpointError, ConfigError
+
+T = TypeVar("T")
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
@@ -135,6 +138,17 @@ class CheckpointFolder:
         """The JSON value of one file."""
         return json.loads(self.blob(name))
 
+    def config(self, cls: type[T], name: str) -> T:
+        """The configuration of type `cls` in one JSON file.
+
+        Raises:
+            CheckpointError: as for `blob`, or the file holds another configuration.
+        """
+        try:
+            return from_json(cls, self.document(name), where=f"{self.path / name}")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The named tensors of one safetensors file, on the CPU."""
         try:
@@ -167,6 +181,26 @@ class CheckpointFolder:
             return safetensors.safe_open(path, framework="pt")
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
+    """Copy named tensors into a model with exactly these names and shapes.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    wrong += [
+        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
+    model.load_state_dict(tensors)
 
 
 def clean_up(parent: str | os.PathLike[str]) -> list[str]:

@@ -69,7 +69,7 @@ def test_the_other_view_gets_no_gradient():
 @pytest.mark.parametrize(
     ("log_probs", "lens", "message"),
     [
-        (torch.zeros(3, 6, 5), [6, 4, 6], r"two views of each utterance.*not 3 rows"),
+        (torch.zeros(3, 6, 5), [6, 4, 6], r"two views of each utterance.*but has 3 rows"),
         (torch.zeros(4, 6, 5, dtype=torch.float16), [6, 4, 6, 4], r"must be float32"),
         (torch.zeros(4, 6, 5), [6, 4], r"lens must be \(2N,\) = \(4,\)"),
         (torch.zeros(4, 6, 5), [6, 4, 6, 5], r"same length, but 1 of 2 differ"),

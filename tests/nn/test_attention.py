@@ -82,7 +82,7 @@ def test_relative_shift_equals_a_gather(num_frames: int, num_keys: int) -> None:
     scores = seeded(2, 3, num_frames, num_frames + num_keys - 1, dtype=torch.float64).requires_grad_()
     columns = num_frames - 1 - torch.arange(num_frames)[:, None] + torch.arange(num_keys)
     expected = scores.gather(3, columns.expand(2, 3, -1, -1))
-    ours = attention._RelativeShiftFunction.apply(scores)
+    ours = attention.RelativeShift.apply(scores)
     assert torch.equal(ours, expected)
     y_grad = seeded(*expected.shape, seed=1, dtype=torch.float64)
     assert torch.equal(*(torch.autograd.grad(y, scores, y_grad)[0] for y in (ours, expected)))
@@ -92,7 +92,7 @@ def test_relative_shift_of_a_tensor_that_is_not_contiguous() -> None:
     whole = seeded(2, 9, 3, 5).transpose(1, 3)  # (2, 5, 3, 9)
     part = whole[1:, :, :, 2:]
     columns = 2 - torch.arange(3)[:, None] + torch.arange(5)
-    ours = attention._RelativeShiftFunction.apply(part)
+    ours = attention.RelativeShift.apply(part)
     assert torch.equal(ours, part.gather(3, columns.expand(1, 5, -1, -1)))
 
 

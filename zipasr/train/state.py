@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zipasr import checkpoint
 from zipasr.errors import CheckpointError
-from zipasr.model import WEIGHTS_FILE, AsrModel, load_weights
+from zipasr.model import WEIGHTS_FILE, AsrModel
 from zipasr.nn.constraint import Whiten
 from zipasr.nn.lora import lora_state_dict, merged_state_dict, unmerged_state_dict
 from zipasr.optim.eden import BatchEpochSchedule
@@ -118,7 +118,7 @@ class TrainState:
         average = files.tensors(AVERAGE_FILE)
         adapters = files.tensors(LORA_FILE) if LORA_FILE in files.names() else {}
         weights = unmerged_state_dict(self.model, files.tensors(WEIGHTS_FILE), adapters)
-        load_weights(self.model, weights, source=str(folder / WEIGHTS_FILE))
+        checkpoint.load_weights(self.model, weights, source=str(folder / WEIGHTS_FILE))
         try:
             self.optimizer.load_state_dict(_unflatten(document["optimizer"], named))
             self.scheduler.load_state_dict(document["scheduler"])
