@@ -7,8 +7,8 @@ Xing frame, G.722, raw samples) give whatever is there. No other part of zipasr 
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS
-from zipasr.audio.file import rereadable
-from zipasr.audio.recording import audio_duration_s, load_audio, num_channels, read_blocks, save_flac
+from zipasr.audio.file import audio_duration_s, rereadable
+from zipasr.audio.recording import load_audio, num_channels, read_blocks, save_flac
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 
 __all__ = [

@@ -63,7 +63,13 @@ class Gate:
 
         try:
             if not self._has_key(scope, headers):
-                await refuse(scope, receive, counted, 401, "Expected the API key of this server, got none or a wrong one.")
+                await refuse(
+                    scope,
+                    receive,
+                    counted,
+                    401,
+                    "A request must carry the API key of this server, but has none or a wrong one.",
+                )
             elif _changes_something(scope) and not _is_own_page(headers):
                 await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
             elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:

@@ -66,7 +66,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
         if name.removesuffix("[]") in repeated:
             repeated[name.removesuffix("[]")].append(value)
         elif name in single:
-            raise RequestError(f"Expected {name} once, got it twice.", param=name)
+            raise RequestError(f"{name} must be given once, but is given twice.", param=name)
         else:
             single[name] = value
     _check_model(single.pop("model", None), model_name)
@@ -107,7 +107,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
 
 def _check_model(asked: str | None, model_name: str) -> None:
     if asked is None:
-        raise RequestError(f"Expected the field model with the name of the model, {model_name}.", param="model")
+        raise RequestError(f"model must be the name of the model, {model_name}, but is missing.", param="model")
     if asked not in (model_name, MODEL_ALIAS):
         raise RequestError(
             f"This server has no model {asked[:100]!r}; its model is {model_name} ({MODEL_ALIAS} is an alias).",
@@ -145,11 +145,11 @@ def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
     separated = [part for line in prompt.splitlines() for part in line.split(",")]
     phrases = tuple(dict.fromkeys(" ".join(phrase.split()) for phrase in (*keywords, *separated) if phrase.strip()))
     if len(phrases) > _MAX_PHRASES:
-        raise RequestError(f"Expected at most {_MAX_PHRASES} hotwords, got {len(phrases)}.", param="prompt")
+        raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {len(phrases)}.", param="prompt")
     num_characters = sum(map(len, phrases))
     if num_characters > _MAX_PHRASE_CHARACTERS:
         raise RequestError(
-            f"Expected hotwords of at most {_MAX_PHRASE_CHARACTERS} characters in total, got {num_characters}.",
+            f"Hotwords must have at most {_MAX_PHRASE_CHARACTERS} characters in total, but have {num_characters}.",
             param="prompt",
         )
     return phrases or None
