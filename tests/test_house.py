@@ -45,7 +45,6 @@ STILL_OVER: dict[str, dict[str, str]] = {
         "language_texts.py::read_texts": "one pass over files, lines and their repairs",
         "manifest_index.py::_write": "one pass over manifests, lines and splits",
         "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",
-        "sockets.py::offline": "a connection's messages inside its protection against slow clients",
     },
     # By file; the messages still start with "expected", or say what must be without what is.
     "error form": dict.fromkeys(

@@ -5,14 +5,13 @@ A field that our models cannot honor is refused with an explanation, not ignored
 """
 
 import bisect
-import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zipasr.errors import ProtocolError
-from zipasr.serve.protocol import timed_words
+from zipasr.serve.protocol import timed_words, write_json
 from zipasr.transcript import FORMATS, Token, Transcript, to_cues
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -165,13 +164,13 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
     """
     kind = request.response_format
     if kind == "verbose_json":
-        return "application/json", _to_json(_verbose(request, transcript, token_ids))
+        return "application/json", write_json(_verbose(request, transcript, token_ids))
     if kind == "json":
         answer: dict[str, object] = {"text": transcript.text}
         if request.has_log_probs:
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-        return "application/json", _to_json(answer)
+        return "application/json", write_json(answer)
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", FORMATS[kind](transcript, "")
 
 
@@ -190,7 +189,7 @@ class EventWriter:
         event: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
         if self._request.has_log_probs:
             event["logprobs"] = _log_probs(tokens)
-        return _event(event)
+        return write_event(event)
 
     def done(self, transcript: Transcript) -> str:
         """The events that send the rest of the text, if any, and end the stream."""
@@ -202,12 +201,12 @@ class EventWriter:
             done["logprobs"] = _log_probs(transcript.tokens)
         if self._request.response_format == "verbose_json":
             done |= _verbose(self._request, transcript, self._token_ids)
-        return last + _event(done)
+        return last + write_event(done)
 
 
-def write_error_event(error: Mapping[str, object]) -> str:
-    """The event that ends a stream with an error."""
-    return _event(error)
+def write_event(data: Mapping[str, object]) -> str:
+    """An event of a stream: one of `EventWriter`, or the error that ends the stream."""
+    return f"data: {write_json(data)}\n\n"
 
 
 def write_progress(done_s: float) -> str:
@@ -219,10 +218,6 @@ def error_body(message: str, *, param: str | None = None, code: str | None = Non
     """The JSON of an error, in the form that OpenAI's clients expect."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _event(data: Mapping[str, object]) -> str:
-    return f"data: {_to_json(data)}\n\n"
 
 
 def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> dict[str, object]:
@@ -275,7 +270,3 @@ def _log_probs(tokens: Sequence[Token]) -> list[dict[str, object]]:
         {"token": text, "logprob": round(log_prob, 6) if math.isfinite(log_prob) else -9999.0, "bytes": list(text.encode())}
         for text, log_prob in spelled
     ]
-
-
-def _to_json(message: Mapping[str, object]) -> str:
-    return json.dumps(message, ensure_ascii=False, allow_nan=False)

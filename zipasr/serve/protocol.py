@@ -10,7 +10,7 @@ JSON for each recording; `Done` closes the connection.
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +142,7 @@ def to_live_json(
     extra: dict[str, object] = {}
     if has_words:
         extra = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
-    return _to_json(
+    return write_json(
         {
             "text": transcript.text,
             "tokens": [_token_text(token) for token in transcript.tokens],
@@ -163,7 +163,7 @@ def to_live_json(
 
 def to_recording_json(transcript: Transcript) -> str:
     """The JSON of a recording. Fields that our models lack (language, emotion, event) are empty, as in sherpa-onnx."""
-    return _to_json(
+    return write_json(
         {
             "lang": "",
             "emotion": "",
@@ -214,5 +214,6 @@ def _log_probs(tokens: Sequence[Token]) -> list[float]:
     return [round(token.log_prob, 6) if math.isfinite(token.log_prob) else lowest for token in tokens]
 
 
-def _to_json(message: dict[str, object]) -> str:
+def write_json(message: Mapping[str, object]) -> str:
+    """A message as JSON; numbers must be finite."""
     return json.dumps(message, ensure_ascii=False, allow_nan=False)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from zipasr.serve.limits import ServeConfig
@@ -108,6 +108,3 @@ async def client_disconnected(receive: Receive) -> None:
     """Return when the client has disconnected; to be called after its request has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-__all__ = ["ClientDisconnect", "Upload", "client_disconnected", "linger", "read_upload"]
