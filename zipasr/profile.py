@@ -287,7 +287,8 @@ def profile_encoder(
         ZipasrError: the pass fails, for example for lack of memory.
     """
     kind = select_device(device)
-    batch = default_batch(kind) if batch is None else batch
+    if batch is None:
+        batch = PAPER_BATCH if kind.type == "cuda" else 1
     for name, value, least in (("batch", batch, 1), ("seconds", seconds, 0.2), ("repeats", repeats, 1)):
         if not least <= value < math.inf:
             raise ConfigError(f"{name} must be at least {least}, but is {value}")
@@ -315,11 +316,6 @@ def profile_encoder(
             f"{batch} x {seconds:g} s could not be encoded on {kind}: {reason}; use a smaller batch or fewer seconds"
         )
     return Measured(**json.loads(done.stdout))
-
-
-def default_batch(device: torch.device) -> int:
-    """Default batch size of `profile_encoder` on a device."""
-    return PAPER_BATCH if device.type == "cuda" else 1
 
 
 def _measure(request: dict[str, Any]) -> Measured:

@@ -91,10 +91,7 @@ def read_blocks(
     object larger than 64 MB is copied to a temporary file, since not all of them can seek.
 
     Args:
-        source: as `load_audio`.     sample_rate_hz: as `load_audio`.
-        format: as `load_audio`.     channel: as `load_audio`.
-        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
-        block_s: seconds per block; the last block may be shorter.
+        block_s: seconds per block; the last block may be shorter. The other arguments are those of `load_audio`.
     Returns:
         Nonempty blocks (samples,) float32; no block at all if the recording has no samples.
     Raises:
@@ -118,9 +115,8 @@ def num_channels(
     """Return the number of channels of a recording, decoding at most its first frames.
 
     Args:
-        source: as `load_audio`, but not a pipe; a file object must be able to seek and keeps its position.
-        sample_rate_hz: as `load_audio`.     format: as `load_audio`.
-        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
+        source: not a pipe; a file object must be able to seek and keeps its position. The other arguments are those of
+            `load_audio`.
     Raises:
         AudioError: as `load_audio`, for errors that the start of the file shows.
         ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
