@@ -6,11 +6,11 @@ others.
 
 import base64
 import hmac
-import json
 import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
@@ -63,13 +63,8 @@ class Gate:
 
         try:
             if not self._has_key(scope, headers):
-                await refuse(
-                    scope,
-                    receive,
-                    counted,
-                    401,
-                    "A request must carry the API key of this server, but has none or a wrong one.",
-                )
+                message = "A request must carry the API key of this server, but has none or a wrong one."
+                await refuse(scope, receive, counted, 401, message)
             elif _changes_something(scope) and not _is_own_page(headers):
                 await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
             elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:
@@ -149,20 +144,13 @@ async def refuse(
         is_unread: whether the body is unread; it is then read first, for a limited time, since many clients read a response
             only after they have sent everything.
     """
-    body = json.dumps(error_body(message, status=status), ensure_ascii=False).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
+    headers = {"connection": "close"}
     if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
+        headers["retry-after"] = str(retry_after_s)
     if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+        headers["www-authenticate"] = "Bearer"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
     elif is_unread and "expect" not in Headers(scope=scope):  # such a client waits for permission to send the body
         await linger(receive)
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await JSONResponse(error_body(message, status=status), status, headers)(scope, receive, send)
