@@ -37,7 +37,7 @@ _PANELS = (
     _Panel("gradient norm", (("grad_norm", "gradient norm"),), is_log=True),
     _Panel("clipping", (("clip_factor", "factor of the last batch"), ("clip_rate", "share of batches"))),
     _Panel("scale of the loss (float16)", (("loss_scale", "scale"),), is_log=True),
-    _Panel("hours of audio per hour", (("hours_per_hour", "speed"),)),
+    _Panel("speed (× real time)", (("hours_per_hour", "speed"),)),
     _Panel("peak memory (GiB)", (("memory_gib", "memory"),)),
     _Panel("share of labels in bursts, dev", (("burst_share", "all but the first label of each frame"),), kind="dev"),
     _Panel("delay of labels against CTC, dev (s)", (("delay_s", "delay"),), kind="dev"),

@@ -241,7 +241,7 @@ class _ElementwiseCounter(TorchDispatchMode):
         for part in module.modules():
             if isinstance(part, SwooshLinear):
                 part.register_forward_pre_hook(self._pause)
-                part.register_forward_hook(self._go_on)
+                part.register_forward_hook(self._resume)
             elif isinstance(part, ConvNeXt):
                 # The paper treats these as 1x1 convolutions, whose bias counts, unlike that of a linear layer.
                 part.pointwise1.register_forward_hook(self._count_bias)
@@ -250,7 +250,7 @@ class _ElementwiseCounter(TorchDispatchMode):
     def _pause(self, *_: Any) -> None:
         self._num_paused += 1
 
-    def _go_on(self, *_: Any) -> None:
+    def _resume(self, *_: Any) -> None:
         self._num_paused -= 1
 
     def _count_bias(self, module: nn.Module, args: Any, out: Tensor) -> None:

@@ -3,7 +3,7 @@
 `load_audio` returns the whole recording; `read_blocks` yields the same samples, bit for bit, as blocks in constant memory.
 Timestamps of the file are followed: gaps become silence. A recording that is shorter than its header states raises instead
 of being returned truncated, unless damage is allowed. Formats whose header states no length (ogg, raw AAC, mp3 without a
-Xing frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
+Xing frame, G.722, raw samples) are read as far as they go. No other part of zipasr opens audio.
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS

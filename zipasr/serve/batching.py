@@ -147,7 +147,9 @@ class BatchingWorker:
     def _run(self) -> None:
         while True:
             with self._wakes:
-                self._wakes.wait_for(lambda: self._is_stopping or self._short or self._pieces or self._has_live_work())
+                self._wakes.wait_for(
+                    lambda: self._is_stopping or self._short or self._pieces or (self.live and self.live.has_work())
+                )
                 if self._is_stopping:
                     return
             has_streams = self.live.step() if self.live is not None else False
@@ -155,9 +157,6 @@ class BatchingWorker:
             if batch:
                 self._compute(batch)
             self._count_waiting()
-
-    def _has_live_work(self) -> bool:
-        return self.live is not None and self.live.has_work()
 
     def _next_batch(self, max_s: float) -> list[Job]:
         """The oldest waiting job and later jobs that have the same hotwords and fit."""

@@ -85,7 +85,8 @@ class LiveSession:
     @property
     def has_room(self) -> bool:
         """Whether the backlog is small enough for more samples, or the session is over."""
-        return self.is_over or (self._waiting_s() <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
+        waiting_s = self._num_pushed / SAMPLE_RATE_HZ - self._decoded_s()
+        return self.is_over or (waiting_s <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
 
     async def room(self) -> None:
         """Wait until `has_room`."""
@@ -110,9 +111,6 @@ class LiveSession:
                     raise ValueError(message) if is_of_samples else RuntimeError(message)
                 self._has_news.clear()
             await self._has_news.wait()
-
-    def _waiting_s(self) -> float:
-        return self._num_pushed / SAMPLE_RATE_HZ - self._decoded_s()
 
     def _decoded_s(self) -> float:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
