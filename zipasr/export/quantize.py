@@ -144,7 +144,7 @@ def export_int8(
 
     def measure_graphs(own: Mapping[str, Any]) -> Measured:
         config = exported_config(model, own, "float32", sizes)
-        names: dict[str, str] = vars(config.files)
+        names = config.files.named()
         scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
         return measure(Recognizer(scorer, tokenizer, features=config.features, use_true_times=False))
 

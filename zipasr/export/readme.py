@@ -120,7 +120,7 @@ def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
         config: the exported graphs.
         limits: the result of `sherpa_onnx_limits`.
     """
-    names: dict[str, str | None] = vars(config.files)
+    names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
     words = names | (_STREAMING_WORDS if is_streaming else _OFFLINE_WORDS)
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
@@ -132,7 +132,7 @@ def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
         text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
-    rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items() if name is not None]
+    rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
         "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",
