@@ -7,6 +7,7 @@ others.
 import base64
 import hmac
 import logging
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -32,19 +33,18 @@ _UNCOUNTED = ("/metrics", *_PUBLIC)
 _log = logging.getLogger("zipasr.serve")
 
 
+@dataclass(eq=False)
 class Gate:
     """ASGI middleware that checks every request and WebSocket before the application receives it."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, metrics: Metrics, *, api_key: str | None) -> None:
-        """Wrap an application.
-
-        Args:
-            app: receives what passes the checks.
-            admission: counts open requests and WebSockets.
-            metrics: counts responses.
-            api_key: the key that clients must send; None: no key is needed.
-        """
-        self.app, self.admission, self.metrics, self.api_key = app, admission, metrics, api_key
+    app: ASGIApp
+    """Receives what passes the checks."""
+    admission: Admission
+    """Counts open requests and WebSockets."""
+    metrics: Metrics
+    """Counts responses."""
+    api_key: str | None
+    """The key that clients must send; None: no key is needed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request or WebSocket on to the application, or refuse it."""
@@ -114,9 +114,7 @@ def _changes_something(scope: Scope) -> bool:
 def _is_own_page(headers: Headers) -> bool:
     """Whether a request comes from our own page, or from a program, which sends no origin."""
     origin = headers.get("origin")
-    if (
-        origin is None or headers.get("sec-fetch-site") == "same-origin"
-    ):  # sec-fetch-site also works behind a proxy that changes the host
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":  # the latter also works behind a proxy
         return True
     try:
         return urlsplit(origin).netloc == headers.get("host")
