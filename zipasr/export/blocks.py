@@ -146,11 +146,8 @@ class TracedAttentionWeights(nn.Module):
         query_bias, key_bias, pos_bias = bias.split([len(query), len(key), len(pos)])
         query = functional.pad(query.view(heads, dim, -1), (0, 0, 0, 1)).flatten(0, 1)
         query_bias = functional.pad(query_bias.view(heads, dim), (0, 1), value=1.0).flatten()
-        self.query_proj, self.key_proj, self.pos_proj = (
-            _linear(query, query_bias),
-            _linear(key, key_bias),
-            _linear(pos, pos_bias),
-        )
+        self.query_proj, self.key_proj = _linear(query, query_bias), _linear(key, key_bias)
+        self.pos_proj = _linear(pos, pos_bias)
         self.linear_pos = module.linear_pos
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: Past | None = None) -> Tensor:
