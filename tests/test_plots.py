@@ -82,7 +82,7 @@ def test_panels_for_what_the_log_holds(tmp_path: Path, monkeypatch: pytest.Monke
     train = [{"kind": "train", "batch": b, "lr": 0.1, "hours_per_hour": 90.0, "grad_norm": 3.0 * b} for b in (1, 2)]
     train.append({"kind": "train", "batch": 3, "grad_norm": float("nan"), "lr": 0.1})
     plot_curves([*train, *DEV], tmp_path / "curves.png")
-    assert titles == ["learning rate", "gradient norm", "hours of audio per hour"]
+    assert titles == ["learning rate", "gradient norm", "speed (× real time)"]
     assert labels[1:3] == ["transducer, greedy: least 40.00 % at batch 2", "CTC, greedy: least 60.00 % at batch 2"]
     titles.clear()
     plot_curves([{**line, "memory_gib": 1.5, "clip_factor": 1.0, "clip_rate": 0.0} for line in train], tmp_path / "all.png")

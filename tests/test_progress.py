@@ -53,7 +53,7 @@ def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_total_note_and_scale(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Progress("index", unit="bytes", is_scaled=True, clock=clock) as progress:
+    with Progress("index", unit="bytes", clock=clock) as progress:
         progress.note("loss 0.50")
         clock.now_s += LINE_INTERVAL_S
         progress.set_done(2_500_000)

@@ -181,8 +181,8 @@ def test_8_bits_are_judged_in_chunks(run: Path, tmp_path: Path) -> None:
     cuts, flags = DATA / "dev_cuts.jsonl.gz", ["--chunk-ms", str(20 * CHUNK), "--max-wer-increase", "2", "--json"]
     line = [sys.executable, "-m", "zipasr", "export", run, "--out", tmp_path / "out", "--int8", "--cuts", cuts, *flags]
     report = json.loads(subprocess.run(line, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    print(report["quantisation"]["heads"])
-    for head in report["quantisation"]["heads"].values():
+    print(report["quantization"]["heads"])
+    for head in report["quantization"]["heads"].values():
         before, after = head["word_error_rate"]
         assert after <= before + 2.0
         assert head["num_bytes"][1] < 0.7 * head["num_bytes"][0]

@@ -99,7 +99,7 @@ def test_one_channel_in_blocks(container: str) -> None:
     for channel in (None, 0, 1):
         joined = np.concatenate(list(read_blocks(data, channel=channel, block_s=0.4)))
         np.testing.assert_array_equal(joined, load_audio(data, channel=channel))
-    with pytest.raises(AudioError, match="Expected more than 2 channels in the bytes, got 2"):
+    with pytest.raises(AudioError, match="the bytes must have a channel 2, but has 2"):
         next(read_blocks(data, channel=2))
 
 
@@ -162,13 +162,13 @@ def test_a_file_cut_short_raises_when_its_end_is_reached(kind: str) -> None:
     whole = load_audio(data)
     cut = data[: int(len(data) * 0.6)]
     given = [np.zeros(0, np.float32)]
-    with pytest.raises(AudioError, match="Expected "):
+    with pytest.raises(AudioError, match=" must "):
         given.extend(read_blocks(cut, block_s=0.1))
     joined = np.concatenate(given)
     if kind == "flac":  # at 44.1 kHz, the samples that are still in the resampler at the end are lost
         joined = joined[:-2000]
     np.testing.assert_array_equal(joined, whole[: len(joined)])
-    with pytest.raises(AudioError, match="Expected "):
+    with pytest.raises(AudioError, match=" must "):
         load_audio(cut)
 
 
@@ -187,9 +187,9 @@ def test_a_file_damaged_in_its_middle() -> None:
 def test_samples_that_are_not_finite_are_found_where_they_are() -> None:
     samples = np.tile(NOISE, 5)
     samples[4 * len(NOISE)] = np.nan
-    with pytest.raises(AudioError, match=r"1 that are NaN or infinite from 15\.00 s on"):
+    with pytest.raises(AudioError, match=r"but 1 are NaN or infinite from 15\.00 s on"):
         list(read_blocks(samples))
-    with pytest.raises(AudioError, match=r"1 that are NaN or infinite from 15\.00 s on"):
+    with pytest.raises(AudioError, match=r"but 1 are NaN or infinite from 15\.00 s on"):
         load_audio(samples)
 
 
@@ -218,17 +218,17 @@ def test_no_samples_give_no_blocks() -> None:
 
 def test_wrong_arguments_raise_at_once() -> None:
     for block_s in (0.0, -1.0, float("nan"), 1e-6):
-        with pytest.raises(ValueError, match="block_s of at least one sample"):
+        with pytest.raises(ValueError, match="block_s must be at least one sample"):
             read_blocks(NOISE, block_s=block_s)
-    with pytest.raises(ValueError, match="count from 0"):
+    with pytest.raises(ValueError, match="must be 0 or more"):
         read_blocks(NOISE, channel=-1)
     with pytest.raises(ValueError, match="below 1"):
         read_blocks(NOISE, channel=1)
-    with pytest.raises(ValueError, match="Expected no sample_rate_hz"):
+    with pytest.raises(ValueError, match="sample_rate_hz must be None"):
         read_blocks(b"1234", sample_rate_hz=16000)
     with pytest.raises(ValueError, match="headerless"):
         read_blocks(b"1234", format="wav")
-    with pytest.raises(ValueError, match="got shape"):
+    with pytest.raises(ValueError, match="but has shape"):
         read_blocks(np.zeros((9, 10)))
 
 
@@ -266,9 +266,9 @@ def test_number_of_channels_of_arrays_and_raw_samples() -> None:
 def test_number_of_channels_refuses() -> None:
     with pytest.raises(ValueError, match="cannot"):
         num_channels(Pipe(ENCODED["wav"]()))
-    with pytest.raises(ValueError, match="got shape"):
+    with pytest.raises(ValueError, match="but has shape"):
         num_channels(np.zeros((9, 10)))
-    with pytest.raises(ValueError, match="Expected no format for an array"):
+    with pytest.raises(ValueError, match="format must be None for an array"):
         num_channels(NOISE, format="g722")
     with pytest.raises(ValueError, match="binary mode"):
         num_channels(5)

@@ -83,19 +83,19 @@ def test_errors_of_the_caller_are_not_converted(tmp_path: Path) -> None:
 
 
 def test_pipes_that_hold_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with fifo(tmp_path, b"") as path, pytest.raises(AudioError, match=r"in .*pipe, got zero bytes"):
+    with fifo(tmp_path, b"") as path, pytest.raises(AudioError, match=r"pipe must .*, but has zero bytes"):
         load_audio(path)
-    with pytest.raises(AudioError, match="in /dev/null, got zero bytes"):
+    with pytest.raises(AudioError, match="/dev/null must be a recording, but has zero bytes"):
         load_audio("/dev/null")
     with fifo(tmp_path, b"this is not audio") as path, pytest.raises(AudioError, match="unknown or damaged format"):
         load_audio(path)
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(AudioError, match="Expected a recording in the standard input, got none"):
+    with pytest.raises(AudioError, match="the standard input must be a recording, but is closed"):
         load_audio("-")
 
 
 def test_counting_channels_would_use_a_pipe_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for source in ("-", tmp_path / "pipe"):
-        with pytest.raises(ValueError, match="Expected a file that can be read again"):
+        with pytest.raises(ValueError, match="a source must be readable again"):
             num_channels(source)

@@ -119,7 +119,7 @@ def test_stereo_is_averaged_or_one_channel_taken(container: str) -> None:
     np.testing.assert_allclose(load_audio(data), (left + right) / 2, atol=1e-4)
     np.testing.assert_allclose(load_audio(data, channel=0), left, atol=1e-4)
     np.testing.assert_allclose(load_audio(data, channel=1), right, atol=1e-4)
-    with pytest.raises(AudioError, match="Expected more than 2 channels in the bytes, got 2"):
+    with pytest.raises(AudioError, match="the bytes must have a channel 2, but has 2"):
         load_audio(data, channel=2)
 
 
@@ -139,9 +139,9 @@ def test_the_channel_axis_of_an_array_is_the_shorter_one() -> None:
         np.testing.assert_array_equal(load_audio(array, channel=0), tone(16000))
     np.testing.assert_array_equal(load_audio(np.ones((1, 5), np.float32)), np.ones(5, np.float32))
     for shape in [(2, 8), (9, 10), (3, 3), (2, 3, 4), ()]:
-        with pytest.raises(ValueError, match="got shape"):
+        with pytest.raises(ValueError, match="but has shape"):
             load_audio(np.zeros(shape, np.float32))
-    with pytest.raises(ValueError, match="Expected a channel below 2"):
+    with pytest.raises(ValueError, match="channel must be below 2"):
         load_audio(stereo, channel=2)
 
 
@@ -186,9 +186,7 @@ def assert_audio_error(source: str | Path | bytes, *words: str, **arguments: int
     with pytest.raises(AudioError) as caught:
         load_audio(source, **arguments)
     message = str(caught.value)
-    assert message.startswith("Expected ")
-    assert message.endswith(".")
-    for word in (", got", ";", *words):
+    for word in (" must ", ", but ", "; ", *words):
         assert word in message
 
 
@@ -217,9 +215,9 @@ def test_zero_bytes_in_memory() -> None:
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "a"])
 def test_text_renamed(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("This is not audio at all.\n" * 50)
-    with pytest.raises(AudioError, match="Expected "):
+    with pytest.raises(AudioError, match=" must "):
         load_audio(tmp_path / name)
-    with pytest.raises(AudioError, match="Expected "):
+    with pytest.raises(AudioError, match=" must "):
         audio_duration_s(tmp_path / name)
 
 
@@ -248,7 +246,7 @@ def test_a_picture_or_a_silent_film_has_no_audio(tmp_path: Path) -> None:
 def test_a_cut_file_raises(kind: str, keep: float) -> None:
     """In every format that states its length, half a recording is never returned as if it were whole."""
     data = ENCODED[kind]()
-    with pytest.raises(AudioError, match="Expected "):
+    with pytest.raises(AudioError, match=" must "):
         load_audio(data[: int(len(data) * keep)])
 
 
@@ -265,9 +263,9 @@ def test_a_flac_cut_after_its_header_raises() -> None:
 
 def test_wav_header_that_promises_more() -> None:
     data = ENCODED["wav"]()
-    assert_audio_error(data[:44], "48000 bytes", "got 0")
+    assert_audio_error(data[:44], "48000 bytes", "but holds 0")
     huge = data[:40] + struct.pack("<I", 0x7FFFFFF0 - 0x10000) + data[44:]
-    assert_audio_error(huge, "header says")
+    assert_audio_error(huge, "header states")
     assert len(load_audio(data[:-100])) == 24000 - 50  # 3 ms: some recorders count the header as audio
 
 
@@ -291,7 +289,7 @@ def test_samples_that_are_not_finite(bad: float, tmp_path: Path) -> None:
     samples[1000] = bad
     path = tmp_path / "a.wav"
     soundfile.write(path, samples, 8000, subtype="FLOAT")
-    assert_audio_error(path, "a.wav", "NaN or infinite", "1 that")
+    assert_audio_error(path, "a.wav", "NaN or infinite", "but 1 are")
     with pytest.raises(AudioError, match="NaN or infinite"):
         load_audio(samples, sample_rate_hz=8000)
     with pytest.raises(AudioError, match="NaN or infinite"):
@@ -332,25 +330,25 @@ def test_arguments_without_effect_raise(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(ENCODED["wav"]())
     for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
-        with pytest.raises(ValueError, match="Expected no sample_rate_hz") as caught:
+        with pytest.raises(ValueError, match="sample_rate_hz must be None") as caught:
             load_audio(source, sample_rate_hz=16000)
         assert not isinstance(caught.value, AudioError)
         with pytest.raises(ValueError, match="headerless"):
             load_audio(source, format="wav")
         with pytest.raises(AudioError, match="file with a header"):
             load_audio(source, format="g722")
-    with pytest.raises(ValueError, match="Expected no format for an array"):
+    with pytest.raises(ValueError, match="format must be None for an array"):
         load_audio(tone(16000), format="s16le")
-    with pytest.raises(ValueError, match="Expected no sample_rate_hz"):
+    with pytest.raises(ValueError, match="sample_rate_hz must be None"):
         load_audio(b"1234", format="g722", sample_rate_hz=16000)
-    with pytest.raises(ValueError, match="Expected sample_rate_hz with format='s16le'"):
+    with pytest.raises(ValueError, match="sample_rate_hz must be given with format='s16le'"):
         load_audio(b"1234", format="s16le")
-    with pytest.raises(ValueError, match="count from 0"):
+    with pytest.raises(ValueError, match="must be 0 or more"):
         load_audio(tone(16000), channel=-1)
 
 
 def test_unknown_format_name() -> None:
-    with pytest.raises(ValueError, match=r"g722.*got 'bogus'"):
+    with pytest.raises(ValueError, match=r"g722.*but is 'bogus'"):
         load_audio(b"1234", format="bogus")
 
 
@@ -418,7 +416,7 @@ def test_saved_flac_is_exact_and_16_bit(tmp_path: Path) -> None:
     [np.zeros(0, np.float32), np.zeros((2, 100)), np.zeros(100, np.int16), np.array([np.nan]), np.array([np.inf])],
 )
 def test_save_flac_refuses(samples: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Expected"):
+    with pytest.raises(ValueError, match=r" must .*, but .*; "):
         save_flac(tmp_path / "a.flac", samples)
     assert os.listdir(tmp_path) == []
 

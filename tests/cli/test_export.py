@@ -82,7 +82,7 @@ def test_int8_is_measured_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "ctc: " in printed
     assert "modules kept in float32" in printed
-    assert (tmp_path / "out" / "quantisation.json").is_file()
+    assert (tmp_path / "out" / "quantization.json").is_file()
 
 
 def test_missing_package_is_named(model_dir: Path, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_wrong_samples_leave_a_stream_as_it_was() -> None:
         stream.accept_waveform(bad)
     with pytest.raises(ValueError, match=r"must be \(samples,\), but have shape \(50, 2\)"):
         stream.accept_waveform(bad.reshape(50, 2))
-    with pytest.raises(ValueError, match="Expected samples as floats or as integers"):
+    with pytest.raises(ValueError, match="samples must be floats or integers"):
         stream.accept_waveform(np.array(["a"]))
     with pytest.raises(ValueError, match="must be the same in all calls, 16000, but is 8000"):
         stream.accept_waveform(samples[:10], sample_rate_hz=8000)

@@ -198,7 +198,10 @@ def test_the_page_shows_that_a_file_is_not_a_recording(chromium: Browser, tmp_pa
     with running(offline_recognizer()) as service:
         chromium.open(service.url)
         transcribe(chromium, tmp_path / "notes.txt")
-        assert "in notes.txt, got an unknown or damaged format" in chromium.text("#error")
+        assert (
+            "notes.txt must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format"
+            in chromium.text("#error")
+        )
         assert chromium.evaluate("document.querySelector('#work').hidden")
 
 

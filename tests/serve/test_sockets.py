@@ -201,7 +201,7 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
 @pytest.mark.parametrize(
     ("path", "message", "code", "sentence_part"),
     [
-        ("/online", "hello", 1003, "got the text 'hello'"),
+        ("/online", "hello", 1003, "but is the text 'hello'"),
         ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
         ("/online", b"this is not audio at all, but enough of it.." * 100, 1007, "must be finite numbers"),
         ("/online", LOUD, 1007, "is 12000; if it is int16 as floats, divide by 32768"),
@@ -211,15 +211,15 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
             1007,
             "if it is int16 as floats, divide by 32768",
         ),
-        ("/offline", "hello", 1003, "got the text 'hello'"),
-        ("/offline", b"RIFF....WAVEfmt ", 1003, "Expected a sample rate"),
+        ("/offline", "hello", 1003, "but is the text 'hello'"),
+        ("/offline", b"RIFF....WAVEfmt ", 1003, "The first value, the sample rate, must be"),
         ("/offline", np.array([16_000, 7], "<i4").tobytes(), 1003, "multiple of 4"),
         ("/offline", np.array([16_000, 2_000_000_000], "<i4").tobytes(), 1009, "at most 60 s"),
         (
             "/offline",
             np.array([16_000, 400], "<i4").tobytes() + b"\x00\x00\xc0\x7f" * 100,
             1007,
-            "finite samples in the rec",
+            "samples of the recording must be finite",
         ),
     ],
 )

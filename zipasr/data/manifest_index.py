@@ -278,9 +278,7 @@ def _lines(manifest: Path) -> Iterator[bytes]:
     try:
         with (
             manifest.open("rb") as file,
-            Progress(
-                f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, is_scaled=True, delay_s=2.0
-            ) as progress,
+            Progress(f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, delay_s=2.0) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
             for number, line in enumerate(content):

@@ -115,7 +115,7 @@ class Transcriber:
                 return
             if num_samples > self.config.max_audio_s * SAMPLE_RATE_HZ:
                 raise AudioError(
-                    f"Expected a recording of at most {self.config.max_audio_s:g} s, got a longer one; split it into parts."
+                    f"a recording must be at most {self.config.max_audio_s:g} s long, but this one is longer; split it"
                 )
             yield block
 
