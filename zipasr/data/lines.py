@@ -1,8 +1,12 @@
-"""Lines of UTF-8 text files, gzipped or not."""
+"""Files of lines: UTF-8 text to read, and JSON lines that are written completely or not at all."""
 
 import gzip
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from zipasr.errors import DataError
 
@@ -21,4 +25,38 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
                 except UnicodeDecodeError:
                     yield number, None
     except (OSError, EOFError) as error:
-        raise DataError(f"expected a readable text file, but {path} cannot be read: {error}") from error
+        raise DataError(f"{path} must be a text file, but cannot be read: {error}") from error
+
+
+@contextmanager
+def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Open a file of JSON lines for writing, gzipped if its name ends in `.gz`; it appears when the block ends.
+
+    The same rows give the same bytes. A file name that is not UTF-8 has lone surrogates in Python; they are written as JSON
+    escapes, from which they are read back unchanged.
+
+    Yields:
+        A function that writes one row.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def write_to(file: Any) -> Callable[[Any], None]:
+        return lambda row: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+    try:
+        with temporary.open("wb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+                    yield write_to(file)
+            else:
+                yield write_to(raw)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write a whole file of JSON lines; see `writing_rows`."""
+    with writing_rows(path) as write:
+        for row in rows:
+            write(row)
