@@ -36,7 +36,6 @@ STILL_OVER: dict[str, dict[str, str]] = {
     },
     "parameters": {
         "progress.py::__init__": "the switches of one bar, which few callers set",
-        "reading.py::read_batches": "one call must name the data, the place in the run and the processes",
         "recognizer.py::__init__": "keyword-only settings, most of them `Engine`'s",
         "recognizer.py::load": "keyword-only settings of `__init__`",
     },
@@ -45,21 +44,17 @@ STILL_OVER: dict[str, dict[str, str]] = {
         "file.py::_is_wav_of_stated_length": "reads the chunks of a header inside a try",
         "files.py::transcribe_in_batches": "a loop of batches inside a loop of files that may fail",
         "language_texts.py::read_texts": "one pass over files, lines and their repairs",
-        "manifest_index.py::_write": "one pass over manifests, lines and splits",
-        "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",
         "sockets.py::offline": "a connection's messages inside its protection against slow clients",
     },
     # By file; the messages still start with "expected", or say what must be without what is.
     "error form": dict.fromkeys(
         (
             *("ablation.py", "average.py", "consistency.py", "ctc.py", "features.py", "file.py", "find.py"),
-            *("language_texts.py", "limits.py", "manifests.py", "ngram.py", "output.py", "presets.py", "profile.py"),
+            *("language_texts.py", "limits.py", "ngram.py", "output.py", "presets.py", "profile.py"),
             *(
                 "recording.py",
                 "rescoring.py",
                 "samples.py",
-                "sources.py",
-                "tokenizer.py",
                 "vad.py",
                 "word_times.py",
                 "zipformer.py",
