@@ -213,11 +213,9 @@ class Tokenizer:
         """
         path = Path(folder) / MODEL_FILE
         try:
-            model = path.read_bytes()
+            return cls(path.read_bytes())
         except OSError as error:
             raise CheckpointError(f"{path} must be a tokenizer, but cannot be read: {error.strerror}") from error
-        try:
-            return cls(model)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
 

@@ -25,7 +25,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
                 except UnicodeDecodeError:
                     yield number, None
     except (OSError, EOFError) as error:
-        raise DataError(f"{path} must be a text file, but cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read as text: {error}; check the path") from error
 
 
 @contextmanager
