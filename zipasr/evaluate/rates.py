@@ -15,10 +15,10 @@ import kaldialign
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
-from zipasr.data.lines import write_rows
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.evaluate.scoring import SCORING
+from zipasr.lines import write_rows
 from zipasr.recognizer import Recognizer
 from zipasr.search.edits import ErrorRates, Errors, count_text_errors
 from zipasr.transcript import Transcript

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
 from zipasr.prepare.utterance import Reason, Rejected, bad_line
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line
 
 SPLIT_NAMES = {

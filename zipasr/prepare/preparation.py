@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
-from zipasr.data.lines import write_rows
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.lines import write_rows
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.lines import write_rows, writing_rows
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
+from zipasr.lines import write_rows, writing_rows
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.corpora import (
     PUBLISHED,

@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipasr.data.lines import read_lines
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES, kind_of_rows, read_kaldi, read_manifest
 from zipasr.prepare.prompts import read_prompts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
