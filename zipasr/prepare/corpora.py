@@ -208,7 +208,9 @@ def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[s
     parse = {"wenetspeech": _wenetspeech_entry, "gigaspeech": _gigaspeech_entry}[name]
     for number, audio in enumerate(iterate_array(find_json(name, folder), "audios")):
         try:
-            subsets = {sid: [s.strip("{}") for s in names] for sid, names in _segment_subsets(audio)}
+            # A segment without subsets has those of its recording.
+            named = {segment["sid"]: segment.get("subsets", audio.get("subsets", [])) for segment in audio["segments"]}
+            subsets = {sid: [name.strip("{}") for name in names] for sid, names in named.items()}
             mine = {part for names in subsets.values() for part in names}.intersection(wanted)
             if not mine:
                 continue
@@ -226,12 +228,6 @@ def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[s
         for supervision in supervisions:
             entry = _segment(recording, supervision, path)
             yield from ((part, entry) for part in wanted if part in subsets[supervision.id])
-
-
-def _segment_subsets(audio: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Id and subsets of each segment; a segment without subsets has those of its recording."""
-    for segment in audio["segments"]:
-        yield segment["sid"], segment.get("subsets", audio.get("subsets", []))
 
 
 def _wenetspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> tuple[Any, list[Any]]:
