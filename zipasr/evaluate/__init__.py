@@ -3,17 +3,19 @@
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
 from zipasr.evaluate.compare import compare_searches, explain, save_default_search
 from zipasr.evaluate.rates import (
+    ErrorRates,
+    Errors,
     EvaluationReport,
     ReferenceUtterance,
     UtteranceResult,
+    count_errors,
+    count_text_errors,
+    error_rates,
     evaluate,
     read_cuts,
     readable_groups,
 )
 from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
-
-# Differs: `search.edits` counts the errors, since training needs them too, but users look for them here.
-from zipasr.search.edits import ErrorRates, Errors, count_errors, count_text_errors, error_rates
 
 __all__ = [
     "CalibrationReport",

@@ -20,7 +20,13 @@ from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.evaluate.scoring import SCORING
 from zipasr.lines import write_rows
 from zipasr.recognizer import Recognizer
-from zipasr.search.edits import ErrorRates, Errors, count_text_errors
+
+# Differs: re-exports of `search.edits`, which training uses too, since users look for them here.
+from zipasr.search.edits import ErrorRates as ErrorRates
+from zipasr.search.edits import Errors as Errors
+from zipasr.search.edits import count_errors as count_errors
+from zipasr.search.edits import count_text_errors as count_text_errors
+from zipasr.search.edits import error_rates as error_rates
 from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
