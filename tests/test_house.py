@@ -33,7 +33,6 @@ STILL_OVER: dict[str, dict[str, str]] = {
         "recognizer.py::__init__": "its docstring explains a dozen settings",
     },
     "parameters": {
-        "reading.py::read_batches": "one call must name the data, the place in the run and the processes",
         "recognizer.py::__init__": "keyword-only settings, most of them `Engine`'s",
         "recognizer.py::load": "keyword-only settings of `__init__`",
     },
@@ -41,18 +40,19 @@ STILL_OVER: dict[str, dict[str, str]] = {
         "arpa.py::_copy_checked": "one pass over a large file that checks each line",
         "files.py::transcribe_in_batches": "a loop of batches inside a loop of files that may fail",
         "language_texts.py::read_texts": "one pass over files, lines and their repairs",
-        "manifest_index.py::_write": "one pass over manifests, lines and splits",
-        "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",
     },
     # By file; the messages still start with "expected", or say what must be without what is.
     "error form": dict.fromkeys(
         (
-            *("average.py", "ctc.py", "find.py"),
-            *("language_texts.py", "manifests.py", "ngram.py", "output.py", "profile.py"),
+            "average.py",
+            "ctc.py",
+            "find.py",
+            "language_texts.py",
+            "ngram.py",
+            "output.py",
+            "profile.py",
             *(
                 "rescoring.py",
-                "sources.py",
-                "tokenizer.py",
                 "vad.py",
                 "word_times.py",
             ),

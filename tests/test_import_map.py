@@ -27,7 +27,7 @@ ROWS = (
     ("nn", "features"),
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
     # Differs: a row of our own; types of settings, the compute device and progress matter to every row above alike.
-    ("text", "config", "device", "progress"),
+    ("text", "lines", "config", "device", "progress"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

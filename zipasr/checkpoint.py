@@ -10,7 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,18 +123,27 @@ class CheckpointFolder:
         Raises:
             CheckpointError: the file is missing, cut short or changed.
         """
+        with self._open(name) as file:
+            content = file.read()
+        self._verify(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[BufferedReader]:
         if name not in self._sha256:
             raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
         try:
-            content = (self.path / name).read_bytes()
+            with (self.path / name).open("rb") as file:
+                yield file
         except OSError as error:
             raise CheckpointError(f"{self.path / name} cannot be read: {error}") from error
-        if hashlib.sha256(content).hexdigest() != self._sha256[name]:
+
+    def _verify(self, name: str, sha256: str) -> None:
+        if sha256 != self._sha256[name]:
             raise CheckpointError(
-                f"{self.path / name} is damaged: its {len(content)} bytes do not match the checksum written with it; "
-                "copy it again or use another checkpoint"
+                f"{self.path / name} is damaged: its content does not match the checksum written with it; copy it again or "
+                "use another checkpoint"
             )
-        return content
 
     def document(self, name: str) -> Any:
         """The JSON value of one file."""
@@ -164,23 +175,12 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as for `blob`.
         """
-        if name not in self._sha256:
-            raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
-        path = self.path / name
+        with self._open(name) as file:
+            self._verify(name, hashlib.file_digest(file, "sha256").hexdigest())
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if digest != self._sha256[name]:
-            raise CheckpointError(
-                f"{path} is damaged: its content does not match the checksum written with it; "
-                "copy it again or use another checkpoint"
-            )
-        try:
-            return safetensors.safe_open(path, framework="pt")
+            return safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+            raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:

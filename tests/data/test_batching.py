@@ -145,4 +145,4 @@ def test_unreadable_audio_is_dropped(cuts: list[Any], tokenizer: Tokenizer, tmp_
 
 
 def test_nothing_to_read(cuts: list[Any], tokenizer: Tokenizer) -> None:
-    assert make(cuts, tokenizer).read((0, 0, ())) == (None, ())
+    assert make(cuts, tokenizer).read((0, 0, ())) == (None, (), 0)

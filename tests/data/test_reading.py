@@ -51,8 +51,7 @@ def read(
         read_batches(
             plan,
             reader,
-            epoch=place[0],
-            index=place[1],
+            start=place,
             num_epochs=2,
             num_workers=num_workers,
             rank=rank,
@@ -107,7 +106,7 @@ def test_cache_changes_nothing(cuts: list, tokenizer: Tokenizer, num_bytes: int,
     config = dataclasses.replace(CONFIG, cache_mb=1)
     plan, reader = make(cuts, tokenizer, config)
     object.__setattr__(config, "cache_mb", num_bytes / 2**20)  # a cache this small drops its entries
-    found = list(read_batches(plan, reader, epoch=0, index=0, num_epochs=2, num_workers=0))
+    found = list(read_batches(plan, reader, num_epochs=2, num_workers=0))
     for ours, theirs in zip(found, expected, strict=True):
         assert_same(content(ours), content(theirs))
     held = sum(features.numel() * 4 for features in reader._cache.values())
@@ -124,7 +123,7 @@ def test_reader_process_that_dies(cuts: list, tokenizer: Tokenizer) -> None:
     plan, _ = make(cuts, tokenizer)
     reader = _Dies(cuts, tokenizer, FbankConfig(), CONFIG, seed=0)
     with pytest.raises(DataError, match="lower num_workers"):
-        list(read_batches(plan, reader, epoch=0, index=0, num_epochs=1, num_workers=1))
+        list(read_batches(plan, reader, num_epochs=1, num_workers=1))
 
 
 @pytest.mark.parametrize("world_size", [3, 4])

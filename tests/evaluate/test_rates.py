@@ -118,7 +118,7 @@ def test_results_that_cannot_be_written(cuts: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_evaluate() -> None:
-    with pytest.raises(DataError, match="expected utterances"):
+    with pytest.raises(DataError, match="must contain utterances, but none can be read"):
         evaluate(tiny_recognizer(), [])
     with pytest.raises(DataError, match="the first of 1: a: it is broken"):
         evaluate(tiny_recognizer(), [ReferenceUtterance("a", None, "ONE", "it is broken")])

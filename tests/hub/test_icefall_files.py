@@ -139,7 +139,7 @@ def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict:
         "bbpe.model": r"is of another kind; byte-level pieces \(bbpe\.model\) are not supported",
         "absent.model": "there is no such file",
         "empty": "bpe.model must be the vocabulary that the recipe made",
-        "pretrained.pt": "cannot be opened: Expected a sentencepiece model",
+        "pretrained.pt": "cannot be opened: a sentencepiece model must be",
     }.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match=message):

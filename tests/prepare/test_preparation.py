@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_every_bad_file_is_listed_with_its_reason_and_stops_nothing(tmp_path: Pa
     assert sum(report.num_rejected.values()) == 18
     for row in map(json.loads, (out / "rejected.jsonl").read_text().splitlines()):
         assert row.keys() == {"id", "audio", "reason", "detail"}
-        assert "xpected" in row["detail"]
+        assert re.search("[Ee]xpected | must ", row["detail"])
 
 
 def test_a_missing_file_of_a_manifest_is_listed(tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_limits_can_be_set(tmp_path: Path) -> None:
 
 def test_nothing_good_at_all_is_an_error_that_shows_an_example(tmp_path: Path) -> None:
     put(tmp_path / "in", "a.wav", tone(0.01))
-    with pytest.raises(DataError, match="got 1 rejected and none accepted; for example a: too short, expected at least"):
+    with pytest.raises(DataError, match="but all 1 are rejected; for example a: too short, expected at least"):
         prepare(tmp_path / "in", tmp_path / "out")
     assert rejected_of(tmp_path / "out") == {"a": "too short"}
 
@@ -316,7 +317,7 @@ def test_nothing_good_at_all_is_an_error_that_shows_an_example(tmp_path: Path) -
 def test_out_that_cannot_be_written(tmp_path: Path) -> None:
     put(tmp_path / "in", "a.wav")
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match=r"expected to write to .*out, got: "):
+    with pytest.raises(DataError, match=r"out must be writable, but: "):
         prepare(tmp_path / "in", tmp_path / "out")
 
 
@@ -387,7 +388,7 @@ def test_out_may_lie_inside_the_source(tmp_path: Path) -> None:
 
 def test_out_may_not_be_the_source(tmp_path: Path) -> None:
     put(tmp_path, "a.wav")
-    with pytest.raises(DataError, match="expected another folder than the source for the output"):
+    with pytest.raises(DataError, match="the output must be another folder than the source, but is"):
         prepare(tmp_path, tmp_path)
 
 

@@ -192,12 +192,12 @@ def test_reading_the_packages(tmp_path: Path) -> None:
 
 def test_a_cache_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
-    with pytest.raises(DataError, match="got other files: delete it"):
+    with pytest.raises(DataError, match="but has other files; delete it"):
         list(read_prompts("en", tmp_path))
 
 
 def test_unknown_language(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected --lang to be one of en, es, fr, it, ru for prompts, got 'de'"):
+    with pytest.raises(DataError, match="--lang must be one of en, es, fr, it, ru for prompts, but is 'de'"):
         fetch_prompts("de", tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_without_network_the_error_names_apts_own(tmp_path: Path, monkeypatch: p
     make_tool(tmp_path / "bin", "apt-get", "echo 'E: Unable to fetch some archives' >&2; exit 100")
     make_tool(tmp_path / "bin", "dpkg-deb", "exit 0")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    with pytest.raises(DataError, match=r"got: E: Unable to fetch some archives\. Check the network"):
+    with pytest.raises(DataError, match=r": E: Unable to fetch some archives\. Check the network"):
         fetch_prompts("en", tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 

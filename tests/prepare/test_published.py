@@ -205,7 +205,7 @@ def test_missing_parts_are_reported(tmp_path: Path) -> None:
         (folder / part).rename(tmp_path / part)
     report = prepare(f"librispeech:{folder}", tmp_path / "out")
     assert report.missing_parts == ["train-clean-360", "test-other"]
-    with pytest.raises(DataError, match=r"expected the parts train-clean-100, .* of librispeech .* got none"):
+    with pytest.raises(DataError, match=r"must contain the parts train-clean-100, .* of librispeech, but has none"):
         prepare(f"librispeech:{folder / 'dev-clean'}", tmp_path / "out2")
 
 
@@ -218,11 +218,11 @@ def test_misuse(tmp_path: Path) -> None:
         prepare(f"aishell:{folder}", out, PrepareConfig(text_style="words"))
     with pytest.raises(ConfigError, match="which is not a published corpus"):
         prepare(folder, out, PrepareConfig(subset="M"))
-    with pytest.raises(DataError, match="expected the folder of aishell after the colon"):
+    with pytest.raises(DataError, match="aishell: must be followed by its folder, but"):
         prepare(f"aishell:{tmp_path / 'absent'}", out)
-    with pytest.raises(DataError, match=r"expected GigaSpeech\.json in the folder of the corpus"):
+    with pytest.raises(DataError, match=r"must be the folder of the corpus, but has no GigaSpeech\.json"):
         prepare(f"gigaspeech:{folder}", out)
-    with pytest.raises(DataError, match="expected the folders music, noise and speech"):
+    with pytest.raises(DataError, match="must contain the folders music, noise and speech of MUSAN, but has none"):
         prepare(f"musan:{folder}", out)
     with pytest.raises(DataError, match="or NAME:FOLDER for librispeech"):
         prepare(f"libri:{folder}", out)
@@ -239,10 +239,10 @@ def test_long_lists_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"audios": [{"a": 1}, {"b"', "to end"),
-        ('{"audios": [{"a": 1} ', "to end"),
-        ('{"other": []}', "expected an array 'audios'"),
-        ("", "expected an array 'audios'"),
+        ('{"audios": [{"a": 1}, {"b"', "must end, but"),
+        ('{"audios": [{"a": 1} ', "must end, but"),
+        ('{"other": []}', "must contain an array 'audios', but has none"),
+        ("", "must contain an array 'audios', but has none"),
     ],
 )
 def test_damaged_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:

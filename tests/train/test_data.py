@@ -118,7 +118,7 @@ def test_few_cuts_are_opened_and_none_kept(tmp_path: Path, monkeypatch: pytest.M
         tracemalloc.start()
         data = select(cuts, read_cuts(path), tokenizer, config)
         plan = data.plan(config)
-        batch = plan.batch(1, plan.num_batches(1) // 2)
+        batch = plan.epoch(1)[plan.num_batches(1) // 2]
         assert [data.cuts[i].duration for item in batch for i in item.utterances] == [2.0] * len(batch)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -174,7 +174,7 @@ def test_other_folders_are_mixed_in(tones: Path, old_tones: Path) -> None:
     ]
     reader = BatchReader(data.cuts, tokenizer, FbankConfig(), config.batch, seed=config.seed)
     epochs: list[set[str]] = [set(), set()]
-    for placed in read_batches(data.plan(config), reader, epoch=0, index=0, num_epochs=2, num_workers=0):
+    for placed in read_batches(data.plan(config), reader, num_epochs=2, num_workers=0):
         assert placed.batch is not None
         epochs[placed.epoch].update(name for ids in placed.batch.ids for name in ids.split("+"))
     durations_s = {cut.id: cut.duration for cut in data.cuts}

@@ -112,7 +112,7 @@ def test_vocabulary_is_reduced_with_a_warning(small_data: Path, tmp_path: Path, 
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, kind="unigram", vocab_size=5000))
     with caplog.at_level(logging.WARNING):
         run(config, tmp_path)
-    assert "Expected a vocabulary of 5000, but the text allows only" in caplog.text
+    assert "vocab_size is 5000, but the text allows only" in caplog.text
     model, tokenizer = AsrModel.load(tmp_path / "model")
     assert model.config.vocab_size == tokenizer.vocab_size < 100
     run(dataclasses.replace(config, num_epochs=2), tmp_path)

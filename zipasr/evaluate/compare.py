@@ -48,7 +48,7 @@ def compare_searches(
         too_short = [text for i, (_, _, text) in enumerate(group) if i not in encoded_indices]
         comparison.add_skipped(too_short, rewrite=rewrite)
     if not num_utterances:
-        raise DataError("expected utterances to compare searches on, but none can be read; check the cuts")
+        raise DataError("there must be utterances to compare searches on, but none can be read; check the cuts")
     return comparison.results()
 
 

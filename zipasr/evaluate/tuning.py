@@ -120,7 +120,7 @@ def tune(
             for i, found in enumerate(texts):
                 totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
-        raise DataError("expected utterances to tune on, but none can be read; check the cuts")
+        raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
     tuned = [
         TunedSetting(values=values, errors=errors, search=search, num_utterances=num_utterances)
         for (values, search), errors in zip(settings, totals, strict=True)

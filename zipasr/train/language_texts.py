@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zipasr.data.lines import read_lines
 from zipasr.errors import ConfigError, DataError
+from zipasr.lines import read_lines
 from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -153,7 +153,7 @@ def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: T
     state, _ = new_state(config, device, tokenizer)
     stepper = Stepper(config, state, Ranks(), device)
     num_steps, clock = 0, time.monotonic()
-    for placed in read_batches(plan, reader, epoch=0, index=0, num_epochs=config.num_epochs, num_workers=0):
+    for placed in read_batches(plan, reader, num_epochs=config.num_epochs, num_workers=0):
         if num_steps == _WARMUP_STEPS:
             clock = time.monotonic()
         state.model.train()

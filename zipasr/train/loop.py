@@ -236,8 +236,7 @@ class _Run:
         for placed in read_batches(
             self.setup.plan,
             self.setup.reader,
-            epoch=position.epoch,
-            index=position.index,
+            start=(position.epoch, position.index),
             num_epochs=self.config.num_epochs,
             num_workers=self.config.num_workers,
             rank=self.ranks.rank,
