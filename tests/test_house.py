@@ -28,22 +28,16 @@ STILL_OVER: dict[str, dict[str, str]] = {
     "file lines": {
         "loop.py": "the configuration of a run gets a file of its own",
         "model.py": "presets and the scorer's methods share the class; a few lines over",
-        "recognizer.py": "documents a dozen settings twice and offers what `Engine` holds as properties",
         "transducer.py": "the losses share their checks and normalizers; a few lines over",
     },
-    "function lines": {
-        "recognizer.py::__init__": "its docstring explains a dozen settings",
-    },
+    "function lines": {},
     "parameters": {
         "progress.py::__init__": "the switches of one bar, which few callers set",
         "reading.py::read_batches": "one call must name the data, the place in the run and the processes",
-        "recognizer.py::__init__": "keyword-only settings, most of them `Engine`'s",
-        "recognizer.py::load": "keyword-only settings of `__init__`",
     },
     "nesting": {
         "arpa.py::_copy_checked": "one pass over a large file that checks each line",
         "file.py::_is_wav_of_stated_length": "reads the chunks of a header inside a try",
-        "files.py::transcribe_in_batches": "a loop of batches inside a loop of files that may fail",
         "language_texts.py::read_texts": "one pass over files, lines and their repairs",
         "manifest_index.py::_write": "one pass over manifests, lines and splits",
         "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",

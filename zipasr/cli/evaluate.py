@@ -92,7 +92,7 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     from zipasr.progress import write_line
 
     if args.calibration:
-        recognizer.calibrations = {}  # a saved calibration must not be applied before fitting a new one
+        recognizer.engine.calibrations.clear()  # a saved calibration must not be applied before fitting a new one
     report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
     for id, problem in report.unreadable:
         write_line(f"zipasr: skipped {id}: {problem}")

@@ -62,11 +62,11 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
         ConfigError: the model has no CTC head.
     """
     return align_features(
-        recognizer.fbank(samples),
+        recognizer.engine.fbank(samples),
         text,
-        scorer=recognizer.scorer,
-        tokenizer=recognizer.tokenizer,
-        encode=lambda window: recognizer.encode([window]),
+        scorer=recognizer.engine.scorer,
+        tokenizer=recognizer.engine.tokenizer,
+        encode=lambda window: recognizer.engine.encode([window]),
         duration_s=len(samples) / SAMPLE_RATE_HZ,
     )
 

@@ -2,7 +2,7 @@
 
 from zipasr.recognizer.engine import Engine
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
-from zipasr.search.strategy import SearchConfig, resolve_search, resolve_streaming_search
+from zipasr.search.strategy import SearchConfig, resolve_search
 
 _MAX_KEPT_GRAPHS = 32
 
@@ -31,22 +31,13 @@ class SearchChoice:
             self._graphs[phrases] = graph
         return graph
 
-    def for_recordings(self, hotwords: HotwordGraph | None) -> SearchConfig:
-        """The search for whole recordings; see `resolve_search`."""
+    def resolve(self, hotwords: HotwordGraph | None, *, is_streaming: bool = False) -> SearchConfig:
+        """The search of a call; see `resolve_search`."""
         return resolve_search(
             self._requested,
             self._engine.scorer,
             language_models=self._engine.language_models,
             has_hotwords=hotwords is not None,
             default=self._default,
-        )
-
-    def for_streams(self, hotwords: HotwordGraph | None) -> SearchConfig:
-        """The search for streams; see `resolve_streaming_search`."""
-        return resolve_streaming_search(
-            self._requested,
-            self._engine.scorer,
-            language_models=self._engine.language_models,
-            has_hotwords=hotwords is not None,
-            default=self._default,
+            is_streaming=is_streaming,
         )

@@ -63,7 +63,7 @@ class Stream:
         hotwords: HotwordGraph | None,
         endpoint: EndpointConfig,
     ) -> None:
-        """See `Recognizer.stream`; `search` is one that `resolve_streaming_search` has checked."""
+        """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         self.engine, self.search_config, self.endpoint = engine, search, endpoint
         self._encoder = streaming_encoder(engine.scorer)
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)

@@ -150,6 +150,7 @@ def resolve_search(
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     has_hotwords: bool = False,
     default: SearchConfig | None = None,
+    is_streaming: bool = False,
 ) -> SearchConfig:
     """The search with `auto` resolved, after a check that model, language models and hotwords fit it.
 
@@ -159,9 +160,18 @@ def resolve_search(
         language_models: language models for the search.
         has_hotwords: whether there are phrases to prefer.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
+        is_streaming: whether it is for streams. Where `auto` stands for attention_rescoring, which needs whole utterances,
+            the result is then the search that finds the hypotheses to be rescored.
     Raises:
-        ConfigError: the model lacks the head that the search needs, or the search cannot use language models or hotwords.
+        ConfigError: the model lacks the head that the search needs, the search cannot use language models or hotwords, or
+            attention_rescoring is requested for streams.
     """
+    if is_streaming and config.method == "attention_rescoring":
+        raise ConfigError(
+            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
+            "transcribe the recording"
+        )
+    attention_scale = config.attention_scale
     has_lm = language_models.main is not None
     if config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
@@ -181,6 +191,8 @@ def resolve_search(
         )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
+    if is_streaming and method == "attention_rescoring":
+        return dataclasses.replace(config, method="ctc_beam", attention_scale=attention_scale)
     return config
 
 
@@ -208,31 +220,6 @@ def _has_head(method: str, scorer: Scorer) -> bool:
     if method in _CTC_METHODS:
         return scorer.has_ctc and (method != "attention_rescoring" or scorer.has_attention)
     return scorer.has_transducer
-
-
-def resolve_streaming_search(
-    config: SearchConfig,
-    scorer: Scorer,
-    *,
-    language_models: LanguageModels = NO_LANGUAGE_MODELS,
-    has_hotwords: bool = False,
-    default: SearchConfig | None = None,
-) -> SearchConfig:
-    """`resolve_search` for streams.
-
-    Raises:
-        ConfigError: as `resolve_search`, or the search is attention_rescoring, which needs whole utterances. (Where `auto`
-            stands for it, the result is the search that finds the hypotheses to be rescored.)
-    """
-    if config.method == "attention_rescoring":
-        raise ConfigError(
-            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
-            "transcribe the recording"
-        )
-    found = resolve_search(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
-    if found.method != "attention_rescoring":
-        return found
-    return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
 
 
 def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> AnySearch:

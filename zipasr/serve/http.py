@@ -58,7 +58,7 @@ class HttpEndpoints:
         """
         self.transcriber, self.config, self.admission, self.metrics = transcriber, config, admission, metrics
         self.model_name, self.can_stream = model_name, can_stream
-        pieces = transcriber.worker.recognizer.tokenizer.pieces
+        pieces = transcriber.worker.recognizer.engine.tokenizer.pieces
         self._token_ids = {piece: i for i, piece in enumerate(pieces)}
 
     def routes(self) -> list[BaseRoute]:
