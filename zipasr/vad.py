@@ -90,12 +90,12 @@ class SpeechDetector:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ConfigError(f"Expected the package onnxruntime, got none; {cure}.") from error
+            raise ConfigError(f"the package onnxruntime must be installed, but is not; {cure}") from error
         spec = importlib.util.find_spec("silero_vad")  # only the model in the package is needed, not its code
         folders = spec.submodule_search_locations if spec is not None else None
         path = Path(folders[0] if folders else "silero_vad") / "data" / "silero_vad_16k_sequence.onnx"
         if not path.is_file():
-            raise ConfigError(f"Expected the package silero-vad 6.2.3 or newer with {path.name}, got none; {cure}.")
+            raise ConfigError(f"silero-vad must be 6.2.3 or newer, with {path.name}, but is older or missing; {cure}")
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

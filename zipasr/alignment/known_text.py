@@ -59,7 +59,7 @@ def align_features(
         alignment = ctc_align(log_probs_TV, ids, blank_id=tokenizer.blank_id)
     except ValueError as error:
         raise DataError(
-            f"expected a text that is said in these {duration_s:.2f} s, got one that does not fit: {error}; "
+            f"the text must be said in these {duration_s:.2f} s, but does not fit: {error}; "
             "is it the text of another recording?"
         ) from error
     spans = token_spans(ids, alignment, energy_db(features), tokenizer=tokenizer)
@@ -79,12 +79,12 @@ def align_features(
 def _encoded_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of the text as it stands, or else in upper or lower case."""
     if not text.split():
-        raise DataError("expected the words that are said, got an empty text")
+        raise DataError("the text must be the words that are said, but is empty; give them")
     spelling = tokenizer.spelling(text)
     unknown = tokenizer.unknown_characters(spelling)
     if unknown:
         raise DataError(
-            f"expected characters that the model knows, got {' '.join(sorted(unknown))} in the text; "
+            f"the text must have characters that the model knows, but has {' '.join(sorted(unknown))}; "
             "leave them out or write them as they are spoken"
         )
     return tokenizer.encode(spelling)

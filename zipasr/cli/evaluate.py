@@ -14,17 +14,13 @@ if TYPE_CHECKING:
     from zipasr.search.comparison import ComparedSearch
     from zipasr.search.strategy import SearchConfig
 
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
-
 _NUM_WORST = 5
 _NUM_SETTINGS = 10
 _COMPARED_S = 1800.0
 """Up to this many seconds of audio, a second pass for the other searches is cheap."""
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "evaluate",

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zipasr.cli.threads import use_threads
 
@@ -11,12 +11,8 @@ if TYPE_CHECKING:
     from zipasr.onnx_runtime import Precision
     from zipasr.recognizer import Recognizer
 
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
-
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "export",

@@ -15,7 +15,9 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str) -> list[Pa
     paths = [Path(folder) / f"{Path(recording).stem}.{ending}" for recording in recordings]
     duplicates = {str(path) for path in paths if paths.count(path) > 1}
     if duplicates:
-        raise ConfigError(f"expected recordings with different names for --out, got several for {min(duplicates)}")
+        raise ConfigError(
+            f"recordings must have different names with --out, but several are for {min(duplicates)}; rename them"
+        )
     return paths
 
 
@@ -31,4 +33,4 @@ def write_result(path: Path, content: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8
     except OSError as error:
-        raise DataError(f"expected to write {path}, got: {error.strerror}; check the path and permissions") from error
+        raise DataError(f"{path} must be writable, but is not: {error.strerror}; check the path and permissions") from error

@@ -22,5 +22,5 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 def _track_number(text: str) -> int:
     """The number of a track, an integer of 0 or more, for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, got {text!r}")
+        raise argparse.ArgumentTypeError(f"it must be a whole number from 0 up, but is {text!r}")
     return int(text)

@@ -1,6 +1,7 @@
 """The flags that all verbs with a recognizer share, and the recognizer that they configure."""
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
@@ -113,16 +114,9 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `SearchConfig` that flags set, without the method."""
-    names = (
-        "beam",
-        "num_best",
-        "max_symbols_per_frame",
-        "attention_scale",
-        "blank_penalty",
-        "lm_scale",
-        "lodr_scale",
-        "hotword_boost",
-    )
+    from zipasr.search.strategy import SearchConfig
+
+    names = [field.name for field in dataclasses.fields(SearchConfig)]
     return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 

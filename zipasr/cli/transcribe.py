@@ -4,23 +4,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.output import result_paths, write_result
 from zipasr.cli.recordings import add_file_options
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
-
-if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
 _FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
 """Formats whose files hold a single recording, so that several recordings cannot share stdout."""
 _FORMATS = ("text", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "transcribe",

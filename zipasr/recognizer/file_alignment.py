@@ -81,7 +81,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(
-            f"expected the text of a recording in {path}, got: {error.strerror}; write it there or give it"
+            f"{path} must hold the text of a recording, but cannot be read: {error.strerror}; write it there or give it"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"expected text in UTF-8 in {path}, got: {error}; save it in UTF-8") from error
+        raise DataError(f"{path} must be text in UTF-8, but is not: {error}; save it in UTF-8") from error

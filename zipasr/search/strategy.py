@@ -17,7 +17,7 @@ from zipasr.search.greedy import CtcGreedySearch, GreedySearch
 from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
-from zipasr.search.prior import LabelPrior, WeightedPriors
+from zipasr.search.prior import AnyPrior, WeightedPriors
 from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.scorer import Scorer
@@ -134,9 +134,9 @@ class SearchConfig:
 class LanguageModels(NamedTuple):
     """Language models of a search; their weights are in `SearchConfig`."""
 
-    main: LabelPrior | None = None
+    main: AnyPrior | None = None
     """The language model of shallow fusion."""
-    subtracted: LabelPrior | None = None
+    subtracted: AnyPrior | None = None
     """The token n-gram that approximates the internal language model of the transducer (LODR)."""
 
 
@@ -257,11 +257,11 @@ def make_prior(
     *,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
-) -> LabelPrior | None:
+) -> AnyPrior | None:
     """The prior for `ResumableSearch.start` of a search: language models and hotwords, weighted; None without any."""
     if config.method not in _BEAM_METHODS:
         return hotwords
-    parts: Sequence[tuple[LabelPrior | None, float]] = (
+    parts: Sequence[tuple[AnyPrior | None, float]] = (
         (language_models.main, config.lm_scale),
         (language_models.subtracted, config.lodr_scale),
         (hotwords, 1.0),
