@@ -56,6 +56,21 @@ class VadConfig:
                 f"{self.max_gap_s}, min_pause_s {self.min_pause_s} and padding_s {self.padding_s}"
             )
 
+    def check_lengths(self, max_piece_s: float, overlap_s: float) -> None:
+        """Check that pieces of at most `max_piece_s` can overlap by `overlap_s` where speech is cut.
+
+        Raises:
+            ConfigError: the overlap is negative, or the pieces are too short for it and the search for a quiet point.
+        """
+        if not overlap_s >= 0:
+            raise ConfigError(f"overlap_s must be 0 or more, but is {overlap_s}")
+        shortest_s = 2 * overlap_s + self.cut_search_s + 4 * self.padding_s + 1
+        if not max_piece_s >= shortest_s:
+            raise ConfigError(
+                f"max_piece_s must be at least {shortest_s:g} with an overlap of {overlap_s:g} s, but is {max_piece_s:g}; "
+                "lengthen the pieces or shorten the overlap"
+            )
+
 
 class DetectorState(NamedTuple):
     """State of a detector between calls: its LSTM state and the end of the last window."""
@@ -175,14 +190,10 @@ def split_recording(
         detector: detects speech; None: all audio counts as speech.
         config: thresholds and durations; None: the defaults.
     Raises:
-        ValueError: `overlap_s` is negative, or `max_piece_s` is too short for it and the search for a quiet point.
+        ConfigError: see `VadConfig.check_lengths`.
     """
     config = config or VadConfig()
-    if not overlap_s >= 0 or not max_piece_s >= 2 * overlap_s + config.cut_search_s + 4 * config.padding_s + 1:
-        raise ValueError(
-            "max_piece_s must be at least twice overlap_s (0 or more), the search for a quiet point of "
-            f"{config.cut_search_s} s, four paddings and a second, but is {max_piece_s} with an overlap of {overlap_s}"
-        )
+    config.check_lengths(max_piece_s, overlap_s)
     splitter = _Splitter(round(max_piece_s * SAMPLE_RATE_HZ), round(overlap_s * SAMPLE_RATE_HZ), config)
     return _pieces(blocks, splitter, detector)
 

@@ -8,7 +8,7 @@ first (`long_recording.py`). What is loaded is in `Recognizer.engine`; this file
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
@@ -24,18 +24,20 @@ from zipasr.recognizer.files import AudioSource, FileResult, ReadChannel, read_c
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
 from zipasr.recognizer.precision import checked_precision
-from zipasr.recognizer.search_choice import SearchChoice
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
-from zipasr.search.hotwords import Hotword, HotwordGraph
+from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, resolve_search
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
 __all__ = ["AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
+
+_MAX_HOTWORD_GRAPHS = 32
+"""Sets of hotwords whose graphs are kept, for calls that name the same ones."""
 
 
 class Recognizer:
@@ -93,8 +95,12 @@ class Recognizer:
             use_true_times=use_true_times and scorer.has_ctc,
         )
         self.hotwords = tuple(hotwords)
-        self._choice = SearchChoice(self.engine, search or SearchConfig(), default_search)
-        self.search = self._choice.resolve(self.hotword_graph())
+        search = search or SearchConfig()
+        self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
+            partial(encode_hotwords, tokenizer=tokenizer, default_boost=search.hotword_boost)
+        )
+        self._resolve = partial(resolve_search, search, scorer, language_models=language_models, default=default_search)
+        self.search = self._resolve(has_hotwords=self.hotword_graph() is not None)
         self.long_recordings = long_recordings or LongRecordingConfig()
 
     # Differs: eleven parameters, for the same reason.
@@ -310,7 +316,7 @@ class Recognizer:
         graph = self.hotword_graph(hotwords)
         return Stream(
             self.engine,
-            self._choice.resolve(graph, is_streaming=True),
+            self._resolve(has_hotwords=graph is not None, is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=graph,
@@ -346,7 +352,7 @@ class Recognizer:
             A transcript for each, in the order given; they do not depend on what else was given.
         """
         graph = self.hotword_graph(hotwords)
-        search = self._choice.resolve(graph)
+        search = self._resolve(has_hotwords=graph is not None)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:
@@ -355,7 +361,8 @@ class Recognizer:
         Raises:
             ConfigError: a phrase cannot be written in the model's vocabulary, or a boost is out of range.
         """
-        return self._choice.hotword_graph(self.hotwords if hotwords is None else tuple(hotwords))
+        phrases = self.hotwords if hotwords is None else tuple(hotwords)
+        return self._encode_hotwords(phrases) if phrases else None
 
 
 load = Recognizer.load
