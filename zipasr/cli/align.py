@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
-from zipasr.cli.output import result_paths, write_result
-from zipasr.cli.recordings import add_file_options
+from zipasr.cli.recordings import add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
 
 

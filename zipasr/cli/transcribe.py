@@ -5,8 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from zipasr.cli.output import result_paths, write_result
-from zipasr.cli.recordings import add_file_options
+from zipasr.cli.recordings import add_file_options, result_paths, write_result
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 
 _FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")

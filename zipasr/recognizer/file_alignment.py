@@ -1,7 +1,7 @@
 """Recordings aligned with their texts: `align_file` for a file, `align_text` for samples (samples,) float32 at 16 kHz.
 
 Both return a `Transcript` with the times of the words of a known text. The alignment itself is in `alignment.known_text`;
-this file reads the audio, computes the features and encodes them with a `Recognizer`.
+this file reads the audio and computes and encodes the features with a `Recognizer`.
 """
 
 import os
@@ -13,6 +13,7 @@ from zipasr.alignment.known_text import align_features
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import DataError
 from zipasr.recognizer.recognizer import Recognizer
+from zipasr.recognizer.transcripts import to_transcript
 from zipasr.transcript import Transcript
 
 
@@ -56,19 +57,22 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
         text: every word of the recording in order, in the model's letters; upper and lower case are tried if the text has
             other letters as it stands.
     Returns:
-        The text with the times of its tokens and words; see `alignment.known_text.align_features`.
+        The text with the times of its tokens and words. A word that was not said has a low confidence; see
+        `alignment.known_text.align_features`.
     Raises:
         DataError: the text is empty, has characters that the model does not know, or is too long for the recording.
         ConfigError: the model has no CTC head.
     """
-    return align_features(
-        recognizer.engine.fbank(samples),
+    engine, duration_s = recognizer.engine, len(samples) / SAMPLE_RATE_HZ
+    hypothesis, spans = align_features(
+        engine.fbank(samples),
         text,
-        scorer=recognizer.engine.scorer,
-        tokenizer=recognizer.engine.tokenizer,
-        encode=lambda window: recognizer.engine.encode([window]),
-        duration_s=len(samples) / SAMPLE_RATE_HZ,
+        scorer=engine.scorer,
+        tokenizer=engine.tokenizer,
+        encode=lambda window: engine.encode([window]),
+        duration_s=duration_s,
     )
+    return to_transcript(hypothesis, duration_s, tokenizer=engine.tokenizer, spans=spans)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -345,8 +345,7 @@ class Recognizer:
 
         Args:
             recordings: each (samples,) float32 at 16 kHz.
-            max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60
-                on a CPU, 600 elsewhere.
+            max_batch_s: see `plan_batches`.
             hotwords: see `transcribe`.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.

@@ -28,7 +28,13 @@ _BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
 _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 _TRANSDUCER_METHODS = ("beam", "greedy")
-
+_USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
+    "beam": (_BEAM_METHODS, "a beam search"),
+    "num_best": (_BEAM_METHODS, "a beam search"),
+    "max_symbols_per_frame": (_TRANSDUCER_METHODS, "beam or greedy"),
+    "attention_scale": (("attention_rescoring",), "attention_rescoring"),
+}
+"""The searches that a setting has an effect on, and how a message names them."""
 
 MAX_BEAM = 1000
 """Time and memory grow with the beam; far smaller beams are as accurate."""
@@ -80,28 +86,20 @@ class SearchConfig:
             raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
         if not 1 <= self.num_best <= self.beam:
             raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
-        for name in ("beam", "num_best"):
-            if self._is_changed(name) and self.method not in ("auto", *_BEAM_METHODS):
-                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
+        for name, (methods, shown) in _USED_BY.items():
+            if self._is_changed(name) and self.method not in ("auto", *methods):
+                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")
         if self.max_symbols_per_frame < 1:
             raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
         if self.max_symbols_per_frame > MAX_SYMBOLS_PER_FRAME:
             raise ConfigError(
                 f"max_symbols_per_frame must be at most {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
             )
-        if self._is_changed("max_symbols_per_frame") and self.method not in ("auto", *_TRANSDUCER_METHODS):
-            raise ConfigError(
-                f"max_symbols_per_frame has no effect on the search {self.method}; leave it out or use beam or greedy"
-            )
         for name in ("attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale", "hotword_boost"):
             if _MAX_WEIGHT < abs(getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at most {_MAX_WEIGHT:g} in size, but is {getattr(self, name)}")
         if not 0 < self.attention_scale < math.inf:
             raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
-        if self._is_changed("attention_scale") and self.method not in ("auto", "attention_rescoring"):
-            raise ConfigError(
-                f"attention_scale has no effect on the search {self.method}; leave it out or use attention_rescoring"
-            )
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
         if not 0 <= self.lm_scale < math.inf:
