@@ -129,6 +129,11 @@ class HotwordGraph:
     def _is_boundary(self, label: int) -> bool:
         return self._starts_word is None or self._starts_word[label]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no phrases."""
+        return not self._root.children
+
     def start(self) -> HotwordState:
         """State of the empty sequence."""
         return self._root
