@@ -291,18 +291,18 @@ class _Splitter:
             return piece
         last = self.piece_start + self.max_samples - self.padding
         cut = self._quietest(last - self.cut_search, last)
-        begin = self._quietest(cut - self.overlap_samples, cut - self.overlap_samples // 2)
+        start = self._quietest(cut - self.overlap_samples, cut - self.overlap_samples // 2)
         piece = self._close(cut)
-        self.piece_start, self.piece_overlap = begin, cut - begin
+        self.piece_start, self.piece_overlap = start, cut - start
         return piece
 
     def _quietest(self, first: int, last: int) -> int:
         """Middle of the window in [first, last] whose surrounding 0.16 s are quietest; the latest if several are."""
-        begin = -(-(first - self.kept_from) // WINDOW_SAMPLES)
+        start = -(-(first - self.kept_from) // WINDOW_SAMPLES)
         end = min((last - self.kept_from) // WINDOW_SAMPLES, len(self.levels) - 2)
-        if end <= begin:
+        if end <= start:
             return last
-        smooth = np.convolve(self.levels[begin - 2 : end + 2], np.ones(5), mode="valid")
+        smooth = np.convolve(self.levels[start - 2 : end + 2], np.ones(5), mode="valid")
         quietest = end - 1 - int(smooth[::-1].argmin())
         return self.kept_from + quietest * WINDOW_SAMPLES + WINDOW_SAMPLES // 2
 

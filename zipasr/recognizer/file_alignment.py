@@ -52,8 +52,9 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
 
     Args:
         recognizer: its model has a CTC head; its search does not matter.
-        samples: (samples,) float32 at 16 kHz, of any length. Memory grows by 0.6 GB per hour. Beside the encoder, time grows
-            with the square of the length: 10 s for an hour of speech, four minutes for three (docs/alignment.md).
+        samples: (samples,) float32 at 16 kHz, of any length. Memory grows by 0.6 GB per hour. The time of the alignment,
+            not of the encoder, grows with the square of the length: 10 s for an hour of speech, four minutes for three
+            (docs/alignment.md).
         text: every word of the recording in order, in the model's letters; upper and lower case are tried if the text has
             other letters as it stands.
     Returns:

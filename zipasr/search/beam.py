@@ -215,7 +215,7 @@ def modified_beam_search(
         beam: number of continuations to keep.
         blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
         temperature: divides the logits; above 1, the search trusts the model less and keeps hypotheses that differ more.
-        unk_id: a label that is skipped like blank; None: there is none.
+        unk_id: a label that is skipped like blank; None: the vocabulary has none.
         prior: language models and hotwords, already weighted. As published, the prior's score of a label counts from the
             next choice on: that of the next step, in the same frame or, after its last step, in the next one. Which
             continuations of a step stay is decided without the prior's score of their new label.

@@ -174,7 +174,7 @@ def greedy_search(
         encoded: frames (N, T, D) at 25 Hz and their lengths.
         blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
-        unk_id: a label that is skipped like blank; None: there is none.
+        unk_id: a label that is skipped like blank; None: the vocabulary has none.
         hotwords: phrases to prefer. Boosts choose between labels; against blank they count only inside a phrase, and
             boosts that are withdrawn never do, since a search that cannot backtrack would stutter or fall silent.
         max_symbols_per_frame: labels that a frame may emit before the search advances to the next.

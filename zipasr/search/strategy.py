@@ -226,7 +226,7 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
     Args:
         scorer: the model.
         config: a search that `resolve_search` has checked.
-        unk_id: a label that the transducer searches skip like blank; None: there is none.
+        unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
     """
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
     search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch
@@ -283,7 +283,7 @@ def find_hypotheses(
         scorer: the model.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
         config: a search that `resolve_search` has checked.
-        unk_id: a label that the transducer searches skip like blank; None: there is none.
+        unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
         language_models: language models for the beam searches.
         hotwords: phrases to prefer.
     Returns:
