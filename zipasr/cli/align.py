@@ -8,6 +8,8 @@ from pathlib import Path
 from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.recordings import add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
+from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.transcript import FILE_ENDINGS, FORMATS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,10 +44,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Align the recordings one by one and print or write each result as soon as it is ready; return the exit code."""
-    from zipasr.errors import AudioError, DataError
     from zipasr.recognizer import Recognizer
     from zipasr.recognizer.file_alignment import align_file, read_text
-    from zipasr.transcript import FORMATS
 
     targets = _targets(args)
     use_threads(args.model)
@@ -75,9 +75,6 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
     Raises:
         ConfigError: a flag cannot be used with several recordings.
     """
-    from zipasr.errors import ConfigError
-    from zipasr.transcript import FILE_ENDINGS
-
     if len(args.audio) == 1:
         return [Path(args.out) if args.out else None]
     if args.text is not None or args.text_file is not None:

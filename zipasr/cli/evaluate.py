@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,8 +67,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
-    from zipasr.errors import ConfigError
-
     if args.plot and not args.calibration:
         raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):

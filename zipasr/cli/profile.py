@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zipasr.errors import ConfigError, ZipasrError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,7 +53,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Count, measure and print; a model that cannot be measured is reported and skipped. Return the exit code."""
-    from zipasr.errors import ConfigError, ZipasrError
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
     from zipasr.progress import track, write_line
@@ -81,8 +82,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for flags that contradict each other or have no effect."""
-    from zipasr.errors import ConfigError
-
     if args.all == (args.model is not None):
         given = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
         raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {given}")

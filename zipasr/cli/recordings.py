@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from zipasr.errors import ConfigError, DataError
+
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
     """Add `--audio-track` and `--allow-damaged` to a verb."""
@@ -34,8 +36,6 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str) -> list[Pa
     Raises:
         ConfigError: two recordings would share a file.
     """
-    from zipasr.errors import ConfigError
-
     paths = [Path(folder) / f"{Path(recording).stem}.{ending}" for recording in recordings]
     duplicates = {str(path) for path in paths if paths.count(path) > 1}
     if duplicates:
@@ -51,8 +51,6 @@ def write_result(path: Path, content: str) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    from zipasr.errors import DataError
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8

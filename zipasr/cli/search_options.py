@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.threads import add_threads_option, use_threads
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from zipasr.recognizer import ChunkConfig, LongRecordingConfig, Recognizer
@@ -81,7 +82,6 @@ def chunk_config(args: argparse.Namespace, *, simulate_streaming: bool) -> "Chun
     Raises:
         ConfigError: a value is not a positive multiple of a frame, or there is a left context without a chunk.
     """
-    from zipasr.errors import ConfigError
     from zipasr.recognizer.chunks import ChunkConfig, frames_50hz
 
     chunk_ms, left_context_ms = args.chunk_ms, args.left_context_ms
@@ -102,7 +102,6 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     Raises:
         ConfigError: a value is out of range, or a flag has no effect on the chosen search.
     """
-    from zipasr.errors import ConfigError
     from zipasr.search.strategy import SearchConfig
 
     for scale, of in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")):

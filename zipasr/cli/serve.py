@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
+from zipasr.errors import ConfigError
 
 _KEY_VARIABLE = "ZIPASR_API_KEY"
 
@@ -66,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _api_key(path: str | None) -> str | None:
     """The API key, from a file or the environment: all users of a machine can read command lines."""
-    from zipasr.errors import ConfigError
-
     if path is None:
         return os.environ.get(_KEY_VARIABLE) or None
     try:
