@@ -23,7 +23,6 @@ from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.files import AudioSource, FileResult, ReadChannel, read_channels, transcribe_in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
-from zipasr.recognizer.precision import checked_precision
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
@@ -81,13 +80,12 @@ class Recognizer:
         if tail_padding_frames < 0:
             raise ValueError(f"tail_padding_frames must be 0 or more, but is {tail_padding_frames}")
         self._chunks = chunks or ChunkConfig()
-        device = torch.device(device)
         self.engine = Engine(
             scorer=scorer,
             tokenizer=tokenizer,
             fbank=Fbank(features),
-            device=device,
-            precision=checked_precision(precision, scorer, device),
+            device=torch.device(device),
+            precision=precision,
             language_models=language_models,
             calibrations=dict(calibrations or {}),
             tail_padding_frames=tail_padding_frames,
