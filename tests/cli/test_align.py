@@ -76,7 +76,7 @@ def test_one_output_file_per_recording(run_folder: Path, recordings: Path, tmp_p
 
 
 def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
-    bad = {"no_text.wav": "no_text.txt", "odd.wav": "got %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
+    bad = {"no_text.wav": "no_text.txt", "odd.wav": "but has %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
     paths = [str(recordings / name) for name in ("a.wav", *bad, "b.ogg")]
     assert main(["align", str(run_folder), *paths, "--format", "json"]) == 1
     captured = capsys.readouterr()
