@@ -67,7 +67,7 @@ def test_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     from tests.serve.running import streaming_recognizer
 
     recognizer = streaming_recognizer()
-    recognizer.scorer.save(tmp_path / "model", recognizer.tokenizer)
+    recognizer.engine.scorer.save(tmp_path / "model", recognizer.engine.tokenizer)
     samples = (noise(3.0) * 32767).astype(np.int16)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(samples.tobytes())))
     run_example("live", monkeypatch, tmp_path / "model")

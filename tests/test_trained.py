@@ -77,7 +77,7 @@ def test_hotwords_that_nobody_says_do_little_harm(utterances: list[ReferenceUtte
 @pytest.mark.parametrize("method", ["beam", "ctc_greedy"])
 def test_calibrated_confidence_tells_more(method: str, utterances: list[ReferenceUtterance]) -> None:
     recognizer = Recognizer.load(RUN, search=SearchConfig(method=method))  # type: ignore[arg-type]
-    recognizer.calibrations = {}
+    recognizer.engine.calibrations.clear()
     report = calibrate(evaluate(recognizer, utterances).results)
     print({name: dataclasses.replace(q, curve=()) for name, q in (("raw", report.raw), ("calibrated", report.calibrated))})
     assert report.calibrated.normalized_cross_entropy > max(0.0, report.raw.normalized_cross_entropy)

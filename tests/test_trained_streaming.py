@@ -109,10 +109,11 @@ def tied_texts(run: Path, method: str, samples: np.ndarray) -> set[str]:
     if method != "beam":
         return set()
     model = Recognizer.load(run, search=SearchConfig(method="beam", num_best=4), chunks=CHUNKS)
-    ranked = model.find(model.encode([model.fbank(samples)]))[0]
-    scores = [hypothesis.normalized_score(model.scorer.context_size) for hypothesis in ranked]
+    engine = model.engine
+    ranked = engine.find(engine.encode([engine.fbank(samples)]), model.search)[0]
+    scores = [hypothesis.normalized_score(engine.scorer.context_size) for hypothesis in ranked]
     pairs = zip(ranked, scores, strict=True)
-    return {model.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
+    return {engine.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
 
 
 @pytest.mark.parametrize("method", METHODS)

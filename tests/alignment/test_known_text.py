@@ -25,9 +25,9 @@ def toy_recognizer(tokenizer: Tokenizer) -> Recognizer:
 def frame_log_probs(recognizer: Recognizer, features: torch.Tensor) -> np.ndarray:
     return known_text._frame_log_probs(
         features,
-        recognizer.scorer,
-        lambda window: recognizer.encode([window]),
-        vocab_size=recognizer.tokenizer.vocab_size,
+        recognizer.engine.scorer,
+        lambda window: recognizer.engine.encode([window]),
+        vocab_size=recognizer.engine.tokenizer.vocab_size,
     )
 
 
@@ -47,6 +47,6 @@ def test_windows_change_nothing(num_frames: int, window: int, margin: int) -> No
 def test_frames_are_as_many_as_in_one_go() -> None:
     recognizer = tiny_recognizer()
     for duration_s in (29.99, 30.0, 30.01, 56.0, 57.3):
-        features = recognizer.fbank(noise(duration_s))
+        features = recognizer.engine.fbank(noise(duration_s))
         log_probs_TV = frame_log_probs(recognizer, features)
-        assert len(log_probs_TV) == recognizer.scorer.output_length(len(features))
+        assert len(log_probs_TV) == recognizer.engine.scorer.output_length(len(features))

@@ -160,5 +160,5 @@ def test_nothing_found_and_wrong_arguments() -> None:
     encoded, scorer = toy_encoded([5, 3], LETTERS.vocab_size, seed=0), ToyScorer(LETTERS.vocab_size)
     features = [random_features(27), random_features(19)]
     assert align_hypotheses(scorer, encoded, features, [Hypothesis()] * 2, tokenizer=LETTERS) == [[], []]
-    with pytest.raises(ValueError, match="features and a hypothesis for each of 2 utterances, not 1 and 2"):
+    with pytest.raises(ValueError, match="features and a hypothesis for each of 2 utterances, but there are 1 and 2"):
         align_hypotheses(scorer, encoded, features[:1], [Hypothesis()] * 2, tokenizer=LETTERS)

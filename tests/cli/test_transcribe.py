@@ -267,4 +267,4 @@ def test_audio_tracks(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "must have an audio track 2" in capsys.readouterr().err
     for value in ("-1", "x", "1.5"):
         assert main(["transcribe", str(run_folder), str(path), "--audio-track", value]) == 2
-        assert "expected a whole number from 0 up" in capsys.readouterr().err
+        assert "it must be a whole number from 0 up" in capsys.readouterr().err

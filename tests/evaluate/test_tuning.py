@@ -175,7 +175,7 @@ def test_the_verb_calibrates(
     captured = capsys.readouterr()
     assert "normalized cross-entropy" in captured.out
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    saved = zipasr.load(run_folder).calibrations["beam"]
+    saved = zipasr.load(run_folder).engine.calibrations["beam"]
     assert main([*arguments[:4], "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)["confidence"]  # a saved calibration is not applied again
     assert figures["temperature"] == pytest.approx(saved.temperature, abs=1e-5)
@@ -184,7 +184,7 @@ def test_the_verb_calibrates(
 
 def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
     save_calibration(folder, "beam", calibration)
-    return zipasr.load(folder).calibrations["beam"]
+    return zipasr.load(folder).engine.calibrations["beam"]
 
 
 @pytest.mark.parametrize(

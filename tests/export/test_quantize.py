@@ -100,7 +100,7 @@ def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_p
 
     def measure(recognizer: Recognizer) -> Measured:
         recognizer.transcribe_many(RECORDINGS[:1])
-        measured_chunks.append(recognizer.chunk_sizes)
+        measured_chunks.append(recognizer.engine.chunk_sizes)
         return Measured(10.0, 0.01)
 
     report = export_int8(
@@ -121,9 +121,9 @@ def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_p
     )
     features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
     with torch.inference_mode():
-        expected = exact.scorer.encode(features, lens, chunk_frames_50hz=16, left_context_frames_50hz=64)
-        frames = found.scorer.project_frames(found.scorer.encode(features, lens).frames)
-        projected = exact.scorer.project_frames(expected.frames)
+        expected = exact.engine.scorer.encode(features, lens, chunk_frames_50hz=16, left_context_frames_50hz=64)
+        frames = found.engine.scorer.project_frames(found.engine.scorer.encode(features, lens).frames)
+        projected = exact.engine.scorer.project_frames(expected.frames)
     assert 1e-4 < float((frames - projected).norm() / projected.norm()) < 0.05
     stream = found.stream()
     stream.accept_waveform(RECORDINGS[0])

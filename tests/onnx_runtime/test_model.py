@@ -153,7 +153,7 @@ def test_the_recognizer_loads_an_exported_folder_like_a_model_folder(
     expected = Recognizer(model, tiny_tokenizer()).transcribe(noise(2.0))
     assert recognizer.transcribe(noise(2.0)).text == expected.text
     assert recognizer.search.method == ("beam" if model.has_transducer else "ctc_greedy")
-    assert recognizer.device.type == "cpu"
+    assert recognizer.engine.device.type == "cpu"
     soundfile.write(tmp_path / "a.wav", noise(2.0), 16_000, subtype="FLOAT")
     assert main(["transcribe", str(folder), str(tmp_path / "a.wav")]) == 0
     assert capsys.readouterr().out == f"{expected.text}\n"

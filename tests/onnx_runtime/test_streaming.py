@@ -83,7 +83,7 @@ def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path]) -> 
     heads, saved, folder = pair
     for search in SEARCHES[heads]:
         model, graphs = zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)
-        assert model.chunk_sizes == graphs.chunk_sizes == (CHUNK, LEFT)
+        assert model.engine.chunk_sizes == graphs.engine.chunk_sizes == (CHUNK, LEFT)
         for samples, expected, found in zip(
             RECORDINGS, model.transcribe_many(RECORDINGS), graphs.transcribe_many(RECORDINGS), strict=True
         ):

@@ -125,11 +125,11 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
         scoring="gigaspeech" if name.startswith("gigaspeech") else None,
     )
     is_mandarin = name.startswith(("aishell", "wenetspeech"))
-    assert recognizer.tokenizer.is_spaceless == is_mandarin
+    assert recognizer.engine.tokenizer.is_spaceless == is_mandarin
     if is_mandarin:  # two characters in each utterance, and each is an id
-        assert recognizer.tokenizer.pieces[3:] == sorted("低中高上下")
+        assert recognizer.engine.tokenizer.pieces[3:] == sorted("低中高上下")
         assert result.characters.num_reference == 2 * len(result.results) > 0
-        assert all(len(recognizer.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)
+        assert all(len(recognizer.engine.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)
     else:
         assert result.words.num_reference >= 2 * len(result.results) > 0
         assert "<" not in "".join(utterance.ref for utterance in result.results)

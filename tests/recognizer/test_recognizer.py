@@ -55,9 +55,9 @@ def test_encoder_frames_do_not_depend_on_the_batch() -> None:
     differences = {}
     for tail_padding_frames in (0, 32):
         recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), tail_padding_frames=tail_padding_frames)
-        together = recognizer.encode(features)
+        together = recognizer.engine.encode(features)
         differences[tail_padding_frames] = max(
-            (recognizer.encode([frames]).frames[0, :length] - together.frames[n, :length]).abs().max().item()
+            (recognizer.engine.encode([frames]).frames[0, :length] - together.frames[n, :length]).abs().max().item()
             for n, (frames, length) in enumerate(zip(features, together.lens.tolist(), strict=True))
         )
     assert differences[32] < 2e-5
@@ -206,7 +206,7 @@ def test_confidences_are_calibrated_by_the_search_they_were_measured_with(tmp_pa
     write_calibration(folder, "greedy", Calibration(temperature=2.0, offset=-1.0))
     calibrated = zipasr.load(folder, search=SearchConfig(method="greedy")).transcribe(noise(1.3))
     other = zipasr.load(folder, search=SearchConfig(method="ctc_greedy"))
-    assert other.calibrations.keys() == {"greedy"}
+    assert other.engine.calibrations.keys() == {"greedy"}
     assert calibrated.text == plain.text
     expected = [Calibration(temperature=2.0, offset=-1.0).apply(word.confidence) for word in plain.words]
     assert [word.confidence for word in calibrated.words] == pytest.approx(expected)
@@ -313,7 +313,7 @@ def test_rescoring_chooses_by_both_scores() -> None:
     by_ctc, rescored = best("ctc_beam"), best("attention_rescoring", attention_scale=1e-9)
     assert_same(rescored, by_ctc)
     recognizer = Recognizer(model, tokenizer)
-    encoded = recognizer.encode([recognizer.fbank(samples)])
+    encoded = recognizer.engine.encode([recognizer.engine.fbank(samples)])
     (hypotheses,) = ctc_prefix_search(model, encoded, beam=8)
     (scores,) = attention_scores(model, encoded, [hypotheses])
     chosen = hypotheses[max(range(8), key=scores.__getitem__)]

@@ -39,13 +39,13 @@ HOTWORDS = ("THE", "BROWN FOX", "OVER")
 
 def whole_encoded(recognizer: Recognizer, samples: np.ndarray, chunk: int, left: int) -> Encoded:
     """Frames of a recording under the chunk mask: with the tail that counts, and padding that does not."""
-    features = recognizer.fbank(samples)
-    if recognizer.scorer.output_length(len(features)):
+    features = recognizer.engine.fbank(samples)
+    if recognizer.engine.scorer.output_length(len(features)):
         features = torch.cat([features, torch.full((STREAM_TAIL_FRAMES, features.shape[1]), PADDING_VALUE)])
     padded = torch.full((max(len(features) + 32, 2 * chunk + 9), features.shape[1]), PADDING_VALUE)
     padded[: len(features)] = features
     with torch.inference_mode():
-        return recognizer.scorer.encode(
+        return recognizer.engine.scorer.encode(
             padded.unsqueeze(0),
             torch.tensor([len(features)]),
             chunk_frames_50hz=chunk,
@@ -100,7 +100,7 @@ def test_streams_give_the_results_of_the_whole(method: str, max_symbols: int, ch
     assert found[0].text and found[3].text
     most = 0
     for transcript, samples in zip(found, recordings, strict=True):
-        (expected,), *_ = recognizer.find(whole_encoded(recognizer, samples, chunk, left), recognizer.search)
+        (expected,), *_ = recognizer.engine.find(whole_encoded(recognizer, samples, chunk, left), recognizer.search)
         assert_emits(transcript, expected)
         most = max([most, *(expected.frames.count(frame) for frame in expected.frames)])
         assert transcript.score == pytest.approx(expected.score, abs=0.1)
@@ -117,7 +117,7 @@ def test_hotwords_of_each_stream(method: str) -> None:
     sizes = streams[0].sizes
     encoded = whole_encoded(recognizer, recordings[0], *sizes)
     for stream, phrases in zip(streams, hotwords, strict=True):
-        (expected,), *_ = recognizer.find(encoded, recognizer.search, hotwords=recognizer.hotword_graph(phrases))
+        (expected,), *_ = recognizer.engine.find(encoded, recognizer.search, hotwords=recognizer.hotword_graph(phrases))
         found = stream.finish()
         assert_emits(found, expected)
         assert found.score == pytest.approx(expected.score, abs=0.1)
@@ -145,7 +145,7 @@ def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
         encoded, start = whole_encoded(recognizer, samples, *stream.sizes), 0
         ended.append((int(encoded.lens), stream.finish()))
         assert sum(bool(transcript.text) for _, transcript in ended) > 2
-        search = make_search(recognizer.scorer, recognizer.search, unk_id=tiny_tokenizer().unk_id)
+        search = make_search(recognizer.engine.scorer, recognizer.search, unk_id=tiny_tokenizer().unk_id)
         state = search.start(make_prior(recognizer.search))
         for end, transcript in ended:
             search.advance([state], Encoded(encoded.frames[:, start:end], torch.tensor([end - start])))

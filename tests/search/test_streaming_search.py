@@ -25,7 +25,7 @@ from zipasr.search.label_tree import LabelNode
 from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.resumable import AnySearch, search_all
-from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_streaming_search
+from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_search
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
@@ -248,13 +248,13 @@ def test_what_ctc_greedy_cannot_use() -> None:
 
 
 def test_the_searches_of_streams() -> None:
-    assert resolve_streaming_search(SearchConfig(), Heads()).method == "beam"
+    assert resolve_search(SearchConfig(), Heads(), is_streaming=True).method == "beam"
     rescorable = Heads(has_transducer=False, has_attention=True)
-    assert resolve_streaming_search(SearchConfig(), rescorable).method == "ctc_beam"
+    assert resolve_search(SearchConfig(), rescorable, is_streaming=True).method == "ctc_beam"
     with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        resolve_streaming_search(SearchConfig(method="attention_rescoring"), rescorable)
+        resolve_search(SearchConfig(method="attention_rescoring"), rescorable, is_streaming=True)
     with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
-        resolve_streaming_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
+        resolve_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True, is_streaming=True)
     kinds = {"beam": BeamSearch, "greedy": GreedySearch, "ctc_greedy": CtcGreedySearch, "ctc_beam": CtcPrefixSearch}
     for method, kind in kinds.items():
         config = dataclasses.replace(SearchConfig(), method=method)

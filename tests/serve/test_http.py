@@ -66,7 +66,7 @@ def test_verbose_json(client: openai.OpenAI, recognizer: Recognizer) -> None:
     ]
     assert " ".join(segment.text for segment in answer.segments).split() == transcript.text.split()
     assert [id for segment in answer.segments for id in segment.tokens] == [
-        recognizer.tokenizer.pieces.index(token.text) for token in transcript.tokens
+        recognizer.engine.tokenizer.pieces.index(token.text) for token in transcript.tokens
     ]
     assert all(segment.avg_logprob <= 0 and segment.start <= segment.end for segment in answer.segments)
 

@@ -66,8 +66,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     if not Path("/proc/self/statm").exists():
         pytest.skip("the memory of another process is read from /proc, which only Linux has")
     folder, recognizer = tmp_path_factory.mktemp("run") / "tiny", streaming_recognizer()
-    assert isinstance(recognizer.scorer, AsrModel)
-    recognizer.scorer.save(folder / "model", recognizer.tokenizer)
+    assert isinstance(recognizer.engine.scorer, AsrModel)
+    recognizer.engine.scorer.save(folder / "model", recognizer.engine.tokenizer)
     flags = (
         "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 5 --max-connections 25".split()
     )

@@ -54,7 +54,7 @@ class HttpEndpoints:
 
     @functools.cached_property
     def _token_ids(self) -> dict[str, int]:
-        return {piece: i for i, piece in enumerate(self.transcriber.worker.recognizer.tokenizer.pieces)}
+        return {piece: i for i, piece in enumerate(self.transcriber.worker.recognizer.engine.tokenizer.pieces)}
 
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""

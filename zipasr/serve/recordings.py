@@ -153,7 +153,7 @@ class Transcriber:
                 lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
                 detector=recognizer.long_recordings.detector(),
-                joiner="" if recognizer.tokenizer.is_spaceless else " ",
+                joiner="" if recognizer.engine.tokenizer.is_spaceless else " ",
                 on_text=on_text,
             )
 
