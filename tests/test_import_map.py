@@ -24,8 +24,8 @@ ROWS = (
     ("encoder", "baselines", "losses", "optim"),
     ("nn", "features"),
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
-    # Differs: a row of our own; how settings are typed, where to compute and how far it is concerns every row above alike.
-    ("text", "config", "device", "progress"),
+    # Differs: a row of our own; how settings are typed, where to compute, seeds and progress concern every row above alike.
+    ("text", "config", "device", "progress", "randomness"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

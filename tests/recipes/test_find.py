@@ -90,9 +90,9 @@ def test_no_such_file(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("promts:tiny", "there is no recipe 'promts:tiny'; did you mean prompts:tiny"),
-        ("prompts:tinny", "got 'tinny'; there are tiny"),
+        ("prompts:tinny", r"'tinny' must be a function of prompts .*; there are tiny"),
         ("find:find_recipe", "there are none"),
-        ("no/such/folder", r"no folder; the recipes are .*prompts:tiny.*zipasr prepare SOURCE --out DIR"),
+        ("no/such/folder", r"is neither; the recipes are .*prompts:tiny.*zipasr prepare SOURCE --out DIR"),
     ],
 )
 def test_wrong_name_gives_the_nearest(name: str, message: str) -> None:

@@ -72,7 +72,9 @@ def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[s
         raise ConfigError(f"the order of an n-gram model must be 1 to {MAX_ORDER}, but is {order}")
     symbols, text, ends = _numbered(sentences)
     if len(text) == 2 * len(ends):
-        raise DataError(f"expected sentences to estimate {os.fspath(path)} from, got no symbol; check the texts")
+        raise DataError(
+            f"there must be sentences to estimate {os.fspath(path)} from, but there is no symbol; check the texts"
+        )
     orders = _count(text, ends, len(symbols), order)
     scores, backoffs = _smooth(orders, symbols)
     _write(Path(path), orders, scores, backoffs, symbols)
@@ -93,7 +95,9 @@ def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], NDArray[np
         ends.append(len(text))
     spaced = [symbol for symbol in numbers if symbol.split() != [symbol]]
     if spaced:
-        raise DataError(f"expected symbols without white space, got {spaced[0]!r}; split the sentences into words first")
+        raise DataError(
+            f"symbols must be without white space, but one is {spaced[0]!r}; split the sentences into words first"
+        )
     symbols = sorted(numbers)
     place = {symbol: i for i, symbol in enumerate(symbols)}
     new = np.array([place[symbol] for symbol in numbers], np.int64)
@@ -179,7 +183,7 @@ def _write(
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise DataError(f"expected to write {path}, but: {error}; free some space or choose another place") from error
+        raise DataError(f"{path} cannot be written: {error}; free some space or choose another place") from error
 
 
 def _lines(

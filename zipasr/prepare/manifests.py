@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.text import read_lines
 
 SPLIT_NAMES = {
     "train": "train",

@@ -9,9 +9,9 @@ from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import MADE_FOR, fit_to_data
 from zipasr.train.config import TrainConfig
-from zipasr.train.finetune import resolve
 from zipasr.train.folder import stored_config
 from zipasr.train.length import fit_to_time, parse_duration_s
+from zipasr.train.resolve import resolve
 
 _LENGTHS = ("num_epochs", "max_batches")
 
@@ -41,7 +41,7 @@ def configure_run(
         recipe: see `find_recipe`; for a folder, the run is fitted to its data.
         settings: `name=value` strings; they take precedence.
         out: the folder of the run.
-        checkpoint: checkpoint to start from; see `finetune.resolve`.
+        checkpoint: checkpoint to start from; see `resolve`.
         budget: maximum duration of the run on this machine, such as `20m`.
         before_timing: called with the run before its steps are timed, to configure what affects them, such as threads.
     Raises:
@@ -68,7 +68,7 @@ def configure_run(
         before_timing(config)
     run = fit_to_time(config, budget_s, made_for=made_for)
     note = (
-        f"budget: {budget_s / 60:g} minutes are {run.num_batches:,} batches of {run.pace.step_s:.2f} s on this machine, "
+        f"budget: {budget_s / 60:g} minutes are {run.num_steps:,} batches of {run.pace.step_s:.2f} s on this machine, "
         f"with validations of {run.pace.validation_s:.1f} s"
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.batching import BatchReader
 from zipasr.data.lengths import frames_needed
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.data.plan import BatchPlan, MixedPart
@@ -75,15 +76,21 @@ class TrainData:
         """All cuts that training may read, numbered as in the plan."""
         return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
 
-    @property
-    def identities(self) -> NDArray[np.uint64]:
-        """A hash of id, duration and text of each of `cuts`."""
-        return np.concatenate([self.train.identities, *(part.cuts.identities for part in self.mixed)])
-
     def plan(self, config: TrainConfig) -> BatchPlan:
-        """The batches of a run."""
+        """Which utterances each batch of a run has."""
         mixed = [MixedPart(part.cuts.durations_s, part.share) for part in self.mixed]
         return BatchPlan(self.train.durations_s, config.batch, seed=config.seed, mixed=mixed)
+
+    def reader(self, config: TrainConfig, tokenizer: Tokenizer) -> BatchReader:
+        """What reads the batches of a run."""
+        ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
+        features, batch = config.model.features, config.batch
+        return BatchReader(self.cuts, tokenizer, features, batch, seed=config.seed, time_mask_ratio=ratio)
+
+
+def read_split(folder: str | Path, name: str) -> IndexedCuts:
+    """The cuts of "train", "dev" or "test" in a prepared folder; see `read_cuts`."""
+    return read_cuts(Path(folder) / f"{name}_cuts.jsonl.gz")
 
 
 def read_cuts(path: Path) -> IndexedCuts:
@@ -148,7 +155,7 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
     train, dropped = _usable(cuts, tokenizer, config)
     mixed = []
     for mix in config.mix:
-        others = read_cuts(Path(mix.data) / "train_cuts.jsonl.gz")
+        others = read_split(mix.data, "train")
         mixed.append(MixedData(_usable(others, tokenizer, config)[0], mix.share))
     unknown = tokenizer.unknown_characters("".join(dev_cuts.characters))
     if unknown:

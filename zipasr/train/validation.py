@@ -79,7 +79,7 @@ def validate(
     for i, batch in enumerate(batches):
         encoded = model.encode(batch.features.to(device), batch.feature_lens.to(device))
         labels, label_lens = batch.labels.to(device), batch.label_lens.to(device)
-        for name, loss in model.head_losses(encoded, labels, label_lens).items():
+        for name, loss in model.loss(encoded, labels, label_lens).items():
             losses[name] = losses.get(name, 0.0) + loss.item()
         if i % stride == 0:
             compared.add(encoded, [texts[name] for name in batch.ids])
