@@ -90,8 +90,8 @@ def test_interrupted_anywhere_it_resumes_to_the_same_end(
         original(self)
 
     name = "_set_rate" if place == "in an epoch" else "_save"
-    original = getattr(training._Run, name)
-    monkeypatch.setattr(training._Run, name, interrupt)
+    original = getattr(training._LmRun, name)
+    monkeypatch.setattr(training._LmRun, name, interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_language_model([text], tokenizer(), tmp_path / "parts", small(), is_quiet=True)
     monkeypatch.undo()

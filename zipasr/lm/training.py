@@ -143,7 +143,7 @@ def train_language_model(
     with checkpoint.locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
         _open_run(out, config, tokenizer, train, held_out)
         torch.manual_seed(config.seed)
-        run = _Run(config, tokenizer, out, device)
+        run = _LmRun(config, tokenizer, out, device)
         run.load()
         run.train(train, held_out, is_quiet=is_quiet)
     network = "Transformer" if isinstance(config.network, TransformerConfig) else "LSTM"
@@ -220,7 +220,7 @@ class _Progress:
     """Current learning rate relative to the initial one."""
 
 
-class _Run:
+class _LmRun:
     """State of a run in progress: model, optimizer and progress."""
 
     def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from zipasr.config import set_fields
 from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import MADE_FOR, fit_to_data
@@ -55,15 +56,19 @@ def configure_run(
         raise ConfigError(f"--budget chooses the length of the run, but --set {given[0]} does too; leave one of them out")
     is_folder = Path(recipe).is_dir()
     stored = stored_config(out) if is_folder or budget_s is not None else None
+    notes: tuple[str, ...] = ()
+    made_for = None
     if stored is not None:
-        base = dataclasses.replace(stored, data=recipe) if is_folder else stored
-        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out))
-    fitted = fit_to_data(recipe) if is_folder else None
-    base, notes = (fitted.config, fitted.reasons) if fitted is not None else (find_recipe(recipe), ())
+        base, budget_s = dataclasses.replace(stored, data=recipe) if is_folder else stored, None
+    elif is_folder:
+        fitted = fit_to_data(recipe)
+        base, notes = fitted.config if budget_s is None else fitted.recipe, fitted.reasons
+        made_for = MADE_FOR
+    else:
+        base = find_recipe(recipe)
+    config = resolve(_in_epochs(base, given), settings, checkpoint, out)
     if budget_s is None:
-        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out), notes)
-    base, made_for = (fitted.recipe, MADE_FOR) if fitted is not None else (base, None)
-    config = resolve(base, settings, checkpoint, out)
+        return ConfiguredRun(config, notes)
     if before_timing is not None:
         before_timing(config)
     run = fit_to_time(config, budget_s, made_for=made_for)
@@ -72,7 +77,7 @@ def configure_run(
         f"with validations of {run.pace.validation_s:.1f} s"
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]
-    return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*rules, note))
+    return ConfiguredRun(set_fields(run.config, settings), (*rules, note))
 
 
 def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:

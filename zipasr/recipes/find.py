@@ -1,4 +1,4 @@
-"""Recipe lookup by name: `module:function`, `file.py:function`, or a data folder."""
+"""Recipe lookup by name: `module:function` or `file.py:function`."""
 
 import difflib
 import importlib
@@ -11,7 +11,6 @@ from types import ModuleType
 
 import zipasr.recipes
 from zipasr.errors import ConfigError
-from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
 
 
@@ -19,13 +18,10 @@ def find_recipe(name: str) -> TrainConfig:
     """The configuration of the recipe `name`.
 
     Args:
-        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder
-            written by `zipasr prepare`, whose run is fitted to its data (`own_data`).
+        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it) or `my_recipe.py:function`.
     Raises:
         ConfigError: there is no such recipe; the message lists the existing ones.
     """
-    if Path(name).is_dir():
-        return fit_to_data(name).config
     module_name, colon, function_name = name.rpartition(":")
     if not colon:
         raise ConfigError(

@@ -6,7 +6,7 @@ utterances as with ten, except for the index of a manifest and the vocabulary, w
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.batching import BatchReader
+from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
 from zipasr.data.lengths import frames_needed
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.encoder.rates import output_lengths
 from zipasr.errors import CheckpointError, DataError
-from zipasr.features import Fbank
+from zipasr.features import Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
@@ -112,6 +112,29 @@ def read_cuts(path: Path) -> IndexedCuts:
     if len(cuts) < cuts.num_cuts:
         logger.warning("skipped %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
     return cuts
+
+
+def plain_batches(
+    cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, max_duration_s: float, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield batches of cuts of similar length, the longest first, not augmented.
+
+    Args:
+        cuts: cuts with text.
+        tokenizer: encodes the text as labels.
+        features: feature configuration of the model.
+        max_duration_s: maximum seconds of audio in a batch, including padding.
+        seed: random seed of the reader.
+    Raises:
+        DataError: a cut cannot be read.
+    """
+    plain = BatchConfig(max_duration_s=max_duration_s, speed_factors=(1.0,), spec_augment=None)
+    reader = BatchReader(cuts, tokenizer, features, plain, seed=seed)
+    rest = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
+    while rest:
+        size = max(1, int(max_duration_s / max(cuts[rest[-1]].duration, 0.1)))
+        chosen, rest = rest[-size:], rest[:-size]
+        yield reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
 
 
 def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[IndexedCuts] = ()) -> Tokenizer:

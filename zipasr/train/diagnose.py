@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
+from zipasr.data.batching import Batch
 from zipasr.errors import DataError
 from zipasr.features import FbankConfig
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
@@ -23,6 +23,7 @@ from zipasr.nn.attention import AttentionWeights
 from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.data import plain_batches
 from zipasr.train.folder import stored_config
 from zipasr.train.state import TRAINING_FILE, checkpoint_folders, read_note
 
@@ -133,14 +134,8 @@ def schedule_progress_of(model_folder: Path) -> float:
 def read_speech(
     cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, num_utterances: int, batch_duration_s: float = 60.0
 ) -> list[Batch]:
-    """Some utterances, spread evenly over the cuts, in batches of similar length, not augmented.
+    """`plain_batches`, of up to `batch_duration_s` of audio, of at most `num_utterances` utterances, spread evenly.
 
-    Args:
-        cuts: cuts with text; any number.
-        tokenizer: encodes the text as labels.
-        features: feature configuration of the model.
-        num_utterances: maximum number of utterances.
-        batch_duration_s: maximum seconds of audio in a batch, including padding.
     Raises:
         DataError: there are no cuts, or one cannot be read.
     """
@@ -148,15 +143,7 @@ def read_speech(
         raise DataError("there must be utterances to encode, but the manifest holds none with a text")
     number = min(num_utterances, len(cuts))
     chosen = [cuts[i * len(cuts) // number] for i in range(number)]
-    chosen.sort(key=lambda cut: cut.duration)
-    plain = BatchConfig(max_duration_s=batch_duration_s, speed_factors=(1.0,), spec_augment=None)
-    reader = BatchReader(chosen, tokenizer, features, plain, seed=0)
-    batches, group = [], list(range(number))
-    while group:
-        size = max(1, int(batch_duration_s / max(chosen[group[-1]].duration, 0.1)))
-        batches.append(reader[0, 0, tuple(Item((i,), 1.0) for i in group[-size:])])
-        del group[-size:]
-    return batches
+    return list(plain_batches(chosen, tokenizer, features, max_duration_s=batch_duration_s))
 
 
 class _Moments:

@@ -63,12 +63,13 @@ def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainCo
     """
     old = stored_config(out)
     config, tokenizer = with_vocabulary(config, cuts, tokenizer_folder(out))
+    settings = to_json(config)
     if old is None:
         tokenizer.save(out / "tokenizer")
     else:
         changed = [
             f"{name} (was {was}, now {value})"
-            for name, (was, value) in differences(to_json(old), to_json(config)).items()
+            for name, (was, value) in differences(to_json(old), settings).items()
             if name not in _MAY_CHANGE
         ]
         if changed:
@@ -78,7 +79,7 @@ def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainCo
             )
     if config.finetune is not None:
         remember(config.finetune, out)
-    _write_text(out / CONFIG_FILE, json.dumps(to_json(config), indent=1))
+    _write_text(out / CONFIG_FILE, json.dumps(settings, indent=1))
     return config, tokenizer
 
 

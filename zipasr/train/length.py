@@ -120,9 +120,8 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
         DataError: the data cannot be used.
     """
     started = time.monotonic()
-    device = select_device(config.device)
     config, tokenizer, data = open_data(config)
-    plan = data.plan(config)
+    plan, device = data.plan(config), select_device(config.device)
     with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
         pace = _measure(config, data, plan, tokenizer, device)
     left_s = (1.0 - _SPARE_SHARE) * (budget_s - (time.monotonic() - started)) - NUM_VALIDATIONS * pace.validation_s

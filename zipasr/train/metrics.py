@@ -135,26 +135,10 @@ class SilentLog(RunLog):
     def __init__(self) -> None:
         pass
 
-    def step(self, losses: dict[str, float], *, audio_s: float) -> None:
-        """Do nothing."""
+    def _do_nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Accept what any method of `RunLog` accepts."""
 
-    def train_line(self, num_steps: int, **values: float) -> None:
-        """Do nothing."""
-
-    def pause(self, duration_s: float) -> None:
-        """Do nothing."""
-
-    def line(self, kind: str, num_steps: int, values: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def error(self, text: str) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+    step = train_line = pause = line = message = error = close = _do_nothing
 
 
 def peak_memory_gib(device: torch.device) -> float:

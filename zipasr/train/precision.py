@@ -12,7 +12,7 @@ EARLY_GROWTH = (
     (25, 2.0),
     (100, 8.0),
     (400, 32.0),
-)  # (interval in batches, limit): it doubles at the interval while below the limit
+)  # (interval in steps, limit): it doubles at the interval while below the limit
 MIN_SCALE = 2.0**-16  # 1.5e-5: the published code gives up below 1e-5
 
 

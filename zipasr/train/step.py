@@ -57,20 +57,17 @@ class _Gradients(NamedTuple):
 
 
 class _Signs(NamedTuple):
-    """Numbers of one rank, or sums over all ranks, on which the ranks agree in every step."""
+    """Numbers of one rank in a step, or sums over all ranks: each counts ranks unless stated otherwise."""
 
     sigint: float
-    """Ranks that SIGINT asked to stop."""
     sigterm: float
-    """Ranks that SIGTERM asked to stop."""
     bad_losses: float
-    """Ranks with a loss that is not finite."""
     bad: float
-    """Ranks with a loss or gradient that is not finite."""
+    """With a loss or gradient that is not finite."""
     pieces: float
-    """Pieces of batches that fit into memory."""
+    """Parts of batches that fit into memory."""
     split: float
-    """Ranks that took a batch in pieces."""
+    """That took a batch in parts."""
     unfit: float
     """Utterances that do not fit into memory."""
     audio_s: float
