@@ -25,7 +25,7 @@ ROWS = (
     ("nn", "features"),
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
     # Differs: a row of our own; how settings are typed, where to compute, seeds and progress concern every row above alike.
-    ("text", "config", "device", "progress", "randomness"),
+    ("text", "lines", "config", "device", "progress", "randomness"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

@@ -1,14 +1,6 @@
-"""The one normalization of texts that come in: training texts, references, hypotheses and prompts. Text in, text out.
+"""The one normalization of texts that come in: training texts, references, hypotheses and prompts. Text in, text out."""
 
-Files of texts are read here too, line by line.
-"""
-
-import gzip
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
-
-from zipasr.errors import DataError
 
 GARBAGE_TAGS = frozenset(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"))
 """Tags of GigaSpeech and WenetSpeech for audio without speech."""
@@ -26,20 +18,3 @@ def normalize(text: str) -> str:
 def single_spaced(text: str) -> str:
     """Return `text` with one space between words and no other white space."""
     return " ".join(text.split())
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that is not UTF-8.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    yield number, None
-    except (OSError, EOFError) as error:
-        raise DataError(f"a text file must be readable, but {path} cannot be read: {error}") from error

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.text import read_lines, single_spaced
+from zipasr.lines import read_lines
+from zipasr.text import single_spaced
 from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

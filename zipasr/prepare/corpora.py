@@ -14,9 +14,9 @@ from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
 from zipasr.prepare.utterance import Reason, Rejected
-from zipasr.text import read_lines
 
 Entry = Any
 """A lhotse MonoCut with one supervision, or a `Rejected`."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
-from zipasr.text import read_lines
 
 SPLIT_NAMES = {
     "train": "train",

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES, is_manifest, read_kaldi, read_manifest
 from zipasr.prepare.prompts import read_prompts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
-from zipasr.text import read_lines, single_spaced
+from zipasr.text import single_spaced
 
 AUDIO_SUFFIXES = frozenset(
     ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()

@@ -66,7 +66,9 @@ def configure_run(
         made_for = MADE_FOR
     else:
         base = find_recipe(recipe)
-    config = resolve(_in_epochs(base, given), settings, checkpoint, out)
+    if given and all(text.strip().startswith("num_epochs") for text in given):  # the limit in batches would cut them short
+        base = dataclasses.replace(base, max_batches=None)
+    config = resolve(base, settings, checkpoint, out)
     if budget_s is None:
         return ConfiguredRun(config, notes)
     if before_timing is not None:
@@ -78,9 +80,3 @@ def configure_run(
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]
     return ConfiguredRun(set_fields(run.config, settings), (*rules, note))
-
-
-def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
-    """`config` without its limit in batches if only the number of epochs is set, so that the latter applies."""
-    names = {text.partition("=")[0].strip() for text in given}
-    return dataclasses.replace(config, max_batches=None) if names == {"num_epochs"} else config
