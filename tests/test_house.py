@@ -26,7 +26,6 @@ MAX_NESTING = 3
 # What is over a cap today, by cap and `file.py` or `file.py::function` (of any folder, so that moves need no change here).
 STILL_OVER: dict[str, dict[str, str]] = {
     "file lines": {
-        "model.py": "presets and the scorer's methods share the class; a few lines over",
         "recognizer.py": "documents a dozen settings twice and offers what `Engine` holds as properties",
         "transducer.py": "the losses share their checks and normalizers; a few lines over",
     },

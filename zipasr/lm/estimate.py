@@ -108,15 +108,15 @@ def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, o
     """The n-grams of each order up to `order`, or up to that of the longest sentence."""
     lengths = np.diff(ends, prepend=0)
     room = np.repeat(ends, lengths) - np.arange(len(text))  # remaining symbols of the sentence
-    begins = np.zeros(len(text), np.bool_)
-    begins[ends - lengths] = True
+    is_start = np.zeros(len(text), np.bool_)
+    is_start[ends - lengths] = True
     used, numbers = np.unique(text, return_inverse=True)
     # <unk> has a unigram even if it does not occur in the text.
     count = np.zeros(num_symbols, np.int64)
     count[used] = np.bincount(numbers)
     everything, nothing = np.arange(num_symbols), np.zeros(num_symbols, np.int64)
-    is_begin = everything == text[0]
-    orders = [_Order(nothing, nothing, everything, is_begin, count)]
+    is_bos = everything == text[0]
+    orders = [_Order(nothing, nothing, everything, is_bos, count)]
     ids = text
     for n in range(2, order + 1):
         starts = np.flatnonzero(room >= n)
@@ -124,7 +124,7 @@ def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, o
             break
         keys = ids[starts] * num_symbols + text[starts + n - 1]
         unique, first, inverse, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        suffix, is_initial = ids[starts[first] + 1], begins[starts[first]]
+        suffix, is_initial = ids[starts[first] + 1], is_start[starts[first]]
         orders.append(_Order(unique // num_symbols, suffix, unique % num_symbols, is_initial, count))
         ids = np.full(len(text), -1, np.int64)
         ids[starts] = inverse

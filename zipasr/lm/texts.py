@@ -185,8 +185,8 @@ class LabelLines(NamedTuple):
 
     def lens_of(self, lines: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of labels of some lines."""
-        begins = np.where(lines > 0, self.ends[lines - 1], 0)
-        return self.ends[lines] - begins
+        starts = np.where(lines > 0, self.ends[lines - 1], 0)
+        return self.ends[lines] - starts
 
 
 def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int) -> LabelLines:
@@ -194,8 +194,8 @@ def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int)
     labels, ends = array("i"), array("q")
     for text in texts:
         ids = tokenizer.encode(text)
-        for begin in range(0, len(ids), max_labels):
-            labels.extend(ids[begin : begin + max_labels])
+        for start in range(0, len(ids), max_labels):
+            labels.extend(ids[start : start + max_labels])
             ends.append(len(labels))
     return LabelLines(np.array(labels, np.int32), np.array(ends, np.int64))
 
@@ -210,10 +210,10 @@ def batches(lines: LabelLines, *, batch_labels: int, seed: int | None = None) ->
     if seed is not None:
         generator.shuffle(order)
     order = order[np.argsort(lines.lens[order], kind="stable")]
-    cuts, begin = [0], 0
+    cuts, start = [0], 0
     for place, length in enumerate(lines.lens[order].tolist()):
-        if place > begin and (place - begin + 1) * (length + 1) > batch_labels:
-            cuts.append(begin := place)
+        if place > start and (place - start + 1) * (length + 1) > batch_labels:
+            cuts.append(start := place)
     parts = [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True) if b > a]
     if seed is not None:
         parts = [parts[i] for i in generator.permutation(len(parts))]
