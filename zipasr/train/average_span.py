@@ -55,17 +55,8 @@ class AverageSpan:
             cure = f"set keep_checkpoints={needed}, or in a new run a larger save_interval"
         else:
             cure = f"in a new run, set save_interval={max(1, int(share * total_steps / 2))} or less"
-        logger.warning(
-            "the averaged model of a run of about %d batches should begin at batch %.0f (average_share %g), but will begin "
-            "at %s, since a checkpoint is written every %d batches and %d are kept; %s",
-            total_steps,
-            target,
-            share,
-            _place(start),
-            every,
-            keep,
-            cure,
-        )
+        why = f"a checkpoint is written every {every} batches and {keep} are kept; {cure}"
+        self._warn(f"a run of about {total_steps} batches", target, f"will begin at {_place(start)}", why)
 
     def averaged_weights(self, state: TrainState) -> dict[str, Tensor]:
         """The mean, in float32, of the models over about the last `average_share` of the run up to `state`.
@@ -93,17 +84,15 @@ class AverageSpan:
             return
         self._has_warned = True
         needed = max(checkpoints_needed(b - target, every), self.config.keep_checkpoints)
-        logger.warning(
-            "the averaged model of batch %d should begin at batch %.0f (average_share %g), but begins at %s, since no "
-            "checkpoint nearer to it is there; keep more from now on, with keep_checkpoints=%d (now %d) or more for a "
-            "longer run, or lower average_share",
-            b,
-            target,
-            self.config.average_share,
-            _place(start),
-            needed,
-            self.config.keep_checkpoints,
+        why = (
+            f"no checkpoint nearer to it is there; keep more from now on, with keep_checkpoints={needed} (now "
+            f"{self.config.keep_checkpoints}) or more for a longer run, or lower average_share"
         )
+        self._warn(f"batch {b}", target, f"begins at {_place(start)}", why)
+
+    def _warn(self, what: str, target: float, found: str, why: str) -> None:
+        should = f"should begin at batch {target:.0f} (average_share {self.config.average_share:g})"
+        logger.warning("the averaged model of %s %s, but %s, since %s", what, should, found, why)
 
 
 def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
