@@ -58,7 +58,7 @@ def test_folders_by_name_and_json(run_folder: Path, tmp_path: Path, capsys: pyte
         (["RUN"], 2, "required"),
         (["RUN", "--last", "1", "--epochs", "1"], 2, "not allowed with"),
         (["RUN", "--last", "1", "--to", "4"], 2, "--to has no effect without --from"),
-        (["--last", "1"], 2, "got none; name the run"),
+        (["--last", "1"], 2, "is not given; name the run"),
         (["--checkpoints", "2", "4"], 2, "RUN must be given with the batches 2, 4"),
         (["RUN", "--checkpoints", "RUN/model"], 2, "RUN has no effect"),
         (["RUN", "--checkpoints", "2", "999"], 1, "the checkpoints of batch 999, but holds those of"),
