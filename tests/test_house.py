@@ -1,9 +1,7 @@
 """Contract: the caps of the house hold in `zipasr/`: size of files and functions, number of parameters, nesting, and the
 form of error messages.
 
-A place that permanently exceeds a cap says so in a comment that starts `Differs:` and names the cap: "lines", "parameters"
-or "nesting". `STILL_OVER` lists what exceeds a cap today and should not; an entry that is no longer needed fails here, so
-that the list only gets shorter.
+A place that exceeds a cap says so in a comment that starts `Differs:` and names the cap: "lines", "parameters" or "nesting".
 """
 
 import ast
@@ -22,30 +20,6 @@ MAX_FILE_LINES, HARD_FILE_LINES = 400, 600
 MAX_FUNCTION_LINES, HARD_FUNCTION_LINES = 60, 100
 MAX_PARAMETERS = 8
 MAX_NESTING = 3
-
-# What is over a cap today, by cap and `file.py` or `file.py::function` (of any folder, so that moves need no change here).
-STILL_OVER: dict[str, dict[str, str]] = {
-    "file lines": {
-        "loop.py": "the configuration of a run gets a file of its own",
-    },
-    "function lines": {},
-    "parameters": {},
-    "nesting": {
-        "arpa.py::_copy_checked": "one pass over a large file that checks each line",
-        "language_texts.py::read_texts": "one pass over files, lines and their repairs",
-    },
-    # By file; the messages still start with "expected", or say what must be without what is.
-    "error form": dict.fromkeys(
-        (
-            "average.py",
-            "find.py",
-            "language_texts.py",
-            "ngram.py",
-            *(),
-        ),
-        "written in the older form",
-    ),
-}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -155,14 +129,7 @@ def found() -> list[Finding]:
 
 
 def test_caps_hold(found: list[Finding]) -> None:
-    new = [finding for finding in found if finding.place not in STILL_OVER[finding.cap]]
-    assert new == [], "shorten these, or say why not in a comment that starts `Differs:`"
-
-
-def test_the_list_of_what_is_still_over_is_short(found: list[Finding]) -> None:
-    over = {(finding.cap, finding.place) for finding in found}
-    stale = [(cap, place) for cap, places in STILL_OVER.items() for place in places if (cap, place) not in over]
-    assert stale == [], "these hold now: remove them from STILL_OVER"
+    assert found == [], "shorten these, or say why not in a comment that starts `Differs:`"
 
 
 LOOPS = "def f():\n for a in b:\n  while a:\n   if a:\n    try:\n     a()\n    finally:\n     a()\n"

@@ -1,20 +1,23 @@
 """The folder format of checkpoints: JSON documents, safetensors and plain files under one list of checksums.
 
 A folder is written next to its destination and then renamed, so that it exists completely or not at all. `checksums.json`
-holds the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded.
+holds the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded. A folder
+that a training run writes checkpoints into is locked against other processes.
 """
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -27,6 +30,9 @@ T = TypeVar("T")
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
+LOCK_FILE = ".lock"
+_ORPHANS_LIVE_S = 15.0  # torch's data readers check every 5 s whether their parent is alive
+logger = logging.getLogger(__name__)
 
 
 def write_folder(
@@ -223,6 +229,67 @@ def clean_up(parent: str | os.PathLike[str]) -> list[str]:
         else:
             shutil.rmtree(path, ignore_errors=True)
     return restored
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Context manager: create the folder `out` if missing, and lock it against other training processes (not on Windows).
+
+    In it and its subfolders, incomplete checkpoints of a killed run are cleaned up.
+
+    Raises:
+        ConfigError: another process is training there.
+        CheckpointError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK_FILE).open("a+", encoding="ascii")
+    except OSError as error:
+        raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
+    with file:
+        if not _lock(file):
+            raise ConfigError(f"another process is training in {out}; wait for it, stop it, or choose another --out")
+        for sentence in [*clean_up(out), *(text for path in out.iterdir() if path.is_dir() for text in clean_up(path))]:
+            logger.warning("%s", sentence)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file and write the process id into it; False if another process holds the lock.
+
+    After a run is killed, its data reading processes hold the lock for some seconds, until they notice. This function
+    therefore waits if the process that locked the file is dead.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    deadline = time.monotonic() + _ORPHANS_LIVE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            if _is_alive(file.read()) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            return True
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process with this id exists on this machine; True if it is not a number."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
 
 
 def _write_file(path: Path, content: bytes) -> str:

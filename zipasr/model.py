@@ -178,23 +178,22 @@ class AsrModel(nn.Module):
             raise ValueError(f"only a causal Zipformer can stream, but this encoder is a {type(self.encoder).__name__}")
         return self.encoder
 
-    def loss(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Losses of the configured heads, each summed over the batch, in nats; see `head_losses`.
+    def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """`loss` of features: (N, T, F) at 100 Hz and (N,) valid frames, or (2N, T, F) and (2N,) for two views."""
+        return self.loss(self.encode(features, lens), labels_NS, label_lens)
 
-        Args:
-            features: (N, T, F) at 100 Hz, or (2N, T, F) for two views of every utterance.
-            lens: (N,) or (2N,) valid frames.
-            labels_NS: (N, S) ids without blank.
-            label_lens: (N,) valid labels.
-        """
-        return self.head_losses(self.encode(features, lens), labels_NS, label_lens)
-
-    def head_losses(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """`loss` of frames that are already encoded: "simple" and "pruned", "ctc", "attention", "consistency".
+    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """Losses of the configured heads: "simple" and "pruned", "ctc", "attention", "consistency".
 
         With 2N rows of frames for N rows of labels, rows n and N + n are two views of one utterance. Every loss is then
         the mean of both views, and "consistency" is half the sum of their divergences from each other (CR-CTC).
 
+        Args:
+            encoded: N or 2N rows of frames.
+            labels_NS: (N, S) ids without blank.
+            label_lens: (N,) valid labels.
+        Returns:
+            Each loss, summed over the batch, in nats.
         Raises:
             ValueError: there are neither N nor 2N rows of frames, or two views and no CTC head to compare them.
         """
@@ -202,9 +201,9 @@ class AsrModel(nn.Module):
         if num_rows not in (size, 2 * size):
             raise ValueError(f"there must be one or two views of {size} labeled utterances, but {num_rows} rows of frames")
         has_two_views = num_rows != size
+        if has_two_views and self.ctc is None:
+            raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
         if has_two_views:
-            if self.ctc is None:
-                raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
             labels_NS, label_lens = labels_NS.repeat(2, 1), label_lens.repeat(2)
         losses: dict[str, Tensor] = {}
         if self.transducer is not None:
@@ -214,10 +213,6 @@ class AsrModel(nn.Module):
         if self.attention is not None:
             losses |= self.attention.loss(encoded, labels_NS, label_lens)
         return {name: 0.5 * loss for name, loss in losses.items()} if has_two_views else losses
-
-    def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Same as `loss`, for wrappers such as DistributedDataParallel."""
-        return self.loss(features, lens, labels_NS, label_lens)
 
     # The Scorer protocol of the searches.
 

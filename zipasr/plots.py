@@ -53,13 +53,13 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     Panels without data are omitted. Values that are not finite are skipped.
 
     Args:
-        lines: entries of `metrics.jsonl`: "kind" (train or dev), "batch", and numbers by name; losses in nats per second.
+        lines: entries of `metrics.jsonl`: "kind" (train or dev), "step", and numbers by name; losses in nats per second.
         path: PNG to write.
     Raises:
         DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
     """
-    train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["batch"])
-    dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["batch"])
+    train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["step"])
+    dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["step"])
     if not train and not dev:
         raise DataError("there must be logged metrics to draw, but there are none yet; train for some more batches")
     lines_of = {"train": train, "dev": dev}
@@ -150,7 +150,7 @@ def _draw(axes: Any, lines: Sequence[Mapping[str, Any]], name: str, **style: Any
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(line["batch"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
 
 
 def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str) -> Path:

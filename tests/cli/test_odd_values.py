@@ -52,7 +52,7 @@ def minute() -> TrainConfig:
 """
     (folder / "recipe.py").write_text(recipe)
     (folder / "run").mkdir()
-    (folder / "run" / "metrics.jsonl").write_text('{"kind": "train", "batch": 1, "loss": 1.0}\n' * 2)
+    (folder / "run" / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 1.0}\n' * 2)
     return folder
 
 

@@ -12,7 +12,6 @@ import torch
 
 from tests.data.tone_batches import CONFIG, assert_same, tone_cuts, tone_tokenizer
 from tests.train.tones import RATE_HZ, cut_of, say
-from zipasr.data import batching
 from zipasr.data.batching import BatchConfig, BatchReader, Item
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
@@ -49,12 +48,6 @@ def make(cuts: list[Any], tokenizer: Tokenizer, config: BatchConfig = CONFIG) ->
 def test_wrong_settings_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BatchConfig(**wrong)
-
-
-def test_stable_seed() -> None:
-    seeds = {batching.stable_seed(*parts) for parts in [(1, 23), (12, 3), (123,), (1, 2, 3), (3, 2, 1)]}
-    assert len(seeds) == 5
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_content_of_a_batch(cuts: list, tokenizer: Tokenizer) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.tone_batches import CONFIG
-from zipasr.data.batching import BatchConfig, Item, stable_seed
+from zipasr.data.batching import BatchConfig, Item
 from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.errors import DataError
+from zipasr.randomness import stable_seed
 
 
 def slow_epoch(durations_s: list[float], config: BatchConfig, seed: int, epoch: int) -> list[tuple[Item, ...]]:

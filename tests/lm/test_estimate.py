@@ -136,9 +136,9 @@ def test_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 to 9, but is 0"):
         estimate_ngram([["a"]], tmp_path / "a.arpa", order=0)
     for nothing in ([], [[], []]):
-        with pytest.raises(DataError, match="got no symbol; check the texts"):
+        with pytest.raises(DataError, match="there is no symbol; check the texts"):
             estimate_ngram(nothing, tmp_path / "a.arpa", order=2)
-    with pytest.raises(DataError, match="without white space, got 'a b'"):
+    with pytest.raises(DataError, match="without white space, but one is 'a b'"):
         estimate_ngram([["a b"]], tmp_path / "a.arpa", order=2)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="free some space"):

@@ -92,5 +92,5 @@ def test_budget_of_a_folder_is_scaled_from_what_the_recipe_was_made_for(
     monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=0.5, validation_s=0.0))
     config, tiny = configure_run(str(data), [], out, budget="20m").config, prompts.tiny()
     assert config.max_batches is not None and 2200 < config.max_batches < 2400
-    assert config.lr_batches == pytest.approx(tiny.lr_batches * config.max_batches / MADE_FOR.num_batches, rel=0.01)
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * config.max_batches / MADE_FOR.num_steps, rel=0.01)
     assert config.model.transducer is not None and config.model.transducer.lattice == "modified"

@@ -26,8 +26,8 @@ def facts(**changes: object) -> DataFacts:
 
 def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() -> None:
     tiny = prompts.tiny()
-    per_epoch = MADE_FOR.num_batches / MADE_FOR.num_epochs
-    same = scaled_to(tiny, int(MADE_FOR.num_batches), batches_per_epoch=per_epoch, made_for=MADE_FOR)
+    per_epoch = MADE_FOR.num_steps / MADE_FOR.num_epochs
+    same = scaled_to(tiny, int(MADE_FOR.num_steps), steps_per_epoch=per_epoch, made_for=MADE_FOR)
     assert (same.lr_batches, same.lr_epochs, same.num_epochs) == (tiny.lr_batches, tiny.lr_epochs, tiny.num_epochs)
     assert same.batch == tiny.batch
     assert (same.lr_warmup_batches, same.loss_warmup_batches) == (tiny.lr_warmup_batches, tiny.loss_warmup_batches)
@@ -62,9 +62,7 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     share = config.max_batches / per_epoch / tiny.num_epochs
     assert config.lr_epochs == pytest.approx(tiny.lr_epochs * share, rel=0.01)
     assert config.batch.spec_augment_from_epoch == round(tiny.batch.spec_augment_from_epoch * share)
-    assert config.lr_batches == pytest.approx(
-        tiny.lr_batches * min(1.0, config.max_batches / MADE_FOR.num_batches), rel=0.01
-    )
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * min(1.0, config.max_batches / MADE_FOR.num_steps), rel=0.01)
     assert config.save_interval % config.average_period == 0
     assert config.valid_interval % config.save_interval == 0
     saved_share = config.keep_checkpoints * config.save_interval / config.max_batches

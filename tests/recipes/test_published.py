@@ -28,9 +28,9 @@ from zipasr.prepare import prepare
 from zipasr.recipes import aishell, gigaspeech, librispeech, wenetspeech
 from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer
+from zipasr.train.average_span import AverageSpan
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import train
-from zipasr.train.span import AverageSpan
 
 ROOT = Path(__file__).parents[2]
 MODULES = {module.__name__.rpartition(".")[2]: module for module in (librispeech, aishell, wenetspeech, gigaspeech)}
@@ -117,7 +117,7 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
     report = train(config, tmp_path, is_quiet=True)
     num_speeds = len(config.batch.speed_factors)
     num_utterances = sum(1 for _ in read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
-    assert report.num_batches >= num_utterances * num_speeds / 6
+    assert report.num_steps >= num_utterances * num_speeds / 6
     recognizer = Recognizer.load(tmp_path, device="cpu")
     result = evaluate(
         recognizer,

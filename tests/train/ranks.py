@@ -17,7 +17,7 @@ from tests.train.tones import minute_config, minute_model
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.optim import Eden
-from zipasr.train import loop
+from zipasr.train import setup
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks, joined
@@ -53,7 +53,7 @@ def make_exact() -> None:
     steps even for gradients that are zero up to rounding, such as that of the bias of attention keys.
     """
     AsrModel.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign,assignment]
-    loop._new_optimizer = lambda config, model: descent(model)  # type: ignore[assignment]
+    setup.new_optimizer = lambda config, model: descent(model)  # type: ignore[assignment]
 
 
 def descent(model: nn.Module) -> tuple[torch.optim.Optimizer, Eden]:
@@ -114,8 +114,8 @@ def step_in_trouble(stepper: Stepper, batches: list[Batch | None], trouble: str)
     """Take a step in which rank 1 has a loss or gradients that are not finite, or too little memory; save the outcome."""
     losses, is_second = stepper.losses, stepper.ranks.rank == 1
 
-    def spoil(batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(batch, num_batches)
+    def spoil(batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(batch, num_steps)
         if is_second and trouble == "memory":
             raise torch.OutOfMemoryError("out of memory")
         bad = (0.0 * next(stepper.state.model.parameters())).sum().sqrt() if trouble == "gradient" else float("nan")
@@ -144,9 +144,9 @@ def diverging(out: str, data: str) -> None:
     """Train a run in which the second rank has no finite loss from step 2 on."""
     losses = Stepper.losses
 
-    def spoil(self: Stepper, batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(self, batch, num_batches)
-        return parts, total * float("nan") if num_batches >= 2 and self.ranks.rank == 1 else total
+    def spoil(self: Stepper, batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(self, batch, num_steps)
+        return parts, total * float("nan") if num_steps >= 2 and self.ranks.rank == 1 else total
 
     Stepper.losses = spoil  # type: ignore[method-assign]
     batch = dataclasses.replace(minute_config().batch, max_duration_s=4.0)

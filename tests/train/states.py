@@ -26,12 +26,12 @@ def new_state(seed: int = 0) -> TrainState:
 def train(state: TrainState, num_batches: int) -> None:
     """Train on random batches, which depend only on the random state."""
     for _ in range(num_batches):
-        state.position.num_batches += 1
+        state.position.num_steps += 1
         state.model.train()
         labels = torch.randint(3, TOKENIZER.vocab_size, (2, 3))
         losses = state.model(torch.randn(2, 60, 80), torch.tensor([60, 50]), labels, torch.tensor([3, 2]))
         torch.stack(list(losses.values())).sum().backward()
-        state.scheduler.step_batch(state.position.num_batches)
+        state.scheduler.step_batch(state.position.num_steps)
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.average.update(state.model, state.position.num_batches)
+        state.average.update(state.model, state.position.num_steps)

@@ -14,10 +14,10 @@ from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.search.default_search import SEARCH_FILE, read_default_search
 from zipasr.search.strategy import SearchConfig
+from zipasr.train.checkpoint_average import average_checkpoints, run_checkpoints
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import TrainReport, train
 from zipasr.train.metrics import read_metrics
-from zipasr.train.selection import average_checkpoints, run_checkpoints
 
 ORDERS = ("DOUBLE COFFEE PLEASE", "SMALL CARAMEL COFFEE", "CARAMEL COFFEE PLEASE", "SMALL DOUBLE COFFEE")
 SOUNDS = {"CARAMEL": (300, 500), "COFFEE": (900, 700), "PLEASE": (2000, 2600), "DOUBLE": (400, 3000), "SMALL": (3000, 600)}

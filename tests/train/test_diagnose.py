@@ -22,7 +22,7 @@ from zipasr.nn.constraint import Balancer, Whiten, _whitening_metric
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.data import read_cuts
-from zipasr.train.diagnose import diagnose, read_speech, training_step
+from zipasr.train.diagnose import diagnose, read_speech, schedule_progress_of
 from zipasr.train.state import TRAINING_FILE
 
 
@@ -79,7 +79,7 @@ class _OneModule(nn.Module):
         self.encoder = module
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def loss(self, features: Tensor, *_: Tensor) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, *_: Tensor) -> dict[str, Tensor]:
         self.encoder(features)
         return {}
 
@@ -94,7 +94,7 @@ def activations(rms: float, positive: float, channels: int = 8) -> Tensor:
 
 def diagnose_one(module: nn.Module, x: Tensor, step: float = math.inf) -> tuple[float, float | None, float | None]:
     one = Batch(x, torch.tensor([x.shape[1]]), torch.zeros(1, 1).long(), torch.ones(1).long(), ("u",), 1.0)
-    (report,) = diagnose(_OneModule(module), [one], step=step)  # type: ignore[arg-type]
+    (report,) = diagnose(_OneModule(module), [one], progress=step)  # type: ignore[arg-type]
     assert report.is_exceeded == (report.badness > 0.0)
     return report.badness, report.outside, report.whiteness
 
@@ -192,20 +192,19 @@ def test_no_speech() -> None:
         diagnose(minute_model(), [])
 
 
-def test_training_step_of_runs_checkpoints_and_models(tmp_path: Path) -> None:
+def test_schedule_progress_of_runs_checkpoints_and_models(tmp_path: Path) -> None:
     from zipasr import checkpoint
 
     config = minute_config()
     folders = [tmp_path / "checkpoints" / f"batch-{b:08d}" for b in (5, 10)]
     for b, folder in zip((5, 10), folders, strict=True):
-        checkpoint.write_folder(
-            folder, documents={TRAINING_FILE: {"position": {"num_batches": b}, "ranks": [None]}}, tensors={}, blobs={}
-        )
+        note = {"position": {"num_steps": b}, "divergence": {}, "ranks": [None]}
+        checkpoint.write_folder(folder, documents={TRAINING_FILE: note}, tensors={}, blobs={})
     (tmp_path / "model").mkdir()
-    assert training_step(tmp_path / "model") == math.inf  # not a configuration of a run
+    assert schedule_progress_of(tmp_path / "model") == math.inf  # not a configuration of a run
     (tmp_path / "config.json").write_text(json.dumps(to_json(dataclasses.replace(config, ref_duration_s=6.0))))
-    assert [training_step(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s per batch
-    assert training_step(tmp_path / "elsewhere") == math.inf
+    assert [schedule_progress_of(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s per batch
+    assert schedule_progress_of(tmp_path / "elsewhere") == math.inf
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="must be the configuration of a run"):
-        training_step(tmp_path / "model")
+        schedule_progress_of(tmp_path / "model")

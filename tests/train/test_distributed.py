@@ -29,7 +29,7 @@ from tests.watchdog import WATCHDOG_S
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
-from zipasr.train import loop
+from zipasr.train import setup
 from zipasr.train.distributed import Ranks, _fresh_part, ranks_of_environment
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
@@ -60,7 +60,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
     """Steps on halves of batches; then a run whose last step of each epoch has a batch for only one rank."""
     processes = launch("law", tmp_path, data)
     monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
-    monkeypatch.setattr(loop, "_new_optimizer", loop._new_optimizer)
+    monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
     make_exact()
     generator = torch.Generator().manual_seed(0)
     one = take_steps(new_stepper(minute_config()), [[random_batch(generator)] for _ in range(5)])

@@ -99,7 +99,7 @@ def test_rate_under_adam_is_that_of_noam(data: Path, tmp_path: Path) -> None:
     train(config_with(encoder, data, num_epochs=4, adam=ADAM), tmp_path, is_quiet=True)
     for line in read_metrics(tmp_path):
         if line["kind"] == "train":
-            expected = ADAM.factor * noam_factor(line["batch"], warmup_batches=ADAM.warmup_batches)
+            expected = ADAM.factor * noam_factor(line["step"], warmup_batches=ADAM.warmup_batches)
             assert line["lr"] == pytest.approx(expected)
             assert "clip_factor" not in line  # the same as with ScaledAdam
 

@@ -76,7 +76,7 @@ def test_loss_that_is_not_finite_is_skipped_and_reported(
     folders = checkpoint_folders(tmp_path)
     before, after = (CheckpointFolder(folders[n]).tensors("model.safetensors") for n in (1, 10))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    lines = {line["batch"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
+    lines = {line["step"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
     assert "loss" not in lines[5]
     assert "loss" in lines[11]
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
@@ -165,7 +165,7 @@ def test_training_audio_that_is_missing_is_skipped(
     assert caplog.text.count("skipped 1 of 25 utterances: the audio of gone (") == 1
     for num_epochs in (1, 2):
         report = run(minute_config(data, num_epochs=num_epochs), tmp_path / "parts")
-    last = checkpoint_path(Path(), report.num_batches)
+    last = checkpoint_path(Path(), report.num_steps)
     assert_same(content(tmp_path / "parts" / last), content(tmp_path / "whole" / last))
 
 

@@ -28,7 +28,8 @@ from zipasr.nn.lora import lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import AdamConfig, FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts
-from zipasr.train.finetune import VOCABULARY_LAYERS, begin, resolve, trained_groups
+from zipasr.train.finetune import VOCABULARY_LAYERS, begin, trained_groups
+from zipasr.train.resolve import resolve
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 from zipasr.train.validation import validate, validation_batches
 
@@ -300,7 +301,7 @@ def test_frozen_batch_norms_keep_their_averages(tmp_path: Path) -> None:
     config = resolve(minute_config(), ["finetune.frozen=encoder.first_blocks"], str(path))
     model, _ = started(config, tokenizer)
     before = copy.deepcopy(model.state_dict())
-    model.train().loss(torch.randn(2, 80, 80), torch.tensor([80, 80]), torch.full((2, 3), 4), torch.tensor([3, 3]))
+    model.train()(torch.randn(2, 80, 80), torch.tensor([80, 80]), torch.full((2, 3), 4), torch.tensor([3, 3]))
     norms = [name for name, module in model.named_modules() if isinstance(module, MaskedBatchNorm)]
     assert len(norms) == 4
     for name in norms:

@@ -34,7 +34,7 @@ def test_learns_and_resumes(
     lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["memory_gib"] > 0.0
-    assert list(checkpoint_folders(tmp_path))[-1] == report.num_batches == 30
+    assert list(checkpoint_folders(tmp_path))[-1] == report.num_steps == 30
 
 
 def on_cuda() -> Stepper:

@@ -22,7 +22,7 @@ from zipasr.nn import constraint
 from zipasr.nn.constraint import Whiten
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.distributed import Ranks
-from zipasr.train.loop import _new_optimizer
+from zipasr.train.setup import new_optimizer
 from zipasr.train.state import Position, TrainState
 from zipasr.train.step import Stepper
 
@@ -102,7 +102,7 @@ def test_a_step_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraint._LateFlag, "read", lambda _: True)
     model = meta_model("regular")
     config = dataclasses.replace(minute_config(), model=model.config)
-    state = TrainState(model, *_new_optimizer(config, model), RunningAverage(model, 2), Position())
+    state = TrainState(model, *new_optimizer(config, model), RunningAverage(model, 2), Position())
     stepper = Stepper(config, state, Ranks(), torch.device("meta"))
     generator = torch.Generator().manual_seed(0)
     for b in range(1, 6):  # ScaledAdam changes the sizes of parameters every fourth step

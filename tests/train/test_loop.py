@@ -72,11 +72,11 @@ def test_learns_a_language_of_tones(data: Path, tmp_path: Path) -> None:
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.1 * losses[0]
     dev = [line for line in lines if line["kind"] == "dev"]
-    assert dev[0]["batch"] == 100
+    assert dev[0]["step"] == 100
     assert dev[0]["wer"] > 60
     assert report.wer == dev[-1]["wer"] < 40
     assert dev[-1]["ctc_wer"] < 20
-    assert report.num_batches == dev[-1]["batch"]
+    assert report.num_steps == dev[-1]["step"]
     assert report.hours_per_hour > 1
     model, tokenizer = AsrModel.load(report.folder / "model")
     assert (tokenizer.vocab_size, model.config.vocab_size) == (14, 14)
@@ -121,7 +121,7 @@ def test_figures_of_two_views_count_the_audio_once(small_data: Path, tmp_path: P
         config = minute_config(small_data, num_epochs=1, log_interval=1, consistency=consistency)
         report = run(config, tmp_path / name)
         lines[name] = read_metrics(tmp_path / name)
-        assert report.num_batches == len(lines["one"]) - 1
+        assert report.num_steps == len(lines["one"]) - 1
     first, second = lines["one"][0], lines["two"][0]
     assert first["audio_h"] == second["audio_h"]
     for name in ("simple", "pruned", "ctc"):
@@ -203,10 +203,10 @@ def test_longer_run_resumes_a_finished_one(small_data: Path, tmp_path: Path) -> 
     run(minute_config(small_data, num_epochs=4), tmp_path / "whole")
     run(minute_config(small_data, num_epochs=2), tmp_path / "parts")
     report = run(minute_config(small_data, num_epochs=4, num_workers=1, log_interval=1), tmp_path / "parts")
-    whole, parts = (checkpoint_folders(tmp_path / name)[report.num_batches] for name in ("whole", "parts"))
+    whole, parts = (checkpoint_folders(tmp_path / name)[report.num_steps] for name in ("whole", "parts"))
     assert_same(content(whole), content(parts))
     again = run(minute_config(small_data, num_epochs=4), tmp_path / "parts")
-    assert (again.num_batches, again.wer) == (report.num_batches, report.wer)
+    assert (again.num_steps, again.wer) == (report.num_steps, report.wer)
 
 
 def test_sigterm_saves_and_ends_well(
@@ -215,7 +215,7 @@ def test_sigterm_saves_and_ends_well(
     with monkeypatch.context() as patch:
         stop_after(patch, 2, signal.SIGTERM)
         report = run(minute_config(small_data), tmp_path)
-    assert (report.num_batches, report.is_finished) == (2, False)
+    assert (report.num_steps, report.is_finished) == (2, False)
     assert list(checkpoint_folders(tmp_path)) == [2]
     assert "stopped after batch 2; run the same command to resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -232,20 +232,18 @@ def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pyt
     AsrModel.load(tmp_path / "best" / kept[0])
 
 
-def test_old_checkpoint_without_what_came_later(small_data: Path, tmp_path: Path) -> None:
-    """It was written by a version without divergence state or ranks, and with half of the settings."""
+def test_checkpoint_of_another_version_is_refused(small_data: Path, tmp_path: Path) -> None:
     config = minute_config(small_data, num_epochs=1)
     run(config, tmp_path)
     (folder,) = checkpoint_folders(tmp_path).values()
     files = CheckpointFolder(folder)
-    document = {k: v for k, v in files.document(TRAINING_FILE).items() if k not in ("trouble", "loss_scale", "ranks")}
+    document = {name: value for name, value in files.document(TRAINING_FILE).items() if name != "ranks"}
     blobs = {name: files.blob(name) for name in files.names() if name != TRAINING_FILE}
     checkpoint.write_folder(folder, documents={TRAINING_FILE: document}, tensors={}, blobs=blobs)
-    settings = json.loads((tmp_path / "config.json").read_text())
-    for name in ("keep_best", "max_rollbacks", "accumulate_batches", "finetune"):
-        del settings[name]
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert run(dataclasses.replace(config, num_epochs=2), tmp_path).num_batches == 6
+    with pytest.raises(
+        CheckpointError, match=r"this model and version, but is of another: KeyError\('ranks'\); .* another --out"
+    ):
+        run(dataclasses.replace(config, num_epochs=2), tmp_path)
 
 
 def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
@@ -274,7 +272,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
     assert "run the same command to resume" in error
     assert "Traceback" not in error
     (num_batches,) = checkpoint_folders(out)
-    assert num_batches == read_metrics(out)[-1]["batch"]
+    assert num_batches == read_metrics(out)[-1]["step"]
     num_epochs = num_batches // 3 + 2
     done = subprocess.run(
         [*command, "--set", f"num_epochs={num_epochs}"],
@@ -352,4 +350,4 @@ def test_damaged_old_checkpoint_does_not_stop_the_run(
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         report = run(dataclasses.replace(config, num_epochs=3), tmp_path)
-    assert report.num_batches == 9
+    assert report.num_steps == 9

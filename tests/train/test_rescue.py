@@ -85,8 +85,8 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
     folders = checkpoint_folders(tmp_path / "whole")
     assert list(folders) == [3, 6, 9, 12, 15]
     document, _ = content(folders[15])
-    assert document["trouble"] == {"num_skipped": 0, "num_rollbacks": 2, "returned_to": [3]}
-    lines = {line["batch"]: line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"}
+    assert document["divergence"] == {"num_skipped": 0, "num_rollbacks": 2, "returned_to": [3]}
+    lines = {line["step"]: line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"}
     assert all("loss" in lines[b] for b in range(1, 16))
     plain = metrics_of_a_run_without_divergence(data, tmp_path / "plain")
     assert lines[2]["lr"] == plain[2]["lr"]
@@ -111,7 +111,7 @@ def test_best_models_and_metrics_of_the_abandoned_branch_go(
     seen: list[tuple[list[int], list[int]]] = []
 
     def rate(*args: Any) -> Validation:
-        noted = [line["batch"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
+        noted = [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
         seen.append((list(best_folders(tmp_path)), noted))
         return validation_of(wer=next(rates))
 
@@ -121,7 +121,7 @@ def test_best_models_and_metrics_of_the_abandoned_branch_go(
     train(config(data, **changes), tmp_path, is_quiet=True)
     assert seen[4] == ([2, 4, 6, 8], [2, 4, 6, 8])
     assert seen[5] == ([4, 6], [2, 4, 6])
-    found = {line["batch"]: line["wer"] for line in read_metrics(tmp_path) if line["kind"] == "dev"}
+    found = {line["step"]: line["wer"] for line in read_metrics(tmp_path) if line["kind"] == "dev"}
     assert found == {2: 90.0, 4: 80.0, 6: 70.0, 8: 60.0, 10: 95.0, 12: 50.0}
     assert list(best_folders(tmp_path)) == [4, 6, 8, 12]
     assert all("loss" in line for line in read_metrics(tmp_path) if line["kind"] == "train")
@@ -156,14 +156,14 @@ def test_killed_while_going_back(data: Path, tmp_path: Path, monkeypatch: pytest
 
 def metrics_of_a_run_without_divergence(data: Path, out: Path) -> dict[int, dict[str, Any]]:
     train(config(data, num_epochs=2), out, is_quiet=True)
-    return {line["batch"]: line for line in read_metrics(out) if line["kind"] == "train"}
+    return {line["step"]: line for line in read_metrics(out) if line["kind"] == "train"}
 
 
 def test_starts_again_where_no_checkpoint_is_good(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge(monkeypatch, 2, above_lr=0.03)
     train(config(data, num_epochs=1, save_interval=100), tmp_path, is_quiet=True)
     assert list(checkpoint_folders(tmp_path)) == [0, 3]
-    lines = {line["batch"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
+    lines = {line["step"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
     assert all("loss" in lines[b] for b in (1, 2, 3))
 
 
@@ -221,7 +221,7 @@ def test_goes_back_one_further_each_time(run_folder: Path) -> None:
         state = new_state(seed=9)
         before = rates(state)
         assert load_newest(state, run_folder)
-        assert state.position.num_batches == number
+        assert state.position.num_steps == number
         assert state.divergence == DivergenceState(0, num_rollbacks, returned_to)
         assert rates(state) == [rate * 0.5**num_rollbacks for rate in before]
         divergence = dataclasses.replace(state.divergence, num_skipped=10)

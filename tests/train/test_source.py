@@ -14,8 +14,8 @@ from tests.train.tones import NEW_WORDS, WORDS, minute_config, minute_model, voc
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.errors import CheckpointError
-from zipasr.train.finetune import resolve
 from zipasr.train.loop import train
+from zipasr.train.resolve import resolve
 from zipasr.train.source import SOURCE_FOLDER
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 

@@ -52,7 +52,7 @@ def assert_same(a: TrainState, b: TrainState) -> None:
 
 
 def save(state: TrainState, run: Path) -> Path:
-    folder = checkpoint_path(run, state.position.num_batches)
+    folder = checkpoint_path(run, state.position.num_steps)
     state.save(folder, TOKENIZER)
     return folder
 
@@ -60,7 +60,7 @@ def save(state: TrainState, run: Path) -> Path:
 def test_everything_is_restored_and_training_continues_identically(tmp_path: Path) -> None:
     state = new_state()
     train(state, 12)  # past the step at which clipping starts, and the first change of size
-    state.position = Position(epoch=2, index=3, num_batches=12, audio_s=4.5, train_s=1.25)
+    state.position = Position(epoch=2, index=3, num_steps=12, audio_s=4.5, train_s=1.25)
     state.scheduler.step_epoch(2)
     whiten = [module for module in state.model.modules() if isinstance(module, Whiten)]
     whiten[0].prob, whiten[1].prob = Whiten.min_prob, Whiten.max_prob
@@ -145,7 +145,7 @@ def test_damaged_newest_is_passed_over_with_a_warning(run: Path, name: str, capl
     state = new_state(seed=9)
     with caplog.at_level(logging.WARNING):
         assert load_newest(state, run)
-    assert state.position.num_batches == 1
+    assert state.position.num_steps == 1
     assert "skipping a checkpoint" in caplog.text
     assert "batch-00000002" in caplog.text
 
@@ -205,5 +205,5 @@ def test_interruptions_do_not_push_out_regular_checkpoints(tmp_path: Path) -> No
 
 def test_documents_are_plain_json(run: Path) -> None:
     document = json.loads((checkpoint_path(run, 2) / TRAINING_FILE).read_text())
-    assert document["position"]["num_batches"] == 2
+    assert document["position"]["num_steps"] == 2
     assert document["optimizer"]["items"]

@@ -11,17 +11,17 @@ from tests.train.tones import minute_config, minute_model
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.optim import Eden, ScaledAdam
-from zipasr.train import loop
+from zipasr.randomness import random_state, set_random_state
+from zipasr.train import setup
 from zipasr.train.config import ConsistencyConfig
 from zipasr.train.precision import LossScale
-from zipasr.train.state import random_state, set_random_state
 from zipasr.train.step import Stepper, gradient_norm, halves, is_out_of_memory
 
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
-    monkeypatch.setattr(loop, "_new_optimizer", loop._new_optimizer)
+    monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
     make_exact()
 
 
@@ -39,17 +39,17 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, unfit: tuple[str, .
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    def limited(self: Stepper, batch: Batch, num_batches: int) -> Any:
+    def limited(self: Stepper, batch: Batch, num_steps: int) -> Any:
         size = len(batch.ids)
         if set(unfit) & set(batch.ids) or size > most:
             tried.append(size)
             if size > 2 * most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-            parts, total = losses(self, batch, num_batches)
+            parts, total = losses(self, batch, num_steps)
             middle = self.state.model.encoder.frontend.out.weight  # some gradients exist when it fails
             return parts, FullInBackward.apply(total) + 0.0 * middle.sum()
         tried.append(size)
-        return losses(self, batch, num_batches)
+        return losses(self, batch, num_steps)
 
     monkeypatch.setattr(Stepper, "losses", limited)
     return tried
@@ -144,8 +144,8 @@ def test_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyP
     """The loss is finite, but its slope is not, as for a square root at 0."""
     losses = Stepper.losses
 
-    def steep(self: Stepper, batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(self, batch, num_batches)
+    def steep(self: Stepper, batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(self, batch, num_steps)
         return parts, total + (0.0 * next(self.state.model.parameters())).sum().sqrt()
 
     stepper = new_stepper(minute_config())

@@ -6,7 +6,6 @@ speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, o
 utterance.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from zipasr.data.noise import NoiseConfig, NoiseMixer
 from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
+from zipasr.randomness import stable_seed
 from zipasr.tokenizer import Tokenizer
 
 
@@ -235,9 +235,3 @@ class BatchReader(Dataset[Batch]):
         while self._cache_bytes > limit:
             _, dropped = self._cache.popitem(last=False)
             self._cache_bytes -= dropped.numel() * dropped.element_size()
-
-
-def stable_seed(*parts: int) -> int:
-    """A 63-bit seed that depends only on `parts`, the same on every machine."""
-    digest = hashlib.sha256(",".join(map(str, parts)).encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

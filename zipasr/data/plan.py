@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.data.batching import BatchConfig, Item, stable_seed
+from zipasr.data.batching import BatchConfig, Item
 from zipasr.errors import DataError
+from zipasr.randomness import stable_seed
 
 _BLOCK = 65_536
 """Number of values that are converted to Python objects at a time."""

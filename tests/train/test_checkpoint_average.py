@@ -19,7 +19,7 @@ from zipasr.model import AsrModel
 from zipasr.optim import Eden, ScaledAdam
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage
-from zipasr.train.selection import (
+from zipasr.train.checkpoint_average import (
     average_checkpoints,
     average_interval,
     newest_checkpoints,
@@ -51,7 +51,7 @@ def random_walk(out: Path) -> dict[int, dict[str, Tensor]]:
         average.update(model, b)
         models[b] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         if b in SAVED:
-            position = Position(epoch=b // BATCHES_PER_EPOCH, index=b % BATCHES_PER_EPOCH, num_batches=b)
+            position = Position(epoch=b // BATCHES_PER_EPOCH, index=b % BATCHES_PER_EPOCH, num_steps=b)
             state = TrainState(model, optimizer, Eden(optimizer, lr_batches=1, lr_epochs=1), average, position)
             state.save(checkpoint_path(out, b), TOKENIZER)
     return models

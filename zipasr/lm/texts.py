@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import read_lines
+from zipasr.text import single_spaced
 from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -73,22 +74,24 @@ def read_texts(paths: Paths) -> list[str]:
     Raises:
         DataError: a file cannot be read, a manifest is damaged, or there is no text at all.
     """
-    texts: list[str] = []
-    for path in map(Path, paths):
-        num_bad = 0
-        for number, line in read_lines(path):
-            if line is None:
-                num_bad += 1
-                continue
-            is_manifest = path.name.removesuffix(".gz").endswith(".jsonl")
-            for text in _texts_of_row(line, f"line {number} of {path}") if is_manifest else (line,):
-                if text := " ".join(text.split()):
-                    texts.append(text)
-        if num_bad:
-            logger.warning("%s: skipped %d lines that are not UTF-8", path, num_bad)
+    texts = [text for path in paths for line in _lines(Path(path)) if (text := single_spaced(line))]
     if not texts:
-        raise DataError(f"expected text in {', '.join(str(path) for path in paths)}, got none; check the files")
+        raise DataError(f"there must be text in {', '.join(map(str, paths))}, but there is none; check the files")
     return texts
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file, or the texts of a manifest."""
+    is_manifest, num_bad = path.name.removesuffix(".gz").endswith(".jsonl"), 0
+    for number, line in read_lines(path):
+        if line is None:
+            num_bad += 1
+        elif is_manifest:
+            yield from _texts_of_row(line, f"line {number} of {path}")
+        else:
+            yield line
+    if num_bad:
+        logger.warning("%s: skipped %d lines that are not UTF-8", path, num_bad)
 
 
 def _texts_of_row(line: str, where: str) -> list[str]:
@@ -99,10 +102,10 @@ def _texts_of_row(line: str, where: str) -> list[str]:
         texts = [part.get("text") for part in row["supervisions"]] if "supervisions" in row else [row["text"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"expected a cut with supervisions or a row with a text in {where}, got {line[:80]!r} ({error!r})"
+            f"{where} must be a cut with supervisions or a row with a text, but is {line[:80]!r} ({error!r})"
         ) from error
     if not all(text is None or isinstance(text, str) for text in texts):
-        raise DataError(f"expected the text of {where} to be a string, got {texts!r}")
+        raise DataError(f"the text of {where} must be a string, but is {texts!r}")
     return [text or "" for text in texts]
 
 
@@ -115,8 +118,8 @@ def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
     different = list(dict.fromkeys(texts))
     if len(different) < 2:
         raise DataError(
-            f"expected two or more different lines, some to learn from and some to hold out, got {len(different)}; give "
-            "more text, or other text to measure on with --dev FILE"
+            f"there must be two or more different lines, some to learn from and some to hold out, but there is only "
+            f"{len(different)}; give more text, or other text to measure on with --dev FILE"
         )
     num = min(max(1, round(config.share * len(different))), config.max_lines, len(different) - 1)
     chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(config.seed))[:num].tolist()
@@ -149,7 +152,7 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
             cure = f"the recognizer writes in {name} case, so change the text to {name} case"
             break
     raise ConfigError(
-        f"expected text in the recognizer's vocabulary, got {num} of {total} characters that it lacks ({num / total:.1%}): "
+        f"the text must be in the recognizer's vocabulary, but {num} of {total} characters ({num / total:.1%}) are not: "
         f"{listed}; {cure}"
     )
 
@@ -182,8 +185,8 @@ class LabelLines(NamedTuple):
 
     def lens_of(self, lines: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of labels of some lines."""
-        begins = np.where(lines > 0, self.ends[lines - 1], 0)
-        return self.ends[lines] - begins
+        starts = np.where(lines > 0, self.ends[lines - 1], 0)
+        return self.ends[lines] - starts
 
 
 def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int) -> LabelLines:
@@ -191,8 +194,8 @@ def encode_lines(texts: Iterable[str], tokenizer: Tokenizer, *, max_labels: int)
     labels, ends = array("i"), array("q")
     for text in texts:
         ids = tokenizer.encode(text)
-        for begin in range(0, len(ids), max_labels):
-            labels.extend(ids[begin : begin + max_labels])
+        for start in range(0, len(ids), max_labels):
+            labels.extend(ids[start : start + max_labels])
             ends.append(len(labels))
     return LabelLines(np.array(labels, np.int32), np.array(ends, np.int64))
 
@@ -207,10 +210,10 @@ def batches(lines: LabelLines, *, batch_labels: int, seed: int | None = None) ->
     if seed is not None:
         generator.shuffle(order)
     order = order[np.argsort(lines.lens[order], kind="stable")]
-    cuts, begin = [0], 0
+    cuts, start = [0], 0
     for place, length in enumerate(lines.lens[order].tolist()):
-        if place > begin and (place - begin + 1) * (length + 1) > batch_labels:
-            cuts.append(begin := place)
+        if place > start and (place - start + 1) * (length + 1) > batch_labels:
+            cuts.append(start := place)
     parts = [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True) if b > a]
     if seed is not None:
         parts = [parts[i] for i in generator.permutation(len(parts))]

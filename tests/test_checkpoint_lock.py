@@ -1,4 +1,4 @@
-"""The folder of a run. Contract: one process at a time; a second one gets an error message."""
+"""The lock of a run folder. Contract: one process at a time; a second one gets an error message."""
 
 import logging
 import signal
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from zipasr.checkpoint import locked
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.train.folder import locked
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
@@ -26,12 +26,12 @@ def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path) -> None:
     """A child holds the lock of its dead parent for some seconds."""
     out = tmp_path / "run"
     script = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.train.folder import locked\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.checkpoint import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    if os.fork() == 0:\n        time.sleep(3.0)\n        Path(sys.argv[1], 'left').touch()\n        os._exit(0)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == -signal.SIGKILL
     with locked(out):
         assert (out / "left").is_file()

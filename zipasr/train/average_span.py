@@ -34,45 +34,36 @@ class AverageSpan:
         self.config, self.out = config, out
         self._has_foreseen = self._has_warned = False
 
-    def foresee(self, total_batches: int) -> None:
+    def foresee(self, total_steps: int) -> None:
         """Warn once if the configuration prevents the average of the finished run from starting where it should.
 
         Args:
-            total_batches: approximate number of batches of the whole run.
+            total_steps: approximate number of steps of the whole run.
         """
         config, share = self.config, self.config.average_share
         every, keep = config.save_interval, config.keep_checkpoints
-        if self._has_foreseen or total_batches // config.average_period < 2:  # of so few models there is no part to choose
+        if self._has_foreseen or total_steps // config.average_period < 2:  # of so few models there is no part to choose
             return
-        target = total_batches * (1.0 - share)
-        saved = range(every, total_batches + 1, every)[-keep:]
-        start = _nearest(saved, total_batches, target, config.average_period)[0]
-        if not is_far(start, target, total_batches, every):
+        target = total_steps * (1.0 - share)
+        saved = range(every, total_steps + 1, every)[-keep:]
+        start = _nearest(saved, total_steps, target, config.average_period)[0]
+        if not is_far(start, target, total_steps, every):
             return
         self._has_foreseen = True
-        if share * total_batches >= every:
-            needed = checkpoints_needed(share * total_batches, every)
+        if share * total_steps >= every:
+            needed = checkpoints_needed(share * total_steps, every)
             cure = f"set keep_checkpoints={needed}, or in a new run a larger save_interval"
         else:
-            cure = f"in a new run, set save_interval={max(1, int(share * total_batches / 2))} or less"
-        logger.warning(
-            "the averaged model of a run of about %d batches should begin at batch %.0f (average_share %g), but will begin "
-            "at %s, since a checkpoint is written every %d batches and %d are kept; %s",
-            total_batches,
-            target,
-            share,
-            _place(start),
-            every,
-            keep,
-            cure,
-        )
+            cure = f"in a new run, set save_interval={max(1, int(share * total_steps / 2))} or less"
+        why = f"a checkpoint is written every {every} batches and {keep} are kept; {cure}"
+        self._warn(f"a run of about {total_steps} batches", target, f"will begin at {_place(start)}", why)
 
     def averaged_weights(self, state: TrainState) -> dict[str, Tensor]:
         """The mean, in float32, of the models over about the last `average_share` of the run up to `state`.
 
         Checkpoints of an interruption do not count, so that interruptions change nothing.
         """
-        b, now, period = state.position.num_batches, state.average.tensors, self.config.average_period
+        b, now, period = state.position.num_steps, state.average.tensors, self.config.average_period
         if b < period:  # no model has entered yet
             return {name: tensor for name, tensor in merged_state_dict(state.model).items() if name in now}
         target = b * (1.0 - self.config.average_share)
@@ -93,17 +84,15 @@ class AverageSpan:
             return
         self._has_warned = True
         needed = max(checkpoints_needed(b - target, every), self.config.keep_checkpoints)
-        logger.warning(
-            "the averaged model of batch %d should begin at batch %.0f (average_share %g), but begins at %s, since no "
-            "checkpoint nearer to it is there; keep more from now on, with keep_checkpoints=%d (now %d) or more for a "
-            "longer run, or lower average_share",
-            b,
-            target,
-            self.config.average_share,
-            _place(start),
-            needed,
-            self.config.keep_checkpoints,
+        why = (
+            f"no checkpoint nearer to it is there; keep more from now on, with keep_checkpoints={needed} (now "
+            f"{self.config.keep_checkpoints}) or more for a longer run, or lower average_share"
         )
+        self._warn(f"batch {b}", target, f"begins at {_place(start)}", why)
+
+    def _warn(self, what: str, target: float, found: str, why: str) -> None:
+        should = f"should begin at batch {target:.0f} (average_share {self.config.average_share:g})"
+        logger.warning("the averaged model of %s %s, but %s, since %s", what, should, found, why)
 
 
 def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
@@ -115,9 +104,9 @@ def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
     return distance > save_interval or distance > (end - target) / 2.0
 
 
-def checkpoints_needed(span_batches: float, save_interval: int) -> int:
-    """Number of newest checkpoints that reach back `span_batches` from any end of a run."""
-    return math.ceil(span_batches / save_interval) + 1
+def checkpoints_needed(span_steps: float, save_interval: int) -> int:
+    """Number of newest checkpoints that reach back `span_steps` from any end of a run."""
+    return math.ceil(span_steps / save_interval) + 1
 
 
 def _nearest(saved: Iterable[int], end: int, target: float, period: int) -> list[int]:

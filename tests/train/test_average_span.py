@@ -9,8 +9,8 @@ import pytest
 
 from tests.train.tones import minute_config, write_tones
 from zipasr.recipes.librispeech import medium
+from zipasr.train.average_span import AverageSpan, is_far
 from zipasr.train.loop import train
-from zipasr.train.span import AverageSpan, is_far
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_checkpoints_that_do_not_reach_back_cause_one_warning(
     """The warning comes in advance, or at the first of three validations where it happens."""
     data = write_tones(tmp_path / "tones", num_train=24, num_dev=2)
     changes = {"num_epochs": 4, "average_period": 1, "save_interval": 1, "valid_interval": 3, "average_share": 0.6}
-    with caplog.at_level(logging.WARNING, logger="zipasr.train.span"):
+    with caplog.at_level(logging.WARNING, logger="zipasr.train.average_span"):
         train(minute_config(data, keep_checkpoints=keep, **changes), tmp_path / "run", is_quiet=True)
     assert caplog.text.count("the averaged model of a run of about 12 batches should begin at batch 5") == num_said
     assert caplog.text.count("but begins at") == num_said

@@ -4,29 +4,28 @@ A run writes its averaged model automatically (`model/`); this file is for other
 averaged in float64 and put into the model one by one: memory holds one model and one tensor per checkpoint.
 """
 
-import json
 import logging
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_text
-from zipasr.config import from_json
+from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.search.default_search import SEARCH_FILE
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
+from zipasr.train.average_span import checkpoints_needed, is_far
 from zipasr.train.averaging import interval_average
 from zipasr.train.config import TrainConfig
 from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
-from zipasr.train.span import checkpoints_needed, is_far
-from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders
+from zipasr.train.folder import stored_config
+from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, read_note
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +142,8 @@ def newest_checkpoints(run_folder: str | os.PathLike[str], number: int) -> list[
         raise ConfigError(f"there must be 1 checkpoint or more to average, but {number} are asked for")
     folders, config = run_checkpoints(run_folder), _run_config(Path(run_folder))
     newest = max(folders)
-    position = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]
-    is_finished = position["epoch"] >= config.num_epochs or position["num_batches"] >= (config.max_batches or math.inf)
+    position = read_note(folders[newest]).position
+    is_finished = position.epoch >= config.num_epochs or position.num_steps >= (config.max_batches or math.inf)
     counted = [n for n in folders if (n > 0 and n % config.save_interval == 0) or (n == newest and is_finished)]
     left_out = [folders[n].name for n in folders if n not in counted and n >= ([0, *counted][-number:][0])]
     if len(counted) < number:
@@ -175,14 +174,14 @@ def start_of_epochs(run_folder: str | os.PathLike[str], num_epochs: int) -> int:
         raise ConfigError(f"there must be 1 epoch or more to average over, but {num_epochs} are asked for")
     folders, config = run_checkpoints(run_folder), _run_config(Path(run_folder))
     newest = max(folders)
-    position = CheckpointFolder(folders[newest]).document(TRAINING_FILE)["position"]
-    num_done = position["epoch"]
+    position = read_note(folders[newest]).position
+    num_done = position.epoch
     if num_done < num_epochs:
         raise CheckpointError(
             f"{run_folder} must have trained for {num_epochs} epochs, but has finished {num_done}; ask for fewer epochs, "
             "or for checkpoints by their batches"
         )
-    epoch_batches = (newest - position["index"] / config.accumulate_batches) / num_done
+    epoch_batches = (newest - position.index / config.accumulate_batches) / num_done
     target = newest - num_epochs * epoch_batches
     start = min([0, *(n for n in folders if n < newest)], key=lambda batches: abs(batches - target))
     if is_far(start, target, newest, config.save_interval):
@@ -220,14 +219,13 @@ def run_checkpoints(run_folder: str | os.PathLike[str]) -> dict[int, Path]:
 
 
 def _run_config(run_folder: Path) -> TrainConfig:
-    path = run_folder / RUN_CONFIG_FILE
-    try:
-        return from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except (OSError, ValueError) as error:  # ConfigError and what json raises are ValueErrors
+    config = stored_config(run_folder)
+    if config is None:
         raise CheckpointError(
-            f"{path} must be the configuration of the run, but cannot be read: {error}; restore it, or average "
+            f"{run_folder} must hold the configuration of the run, but has no {RUN_CONFIG_FILE}; restore it, or average "
             "checkpoints by name"
-        ) from error
+        )
+    return config
 
 
 def _check_place(out: Path, sources: Sequence[Path]) -> None:
@@ -243,18 +241,16 @@ def _check_place(out: Path, sources: Sequence[Path]) -> None:
 def _check_alike(files: Sequence[CheckpointFolder]) -> None:
     """Raise unless all checkpoints have the configuration and the vocabulary of the last one."""
     last = files[-1]
-    expected, vocabulary = _flat(last.document(CONFIG_FILE)), last.blob(MODEL_FILE)
     for other in files[:-1]:
-        found = _flat(other.document(CONFIG_FILE))
-        names = [name for name in dict.fromkeys([*expected, *found]) if expected.get(name) != found.get(name)]
-        if names:
-            different = "; ".join(f"{name} ({found.get(name)}, there {expected.get(name)})" for name in names[:4])
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        changed = differences(last.document(CONFIG_FILE), other.document(CONFIG_FILE))
+        if changed:
+            different = "; ".join(f"{name} ({found}, there {there})" for name, (there, found) in list(changed.items())[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise CheckpointError(
                 f"{other.path} must have the configuration of {last.path}, but differs in {different}{more}; average "
                 "checkpoints of one run"
             )
-        if other.blob(MODEL_FILE) != vocabulary:
+        if other.blob(MODEL_FILE) != last.blob(MODEL_FILE):
             raise CheckpointError(
                 f"{other.path} must have the vocabulary of {last.path}, but has another one: the same row of the output "
                 "stands for another piece there; average checkpoints of one run"
@@ -282,10 +278,3 @@ def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], T
         if (folder / SEARCH_FILE).is_file():
             write_text(out / SEARCH_FILE, (folder / SEARCH_FILE).read_text(encoding="utf-8"))
             break
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested JSON objects by dotted name."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}

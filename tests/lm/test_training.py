@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.lm.language_text import sentences, tokenizer, write_text
 from tests.lm.slow_ngram import parse, sentence_log_prob
-from tests.train.language_text import sentences, tokenizer, write_text
 from zipasr.errors import CheckpointError, ConfigError, DataError, ZipasrError
-from zipasr.lm import LstmConfig, NeuralPrior, TokenNgram, TransformerConfig, WordNgram, load_language_model
+from zipasr.lm import LstmConfig, NeuralPrior, TokenNgram, TransformerConfig, WordNgram, load_language_model, training
+from zipasr.lm.texts import HeldOutConfig, read_and_split
+from zipasr.lm.training import LmTrainConfig, default_config, train_language_model, train_ngram
 from zipasr.tokenizer import Tokenizer
-from zipasr.train import language_model
-from zipasr.train.language_model import LmTrainConfig, default_config, train_language_model, train_ngram
-from zipasr.train.language_texts import HeldOutConfig
 
 NETWORKS = {
     "lstm": LstmConfig(dim=24, num_layers=2, dropout=0.1),
@@ -91,8 +90,8 @@ def test_interrupted_anywhere_it_resumes_to_the_same_end(
         original(self)
 
     name = "_set_rate" if place == "in an epoch" else "_save"
-    original = getattr(language_model._Run, name)
-    monkeypatch.setattr(language_model._Run, name, interrupt)
+    original = getattr(training._LmRun, name)
+    monkeypatch.setattr(training._LmRun, name, interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_language_model([text], tokenizer(), tmp_path / "parts", small(), is_quiet=True)
     monkeypatch.undo()
@@ -116,7 +115,7 @@ def test_the_best_model_is_kept_and_training_stops(tmp_path: Path, text: Path) -
     training = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
     assert training["num_bad"] == 2 and training["epoch"] < 50 and training["best"] == report.perplexity
     prior = load_language_model(tmp_path / "run", tokenizer())
-    held_out = language_model.read_and_split([text], [], tokenizer(), HeldOutConfig(), max_unknown_share=0.0).held_out
+    held_out = read_and_split([text], [], tokenizer(), HeldOutConfig(), max_unknown_share=0.0).held_out
     rows = [tokenizer().encode(line) for line in held_out]
     assert isinstance(prior, NeuralPrior)
     nll = -sum(prior.rescore(rows)) / sum(len(row) + 1 for row in rows)

@@ -5,7 +5,6 @@ and `model/` (the best so far). The same command on the same folder resumes the 
 Perplexities are per token (label or word), ends of lines included, on lines that were not learned from.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -19,19 +18,25 @@ import torch
 from torch import Tensor
 
 from zipasr import checkpoint
-from zipasr.config import from_json, to_json
-from zipasr.data.batching import stable_seed
+from zipasr.config import differences, from_json, to_json
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
-from zipasr.lm import LmConfig, LstmConfig, NeuralLm, NgramModel, TransformerConfig, estimate_ngram
 from zipasr.lm.arpa import read_arpa
-from zipasr.lm.neural import MODEL_SUBFOLDER, WEIGHTS_FILE, load_weights
-from zipasr.model import resolve_model_folder
+from zipasr.lm.estimate import estimate_ngram
+from zipasr.lm.neural import (
+    MODEL_SUBFOLDER,
+    WEIGHTS_FILE,
+    LmConfig,
+    LstmConfig,
+    NeuralLm,
+    TransformerConfig,
+    load_weights,
+)
+from zipasr.lm.ngram import NgramModel
+from zipasr.lm.texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
 from zipasr.progress import track, write_line
-from zipasr.tokenizer import MODEL_FILE, Tokenizer
-from zipasr.train.folder import locked
-from zipasr.train.language_texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
-from zipasr.train.state import random_state, set_random_state
+from zipasr.randomness import random_state, set_random_state, stable_seed
+from zipasr.tokenizer import Tokenizer
 
 CONFIG_FILE = "train_lm.json"
 CHECKPOINT_SUBFOLDER = "checkpoint"
@@ -106,15 +111,6 @@ def default_config(kind: str) -> LmTrainConfig:
     return LmTrainConfig(network=TransformerConfig() if kind == TransformerConfig.kind else LstmConfig())
 
 
-def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a recognizer's model folder, or of the folder of a training run.
-
-    Raises:
-        CheckpointError: the folder has no tokenizer, or it is damaged.
-    """
-    return Tokenizer.from_bytes(checkpoint.CheckpointFolder(resolve_model_folder(model)).blob(MODEL_FILE))
-
-
 def train_language_model(
     texts: Paths,
     tokenizer: Tokenizer,
@@ -144,10 +140,10 @@ def train_language_model(
     device = select_device(config.device)
     read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=config.max_unknown_share)
     train, held_out = (encode_lines(part, tokenizer, max_labels=config.max_line_labels) for part in read)
-    with locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
+    with checkpoint.locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
         _open_run(out, config, tokenizer, train, held_out)
         torch.manual_seed(config.seed)
-        run = _Run(config, tokenizer, out, device)
+        run = _LmRun(config, tokenizer, out, device)
         run.load()
         run.train(train, held_out, is_quiet=is_quiet)
     network = "Transformer" if isinstance(config.network, TransformerConfig) else "LSTM"
@@ -214,8 +210,8 @@ class _Progress:
 
     epoch: int = 0
     """Epochs finished."""
-    num_batches: int = 0
-    """Batches since the start."""
+    num_steps: int = 0
+    """Steps since the start."""
     best: float = math.inf
     """Best perplexity so far."""
     num_bad: int = 0
@@ -224,7 +220,7 @@ class _Progress:
     """Current learning rate relative to the initial one."""
 
 
-class _Run:
+class _LmRun:
     """State of a run in progress: model, optimizer and progress."""
 
     def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:
@@ -287,8 +283,8 @@ class _Run:
         return self.model.nll(labels_NS.to(self.device), lens.to(self.device))
 
     def _set_rate(self) -> None:
-        self.progress.num_batches += 1
-        warmup = min(1.0, self.progress.num_batches / max(1, self.config.warmup_batches))
+        self.progress.num_steps += 1
+        warmup = min(1.0, self.progress.num_steps / max(1, self.config.warmup_batches))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.progress.lr_scale * warmup
 
@@ -366,18 +362,13 @@ def _open_run(out: Path, config: LmTrainConfig, tokenizer: Tokenizer, train: Lab
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}; choose another --out") from error
         changed = [
-            f"{item.name} (was {getattr(old, item.name)}, now {getattr(config, item.name)})"
-            for item in dataclasses.fields(config)
-            if item.name not in _MAY_CHANGE and getattr(old, item.name) != getattr(config, item.name)
+            f"{name} (was {was}, now {value})"
+            for name, (was, value) in differences(to_json(old), now["config"]).items()
+            if name not in _MAY_CHANGE
         ]
         changed += [name for name, is_same in zip(("the texts", "the tokenizer"), same, strict=True) if not is_same]
         if changed:
             raise ConfigError(
                 f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same to go on, or another --out"
             )
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}; free some space or choose another --out") from error
+    checkpoint.write_text(path, json.dumps(now, indent=1))

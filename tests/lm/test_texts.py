@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.train.language_text import tokenizer
+from tests.lm.language_text import tokenizer
 from zipasr.errors import ConfigError, DataError
-from zipasr.tokenizer import Tokenizer
-from zipasr.train.language_texts import (
+from zipasr.lm.texts import (
     HeldOutConfig,
     LabelLines,
     batches,
@@ -23,6 +22,7 @@ from zipasr.train.language_texts import (
     hold_out,
     read_texts,
 )
+from zipasr.tokenizer import Tokenizer
 
 
 def test_every_kind_of_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -49,7 +49,7 @@ def test_damaged_manifests(tmp_path: Path, row: str) -> None:
 
 def test_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n \n")
-    with pytest.raises(DataError, match=r"a\.txt, got none; check the files"):
+    with pytest.raises(DataError, match=r"a\.txt, but there is none; check the files"):
         read_texts([tmp_path / "a.txt"])
     with pytest.raises(DataError, match=r"nowhere\.txt cannot be read"):
         read_texts([tmp_path / "nowhere.txt"])
@@ -64,7 +64,7 @@ def test_held_out_lines_are_never_learned() -> None:
     assert hold_out(lines, HeldOutConfig(share=0.1, seed=1)).held_out != held_out
     assert len(hold_out(lines, HeldOutConfig(share=0.5, max_lines=4)).held_out) == 4
     assert len(hold_out(["a", "b"], HeldOutConfig()).held_out) == 1
-    with pytest.raises(DataError, match=r"got 1; give more text, .* --dev FILE"):
+    with pytest.raises(DataError, match=r"there is only 1; give more text, .* --dev FILE"):
         hold_out(["a", "a"], HeldOutConfig())
     for fields in ({"share": 0.0}, {"share": 1.0}, {"max_lines": 0}):
         with pytest.raises(ConfigError, match="must be"):
@@ -76,7 +76,7 @@ def test_characters(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_characters(["A B é"], tokenizer(), max_share=0.5)
     assert "1 of 3 characters are not in the vocabulary and count as <unk>: 'é' 1 times" in caplog.text
-    with pytest.raises(ConfigError, match=r"got 2 of 5 .* \(40\.0%\): 'é' 2 times; write the text as"):
+    with pytest.raises(ConfigError, match=r"but 2 of 5 characters \(40\.0%\) are not: 'é' 2 times; write the text as"):
         check_characters(["A é B", "C é"], tokenizer(), max_share=0.1)
     with pytest.raises(ConfigError, match="writes in upper case, so change the text to upper case"):
         check_characters(["a b c", "d"], tokenizer(), max_share=0.1)
