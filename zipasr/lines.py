@@ -1,6 +1,8 @@
-"""Files of lines: UTF-8 text to read, and JSON lines that are written completely or not at all."""
+"""Text files: lines of UTF-8 or UTF-16 text to read, and JSON lines that are written completely or not at all."""
 
+import codecs
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +14,18 @@ from zipasr.errors import DataError
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that is not UTF-8.
+    """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that cannot be decoded.
+
+    The file is UTF-8, or UTF-16 if it starts with a byte order mark.
 
     Raises:
         DataError: the file cannot be read.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                yield from _utf16_lines(file.read())
+                return
             for number, line in enumerate(file, start=1):
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -26,6 +33,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
                     yield number, None
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as text: {error}; check the path") from error
+
+
+def _utf16_lines(content: bytes) -> Iterator[tuple[int, str | None]]:
+    """The numbered lines of UTF-16 text; None alone if it cannot be decoded."""
+    try:
+        text = content.decode("utf-16")
+    except UnicodeDecodeError:
+        yield 1, None
+        return
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        yield number, line.rstrip("\n")
 
 
 @contextmanager
