@@ -2,7 +2,7 @@
 
 import pytest
 
-from zipasr.text import normalize, single_spaced
+from zipasr.text import lower, normalize, single_spaced, upper
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,16 @@ from zipasr.text import normalize, single_spaced
         ("it\u2019s, it\u02bcs", "it's, it's"),
         ("co\u00adoperate", "cooperate"),
         ("Word  by_word-1 \u2018x", "Word  by_word-1 \u2018x"),
+        ("\ufeffone\u200btwo\u2060 \u200ethree\u202c\x00 four\ufe0f", "onetwo three four"),
+        ("e\u200b\u0301", "\u00e9"),  # what was invisible kept them apart
+        ("o\u02bbzbek o\u2018g\u2018il rock`n`roll", "o'zbek o'g'il rock'n'roll"),
+        ("\u2018quoted\u2019", "\u2018quoted'"),
+        # Persian "I go" and a Malayalam word that ends in a joiner keep theirs; at the end, or in Latin, none is needed.
+        ("\u0645\u06cc\u200c\u0631\u0648\u0645", "\u0645\u06cc\u200c\u0631\u0648\u0645"),
+        ("\u0645\u06cc\u200c\u200c\u0631\u0648\u0645\u200c", "\u0645\u06cc\u200c\u0631\u0648\u0645"),
+        ("\u0d28\u0d4d\u200d \u0d28", "\u0d28\u0d4d\u200d \u0d28"),
+        ("a\u200cb\u200dc", "abc"),
+        ("\u200d\u0645", "\u0645"),
     ],
 )
 def test_normalize(text: str, expected: str) -> None:
@@ -21,3 +31,19 @@ def test_normalize(text: str, expected: str) -> None:
 
 def test_single_spaced() -> None:
     assert single_spaced(" a\tb \u3000 c\n") == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "large", "small"),
+    [
+        ("Straße ÉTÉ it's", "de", "STRASSE ÉTÉ IT'S", "straße été it's"),
+        ("ქართული", "ka", "ქართული", "ქართული"),
+        ("ᏣᎳᎩ Abc", "chr", "ᏣᎳᎩ ABC", "ᏣᎳᎩ abc"),
+        ("Iğdır İzmir kitap", "tr-TR", "IĞDIR İZMİR KİTAP", "ığdır izmir kitap"),
+        ("Iris", "", "IRIS", "iris"),
+        ("ΟΔΟΣ", "el", "ΟΔΟΣ", "οδος"),
+    ],
+)
+def test_case(text: str, lang: str, large: str, small: str) -> None:
+    assert upper(text, lang) == large
+    assert lower(text, lang) == small

@@ -1,5 +1,6 @@
 """The one normalization of texts that come in: training texts, references, hypotheses and prompts. Text in, text out."""
 
+import re
 import unicodedata
 
 GARBAGE_TAGS = frozenset(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"))
@@ -7,14 +8,65 @@ GARBAGE_TAGS = frozenset(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"))
 PUNCTUATION_TAGS = frozenset(("<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"))
 """Tags of GigaSpeech and WenetSpeech for punctuation."""
 
+_JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefc"
+"""Arabic and its neighbors, the scripts of India, Burmese, Khmer and Mongolian, in which joiners change the spelling."""
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+    "|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
+"""Soft hyphens, zero-width spaces, marks of direction, variation selectors, byte order marks, control characters."""
+_JOINERS = re.compile(
+    f"(?=[\u200c\u200d])((?<=[{_JOINING}])(?:\u200d|\u200c(?=[\u200c\u200d]*[{_JOINING}])))?[\u200c\u200d]*"
+)
+"""Joiners in a row; the group is the one that is needed: after a letter that joins, and a non-joiner also before one."""
 _APOSTROPHES = str.maketrans(dict.fromkeys("\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}", "'"))
+_OTHER_APOSTROPHES = (
+    "`\N{ACUTE ACCENT}\N{LEFT SINGLE QUOTATION MARK}\N{MODIFIER LETTER TURNED COMMA}\N{FULLWIDTH APOSTROPHE}"
+)
+_BETWEEN_LETTERS = re.compile(rf"(?<=[^\W\d_])[{_OTHER_APOSTROPHES}](?=[^\W\d_])")
+"""Other characters that are typed for an apostrophe; elsewhere they are quotation marks."""
 
 
 def normalize(text: str) -> str:
-    """Return `text` in NFC, with the ASCII apostrophe for its typographic forms and without soft hyphens."""
-    return unicodedata.normalize("NFC", text).translate(_APOSTROPHES).replace("\N{SOFT HYPHEN}", "")
+    """Return `text` in its one spelling.
+
+    Characters are composed (NFC); the apostrophe is ASCII; invisible characters are gone, without a space in their place,
+    except zero-width joiners and non-joiners between letters of scripts that need them, such as Persian and Malayalam.
+    """
+    text = unicodedata.normalize("NFC", _JOINERS.sub(r"\1", _INVISIBLE.sub("", text)))
+    return _BETWEEN_LETTERS.sub("'", text.translate(_APOSTROPHES))
 
 
 def single_spaced(text: str) -> str:
     """Return `text` with one space between words and no other white space."""
     return " ".join(text.split())
+
+
+def upper(text: str, lang: str = "") -> str:
+    """Return `text` in upper case.
+
+    Georgian stays as it is: its capitals are for headlines only. In Turkish and Azerbaijani, i becomes İ.
+
+    Args:
+        lang: language code such as "tr"; empty: unknown.
+    """
+    text = text.replace("i", "İ") if _has_dotless_i(lang) else text
+    return "".join(c if "\N{GEORGIAN LETTER AN}" <= c <= "\N{GEORGIAN LETTER LABIAL SIGN}" else c.upper() for c in text)
+
+
+def lower(text: str, lang: str = "") -> str:
+    """Return `text` in lower case.
+
+    Cherokee stays as it is: its small letters are rare. In Turkish and Azerbaijani, I becomes ı, and İ becomes i.
+
+    Args:
+        lang: language code such as "tr"; empty: unknown.
+    """
+    text = text.replace("İ", "i").replace("I", "ı") if _has_dotless_i(lang) else text
+    parts = re.split("([\N{CHEROKEE LETTER A}-\N{CHEROKEE LETTER MV}]+)", text)
+    return "".join(part if i % 2 else part.lower() for i, part in enumerate(parts))
+
+
+def _has_dotless_i(lang: str) -> bool:
+    """Whether a language has two letters i, with and without a dot, each in both cases."""
+    return lang.lower().replace("_", "-").split("-")[0] in ("tr", "az")
