@@ -6,7 +6,9 @@ word `prompts`. No audio is opened here.
 
 import json
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +18,18 @@ from zipasr.errors import DataError
 from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES, kind_of_rows, read_kaldi, read_manifest
 from zipasr.prepare.prompts import read_prompts
-from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id
 from zipasr.text import single_spaced
 
 AUDIO_SUFFIXES = frozenset(
     ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
 )
 """Suffixes of files in a folder that count as recordings."""
+TEXT_SUFFIXES = (".txt", ".lab", *READERS)
+"""Suffixes of files beside a recording that hold its words, the preferred first."""
+_LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+"""What players of videos put between the name of a recording and the ending of its subtitles."""
 
 _EXPECTED = (
     "the source must be a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' "
@@ -48,9 +55,11 @@ def _split_of(name: str) -> str | None:
 
 
 def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
-    """Yield every NAME.wav (or any audio) with NAME.txt beside it, also in subfolders.
+    """Yield the utterances of recordings with their texts beside them, also in subfolders.
 
-    The id is the path below `folder` without its suffix. A top-level subfolder called train, dev or test is the split.
+    The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
+    NAME.TextGrid, which give an utterance for each text; NAME.wav.txt and NAME.en.srt count, too. The id is the path below
+    `folder` without its suffix. A top-level subfolder called train, dev or test is the split.
 
     Args:
         lang: language of all entries.
@@ -63,10 +72,10 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
     if skip is not None:
         files = [path for path in files if not path.resolve().is_relative_to(skip.resolve())]
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
-    texts = {path.with_suffix("") for path in files if path.suffix == ".txt"}
     if not recordings:
         raise DataError(f"{_EXPECTED}, but {folder} holds no recording of a known kind")
-    if not any(path.with_suffix("") in texts for path in recordings):
+    texts, unmatched = _texts_beside(recordings, files)
+    if not texts:
         first = recordings[0]
         raise DataError(
             f"{first.name} must have {first.stem}.txt with its words beside it, but none of the {len(recordings)} "
@@ -75,23 +84,75 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
         )
     for path in recordings:
         stem = path.relative_to(folder).with_suffix("")
-        name = stem.as_posix()
-        if path.with_suffix("") not in texts:
+        if path not in texts:
             detail = f"expected {path.stem}.txt beside it, got none"
-            yield Rejected(id=name, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
+            yield Rejected(id=stem.as_posix(), audio=str(path), reason=Reason.NO_TEXT, detail=detail)
             continue
-        lines = [line for _, line in read_lines(path.with_suffix(".txt"))]
-        if None in lines:
-            detail = f"expected UTF-8 in {path.stem}.txt, got other bytes"
-            yield Rejected(id=name, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
-            continue
-        text = single_spaced(" ".join(line for line in lines if line is not None))
         split = SPLIT_NAMES.get(stem.parts[0]) if len(stem.parts) > 1 else None
-        yield Utterance(id=name, audio=path, text=text, language=lang, split=split)
-    for text_stem in sorted(texts - {path.with_suffix("") for path in recordings}):
-        name = text_stem.relative_to(folder).as_posix()
-        detail = f"expected a recording beside {text_stem.name}.txt, got none"
-        yield Rejected(id=name, audio=f"{name}.txt", reason=Reason.NO_AUDIO, detail=detail)
+        whole = Utterance(id=stem.as_posix(), audio=path, text="", language=lang, split=split)
+        try:
+            yield from _utterances_of(whole, texts[path])
+        except ValueError as error:
+            yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
+    for path in unmatched:
+        name = path.relative_to(folder)
+        detail = f"expected a recording beside {path.name}, got none"
+        yield Rejected(
+            id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail
+        )
+
+
+def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """The text file of each recording that has one, by `TEXT_SUFFIXES` the first; and the text files of no recording."""
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for path in recordings:
+        by_stem[path.with_suffix("")].append(path)
+    texts: dict[Path, Path] = {}
+    unmatched = []
+    for path in sorted(files, key=lambda path: path.suffix.lower()):
+        if path.suffix.lower() not in TEXT_SUFFIXES:
+            continue
+        stem = path.with_suffix("")
+        if stem not in by_stem and (stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)):
+            stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
+        found = by_stem.get(stem, [])
+        for recording in found:
+            known = texts.setdefault(recording, path)
+            if TEXT_SUFFIXES.index(path.suffix.lower()) < TEXT_SUFFIXES.index(known.suffix.lower()):
+                texts[recording] = path
+        if not found:
+            unmatched.append(path)
+    return texts, sorted(unmatched)
+
+
+def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejected]:
+    """The utterances of a recording with a text file: one, or one for each text with times.
+
+    Raises:
+        ValueError: the file is not what its ending says.
+    """
+    if path.suffix.lower() not in READERS:
+        lines = [line for _, line in read_lines(path)]
+        if None in lines:
+            raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16, but has other bytes; save it in UTF-8")
+        yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
+        return
+    entries = read_timed_texts(path)
+    for entry in entries:
+        if entry.end_s <= entry.start_s:
+            detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
+            yield Rejected(
+                id=part_id(whole.id, entry.start_s), audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail
+            )
+    for entry in join_neighbors(entry for entry in entries if entry.end_s > entry.start_s):
+        yield replace(
+            whole,
+            id=part_id(whole.id, entry.start_s) if entry.speaker is None else part_id(f"{whole.id}-{entry.speaker}", entry.start_s),
+            text=entry.text,
+            speaker=entry.speaker,
+            start_s=entry.start_s,
+            duration_s=entry.end_s - entry.start_s,
+        )
 
 
 def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utterance]:
