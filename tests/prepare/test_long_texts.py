@@ -54,5 +54,5 @@ def test_a_word_that_is_too_long_stands_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_model_can_write_nothing() -> None:
-    with pytest.raises(DataError, match="expected the words that are said, got an empty text"):
+    with pytest.raises(DataError, match="the text must be the words that are said, but is empty"):
         cut_by_alignment(tiny_recognizer(), noise(60.0), "1999 – 2000", lang="en", max_duration_s=10.0)

@@ -261,7 +261,7 @@ def test_audio_tracks_of_a_film(tmp_path: Path) -> None:
     for name, track in (("a", 0), ("b", 1), ("c", 0)):
         np.testing.assert_allclose(cuts[name].load_audio()[0], tracks[track], atol=1e-4)
     assert rejected_of(tmp_path / "out") == {"d": "unreadable"}
-    assert "got only these: 0 (pcm_s16le, mono" in (tmp_path / "out" / "rejected.jsonl").read_text()
+    assert "has only these: 0 (pcm_s16le, mono" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
 def test_times_are_those_of_the_clock(tmp_path: Path) -> None:

@@ -15,6 +15,20 @@ from zipasr.prepare.manifests import read_kaldi, read_manifest
 from zipasr.prepare.sources import open_source, read_cuts, read_folder
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
+SUBTITLES = """\
+1
+00:00:01,000 --> 00:00:02,500
+please hold
+
+2
+00:01:00,000 --> 00:01:02,000
+the line
+
+3
+00:01:10,000 --> 00:01:09,000
+it ends before it starts
+"""
+
 
 def put(path: Path, text: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +55,7 @@ def test_folder_pairs_recordings_with_texts(tmp_path: Path) -> None:
     put(tmp_path / "lonely.flac")
     put(tmp_path / "README.txt", "nothing")
     put(tmp_path / "bytes.ogg")
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfa")
     put(tmp_path / "notes.md")
     put(tmp_path / ".trash" / "c.wav")
     kind, entries = open_source(tmp_path, "en")
@@ -61,6 +75,27 @@ def test_folder_names_its_splits_and_leaves_out_what_is_written(tmp_path: Path) 
     good, _ = sorted_out(read_folder(tmp_path, "en", skip=tmp_path / "out"))
     splits = {name: utterance.split for name, utterance in good.items()}
     assert splits == {"train/a": "train", "validation/b": "dev", "test/c": "test", "other/d": None}
+
+
+def test_texts_beside_recordings_under_every_name(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.WAV", "c.mp3", "d.mp4", "e.wav", "f.wav"):
+        put(tmp_path / name)
+    put(tmp_path / "a.wav.txt", "one")
+    put(tmp_path / "b.TXT", "two")
+    put(tmp_path / "c.lab", "three")
+    put(tmp_path / "d.en-US.srt", SUBTITLES)
+    put(tmp_path / "e.txt", "five")
+    put(tmp_path / "e.srt", SUBTITLES)  # of two texts, the one without times is preferred
+    (tmp_path / "f.txt").write_text("se\u00efs", encoding="utf-16")
+    put(tmp_path / "notes.de.vtt", SUBTITLES)
+    good, bad = sorted_out(read_folder(tmp_path, "en"))
+    assert {name: utterance.text for name, utterance in good.items()} == {
+        **{"a": "one", "b": "two", "c": "three", "e": "five", "f": "se\u00efs"},
+        **{"d-0001000": "please hold", "d-0060000": "the line"},
+    }
+    times = [(good[name].start_s, good[name].duration_s) for name in ("d-0001000", "d-0060000")]
+    assert times == [(1.0, 1.5), (60.0, 2.0)]
+    assert bad == {"d-0070000": Reason.BAD_ENTRY, "notes.de": Reason.NO_AUDIO}
 
 
 def test_folder_of_audio_without_texts_says_what_to_write(tmp_path: Path) -> None:

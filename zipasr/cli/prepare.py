@@ -5,7 +5,8 @@ import json
 
 _DESCRIPTION = """\
 SOURCE is one of
-  a folder      NAME.wav (or any audio) with NAME.txt next to it, also in subfolders
+  a folder      NAME.wav (or any audio) with NAME.txt or NAME.lab next to it, also in subfolders; or with subtitles
+                (NAME.srt, NAME.vtt) or a TextGrid, whose times cut a long recording
   a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl;
                 a line may give start, duration, channel and audio_track
   Kaldi         a directory with wav.scp and text
@@ -35,6 +36,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="words: upper case, no punctuation, digits spelled out (default: words for prompts, else as-written)",
     )
     parser.add_argument(
+        "--align-with",
+        metavar="MODEL",
+        help="model folder with a CTC head: cut recordings that are too long, by aligning them with their texts; pieces "
+        "that do not match are rejected (--set min_align_confidence=0.2)",
+    )
+    parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
@@ -57,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.config import set_fields
     from zipasr.prepare import PrepareConfig, prepare
 
-    config = PrepareConfig(lang=args.lang, text_style=args.text_style, allow_damaged=args.allow_damaged)
+    config = PrepareConfig(
+        lang=args.lang, text_style=args.text_style, allow_damaged=args.allow_damaged, align_with=args.align_with
+    )
     config = set_fields(config, args.set)
     report = prepare(args.source, args.out, config, has_progress=True)
     print(json.dumps({"out": args.out, **report.to_dict()}) if args.json else report.format_table())

@@ -30,6 +30,10 @@ class PrepareConfig:
     """Number of recordings that are decoded at once."""
     allow_damaged: bool = False
     """Whether to accept damaged and truncated recordings, with silence for what cannot be decoded; False rejects them."""
+    align_with: str | None = None
+    """Model folder with a CTC head that aligns recordings that are too long with their texts, so that they can be cut."""
+    min_align_confidence: float = 0.2
+    """Pieces of such a recording whose words have a lower confidence are rejected (docs/own_data.md)."""
     subset: str | None = None
     """Training part of a published corpus, such as M of GigaSpeech; None: that of the published recipe."""
 
@@ -41,6 +45,8 @@ class PrepareConfig:
                 "dev_share and test_share must be from 0 up and less than 1 together, "
                 f"but are {self.dev_share} and {self.test_share} instead"
             )
+        if not 0 <= self.min_align_confidence <= 1:
+            raise ConfigError(f"min_align_confidence must be from 0 to 1, but is {self.min_align_confidence} instead")
         if self.num_jobs < 1 or self.max_held_out < 1:
             raise ConfigError(
                 f"num_jobs and max_held_out must be 1 or more, but are {self.num_jobs} and {self.max_held_out} instead"

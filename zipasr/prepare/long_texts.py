@@ -63,9 +63,10 @@ def cut_by_alignment(
         DataError: the model can write nothing of the text, or the text is too long for the recording.
         ConfigError: the model has no CTC head.
     """
-    is_spaceless = recognizer.tokenizer.is_spaceless
+    tokenizer = recognizer.engine.tokenizer
+    is_spaceless = tokenizer.is_spaceless
     parts = [character for character in text if not character.isspace()] if is_spaceless else text.split()
-    written = [_writable(part, recognizer.tokenizer, lang) for part in parts]
+    written = [_writable(part, tokenizer, lang) for part in parts]
     joiner = "" if is_spaceless else " "
     words = align_text(recognizer, samples, joiner.join(filter(None, written))).words
     num_words = [len(part) if is_spaceless else len(part.split()) for part in written]

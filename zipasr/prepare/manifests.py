@@ -13,7 +13,7 @@ from typing import Any
 
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 
 SPLIT_NAMES = {
     "train": "train",
@@ -112,11 +112,12 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
     named_split = _field(row, "split")
     if named_split is not None and named_split not in SPLIT_NAMES:
         raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
-    part = "" if start_s is None else f"-{round(start_s * 1000):07d}"
     text, speaker = _field(row, "text"), _field(row, "speaker")
+    made_id = Path(audio).with_suffix("").as_posix().lstrip("/")
+    made_id = made_id if start_s is None else part_id(made_id, start_s)
     known = {name for names in _FIELD_NAMES.values() for name in names}
     return Utterance(
-        id=str(_field(row, "id") or Path(audio).with_suffix("").as_posix().lstrip("/") + part),
+        id=str(_field(row, "id") or made_id),
         audio=folder / audio,
         text="" if text is None else str(text),
         channel=_number(row, "channel"),

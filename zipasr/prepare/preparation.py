@@ -4,23 +4,18 @@
 recordings in other formats, `rejected.jsonl` and `prepare.json`. The same source gives the same bytes.
 """
 
-import hashlib
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
+from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.manifest_index import require_lhotse
-from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows
 from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.conversion import Converter, Ready
 from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
@@ -29,28 +24,11 @@ from zipasr.prepare.sources import open_source
 from zipasr.prepare.splits import SPLITS, split_utterances
 from zipasr.prepare.spoken import has_digits, spoken_words
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
-from zipasr.prepare.validate import check_id, check_samples, check_silence, check_text, reject
-from zipasr.progress import track
+from zipasr.prepare.validate import check_id, check_text, reject
+from zipasr.recognizer import Recognizer
 from zipasr.text import single_spaced
 
-_OVERSHOOT_S = 0.5
-"""Tolerance for a segment that ends after its recording; Kaldi's extract-segments allows the same."""
-
-_NOT_FINITE = "NaN or infinite"
-"""Words of `load_audio` about such samples; it raises one exception type for every fault of a file."""
-
-_ROUNDING_S = 0.1
-"""A stated duration that is shorter than the recording by less than this counts as rounded: the whole recording is used."""
-
 T = TypeVar("T")
-
-
-class _Ready(NamedTuple):
-    """An utterance with its audio on disk."""
-
-    utterance: Utterance
-    audio: Path
-    num_samples: int
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
@@ -88,95 +66,6 @@ def _separated(results: Iterable[T | Rejected]) -> tuple[list[T], list[Rejected]
     return usable, rejected
 
 
-def _flac_path(folder: Path, utterance_id: str) -> Path:
-    """Path of the audio of an utterance: its id made safe for a file name, with a hash if that changed the id."""
-    parts = [re.sub(r"[^\w.,=+-]", "_", part).lstrip(".")[:50] for part in utterance_id.split("/")]
-    safe = "/".join(part for part in parts if part)
-    if safe != utterance_id:
-        digest = hashlib.sha256(utterance_id.encode(errors="surrogatepass")).hexdigest()[:12]
-        safe = f"{safe}-{digest}" if safe else digest
-    return folder / f"{safe}.flac"
-
-
-def _is_plain(path: Path, num_samples: int) -> bool:
-    """Whether a file is WAV or FLAC at 16 kHz mono, which Lhotse reads without conversion."""
-    if path.suffix.lower() not in (".wav", ".flac") or not path.is_file():  # a pipe cannot be read again
-        return False
-    from lhotse import Recording
-    from lhotse.audio.utils import AudioLoadingError
-
-    with suppress(AudioLoadingError, OSError, RuntimeError, ValueError):  # what Lhotse cannot open is converted
-        recording = Recording.from_file(path)
-        shape = (recording.sampling_rate, recording.num_channels, recording.num_samples)
-        return shape == (SAMPLE_RATE_HZ, 1, num_samples)
-    return False
-
-
-def _segment_samples(samples: np.ndarray, utterance: Utterance) -> np.ndarray | Rejected:
-    """The samples of a recording that belong to an utterance."""
-    length_s = len(samples) / SAMPLE_RATE_HZ
-    end_s = length_s if utterance.duration_s is None else utterance.start_s + utterance.duration_s
-    if end_s > length_s + _OVERSHOOT_S or (utterance.start_s > 0 and utterance.start_s >= length_s):
-        detail = f"expected audio from {utterance.start_s:g} to {end_s:g} s, got a recording of {length_s:.2f} s"
-        return reject(utterance, Reason.UNREADABLE, detail)
-    if utterance.start_s == 0 and end_s > length_s - _ROUNDING_S:
-        return samples
-    return samples[round(utterance.start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
-
-
-def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
-    """Decode the channel and track of an utterance; also return whether that needed `allow_damaged`."""
-    audio, channel, audio_track = utterance.audio, utterance.channel, utterance.audio_track
-    try:
-        return load_audio(audio, channel=channel, audio_track=audio_track), False
-    except AudioError:
-        if not config.allow_damaged:
-            raise
-        return load_audio(audio, channel=channel, audio_track=audio_track, allow_damaged=True), True
-
-
-def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfig) -> list[_Ready | Rejected]:
-    """Decode one channel of one track of one recording, check its utterances, and write FLAC where conversion is needed."""
-    try:
-        samples, is_damaged = _load(utterances[0], config)
-    except (AudioError, ValueError) as error:
-        reason = Reason.NOT_FINITE if _NOT_FINITE in str(error) else Reason.UNREADABLE
-        return [reject(utterance, reason, str(error)) for utterance in utterances]
-    results: list[_Ready | Rejected] = []
-    for utterance in utterances:
-        part = _segment_samples(samples, utterance)
-        if isinstance(part, Rejected):
-            results.append(part)
-            continue
-        fault = check_samples(utterance, len(part), config.limits) or check_silence(utterance, part)
-        if fault:
-            results.append(fault)
-            continue
-        is_whole = len(part) == len(samples) and utterance.channel is None and not is_damaged
-        if is_whole and _is_plain(utterance.audio, len(samples)):
-            results.append(_Ready(utterance, utterance.audio.absolute(), len(part)))
-            continue
-        path = _flac_path(folder, utterance.id).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_flac(path, part)
-        results.append(_Ready(utterance, path, len(part)))
-    return results
-
-
-def _convert_all(
-    utterances: Sequence[Utterance], folder: Path, config: PrepareConfig, has_progress: bool
-) -> Iterator[_Ready | Rejected]:
-    """Convert every recording once, `num_jobs` at a time, in the order of the utterances."""
-    groups: dict[tuple[Path, int | None, int | None], list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        groups[utterance.audio, utterance.channel, utterance.audio_track].append(utterance)
-    with ThreadPoolExecutor(config.num_jobs) as pool:
-        results = pool.map(lambda group: _convert(group, folder, config), groups.values())
-        is_hidden = not has_progress
-        for result in track(results, "prepare", total=len(groups), unit="files", is_hidden=is_hidden, is_kept=True):
-            yield from result
-
-
 def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -> dict[str, str]:
     """The split of every utterance id: from the source if it holds anything out, else from `split_utterances`."""
     if kind == "prompts":
@@ -187,7 +76,7 @@ def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -
     return split_utterances(utterances, shares, max_held_out=config.max_held_out, seed=config.seed)
 
 
-def _cut(ready: _Ready) -> dict[str, Any]:
+def _cut(ready: Ready) -> dict[str, Any]:
     """The Lhotse cut of an utterance, as JSON values."""
     from lhotse import AudioSource, Recording, SupervisionSegment
 
@@ -213,7 +102,7 @@ def _cut(ready: _Ready) -> dict[str, Any]:
     return row
 
 
-def _report(parts: dict[str, list[_Ready]], rejected: Sequence[Rejected]) -> PrepareReport:
+def _report(parts: dict[str, list[Ready]], rejected: Sequence[Rejected]) -> PrepareReport:
     """Count utterances, words and rejects."""
     words = {split: [word for ready in part for word in ready.utterance.text.split()] for split, part in parts.items()}
     trained = set(words["train"])
@@ -244,15 +133,18 @@ def prepare(
         has_progress: whether to show progress on stderr.
     Raises:
         DataError: the kind of the source is unknown, nothing in it can be used, `out` is the source or cannot be written.
-        ConfigError: `text_style` is as-written for prompts, or `subset` is set for a source without subsets.
+        ConfigError: `text_style` is as-written for prompts, `subset` is set for a source without subsets, or `align_with` is
+            a model without a CTC head.
+        CheckpointError: `align_with` is no model folder.
     """
     config = config or PrepareConfig()
     require_lhotse("preparing data")
     out = Path(out)
     corpus = find_corpus(source)
     if corpus is not None:
-        if config.allow_damaged:
-            raise ConfigError(f"allow_damaged must be left out for {source}, whose audio is not converted, but is set")
+        for name in ("allow_damaged", "align_with"):
+            if getattr(config, name):
+                raise ConfigError(f"{name} must be left out for {source}, whose audio is not converted, but is set")
         return prepare_published(corpus, out, config, has_progress=has_progress)
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
@@ -263,9 +155,10 @@ def prepare(
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if kind == "prompts" else config.text_style or "as-written"
     utterances, rejected = _separated(_checked(entries, text_style))
+    converter = Converter(out / "audio", config, Recognizer.load(config.align_with) if config.align_with else None)
     try:
         (out / "audio").mkdir(parents=True, exist_ok=True)
-        ready, unusable = _separated(_convert_all(utterances, out / "audio", config, has_progress))
+        ready, unusable = _separated(converter.convert(utterances, has_progress=has_progress))
         rejected += unusable
         ready.sort(key=lambda item: item.utterance.id)
         rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
@@ -287,7 +180,7 @@ def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) 
 
 
 def _write(
-    ready: Sequence[_Ready], rejected: Sequence[Rejected], kind: str, config: PrepareConfig, out: Path
+    ready: Sequence[Ready], rejected: Sequence[Rejected], kind: str, config: PrepareConfig, out: Path
 ) -> PrepareReport:
     """Split the utterances; write the cuts of each split and the summary."""
     splits = _assign([item.utterance for item in ready], kind, config)

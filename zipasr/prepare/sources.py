@@ -97,9 +97,7 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
     for path in unmatched:
         name = path.relative_to(folder)
         detail = f"expected a recording beside {path.name}, got none"
-        yield Rejected(
-            id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail
-        )
+        yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
 
 
 def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
@@ -140,14 +138,14 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
     entries = read_timed_texts(path)
     for entry in entries:
         if entry.end_s <= entry.start_s:
+            id = part_id(whole.id, entry.start_s)
             detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
-            yield Rejected(
-                id=part_id(whole.id, entry.start_s), audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail
-            )
+            yield Rejected(id=id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
     for entry in join_neighbors(entry for entry in entries if entry.end_s > entry.start_s):
+        name = whole.id if entry.speaker is None else f"{whole.id}-{entry.speaker}"
         yield replace(
             whole,
-            id=part_id(whole.id, entry.start_s) if entry.speaker is None else part_id(f"{whole.id}-{entry.speaker}", entry.start_s),
+            id=part_id(name, entry.start_s),
             text=entry.text,
             speaker=entry.speaker,
             start_s=entry.start_s,

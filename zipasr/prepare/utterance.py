@@ -68,6 +68,11 @@ class Rejected:
         return {name: str(value) for name, value in asdict(self).items()}
 
 
+def part_id(recording: str, start_s: float) -> str:
+    """The id of the part of a recording that starts at a time: sorted by id, the parts are in order of time."""
+    return f"{recording}-{round(start_s * 1000):07d}"
+
+
 def bad_line(path: Path, number: int, detail: str = "expected UTF-8, got other bytes") -> Rejected:
     """The `Rejected` entry of a line of a text file; by default for one that is not UTF-8."""
     where = f"{path.name}:{number}"
