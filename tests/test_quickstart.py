@@ -70,7 +70,7 @@ def test_quickstart(lines: list[str]) -> None:
 def test_french_is_learned_and_english_not_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """As in docs/finetuning.md: a new vocabulary, and the old prompts mixed in."""
     french, run = tmp_path / "fr", tmp_path / "run"
-    settings = ["finetune.vocabulary=new", "num_epochs=2", "batch.spec_augment=none", "lr=0.01"]
+    settings = ["finetune.vocabulary=new", "num_epochs=1", "batch.spec_augment=none", "lr=0.01"]
     settings.append(f"mix={json.dumps([{'data': str(DATA), 'share': 0.5}])}")
     with capfd.disabled():
         command("prepare", "prompts", "--lang", "fr", "--out", french)

@@ -39,7 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--align-with",
         metavar="MODEL",
         help="model folder with a CTC head: cut recordings that are too long, by aligning them with their texts; pieces "
-        "that do not match are rejected (--set min_align_confidence=0.2)",
+        "that do not match are rejected (--set min_align_confidence=0.3)",
     )
     parser.add_argument(
         "--set",

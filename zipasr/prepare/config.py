@@ -32,7 +32,7 @@ class PrepareConfig:
     """Whether to accept damaged and truncated recordings, with silence for what cannot be decoded; False rejects them."""
     align_with: str | None = None
     """Model folder with a CTC head that aligns recordings that are too long with their texts, so that they can be cut."""
-    min_align_confidence: float = 0.2
+    min_align_confidence: float = 0.3
     """Pieces of such a recording whose words have a lower confidence are rejected (docs/own_data.md)."""
     subset: str | None = None
     """Training part of a published corpus, such as M of GigaSpeech; None: that of the published recipe."""
