@@ -3,8 +3,8 @@
     python benchmarks/long_texts.py exp/quickstart data/prompts/test_cuts.jsonl.gz
 
 Utterances are joined into one recording, and the texts of some are exchanged, left out, or followed by another. The
-recording is cut by its text. What is said in a piece is known from aligning each utterance with its own text. A JSON line goes to
-`--results`: for ranges of confidence, the number of pieces and the word error rate of their texts.
+recording is cut by its text. What is said in a piece is known from aligning each utterance with its own text. A JSON line
+goes to `--results`: for ranges of confidence, the number of pieces and the word error rate of their texts.
 """
 
 import argparse

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.conftest import REPOSITORY
 from tests.error_rate import wer
 from tests.export.sherpa import transcribe_as_sherpa, transcribe_with_sherpa
 from zipasr import Hotword
+from zipasr.errors import DataError
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
 from zipasr.export import export_model
+from zipasr.prepare import PrepareConfig, prepare
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
@@ -114,6 +117,25 @@ def test_words_are_timed_where_they_are() -> None:
         print(f"starts of words by {name}: {figures[name]['starts']}")
         assert figures[name]["starts"]["num"] > 20
         assert figures[name]["starts"]["mean"] <= 1000 * MAX_START_ERROR_S < late_ms
+
+
+def test_a_long_recording_is_cut_by_its_text(utterances: list[ReferenceUtterance], tmp_path: Path) -> None:
+    """Most of a recording is used with its own text, and none with the text of another."""
+    test, gap = utterances[len(utterances) // 2 :], np.zeros(8_000, np.float32)
+    recording = np.concatenate([part for utterance in test for part in (utterance.samples, gap) if part is not None])
+    texts = [utterance.text for utterance in test]
+    soundfile.write(tmp_path / "long.wav", recording, 16_000)
+    config = PrepareConfig(dev_share=0.0, test_share=0.0, align_with=str(RUN))
+    (tmp_path / "long.txt").write_text(" ".join(texts))
+    prepare(tmp_path, tmp_path / "data", config)
+    used = list(read_cuts(tmp_path / "data" / "train_cuts.jsonl.gz"))
+    share = sum(len(u.text.split()) for u in used) / sum(len(text.split()) for text in texts)
+    print(f"share of the words that are used: {share:.2f}")
+    assert share >= 0.7
+    assert all(len(u.samples) <= 15 * 16_000 for u in used if u.samples is not None)
+    (tmp_path / "long.txt").write_text(" ".join(texts[::-1]))
+    with pytest.raises(DataError, match=r"all \d+ are rejected; .* text does not match the recording"):
+        prepare(tmp_path, tmp_path / "data", config)
 
 
 @pytest.fixture(scope="module")
