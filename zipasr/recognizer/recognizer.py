@@ -351,6 +351,7 @@ class Recognizer:
         *,
         max_batch_s: float | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
+        num_best: int | None = None,
     ) -> list[Transcript]:
         """The transcripts of many recordings; those of similar length are transcribed together.
 
@@ -359,11 +360,14 @@ class Recognizer:
             max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60
                 on a CPU, 600 elsewhere.
             hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            num_best: size of the n-best lists; None: that of the recognizer's search.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
+        Raises:
+            ConfigError: a phrase cannot be written in the model's vocabulary, or the search has no n-best list.
         """
         graph = self.hotword_graph(hotwords)
-        search = self._choice.for_recordings(graph)
+        search = self._choice.for_recordings(graph, num_best=num_best)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:

@@ -1,5 +1,7 @@
 """The search of each call: the requested one, resolved against the model, its default search and the hotwords."""
 
+import dataclasses
+
 from zipasr.recognizer.engine import Engine
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.strategy import SearchConfig, resolve_search, resolve_streaming_search
@@ -31,10 +33,13 @@ class SearchChoice:
             self._graphs[phrases] = graph
         return graph
 
-    def for_recordings(self, hotwords: HotwordGraph | None) -> SearchConfig:
-        """The search for whole recordings; see `resolve_search`."""
+    def for_recordings(self, hotwords: HotwordGraph | None, *, num_best: int | None = None) -> SearchConfig:
+        """The search for whole recordings; see `resolve_search`. With `num_best`, its beam is wide enough for that many."""
+        requested = self._requested
+        if num_best is not None:
+            requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
         return resolve_search(
-            self._requested,
+            requested,
             self._engine.scorer,
             language_models=self._engine.language_models,
             has_hotwords=hotwords is not None,
