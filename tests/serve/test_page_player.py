@@ -182,13 +182,21 @@ def test_the_microphone_is_played_too(chromium: Browser, streaming: Service) -> 
     )
     chromium.click("#lines .word")
     assert chromium.evaluate("!document.querySelector('#player').paused") and marked(chromium)
+
+
+def test_a_recording_is_not_played_while_the_microphone_records(
+    chromium: Browser, offline: Service, recording: Path
+) -> None:
+    chromium.open(offline.url)
+    transcribe(chromium, recording)
+    chromium.click(".word")
     chromium.click("#microphone")
     chromium.wait_for("document.querySelector('#microphone-label').innerText === 'Stop'")
-    assert chromium.evaluate("document.querySelector('#player').paused && document.querySelector('#player').hidden"), (
-        "the microphone must not record the player"
-    )
+    assert chromium.evaluate("document.querySelector('#player').paused && document.querySelector('#result').hidden")
+    chromium.evaluate("new Promise((resolve) => setTimeout(resolve, 1500))")
     chromium.click("#microphone")
-    chromium.wait_for("document.querySelector('#microphone-label').innerText === 'Speak'")
+    chromium.wait_for(IS_ANSWERED)
+    assert chromium.text("#source-name") == "microphone.wav"
 
 
 def test_the_start_page_says_what_is_accepted_and_has_an_example(chromium: Browser, offline: Service) -> None:

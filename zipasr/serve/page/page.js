@@ -173,13 +173,15 @@ async function transcribe(file) {
 
 // The microphone
 
-/** A recorder for the microphone: what it has recorded so far, as a file, and a promise that ends with the recording. */
+/** A recorder for the microphone, which starts a new transcript: how to stop it, and what it has recorded so far. */
 async function startRecorder(onSamples) {
   const blocks = [];
+  $("player").pause(); // or it would be recorded
   const stop = await record((samples) => {
     blocks.push(toInt16(samples));
     onSamples(samples);
   });
+  startTranscript("microphone", true);
   return { stop, file: () => toWav(blocks), duration: () => blocks.reduce((sum, block) => sum + block.length, 0) / 16000 };
 }
 
@@ -207,7 +209,6 @@ async function transcribeLive(maxS) {
     connection.finish();
     throw error;
   }
-  startTranscript("microphone", true);
   const forget = stopWhenAsked(async () => {
     await recorder.stop();
     connection.finish();

@@ -4,7 +4,7 @@ export const minutes = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)
 
 const instant = (s) => `${minutes(s)}.${String(Math.floor((s % 1) * 100)).padStart(2, "0")}`;
 
-const describe = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, confidence ${Math.round(confidence * 100)} %`;
+const describe = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, confidence ${Math.round(confidence * 100)}\u00a0%`;
 
 function wordElement({ word, start, end, confidence }) {
   const element = document.createElement("span");
