@@ -181,7 +181,10 @@ def test_the_microphone_is_played_too(chromium: Browser, streaming: Service) -> 
         float(str(chromium.evaluate("document.querySelector('#lines .word:last-of-type').dataset.end"))) <= duration_s + 0.1
     )
     chromium.click("#lines .word")
-    assert chromium.evaluate("!document.querySelector('#player').paused") and marked(chromium)
+    assert chromium.evaluate("!document.querySelector('#player').paused")
+    assert marked(chromium)
+    chromium.click("#alternatives")  # of a server with --search greedy
+    chromium.wait_for("document.querySelector('#others-note').innerText.startsWith('This server has no alternatives')")
 
 
 def test_a_recording_is_not_played_while_the_microphone_records(

@@ -80,7 +80,7 @@ class SearchConfig:
             raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
         if not 1 <= self.num_best <= self.beam:
             raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
-        for name in ("beam", "num_best"):
+        for name in ("num_best", "beam"):
             if self._is_changed(name) and self.method not in ("auto", *_BEAM_METHODS):
                 raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
         if self.max_symbols_per_frame < 1:
