@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -12,7 +13,14 @@ _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\
 
 
 @contextlib.contextmanager
-def proxied(service: Reachable, *, prefix: str = "", host: str | None = None, max_bytes: int | None = None) -> Iterator[str]:
+def proxied(
+    service: Reachable,
+    *,
+    prefix: str = "",
+    host: str | None = None,
+    max_bytes: int | None = None,
+    is_abrupt: bool = False,
+) -> Iterator[str]:
     """The URL of a page behind a proxy that runs during the block.
 
     Args:
@@ -21,6 +29,7 @@ def proxied(service: Reachable, *, prefix: str = "", host: str | None = None, ma
         host: the Host header that the server gets; None: that of the browser. With another one the header that says that a
             request comes from the same site is dropped too, as browsers send it only over https or to this machine.
         max_bytes: a larger request gets 413 with a page of HTML; None: no limit.
+        is_abrupt: the connection of a request that is too large is broken instead.
     """
 
     def answer(client: socket.socket) -> None:
@@ -28,6 +37,9 @@ def proxied(service: Reachable, *, prefix: str = "", host: str | None = None, ma
             head, _, rest = _read_head(client)
             length = re.search(rb"(?i)content-length: (\d+)", head)
             if max_bytes is not None and length and int(length[1]) > max_bytes:
+                if is_abrupt:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
                 body = b"<html>413 Request Entity Too Large</html>"
                 client.sendall(
                     b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body

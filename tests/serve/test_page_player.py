@@ -308,10 +308,14 @@ def test_errors_in_plain_words(chromium: Browser, offline: Service, recording: P
         transcribe(chromium, tmp_path / name)
         assert told in chromium.text("#error")
         chromium.wait_for("!document.querySelector('#file').disabled")
-    with proxied(offline, max_bytes=50_000) as url:
-        chromium.open(url)
-        transcribe(chromium, recording)
-        assert "larger than a proxy in front of the server lets through" in chromium.text("#error")
+    for is_abrupt, told in (
+        (False, "larger than a proxy in front of the server lets through"),
+        (True, "upload was cut off"),
+    ):
+        with proxied(offline, max_bytes=50_000, is_abrupt=is_abrupt) as url:
+            chromium.open(url)
+            transcribe(chromium, recording)
+            assert told in chromium.text("#error")
 
 
 def test_the_search_of_one_request_does_not_change_that_of_others(offline: Service, recording: Path) -> None:

@@ -261,6 +261,7 @@ async function findAlternatives({ file, duration, texts }) {
   if (duration > longest) {
     return [`Only recordings up to ${inWords(longest)} have alternatives; this one, of ${minutes(duration)}, is transcribed in pieces.`, []];
   }
+  await checkFile(file, state.server.max_upload_mb); // it may have been moved meanwhile
   const { answer, cancel } = send(file, state.server.model, key(), {}, NUM_BEST);
   state.cancelAlternatives = cancel;
   const found = await answer;

@@ -45,7 +45,6 @@ export function refusalOfError(status, { message, param }) {
 
 /** The refusal for the status and the text of an error response. */
 export function refusalOf(status, text) {
-  if (!status) return new Refusal(0, UNREACHABLE);
   let error;
   try {
     error = JSON.parse(text).error;
@@ -54,6 +53,19 @@ export function refusalOf(status, text) {
   }
   if (error?.message) return refusalOfError(status, error);
   return new Refusal(status, BY_PROXY[status] ?? `A proxy in front of the server refused the request with status ${status}.`);
+}
+
+/** Why there was no response to an upload. */
+export async function whyCutOff() {
+  try {
+    await fetch("health");
+  } catch {
+    return new Refusal(0, UNREACHABLE);
+  }
+  return new Refusal(
+    0,
+    "The upload was cut off, although the server can be reached. Please try again. If that does not help, a proxy in front of it may limit the size of uploads.",
+  );
 }
 
 export const authorization = (key) => (key ? { Authorization: `Bearer ${key}` } : {});

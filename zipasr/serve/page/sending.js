@@ -1,6 +1,6 @@
 // Recordings: uploads a file, reports progress and final text, and returns the transcript.
 
-import { Refusal, authorization, refusalOf, refusalOfError } from "./refusals.js";
+import { Refusal, authorization, refusalOf, refusalOfError, whyCutOff } from "./refusals.js";
 
 /** Length of a recording in seconds; NaN if the browser cannot determine it. */
 export function durationOf(file) {
@@ -69,7 +69,7 @@ export function send(file, model, key, on, numBest = 0) {
       if (last?.type === "transcript.text.done") return resolve(last);
       return reject(new Refusal(0, "The connection was lost before the transcript was complete. Please try again."));
     };
-    request.onerror = () => reject(refusalOf(request.status, request.responseText));
+    request.onerror = async () => reject(await whyCutOff());
     request.onabort = () => resolve(null);
   });
   request.open("POST", "v1/audio/transcriptions");
