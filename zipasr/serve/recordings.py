@@ -100,13 +100,7 @@ class Transcriber:
             if samples is not None:
                 transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords, num_best=num_best))
                 return transcript
-            if num_best is not None:
-                raise ConfigError(
-                    f"num_best must be left out for recordings of more than {self.longest_piece_s:g} s, but is {num_best}; "
-                    "they are cut into pieces, whose n-best lists do not combine"
-                )
-            if self._num_long >= self.config.max_waiting:
-                raise ServerBusy(f"The server is full with {self._num_long} long recordings; please retry later.")
+            self._check_long(num_best)
             self._num_long += 1
             try:
                 work = loop.run_in_executor(
@@ -117,6 +111,16 @@ class Transcriber:
                 self._num_long -= 1
         finally:
             is_cancelled.set()
+
+    def _check_long(self, num_best: int | None) -> None:
+        """Check that a recording can be transcribed in pieces, and that not too many of that kind wait."""
+        if num_best is not None:
+            raise ConfigError(
+                f"num_best must be left out for recordings of more than {self.longest_piece_s:g} s, but is {num_best}; "
+                "they are cut into pieces, whose n-best lists do not combine"
+            )
+        if self._num_long >= self.config.max_waiting:
+            raise ServerBusy(f"The server is full with {self._num_long} long recordings; please retry later.")
 
     def _limited(self, blocks: Iterator[np.ndarray], is_cancelled: threading.Event) -> Generator[np.ndarray, None, None]:
         """The same blocks until the request is cancelled; raises AudioError for a recording that is too long."""
