@@ -55,6 +55,7 @@ def streaming() -> Iterator[Service]:
 
 
 def transcribe(page: Browser, path: Path) -> None:
+    page.evaluate("document.querySelector('#result').hidden = document.querySelector('#error').hidden = true")
     page.choose_file("#file", path)
     page.wait_for(IS_ANSWERED)
 
@@ -87,7 +88,9 @@ def test_a_word_is_played_when_it_is_clicked_and_marked_while_it_is_spoken(
     assert chromium.evaluate("document.querySelector('#player').duration") == pytest.approx(4.0, abs=0.05)
     words = offline_recognizer().transcribe(recording).words
     assert len(words) > 3
+    height = chromium.evaluate("document.documentElement.scrollHeight")
     chromium.click(".word:nth-of-type(2)")
+    assert chromium.evaluate("document.documentElement.scrollHeight") == height, "or words would move under the pointer"
     assert chromium.evaluate("!document.querySelector('#player').paused")
     assert float(str(chromium.evaluate("document.querySelector('#player').currentTime"))) >= words[1].start_s - 0.01
     assert "confidence" in chromium.text("#detail")
@@ -148,10 +151,10 @@ def test_what_is_saved_is_what_the_server_writes(chromium: Browser, offline: Ser
 
 
 def test_alternatives_on_demand(chromium: Browser, offline: Service, recording: Path, tmp_path: Path) -> None:
-    best, *others = post(offline, recording, response_format="verbose_json", num_best="5").json()["alternatives"]
-    expected = [other["text"] for other in (best, *others)]
+    others = post(offline, recording, response_format="verbose_json", num_best="4").json()["alternatives"]
+    expected = [other["text"] for other in others]
     shown = offline_recognizer().transcribe(recording).text
-    assert len(expected) == 4
+    assert len(expected) == 3
     assert shown not in expected
     chromium.open(offline.url)
     transcribe(chromium, recording)

@@ -9,8 +9,9 @@ import { checkFile, durationOf, send } from "./sending.js";
 import { admitFirstWord, linesOf, minutes, watchWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const HOW_TO_READ = "A stronger tint means lower confidence. Select a word to hear it; the arrow keys go from word to word.";
-const EXAMPLE_S = 8, NUM_BEST = 5;
+const HOW_TO_READ = "Select a word to hear it. A stronger tint means lower confidence.";
+const EXAMPLE_S = 8;
+const NUM_BEST = 4; // the default beam: a wider one may find another best hypothesis
 const NOTHING = { name: "", duration: 0, texts: [], segments: [], words: [], file: null };
 const state = {
   server: { model: "", can_stream: false, max_upload_mb: Infinity, max_audio_s: Infinity, max_num_best_s: 0 },
