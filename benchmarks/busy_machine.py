@@ -106,7 +106,7 @@ def measure(preset: str, threads: int, seconds: float, *, is_decoding: bool) -> 
             with torch.inference_mode():
                 model.encode(features, lens)
             return
-        torch.stack(list(model.loss(features, lens, labels, label_lens).values())).sum().backward()
+        torch.stack(list(model(features, lens, labels, label_lens).values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

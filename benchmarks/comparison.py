@@ -163,7 +163,7 @@ def measure(system: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         "system": system,
         "seed": seed,
         "params": sum(p.numel() for p in model.parameters()),
-        "batches": max(line["batch"] for line in read_metrics(folder)),
+        "batches": max(line["step"] for line in read_metrics(folder)),
         "pruned_loss": greedy["pruned_loss"],
         "ctc_loss": greedy["ctc_loss"],
         "greedy_wer": greedy["wer"],

@@ -108,7 +108,7 @@ def measure(phase: str, folder: Path, num_workers: int) -> dict[str, Any]:
     num_batches = plan.num_batches(epoch)
     lap("plan")
     reader = BatchReader(data.cuts, tokenizer, FbankConfig(), config.batch, seed=1)
-    batches = read_batches(plan, reader, epoch=epoch, index=num_batches // 2, num_epochs=epoch + 1, num_workers=num_workers)
+    batches = read_batches(plan, reader, start=(epoch, num_batches // 2), num_epochs=epoch + 1, num_workers=num_workers)
     next(batches)
     lap("first batch")
     total_s = round(time.monotonic() - began, 3)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.export.blocks import TracedPositions
-from zipasr.export.offline import TransducerEncoder, offline_graphs
+from zipasr.export.offline import OfflineModel, offline_graphs
 from zipasr.export.trace import check, trace
 from zipasr.model import AsrModel
 from zipasr.nn import attention
@@ -92,14 +92,14 @@ def make_graphs(model: AsrModel) -> dict[str, Any]:
     """The plain and the simplified ONNX encoder, both compared with PyTorch."""
     assert isinstance(model.encoder, Zipformer) and model.transducer is not None
     simplified = offline_graphs(model)["encoder"]
-    module = TransducerEncoder(plain_encoder(model.encoder), copy.deepcopy(model.transducer.joiner.encoder_proj))
+    module = OfflineModel(plain_encoder(model.encoder), copy.deepcopy(model.transducer.joiner.encoder_proj))
     plain = dataclasses.replace(simplified, module=module)
-    own = attention._RelativeShiftFunction
-    attention._RelativeShiftFunction = GatheredShift  # type: ignore[assignment, misc]
+    own = attention.RelativeShift
+    attention.RelativeShift = GatheredShift  # type: ignore[assignment, misc]
     try:
         traced = {"plain": trace(plain)}
     finally:
-        attention._RelativeShiftFunction = own  # type: ignore[misc]
+        attention.RelativeShift = own  # type: ignore[misc]
     traced["simplified"] = trace(simplified)
     for name, graph in (("plain", plain), ("simplified", simplified)):
         difference = check(traced[name], graph, tolerance=_TOLERANCE)

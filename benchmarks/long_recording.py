@@ -124,13 +124,13 @@ def transcribe(recognizer: Recognizer, path: Path, hours: float, args: argparse.
                 marks.append((time.perf_counter(), time.process_time()))
 
     durations_s: list[float] = []
-    start_of_peak(recognizer.device)
+    start_of_peak(recognizer.engine.device)
     began = time.perf_counter(), time.process_time()
     transcript = stitch(placed())
     marks.append((time.perf_counter(), time.process_time()))
     stops_s = [piece.start_s + duration_s for piece, duration_s in zip(ends, durations_s, strict=True)]
     seams = [(min(stop_s, b.start_s), max(stop_s, b.start_s)) for stop_s, b in zip(stops_s, ends[1:], strict=False)]
-    peak = peak_bytes(recognizer.device)
+    peak = peak_bytes(recognizer.engine.device)
     return Run(
         transcript,
         seams,

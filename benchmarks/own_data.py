@@ -89,7 +89,7 @@ def measure(source: str, data: Path, run: Path, seed: int, command: Sequence[str
         "seed": seed,
         "command": " ".join(command).replace(str(run), f"RUN/{run.name}").replace(str(data), f"DATA/{data.name}"),
         "default": str(recognizer.search),
-        "batches": train_lines[-1]["batch"],
+        "batches": train_lines[-1]["step"],
         "tokens": config.tokenizer.kind,
         "lattice": config.model.transducer.lattice if config.model.transducer is not None else None,
         "train_minutes": round(float((run / "finished").read_text()) / 60, 1),

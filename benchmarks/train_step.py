@@ -74,7 +74,7 @@ def measure(preset: str, case: str, threads: int, matmul: str, repeats: int) -> 
             start = time.perf_counter()
             if case == "step":
                 model.train()
-                losses = model.loss(features, lens, labels, label_lens)
+                losses = model(features, lens, labels, label_lens)
                 torch.stack(list(losses.values())).sum().backward()
                 model.zero_grad(set_to_none=True)
             else:

@@ -124,7 +124,7 @@ def times_of(ids: Sequence[int], frames: Sequence[tuple[float, float]], tokenize
 
 def methods(recognizer: Recognizer) -> dict[str, Callable[[Sound], Times]]:
     """By name, what gives words and their times."""
-    scorer, tokenizer = recognizer.scorer, recognizer.tokenizer
+    scorer, tokenizer = recognizer.engine.scorer, recognizer.engine.tokenizer
 
     def emitted(hypothesis: Hypothesis) -> Times:
         return times_of(hypothesis.ids, [(f, f + 1) for f in hypothesis.frames], tokenizer)
@@ -227,8 +227,10 @@ def main() -> None:
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in methods(recognizer)}
     with torch.inference_mode():
         for recording in recordings:
-            features = recognizer.fbank(recording.samples)
-            sound = Sound(recognizer.encode([features]), features, tuple(recognizer.tokenizer.encode(recording.text)))
+            features = recognizer.engine.fbank(recording.samples)
+            sound = Sound(
+                recognizer.engine.encode([features]), features, tuple(recognizer.engine.tokenizer.encode(recording.text))
+            )
             for name, method in methods(recognizer).items():
                 for errors, new in zip(found[name], errors_ms(recording, method(sound)), strict=True):
                     errors.extend(new)

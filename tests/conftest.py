@@ -1,10 +1,10 @@
-"""What all tests share: no chance but what a run asks for, and the English telephone prompts, fetched once."""
+"""Setup that all tests share: fixed random seeds, and the English telephone prompts, downloaded once."""
 
 import os
 import random
 from pathlib import Path
 
-# Tests that run beside others have one core each, and so do the processes that they start. Set before torch reads it.
+# Tests that run in parallel have one core each, and so do the processes that they start. Set before torch reads it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,10 +18,10 @@ from zipasr.errors import DataError
 
 REPOSITORY = Path(__file__).parents[1]
 
-# Tensors are small here and threads would mostly wait for each other: on a busy machine, eight times as long as one alone.
+# Tensors are small here, so threads would mostly wait for each other: on a busy machine, 8 times as long as one thread.
 torch.set_num_threads(1)
 
-# No example fails for being slow: a busy machine is no failure. "fixed" tries the same examples in every run; "random" draws
+# No example fails for being slow, since a machine may be busy. "fixed" tries the same examples in every run; "random" draws
 # them from --hypothesis-seed, and keeps those that fail in .hypothesis (see tests/test_properties.py).
 _ANY_SPEED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None, **_ANY_SPEED)
@@ -31,15 +31,15 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Start every test alike, fixtures included, so that it does not matter which tests the same process ran before."""
+    """Seed every test alike, fixtures included, so that results do not depend on earlier tests of the same process."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-LONGEST = tuple(f"test_{name}.py" for name in ("readme", "onnx_streaming", "loop", "quantize", "memory", "distributed"))
-"""Files of tests that take longest, begun first: a process that begins one last keeps all others waiting."""
+LONGEST = tuple(f"test_{name}.py" for name in ("readme", "streaming", "loop", "quantize", "memory", "distributed"))
+"""Test files that take longest, started first, so that no process starts a long one while all others are done."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,9 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def prompts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `zipasr prepare prompts` writes, made anew from recordings that are downloaded only once.
+    """The folder that `zipasr prepare prompts` writes, made from recordings that are downloaded only once.
 
-    They are kept in `$ZIPASR_CACHE`, or in `.cache` of the repository. Skips where they cannot be fetched.
+    They are kept in `$ZIPASR_CACHE`, or in `.cache` of the repository. Skips the test where they cannot be fetched.
     """
     from zipasr.prepare import prepare
 

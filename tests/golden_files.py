@@ -1,7 +1,7 @@
-"""Reads the golden files: what the original system computed, with seeded weights, for tests to agree with.
+"""Golden files: what the original system computed with seeded weights, for tests to compare with.
 
-Names inside a file: `in.*` inputs, `w.*` weights under the original's names, `out.*` outputs, `grad.*` gradients. Inside
-the original's encoder tensors are time-first (T, N, D); ours are batch-first.
+Names inside a file: `in.*` inputs, `w.*` weights under the original's names, `out.*` outputs, `grad.*` gradients. Tensors
+inside the original's encoder are time-first (T, N, D); ours are batch-first.
 """
 
 import json

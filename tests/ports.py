@@ -1,4 +1,4 @@
-"""Free ports for servers that cannot choose one themselves, safe beside other tests."""
+"""Free ports for servers that cannot choose one themselves, safe when tests run in parallel."""
 
 import contextlib
 import secrets
@@ -6,9 +6,10 @@ import socket
 
 
 def free_port() -> int:
-    """A port that is free, and so are the next two.
+    """A port that is free, like the next two.
 
-    Drawn below 32768, where systems begin to hand out ports, so that nobody who asks for any port gets these meanwhile.
+    Drawn below 32768, where systems start assigning ports, so that no process that asks for any free port gets these in the
+    meantime.
     """
     while True:
         port = 20_000 + 4 * secrets.randbelow(3_000)

@@ -156,7 +156,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_killed_while_writing(tmp_path: Path) -> None:
-    """Whenever the process dies, the folder is one of those that were written, whole; or the one before it, set aside."""
+    """Whenever the process dies, the folder is one of the complete ones written, or the previous one, set aside."""
     code = (
         "import sys, torch; from pathlib import Path; from zipasr.checkpoint import write_folder\n"
         "for value in range(10**6):\n"
@@ -171,7 +171,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
             process.stdout.readline()
             time.sleep(0.02 * attempt + 0.013)
             process.send_signal(signal.SIGKILL)
-        # Killed between the two renames, the new folder is not yet in place and the old one not yet being deleted.
+        # Killed between the two renames: the new folder is not yet in place and the old one not yet deleted.
         (whole,) = [folder] if folder.exists() else folder.parent.glob(".model.old-*")
         files = CheckpointFolder(whole)
         assert files.tensors("m.safetensors")["t"].unique().tolist() == [files.document("v.json")]

@@ -1,4 +1,5 @@
-"""Configurations. Contract: JSON and back; wrong names and types are refused with what was expected and the nearest name."""
+"""Configurations. Contract: JSON round trip; wrong names and types are refused with the expected type and the nearest
+name."""
 
 import json
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""Devices, threads and precision. Contract: a name gives a device or a sentence. Law: the fast product is the exact one;
-what is set for a block is undone."""
+"""Devices, threads and precision. Contract: a device name gives a device or an error message. Law: the fast matrix product
+is the exact one; settings of a block are restored after it."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """What this machine seems to have."""
+    """Fake the devices of this machine."""
     has = {"cuda": False, "mps": False}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has["cuda"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has["mps"])
@@ -133,7 +133,7 @@ def test_tf32_needs_ampere(capability: tuple[int, int], is_able: bool, monkeypat
 def test_float32_is_no_tf32_on_a_gpu_and_what_was_set_before_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     gpu = torch.device("cuda")
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which asks for the GPU
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # asks for the GPU
     flags = lambda: (matmul.allow_tf32, convolution.allow_tf32)  # noqa: E731
     at_first = flags()
     try:
@@ -160,7 +160,7 @@ def test_arithmetic_rounds_products_in_half_precision() -> None:
 
 @pytest.fixture
 def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three threads, and nothing that a user has set."""
+    """Three threads, and no settings of the user."""
     before = torch.get_num_threads()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

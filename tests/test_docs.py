@@ -1,11 +1,11 @@
-"""Contract: what the code blocks of README.md and docs/*.md say is true of this version.
+"""Contract: the code blocks of README.md and docs/*.md are true of this version.
 
-How to mark a block: its info string says what it is and what is tested of it.
+How to mark a block: its info string states its kind and what is tested.
 
 - `python run`: a complete program, run here by itself in an empty folder. So is all Python of docs/research.md.
 - `python`: part of a program. It must compile, and what it imports from zipasr must exist.
 - `bash`: commands. The arguments of every `zipasr VERB ...` are parsed, not run; a word in capitals stands for any value.
-- `json`: must be JSON.   `text`: anything else, such as output, layouts and files.
+- `json`: must be JSON. `text`: anything else, such as output, layouts and files.
 
 README.md has no `python run`: tests/test_readme.py runs all its blocks, in order.
 """
@@ -59,7 +59,7 @@ BLOCKS = [block for path in FILES for block in blocks_of(path)]
 
 
 def marked(*marks: str) -> pytest.MarkDecorator:
-    """Parametrize a test with the blocks of these marks."""
+    """Parametrize a test with the blocks that have these marks."""
     chosen = [block for block in BLOCKS if block.mark in marks]
     return pytest.mark.parametrize("block", chosen, ids=[block.place for block in chosen])
 
@@ -85,7 +85,7 @@ def commands_of(script: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The parsed arguments of `zipasr`, without running anything; SystemExit where they are wrong."""
+    """The parsed arguments of `zipasr`, without running anything; raises SystemExit if they are wrong."""
     arguments = ["1" if re.fullmatch(r"[A-Z_]+", argument) else argument for argument in arguments]
     return _parser(arguments).parse_args(arguments)
 

@@ -26,13 +26,13 @@ def run_example(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) 
 
 
 def require(package: str) -> None:
-    """Skip the test, and say why, where an optional package is not installed."""
+    """Skip the test with a reason if an optional package is not installed."""
     pytest.importorskip(package, reason=f"{package} is not installed")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in `model`, and a recording of 2 s, `a.wav`."""
+    """A model in `model` and a recording of 2 s, `a.wav`."""
     folder = tmp_path_factory.mktemp("examples")
     save_tiny(folder / "model")
     soundfile.write(folder / "a.wav", noise(2.0), 16_000)
@@ -67,7 +67,7 @@ def test_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     from tests.serve.running import streaming_recognizer
 
     recognizer = streaming_recognizer()
-    recognizer.scorer.save(tmp_path / "model", recognizer.tokenizer)
+    recognizer.engine.scorer.save(tmp_path / "model", recognizer.engine.tokenizer)
     samples = (noise(3.0) * 32767).astype(np.int16)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(samples.tobytes())))
     run_example("live", monkeypatch, tmp_path / "model")

@@ -1,6 +1,7 @@
-"""Filterbank: reference (lhotse, a slow float64 rewrite), law (any split gives the same frames), golden, contract.
+"""Filterbank. Reference: lhotse, and a slow float64 rewrite. Law: any split of the samples gives the same frames. Golden:
+stored features. Contract: arguments.
 
-`python tests/test_features.py` writes the golden file anew, for a change of the features that is meant.
+`python tests/test_features.py` writes the golden file again, for an intended change of the features.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from zipasr.audio import SAMPLE_RATE_HZ
+from tests.speech_like import speech_like
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 
@@ -23,28 +24,12 @@ GOLDEN = Path(__file__).parent / "golden" / "fbank.safetensors"
 LOG_EPSILON = math.log(2.0**-23)  # digital silence
 
 
-def speech_like(duration_s: float, seed: int = 0) -> np.ndarray:
-    """A gliding voice with three formants in syllables, pauses and a little noise: (samples,) float32."""
-    generator = np.random.default_rng(seed)
-    times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    pitch_hz = 120 + 30 * np.sin(2 * np.pi * 0.7 * times_s)
-    phase = 2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ
-    voice = np.zeros_like(times_s)
-    for harmonic in range(1, 40):
-        freq_hz = harmonic * 120
-        gain = sum(math.exp(-(((freq_hz - formant_hz) / 200) ** 2)) for formant_hz in (600, 1300, 2600))
-        voice += (gain + 0.01) * np.sin(harmonic * phase)
-    syllables = np.clip(np.sin(2 * np.pi * 3 * times_s), 0, None) ** 0.5
-    samples = 0.1 * syllables * voice + 0.002 * generator.standard_normal(times_s.size)
-    return samples.astype(np.float32)
-
-
 def noise(num_samples: int, level: float, seed: int = 0) -> np.ndarray:
     return (level * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
 
 
 def slow_fbank(samples: np.ndarray) -> np.ndarray:
-    """The same features one frame at a time in float64, written from the formulas and from no program."""
+    """The same features one frame at a time in float64, written from the formulas and not from any program."""
     num_frames = (len(samples) + 80) // 160
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
 
@@ -63,7 +48,7 @@ def slow_fbank(samples: np.ndarray) -> np.ndarray:
         frame = np.zeros(400)
         for k in range(400):
             at = 160 * j - 120 + k
-            while not 0 <= at < len(samples):  # mirrored, the edge sample included
+            while not 0 <= at < len(samples):  # mirrored, including the edge sample
                 at = -at - 1 if at < 0 else 2 * len(samples) - 1 - at
             frame[k] = samples[at]
         frame -= frame.mean()
@@ -93,7 +78,7 @@ def test_equals_lhotse(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_equals_the_slow_rewrite(name: str) -> None:
-    """Largest seen: 1.2e-4 on noise; 1.1e-3 on speech, in single faint bins beside loud ones (float32 cancellation)."""
+    """Largest error seen: 1.2e-4 on noise; 1.1e-3 on speech, in faint bins next to loud ones (float32 cancellation)."""
     difference = np.abs(Fbank()(SIGNALS[name]).numpy() - slow_fbank(SIGNALS[name]))
     assert difference.max() < 5e-3
     assert difference.mean() < 2e-5
@@ -153,7 +138,7 @@ def test_small_pieces_give_the_same_frames_and_in_time(num_samples_each: int) ->
 
 
 def test_frames_already_given_out_do_not_change() -> None:
-    """They are copies: the extractor reuses its memory."""
+    """The returned frames are copies, while the extractor reuses its memory."""
     stream = Fbank().stream()
     first = stream.accept(noise(16000, 0.1))
     before = first.clone()
@@ -174,7 +159,7 @@ def test_tensors_and_float64_are_taken() -> None:
 
 @pytest.mark.parametrize("samples", [np.zeros((1, 1600), np.float32), np.zeros(1600, np.int16), np.float32(1)])
 def test_wrong_samples_raise(samples: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"Expected \(samples,\) of floats.*load_audio"):
+    with pytest.raises(ValueError, match=r"samples must be \(samples,\) of floats.*load_audio"):
         Fbank()(samples)
 
 
@@ -209,7 +194,7 @@ def test_config_changes_the_filters() -> None:
     ],
 )
 def test_impossible_configs(values: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"Expected .* got "):
+    with pytest.raises(ConfigError, match=r" must .*, but "):
         FbankConfig(**values)
 
 

@@ -1,9 +1,7 @@
 """Contract: the caps of the house hold in `zipasr/`: size of files and functions, number of parameters, nesting, and the
 form of error messages.
 
-A place that breaks a cap for good says so in a comment that starts `Differs:` and names what it breaks: "lines",
-"parameters" or "nesting". `STILL_OVER` lists what is over today and should not be; an entry that is no longer needed fails
-here, so that the list only gets shorter.
+A place that exceeds a cap says so in a comment that starts `Differs:` and names the cap: "lines", "parameters" or "nesting".
 """
 
 import ast
@@ -23,52 +21,6 @@ MAX_FUNCTION_LINES, HARD_FUNCTION_LINES = 60, 100
 MAX_PARAMETERS = 8
 MAX_NESTING = 3
 
-# What is over a cap today, by cap and `file.py` or `file.py::function` (of any folder, so that moves need no change here).
-STILL_OVER: dict[str, dict[str, str]] = {
-    "file lines": {
-        "loop.py": "the configuration of a run gets a file of its own",
-        "model.py": "presets and the scorer's methods share the class; a few lines over",
-        "recognizer.py": "documents a dozen settings twice and offers what `Engine` holds as properties",
-        "transducer.py": "the losses share their checks and normalizers; a few lines over",
-    },
-    "function lines": {
-        "recognizer.py::__init__": "its docstring explains a dozen settings",
-    },
-    "parameters": {
-        "progress.py::__init__": "the switches of one bar, which few callers set",
-        "reading.py::read_batches": "one call must name the data, the place in the run and the processes",
-        "recognizer.py::__init__": "keyword-only settings, most of them `Engine`'s",
-        "recognizer.py::load": "keyword-only settings of `__init__`",
-    },
-    "nesting": {
-        "arpa.py::_copy_checked": "one pass over a large file that checks each line",
-        "file.py::_is_wav_of_stated_length": "reads the chunks of a header inside a try",
-        "files.py::transcribe_in_batches": "a loop of batches inside a loop of files that may fail",
-        "language_texts.py::read_texts": "one pass over files, lines and their repairs",
-        "manifest_index.py::_write": "one pass over manifests, lines and splits",
-        "corpora.py::iterate_array": "a parser of JSON that never holds the whole file",
-        "sockets.py::offline": "a connection's messages inside its protection against slow clients",
-    },
-    # By file; the messages still start with "expected", or say what must be without what is.
-    "error form": dict.fromkeys(
-        (
-            *("ablation.py", "average.py", "consistency.py", "ctc.py", "features.py", "file.py", "find.py"),
-            *("language_texts.py", "limits.py", "manifests.py", "ngram.py", "output.py", "presets.py", "profile.py"),
-            *(
-                "recording.py",
-                "rescoring.py",
-                "samples.py",
-                "sources.py",
-                "tokenizer.py",
-                "vad.py",
-                "word_times.py",
-                "zipformer.py",
-            ),
-        ),
-        "written in the older form",
-    ),
-}
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -85,7 +37,7 @@ def functions(tree: ast.AST) -> list[Function]:
 
 
 def says_differs(lines: list[str], word: str) -> bool:
-    """Whether a comment or docstring among the lines says `Differs:` about `word`."""
+    """Whether a comment or docstring in the lines says `Differs:` about `word`."""
     return any("Differs:" in line and word in " ".join(lines[i : i + 2]) for i, line in enumerate(lines))
 
 
@@ -99,16 +51,16 @@ def lines_of(function: Function, lines: list[str]) -> list[str]:
 
 
 def num_parameters(function: Function) -> int:
-    """Parameters that a caller can give; `self`, `cls` and the `ctx` of autograd are not."""
+    """The number of parameters that a caller can give; `self`, `cls` and the `ctx` of autograd do not count."""
     arguments = function.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return sum(name not in ("self", "cls", "ctx") for name in names)
 
 
 def nesting(node: ast.AST, depth: int = 0) -> int:
-    """Levels of if, for, while, try and match inside each other.
+    """Levels of nested if, for, while, try and match.
 
-    An `elif` is on the level of its `if`. A `with` neither branches nor repeats and adds none. Inner functions count by
+    An `elif` is on the level of its `if`. A `with` neither branches nor repeats and adds no level. Inner functions count by
     themselves.
     """
     deepest = depth
@@ -122,7 +74,7 @@ def nesting(node: ast.AST, depth: int = 0) -> int:
 
 
 def message_of(node: ast.expr) -> str | None:
-    """The text of a message with {} for each value; None if it is not written where it is raised."""
+    """The text of a message with {} for each value; None if it is not written in the raise statement."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -150,7 +102,7 @@ def wrong_form(message: str) -> str | None:
 
 
 def findings_in(path: Path) -> Iterator[Finding]:
-    """Everything in a file that is over a cap."""
+    """Everything in a file that exceeds a cap."""
     text = path.read_text(encoding="utf-8")
     lines, tree = text.splitlines(), ast.parse(text)
     is_marked = says_differs([line for line in lines if line.startswith("# ")], "lines")
@@ -177,14 +129,7 @@ def found() -> list[Finding]:
 
 
 def test_caps_hold(found: list[Finding]) -> None:
-    new = [finding for finding in found if finding.place not in STILL_OVER[finding.cap]]
-    assert new == [], "shorten these, or say why not in a comment that starts `Differs:`"
-
-
-def test_the_list_of_what_is_still_over_is_short(found: list[Finding]) -> None:
-    over = {(finding.cap, finding.place) for finding in found}
-    stale = [(cap, place) for cap, places in STILL_OVER.items() for place in places if (cap, place) not in over]
-    assert stale == [], "these hold now: remove them from STILL_OVER"
+    assert found == [], "shorten these, or say why not in a comment that starts `Differs:`"
 
 
 LOOPS = "def f():\n for a in b:\n  while a:\n   if a:\n    try:\n     a()\n    finally:\n     a()\n"

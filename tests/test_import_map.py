@@ -1,5 +1,6 @@
 """Contract: every module imports only from rows below its own and modules of one folder import each other without cycles;
-`TYPE_CHECKING` and lazy imports count. `__init__` files only re-export, and the root is lazy."""
+`TYPE_CHECKING` and lazy imports count. `__init__` files only re-export, and the root is lazy. Every folder of the package
+has its folder of tests, and test files share code only through modules of helpers."""
 
 import ast
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import zipasr
 
 PACKAGE = Path(zipasr.__file__).parent
+TESTS = Path(__file__).parent
 ROWS = (
     ("cli",),
     ("recipes",),
@@ -24,8 +26,8 @@ ROWS = (
     ("encoder", "baselines", "losses", "optim"),
     ("nn", "features"),
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
-    # Differs: a row of our own; how settings are typed, where to compute and how far it is concerns every row above alike.
-    ("text", "config", "device", "progress"),
+    # Differs: a row of our own; types of settings, the compute device, seeds and progress matter to every row above alike.
+    ("text", "lines", "config", "device", "progress", "randomness"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}
@@ -187,7 +189,7 @@ def test_root_loads_nothing_until_it_is_used() -> None:
 
 
 def test_root_shows_type_checkers_what_it_offers() -> None:
-    """The imports under TYPE_CHECKING are those that `__getattr__` does."""
+    """The imports under TYPE_CHECKING are those that `__getattr__` makes."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -197,7 +199,22 @@ def test_root_shows_type_checkers_what_it_offers() -> None:
 
 
 def test_only_interop_knows_foreign_names() -> None:
-    """Key names of the original occur in one file."""
+    """Key names of the original occur in one file only."""
     for path in FILES:
         if path != PACKAGE / "hub/interop.py":
             assert "encoder_embed" not in path.read_text(), path
+
+
+def test_nothing_imports_from_a_file_of_tests() -> None:
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = [base + alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            for name in names:
+                is_test = name.startswith("tests.") and ".test_" in name
+                assert not is_test, f"{path} imports {name}; move what both need into a module of helpers"
+
+
+def test_every_folder_of_the_package_has_a_folder_of_tests() -> None:
+    folders = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")}
+    assert [folder for folder in sorted(folders) if not list((TESTS / folder).glob("test_*.py"))] == []

@@ -1,5 +1,6 @@
 """Golden: the original's whole model, encoder output, CTC output, losses and gradients of the heads. Contract: published
-parameter counts, checkpoint round trip, refused weights, the Scorer's methods. Law: data of padding."""
+parameter counts, checkpoint round trip, refused weights, the Scorer's methods. Law: the content of padding changes
+nothing."""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_files import assert_close_to, attention_config, encoder_config, load_golden, seeded, weights
+from zipasr.checkpoint import load_weights
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.features import FbankConfig
@@ -16,14 +18,14 @@ from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.hub import rename_state_dict
-from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, load_weights, medium, small, tiny
+from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, medium, small, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.schedule import set_step
 from zipasr.tokenizer import Tokenizer
 
 
 def golden_model() -> AsrModel:
-    """The original's model of transducer, CTC and attention decoder."""
+    """The original's model with transducer, CTC and attention decoder."""
     meta, golden = load_golden("e_asr_model")
     config = AsrConfig(
         vocab_size=meta["vocab_size"],
@@ -85,7 +87,7 @@ GOLDEN_NAMES = {"simple": "simple", "pruned": "pruned", "ctc": "ctc", "attention
 
 
 def golden_losses(num_views: int = 1) -> tuple[AsrModel, dict[str, Tensor], dict[str, Tensor]]:
-    """The model, the losses that it gives for one view or two equal ones, and the golden tensors."""
+    """The model, its losses for one view or two equal views, and the golden tensors."""
     model = golden_model()
     meta, golden = load_golden("e_asr_losses")
     tokens = [torch.tensor(ids) for ids in meta["tokens"]]
@@ -96,7 +98,7 @@ def golden_losses(num_views: int = 1) -> tuple[AsrModel, dict[str, Tensor], dict
 
 
 def assert_golden_gradients(model: AsrModel, golden: dict[str, Tensor], kind: str) -> None:
-    """Those of the heads closely; the original's encoder rounds the derivative of its swoosh to 8 bits at random."""
+    """Check gradients of the heads closely; the original's encoder rounds the derivative of Swoosh to 8 bits at random."""
     meta, _ = load_golden("e_asr_losses")
     norms = rename_state_dict(dict(zip(meta["names"], golden[f"grad.{kind}.norms"], strict=True)))
     stored = rename_state_dict(weights(golden, f"grad.{kind}.w."))
@@ -250,7 +252,7 @@ def test_two_views_are_the_mean_of_each() -> None:
     one, other = (model(view, lens, LABELS, LABEL_LENS) for view in views)
     both = model(torch.cat(views), lens.repeat(2), LABELS, LABEL_LENS)
     for name in one:
-        # the simple loss also holds label frequencies over the batch: the same, as the views share their labels
+        # the simple loss also contains label frequencies over the batch: the same here, as the views share their labels
         torch.testing.assert_close(both[name], 0.5 * (one[name] + other[name]), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         log_probs = [model.ctc_log_probs(model.encode(view, lens).frames) for view in views]
@@ -314,7 +316,7 @@ def test_scores_of_a_missing_head_are_refused() -> None:
 
 @pytest.mark.parametrize("length", range(30, 47))
 def test_padding_that_lens_do_not_count_makes_results_independent_of_the_batch(length: int) -> None:
-    """As `AsrModel.encode` promises: 24 frames of padding hide what else is in the batch."""
+    """As `AsrModel.encode` promises, 24 frames of padding hide the rest of the batch."""
     torch.manual_seed(0)
     model = AsrModel(small_config()).eval()
     padding, features = -23.025850929940457, seeded(2, 90, 20)

@@ -1,4 +1,4 @@
-"""Figures. Contract: a PNG from whatever numbers a run has; where there is none, a sentence."""
+"""Figures. Contract: a PNG from any metrics of a run; without metrics, an error message."""
 
 from pathlib import Path
 
@@ -9,14 +9,12 @@ from zipasr import plots
 from zipasr.errors import DataError
 from zipasr.plots import plot_costs, plot_curves
 
-TRAIN = [
-    {"kind": "train", "batch": b, "loss": 9.0 / b, "simple": 5.0 / b, "pruned": 3.0 / b, "ctc": 2.0 / b} for b in (1, 2)
-]
+TRAIN = [{"kind": "train", "step": b, "loss": 9.0 / b, "simple": 5.0 / b, "pruned": 3.0 / b, "ctc": 2.0 / b} for b in (1, 2)]
 ALL_HEADS = [
-    {"kind": "train", "batch": 1, "attention": 7.0, "consistency": 1.0},
-    {"kind": "dev", "batch": 1, "attention_loss": 6.0},
+    {"kind": "train", "step": 1, "attention": 7.0, "consistency": 1.0},
+    {"kind": "dev", "step": 1, "attention_loss": 6.0},
 ]
-DEV = [{"kind": "dev", "batch": 2, "pruned_loss": 3.5, "transducer_wer": 40.0, "ctc_wer": 60.0, "wer": 40.0}]
+DEV = [{"kind": "dev", "step": 2, "pruned_loss": 3.5, "transducer_wer": 40.0, "ctc_wer": 60.0, "wer": 40.0}]
 
 
 def test_losses_of_every_head_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +29,7 @@ def test_losses_of_every_head_are_drawn(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "lines", [TRAIN + DEV, TRAIN, DEV, [{"kind": "train", "batch": 1, "ctc": 1.0}], [{"kind": "dev", "batch": 1}]]
+    "lines", [TRAIN + DEV, TRAIN, DEV, [{"kind": "train", "step": 1, "ctc": 1.0}], [{"kind": "dev", "step": 1}]]
 )
 def test_writes_a_png(tmp_path: Path, lines: list[dict]) -> None:
     path = plot_curves(lines, tmp_path / "curves.png")
@@ -41,7 +39,7 @@ def test_writes_a_png(tmp_path: Path, lines: list[dict]) -> None:
     assert len(content) > 5000
 
 
-@pytest.mark.parametrize("lines", [[], [{"kind": "other", "batch": 1}]])
+@pytest.mark.parametrize("lines", [[], [{"kind": "other", "step": 1}]])
 def test_nothing_to_draw(tmp_path: Path, lines: list[dict]) -> None:
     with pytest.raises(DataError, match="logged metrics to draw"):
         plot_curves(lines, tmp_path / "curves.png")
@@ -79,16 +77,16 @@ def test_panels_for_what_the_log_holds(tmp_path: Path, monkeypatch: pytest.Monke
     set_title, plot = Axes.set_title, Axes.plot
     monkeypatch.setattr(Axes, "set_title", lambda axes, text, **style: titles.append(text) or set_title(axes, text, **style))
     monkeypatch.setattr(Axes, "plot", lambda axes, *xy, **style: labels.append(style["label"]) or plot(axes, *xy, **style))
-    train = [{"kind": "train", "batch": b, "lr": 0.1, "hours_per_hour": 90.0, "grad_norm": 3.0 * b} for b in (1, 2)]
-    train.append({"kind": "train", "batch": 3, "grad_norm": float("nan"), "lr": 0.1})
+    train = [{"kind": "train", "step": b, "lr": 0.1, "hours_per_hour": 90.0, "grad_norm": 3.0 * b} for b in (1, 2)]
+    train.append({"kind": "train", "step": 3, "grad_norm": float("nan"), "lr": 0.1})
     plot_curves([*train, *DEV], tmp_path / "curves.png")
-    assert titles == ["learning rate", "gradient norm", "hours of audio per hour"]
+    assert titles == ["learning rate", "gradient norm", "speed (× real time)"]
     assert labels[1:3] == ["transducer, greedy: least 40.00 % at batch 2", "CTC, greedy: least 60.00 % at batch 2"]
     titles.clear()
     plot_curves([{**line, "memory_gib": 1.5, "clip_factor": 1.0, "clip_rate": 0.0} for line in train], tmp_path / "all.png")
     assert titles[-1] == "peak memory (GiB)" and "clipping" in titles
     titles.clear()
-    plot_curves([{"kind": "train", "batch": 1, "loss_scale": 0.0, "grad_norm": 0.0, "lr": 0.0}], tmp_path / "zero.png")
+    plot_curves([{"kind": "train", "step": 1, "loss_scale": 0.0, "grad_norm": 0.0, "lr": 0.0}], tmp_path / "zero.png")
     assert len(titles) == 3
 
 
@@ -96,12 +94,12 @@ def test_emission_on_dev_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     figures = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
     dev = [
-        {"kind": "dev", "batch": 20, "burst_share": 0.4, "delay_s": -0.2, "deletions": 30.0},
-        {"kind": "dev", "batch": 10, "burst_share": 0.1, "delay_s": -0.1, "deletions": 12.5},
-        {"kind": "dev", "batch": 30, "burst_share": None, "delay_s": None, "deletions": 0.0},
+        {"kind": "dev", "step": 20, "burst_share": 0.4, "delay_s": -0.2, "deletions": 30.0},
+        {"kind": "dev", "step": 10, "burst_share": 0.1, "delay_s": -0.1, "deletions": 12.5},
+        {"kind": "dev", "step": 30, "burst_share": None, "delay_s": None, "deletions": 0.0},
     ]
-    plot_curves([*dev, {"kind": "train", "batch": 5, "deletions": 99.0}], tmp_path / "curves.png")
-    plot_curves([{"kind": "dev", "batch": 1, "deletions": 0.0}], tmp_path / "none.png")
+    plot_curves([*dev, {"kind": "train", "step": 5, "deletions": 99.0}], tmp_path / "curves.png")
+    plot_curves([{"kind": "dev", "step": 1, "deletions": 0.0}], tmp_path / "none.png")
     panels, lonely = ({axes.get_title(loc="left"): axes for axes in figure.axes[2:]} for figure in figures)
     points = {title: list(zip(*axes.lines[0].get_data(), strict=True)) for title, axes in panels.items()}
     assert points == {
@@ -117,5 +115,5 @@ def test_emission_on_dev_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_resumed_runs_are_drawn_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append(x))
-    plot_curves([{"kind": "train", "batch": b, "ctc": 1.0} for b in (3, 1, 2)], tmp_path / "curves.png")
+    plot_curves([{"kind": "train", "step": b, "ctc": 1.0} for b in (3, 1, 2)], tmp_path / "curves.png")
     assert drawn == [(1, 2, 3)]

@@ -1,5 +1,5 @@
-"""Contract: every preset builds and has its published size; names, second names, folders; what is unknown is refused with
-the nearest names."""
+"""Contract: every preset builds and has its published size; names, aliases, folders; unknown names are refused with the
+nearest names."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_every_ablation_differs_from_the_base_and_from_the_others() -> None:
 def test_unknown_names(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"no preset '{name}'; did you mean .*{near}"):
         find_preset(name)
-    with pytest.raises(ConfigError, match=f"a preset or a folder .* got '{name}'; did you mean .*{near}"):
+    with pytest.raises(ConfigError, match=f"'{name}' must be a preset or a folder .* but is neither; did you mean .*{near}"):
         find_config(name)
 
 

@@ -1,5 +1,5 @@
-"""Golden: the paper's parameters and operations. Reference: operations of Zipformer written out stack by stack.
-Law: counting changes nothing and takes no memory. Contract: measuring, its errors, the JSON, the figure."""
+"""Golden: the paper's parameters and operations. Reference: operations of Zipformer written out stack by stack. Law:
+counting changes nothing and takes no memory. Contract: measuring, its errors, the JSON, the figure."""
 
 import functools
 import json
@@ -24,14 +24,16 @@ ON_RECORD = {
     "medium": (62_875_543_190, (9.7868, 9.7353, 6.7155, 9.1676, 11.5865, 9.1676, 6.7155), 2),
     "large": (107_648_816_894, (9.7868, 9.7358, 6.7158, 22.6707, 29.3520, 22.6707, 6.7158), 3),
 }
-"""Operations of the original encoder for 30 s; in 10^9, those of Conv-Embed and of each stack; and how often they contain
-the tanh of NonlinAttention. The rule has it once, and so do we. The figures have it once, twice and three times, as a
-counter does that is hooked in anew for each model of one process: stacks 1, 2 and 6, equal in all three models, have
-different figures. The difference is 0.003 and 0.005 %."""
+"""Operations of the original encoder for 30 s, those of Conv-Embed and of each stack in 10^9, and a count.
+
+The count says how often the operations include the tanh of NonlinAttention. The rule counts it once, and so do we. The
+original's figures count it once, twice or three times, like a counter whose hooks are added again for each model of a
+process: stacks 1, 2 and 6, which are equal in all three models, have different figures. The difference is 0.003 and 0.005 %.
+"""
 
 
 def stack_flops(config: ZipformerConfig, i: int, num_frames_50hz: int) -> tuple[int, int]:
-    """Operations of stack i, with its Downsample and Bypass, and how many of them are tanh."""
+    """Operations of stack i including its Downsample and Bypass, and how many of them are tanh."""
     factor, channels, hidden = config.downsample[i], config.channels[i], config.feedforward[i]
     frames, heads, layers = -(-num_frames_50hz // factor), config.num_heads[i], config.num_layers[i]
     query, value, pos = config.head_dims(i)
@@ -124,7 +126,7 @@ def test_close_to_the_paper(name: str) -> None:
     tolerance = 0.005 if name.startswith(("zipformer", "conformer")) else 0.025
     assert profile.published is paper
     assert profile.gflops == pytest.approx(paper.gflops, rel=tolerance)
-    # Branchformer has 0.7 M more than published, for a reason unknown; everything else agrees as printed, or nearly.
+    # Branchformer has 0.7 M more than published, for an unknown reason; all others agree as printed, or nearly.
     assert profile.published_like_params / 1e6 == pytest.approx(paper.params_m, abs=0.75 if name == "branchformer" else 0.1)
     assert profile.params_difference == pytest.approx(100 * (profile.published_like_params / 1e6 / paper.params_m - 1))
     assert profile.gflops_difference == pytest.approx(100 * (profile.gflops / paper.gflops - 1))
@@ -140,7 +142,7 @@ def test_conformers_with_the_published_head(name: str, num_params: int) -> None:
 
 
 class Chosen(nn.Module):
-    """An encoder that is one operation on (1, T, F)."""
+    """An encoder that is a single operation on (1, T, F)."""
 
     def __init__(self, operation: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Progress. Contract: plain lines now and then where stderr is no terminal, a bar on one, nothing when quiet."""
+"""Progress. Contract: occasional plain lines if stderr is not a terminal, a bar if it is one, nothing if quiet."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from zipasr.progress import LINE_INTERVAL_S, Progress, quiet, track, write_line
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets, in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -19,7 +19,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -45,7 +45,7 @@ def test_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\r" not in captured.err
 
 
-def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     count(100, LINE_INTERVAL_S / 101)
     assert list(track("abc", "prepare", unit="files")) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
@@ -53,7 +53,7 @@ def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_total_note_and_scale(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Progress("index", unit="bytes", is_scaled=True, clock=clock) as progress:
+    with Progress("index", unit="bytes", clock=clock) as progress:
         progress.note("loss 0.50")
         clock.now_s += LINE_INTERVAL_S
         progress.set_done(2_500_000)

@@ -1,7 +1,7 @@
-"""Law: every property holds for examples drawn at random, too, not only for those that `scripts/test` tries every time.
+"""Law: every property also holds for examples drawn at random, not only for those that `scripts/test` tries every time.
 
-The run prints its seed. An example that fails is printed, with what repeats it, and kept in `.hypothesis`, where the next
-random run looks first; pin it with `@example` in its test. To search on:
+The run prints its seed. An example that fails is printed with the way to repeat it, and kept in `.hypothesis`, where the
+next random run looks first; pin it with `@example` in its test. To search further:
 
     scripts/test -m "hypothesis and not slow" --hypothesis-profile random --hypothesis-seed 7
 """

@@ -1,5 +1,7 @@
-"""Run: the quick start, as the README has it (`.ci/run` trains it half as long), and its model finetuned to another
-language. Minutes long; what they print goes straight to the log."""
+"""Run: the quick start as in the README (`.ci/run` trains it half as long), and its model finetuned to another language.
+
+These take minutes; their output goes straight to the log.
+"""
 
 import json
 import os
@@ -18,10 +20,10 @@ from tests.conftest import REPOSITORY
 TIMEOUT_S = 50 * 60
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
 LEFT_OF_NEW = 0.6
-"""At most this share of the word error rate on French prompts is left after finetuning to them."""
+"""Largest share of the word error rate on French prompts that may be left after finetuning to them."""
 MAX_FORGOTTEN = 12.0
-"""Points by which the word error rate on English prompts may rise meanwhile, half of the sound being theirs; without any of
-it nothing of them is understood any more (docs/finetuning.md)."""
+"""Points by which the word error rate on English prompts may rise in finetuning with half of the audio being English;
+without English audio almost no English word is recognized any more (docs/finetuning.md)."""
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -29,9 +31,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 @pytest.fixture(scope="module")
 def lines(request: pytest.FixtureRequest) -> list[str]:
-    """What the quick start prints; its run is in `RUN` afterwards."""
+    """The output of the quick start, whose run is in `RUN` afterwards."""
     lines = []
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # for who watches the log
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # visible in the log
         process = subprocess.Popen(
             [REPOSITORY / "scripts" / "quickstart"], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -52,7 +54,7 @@ def lines(request: pytest.FixtureRequest) -> list[str]:
 def test_quickstart(lines: list[str]) -> None:
     result = re.fullmatch(r"test WER: (\d+\.\d) %", lines[-1])
     assert result is not None, lines[-1]
-    assert float(result.group(1)) <= 50.0  # the floor; the README has what is really reached
+    assert float(result.group(1)) <= 50.0  # a lower bound; the README states the results
 
     import zipasr
 
@@ -66,7 +68,7 @@ def test_quickstart(lines: list[str]) -> None:
 
 @pytest.mark.usefixtures("lines")
 def test_french_is_learned_and_english_not_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    """As docs/finetuning.md has it: a new vocabulary, and the old prompts mixed in."""
+    """As in docs/finetuning.md: a new vocabulary, and the old prompts mixed in."""
     french, run = tmp_path / "fr", tmp_path / "run"
     settings = ["finetune.vocabulary=new", "num_epochs=2", "batch.spec_augment=none", "lr=0.01"]
     settings.append(f"mix={json.dumps([{'data': str(DATA), 'share': 0.5}])}")
@@ -82,7 +84,10 @@ def test_french_is_learned_and_english_not_forgotten(tmp_path: Path, capfd: pyte
 
 
 def command(*argv: Any) -> str:
-    """Run a command of ours, on one thread, which is hardly slower than two and does not suffer from others; its stdout."""
+    """Run one of our commands and return its stdout.
+
+    It has one thread, which is hardly slower than two and does not suffer from other processes.
+    """
     line, env = [sys.executable, "-m", "zipasr", *map(str, argv)], {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(line, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
 

@@ -1,7 +1,8 @@
-"""Contract: every ```bash and ```python block of the README runs, in order, in one folder; nothing is run unannounced.
+"""Contract: every ```bash and ```python block of the README runs, in order, in one folder; every change to a block is
+printed.
 
-The folder holds what `furnish` puts there and what earlier blocks made. Lines that match SKIPPED are left out and
-training is shortened by SHORT; both are printed. Blocks that are not to be run (output, layouts) are fenced as ```text.
+The folder holds what `furnish` puts there and what earlier blocks made. Lines that match SKIPPED are skipped and training is
+shortened by SHORT; both are printed. Blocks that are not meant to run (output, layouts) are fenced as ```text.
 """
 
 import os
@@ -29,7 +30,7 @@ SHORT = "--set num_epochs=1 --set batch.speed_factors=1.0 --set device=cpu"
 
 
 def furnish(folder: Path) -> None:
-    """Recordings with texts (recordings/a.wav to x.wav), call.mp3 without one, and a quick start that learned nothing."""
+    """Recordings with texts (recordings/a.wav to x.wav), call.mp3 without text, and a quick-start model without training."""
     generator = np.random.default_rng(0)
     (folder / "recordings").mkdir()
     for name in "abcdefghijklmnopqrstuvwx":
@@ -46,7 +47,7 @@ def blocks_of(text: str) -> list[tuple[str, str]]:
 
 
 def shell_script(block: str) -> str:
-    """The commands of a block, with what is not run as it stands marked as such."""
+    """The commands of a block; lines that are not run as they stand are marked."""
     lines = []
     for line in block.replace("\\\n", " ").splitlines():
         command = line.strip().removeprefix("$ ")

@@ -1,5 +1,5 @@
-"""Contract: tensors and plain values come out of the files of others; code in them does not run; damaged files of every kind
-are refused with the cure."""
+"""Contract: tensors and plain values are read from other people's files; code in them does not run; damaged files of every
+kind are refused with the cure."""
 
 import os
 import sys
@@ -133,7 +133,7 @@ def test_files_cut_short_anywhere(tmp_path: Path, is_archive: bool) -> None:
     content = save({"model": {"a": TENSOR}}, tmp_path / "a.pt", is_archive).read_bytes()
     for length in range(0, len(content) - 1, max(1, len(content) // 40)):
         (tmp_path / "cut.pt").write_bytes(content[:length])
-        # A name that was cut in the middle is a name that is not known.
+        # A truncated name is an unknown name.
         with pytest.raises(
             CheckpointError, match=r"cut short or damaged|plain values \((torch|collections)\.\w*\)"
         ) as error:
@@ -152,7 +152,7 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_flipped_bytes_of_the_old_format_give_a_value_or_the_right_error(tmp_path: Path) -> None:
-    """That format has no checksums; whatever comes of it, no other exception does."""
+    """The old format has no checksums: the result may be any value or the right error, but no other exception."""
     content = save({"model": {"a": TENSOR}, "dir": Path("a"), "lr": 0.5}, tmp_path / "a.pt", is_archive=False).read_bytes()
     positions = torch.randint(len(content) - 4 * len(TENSOR), (300,), generator=torch.Generator().manual_seed(0))
     num_refused = 0

@@ -1,6 +1,6 @@
-"""Run: what a trained model must show that random weights cannot, on the model of the quick start and prompts that it never
-heard: hotwords help and do little harm, calibration helps, long recordings lose nothing, words are timed where they are, and
-sherpa-onnx says the same."""
+"""Run: properties of a trained model that random weights cannot show, for the model of the quick start on prompts that it
+was not trained on: hotwords help and do little harm, calibration helps, long recordings lose nothing, word times are right,
+and sherpa-onnx gives the same texts."""
 
 import dataclasses
 import json
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.export.test_sherpa import transcribe_as_sherpa, transcribe_with_sherpa
+from tests.error_rate import wer
+from tests.export.sherpa import transcribe_as_sherpa, transcribe_with_sherpa
 from zipasr import Hotword
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
 from zipasr.export import export_model
@@ -23,18 +24,18 @@ from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
 ABSENT = ("ZIPFORMER", "ANNA MARIA", "WELLINGTON", "QUEENSLAND", "KATHERINE", "JONATHAN", "SAN FRANCISCO")
 BOOSTS = {"beam": 1.5, "greedy": 1.0, "ctc_beam": 1.5}
-"""Nats for each token: the default, and less in a greedy search, which cannot take back what turns out wrong."""
+"""Nats per token: the default, and less in a greedy search, which cannot take back a wrong token."""
 MAX_HARM = 2.5
-"""Percent by which the word error rate may rise with names as hotwords that nobody says, in a beam search."""
+"""Percent by which the word error rate may rise in a beam search with hotwords that nobody says."""
 MAX_START_ERROR_S = 0.02
-"""Mean error of the starts of words, against the level of the sound; measured 0.006 (docs/alignment.md)."""
+"""Mean error of word starts relative to the level of the audio; measured 0.006 (docs/alignment.md)."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")
 def utterances() -> list[ReferenceUtterance]:
-    """Dev and test prompts. The quick start is run if it was not."""
+    """Dev and test prompts. Runs the quick start if it has not run."""
     if not (RUN / "test_results.jsonl").exists():
         subprocess.run([REPOSITORY / "scripts" / "quickstart"], check=True)
     return [utterance for part in ("dev", "test") for utterance in read_cuts(DATA / f"{part}_cuts.jsonl.gz")]
@@ -46,27 +47,23 @@ def texts_of(utterances: Sequence[ReferenceUtterance], method: str, hotwords: Se
     return [transcript.text for transcript in recognizer.transcribe_many(samples)]
 
 
-def wer(utterances: Sequence[ReferenceUtterance], texts: Sequence[str]) -> float:
-    return error_rates((u.text, text) for u, text in zip(utterances, texts, strict=True)).words.rate
-
-
-def num_heard(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:
+def num_found(utterances: Sequence[ReferenceUtterance], texts: Sequence[str], words: Sequence[str]) -> int:
     counts = ((Counter(u.text.split()), Counter(text.split())) for u, text in zip(utterances, texts, strict=True))
-    return sum(min(said[word], heard[word]) for said, heard in counts for word in words)
+    return sum(min(said[word], found[word]) for said, found in counts for word in words)
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam"])
-def test_hotwords_are_heard_with_and_missed_without(method: str, utterances: list[ReferenceUtterance]) -> None:
+def test_hotwords_are_recognized_that_were_missed_without(method: str, utterances: list[ReferenceUtterance]) -> None:
     plain = texts_of(utterances, method)
     missed = sorted(
         {word for u, text in zip(utterances, plain, strict=True) for word in set(u.text.split()) - set(text.split())}
     )
     words = [word for word in missed if len(word) >= 5]
     total = sum(Counter(u.text.split())[word] for u in utterances for word in words)
-    before = num_heard(utterances, plain, words)
+    before = num_found(utterances, plain, words)
     with_them = texts_of(utterances, method, [Hotword(word, BOOSTS[method]) for word in words])
-    after = num_heard(utterances, with_them, words)
-    print(f"{method}: of {total} occurrences of {len(words)} words {before} heard without hotwords, {after} with them")
+    after = num_found(utterances, with_them, words)
+    print(f"{method}: of {total} occurrences of {len(words)} words {before} found without hotwords, {after} with them")
     assert after - before >= 0.25 * (total - before)
     assert wer(utterances, with_them) < wer(utterances, plain)
 
@@ -80,7 +77,7 @@ def test_hotwords_that_nobody_says_do_little_harm(utterances: list[ReferenceUtte
 @pytest.mark.parametrize("method", ["beam", "ctc_greedy"])
 def test_calibrated_confidence_tells_more(method: str, utterances: list[ReferenceUtterance]) -> None:
     recognizer = Recognizer.load(RUN, search=SearchConfig(method=method))  # type: ignore[arg-type]
-    recognizer.calibrations = {}
+    recognizer.engine.calibrations.clear()
     report = calibrate(evaluate(recognizer, utterances).results)
     print({name: dataclasses.replace(q, curve=()) for name, q in (("raw", report.raw), ("calibrated", report.calibrated))})
     assert report.calibrated.normalized_cross_entropy > max(0.0, report.raw.normalized_cross_entropy)
@@ -89,7 +86,7 @@ def test_calibrated_confidence_tells_more(method: str, utterances: list[Referenc
 
 @pytest.mark.parametrize("use_vad", [True, False])
 def test_a_long_recording_loses_and_doubles_no_words(use_vad: bool, utterances: list[ReferenceUtterance]) -> None:
-    """Prompts of known text, joined with pauses and noise: as a whole they say what they say one by one."""
+    """Prompts of known text, joined with pauses and noise, give the same words as one by one."""
     one_by_one = texts_of(utterances, "beam")
     generator, parts = np.random.default_rng(0), []
     for utterance in utterances:
@@ -126,8 +123,8 @@ def exported(utterances: list[ReferenceUtterance], tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])
-def test_sherpa_onnx_says_what_we_say(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
-    """The exported graphs in the real runtime, on every prompt that the model never heard."""
+def test_sherpa_onnx_gives_the_same_texts(method: str, exported: Path, utterances: list[ReferenceUtterance]) -> None:
+    """The exported graphs run in the real runtime on every prompt that the model was not trained on."""
     recordings = [utterance.samples for utterance in utterances if utterance.samples is not None]
     expected = transcribe_as_sherpa(RUN, recordings, method)
     found = transcribe_with_sherpa(exported, recordings, method)

@@ -1,5 +1,6 @@
-"""Run: what a trained causal model says of prompts that it never heard, as they come in. The stream, the recording heard in
-chunks, the exported graphs, the real sherpa-onnx on them and the server all say the same, and the whole little better."""
+"""Run: the results of a trained causal model for live audio of prompts that it was not trained on. The stream, the recording
+encoded in chunks, the exported graphs, the real sherpa-onnx on them and the server all give the same texts, and the whole
+recording gives little better ones."""
 
 import json
 import subprocess
@@ -14,34 +15,34 @@ import soundfile
 from websockets.sync.client import connect
 
 from tests.conftest import REPOSITORY
-from tests.export.test_online import sherpa_recognizer, sherpa_tokens
-from tests.serve.browser import browser
+from tests.error_rate import wer
+from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
+from tests.serve.browser import FAKE_MICROPHONE, browser
 from tests.serve.clients import results_of, stream_file, stream_samples
 from tests.serve.running import running
-from tests.serve.test_page import FAKE_MICROPHONE
-from tests.test_trained import wer
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model
 from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig
 
 RUN, SHORT_RUN = REPOSITORY / "exp" / "streaming", REPOSITORY / "exp" / "streaming_short"
-DATA = REPOSITORY / "data" / "prompts_streaming"  # of its own: the quick start writes data/prompts, maybe at this moment
+DATA = REPOSITORY / "data" / "prompts_streaming"  # its own: the quick start may write data/prompts now
 CHUNK, LEFT = 16, 128
 CHUNKS = ChunkConfig(chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT, simulate_streaming=True)
 NUM_EPOCHS = 6
-"""A third of the recipe: enough to say words, if not the right ones."""
+"""A third of the recipe: enough to find words, if not the right ones."""
 MAX_WER = 75.0
-"""Percent, with so little training; docs/streaming.md has what the whole recipe reaches."""
+"""Percent, after so little training; docs/streaming.md has the result of the whole recipe."""
 MAX_WORSE = 12.0
-"""Points by which the word error rate in chunks of 320 ms may exceed that of the whole."""
+"""Points by which the word error rate in chunks of 320 ms may exceed that of the whole recording."""
 MIN_SHARED_WORDS = 0.3
-"""Of the words of a prompt, through the echo and noise reduction of a browser and after so little training: measured 0.6,
-with the whole recipe 0.9."""
+"""Share of the words of a prompt that must be right through a browser's echo and noise reduction and after so little
+training; measured 0.6, and 0.9 with the whole recipe."""
 METHODS = ("greedy", "beam", "ctc_greedy")
 TIE_NATS, MAX_TIES = 0.02, 4
-"""After a third of the recipe, sherpa-onnx's beam takes another of our best texts for 3 of 80 prompts, whose scores per
-label are 0.0003, 0.0006 and 0.0142 nats below the best; greedy and CTC search say the same of all. Why is not known: it may
-be the silence of the last window, which sherpa-onnx takes for audio and zipasr does not. After the whole recipe none was."""
+"""After a third of the recipe, sherpa-onnx's beam chooses another one of our best texts for 3 of 80 prompts, whose scores
+per label are 0.0003, 0.0006 and 0.0142 nats below the best; greedy and CTC search agree for all. The reason is unknown: it
+may be the silence of the last window, which sherpa-onnx counts as audio and zipasr does not. After the whole recipe all
+agreed."""
 SILENCE = np.zeros(16_000, np.float32)
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -49,7 +50,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 @pytest.fixture(scope="module")
 def run() -> Path:
-    """The recipe for streams: the whole run if it is there, else a short one."""
+    """The run of the whole streaming recipe if it exists, else a short one."""
     command = [sys.executable, "-m", "zipasr"]
     if not DATA.is_dir():
         subprocess.run([*command, "prepare", "prompts", "--out", DATA], cwd=REPOSITORY, check=True)
@@ -68,7 +69,7 @@ def utterances(run: Path) -> list[ReferenceUtterance]:
 
 @pytest.fixture(scope="module")
 def recordings(utterances: list[ReferenceUtterance]) -> list[np.ndarray]:
-    """Their samples, all of them, each with the second of silence that follows what a microphone hears."""
+    """The samples of all prompts, each with the second of silence that a microphone records after it."""
     found = [np.concatenate([one.samples, SILENCE]) for one in utterances if one.samples is not None]
     assert len(found) == len(utterances) > 70
     return found
@@ -76,13 +77,13 @@ def recordings(utterances: list[ReferenceUtterance]) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model as graphs that hear chunks."""
+    """The model as graphs that encode chunks."""
     folder = tmp_path_factory.mktemp("export") / "out"
     return export_model(run, folder, chunk_ms=20 * CHUNK, left_context_ms=20 * LEFT).folder
 
 
 def streamed(recognizer: Recognizer, recordings: Sequence[np.ndarray]) -> list[str]:
-    """What streams of all recordings say, side by side, in pieces of 0.1 s."""
+    """The texts of streams of all recordings, decoded side by side, in pieces of 0.1 s."""
     streams = [recognizer.stream() for _ in recordings]
     for start in range(0, max(map(len, recordings)), 1600):
         for stream, samples in zip(streams, recordings, strict=True):
@@ -104,14 +105,15 @@ def test_chunks_cost_little(run: Path, utterances: list[ReferenceUtterance], rec
 
 
 def tied_texts(run: Path, method: str, samples: np.ndarray) -> set[str]:
-    """The texts that a beam search finds as good as its best one, up to `TIE_NATS` per label; nothing for other searches."""
+    """The texts that a beam search scores within `TIE_NATS` per label of its best one; nothing for other searches."""
     if method != "beam":
         return set()
     model = Recognizer.load(run, search=SearchConfig(method="beam", num_best=4), chunks=CHUNKS)
-    ranked = model.find(model.encode([model.fbank(samples)]))[0]
-    scores = [hypothesis.normalized_score(model.scorer.context_size) for hypothesis in ranked]
+    engine = model.engine
+    ranked = engine.find(engine.encode([engine.fbank(samples)]), model.search)[0]
+    scores = [hypothesis.normalized_score(engine.scorer.context_size) for hypothesis in ranked]
     pairs = zip(ranked, scores, strict=True)
-    return {model.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
+    return {engine.tokenizer.decode(hypothesis.ids) for hypothesis, score in pairs if scores[0] - score < TIE_NATS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,8 +135,8 @@ def test_streams_graphs_and_sherpa_onnx_say_the_same(
     assert all(told[i] in ties[i] for i in other), [(expected[i], told[i]) for i in other]
 
 
-def test_live_sound_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
-    """Eight clients at once, and the wheel's own; from the model and from the graphs."""
+def test_live_audio_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
+    """Eight clients at once and the wheel's own client agree, for the model and for the graphs."""
     chosen = [samples for samples in recordings if len(samples) > 3 * 16_000][:8]
     expected = streamed(Recognizer.load(run, chunks=CHUNKS), chosen)
     for recognizer in (Recognizer.load(run, chunks=CHUNKS), Recognizer.load(exported)):
@@ -154,8 +156,8 @@ def test_live_sound_over_sockets(run: Path, exported: Path, recordings: list[np.
             assert " ".join(str(final["text"]) for final in finals if final["text"]) == expected[0]
 
 
-def test_the_page_writes_along_what_the_microphone_hears(run: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
-    """A prompt as the microphone of a real browser, which hears it again and again, and treats it as calls are treated."""
+def test_the_page_shows_live_text_of_the_microphone(run: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
+    """A real browser receives a prompt as its microphone, in a loop, and processes it like a call."""
     samples = max((samples for samples in recordings if len(samples) < 8 * 16_000), key=len)
     recognizer = Recognizer.load(run, chunks=CHUNKS)
     (expected,) = streamed(recognizer, [samples])
@@ -180,8 +182,8 @@ def test_8_bits_are_judged_in_chunks(run: Path, tmp_path: Path) -> None:
     cuts, flags = DATA / "dev_cuts.jsonl.gz", ["--chunk-ms", str(20 * CHUNK), "--max-wer-increase", "2", "--json"]
     line = [sys.executable, "-m", "zipasr", "export", run, "--out", tmp_path / "out", "--int8", "--cuts", cuts, *flags]
     report = json.loads(subprocess.run(line, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    print(report["quantisation"]["heads"])
-    for head in report["quantisation"]["heads"].values():
+    print(report["quantization"]["heads"])
+    for head in report["quantization"]["heads"].values():
         before, after = head["word_error_rate"]
         assert after <= before + 2.0
         assert head["num_bytes"][1] < 0.7 * head["num_bytes"][0]

@@ -1,4 +1,4 @@
-"""Transcript: law (words cover the tokens), contract (JSON)."""
+"""Transcript. Law: words cover the tokens. Contract: JSON."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ from zipasr.transcript import (
 
 
 def tokens_of(*texts: str) -> list[Token]:
-    """Tokens at 0.04 s from each other, log-probability -0.1 times their number."""
+    """Tokens 0.04 s apart, with log-probability -0.1 times their number."""
     return [Token(text, 0.04 * i, 0.04 * i + 0.04, -0.1 * (i + 1)) for i, text in enumerate(texts)]
 
 
@@ -74,7 +74,7 @@ def test_words_spell_the_tokens_in_order(texts: list[str]) -> None:
 
 
 def test_rounding_above_probability_one_is_cut() -> None:
-    """Log-probabilities from float32 may come out a hair above 0."""
+    """Log-probabilities from float32 may be slightly above 0."""
     assert words_from_tokens([Token("▁a", 0.0, 0.04, 1e-7)])[0].confidence == 1.0
 
 

@@ -18,12 +18,12 @@ _TEXTS = ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "PACK MY BOX WITH FIVE 
 
 @functools.cache
 def tiny_tokenizer() -> Tokenizer:
-    """Letters and a few pieces."""
+    """A tokenizer of letters and a few pieces."""
     return Tokenizer.train(_TEXTS, kind="bpe", vocab_size=48)
 
 
 def tiny_config() -> AsrConfig:
-    """The preset `tiny` with half its stacks, and narrower ones: tests of what lies around an encoder need no more."""
+    """The preset `tiny` with half its stacks, and narrower ones, enough for tests of anything but the encoder."""
     preset = tiny()
     assert isinstance(preset.encoder, ZipformerConfig)
     encoder = dataclasses.replace(
@@ -42,7 +42,7 @@ def tiny_config() -> AsrConfig:
 def tiny_asr_model(
     seed: int = 11, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False
 ) -> AsrModel:
-    """A model of `tiny_config` with random weights, its joiner sharpened so that it says something, here several words."""
+    """A model of `tiny_config` with random weights, its joiner sharpened so that it emits tokens, here several words."""
     config = tiny_config()
     if not has_transducer:
         config = dataclasses.replace(config, transducer=None)
@@ -61,18 +61,18 @@ def tiny_asr_model(
 
 @functools.cache
 def tiny_recognizer(method: str = "auto") -> Recognizer:
-    """A recognizer around it, with an attention decoder where the search needs one."""
+    """A recognizer with `tiny_asr_model`, with an attention decoder where the search needs one."""
     model = tiny_asr_model(has_attention=method == "attention_rescoring")
     return Recognizer(model, tiny_tokenizer(), search=SearchConfig(method=method))
 
 
 def save_tiny(folder: Path, **heads: bool) -> Path:
-    """Write it into a model folder."""
+    """The folder that holds `tiny_asr_model` and its tokenizer."""
     return tiny_asr_model(**heads).save(folder, tiny_tokenizer())
 
 
 def noise(duration_s: float, seed: int = 0) -> np.ndarray:
-    """Samples (samples,) at 16 kHz whose loudness goes up and down, the same in every run."""
+    """Samples (samples,) at 16 kHz whose level goes up and down, the same in every run."""
     generator = np.random.default_rng(seed)
     num_samples = round(duration_s * 16_000)
     envelope = 0.2 * np.sin(np.arange(num_samples) / 16_000 * (3 + seed)) ** 2

@@ -1,3 +1,3 @@
-"""How long tests wait for others: long enough for any machine, and no test depends on it. It ends one that hangs."""
+"""How long tests wait for another process or thread: long enough for any machine, so that it only ends a test that hangs."""
 
 WATCHDOG_S = 600.0

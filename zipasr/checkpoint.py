@@ -1,27 +1,38 @@
 """The folder format of checkpoints: JSON documents, safetensors and plain files under one list of checksums.
 
 A folder is written next to its destination and then renamed, so that it exists completely or not at all. `checksums.json`
-holds the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded.
+holds the SHA-256 of every file, and a file that does not match is refused. Nothing in it can run code when loaded. A folder
+that a training run writes checkpoints into is locked against other processes.
 """
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zipasr.errors import CheckpointError
+from zipasr.config import from_json
+from zipasr.errors import CheckpointError, ConfigError
+
+T = TypeVar("T")
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
+LOCK_FILE = ".lock"
+_ORPHANS_LIVE_S = 15.0  # torch's data readers check every 5 s whether their parent is alive
+logger = logging.getLogger(__name__)
 
 
 def write_folder(
@@ -118,22 +129,42 @@ class CheckpointFolder:
         Raises:
             CheckpointError: the file is missing, cut short or changed.
         """
+        with self._open(name) as file:
+            content = file.read()
+        self._verify(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[BufferedReader]:
         if name not in self._sha256:
             raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
         try:
-            content = (self.path / name).read_bytes()
+            with (self.path / name).open("rb") as file:
+                yield file
         except OSError as error:
             raise CheckpointError(f"{self.path / name} cannot be read: {error}") from error
-        if hashlib.sha256(content).hexdigest() != self._sha256[name]:
+
+    def _verify(self, name: str, sha256: str) -> None:
+        if sha256 != self._sha256[name]:
             raise CheckpointError(
-                f"{self.path / name} is damaged: its {len(content)} bytes do not match the checksum written with it; "
-                "copy it again or use another checkpoint"
+                f"{self.path / name} is damaged: its content does not match the checksum written with it; copy it again or "
+                "use another checkpoint"
             )
-        return content
 
     def document(self, name: str) -> Any:
         """The JSON value of one file."""
         return json.loads(self.blob(name))
+
+    def config(self, cls: type[T], name: str) -> T:
+        """The configuration of type `cls` in one JSON file.
+
+        Raises:
+            CheckpointError: as for `blob`, or the file holds another configuration.
+        """
+        try:
+            return from_json(cls, self.document(name), where=f"{self.path / name}")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The named tensors of one safetensors file, on the CPU."""
@@ -150,23 +181,32 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as for `blob`.
         """
-        if name not in self._sha256:
-            raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
-        path = self.path / name
+        with self._open(name) as file:
+            self._verify(name, hashlib.file_digest(file, "sha256").hexdigest())
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if digest != self._sha256[name]:
-            raise CheckpointError(
-                f"{path} is damaged: its content does not match the checksum written with it; "
-                "copy it again or use another checkpoint"
-            )
-        try:
-            return safetensors.safe_open(path, framework="pt")
+            return safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+            raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
+    """Copy named tensors into a model with exactly these names and shapes.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    wrong += [
+        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
+    model.load_state_dict(tensors)
 
 
 def clean_up(parent: str | os.PathLike[str]) -> list[str]:
@@ -189,6 +229,67 @@ def clean_up(parent: str | os.PathLike[str]) -> list[str]:
         else:
             shutil.rmtree(path, ignore_errors=True)
     return restored
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Context manager: create the folder `out` if missing, and lock it against other training processes (not on Windows).
+
+    In it and its subfolders, incomplete checkpoints of a killed run are cleaned up.
+
+    Raises:
+        ConfigError: another process is training there.
+        CheckpointError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK_FILE).open("a+", encoding="ascii")
+    except OSError as error:
+        raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
+    with file:
+        if not _lock(file):
+            raise ConfigError(f"another process is training in {out}; wait for it, stop it, or choose another --out")
+        for sentence in [*clean_up(out), *(text for path in out.iterdir() if path.is_dir() for text in clean_up(path))]:
+            logger.warning("%s", sentence)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file and write the process id into it; False if another process holds the lock.
+
+    After a run is killed, its data reading processes hold the lock for some seconds, until they notice. This function
+    therefore waits if the process that locked the file is dead.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    deadline = time.monotonic() + _ORPHANS_LIVE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            if _is_alive(file.read()) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            return True
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process with this id exists on this machine; True if it is not a number."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
 
 
 def _write_file(path: Path, content: bytes) -> str:

@@ -59,6 +59,18 @@ def set_fields(config: T, assignments: Sequence[str]) -> T:
     return config
 
 
+def differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """The leaves that differ between two JSON values, by dotted name; None stands for a leaf that one of them lacks."""
+    old, new = _leaves(before), _leaves(now)
+    return {name: (old.get(name), new.get(name)) for name in old | new if old.get(name) != new.get(name)}
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _leaves(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
 def field_names(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all fields of a configuration, including nested ones."""
     names = []

@@ -42,11 +42,11 @@ class FbankConfig:
         top_hz = self.high_freq_hz if self.high_freq_hz > 0 else nyquist_hz + self.high_freq_hz
         if not 0 <= self.low_freq_hz < top_hz <= nyquist_hz:
             raise ConfigError(
-                f"Expected 0 <= low_freq_hz < high_freq_hz <= {nyquist_hz:g} Hz (zero or less counts down from there), "
-                f"got {self.low_freq_hz:g} and {self.high_freq_hz:g}."
+                f"low_freq_hz and high_freq_hz must be 0 <= low < high <= {nyquist_hz:g} Hz (a high one of zero or less "
+                f"counts down from there), but are {self.low_freq_hz:g} and {self.high_freq_hz:g}"
             )
         if self.num_mel_bins < 3:
-            raise ConfigError(f"Expected at least 3 mel bins, got num_mel_bins={self.num_mel_bins}.")
+            raise ConfigError(f"num_mel_bins must be at least 3, but is {self.num_mel_bins}")
         # The C++ code also rejects a filter without an FFT bin, but does not say which setting is wrong.
         edges_mel = np.linspace(_mel(self.low_freq_hz), _mel(top_hz), self.num_mel_bins + 2)
         bins_mel = _mel(np.arange(_FFT_SAMPLES // 2) * SAMPLE_RATE_HZ / _FFT_SAMPLES)
@@ -54,8 +54,8 @@ class FbankConfig:
         first_beyond = np.searchsorted(bins_mel, edges_mel[2:], side="left")
         if (first_inside >= first_beyond).any():
             raise ConfigError(
-                f"Expected mel filters wide enough to hold an FFT bin each (every {SAMPLE_RATE_HZ / _FFT_SAMPLES} Hz), "
-                f"got {self.num_mel_bins} between {self.low_freq_hz:g} and {top_hz:g} Hz; use fewer."
+                f"mel filters must be wide enough to hold an FFT bin each (every {SAMPLE_RATE_HZ / _FFT_SAMPLES} Hz), but "
+                f"there are {self.num_mel_bins} between {self.low_freq_hz:g} and {top_hz:g} Hz; use fewer"
             )
 
 
@@ -114,8 +114,8 @@ class FbankStream:
         values = np.asarray(samples)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
             raise ValueError(
-                f"Expected (samples,) of floats in about [-1, 1], got shape {values.shape} of {values.dtype}; "
-                "zipasr.audio.load_audio makes them from any recording or array."
+                f"samples must be (samples,) of floats in about [-1, 1], but have shape {values.shape} of {values.dtype}; "
+                "zipasr.audio.load_audio makes them from any recording or array"
             )
         values = values.astype(np.float32, copy=False)
         frames = []
@@ -140,7 +140,7 @@ class FbankStream:
 
     def _check_open(self) -> None:
         if self._is_finished:
-            raise RuntimeError("Expected a stream that is still open, got a finished one; start another with stream().")
+            raise RuntimeError("a stream must still be open, but this one is finished; start another with Fbank.stream()")
 
     def _take(self) -> Tensor:
         """Copy the new frames (the binding returns them one by one: 4 ms per minute of audio) and free them inside."""

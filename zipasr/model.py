@@ -4,7 +4,6 @@ Input are features (N, T, 80) at 100 Hz; `encode` returns frames at 25 Hz, `loss
 `Scorer` that the searches use.
 """
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from zipasr.baselines import (
     Squeezeformer,
     SqueezeformerConfig,
 )
-from zipasr.config import from_json, to_json
+from zipasr.config import to_json
 from zipasr.encoder.state import StreamState
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
@@ -74,9 +73,7 @@ class AsrConfig:
             )
 
 
-def make_encoder(
-    config: EncoderConfig,
-) -> Zipformer | Conformer | Squeezeformer | Branchformer | EBranchformer:
+def make_encoder(config: EncoderConfig) -> Zipformer | Conformer | Squeezeformer | Branchformer | EBranchformer:
     """The encoder of a configuration, with random weights."""
     if isinstance(config, ZipformerConfig):
         return Zipformer(config)
@@ -96,22 +93,20 @@ class AsrModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = make_encoder(config.encoder)
-        channels, blank = self.encoder.output_channels, Tokenizer.blank_id
+        channels, vocab_size = self.encoder.output_channels, config.vocab_size
+        blank, sos_eos = Tokenizer.blank_id, Tokenizer.sos_eos_id
         self.transducer: TransducerHead | None = None
         self.ctc: CtcHead | None = None
         self.attention: AttentionHead | None = None
         if config.transducer is not None:
             self.transducer = TransducerHead(
-                config.transducer, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank
+                config.transducer, encoder_channels=channels, vocab_size=vocab_size, blank=blank
             )
         if config.ctc is not None:
-            self.ctc = CtcHead(config.ctc, encoder_channels=channels, vocab_size=config.vocab_size, blank=blank)
+            self.ctc = CtcHead(config.ctc, encoder_channels=channels, vocab_size=vocab_size, blank=blank)
         if config.attention is not None:
             self.attention = AttentionHead(
-                config.attention,
-                encoder_channels=channels,
-                vocab_size=config.vocab_size,
-                sos_eos=Tokenizer.sos_eos_id,
+                config.attention, encoder_channels=channels, vocab_size=vocab_size, sos_eos=sos_eos
             )
 
     def encode(
@@ -176,50 +171,40 @@ class AsrModel(nn.Module):
             ValueError: states differ in chunk, left context or model, or do not match the windows.
         """
         encoded, after = self.encode_chunk(features, lens, StreamState.stack(states))
-        # Copied, or a paused stream would keep the whole batch of its last chunk in memory.
-        return encoded, [
-            StreamState.from_flat([tensor.clone() for tensor in state.to_flat()], chunk_frames_50hz=state.chunk_frames_50hz)
-            for state in after.unstack()
-        ]
+        return encoded, after.unstack()
 
     def _streaming_encoder(self) -> Zipformer:
         if not isinstance(self.encoder, Zipformer):
             raise ValueError(f"only a causal Zipformer can stream, but this encoder is a {type(self.encoder).__name__}")
         return self.encoder
 
-    def loss(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Losses of the configured heads, each summed over the batch, in nats; see `head_losses`.
+    def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """`loss` of features: (N, T, F) at 100 Hz and (N,) valid frames, or (2N, T, F) and (2N,) for two views."""
+        return self.loss(self.encode(features, lens), labels_NS, label_lens)
 
-        Args:
-            features: (N, T, F) at 100 Hz, or (2N, T, F) for two views of every utterance.
-            lens: (N,) or (2N,) valid frames.
-            labels_NS: (N, S) ids without blank.
-            label_lens: (N,) valid labels.
-        """
-        return self.head_losses(self.encode(features, lens), labels_NS, label_lens)
-
-    def head_losses(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """`loss` of frames that are already encoded: "simple" and "pruned", "ctc", "attention", "consistency".
+    def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
+        """Losses of the configured heads: "simple" and "pruned", "ctc", "attention", "consistency".
 
         With 2N rows of frames for N rows of labels, rows n and N + n are two views of one utterance. Every loss is then
         the mean of both views, and "consistency" is half the sum of their divergences from each other (CR-CTC).
 
+        Args:
+            encoded: N or 2N rows of frames.
+            labels_NS: (N, S) ids without blank.
+            label_lens: (N,) valid labels.
+        Returns:
+            Each loss, summed over the batch, in nats.
         Raises:
             ValueError: there are neither N nor 2N rows of frames, or two views and no CTC head to compare them.
         """
         num_rows, size = encoded.frames.shape[0], labels_NS.shape[0]
-        if num_rows == size:
-            return self._head_losses(encoded, labels_NS, label_lens)
-        if num_rows != 2 * size:
+        if num_rows not in (size, 2 * size):
             raise ValueError(f"there must be one or two views of {size} labeled utterances, but {num_rows} rows of frames")
-        if self.ctc is None:
+        has_two_views = num_rows != size
+        if has_two_views and self.ctc is None:
             raise ValueError("two views are compared by the CTC head, but this model has none; give one view")
-        losses = self._head_losses(encoded, labels_NS.repeat(2, 1), label_lens.repeat(2), has_two_views=True)
-        return {name: 0.5 * loss for name, loss in losses.items()}
-
-    def _head_losses(
-        self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor, *, has_two_views: bool = False
-    ) -> dict[str, Tensor]:
+        if has_two_views:
+            labels_NS, label_lens = labels_NS.repeat(2, 1), label_lens.repeat(2)
         losses: dict[str, Tensor] = {}
         if self.transducer is not None:
             losses |= self.transducer.loss(encoded, labels_NS, label_lens)
@@ -227,11 +212,7 @@ class AsrModel(nn.Module):
             losses |= self.ctc.loss(encoded, labels_NS, label_lens, has_two_views=has_two_views)
         if self.attention is not None:
             losses |= self.attention.loss(encoded, labels_NS, label_lens)
-        return losses
-
-    def forward(self, features: Tensor, lens: Tensor, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
-        """Same as `loss`, for wrappers such as DistributedDataParallel."""
-        return self.loss(features, lens, labels_NS, label_lens)
+        return {name: 0.5 * loss for name, loss in losses.items()} if has_two_views else losses
 
     # The Scorer protocol of the searches.
 
@@ -315,12 +296,8 @@ class AsrModel(nn.Module):
             CheckpointError: the folder is missing, incomplete or damaged.
         """
         files = checkpoint.CheckpointFolder(folder)
-        try:
-            config = from_json(AsrConfig, files.document(CONFIG_FILE), where=f"{files.path / CONFIG_FILE}")
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
-        model = AsrModel(config)
-        load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
+        model = AsrModel(files.config(AsrConfig, CONFIG_FILE))
+        checkpoint.load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
         return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
 
 
@@ -340,26 +317,6 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
         f"but {found}; train one with: zipasr train DATA --out {path}"
     )
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
-    """Copy named tensors into a model with exactly these names and shapes.
-
-    Raises:
-        CheckpointError: a name is missing or unknown, or a shape differs.
-    """
-    own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
-    wrong += [
-        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
-    model.load_state_dict(tensors)
 
 
 def small() -> AsrConfig:
@@ -406,4 +363,4 @@ def tiny() -> AsrConfig:
         query_head_dim=16,
     )
     transducer = TransducerConfig(predictor_dim=128, joiner_dim=128)
-    return dataclasses.replace(AsrConfig(), encoder=encoder, transducer=transducer, ctc=CtcConfig())
+    return AsrConfig(encoder=encoder, transducer=transducer, ctc=CtcConfig())

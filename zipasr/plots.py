@@ -37,7 +37,7 @@ _PANELS = (
     _Panel("gradient norm", (("grad_norm", "gradient norm"),), is_log=True),
     _Panel("clipping", (("clip_factor", "factor of the last batch"), ("clip_rate", "share of batches"))),
     _Panel("scale of the loss (float16)", (("loss_scale", "scale"),), is_log=True),
-    _Panel("hours of audio per hour", (("hours_per_hour", "speed"),)),
+    _Panel("speed (× real time)", (("hours_per_hour", "speed"),)),
     _Panel("peak memory (GiB)", (("memory_gib", "memory"),)),
     _Panel("share of labels in bursts, dev", (("burst_share", "all but the first label of each frame"),), kind="dev"),
     _Panel("delay of labels against CTC, dev (s)", (("delay_s", "delay"),), kind="dev"),
@@ -53,13 +53,13 @@ def plot_curves(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     Panels without data are omitted. Values that are not finite are skipped.
 
     Args:
-        lines: entries of `metrics.jsonl`: "kind" (train or dev), "batch", and numbers by name; losses in nats per second.
+        lines: entries of `metrics.jsonl`: "kind" (train or dev), "step", and numbers by name; losses in nats per second.
         path: PNG to write.
     Raises:
         DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
     """
-    train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["batch"])
-    dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["batch"])
+    train = sorted((line for line in lines if line["kind"] == "train"), key=lambda line: line["step"])
+    dev = sorted((line for line in lines if line["kind"] == "dev"), key=lambda line: line["step"])
     if not train and not dev:
         raise DataError("there must be logged metrics to draw, but there are none yet; train for some more batches")
     lines_of = {"train": train, "dev": dev}
@@ -123,14 +123,18 @@ def _draw_errors(axes: Any, dev: Sequence[Mapping[str, Any]]) -> None:
 def _set_log(axes: Any) -> None:
     """Make the vertical axis logarithmic if all values are positive."""
     drawn = [line.get_ydata() for line in axes.lines]
-    if not drawn or min(min(values) for values in drawn) <= 0.0:
-        return
+    if drawn and min(min(values) for values in drawn) > 0.0:
+        axes.set_yscale("log")
+        _set_ticks(axes.yaxis)
+
+
+def _set_ticks(axis: Any) -> None:
+    """Label a logarithmic axis at 1, 2, 5, 10, ... in plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: Any) -> None:
@@ -146,7 +150,7 @@ def _draw(axes: Any, lines: Sequence[Mapping[str, Any]], name: str, **style: Any
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(line["batch"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
 
 
 def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str) -> Path:
@@ -165,18 +169,14 @@ def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     panels = [("time_s", "time of the encoder (s per batch)"), ("peak_mib", "peak memory above the model (MiB)")]
     panels = [(name, label) for name, label in panels if any(model[name] is not None for model in models)]
     figure = _new_figure(figsize=(5.5 * len(panels), 4.8))
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     for axes, (name, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_families(axes, [model for model in models if model[name] is not None], name)
         axes.set_ylabel(label)
         axes.set_xlabel("parameters of the whole model (millions)")
         axes.loglog()  # sizes and costs differ up to 25-fold, and most models are small
         axes.margins(0.08)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
+        _set_ticks(axes.xaxis)
+        _set_ticks(axes.yaxis)
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(title, fontsize="medium")

@@ -6,7 +6,6 @@ of a model; recipes define its training.
 Source: Yao et al. 2024, arXiv:2310.11230, tables 1, 2 and 5.
 """
 
-import dataclasses
 import difflib
 import functools
 import os
@@ -20,10 +19,9 @@ from zipasr.baselines.branchformer import BranchformerConfig
 from zipasr.baselines.e_branchformer import EBranchformerConfig
 from zipasr.baselines.squeezeformer import SqueezeformerConfig
 from zipasr.checkpoint import CheckpointFolder
-from zipasr.config import from_json
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import ZipformerConfig
-from zipasr.errors import CheckpointError, ConfigError
+from zipasr.errors import ConfigError
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.model import CONFIG_FILE, AsrConfig, resolve_model_folder
@@ -57,7 +55,7 @@ def medium_without_downsampling() -> AsrConfig:
         num_heads=(8,),
         kernel_sizes=(31,),
     )
-    return dataclasses.replace(model.medium(), encoder=encoder)
+    return AsrConfig(encoder=encoder)
 
 
 ABLATIONS: dict[str, AblationConfig] = {
@@ -132,12 +130,8 @@ def find_config(name_or_folder: str | os.PathLike[str]) -> AsrConfig:
     if name in PRESETS or name in ALIASES:
         return find_preset(name)
     if not Path(name).is_dir():
-        raise ConfigError(f"expected a preset or a folder with a model, got {name!r}; {_nearest(name)}")
-    files = CheckpointFolder(resolve_model_folder(name))
-    try:
-        return from_json(AsrConfig, files.document(CONFIG_FILE), where=f"{files.path / CONFIG_FILE}")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        raise ConfigError(f"{name!r} must be a preset or a folder with a model, but is neither; {_nearest(name)}")
+    return CheckpointFolder(resolve_model_folder(name)).config(AsrConfig, CONFIG_FILE)
 
 
 def _nearest(name: str) -> str:

@@ -241,7 +241,7 @@ class _ElementwiseCounter(TorchDispatchMode):
         for part in module.modules():
             if isinstance(part, SwooshLinear):
                 part.register_forward_pre_hook(self._pause)
-                part.register_forward_hook(self._go_on)
+                part.register_forward_hook(self._resume)
             elif isinstance(part, ConvNeXt):
                 # The paper treats these as 1x1 convolutions, whose bias counts, unlike that of a linear layer.
                 part.pointwise1.register_forward_hook(self._count_bias)
@@ -250,7 +250,7 @@ class _ElementwiseCounter(TorchDispatchMode):
     def _pause(self, *_: Any) -> None:
         self._num_paused += 1
 
-    def _go_on(self, *_: Any) -> None:
+    def _resume(self, *_: Any) -> None:
         self._num_paused -= 1
 
     def _count_bias(self, module: nn.Module, args: Any, out: Tensor) -> None:
@@ -287,7 +287,8 @@ def profile_encoder(
         ZipasrError: the pass fails, for example for lack of memory.
     """
     kind = select_device(device)
-    batch = default_batch(kind) if batch is None else batch
+    if batch is None:
+        batch = PAPER_BATCH if kind.type == "cuda" else 1
     for name, value, least in (("batch", batch, 1), ("seconds", seconds, 0.2), ("repeats", repeats, 1)):
         if not least <= value < math.inf:
             raise ConfigError(f"{name} must be at least {least}, but is {value}")
@@ -315,11 +316,6 @@ def profile_encoder(
             f"{batch} x {seconds:g} s could not be encoded on {kind}: {reason}; use a smaller batch or fewer seconds"
         )
     return Measured(**json.loads(done.stdout))
-
-
-def default_batch(device: torch.device) -> int:
-    """Default batch size of `profile_encoder` on a device."""
-    return PAPER_BATCH if device.type == "cuda" else 1
 
 
 def _measure(request: dict[str, Any]) -> Measured:

@@ -30,7 +30,6 @@ class Progress:
         done: float = 0,
         is_hidden: bool = False,
         is_kept: bool = False,
-        is_scaled: bool = False,
         delay_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,17 +37,16 @@ class Progress:
 
         Args:
             name: name of the task, such as `train`.
-            unit: name of the counted items, in the plural.
+            unit: name of the counted items, in the plural; bytes are written as 1.2k, 3.4M.
             total: total number of items; None: unknown.
             done: number of items that are already done.
             is_hidden: whether to show nothing.
             is_kept: whether the bar stays on the terminal after `close`.
-            is_scaled: whether to write large numbers as 1.2k, 3.4M.
             delay_s: seconds before a bar appears.
             clock: returns seconds; tests pass their own.
         """
         self.name, self.unit, self.total, self.done = name, unit, total, done
-        self._is_scaled, self._clock, self._note = is_scaled, clock, ""
+        self._is_scaled, self._clock, self._note = unit == "bytes", clock, ""
         self._start, self._first_done = clock(), done
         self._last_line = self._start
         is_hidden = is_hidden or _is_quiet.get()
@@ -60,7 +58,7 @@ class Progress:
                 total=total,
                 initial=done,
                 unit=f" {unit}",
-                unit_scale=is_scaled,
+                unit_scale=self._is_scaled,
                 file=sys.stderr,
                 leave=is_kept,
                 delay=delay_s,

@@ -52,8 +52,8 @@ class Tokenizer:
         """The piece of every id."""
         if tuple(self.pieces[:3]) != _SPECIAL_PIECES or self._processor.unk_id() != self.unk_id:
             raise CheckpointError(
-                f"Expected a tokenizer whose first pieces are {', '.join(_SPECIAL_PIECES)}, got "
-                f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe."
+                f"the first pieces of a tokenizer must be {', '.join(_SPECIAL_PIECES)}, but are "
+                f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe"
             )
         self._ids: dict[str, int] | None = None
         if self._model.endswith(_TABLE_END):
@@ -85,7 +85,7 @@ class Tokenizer:
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
-                raise ValueError(f"Expected ids from 0 to {self.vocab_size - 1}, got {i}; is it from another tokenizer?")
+                raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
         if self._ids is not None:
             pieces = [_UNKNOWN_SURFACE if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
             return "".join(pieces)
@@ -122,34 +122,28 @@ class Tokenizer:
             DataError: all texts are empty.
         """
         if kind not in ("unigram", "bpe", "char", "spaceless"):
-            raise ConfigError(f"Expected a tokenizer kind of unigram, bpe, char or spaceless, got {kind!r}.")
+            raise ConfigError(f"the kind of a tokenizer must be unigram, bpe, char or spaceless, but is {kind!r}")
         lines = [line for line in (_normalized(text, "") for text in texts) if line]
         characters = set().union(*lines) - {" "}
         if not characters:
-            raise DataError("Expected transcripts to train a tokenizer on, got no text at all; check the transcripts.")
+            raise DataError("the transcripts to train a tokenizer on must have text, but all are empty")
         minimum = len(characters) + (kind != "spaceless") + len(_SPECIAL_PIECES)  # the space, ▁, is a piece
         if vocab_size is None:
             if kind not in ("char", "spaceless"):
                 raise ConfigError(
-                    f"Expected a vocab_size for kind {kind}, got None, which only char and spaceless take; give a number."
+                    f"vocab_size must be a number for kind {kind}, but is None; only char and spaceless need none"
                 )
             vocab_size = minimum
         if vocab_size < minimum:
             raise ConfigError(
-                f"Expected a vocabulary of at least {minimum} ({len(characters)} characters"
-                f"{'' if kind == 'spaceless' else ', the space'} and {len(_SPECIAL_PIECES)} special ids), got "
-                f"vocab_size={vocab_size}; raise it or clean the "
-                "transcripts of rare characters."
+                f"vocab_size must be at least {minimum} ({len(characters)} characters"
+                f"{'' if kind == 'spaceless' else ', the space'} and {len(_SPECIAL_PIECES)} special ids), but is "
+                f"{vocab_size}; raise it or clean the transcripts of rare characters"
             )
         is_table = kind == "spaceless"
         tokenizer = cls(_table_model(sorted(characters)) if is_table else _train_model(lines, kind, vocab_size))
         if tokenizer.vocab_size < vocab_size:
-            logger.warning(
-                "Expected a vocabulary of %d, but the text allows only %d; continuing with %d.",
-                vocab_size,
-                tokenizer.vocab_size,
-                tokenizer.vocab_size,
-            )
+            logger.warning("vocab_size is %d, but the text allows only %d, which is used", vocab_size, tokenizer.vocab_size)
         return tokenizer
 
     @classmethod
@@ -175,30 +169,30 @@ class Tokenizer:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"Expected a table of symbols in {path}, got: {error}; check the path.") from error
+            raise CheckpointError(f"{path} must be a table of symbols, but cannot be read: {error}") from error
         symbols: dict[int, str] = {}
         for number, line in enumerate(lines, start=1):
             fields = line.split()
             if not fields:
                 continue
             if len(fields) != 2 or not fields[1].isdecimal() or int(fields[1]) in symbols:
-                raise CheckpointError(f"Expected 'symbol id' with a new id in line {number} of {path}, got {line!r}.")
+                raise CheckpointError(f"line {number} of {path} must be 'symbol id' with a new id, but is {line!r}")
             symbols[int(fields[1])] = fields[0]
         while symbols and _DISAMBIGUATION.fullmatch(symbols.get(max(symbols), "")):
             del symbols[max(symbols)]
         pieces = [symbols[i] for i in sorted(symbols)]
         if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != _SPECIAL_PIECES:
             raise CheckpointError(
-                f"Expected the ids 0, 1, 2, ... in {path}, starting with {', '.join(_SPECIAL_PIECES)}, got "
-                f"{len(symbols)} symbols starting with {', '.join(pieces[:3]) or 'nothing'}."
+                f"{path} must have the ids 0, 1, 2, ..., starting with {', '.join(_SPECIAL_PIECES)}, but has "
+                f"{len(symbols)} symbols starting with {', '.join(pieces[:3]) or 'nothing'}"
             )
         if any(_WORD_START in piece for piece in pieces):
             raise CheckpointError(
-                f"Expected a table of characters, got the pieces of a sentencepiece model in {path}; open the bpe.model "
-                "next to it."
+                f"{path} must be a table of characters, but has the pieces of a sentencepiece model; open the bpe.model "
+                "next to it"
             )
         if len(set(pieces)) < len(pieces):
-            raise CheckpointError(f"Expected every symbol once in {path}, got a repeated one.")
+            raise CheckpointError(f"{path} must have every symbol once, but repeats one")
         return cls(_table_model(pieces[3:]))
 
     def to_bytes(self) -> bytes:
@@ -219,16 +213,14 @@ class Tokenizer:
         """
         path = Path(folder) / MODEL_FILE
         try:
-            model = path.read_bytes()
+            return cls(path.read_bytes())
         except OSError as error:
-            raise CheckpointError(f"Expected a tokenizer in {path}, got: {error.strerror}; check the folder.") from error
-        try:
-            return cls(model)
+            raise CheckpointError(f"{path} must be a tokenizer, but cannot be read: {error.strerror}") from error
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.model` and `tokens.txt` (one line `symbol id` per id) into a folder, created if missing.
+        """Write the files of `to_files` into a folder, created if missing.
 
         Raises:
             CheckpointError: the files cannot be written.
@@ -239,7 +231,7 @@ class Tokenizer:
                 (Path(folder) / name).write_bytes(content)
         except OSError as error:
             raise CheckpointError(
-                f"Expected to write the tokenizer into {folder}, got: {error.strerror}; check permissions and free space."
+                f"the tokenizer cannot be written to {folder}: {error.strerror}; check permissions and free space"
             ) from error
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
@@ -278,7 +270,7 @@ def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"Expected text that a {kind} tokenizer can be trained on, got: {error}") from error
+        raise DataError(f"a {kind} tokenizer cannot be trained on this text: {error}") from error
     return model.getvalue()
 
 
@@ -289,8 +281,8 @@ def _open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, ValueError, IndexError) as error:
         raise CheckpointError(
-            f"Expected a sentencepiece model, got {len(model)} bytes that are damaged or something else ({error}); "
-            "restore the file from its original."
+            f"a sentencepiece model must be complete, but these {len(model)} bytes are damaged or something else ({error}); "
+            "restore the file from its original"
         ) from error
 
 

@@ -73,24 +73,8 @@ class Transcript:
             "text": self.text,
             "duration_s": _rounded(self.duration_s, 3),
             "score": _rounded(self.score, 6),
-            "words": [
-                {
-                    "text": word.text,
-                    "start_s": _rounded(word.start_s, 3),
-                    "end_s": _rounded(word.end_s, 3),
-                    "confidence": _rounded(word.confidence, 6),
-                }
-                for word in self.words
-            ],
-            "tokens": [
-                {
-                    "text": token.text,
-                    "start_s": _rounded(token.start_s, 3),
-                    "end_s": _rounded(token.end_s, 3),
-                    "log_prob": _rounded(token.log_prob, 6),
-                }
-                for token in self.tokens
-            ],
+            "words": [{**_text_and_times(word), "confidence": _rounded(word.confidence, 6)} for word in self.words],
+            "tokens": [{**_text_and_times(token), "log_prob": _rounded(token.log_prob, 6)} for token in self.tokens],
             **optional,
         }
 
@@ -263,6 +247,10 @@ def _ms(time_s: float) -> int:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _text_and_times(part: Word | Token) -> dict[str, object]:
+    return {"text": part.text, "start_s": _rounded(part.start_s, 3), "end_s": _rounded(part.end_s, 3)}
 
 
 def _rounded(value: float, num_digits: int) -> float | None:

@@ -56,6 +56,21 @@ class VadConfig:
                 f"{self.max_gap_s}, min_pause_s {self.min_pause_s} and padding_s {self.padding_s}"
             )
 
+    def check_lengths(self, max_piece_s: float, overlap_s: float) -> None:
+        """Check that pieces of at most `max_piece_s` can overlap by `overlap_s` where speech is cut.
+
+        Raises:
+            ConfigError: the overlap is negative, or the pieces are too short for it and the search for a quiet point.
+        """
+        if not overlap_s >= 0:
+            raise ConfigError(f"overlap_s must be 0 or more, but is {overlap_s}")
+        shortest_s = 2 * overlap_s + self.cut_search_s + 4 * self.padding_s + 1
+        if not max_piece_s >= shortest_s:
+            raise ConfigError(
+                f"max_piece_s must be at least {shortest_s:g} with an overlap of {overlap_s:g} s, but is {max_piece_s:g}; "
+                "lengthen the pieces or shorten the overlap"
+            )
+
 
 class DetectorState(NamedTuple):
     """State of a detector between calls: its LSTM state and the end of the last window."""
@@ -90,12 +105,12 @@ class SpeechDetector:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ConfigError(f"Expected the package onnxruntime, got none; {cure}.") from error
+            raise ConfigError(f"the package onnxruntime must be installed, but is not; {cure}") from error
         spec = importlib.util.find_spec("silero_vad")  # only the model in the package is needed, not its code
         folders = spec.submodule_search_locations if spec is not None else None
         path = Path(folders[0] if folders else "silero_vad") / "data" / "silero_vad_16k_sequence.onnx"
         if not path.is_file():
-            raise ConfigError(f"Expected the package silero-vad 6.2.3 or newer with {path.name}, got none; {cure}.")
+            raise ConfigError(f"silero-vad must be 6.2.3 or newer, with {path.name}, but is older or missing; {cure}")
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -175,14 +190,10 @@ def split_recording(
         detector: detects speech; None: all audio counts as speech.
         config: thresholds and durations; None: the defaults.
     Raises:
-        ValueError: `overlap_s` is negative, or `max_piece_s` is too short for it and the search for a quiet point.
+        ConfigError: see `VadConfig.check_lengths`.
     """
     config = config or VadConfig()
-    if not overlap_s >= 0 or not max_piece_s >= 2 * overlap_s + config.cut_search_s + 4 * config.padding_s + 1:
-        raise ValueError(
-            "max_piece_s must be at least twice overlap_s (0 or more), the search for a quiet point of "
-            f"{config.cut_search_s} s, four paddings and a second, but is {max_piece_s} with an overlap of {overlap_s}"
-        )
+    config.check_lengths(max_piece_s, overlap_s)
     splitter = _Splitter(round(max_piece_s * SAMPLE_RATE_HZ), round(overlap_s * SAMPLE_RATE_HZ), config)
     return _pieces(blocks, splitter, detector)
 
@@ -280,18 +291,18 @@ class _Splitter:
             return piece
         last = self.piece_start + self.max_samples - self.padding
         cut = self._quietest(last - self.cut_search, last)
-        begin = self._quietest(cut - self.overlap_samples, cut - self.overlap_samples // 2)
+        start = self._quietest(cut - self.overlap_samples, cut - self.overlap_samples // 2)
         piece = self._close(cut)
-        self.piece_start, self.piece_overlap = begin, cut - begin
+        self.piece_start, self.piece_overlap = start, cut - start
         return piece
 
     def _quietest(self, first: int, last: int) -> int:
         """Middle of the window in [first, last] whose surrounding 0.16 s are quietest; the latest if several are."""
-        begin = -(-(first - self.kept_from) // WINDOW_SAMPLES)
+        start = -(-(first - self.kept_from) // WINDOW_SAMPLES)
         end = min((last - self.kept_from) // WINDOW_SAMPLES, len(self.levels) - 2)
-        if end <= begin:
+        if end <= start:
             return last
-        smooth = np.convolve(self.levels[begin - 2 : end + 2], np.ones(5), mode="valid")
+        smooth = np.convolve(self.levels[start - 2 : end + 2], np.ones(5), mode="valid")
         quietest = end - 1 - int(smooth[::-1].argmin())
         return self.kept_from + quietest * WINDOW_SAMPLES + WINDOW_SAMPLES // 2
 

@@ -74,7 +74,7 @@ class Learner:
         self.schedule.step_batch(self.number)
         batch = self.task.batch(self.number)
         with arithmetic(self.precision, self.device):
-            losses = self.model.loss(*batch.to(self.device))
+            losses = self.model(*batch.to(self.device))
         total = 0.5 * losses["simple"] + losses["pruned"] + 0.1 * losses["ctc"]
         (total * self.scale.scale).backward()
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -42,7 +42,7 @@ class Step:
     def take(self, batch: Inputs) -> Tensor:
         """One step; the weighted loss (), left on the device."""
         with arithmetic(self.precision, self.device):
-            losses = self.model.loss(*batch)
+            losses = self.model(*batch)
             total = SIMPLE_SCALE * losses["simple"] + losses["pruned"]
         total.backward()
         self.optimizer.step()

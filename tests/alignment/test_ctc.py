@@ -1,7 +1,5 @@
-"""Forced alignment.
-
-Reference: every alignment of tiny lattices. Law: padding, batch, order and the size of a block change nothing.
-"""
+"""Forced alignment. Reference: every alignment of tiny lattices. Law: padding, batch, order and block size change
+nothing."""
 
 import itertools
 import math
@@ -131,7 +129,7 @@ def test_wrong_arguments() -> None:
 
 
 def test_long_utterance_is_fast() -> None:
-    """30 s and 400 characters take about 4 ms of a processor on a virtual machine; the bound leaves room for a slow one."""
+    """30 s and 400 characters take about 4 ms of processor time on a virtual machine; the bound allows for slow machines."""
     log_probs_TV = random_log_probs(750, 31, 0).astype(np.float32)
     ids = np.random.default_rng(0).integers(1, 31, 400).tolist()
     times_s = []

@@ -1,8 +1,5 @@
-"""Where a transducer emits known labels.
-
-Reference: every monotonic path of tiny lattices, the transducer loss, counting by hand. Law: batch, order, padding and
-the size of a slice change nothing; float64 keeps long utterances exact.
-"""
+"""Frames in which a transducer emits known labels. Reference: every monotonic path of tiny lattices, the transducer loss,
+and counts by hand. Law: batch, order, padding and slice size change nothing; float64 keeps long utterances exact."""
 
 import itertools
 import math
@@ -29,7 +26,7 @@ def path_score(
     path: tuple[int, ...],
     lattice: LatticeKind = "regular",
 ) -> float:
-    """Log-probability of emitting each label in its frame, and blank where the lattice has one."""
+    """Log-probability of emitting each label in its frame, and blanks wherever the lattice has one."""
     score, emitted = 0.0, 0
     for t, frame in enumerate(frames_TV.double()):
         before = emitted
@@ -104,11 +101,11 @@ def test_best_path_scores_at_most_the_sum_of_all() -> None:
 def test_a_burst_is_one_frame_and_a_spread_is_many() -> None:
     frames = torch.full((2, 6, 4), -20.0)
     frames[:, :, 0] = 0.0
-    frames[0, 2, 1:] = 20.0  # all labels are likely in frame 2 of the first utterance alone
+    frames[0, 2, 1:] = 20.0  # all labels are likely only in frame 2 of the first utterance
     for t, label in ((1, 1), (3, 2), (5, 3)):
         frames[1, t, label] = 20.0
     scorer = ToyScorer(4)
-    scorer.table_CVV = 10.0 * torch.stack([torch.zeros(4, 4), torch.eye(4).roll(1, 1)])  # after i comes i + 1 or blank
+    scorer.table_CVV = 10.0 * torch.stack([torch.zeros(4, 4), torch.eye(4).roll(1, 1)])  # i is followed by i + 1 or blank
     encoded = Encoded(frames, torch.tensor([6, 6]))
     assert align_transducer(scorer, encoded, [(1, 2, 3), (1, 2, 3)])[0] == (2, 2, 2)
     spread = ToyScorer(4)
@@ -138,7 +135,7 @@ def test_batch_order_padding_and_slices_change_nothing(order: list[int], element
 
 
 def test_scores_of_long_utterances_do_not_blur_the_choice() -> None:
-    """The path costs 3000 nats and the two frames where a label can be differ by 1e-4, which float32 loses in the sum."""
+    """The path costs 3000 nats and the two possible frames of a label differ by 1e-4, which float32 loses in the sum."""
     num_labels, vocab_size = 600, 21
     scorer = ToyScorer(vocab_size)
     scorer.table_CVV = torch.zeros(2, vocab_size, vocab_size)
@@ -173,7 +170,10 @@ def test_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_delay_is_against_the_first_frame_of_ctc() -> None:
-    """The heads of the toy scorer differ by its table alone; here CTC sees its frames two frames early."""
+    """Delays count from the first CTC frame.
+
+    The heads of the toy scorer differ only by its table; here CTC gets its frames two frames early.
+    """
     frames = torch.zeros(1, 12, 4)
     frames[..., 0] = 30.0
     for t, label in ((4, 1), (7, 2), (10, 3)):

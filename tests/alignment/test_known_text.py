@@ -1,7 +1,5 @@
-"""Log-probabilities of a recording in windows.
-
-Law: windows change nothing where frames see only themselves, nor the number of frames.
-"""
+"""Log-probabilities of a recording computed in windows. Law: windows change neither the number of frames nor, where a frame
+depends only on itself, the values."""
 
 import numpy as np
 import pytest
@@ -20,16 +18,16 @@ LETTERS = Tokenizer.train(["A B AB BA"], kind="char", vocab_size=None)
 
 
 def toy_recognizer(tokenizer: Tokenizer) -> Recognizer:
-    """The scores of labels are the features."""
+    """A recognizer whose label scores are the features."""
     return Recognizer(ToyScorer(tokenizer.vocab_size), tokenizer, features=FbankConfig(num_mel_bins=tokenizer.vocab_size))
 
 
 def frame_log_probs(recognizer: Recognizer, features: torch.Tensor) -> np.ndarray:
     return known_text._frame_log_probs(
         features,
-        recognizer.scorer,
-        lambda window: recognizer.encode([window]),
-        vocab_size=recognizer.tokenizer.vocab_size,
+        recognizer.engine.scorer,
+        lambda window: recognizer.engine.encode([window]),
+        vocab_size=recognizer.engine.tokenizer.vocab_size,
     )
 
 
@@ -49,6 +47,6 @@ def test_windows_change_nothing(num_frames: int, window: int, margin: int) -> No
 def test_frames_are_as_many_as_in_one_go() -> None:
     recognizer = tiny_recognizer()
     for duration_s in (29.99, 30.0, 30.01, 56.0, 57.3):
-        features = recognizer.fbank(noise(duration_s))
+        features = recognizer.engine.fbank(noise(duration_s))
         log_probs_TV = frame_log_probs(recognizer, features)
-        assert len(log_probs_TV) == recognizer.scorer.output_length(len(features))
+        assert len(log_probs_TV) == recognizer.engine.scorer.output_length(len(features))

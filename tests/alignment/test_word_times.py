@@ -1,8 +1,5 @@
-"""Word times.
-
-Run: made-up sounds whose words and pauses are known. Law: whatever is aligned, tokens are in order, inside the recording,
-and a word lasts from its first to its last. Contract: odd tokens, too few frames.
-"""
+"""Word times. Run: synthetic audio whose words and pauses are known. Law: tokens are always in order and inside the
+recording, and a word lasts from its first to its last token. Contract: odd tokens, too few frames."""
 
 import numpy as np
 import pytest
@@ -23,12 +20,12 @@ SPACE, A, B = LETTERS.pieces.index("▁"), LETTERS.pieces.index("A"), LETTERS.pi
 
 
 def energy(*stretches: tuple[int, float]) -> np.ndarray:
-    """Energy in dB at 100 Hz: so many frames of so much each, with 2 dB of ripple."""
+    """Energy in dB at 100 Hz from (number of frames, level) pairs, with 2 dB of ripple."""
     levels = np.concatenate([np.full(length, level) for length, level in stretches])
     return levels + np.sin(np.arange(len(levels)))
 
 
-def sound(num_frames: int, seed: int = 0) -> Tensor:
+def random_features(num_frames: int, seed: int = 0) -> Tensor:
     """Features (T, F) at 100 Hz."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((num_frames, 8)).astype(np.float32) * 3 - 5)
 
@@ -38,13 +35,13 @@ def test_words_between_pauses() -> None:
     assert find_edges([(60, 70), (125, 150)], energy_db_T) == [(50, 90), (120, 180)]
 
 
-def test_a_label_before_the_sound() -> None:
+def test_a_label_before_its_audio() -> None:
     energy_db_T = energy((50, -60.0), (40, 0.0), (40, -60.0))
     assert find_edges([(44, 80)], energy_db_T) == [(50, 90)]
 
 
-def test_a_closure_is_no_pause() -> None:
-    """Quiet for 80 ms after the last label, then the burst; the true pause comes after it."""
+def test_a_closure_is_not_a_pause() -> None:
+    """80 ms of silence after the last label belong to the word, because a burst follows; the true pause comes later."""
     energy_db_T = energy((30, -60.0), (40, 0.0), (8, -60.0), (10, -10.0), (60, -60.0))
     assert find_edges([(35, 60)], energy_db_T) == [(30, 88)]
 
@@ -61,8 +58,8 @@ def test_a_recording_cut_close_to_the_words() -> None:
     assert find_edges([], energy((40, 0.0))) == []
 
 
-def test_sound_that_never_ends_is_no_word() -> None:
-    """Music after the last word: its end is at most 0.8 s from its last label, and so is the start of the first."""
+def test_audio_that_never_ends_is_not_a_word() -> None:
+    """With music around the words, edges stay within 0.8 s of the first and the last label."""
     ((start, end),) = find_edges([(300, 340)], energy((600, 0.0)))
     assert 220 <= start <= 308
     assert 340 <= end <= 420
@@ -92,12 +89,12 @@ def hypotheses(lens: list[int], vocab_size: int) -> st.SearchStrategy[list[Hypot
 
 @given(data=st.data(), tokenizer=st.sampled_from([LETTERS, TABLE]), seed=st.integers(0, 1000))
 def test_spans_are_in_order_and_inside(data: st.DataObject, tokenizer: Tokenizer, seed: int) -> None:
-    """Also of <unk>, <sos/eos> and spaces in odd places, and of hypotheses that have no room."""
+    """This also holds with <unk>, <sos/eos>, spaces in odd places, and hypotheses that leave no room."""
     lens = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=4))
     vocab_size = tokenizer.vocab_size
     found = data.draw(hypotheses(lens, vocab_size))
     encoded = toy_encoded(lens, vocab_size, seed=seed)
-    features = [sound(4 * length + 7, seed) for length in lens]
+    features = [random_features(4 * length + 7, seed) for length in lens]
     spans = align_hypotheses(ToyScorer(vocab_size), encoded, features, found, tokenizer=tokenizer)
     assert [len(row) for row in spans] == [len(hypothesis.ids) for hypothesis in found]
     for row, frames in zip(spans, features, strict=True):
@@ -108,7 +105,7 @@ def test_spans_are_in_order_and_inside(data: st.DataObject, tokenizer: Tokenizer
 def test_batch_and_order_change_nothing() -> None:
     lens = [20, 12, 0, 30]
     encoded, scorer = toy_encoded(lens, LETTERS.vocab_size, seed=1), ToyScorer(LETTERS.vocab_size)
-    features = [sound(4 * length + 7, length) for length in lens]
+    features = [random_features(4 * length + 7, length) for length in lens]
     found = [Hypothesis(ids) for ids in ((SPACE, A, B), (SPACE, B), (), (SPACE, A, SPACE, B, A))]
     together = align_hypotheses(scorer, encoded, features, found, tokenizer=LETTERS)
     for n, length in enumerate(lens):
@@ -121,7 +118,7 @@ def test_batch_and_order_change_nothing() -> None:
 
 
 def test_a_word_lasts_from_edge_to_edge() -> None:
-    """Labels of one frame each, the space early; the sound of AB is from 0.5 to 1.1 s and that of B from 1.5 to 1.8 s."""
+    """Each label lasts one frame and the space comes early; AB is audible from 0.5 to 1.1 s and B from 1.5 to 1.8 s."""
     path = {8: SPACE, 13: A, 18: B, 33: SPACE, 38: B}
     frames = torch.zeros(1, 60, LETTERS.vocab_size)
     for frame in range(60):
@@ -155,13 +152,13 @@ def test_tokens_of_one_frame_share_it() -> None:
 def test_no_room_leaves_the_emission_frames() -> None:
     encoded = toy_encoded([2], LETTERS.vocab_size, seed=0)
     found = [Hypothesis((A, B, A), (0, 1, 1), (-1.0,) * 3)]
-    spans = align_hypotheses(ToyScorer(LETTERS.vocab_size), encoded, [sound(15)], found, tokenizer=LETTERS)
+    spans = align_hypotheses(ToyScorer(LETTERS.vocab_size), encoded, [random_features(15)], found, tokenizer=LETTERS)
     assert spans == [[TokenSpan(0.0, 1.0), TokenSpan(1.0, 1.5), TokenSpan(1.5, 2.0)]]
 
 
 def test_nothing_found_and_wrong_arguments() -> None:
     encoded, scorer = toy_encoded([5, 3], LETTERS.vocab_size, seed=0), ToyScorer(LETTERS.vocab_size)
-    features = [sound(27), sound(19)]
+    features = [random_features(27), random_features(19)]
     assert align_hypotheses(scorer, encoded, features, [Hypothesis()] * 2, tokenizer=LETTERS) == [[], []]
-    with pytest.raises(ValueError, match="features and a hypothesis for each of 2 utterances, not 1 and 2"):
+    with pytest.raises(ValueError, match="features and a hypothesis for each of 2 utterances, but there are 1 and 2"):
         align_hypotheses(scorer, encoded, features[:1], [Hypothesis()] * 2, tokenizer=LETTERS)

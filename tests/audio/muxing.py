@@ -1,4 +1,4 @@
-"""Synthetic recordings with timestamps: packets moved, dropped or damaged, video beside the audio, several audio tracks."""
+"""Synthetic recordings with timestamps: packets moved, dropped or damaged, video next to the audio, several audio tracks."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ import av
 import numpy as np
 
 Retime = Callable[[float], float | None]
-"""Start of a packet in seconds -> its new start; None: drop it."""
+"""Maps the start of a packet in seconds to its new start, or to None to drop it."""
 
 
 def encoded_packets(stream: "av.AudioStream", samples: np.ndarray) -> list["av.Packet"]:
-    """The packets of (samples,) or (samples, channels) at the rate of a stream."""
+    """The packets of (samples,) or (samples, channels) at the sampling rate of a stream."""
     context = stream.codec_context
     frames_TC = samples.reshape(len(samples), -1)
     codes = np.rint(np.clip(frames_TC, -1, 1) * 32767).astype(np.int16).reshape(1, -1)

@@ -1,7 +1,7 @@
-"""The clock of recordings: reference (known packets at known times, decoded frames joined), law (blocks are the whole, and
-lengths agree), contract (cut files, absurd timestamps, memory).
+"""The clock of recordings. Reference: known packets at known times, and joined decoded frames. Law: joined blocks are the
+whole, and lengths agree. Contract: truncated files, absurd timestamps, memory.
 
-Samples of 16 bits in Matroska at 16 kHz come back exactly, in packets of 64 ms, which its clock of milliseconds can tell.
+16-bit samples in Matroska at 16 kHz come back exactly, in packets of 64 ms, which its millisecond clock represents exactly.
 """
 
 import io
@@ -24,11 +24,11 @@ NOISE = (np.random.default_rng(0).integers(-8000, 8000, 60 * 1024) / 32768).asty
 """60 packets, 3.84 s."""
 ONSET_S, BURST_RATE_HZ = 1.0, 48000
 BURST = np.concatenate([np.zeros(48000, np.float32), tone(48000, 2.0)])
-"""A tone that starts after a second, at 48 kHz."""
+"""A tone at 48 kHz that starts after one second."""
 
 
 def exact(*, container: str = "matroska", samples: np.ndarray = NOISE, **arguments: object) -> bytes:
-    # Rounding to 16 bits again would move samples by one step.
+    # Rounding to 16 bits again would move samples by one quantization step.
     return mux(container, "pcm_s16le", 16000, np.rint(samples * 32768) / 32767, **arguments)  # type: ignore[arg-type]
 
 
@@ -44,7 +44,7 @@ def onset_s(samples: np.ndarray) -> float:
     return float((np.abs(samples) > LEVEL / 2).argmax() / SAMPLE_RATE_HZ)
 
 
-# Reference: where samples must be
+# Reference: the expected position of samples
 
 
 def test_audio_that_starts_after_the_video() -> None:
@@ -71,7 +71,7 @@ def test_lost_packets() -> None:
 
 
 def test_single_lost_packets_never_add_up() -> None:
-    """Each is below the tolerance; time is never off by more than that."""
+    """Each loss is within the tolerance, and the total error never exceeds the tolerance either."""
     numbers = np.repeat(np.arange(1, 61), 1024) / 100
     kept = load_audio(exact(samples=numbers, retime=lambda start_s: None if round(start_s / PACKET_S) % 5 == 3 else start_s))
     assert abs(len(kept) - len(numbers)) <= 1600
@@ -81,8 +81,8 @@ def test_single_lost_packets_never_add_up() -> None:
 
 
 def test_an_overlap_is_dropped() -> None:
-    """Two halves of a broadcast, the second of which starts half a second before the first ends."""
-    bursts = np.concatenate([np.concatenate([silence(21600), tone(48000, 0.05)])] * 8)  # every half second
+    """The second half of a broadcast starts half a second before the first half ends."""
+    bursts = np.concatenate([np.concatenate([silence(21600), tone(48000, 0.05)])] * 8)  # in every half second
     halves = [
         mux("mpegts", "mp2", 48000, bursts[: 2 * 48000]),
         mux("mpegts", "mp2", 48000, bursts[72000:], retime=lambda start_s: start_s + 1.5),
@@ -121,7 +121,7 @@ def test_offsets_and_gaps_in_every_container(container: str, codec: str) -> None
     assert onset_s(load_audio(late)) == pytest.approx(ONSET_S + 4, abs=0.03)
     gap = mux(container, codec, 48000, BURST, retime=lambda start_s: start_s + (2 if start_s > 0.5 else 0))
     samples = load_audio(gap)
-    # In mov, 16-bit samples follow each other by the sample, and FFmpeg's muxer writes no gap.
+    # In MOV, 16-bit samples follow each other sample by sample, and FFmpeg's muxer writes no gap.
     gap_s = 0 if container == "mov" else 2
     assert onset_s(samples) == pytest.approx(ONSET_S + gap_s, abs=0.03)
     assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(3 + gap_s, abs=0.06)
@@ -131,7 +131,7 @@ def test_offsets_and_gaps_in_every_container(container: str, codec: str) -> None
 @pytest.mark.parametrize("late_s", [6, 20, 90])
 @pytest.mark.parametrize(("container", "codec"), [*CONTAINERS, ("flv", "aac")])
 def test_audio_that_starts_long_after_the_video(container: str, codec: str, late_s: int) -> None:
-    """Later than the first seconds, in which FFmpeg searches for tracks and their starts."""
+    """The audio starts after the first seconds, which FFmpeg searches for tracks and their start times."""
     rate_hz = 44100 if container == "flv" else 48000
     late = mux(container, codec, rate_hz, BURST, video_s=late_s + 4.0, retime=lambda start_s: start_s + late_s)
     samples = load_audio(late)
@@ -157,11 +157,11 @@ def test_a_damaged_page_of_ogg_is_a_gap() -> None:
     assert np.count_nonzero(loaded == 0) > 8000
 
 
-# Reference: without gaps, offsets and damage, decoded frames joined
+# Reference: joined decoded frames, without gaps, offsets and damage
 
 
 def frames_joined(data: bytes) -> np.ndarray:
-    """What FFmpeg decodes, one frame after the other."""
+    """The frames that FFmpeg decodes, joined."""
     with av.open(io.BytesIO(data)) as container:
         frames = [scaled(frame.to_ndarray()).reshape(-1) for frame in container.decode(audio=0)]
         rate_hz = container.streams.audio[0].rate
@@ -185,13 +185,13 @@ def test_encoder_delay_beside_a_video(container: str, codec: str) -> None:
 
 @pytest.mark.parametrize(("container", "codec"), [("ogg", "libopus"), ("mpegts", "aac"), ("adts", "aac")])
 def test_files_joined_by_their_bytes_are_both_read(container: str, codec: str) -> None:
-    """The clock restarts with the second file."""
+    """The clock restarts with the second file, and both files are read."""
     first, second = (mux(container, codec, 48000, tone(48000, length_s)) for length_s in (1.5, 0.9))
     joined_s = len(load_audio(first + second)) / SAMPLE_RATE_HZ
     assert joined_s == pytest.approx((len(load_audio(first)) + len(load_audio(second))) / SAMPLE_RATE_HZ, abs=0.03)
 
 
-# Law: all ways to read agree
+# Law: all ways of reading agree
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4"])
@@ -227,12 +227,14 @@ def test_a_cut_file_with_a_gap_is_noticed_and_an_intact_one_is_not(
         load_audio(data[: int(len(data) * 0.7)])
 
 
-# Contract: absurd timestamps, and memory
+# Contract: absurd timestamps and memory
 
 
 def test_timestamps_that_are_days_apart() -> None:
     data = exact(retime=lambda start_s: start_s + (5 * 86400 if start_s > 2 else 0))
-    with pytest.raises(AudioError, match=r"Expected at most 12 hours without audio in the bytes, got .* 120\.0 hours apart"):
+    with pytest.raises(
+        AudioError, match=r"the bytes must have at most 12 hours without audio, but has .* 120\.0 hours apart"
+    ):
         load_audio(data)
     with pytest.raises(AudioError, match="hours apart"):
         list(read_blocks(data))
@@ -242,7 +244,7 @@ def test_many_gaps_do_not_make_an_endless_recording() -> None:
     clock = Clock(1000, "a.mkv", None)
     for hour in range(13):
         assert sum(map(len, clock.place(np.zeros((320, 1), np.float32), hour * 3600.0))) == (3600_000 if hour else 320)
-    with pytest.raises(AudioError, match=r"in a\.mkv, got timestamps 1\.0 hours apart at 43200\.32 s"):
+    with pytest.raises(AudioError, match=r"a\.mkv must .*, but has timestamps 1\.0 hours apart at 43200\.32 s"):
         next(clock.place(np.zeros((320, 1), np.float32), 13 * 3600.0))
 
 
@@ -253,10 +255,10 @@ def test_a_long_gap_takes_no_memory() -> None:
     mebibytes = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
     assert num_samples == 3600 * SAMPLE_RATE_HZ + len(NOISE)
-    assert mebibytes < 8  # the whole is 220 MiB
+    assert mebibytes < 8  # the whole recording takes 220 MiB
 
 
-# Contract: the clock by itself
+# Contract: the clock alone
 
 
 def placed(*frames: tuple[float | None, int], others_start_s: float | None = None) -> list[int]:
@@ -277,7 +279,7 @@ def test_the_clock() -> None:
     assert placed((0.0, 1000), (1.1, 500)) == second + [2] * 500
     assert placed((0.0, 1000), (1.101, 500)) == second + [0] * 101 + [2] * 500
     assert placed((0.0, 1000), (0.7, 500)) == second + [2] * 200
-    assert placed((0.0, 1000), (0.7, 200), (0.9, 500)) == second + [3] * 400  # to the end of the overlap, not to 0.1 s
+    assert placed((0.0, 1000), (0.7, 200), (0.9, 500)) == second + [3] * 400  # up to the end of the overlap, not to 0.1 s
     assert placed((0.0, 1000), (None, 500), (2.0, 100)) == second + [2] * 500 + [0] * 500 + [3] * 100
-    assert placed((20.0, 1000), (21.0, 1000), (20.0, 500)) == second + [2] * 1000 + [3] * 500  # set anew
+    assert placed((20.0, 1000), (21.0, 1000), (20.0, 500)) == second + [2] * 1000 + [3] * 500  # the clock is reset
     assert placed((20.0, 1000), (21.0, 1000), (3.0, 500)) == second + [2] * 1000 + [3] * 500

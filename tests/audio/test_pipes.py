@@ -1,4 +1,4 @@
-"""Contract: pipes, FIFOs and the standard input are read once, as the data comes."""
+"""Contract: pipes, FIFOs and standard input are read once, while the data arrives."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ PROGRAM = "import sys; from zipasr.audio import load_audio; sys.stdout.buffer.wr
 
 @contextmanager
 def fifo(folder: Path, data: bytes) -> Iterator[Path]:
-    """A FIFO into which a program writes."""
+    """A FIFO that a program writes to."""
     path = folder / "pipe"
     os.mkfifo(path)
     writing = threading.Thread(target=path.write_bytes, args=(data,), daemon=True)
@@ -47,7 +47,7 @@ def test_a_fifo(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("is_file", [False, True])
 def test_the_standard_input(name: str, is_file: bool, tmp_path: Path) -> None:
-    """Of a pipe and of a file."""
+    """Standard input may be a pipe or a file."""
     data = ENCODED["m4a"]()
     path = tmp_path / "a.m4a"
     path.write_bytes(data)
@@ -83,19 +83,19 @@ def test_errors_of_the_caller_are_not_converted(tmp_path: Path) -> None:
 
 
 def test_pipes_that_hold_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with fifo(tmp_path, b"") as path, pytest.raises(AudioError, match=r"in .*pipe, got zero bytes"):
+    with fifo(tmp_path, b"") as path, pytest.raises(AudioError, match=r"pipe must .*, but has zero bytes"):
         load_audio(path)
-    with pytest.raises(AudioError, match="in /dev/null, got zero bytes"):
+    with pytest.raises(AudioError, match="/dev/null must be a recording, but has zero bytes"):
         load_audio("/dev/null")
     with fifo(tmp_path, b"this is not audio") as path, pytest.raises(AudioError, match="unknown or damaged format"):
         load_audio(path)
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(AudioError, match="Expected a recording in the standard input, got none"):
+    with pytest.raises(AudioError, match="the standard input must be a recording, but is closed"):
         load_audio("-")
 
 
 def test_counting_channels_would_use_a_pipe_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for source in ("-", tmp_path / "pipe"):
-        with pytest.raises(ValueError, match="Expected a file that can be read again"):
+        with pytest.raises(ValueError, match="a source must be readable again"):
             num_channels(source)

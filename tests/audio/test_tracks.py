@@ -1,4 +1,4 @@
-"""Files with several audio tracks (contract): the default one, the requested one, and a missing one."""
+"""Contract: files with several audio tracks give the default track or the requested one; a missing track is an error."""
 
 import numpy as np
 import pytest
@@ -38,20 +38,20 @@ def test_tracks_of_different_channels() -> None:
 
 def test_a_track_that_is_not_there() -> None:
     data = mux("matroska", "flac", 16000, tone(16000), np.stack([tone(16000), tone(16000)], axis=1), default_track=1)
-    message = r"Expected an audio track 2 in the bytes, got only these: 0 \(flac, mono\), 1 \(flac, 2 channels, default\);"
+    message = r"the bytes must have an audio track 2, but has only these: 0 \(flac, mono\), 1 \(flac, 2 channels, default\);"
     for function in (load_audio, num_channels):
         with pytest.raises(AudioError, match=message):
             function(data, audio_track=2)
     for kind in ("wav", "flac", "mp3", "m4a"):
         np.testing.assert_array_equal(load_audio(ENCODED[kind](), audio_track=0), load_audio(ENCODED[kind]()))
-        with pytest.raises(AudioError, match=r"Expected an audio track 1 in the bytes, got only these: 0 \("):
+        with pytest.raises(AudioError, match=r"the bytes must have an audio track 1, but has only these: 0 \("):
             load_audio(ENCODED[kind](), audio_track=1)
     with pytest.raises(AudioError, match="audio track 1"):
         load_audio(encode_by_av("g722", "g722", 16000), format="g722", audio_track=1)
 
 
 def test_invalid_track_numbers() -> None:
-    with pytest.raises(ValueError, match="Expected audio_track to count from 0, got -1"):
+    with pytest.raises(ValueError, match="audio_track must be 0 or more, but is -1"):
         load_audio(b"1234", audio_track=-1)
-    with pytest.raises(ValueError, match="Expected no audio_track for an array, got 0"):
+    with pytest.raises(ValueError, match="audio_track must be None for an array, but is 0"):
         load_audio(tone(16000), audio_track=0)

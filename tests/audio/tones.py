@@ -13,13 +13,13 @@ LEVEL = 0.3
 
 
 def tone(rate_hz: int, duration_s: float = DURATION_S, freq_hz: float = TONE_HZ) -> np.ndarray:
-    """A sine (samples,) float32 of LEVEL."""
+    """A sine (samples,) in float32 with amplitude LEVEL."""
     times_s = np.arange(round(rate_hz * duration_s)) / rate_hz
     return (LEVEL * np.sin(2 * np.pi * freq_hz * times_s)).astype(np.float32)
 
 
 def encode_by_soundfile(samples: np.ndarray, rate_hz: int, container: str, subtype: str | None = None) -> bytes:
-    """The bytes of a file of (samples,) or (samples, channels)."""
+    """The bytes of a file with (samples,) or (samples, channels)."""
     out = io.BytesIO()
     soundfile.write(out, samples, rate_hz, format=container, subtype=subtype)
     return out.getvalue()
@@ -64,5 +64,5 @@ ENCODED: dict[str, Callable[[], bytes]] = {
 
 
 def without_flac_length(data: bytes) -> bytes:
-    """A FLAC as a program that writes into a pipe leaves it: number of samples 0, which means unknown."""
+    """A FLAC file as a program writes it into a pipe: the number of samples is 0, which means unknown."""
     return data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:]

@@ -1,5 +1,5 @@
-"""Reference: attention, shift and positions against loops over i and j. Law: padding is not seen, and a row without any
-key stays finite; gradcheck."""
+"""Reference: attention, relative shift and positions against loops over i and j. Law: padding has no effect, a row without
+any key stays finite; gradcheck."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.golden_files import seeded
-from zipasr.baselines.attention import RelativeAttention, relative_positions, relative_shift
+from zipasr.baselines.attention import RelativeAttention, relative_positions
+from zipasr.nn.attention import RelativeShift
 
 
 def position(offset: int, channels: int) -> Tensor:
@@ -20,7 +21,7 @@ def position(offset: int, channels: int) -> Tensor:
 
 
 def slow_attention(attention: RelativeAttention, x: Tensor, lens: list[int]) -> Tensor:
-    """One number at a time, as the formula says."""
+    """Attention computed one number at a time from the formula."""
     size, num_frames, channels = x.shape
     width = channels // attention.num_heads
     out = torch.zeros_like(x)
@@ -64,12 +65,12 @@ def test_shift_equals_loops(num_frames: int) -> None:
     for i in range(num_frames):
         for j in range(num_frames):
             want[:, :, i, j] = scores[:, :, i, num_frames - 1 - i + j]
-    assert torch.equal(relative_shift(scores), want)
+    assert torch.equal(RelativeShift.apply(scores), want)
 
 
 def test_shift_gradcheck() -> None:
     scores = seeded(2, 4, 7, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(relative_shift, (scores,))
+    assert torch.autograd.gradcheck(RelativeShift.apply, (scores,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -1,5 +1,5 @@
-"""Reference: nn.Conv1d and nn.BatchNorm1d, on everything or on the valid frames alone. Law: without valid frames the running
-averages stay as they are. Contract: how the gate of the gating MLP starts."""
+"""Reference: nn.Conv1d and nn.BatchNorm1d, on all frames or on the valid frames only. Law: without valid frames the running
+averages do not change. Contract: the initial gate of the gating MLP."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from tests.golden_files import seeded
-from zipasr.baselines.blocks import DepthwiseConv, GatingMlp, MaskedBatchNorm
+from zipasr.baselines.blocks import GatingMlp, MaskedBatchNorm, zero_padding
+from zipasr.nn.convolution import DepthwiseConv
 
 
 @pytest.mark.parametrize("kernel_size", [1, 5, 31])
@@ -17,7 +18,7 @@ def test_equals_conv1d_of_the_valid_frames(kernel_size: int) -> None:
     theirs.load_state_dict(ours.state_dict())
     x = seeded(2, 9, 6)
     mask = torch.arange(9) >= torch.tensor([[9], [4]])
-    y = ours(x, mask)
+    y = ours(zero_padding(x, mask))
     for n, num_valid in enumerate((9, 4)):
         want = theirs(x[n : n + 1, :num_valid].transpose(1, 2)).transpose(1, 2)
         torch.testing.assert_close(y[n : n + 1, :num_valid], want)

@@ -1,4 +1,4 @@
-"""Law: in training every block is left out at the rate of `layer_drop`, and never in eval mode."""
+"""Law: in training every block is skipped at the rate of `layer_drop`, and never in eval mode."""
 
 import torch
 
@@ -18,7 +18,7 @@ def test_layer_drop() -> None:
     for _ in range(100):
         encoder(features, lens)
     for i in range(2):
-        assert 57 < calls.count(i) < 93  # 75 expected, 4.3 the standard deviation
+        assert 57 < calls.count(i) < 93  # 75 are expected, with a standard deviation of 4.3
     calls.clear()
     encoder.eval()
     for _ in range(20):

@@ -1,5 +1,5 @@
-"""What every family must do. Law: padding, the order of a batch and the batch itself change nothing; every length gives
-what `output_length` says. Run: one step of Adam lowers the loss, every parameter gets a gradient. Contract: refused input
+"""Requirements of every encoder family. Law: padding, the order of a batch and the batch itself change nothing; every input
+gives `output_length` frames. Run: one step of Adam lowers the loss, every parameter gets a gradient. Contract: refused input
 and configurations, JSON."""
 
 import dataclasses
@@ -20,7 +20,7 @@ LENS = (61, 35, 0, 42)
 
 
 def padded_batch(fill: float, num_frames: int = 64) -> tuple[Tensor, Tensor]:
-    """Four utterances whose valid features are always the same; what is beyond them is random around `fill`."""
+    """Four utterances with the same valid features every time; the padding is random around `fill`."""
     features = fill + seeded(len(LENS), num_frames, 20, seed=int(fill))
     for n, length in enumerate(LENS):
         features[n, :length] = seeded(length, 20, seed=n)
@@ -72,7 +72,7 @@ def test_every_length(config: Any) -> None:
         assert lens.tolist() == [frames.shape[1]]
         assert frames.isfinite().all()
     assert [encoder.output_length(n) for n in range(least)] == [0] * least
-    assert encoder.output_length(3000) in (749, 750)  # 25 Hz
+    assert encoder.output_length(3000) in (749, 750)  # at 25 Hz
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Contract: parameters and FLOPs of every published size. Source: Yao et al. 2024, arXiv:2310.11230, table 2.
+"""Contract: parameters and FLOPs of every published size.
 
-FLOPs are those of linear layers, convolutions and matrix products on 30 s, 2 per multiply-add; the paper's own tool also
-counts some element-wise operations, hence 2.5 % of tolerance.
+Source: Yao et al. 2024, arXiv:2310.11230, table 2. FLOPs are those of linear layers, convolutions and matrix products on 30
+s, 2 per multiply-add; the paper's own tool also counts some element-wise operations, hence a tolerance of 2.5 %.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,9 @@ def linear(inputs: int, outputs: int) -> int:
 
 
 def icefall_head(channels: int) -> int:
-    """Parameters of the transducer head of that recipe: scores of the frames, predictor and joiner, 500 BPE pieces."""
+    """Parameters of the recipe's transducer head: frame scores, predictor and joiner for 500 BPE pieces."""
     vocab, width = 500, 512
-    predictor = vocab * width + 2 * width + linear(width, vocab)  # embedding, depthwise convolution over 2 labels
+    predictor = vocab * width + 2 * width + linear(width, vocab)  # embedding and depthwise convolution over 2 labels
     joiner = linear(vocab, width) + linear(width, vocab)
     return linear(channels, vocab) + predictor + joiner
 
@@ -88,7 +88,7 @@ def test_conformer_parameters(size: Callable[[], Any], total: int) -> None:
     ids=size_name,
 )
 def test_squeezeformer_parameters(size: Callable[[], Any], formula: float, published: float) -> None:
-    """Encoder and CTC layer of 128 pieces; running averages are no parameters."""
+    """Encoder and CTC layer for 128 pieces; running averages are not parameters."""
     config = size()
     millions = (encoder_parameters(config) + linear(config.channels, 128)) / 1e6
     assert millions == pytest.approx(formula, abs=0.005)
@@ -98,8 +98,8 @@ def test_squeezeformer_parameters(size: Callable[[], Any], formula: float, publi
 def espnet_heads(channels: int) -> int:
     """Parameters of 6 Transformer decoder layers and a CTC layer for 5000 BPE pieces.
 
-    A decoder layer has attention to itself and to the encoder, 4 linear layers each, a feed-forward module of 2048 and
-    three LayerNorms; around them an embedding, a LayerNorm and an output layer of its own.
+    A decoder layer attends to itself and to the encoder (4 linear layers each) and has a feed-forward module of 2048 and
+    three LayerNorms; the decoder adds an embedding, a LayerNorm and an output layer of its own.
     """
     vocab, hidden = 5000, 2048
     attention = 4 * linear(channels, channels)
@@ -120,7 +120,7 @@ def test_e_branchformer_parameters() -> None:
 
 
 def test_e_branchformer_of_another_recipe() -> None:
-    """The formula holds beyond the sizes of the paper: 38.47 M are published for this one (LibriSpeech-100)."""
+    """The formula also holds for another recipe (LibriSpeech-100), with 38.47 M published parameters."""
     config = e_branchformer.EBranchformerConfig(
         subsampling_channels=256, num_layers=12, channels=256, num_heads=4, feedforward=1024, gating_channels=1024
     )

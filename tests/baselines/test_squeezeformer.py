@@ -1,4 +1,4 @@
-"""Reference: the reduction in time, frame by frame, and the U-Net spelled out. Law: what the recovered frames see."""
+"""Reference: the time reduction frame by frame, and the U-Net written out. Law: the receptive field of recovered frames."""
 
 import pytest
 import torch

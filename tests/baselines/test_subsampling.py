@@ -1,4 +1,4 @@
-"""Reference: both subsamplings against a pixel-by-pixel convolution. Law: lengths agree with what comes out."""
+"""Reference: both subsamplings against a pixel-by-pixel convolution. Law: stated lengths are those of the output."""
 
 import math
 
@@ -11,7 +11,7 @@ from zipasr.baselines.subsampling import Conv2dSubsampling, SeparableSubsampling
 
 
 def slow_conv(image: Tensor, weight: Tensor, bias: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """3x3, stride 2, of (T, F, C) to `size`, with zeros after the end; weight (C', C or 1 if depthwise, 3, 3)."""
+    """3x3 convolution, stride 2, of (T, F, C) to `size`, zero-padded at the end; weight (C', C or 1 if depthwise, 3, 3)."""
     out = torch.zeros(*size, len(weight))
     for t in range(size[0]):
         for f in range(size[1]):

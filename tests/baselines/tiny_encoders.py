@@ -1,4 +1,4 @@
-"""A tiny configuration of every family of comparison encoders, and the encoder that each builds."""
+"""A tiny configuration of every baseline encoder family, and the encoder that each builds."""
 
 import dataclasses
 from typing import Any
@@ -46,10 +46,10 @@ BUILDERS: dict[type, Any] = {
 
 
 def build(config: Any, **settings: Any) -> Any:
-    """The encoder of `config` with `settings` replaced, every parameter moved off its start, seeded, in eval mode."""
+    """The encoder of `config` with `settings` replaced, in eval mode, every parameter perturbed with a fixed seed."""
     torch.manual_seed(0)
     encoder = BUILDERS[type(config)](dataclasses.replace(config, **settings))
-    with torch.no_grad():  # scales start at 1 and gates near 0, which would hide mistakes
+    with torch.no_grad():  # scales are initialized to 1 and gates near 0, which would hide mistakes
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return encoder.eval()

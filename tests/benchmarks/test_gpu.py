@@ -1,5 +1,5 @@
-"""benchmarks/gpu.py. Contract: errors, deadlines and kills leave a complete record, and torch and numpy are enough.
-Run: every block at toy size."""
+"""benchmarks/gpu.py. Contract: errors, deadlines and kills leave a complete record, and torch and numpy are sufficient. Run:
+every block at toy size."""
 
 import json
 import os
@@ -48,7 +48,7 @@ sys.argv = sys.argv[1:]
 sys.path.insert(0, script.rpartition("/")[0])
 runpy.run_path(script, run_name="__main__")
 """
-"""Runs a script as on a machine where no package is installed but torch, what torch needs, triton and numpy."""
+"""Runs a script as if only torch, its dependencies, triton and numpy were installed."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def run(runner: ModuleType, functions: dict[str, Any], path: Path, *, total_s: float = 60.0) -> dict[str, Any]:
-    """Run blocks made of functions; the record of each as it is on disk."""
+    """Run blocks made of functions, and return the record of each from disk."""
     specs = [runner.BlockSpec(name, function, 30.0) for name, function in functions.items()]
     setting = runner.Setting(device=torch.device("cpu"), is_toy=True, reference_curve=path)
     document: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def test_no_time_skips_with_a_reason(runner: ModuleType, tmp_path: Path) -> None
 def test_a_block_is_stopped_at_its_deadline(runner: ModuleType, tmp_path: Path) -> None:
     def slow(block: Any) -> None:
         block.case("quick", lambda: {"ms": 1.0})
-        block.case("long", lambda: signal.raise_signal(signal.SIGALRM))  # as the timer does at the deadline
+        block.case("long", lambda: signal.raise_signal(signal.SIGALRM))  # like the timer at the deadline
         block.deadline = time.monotonic()
         block.case("late", lambda: {"ms": 1.0})
 

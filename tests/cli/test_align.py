@@ -76,7 +76,7 @@ def test_one_output_file_per_recording(run_folder: Path, recordings: Path, tmp_p
 
 
 def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
-    bad = {"no_text.wav": "no_text.txt", "odd.wav": "got %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
+    bad = {"no_text.wav": "no_text.txt", "odd.wav": "but has %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
     paths = [str(recordings / name) for name in ("a.wav", *bad, "b.ogg")]
     assert main(["align", str(run_folder), *paths, "--format", "json"]) == 1
     captured = capsys.readouterr()
@@ -91,9 +91,9 @@ def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--text", "the dog"], "--text is for one recording, got 2; put a NAME.txt next to each"),
-        (["--text-file", "x"], "--text-file is for one recording, got 2"),
-        (["--format", "textgrid"], "a TextGrid holds one recording, got 2; give a folder with --out"),
+        (["--text", "the dog"], "--text must go with one recording, but there are 2; put a NAME.txt next to each"),
+        (["--text-file", "x"], "--text-file must go with one recording, but there are 2"),
+        (["--format", "textgrid"], "a TextGrid must be of one recording, but there are 2; give a folder with --out"),
     ],
 )
 def test_flags_for_one_recording(
@@ -106,12 +106,12 @@ def test_flags_for_one_recording(
 def test_misuse(run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     audio = str(recordings / "a.wav")
     assert main(["align", str(run_folder), audio, audio, "--out", str(tmp_path)]) == 2
-    assert "different names for --out" in capsys.readouterr().err
+    assert "must have different names with --out" in capsys.readouterr().err
     assert main(["align", str(run_folder), audio, "--text", "a", "--text-file", "b"]) == 2
     assert "not allowed with" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["align", str(run_folder), audio, "--out", str(tmp_path / "file" / "times")]) == 1
-    assert "expected to write" in capsys.readouterr().err
+    assert "must be writable, but is not" in capsys.readouterr().err
     save_tiny(tmp_path / "model", has_ctc=False)
     assert main(["align", str(tmp_path / "model"), audio]) == 2
     assert "needs a CTC head" in capsys.readouterr().err

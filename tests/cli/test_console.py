@@ -1,4 +1,5 @@
-"""Contract: no verb fails because the console lacks a character; JSON stays valid; files are UTF-8; `--quiet` is silent."""
+"""Contract: no verb fails because the console lacks a character; JSON stays valid; files are UTF-8; `--quiet` prints
+nothing."""
 
 import io
 import json
@@ -57,7 +58,7 @@ def minute() -> TrainConfig:
 
 
 def commands(folder: Path, out: Path) -> list[list[str]]:
-    """A command of every verb, whose output has a character that small encodings lack, and the files that it needs."""
+    """A command of every verb with a character in its output that small encodings lack, and the required files."""
     wav, model, data, run = str(folder / "in" / f"0 {NAME}.wav"), str(folder / "model"), folder / "data", str(out / "run")
     dev = str(data / "dev_cuts.jsonl.gz")
     commands = [
@@ -89,7 +90,7 @@ def test_no_verb_fails_for_lack_of_a_character(folder: Path, tmp_path: Path) -> 
     said = [part.strip("\n") for part in done.stdout.decode("ascii").split("\n== ")[1:]]
     names, results = said[::2], said[1::2]
     assert [name.split("\n")[0] for name in names] == [argv[0] for argv in argvs]
-    # A missing recording fails and so does a missing model; the address does not exist.
+    # A missing recording and a missing model both fail; the address does not exist.
     assert [int(code.split("\n")[0]) for code in results] == [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 1], error
     by_json = [json.loads(name.split("\n", 1)[1]) for name in names[12:14]]
     assert [row["audio"] for row in by_json] == [argvs[12][2]] * 2

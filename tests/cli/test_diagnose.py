@@ -1,6 +1,5 @@
-"""Contract: `zipasr diagnose` prints the worst modules first, then how labels are emitted, all of it as JSON, and says what
-is wrong with its input.
-"""
+"""Contract: `zipasr diagnose` prints the worst modules first, then label emission, all of it as JSON on request, and
+explains what is wrong with its input."""
 
 import dataclasses
 import json

@@ -20,7 +20,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_cuts(folder: Path, *texts: str) -> Path:
-    """Cuts of noise, labeled with these texts."""
+    """Cuts of noise labeled with these texts."""
     made = []
     for i, text in enumerate(texts):
         soundfile.write(folder / f"{i}.wav", noise(1.5, seed=i), 16_000)
@@ -82,7 +82,7 @@ def test_int8_is_measured_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "ctc: " in printed
     assert "modules kept in float32" in printed
-    assert (tmp_path / "out" / "quantisation.json").is_file()
+    assert (tmp_path / "out" / "quantization.json").is_file()
 
 
 def test_missing_package_is_named(model_dir: Path, tmp_path: Path) -> None:

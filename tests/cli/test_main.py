@@ -1,4 +1,4 @@
-"""Contract of the command line: verbs, exit codes, one line for an error, and a quick --help."""
+"""Contract of the command line: verbs, exit codes, one-line errors, and a fast --help."""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ from zipasr.errors import AudioError, ConfigError
 
 @pytest.fixture
 def failing_verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException | int]:
-    """A verb `fail` that raises or returns the value that the test stores as "outcome"."""
+    """A verb `fail` that raises or returns the value stored as "outcome"."""
     outcome: dict[str, BaseException | int] = {}
 
     class Module:

@@ -1,4 +1,4 @@
-"""Contract: for any value of a flag, the verb works or says what is wrong, and never ends with a traceback."""
+"""Contract: for any value of a flag, the verb works or reports what is wrong, and never ends with a traceback."""
 
 import argparse
 import dataclasses
@@ -25,12 +25,12 @@ WHOLE = ("-1", str(10**30), "0", "1", "7", "-" + str(10**30), "1.5", "nan", "", 
 NUMBERS = ("nan", "1e308", "-1", "0", "0.5", "1e-320", "1e400", "-inf", "", "x")
 TEXTS = ("甲\udcff", "x" * 5000, "FOLDER", "FILE/x", "FILE", "", " ", "-1", "MISSING", "/proc/none/x", "a=b", "a,b=1,,", "=")
 NUM_QUICK = {WHOLE: 2, NUMBERS: 2, TEXTS: 4}
-"""How many odd values the quick test tries."""
+"""Number of odd values in the quick test."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, a run, recordings with texts, cuts and a text, all tiny; FOLDER and FILE have unrelated content."""
+    """A tiny model, run, recordings with texts, cuts and a text; FOLDER and FILE have unrelated content."""
     folder = tmp_path_factory.mktemp("odd")
     write_tones(folder / "data", num_train=4, num_dev=2)
     tokenizer = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
@@ -52,7 +52,7 @@ def minute() -> TrainConfig:
 """
     (folder / "recipe.py").write_text(recipe)
     (folder / "run").mkdir()
-    (folder / "run" / "metrics.jsonl").write_text('{"kind": "train", "batch": 1, "loss": 1.0}\n' * 2)
+    (folder / "run" / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 1.0}\n' * 2)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Contract: `zipasr plot` writes a figure into the run folder and prints its path, or says what is missing."""
+"""Contract: `zipasr plot` writes a figure into the run folder and prints its path, or reports what is missing."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from zipasr.cli import main
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    lines = [{"kind": "train", "batch": b, "loss": 1.0 / b, "ctc": 1.0 / b} for b in (10, 20)]
-    lines.append({"kind": "dev", "batch": 20, "ctc_wer": 50.0})
+    lines = [{"kind": "train", "step": b, "loss": 1.0 / b, "ctc": 1.0 / b} for b in (10, 20)]
+    lines.append({"kind": "dev", "step": 20, "ctc_wer": 50.0})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 

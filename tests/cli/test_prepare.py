@@ -1,4 +1,4 @@
-"""Contract: the verb `prepare` parses, calls the library, and prints."""
+"""Contract: the verb `prepare` parses its arguments, calls the library, and prints the result."""
 
 import argparse
 import json
@@ -70,7 +70,7 @@ def test_published_corpora_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_mistakes_raise_our_own_errors(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a folder of"):
+    with pytest.raises(DataError, match="the source must be a folder of"):
         run(str(tmp_path / "missing"), "--out", str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="max_duration_s"):
         run(str(source), "--out", str(tmp_path / "out"), "--set", "limits.max_duration=3")

@@ -1,4 +1,4 @@
-"""Contract: `zipasr profile` on presets and folders, the whole table, its JSON and figure, and what it refuses."""
+"""Contract: `zipasr profile` on presets and folders, the whole table, its JSON and figure, and refused arguments."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from zipasr.profile import Measured
 
 
 def pretend(config: AsrConfig, **options: int | float | str) -> Measured:
-    """A measurement that takes no time."""
+    """A fake measurement that takes no time."""
     batch, seconds = options.get("batch", 1), options.get("seconds", 30.0)
     return Measured(device="cpu", batch=batch, seconds=seconds, threads=2, time_s=1.25, min_s=1.0, max_s=1.5, peak_mib=123.4)
 

@@ -1,5 +1,5 @@
-"""Contract: `zipasr serve` responds at the URL that it prints, shuts down cleanly after SIGTERM, and says in one line why it
-cannot start."""
+"""Contract: `zipasr serve` responds at the URL that it prints, shuts down cleanly after SIGTERM, and reports in one line why
+it cannot start."""
 
 import contextlib
 import os
@@ -59,8 +59,8 @@ def test_it_serves_until_sigterm(model: Path) -> None:
 
 def test_live_audio_is_completed_after_sigterm(tmp_path: Path) -> None:
     recognizer = streaming_recognizer()
-    assert isinstance(recognizer.scorer, AsrModel)
-    recognizer.scorer.save(tmp_path / "model", recognizer.tokenizer)
+    assert isinstance(recognizer.engine.scorer, AsrModel)
+    recognizer.engine.scorer.save(tmp_path / "model", recognizer.engine.tokenizer)
     with served(tmp_path, "--search", "greedy") as (process, url), connect(url.replace("http", "ws")) as live:
         stream_samples(live, sentence(0, 3.0))
         live.recv(WATCHDOG_S)

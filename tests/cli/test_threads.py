@@ -1,4 +1,5 @@
-"""Contract: PyTorch and exported graphs use `--threads` threads, readers included; threads do not spin by default."""
+"""Contract: PyTorch and exported graphs use `--threads` threads, reader processes included; threads do not spin by
+default."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Contract: `zipasr train` checks its arguments first, and says in one line what it wrote or what is wrong."""
+"""Contract: `zipasr train` checks its arguments first, and reports in one line what it wrote or what is wrong."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from tests.train.tones import write_tones
 from zipasr.cli import main
 from zipasr.config import from_json
 from zipasr.recipes.find import find_recipe
+from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
 
 
@@ -32,7 +33,7 @@ def test_run_of_a_folder_says_what_follows_from_its_data(tmp_path: Path, capsys:
     assert main(["train", str(data), "--out", str(tmp_path / "run"), "--show"]) == 0
     captured = capsys.readouterr()
     config = from_json(TrainConfig, json.loads(captured.out))
-    assert config == find_recipe(str(data))
+    assert config == fit_to_data(str(data)).config
     said = captured.err.splitlines()
     assert [line.split(":")[0] for line in said[:4]] == ["data", "tokens", "lattice", "length"]
     assert f"{config.max_batches:,} batches" in said[3]

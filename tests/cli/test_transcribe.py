@@ -240,7 +240,7 @@ def test_damaged_recordings_are_accepted_on_request(
     path.write_bytes(mux("matroska", "aac", 16_000, noise(3.0), damage=[1.5]))
     assert main(["transcribe", str(run_folder), str(path)]) == 1
     error = capsys.readouterr().err
-    assert f"Expected a whole recording in {path}, got damaged data at 1.4" in error
+    assert f"{path} must be a whole recording, but has damaged data at 1.4" in error
     assert "--allow-damaged" in error
     assert main(["transcribe", str(run_folder), str(path), "--allow-damaged", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
@@ -264,7 +264,7 @@ def test_audio_tracks(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["transcribe", str(run_folder), str(path), *arguments]) == 0
         assert capsys.readouterr().out == f"{text}\n"
     assert main(["transcribe", str(run_folder), str(path), "--audio-track", "2"]) == 1
-    assert "Expected an audio track 2 in" in capsys.readouterr().err
+    assert "must have an audio track 2" in capsys.readouterr().err
     for value in ("-1", "x", "1.5"):
         assert main(["transcribe", str(run_folder), str(path), "--audio-track", value]) == 2
-        assert "expected a whole number from 0 up" in capsys.readouterr().err
+        assert "it must be a whole number from 0 up" in capsys.readouterr().err

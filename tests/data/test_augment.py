@@ -1,4 +1,4 @@
-"""SpecAugment. Law: the seed decides everything and nothing outside is touched; masks stay within their bounds."""
+"""SpecAugment. Law: the seed determines everything and nothing outside the masks changes; masks stay within their bounds."""
 
 import random
 

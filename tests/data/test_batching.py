@@ -1,4 +1,5 @@
-"""Batches of planned items. Law: they follow from seed and place; what cannot be read is as if it had not been planned."""
+"""Batches of planned items. Law: seed and position determine them; an unreadable item is treated as if it were not
+planned."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 
 from tests.data.tone_batches import CONFIG, assert_same, tone_cuts, tone_tokenizer
 from tests.train.tones import RATE_HZ, cut_of, say
-from zipasr.data import batching
 from zipasr.data.batching import BatchConfig, BatchReader, Item
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
@@ -50,12 +50,6 @@ def test_wrong_settings_are_named(wrong: dict) -> None:
         BatchConfig(**wrong)
 
 
-def test_stable_seed() -> None:
-    seeds = {batching.stable_seed(*parts) for parts in [(1, 23), (12, 3), (123,), (1, 2, 3), (3, 2, 1)]}
-    assert len(seeds) == 5
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
 def test_content_of_a_batch(cuts: list, tokenizer: Tokenizer) -> None:
     config = BatchConfig(speed_factors=(1.0,), spec_augment=None)
     reader = make(cuts, tokenizer, config)
@@ -75,7 +69,7 @@ def test_content_of_a_batch(cuts: list, tokenizer: Tokenizer) -> None:
 
 
 def test_two_views(cuts: list, tokenizer: Tokenizer) -> None:
-    """The same utterances twice, masked apart; what counts the sound and the labels stays as it is."""
+    """Both views hold the same utterances, masked differently; counts of audio and labels do not change."""
     items = (Item((3,), 1.0), Item((1, 2), 1.1))
     readers = [
         BatchReader(cuts, tokenizer, FbankConfig(), CONFIG, seed=1, time_mask_ratio=ratio) for ratio in (None, 2.5, 2.5)
@@ -112,14 +106,14 @@ def test_augmentation_differs_from_epoch_to_epoch(cuts: list, tokenizer: Tokeniz
 
 
 def damaged(folder: Path, name: str, damage: str) -> Any:
-    """A cut whose file is gone, cut short, overwritten or full of what is no number."""
+    """A cut whose file is missing, truncated, overwritten or full of NaN."""
     path = folder / f"{name}.wav"
     soundfile.write(path, say(["DOWN", "LO", "MID"], np.random.default_rng(0)), RATE_HZ, subtype="FLOAT")
     cut = cut_of(path, "LO")
     if damage == "gone":
         path.unlink()
     elif damage == "short":
-        path.write_bytes(path.read_bytes()[:2000])  # lhotse mends what is short by up to 0.5 s
+        path.write_bytes(path.read_bytes()[:2000])  # lhotse fills in up to 0.5 s of missing audio
     elif damage == "overwritten":
         path.write_bytes(b"\xff" * 5000)
     else:
@@ -144,4 +138,4 @@ def test_unreadable_audio_is_dropped(cuts: list[Any], tokenizer: Tokenizer, tmp_
 
 
 def test_nothing_to_read(cuts: list[Any], tokenizer: Tokenizer) -> None:
-    assert make(cuts, tokenizer).read((0, 0, ())) == (None, ())
+    assert make(cuts, tokenizer).read((0, 0, ())) == (None, (), 0)

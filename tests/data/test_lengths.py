@@ -1,6 +1,6 @@
 """Contract: the number of encoder frames of a recording."""
 
-from zipasr.data.lengths import has_enough_frames, num_encoder_frames
+from zipasr.data.lengths import num_encoder_frames
 
 
 def test_encoder_frames_agree_with_the_published_formula() -> None:
@@ -8,5 +8,4 @@ def test_encoder_frames_agree_with_the_published_formula() -> None:
         num_features = (num_samples + 80) // 160
         assert num_encoder_frames(num_samples) == max(0, ((num_features - 7) // 2 + 1) // 2)
     assert (num_encoder_frames(1_359), num_encoder_frames(1_360)) == (0, 1)  # 8 and 9 features
-    assert has_enough_frames(16_000, 23)
-    assert not has_enough_frames(16_000, 24)
+    assert num_encoder_frames(16_000) == 23

@@ -1,4 +1,4 @@
-"""The index of a manifest. Law: it gives what lhotse reads, in any process, and opens nothing but the cuts asked for."""
+"""The index of a manifest. Law: it gives what lhotse reads, in any process, and opens only the requested cuts."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def line_of(i: int, text: str, *, duration_s: float = 2.0, rate_hz: int = 16_000) -> dict[str, Any]:
-    """A cut as lhotse writes it, whose sound is nowhere."""
+    """A cut as lhotse writes it, whose audio does not exist."""
     source = {"type": "file", "channels": [0], "source": f"no/{i}.wav"}
     shape = {"sampling_rate": rate_hz, "num_samples": round(duration_s * rate_hz), "duration": duration_s}
     recording = {"id": f"r{i}", "sources": [source], **shape, "channel_ids": [0]}
@@ -47,7 +47,7 @@ def assert_holds(indexed: IndexedCuts, cuts: list[Any]) -> None:
     assert len(indexed) == len(cuts)
     assert list(indexed) == cuts
     assert indexed.durations_s.tolist() == [cut.duration for cut in cuts]
-    assert indexed.num_characters.tolist() == [len(cut.supervisions[0].text) for cut in cuts]  # none repeats a character
+    assert indexed.num_characters.tolist() == [len(cut.supervisions[0].text) for cut in cuts]  # no text repeats a character
     assert list(indexed.texts()) == [cut.supervisions[0].text for cut in cuts]
 
 
@@ -90,7 +90,7 @@ def test_cuts_without_exactly_one_text_are_not_in_it(cuts: list[Any], tmp_path: 
 
 
 def test_characters_and_lengths(tmp_path: Path) -> None:
-    # A ligature of 18 characters, two of them neighbours and the same; a letter that folds to "ss"; "Oo" folds to "oo".
+    # A ligature of 18 characters, two equal neighbors among them; a letter that folds to "ss"; "Oo" folds to "oo".
     texts = ["ba", "\ufdfa c", "straße", "Oo oO", "ab"]
     path = write_lines(tmp_path / "cuts.jsonl", (line_of(i, text) for i, text in enumerate(texts)))
     indexed = open_cuts(path)
@@ -118,7 +118,7 @@ def test_nothing_in_it(tmp_path: Path) -> None:
         assert len(indexed.durations_s) == 0
 
 
-# Kept, and made anew
+# Kept, and made again
 
 
 def test_is_made_once(cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_is_made_once(cuts: list[Any], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
-def test_is_made_anew_when_the_manifest_changes(cuts: list[Any], tmp_path: Path, name: str) -> None:
+def test_is_made_again_when_the_manifest_changes(cuts: list[Any], tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     CutSet.from_cuts(cuts).to_file(path)
     before = open_cuts(path)
@@ -143,7 +143,7 @@ def test_is_made_anew_when_the_manifest_changes(cuts: list[Any], tmp_path: Path,
     assert len([p for p in (tmp_path / ".index").iterdir() if p.is_dir()]) == 1
 
 
-def test_damaged_index_is_made_anew(cuts: list[Any], tmp_path: Path) -> None:
+def test_damaged_index_is_made_again(cuts: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "cuts.jsonl.gz"
     CutSet.from_cuts(cuts).to_file(path)
     for name in ("index.json", "cuts.jsonl"):
@@ -241,7 +241,7 @@ def test_line_that_lhotse_refuses(tmp_path: Path) -> None:
         indexed[1]
 
 
-def test_sound_at_another_rate(tmp_path: Path) -> None:
+def test_audio_at_another_rate(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "cuts.jsonl", [line_of(0, "a"), line_of(1, "a", rate_hz=8000)])
     with pytest.raises(DataError, match=r"16000 Hz, but c1 in .*cuts\.jsonl is at 8000 Hz; .* zipasr prepare"):
         open_cuts(path)
@@ -256,10 +256,10 @@ def ids_of(indexed: IndexedCuts, places: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_read_for_themselves(tmp_path: Path, method: str) -> None:
-    """A file that processes share has one position: both would read nonsense now and then."""
+    """Each process reads with a file position of its own; with a shared one, both would sometimes read garbage."""
     path = write_lines(tmp_path / "cuts.jsonl.gz", (line_of(i, "a" * (i % 50 + 1)) for i in range(2000)))
     indexed = open_cuts(path).take(np.arange(1999, -1, -1))
-    assert indexed[0].id == "c1999"  # the file is open now
+    assert indexed[0].id == "c1999"  # the file is now open
     places = [i * 7 % 2000 for i in range(2000)]
     with multiprocessing.get_context(method).Pool(2) as pool:
         results = [pool.apply_async(ids_of, (indexed, places)) for _ in range(2)]
@@ -292,7 +292,7 @@ def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(lhotse_serialization, "deserialize_item", count)
     peaks = []
-    for size in (1000, 5000, 40_000):  # the first warms up
+    for size in (1000, 5000, 40_000):  # the first run warms up
         path = write_lines(tmp_path / f"{size}.jsonl.gz", (line_of(i, TEXTS[i % len(TEXTS)]) for i in range(size)))
         tracemalloc.start()
         open_cuts(path)

@@ -1,4 +1,4 @@
-"""Law: noise has the energy that was drawn, follows from the generator alone, and is anew in every epoch. Contract: what
+"""Law: noise has the energy that was drawn, is determined by the generator, and differs in every epoch. Contract: noise that
 cannot be mixed is refused. Run: the reader of batches mixes it in."""
 
 import dataclasses
@@ -25,7 +25,7 @@ SPEECH = say(["LO", "HI"], np.random.default_rng(0))
 
 @pytest.fixture
 def noise(tmp_path: Path) -> NoiseConfig:
-    """Three noises of half a second, told apart by their pitch."""
+    """Three noises of half a second with different pitches."""
     cuts = []
     for i, freq_hz in enumerate((100, 1000, 5000)):
         wave = 0.2 * np.sin(2 * np.pi * freq_hz * np.arange(RATE_HZ // 2) / RATE_HZ)
@@ -114,7 +114,7 @@ def test_noise_at_another_rate_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., torch.Tensor]:
-    """Features of the first batch of two utterances, at (epoch, index)."""
+    """Features of the first batch of two utterances at (epoch, index)."""
     cuts: list[Any] = []
     for i in range(2):
         soundfile.write(tmp_path / f"s{i}.flac", SPEECH, RATE_HZ)
@@ -124,13 +124,15 @@ def read(tmp_path: Path) -> Callable[..., torch.Tensor]:
     def features(noise: NoiseConfig | None, epoch: int = 0, index: int = 0, seed: int = 1) -> torch.Tensor:
         config = BatchConfig(spec_augment=None, noise=noise)
         reader = BatchReader(cuts, tokenizer, FbankConfig(), config, seed=seed)
-        reader = pickle.loads(pickle.dumps(reader))  # as a process that reads ahead gets it
+        reader = pickle.loads(pickle.dumps(reader))  # as a process that reads ahead receives it
         return reader[epoch, index, (Item((0,), 1.0), Item((1,), 1.0))].features
 
     return features
 
 
-def test_batches_are_noisy_the_same_again_and_anew_each_epoch(noise: NoiseConfig, read: Callable[..., torch.Tensor]) -> None:
+def test_noise_of_batches_is_reproducible_and_new_in_each_epoch(
+    noise: NoiseConfig, read: Callable[..., torch.Tensor]
+) -> None:
     clean, noisy = read(None), read(noise)
     assert noisy.shape == clean.shape and not torch.equal(noisy, clean)
     assert not torch.equal(noisy[0], noisy[1]), "each utterance has noise of its own"

@@ -1,4 +1,5 @@
-"""The plan. Reference: slow obvious code gives the same batches. Law: they follow from (seed, epoch), in little memory."""
+"""The plan of an epoch. Reference: slow obvious code gives the same batches. Law: (seed, epoch) determine them, in little
+memory."""
 
 import random
 import tracemalloc
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.tone_batches import CONFIG
-from zipasr.data.batching import BatchConfig, Item, stable_seed
+from zipasr.data.batching import BatchConfig, Item
 from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.errors import DataError
+from zipasr.randomness import stable_seed
 
 
 def slow_epoch(durations_s: list[float], config: BatchConfig, seed: int, epoch: int) -> list[tuple[Item, ...]]:
-    """The batches of an epoch with an object for every item, as the first measured runs drew them."""
+    """The batches of an epoch, computed with an object for every item, as the first measured runs drew them."""
     rng = np.random.default_rng(stable_seed(seed, epoch))
     items = []
     for speed in config.speed_factors:
@@ -68,7 +70,7 @@ def test_equals_the_slow_plan(
     plan, expected = BatchPlan(durations, config, seed=seed), slow_epoch(durations, config, seed, 2)
     assert list(plan.epoch(2)) == expected
     assert plan.num_batches(2) == len(expected)
-    assert plan.batch(2, len(expected) // 2) == expected[len(expected) // 2]
+    assert plan.epoch(2)[len(expected) // 2] == expected[len(expected) // 2]
     assert plan.epoch(2)[-2:] == expected[-2:]
     assert [plan.num_steps(2, size) for size in (1, 3)] == [len(expected), -(-len(expected) // 3)]
 
@@ -90,12 +92,11 @@ def test_epoch_holds_everything_once_per_speed_within_limits(
     read = Counter((i, item.speed) for batch in batches for item in batch for i in item.utterances)
     assert read == Counter((i, speed) for i in range(len(durations)) for speed in (0.9, 1.0, 1.1))
     for batch in batches:
-        longest_s = max(plan.item_duration_s(item) for item in batch)
+        longest_s = max(sum(durations[i] for i in item.utterances) / item.speed for item in batch)
         assert len(batch) == 1 or longest_s * len(batch) <= max_duration_s
         for item in batch:
             joined_s = sum(durations[i] for i in item.utterances)
             assert len(item.utterances) == 1 or joined_s <= 10.0
-            assert plan.item_duration_s(item) == pytest.approx(joined_s / item.speed)
 
 
 def test_plan_follows_from_seed_and_epoch() -> None:
@@ -117,7 +118,7 @@ def test_buckets_put_similar_lengths_together() -> None:
     padding = {}
     for num_buckets in (1, 20):
         plan = BatchPlan(durations, BatchConfig(max_duration_s=100.0, num_buckets=num_buckets), seed=0)
-        lengths = [[plan.item_duration_s(item) for item in batch] for batch in plan.epoch(0)]
+        lengths = [[durations[item.utterances[0]] / item.speed for item in batch] for batch in plan.epoch(0)]
         padding[num_buckets] = 1 - sum(map(sum, lengths)) / sum(len(batch) * max(batch) for batch in lengths)
     assert padding[20] < 0.1 < 0.3 < padding[1]
 
@@ -130,22 +131,22 @@ def test_nothing_to_plan() -> None:
 def test_batch_that_is_not_there() -> None:
     plan = BatchPlan([1.0, 2.0], CONFIG, seed=0)
     with pytest.raises(IndexError):
-        plan.batch(0, plan.num_batches(0))
+        plan.epoch(0)[plan.num_batches(0)]
 
 
 @pytest.mark.parametrize("concat_prob", [0.0, 0.5])
 def test_an_epoch_is_small_arrays(concat_prob: float) -> None:
-    """What a plan keeps grows by at most 16 bytes an item, also when some of its batches were asked for."""
+    """A plan keeps at most 16 bytes more for each item, also after some of its batches were read."""
     kept, peaks = [], []
     sizes = (20_000, 60_000)
     for size in sizes:
         durations = np.random.default_rng(0).uniform(0.5, 15.0, size)
         plan = BatchPlan(durations, BatchConfig(max_duration_s=100.0, concat_prob=concat_prob), seed=0)
-        plan.epoch(0)  # the memory that numpy and Python keep for themselves is taken here
+        plan.epoch(0)  # here numpy and Python take the memory that they keep for themselves
         plan._last = None
         tracemalloc.start()
         for index in range(0, plan.num_batches(1), 100):
-            plan.batch(1, index)
+            plan.epoch(1)[index]
         now, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         kept.append(now)
@@ -186,8 +187,8 @@ def test_mixed_parts_are_independent_and_never_read_twice() -> None:
     parts = [MixedPart(np.full(5, 2.0), 0.5), MixedPart(np.full(100, 1.0), 0.25)]
     plan = BatchPlan(own, MIXED_CONFIG, seed=3, mixed=parts)
     counts = utterances_of(plan, 0)
-    assert set(range(15)) <= counts.keys()  # the small part is short of its share, and is read once
-    assert sum(i >= 15 for i in counts) == 20  # a quarter of the 80 s that the shares make of the 20 s
+    assert set(range(15)) <= counts.keys()  # the small part is smaller than its share, and is read once
+    assert sum(i >= 15 for i in counts) == 20  # a quarter of the 80 s to which the shares extend the 20 s
     assert len({frozenset(utterances_of(plan, epoch)) for epoch in range(4)}) == 4
 
 

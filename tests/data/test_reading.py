@@ -1,4 +1,5 @@
-"""Reading. Law: from any place it gives what it gives from the start; ranks share the batches and each is read once."""
+"""Reading. Law: reading from any position gives the same batches as reading from the start; ranks share the batches, and
+each batch is read once."""
 
 import dataclasses
 import logging
@@ -50,8 +51,7 @@ def read(
         read_batches(
             plan,
             reader,
-            epoch=place[0],
-            index=place[1],
+            start=place,
             num_epochs=2,
             num_workers=num_workers,
             rank=rank,
@@ -68,11 +68,11 @@ def content(placed: PlacedBatch) -> Batch:
 def test_no_batch_is_padded_beyond_the_limit(cuts: list, tokenizer: Tokenizer) -> None:
     for placed in read(cuts, tokenizer):
         num, frames = content(placed).features.shape[:2]
-        assert num == 1 or num * frames <= 100 * CONFIG.max_duration_s + num  # a frame of rounding each
+        assert num == 1 or num * frames <= 100 * CONFIG.max_duration_s + num  # each differs by one frame of rounding
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_reading_on_equals_reading_from_the_start(cuts: list, tokenizer: Tokenizer, num_workers: int) -> None:
+def test_resumed_reading_equals_reading_from_the_start(cuts: list, tokenizer: Tokenizer, num_workers: int) -> None:
     random.seed(0)
     np.random.seed(0)
     whole = read(cuts, tokenizer)
@@ -105,8 +105,8 @@ def test_cache_changes_nothing(cuts: list, tokenizer: Tokenizer, num_bytes: int,
     expected = read(cuts, tokenizer)
     config = dataclasses.replace(CONFIG, cache_mb=1)
     plan, reader = make(cuts, tokenizer, config)
-    object.__setattr__(config, "cache_mb", num_bytes / 2**20)  # so small a cache drops what it holds
-    found = list(read_batches(plan, reader, epoch=0, index=0, num_epochs=2, num_workers=0))
+    object.__setattr__(config, "cache_mb", num_bytes / 2**20)  # a cache this small drops its entries
+    found = list(read_batches(plan, reader, num_epochs=2, num_workers=0))
     for ours, theirs in zip(found, expected, strict=True):
         assert_same(content(ours), content(theirs))
     held = sum(features.numel() * 4 for features in reader._cache.values())
@@ -123,7 +123,7 @@ def test_reader_process_that_dies(cuts: list, tokenizer: Tokenizer) -> None:
     plan, _ = make(cuts, tokenizer)
     reader = _Dies(cuts, tokenizer, FbankConfig(), CONFIG, seed=0)
     with pytest.raises(DataError, match="lower num_workers"):
-        list(read_batches(plan, reader, epoch=0, index=0, num_epochs=1, num_workers=1))
+        list(read_batches(plan, reader, num_epochs=1, num_workers=1))
 
 
 @pytest.mark.parametrize("world_size", [3, 4])

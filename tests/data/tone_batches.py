@@ -1,4 +1,4 @@
-"""Utterances of tones, and how they are put together: what the tests of plans, batches and reading share."""
+"""Cuts of tones, and comparison of their batches, for tests of plans, batches and reading."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ CONFIG = BatchConfig(
 
 
 def tone_cuts(folder: Path) -> list[Any]:
-    """A cut for each of the texts, the same every time."""
+    """One cut for each of the texts, the same every time."""
     generator = np.random.default_rng(0)
     cuts = []
     for i, text in enumerate(TEXTS):
@@ -33,12 +33,12 @@ def tone_cuts(folder: Path) -> list[Any]:
 
 
 def tone_tokenizer() -> Tokenizer:
-    """Characters of the texts."""
+    """A tokenizer of the characters in the texts."""
     return Tokenizer.train(TEXTS, kind="char", vocab_size=14)
 
 
 def assert_same(a: Batch, b: Batch) -> None:
-    """See that two batches are the same, bit by bit."""
+    """Check that two batches are equal bit by bit."""
     for name in ("features", "feature_lens", "labels", "label_lens"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert (a.ids, a.audio_s) == (b.ids, b.audio_s)

@@ -1,5 +1,5 @@
-"""Ablations. Contract: the parameters of the paper's table 5, refused combinations. Reference: what each switch removes.
-Run: every variant trains. Law: padding and batch order change nothing in any of them."""
+"""Ablations. Contract: the parameters in table 5 of the paper, refused combinations. Reference: what each switch removes.
+Run: every variant trains. Law: padding and batch order change nothing in any variant."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.encoder.test_zipformer import small_config
+from tests.encoder.encoders import small_config
 from tests.golden_files import seeded
 from zipasr.encoder.ablation import AblationConfig, NormedInput
 from zipasr.encoder.layer import Bypass
@@ -38,7 +38,7 @@ def variant(name: str, **settings: Any) -> Zipformer:
 
 
 def loud(encoder: Zipformer) -> Zipformer:
-    """With weights so large that every module matters."""
+    """Give the module weights so large that every part matters."""
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             if name.endswith("weight") and parameter.dim() > 1:
@@ -58,7 +58,7 @@ def test_default_is_zipformer() -> None:
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_variant_trains(name: str) -> None:
     encoder = variant(name).train()
-    set_step(encoder, 20_000.0)  # where hardly anything is skipped any more
+    set_step(encoder, 20_000.0)  # where hardly anything is skipped
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.02)
     features, lens = seeded(3, 50, encoder.config.num_features), torch.tensor([50, 41, 30])
     target = None

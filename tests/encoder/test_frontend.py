@@ -1,5 +1,5 @@
-"""Golden: Conv-Embed of the original, with its inner images. Reference: plain tensor operations with autograd in
-float64. Contract: what changes in training, and by how much."""
+"""Golden: Conv-Embed of the original, including intermediate images. Reference: plain tensor operations with autograd in
+float64. Contract: what differs in training, and by how much."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_values_equal_golden() -> None:
 
 
 def slow_conv_embed(features: Tensor, p: dict[str, Tensor]) -> Tensor:
-    """The facts of the recipe, one after the other, on (N, C, T, F)."""
+    """The operations of the recipe one after the other, on (N, C, T, F)."""
 
     def swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
         return torch.logaddexp(x - shift, torch.zeros_like(x)) - 0.08 * x - offset
@@ -78,7 +78,7 @@ def test_number_of_parameters_is_the_published_one() -> None:
 
 
 def test_the_output_layer_can_be_swapped() -> None:
-    """Quantization and LoRA replace linear layers by modules of another class."""
+    """Quantization and LoRA replace linear layers by modules of other classes."""
     module = small_frontend().eval()
     x = seeded(1, 20, 20)
     expected = module(x)

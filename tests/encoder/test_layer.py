@@ -1,5 +1,5 @@
-"""Golden: one Zipformer block and its Bypass, values and all gradients. Law: padding and masks; gradcheck. Contract:
-what training switches on, with the published schedules."""
+"""Golden: one Zipformer block and its Bypass, values and all gradients. Law: padding and masks; gradcheck. Contract: what
+training enables, with the published schedules."""
 
 import pytest
 import torch
@@ -229,7 +229,7 @@ def test_constraints_stand_where_the_original_has_them() -> None:
 
 
 def test_training_without_chances_is_eval() -> None:
-    """Before the first step every rate is zero, so the value in training is that in eval."""
+    """Before the first step every rate is zero, so training mode gives the values of eval mode."""
     layer, golden = golden_layer("noncausal")
     x = batch_first(golden["in.x"])
     expected = run(layer, golden, x)
@@ -255,7 +255,7 @@ def test_one_mask_serves_the_three_attentions_and_fresh_ones_the_rest(monkeypatc
 
 
 def test_skipped_modules_add_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every sequence masked, only the first feed-forward, norm and bypasses remain."""
+    """With every sequence skipped, only the first feed-forward module, the norm and the bypasses remain."""
     layer, golden = golden_layer("noncausal")
     x = batch_first(golden["in.x"])
     set_step(layer.train(), 0.0)

@@ -1,5 +1,5 @@
-"""Law: the length rules say how many frames come out, and agree with the filterbank. Golden: lengths of the original.
-Contract: no other file has a rate of its own."""
+"""Law: the length rules give the number of output frames, and agree with the filterbank. Golden: lengths of the original.
+Contract: no other file defines a rate."""
 
 import re
 from pathlib import Path

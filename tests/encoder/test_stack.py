@@ -65,7 +65,7 @@ def test_layers_of_a_stack_start_alike() -> None:
     for other in others:
         assert all(torch.equal(other[name], tensor) for name, tensor in first.items())
     parameters = [p for layer in stack(2).layers for p in layer.parameters()]
-    assert len({p.data_ptr() for p in parameters}) == len(parameters)  # alike, not shared
+    assert len({p.data_ptr() for p in parameters}) == len(parameters)  # equal values, not shared tensors
 
 
 @pytest.mark.parametrize("factor", [1, 4])
@@ -91,7 +91,7 @@ def test_output_is_as_long_as_the_input(factor: int, num_frames: int) -> None:
 
 
 def test_feature_mask_silences_channels_inside_the_stack_only() -> None:
-    """Masked channels enter each layer as zeros, so what they hold does not matter to the others."""
+    """Masked channels enter each layer as zeros, so their values do not affect the other channels."""
     module = stack(1).eval()
     x, padding = seeded(2, 9, 16), torch.zeros(2, 9, dtype=torch.bool)
     mask = torch.ones(2, 1, 16)

@@ -1,5 +1,5 @@
-"""Golden: the original's stream, its states included. Law: streams of any lengths, pieces and company equal the whole
-under the same chunk mask; stack and unstack, to_flat and from_flat undo each other; a step changes no input.
+"""Golden: the original's stream, including its states. Law: streams of any length, in any pieces and batches, equal the
+whole under the same chunk mask; stack and unstack, to_flat and from_flat are inverses; a step does not modify its inputs.
 Contract: refusals."""
 
 import dataclasses
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.encoder.test_window import in_pieces
-from tests.encoder.test_zipformer import golden_encoder, small_config
+from tests.encoder.encoders import golden_encoder, small_config
+from tests.encoder.pieces import in_pieces
 from tests.golden_files import assert_close_to, frontend_tensors, load_golden, seeded
-from tests.test_features import speech_like
+from tests.speech_like import speech_like
 from zipasr.baselines import ConformerConfig
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.frontend import ConvEmbed
@@ -27,7 +27,7 @@ from zipasr.model import AsrModel, tiny
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.past import Past
 
-PADDING = -3.0  # of features that are standard normal
+PADDING = -3.0  # for standard normal features
 CHUNKS = [(4, 8), (8, 8), (8, 16), (8, 40), (16, 16), (32, 32)]
 STREAMABLE: dict[str, dict[str, Any]] = {
     "zipformer": {},
@@ -39,7 +39,7 @@ STREAMABLE: dict[str, dict[str, Any]] = {
 
 
 def make_loud(module: nn.Module) -> nn.Module:
-    """Give every parameter a size at which it matters, those that start at zero too."""
+    """Make every parameter large enough to matter, those that start at zero too."""
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -71,7 +71,7 @@ def offline(encoder: nn.Module, utterances: list[Tensor], chunk: int, left: int,
 
 
 def streamed(encoder: Zipformer, utterances: list[Tensor], chunk: int, left: int, seed: int) -> list[Tensor]:
-    """The same from streams that start at different times and go in pieces, as many in a batch as chance has it."""
+    """The same from streams that start at different times, arrive in pieces, and are batched at random."""
     generator = random.Random(seed)
     arriving = [
         [torch.zeros(0, u.shape[1], dtype=u.dtype)] * generator.randint(0, 3) + list(u.split(in_pieces(len(u), generator)))
@@ -127,7 +127,7 @@ def test_streamed_conv_embed_equals_golden() -> None:
 
 
 def published_layout(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of `LayerState` as the original lays it out; `to_flat` says the same in words."""
+    """A tensor of `LayerState` in the layout of the original; the docstring of `to_flat` describes it."""
     if name.startswith("conv"):
         return tensor.transpose(1, 2)
     time_first = tensor.transpose(0, 1)
@@ -179,7 +179,7 @@ def test_streams_equal_the_whole(lens: list[int], sizes: tuple[int, int], seed: 
 
 @pytest.mark.parametrize(("chunk", "left"), CHUNKS)
 def test_streams_equal_the_whole_in_float64(chunk: int, left: int) -> None:
-    """Around the ends of one and of two chunks, where a window more or less may be needed."""
+    """Streams equal the whole near the end of one and of two chunks, where one window more or less may be needed."""
     lens = [2 * chunk + overhang for overhang in (5, 6, 7, 8, 9, 10, 13)] + [4 * chunk + 7, 4 * chunk + 9, 9, 8, 0, 130]
     assert_streams_equal(ENCODER64, lens, chunk, left, chunk, atol=1e-9)
 
@@ -189,7 +189,7 @@ def test_ablations_with_the_same_memory_stream_too(name: str) -> None:
     assert_streams_equal(loud_encoder(torch.float64, **STREAMABLE[name]), [90, 61, 0], 8, 16, 3, atol=1e-9)
 
 
-def test_sound_in_pieces_equals_the_whole_recording() -> None:
+def test_audio_in_pieces_equals_the_whole_recording() -> None:
     config = dataclasses.replace(tiny(), encoder=dataclasses.replace(tiny().encoder, is_causal=True))
     torch.manual_seed(0)
     model = AsrModel(config)
@@ -219,7 +219,7 @@ def test_sound_in_pieces_equals_the_whole_recording() -> None:
 
 
 def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> tuple[list[Encoded], StreamState]:
-    """Steps of chunk 8 and left context 16 over full windows."""
+    """Steps with chunk 8 and left context 16 over full windows."""
     state = encoder.initial_state(features.shape[0], chunk_frames_50hz=8, left_context_frames_50hz=16)
     outputs = []
     for c in range(num_steps):
@@ -230,7 +230,7 @@ def first_steps(encoder: Zipformer, features: Tensor, *, num_steps: int = 2) -> 
 
 
 def test_neighbors_do_not_matter() -> None:
-    """Streams with different audio at different positions, including finished ones."""
+    """Streams with other audio at other positions in the batch, including finished ones, change nothing."""
     features = seeded(3, 61, 20, dtype=torch.float64)
     alone, state = first_steps(ENCODER64, features[:1])
     _, other = first_steps(ENCODER64, 100.0 * features[1:], num_steps=1)
@@ -302,7 +302,7 @@ def test_initial_state_is_on_the_device_of_the_weights() -> None:
     assert all(tensor.is_meta for tensor in state.to_flat())
 
 
-# States as values
+# States are values
 
 
 def test_stack_and_unstack_undo_each_other() -> None:

@@ -1,5 +1,5 @@
-"""Law: any pieces give the same windows, and those are slices of the padded features; the frames they promise add up.
-Contract: when a window is ready, what is refused."""
+"""Law: any pieces give the same windows, which are slices of the padded features; the frames they promise add up. Contract:
+when a window is ready, and what is refused."""
 
 import random
 
@@ -8,19 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.encoder.pieces import in_pieces
 from tests.golden_files import seeded
 from zipasr.encoder.rates import embed_length
 from zipasr.encoder.window import WindowBuffer
 
 PADDING = -23.0
-
-
-def in_pieces(length: int, generator: random.Random) -> list[int]:
-    """Sizes of random pieces that add up to `length`, empty ones among them."""
-    sizes = []
-    while sum(sizes) < length:
-        sizes.append(min(generator.choice([0, 1, 3, 10, 60]), length - sum(sizes)))
-    return sizes
 
 
 @given(length=st.integers(0, 200), chunk=st.sampled_from([2, 4, 8, 16, 32]), seed=st.integers(0, 1000))
@@ -64,7 +57,7 @@ def test_a_window_is_ready_with_its_last_feature() -> None:
     window = buffer.pop()
     assert window is not None and window[0].shape == (29, 3) and window[1] == 29
     assert not buffer.is_ready
-    buffer.finish()  # 13 features wait, of which three frames come that no window has promised yet
+    buffer.finish()  # 13 features wait; three of their frames are not yet promised by a window
     window = buffer.pop()
     assert window is not None and window[1] == 13 and (window[0][13:] == PADDING).all()
     assert not buffer.is_ready and buffer.pop() is None

@@ -1,6 +1,6 @@
-"""Golden: the whole encoder with padding, its stacks, every gradient norm, and the causal one at every chunk. Law: what
-padding holds, the order of a batch and later chunks change nothing; same seed, same output. Contract: parameter counts,
-lengths, impossible configurations, what training does."""
+"""Golden: the whole encoder with padding, its stacks, every gradient norm, and the causal encoder at every chunk size. Law:
+the content of padding, the order of a batch and later chunks change nothing; same seed, same output. Contract: parameter
+counts, lengths, impossible configurations, behavior in training."""
 
 import dataclasses
 from typing import Any
@@ -9,57 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden_files import (
-    assert_close_to,
-    assert_gradients,
-    batch_first,
-    encoder_config,
-    encoder_tensors,
-    load_golden,
-    seeded,
-)
+from tests.encoder.encoders import CHUNKS, golden_encoder, small_config, small_encoder
+from tests.golden_files import assert_close_to, assert_gradients, batch_first, encoder_tensors, load_golden, seeded
 from zipasr.encoder import zipformer
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig, check_chunk
 from zipasr.errors import ConfigError
 from zipasr.nn.schedule import ScheduledModule, set_step
-
-CHUNKS = [(-1, -1), (16, -1), (16, 64), (32, 128), (64, 64)]
-
-
-def golden_encoder(kind: str) -> tuple[Zipformer, dict[str, Tensor]]:
-    """The encoder of a golden file; its Conv-Embed, which the file lacks, is not used."""
-    meta, golden = load_golden(f"a_zipformer2_{kind}")
-    encoder = Zipformer(encoder_config(meta, is_causal=kind == "causal"))
-    own = encoder_tensors(golden)
-    assert own.keys() == {name for name in encoder.state_dict() if not name.startswith("frontend.")}
-    encoder.load_state_dict(own, strict=False)
-    return encoder.eval(), golden
-
-
-def small_config(**settings: Any) -> ZipformerConfig:
-    values: dict[str, Any] = {
-        "num_features": 20,
-        "conv_channels": (2, 4, 8),
-        "channels": (16, 24, 32, 24),
-        "unmasked_channels": (16, 16, 24, 20),
-        "num_layers": (1, 2, 1, 1),
-        "downsample": (1, 2, 4, 2),
-        "feedforward": (16, 24, 32, 24),
-        "num_heads": (2, 2, 2, 2),
-        "kernel_sizes": (7, 7, 5, 7),
-        "query_head_dim": 4,
-        "value_head_dim": 4,
-        "pos_dim": 8,
-        "chunk_frames_50hz": (8, 16, -1),
-        "left_context_frames_50hz": (16, 32, -1),
-    }
-    return ZipformerConfig(**(values | settings))
-
-
-def small_encoder(**settings: Any) -> Zipformer:
-    torch.manual_seed(0)
-    return Zipformer(small_config(**settings))
-
 
 # Goldens
 
@@ -126,7 +81,7 @@ def test_gradients_equal_golden() -> None:
     own = dict(encoder.named_parameters())
     for name, norm in norms.items():
         gradient = own[name].grad
-        actual = -1.0 if gradient is None else gradient.norm().item()  # -1: the original has none either
+        actual = -1.0 if gradient is None else gradient.norm().item()  # -1: the original has no limit either
         assert actual == pytest.approx(norm.item(), rel=1e-3), name
 
 
@@ -268,7 +223,7 @@ def test_a_chunk_that_does_not_suit_the_model_is_refused() -> None:
 
 
 def test_what_padding_frames_hold_does_not_matter_after_conv_embed() -> None:
-    """Where lengths are multiples of every factor; else the last group of a Downsample reaches into the padding."""
+    """Lengths are multiples of every factor; otherwise the last group of a Downsample reaches into the padding."""
     encoder, golden = golden_encoder("noncausal")
     x, lens = batch_first(golden["in.x"])[:, :56], torch.tensor([56, 40, 16])
     padding = (torch.arange(56) >= lens[:, None]).unsqueeze(-1)
@@ -279,7 +234,7 @@ def test_what_padding_frames_hold_does_not_matter_after_conv_embed() -> None:
 
 
 def test_padding_to_a_whole_group_changes_nothing() -> None:
-    """Where lengths are multiples of every factor, an utterance alone and among longer ones gives the same frames."""
+    """With lengths that are multiples of every factor, an utterance alone and next to longer ones gives the same frames."""
     encoder = small_encoder().eval()
     frames, lens = seeded(3, 32, 16), torch.tensor([32, 24, 8])
     together = encoder.encode_frames(frames, lens)
@@ -345,7 +300,7 @@ def test_training_gives_finite_gradients_for_every_used_parameter(is_causal: boo
     if step is not None:
         set_step(encoder, step)
     used = [parameter for name, parameter in encoder.named_parameters() if not name.endswith("unused_scale")]
-    for seed in range(100):  # most forwards drop position terms at first
+    for seed in range(100):  # most forward passes drop position terms at first
         torch.manual_seed(seed)
         encoded = encoder(seeded(4, 60, 20, seed=seed), torch.tensor([60, 50, 40, 20]))
         encoded.frames.square().mean().backward()
@@ -360,7 +315,7 @@ def test_training_gives_finite_gradients_for_every_used_parameter(is_causal: boo
 
 
 def test_the_unused_scale_requires_no_gradient() -> None:
-    """Data parallelism would wait for a gradient that never comes."""
+    """Otherwise data parallelism would wait for a gradient that never comes."""
     encoder = small_encoder()
     names = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
     assert names == {name for name, _ in encoder.named_parameters() if name.endswith("unused_scale")}
@@ -405,7 +360,7 @@ def test_set_step_reaches_the_whole_encoder_and_changes_it() -> None:
 
 
 def test_warm_up_of_the_layers_is_spread_over_the_stacks() -> None:
-    """Stack i begins at 4000 (i + 1) / (number of stacks + 1)."""
+    """Stack i starts its warm-up at 4000 (i + 1) / (number of stacks + 1)."""
     encoder = small_encoder()
     begins = [stack.layers[0].bypass.skip_rate.points[0][0] for stack in encoder.stacks]
     assert begins == pytest.approx([800.0, 1600.0, 2400.0, 3200.0])
@@ -449,7 +404,7 @@ def test_training_draws_every_chunk_and_left_context(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_the_residual_stream_is_float32_and_gradients_are_finite(dtype: torch.dtype) -> None:
-    """As in the original: only what modules add is in half precision."""
+    """As in the original, only the outputs that modules add are in half precision."""
     encoder = small_encoder().train()
     set_step(encoder, 1000.0)
     dtypes: set[torch.dtype] = set()

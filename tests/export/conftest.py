@@ -1,4 +1,4 @@
-"""One exported folder for all tests of export: a model with both heads."""
+"""Exported folders that all tests of export share: those of a noncausal and of a causal model with both heads."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from zipasr.export import ExportReport, export_model
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, with both heads."""
+    """A model folder with both heads."""
     return random_model().save(tmp_path_factory.mktemp("models") / "model", tiny_tokenizer())
 
 
@@ -23,7 +23,7 @@ def report(model_dir: Path) -> ExportReport:
 
 @pytest.fixture(scope="session")
 def causal_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a causal model, with both heads."""
+    """The folder of a causal model with both heads."""
     return causal_model().save(tmp_path_factory.mktemp("causal") / "model", tiny_tokenizer())
 
 

@@ -1,4 +1,4 @@
-"""Models to export: small, with random weights that differ from layer to layer, and their exported folders."""
+"""Models to export: small, with random weights that differ from layer to layer."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from zipasr.model import AsrModel
 
 
 def perturbed(model: AsrModel, seed: int = 1) -> AsrModel:
-    """Move every weight a little: untrained layers of a stack are equal, and a graph would merge them."""
+    """Change every weight a little: untrained layers of a stack are equal, and a graph would merge them."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Law: the replacements compute what the modules compute, at every length; contract: the model itself is not changed."""
+"""Law: the replacements compute what the modules compute, at every length. Contract: the model itself is not changed."""
 
 import dataclasses
 

@@ -2,17 +2,16 @@
 the same tokens in the real sherpa-onnx."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import sherpa_onnx
 import torch
 
 from tests.export.models import causal_model
-from tests.export.test_onnx import FLOAT, INT64, metadata, signature
+from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
+from tests.export.signatures import FLOAT, INT64, metadata, signature
 from tests.tiny_model import noise, tiny_tokenizer
 from zipasr.errors import ConfigError
 from zipasr.export import ExportReport, export_model
@@ -20,7 +19,7 @@ from zipasr.export.online import from_published, online_graphs, to_published
 from zipasr.features import Fbank
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
-from zipasr.onnx_runtime import load, open_session
+from zipasr.onnx_runtime import open_session
 from zipasr.search import ctc_greedy_search, greedy_search, modified_beam_search
 
 CHUNK, LEFT, WINDOW = 16, 64, 45
@@ -104,46 +103,17 @@ def test_layouts_are_inverses() -> None:
 
 
 def encoded_in_chunks(model: AsrModel, samples: np.ndarray) -> Encoded:
-    """Encoder frames of all windows that sherpa-onnx processes of a recording."""
+    """Encoder frames of all windows that sherpa-onnx processes in a recording."""
     features = Fbank()(samples)
     state = model.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
     frames = []
     with torch.inference_mode():
-        for start in range(0, len(features) - WINDOW, 2 * CHUNK):  # sherpa-onnx waits for one feature more than a window
+        for start in range(0, len(features) - WINDOW, 2 * CHUNK):  # sherpa-onnx waits for one more feature than a window
             window = features[start : start + WINDOW].unsqueeze(0)
             encoded, state = model.encode_chunk(window, torch.tensor([WINDOW]), state)
             frames.append(encoded.frames)
     whole = torch.cat(frames, dim=1)
     return Encoded(whole, torch.tensor([whole.shape[1]]))
-
-
-def sherpa_tokens(recognizer: sherpa_onnx.OnlineRecognizer, recordings: Sequence[np.ndarray]) -> list[list[str]]:
-    """Tokens of recordings that arrive in pieces of 0.1 s, their chunks decoded in batches."""
-    streams = [recognizer.create_stream() for _ in recordings]
-    for start in range(0, max(map(len, recordings)), 1600):
-        for stream, samples in zip(streams, recordings, strict=True):
-            stream.accept_waveform(16_000, samples[start : start + 1600])
-        while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
-            recognizer.decode_streams(ready)
-    for stream in streams:
-        stream.input_finished()
-    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
-        recognizer.decode_streams(ready)
-    return [recognizer.tokens(stream) for stream in streams]
-
-
-def sherpa_recognizer(folder: Path, method: str) -> sherpa_onnx.OnlineRecognizer:
-    """The real sherpa-onnx on streaming graphs; `method` is greedy, beam or ctc_greedy."""
-    files, tokens = load(folder).scorer.config.files, str(folder / "tokens.txt")
-    if method == "ctc_greedy":
-        return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
-    return sherpa_onnx.OnlineRecognizer.from_transducer(
-        encoder=str(folder / str(files.encoder)),
-        decoder=str(folder / str(files.decoder)),
-        joiner=str(folder / str(files.joiner)),
-        tokens=tokens,
-        decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
-    )
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "ctc_greedy"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.export.models import causal_model, random_model
+from tests.export.signatures import FLOAT, INT64, metadata, signature
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from zipasr.baselines import ConformerConfig
 from zipasr.errors import ConfigError, ExportError
@@ -19,24 +20,6 @@ from zipasr.export.trace import check, compare
 from zipasr.features import FbankConfig
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.onnx_runtime import is_exported
-
-FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-
-
-def signature(values: object) -> list[tuple[str, int, list[str | int]]]:
-    """Name, type and axes of inputs or outputs."""
-    return [
-        (
-            value.name,
-            value.type.tensor_type.elem_type,
-            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
-        )
-        for value in values  # type: ignore[attr-defined]
-    ]
-
-
-def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def test_files(report: ExportReport) -> None:
@@ -87,7 +70,7 @@ def test_decoder_and_joiner(report: ExportReport) -> None:
 def test_ctc(report: ExportReport) -> None:
     model = onnx.load(report.folder / "model.onnx")
     assert signature(model.graph.output) == [
-        ("log_probs", FLOAT, ["N", "T_out", tiny_tokenizer().vocab_size]),  # sherpa-onnx reads V off this axis
+        ("log_probs", FLOAT, ["N", "T_out", tiny_tokenizer().vocab_size]),  # sherpa-onnx gets V from this axis
         ("log_probs_len", INT64, ["N"]),
     ]
     assert metadata(model)["model_type"] == "zipformer2_ctc"
@@ -128,7 +111,7 @@ def test_half_precision(model_dir: Path, report: ExportReport, tmp_path: Path) -
     half = export_model(model_dir, tmp_path / "half", precision="float16")
     assert half.config.files.encoder == "encoder.fp16.onnx"
     assert weight_bytes(half.folder) < 0.6 * weight_bytes(report.folder)
-    assert half.num_bytes < 0.65 * report.num_bytes  # the graph itself is a tenth of such a small model
+    assert half.num_bytes < 0.65 * report.num_bytes  # the graph itself takes a tenth of a model this small
     model = onnx.load(half.folder / "encoder.fp16.onnx")
     assert [entry[1] for entry in signature(model.graph.input)] == [FLOAT, INT64]
     assert [entry[1] for entry in signature(model.graph.output)] == [FLOAT, INT64]

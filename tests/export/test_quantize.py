@@ -12,7 +12,7 @@ import torch
 
 import zipasr
 from tests.export.models import random_model
-from tests.export.test_sherpa import SEARCHES, sherpa_results
+from tests.export.sherpa import SEARCHES, sherpa_results
 from tests.tiny_model import noise
 from zipasr.errors import DataError, ExportError
 from zipasr.export import ExportReport, Measured, QuantizationReport, export_int8
@@ -44,42 +44,42 @@ def products(path: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def quantised(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantizationReport:
+def quantized(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantizationReport:
     """The transducer passes at the second attempt, the CTC head at the first."""
     measure = scripted(10.0, 10.6, 10.4, 20.0, 20.5)
     return export_int8(model_dir, tmp_path_factory.mktemp("int8") / "out", recordings=RECORDINGS, measure=measure)
 
 
-def test_files(quantised: QuantizationReport, report: ExportReport) -> None:
-    folder = quantised.export.folder
+def test_files(quantized: QuantizationReport, report: ExportReport) -> None:
+    folder = quantized.export.folder
     graphs = {path.name for path in folder.glob("*.onnx")}
     assert graphs == {"encoder.int8.onnx", "decoder.onnx", "joiner.int8.onnx", "model.int8.onnx", "ctc_head.onnx"}
     assert (folder / "decoder.onnx").read_bytes() == (report.folder / "decoder.onnx").read_bytes()
-    assert quantised.export.num_bytes < 0.7 * report.num_bytes
+    assert quantized.export.num_bytes < 0.7 * report.num_bytes
     before, after = (
         onnx.load(path).metadata_props for path in (report.folder / "encoder.onnx", folder / "encoder.int8.onnx")
     )
     assert list(before) == list(after)
 
 
-def test_more_modules_stay_float_until_it_passes(quantised: QuantizationReport) -> None:
-    transducer, ctc = quantised.heads["transducer"], quantised.heads["ctc"]
-    total = len(quantised.sensitivity)
+def test_more_modules_stay_float_until_it_passes(quantized: QuantizationReport) -> None:
+    transducer, ctc = quantized.heads["transducer"], quantized.heads["ctc"]
+    total = len(quantized.sensitivity)
     assert len(ctc.kept_float) == round(FLOAT_SHARES[0] * total)
     assert len(transducer.kept_float) == round(FLOAT_SHARES[1] * total)
     assert transducer.increase == pytest.approx(0.4)
-    ranked = list(quantised.sensitivity.items())
+    ranked = list(quantized.sensitivity.items())
     assert transducer.kept_float == tuple(name for name, _ in ranked[: len(transducer.kept_float)])
     assert [error for _, error in ranked] == sorted((error for _, error in ranked), reverse=True)
-    folder = quantised.export.folder
+    folder = quantized.export.folder
     assert products(folder / "encoder.int8.onnx")["MatMulInteger"] < products(folder / "model.int8.onnx")["MatMulInteger"]
 
 
-def test_report(quantised: QuantizationReport) -> None:
-    written = json.loads((quantised.export.folder / "quantisation.json").read_text())
-    assert written == quantised.to_dict()["quantisation"]
+def test_report(quantized: QuantizationReport) -> None:
+    written = json.loads((quantized.export.folder / "quantization.json").read_text())
+    assert written == quantized.to_dict()["quantization"]
     assert written["heads"]["transducer"]["word_error_rate"] == [10.0, 10.4]
-    assert "WER 10.00 -> 10.40 % (+0.40)" in quantised.table()
+    assert "WER 10.00 -> 10.40 % (+0.40)" in quantized.table()
 
 
 def test_too_many_errors_are_refused_and_nothing_written(model_dir: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_p
 
     def measure(recognizer: Recognizer) -> Measured:
         recognizer.transcribe_many(RECORDINGS[:1])
-        measured_chunks.append(recognizer.chunk_sizes)
+        measured_chunks.append(recognizer.engine.chunk_sizes)
         return Measured(10.0, 0.01)
 
     report = export_int8(
@@ -121,18 +121,18 @@ def test_streaming_graphs_are_measured_with_their_chunks(causal_dir: Path, tmp_p
     )
     features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
     with torch.inference_mode():
-        expected = exact.scorer.encode(features, lens, chunk_frames_50hz=16, left_context_frames_50hz=64)
-        frames = found.scorer.project_frames(found.scorer.encode(features, lens).frames)
-        projected = exact.scorer.project_frames(expected.frames)
+        expected = exact.engine.scorer.encode(features, lens, chunk_frames_50hz=16, left_context_frames_50hz=64)
+        frames = found.engine.scorer.project_frames(found.engine.scorer.encode(features, lens).frames)
+        projected = exact.engine.scorer.project_frames(expected.frames)
     assert 1e-4 < float((frames - projected).norm() / projected.norm()) < 0.05
     stream = found.stream()
     stream.accept_waveform(RECORDINGS[0])
     assert stream.finish().text
 
 
-def test_scores_stay_close(quantised: QuantizationReport, report: ExportReport) -> None:
+def test_scores_stay_close(quantized: QuantizationReport, report: ExportReport) -> None:
     features, lens = 3 * torch.randn(1, 300, 80) - 8, torch.tensor([300])
-    exact, found = (load(path).scorer.encode(features, lens).frames for path in (report.folder, quantised.export.folder))
+    exact, found = (load(path).scorer.encode(features, lens).frames for path in (report.folder, quantized.export.folder))
     assert float((found - exact).norm() / exact.norm()) < 0.05
 
 
@@ -158,6 +158,6 @@ def test_ranking_simulates_what_onnxruntime_computes(report: ExportReport) -> No
 
 
 @pytest.mark.parametrize("method", SEARCHES)
-def test_sherpa_runs_it(method: str, quantised: QuantizationReport) -> None:
-    results = sherpa_results(quantised.export.folder, RECORDINGS, method)
+def test_sherpa_runs_it(method: str, quantized: QuantizationReport) -> None:
+    results = sherpa_results(quantized.export.folder, RECORDINGS, method)
     assert any(result.tokens for result in results)

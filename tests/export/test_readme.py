@@ -1,5 +1,5 @@
-"""Contract: the shell commands in the README of an exported folder run in that folder, with the real programs; the README
-says what sherpa-onnx cannot do."""
+"""Contract: the shell commands in the README of an exported folder run in that folder with the real programs; the README
+states what sherpa-onnx cannot do."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def test_commands_run(fixture: str, request: pytest.FixtureRequest, tmp_path: Pa
 
 
 def chosen(search: SearchConfig, **rates: float) -> DefaultSearch:
-    """A default search with compared word error rates by method; `own` is that of the default itself."""
+    """A default search with compared word error rates by method; `own` is the rate of the default itself."""
     others = [{"method": method, "wer": rate} for method, rate in rates.items() if method != "own"]
     own = [{**search.changes(), "wer": rates["own"]}] if "own" in rates else []
     return DefaultSearch(search=search, chosen_on="dev (55 utterances)", compared=(*others, *own))

@@ -1,5 +1,5 @@
 """The attention decoder. Golden: logits, loss, scores and gradients of the original. Reference: positions by the formula.
-Law: padding, batch order, the future and the other sequences change nothing. Run: it learns from the frames. Contract:
+Law: padding, batch order, future labels and other sequences change nothing. Run: it learns from the frames. Contract:
 refused arguments, half precision."""
 
 import math
@@ -73,7 +73,7 @@ def test_loss_and_gradients_equal_golden() -> None:
     assert_close_to(frames.grad, golden["grad.enc"])
     expected = ours(weights(golden, "grad.w."))
     assert expected.keys() == dict(module.named_parameters()).keys()
-    # the bias of the keys adds the same to all scores of a query; its gradient is rounding only
+    # the bias of the keys adds the same value to all scores of a query, so its gradient is only rounding
     assert_gradients(module, {name: grad for name, grad in expected.items() if not name.endswith("key.bias")})
 
 
@@ -90,7 +90,10 @@ def test_positions_are_those_of_the_formula() -> None:
 
 
 def test_scores_are_pushed_back_while_training_only() -> None:
-    """Where a score exceeds 50, its gradient grows by 1e-4; seen in the bias of the queries, the loss itself being 0."""
+    """Where a score exceeds 50, its gradient grows by 1e-4.
+
+    The bias of the queries shows it, as the loss itself is 0.
+    """
     gradients = {}
     for is_training in (False, True):
         module = attention._Attention(4, 4, 4, 1).train(is_training)
@@ -168,7 +171,7 @@ def test_sequences_of_one_utterance_do_not_see_each_other() -> None:
 
 
 def test_scores_are_a_distribution_over_what_may_follow() -> None:
-    """Summed over every next label and the end, the probabilities of a prefix's continuations give that of the prefix."""
+    """The probabilities of a prefix's continuations, summed over every next label and the end, give that of the prefix."""
     module = head()
     one = Encoded(ENCODED.frames[:1], ENCODED.lens[:1])
     sequences = torch.tensor([[[3, v] for v in range(15)]])
@@ -192,7 +195,7 @@ def test_without_frames_scores_are_finite_and_free_of_padding() -> None:
 
 
 def test_learns_to_use_the_frames() -> None:
-    """Eight random utterances with random labels: the likelihood of the labels goes from chance to almost one."""
+    """Training on eight random utterances with random labels raises the likelihood of the labels from chance to almost 1."""
     module = head(label_smoothing=0.0, dropout=0.0).train()
     encoded = Encoded(seeded(8, 9, 20, seed=1), torch.full((8,), 9))
     generator = torch.Generator().manual_seed(0)

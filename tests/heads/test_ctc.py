@@ -55,7 +55,7 @@ def test_what_padding_holds_does_not_matter(padding: int) -> None:
 
 
 def test_an_utterance_without_alignment_has_zero_loss() -> None:
-    """Two equal labels need three frames; the rest of the batch must train on."""
+    """Two equal labels need three frames; the rest of the batch must still train."""
     module = head()
     encoded = Encoded(ENCODED.frames, torch.tensor([9, 2, 4]))
     loss = module.loss(encoded, LABELS, LABEL_LENS)["ctc"]

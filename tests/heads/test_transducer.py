@@ -1,5 +1,5 @@
-"""Golden: the original's predictor. Reference: slow predictor and joiner; the pruned loss with a band over all labels
-equals the full lattice. Law: padding, order, sums. Contract: initialization, constraints, configuration."""
+"""Golden: the original's predictor. Reference: slow predictor and joiner; the pruned loss with a band over all labels equals
+the full lattice. Law: padding, order, sums. Contract: initialization, constraints, configuration."""
 
 import math
 from typing import Any
@@ -53,7 +53,7 @@ def test_predictor_equals_slow_code(context_size: int) -> None:
             torch.testing.assert_close(y[0, u], context[0])
             continue
         for d in range(8):
-            group = slice(d // 4 * 4, d // 4 * 4 + 4)  # four channels a group
+            group = slice(d // 4 * 4, d // 4 * 4 + 4)  # four channels in each group
             expected = (context[:, group].t() * predictor.conv.weight[d]).sum().relu()
             torch.testing.assert_close(y[0, u, d], expected)
 
@@ -130,7 +130,7 @@ def test_loss_is_the_sum_over_the_batch() -> None:
 
 @pytest.mark.parametrize("padding", [0, 5, -1, -100])
 def test_what_padding_holds_does_not_matter(padding: int) -> None:
-    module = head(am_scale=0.1)  # this share looks at all label positions of the batch
+    module = head(am_scale=0.1)  # this share depends on all label positions of the batch
     labels, frames = LABELS.clone(), ENCODED.frames.clone()
     labels[1, 2:], labels[2, 1:] = padding, padding
     frames[1, 7:], frames[2, 4:] = 50.0, -50.0

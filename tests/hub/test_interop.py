@@ -1,41 +1,25 @@
-"""Contract: the configuration of every published model is read off its shapes, the names of its tensors lead to ours and
-back; whatever does not fit is refused with the original's names; the blocks of docs/icefall.md run. Golden: the
-original's weights give its numbers."""
+"""Contract: the configuration of every published model follows from the shapes of its tensors, whose names convert to ours
+and back; anything that does not fit is refused with the original's names. Golden: the original's weights give its
+numbers."""
 
 import dataclasses
 import json
-import os
-import re
-import runpy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
-from tests.conftest import REPOSITORY
-from tests.golden_files import FOLDER, batch_first, load_golden, seeded, weights
-from tests.tiny_model import noise, tiny_tokenizer
-from zipasr.cli import main
+from tests.golden_files import FOLDER, batch_first, load_golden, weights
+from tests.hub.icefall_models import assert_same_weights, icefall_state_dict, small_model
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.features import FbankConfig
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
-from zipasr.hub import (
-    load_icefall,
-    model_from_icefall,
-    original_key,
-    rename_key,
-    rename_layer_key,
-    rename_state_dict,
-)
+from zipasr.hub import model_from_icefall, original_key, rename_key, rename_layer_key, rename_state_dict
 from zipasr.model import AsrConfig, AsrModel, large, medium, small
-from zipasr.tokenizer import Tokenizer
 
 PRESETS = {"S": small, "M": medium, "L": large}
 HEADS = {
@@ -67,7 +51,7 @@ def published(size: str, heads: str = "transducer+ctc+aed") -> dict[str, Tensor]
 
 
 def config_of(tensors: Mapping[str, Tensor], **arguments: Any) -> AsrConfig:
-    """What is read off the shapes, checked by fitting the tensors, without memory for either."""
+    """The configuration derived from the shapes and checked by fitting the tensors, without memory for either."""
     with torch.device("meta"):
         return model_from_icefall({key: tensor.to("meta") for key, tensor in tensors.items()}, **arguments).config
 
@@ -98,7 +82,7 @@ def test_published_models_give_our_presets(name: str) -> None:
 
 
 def test_context_of_one_label_and_other_vocabularies() -> None:
-    """The published AISHELL model."""
+    """The published AISHELL model is one such model."""
     tensors = published("M", "transducer")
     del tensors["decoder.conv.weight"]
     for key, tensor in tensors.items():
@@ -203,76 +187,7 @@ def meta_heads(meta: dict[str, Any]) -> list[int]:
     return [int(number) for number in meta["num_heads"].split(",")]
 
 
-# A small model of our own, written the way icefall writes it
-
-
-def small_model(
-    num_heads: tuple[int, ...] = (1, 2),
-    head_dims: tuple[int | tuple[int, ...], ...] = (32, 12, 4),
-    num_features: int = 80,
-    **settings: Any,
-) -> AsrModel:
-    encoder = ZipformerConfig(
-        num_features=num_features,
-        conv_channels=(2, 4, 8),
-        channels=(32, 48),
-        unmasked_channels=(32, 32),
-        num_layers=(1, 2),
-        downsample=(1, 2),
-        feedforward=(32, 48),
-        num_heads=num_heads,
-        kernel_sizes=(15, 7),
-        query_head_dim=head_dims[0],
-        value_head_dim=head_dims[1],
-        pos_head_dim=head_dims[2],
-        pos_dim=8,
-        **settings,
-    )
-    torch.manual_seed(0)
-    return AsrModel(
-        AsrConfig(
-            vocab_size=tiny_tokenizer().vocab_size,
-            features=FbankConfig(num_mel_bins=num_features),
-            encoder=encoder,
-            transducer=TransducerConfig(predictor_dim=16, joiner_dim=24),
-            ctc=CtcConfig(),
-        )
-    ).eval()
-
-
-def icefall_state_dict(model: AsrModel) -> dict[str, Tensor]:
-    """The weights of our model under the original's names and in its shapes."""
-    tensors = {original_key(name): tensor.clone() for name, tensor in model.state_dict().items()}
-    for key, tensor in tensors.items():
-        if "pointwise_conv" in key and tensor.dim() == 2:
-            tensors[key] = tensor[:, :, None, None]
-    return tensors
-
-
-def assert_same_weights(model: AsrModel, expected: Mapping[str, Tensor]) -> None:
-    own = model.state_dict()
-    assert own.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert own[name].dtype == torch.float32
-        assert torch.equal(own[name], tensor), name
-
-
-@pytest.fixture(scope="module")
-def model() -> AsrModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def state_dict(model: AsrModel) -> dict[str, Tensor]:
-    return icefall_state_dict(model)
-
-
-@pytest.fixture
-def bpe(tmp_path: Path) -> Path:
-    path = tmp_path / "lang" / "bpe.model"
-    path.parent.mkdir()
-    path.write_bytes(tiny_tokenizer().to_bytes())
-    return path
+# The shapes of a small model
 
 
 def test_small_model_comes_back(model: AsrModel, state_dict: dict[str, Tensor]) -> None:
@@ -420,180 +335,3 @@ def test_models_of_other_kinds(state_dict: dict[str, Tensor]) -> None:
         CheckpointError, match=r"there must be encoder\.encoders\.#\. .* earlier recipes have other encoders"
     ):
         model_from_icefall({"encoder.layers.0.weight": torch.zeros(2)})
-
-
-# Files
-
-
-def shifted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor + 1.0 for key, tensor in tensors.items()}
-
-
-def test_every_kind_of_file(tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    contents = {
-        "pretrained.pt": {"model": state_dict},
-        "bare.pt": state_dict,
-        "module.pt": {"model": {f"module.{key}": tensor for key, tensor in state_dict.items()}},
-        "float64.pt": {"model": {key: tensor.double() for key, tensor in state_dict.items()}},
-    }
-    for name, content in contents.items():
-        torch.save(content, tmp_path / name)
-    torch.save(contents["pretrained.pt"], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, tmp_path / "model.safetensors")
-    for name in (*contents, "old.pt", "model.safetensors"):
-        loaded = load_icefall(tmp_path / name, bpe)
-        assert loaded.config == model.config
-        assert_same_weights(loaded, model.state_dict())
-    torch.save({key: tensor.half() for key, tensor in state_dict.items()}, tmp_path / "half.pt")
-    rounded = {name: tensor.half().float() for name, tensor in model.state_dict().items()}
-    assert_same_weights(load_icefall(str(tmp_path / "half.pt"), str(bpe.parent)), rounded)
-
-
-def training_checkpoint(state_dict: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-    """What a training writes: paths, the version of torch, numbers, the state of the optimizer."""
-    return {
-        "model": state_dict,
-        "model_avg": shifted(state_dict),
-        "optimizer": {"state": {0: {"step": 5, "delta": torch.zeros(2)}}, "param_groups": [{"lr": 0.045}]},
-        "exp_dir": Path("zipformer/exp"),
-        "env_info": {"torch-version": torch.__version__},
-        "batch_idx_train": 4000,
-        "best_valid_loss": 0.25,
-        "dtype": torch.float32,
-        **more,
-    }
-
-
-def test_checkpoints_of_a_training(tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]) -> None:
-    torch.save(training_checkpoint(state_dict), tmp_path / "epoch-3.pt")
-    allowed = set(torch.serialization.get_safe_globals())
-    assert_same_weights(load_icefall(tmp_path / "epoch-3.pt", bpe), model.state_dict())
-    average = load_icefall(tmp_path / "epoch-3.pt", bpe, which="model_avg")
-    assert_same_weights(average, shifted(model.state_dict()))
-    assert set(torch.serialization.get_safe_globals()) == allowed
-
-
-def test_an_average_that_is_not_there(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
-    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
-    with pytest.raises(CheckpointError, match=r"under 'model_avg', but the file holds model; only epoch-N\.pt"):
-        load_icefall(tmp_path / "pretrained.pt", bpe, which="model_avg")
-    with pytest.raises(ValueError, match="which must be model or model_avg, but is 'average'"):
-        load_icefall(tmp_path / "pretrained.pt", bpe, which="average")  # type: ignore[arg-type]
-
-
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_code_in_a_file_runs_only_if_trusted(
-    tmp_path: Path, bpe: Path, model: AsrModel, state_dict: dict[str, Tensor]
-) -> None:
-    made, path = tmp_path / "made", tmp_path / "epoch-1.pt"
-    torch.save({"model": state_dict, "hook": Hostile(made)}, path)
-    with pytest.raises(CheckpointError, match=r"than tensors and plain values \((posix|nt)\.mkdir\)") as error:
-        load_icefall(path, bpe)
-    assert "pretrained.pt" in str(error.value) and "trust_pickle=True" in str(error.value)
-    assert not made.exists()
-    loaded = load_icefall(path, bpe, trust_pickle=True)
-    assert made.exists()
-    assert_same_weights(loaded, model.state_dict())
-
-
-def test_files_without_a_state_dict(tmp_path: Path, bpe: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no such file"):
-        load_icefall(tmp_path / "missing.pt", bpe)
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(
-        CheckpointError, match=r"list\.pt: there must be a state dict under 'model', but the file holds list"
-    ):
-        load_icefall(tmp_path / "list.pt", bpe)
-    torch.save({"weights": {}, "step": 3}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="the file holds weights, step; expected the Zipformer of icefall"):
-        load_icefall(tmp_path / "other.pt", bpe)
-
-
-def test_numbers_that_are_not_finite(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
-    torch.save(state_dict | {NORM: torch.tensor(float("nan"))}, tmp_path / "nan.pt")
-    with pytest.raises(CheckpointError, match=rf"{NORM} has numbers that are not finite"):
-        load_icefall(tmp_path / "nan.pt", bpe)
-
-
-def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
-    path = tmp_path / "pretrained.pt"
-    torch.save({"model": state_dict}, path)
-    other = type(tiny_tokenizer()).train(["AB BA"], kind="char", vocab_size=6)
-    with pytest.raises(ConfigError, match=r"as many entries as the model, 48, but has 6; give the bpe\.model"):
-        load_icefall(path, other)
-    (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n▁A 3\n")
-    (tmp_path / "bbpe.model").write_bytes(bpe.read_bytes())
-    for name, message in {
-        "tokens.txt": r"open the bpe\.model next to it",
-        "bbpe.model": r"is of another kind; byte-level pieces \(bbpe\.model\) are not supported",
-        "absent.model": "there is no such file",
-        "empty": "bpe.model must be the vocabulary that the recipe made",
-        "pretrained.pt": "cannot be opened: Expected a sentencepiece model",
-    }.items():
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(CheckpointError, match=message):
-            load_icefall(path, tmp_path / name)
-
-
-def test_tables_of_characters(tmp_path: Path, state_dict: dict[str, Tensor]) -> None:
-    folder = tmp_path / "lang_char"
-    folder.mkdir()
-    symbols = ["<blk>", "<sos/eos>", "<unk>", *(chr(0x4E00 + i) for i in range(45)), "#0", "#1"]
-    (folder / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
-    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
-    for path in (folder, folder / "tokens.txt"):
-        loaded = load_icefall(tmp_path / "pretrained.pt", path)
-        assert loaded.config.vocab_size == 48
-    tokenizer = Tokenizer.from_tokens(folder / "tokens.txt")
-    _, again = AsrModel.load(loaded.save(tmp_path / "converted", tokenizer))
-    assert again.pieces == symbols[:48] and again.decode([3, 47]) == symbols[3] + symbols[47]
-
-
-def test_loaded_saved_and_loaded_again_says_the_same(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
-    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
-    loaded = load_icefall(tmp_path / "pretrained.pt", bpe)
-    again, tokenizer = AsrModel.load(loaded.save(tmp_path / "converted", tiny_tokenizer()))
-    assert again.config == loaded.config
-    assert tokenizer.pieces == tiny_tokenizer().pieces
-    features, lens = seeded(2, 60, 80), torch.tensor([60, 45])
-    with torch.no_grad():
-        one, two = loaded.encode(features, lens), again.encode(features, lens)
-        assert torch.equal(one.frames, two.frames)
-        assert torch.equal(loaded.ctc_log_probs(one.frames), again.ctc_log_probs(two.frames))
-
-
-def test_blocks_of_the_documentation_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, state_dict: dict[str, Tensor]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("data/lang_bpe_500").mkdir(parents=True)
-    Path("data/lang_bpe_500/bpe.model").write_bytes(tiny_tokenizer().to_bytes())
-    Path("exp").mkdir()
-    torch.save({"model": state_dict}, "exp/pretrained.pt")
-    other = small_model(num_heads=(2, 4), head_dims=((8, 16), 6, 4))
-    torch.save({"model": icefall_state_dict(other)}, "exp/other.pt")
-    soundfile.write("call.wav", noise(1.0), 16_000)
-    text = (REPOSITORY / "docs" / "icefall.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert [language for language, _ in blocks] == ["python", "bash", "python", "python"]
-    for language, block in blocks:
-        if language == "bash":
-            _, *arguments = block.split()
-            assert block.startswith("zipasr ") and main(arguments) == 0
-        else:
-            Path("block.py").write_text(block)
-            runpy.run_path("block.py")
-    said, again, widths = capsys.readouterr().out.splitlines()
-    assert said == again
-    assert widths == "(8, 16) 6"

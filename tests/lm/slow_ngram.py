@@ -1,11 +1,11 @@
-"""ARPA files read and used in the most obvious way: a dictionary and a recursion."""
+"""ARPA files read and used in the simplest way: with a dictionary and a recursion."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 Arpa = dict[tuple[str, ...], tuple[float, float]]
-"""N-gram -> natural logarithms of its probability and of its weight as a history."""
+"""Maps an n-gram to the natural logarithms of its probability and of its backoff weight."""
 
 
 def parse(path: Path) -> Arpa:
@@ -22,7 +22,7 @@ def parse(path: Path) -> Arpa:
 
 
 def log_prob(arpa: Arpa, history: Sequence[str], word: str) -> float:
-    """Log-probability, in nats, of a known word after a history that begins with <s>."""
+    """Log-probability, in nats, of a known word after a history that starts with <s>."""
     longest = max(map(len, arpa))
     context = tuple(history)[len(history) - min(longest - 1, len(history)) :]
     if (*context, word) in arpa:

@@ -1,4 +1,4 @@
-"""ARPA files: reference (a dictionary and a recursion), contract (damaged files are refused with a cure)."""
+"""ARPA files. Reference: a dictionary and a recursion. Contract: damaged files are refused with a cure."""
 
 import gzip
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.lm.random_sentences import zipf_sentences
 from tests.lm.slow_ngram import parse, sentence_log_prob
-from tests.lm.test_estimate import zipf_sentences
 from zipasr.errors import DataError
 from zipasr.lm.arpa import read_arpa
 from zipasr.lm.estimate import estimate_ngram
@@ -77,16 +77,16 @@ def test_words_of_any_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ngram 2=3", "ngram 2=7", "its header, 5 of order 1, 7 of order 2, got 5 of order 1, 3 of order 2"),
-        ("ngram 2=3\n", "", "5 of order 1, got 5 of order 1, 3 of order 2"),
-        ("-0.3\ta b\n", "", "got 5 of order 1, 2 of order 2"),
+        ("ngram 2=3", "ngram 2=7", "its header, 5 of order 1, 7 of order 2, but holds 5 of order 1, 3 of order 2"),
+        ("ngram 2=3\n", "", "5 of order 1, but holds 5 of order 1, 3 of order 2"),
+        ("-0.3\ta b\n", "", "holds 5 of order 1, 2 of order 2"),
         ("\\end\\", "", "it was cut short"),
         ("-0.3\ta b", "minus\ta b", "line 15 .*invalid n-gram logprob 'minus'"),
         ("-0.3\ta b", "-0.3\ta", "line 15"),
         ("-0.3\ta b", "-0.3\ta zz", "longer n-grams of zz without one"),
-        ("-0.3\ta b", "0.3\ta b", "0 or below in .*, got 0.3"),
+        ("-0.3\ta b", "0.3\ta b", "0 or below, but .* holds 0.3"),
         ("-0.3\ta b", "nan\ta b", "damaged|logprob"),
-        ("ngram 1=5", "ngram 3=5", "with the orders"),
+        ("ngram 1=5", "ngram 3=5", "has the orders"),
         ("-99\t<s>\t-0.3", "-99\tstart\t-0.3", "<s>"),
         ("\\data\\", "\\dada\\", "section missing"),
         (BIGRAM, "hello\n", "is it another kind of file"),
@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
-    """Cut at any line: an error, never a crash nor a model of the rest."""
+    """A file cut at any line is an error, never a crash or a model of the remaining lines."""
     lines = BIGRAM.splitlines(keepends=True)
     for kept in range(0, len(lines) - 1, 2):
         with pytest.raises(DataError):

@@ -1,8 +1,7 @@
-"""Estimating n-grams: reference (sums over dictionaries), law (probabilities sum to 1), contract (files, errors)."""
+"""Estimating n-grams. Reference: sums over dictionaries. Law: probabilities sum to 1. Contract: files, errors."""
 
 import gzip
 import math
-import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,19 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lm.random_sentences import Sentences, zipf_sentences
 from tests.lm.slow_ngram import Arpa, log_prob, parse
 from zipasr.errors import ConfigError, DataError
 from zipasr.lm.estimate import estimate_ngram
-
-Sentences = list[list[str]]
-
-
-def zipf_sentences(seed: int, *, num: int = 400, num_words: int = 60) -> Sentences:
-    """Sentences long and varied enough that every count from 1 to 4 occurs, and the discounts are the formula's."""
-    source = random.Random(seed)
-    weights = [1 / (i + 1) for i in range(num_words)]
-    return [source.choices([f"w{i}" for i in range(num_words)], weights, k=source.randint(1, 9)) for _ in range(num)]
-
 
 CORPORA = {
     "one word": [["a"]],
@@ -34,7 +24,7 @@ CORPORA = {
 
 
 def slow_kneser_ney(sentences: Sentences, order: int) -> dict[tuple[str, ...], float]:
-    """Probability of every n-gram of the highest order there is, and of all below, by the book."""
+    """Probabilities of every n-gram of the highest existing order and of all lower orders, by the textbook."""
     rows = [["<s>", *sentence, "</s>"] for sentence in sentences]
     raw = Counter(tuple(r[i : i + n]) for r in rows for n in range(1, order + 1) for i in range(len(r) - n + 1))
     longest = max(map(len, raw))
@@ -146,9 +136,9 @@ def test_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 to 9, but is 0"):
         estimate_ngram([["a"]], tmp_path / "a.arpa", order=0)
     for nothing in ([], [[], []]):
-        with pytest.raises(DataError, match="got no symbol; check the texts"):
+        with pytest.raises(DataError, match="there is no symbol; check the texts"):
             estimate_ngram(nothing, tmp_path / "a.arpa", order=2)
-    with pytest.raises(DataError, match="without white space, got 'a b'"):
+    with pytest.raises(DataError, match="without white space, but one is 'a b'"):
         estimate_ngram([["a b"]], tmp_path / "a.arpa", order=2)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="free some space"):

@@ -1,5 +1,5 @@
-"""Neural language models: law (label by label equals the whole; batching, padding and dead hypotheses change nothing),
-reference (attention by hand), contract (folders, vocabularies, errors)."""
+"""Neural language models. Law: scoring label by label equals scoring the whole; batching, padding and pruned hypotheses
+change nothing. Reference: attention by hand. Contract: folders, vocabularies, errors."""
 
 import gc
 import math
@@ -72,7 +72,7 @@ def test_label_by_label_equals_the_whole(model: NeuralLm) -> None:
 
 
 def test_batches_of_any_kind_change_nothing(model: NeuralLm) -> None:
-    """Sequences of all lengths in one call, beside dead ones and the same state several times."""
+    """Sequences of all lengths share one call, next to pruned ones and several copies of the same state."""
     prior, rows = NeuralPrior(model, tiny_tokenizer()), random_rows(1)
     states, totals = [prior.start() for _ in rows], [0.0] * len(rows)
     turn = 0
@@ -123,8 +123,8 @@ def test_pruned_hypotheses_are_not_evaluated(model: NeuralLm) -> None:
     assert sizes == [1, 2]
 
 
-def test_the_past_is_let_go(model: NeuralLm) -> None:
-    """However long a stream is, the states of long ago are not kept alive by the present one."""
+def test_the_past_is_released(model: NeuralLm) -> None:
+    """However long a stream is, the current states do not keep the states of the distant past alive."""
 
     class Watched(LmState):
         __slots__ = ("__weakref__",)
@@ -138,8 +138,8 @@ def test_the_past_is_let_go(model: NeuralLm) -> None:
     assert reference() is None
 
 
-def test_attention_looks_back_so_far_and_no_further() -> None:
-    """Two layers that see 4 labels each: the 7th last label has a say, the 8th has none."""
+def test_attention_looks_back_a_fixed_number_of_labels() -> None:
+    """With two layers that each see 4 labels, the 7th last label matters and the 8th does not."""
     model = make("transformer")
     rows = torch.randint(3, 40, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

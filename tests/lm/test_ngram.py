@@ -1,5 +1,5 @@
-"""N-gram priors: reference (a dictionary and a recursion), law (label by label equals the whole; batching changes
-nothing), contract (which kind a file is, and what is refused)."""
+"""N-gram priors. Reference: a dictionary and a recursion. Law: scoring label by label equals scoring the whole; batching
+changes nothing. Contract: how the kind of a file is detected, and what is refused."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from zipasr.lm.ngram import UNKNOWN_LOG_PROB
 from zipasr.tokenizer import Tokenizer
 
 TEXTS = ["THE QUICK BROWN FOX", "THE LAZY DOG", "THE QUICK DOG JUMPS OVER THE LAZY FOX", "FIVE DOZEN JUGS", "ONE TWO"]
-HEARD = [*TEXTS, "", "FOX", "THE FOX QUICK", "DOG DOG ZEBRA", "OVER OVER OVER", "BOX THE"]
+SCORED_TEXTS = [*TEXTS, "", "FOX", "THE FOX QUICK", "DOG DOG ZEBRA", "OVER OVER OVER", "BOX THE"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Arpa:
 
 
 def score(prior: TokenNgram | WordNgram, labels: list[int]) -> float:
-    """Label by label, and the end."""
+    """The score of the labels one by one and of the end."""
     state, total = prior.start(), 0.0
     for label in labels:
         (state,), (added,) = prior.extend([state], [label])
@@ -51,7 +51,7 @@ def score(prior: TokenNgram | WordNgram, labels: list[int]) -> float:
 def test_tokens_equal_the_whole_sequence_without_its_end(tokens_arpa: Path) -> None:
     tokenizer, prior, arpa = tiny_tokenizer(), load_ngram(tokens_arpa, tiny_tokenizer()), parse(tokens_arpa)
     assert isinstance(prior, TokenNgram)
-    for text in HEARD:
+    for text in SCORED_TEXTS:
         labels = tokenizer.encode(text)
         pieces = [tokenizer.pieces[label] for label in labels]
         assert score(prior, labels) == pytest.approx(sentence_log_prob(arpa, pieces, has_end=False), abs=1e-4)
@@ -60,21 +60,21 @@ def test_tokens_equal_the_whole_sequence_without_its_end(tokens_arpa: Path) -> N
 def test_words_equal_the_whole_sentence(words_arpa: Path, words: Arpa) -> None:
     tokenizer, prior = tiny_tokenizer(), load_ngram(words_arpa, tiny_tokenizer())
     assert isinstance(prior, WordNgram)
-    for text in HEARD:
+    for text in SCORED_TEXTS:
         assert score(prior, tokenizer.encode(text)) == pytest.approx(sentence_log_prob(words, text.split()), abs=1e-4), text
 
 
 @pytest.mark.parametrize("kind", ["char", "unigram"])
 def test_words_do_not_depend_on_the_pieces(words_arpa: Path, words: Arpa, kind: str) -> None:
-    tokenizer = Tokenizer.train(HEARD, kind=kind, vocab_size=None if kind == "char" else 40)
+    tokenizer = Tokenizer.train(SCORED_TEXTS, kind=kind, vocab_size=None if kind == "char" else 40)
     prior = load_ngram(words_arpa, tokenizer)
     assert isinstance(prior, WordNgram)
-    for text in HEARD:
+    for text in SCORED_TEXTS:
         assert score(prior, tokenizer.encode(text)) == pytest.approx(sentence_log_prob(words, text.split()), abs=1e-4), text
 
 
 def test_words_are_scored_when_the_next_starts(words_arpa: Path, words: Arpa) -> None:
-    tokenizer = Tokenizer.train(HEARD, kind="char", vocab_size=None)
+    tokenizer = Tokenizer.train(SCORED_TEXTS, kind="char", vocab_size=None)
     prior = load_ngram(words_arpa, tokenizer)
     state, added = prior.start(), []
     for label in tokenizer.encode("THE FOX"):
@@ -86,7 +86,7 @@ def test_words_are_scored_when_the_next_starts(words_arpa: Path, words: Arpa) ->
 
 
 def test_stray_spaces_and_unknown_labels(words_arpa: Path, words: Arpa) -> None:
-    tokenizer = Tokenizer.train(HEARD, kind="char", vocab_size=None)
+    tokenizer = Tokenizer.train(SCORED_TEXTS, kind="char", vocab_size=None)
     prior = load_ngram(words_arpa, tokenizer)
     space, fox = tokenizer.pieces.index("▁"), tokenizer.encode("FOX")[1:]
     plain = score(prior, [space, *fox])
@@ -101,7 +101,7 @@ def test_stray_spaces_and_unknown_labels(words_arpa: Path, words: Arpa) -> None:
 @pytest.mark.parametrize("name", ["tokens_arpa", "words_arpa"])
 def test_batching_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer, prior = tiny_tokenizer(), load_ngram(request.getfixturevalue(name), tiny_tokenizer())
-    rows = [tokenizer.encode(text) for text in HEARD]
+    rows = [tokenizer.encode(text) for text in SCORED_TEXTS]
     alone = [score(prior, row) for row in rows]
     states, totals = [prior.start() for _ in rows], [0.0] * len(rows)
     for t in range(max(map(len, rows))):
@@ -145,7 +145,7 @@ def test_characters_without_spaces(tmp_path: Path) -> None:
 
 def test_files_for_another_recognizer_are_refused(words_arpa: Path, tokens_arpa: Path, tmp_path: Path) -> None:
     lower = Tokenizer.train([text.lower() for text in TEXTS], kind="char", vocab_size=None)
-    with pytest.raises(ConfigError, match=r"got 13 of 13 that it cannot, such as BROWN, .*; in lower case it could"):
+    with pytest.raises(ConfigError, match=r"holds 13 of 13 that it cannot, such as BROWN, .*; in lower case it could"):
         load_ngram(words_arpa, lower)
     with pytest.raises(ConfigError, match=r"symbols that are none: .*; make it for this tokenizer"):
         load_ngram(tokens_arpa, lower)
@@ -155,6 +155,6 @@ def test_files_for_another_recognizer_are_refused(words_arpa: Path, tokens_arpa:
     estimate_ngram([["<unk>"]], tmp_path / "a.arpa", order=1)
     with pytest.raises(ConfigError, match="special symbols only"):
         load_ngram(tmp_path / "a.arpa", lower)
-    with pytest.raises(ConfigError, match=r"pieces, got one of words in .*zipasr train-lm"):
+    with pytest.raises(ConfigError, match=r"pieces, but .* is one of words .*zipasr train-lm"):
         load_token_ngram(words_arpa, tiny_tokenizer())
     assert isinstance(load_token_ngram(tokens_arpa, tiny_tokenizer()), TokenNgram)

@@ -1,7 +1,6 @@
-"""Consistency loss (CR-CTC). golden: the original's loss and gradient. reference: the formula in loops. law: equal
-views cost nothing and get no gradient; the views may be swapped; padding changes nothing; the other view gets no
-gradient. contract: what raises.
-"""
+"""Consistency loss (CR-CTC). Golden: the original's loss and gradient. Reference: the formula in loops. Law: equal views
+have zero loss and gradient; the views may be swapped; padding changes nothing; the other view gets no gradient. Contract:
+which arguments raise."""
 
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def test_the_other_view_gets_no_gradient():
 @pytest.mark.parametrize(
     ("log_probs", "lens", "message"),
     [
-        (torch.zeros(3, 6, 5), [6, 4, 6], r"two views of each utterance.*not 3 rows"),
+        (torch.zeros(3, 6, 5), [6, 4, 6], r"two views of each utterance.*but has 3 rows"),
         (torch.zeros(4, 6, 5, dtype=torch.float16), [6, 4, 6, 4], r"must be float32"),
         (torch.zeros(4, 6, 5), [6, 4], r"lens must be \(2N,\) = \(4,\)"),
         (torch.zeros(4, 6, 5), [6, 4, 6, 5], r"same length, but 1 of 2 differ"),

@@ -1,6 +1,5 @@
-"""CTC loss. golden: the original's loss and gradient. reference: enumeration of all alignments. law: padding and batch
-order change nothing; too short an utterance costs +inf and gets no gradient. contract: what raises.
-"""
+"""CTC loss. Golden: the original's loss and gradient. Reference: enumeration of all alignments. Law: padding and batch order
+change nothing; an utterance that is too short has a loss of +inf and no gradient. Contract: which arguments raise."""
 
 import itertools
 import math
@@ -23,7 +22,7 @@ def make_batch():
 
 
 def loss_by_enumeration(log_probs_TV: Tensor, labels: list[int], blank: int) -> float:
-    """Every sequence of tokens that collapses to the labels."""
+    """The loss from every sequence of tokens that collapses to the labels."""
     num_frames, vocab_size = log_probs_TV.shape
     scores = []
     for path in itertools.product(range(vocab_size), repeat=num_frames):
@@ -40,7 +39,7 @@ def test_agrees_with_golden():
     loss = ctc_loss(logits.log_softmax(2), labels, data["in.lens"], data["in.target_lens"], blank=0)
     loss.sum().backward()
     torch.testing.assert_close(loss.sum(), data["out.ctc"], rtol=1e-6, atol=0)
-    # PyTorch's float32 recursion rounds to about 6e-6, and differently with the layout of the labels.
+    # PyTorch's float32 recursion rounds to about 6e-6, and differently for each layout of the labels.
     theirs = data["grad.enc_of_ctc"]
     assert (encoded.grad - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
@@ -76,7 +75,7 @@ def test_padding_and_batch_order_change_nothing():
 def test_too_few_frames_cost_infinity_and_give_no_gradient():
     logits, labels, _, label_lens = make_batch()
     logits.requires_grad_()
-    frame_lens = torch.tensor([2, 2, 1])  # 3 3 needs a blank between: three frames
+    frame_lens = torch.tensor([2, 2, 1])  # 3 3 needs a blank between the labels: three frames
     loss = ctc_loss(logits.log_softmax(2), labels, frame_lens, label_lens, blank=0)
     assert loss.isinf().tolist() == [False, True, False]
     loss.sum().backward()
@@ -87,7 +86,7 @@ def test_too_few_frames_cost_infinity_and_give_no_gradient():
 
 @pytest.mark.parametrize("frame_lens", [[5, 4, 3], [2, 2, 1]])
 def test_scores_that_are_not_read_give_the_same(frame_lens, monkeypatch):
-    """As on an accelerator, where utterances that are too short are detected by lengths and labels, not by their loss."""
+    """The loss is right on an accelerator too, where short utterances are found by lengths and labels, not by their loss."""
     logits, labels, _, label_lens = make_batch()
     found = []
     for is_readable in (True, False):

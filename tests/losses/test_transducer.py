@@ -1,151 +1,27 @@
-"""Transducer losses. golden: the original's values, gradients, occupations and ranges, for three kinds of lattice, in
-float32 and float64 (its calls without lengths pass labels that are the blank, which we refuse: they are compared at the
-lattice). reference: enumeration of all paths; loops over the recursion. law: a wide band is the full lattice; padding
-and batch order; gradcheck; occupations sum to the lengths. contract: what raises.
+"""Transducer losses. reference: enumeration of all paths; loops over the recursion; the smoothing written out. law: a wide
+band is the full lattice; padding and batch order change nothing; gradcheck; occupations sum to the lengths; arrays have the
+size of the band; chunks, autocast and the device change nothing.
 """
 
-import functools
 import itertools
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.losses.transducer_batches import SCALES, all_kinds, all_losses, make_batch
 from zipasr.losses import (
+    arc_scores,
     full_transducer_loss,
     prune_ranges,
     pruned_transducer_loss,
     simple_transducer_loss,
-    transducer,
 )
-from zipasr.losses.lattice import KINDS, sum_paths
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-TOLERANCE = {"f32": 1e-6, "f64": 1e-9}
-SCALES = ((0.25, 0.0), (0.0, 0.0), (0.1, 0.3))
-RANGES = (2, 4, 5, 8, 20)
-
-
-@functools.cache
-def golden(kind: str, dtype: str) -> dict[str, Tensor]:
-    with safe_open(GOLDEN / f"d_rnnt_{kind}_{dtype}.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["meta"])["rnnt_type"] == kind
-        return {name: file.get_tensor(name) for name in file.keys()}
-
-
-def golden_lens(kind: str) -> tuple[Tensor, Tensor]:
-    boundary = golden(kind, "f64")["in.boundary"]
-    return boundary[:, 3], boundary[:, 2]
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours.double() - theirs.double()).abs().max() / theirs.abs().max()).item()
-
-
-def check_gradient(ours: Tensor, kind: str, dtype: str, name: str) -> None:
-    """In float32 the original's own rounding is up to 5e-6, against its float64 run: ours must be nearer to that."""
-    assert error(ours, golden(kind, dtype)[name]) < {"f32": 6e-6, "f64": 1e-9}[dtype]
-    if dtype == "f32" and not name.endswith("pruned5.logits"):  # its two runs have ranges that differ by a tie
-        assert error(ours, golden(kind, "f64")[name]) < 1e-6
-
-
-def golden_logits(data: dict[str, Tensor], position_NTR: Tensor) -> Tensor:
-    size, num_frames, width = position_NTR.shape
-    index = position_NTR.flatten(1)[:, :, None].expand(-1, -1, 6)
-    rows = data["in.dec_proj"].gather(1, index).view(size, num_frames, width, 6)
-    return (torch.tanh(data["in.enc_proj"][:, :, None] + rows) @ data["in.out_w"] * 2).requires_grad_()
-
-
-both_types = pytest.mark.parametrize("dtype", ["f32", "f64"])
-all_kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-@both_types
-@all_kinds
-@pytest.mark.parametrize(("lm_scale", "am_scale"), SCALES)
-def test_simple_loss_agrees_with_golden(kind, dtype, lm_scale, am_scale):
-    data = golden(kind, dtype)
-    name = f"smoothed.lm{lm_scale}_am{am_scale}"
-    am, lm = data["in.am"].clone().requires_grad_(), data["in.lm"].clone().requires_grad_()
-    result = simple_transducer_loss(
-        am, lm, data["in.symbols"], *golden_lens(kind), blank=0, lm_scale=lm_scale, am_scale=am_scale, kind=kind
-    )
-    result.loss_N.sum().backward()
-    assert error(result.loss_N.sum(), data[f"out.{name}"]) < TOLERANCE[dtype]
-    if (lm_scale, am_scale) == (0, 0):
-        assert error(result.loss_N, data["out.simple.b.none"]) < TOLERANCE[dtype]
-    check_gradient(am.grad, kind, dtype, f"grad.{name}.am")
-    check_gradient(lm.grad, kind, dtype, f"grad.{name}.lm")
-    num_columns = data[f"out.{name}.px_grad"].shape[2]
-    symbol_NST = result.symbol_occupation_NTS.mT
-    check_gradient(pad(symbol_NST, (0, num_columns - symbol_NST.shape[2])), kind, dtype, f"out.{name}.px_grad")
-    check_gradient(result.blank_occupation_NTU.mT, kind, dtype, f"out.{name}.py_grad")
-
-
-@both_types
-@all_kinds
-def test_lattice_without_lengths_agrees_with_golden(kind, dtype):
-    data = golden(kind, dtype)
-    num = 1 if kind == "regular" else 3  # the stored regular scores are cut at the ends of the other two
-    symbol_NTU, blank_NTU = pad(data["out.logprobs.px"].mT[:num, :20], (0, 1)), data["out.logprobs.py"].mT[:num]
-    lens = torch.full((num,), 20), torch.full((num,), 7)
-    lattice = sum_paths(symbol_NTU, blank_NTU, *lens, kind=kind, num_positions=8, need_occupation=True)
-    assert error(-lattice.log_prob_N, data["out.simple.nob.none"][:num]) < TOLERANCE[dtype]
-    limit = {"f32": 6e-6, "f64": 1e-9}[dtype]
-    theirs = data["out.simple.nob.px_grad"].mT[:num, :20]
-    assert error(lattice.symbol_occupation_NTR[:, :, :7], theirs) < limit
-    assert error(lattice.blank_occupation_NTR, data["out.simple.nob.py_grad"].mT[:num]) < limit
-
-
-@both_types
-@all_kinds
-@pytest.mark.parametrize("prune_range", RANGES)
-def test_ranges_and_pruned_loss_agree_with_golden(kind, dtype, prune_range):
-    data, lens = golden(kind, dtype), golden_lens(kind)
-    simple = simple_transducer_loss(data["in.am"], data["in.lm"], data["in.symbols"], *lens, blank=0, kind=kind)
-    band = prune_ranges(*simple[1:], *lens, prune_range, kind)
-    assert torch.equal(band.positions_NTR, data[f"out.ranges{prune_range}"])
-    assert band.width == data[f"out.ranges{prune_range}"].shape[2]
-
-    logits = golden_logits(data, band.positions_NTR)
-    loss = pruned_transducer_loss(logits, band.first_label_NT, data["in.symbols"], *lens, blank=0, kind=kind)
-    loss.sum().backward()
-    assert error(loss, data[f"out.pruned{prune_range}.none"]) < TOLERANCE[dtype]
-    assert error(loss.sum(), data[f"out.pruned{prune_range}.loss"]) < TOLERANCE[dtype]
-    check_gradient(logits.grad, kind, dtype, f"grad.pruned{prune_range}.logits")
-
-
-@both_types
-@all_kinds
-def test_full_loss_agrees_with_golden(kind, dtype):
-    data, lens = golden(kind, dtype), golden_lens(kind)
-    logits = golden_logits(data, torch.arange(8).expand(3, 20, 8))
-    loss = full_transducer_loss(logits, data["in.symbols"], *lens, blank=0, kind=kind)
-    loss.sum().backward()
-    assert error(loss.sum(), data["out.full.loss"]) < TOLERANCE[dtype]
-    check_gradient(logits.grad, kind, dtype, "grad.full.logits")
-    loss = full_transducer_loss(logits, data["in.symbols"], *lens, blank=0, kind=kind, delay_penalty=0.05)
-    assert error(loss.sum(), data["out.full.delay0.05"]) < TOLERANCE[dtype]
-
-
-def make_batch(size=3, num_frames=9, num_labels=5, vocab_size=7, seed=0, is_ragged=True):
-    """Random am, lm, labels and lens in float64; `regular` and other lattices both have paths."""
-    generator = torch.Generator().manual_seed(seed)
-    am = torch.randn(size, num_frames, vocab_size, generator=generator, dtype=torch.float64) * 2
-    lm = torch.randn(size, num_labels + 1, vocab_size, generator=generator, dtype=torch.float64) * 2
-    labels = torch.randint(1, vocab_size, (size, num_labels), generator=generator)
-    frame_lens, label_lens = torch.full((size,), num_frames), torch.full((size,), num_labels)
-    if is_ragged:
-        frame_lens[1:] = torch.randint(num_labels, num_frames + 1, (size - 1,), generator=generator)
-        label_lens[1:] = torch.randint(0, num_labels + 1, (size - 1,), generator=generator)
-    return am, lm, labels, frame_lens, label_lens
+from zipasr.losses.lattice import sum_paths
 
 
 def loss_by_enumeration(log_probs_TUV: Tensor, labels: list[int], kind: str, delay_penalty: float = 0.0) -> float:
@@ -367,19 +243,6 @@ def test_band_is_connected_and_reaches_the_end(kind, prune_range, seed):
     assert loss.isfinite().all()
 
 
-def all_losses(am, lm, labels, frame_lens, label_lens, kind="regular", width=3):
-    """Simple, pruned and full loss, side by side, with the joiner tanh(am + lm)."""
-    simple = simple_transducer_loss(am, lm, labels, frame_lens, label_lens, blank=0, kind=kind)
-    band = prune_ranges(*simple[1:], frame_lens, label_lens, width, kind)
-    index = band.positions_NTR.flatten(1)[:, :, None].expand(-1, -1, am.shape[2])
-    rows = lm.gather(1, index).view(*band.positions_NTR.shape, am.shape[2])
-    lens = labels, frame_lens, label_lens
-    banded = torch.tanh(am[:, :, None] + rows) * 3
-    pruned = pruned_transducer_loss(banded, band.first_label_NT, *lens, blank=0, kind=kind)
-    full = full_transducer_loss(torch.tanh(am[:, :, None] + lm[:, None]) * 3, *lens, blank=0, kind=kind)
-    return torch.stack([simple.loss_N, pruned, full])
-
-
 @all_kinds
 def test_padding_and_batch_order_change_nothing(kind):
     am, lm, labels, frame_lens, label_lens = make_batch(size=4, seed=6)
@@ -458,76 +321,12 @@ def test_long_utterance_in_float32_keeps_its_precision():
     assert (grads[0] - grads[1]).abs().max() < 2e-5
 
 
-@all_kinds
-def test_no_labels_and_one_frame(kind):
-    am, lm, labels, frame_lens, _ = make_batch(num_labels=2, seed=11)
-    nothing = torch.zeros(3, 0, dtype=torch.int64)
-    none = torch.zeros(3, dtype=torch.int64)
-    losses = all_losses(am, lm[:, :1], nothing, frame_lens, none, kind)
-    logits = torch.tanh(am + lm[:, :1]) * 3
-    expected = [-logits[n, :t].log_softmax(1)[:, 0].sum() for n, t in enumerate(frame_lens.tolist())]
-    torch.testing.assert_close(losses[1], torch.stack(expected), rtol=0, atol=1e-12)
-    torch.testing.assert_close(losses[2], torch.stack(expected), rtol=0, atol=1e-12)
-
-    one = torch.ones(3, dtype=torch.int64)
-    losses = all_losses(am[:, :1], lm[:, :2], labels[:, :1], one, one, kind)
-    log_probs = (torch.tanh(am[:, :1, None] + lm[:, None]) * 3).log_softmax(3)[:, 0]
-    expected = -log_probs[:, 0].gather(1, labels[:, :1])[:, 0]
-    if kind != "modified":
-        expected = expected - log_probs[:, 1, 0]
-    torch.testing.assert_close(losses[1:], expected.expand(2, 3), rtol=0, atol=1e-12)
-
-
-def test_unreachable_end_is_infinite_and_has_no_gradient():
-    am, lm, labels, frame_lens, label_lens = make_batch(size=2, num_frames=4, num_labels=3, is_ragged=False)
-    frame_lens[0] = 2  # fewer frames than labels
-    am.requires_grad_()
-    simple = simple_transducer_loss(am, lm, labels, frame_lens, label_lens, blank=0, kind="modified")
-    assert simple.loss_N.isinf().tolist() == [True, False]
-    simple.loss_N.sum().backward()
-    assert not am.grad[0].any()
-    assert am.grad[1].isfinite().all()
-    assert am.grad[1].any()
-
-    logits = torch.randn(2, 4, 2, 7, requires_grad=True)
-    first_label = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 2]])  # two rows from 0 never hold label position 3
-    loss = pruned_transducer_loss(logits, first_label, labels, torch.tensor([4, 4]), label_lens, blank=0)
-    assert loss.isinf().tolist() == [True, False]
-    loss.sum().backward()
-    assert not logits.grad[0].any()
-    assert logits.grad.isfinite().all()
-
-
-def test_minus_infinity_in_the_logits_is_a_token_that_cannot_be():
-    am, lm, labels, frame_lens, label_lens = make_batch(seed=12)
-    labels = labels.clamp(max=5)
-    logits = am[:, :, None] + lm[:, None]
-    masked = logits.clone()
-    masked[..., 6] = -math.inf
-    masked.requires_grad_()
-    args = labels, frame_lens, label_lens
-    loss = full_transducer_loss(masked, *args, blank=0)
-    torch.testing.assert_close(loss, full_transducer_loss(logits[..., :6], *args, blank=0))
-    loss.sum().backward()
-    assert masked.grad.isfinite().all()
-
-
-def test_arguments_are_not_modified_and_backward_can_run_twice():
-    am, lm, labels, frame_lens, label_lens = make_batch(seed=13)
-    logits = (am[:, :, None] + lm[:, None]).requires_grad_()
-    before = logits.detach().clone()
-    loss = full_transducer_loss(logits, labels, frame_lens, label_lens, blank=0).sum()
-    first = torch.autograd.grad(loss, logits, retain_graph=True)[0]
-    assert torch.equal(first, torch.autograd.grad(loss, logits)[0])
-    assert torch.equal(logits, before)
-
-
 def test_chunks_and_autocast_change_nothing(monkeypatch):
     am, lm, labels, frame_lens, label_lens = (x.float() if x.is_floating_point() else x for x in make_batch(seed=14))
     leaves = am.requires_grad_(), lm.requires_grad_()
     args = am, lm, labels, frame_lens, label_lens
     expected = torch.autograd.grad(all_losses(*args).sum(), leaves)
-    monkeypatch.setitem(transducer.CHUNK_ELEMENTS, "cpu", 10)
+    monkeypatch.setitem(arc_scores.CHUNK_ELEMENTS, "cpu", 10)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = torch.autograd.grad(all_losses(*args).sum(), leaves)
     for a, b in zip(ours, expected, strict=True):
@@ -543,74 +342,6 @@ def test_no_grad_gives_the_same_values_and_occupations():
         assert torch.equal(a, b)
         assert not b.requires_grad
     assert without.symbol_occupation_NTS.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_raises(dtype):
-    am, lm, *lens = make_batch()
-    with pytest.raises(ValueError, match=r"am must be float32 or float64, but is torch\.\w*float16"):
-        simple_transducer_loss(am.to(dtype), lm.to(dtype), *lens, blank=0)
-    with pytest.raises(ValueError, match=r"logits must be float32"):
-        full_transducer_loss((am[:, :, None] + lm[:, None]).to(dtype), *lens, blank=0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels_NS": torch.ones(3, 4, dtype=torch.int64)}, r"logits must be \(N, T, S\+1, V\) = \(3, 9, 5, 7\)"),
-        ({"labels_NS": torch.ones(2, 5, dtype=torch.int64)}, r"labels must be \(N, S\) with N = 3"),
-        ({"labels_NS": torch.ones(3, 5)}, r"labels must be integers, but is torch\.float32"),
-        ({"labels_NS": torch.full((3, 5), 7)}, r"labels must be in \[0, 7\)"),
-        ({"labels_NS": torch.full((3, 5), -1)}, r"labels must be in \[0, 7\)"),
-        ({"labels_NS": torch.zeros(3, 5, dtype=torch.int64)}, r"not blank \(0\)"),
-        ({"frame_lens": torch.tensor([9, 10, 3])}, r"frame_lens must be in \[1, 9\].*spans 3 to 10"),
-        ({"frame_lens": torch.tensor([9, 0, 3])}, r"frame_lens must be in \[1, 9\]"),
-        ({"frame_lens": torch.tensor([9, 9])}, r"frame_lens must be \(N,\) = \(3,\)"),
-        ({"label_lens": torch.tensor([5, 6, 3])}, r"label_lens must be in \[0, 5\]"),
-        ({"label_lens": torch.tensor([5, -1, 3])}, r"label_lens must be in \[0, 5\]"),
-        ({"blank": 7}, r"blank must be in \[0, 7\)"),
-        ({"blank": -1}, r"blank must be in \[0, 7\)"),
-        ({"kind": "odd"}, r"kind must be one of regular, modified, constrained, but is 'odd'"),
-        ({"logits_NTUV": torch.zeros(3, 9, 7)}, r"logits must have 4 axes"),
-    ],
-)
-def test_wrong_arguments_raise(change, message):
-    am, lm, labels, frame_lens, label_lens = make_batch(is_ragged=False)
-    args = {"logits_NTUV": am[:, :, None] + lm[:, None], "labels_NS": labels, "frame_lens": frame_lens}
-    args |= {"label_lens": label_lens, "blank": 0}
-    full_transducer_loss(**args)
-    with pytest.raises(ValueError, match=message):
-        full_transducer_loss(**(args | change))
-
-
-def test_wrong_bands_raise():
-    am, lm, labels, frame_lens, label_lens = make_batch(is_ragged=False)
-    logits, first_label = torch.zeros(3, 9, 2, 7), torch.zeros(3, 9, dtype=torch.int64)
-    lens = labels, frame_lens, label_lens
-    with pytest.raises(ValueError, match=r"first_label must be \(N, T\) = \(3, 9\)"):
-        pruned_transducer_loss(logits, first_label[:, :8], *lens, blank=0)
-    for wrong in (-1, 6):
-        with pytest.raises(ValueError, match=r"first_label must be in \[0, 5\]"):
-            pruned_transducer_loss(logits, first_label + wrong, *lens, blank=0)
-    falling = first_label.clone()
-    falling[1, :4] = 1
-    with pytest.raises(ValueError, match=r"must not fall from frame to frame, but does after frame 3 of utterance 1"):
-        pruned_transducer_loss(logits, falling, *lens, blank=0)
-    with pytest.raises(ValueError, match=r"first_label must be integers"):
-        pruned_transducer_loss(logits, first_label.float(), *lens, blank=0)
-    with pytest.raises(ValueError, match=r"R >= 2 label positions"):
-        pruned_transducer_loss(logits[:, :, :1], first_label, *lens, blank=0)
-    with pytest.raises(ValueError, match=r"lm must be \(N, S\+1, V\)"):
-        simple_transducer_loss(am, lm[:, 1:], *lens, blank=0)
-    with pytest.raises(ValueError, match=r"lm must have the type of am"):
-        simple_transducer_loss(am, lm.float(), *lens, blank=0)
-    occupation = simple_transducer_loss(am, lm, *lens, blank=0)[1:]
-    with pytest.raises(ValueError, match=r"prune_range must be at least 2"):
-        prune_ranges(*occupation, frame_lens, label_lens, 1)
-    with pytest.raises(ValueError, match=r"symbol_occupation must be \(N, T, S\)"):
-        prune_ranges(occupation[1], occupation[1], frame_lens, label_lens, 3)
-    with pytest.raises(ValueError, match=r"frame_lens must be in \[1, 9\]"):
-        prune_ranges(*occupation, frame_lens + 1, label_lens, 3)
 
 
 def test_range_is_raised_until_the_labels_fit():

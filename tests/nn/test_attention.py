@@ -1,5 +1,6 @@
 """Golden: position encodings, attention weights, both attentions and softmax of the original. Reference: the position
-formula; the relative shift as a gather. Law: gradcheck, masks, dtype. Contract: what is random and with which chance."""
+formula; the relative shift as a gather. Law: gradcheck, masks, dtype. Contract: what is random, and with which
+probability."""
 
 import math
 
@@ -81,7 +82,7 @@ def test_relative_shift_equals_a_gather(num_frames: int, num_keys: int) -> None:
     scores = seeded(2, 3, num_frames, num_frames + num_keys - 1, dtype=torch.float64).requires_grad_()
     columns = num_frames - 1 - torch.arange(num_frames)[:, None] + torch.arange(num_keys)
     expected = scores.gather(3, columns.expand(2, 3, -1, -1))
-    ours = attention._RelativeShiftFunction.apply(scores)
+    ours = attention.RelativeShift.apply(scores)
     assert torch.equal(ours, expected)
     y_grad = seeded(*expected.shape, seed=1, dtype=torch.float64)
     assert torch.equal(*(torch.autograd.grad(y, scores, y_grad)[0] for y in (ours, expected)))
@@ -91,7 +92,7 @@ def test_relative_shift_of_a_tensor_that_is_not_contiguous() -> None:
     whole = seeded(2, 9, 3, 5).transpose(1, 3)  # (2, 5, 3, 9)
     part = whole[1:, :, :, 2:]
     columns = 2 - torch.arange(3)[:, None] + torch.arange(5)
-    ours = attention._RelativeShiftFunction.apply(part)
+    ours = attention.RelativeShift.apply(part)
     assert torch.equal(ours, part.gather(3, columns.expand(1, 5, -1, -1)))
 
 
@@ -117,7 +118,7 @@ def load_part(module: torch.nn.Module, golden: dict[str, Tensor], name: str) -> 
 
 
 def seen(golden: dict[str, Tensor]) -> Tensor:
-    """The mask with which the golden weights were made: padding, and nothing else."""
+    """The mask of the golden weights: padding only."""
     return golden["in.key_padding_mask"][:, None, None, :]
 
 
@@ -131,7 +132,7 @@ def test_weights_equal_golden(kind: str) -> None:
 
 
 def test_weights_equal_slow_code() -> None:
-    """One score at a time, from the formula."""
+    """The slow code computes one score at a time from the formula."""
     torch.manual_seed(0)
     num_frames, heads, dim, pos_dim = 5, 2, 3, 2
     module = AttentionWeights(8, 12, num_heads=heads, query_head_dim=dim, pos_head_dim=pos_dim).double().eval()
@@ -158,7 +159,7 @@ def test_rows_with_every_key_masked_are_uniform_and_finite() -> None:
 
 
 def test_softmax_equals_golden() -> None:
-    """The original keeps its own softmax, whose gradient is that of PyTorch's."""
+    """The original has its own softmax, whose gradient equals that of PyTorch's."""
     _, golden = load_golden("b_misc_grads")
     x = golden["in.softmax.x"].clone().requires_grad_()
     y = x.softmax(-1)

@@ -1,5 +1,5 @@
-"""Golden: the gradients of the original's constraints. Reference: the Balancer's and Whiten's penalties by autograd.
-Law: identity in value, identity in eval, exact size of what is added, dtype in, dtype out, finite on any input."""
+"""Golden: the gradients of the original's constraints. Reference: the penalties of Balancer and Whiten by autograd. Law:
+identity in value, identity in eval, exact size of the added gradient, same dtype in and out, finite on any input."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ WHITEN_SETTINGS = load_golden("b_whiten")[0]["configs"]
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every chance that is not zero happens."""
+    """Make every event with a positive probability happen."""
     monkeypatch.setattr(constraint, "chance", lambda prob: prob > 0.0)
 
 
@@ -46,7 +46,7 @@ def test_balancer_equals_golden(name: str) -> None:
     balancer = Balancer(**BALANCER_SETTINGS[name], prob=1.0)
     x, y_grad = golden["in.x"], golden["in.y_grad"]
     assert_close_to(gradient(balancer, x, y_grad), golden[f"grad.{name}.dim-1"])
-    # "dim1" is the same with the channels of a (40, 3, 12) tensor along dim 1 of (3, 12, 40) or the like.
+    # "dim1" is the same with the channels of a (40, 3, 12) tensor along dim 1 of (3, 12, 40) or similar.
     assert_close_to(gradient(balancer, x, y_grad), golden[f"grad.{name}.dim1"])
 
 
@@ -61,7 +61,7 @@ def test_balancer_of_images_equals_golden() -> None:
 
 
 def slow_balancer_gradient(x: Tensor, y_grad: Tensor, balancer: Balancer) -> Tensor:
-    """What the Balancer should give, with the penalty differentiated by autograd."""
+    """The gradient that the Balancer should give, with the penalty differentiated by autograd."""
 
     def normalized_mean(positive: float) -> float:
         y = 2.0 * positive - 1.0
@@ -86,7 +86,7 @@ def slow_balancer_gradient(x: Tensor, y_grad: Tensor, balancer: Balancer) -> Ten
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_balancer_equals_the_penalty_by_autograd(dtype: torch.dtype) -> None:
-    """Channels that cross each limit alone and two at a time, and channels that cross none."""
+    """Channels cross each limit alone, two limits at a time, or none."""
     means = torch.linspace(-3.0, 3.0, 13, dtype=torch.float64).repeat(3)
     stds = torch.tensor([0.05, 1.0, 8.0], dtype=torch.float64).repeat_interleave(13)
     x = (means + stds * seeded(400, 39, dtype=torch.float64)).to(dtype)
@@ -217,7 +217,7 @@ def test_whiten_limit_follows_its_schedule(always: None) -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 10.0])
 def test_whiten_that_reads_late_does_the_same(scale: float, always: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an accelerator: the metric is read when `prob` is needed, below the limit and above."""
+    """On an accelerator the metric is read when `prob` is needed; the result is the same below the limit and above."""
     x, y_grad = seeded(200, 16) + scale * seeded(200, 1, seed=1), seeded(200, 16, seed=2)
     whiten = Whiten(2.0)
     whiten.prob = whiten.min_prob if scale > 1 else whiten.max_prob
@@ -251,7 +251,7 @@ def test_constraints_give_finite_gradients_for_degenerate_inputs(x: Tensor, alwa
     assert gradient(Balancer(), x, torch.zeros_like(y_grad)).eq(0.0).all()
 
 
-# Both
+# Balancer and Whiten
 
 
 @pytest.mark.parametrize("module", [Balancer(max_abs=0.1), Whiten(1.0)])

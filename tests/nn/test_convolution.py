@@ -1,5 +1,5 @@
-"""Golden: the convolution module and the chunk-causal convolution of the original. Reference: nn.Conv1d. Law: chunks
-equal streaming with a cache; nothing later than the chunk is seen; padding counts as zeros; gradcheck."""
+"""Golden: the convolution module and the chunk-causal convolution of the original. Reference: nn.Conv1d. Law: chunks equal
+streaming with a cache; nothing after the chunk has an effect; padding counts as zeros; gradcheck."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_chunk_causal_conv_equals_golden(chunk_frames: int) -> None:
 
 
 def stream(conv: ChunkCausalDepthwiseConv, x: Tensor, chunk_frames: int) -> Tensor:
-    """Chunk by chunk, with the last k//2 frames carried over."""
+    """The output chunk by chunk, with the last k//2 frames carried over."""
     reach = conv.kernel_size // 2
     cache, outputs = x.new_zeros(x.shape[0], reach, x.shape[2]), []
     for chunk in x.split(chunk_frames, dim=1):

@@ -1,4 +1,4 @@
-"""Law: expectation, sharing over time, schedule, identity in eval. Contract: dtype in, dtype out; same seed, same mask."""
+"""Law: expectation, sharing over time, schedule, identity in eval. Contract: same dtype in and out; same seed, same mask."""
 
 import pytest
 import torch

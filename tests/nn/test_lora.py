@@ -27,7 +27,7 @@ EVERYWHERE = LoraConfig(rank=4, targets=("*",))
 
 
 def adapted(config: LoraConfig = EVERYWHERE, *, is_trained: bool = True) -> AsrModel:
-    """A model with adapters, the trained ones with random B."""
+    """A model with adapters, whose trained matrices B are random."""
     model = copy.deepcopy(minute_model())
     torch.manual_seed(1)
     add_lora(model, config)
@@ -47,7 +47,7 @@ def losses(model: AsrModel) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("is_training", [False, True])
 def test_at_the_start_nothing_changes(is_training: bool) -> None:
-    """To the bit, in training too: the dropout of a layer draws as often with an adapter as without."""
+    """Values are equal to the bit, in training too: the dropout of a layer draws as often with an adapter as without."""
     plain, model = copy.deepcopy(minute_model()).train(is_training), adapted(is_trained=False).train(is_training)
     for each in (plain, model):
         set_step(each, 100.0)
@@ -64,7 +64,7 @@ def test_merged_equals_wrapped() -> None:
         before, expected = (each.encode(features, lens).frames for each in (plain, model))
         merged = merged_copy(model)
         found = merged.encode(features, lens).frames
-    assert (expected - before).abs().max() > 0.1  # the adapters do something
+    assert (expected - before).abs().max() > 0.1  # the adapters have an effect
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert merged.state_dict().keys() == plain.state_dict().keys()
     assert [n for n, p in merged.named_parameters() if p.requires_grad] == [
@@ -76,7 +76,7 @@ def test_merged_equals_wrapped() -> None:
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Linear(6, 5, bias=False), SwooshLinear(6, 5, "swoosh_left")])
 def test_formula_and_gradients_of_one_layer(layer: nn.Linear | SwooshLinear) -> None:
-    """y = W h + scale · B A h with h the input or its activation, and gradients of A, B and the input, but not of W."""
+    """y = W h + scale · B A h with h the input or its activation; A, B and the input get gradients, W does not."""
     layer = copy.deepcopy(layer).double()
     wrapped = LoraLinear(layer, LoraConfig(rank=2, alpha=6.0))
     nn.init.normal_(wrapped.lora_b)
@@ -114,7 +114,7 @@ def test_a_model_without_adapters_is_itself() -> None:
 
 
 def test_published_targets_are_the_default() -> None:
-    """Queries, keys, values and feed-forward of the encoder; no convolution, no head."""
+    """The targets are queries, keys, values and feed-forward modules of the encoder; no convolution, no head."""
     names = add_lora(copy.deepcopy(minute_model()), LoraConfig())
     per_layer = {
         "attention_weights.in_proj",

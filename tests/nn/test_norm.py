@@ -1,5 +1,5 @@
-"""Golden: BiasNorm of the original in value and gradient. Reference: the formula by autograd. Law: gradcheck; dtype in,
-dtype out; the gradient of the scale may only lead back into its limits."""
+"""Golden: BiasNorm of the original, value and gradient. Reference: the formula by autograd. Law: gradcheck; same dtype in
+and out; outside the limits of the scale, its gradient only leads back into them."""
 
 import math
 

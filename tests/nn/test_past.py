@@ -1,5 +1,5 @@
-"""Law: modules fed in pieces with a `Past` compute what they compute in one go. Golden: the chunk-causal convolution of the
-original, streamed. Contract: what is kept, no copy where there is no past."""
+"""Law: modules that receive their input in pieces with a `Past` compute the same as in one call. Golden: the chunk-causal
+convolution of the original, streamed. Contract: which frames are kept, and no copy without a past."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_without_a_past_nothing_is_copied() -> None:
 
 
 def attend_in_pieces(x: Tensor, pieces: list[int]) -> tuple[Tensor, Tensor]:
-    """Attention of every frame to everything before and in its piece, whole under a mask and in pieces with pasts."""
+    """Attention of every frame to everything before and in its piece, computed under a mask and in pieces with pasts."""
     torch.manual_seed(0)
     weights_of = AttentionWeights(12, 8, num_heads=2, query_head_dim=4, pos_head_dim=4).double().eval()
     attend, nonlin = SelfAttention(12, num_heads=2, value_head_dim=6).double().eval(), NonlinAttention(12).double().eval()
@@ -46,8 +46,8 @@ def attend_in_pieces(x: Tensor, pieces: list[int]) -> tuple[Tensor, Tensor]:
     keys, values, gated = x.new_zeros(2, left, 8), x.new_zeros(2, left, 12), x.new_zeros(2, left, 9)
     for i, piece in enumerate(x.split(pieces, dim=1)):
         pasts = Past(keys), Past(values), Past(gated)
-        unheard = torch.arange(-left, piece.shape[1]) < -sum(pieces[:i])
-        weights = weights_of(piece, positions(piece.shape[1], left), unheard, pasts[0])
+        before_start = torch.arange(-left, piece.shape[1]) < -sum(pieces[:i])
+        weights = weights_of(piece, positions(piece.shape[1], left), before_start, pasts[0])
         assert weights.shape == (2, 2, piece.shape[1], left + piece.shape[1])
         outputs.append(attend(piece, weights, pasts[1]) + nonlin(piece, weights[:, 0], pasts[2]))
         keys, values, gated = (past.next for past in pasts if past.next is not None)
@@ -83,7 +83,7 @@ def test_streamed_chunk_causal_convolution_equals_golden() -> None:
 
 @pytest.mark.parametrize(("chunk", "kernel"), [(4, 15), (8, 7), (3, 3)])
 def test_streamed_convolution_module_equals_the_one_in_chunks(chunk: int, kernel: int) -> None:
-    """Padding included, of which a chunk after the end of an utterance is full."""
+    """This includes padding, which fills a chunk after the end of an utterance."""
     torch.manual_seed(0)
     module = ConvolutionModule(6, kernel, is_causal=True).double().eval()
     torch.nn.init.normal_(module.depthwise.edge_scale)

@@ -1,4 +1,5 @@
-"""Golden: the original's schedule. Law: straight lines between points, constant beyond. Contract: reach of `set_step`."""
+"""Golden: the original's schedule. Law: linear between points, constant beyond. Contract: which modules `set_step`
+reaches."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 """Golden: values and gradients of the original's activations and of its activation + dropout + linear. Reference: the
-formula in float64; Linear(Dropout(Swoosh)) by autograd. Law: gradcheck; dtype in, dtype out; zeros and minima."""
+formula in float64; Linear(Dropout(Swoosh)) by autograd. Law: gradcheck; same dtype in and out; zeros and minima."""
 
 import math
 from collections.abc import Callable

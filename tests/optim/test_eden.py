@@ -1,4 +1,4 @@
-"""Eden, Eden2. Kinds: golden (the published code's values), law (schedule and function agree; warm-up; resume)."""
+"""Eden and Eden2. Golden: the published code's values. Law: schedule and function agree; warm-up; resume."""
 
 import json
 from pathlib import Path

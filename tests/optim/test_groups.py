@@ -1,4 +1,4 @@
-"""parameter_groups. Kinds: law (every trainable parameter once, at the product of its factors), contract (errors)."""
+"""parameter_groups. Law: every trainable parameter once, with the product of its factors. Contract: errors."""
 
 import pytest
 import torch

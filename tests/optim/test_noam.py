@@ -1,4 +1,4 @@
-"""Noam. Kinds: law (peak at the end of the warm-up, linear before, square root after), contract (resume, errors)."""
+"""Noam. Law: peak at the end of the warm-up, linear before, inverse square root after. Contract: resume, errors."""
 
 import pytest
 import torch

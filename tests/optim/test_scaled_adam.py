@@ -1,6 +1,6 @@
-"""ScaledAdam. Kinds: golden (trajectories of the published code), reference (one parameter at a time, written plainly),
-law (deterministic, indifferent to chunking and to the scale of loss and weights, converges), contract (the interface of
-torch's optimizers, resume, errors)."""
+"""ScaledAdam. Golden: trajectories of the published code. Reference: one parameter at a time, written plainly. Law:
+deterministic, independent of chunking and of the scale of loss and weights, converges. Contract: the interface of torch's
+optimizers, resume, errors."""
 
 import copy
 import io
@@ -33,7 +33,7 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and lose much on a busy machine."""
+    """Tensors this small gain nothing from threads and lose much on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,7 +48,7 @@ def make_parameters(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[s
 
 
 def make_gradients(step: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor | None]:
-    """Gradients with a preferred direction; an outlier now and then; one parameter without a gradient on some steps."""
+    """Gradients with a preferred direction, occasional outliers, and one parameter without a gradient on some steps."""
     generator = torch.Generator().manual_seed(1000 + step)
     size = 300.0 if step % 37 == 30 else 1.0
     grads: dict[str, Tensor | None] = {
@@ -235,7 +235,7 @@ def test_groups_change_nothing_without_clipping() -> None:
 
 
 def test_gradient_scale_changes_nothing() -> None:
-    """Sums and means of losses train alike. The scale is a power of 2, so even rounding is the same but for eps."""
+    """Sums and means of losses train alike. The scale is a power of 2, so only eps makes a difference to rounding."""
     want, got = make_parameters(), make_parameters()
     run(ScaledAdam(want.values(), clipping_scale=2.0), want, range(60))
     run(ScaledAdam(got.values(), clipping_scale=2.0), got, range(60), scale=1024.0)
@@ -311,7 +311,7 @@ def test_missing_gradient_is_a_zero_gradient() -> None:
         for p in parameters.values():
             p.grad = None if is_missing else torch.zeros_like(p)
         optimizer.step()
-        assert not torch.equal(parameters["weight"], before), "momentum goes on"
+        assert not torch.equal(parameters["weight"], before), "momentum continues"
     assert_equal(got, want)
 
 

@@ -1,4 +1,4 @@
-"""Miniatures of published corpora, in the layout of their downloads: a handful of utterances of a second, in tones."""
+"""Miniatures of published corpora in the layout of their downloads: a few utterances of one second, in tones."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import soundfile
 from tests.train.tones import RATE_HZ, WORDS, say
 
 CHARACTERS = dict(zip(WORDS, "低中高上下", strict=True))
-"""What the tones mean in Mandarin."""
+"""The Mandarin word for each word of tones."""
 LIBRISPEECH_PARTS = (
     "train-clean-100",
     "train-clean-360",
@@ -23,7 +23,7 @@ LIBRISPEECH_PARTS = (
 
 
 def speak(generator: np.random.Generator, num_words: int = 2) -> tuple[np.ndarray, list[str]]:
-    """Samples (samples,) of about a second, and its words."""
+    """Samples (samples,) of about a second, and their words."""
     words = [str(word) for word in generator.choice(list(WORDS), size=num_words)]
     samples = say(words, generator)
     length = max(len(samples), round(generator.uniform(1.01, 1.1) * RATE_HZ))
@@ -31,7 +31,7 @@ def speak(generator: np.random.Generator, num_words: int = 2) -> tuple[np.ndarra
 
 
 def write_librispeech(folder: Path, *, num_utterances: int = 4) -> Path:
-    """A LibriSpeech with so many utterances in each part."""
+    """A LibriSpeech corpus with the given number of utterances in each part."""
     generator = np.random.default_rng(0)
     for number, part in enumerate(LIBRISPEECH_PARTS, start=1):
         chapter = folder / "LibriSpeech" / part / str(100 + number) / str(1000 + number)
@@ -47,7 +47,7 @@ def write_librispeech(folder: Path, *, num_utterances: int = 4) -> Path:
 
 
 def write_aishell(folder: Path, *, num_utterances: int = 6) -> Path:
-    """An AISHELL-1; its transcripts have spaces between words, as in the original."""
+    """An AISHELL-1 corpus; its transcripts have spaces between words, as in the original."""
     generator = np.random.default_rng(1)
     lines = []
     for number, part in enumerate(("train", "dev", "test"), start=2):
@@ -67,7 +67,7 @@ def write_aishell(folder: Path, *, num_utterances: int = 6) -> Path:
 def write_long_recording(
     path: Path, generator: np.random.Generator, num_segments: int
 ) -> list[tuple[float, float, list[str]]]:
-    """An Opus file with so many segments, and start, end and words of each."""
+    """An Opus file with the given number of segments; returns start, end and words of each."""
     parts, segments, start_s = [np.zeros(RATE_HZ // 2, np.float32)], [], 0.5
     for _ in range(num_segments):
         samples, words = speak(generator)
@@ -82,7 +82,7 @@ def write_long_recording(
 
 
 def write_wenetspeech(folder: Path, *, num_segments: int = 6) -> Path:
-    """A WenetSpeech: one Opus file for each part, and for each a segment that the recipe drops."""
+    """A WenetSpeech corpus: one Opus file for each part, each with a segment that the recipe drops."""
     generator, audios = np.random.default_rng(2), []
     for number, (part, subsets) in enumerate(
         {"train": ["L", "M", "S"], "dev": ["DEV"], "net": ["TEST_NET"], "meeting": ["TEST_MEETING"]}.items()
@@ -114,7 +114,7 @@ def write_wenetspeech(folder: Path, *, num_segments: int = 6) -> Path:
 
 
 def write_gigaspeech(folder: Path, *, num_segments: int = 6) -> Path:
-    """A GigaSpeech: one Opus file for each part, with punctuation tags and garbage as in the original."""
+    """A GigaSpeech corpus: one Opus file for each part, with punctuation tags and garbage as in the original."""
     generator, audios = np.random.default_rng(3), []
     for number, (part, subsets) in enumerate({"train": ["{XL}", "{L}"], "dev": ["{DEV}"], "test": ["{TEST}"]}.items()):
         path = f"audio/podcast/P{number:04d}/POD{number:010d}.opus"
@@ -137,7 +137,7 @@ def write_gigaspeech(folder: Path, *, num_segments: int = 6) -> Path:
                         "begin_time": begin,
                         "end_time": end,
                         "text_tn": text,
-                        # what is not in the clean subset is in XL only
+                        # segments outside the clean subset are only in XL
                         "subsets": subsets if i else subsets[:1],
                     }
                     for i, ((begin, end, _), text) in enumerate(zip(spoken, texts, strict=True))
@@ -149,7 +149,7 @@ def write_gigaspeech(folder: Path, *, num_segments: int = 6) -> Path:
 
 
 def write_musan(folder: Path) -> Path:
-    """A MUSAN with one recording of each kind: 16 s, which gives a window of 10 s and one of 6 s."""
+    """A MUSAN corpus with one recording of each kind: 16 s, which gives a window of 10 s and one of 6 s."""
     generator = np.random.default_rng(4)
     for kind, place in (("music", "fma"), ("noise", "free-sound"), ("speech", "librivox")):
         path = folder / "musan" / kind / place / f"{kind}-{place}-0000.wav"
@@ -160,5 +160,5 @@ def write_musan(folder: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON as the corpora do, over several lines."""
+    """Write JSON over several lines, as the corpora do."""
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Contract: the published text rules, on texts as the corpora have them."""
+"""Contract: the published text rules, applied to texts as the corpora write them."""
 
 import pytest
 

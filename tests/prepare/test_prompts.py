@@ -1,6 +1,6 @@
-"""Reference: prompts as written and as said. Law: the split. Contract: the packages, and what happens without them.
+"""Reference: prompts as written and as spoken. Law: the split. Contract: the packages, and missing packages.
 
-The test that fetches them is marked `network`; the others use made-up packages.
+The test that downloads packages is marked `network`; the others use synthetic packages.
 """
 
 import gzip
@@ -132,7 +132,7 @@ def test_split_takes_the_hashes_in_order_and_ignores_the_order_of_the_prompts() 
 
 
 def test_split_counts_what_is_left_after_each_choice() -> None:
-    # Any one of the three may go, but not two: RARE must stay in training.
+    # Any one of the three prompts may be held out, but not two: RARE must stay in training.
     utterances = [prompt(f"p{i}", f"RARE WORD{i} COMMON") for i in range(2)]
     utterances += [prompt(f"q{i}", f"WORD{i}") for i in range(2)] + [prompt("q", "COMMON")]
     splits = split_prompts(utterances)
@@ -190,14 +190,14 @@ def test_reading_the_packages(tmp_path: Path) -> None:
     assert first.audio.is_file()
 
 
-def test_a_cache_without_sounds_is_refused(tmp_path: Path) -> None:
+def test_a_cache_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
-    with pytest.raises(DataError, match="got other files: delete it"):
+    with pytest.raises(DataError, match="but has other files; delete it"):
         list(read_prompts("en", tmp_path))
 
 
 def test_unknown_language(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected --lang to be one of en, es, fr, it, ru for prompts, got 'de'"):
+    with pytest.raises(DataError, match="--lang must be one of en, es, fr, it, ru for prompts, but is 'de'"):
         fetch_prompts("de", tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_without_network_the_error_names_apts_own(tmp_path: Path, monkeypatch: p
     make_tool(tmp_path / "bin", "apt-get", "echo 'E: Unable to fetch some archives' >&2; exit 100")
     make_tool(tmp_path / "bin", "dpkg-deb", "exit 0")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    with pytest.raises(DataError, match=r"got: E: Unable to fetch some archives\. Check the network"):
+    with pytest.raises(DataError, match=r": E: Unable to fetch some archives\. Check the network"):
         fetch_prompts("en", tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -243,7 +243,7 @@ def test_lists_are_refreshed_once_if_we_may(tmp_path: Path, monkeypatch: pytest.
     assert calls == [["apt-get", "download"]]
 
 
-def test_the_cache_folder_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIPASR_CACHE", str(tmp_path))
     assert prompts.cache_folder() == tmp_path / "prompts"
     monkeypatch.delenv("ZIPASR_CACHE")

@@ -1,5 +1,5 @@
-"""Run: miniatures of published corpora, in their own layout, to folders that train, with the official splits. Reference:
-what lhotse's own prepare functions find. Law: the same bytes twice; memory holds one entry of a list at a time."""
+"""Run: miniatures of published corpora, in their own layout, become folders that train, with the official splits. Reference:
+what lhotse's own prepare functions find. Law: the same bytes twice; only one entry of a list is in memory at a time."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ FILES = {
 
 
 def made(tmp_path: Path, name: str, **settings: Any) -> tuple[Path, PrepareReport]:
-    """A miniature corpus, prepared."""
+    """A prepared miniature corpus."""
     folder = WRITERS[name](tmp_path / name)
     return tmp_path / "out", prepare(f"{name}:{folder}", tmp_path / "out", PrepareConfig(**settings))
 
@@ -64,7 +64,7 @@ def test_official_splits_read_where_they_lie_and_the_same_bytes_again(tmp_path: 
     first = contents(out)
     assert {path.name.removesuffix("_cuts.jsonl.gz") for path in out.glob("*_cuts.jsonl.gz")} == FILES[name]
     assert set(report.num_utterances) == FILES[name] and min(report.num_utterances.values()) > 0
-    assert not list(out.rglob("*.flac")), "no sound is copied"
+    assert not list(out.rglob("*.flac")), "no audio is copied"
     for split in FILES[name]:
         for cut in cuts_of(out, split).values():
             path = Path(cut.recording.sources[0].source)
@@ -130,7 +130,7 @@ def test_gigaspeech_segments_are_those_of_its_list(tmp_path: Path) -> None:
     assert report.num_rejected == {"not speech": 3}
 
 
-def test_a_segment_is_the_sound_at_its_place(tmp_path: Path) -> None:
+def test_a_segment_is_the_audio_at_its_position(tmp_path: Path) -> None:
     out, _ = made(tmp_path, "gigaspeech")
     for cut in cuts_of(out, "train").values():
         whole, _ = soundfile.read(cut.recording.sources[0].source, dtype="float32")
@@ -140,7 +140,7 @@ def test_a_segment_is_the_sound_at_its_place(tmp_path: Path) -> None:
 
 def test_subsets(tmp_path: Path) -> None:
     out, report = made(tmp_path, "gigaspeech", subset="L")
-    assert set(cuts_of(out, "train")) == {f"POD0000000000_S{i:07d}" for i in range(1, 5)}  # 0 is in XL only, 5 garbage
+    assert set(cuts_of(out, "train")) == {f"POD0000000000_S{i:07d}" for i in range(1, 5)}  # 0 is only in XL, 5 is garbage
     assert report.num_utterances["dev"] == 5
     out, report = made(tmp_path / "b", "librispeech", subset="train-other-500")
     assert all("train-other-500" in cut.recording.sources[0].source for cut in cuts_of(out, "train").values())
@@ -199,13 +199,13 @@ def test_limits_concern_the_training_part_only(tmp_path: Path) -> None:
     assert set(report.num_rejected) == {"too short"}
 
 
-def test_missing_parts_are_told(tmp_path: Path) -> None:
+def test_missing_parts_are_reported(tmp_path: Path) -> None:
     folder = write_librispeech(tmp_path)
     for part in ("train-clean-360", "test-other"):
         (folder / part).rename(tmp_path / part)
     report = prepare(f"librispeech:{folder}", tmp_path / "out")
     assert report.missing_parts == ["train-clean-360", "test-other"]
-    with pytest.raises(DataError, match=r"expected the parts train-clean-100, .* of librispeech .* got none"):
+    with pytest.raises(DataError, match=r"must contain the parts train-clean-100, .* of librispeech, but has none"):
         prepare(f"librispeech:{folder / 'dev-clean'}", tmp_path / "out2")
 
 
@@ -218,11 +218,11 @@ def test_misuse(tmp_path: Path) -> None:
         prepare(f"aishell:{folder}", out, PrepareConfig(text_style="words"))
     with pytest.raises(ConfigError, match="which is not a published corpus"):
         prepare(folder, out, PrepareConfig(subset="M"))
-    with pytest.raises(DataError, match="expected the folder of aishell after the colon"):
+    with pytest.raises(DataError, match="aishell: must be followed by its folder, but"):
         prepare(f"aishell:{tmp_path / 'absent'}", out)
-    with pytest.raises(DataError, match=r"expected GigaSpeech\.json in the folder of the corpus"):
+    with pytest.raises(DataError, match=r"must be the folder of the corpus, but has no GigaSpeech\.json"):
         prepare(f"gigaspeech:{folder}", out)
-    with pytest.raises(DataError, match="expected the folders music, noise and speech"):
+    with pytest.raises(DataError, match="must contain the folders music, noise and speech of MUSAN, but has none"):
         prepare(f"musan:{folder}", out)
     with pytest.raises(DataError, match="or NAME:FOLDER for librispeech"):
         prepare(f"libri:{folder}", out)
@@ -239,10 +239,10 @@ def test_long_lists_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"audios": [{"a": 1}, {"b"', "to end"),
-        ('{"audios": [{"a": 1} ', "to end"),
-        ('{"other": []}', "expected an array 'audios'"),
-        ("", "expected an array 'audios'"),
+        ('{"audios": [{"a": 1}, {"b"', "must end, but"),
+        ('{"audios": [{"a": 1} ', "must end, but"),
+        ('{"other": []}', "must contain an array 'audios', but has none"),
+        ("", "must contain an array 'audios', but has none"),
     ],
 )
 def test_damaged_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -261,4 +261,4 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     assert sum(1 for _ in iterate_array(tmp_path / "a.json", "audios")) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12 * 2**20  # the list itself is 20 MB
+    assert peak < 12 * 2**20  # the list itself takes 20 MB

@@ -1,6 +1,6 @@
-"""Contract: what each kind of source gives, and what is said of a source that is none.
+"""Contract: what each kind of source gives, and the error for a folder or file that is not a source.
 
-Sounds are not opened by the readers, so most of the recordings here are empty files.
+The readers do not open audio, so most recordings here are empty files.
 """
 
 import gzip
@@ -66,13 +66,13 @@ def test_folder_names_its_splits_and_leaves_out_what_is_written(tmp_path: Path) 
 def test_folder_of_audio_without_texts_says_what_to_write(tmp_path: Path) -> None:
     put(tmp_path / "a.wav")
     put(tmp_path / "b.wav")
-    with pytest.raises(DataError, match=r"expected a\.txt .* beside it, but none of the 2 recordings .* has a text; write"):
+    with pytest.raises(DataError, match=r"must have a\.txt .* beside it, but none of the 2 recordings .* has a text; write"):
         sorted_out(open_source(tmp_path, "en").entries)
 
 
 def test_folder_of_something_else(tmp_path: Path) -> None:
     put(tmp_path / "table.csv")
-    with pytest.raises(DataError, match=r"expected a folder of NAME.wav .* holds no recording"):
+    with pytest.raises(DataError, match=r"must be a folder of NAME.wav .* holds no recording"):
         sorted_out(open_source(tmp_path, "en").entries)
 
 
@@ -115,8 +115,8 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
     [
         ("{not json", "one JSON object per line"),
         ("[1, 2]", "expected a JSON object, got list"),
-        ('{"text": "no audio"}', "expected a field 'audio' with a path, got None"),
-        ('{"audio": 3, "text": "x"}', "expected a field 'audio' with a path, got 3"),
+        ('{"text": "no audio"}', "audio must be a path, but is None"),
+        ('{"audio": 3, "text": "x"}', "audio must be a path, but is 3"),
         ('{"audio": "a.wav", "text": "x", "duration": -1}', "duration must be seconds from 0 up, but is -1 instead"),
         ('{"audio": "a.wav", "text": "x", "start": "soon"}', "start must be seconds from 0 up, but is 'soon' instead"),
         ('{"audio": "a.wav", "text": "x", "start": NaN}', "start must be seconds"),
@@ -163,7 +163,9 @@ def test_tsv_gzipped_or_not(tmp_path: Path) -> None:
 
 
 def test_tsv_without_a_header_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected 'audio' and 'text' or a Lhotse cut in the first line"):
+    with pytest.raises(
+        DataError, match=r"the first line .* must be a Lhotse cut or have 'audio' and 'text', but is neither"
+    ):
         open_source(put(tmp_path / "m.tsv", "a.wav\thello\n"), "en")
 
 
@@ -182,7 +184,7 @@ def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
 def test_folder_of_several_nameless_manifests_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.jsonl", '{"audio": "a.wav", "text": "x"}')
     put(tmp_path / "b.jsonl", '{"audio": "b.wav", "text": "x"}')
-    with pytest.raises(DataError, match=r"names with train, dev and test, but got a\.jsonl, b\.jsonl"):
+    with pytest.raises(DataError, match=r"names with train, dev and test, but has a\.jsonl, b\.jsonl"):
         open_source(tmp_path, "en")
 
 
@@ -230,7 +232,7 @@ def test_kaldi_without_segments_and_in_parts(tmp_path: Path) -> None:
 
 def test_kaldi_without_text_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "wav.scp", "a a.wav\n")
-    with pytest.raises(DataError, match=r"expected wav\.scp and text"):
+    with pytest.raises(DataError, match=r"must contain wav\.scp and text, but has no file 'text'"):
         list(read_kaldi(tmp_path, "en"))
 
 
@@ -286,12 +288,12 @@ def test_a_gzip_cut_in_half_is_an_error_with_a_name(tmp_path: Path) -> None:
         list(read_cuts(path, "en"))
 
 
-# None of these
+# None of these kinds
 
 
 @pytest.mark.parametrize("name", ["missing", "speech.zip", "x.jsonl"])
 def test_other_sources_are_refused_with_what_was_expected(tmp_path: Path, name: str) -> None:
     if name != "missing":
         put(tmp_path / name, '{"a": 1}\n')
-    with pytest.raises(DataError, match="expected "):
+    with pytest.raises(DataError, match=" must be "):
         open_source(tmp_path / name, "en")

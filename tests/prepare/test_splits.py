@@ -1,4 +1,4 @@
-"""Law: what is held out, how much, and that it never changes."""
+"""Law: what is held out, how much, and that the choice never changes."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reference: written text and the words that are said, side by side."""
+"""Reference: written texts next to the words that are spoken."""
 
 import pytest
 

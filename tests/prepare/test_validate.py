@@ -1,4 +1,4 @@
-"""Law: every rule of `validate` at its edge."""
+"""Law: every rule of `validate` at its limit."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def utterance(text: str = "HELLO WORLD") -> Utterance:
     ],
 )
 def test_each_rule_at_its_edge(num_samples: int, text: str, reason: Reason | None) -> None:
-    rejected = check_samples(utterance(text), num_samples)
+    rejected = check_samples(utterance(text), num_samples, Limits())
     assert (rejected and rejected.reason) == reason
     assert rejected is None or (rejected.id == "a" and rejected.detail.startswith("expected "))
 
@@ -49,19 +49,17 @@ def test_silence_and_what_is_as_good_as_that(offset: float) -> None:
     assert check_silence(utterance(), word[4_900:7_100]) is None
 
 
-def test_tokens_count_instead_of_words_when_they_are_known() -> None:
-    assert check_samples(utterance("ONE"), 16_000, num_tokens=23) is None
-    rejected = check_samples(utterance("ONE"), 16_000, num_tokens=24)
+def test_a_text_too_long_for_its_audio_is_counted() -> None:
+    rejected = check_samples(utterance(" ".join(["A"] * 24)), 16_000, Limits())
     assert rejected is not None
-    assert rejected.reason is Reason.TOO_MANY_TOKENS
-    assert "24 tokens" in rejected.detail
+    assert rejected.detail == "expected at most 23 tokens in 1.00 s (25 frames per second), got 24 words"
 
 
 def test_limits_are_settings() -> None:
     limits = Limits(min_duration_s=1.0, max_duration_s=2.0)
-    assert check_samples(utterance(), 15_999, limits=limits).reason is Reason.TOO_SHORT
-    assert check_samples(utterance(), 32_001, limits=limits).reason is Reason.TOO_LONG
-    assert check_samples(utterance(), 32_000, limits=limits) is None
+    assert check_samples(utterance(), 15_999, limits).reason is Reason.TOO_SHORT
+    assert check_samples(utterance(), 32_001, limits).reason is Reason.TOO_LONG
+    assert check_samples(utterance(), 32_000, limits) is None
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (2.0, 2.0), (3.0, 2.0)])

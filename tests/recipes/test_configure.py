@@ -1,4 +1,4 @@
-"""Contract: what `zipasr train` is given becomes a configuration in which every argument has an effect, or is refused."""
+"""Contract: the arguments of `zipasr train` become a configuration in which each has an effect, or are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -88,9 +88,9 @@ def test_begun_run_keeps_its_configuration(data: Path, out: Path, monkeypatch: p
 def test_budget_of_a_folder_is_scaled_from_what_the_recipe_was_made_for(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not from the run that was fitted to the data: its schedules would be scaled twice."""
+    """The base is the recipe, not the run fitted to the data, whose schedules would then be scaled twice."""
     monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=0.5, validation_s=0.0))
     config, tiny = configure_run(str(data), [], out, budget="20m").config, prompts.tiny()
     assert config.max_batches is not None and 2200 < config.max_batches < 2400
-    assert config.lr_batches == pytest.approx(tiny.lr_batches * config.max_batches / MADE_FOR.num_batches, rel=0.01)
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * config.max_batches / MADE_FOR.num_steps, rel=0.01)
     assert config.model.transducer is not None and config.model.transducer.lattice == "modified"

@@ -1,15 +1,13 @@
-"""Contract: what a user types finds a recipe, or a message with what there is."""
+"""Contract: the user's input finds a recipe, or gives a message that lists what exists."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.train.tones import write_tones
 from zipasr.config import from_json, to_json
-from zipasr.errors import ConfigError, DataError
+from zipasr.errors import ConfigError
 from zipasr.recipes import prompts
 from zipasr.recipes.find import find_recipe, recipe_names
-from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
 
 RECIPE = """
@@ -42,17 +40,6 @@ def test_every_recipe_of_ours_can_be_found_and_written() -> None:
         assert isinstance(config, TrainConfig)
         assert from_json(TrainConfig, to_json(config)) == config
     assert find_recipe("prompts:tiny") == prompts.tiny()
-
-
-def test_the_run_of_a_data_folder_is_fitted_to_it(tmp_path: Path) -> None:
-    folder = write_tones(tmp_path, num_train=6, num_dev=1)
-    assert find_recipe(str(folder)) == fit_to_data(str(folder)).config
-    assert find_recipe(str(folder)).model.encoder == prompts.tiny().model.encoder
-
-
-def test_folder_without_data_names_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="zipasr prepare"):
-        find_recipe(str(tmp_path))
 
 
 def test_recipe_in_a_file(recipe_file: Path) -> None:
@@ -90,9 +77,9 @@ def test_no_such_file(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("promts:tiny", "there is no recipe 'promts:tiny'; did you mean prompts:tiny"),
-        ("prompts:tinny", "got 'tinny'; there are tiny"),
+        ("prompts:tinny", r"'tinny' must be a function of prompts .*; there are tiny"),
         ("find:find_recipe", "there are none"),
-        ("no/such/folder", r"no folder; the recipes are .*prompts:tiny.*zipasr prepare SOURCE --out DIR"),
+        ("no/such/folder", r"is neither; the recipes are .*prompts:tiny.*zipasr prepare SOURCE --out DIR"),
     ],
 )
 def test_wrong_name_gives_the_nearest(name: str, message: str) -> None:

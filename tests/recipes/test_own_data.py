@@ -1,4 +1,4 @@
-"""Contract: the run for a folder follows from what is in it, by rules that are printed."""
+"""Contract: the run for a data folder follows from its content, by rules that are printed."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def facts(**changes: object) -> DataFacts:
 
 def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() -> None:
     tiny = prompts.tiny()
-    per_epoch = MADE_FOR.num_batches / MADE_FOR.num_epochs
-    same = scaled_to(tiny, int(MADE_FOR.num_batches), batches_per_epoch=per_epoch, made_for=MADE_FOR)
+    per_epoch = MADE_FOR.num_steps / MADE_FOR.num_epochs
+    same = scaled_to(tiny, int(MADE_FOR.num_steps), steps_per_epoch=per_epoch, made_for=MADE_FOR)
     assert (same.lr_batches, same.lr_epochs, same.num_epochs) == (tiny.lr_batches, tiny.lr_epochs, tiny.num_epochs)
     assert same.batch == tiny.batch
     assert (same.lr_warmup_batches, same.loss_warmup_batches) == (tiny.lr_warmup_batches, tiny.loss_warmup_batches)
@@ -39,8 +39,8 @@ def test_the_rules_leave_the_recipe_as_it_is_on_the_data_that_it_was_made_for() 
         (90, 3000),  # little data: enough steps to learn at all
         (230, 4140),  # 18 epochs
         (656, 11_808),
-        (1350, 12_000),  # enough is enough
-        (9000, 18_000),  # but two epochs, at each speed
+        (1350, 12_000),  # upper bound without further epochs
+        (9000, 18_000),  # but two epochs at each speed
     ],
 )
 def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: int) -> None:
@@ -48,7 +48,7 @@ def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: in
 
 
 def test_half_an_hour_is_trained_as_the_prompts_are() -> None:
-    """11,808 batches under these schedules are what reached 1.1 % on half an hour of 50 voices (docs/own_data.md)."""
+    """11,808 batches under these schedules reached 1.1 % on half an hour of 50 voices (docs/own_data.md)."""
     config, tiny = fit(facts(), "data", batches_per_epoch=656).config, prompts.tiny()
     assert (config.max_batches, config.num_epochs) == (11_808, 18)
     assert (config.lr_batches, config.lr_epochs) == (tiny.lr_batches, tiny.lr_epochs)
@@ -62,13 +62,11 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     share = config.max_batches / per_epoch / tiny.num_epochs
     assert config.lr_epochs == pytest.approx(tiny.lr_epochs * share, rel=0.01)
     assert config.batch.spec_augment_from_epoch == round(tiny.batch.spec_augment_from_epoch * share)
-    assert config.lr_batches == pytest.approx(
-        tiny.lr_batches * min(1.0, config.max_batches / MADE_FOR.num_batches), rel=0.01
-    )
+    assert config.lr_batches == pytest.approx(tiny.lr_batches * min(1.0, config.max_batches / MADE_FOR.num_steps), rel=0.01)
     assert config.save_interval % config.average_period == 0
     assert config.valid_interval % config.save_interval == 0
     saved_share = config.keep_checkpoints * config.save_interval / config.max_batches
-    assert saved_share > config.average_share  # or the average could not begin where it should
+    assert saved_share > config.average_share  # or the average could not start where it should
 
 
 @pytest.mark.parametrize(

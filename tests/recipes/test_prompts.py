@@ -1,5 +1,5 @@
-"""The recipes of the telephone prompts. Contract: the encoders to compare with are of the size of `tiny`. Run (slow): each
-of them learns on the quick start's data."""
+"""The recipes of the telephone prompts. Contract: the baseline encoders have the size of `tiny`. Run (slow): each of them
+learns on the quick start's data."""
 
 import dataclasses
 from collections.abc import Callable
@@ -43,4 +43,4 @@ def test_compared_encoders_learn_the_prompts(recipe: Callable[[], TrainConfig], 
     report = train(config, tmp_path, is_quiet=True)
     losses = [line["loss"] for line in read_metrics(tmp_path) if line["kind"] == "train"]
     assert losses[-1] < 0.6 * losses[0]
-    assert report.num_batches == NUM_BATCHES
+    assert report.num_steps == NUM_BATCHES

@@ -1,5 +1,5 @@
-"""Run: every published recipe, shrunk, from a miniature of its corpus to error rates on a test set. Golden: the
-published sizes. Contract: each recipe states its command, hardware and error rates, and docs/recipes.md lists it."""
+"""Run: every published recipe, shrunk, from a miniature of its corpus to error rates on a test set. Golden: the published
+sizes. Contract: each recipe states its command, hardware and error rates, and docs/recipes.md lists it."""
 
 import dataclasses
 import re
@@ -28,9 +28,9 @@ from zipasr.prepare import prepare
 from zipasr.recipes import aishell, gigaspeech, librispeech, wenetspeech
 from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer
+from zipasr.train.average_span import AverageSpan
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import train
-from zipasr.train.span import AverageSpan
 
 ROOT = Path(__file__).parents[2]
 MODULES = {module.__name__.rpartition(".")[2]: module for module in (librispeech, aishell, wenetspeech, gigaspeech)}
@@ -47,7 +47,7 @@ PARAMETERS = {
     "wenetspeech:large": 160_059_933,
     "gigaspeech:medium": 65_549_011,
 }
-"""Sizes that are published to the last parameter; the others are published in the millions that their docstrings state."""
+"""Sizes that are published exactly; the others are published in millions, which their docstrings state."""
 TEST_SETS = {
     "librispeech": ("test-clean", "test-other"),
     "aishell": ("test",),
@@ -55,7 +55,7 @@ TEST_SETS = {
     "gigaspeech": ("test",),
 }
 HOURS = {"librispeech": 2881.0, "aishell": 510.0, "wenetspeech": 30_000.0, "gigaspeech": 10_000.0}
-"""Sound in an epoch, the copies at other speeds included."""
+"""Hours of audio in an epoch, including the copies at other speeds."""
 
 
 def documentation(name: str) -> str:
@@ -66,7 +66,7 @@ def documentation(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every miniature corpus, prepared as the user of a real one would."""
+    """Every miniature corpus, prepared as a user prepares the real one."""
     root = tmp_path_factory.mktemp("published")
     writers = {
         "librispeech": write_librispeech,
@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shrunk(config: TrainConfig, data: Path) -> TrainConfig:
-    """The recipe with a model of two stacks, for a few batches of a few seconds on a CPU; all else as it is."""
+    """The recipe with a model of two stacks, for a few batches of a few seconds on a CPU; everything else is unchanged."""
     tiny = minute_config()
     assert isinstance(config.model.encoder, ZipformerConfig) and isinstance(tiny.model.encoder, ZipformerConfig)
     encoder = dataclasses.replace(tiny.model.encoder, is_causal=config.model.encoder.is_causal)
@@ -117,7 +117,7 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
     report = train(config, tmp_path, is_quiet=True)
     num_speeds = len(config.batch.speed_factors)
     num_utterances = sum(1 for _ in read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
-    assert report.num_batches >= num_utterances * num_speeds / 6
+    assert report.num_steps >= num_utterances * num_speeds / 6
     recognizer = Recognizer.load(tmp_path, device="cpu")
     result = evaluate(
         recognizer,
@@ -125,11 +125,11 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
         scoring="gigaspeech" if name.startswith("gigaspeech") else None,
     )
     is_mandarin = name.startswith(("aishell", "wenetspeech"))
-    assert recognizer.tokenizer.is_spaceless == is_mandarin
-    if is_mandarin:  # two characters an utterance, each an id
-        assert recognizer.tokenizer.pieces[3:] == sorted("低中高上下")
+    assert recognizer.engine.tokenizer.is_spaceless == is_mandarin
+    if is_mandarin:  # two characters in each utterance, and each is an id
+        assert recognizer.engine.tokenizer.pieces[3:] == sorted("低中高上下")
         assert result.characters.num_reference == 2 * len(result.results) > 0
-        assert all(len(recognizer.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)
+        assert all(len(recognizer.engine.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)
     else:
         assert result.words.num_reference >= 2 * len(result.results) > 0
         assert "<" not in "".join(utterance.ref for utterance in result.results)

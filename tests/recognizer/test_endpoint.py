@@ -14,7 +14,7 @@ from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule, is_endpoint
         (0.0, 0.0, False),
         (2.36, 2.36, False),
         (2.4, 2.4, True),  # rule 1: nothing was said
-        (1.2, 1.2, False),  # rule 2 wants something said
+        (1.2, 1.2, False),  # rule 2 needs speech before the silence
         (1.16, 5.0, False),
         (1.2, 1.24, True),  # rule 2
         (0.0, 19.96, False),

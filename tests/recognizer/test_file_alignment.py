@@ -1,7 +1,4 @@
-"""Alignment of texts with recordings.
-
-Run: made-up speech with known words. Contract: texts that do not fit.
-"""
+"""Alignment of texts with recordings. Run: synthetic speech with known words. Contract: texts that do not fit."""
 
 from pathlib import Path
 
@@ -16,7 +13,7 @@ TEXT = "THE QUICK BROWN FOX"
 
 
 def test_long_recordings_are_aligned_in_windows() -> None:
-    """70 s; the words are in order, inside the recording, and the whole text is there."""
+    """The words of 70 s are in order and inside the recording, and the whole text is there."""
     transcript = align_text(tiny_recognizer(), noise(70.0), " ".join([TEXT] * 12))
     assert transcript.text == " ".join([TEXT] * 12)
     assert [word.text for word in transcript.words] == TEXT.split() * 12
@@ -43,12 +40,12 @@ def test_another_case_is_tried() -> None:
 
 def test_texts_that_cannot_be() -> None:
     recognizer, samples = tiny_recognizer(), noise(1.0)
-    with pytest.raises(DataError, match=r"characters that the model knows, got ! Ä in the text"):
+    with pytest.raises(DataError, match="the text must have characters that the model knows, but has ! Ä; leave them out"):
         align_text(recognizer, samples, "the quick ä!")
-    with pytest.raises(DataError, match="expected the words that are said, got an empty text"):
+    with pytest.raises(DataError, match="the text must be the words that are said, but is empty"):
         align_text(recognizer, samples, " \n")
     for too_short in (samples, samples[:800], samples[:0]):
-        with pytest.raises(DataError, match=r"said in these .* s, got one that does not fit: .* labels need .* frames"):
+        with pytest.raises(DataError, match=r"said in these .* s, but does not fit: .* labels need .* frames"):
             align_text(recognizer, too_short, " ".join([TEXT] * 10))
 
 
@@ -61,15 +58,15 @@ def test_no_ctc_head() -> None:
 def test_files(tmp_path: Path) -> None:
     recognizer, audio = tiny_recognizer(), tmp_path / "a.wav"
     soundfile.write(audio, noise(4.0), 16_000, subtype="FLOAT")
-    with pytest.raises(DataError, match=r"expected the text of a recording in .*a\.txt, got: No such file"):
+    with pytest.raises(DataError, match=r"a\.txt must hold the text of a recording, but cannot be read: No such file"):
         align_file(recognizer, audio)
     (tmp_path / "a.txt").write_text("\ufeffThe quick\nbrown fox\n", encoding="utf-8")
     assert align_file(recognizer, audio) == align_text(recognizer, noise(4.0), TEXT)
     assert align_file(recognizer, audio, "LAZY DOG").text == "LAZY DOG"
-    with pytest.raises(DataError, match=r"a\.wav: expected characters that the model knows"):
+    with pytest.raises(DataError, match=r"a\.wav: the text must have characters that the model knows"):
         align_file(recognizer, audio, "Ω")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="expected text in UTF-8"):
+    with pytest.raises(DataError, match="must be text in UTF-8, but is not"):
         align_file(recognizer, audio)
     with pytest.raises(AudioError):
         align_file(recognizer, tmp_path / "missing.wav", TEXT)

@@ -1,5 +1,6 @@
 """Precision of inference. Law: half precision changes frames a little, streams included, and heads get float32; the flag of
-a verb reaches the encoder. Contract: what cannot compute so is refused, and so are activations beyond float16."""
+a verb reaches the encoder. Contract: models that cannot compute in half precision are refused, and so are activations beyond
+float16."""
 
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.test_stream import causal_model
+from tests.recognizer.causal_models import causal_model
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.cli.device_options import PRECISIONS
@@ -19,7 +20,7 @@ from zipasr.model import AsrModel
 from zipasr.recognizer import ChunkConfig, Recognizer
 
 RELATIVE_ERROR: dict[Precision, tuple[float, float]] = {"bfloat16": (2e-4, 2e-2), "float16": (2e-5, 2e-3)}
-"""At least, as otherwise nothing was rounded, and at most."""
+"""Smallest and largest difference: below the first, nothing was rounded."""
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -31,8 +32,8 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_half_precision_changes_frames_a_little(precision: Precision, is_causal: bool) -> None:
     model = causal_model() if is_causal else tiny_asr_model()
     exact, half = (Recognizer(model, tiny_tokenizer(), precision=p) for p in ("float32", precision))
-    features = [exact.fbank(noise(2.0, seed)) for seed in range(2)]
-    expected, found = exact.encode(features), half.encode(features)
+    features = [exact.engine.fbank(noise(2.0, seed)) for seed in range(2)]
+    expected, found = exact.engine.encode(features), half.engine.encode(features)
     assert found.frames.dtype == torch.float32
     assert torch.equal(found.lens, expected.lens)
     lowest, highest = RELATIVE_ERROR[precision]
@@ -43,7 +44,7 @@ def test_half_precision_changes_frames_a_little(precision: Precision, is_causal:
 
 @pytest.mark.parametrize("precision", RELATIVE_ERROR)
 def test_streams_encode_in_half_precision(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunk after chunk, with a memory that stays in float32."""
+    """Chunks are encoded one after the other, with a state that stays in float32."""
     model, frames = causal_model(), {}
     encode_chunk = AsrModel.encode_chunk
 
@@ -69,11 +70,11 @@ def test_activations_beyond_float16_are_an_error() -> None:
     with torch.no_grad():
         next(p for name, p in model.named_parameters() if "feed_forward1" in name and p.dim() == 2).mul_(1e8)
     features = [torch.zeros(200, 80)]
-    assert Recognizer(model, tiny_tokenizer()).encode(features).frames.isfinite().all()
-    assert Recognizer(model, tiny_tokenizer(), precision="bfloat16").encode(features).frames.isfinite().all()
+    assert Recognizer(model, tiny_tokenizer()).engine.encode(features).frames.isfinite().all()
+    assert Recognizer(model, tiny_tokenizer(), precision="bfloat16").engine.encode(features).frames.isfinite().all()
     recognizer = Recognizer(model, tiny_tokenizer(), precision="float16")
     with pytest.raises(ConfigError, match=r"leave the range of float16 \(65504\); use precision bfloat16"):
-        recognizer.encode(features)
+        recognizer.engine.encode(features)
     stream = recognizer.stream()
     stream.accept_waveform(noise(2.0))
     with pytest.raises(ConfigError, match=r"leave the range of float16"):
@@ -91,7 +92,7 @@ def test_what_cannot_compute_so_is_refused(tmp_path: Path) -> None:
         ConfigError, match="exported graphs compute in the precision of their export, but bfloat16 was asked"
     ):
         Recognizer.load(graphs, precision="bfloat16")
-    assert Recognizer.load(graphs).precision == "float32"
+    assert Recognizer.load(graphs).engine.precision == "float32"
 
 
 def test_flag_offers_every_precision() -> None:

@@ -1,5 +1,5 @@
-"""Stitching and seams: law (any cuts into overlapping pieces give the original back, times never fall), reference (cases by
-hand)."""
+"""Stitching and seams. Law: any cuts into overlapping pieces give the original back, and times never decrease. Reference:
+cases by hand."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ PIECE_S, OVERLAP_S = 10.0, 4.0
 
 
 def transcript(*timed: tuple[str, float, float], duration_s: float = 10.0, joiner: str = " ") -> Transcript:
-    """(text, start, end) of each word -> a transcript with a token for each half of a word."""
+    """A transcript from (text, start, end) of each word, with a token for each half of a word."""
     tokens = []
     for text, start_s, end_s in timed:
         half, middle_s = (len(text) + 1) // 2, (start_s + end_s) / 2
@@ -33,13 +33,13 @@ def transcript(*timed: tuple[str, float, float], duration_s: float = 10.0, joine
 
 
 def placed(start_s: float, overlap_s: float, *timed: tuple[str, float, float]) -> PlacedTranscript:
-    """A piece of 10 s; times of the words in the recording."""
+    """A piece of 10 s, with the times of its words in the recording."""
     shifted = [(text, word_start_s - start_s, end_s - start_s) for text, word_start_s, end_s in timed]
     return PlacedTranscript(transcript(*shifted), start_s, overlap_s)
 
 
 def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s: float | None = None) -> Transcript:
-    """Stitch; in every test what is told on the way must be how the text begins, and its tokens those of the text."""
+    """Stitch the pieces; the parts reported on the way must form the start of the final text and of its tokens."""
     texts, tokens = [], []
 
     def on_text(text: str, more: Iterable[Token]) -> None:
@@ -53,7 +53,7 @@ def stitch(pieces: Iterable[PlacedTranscript], *, joiner: str = " ", duration_s:
 
 
 def assert_consistent(whole: Transcript, joiner: str = " ") -> None:
-    """Text, words and tokens say the same, and times never fall."""
+    """Check that text, words and tokens agree, and that times never decrease."""
     assert whole.text == joiner.join(word.text for word in whole.words)
     assert "".join(token.text for token in whole.tokens).replace("\u2581", "") == "".join(word.text for word in whole.words)
     for items in (whole.words, whole.tokens):
@@ -75,10 +75,10 @@ def spoken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[tuple[str, fl
     return timed
 
 
-def heard(
+def recognized(
     timed: list[tuple[str, float, float]], start_s: float, overlap_s: float, rng: random.Random, *, jitter_s: float
 ) -> PlacedTranscript:
-    """What a perfect recognizer hears in a piece. A word cut by its edge is lost, cut too, or guessed right."""
+    """The words that a perfect recognizer finds in a piece. A word cut by its edge is lost, cut too, or guessed right."""
     end_s, inside, floor_s = start_s + PIECE_S, [], start_s
     for text, word_start_s, word_end_s in timed:
         first_s, last_s = max(word_start_s, start_s), min(word_end_s, end_s)
@@ -98,7 +98,7 @@ def cut(timed: list[tuple[str, float, float]], rng: random.Random, *, jitter_s: 
     end_s = max([word_end_s for _, _, word_end_s in timed], default=0.0)
     start_s, overlap_s, pieces = 0.0, 0.0, []
     while not pieces or start_s + overlap_s < end_s:
-        pieces.append(heard(timed, start_s, overlap_s, rng, jitter_s=jitter_s))
+        pieces.append(recognized(timed, start_s, overlap_s, rng, jitter_s=jitter_s))
         overlap_s = rng.uniform(2.5, OVERLAP_S)
         start_s += PIECE_S - overlap_s
     return pieces
@@ -127,7 +127,7 @@ def test_words_said_again_and_again(timed: list[tuple[str, float, float]], seed:
 
 
 def without_spaces(pieces: Iterable[PlacedTranscript]) -> list[PlacedTranscript]:
-    """The same in a language where every token is a word, the rest "~" of a cut word too."""
+    """The same in a language where every token is a word; the rest "~" of a cut word is one as well."""
     changed = []
     for piece in pieces:
         tokens = tuple(dataclasses.replace(t, text=t.text.replace("\u2581", "")) for t in piece.transcript.tokens)
@@ -146,7 +146,7 @@ SEVEN_TIMES_S = (
     (10.075, 10.575),
     (10.575, 11.575),
 )
-"""One word seven times: of a first piece of 10 s, the cut word's rest lies nearer to the sixth than to the fifth word."""
+"""One word seven times: in a first piece of 10 s, the rest of the cut word is nearer to the sixth than to the fifth."""
 
 
 @given(
@@ -188,7 +188,7 @@ def test_languages_without_spaces(timed: list[tuple[str, float, float]], seed: i
 @pytest.mark.parametrize("jitter_s", [0.0, 0.03, 0.1])
 @pytest.mark.parametrize("word", ["甲", "乙", "no"])
 def test_one_word_seven_times(word: str, jitter_s: float) -> None:
-    """Cut in 150 ways, in a language without spaces and in one with."""
+    """The recording is cut in 150 ways, in a language without spaces and in one with spaces."""
     timed = [(word, start_s, end_s) for start_s, end_s in SEVEN_TIMES_S]
     for seed in range(150):
         pieces = cut(timed, random.Random(seed), jitter_s=jitter_s)
@@ -198,7 +198,7 @@ def test_one_word_seven_times(word: str, jitter_s: float) -> None:
 
 
 class LoudIsSpeech:
-    """A detector that needs no model."""
+    """A detector without a model: the probability of speech is the level."""
 
     def probabilities(self, samples: np.ndarray, state: DetectorState | None) -> tuple[np.ndarray, DetectorState]:
         nothing = np.zeros(0)
@@ -212,21 +212,21 @@ class LoudIsSpeech:
     has_detector=st.booleans(),
     max_piece_s=st.sampled_from([14.0, 30.0]),
 )
-def test_split_heard_and_stitched_no_word_is_lost_or_doubled(
+def test_splitting_and_stitching_loses_and_doubles_no_word(
     timed: list[tuple[str, float, float]], has_detector: bool, max_piece_s: float
 ) -> None:
-    """A recognizer that hears each word that is whole in a piece, and only those."""
+    """The recognizer finds each word that is whole in a piece, and only those."""
     samples = np.zeros(round((timed[-1][2] if timed else 1.0) * SAMPLE_RATE_HZ), np.float32)
     for _, start_s, end_s in timed:
         samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)] = 1.0
     detector = LoudIsSpeech() if has_detector else None
-    heard_pieces = []
+    recognized_pieces = []
     for piece in split_recording([samples], detector=detector, max_piece_s=max_piece_s, overlap_s=4.0):
         end_s = piece.start_s + piece.duration_s + 1e-4
         inside = [word for word in timed if piece.start_s - 1e-4 <= word[1] and word[2] <= end_s]
         one = placed(piece.start_s, piece.overlap_s, *inside)
-        heard_pieces.append(one._replace(transcript=dataclasses.replace(one.transcript, duration_s=piece.duration_s)))
-    whole = stitch(heard_pieces)
+        recognized_pieces.append(one._replace(transcript=dataclasses.replace(one.transcript, duration_s=piece.duration_s)))
+    whole = stitch(recognized_pieces)
     assert [word.text for word in whole.words] == [text for text, _, _ in timed]
     assert_consistent(whole)
 
@@ -237,7 +237,7 @@ WORDS = st.lists(st.tuples(st.sampled_from("a b c d".split()), st.floats(0, 11),
 @settings(max_examples=300)
 @given(pieces=st.lists(st.tuples(WORDS, st.floats(0, 10)), max_size=5), joiner=st.sampled_from([" ", ""]))
 def test_pieces_that_agree_in_nothing(pieces: list[tuple[list[tuple[str, float, float]], float]], joiner: str) -> None:
-    """Whatever is heard, even words after the end of their piece: no error, times never fall, all parts consistent."""
+    """With any words, even after the end of their piece, there is no error, times never decrease, and all parts agree."""
     start_s, inputs = 0.0, []
     for words, overlap_s in pieces:
         timed, floor_s = [], 0.0
@@ -297,13 +297,13 @@ def test_words_late_by_more_than_half_their_distance_keep_their_order_where_othe
 
 
 def test_what_is_left_of_a_cut_word_is_no_other_word() -> None:
-    """Times of "no" in the right piece lie on both sides of the rest of one in the left."""
+    """The times of "no" in the right piece are on both sides of the rest of a "no" in the left."""
     left = placed(0, 0, ("n", 9.0, 9.5), ("no", 9.5, 10))
     right = placed(6, 4, ("no", 9.0, 9.5), ("no", 10.1, 10.3), ("no", 10.6, 11.1))
     assert stitch([left, right]).text == "no no no"
 
 
-def test_a_word_that_is_heard_differently_is_taken_once() -> None:
+def test_a_word_that_is_recognized_differently_is_taken_once() -> None:
     left = placed(0, 0, ("a", 6.5, 7), ("bet", 7.8, 8.15), ("c", 9, 9.5))
     right = placed(6, 4, ("a", 6.5, 7), ("bed", 7.9, 8.25), ("c", 9, 9.5))
     assert stitch([left, right]).text in ("a bet c", "a bed c")
@@ -317,7 +317,7 @@ def test_pieces_without_overlap_are_put_one_after_another() -> None:
     assert whole.duration_s == 60
 
 
-def test_text_is_told_when_the_piece_after_the_next_begins() -> None:
+def test_text_is_reported_when_the_piece_after_the_next_starts() -> None:
     told = []
 
     def pieces() -> Iterable[PlacedTranscript]:
@@ -341,7 +341,7 @@ def test_a_silent_piece_between() -> None:
 
 
 def test_a_piece_that_is_whole_keeps_its_text() -> None:
-    """A decoder may write pieces of the vocabulary in another way than the words call them."""
+    """A decoder may spell pieces of the vocabulary differently from the words."""
     odd = PlacedTranscript(dataclasses.replace(transcript(("<unk>", 1, 2)), text="⁇"), 0.0)
     assert stitch([odd, placed(12, 0, ("b", 13, 14))]).text == "⁇ b"
     assert stitch([]) == Transcript("")

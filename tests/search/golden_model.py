@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from tests.golden_files import attention_config, encoder_config, load_golden, weights
+from zipasr.checkpoint import load_weights
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.hub import rename_state_dict
-from zipasr.model import AsrConfig, AsrModel, load_weights
+from zipasr.model import AsrConfig, AsrModel
 from zipasr.nn.encoded import Encoded
 
 

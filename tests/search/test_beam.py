@@ -1,23 +1,19 @@
-"""Modified beam search.
-
-Golden: the original's results. Reference: obvious code; all alignments of tiny lattices; the losses. Law: batches change
-nothing.
-"""
+"""Modified beam search. Golden: the original's results. Reference: slow obvious code; all alignments of tiny lattices; the
+losses. Law: batches change nothing."""
 
 import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.search.golden_model import golden_encoded, golden_model, ragged
-from tests.search.test_greedy import assert_same
+from tests.search.hypotheses import assert_same
+from tests.search.slow_beam import obvious_beam_search
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.losses.lattice import LatticeKind
 from zipasr.losses.transducer import full_transducer_loss
@@ -27,48 +23,8 @@ from zipasr.search.greedy import greedy_search
 from zipasr.search.hypothesis import Hypothesis
 
 
-def obvious_beam_search(
-    scorer: ToyScorer,
-    encoded: Encoded,
-    beam: int,
-    unk_id: int | None = None,
-    prior_of: Callable[[tuple[int, ...]], float] = lambda ids: 0.0,
-    max_symbols: int = 1,
-    **settings: float,
-) -> list[list[Hypothesis]]:
-    """One utterance and one hypothesis at a time, with dictionaries of whole sequences."""
-    found = []
-    for frames, length in zip(encoded.frames, encoded.lens.tolist(), strict=True):
-        live = {(): Hypothesis()}
-        for t in range(length):
-            inside, finished = live, {}
-            for num_symbols in range(1, max_symbols + 1):
-                pool = [(hypothesis.score, hypothesis, 0, 0.0) for hypothesis in finished.values()]
-                for hypothesis in inside.values():
-                    scores = label_scores(scorer, frames[t], hypothesis.ids, **settings).tolist()
-                    pool += [(hypothesis.score + step, hypothesis, label, step) for label, step in enumerate(scores)]
-                inside, finished = {}, {}
-                for score, hypothesis, label, step in sorted(pool, key=lambda entry: -entry[0])[:beam]:
-                    if label in (0, unk_id):
-                        new, group = hypothesis._replace(score=score), finished
-                    else:
-                        ids, times = (*hypothesis.ids, label), (*hypothesis.frames, t)
-                        score += prior_of(ids) - prior_of(hypothesis.ids)
-                        new = Hypothesis(ids, times, (*hypothesis.log_probs, step), score)
-                        group = inside if num_symbols < max_symbols else finished
-                    if new.ids in group:
-                        old = group[new.ids]
-                        new = old._replace(score=float(np.logaddexp(old.score, score)))
-                    group[new.ids] = new
-                if not inside:
-                    break
-            live = finished
-        found.append(sorted(live.values(), key=lambda h: -h.score / (len(h.ids) + scorer.context_size)))
-    return found
-
-
 def all_sequences(scorer: ToyScorer, frames: torch.Tensor, max_symbols: int = 1) -> dict[tuple[int, ...], float]:
-    """Log-probability of every token sequence: the sum over all of its alignments.
+    """Log-probability of every token sequence, summed over all of its alignments.
 
     A frame emits fewer than `max_symbols` labels and a blank, or exactly that many labels.
     """
@@ -92,7 +48,7 @@ def all_sequences(scorer: ToyScorer, frames: torch.Tensor, max_symbols: int = 1)
 
 
 def probability_by_the_loss(scorer: ToyScorer, frames: torch.Tensor, ids: tuple[int, ...], kind: LatticeKind) -> float:
-    """Log-probability of a token sequence, as the loss has it."""
+    """Log-probability of a token sequence, computed by the loss."""
     padded = [-1] * (scorer.context_size - 1) + [scorer.blank_id, *ids]
     contexts = torch.tensor([padded[i : i + scorer.context_size] for i in range(len(ids) + 1)])
     logits_NTUV = (frames.unsqueeze(1) + scorer.predict(contexts)).unsqueeze(0)
@@ -139,7 +95,7 @@ def test_equals_obvious_code(
     seed: int,
 ) -> None:
     # With fewer labels in the context, orders of the same labels within a frame may be equally probable, such as 112 and 121
-    # after 1: each follows the pairs 11, 12 and 21. Then which of them stays is chance.
+    # after 1: each follows the pairs 11, 12 and 21. Then it is arbitrary which one stays.
     scorer = ToyScorer(5, max(context_size, max_symbols - 1), seed)
     encoded = toy_encoded(lens, 5, seed=seed + 1, blank_bonus=blank_bonus)
     found = modified_beam_search(
@@ -184,10 +140,11 @@ def test_one_symbol_a_frame_is_the_modified_lattice(context_size: int) -> None:
 
 @pytest.mark.parametrize("context_size", [1, 2])
 def test_more_symbols_than_labels_are_the_regular_lattice(context_size: int) -> None:
-    """There every frame ends in a blank, while a frame of the search that has emitted all it may ends without one.
+    """With more symbols per frame than labels, the search gives the probabilities of the regular lattice.
 
-    So a sequence of fewer labels than a frame may emit has the probability that the loss gives it, and one of exactly that
-    many labels has more: its path with all of them in one frame is spared that frame's blank.
+    There every frame ends in a blank, while a frame of the search ends without one once it has emitted all it may. So a
+    sequence with fewer labels than a frame may emit has the probability that the loss gives it, and one with exactly that
+    many labels has more: its path with all labels in one frame saves that frame's blank.
     """
     scorer, encoded = ToyScorer(3, context_size, seed=1), toy_encoded([2], 3, seed=2)
     for max_symbols in (1, 2, 3, 4):
@@ -245,7 +202,7 @@ def test_one_joiner_call_a_frame() -> None:
 
 
 class RecordingScorer(ToyScorer):
-    """Notes how many utterances each joiner call scores."""
+    """Records how many utterances each joiner call scores."""
 
     def __init__(self) -> None:
         super().__init__(5)
@@ -257,14 +214,14 @@ class RecordingScorer(ToyScorer):
 
 
 def test_one_joiner_call_a_sub_step_for_utterances_still_in_the_frame() -> None:
-    """Of three utterances one is silent, one has a frame of two labels, and one frames of nothing but labels."""
+    """Of three utterances, one has no labels, one has a frame of two labels, and one has only frames full of labels."""
     frames = torch.full((3, 2, 5), -50.0)
     frames[0, :, 0] = frames[2, :, 3] = 50.0
     frames[1, 1, 0] = 50.0
     frames[1, 0, 2], frames[1, 0, 0] = 50.0, 46.0
     scorer = RecordingScorer()
     scorer.table_CVV = torch.zeros(2, 5, 5)
-    scorer.table_CVV[0, 2, 0] = 20.0  # after two labels 2 comes blank
+    scorer.table_CVV[0, 2, 0] = 20.0  # after two labels 2, blank is likeliest
     encoded = Encoded(frames, torch.tensor([2, 2, 1]))
     found = modified_beam_search(scorer, encoded, beam=1, max_symbols_per_frame=4)
     assert [(h.ids, h.frames) for (h,) in found] == [((), ()), ((2, 2), (0, 0)), ((3,) * 4, (0,) * 4)]
@@ -273,7 +230,7 @@ def test_one_joiner_call_a_sub_step_for_utterances_still_in_the_frame() -> None:
 
 @pytest.mark.parametrize("max_symbols", [1, 2])
 def test_long_recordings_keep_their_precision(max_symbols: int) -> None:
-    """Scores of several hundred nats are summed in double precision, like those of the obvious code."""
+    """Scores of several hundred nats are summed in double precision, like those of the slow code."""
     scorer, encoded = ToyScorer(3), toy_encoded([800 // max_symbols], 3, seed=5)
     (found,) = modified_beam_search(scorer, encoded, max_symbols_per_frame=max_symbols)
     (expected,) = obvious_beam_search(scorer, encoded, beam=4, max_symbols=max_symbols)

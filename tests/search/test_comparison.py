@@ -1,34 +1,25 @@
-"""The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: what is said."""
+"""The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: the printed
+explanations."""
 
 from typing import Any
 
 import pytest
 import torch
 
+from tests.search.compared import CTC, GREEDY, SEVERAL, TOKENIZER, of
 from tests.search.toy_scorer import ToyScorer
 from zipasr.nn.encoded import Encoded
 from zipasr.search import comparison
 from zipasr.search.comparison import (
-    ComparedSearch,
     SearchComparison,
     best_search,
     explain_differences,
     format_comparison,
     searches_to_compare,
 )
-from zipasr.search.edits import ErrorRates, Errors, count_text_errors, error_rates
+from zipasr.search.edits import Errors, count_text_errors, error_rates
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig
-from zipasr.tokenizer import Tokenizer
-
-TOKENIZER = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
-GREEDY, SEVERAL = SearchConfig(method="greedy"), SearchConfig(method="greedy", max_symbols_per_frame=5)
-CTC = SearchConfig(method="ctc_greedy")
-
-
-def of(search: SearchConfig, words: int, characters: int = 0, *, num_words: int = 100, deletions: int = 0) -> ComparedSearch:
-    errors = Errors(0, deletions, words - deletions, num_words)
-    return ComparedSearch(search=search, errors=ErrorRates(errors, Errors(0, 0, characters, 5 * num_words)), decode_s=0.25)
 
 
 def test_every_search_is_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +71,7 @@ def test_bursts_are_explained_with_their_cure() -> None:
     assert "needs several symbols a frame" in found and "bursts" not in found and "lattice=" not in found
 
 
-def test_heads_that_differ_are_told_apart() -> None:
+def test_differences_between_heads_are_explained() -> None:
     differing = [of(GREEDY, 30, deletions=12), of(SEVERAL, 30, deletions=12), of(CTC, 10)]
     (found,) = explain_differences(differing, lattice="regular")
     assert "the transducer head has 30.0 % WER (12.0 % deleted) where CTC has 10.0 %" in found
@@ -93,7 +84,7 @@ def test_heads_that_differ_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("worse", "better"), [(104, 100), (13, 9), (3, 0), (7, 7)])
 def test_small_differences_say_nothing(worse: int, better: int) -> None:
-    """A tenth and five words: less is chance."""
+    """Differences up to a tenth and five words may be chance, so nothing is reported."""
     assert explain_differences([of(GREEDY, worse, num_words=200), of(CTC, better, num_words=200)]) == []
 
 

@@ -1,5 +1,5 @@
-"""Calibration of confidence. Reference: a slow search for the likeliest parameters; NCE by its definition. Law: the order
-of words stays. Contract: the file in the model folder."""
+"""Calibration of confidence. Reference: a slow search for the likeliest parameters; NCE by its definition. Law: the order of
+words does not change. Contract: the file in the model folder."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ from zipasr.search.confidence import (
 
 
 def drawn(num_words: int, temperature: float, offset: float, seed: int = 0) -> tuple[list[float], list[bool]]:
-    """Confidences, and words that are right as often as a calibration says."""
+    """Confidences, and words that are as often right as a calibration predicts."""
     generator = np.random.default_rng(seed)
     confidences = generator.beta(3, 1, num_words).tolist()
     truth = Calibration(temperature=temperature, offset=offset)
@@ -42,7 +42,7 @@ def test_finds_what_the_words_were_drawn_with(temperature: float, offset: float)
     assert found.offset == pytest.approx(offset, abs=0.12)
 
 
-def test_no_neighbour_is_likelier() -> None:
+def test_no_neighbor_is_likelier() -> None:
     confidences, is_right = drawn(400, 1.7, -0.8, seed=1)
     found = fit_calibration(confidences, is_right)
     best = log_likelihood(found, confidences, is_right)

@@ -1,16 +1,16 @@
-"""The default search of a model folder. Contract: it is kept, followed by `auto`, and refused when damaged."""
+"""The default search of a model folder. Contract: it is stored, `auto` uses it, and a damaged file is refused."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.search.test_comparison import CTC, SEVERAL, of
-from tests.search.test_prior import ToyPrior
-from tests.search.test_strategy import Heads
+from tests.search.compared import CTC, SEVERAL, of
+from tests.search.toy_prior import ToyPrior
+from tests.search.toy_scorer import Heads
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.search.default_search import SEARCH_FILE, read_default_search, write_default_search
-from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search, resolve_streaming_search
+from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_what_does_not_go_together_is_refused_all_the_same() -> None:
 
 
 def test_streams_follow_it_too_but_for_rescoring() -> None:
-    assert resolve_streaming_search(SearchConfig(), Heads(), default=SEVERAL) == SEVERAL
+    assert resolve_search(SearchConfig(), Heads(), default=SEVERAL, is_streaming=True) == SEVERAL
     rescoring = SearchConfig(method="attention_rescoring", attention_scale=2.0)
-    found = resolve_streaming_search(SearchConfig(), Heads(has_attention=True), default=rescoring)
+    found = resolve_search(SearchConfig(), Heads(has_attention=True), default=rescoring, is_streaming=True)
     assert found == SearchConfig(method="ctc_beam")
 
 

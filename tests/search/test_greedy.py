@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.golden_files import assert_close_to
 from tests.search.golden_model import golden_encoded, golden_model, ragged
+from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.nn.encoded import Encoded
 from zipasr.search.greedy import ctc_greedy_search, greedy_search
@@ -34,13 +35,6 @@ def greedy_frame_by_frame(
     return found
 
 
-def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
-    assert [(h.ids, h.frames) for h in found] == [(h.ids, h.frames) for h in expected]
-    for a, b in zip(found, expected, strict=True):
-        assert a.log_probs == pytest.approx(b.log_probs, abs=1e-5)
-        assert a.score == pytest.approx(b.score, abs=1e-4)
-
-
 @pytest.mark.parametrize(("name", "uses_penalty"), [("greedy", False), ("greedy_bp1", True)])
 def test_golden_tokens(name: str, uses_penalty: bool) -> None:
     model, meta, tensors = golden_model()
@@ -52,7 +46,7 @@ def test_golden_tokens(name: str, uses_penalty: bool) -> None:
 @pytest.mark.parametrize(("name", "max_symbols"), [("greedy_single", 1), ("greedy_single_max", 3)])
 @pytest.mark.parametrize("window", [1, 8])
 def test_golden_tokens_of_single_utterances(name: str, max_symbols: int, window: int) -> None:
-    """With more labels a frame, too."""
+    """This also holds with more labels per frame."""
     model, _, tensors = golden_model()
     encoded = golden_encoded(tensors)
     suffix = "3_" if max_symbols == 3 else ""

@@ -1,5 +1,5 @@
-"""Hotwords. Reference: the best set of non-overlapping phrases by trying all. Law: `bonus_V` is `extend` for every label;
-unfinished phrases add nothing. Contract: the file, errors that name the phrase."""
+"""Hotwords. Reference: the best set of non-overlapping phrases, found by trying all. Law: `bonus_V` equals `extend` for
+every label; unfinished phrases add nothing. Contract: the file, errors that name the phrase."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ PHRASES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple
 
 
 def total(graph: HotwordGraph, ids: list[int]) -> float:
-    """What the graph gives a whole sequence."""
+    """The total bonus that the graph gives a whole sequence."""
     state, score = graph.start(), 0.0
     for label in ids:
         (state,), (step,) = graph.extend([state], [label])
@@ -34,7 +34,7 @@ def total(graph: HotwordGraph, ids: list[int]) -> float:
 
 
 def occurrences(phrases: Phrases, ids: list[int], starts_word: list[bool] | None = None) -> list[tuple[int, int]]:
-    """Where whole phrases lie, as (start, end)."""
+    """Positions of whole phrases, as (start, end)."""
     found = []
     for phrase in phrases:
         for i in range(len(ids) - len(phrase) + 1):
@@ -46,7 +46,7 @@ def occurrences(phrases: Phrases, ids: list[int], starts_word: list[bool] | None
 
 
 def best_cover(spans: list[tuple[int, int]]) -> int:
-    """Most labels that phrases which do not overlap can cover."""
+    """The largest number of labels that non-overlapping phrases can cover."""
     best = 0
     for size in range(len(spans) + 1):
         for chosen in itertools.combinations(sorted(spans), size):
@@ -58,7 +58,7 @@ def best_cover(spans: list[tuple[int, int]]) -> int:
 @settings(deadline=None, max_examples=300)
 @given(phrases=PHRASES, ids=st.lists(st.integers(0, 3), max_size=9))
 def test_a_sequence_gets_what_its_phrases_are_worth(phrases: Phrases, ids: list[int]) -> None:
-    """Never more than the best choice of phrases, and exactly that where no two of them overlap."""
+    """The bonus never exceeds that of the best choice of phrases, and equals it where no two phrases overlap."""
     graph = HotwordGraph([(phrase, 1.0) for phrase in phrases])
     spans = occurrences(phrases, ids)
     score = total(graph, ids)
@@ -75,7 +75,7 @@ def test_only_whole_words_count(phrases: Phrases, ids: list[int], begins: list[b
     score, cover = total(graph, ids), best_cover(occurrences(phrases, ids, begins))
     assert -1e-9 <= score <= cover + 1e-9
     if len(phrases) == 1 and begins[phrases[0][0]] and not any(begins[i] for i in phrases[0][1:]):
-        assert score == pytest.approx(cover)  # one word cannot overlap itself
+        assert score == pytest.approx(cover)  # a single word cannot overlap itself
 
 
 @settings(deadline=None, max_examples=100)
@@ -186,7 +186,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "hotwords.txt"
     path.write_text(f"FINE\n{line}\n", encoding="utf-8")
     if line == ":2":
-        assert read_hotwords(path)[1] == Hotword(":2")  # no space in front: a phrase, which encoding refuses
+        assert read_hotwords(path)[1] == Hotword(":2")  # without a space in front it is a phrase, which encoding refuses
         return
     with pytest.raises(ConfigError, match="line 2 of"):
         read_hotwords(path)

@@ -62,7 +62,7 @@ def test_a_large_beam_is_brute_force(num_frames: int, vocab_size: int, seed: int
 
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_are_those_of_the_loss(seed: int) -> None:
-    """On more sequences than can be enumerated: what the beam drops makes a score smaller, but little, and never larger."""
+    """With too many sequences to enumerate, pruning makes scores slightly smaller than those of the loss, never larger."""
     scorer, encoded = ToyScorer(6), toy_encoded([12], 6, seed=seed, blank_bonus=2.0)
     (found,) = ctc_prefix_search(scorer, encoded, beam=600)
     for hypothesis in found[:5]:
@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_loss(seed: int) -> None:
 
 
 def test_finds_what_no_single_alignment_shows() -> None:
-    """Each frame is likeliest blank, yet one label in either frame is likelier together."""
+    """Each frame is likeliest blank, yet paths with one label in either frame are likelier together."""
     probs = torch.tensor([[0.6, 0.4], [0.6, 0.4]])
     encoded = Encoded(probs.log().unsqueeze(0), torch.tensor([2]))
     (greedy,) = ctc_greedy_search(ToyScorer(2), encoded)

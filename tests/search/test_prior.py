@@ -1,4 +1,5 @@
-"""Priors in the searches. Reference: obvious code; all alignments. Law: weights, and one call a frame for all hypotheses."""
+"""Priors in the searches. Reference: slow obvious code; all alignments. Law: weights, and one call per frame for all
+hypotheses."""
 
 import itertools
 import math
@@ -10,35 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.golden_files import seeded
-from tests.search.test_beam import obvious_beam_search
+from tests.search.slow_beam import obvious_beam_search
+from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
-
-
-class ToyPrior:
-    """A bigram: what a label adds depends on the one before; the state is that label, 0 at the start."""
-
-    def __init__(self, vocab_size: int, seed: int = 0, end: float = 0.0) -> None:
-        self.table_VV = seeded(vocab_size, vocab_size, seed=seed).tolist()
-        self.end = end
-        self.num_calls = 0
-
-    def start(self) -> int:
-        return 0
-
-    def extend(self, states: Sequence[int], labels: Sequence[int]) -> tuple[list[int], list[float]]:
-        assert len(states) == len(labels) > 0
-        self.num_calls += 1
-        return list(labels), [self.table_VV[a][b] for a, b in zip(states, labels, strict=True)]
-
-    def finish(self, states: Sequence[int]) -> list[float]:
-        return [self.end * state for state in states]
-
-    def of(self, ids: tuple[int, ...]) -> float:
-        return sum(self.table_VV[a][b] for a, b in itertools.pairwise((0, *ids)))
 
 
 @settings(deadline=None, max_examples=40)
@@ -49,7 +27,7 @@ class ToyPrior:
     seed=st.integers(0, 99),
 )
 def test_beam_equals_obvious_code(lens: list[int], beam: int, max_symbols: int, seed: int) -> None:
-    """What a prior says of a label counts from the next choice on: in the same frame, if it goes on."""
+    """The score of a label from the prior counts from the next pruning on, which may be in the same frame."""
     scorer, encoded, prior = ToyScorer(5, seed=seed), toy_encoded(lens, 5, seed=seed, blank_bonus=1.0), ToyPrior(5, seed)
     weighted = WeightedPriors([(prior, 0.7)])
     found = modified_beam_search(scorer, encoded, beam=beam, prior=weighted, max_symbols_per_frame=max_symbols)
@@ -58,7 +36,7 @@ def test_beam_equals_obvious_code(lens: list[int], beam: int, max_symbols: int, 
     for ours, obvious in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert ours.score == pytest.approx(obvious.score, abs=1e-4)
         assert ours.frames == obvious.frames
-    assert prior.num_calls <= max(lens) * max_symbols  # all utterances and hypotheses of a sub-step in one call
+    assert prior.num_calls <= max(lens) * max_symbols  # one call for all utterances and hypotheses of a sub-step
 
 
 def collapsed(path: Sequence[int]) -> tuple[int, ...]:
@@ -76,7 +54,7 @@ def test_a_wide_prefix_beam_finds_the_best_of_all_alignments() -> None:
     best = sorted(scores, key=lambda ids: -scores[ids])
     assert [h.ids for h in found[:10]] == best[:10]
     assert [h.score for h in found[:10]] == pytest.approx([scores[ids] for ids in best[:10]], abs=1e-4)
-    assert found[0].ids != max(totals, key=lambda ids: totals[ids])  # the prior had its say
+    assert found[0].ids != max(totals, key=lambda ids: totals[ids])  # the prior had an effect
 
 
 def test_priors_add_up_with_their_weights() -> None:
@@ -91,7 +69,7 @@ def test_priors_add_up_with_their_weights() -> None:
 
 
 @pytest.mark.parametrize("search", [modified_beam_search, ctc_prefix_search])
-def test_a_prior_that_says_nothing_changes_nothing(search) -> None:  # type: ignore[no-untyped-def]
+def test_a_prior_of_weight_zero_changes_nothing(search) -> None:  # type: ignore[no-untyped-def]
     scorer, encoded = ToyScorer(5), toy_encoded([8, 3, 0], 5, seed=5)
     silent = WeightedPriors([(ToyPrior(5), 0.0)])
     assert search(scorer, encoded, prior=silent) == search(scorer, encoded)

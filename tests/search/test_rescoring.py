@@ -13,7 +13,7 @@ from zipasr.search.rescoring import attention_rescoring, attention_scores
 
 
 class LongLover(ToyScorer):
-    """An attention decoder to which every label is likely and the end is not."""
+    """An attention decoder that makes every label likely and the end unlikely."""
 
     has_attention = True
 
@@ -78,7 +78,7 @@ def test_wrong_arguments_are_refused() -> None:
     encoded = toy_encoded([4], 5, seed=0)
     with pytest.raises(ValueError, match="scale must be 0 or more, but is -1"):
         attention_rescoring(LongLover(5), encoded, [[Hypothesis()]], scale=-1.0)
-    with pytest.raises(ValueError, match="for each of 1 utterances, not 2"):
+    with pytest.raises(ValueError, match="hypotheses must be a list for each of 1 utterances, but are 2 lists"):
         attention_scores(LongLover(5), encoded, [[], []])
     with pytest.raises(ValueError, match="no attention decoder"):
         attention_scores(ToyScorer(5), encoded, [[Hypothesis()]])

@@ -1,12 +1,13 @@
-"""Which search gets what. Contract: what has no effect is refused with the cure; `auto` chooses what the heads allow."""
+"""The choice of a search and its settings. Contract: settings without effect are refused with the cure; `auto` chooses a
+search that the heads allow."""
 
 import dataclasses
 from typing import Any
 
 import pytest
 
-from tests.search.test_prior import ToyPrior
-from tests.search.toy_scorer import ToyScorer, toy_encoded
+from tests.search.toy_prior import ToyPrior
+from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.greedy import greedy_search
@@ -14,14 +15,6 @@ from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, resolve_search
-
-
-class Heads(ToyScorer):
-    """The toy with the heads that a test wants."""
-
-    def __init__(self, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False) -> None:
-        super().__init__(5)
-        self.has_transducer, self.has_ctc, self.has_attention = has_transducer, has_ctc, has_attention  # type: ignore[misc]
 
 
 def test_auto_takes_the_best_that_the_heads_allow() -> None:

@@ -1,5 +1,6 @@
-"""Searches that go on. Law: any split of the frames, any company, any partial results give what one go gives; with one path
-to follow, segments joined are the whole; memory does not grow. Reference: a restart goes on as behind its last labels."""
+"""Resumable searches. Law: any split of the frames, any batch and any partial results give the results of a single call;
+with a single path to follow, joined segments are the whole; memory does not grow. Reference: a restart continues as if after
+its last labels."""
 
 import dataclasses
 import itertools
@@ -12,9 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.search.test_prior import ToyPrior
-from tests.search.test_strategy import Heads
-from tests.search.toy_scorer import ToyScorer, toy_encoded
+from tests.search.toy_prior import ToyPrior
+from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import BeamSearch, BeamState, modified_beam_search
@@ -25,7 +25,7 @@ from zipasr.search.label_tree import LabelNode
 from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.resumable import AnySearch, search_all
-from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_streaming_search
+from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_search
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
@@ -74,12 +74,12 @@ def row(encoded: Encoded, n: int, start: int = 0, end: int | None = None) -> Enc
     blank_bonus=st.sampled_from([0.0, 3.0]),
     seed=st.integers(0, 1000),
 )
-def test_any_split_in_any_company_equals_one_go(
+def test_any_split_in_any_batch_equals_one_call(
     name: str, prior_name: str, lens: list[int], context_size: int, blank_bonus: float, seed: int
 ) -> None:
-    """Streams begin when they like, stand at different frames, sometimes get none, and are asked what they have found."""
+    """Streams start at any time, are at different frames, sometimes get no frames, and give partial results."""
     if name == "beam, 3 a frame":
-        context_size = max(context_size, 2)  # else orders of the same labels within a frame may tie; see test_beam
+        context_size = max(context_size, 2)  # otherwise orders of the same labels within a frame may tie; see test_beam.py
     scorer, generator = ToyScorer(VOCAB, context_size, seed), random.Random(seed)
     encoded = toy_encoded(lens, VOCAB, seed=seed + 1, blank_bonus=blank_bonus)
     search, prior = SEARCHES[name](scorer), PRIORS[prior_name]()
@@ -88,7 +88,7 @@ def test_any_split_in_any_company_equals_one_go(
     while done != lens:
         chosen = generator.sample(range(len(lens)), generator.randint(1, len(lens)))
         sizes = [generator.randint(0, min(7, lens[n] - done[n])) for n in chosen]
-        chunk = torch.full((len(chosen), max(sizes), VOCAB), 9.0)  # loud where no frame is valid
+        chunk = torch.full((len(chosen), max(sizes), VOCAB), 9.0)  # large values where no frame is valid
         for row_TV, n, size in zip(chunk, chosen, sizes, strict=True):
             row_TV[:size] = encoded.frames[n, done[n] : done[n] + size]
         search.advance([states[n] for n in chosen], Encoded(chunk, torch.tensor(sizes)))
@@ -129,7 +129,7 @@ def test_streams_of_a_batch_have_their_own_hotwords(name: str) -> None:
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_segments_joined_are_the_whole_where_one_path_is_followed(search: AnySearch, seed: int) -> None:
-    """The labels before a restart are still heard, and none of them is told twice."""
+    """The labels before a restart still condition the search, and are not emitted again."""
     encoded = toy_encoded([40], VOCAB, seed=seed, blank_bonus=1.0)
     encoded.frames[0, 7:12, 3] += 20.0  # a label that lasts over a restart
     (whole,) = search_all(search, encoded)
@@ -146,8 +146,8 @@ def test_segments_joined_are_the_whole_where_one_path_is_followed(search: AnySea
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_restarts_behind_the_labels_of_the_best(seed: int) -> None:
-    """Reference: frames that leave no choice but the last labels of the best, then the rest."""
+def test_a_beam_restarts_after_the_labels_of_the_best(seed: int) -> None:
+    """After a restart the search continues like one whose first frames allow only the last labels of the best hypothesis."""
     scorer = ToyScorer(VOCAB, seed=seed)
     search, encoded = BeamSearch(scorer), toy_encoded([24], VOCAB, seed=seed + 1, blank_bonus=1.0)
     state = search.start()
@@ -164,7 +164,7 @@ def test_a_beam_restarts_behind_the_labels_of_the_best(seed: int) -> None:
     assert {h.ids: (h.frames, h.score) for h in search.hypotheses([state])[0]} == wanted
 
 
-def test_a_restart_begins_hotwords_and_language_anew() -> None:
+def test_a_restart_resets_hotwords_and_language_models() -> None:
     scorer, prior = ToyScorer(VOCAB), ToyPrior(VOCAB, seed=1)
     for search in (BeamSearch(scorer), CtcPrefixSearch(scorer)):
         state = search.start(WeightedPriors([(prior, 1.0), (HotwordGraph([((2, 2, 2, 2), 50.0)]), 1.0)]))
@@ -176,7 +176,7 @@ def test_a_restart_begins_hotwords_and_language_anew() -> None:
         assert search.hypotheses([state])[0][0].score == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_label_that_goes_on_after_a_restart_is_not_told_anew_by_ctc() -> None:
+def test_a_label_that_continues_after_a_restart_is_not_emitted_again_by_ctc() -> None:
     path = [0, 3, 3, 3, 0, 3, 0]
     frames = torch.full((1, len(path), VOCAB), -9.0)
     frames[0, range(len(path)), path] = 9.0
@@ -199,20 +199,20 @@ def nodes_below(node: LabelNode) -> list[LabelNode]:
 
 @pytest.mark.parametrize("name", ["beam", "beam, 3 a frame", "ctc_beam"])
 def test_memory_of_a_stream_does_not_grow_beyond_its_labels(name: str) -> None:
-    """Nodes are kept for the labels of live hypotheses, and states of priors for live hypotheses alone."""
+    """Nodes are kept only for the labels of live hypotheses, and states of priors only for live hypotheses."""
     scorer, prior = ToyScorer(VOCAB), WeightedPriors([(ToyPrior(VOCAB), 0.5)])
     search = SEARCHES[name](scorer)
     encoded, state = toy_encoded([1200], VOCAB, seed=2, blank_bonus=4.0), search.start(prior)
     root = state.trunk
     for start in range(0, 1200, 8):
         search.advance([state], row(encoded, 0, start, start + 8))
-        search.advance([state], row(encoded, 0, 0, 0))  # every chunk tidies up what the one before left
+        search.advance([state], row(encoded, 0, 0, 0))  # every chunk frees what the previous one left
         live = {path.prefix for path in state.paths}
         everything = nodes_below(root)
         assert {node for node in everything if node.prior_state is not None} == live
         assert {node for node in everything if not node._children} <= live
     assert len(search.hypotheses([state])[0][0].ids) > 80
-    assert len(state.trunk.ids()) > 40  # what is older is not walked through again
+    assert len(state.trunk.ids()) > 40  # older nodes are not visited again
 
 
 @pytest.mark.parametrize("search", [modified_beam_search, ctc_prefix_search])
@@ -223,7 +223,7 @@ def test_one_call_a_frame_for_all_streams_with_the_same_prior(search: Any) -> No
 
 
 def test_the_table_of_contexts_is_as_large_as_a_chunk_needs() -> None:
-    """A search that serves streams for days keeps nothing of them."""
+    """A search that serves streams for days keeps no contexts of finished streams."""
     search = BeamSearch(ToyScorer(VOCAB))
     before = set(vars(search))
     state = search.start()
@@ -248,13 +248,13 @@ def test_what_ctc_greedy_cannot_use() -> None:
 
 
 def test_the_searches_of_streams() -> None:
-    assert resolve_streaming_search(SearchConfig(), Heads()).method == "beam"
+    assert resolve_search(SearchConfig(), Heads(), is_streaming=True).method == "beam"
     rescorable = Heads(has_transducer=False, has_attention=True)
-    assert resolve_streaming_search(SearchConfig(), rescorable).method == "ctc_beam"
+    assert resolve_search(SearchConfig(), rescorable, is_streaming=True).method == "ctc_beam"
     with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        resolve_streaming_search(SearchConfig(method="attention_rescoring"), rescorable)
+        resolve_search(SearchConfig(method="attention_rescoring"), rescorable, is_streaming=True)
     with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
-        resolve_streaming_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True)
+        resolve_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True, is_streaming=True)
     kinds = {"beam": BeamSearch, "greedy": GreedySearch, "ctc_greedy": CtcGreedySearch, "ctc_beam": CtcPrefixSearch}
     for method, kind in kinds.items():
         config = dataclasses.replace(SearchConfig(), method=method)

@@ -1,4 +1,4 @@
-"""A transducer and CTC head small enough to enumerate: frames hold logits, a table adds what the last labels say."""
+"""A transducer and CTC head small enough to enumerate: frames hold logits, and a table adds scores from the last labels."""
 
 import torch
 from torch import Tensor
@@ -61,8 +61,16 @@ def toy_encoded(lens: list[int], vocab_size: int, *, seed: int, blank_bonus: flo
 def label_scores(
     scorer: ToyScorer, frame: Tensor, ids: tuple[int, ...], *, blank_penalty: float = 0.0, temperature: float = 1.0
 ) -> Tensor:
-    """Log-probabilities (V,) of the next label after `ids`, the obvious way."""
+    """Log-probabilities (V,) of the next label after `ids`, computed directly."""
     context = ([-1] * (scorer.context_size - 1) + [scorer.blank_id, *ids])[-scorer.context_size :]
     logits = frame + scorer.predict(torch.tensor([context]))[0]
     logits[scorer.blank_id] -= blank_penalty
     return (logits / temperature).log_softmax(-1)
+
+
+class Heads(ToyScorer):
+    """The toy scorer with the given heads."""
+
+    def __init__(self, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False) -> None:
+        super().__init__(5)
+        self.has_transducer, self.has_ctc, self.has_attention = has_transducer, has_ctc, has_attention  # type: ignore[misc]

@@ -19,6 +19,8 @@ from tests.watchdog import WATCHDOG_S
 
 SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
 """A folder for screenshots of the page, to look at."""
+FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""Flags of a browser whose microphone is simulated and allowed."""
 
 
 class Browser:
@@ -117,7 +119,7 @@ def browser(*flags: str) -> Iterator[Browser]:
     """A browser that runs during the block; skips the test if none is installed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no Chromium here to try the page with; apt-get install chromium brings one")
+        pytest.skip("Chromium is not installed; apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         always = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
         command = [program, *always, f"--user-data-dir={folder}", "--remote-debugging-port=0", *flags, "about:blank"]

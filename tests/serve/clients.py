@@ -1,5 +1,5 @@
-"""Clients of sherpa-onnx's WebSocket protocols: a hand-written one for recordings, the wheel's own for live audio, and a
-hand-written one for live audio where a test must misbehave or check details."""
+"""Clients of the server: one for HTTP, and three for sherpa-onnx's WebSocket protocols, of which one is hand-written for
+recordings, one is the wheel's own for live audio, and one is hand-written for tests that misbehave or check details."""
 
 import json
 import shutil
@@ -9,13 +9,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.serve.running import Reachable
+from tests.serve.running import Reachable, sentence, wav
 from tests.watchdog import WATCHDOG_S
+from zipasr.recognizer import Recognizer
 from zipasr.serve.protocol import write_recording
+from zipasr.transcript import Transcript
 
 FORM = "Content-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
@@ -115,3 +119,43 @@ def frame(kind: int, content: bytes) -> bytes:
     """A frame of a WebSocket as a client sends it; 2 is binary, 9 a ping."""
     length = bytes([0x80 | len(content)]) if len(content) < 126 else b"\xff" + len(content).to_bytes(8, "big")
     return bytes([0x80 | kind]) + length + bytes(4) + content  # masked with zeros
+
+
+def post(server: Reachable, content: bytes = b"", **fields: object) -> httpx2.Response:
+    """The response to a request to transcribe a WAV file, by default of `sentence`."""
+    data = {"model": "tiny", **fields}
+    files = {"file": ("a.wav", content or wav(sentence()))}
+    return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
+
+
+def ws(service: Reachable, path: str = "/") -> str:
+    """The WebSocket URL of a path of the server."""
+    return service.url.replace("http", "ws") + path
+
+
+def utterances_of(recognizer: Recognizer, samples: np.ndarray) -> list[Transcript]:
+    """The utterances of live audio, decoded chunk by chunk as a server does."""
+    stream, found = recognizer.stream(), []
+
+    def decode_ready() -> None:
+        while recognizer.decode_streams([stream]):
+            if stream.is_endpoint():
+                found.append(stream.result())
+                stream.reset()
+
+    stream.accept_waveform(samples)
+    decode_ready()
+    stream.input_finished()
+    decode_ready()
+    return [*found, stream.finish()]
+
+
+def closed(connection: ClientConnection) -> tuple[int, str]:
+    """The close code and the reason with which the server closes a connection."""
+    try:
+        while True:
+            connection.recv(WATCHDOG_S)
+    except ConnectionClosed as end:
+        frame = end.rcvd
+    assert frame is not None, "the server must say why"
+    return frame.code, frame.reason

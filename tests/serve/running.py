@@ -1,5 +1,5 @@
 """A server for tests, in a thread of this process, on a free port of 127.0.0.1, with a tiny random model; and functions to
-observe it and to hold it up."""
+observe it and to block it."""
 
 import dataclasses
 import gc
@@ -58,7 +58,7 @@ def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
     finally:
         service.stop()
         thread.join(WATCHDOG_S)
-    assert outcome == [True], "the server must stop with everything answered"
+    assert outcome == [True], "the server must complete all requests before it stops"
 
 
 def wav(samples: np.ndarray, rate_hz: int = 16_000, subtype: str = "FLOAT") -> bytes:
@@ -105,7 +105,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         waiting.wait(0.02)
-    pytest.fail("this never came true")
+    pytest.fail("the condition never became true")
 
 
 @contextmanager

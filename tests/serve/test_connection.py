@@ -9,10 +9,8 @@ import pytest
 import uvicorn
 from websockets.sync.client import connect
 
-from tests.serve.clients import answer_of, frame, raw_socket
+from tests.serve.clients import answer_of, frame, post, raw_socket, ws
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
-from tests.serve.test_http import post
-from tests.serve.test_sockets import ws
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.connection import break_stuck
 from zipasr.serve.protocol import write_recording
@@ -22,13 +20,13 @@ MB = 1_000_000
 
 @pytest.mark.parametrize("head", [f"Cookie: {'a' * 9000}\r\n", "".join(f"X-{i}: 1\r\n" for i in range(200))])
 def test_a_head_too_long_for_a_websocket_is_answered(head: str) -> None:
-    """It is short enough for HTTP; the client must not wait forever."""
+    """It is short enough for HTTP, and the client gets a response instead of waiting forever."""
     with running(offline_recognizer()) as service, raw_socket(service, head=head) as connection:
         assert answer_of(connection).startswith("HTTP/1.1 431 ")
 
 
 def test_a_client_that_pings_and_never_reads_is_disconnected() -> None:
-    """Before that, no more of its pings are read than fit into the buffers."""
+    """Until then, the server reads no more pings than fit into the buffers."""
     pings, num_sent = frame(9, bytes(125)) * 800 + frame(2, bytes(4)), 0  # the audio keeps the client from being idle
     with (
         running(streaming_recognizer(), idle_timeout_s=0.5) as service,

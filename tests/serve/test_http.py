@@ -1,5 +1,5 @@
-"""Contract: OpenAI's API over HTTP with the real `openai` client; unsupported requests are refused with an explanation.
-Law: a transcript over HTTP is that of the recognizer; requests that arrive together are computed together."""
+"""Contract: OpenAI's API over HTTP with the real `openai` client; unsupported requests are refused with an explanation. Law:
+a transcript over HTTP is that of the recognizer; requests that arrive together are computed together."""
 
 import itertools
 import threading
@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.running import Reachable, offline_recognizer, running, sentence, wav
+from tests.serve.clients import post
+from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
@@ -33,12 +34,6 @@ def server() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def client(server: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
-
-
-def post(server: Reachable, content: bytes = b"", **fields: object) -> httpx2.Response:
-    data = {"model": "tiny", **fields}
-    files = {"file": ("a.wav", content or wav(sentence()))}
-    return httpx2.post(f"{server.url}/v1/audio/transcriptions", data=data, files=files, timeout=WATCHDOG_S)
 
 
 def message_of(response: httpx2.Response) -> str:
@@ -71,7 +66,7 @@ def test_verbose_json(client: openai.OpenAI, recognizer: Recognizer) -> None:
     ]
     assert " ".join(segment.text for segment in answer.segments).split() == transcript.text.split()
     assert [id for segment in answer.segments for id in segment.tokens] == [
-        recognizer.tokenizer.pieces.index(token.text) for token in transcript.tokens
+        recognizer.engine.tokenizer.pieces.index(token.text) for token in transcript.tokens
     ]
     assert all(segment.avg_logprob <= 0 and segment.start <= segment.end for segment in answer.segments)
 
@@ -97,13 +92,13 @@ def test_stream_of_events(client: openai.OpenAI, recognizer: Recognizer) -> None
 
 
 def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -> None:
-    """Each stretch comes as soon as it is final, while later pieces still wait to be computed."""
+    """Each part of the text is sent as soon as it is final, while later pieces still wait to be computed."""
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     slow = offline_recognizer()
-    go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
+    go_on, num_calls, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
 
     def one_by_one(recordings: list[np.ndarray], **options: object) -> object:
-        if next(num_heard) == 4:
+        if next(num_calls) == 4:
             assert go_on.wait(WATCHDOG_S)
         return transcribe_many(recordings, **options)  # type: ignore[arg-type]
 
@@ -181,7 +176,7 @@ def test_the_number_of_hotwords_is_limited(server: Service) -> None:
     for fields in ({"prompt": "A" * 20_001}, {"keywords[]": ["A" * 15_000, "B" * 15_000]}):
         response = post(server, **fields)  # type: ignore[arg-type]
         assert response.status_code == 400
-        assert "of at most 20000 characters in total" in message_of(response)
+        assert "at most 20000 characters in total" in message_of(response)
 
 
 def test_a_page_of_another_site_may_not_post(server: Service) -> None:
@@ -198,8 +193,8 @@ def test_a_page_of_another_site_may_not_post(server: Service) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence_part"),
     [
-        (b"this is not audio", "in a.wav, got an unknown or damaged format"),
-        (wav(sentence() * float("nan")), "finite samples in a.wav"),
+        (b"this is not audio", ", but has an unknown or damaged format"),
+        (wav(sentence() * float("nan")), "samples of a.wav must be finite"),
         (wav(sentence() * 32768), "if it is int16 as floats, divide by 32768"),
         (wav(sentence(), subtype="PCM_16")[:20_000], "the file is truncated"),
     ],

@@ -1,5 +1,8 @@
-"""Law: after many bad and good clients, a server uses no more memory than before. In a process of its own, since
-that of the tests has clients in it; its figures are printed (pytest -rP shows them)."""
+"""Law: after many bad and good clients, a server uses no more memory than before.
+
+The server runs in a process of its own, since that of the tests has clients in it; its figures are printed (pytest -rP shows
+them).
+"""
 
 import os
 import subprocess
@@ -14,10 +17,20 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.serve.clients import FORM, PART, answer_of, frame, raw_request, raw_socket, results_of, stream_samples
+from tests.serve.clients import (
+    FORM,
+    PART,
+    answer_of,
+    closed,
+    frame,
+    post,
+    raw_request,
+    raw_socket,
+    results_of,
+    stream_samples,
+    ws,
+)
 from tests.serve.running import gauge, sentence, streaming_recognizer, wait_until, wav
-from tests.serve.test_http import post
-from tests.serve.test_sockets import closed, ws
 from zipasr.model import AsrModel
 from zipasr.serve.protocol import write_recording
 
@@ -53,8 +66,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     if not Path("/proc/self/statm").exists():
         pytest.skip("the memory of another process is read from /proc, which only Linux has")
     folder, recognizer = tmp_path_factory.mktemp("run") / "tiny", streaming_recognizer()
-    assert isinstance(recognizer.scorer, AsrModel)
-    recognizer.scorer.save(folder / "model", recognizer.tokenizer)
+    assert isinstance(recognizer.engine.scorer, AsrModel)
+    recognizer.engine.scorer.save(folder / "model", recognizer.engine.tokenizer)
     flags = (
         "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 5 --max-connections 25".split()
     )
@@ -170,7 +183,7 @@ def run_round(served: Served) -> None:
 
 
 def test_memory_does_not_grow(served: Served) -> None:
-    """The first rounds fill caches."""
+    """The first rounds fill caches and do not count."""
     sizes_mb = []
     for number in range(NUM_WARM_UPS + NUM_ROUNDS):
         if number in (0, NUM_WARM_UPS):

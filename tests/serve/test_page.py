@@ -12,12 +12,11 @@ import pytest
 import soundfile
 from websockets.sync.client import connect
 
-from tests.serve.browser import Browser, browser
+from tests.serve.browser import FAKE_MICROPHONE, Browser, browser
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.pages import PAGE_PATHS
 
-FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 NOTE_WHAT_IS_SAVED = """
 window.saved = [];
 window.Blob = class extends Blob { constructor(parts, options) { super(parts, options); saved.push(parts.join("")); } };
@@ -149,10 +148,10 @@ def test_text_and_progress_of_a_long_recording(chromium: Browser, tmp_path: Path
     samples = np.concatenate([sentence(seed % 5, 5.0) for seed in range(30)])
     soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="PCM_16")
     slow = offline_recognizer()
-    go_on, num_heard, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
+    go_on, num_calls, transcribe_many = threading.Event(), itertools.count(1), slow.transcribe_many
 
     def one_by_one(recordings: list[np.ndarray], **options: object) -> object:
-        if next(num_heard) == 4:
+        if next(num_calls) == 4:
             assert go_on.wait(WATCHDOG_S)
         return transcribe_many(recordings, **options)  # type: ignore[arg-type]
 
@@ -195,7 +194,10 @@ def test_the_page_shows_that_a_file_is_not_a_recording(chromium: Browser, tmp_pa
     with running(offline_recognizer()) as service:
         chromium.open(service.url)
         transcribe(chromium, tmp_path / "notes.txt")
-        assert "in notes.txt, got an unknown or damaged format" in chromium.text("#error")
+        assert (
+            "notes.txt must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format"
+            in chromium.text("#error")
+        )
         assert chromium.evaluate("document.querySelector('#work').hidden")
 
 

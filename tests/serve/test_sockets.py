@@ -13,16 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.ports import free_port
-from tests.serve.clients import results_of, send_recordings, sherpa_program, stream_file, stream_samples
-from tests.serve.running import Reachable, offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.clients import (
+    closed,
+    results_of,
+    send_recordings,
+    sherpa_program,
+    stream_file,
+    stream_samples,
+    utterances_of,
+    ws,
+)
+from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
-from zipasr.transcript import Transcript, to_cues
+from zipasr.transcript import to_cues
 
 ONLINE_KEYS = {
     *("text", "tokens", "timestamps", "ys_probs", "lm_probs", "context_scores", "segment", "words", "start_time"),
@@ -40,38 +49,6 @@ def streaming() -> Recognizer:
 def server() -> Iterator[Service]:
     with running(streaming_recognizer(), max_utterance_s=60.0) as service:
         yield service
-
-
-def ws(service: Reachable, path: str = "/") -> str:
-    return service.url.replace("http", "ws") + path
-
-
-def utterances_of(recognizer: Recognizer, samples: np.ndarray) -> list[Transcript]:
-    """The utterances of live audio, decoded chunk by chunk as a server does."""
-    stream, found = recognizer.stream(), []
-
-    def decode_ready() -> None:
-        while recognizer.decode_streams([stream]):
-            if stream.is_endpoint():
-                found.append(stream.result())
-                stream.reset()
-
-    stream.accept_waveform(samples)
-    decode_ready()
-    stream.input_finished()
-    decode_ready()
-    return [*found, stream.finish()]
-
-
-def closed(connection: ClientConnection) -> tuple[int, str]:
-    """The close code and the reason with which the server closes a connection."""
-    try:
-        while True:
-            connection.recv(WATCHDOG_S)
-    except ConnectionClosed as end:
-        frame = end.rcvd
-    assert frame is not None, "the server must say why"
-    return frame.code, frame.reason
 
 
 def test_the_wheels_client_works_unchanged(server: Service, streaming: Recognizer, tmp_path: Path) -> None:
@@ -224,7 +201,7 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
 @pytest.mark.parametrize(
     ("path", "message", "code", "sentence_part"),
     [
-        ("/online", "hello", 1003, "got the text 'hello'"),
+        ("/online", "hello", 1003, "but is the text 'hello'"),
         ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
         ("/online", b"this is not audio at all, but enough of it.." * 100, 1007, "must be finite numbers"),
         ("/online", LOUD, 1007, "is 12000; if it is int16 as floats, divide by 32768"),
@@ -234,15 +211,15 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
             1007,
             "if it is int16 as floats, divide by 32768",
         ),
-        ("/offline", "hello", 1003, "got the text 'hello'"),
-        ("/offline", b"RIFF....WAVEfmt ", 1003, "Expected a sample rate"),
+        ("/offline", "hello", 1003, "but is the text 'hello'"),
+        ("/offline", b"RIFF....WAVEfmt ", 1003, "The first value, the sample rate, must be"),
         ("/offline", np.array([16_000, 7], "<i4").tobytes(), 1003, "multiple of 4"),
         ("/offline", np.array([16_000, 2_000_000_000], "<i4").tobytes(), 1009, "at most 60 s"),
         (
             "/offline",
             np.array([16_000, 400], "<i4").tobytes() + b"\x00\x00\xc0\x7f" * 100,
             1007,
-            "finite samples in the rec",
+            "samples of the recording must be finite",
         ),
     ],
 )

@@ -11,10 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.serve.clients import answer_of, frame, raw_socket, results_of, stream_samples
+from tests.serve.clients import answer_of, closed, frame, post, raw_socket, results_of, stream_samples, utterances_of, ws
 from tests.serve.running import gauge, held, running, sentence, streaming_recognizer, wait_until, wav
-from tests.serve.test_http import post
-from tests.serve.test_sockets import closed, utterances_of, ws
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 

@@ -1,8 +1,8 @@
-"""For tests: train in children of this process, which are killed at random moments, until the run is finished.
+"""A training run in child processes that are killed at random moments, until the run is finished.
 
     python -m tests.train.kills OUT DATA NUM_KILLS
 
-Children are forked, since to import everything takes longer than the run.
+Children are forked, since importing everything takes longer than the run.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ NUM_STEPS = 120
 
 
 def start(data: str, out: Path, num_workers: int = 0, last_step: int = NUM_STEPS) -> int:
-    """Begin to train, or go on, in a child that comes no further than some step; its process number."""
+    """Start or resume training in a child process that takes no step after `last_step`; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -33,7 +33,7 @@ def start(data: str, out: Path, num_workers: int = 0, last_step: int = NUM_STEPS
 
     def wait_at_the_end(self: Stepper, batch: Any, b: int) -> Any:
         if b > last_step:
-            time.sleep(3600.0)  # so that however fast the machine is, there is something to kill
+            time.sleep(3600.0)  # so that there is something to kill, however fast the machine is
         return losses(self, batch, b)
 
     Stepper.losses = wait_at_the_end  # type: ignore[method-assign]
@@ -54,7 +54,7 @@ def start(data: str, out: Path, num_workers: int = 0, last_step: int = NUM_STEPS
 
 
 def main(out: str, data: str, num_kills: int) -> None:
-    """Train whole, then in parts."""
+    """Train a whole run, and one that is killed and resumed."""
     torch.set_num_threads(1)
     begin = time.monotonic()
     assert os.waitpid(start(data, Path(out) / "whole"), 0)[1] == 0

@@ -1,4 +1,4 @@
-"""Processes that train together, for tests: `launch` starts some as torchrun would, each calling a function of this file."""
+"""Processes that train together: `launch` starts them like torchrun, each with a function of this file."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tests.train.tones import minute_config, minute_model
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.optim import Eden
-from zipasr.train import loop
+from zipasr.train import setup
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks, joined
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def launch(work: str, *args: object, size: int = 2) -> list[subprocess.Popen[str]]:
-    """Start ranks that call the function `work` of this file with arguments, as text."""
+    """Start ranks that call the function `work` of this file with arguments, passed as text."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     common |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.train.ranks", work, *map(str, args)]
@@ -47,17 +47,17 @@ def launch(work: str, *args: object, size: int = 2) -> list[subprocess.Popen[str
 
 
 def make_exact() -> None:
-    """Let steps be functions of the gradients that rounding does not blow up.
+    """Make steps functions of the gradients that do not amplify rounding.
 
     Every model trains as in eval mode (no dropout, skips, masks or constraints), by plain gradient descent: Adam makes full
-    steps of gradients that are zero but for rounding, such as that of the bias of attention keys.
+    steps even for gradients that are zero up to rounding, such as that of the bias of attention keys.
     """
     AsrModel.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign,assignment]
-    loop._new_optimizer = lambda config, model: descent(model)  # type: ignore[assignment]
+    setup.new_optimizer = lambda config, model: descent(model)  # type: ignore[assignment]
 
 
 def descent(model: nn.Module) -> tuple[torch.optim.Optimizer, Eden]:
-    """Plain gradient descent."""
+    """An optimizer for plain gradient descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     return optimizer, Eden(optimizer, lr_batches=100.0, lr_epochs=100.0, warmup_batches=1.0)
 
@@ -75,7 +75,7 @@ def random_batch(generator: torch.Generator, size: int = 8) -> Batch:
 
 
 def new_stepper(config: TrainConfig, ranks: Ranks | None = None) -> Stepper:
-    """A stepper on a model that is the same every time."""
+    """A stepper on a model with the same weights every time."""
     model = AsrModel(minute_model().config)
     model.load_state_dict(minute_model().state_dict())
     state = TrainState(model, *descent(model), RunningAverage(model, 2), Position())
@@ -91,7 +91,7 @@ def take_steps(stepper: Stepper, batches: list[list[Batch | None]]) -> dict[str,
 
 
 def law(out: str, data: str) -> None:
-    """Each rank half of every batch, then a whole run on a plan of an odd number of batches."""
+    """Train each rank on half of every batch, then a whole run on a plan with an odd number of batches."""
     make_exact()
     with joined("cpu", 60.0) as (ranks, _):
         generator = torch.Generator().manual_seed(0)
@@ -111,11 +111,11 @@ def law(out: str, data: str) -> None:
 
 
 def step_in_trouble(stepper: Stepper, batches: list[Batch | None], trouble: str) -> list[Any]:
-    """What a step says and does where rank 1 has a loss or gradients that are not finite, or no memory."""
+    """Take a step in which rank 1 has a loss or gradients that are not finite, or too little memory; save the outcome."""
     losses, is_second = stepper.losses, stepper.ranks.rank == 1
 
-    def spoil(batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(batch, num_batches)
+    def spoil(batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(batch, num_steps)
         if is_second and trouble == "memory":
             raise torch.OutOfMemoryError("out of memory")
         bad = (0.0 * next(stepper.state.model.parameters())).sum().sqrt() if trouble == "gradient" else float("nan")
@@ -128,25 +128,25 @@ def step_in_trouble(stepper: Stepper, batches: list[Batch | None], trouble: str)
 
 
 def law_config(data: str, **changes: Any) -> TrainConfig:
-    """Three batches an epoch, with nothing random in them."""
+    """A run of three batches per epoch without randomness."""
     plain = minute_config().batch
     return minute_config(data, batch=dataclasses.replace(plain, spec_augment=None), num_epochs=3, lr=0.02, **changes)
 
 
 def runs(out: str, data: str) -> None:
-    """A whole run with all that is random, and one of two parts."""
+    """Train a whole run with all randomness on, and one in two parts."""
     for i, (name, num_epochs) in enumerate((("whole", 4), ("parts", 2), ("parts", 4))):
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + (i > 0))
         train(minute_config(data, num_epochs=num_epochs, save_interval=3), Path(out) / name, is_quiet=True)
 
 
 def diverging(out: str, data: str) -> None:
-    """A run in which the second rank has no finite loss from step 2 on."""
+    """Train a run in which the second rank has no finite loss from step 2 on."""
     losses = Stepper.losses
 
-    def spoil(self: Stepper, batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(self, batch, num_batches)
-        return parts, total * float("nan") if num_batches >= 2 and self.ranks.rank == 1 else total
+    def spoil(self: Stepper, batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(self, batch, num_steps)
+        return parts, total * float("nan") if num_steps >= 2 and self.ranks.rank == 1 else total
 
     Stepper.losses = spoil  # type: ignore[method-assign]
     batch = dataclasses.replace(minute_config().batch, max_duration_s=4.0)
@@ -155,7 +155,7 @@ def diverging(out: str, data: str) -> None:
 
 
 def endless(out: str, data: str) -> None:
-    """What `zipasr train` does for a run that does not end."""
+    """Do what `zipasr train` does, for a run that does not end."""
     from zipasr.cli import main
 
     recipe = Path(out) / "endless.py"

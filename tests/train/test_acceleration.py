@@ -1,4 +1,4 @@
-"""Recomputed and compiled blocks. Law: the same gradients, with everything random on, and the same names of parameters."""
+"""Recomputed and compiled blocks. Law: the same gradients with all randomness on, and the same parameter names."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from zipasr.train.acceleration import compile_blocks, encoder_blocks, recompute_
 
 
 def gradients(model: AsrModel, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Gradients of a batch in training mode, half-way through the schedules, and the random state afterwards."""
+    """Gradients of a batch in training mode, halfway through the schedules, and the random state afterwards."""
     batch = random_batch(torch.Generator().manual_seed(0), 4)
     model.train()
     set_step(model, 1000.0)
@@ -30,7 +30,7 @@ def fresh_model() -> AsrModel:
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
-    """With dropout, skips and constraints on, over several draws of which of them act."""
+    """This holds with dropout, skips and constraints, over several draws of which of them are active."""
     plain, recomputing = fresh_model(), fresh_model()
     recompute_activations(recomputing.encoder)
     assert len(encoder_blocks(recomputing.encoder)) == 2
@@ -46,7 +46,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 def kept_bytes(model: AsrModel, seed: int) -> int:
     """Memory that the forward pass of the blocks keeps for the backward pass, each storage once."""
-    is_inside, storages = [False], dict[int, torch.UntypedStorage]()  # they stay alive, or an address would come again
+    is_inside, storages = [False], dict[int, torch.UntypedStorage]()  # they stay alive, or an address would be used again
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         if is_inside[0]:
@@ -65,7 +65,7 @@ def kept_bytes(model: AsrModel, seed: int) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_recomputing_frees_activations(seed: int) -> None:
-    """Of each block, the forward pass keeps little more than the input."""
+    """For each block, the forward pass keeps little more than the input."""
     plain, recomputing = fresh_model().train(), fresh_model().train()
     recompute_activations(recomputing.encoder)
     assert kept_bytes(recomputing, seed) < 0.2 * kept_bytes(plain, seed)
@@ -73,7 +73,7 @@ def test_recomputing_frees_activations(seed: int) -> None:
 
 @pytest.mark.parametrize("num_frames", [1, 7])
 def test_a_block_is_one_graph_in_inference(num_frames: int) -> None:
-    """Nothing in it stops torch.compile."""
+    """Nothing in a block breaks the graph of torch.compile."""
     block = encoder_blocks(fresh_model().eval().encoder)[0]
     channels = block.attention_weights.in_proj.in_features
     x, is_padding = torch.randn(2, num_frames, channels), torch.zeros(2, num_frames, dtype=torch.bool)
@@ -85,7 +85,7 @@ def test_a_block_is_one_graph_in_inference(num_frames: int) -> None:
 
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_gradients() -> None:
-    """The graphs are captured and run as they are: kernels need a compiler, which a test must not."""
+    """The graphs are captured and run as they are: kernels would need a compiler, which a test must not require."""
     plain, compiled = fresh_model(), fresh_model()
     compile_blocks(compiled.encoder, backend="aot_eager")
     model_names = list(compiled.state_dict())

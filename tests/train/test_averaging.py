@@ -1,4 +1,4 @@
-"""The running average. Reference: plain means, over the whole run and over any part of it."""
+"""The running average. Reference: plain means over the whole run and over any part of it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`TrainConfig`. Contract: JSON and back; settings that mean nothing are refused by name before any work is done."""
+"""`TrainConfig`. Contract: JSON round trip; meaningless settings are refused by name before any work is done."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The search that a run chooses. Run: it is near the best even for a model that emits bursts. Contract: what follows it."""
+"""The search that a run chooses. Run: it is close to the best even for a model that emits bursts. Contract: what uses it."""
 
 import dataclasses
 import json
@@ -14,17 +14,17 @@ from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.search.default_search import SEARCH_FILE, read_default_search
 from zipasr.search.strategy import SearchConfig
+from zipasr.train.checkpoint_average import average_checkpoints, run_checkpoints
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import TrainReport, train
 from zipasr.train.metrics import read_metrics
-from zipasr.train.selection import average_checkpoints, run_checkpoints
 
 ORDERS = ("DOUBLE COFFEE PLEASE", "SMALL CARAMEL COFFEE", "CARAMEL COFFEE PLEASE", "SMALL DOUBLE COFFEE")
 SOUNDS = {"CARAMEL": (300, 500), "COFFEE": (900, 700), "PLEASE": (2000, 2600), "DOUBLE": (400, 3000), "SMALL": (3000, 600)}
 
 
 def write_orders(folder: Path) -> Path:
-    """Four sentences, again and again: about 17 characters a second, for 25 frames."""
+    """Four sentences, repeated: about 17 characters per second, for 25 frames."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for split, number in (("train", 60), ("dev", 24)):

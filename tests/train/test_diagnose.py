@@ -1,6 +1,5 @@
-"""Activation diagnostics. Reference: slow code over activations that are kept. Law: what is marked is what Balancer and
-Whiten act upon; the model is left as it was. Contract: no speech and damaged runs are errors, NaN is the worst of all.
-"""
+"""Activation diagnostics. Reference: slow code over stored activations. Law: the marked channels are those that Balancer and
+Whiten act on; the model does not change. Contract: empty dev sets and damaged runs are errors, NaN is the worst of all."""
 
 import copy
 import dataclasses
@@ -23,7 +22,7 @@ from zipasr.nn.constraint import Balancer, Whiten, _whitening_metric
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.data import read_cuts
-from zipasr.train.diagnose import diagnose, read_speech, training_step
+from zipasr.train.diagnose import diagnose, read_speech, schedule_progress_of
 from zipasr.train.state import TRAINING_FILE
 
 
@@ -73,20 +72,20 @@ def test_figures_are_those_of_all_activations_together() -> None:
 
 
 class _OneModule(nn.Module):
-    """Enough of a model to be diagnosed: its encoder is one module that sees the features themselves."""
+    """The part of a model that diagnosis needs: its encoder is one module that receives the features themselves."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.encoder = module
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def loss(self, features: Tensor, *_: Tensor) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, *_: Tensor) -> dict[str, Tensor]:
         self.encoder(features)
         return {}
 
 
 def activations(rms: float, positive: float, channels: int = 8) -> Tensor:
-    """Independent channels, Gaussian, with this root mean square and about this share of positive values."""
+    """Independent Gaussian channels with this root mean square and about this share of positive values."""
     x = torch.randn(1, 4000, channels, generator=torch.Generator().manual_seed(0)).double()
     x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
     x = x + math.sqrt(2.0) * torch.special.erfinv(torch.tensor(2.0 * positive - 1.0)).item()
@@ -95,7 +94,7 @@ def activations(rms: float, positive: float, channels: int = 8) -> Tensor:
 
 def diagnose_one(module: nn.Module, x: Tensor, step: float = math.inf) -> tuple[float, float | None, float | None]:
     one = Batch(x, torch.tensor([x.shape[1]]), torch.zeros(1, 1).long(), torch.ones(1).long(), ("u",), 1.0)
-    (report,) = diagnose(_OneModule(module), [one], step=step)  # type: ignore[arg-type]
+    (report,) = diagnose(_OneModule(module), [one], progress=step)  # type: ignore[arg-type]
     assert report.is_exceeded == (report.badness > 0.0)
     return report.badness, report.outside, report.whiteness
 
@@ -193,20 +192,19 @@ def test_no_speech() -> None:
         diagnose(minute_model(), [])
 
 
-def test_training_step_of_runs_checkpoints_and_models(tmp_path: Path) -> None:
+def test_schedule_progress_of_runs_checkpoints_and_models(tmp_path: Path) -> None:
     from zipasr import checkpoint
 
     config = minute_config()
     folders = [tmp_path / "checkpoints" / f"batch-{b:08d}" for b in (5, 10)]
     for b, folder in zip((5, 10), folders, strict=True):
-        checkpoint.write_folder(
-            folder, documents={TRAINING_FILE: {"position": {"num_batches": b}, "ranks": [None]}}, tensors={}, blobs={}
-        )
+        note = {"position": {"num_steps": b}, "divergence": {}, "ranks": [None]}
+        checkpoint.write_folder(folder, documents={TRAINING_FILE: note}, tensors={}, blobs={})
     (tmp_path / "model").mkdir()
-    assert training_step(tmp_path / "model") == math.inf  # no configuration of a run
+    assert schedule_progress_of(tmp_path / "model") == math.inf  # not a configuration of a run
     (tmp_path / "config.json").write_text(json.dumps(to_json(dataclasses.replace(config, ref_duration_s=6.0))))
-    assert [training_step(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s a batch
-    assert training_step(tmp_path / "elsewhere") == math.inf
+    assert [schedule_progress_of(path) for path in (*folders, tmp_path / "model")] == [10.0, 20.0, 20.0]  # 12 s per batch
+    assert schedule_progress_of(tmp_path / "elsewhere") == math.inf
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="must be the configuration of a run"):
-        training_step(tmp_path / "model")
+        schedule_progress_of(tmp_path / "model")

@@ -1,6 +1,5 @@
-"""Training in several processes. Law: two ranks are one with the doubled batch. Run: they stop together, go on as if they
-had not stopped, and say what to do when one of them dies. All over gloo on the CPU.
-"""
+"""Training in several processes. Law: two ranks equal one rank with the doubled batch. Run: they stop together, resume to
+the same bits, and report what to do when one of them dies. All over gloo on the CPU."""
 
 import json
 import os
@@ -30,7 +29,7 @@ from tests.watchdog import WATCHDOG_S
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
-from zipasr.train import loop
+from zipasr.train import setup
 from zipasr.train.distributed import Ranks, _fresh_part, ranks_of_environment
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
@@ -43,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finish(processes: list[subprocess.Popen[str]], timeout_s: float = WATCHDOG_S) -> list[str]:
-    """What the processes wrote to stderr, once all are done."""
+    """The stderr of the processes, once all have ended."""
     try:
         return [process.communicate(timeout=timeout_s)[1] for process in processes]
     finally:
@@ -58,10 +57,10 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 
 def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps on halves of batches; then a run whose last step of each epoch has a batch for one rank only."""
+    """Steps on halves of batches; then a run whose last step of each epoch has a batch for only one rank."""
     processes = launch("law", tmp_path, data)
-    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # undone with what follows
-    monkeypatch.setattr(loop, "_new_optimizer", loop._new_optimizer)
+    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
+    monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
     make_exact()
     generator = torch.Generator().manual_seed(0)
     one = take_steps(new_stepper(minute_config()), [[random_batch(generator)] for _ in range(5)])
@@ -77,11 +76,11 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
     assert said[0][0] == [False, True, "skipped a batch whose loss is nan: u4, u5, u6, u7"]
     assert said[0][1] == [False, True, "skipped a batch whose gradients are not finite: u4, u5, u6, u7"]
     assert said[0][2] == [True, False, "skipped utterances that do not fit into memory even alone: u4, u5, u6, u7"]
-    assert said[0][3] is False  # the first rank learned in the last of these
+    assert said[0][3] is False  # the first rank trained in the last of these
     assert max(float((tensor - before[name]).abs().max()) for name, tensor in one.items()) > 0.01
     assert errors[1] == ""
     folders = [checkpoint_folders(tmp_path / name) for name in ("run", "one")]
-    assert list(folders[0]) == list(folders[1]) == [6]  # 3 batches an epoch: 2 steps, of 2 and of 1
+    assert list(folders[0]) == list(folders[1]) == [6]  # 3 batches per epoch: 2 steps, of 2 batches and of 1
     weights = [CheckpointFolder(folder[6]).tensors("model.safetensors") for folder in folders]
     assert_close(*weights)
     lines = [[line for line in read_metrics(tmp_path / name) if line["kind"] == "train"] for name in ("run", "one")]
@@ -90,7 +89,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
 
 
 def test_resumed_ranks_are_bit_identical(data: Path, tmp_path: Path) -> None:
-    """With everything random on, and random states of their own; a rank's masks are not another's."""
+    """This holds with all randomness on, and with random states that differ between ranks."""
     processes = launch("runs", tmp_path, data)
     errors = finish(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
@@ -115,7 +114,7 @@ def test_ranks_go_back_and_give_up_together(data: Path, tmp_path: Path) -> None:
     assert errors[0].count("skipped a batch whose loss is nan") == 4
     assert "diagnosis of step 3: learning rate" in errors[0]
     assert f"The last good checkpoint is {checkpoint_folders(tmp_path)[1]}" in errors[0]
-    assert "ZipasrError" in errors[0]  # raised by the first, while the others leave quietly
+    assert "ZipasrError" in errors[0]  # raised by the first rank, while the others exit silently
     assert errors[1] == ""
 
 
@@ -135,7 +134,7 @@ def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_pat
     )
     processes = launch("endless", tmp_path, data)
     wait_for_lines(tmp_path / "run", 2, processes)
-    processes[1].send_signal(signal.SIGTERM)  # only one of them: they agree
+    processes[1].send_signal(signal.SIGTERM)  # to only one of them: they agree
     errors = finish(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     (stopped,) = checkpoint_folders(tmp_path / "run")
@@ -156,7 +155,7 @@ def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_pat
 
 @pytest.mark.slow
 def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: Path) -> None:
-    """Two agents meet by torchrun's own rendezvous; a worker that is killed costs one restart of both, from a checkpoint."""
+    """Two agents meet by torchrun's own rendezvous; a killed worker costs one restart of both, from a checkpoint."""
     (tmp_path / "short.py").write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
         "def run() -> TrainConfig:\n"
@@ -186,7 +185,7 @@ def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: P
         said = [agent.communicate(timeout=WATCHDOG_S) for agent in agents]
     finally:
         for agent in agents:
-            agent.terminate()  # which ends its worker, if there still is one
+            agent.terminate()  # this ends its worker, if it is still alive
     assert [agent.returncode for agent in agents] == [0, 0], said
     assert sum(out.count("dev WER") for out, _ in said) == 1
     errors = "".join(error for _, error in said)
@@ -195,12 +194,12 @@ def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: P
 
 
 def child_of(pid: int) -> int:
-    """The process that an agent watches over."""
+    """The process that an agent supervises."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def test_processes_meet_where_others_met_before() -> None:
-    """Three at a time in one store, as torchrun keeps it over restarts: each time in a part that is empty."""
+    """Three processes at a time share one store, as torchrun keeps it over restarts, each time in an empty part."""
     store, size, seen = torch.distributed.HashStore(), 3, set[str]()
     for _ in range(4):
         with ThreadPoolExecutor(size) as pool:
@@ -212,7 +211,7 @@ def test_processes_meet_where_others_met_before() -> None:
         seen.add(store.get("zipasr/call").decode())
     assert len(seen) == 4
     with pytest.raises(RuntimeError, match=r"3 processes did not meet in 0\.2 s"):
-        _fresh_part(store, 1, size, 0.2)  # what the others said before is no answer
+        _fresh_part(store, 1, size, 0.2)  # earlier messages of the others are not an answer
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
-"""Why words are missing. Reference: a model that bursts by construction, counted by hand. Contract: what the JSON
-holds; models without a head, and no speech.
-"""
+"""Why words are missing. Reference: a model that emits bursts by construction, counted by hand. Contract: the content of the
+JSON; models without one of the heads, and empty dev sets."""
 
 import dataclasses
 import json
@@ -30,7 +29,7 @@ BURST_FRAME = 3
 
 
 class BurstingModel(ToyScorer):
-    """Emits ABCD label by label in one frame, and is silent otherwise; its CTC head has a label in each of frames 0 to 4."""
+    """Emits ABCD label by label in one frame, and blanks otherwise; its CTC head has a label in each of frames 0 to 4."""
 
     def __init__(self, lattice: LatticeKind = "regular") -> None:
         super().__init__(TOKENIZER.vocab_size)

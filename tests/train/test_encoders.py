@@ -1,5 +1,5 @@
-"""Training with other encoders and with Adam. Run: every family of encoders learns under the same trainer, every ablation
-takes its steps. Law: a resumed run is bit-identical, with Adam and with statistics that are not weights."""
+"""Training with other encoders and with Adam. Run: every encoder family learns with the same trainer, every ablation takes
+its steps. Law: a resumed run is bit-identical, with Adam and with statistics that are not weights."""
 
 import dataclasses
 from pathlib import Path
@@ -36,7 +36,7 @@ def config_with(encoder: EncoderConfig, data: Path, **changes: Any) -> TrainConf
 
 
 def small(config: Any) -> EncoderConfig:
-    """The tiny encoder of a family, for 80 mel bins and without dropout, which it is too small for."""
+    """The tiny encoder of a family, for 80 mel bins and without dropout, for which it is too small."""
     fields = {field.name for field in dataclasses.fields(config)}
     calm = {name: 0.0 for name in ("dropout", "layer_drop") if name in fields}
     return dataclasses.replace(config, num_features=80, channels=32, subsampling_channels=8, **calm)
@@ -99,9 +99,9 @@ def test_rate_under_adam_is_that_of_noam(data: Path, tmp_path: Path) -> None:
     train(config_with(encoder, data, num_epochs=4, adam=ADAM), tmp_path, is_quiet=True)
     for line in read_metrics(tmp_path):
         if line["kind"] == "train":
-            expected = ADAM.factor * noam_factor(line["batch"], warmup_batches=ADAM.warmup_batches)
+            expected = ADAM.factor * noam_factor(line["step"], warmup_batches=ADAM.warmup_batches)
             assert line["lr"] == pytest.approx(expected)
-            assert "clip_factor" not in line  # that of ScaledAdam
+            assert "clip_factor" not in line  # the same as with ScaledAdam
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3])

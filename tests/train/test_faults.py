@@ -1,6 +1,5 @@
-"""What goes wrong in training. Run: it is said, and loses nothing: a full disk, a torn checkpoint, losses that are not
-finite, utterances, recordings and manifests that cannot be used.
-"""
+"""Faults during training. Run: each is reported and loses nothing: a full disk, a truncated checkpoint, losses that are not
+finite, unusable utterances, recordings and manifests."""
 
 import dataclasses
 import errno
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.test_loop import assert_same, content, run
+from tests.train.runs import assert_same, content, run
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder
@@ -77,7 +76,7 @@ def test_loss_that_is_not_finite_is_skipped_and_reported(
     folders = checkpoint_folders(tmp_path)
     before, after = (CheckpointFolder(folders[n]).tensors("model.safetensors") for n in (1, 10))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    lines = {line["batch"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
+    lines = {line["step"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
     assert "loss" not in lines[5]
     assert "loss" in lines[11]
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
@@ -113,7 +112,7 @@ def test_vocabulary_is_reduced_with_a_warning(small_data: Path, tmp_path: Path, 
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, kind="unigram", vocab_size=5000))
     with caplog.at_level(logging.WARNING):
         run(config, tmp_path)
-    assert "Expected a vocabulary of 5000, but the text allows only" in caplog.text
+    assert "vocab_size is 5000, but the text allows only" in caplog.text
     model, tokenizer = AsrModel.load(tmp_path / "model")
     assert model.config.vocab_size == tokenizer.vocab_size < 100
     run(dataclasses.replace(config, num_epochs=2), tmp_path)
@@ -138,35 +137,35 @@ def test_nothing_to_validate_on(small_data: Path, tmp_path: Path) -> None:
         run(minute_config(data), tmp_path / "run")
 
 
-def test_sound_at_another_rate(small_data: Path, tmp_path: Path) -> None:
+def test_audio_at_another_rate(small_data: Path, tmp_path: Path) -> None:
     data = with_cuts(small_data, tmp_path / "data", cut_of(small_data / "train000.flac", "LO").resample(8000))
     with pytest.raises(DataError, match=r"16000 Hz, but train000 .* at 8000 Hz"):
         run(minute_config(data), tmp_path / "run")
 
 
-def with_gone_sound(source: Path, folder: Path, split: str) -> Path:
-    """A data folder with one more cut, whose recording is not there any more."""
+def with_missing_audio(source: Path, folder: Path, split: str) -> Path:
+    """A data folder with one more cut, whose recording no longer exists."""
     path = shutil.copy(source / "train000.flac", folder / "gone.flac")
     data = with_cuts(source, folder / "data", cut_of(Path(path), "LO"), split=split)
     (folder / "gone.flac").unlink()
     return data
 
 
-def test_sound_of_dev_that_is_gone(small_data: Path, tmp_path: Path) -> None:
+def test_dev_audio_that_is_missing(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the audio of gone"):
-        run(minute_config(with_gone_sound(small_data, tmp_path, "dev")), tmp_path / "run")
+        run(minute_config(with_missing_audio(small_data, tmp_path, "dev")), tmp_path / "run")
 
 
 def test_training_audio_that_is_missing_is_skipped(
     small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Said once in each process; a run that was interrupted goes on as the other."""
-    data = with_gone_sound(small_data, tmp_path, "train")
+    """Each process reports it once; an interrupted run continues like the whole run."""
+    data = with_missing_audio(small_data, tmp_path, "train")
     run(minute_config(data, num_epochs=2), tmp_path / "whole")
     assert caplog.text.count("skipped 1 of 25 utterances: the audio of gone (") == 1
     for num_epochs in (1, 2):
         report = run(minute_config(data, num_epochs=num_epochs), tmp_path / "parts")
-    last = checkpoint_path(Path(), report.num_batches)
+    last = checkpoint_path(Path(), report.num_steps)
     assert_same(content(tmp_path / "parts" / last), content(tmp_path / "whole" / last))
 
 

@@ -1,20 +1,20 @@
-"""Finetuning. Run: new words are learned, with the checkpoint's vocabulary and with another; stopping changes nothing.
-Law: shared rows keep their bits, frozen parts do too, a merged model computes what the adapted one does. Contract: what
-the configuration becomes, what is printed, and every error."""
+"""Finetuning. Run: new words are learned, with the checkpoint's vocabulary and with another one; interruptions change
+nothing. Law: shared rows and frozen parts keep their bits, a merged model computes what the adapted one does. Contract: the
+resolved configuration, what is printed, and every error."""
 
 import copy
 import dataclasses
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.train.tones import WORDS, minute_config, with_attention, without_heads, write_tones
+from tests.train.recipes import ctc_recipe
+from tests.train.runs import run, stop_after_batches
+from tests.train.tones import NEW_WORDS, WORDS, minute_config, vocabulary, with_attention, write_tones
 from zipasr.baselines import SqueezeformerConfig
 from zipasr.baselines.blocks import MaskedBatchNorm
 from zipasr.checkpoint import CheckpointFolder
@@ -28,15 +28,13 @@ from zipasr.nn.lora import lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import AdamConfig, FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts
-from zipasr.train.finetune import VOCABULARY_LAYERS, begin, resolve, trained_groups
-from zipasr.train.loop import TrainReport, train
+from zipasr.train.finetune import VOCABULARY_LAYERS, begin, trained_groups
+from zipasr.train.resolve import resolve
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 from zipasr.train.validation import validate, validation_batches
 
-NEW_WORDS = {"FAR": (1500, 800), "NEAR": (600, 1800), "EAST": (2500, 1200)}
-"""With 11 entries of their own, 5 of which are also among the 14 of the old words: the special ones, ▁ and N."""
 SAME_LETTERS = {"MOP": (1500, 800), "NOD": (600, 1800), "WILD": (2500, 1200)}
-"""Words of the letters of the old ones."""
+"""Words made of the letters of the old words."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +47,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`old`, `new` and `same`: data of the three sets of words; `few`: little of the new ones."""
+    """`old`, `new` and `same` hold data of the three sets of words; `few` holds little data of the new words."""
     folder = tmp_path_factory.mktemp("finetune")
     write_tones(folder / "old")
     write_tones(folder / "new", num_train=24, sounds=NEW_WORDS, prefix="new-")
@@ -58,40 +56,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(data: Path | str, **changes: Any) -> TrainConfig:
-    """A run of 9 s on the old words, of 3 s on others, with a CTC head alone; no WER is left on the old ones."""
-    batch = dataclasses.replace(minute_config().batch, max_duration_s=6.0, spec_augment=None)
-    config = minute_config(data, batch=batch, num_epochs=15, lr=0.08, save_interval=20, average_share=0.15)
-    return dataclasses.replace(without_heads(config, has_transducer=False, has_ctc=True), **changes)
-
-
 @pytest.fixture(scope="module")
 def base(folder: Path) -> Path:
     """The folder of a run on the old words."""
-    report = run(recipe(folder / "old"), folder / "base")
+    report = run(ctc_recipe(folder / "old"), folder / "base")
     assert report.wer < 10
     return folder / "base"
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with all three heads and random weights, its vocabulary that of the old words."""
+    """A model folder with all three heads, random weights, and the vocabulary of the old words."""
     torch.manual_seed(0)
     config = dataclasses.replace(with_attention(minute_config()).model, vocab_size=14)
     model = AsrModel(config)
     return model.save(tmp_path_factory.mktemp("untrained") / "model", vocabulary(WORDS))
 
 
-def vocabulary(words: Any) -> Tokenizer:
-    return Tokenizer.train(list(words), kind="char", vocab_size=None)
-
-
-def run(config: TrainConfig, out: Path) -> TrainReport:
-    return train(config, out, is_quiet=True)
-
-
 def started(config: TrainConfig, tokenizer: Tokenizer, seed: int = 1) -> tuple[AsrModel, list[str]]:
-    """The model that a run begins with, and what it says."""
+    """The model with which a run starts, and the report on it."""
     torch.manual_seed(seed)
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     config = dataclasses.replace(config, model=model.config)
@@ -106,17 +89,17 @@ def fresh(config: TrainConfig, tokenizer: Tokenizer, seed: int = 1) -> AsrModel:
 def wer_on(data: Path, model_folder: Path) -> float:
     model, tokenizer = AsrModel.load(model_folder)
     cuts = read_cuts(data / "dev_cuts.jsonl.gz")
-    batches = validation_batches(cuts, tokenizer, recipe(data))
+    batches = validation_batches(cuts, tokenizer, ctc_recipe(data))
     return validate(model, batches, {c.id: c.supervisions[0].text for c in cuts}, tokenizer, torch.device("cpu")).metrics[
         "wer"
     ]
 
 
-# It learns
+# Learning
 
 
 def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_path: Path) -> None:
-    config = resolve(recipe(folder / "new", num_epochs=8, lr=0.3), ["finetune.vocabulary=new"], str(base))
+    config = resolve(ctc_recipe(folder / "new", num_epochs=8, lr=0.3), ["finetune.vocabulary=new"], str(base))
     assert config.lr == pytest.approx(0.03)
     before, _ = started(config, vocabulary(NEW_WORDS))
     before.save(tmp_path / "before", vocabulary(NEW_WORDS))
@@ -125,19 +108,19 @@ def test_learns_new_words_with_a_new_vocabulary(folder: Path, base: Path, tmp_pa
 
 
 MAX_FORGOTTEN = 10.0
-"""Percent by which the WER on the old words may rise while new ones are learned, with half of the audio being old."""
+"""Percent by which the WER on the old words may rise while new words are learned, with half of the audio being old."""
 
 
 def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
     folder: Path, base: Path, tmp_path: Path
 ) -> None:
-    """With the same vocabulary."""
+    """The vocabulary stays the same."""
     mix = json.dumps([{"data": str(folder / "old"), "share": 0.5}])
     before = {name: wer_on(folder / name, base / "model") for name in ("same", "old")}
     assert before["same"] > 80
     after = {}
     for name, settings in (("alone", []), ("mixed", [f"mix={mix}"])):
-        config = resolve(recipe(folder / "same", num_epochs=8, lr=0.3), settings, str(base))
+        config = resolve(ctc_recipe(folder / "same", num_epochs=8, lr=0.3), settings, str(base))
         assert run(config, tmp_path / name).wer < 30
         after[name] = wer_on(folder / "old", tmp_path / name / "model")
         tokenizer = Tokenizer.load(tmp_path / name / "tokenizer")
@@ -147,25 +130,25 @@ def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
 
 
 def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, tmp_path: Path) -> None:
-    """So that what is mixed in can be spelled, and every old piece keeps its row."""
+    """Texts of mixed-in data can thus be spelled, and every old piece keeps its row."""
     mix = json.dumps([{"data": str(folder / "old"), "share": 0.5}])
     settings = ["finetune.vocabulary=new", f"mix={mix}", "num_epochs=1"]
-    run(resolve(recipe(folder / "few"), settings, str(base)), tmp_path)
+    run(resolve(ctc_recipe(folder / "few"), settings, str(base)), tmp_path)
     assert set(Tokenizer.load(tmp_path / "tokenizer").pieces) == {*vocabulary(WORDS).pieces, *vocabulary(NEW_WORDS).pieces}
 
 
 def test_learns_faster_than_from_random_weights(folder: Path, base: Path, tmp_path: Path) -> None:
-    """A pretrained encoder alone helps: a model that starts at random has learned less after as many steps."""
-    config = resolve(recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
+    """A pretrained encoder alone helps: a model that starts at random has learned less after the same number of steps."""
+    config = resolve(ctc_recipe(folder / "new", num_epochs=5, lr=0.3), ["finetune.parts=encoder"], str(base))
     wer = run(config, tmp_path / "encoder").wer
     assert wer < 40
-    assert run(recipe(folder / "new", num_epochs=5), tmp_path / "nothing").wer > wer + 30
+    assert run(ctc_recipe(folder / "new", num_epochs=5), tmp_path / "nothing").wer > wer + 30
 
 
 def test_adapters_learn(folder: Path, base: Path, tmp_path: Path) -> None:
-    """New words by adapters and a new output layer; the rest of the trained weights stays as it was to the bit."""
+    """Adapters and a new output layer learn the new words; the other trained weights do not change by a bit."""
     settings = ["finetune.vocabulary=new", "finetune.lora={}", "lr=0.1"]
-    config = resolve(recipe(folder / "new", num_epochs=8), settings, str(base))
+    config = resolve(ctc_recipe(folder / "new", num_epochs=8), settings, str(base))
     assert run(config, tmp_path).wer < 30
     old, found = AsrModel.load(base / "model")[0].state_dict(), AsrModel.load(tmp_path / "model")[0].state_dict()
     model, _ = started(config, vocabulary(NEW_WORDS))
@@ -177,14 +160,14 @@ def test_adapters_learn(folder: Path, base: Path, tmp_path: Path) -> None:
     for name, tensor in CheckpointFolder(newest).tensors(LORA_FILE).items():
         if name.endswith(".base.weight"):
             assert torch.equal(tensor, old[name.replace(".base.", ".")]), name
-    assert AsrModel.load(newest)[0].config == AsrModel.load(tmp_path / "model")[0].config  # can be evaluated as it is
+    assert AsrModel.load(newest)[0].config == AsrModel.load(tmp_path / "model")[0].config  # can be evaluated directly
 
 
 # Weights
 
 
 def test_shared_rows_keep_their_bits_and_the_rest_is_new(untrained: Path) -> None:
-    """In all seven layers, weight and bias, whatever the places of the pieces in either vocabulary."""
+    """This holds for all seven layers, weight and bias, wherever the pieces are in either vocabulary."""
     old, old_tokenizer = AsrModel.load(untrained)
     tokenizer = vocabulary(NEW_WORDS)
     config = resolve(minute_config(), ["finetune.vocabulary=new"], str(untrained))
@@ -230,7 +213,7 @@ def test_encoder_only(untrained: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, (old if name.startswith("encoder.") else untouched)[name]), name
     assert lines[0] == f"started from encoder of {untrained}; new: transducer, ctc"
-    assert config.model.attention is None  # that head is the checkpoint's alone
+    assert config.model.attention is None  # only the checkpoint has that head
 
 
 def test_a_head_of_the_recipe_starts_at_random(base: Path) -> None:
@@ -282,7 +265,7 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
 
 
 def published_heads_model() -> AsrModel:
-    """A model whose attention heads have the published widths, so that its shapes tell everything."""
+    """A model whose attention heads have the published widths, so that its shapes determine everything."""
     config = minute_config().model
     assert isinstance(config.encoder, ZipformerConfig)
     heads = {"query_head_dim": 32, "value_head_dim": 12, "pos_head_dim": 4, "pos_dim": 48}
@@ -290,12 +273,12 @@ def published_heads_model() -> AsrModel:
     return AsrModel(dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, **heads), vocab_size=14))
 
 
-# What trains
+# Trained parts
 
 
 def test_frozen_parts_keep_their_bits(folder: Path, base: Path, tmp_path: Path) -> None:
     frozen = "encoder.frontend,encoder.stacks.0"
-    config = resolve(recipe(folder / "few", num_epochs=2, lr=0.3), [f"finetune.frozen={frozen}"], str(base))
+    config = resolve(ctc_recipe(folder / "few", num_epochs=2, lr=0.3), [f"finetune.frozen={frozen}"], str(base))
     config = resolve(config, ["finetune.vocabulary=new"])
     _, lines = started(config, vocabulary(NEW_WORDS))
     assert lines[2] == "frozen: encoder.frontend, encoder.stacks.0"
@@ -318,7 +301,7 @@ def test_frozen_batch_norms_keep_their_averages(tmp_path: Path) -> None:
     config = resolve(minute_config(), ["finetune.frozen=encoder.first_blocks"], str(path))
     model, _ = started(config, tokenizer)
     before = copy.deepcopy(model.state_dict())
-    model.train().loss(torch.randn(2, 80, 80), torch.tensor([80, 80]), torch.full((2, 3), 4), torch.tensor([3, 3]))
+    model.train()(torch.randn(2, 80, 80), torch.tensor([80, 80]), torch.full((2, 3), 4), torch.tensor([3, 3]))
     norms = [name for name, module in model.named_modules() if isinstance(module, MaskedBatchNorm)]
     assert len(norms) == 4
     for name in norms:
@@ -359,7 +342,7 @@ def test_only_adapters_and_what_is_new_train(base: Path) -> None:
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
-    config = resolve(recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))
+    config = resolve(ctc_recipe(folder / "few", num_epochs=3, lr=0.3), [*settings, "finetune.vocabulary=new"], str(base))
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after_batches(patch, 2)
@@ -379,25 +362,11 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     assert model_files[0].read_bytes() == model_files[1].read_bytes()
 
 
-def stop_after_batches(monkeypatch: pytest.MonkeyPatch, num_batches: int) -> None:
-    """Press Ctrl-C while the model computes its losses for the given time."""
-    forward, count = AsrModel.forward, 0
-
-    def interrupt(self: AsrModel, *arguments: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == num_batches:
-            signal.raise_signal(signal.SIGINT)
-        return forward(self, *arguments)
-
-    monkeypatch.setattr(AsrModel, "forward", interrupt)
-
-
 # Configuration
 
 
 def test_what_the_configuration_becomes(untrained: Path) -> None:
-    """Architecture of the checkpoint, a tenth of the rate, which stays; what is set by hand holds."""
+    """The checkpoint's architecture and a tenth of the rate, held constant; explicit settings take precedence."""
     model = AsrModel.load(untrained)[0]
     published = resolve(TrainConfig(), [], str(untrained))
     assert published.model == model.config
@@ -459,7 +428,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Path) -> None:
-    """The folder of the run tells them by their hash; where they lie does not matter."""
+    """The folder of the run recognizes them by their hash; their path does not matter."""
     source = shutil.copytree(untrained, tmp_path / "source")
     settings = ["finetune.vocabulary=new", "num_epochs=1"]
     first = resolve(minute_config(folder / "few"), settings, str(source))
@@ -481,8 +450,8 @@ def test_weights_that_changed_since(folder: Path, untrained: Path, tmp_path: Pat
 def test_command(folder: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe_file = tmp_path / "tones.py"
     recipe_file.write_text(
-        "from tests.train.test_finetune import recipe\nfrom zipasr.train.config import TrainConfig\n"
-        f"def few() -> TrainConfig:\n    return recipe({str(folder / 'few')!r}, num_epochs=1)\n"
+        "from tests.train.recipes import ctc_recipe\nfrom zipasr.train.config import TrainConfig\n"
+        f"def few() -> TrainConfig:\n    return ctc_recipe({str(folder / 'few')!r}, num_epochs=1)\n"
     )
     argv = ["train", f"{recipe_file}:few", "--from", str(base), "--out", str(tmp_path / "run")]
     assert main([*argv, "--show", "--set", "lr=0.01"]) == 0

@@ -1,4 +1,4 @@
-"""Training on a GPU. Run: it learns in each precision, goes on after a stop, and survives a batch that does not fit."""
+"""Training on a GPU. Run: it learns in each precision, resumes, and survives a batch that does not fit."""
 
 import dataclasses
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_learns_and_resumes(
     lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["memory_gib"] > 0.0
-    assert list(checkpoint_folders(tmp_path))[-1] == report.num_batches == 30
+    assert list(checkpoint_folders(tmp_path))[-1] == report.num_steps == 30
 
 
 def on_cuda() -> Stepper:
@@ -45,7 +45,7 @@ def on_cuda() -> Stepper:
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
-    """The masks of the device are drawn again as they were."""
+    """The random masks of the device are drawn again with the same values."""
     batch = random_batch(torch.Generator().manual_seed(0))
     found = []
     for is_recomputing in (False, True):

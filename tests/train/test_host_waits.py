@@ -1,5 +1,7 @@
-"""Law: the host does not wait for the device while it computes losses and gradients. Shown on the meta device, whose tensors
-have no values, so that reading one raises."""
+"""Law: the host does not wait for the device while it computes losses and gradients.
+
+The tests use the meta device, whose tensors have no values, so that reading one raises.
+"""
 
 import contextlib
 import dataclasses
@@ -20,14 +22,14 @@ from zipasr.nn import constraint
 from zipasr.nn.constraint import Whiten
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.distributed import Ranks
-from zipasr.train.loop import _new_optimizer
+from zipasr.train.setup import new_optimizer
 from zipasr.train.state import Position, TrainState
 from zipasr.train.step import Stepper
 
 
 @pytest.fixture(autouse=True)
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the meta device lacks: autocast, and a CTC loss, which on CUDA wants lengths on the CPU."""
+    """Fake what the meta device lacks: autocast, and a CTC loss, which on CUDA needs lengths on the CPU."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(functional, "ctc_loss", ctc_loss)
 
@@ -47,7 +49,7 @@ def meta_model(lattice: LatticeKind) -> AsrModel:
 
 @pytest.mark.parametrize("lattice", ["regular", "modified", "constrained"])
 def test_losses_and_gradients_read_nothing_from_the_device(lattice: LatticeKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every constraint acting, and labels and lengths on the CPU."""
+    """This holds with every constraint active, and with labels and lengths on the CPU."""
     monkeypatch.setattr(constraint, "chance", lambda prob: prob > 0.0)
     model = meta_model(lattice)
     batch = random_batch(torch.Generator().manual_seed(0), 4)
@@ -59,7 +61,7 @@ def test_losses_and_gradients_read_nothing_from_the_device(lattice: LatticeKind,
     whiten = [module for module in model.modules() if isinstance(module, Whiten)]
     assert whiten and all(module._late is not None for module in whiten)
     with pytest.raises(RuntimeError, match="meta"):
-        _ = whiten[0].prob  # which shows that reading would have raised
+        _ = whiten[0].prob  # this shows that reading would have raised
 
 
 def test_wrong_values_are_reported_on_the_cpu_only() -> None:
@@ -69,7 +71,7 @@ def test_wrong_values_are_reported_on_the_cpu_only() -> None:
 
 
 class DeviceReads(TorchDispatchMode):
-    """Counts what the host reads of the meta device, and gives ones instead of raising."""
+    """Counts the values that the host reads from the meta device, and returns ones instead of raising."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,15 +92,17 @@ class DeviceReads(TorchDispatchMode):
 
 
 def test_a_step_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its losses and the norm of its gradients, together; the optimizer reads nothing. What Whiten needs to know of the last
-    step was copied to the host before these were, so that reading it is no wait."""
+    """It reads its losses and the norm of its gradients together; the optimizer reads nothing.
+
+    What Whiten needs from the last step was copied to the host before these values, so reading it is no wait.
+    """
     tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: tolist(self.cpu()))  # as for a GPU: copied, then listed
     monkeypatch.setattr(constraint, "chance", lambda prob: prob > 0.0)
     monkeypatch.setattr(constraint._LateFlag, "read", lambda _: True)
     model = meta_model("regular")
     config = dataclasses.replace(minute_config(), model=model.config)
-    state = TrainState(model, *_new_optimizer(config, model), RunningAverage(model, 2), Position())
+    state = TrainState(model, *new_optimizer(config, model), RunningAverage(model, 2), Position())
     stepper = Stepper(config, state, Ranks(), torch.device("meta"))
     generator = torch.Generator().manual_seed(0)
     for b in range(1, 6):  # ScaledAdam changes the sizes of parameters every fourth step

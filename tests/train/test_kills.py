@@ -1,4 +1,4 @@
-"""Run: a run that is killed at random moments (SIGKILL, no warning) ends with the same bits as one that was not."""
+"""Run: a run that is killed at random moments (SIGKILL, no warning) ends with the same bits as an uninterrupted one."""
 
 import os
 import subprocess

@@ -1,11 +1,11 @@
-"""How long a run is. Law: one that ends within an epoch resumes to the same bits. Contract: times, budgets, refusals."""
+"""The length of a run. Law: a run that ends within an epoch resumes to the same bits. Contract: times, budgets, refusals."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.train.test_loop import assert_same, content, stop_after
+from tests.train.runs import assert_same, content, stop_after
 from tests.train.tones import minute_config, write_tones
 from zipasr.errors import ConfigError
 from zipasr.train import length
@@ -36,11 +36,11 @@ def test_what_is_no_time(text: str) -> None:
 def test_run_ends_within_an_epoch_and_is_then_finished(data: Path, tmp_path: Path) -> None:
     config = minute_config(data, num_epochs=3, max_batches=5)
     report = train(config, tmp_path, is_quiet=True)
-    assert report.num_batches == 5 and report.is_finished
+    assert report.num_steps == 5 and report.is_finished
     assert list(checkpoint_folders(tmp_path)) == [5]
     before = content(checkpoint_folders(tmp_path)[5])
     again = train(config, tmp_path, is_quiet=True)
-    assert again.num_batches == 5
+    assert again.num_steps == 5
     assert_same(content(checkpoint_folders(tmp_path)[5]), before)
 
 
@@ -60,11 +60,11 @@ def test_run_that_is_made_longer_resumes_bit_identically(
 
 def test_scaling_keeps_shares_and_what_the_average_needs() -> None:
     config = minute_config("data", num_epochs=10, lr_batches=100.0, lr_epochs=4.0, average_period=10, average_share=0.2)
-    half = scaled_to(config, 500, batches_per_epoch=100, made_for=Length(1000, 10))
+    half = scaled_to(config, 500, steps_per_epoch=100, made_for=Length(1000, 10))
     assert (half.lr_batches, half.lr_epochs, half.num_epochs, half.max_batches) == (50.0, 2.0, 5, 500)
     assert half.save_interval == 20 and half.valid_interval == 40
     assert half.keep_checkpoints * half.save_interval > half.average_share * 500
-    longer = scaled_to(config, 4000, batches_per_epoch=100, made_for=Length(1000, 10))
+    longer = scaled_to(config, 4000, steps_per_epoch=100, made_for=Length(1000, 10))
     assert (longer.lr_batches, longer.lr_epochs, longer.num_epochs) == (100.0, 16.0, 40)
     assert longer.loss_warmup_batches == config.loss_warmup_batches  # a warm-up need not grow
 
@@ -72,9 +72,9 @@ def test_scaling_keeps_shares_and_what_the_average_needs() -> None:
 def test_budget_becomes_batches_by_the_pace_of_the_machine(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=0.5, validation_s=3.0))
     run = fit_to_time(minute_config(data, num_epochs=1000), 600.0)
-    spent_s = 0.5 * run.num_batches + 3.0 * NUM_VALIDATIONS
+    spent_s = 0.5 * run.num_steps + 3.0 * NUM_VALIDATIONS
     assert 0.85 * 600 < spent_s < 0.96 * 600
-    assert run.config.max_batches == run.num_batches
+    assert run.config.max_batches == run.num_steps
     assert run.config.model.vocab_size == 14
 
 
@@ -95,5 +95,5 @@ def test_budgeted_run_trains_the_planned_batches(data: Path, tmp_path: Path, mon
     monkeypatch.setattr(length, "MIN_BATCHES", 5)
     run = fit_to_time(minute_config(data, num_epochs=10), 20.0)
     report = train(run.config, tmp_path, is_quiet=True)
-    assert report.num_batches == run.num_batches < 20
+    assert report.num_steps == run.num_steps < 20
     assert sum(line["kind"] == "dev" for line in read_metrics(tmp_path)) >= 1

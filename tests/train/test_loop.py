@@ -1,6 +1,6 @@
-"""Training. Run: it learns, and it stops and goes on as if it had not stopped. What goes wrong is in test_faults.py.
+"""Training. Run: it learns, and resumes as if it had not been interrupted; test_faults.py covers faults.
 
-The law of resuming is bit by bit: weights, running average, optimizer, schedules and the model that is written.
+Law: resuming is exact to the bit: weights, running average, optimizer, schedules and the model that is written.
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 
+from tests.train.runs import assert_same, content, run, stop_after
 from tests.train.tones import minute_config, validation_of, with_attention, without_heads, write_tones
 from tests.watchdog import WATCHDOG_S
 from zipasr import checkpoint
@@ -28,17 +29,15 @@ from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrModel
 from zipasr.train import loop
-from zipasr.train.config import ConsistencyConfig, TrainConfig
-from zipasr.train.loop import TrainReport, train
+from zipasr.train.config import ConsistencyConfig
 from zipasr.train.metrics import read_metrics
-from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
-from zipasr.train.step import Stepper
+from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of so small tensors gain nothing from more, and two runs must be the same
+    torch.set_num_threads(1)  # sums of tensors this small gain nothing from more threads, and two runs must be the same
     yield
     torch.set_num_threads(before)
 
@@ -53,43 +52,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("small"), num_train=24, num_dev=3)
 
 
-def run(config: TrainConfig, out: Path) -> TrainReport:
-    return train(config, out, is_quiet=True)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, num_batches: int, number: int = signal.SIGINT) -> None:
-    """Press Ctrl-C, or send another signal, in the middle of a batch."""
-    losses = Stepper.losses
-
-    def interrupt(self: Any, batch: Any, b: int) -> Any:
-        if b == num_batches:
-            signal.raise_signal(number)
-        return losses(self, batch, b)
-
-    monkeypatch.setattr(Stepper, "losses", interrupt)
-
-
-def content(folder: Path) -> dict[str, Any]:
-    """Everything in a training checkpoint but the time it took."""
-    files = CheckpointFolder(folder)
-    training = files.document(TRAINING_FILE)
-    del training["position"]["train_s"]
-    tensors = {name: files.tensors(name) for name in (TENSORS_FILE, AVERAGE_FILE, "model.safetensors")}
-    return {"training": training, **tensors}
-
-
-def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, b[name]), name
-        elif isinstance(value, dict) and name != "training":
-            assert_same(value, b[name])
-        else:
-            assert value == b[name], name
-
-
-# It learns
+# Learning
 
 
 def test_learns_a_language_of_tones(data: Path, tmp_path: Path) -> None:
@@ -109,11 +72,11 @@ def test_learns_a_language_of_tones(data: Path, tmp_path: Path) -> None:
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.1 * losses[0]
     dev = [line for line in lines if line["kind"] == "dev"]
-    assert dev[0]["batch"] == 100
+    assert dev[0]["step"] == 100
     assert dev[0]["wer"] > 60
     assert report.wer == dev[-1]["wer"] < 40
     assert dev[-1]["ctc_wer"] < 20
-    assert report.num_batches == dev[-1]["batch"]
+    assert report.num_steps == dev[-1]["step"]
     assert report.hours_per_hour > 1
     model, tokenizer = AsrModel.load(report.folder / "model")
     assert (tokenizer.vocab_size, model.config.vocab_size) == (14, 14)
@@ -152,13 +115,13 @@ def test_all_heads_with_two_views(small_data: Path, tmp_path: Path, has_transduc
 
 
 def test_figures_of_two_views_count_the_audio_once(small_data: Path, tmp_path: Path) -> None:
-    """As many seconds and batches as with one view, and losses of the same size: the mean of both."""
+    """Seconds and batches are those of one view, and losses have the same size: the mean of both views."""
     lines = {}
     for name, consistency in (("one", None), ("two", ConsistencyConfig(time_mask_ratio=1.0))):
         config = minute_config(small_data, num_epochs=1, log_interval=1, consistency=consistency)
         report = run(config, tmp_path / name)
         lines[name] = read_metrics(tmp_path / name)
-        assert report.num_batches == len(lines["one"]) - 1
+        assert report.num_steps == len(lines["one"]) - 1
     first, second = lines["one"][0], lines["two"][0]
     assert first["audio_h"] == second["audio_h"]
     for name in ("simple", "pruned", "ctc"):
@@ -188,7 +151,7 @@ def test_scales_that_do_not_sum_to_one_are_refused(small_data: Path, tmp_path: P
 def test_half_precision(small_data: Path, tmp_path: Path, precision: Literal["bfloat16", "float16"]) -> None:
     run(minute_config(small_data, precision=precision, num_epochs=10), tmp_path)
     lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
-    assert lines[-1].get("loss_scale", 2.0) == 2.0  # it doubled at step 25
+    assert lines[-1].get("loss_scale", 2.0) == 2.0  # doubled at step 25
     losses = [line["loss"] for line in lines]
     assert losses[-1] < 0.8 * losses[0]
     (folder,) = checkpoint_folders(tmp_path).values()
@@ -206,7 +169,7 @@ def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
     )
 
 
-# It stops and goes on
+# Stopping and resuming
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -214,7 +177,7 @@ def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
 def test_resumed_run_is_bit_identical(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, num_workers: int
 ) -> None:
-    """3 batches an epoch: stopped after the first, in the middle and at the end of an epoch, with everything random on."""
+    """Of 3 batches per epoch, the run stops after the first, within and at the end of an epoch, with all randomness on."""
     config = minute_config(small_data, num_epochs=4, save_interval=5, valid_interval=6, num_workers=num_workers)
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -240,10 +203,10 @@ def test_longer_run_resumes_a_finished_one(small_data: Path, tmp_path: Path) -> 
     run(minute_config(small_data, num_epochs=4), tmp_path / "whole")
     run(minute_config(small_data, num_epochs=2), tmp_path / "parts")
     report = run(minute_config(small_data, num_epochs=4, num_workers=1, log_interval=1), tmp_path / "parts")
-    whole, parts = (checkpoint_folders(tmp_path / name)[report.num_batches] for name in ("whole", "parts"))
+    whole, parts = (checkpoint_folders(tmp_path / name)[report.num_steps] for name in ("whole", "parts"))
     assert_same(content(whole), content(parts))
     again = run(minute_config(small_data, num_epochs=4), tmp_path / "parts")
-    assert (again.num_batches, again.wer) == (report.num_batches, report.wer)
+    assert (again.num_steps, again.wer) == (report.num_steps, report.wer)
 
 
 def test_sigterm_saves_and_ends_well(
@@ -252,7 +215,7 @@ def test_sigterm_saves_and_ends_well(
     with monkeypatch.context() as patch:
         stop_after(patch, 2, signal.SIGTERM)
         report = run(minute_config(small_data), tmp_path)
-    assert (report.num_batches, report.is_finished) == (2, False)
+    assert (report.num_steps, report.is_finished) == (2, False)
     assert list(checkpoint_folders(tmp_path)) == [2]
     assert "stopped after batch 2; run the same command to resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -269,24 +232,22 @@ def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pyt
     AsrModel.load(tmp_path / "best" / kept[0])
 
 
-def test_old_checkpoint_without_what_came_later(small_data: Path, tmp_path: Path) -> None:
-    """Of a version that knew neither trouble nor ranks, nor half of the settings."""
+def test_checkpoint_of_another_version_is_refused(small_data: Path, tmp_path: Path) -> None:
     config = minute_config(small_data, num_epochs=1)
     run(config, tmp_path)
     (folder,) = checkpoint_folders(tmp_path).values()
     files = CheckpointFolder(folder)
-    document = {k: v for k, v in files.document(TRAINING_FILE).items() if k not in ("trouble", "loss_scale", "ranks")}
+    document = {name: value for name, value in files.document(TRAINING_FILE).items() if name != "ranks"}
     blobs = {name: files.blob(name) for name in files.names() if name != TRAINING_FILE}
     checkpoint.write_folder(folder, documents={TRAINING_FILE: document}, tensors={}, blobs=blobs)
-    settings = json.loads((tmp_path / "config.json").read_text())
-    for name in ("keep_best", "max_rollbacks", "accumulate_batches", "finetune"):
-        del settings[name]
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert run(dataclasses.replace(config, num_epochs=2), tmp_path).num_batches == 6
+    with pytest.raises(
+        CheckpointError, match=r"this model and version, but is of another: KeyError\('ranks'\); .* another --out"
+    ):
+        run(dataclasses.replace(config, num_epochs=2), tmp_path)
 
 
 def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
-    """The command of a user: a process group gets SIGINT, readers included; the same command then goes on."""
+    """The user's process group gets SIGINT, reader processes included; the same command then resumes the run."""
     recipe = tmp_path / "my_recipe.py"
     recipe.write_text(
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
@@ -311,7 +272,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path) -> None:
     assert "run the same command to resume" in error
     assert "Traceback" not in error
     (num_batches,) = checkpoint_folders(out)
-    assert num_batches == read_metrics(out)[-1]["batch"]
+    assert num_batches == read_metrics(out)[-1]["step"]
     num_epochs = num_batches // 3 + 2
     done = subprocess.run(
         [*command, "--set", f"num_epochs={num_epochs}"],
@@ -356,7 +317,7 @@ def test_folder_of_something_else(small_data: Path, tmp_path: Path) -> None:
         run(minute_config(small_data), tmp_path / "file")
 
 
-# Which models are averaged
+# Averaged models
 
 
 def test_average_starts_at_the_checkpoint_nearest_to_its_share(small_data: Path, tmp_path: Path) -> None:
@@ -389,4 +350,4 @@ def test_damaged_old_checkpoint_does_not_stop_the_run(
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         report = run(dataclasses.replace(config, num_epochs=3), tmp_path)
-    assert report.num_batches == 9
+    assert report.num_steps == 9

@@ -1,4 +1,4 @@
-"""Law: the factor on the loss in float16 follows the published rule."""
+"""Law: the loss scale in float16 follows the published rule."""
 
 from zipasr.train.precision import GROWTH_INTERVAL, MIN_SCALE, LossScale
 

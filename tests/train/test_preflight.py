@@ -1,6 +1,5 @@
-"""Checks before the first step. Reference: counts by hand of faults that are put into the data. Contract: what is lost is
-what training leaves out; too much is an error before anything is trained, and the same folder can be used again.
-"""
+"""Checks before the first step. Reference: manual counts of faults that are added to the data. Contract: what is reported as
+lost is what training drops; too much is an error before any training, and the same folder can be used again."""
 
 import dataclasses
 import itertools
@@ -96,7 +95,7 @@ def test_every_rule_counts_its_utterances(data: Path) -> None:
 
 
 def test_lost_is_what_training_leaves_out(data: Path, tmp_path: Path) -> None:
-    """The real rule of CTC, loss and all: at the fastest speed, as many frames as tokens and repeats."""
+    """The rule is that of CTC, checked with its loss: at the fastest speed, as many frames as tokens and repeats."""
     cut = fastcopy(cuts_of(data)[0], duration=0.6)
     texts = [letters[:n] for n in range(1, 20) for letters in ("L" * 20, "LO" * 10, "LL O" * 5)]
     cuts = [with_text(cut, text, id=f"{i} {text}") for i, text in enumerate(texts)]
@@ -114,7 +113,7 @@ def test_lost_is_what_training_leaves_out(data: Path, tmp_path: Path) -> None:
 
 
 def ctc_frames(tokens: list[int]) -> int:
-    """The fewest frames for which the CTC loss is finite."""
+    """The smallest number of frames for which the CTC loss is finite."""
     for num_frames in range(1, 100):
         log_probs = torch.full((1, num_frames, TOKENIZER.vocab_size), 0.1).log_softmax(-1)
         lens = torch.tensor([num_frames]), torch.tensor([len(tokens)])
@@ -173,7 +172,7 @@ def source_at(cut: Any, folder: Path) -> Any:
 
 
 class Endless:
-    """A manifest of ten million cuts, none of which exists before it is asked for."""
+    """A manifest of ten million cuts, each made only when requested."""
 
     def __init__(self, cut: Any) -> None:
         self.cut, self.num_read = cut, 0
@@ -208,7 +207,7 @@ def test_a_refused_run_can_start_with_other_settings(tmp_path: Path, capsys: pyt
     train(minute_config(data, num_epochs=1), tmp_path / "run", is_quiet=True)
     assert "train: seconds of an utterance" in capsys.readouterr().err
     train(minute_config(data, num_epochs=2), tmp_path / "run", is_quiet=True)
-    assert "seconds of an utterance" not in capsys.readouterr().err  # a run that goes on has been checked
+    assert "seconds of an utterance" not in capsys.readouterr().err  # a run that is resumed has been checked
 
 
 @pytest.mark.parametrize(("limit", "is_refused"), [(0.24, True), (0.25, False)])

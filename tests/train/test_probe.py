@@ -1,4 +1,4 @@
-"""The probe. Law: it finds the limit of a made-up memory, from below. Run: the command prints it and changes nothing."""
+"""The memory probe. Law: it finds the limit of a fake memory, from below. Run: the command prints it and changes nothing."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ def test_worst_shapes_fill_the_duration() -> None:
     assert shapes == [Shape(40, 100, 3), Shape(20, 200, 5), Shape(10, 400, 9), Shape(5, 800, 30)]
     slowed = minute_config(batch=minute_config().batch.__class__(speed_factors=(0.5, 1.0)))
     assert worst_shapes(slowed, SIZES, 40.0)[-1] == Shape(2, 1600, 30)
-    assert worst_shapes(slowed, SIZES, 1.0)[-1] == Shape(1, 1600, 30)  # one utterance at least
+    assert worst_shapes(slowed, SIZES, 1.0)[-1] == Shape(1, 1600, 30)  # at least one utterance
 
 
 def memory(shape: Shape) -> int:
-    """Bytes that a batch needs where frames count, and frames times tokens."""
+    """Bytes that a batch needs if frames count, and frames times tokens."""
     frames = shape.num_utterances * shape.num_frames
     return 1000 + frames * (10 + shape.num_tokens)
 
@@ -43,7 +43,7 @@ def test_finds_the_limit(budget: int, may_overshoot: bool) -> None:
         worst = max(memory(shape) for shape in worst_shapes(config, SIZES, 1.3 * report.safe_s + 8.0))
         assert worst > budget or report.safe_s == 32 * config.batch.max_duration_s
     else:
-        assert max(tried) <= budget  # predicted before: the system would kill the process
+        assert max(tried) <= budget  # predicted beforehand: the system would kill the process
     assert f"batch.max_duration_s={int(report.safe_s)} is the largest that is safe" in report.format()
 
 

@@ -1,6 +1,5 @@
-"""Divergence. Run: a run that diverges goes back with a lower rate and gets through, the same after a kill; or it stops, and
-says where it began. Contract: which checkpoint it goes back to.
-"""
+"""Divergence. Run: a run that diverges goes back to a checkpoint and continues with a lower rate, the same after a kill; or
+it stops and reports where the divergence started. Contract: which checkpoint it goes back to."""
 
 import dataclasses
 import shutil
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 from tests.train.ranks import new_stepper, random_batch
-from tests.train.test_state import TOKENIZER, new_state
-from tests.train.test_state import train as train_state
+from tests.train.states import TOKENIZER, new_state
+from tests.train.states import train as train_state
 from tests.train.tones import minute_config, validation_of, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
@@ -49,7 +48,7 @@ def config(data: Path, **changes: Any) -> TrainConfig:
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, first: int, *, above_lr: float = 0.0, stop: int = 0) -> None:
-    """Let losses be NaN from a step on while the rate, but for its schedule, is above some value; Ctrl-C before a step."""
+    """Make losses NaN from a step on while the rate without its schedule is above a value; press Ctrl-C before a step."""
     losses = Stepper.losses
 
     def spoil(self: Stepper, batch: Any, b: int) -> Any:
@@ -73,9 +72,9 @@ def content(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def test_goes_back_with_a_lower_rate_and_gets_through(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Steps 8 and 9 diverge at the full rate and at half of it, which takes it back twice, but not at a quarter.
+    """Steps 8 and 9 diverge at the full rate and at half of it, but not at a quarter, so the run goes back twice.
 
-    The same run stopped in the middle of each part ends with the same bits.
+    The same run, stopped in the middle of each part, ends with the same bits.
     """
     with monkeypatch.context() as patch:
         diverge(patch, 8, above_lr=0.02)
@@ -86,8 +85,8 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
     folders = checkpoint_folders(tmp_path / "whole")
     assert list(folders) == [3, 6, 9, 12, 15]
     document, _ = content(folders[15])
-    assert document["trouble"] == {"num_skipped": 0, "num_rollbacks": 2, "returned_to": [3]}
-    lines = {line["batch"]: line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"}
+    assert document["divergence"] == {"num_skipped": 0, "num_rollbacks": 2, "returned_to": [3]}
+    lines = {line["step"]: line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"}
     assert all("loss" in lines[b] for b in range(1, 16))
     plain = metrics_of_a_run_without_divergence(data, tmp_path / "plain")
     assert lines[2]["lr"] == plain[2]["lr"]
@@ -107,12 +106,12 @@ def test_goes_back_with_a_lower_rate_and_gets_through(
 def test_best_models_and_metrics_of_the_abandoned_branch_go(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 9 and 10 diverge, and the run goes back to 6: validations 8 and 10 count no more, though they were the best."""
+    """Steps 9 and 10 diverge and the run goes back to 6: validations 8 and 10 no longer count, though they were the best."""
     rates = iter([90.0, 80.0, 70.0, 10.0, 5.0, 60.0, 95.0, 50.0])
     seen: list[tuple[list[int], list[int]]] = []
 
     def rate(*args: Any) -> Validation:
-        noted = [line["batch"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
+        noted = [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "dev"] if seen else []
         seen.append((list(best_folders(tmp_path)), noted))
         return validation_of(wer=next(rates))
 
@@ -122,7 +121,7 @@ def test_best_models_and_metrics_of_the_abandoned_branch_go(
     train(config(data, **changes), tmp_path, is_quiet=True)
     assert seen[4] == ([2, 4, 6, 8], [2, 4, 6, 8])
     assert seen[5] == ([4, 6], [2, 4, 6])
-    found = {line["batch"]: line["wer"] for line in read_metrics(tmp_path) if line["kind"] == "dev"}
+    found = {line["step"]: line["wer"] for line in read_metrics(tmp_path) if line["kind"] == "dev"}
     assert found == {2: 90.0, 4: 80.0, 6: 70.0, 8: 60.0, 10: 95.0, 12: 50.0}
     assert list(best_folders(tmp_path)) == [4, 6, 8, 12]
     assert all("loss" in line for line in read_metrics(tmp_path) if line["kind"] == "train")
@@ -136,7 +135,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def test_killed_while_going_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before each of the checkpoints that it removes then: what is left leads to the same end."""
+    """A kill before the removal of any of its checkpoints leaves files that lead to the same end."""
     diverge(monkeypatch, 8, above_lr=0.02)
     train(config(data), tmp_path / "whole", is_quiet=True)
 
@@ -157,21 +156,21 @@ def test_killed_while_going_back(data: Path, tmp_path: Path, monkeypatch: pytest
 
 def metrics_of_a_run_without_divergence(data: Path, out: Path) -> dict[int, dict[str, Any]]:
     train(config(data, num_epochs=2), out, is_quiet=True)
-    return {line["batch"]: line for line in read_metrics(out) if line["kind"] == "train"}
+    return {line["step"]: line for line in read_metrics(out) if line["kind"] == "train"}
 
 
-def test_begins_anew_where_no_checkpoint_is_good(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_again_where_no_checkpoint_is_good(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge(monkeypatch, 2, above_lr=0.03)
     train(config(data, num_epochs=1, save_interval=100), tmp_path, is_quiet=True)
     assert list(checkpoint_folders(tmp_path)) == [0, 3]
-    lines = {line["batch"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
+    lines = {line["step"]: line for line in read_metrics(tmp_path) if line["kind"] == "train"}
     assert all("loss" in lines[b] for b in (1, 2, 3))
 
 
 def test_stops_with_a_diagnosis_in_the_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The command of a user: exit code 1, one screen, and the last good checkpoint named."""
+    """The user's command exits with code 1 and prints one screen, which names the last good checkpoint."""
     from tests.train import tones
 
     monkeypatch.setattr(tones, "minute_config", lambda *args, **changes: config(data, max_rollbacks=1))
@@ -222,7 +221,7 @@ def test_goes_back_one_further_each_time(run_folder: Path) -> None:
         state = new_state(seed=9)
         before = rates(state)
         assert load_newest(state, run_folder)
-        assert state.position.num_batches == number
+        assert state.position.num_steps == number
         assert state.divergence == DivergenceState(0, num_rollbacks, returned_to)
         assert rates(state) == [rate * 0.5**num_rollbacks for rate in before]
         divergence = dataclasses.replace(state.divergence, num_skipped=10)

@@ -1,4 +1,4 @@
-"""Signals. Contract: the first is a request, a second Ctrl-C interrupts at once, and under torchrun none does."""
+"""Signals. Contract: the first is a request to stop, a second Ctrl-C interrupts at once, and under torchrun none does."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from zipasr.train.signals import stop_request
 
 @pytest.fixture(autouse=True)
 def _interrupts() -> Iterator[None]:
-    """Ctrl-C interrupts, even where these tests run in the background, with SIGINT ignored."""
+    """Let Ctrl-C interrupt, even where these tests run in the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,6 +1,5 @@
-"""A finetuning run whose checkpoint to begin with is gone. Run: it goes on as if it were there, and says so. Contract: what
-it cannot do without it.
-"""
+"""A finetuning run whose source checkpoint is gone. Run: it continues as if the source were there, and warns. Contract: what
+needs the source."""
 
 import logging
 import shutil
@@ -9,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.test_finetune import NEW_WORDS, WORDS, stop_after_batches, vocabulary
-from tests.train.tones import minute_config, minute_model, without_heads, write_tones
+from tests.train.recipes import transducer_recipe
+from tests.train.runs import stop_after_batches
+from tests.train.tones import NEW_WORDS, WORDS, minute_config, minute_model, vocabulary, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.errors import CheckpointError
-from zipasr.train.config import TrainConfig
-from zipasr.train.finetune import resolve
 from zipasr.train.loop import train
+from zipasr.train.resolve import resolve
 from zipasr.train.source import SOURCE_FOLDER
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 
@@ -29,10 +28,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return minute_model().save(tmp_path / "source", vocabulary(WORDS))
-
-
-def recipe(data: Path) -> TrainConfig:
-    return without_heads(minute_config(data, num_epochs=2), has_transducer=True, has_ctc=False)
 
 
 SETTINGS = [
@@ -50,11 +45,12 @@ def test_goes_on_without_it(
     caplog: pytest.LogCaptureFixture,
     settings: list[str],
 ) -> None:
-    """The same command, and the same bits in the end."""
+    """The same command gives the same bits in the end."""
     file = tmp_path / "mine.py"
     file.write_text(
-        "from pathlib import Path\nfrom tests.train.test_source import recipe\nfrom zipasr.train.config import TrainConfig\n"
-        f"def few() -> TrainConfig:\n    return recipe(Path({str(data)!r}))\n"
+        "from pathlib import Path\nfrom tests.train.recipes import transducer_recipe\n"
+        "from zipasr.train.config import TrainConfig\n"
+        f"def few() -> TrainConfig:\n    return transducer_recipe(Path({str(data)!r}))\n"
     )
     argv = ["train", f"{file}:few", "--from", str(source), "--no-progress"]
     argv += [part for text in settings for part in ("--set", text)]
@@ -77,9 +73,9 @@ def test_goes_on_without_it(
 
 @pytest.mark.parametrize("settings", [*SETTINGS, []])
 def test_configuration_is_the_same_without_it(data: Path, source: Path, tmp_path: Path, settings: list[str]) -> None:
-    """With a head that only the checkpoint has, and none that only the recipe has; and the other way round."""
+    """This holds if only the checkpoint has a head, and if only the recipe has one."""
     both = minute_config(data, num_epochs=1)
-    for name, config in (("one", recipe(data)), ("both", both)):
+    for name, config in (("one", transducer_recipe(data)), ("both", both)):
         expected = resolve(config, settings, str(source))
         train(expected, tmp_path / name, is_quiet=True)
         moved = source.rename(tmp_path / "moved")
@@ -88,21 +84,21 @@ def test_configuration_is_the_same_without_it(data: Path, source: Path, tmp_path
 
 
 def test_what_needs_it(data: Path, source: Path, tmp_path: Path) -> None:
-    """A run without a checkpoint of its own, or of an earlier version that noted nothing; another checkpoint's hash."""
+    """The source is needed by a run without a checkpoint, by an older run without a record, and to check another hash."""
     run = tmp_path / "run"
-    config = resolve(recipe(data), [], str(source))
+    config = resolve(transducer_recipe(data), [], str(source))
     train(config, run, is_quiet=True)
     assert config.finetune is not None
     noted = run / SOURCE_FOLDER
     noted.rename(tmp_path / "noted")
-    train(resolve(recipe(data), ["num_epochs=3"], str(source)), run, is_quiet=True)
+    train(resolve(transducer_recipe(data), ["num_epochs=3"], str(source)), run, is_quiet=True)
     assert noted.is_dir()
     shutil.rmtree(source)
-    resolve(recipe(data), [], str(source), run)
+    resolve(transducer_recipe(data), [], str(source), run)
     with pytest.raises(CheckpointError, match="to begin with"):
-        resolve(recipe(data), [f"finetune.sha256={'0' * 64}"], str(source), run)
+        resolve(transducer_recipe(data), [f"finetune.sha256={'0' * 64}"], str(source), run)
     with pytest.raises(CheckpointError, match="to begin with"):
-        resolve(recipe(data), [], str(source), tmp_path / "another")
+        resolve(transducer_recipe(data), [], str(source), tmp_path / "another")
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="to begin with"):
         train(config, run, is_quiet=True)

@@ -1,4 +1,5 @@
-"""Training checkpoints. Contract: all that moves comes back; a damaged one is passed over, and said; old ones go."""
+"""Training checkpoints. Contract: all changing state comes back; a damaged checkpoint is skipped with a warning; old ones
+are deleted."""
 
 import dataclasses
 import json
@@ -9,14 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.tones import WORDS, minute_config
+from tests.train.states import TOKENIZER, new_state, train
+from tests.train.tones import minute_config
 from zipasr import checkpoint
 from zipasr.errors import CheckpointError
 from zipasr.model import AsrModel
 from zipasr.nn.constraint import Whiten
-from zipasr.optim import Eden, ScaledAdam
-from zipasr.tokenizer import Tokenizer
-from zipasr.train.averaging import RunningAverage
 from zipasr.train.distributed import Ranks
 from zipasr.train.state import (
     AVERAGE_FILE,
@@ -29,30 +28,6 @@ from zipasr.train.state import (
     load_newest,
     remove_old,
 )
-
-TOKENIZER = Tokenizer.train(list(WORDS), kind="char", vocab_size=14)
-
-
-def new_state(seed: int = 0) -> TrainState:
-    torch.manual_seed(seed)
-    model = AsrModel(dataclasses.replace(minute_config().model, vocab_size=TOKENIZER.vocab_size))
-    optimizer = ScaledAdam(list(model.named_parameters()), lr=0.05, clipping_scale=2.0)
-    scheduler = Eden(optimizer, lr_batches=10.0, lr_epochs=2.0, warmup_batches=2.0)
-    return TrainState(model, optimizer, scheduler, RunningAverage(model, 2), Position())
-
-
-def train(state: TrainState, num_batches: int) -> None:
-    """Steps on random batches, which depend on the random state only."""
-    for _ in range(num_batches):
-        state.position.num_batches += 1
-        state.model.train()
-        labels = torch.randint(3, TOKENIZER.vocab_size, (2, 3))
-        losses = state.model(torch.randn(2, 60, 80), torch.tensor([60, 50]), labels, torch.tensor([3, 2]))
-        torch.stack(list(losses.values())).sum().backward()
-        state.scheduler.step_batch(state.position.num_batches)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        state.average.update(state.model, state.position.num_batches)
 
 
 def assert_same(a: TrainState, b: TrainState) -> None:
@@ -77,15 +52,15 @@ def assert_same(a: TrainState, b: TrainState) -> None:
 
 
 def save(state: TrainState, run: Path) -> Path:
-    folder = checkpoint_path(run, state.position.num_batches)
+    folder = checkpoint_path(run, state.position.num_steps)
     state.save(folder, TOKENIZER)
     return folder
 
 
 def test_everything_is_restored_and_training_continues_identically(tmp_path: Path) -> None:
     state = new_state()
-    train(state, 12)  # past the step at which clipping begins, and the first change of size
-    state.position = Position(epoch=2, index=3, num_batches=12, audio_s=4.5, train_s=1.25)
+    train(state, 12)  # past the step at which clipping starts, and the first change of size
+    state.position = Position(epoch=2, index=3, num_steps=12, audio_s=4.5, train_s=1.25)
     state.scheduler.step_epoch(2)
     whiten = [module for module in state.model.modules() if isinstance(module, Whiten)]
     whiten[0].prob, whiten[1].prob = Whiten.min_prob, Whiten.max_prob
@@ -100,7 +75,7 @@ def test_everything_is_restored_and_training_continues_identically(tmp_path: Pat
     train(other, 5)
     assert_same(other, state)
     assert {TRAINING_FILE, TENSORS_FILE, AVERAGE_FILE} < set(checkpoint.CheckpointFolder(folder).names())
-    model, tokenizer = AsrModel.load(folder)  # a training checkpoint is a model, too
+    model, tokenizer = AsrModel.load(folder)  # a training checkpoint is also a model
     assert tokenizer.pieces == TOKENIZER.pieces
     assert model.config == state.model.config
 
@@ -170,7 +145,7 @@ def test_damaged_newest_is_passed_over_with_a_warning(run: Path, name: str, capl
     state = new_state(seed=9)
     with caplog.at_level(logging.WARNING):
         assert load_newest(state, run)
-    assert state.position.num_batches == 1
+    assert state.position.num_steps == 1
     assert "skipping a checkpoint" in caplog.text
     assert "batch-00000002" in caplog.text
 
@@ -183,7 +158,7 @@ def test_all_damaged(run: Path) -> None:
 
 
 def test_checkpoint_of_another_version(run: Path) -> None:
-    """The checksums are right, but what the file says is not what this version wants."""
+    """The checksums are right, but the content is not what this version expects."""
     for folder in list(checkpoint_folders(run).values())[:2]:
         shutil.rmtree(folder)
     folder = checkpoint_path(run, 2)
@@ -209,7 +184,7 @@ def test_checkpoint_of_another_model(run: Path, tmp_path: Path) -> None:
 def test_remove_old(run: Path) -> None:
     half_done = run / "checkpoints" / ".batch-00000001.partial-123"
     half_done.mkdir()
-    remove_old(run, keep=2, newest=1)  # the one after 2 batches is later than the run: it does not count
+    remove_old(run, keep=2, newest=1)  # the one after 2 batches is later than the run and does not count
     assert list(checkpoint_folders(run)) == [0, 1, 2]
     assert not half_done.exists()
     remove_old(run, keep=1, newest=1)
@@ -222,7 +197,7 @@ def test_interruptions_do_not_push_out_regular_checkpoints(tmp_path: Path) -> No
     for number in (10, 20, 30, 31, 33):
         checkpoint_path(tmp_path, number).mkdir(parents=True)
     remove_old(tmp_path, keep=2, newest=33, save_interval=10)
-    assert list(checkpoint_folders(tmp_path)) == [20, 30, 33]  # 33 is what the run goes on from
+    assert list(checkpoint_folders(tmp_path)) == [20, 30, 33]  # the run resumes from 33
     checkpoint_path(tmp_path, 40).mkdir()
     remove_old(tmp_path, keep=2, newest=40, save_interval=10)
     assert list(checkpoint_folders(tmp_path)) == [30, 40]
@@ -230,5 +205,5 @@ def test_interruptions_do_not_push_out_regular_checkpoints(tmp_path: Path) -> No
 
 def test_documents_are_plain_json(run: Path) -> None:
     document = json.loads((checkpoint_path(run, 2) / TRAINING_FILE).read_text())
-    assert document["position"]["num_batches"] == 2
+    assert document["position"]["num_steps"] == 2
     assert document["optimizer"]["items"]

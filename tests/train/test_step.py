@@ -1,6 +1,5 @@
-"""One optimization step. Law: a batch in pieces, or several batches, is the same step as whole. Run: what is not finite, or
-does not fit, changes nothing and is named.
-"""
+"""One optimization step. Law: a batch in pieces, or several batches, give the same step as the whole. Run: what is not
+finite, or does not fit into memory, changes nothing and is named."""
 
 from typing import Any
 
@@ -12,22 +11,22 @@ from tests.train.tones import minute_config, minute_model
 from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.optim import Eden, ScaledAdam
-from zipasr.train import loop
+from zipasr.randomness import random_state, set_random_state
+from zipasr.train import setup
 from zipasr.train.config import ConsistencyConfig
 from zipasr.train.precision import LossScale
-from zipasr.train.state import random_state, set_random_state
 from zipasr.train.step import Stepper, gradient_norm, halves, is_out_of_memory
 
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # undone with what follows
-    monkeypatch.setattr(loop, "_new_optimizer", loop._new_optimizer)
+    monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
+    monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
     make_exact()
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, unfit: tuple[str, ...] = ()) -> list[int]:
-    """Let larger batches, and some utterances, not fit; the sizes that were tried, those in the backward pass negative."""
+    """Make larger batches and some utterances not fit; returns the sizes tried, those in the backward pass negative."""
     tried: list[int] = []
     losses = Stepper.losses
 
@@ -40,17 +39,17 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, unfit: tuple[str, .
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    def limited(self: Stepper, batch: Batch, num_batches: int) -> Any:
+    def limited(self: Stepper, batch: Batch, num_steps: int) -> Any:
         size = len(batch.ids)
         if set(unfit) & set(batch.ids) or size > most:
             tried.append(size)
             if size > 2 * most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-            parts, total = losses(self, batch, num_batches)
-            middle = self.state.model.encoder.frontend.out.weight  # some gradients are there when it fails
+            parts, total = losses(self, batch, num_steps)
+            middle = self.state.model.encoder.frontend.out.weight  # some gradients exist when it fails
             return parts, FullInBackward.apply(total) + 0.0 * middle.sum()
         tried.append(size)
-        return losses(self, batch, num_batches)
+        return losses(self, batch, num_steps)
 
     monkeypatch.setattr(Stepper, "losses", limited)
     return tried
@@ -142,11 +141,11 @@ def test_which_errors_are_out_of_memory() -> None:
 
 
 def test_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is finite, but not its slope: so it is with a square root at 0."""
+    """The loss is finite, but its slope is not, as for a square root at 0."""
     losses = Stepper.losses
 
-    def steep(self: Stepper, batch: Batch, num_batches: int) -> Any:
-        parts, total = losses(self, batch, num_batches)
+    def steep(self: Stepper, batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(self, batch, num_steps)
         return parts, total + (0.0 * next(self.state.model.parameters())).sum().sqrt()
 
     stepper = new_stepper(minute_config())

@@ -1,4 +1,4 @@
-"""Validation. Reference: errors counted by hand on a model whose output is known. Law: batches change nothing."""
+"""Validation. Reference: manually counted errors on a model whose output is known. Law: batches change nothing."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -104,7 +104,7 @@ def test_batches_change_nothing(cuts: list[Any], has_transducer: bool, has_ctc: 
     assert ("attention_rescoring" in methods) == (has_attention and has_ctc)
 
 
-def test_dev_batches_hold_everything_once_with_room_behind(cuts: list[Any]) -> None:
+def test_dev_batches_hold_everything_once_with_padding(cuts: list[Any]) -> None:
     for max_duration_s, number in ((0.1, 3), (100.0, 1)):
         batches = dev_batches(cuts, max_duration_s)
         assert len(batches) == number

@@ -86,9 +86,7 @@ def ctc_align(log_probs_TV: np.ndarray, ids: Sequence[int], *, blank_id: int) ->
             is_label = bool(after.label_U[-1] > after.blank_U[-1])
             score = float(max(after.label_U[-1], after.blank_U[-1]))
             if not np.isfinite(score):
-                raise ValueError(
-                    f"expected log-probabilities with a path for the {len(labels_S)} labels, got {score} for all"
-                )
+                raise ValueError(f"log_probs must have a path for the {len(labels_S)} labels, but all paths score {score}")
         emitted_T[block], is_label_T[block], position, is_label = _trace(
             pointers, is_repeat_S[low:position], position - low, is_label
         )

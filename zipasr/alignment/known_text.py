@@ -1,4 +1,4 @@
-"""The times of the words of a known text: features (T, F) at 100 Hz and the text -> `Transcript`.
+"""The times of the tokens of a known text: features (T, F) at 100 Hz and the text -> ids with their spans.
 
 The CTC head scores every frame at 25 Hz, the best path through the text is found, and the edges of the words are searched
 for in the energy of the features (`word_times.py`). A recording longer than 30 s is encoded in windows. The path runs
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from zipasr.alignment.ctc import ctc_align
-from zipasr.alignment.word_times import energy_db, token_spans
-from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ, FRAME_S_25HZ
+from zipasr.alignment.word_times import TokenSpan, energy_db, token_spans
+from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.nn.encoded import Encoded
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import Token, Transcript, words_from_tokens
 
 _WINDOW_FRAMES_25HZ = 750
 """30 s, the longest utterances that models are usually trained on; the cost of attention grows with the square."""
@@ -34,7 +34,7 @@ def align_features(
     tokenizer: Tokenizer,
     encode: Callable[[Tensor], Encoded],
     duration_s: float,
-) -> Transcript:
+) -> tuple[Hypothesis, list[TokenSpan]]:
     """Find when the words of a text are said.
 
     Args:
@@ -43,10 +43,11 @@ def align_features(
         scorer: has a CTC head.
         tokenizer: the one of the scorer's model.
         encode: encodes a window (t, F) of features to frames (1, t', D) at 25 Hz, with the padding that the model needs.
-        duration_s: length of the recording, which limits the times.
+        duration_s: length of the recording, for messages.
     Returns:
-        The text with the times of its tokens and words. The log-probability of a token is its mean over the frames it was
-        aligned with, so a word that was not said has a low confidence; `score` is that of the whole path.
+        The tokens of the text, and the span of each, from edge to edge of its word. The log-probability of a token is its
+        mean over the frames it was aligned with, so a word that was not said has a low confidence; `score` is that of the
+        whole path.
     Raises:
         DataError: the text is empty, has characters that the model does not know, or is too long for the recording.
         ConfigError: the model has no CTC head.
@@ -59,32 +60,22 @@ def align_features(
         alignment = ctc_align(log_probs_TV, ids, blank_id=tokenizer.blank_id)
     except ValueError as error:
         raise DataError(
-            f"expected a text that is said in these {duration_s:.2f} s, got one that does not fit: {error}; "
+            f"the text must be said in these {duration_s:.2f} s, but does not fit: {error}; "
             "is it the text of another recording?"
         ) from error
-    spans = token_spans(ids, alignment, energy_db(features), tokenizer=tokenizer)
-    tokens = tuple(
-        Token(tokenizer.pieces[i], min(start * FRAME_S_25HZ, duration_s), min(end * FRAME_S_25HZ, duration_s), log_prob)
-        for i, (start, end), log_prob in zip(ids, spans, alignment.log_probs, strict=True)
-    )
-    return Transcript(
-        tokenizer.decode(ids),
-        tokens=tokens,
-        words=words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless),
-        duration_s=duration_s,
-        score=alignment.score,
-    )
+    hypothesis = Hypothesis(tuple(ids), alignment.first_frames, alignment.log_probs, alignment.score)
+    return hypothesis, token_spans(ids, alignment, energy_db(features), tokenizer=tokenizer)
 
 
 def _encoded_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of the text as it stands, or else in upper or lower case."""
     if not text.split():
-        raise DataError("expected the words that are said, got an empty text")
+        raise DataError("the text must be the words that are said, but is empty; give them")
     spelling = tokenizer.spelling(text)
     unknown = tokenizer.unknown_characters(spelling)
     if unknown:
         raise DataError(
-            f"expected characters that the model knows, got {' '.join(sorted(unknown))} in the text; "
+            f"the text must have characters that the model knows, but has {' '.join(sorted(unknown))}; "
             "leave them out or write them as they are spoken"
         )
     return tokenizer.encode(spelling)

@@ -81,8 +81,8 @@ def align_hypotheses(
     lens = check_encoded(encoded)
     if not len(features) == len(hypotheses) == len(lens):
         raise ValueError(
-            f"there must be features and a hypothesis for each of {len(lens)} utterances, not {len(features)} and "
-            f"{len(hypotheses)}"
+            f"there must be features and a hypothesis for each of {len(lens)} utterances, but there are {len(features)} "
+            f"and {len(hypotheses)}"
         )
     if not any(hypothesis.ids for hypothesis in hypotheses):
         return [[] for _ in hypotheses]

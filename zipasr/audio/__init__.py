@@ -3,12 +3,12 @@
 `load_audio` returns the whole recording; `read_blocks` yields the same samples, bit for bit, as blocks in constant memory.
 Timestamps of the file are followed: gaps become silence. A recording that is shorter than its header states raises instead
 of being returned truncated, unless damage is allowed. Formats whose header states no length (ogg, raw AAC, mp3 without a
-Xing frame, G.722, raw samples) give whatever is there. No other part of zipasr opens audio.
+Xing frame, G.722, raw samples) are read as far as they go. No other part of zipasr opens audio.
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS
-from zipasr.audio.file import rereadable
-from zipasr.audio.recording import audio_duration_s, load_audio, num_channels, read_blocks, save_flac
+from zipasr.audio.file import audio_duration_s, rereadable
+from zipasr.audio.recording import load_audio, num_channels, read_blocks, save_flac
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 
 __all__ = [

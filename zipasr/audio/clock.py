@@ -129,9 +129,9 @@ class Clock:
         self._num_silent += num_samples
         if self._num_silent > _MAX_SILENCE_S * self.rate_hz:
             raise AudioError(
-                f"Expected at most {_MAX_SILENCE_S / 3600:g} hours without audio in {self._name}, got timestamps "
+                f"{self._name} must have at most {_MAX_SILENCE_S / 3600:g} hours without audio, but has timestamps "
                 f"{num_samples / self.rate_hz / 3600:.1f} hours apart at {self.now_s:.2f} s; they are damaged: convert the "
-                "file to WAV or FLAC."
+                "file to WAV or FLAC"
             )
         self.num_samples += num_samples
         for start in range(0, num_samples, _SILENT_FRAMES):

@@ -75,9 +75,9 @@ def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str
         return av.open(file, "r", format=headerless, options=options, metadata_errors="replace")
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
-            "Expected a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...) in "
-            f"{name}, got an unknown or damaged format that starts with {head_of(file)!r}; convert it to WAV or "
-            "FLAC, or name a headerless format, for example format='g722'."
+            f"{name} must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format "
+            f"that starts with {head_of(file)!r}; convert it to WAV or FLAC, or name a headerless format, for example "
+            "format='g722'"
         ) from error
 
 
@@ -97,8 +97,8 @@ def audio_stream(container: "av.container.InputContainer", name: str, track: int
     stream = container.streams.best("audio") if track is None else tracks[track]
     if stream is None or stream.codec_context is None:  # no context: a codec that this FFmpeg does not know
         raise AudioError(
-            f"Expected an audio track of a known codec in {name}, got a {container.format.name} file without one; "
-            "export its audio as WAV or FLAC."
+            f"{name} must have an audio track of a known codec, but is a {container.format.name} file without one; export "
+            "its audio as WAV or FLAC"
         )
     if stream.codec_context.name == "flac":
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # by default FFmpeg skips damaged frames silently
@@ -108,7 +108,7 @@ def audio_stream(container: "av.container.InputContainer", name: str, track: int
 def no_such_track(track: int, name: str, tracks: Sequence[str]) -> AudioError:
     """The error for an audio track that a file does not have."""
     listed = ", ".join(f"{i} ({described})" for i, described in enumerate(tracks)) or "none"
-    return AudioError(f"Expected an audio track {track} in {name}, got only these: {listed}; they count from 0.")
+    return AudioError(f"{name} must have an audio track {track}, but has only these: {listed}; they count from 0")
 
 
 def _described(stream: "av.AudioStream") -> str:
@@ -151,7 +151,7 @@ def av_blocks(
         yield from track.blocks()
         clock, found_s = track.clock, track.found_s()
         if clock.num_samples == 0 and track.is_mp3:
-            raise AudioError(f"Expected mp3 frames in {name}, got none that decodes; convert it to WAV or FLAC.")
+            raise AudioError(f"{name} must have mp3 frames, but has none that decodes; convert it to WAV or FLAC")
     if clock.holes:
         logger.warning("%s is damaged; silence replaces what cannot be decoded: %s", name, places(clock.holes))
     if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
@@ -181,8 +181,8 @@ class _Track:
             if frame.sample_rate != clock.rate_hz:
                 if clock.num_samples:
                     raise AudioError(
-                        f"Expected one sample rate in {self._name}, got {clock.rate_hz} Hz and then {frame.sample_rate} Hz; "
-                        "convert it to WAV or FLAC."
+                        f"{self._name} must have one sample rate, but has {clock.rate_hz} Hz and then {frame.sample_rate} "
+                        "Hz; convert it to WAV or FLAC"
                     )
                 check_rate(frame.sample_rate, self._name)
                 clock.rate_hz = frame.sample_rate
@@ -250,8 +250,8 @@ def _others_start_s(container: "av.container.InputContainer", stream: "av.AudioS
 def damaged(name: str, at_s: float, what: str) -> AudioError:
     """The error for a recording that cannot be decoded to its end."""
     return AudioError(
-        f"Expected a whole recording in {name}, got damaged data at {at_s:.2f} s ({what}); copy it again, or take "
-        "what can be decoded with --allow-damaged (in Python allow_damaged=True)."
+        f"{name} must be a whole recording, but has damaged data at {at_s:.2f} s ({what}); copy it again, or take what can "
+        "be decoded with --allow-damaged (in Python allow_damaged=True)"
     )
 
 

@@ -12,8 +12,8 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, cast
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import soundfile
@@ -44,6 +44,16 @@ _BLOCK_FRAMES = 1 << 16  # a quarter of a megabyte per channel; large enough tha
 _MAX_BYTES_IN_MEMORY = 1 << 26
 
 
+class _Selected(NamedTuple):
+    """An open file and its reader."""
+
+    file: BinaryIO
+    headerless: str | None
+    """Headerless format; None: the file has a header."""
+    opened: soundfile.SoundFile | None
+    """The file opened by soundfile; None: PyAV reads it."""
+
+
 def file_blocks(
     source: object,
     *,
@@ -58,89 +68,109 @@ def file_blocks(
         AudioError: while reading; at the end of the file if it is shorter than its header states.
         ValueError: `format` or `sample_rate_hz` contradict the source.
     """
-    headerless = _headerless_format(source, format, sample_rate_hz)
-    return _blocks(source, headerless, sample_rate_hz, audio_track, is_given=format is not None, allow_damaged=allow_damaged)
+    name, headerless = name_of(source), _headerless_format(source, format, sample_rate_hz)
 
+    def blocks() -> Iterator[Block]:
+        with _selected(source, headerless, is_given=format is not None, allow_damaged=allow_damaged) as found:
+            if found.opened is not None:
+                _check_only_track(audio_track, found.opened, name)
+                yield from _soundfile_blocks(found.opened, name, allow_damaged=allow_damaged)
+            else:
+                yield from av_blocks(
+                    found.file,
+                    name,
+                    found.headerless,
+                    sample_rate_hz,
+                    audio_track=audio_track,
+                    allow_damaged=allow_damaged,
+                )
 
-def _blocks(
-    source: object,
-    headerless: str | None,
-    sample_rate_hz: int | None,
-    audio_track: int | None,
-    *,
-    is_given: bool,
-    allow_damaged: bool,
-) -> Iterator[Block]:
-    name = name_of(source)
-    with _file_errors(name), _opened(source, name) as file:
-        headerless = _without_signature(file, headerless, name, is_given=is_given)
-        # FFmpeg continues after damage in a FLAC file, soundfile does not.
-        is_for_av = headerless is not None or (allow_damaged and head_of(file)[:4] == b"fLaC")
-        if not is_for_av and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
-            with _soundfile_or_none(file) as opened:
-                if opened is not None:
-                    _check_only_track(audio_track, opened, name)
-                    yield from _soundfile_blocks(opened, name, allow_damaged=allow_damaged)
-                    return
-        file.seek(0)
-        yield from av_blocks(file, name, headerless, sample_rate_hz, audio_track=audio_track, allow_damaged=allow_damaged)
+    return blocks()
 
 
 def file_num_channels(
     source: object, *, sample_rate_hz: int | None, format: str | None, audio_track: int | None, allow_damaged: bool
 ) -> int:
     """Return the number of channels, from the header where it can be trusted, else from the first decoded frame."""
-    name = name_of(source)
-    headerless = _headerless_format(source, format, sample_rate_hz)
-    with _file_errors(name), _opened(source, name) as file:
-        headerless = _without_signature(file, headerless, name, is_given=format is not None)
-        if headerless is None and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
-            with _soundfile_or_none(file) as opened:
-                if opened is not None:
-                    _check_only_track(audio_track, opened, name)
-                    return int(opened.channels)
-        file.seek(0)
-        with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
+    name, headerless = name_of(source), _headerless_format(source, format, sample_rate_hz)
+    with _selected(source, headerless, is_given=format is not None, allow_damaged=allow_damaged) as found:
+        if found.opened is not None:
+            _check_only_track(audio_track, found.opened, name)
+            return int(found.opened.channels)
+        with opened_by_av(found.file, name, found.headerless, sample_rate_hz, audio_track=audio_track) as container:
             return first_num_channels(container, audio_stream(container, name, audio_track))
 
 
-def file_duration_s(path: str | os.PathLike[str]) -> float:
-    """Return the length in seconds; see `audio_duration_s`."""
+def audio_duration_s(path: str | os.PathLike[str]) -> float:
+    """Return the length of a recording in seconds, from its header if that states it, otherwise by decoding.
+
+    The header is trusted: only `load_audio` finds damage inside the file. Lossy formats may state up to a packet
+    more or less than they decode to.
+
+    Raises:
+        AudioError: as `load_audio`, for errors that are found without decoding.
+    """
     name = name_of(path)
-    headerless = _headerless_format(path, None, None)
-    with _file_errors(name), _opened(path, name) as file:
-        headerless = _without_signature(file, headerless, name, is_given=False)
-        if headerless is None and _is_for_soundfile(file, name):
-            with _soundfile_or_none(file) as opened:
-                if opened is not None:
-                    return float(opened.frames / opened.samplerate)
-        file.seek(0)
-        with opened_by_av(file, name, headerless, None) as container:
-            stated_s = stated_duration_s(container, audio_stream(container, name, None), file)
+    with _selected(path, _headerless_format(path, None, None), is_given=False, allow_damaged=False) as found:
+        if found.opened is not None:
+            return float(found.opened.frames / found.opened.samplerate)
+        with opened_by_av(found.file, name, found.headerless, None) as container:
+            stated_s = stated_duration_s(container, audio_stream(container, name, None), found.file)
             if stated_s is not None:
                 return stated_s
-        file.seek(0)
-        return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(file, name, headerless, None))
+        found.file.seek(0)
+        return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(found.file, name, found.headerless, None))
 
 
 # Selecting the reader
+
+
+@contextmanager
+def _selected(source: object, headerless: str | None, *, is_given: bool, allow_damaged: bool) -> Iterator[_Selected]:
+    """The open file of a source and its reader.
+
+    Args:
+        source: as in `load_audio`.
+        headerless: headerless format that the arguments or the file name specify.
+        is_given: whether the arguments specify it.
+        allow_damaged: whether to accept a damaged file.
+    Raises:
+        AudioError: the source cannot be read; also for errors of the libraries inside the block.
+    """
+    name = name_of(source)
+    with ExitStack() as stack:
+        stack.enter_context(_file_errors(name))
+        file = stack.enter_context(_opened(source, name))
+        headerless = _without_signature(file, headerless, name, is_given=is_given)
+        opened: soundfile.SoundFile | None = None
+        if headerless is None and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
+            file.seek(0)
+            with suppress(soundfile.LibsndfileError):  # a codec that it does not know
+                opened = stack.enter_context(soundfile.SoundFile(file))
+            if opened is not None and opened.subtype.startswith("MPEG"):
+                opened = None  # libsndfile stops early in mp3 of variable bit rate
+        if opened is None:
+            file.seek(0)
+        yield _Selected(file, headerless, opened)
 
 
 def _headerless_format(source: object, format: str | None, sample_rate_hz: int | None) -> str | None:
     """The headerless format that the arguments or the file name specify; None for a file with a header."""
     if format is not None and format not in HEADERLESS_FORMATS:
         raise ValueError(
-            f"Expected format to name a headerless format ({', '.join(sorted(HEADERLESS_FORMATS))}), got {format!r}; "
-            "leave it out for files with a header, which states the format."
+            f"format must be a headerless one ({', '.join(sorted(HEADERLESS_FORMATS))}), but is {format!r}; leave it out "
+            "for files with a header, which states the format"
         )
     if format in PCM_FORMATS:
         if sample_rate_hz is None:
-            raise ValueError(f"Expected sample_rate_hz with format={format!r}, got none; raw samples do not state it.")
+            raise ValueError(
+                f"sample_rate_hz must be given with format={format!r}, but is None; raw samples do not state it"
+            )
         return format
     if sample_rate_hz is not None:
         raise ValueError(
-            f"Expected no sample_rate_hz for {name_of(source)}, got {sample_rate_hz}; files state their own rate, "
-            "only arrays and raw samples (format='s16le' and the like) need it."
+            f"sample_rate_hz must be None for {name_of(source)}, but is {sample_rate_hz}; files state their own rate, only "
+            "arrays and raw samples (format='s16le' and the like) need it"
         )
     if format is None and isinstance(source, (str, os.PathLike)):
         suffix = os.path.splitext(os.fsdecode(source))[1].lower()
@@ -154,8 +184,7 @@ def _without_signature(file: BinaryIO, headerless: str | None, name: str, *, is_
         return headerless
     if is_given:
         raise AudioError(
-            f"Expected headerless {headerless} in {name}, got a file with a header "
-            f"({head_of(file)[:4]!r}); leave format out."
+            f"{name} must be headerless {headerless}, but is a file with a header ({head_of(file)[:4]!r}); leave format out"
         )
     return None
 
@@ -201,8 +230,8 @@ def _opened(source: object, name: str) -> Iterator[BinaryIO]:
     start = source.read(1) if hasattr(source, "read") else source
     if not isinstance(start, bytes):
         raise _CallerError(
-            f"Expected a path, bytes, a file opened in binary mode or an array, got {type(source).__name__}"
-            f"{' that reads ' + type(start).__name__ if start is not source else ''}; open files with mode 'rb'."
+            f"a source must be a path, bytes, a file opened in binary mode or an array, but is {type(source).__name__}"
+            f"{' that reads ' + type(start).__name__ if start is not source else ''}; open files with mode 'rb'"
         )
     with _copied(cast(BinaryIO, source), start, name) as copy:
         yield copy
@@ -216,7 +245,7 @@ def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
         return
     stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console
     if stdin is None or stdin.closed:
-        raise AudioError(f"Expected a recording in {name}, got none: it is closed; name a file.")
+        raise AudioError(f"{name} must be a recording, but is closed; name a file")
     yield stdin
 
 
@@ -237,7 +266,7 @@ class _CallerError(ValueError):
 
 def _check_not_empty(num_bytes: int, name: str) -> None:
     if num_bytes == 0:
-        raise AudioError(f"Expected a recording in {name}, got zero bytes; copy or record it again.")
+        raise AudioError(f"{name} must be a recording, but has zero bytes; copy or record it again")
 
 
 @contextmanager
@@ -248,25 +277,26 @@ def _file_errors(name: str) -> Iterator[None]:
     except _CallerError:
         raise
     except FileNotFoundError as error:
-        raise AudioError(f"Expected a recording at {name}, got no such file; check the path.") from error
+        raise AudioError(f"{name} must be a recording, but there is no such file; check the path") from error
     except (IsADirectoryError, PermissionError) as error:
-        raise AudioError(f"Expected a readable file at {name}, got: {error.strerror}; check the path.") from error
+        raise AudioError(f"{name} must be a readable file, but is not: {error.strerror}; check the path") from error
     except (av.FFmpegError, soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
         raise AudioError(
-            f"Expected a whole recording in {name}, got damaged or unsupported data ({reason(error)}); copy it again "
-            "or convert it to WAV or FLAC."
+            f"{name} must be a whole recording, but has damaged or unsupported data ({reason(error)}); copy it again or "
+            "convert it to WAV or FLAC"
         ) from error
 
 
 # WAV and FLAC
 
 
-def _is_for_soundfile(file: BinaryIO, name: str, *, allow_damaged: bool = False) -> bool:
-    """Whether a file is WAV or FLAC of stated length, which soundfile reads exactly; raises for a truncated WAV."""
+def _is_for_soundfile(file: BinaryIO, name: str, *, allow_damaged: bool) -> bool:
+    """Whether soundfile reads a file: WAV or FLAC of stated length. Raises for a truncated WAV."""
     head = head_of(file)
     if head[:4] == b"fLaC":
         file.seek(18)  # STREAMINFO: 36 bits number of samples end at byte 26; 0 is unknown, which libsndfile cannot read
-        return int.from_bytes(file.read(8), "big") & 0xFFFFFFFFF != 0
+        # FFmpeg continues after damage, soundfile does not.
+        return not allow_damaged and int.from_bytes(file.read(8), "big") & 0xFFFFFFFFF != 0
     return head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_wav_of_stated_length(file, name, allow_damaged)
 
 
@@ -278,41 +308,34 @@ def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> 
     size = file.seek(0, os.SEEK_END)
     file.seek(4)
     riff_size = struct.unpack("<I", file.read(4))[0]
-    position, bytes_per_s = 12, 0
-    while position + 8 <= size:
+    chunks = _wav_chunks(file, size)
+    if b"data" not in chunks:
+        return False
+    start, length = chunks[b"data"]
+    present = size - start
+    if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and riff_size + 8 < size):
+        return False
+    bytes_per_s = 0
+    if b"fmt " in chunks:
+        file.seek(chunks[b"fmt "][0] + 8)
+        bytes_per_s = int.from_bytes(file.read(4), "little")
+    if length - present > _WAV_SLACK_S * bytes_per_s:
+        if not allow_damaged:
+            raise truncated(name, f"{length} bytes of samples", f"{present}")
+        logger.warning("%s is truncated: it holds %d of %d bytes of samples", name, present, length)
+    return True
+
+
+def _wav_chunks(file: BinaryIO, size: int) -> dict[bytes, tuple[int, int]]:
+    """Start and stated length of each chunk of a WAV file of `size` bytes, up to its samples."""
+    chunks: dict[bytes, tuple[int, int]] = {}
+    position = 12
+    while position + 8 <= size and b"data" not in chunks:
         file.seek(position)
-        chunk, length = struct.unpack("<4sI", file.read(8))
-        if chunk == b"fmt " and position + 24 <= size:
-            bytes_per_s = struct.unpack("<8xI", file.read(12))[0]
-        if chunk == b"data":
-            present = size - position - 8
-            if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and riff_size + 8 < size):
-                return False
-            if length - present > _WAV_SLACK_S * bytes_per_s:
-                if not allow_damaged:
-                    raise truncated(name, f"{length} bytes of samples", f"{present}")
-                logger.warning("%s is truncated: it holds %d of %d bytes of samples", name, present, length)
-            return True
+        name, length = struct.unpack("<4sI", file.read(8))
+        chunks[name] = (position + 8, length)
         position += 8 + length + length % 2
-    return False
-
-
-@contextmanager
-def _soundfile_or_none(file: BinaryIO) -> Iterator[soundfile.SoundFile | None]:
-    """The file opened by soundfile, or None if soundfile does not know its codec."""
-    file.seek(0)
-    try:
-        opened = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError:
-        opened = None
-    if opened is not None and opened.subtype.startswith("MPEG"):  # libsndfile stops early in mp3 of variable bit rate
-        opened.close()
-        opened = None
-    if opened is None:
-        yield None
-        return
-    with opened:
-        yield opened
+    return chunks
 
 
 def _check_only_track(audio_track: int | None, opened: soundfile.SoundFile, name: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from zipasr.audio.file import file_blocks, file_duration_s, file_num_channels, is_pipe
+from zipasr.audio.file import file_blocks, file_num_channels, is_pipe
 from zipasr.audio.samples import (
     MAX_RATE_HZ,
     MIN_RATE_HZ,
@@ -90,10 +91,7 @@ def read_blocks(
     object larger than 64 MB is copied to a temporary file, since not all of them can seek.
 
     Args:
-        source: as `load_audio`.     sample_rate_hz: as `load_audio`.
-        format: as `load_audio`.     channel: as `load_audio`.
-        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
-        block_s: seconds per block; the last block may be shorter.
+        block_s: seconds per block; the last block may be shorter. The other arguments are those of `load_audio`.
     Returns:
         Nonempty blocks (samples,) float32; no block at all if the recording has no samples.
     Raises:
@@ -101,7 +99,7 @@ def read_blocks(
         ValueError: as `load_audio`, at once, or `block_s` is shorter than a sample.
     """
     if not block_s * SAMPLE_RATE_HZ >= 1:
-        raise ValueError(f"Expected block_s of at least one sample ({1 / SAMPLE_RATE_HZ} s), got {block_s}.")
+        raise ValueError(f"block_s must be at least one sample, {1 / SAMPLE_RATE_HZ} s, but is {block_s}")
     native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
     return _regrouped(_resampled(native, channel, name_of(source)), round(block_s * SAMPLE_RATE_HZ))
 
@@ -117,52 +115,31 @@ def num_channels(
     """Return the number of channels of a recording, decoding at most its first frames.
 
     Args:
-        source: as `load_audio`, but not a pipe; a file object must be able to seek and keeps its position.
-        sample_rate_hz: as `load_audio`.     format: as `load_audio`.
-        audio_track: as `load_audio`.     allow_damaged: as `load_audio`.
+        source: not a pipe; a file object must be able to seek and keeps its position. The other arguments are those of
+            `load_audio`.
     Raises:
         AudioError: as `load_audio`, for errors that the start of the file shows.
         ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
     """
     array = _as_array(source)
+    _check_arguments(array, sample_rate_hz, format, None, audio_track)
     if array is not None:
-        _check_arguments(array, sample_rate_hz, format, None, audio_track)
         return _frames_of(array).shape[1]
-    _check_arguments(None, sample_rate_hz, format, None, audio_track)
-
-    def count(opened: object) -> int:
+    if is_pipe(source):
+        raise ValueError(f"a source must be readable again, but is {name_of(source)}, a pipe; read it and pass its bytes")
+    with ExitStack() as stack:
+        if hasattr(source, "read"):
+            file = cast(BinaryIO, source)
+            if not (hasattr(file, "seekable") and file.seekable()):
+                raise ValueError("a file object must be able to seek, but this one cannot; read it and pass its bytes")
+            stack.callback(file.seek, file.tell())
         return file_num_channels(
-            opened,
+            source,
             sample_rate_hz=sample_rate_hz,
             format=format,
             audio_track=audio_track,
             allow_damaged=allow_damaged,
         )
-
-    if is_pipe(source):
-        raise ValueError(f"Expected a file that can be read again, got {name_of(source)}; read it and pass its bytes.")
-    if not hasattr(source, "read"):
-        return count(source)
-    file = cast(BinaryIO, source)
-    if not (hasattr(file, "seekable") and file.seekable()):
-        raise ValueError("Expected a file object that can seek, got one that cannot; read it and pass its bytes.")
-    position = file.tell()
-    try:
-        return count(file)
-    finally:
-        file.seek(position)
-
-
-def audio_duration_s(path: str | os.PathLike[str]) -> float:
-    """Return the length of a recording in seconds, from its header if that states it, otherwise by decoding.
-
-    The header is trusted: only `load_audio` finds damage inside the file. Lossy formats may state up to a packet
-    more or less than they decode to.
-
-    Raises:
-        AudioError: as `load_audio`, for errors that are found without decoding.
-    """
-    return file_duration_s(path)
 
 
 def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
@@ -176,11 +153,11 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
     """
     if samples.ndim != 1 or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(
-            f"Expected one or more samples (samples,) of floats to save, got shape {samples.shape} of {samples.dtype}; "
-            "load_audio returns them so, and a FLAC file cannot be empty."
+            f"samples to save must be (samples,) of one or more floats, but have shape {samples.shape} of {samples.dtype}; "
+            "load_audio returns them so, and a FLAC file cannot be empty"
         )
     if not np.isfinite(samples).all():
-        raise ValueError("Expected finite samples to save, got NaN or infinite ones; check them with numpy.isfinite.")
+        raise ValueError("samples to save must be finite, but some are NaN or infinite; check them with numpy.isfinite")
     # libsndfile multiplies floats by 32767 but divides by 32768 when it reads: rounding here keeps 16-bit audio exact.
     codes = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
     encoded = io.BytesIO()
@@ -194,8 +171,8 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise AudioError(
-            f"Expected to write {path}, got: {error.strerror or error}; check the folder, its permissions and its free "
-            "space."
+            f"{path} must be writable, but is not: {error.strerror or error}; check the folder, its permissions and its "
+            "free space"
         ) from error
 
 
@@ -204,15 +181,15 @@ def _check_arguments(
 ) -> None:
     """Raise ValueError for arguments that are wrong for any file."""
     if channel is not None and channel < 0:
-        raise ConfigError(f"Expected channel to count from 0, got {channel}; leave it out for the mean of all channels.")
+        raise ConfigError(f"channel must be 0 or more, but is {channel}; leave it out for the mean of all channels")
     if audio_track is not None and audio_track < 0:
-        raise ConfigError(f"Expected audio_track to count from 0, got {audio_track}; leave it out for the default track.")
+        raise ConfigError(f"audio_track must be 0 or more, but is {audio_track}; leave it out for the default track")
     if sample_rate_hz is not None and not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
-        raise ValueError(f"Expected sample_rate_hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {sample_rate_hz}.")
+        raise ValueError(f"sample_rate_hz must be {MIN_RATE_HZ} to {MAX_RATE_HZ}, but is {sample_rate_hz}")
     if array is not None and format is not None:
-        raise ValueError(f"Expected no format for an array, got format={format!r}; leave it out.")
+        raise ValueError(f"format must be None for an array, but is {format!r}; leave it out")
     if array is not None and audio_track is not None:
-        raise ValueError(f"Expected no audio_track for an array, got {audio_track}; leave it out.")
+        raise ValueError(f"audio_track must be None for an array, but is {audio_track}; leave it out")
 
 
 def _native_blocks(
@@ -237,7 +214,7 @@ def _native_blocks(
         )
     frames_TC = _frames_of(array)
     if channel is not None and channel >= frames_TC.shape[1] and len(frames_TC):
-        raise ValueError(f"Expected a channel below {frames_TC.shape[1]} for shape {array.shape}, got {channel}.")
+        raise ValueError(f"channel must be below {frames_TC.shape[1]} for shape {array.shape}, but is {channel}")
     rate_hz = SAMPLE_RATE_HZ if sample_rate_hz is None else sample_rate_hz
     return (
         Block(scaled(frames_TC[start : start + _BATCH_SAMPLES]), rate_hz)
@@ -256,7 +233,7 @@ def _as_array(source: object) -> np.ndarray | None:
 def _frames_of(array: np.ndarray) -> np.ndarray:
     """A view of an array as frames_TC."""
     if array.ndim not in (1, 2):
-        raise ValueError(f"Expected an array of (samples,) or two axes, got shape {array.shape}; flatten it.")
+        raise ValueError(f"an array must be (samples,) or have two axes, but has shape {array.shape}; flatten it")
     scaled(array[:0])  # raises for types that cannot be samples
     if array.ndim == 1:
         return array[:, None]
@@ -265,8 +242,8 @@ def _frames_of(array: np.ndarray) -> np.ndarray:
         return array.reshape(0, max(shorter, 1))
     if shorter > _MAX_ARRAY_CHANNELS or (shorter > 1 and longer <= _MAX_ARRAY_CHANNELS):
         raise ValueError(
-            f"Expected one axis of at most {_MAX_ARRAY_CHANNELS} channels and one of more samples than that, got "
-            f"shape {array.shape}, whose layout is ambiguous or unknown; pass one channel as (samples,)."
+            f"an array must have one axis of at most {_MAX_ARRAY_CHANNELS} channels and one of more samples than that, but "
+            f"has shape {array.shape}, whose layout is ambiguous or unknown; pass one channel as (samples,)"
         )
     return array if array.shape[1] == shorter else array.T
 

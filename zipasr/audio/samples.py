@@ -52,8 +52,8 @@ def scaled(samples: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the caller reports
             return samples.astype(np.float32)
     raise ValueError(
-        f"Expected samples as floats or as integers of 8, 16 or 32 bits, got {samples.dtype}; convert them, "
-        "for example with samples.astype('int16')."
+        f"samples must be floats or integers of 8, 16 or 32 bits, but are {samples.dtype}; convert them, for example with "
+        "samples.astype('int16')"
     )
 
 
@@ -78,15 +78,15 @@ def channel_to_keep(frames_TC: np.ndarray, mix: np.ndarray) -> int | None:
 def check_channel(channel: int | None, num_channels: int, name: str) -> None:
     """Raise AudioError for a channel that a file does not have."""
     if channel is not None and channel >= num_channels:
-        raise AudioError(f"Expected more than {channel} channels in {name}, got {num_channels}; channels count from 0.")
+        raise AudioError(f"{name} must have a channel {channel}, but has {num_channels}; channels count from 0")
 
 
 def check_rate(rate_hz: int, name: str) -> None:
     """Raise AudioError for a sample rate that no recording has."""
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(
-            f"Expected a sample rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz for {name}, got {rate_hz}; the header is "
-            "damaged or the rate was given in other units."
+            f"the sample rate of {name} must be {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, but is {rate_hz}; the header is damaged "
+            "or the rate was given in other units"
         )
 
 
@@ -107,18 +107,19 @@ def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: s
         num_bad = int(np.count_nonzero(~is_finite))
         first_s = (start_samples + int(is_finite.argmin())) / rate_hz
         raise AudioError(
-            f"Expected finite samples in {name}, got {num_bad} that are NaN or infinite from {first_s:.2f} s on; "
-            "record or export it again."
+            f"samples of {name} must be finite, but {num_bad} are NaN or infinite from {first_s:.2f} s on; record or "
+            "export it again"
         )
     first = int(is_good.argmin())
     raise AudioError(
-        f"Expected samples from -1 to 1 in {name}, got {samples[first]:g} at {(start_samples + first) / rate_hz:.2f} s; "
-        f"{INT16_CURE}."
+        f"samples of {name} must be -1 to 1, but one is {samples[first]:g} at {(start_samples + first) / rate_hz:.2f} s; "
+        f"{INT16_CURE}"
     )
 
 
 def truncated(name: str, promised: str, found: str) -> AudioError:
     """The error for a recording that is shorter than its header states."""
     return AudioError(
-        f"Expected {promised} in {name} as its header says, got {found}: the file is truncated; copy or download it again."
+        f"{name} must hold {promised}, as its header states, but holds {found}: the file is truncated; copy or download it "
+        "again"
     )

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zipasr.nn.attention import RelativeShift
+
 
 def relative_positions(x: Tensor) -> Tensor:
     """Encodings (2T - 1, D), for `x` (N, T, D), of the offsets T - 1, ..., 0, ..., -(T - 1), in the dtype of `x`.
@@ -21,17 +23,6 @@ def relative_positions(x: Tensor) -> Tensor:
     columns = torch.arange(0, channels, 2, dtype=torch.float32, device=x.device)
     angles = offsets.unsqueeze(1) * torch.exp(columns * (-math.log(10000.0) / channels))
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(x.dtype)
-
-
-def relative_shift(scores: Tensor) -> Tensor:
-    """Gather by offset: out[..., i, j] = scores[..., i, T - 1 - i + j], from (..., T, 2T - 1) to (..., T, T)."""
-    num_frames = scores.shape[-2]
-    if num_frames == 1:
-        return scores
-    # In the flattened rows of 2T - 1, the first wanted column of each row follows that of the previous row after 2T - 2.
-    step = 2 * num_frames - 2
-    rows = scores.flatten(-2).narrow(-1, num_frames - 1, num_frames * step)
-    return rows.unflatten(-1, (num_frames, step))[..., :num_frames]
 
 
 class RelativeAttention(nn.Module):
@@ -63,7 +54,7 @@ class RelativeAttention(nn.Module):
         # Scaling the queries instead of the scores costs T / d times less.
         content_query = (query + self.pos_bias_u.unsqueeze(1)) * self.scale
         pos_query = (query + self.pos_bias_v.unsqueeze(1)) * self.scale
-        scores_NHTT = content_query @ key.transpose(-2, -1) + relative_shift(pos_query @ encoded_HPd.transpose(-2, -1))
+        scores_NHTT = content_query @ key.transpose(-2, -1) + RelativeShift.apply(pos_query @ encoded_HPd.transpose(-2, -1))
         # The lowest finite number instead of -inf keeps rows finite whose keys are all padding.
         lowest = torch.finfo(scores_NHTT.dtype).min
         weights_NHTT = scores_NHTT.masked_fill(padding_mask[:, None, None], lowest).softmax(-1)

@@ -1,5 +1,5 @@
-"""Parts that several of the comparison encoders share: convolutions over time, feed-forward module, batch normalization,
-padding, and checks of configurations.
+"""Parts that several of the comparison encoders share: gating MLP, feed-forward module, batch normalization, padding, and
+checks of configurations.
 
 Modules map (N, T, D) to (N, T, D) at any rate. Padding frames count as zeros, like the frames beyond both ends.
 Source: Peng et al. 2022, arXiv:2207.02971, section 3.3 (gating MLP); Ioffe and Szegedy 2015, arXiv:1502.03167 (batch
@@ -11,32 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
-from zipasr.nn.convolution import depthwise_conv
-from zipasr.nn.placement import moved
-
-
-def padding_mask(lens: Tensor, x: Tensor) -> Tensor:
-    """Bool mask (N, T) on the device of `x` (N, T, ...): True at the frames beyond `lens` (N,)."""
-    return torch.arange(x.shape[1], device=x.device) >= moved(lens, x.device).unsqueeze(1)
+from zipasr.nn.convolution import DepthwiseConv
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     """`x` (N, T, ...) with zeros where `mask` (N, T) is True, so that a convolution treats padding like the end."""
     return x.masked_fill(mask.view(*mask.shape, *(1,) * (x.dim() - 2)), 0.0)
-
-
-class DepthwiseConv(nn.Module):
-    """Depthwise convolution over time with k//2 frames of context on both sides, initialized like `nn.Conv1d`."""
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__()
-        conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
-        assert conv.bias is not None
-        self.weight, self.bias = conv.weight, conv.bias
-
-    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        return depthwise_conv(zero_padding(x, padding_mask), self.weight, self.bias, padding=self.weight.shape[2] // 2)
 
 
 class GatingMlp(nn.Module):
@@ -56,7 +36,7 @@ class GatingMlp(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
         content, gate = functional.gelu(self.in_proj(x)).chunk(2, dim=-1)
-        gated = content * self.gate_conv(self.gate_norm(gate), padding_mask)
+        gated = content * self.gate_conv(zero_padding(self.gate_norm(gate), padding_mask))
         return self.out_proj(self.dropout(gated))
 
 

@@ -12,43 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import GatingMlp, check_halves, check_heads, check_odd, check_positive, check_rates
-from zipasr.baselines.encoder import BlockEncoder
-from zipasr.baselines.subsampling import MIN_FRAMES
-from zipasr.errors import ConfigError
+from zipasr.baselines.blocks import GatingMlp, check_halves
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchformerConfig:
+class BranchformerConfig(BaselineConfig):
     """Configuration of a Branchformer. The defaults are the published model."""
 
     kind: ClassVar[str] = "branchformer"
     """Name of this encoder family in JSON."""
-    num_features: int = 80
-    """Mel bins F of the input, 7 or more."""
-    subsampling_channels: int = 512
-    """Channels of the two subsampling convolutions; the published model has as many as `channels`."""
-    num_layers: int = 18
-    """Number of blocks."""
-    channels: int = 512
-    """Width D of the frames; even, a multiple of `num_heads`."""
-    num_heads: int = 8
-    """Attention heads H."""
     gating_channels: int = 3072
     """Hidden width of the gating MLP, even: one half is gated by the other."""
-    kernel_size: int = 31
-    """Kernel size of the gate's convolution in frames at 25 Hz; odd."""
-    dropout: float = 0.1
-    """Dropout rate for frames, positions, attention weights and every module."""
 
     def __post_init__(self) -> None:
-        if self.num_features < MIN_FRAMES:
-            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
+        super().__post_init__()
         check_halves(gating_channels=self.gating_channels)
-        check_heads(self.channels, self.num_heads)
-        check_odd(kernel_size=self.kernel_size)
-        check_rates(dropout=self.dropout)
 
 
 def base() -> BranchformerConfig:
@@ -84,11 +63,4 @@ class Branchformer(BlockEncoder):
     """The Branchformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: BranchformerConfig) -> None:
-        super().__init__(
-            (BranchformerBlock(config) for _ in range(config.num_layers)),
-            num_features=config.num_features,
-            subsampling_channels=config.subsampling_channels,
-            channels=config.channels,
-            dropout=config.dropout,
-        )
-        self.config = config
+        super().__init__(config, (BranchformerBlock(config) for _ in range(config.num_layers)))

@@ -13,67 +13,46 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import DepthwiseConv, FeedForward, check_heads, check_odd, check_positive, check_rates
-from zipasr.baselines.encoder import BlockEncoder
-from zipasr.baselines.subsampling import MIN_FRAMES
-from zipasr.errors import ConfigError
+from zipasr.baselines.blocks import FeedForward, check_positive, zero_padding
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
+from zipasr.nn.convolution import DepthwiseConv
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConformerConfig:
+class ConformerConfig(BaselineConfig):
     """Configuration of a Conformer. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "conformer"
     """Name of this encoder family in JSON."""
-    num_features: int = 80
-    """Mel bins F of the input, 7 or more."""
     subsampling_channels: int = 256
-    """Channels of the two subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 16
-    """Number of blocks."""
     channels: int = 256
-    """Width D of the frames; even, a multiple of `num_heads`."""
     num_heads: int = 4
-    """Attention heads H."""
     feedforward: int = 1024
     """Hidden width of the feed-forward modules."""
-    kernel_size: int = 31
-    """Kernel size of the depthwise convolutions in frames at 25 Hz; odd."""
-    dropout: float = 0.1
-    """Dropout rate for frames, positions, attention weights and every module."""
 
     def __post_init__(self) -> None:
-        if self.num_features < MIN_FRAMES:
-            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        check_positive(
-            subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
-        )
-        check_heads(self.channels, self.num_heads)
-        check_odd(kernel_size=self.kernel_size)
-        check_rates(dropout=self.dropout)
+        super().__post_init__()
+        check_positive(feedforward=self.feedforward)
+
+
+# Parameters are counted with the transducer head of that recipe; only the style of that head is inferred.
 
 
 def small() -> ConformerConfig:
-    """Conformer-S: 9.8 M parameters and 29.1 GFLOPs published.
-
-    Verified: counted exactly, 9,789,436 with the transducer head of that recipe; only the style of that head is inferred.
-    """
+    """Conformer-S: 9.8 M parameters and 29.1 GFLOPs published; ours has 9,789,436."""
     return ConformerConfig(subsampling_channels=144, channels=144, feedforward=576)
 
 
 def medium() -> ConformerConfig:
-    """Conformer-M: 28.4 M parameters and 77.0 GFLOPs published.
-
-    Verified: counted exactly, 28,417,500 with the transducer head of that recipe; only the style of that head is inferred.
-    """
+    """Conformer-M: 28.4 M parameters and 77.0 GFLOPs published; ours has 28,417,500."""
     return ConformerConfig()
 
 
 def large() -> ConformerConfig:
-    """Conformer-L: 122.5 M parameters and 294.2 GFLOPs published.
+    """Conformer-L: 122.5 M parameters and 294.2 GFLOPs published; ours has 122,457,052.
 
-    Verified: counted exactly, 122,457,052 with the transducer head of that recipe; only the style of that head is
-    inferred. It has 18 blocks, one more than the original Conformer-L.
+    It has 18 blocks, one more than the original Conformer-L.
     """
     return ConformerConfig(subsampling_channels=512, num_layers=18, channels=512, num_heads=8, feedforward=2048)
 
@@ -91,7 +70,7 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        convolved = self.depthwise(functional.glu(self.in_proj(x)), padding_mask)
+        convolved = self.depthwise(zero_padding(functional.glu(self.in_proj(x)), padding_mask))
         return self.dropout(self.out_proj(functional.silu(self.norm(convolved))))
 
 
@@ -125,11 +104,4 @@ class Conformer(BlockEncoder):
     """The Conformer encoder; the module's docstring gives rates and lengths."""
 
     def __init__(self, config: ConformerConfig) -> None:
-        super().__init__(
-            (ConformerBlock(config) for _ in range(config.num_layers)),
-            num_features=config.num_features,
-            subsampling_channels=config.subsampling_channels,
-            channels=config.channels,
-            dropout=config.dropout,
-        )
-        self.config = config
+        super().__init__(config, (ConformerBlock(config) for _ in range(config.num_layers)))

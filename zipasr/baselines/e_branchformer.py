@@ -13,59 +13,40 @@ from torch import Tensor, nn
 
 from zipasr.baselines.attention import RelativeAttention
 from zipasr.baselines.blocks import (
-    DepthwiseConv,
     FeedForward,
     GatingMlp,
     check_halves,
-    check_heads,
     check_odd,
     check_positive,
     check_rates,
+    zero_padding,
 )
-from zipasr.baselines.encoder import BlockEncoder
-from zipasr.baselines.subsampling import MIN_FRAMES
-from zipasr.errors import ConfigError
+from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
+from zipasr.nn.convolution import DepthwiseConv
 
 
 @dataclass(frozen=True, kw_only=True)
-class EBranchformerConfig:
+class EBranchformerConfig(BaselineConfig):
     """Configuration of an E-Branchformer. The defaults are the published large model."""
 
     kind: ClassVar[str] = "e_branchformer"
     """Name of this encoder family in JSON."""
-    num_features: int = 80
-    """Mel bins F of the input, 7 or more."""
-    subsampling_channels: int = 512
-    """Channels of the two subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 17
-    """Number of blocks."""
-    channels: int = 512
-    """Width D of the frames; even, a multiple of `num_heads`."""
-    num_heads: int = 8
-    """Attention heads H."""
     feedforward: int = 1024
     """Hidden width of the feed-forward modules."""
     gating_channels: int = 3072
     """Hidden width of the gating MLP, even: one half is gated by the other."""
-    kernel_size: int = 31
-    """Kernel size of the gate's convolution in frames at 25 Hz; odd."""
     merge_kernel_size: int = 31
     """Kernel size of the merge's convolution in frames at 25 Hz; odd."""
-    dropout: float = 0.1
-    """Dropout rate for frames, positions, attention weights and every module."""
     layer_drop: float = 0.1
     """Probability of skipping a block in a training step."""
 
     def __post_init__(self) -> None:
-        if self.num_features < MIN_FRAMES:
-            raise ConfigError(f"num_features must be at least {MIN_FRAMES}, but is {self.num_features}")
-        check_positive(
-            subsampling_channels=self.subsampling_channels, num_layers=self.num_layers, feedforward=self.feedforward
-        )
+        super().__post_init__()
+        check_positive(feedforward=self.feedforward)
         check_halves(gating_channels=self.gating_channels)
-        check_heads(self.channels, self.num_heads)
-        check_odd(kernel_size=self.kernel_size, merge_kernel_size=self.merge_kernel_size)
-        check_rates(dropout=self.dropout, layer_drop=self.layer_drop)
+        check_odd(merge_kernel_size=self.merge_kernel_size)
+        check_rates(layer_drop=self.layer_drop)
 
 
 def base() -> EBranchformerConfig:
@@ -112,7 +93,7 @@ class EBranchformerBlock(nn.Module):
         far = self.dropout(self.attention(self.attention_norm(x), positions, padding_mask))
         near = self.dropout(self.gating(self.gating_norm(x), padding_mask))
         both = torch.cat([far, near], dim=-1)
-        both = both + self.merge_conv(both, padding_mask)
+        both = both + self.merge_conv(zero_padding(both, padding_mask))
         x = x + self.dropout(self.merge(both))
         x = x + 0.5 * self.feedforward2(self.feedforward2_norm(x))
         return self.out_norm(x)
@@ -123,11 +104,5 @@ class EBranchformer(BlockEncoder):
 
     def __init__(self, config: EBranchformerConfig) -> None:
         super().__init__(
-            (EBranchformerBlock(config) for _ in range(config.num_layers)),
-            num_features=config.num_features,
-            subsampling_channels=config.subsampling_channels,
-            channels=config.channels,
-            dropout=config.dropout,
-            layer_drop=config.layer_drop,
+            config, (EBranchformerBlock(config) for _ in range(config.num_layers)), layer_drop=config.layer_drop
         )
-        self.config = config

@@ -13,61 +13,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.baselines.attention import RelativeAttention, relative_positions
-from zipasr.baselines.blocks import (
-    DepthwiseConv,
-    FeedForward,
-    MaskedBatchNorm,
-    check_heads,
-    check_odd,
-    check_positive,
-    check_rates,
-    padding_mask,
-    zero_padding,
-)
+from zipasr.baselines.blocks import FeedForward, MaskedBatchNorm, check_positive, zero_padding
+from zipasr.baselines.encoder import BaselineConfig
 from zipasr.baselines.subsampling import SeparableSubsampling
 from zipasr.errors import ConfigError
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.convolution import DepthwiseConv
+from zipasr.nn.encoded import Encoded, check_input, padding_mask
 
 _REDUCE_KERNEL_SIZE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SqueezeformerConfig:
+class SqueezeformerConfig(BaselineConfig):
     """Configuration of a Squeezeformer. The defaults are the published medium model."""
 
     kind: ClassVar[str] = "squeezeformer"
     """Name of this encoder family in JSON."""
-    num_features: int = 80
-    """Mel bins F of the input."""
+    min_features: ClassVar[int] = 1
     subsampling_channels: int = 324
-    """Channels of the subsampling convolutions; the published models have as many as `channels`."""
     num_layers: int = 20
-    """Number of blocks."""
+    channels: int = 324
+    num_heads: int = 4
     reduce_at: int = 9
     """Number of blocks before the rate is halved to 12.5 Hz."""
     recover_at: int = 19
     """Number of blocks before the rate returns to 25 Hz; more than `reduce_at`, at most `num_layers`."""
-    channels: int = 324
-    """Width D of the frames; even, a multiple of `num_heads`."""
-    num_heads: int = 4
-    """Attention heads H."""
     feedforward: int = 1296
     """Hidden width of the feed-forward modules; 4 times `channels` as published."""
-    kernel_size: int = 31
-    """Kernel size of the depthwise convolutions of the blocks in frames; odd."""
     dropout: float = 0.1
     """Dropout rate for the frames and after every module; attention weights have none."""
 
     def __post_init__(self) -> None:
-        check_positive(
-            num_features=self.num_features,
-            subsampling_channels=self.subsampling_channels,
-            num_layers=self.num_layers,
-            feedforward=self.feedforward,
-        )
-        check_heads(self.channels, self.num_heads)
-        check_odd(kernel_size=self.kernel_size)
-        check_rates(dropout=self.dropout)
+        super().__post_init__()
+        check_positive(feedforward=self.feedforward)
         if not 0 <= self.reduce_at < self.recover_at <= self.num_layers:
             raise ConfigError(
                 f"0 <= reduce_at < recover_at <= num_layers must hold, but they are {self.reduce_at}, {self.recover_at} "
@@ -75,51 +53,36 @@ class SqueezeformerConfig:
             )
 
 
-def extra_small() -> SqueezeformerConfig:
-    """Squeezeformer-XS: 9.0 M parameters with its CTC layer and 18.2 GFLOPs published.
+# GFLOPs match within 2 %, the rest being element-wise operations.
 
-    Matches: 9.03 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+
+def extra_small() -> SqueezeformerConfig:
+    """Squeezeformer-XS: 9.0 M parameters with its CTC layer and 18.2 GFLOPs published; ours has 9.03 M."""
     return _published(16, 144, 4, reduce_at=7, recover_at=15)
 
 
 def small() -> SqueezeformerConfig:
-    """Squeezeformer-S: 18.6 M parameters with its CTC layer and 33.7 GFLOPs published.
-
-    Matches: 18.57 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-S: 18.6 M parameters with its CTC layer and 33.7 GFLOPs published; ours has 18.57 M."""
     return _published(18, 196, 4, reduce_at=8, recover_at=17)
 
 
 def small_medium() -> SqueezeformerConfig:
-    """Squeezeformer-SM: 28.2 M parameters with its CTC layer and 47.6 GFLOPs published.
-
-    Matches: 28.18 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-SM: 28.2 M parameters with its CTC layer and 47.6 GFLOPs published; ours has 28.18 M."""
     return _published(16, 256, 4, reduce_at=7, recover_at=15)
 
 
 def medium() -> SqueezeformerConfig:
-    """Squeezeformer-M: 55.6 M parameters with its CTC layer and 88.4 GFLOPs published.
-
-    Matches: 55.62 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-M: 55.6 M parameters with its CTC layer and 88.4 GFLOPs published; ours has 55.62 M."""
     return _published(20, 324, 4, reduce_at=9, recover_at=19)
 
 
 def medium_large() -> SqueezeformerConfig:
-    """Squeezeformer-ML: 125.1 M parameters with its CTC layer and 183.3 GFLOPs published.
-
-    Matches: 125.03 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-ML: 125.1 M parameters with its CTC layer and 183.3 GFLOPs published; ours has 125.03 M."""
     return _published(18, 512, 8, reduce_at=8, recover_at=17)
 
 
 def large() -> SqueezeformerConfig:
-    """Squeezeformer-L: 236.3 M parameters with its CTC layer and 333.7 GFLOPs published.
-
-    Matches: 236.25 M; GFLOPs within 2 %, the rest being element-wise operations.
-    """
+    """Squeezeformer-L: 236.3 M parameters with its CTC layer and 333.7 GFLOPs published; ours has 236.25 M."""
     return _published(22, 640, 8, reduce_at=10, recover_at=21)
 
 
@@ -161,7 +124,7 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        convolved = self.depthwise(functional.silu(self.in_proj(x)), padding_mask)
+        convolved = self.depthwise(zero_padding(functional.silu(self.in_proj(x)), padding_mask))
         return self.dropout(self.out_proj(functional.silu(self.norm(convolved, padding_mask))))
 
 

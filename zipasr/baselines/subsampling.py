@@ -11,7 +11,9 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.baselines.blocks import padding_mask, zero_padding
+from zipasr.baselines.blocks import zero_padding
+from zipasr.nn.convolution import convolve_image
+from zipasr.nn.encoded import padding_mask
 
 MIN_FRAMES = 7
 """Fewest features, and fewest mel bins, from which `Conv2dSubsampling` makes one frame."""
@@ -25,11 +27,6 @@ def output_length(num_frames: int) -> int:
 def output_lengths(lens: Tensor) -> Tensor:
     """`output_length` of each entry of an integer tensor."""
     return (((lens - 1) // 2 - 1) // 2).clamp(min=0)
-
-
-def convolve_image(image: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Apply `conv` to (N, T, F, C) and return the same layout."""
-    return conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Conv2dSubsampling(nn.Module):

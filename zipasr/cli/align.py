@@ -4,20 +4,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
-from zipasr.cli.output import result_paths, write_result
-from zipasr.cli.recordings import add_file_options
+from zipasr.cli.recordings import add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
-
-if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
+from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.transcript import FILE_ENDINGS, FORMATS
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "align",
@@ -49,10 +44,8 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Align the recordings one by one and print or write each result as soon as it is ready; return the exit code."""
-    from zipasr.errors import AudioError, DataError
     from zipasr.recognizer import Recognizer
     from zipasr.recognizer.file_alignment import align_file, read_text
-    from zipasr.transcript import FORMATS
 
     targets = _targets(args)
     use_threads(args.model)
@@ -82,16 +75,15 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
     Raises:
         ConfigError: a flag cannot be used with several recordings.
     """
-    from zipasr.errors import ConfigError
-    from zipasr.transcript import FILE_ENDINGS
-
     if len(args.audio) == 1:
         return [Path(args.out) if args.out else None]
     if args.text is not None or args.text_file is not None:
         flag = "--text" if args.text is not None else "--text-file"
-        raise ConfigError(f"{flag} is for one recording, got {len(args.audio)}; put a NAME.txt next to each")
+        raise ConfigError(f"{flag} must go with one recording, but there are {len(args.audio)}; put a NAME.txt next to each")
     if args.out is None:
         if args.format == "textgrid":
-            raise ConfigError(f"a TextGrid holds one recording, got {len(args.audio)}; give a folder with --out")
+            raise ConfigError(
+                f"a TextGrid must be of one recording, but there are {len(args.audio)}; give a folder with --out"
+            )
         return [None] * len(args.audio)
     return list(result_paths(args.audio, args.out, FILE_ENDINGS[args.format]))

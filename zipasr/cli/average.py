@@ -30,12 +30,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Average the checkpoints and print the folder of the model; return the exit code."""
     from zipasr.errors import ConfigError
-    from zipasr.train.selection import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
+    from zipasr.train.checkpoint_average import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
     if args.to is not None and args.start is None:
         raise ConfigError("--to has no effect without --from; give --from BATCH too")
     if args.checkpoints is None and args.run_folder is None:
-        raise ConfigError("expected the folder of a run, got none; name the run: zipasr average RUN ...")
+        raise ConfigError("RUN must be the folder of a run, but is not given; name the run: zipasr average RUN ...")
     if args.checkpoints is not None:
         averaged = average_checkpoints(_named(args.checkpoints, args.run_folder), args.out)
     elif args.last is not None:
@@ -57,13 +57,13 @@ def _named(names: list[str], run_folder: str | None) -> list[str]:
     from pathlib import Path
 
     from zipasr.errors import CheckpointError, ConfigError
-    from zipasr.train.selection import run_checkpoints
+    from zipasr.train.checkpoint_average import run_checkpoints
 
     numbers = [name for name in names if name.isdecimal() and not Path(name).is_dir()]
     if run_folder is None:
         if numbers:
             raise ConfigError(
-                f"expected RUN with the batches {', '.join(numbers)}, got none; name the run of these checkpoints"
+                f"RUN must be given with the batches {', '.join(numbers)}, but is not; name the run of these checkpoints"
             )
         return names
     if not numbers:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.errors import ConfigError
     from zipasr.model import AsrModel, resolve_model_folder
     from zipasr.train.data import read_cuts
-    from zipasr.train.diagnose import diagnose, read_speech, training_step
+    from zipasr.train.diagnose import diagnose, read_speech, schedule_progress_of
     from zipasr.train.emission import diagnose_emission
 
     for name, least in (("utterances", 1), ("rows", 0)):
@@ -62,17 +62,17 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} must be {least} or more, but is {getattr(args, name)}")
     device = select_device(args.device)
     folder = resolve_model_folder(args.model)
-    step = training_step(folder)
+    progress = schedule_progress_of(folder)
     use_threads(args.model)
     model, tokenizer = AsrModel.load(folder)
     batches = read_speech(read_cuts(Path(args.cuts)), tokenizer, model.config.features, num_utterances=args.utterances)
-    reports = diagnose(model.to(device), batches, step=step, has_outputs=args.outputs)
+    reports = diagnose(model.to(device), batches, progress=progress, has_outputs=args.outputs)
     emission = diagnose_emission(model, batches, tokenizer) if model.has_transducer else None
     num_utterances, audio_s = sum(len(batch.ids) for batch in batches), sum(batch.audio_s for batch in batches)
     if args.json:
         document = {
             "model": str(folder),
-            "step": str(step) if step == float("inf") else step,
+            "step": str(progress) if progress == float("inf") else progress,
             "num_utterances": num_utterances,
             "audio_s": audio_s,
             "modules": [report.to_dict() for report in reports],
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     shown = reports[: args.rows] if args.rows else reports
     num_exceeded = sum(report.is_exceeded for report in reports)
-    at = "the end of training" if step == float("inf") else f"step {step:.1f} of the schedules"
+    at = "the end of training" if progress == float("inf") else f"step {progress:.1f} of the schedules"
     print(f"{folder}: {num_utterances} utterances, {audio_s:.1f} s; limits at {at}")
     print(_HEAD)
     for report in shown:

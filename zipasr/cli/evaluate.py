@@ -2,21 +2,19 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from zipasr.evaluate import CalibrationReport, EvaluationReport, TunedSetting
+    from zipasr.evaluate import CalibrationReport, EvaluationReport, ReferenceUtterance, TunedSetting
     from zipasr.recognizer import Recognizer
     from zipasr.search.comparison import ComparedSearch
     from zipasr.search.strategy import SearchConfig
-
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
 _NUM_WORST = 5
 _NUM_SETTINGS = 10
@@ -24,7 +22,7 @@ _COMPARED_S = 1800.0
 """Up to this many seconds of audio, a second pass for the other searches is cheap."""
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "evaluate",
@@ -69,8 +67,6 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
-    from zipasr.errors import ConfigError
-
     if args.plot and not args.calibration:
         raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):
@@ -88,12 +84,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
-    from zipasr.evaluate import calibrate, evaluate, read_cuts, save_calibration
+    from zipasr.evaluate import calibrate, evaluate, save_calibration
     from zipasr.progress import write_line
 
     if args.calibration:
-        recognizer.calibrations = {}  # a saved calibration must not be applied before fitting a new one
-    report = evaluate(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring)
+        recognizer.engine.calibrations.clear()  # a saved calibration must not be applied before fitting a new one
+    report = evaluate(recognizer, _utterances(args), scoring=args.scoring)
     for id, problem in report.unreadable:
         write_line(f"zipasr: skipped {id}: {problem}")
     measured = calibrate(report.results) if args.calibration else None
@@ -129,19 +125,17 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
 
 def _compared(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> "list[ComparedSearch]":
     """The results of all searches on the same recordings, if requested, or if cheap and no search was chosen; else empty."""
-    from zipasr.evaluate import compare_searches, read_cuts
+    from zipasr.evaluate import compare_searches
 
     is_plain = args.search == "auto" and args.lm is None and args.hotwords is None and not args.calibration
     is_cheap = report.audio_s <= _COMPARED_S
     is_wanted = args.compare if args.compare is not None else (is_plain and is_cheap) or (args.save and not args.calibration)
-    return compare_searches(recognizer, _with_progress(read_cuts(args.cuts)), scoring=args.scoring) if is_wanted else []
+    return compare_searches(recognizer, _utterances(args), scoring=args.scoring) if is_wanted else []
 
 
 def _comparison_table(
     args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport", compared: "list[ComparedSearch]"
 ) -> str:
-    from pathlib import Path
-
     from zipasr.evaluate import explain
     from zipasr.search.comparison import format_comparison
 
@@ -153,8 +147,6 @@ def _comparison_table(
 def _save_default(
     args: argparse.Namespace, search: "SearchConfig", compared: "list[ComparedSearch]", num_utterances: int
 ) -> None:
-    from pathlib import Path
-
     from zipasr.evaluate import save_default_search
     from zipasr.progress import write_line
 
@@ -164,20 +156,22 @@ def _save_default(
 
 
 def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
-    from zipasr.evaluate import default_grid, parse_grid, read_cuts, tune
+    from zipasr.evaluate import default_grid, parse_grid, tune
 
     grid = parse_grid(args.tune) or default_grid(recognizer)
-    tuned = tune(recognizer, _with_progress(read_cuts(args.cuts)), grid, scoring=args.scoring)
+    tuned = tune(recognizer, _utterances(args), grid, scoring=args.scoring)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
         _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
     return 0
 
 
-def _with_progress(utterances: Any) -> Any:
+def _utterances(args: argparse.Namespace) -> "Iterable[ReferenceUtterance]":
+    """The recordings with their texts, with a progress bar."""
+    from zipasr.evaluate import read_cuts
     from zipasr.progress import track
 
-    return track(utterances, "evaluate", unit="utterances")
+    return track(read_cuts(args.cuts), "evaluate", unit="utterances")
 
 
 def _table(report: "EvaluationReport") -> str:

@@ -2,21 +2,18 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zipasr.cli.threads import use_threads
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from zipasr.export import ExportReport, QuantizationReport
     from zipasr.onnx_runtime import Precision
     from zipasr.recognizer import Recognizer
 
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
-
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "export",
@@ -58,7 +55,6 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the model and print the report; return the exit code."""
-    from zipasr.errors import ConfigError
     from zipasr.export import export_model
 
     if args.tolerance is not None and not args.tolerance > 0:
@@ -89,7 +85,6 @@ def _output(report: "ExportReport | QuantizationReport", args: argparse.Namespac
 
 
 def _export_int8(args: argparse.Namespace) -> "QuantizationReport":
-    from zipasr.errors import ConfigError
     from zipasr.evaluate import evaluate, read_cuts
     from zipasr.export import Measured, export_int8
 

@@ -4,16 +4,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zipasr.errors import ConfigError, ZipasrError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zipasr.profile import ModelProfile
-
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
 _MEASURING = ("batch", "seconds", "threads", "device")
 """Flags that affect only time and memory."""
@@ -31,7 +29,7 @@ _HEAD_NOTE = (
 )
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "profile",
@@ -55,7 +53,6 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count, measure and print; a model that cannot be measured is reported and skipped. Return the exit code."""
-    from zipasr.errors import ConfigError, ZipasrError
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
     from zipasr.progress import track, write_line
@@ -85,10 +82,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for flags that contradict each other or have no effect."""
-    from zipasr.errors import ConfigError
-
     if args.all == (args.model is not None):
-        raise ConfigError("expected either NAME_OR_FOLDER or --all; name a model, or ask for the whole table")
+        given = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
+        raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {given}")
     if args.plot and not (args.all and args.time):
         raise ConfigError("--plot plots the times of the whole table; use it with --all and without --no-time")
     useless = [f"--{name}" for name in _MEASURING if getattr(args, name) is not None]

@@ -1,10 +1,12 @@
 """The flags that all verbs with a recognizer share, and the recognizer that they configure."""
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.threads import add_threads_option, use_threads
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from zipasr.recognizer import ChunkConfig, LongRecordingConfig, Recognizer
@@ -80,7 +82,6 @@ def chunk_config(args: argparse.Namespace, *, simulate_streaming: bool) -> "Chun
     Raises:
         ConfigError: a value is not a positive multiple of a frame, or there is a left context without a chunk.
     """
-    from zipasr.errors import ConfigError
     from zipasr.recognizer.chunks import ChunkConfig, frames_50hz
 
     chunk_ms, left_context_ms = args.chunk_ms, args.left_context_ms
@@ -101,7 +102,6 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     Raises:
         ConfigError: a value is out of range, or a flag has no effect on the chosen search.
     """
-    from zipasr.errors import ConfigError
     from zipasr.search.strategy import SearchConfig
 
     for scale, of in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")):
@@ -113,16 +113,9 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `SearchConfig` that flags set, without the method."""
-    names = (
-        "beam",
-        "num_best",
-        "max_symbols_per_frame",
-        "attention_scale",
-        "blank_penalty",
-        "lm_scale",
-        "lodr_scale",
-        "hotword_boost",
-    )
+    from zipasr.search.strategy import SearchConfig
+
+    names = [field.name for field in dataclasses.fields(SearchConfig)]
     return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 

@@ -1,22 +1,18 @@
 """`zipasr serve DIR`: a server for recordings and live audio, with a web page to try it."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
-
-if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
+from zipasr.errors import ConfigError
 
 _KEY_VARIABLE = "ZIPASR_API_KEY"
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "serve",
@@ -53,17 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.serve.server import check_packages
 
     check_packages()
-    names = (
-        "host",
-        "port",
-        "max_upload_mb",
-        "max_audio_s",
-        "max_connections",
-        "max_waiting",
-        "idle_timeout_s",
-        "drain_timeout_s",
-    )
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = [field.name for field in dataclasses.fields(ServeConfig)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
     name = Path(args.model).resolve().name
@@ -80,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _api_key(path: str | None) -> str | None:
     """The API key, from a file or the environment: all users of a machine can read command lines."""
-    from zipasr.errors import ConfigError
-
     if path is None:
         return os.environ.get(_KEY_VARIABLE) or None
     try:

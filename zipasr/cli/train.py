@@ -93,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
     if not report.is_main:
         return 0
     if not report.is_finished:
-        print(f"{report.folder}: stopped after {report.num_batches} batches; run the same command to resume")
+        print(f"{report.folder}: stopped after {report.num_steps} batches; run the same command to resume")
         return 0
     print(
-        f"{report.folder / 'model'}: {report.num_batches} batches, dev WER {report.wer:.2f} %, "
+        f"{report.folder / 'model'}: {report.num_steps} batches, dev WER {report.wer:.2f} %, "
         f"{report.hours_per_hour:.0f} × real time"
     )
     if report.validation is not None:

@@ -43,28 +43,26 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train and print the path of the model and its perplexity; return the exit code."""
+    from zipasr.checkpoint import CheckpointFolder
     from zipasr.config import set_fields
     from zipasr.errors import ConfigError
     from zipasr.lm import LmConfig, NeuralLm
-    from zipasr.train.language_model import default_config, tokenizer_of, train_language_model, train_ngram
+    from zipasr.lm.training import default_config, train_language_model, train_ngram
+    from zipasr.model import resolve_model_folder
+    from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
-    if args.kind == "ngram":
-        if args.settings:
-            raise ConfigError("--set has no effect on an n-gram; use --order and --unit, or --kind lstm")
-        report = train_ngram(
-            args.texts,
-            tokenizer_of(args.model),
-            args.out,
-            order=_DEFAULT_ORDER if args.order is None else args.order,
-            unit=args.unit or _DEFAULT_UNIT,
-            dev=args.dev,
-        )
+    is_ngram = args.kind == "ngram"
+    if is_ngram and args.settings:
+        raise ConfigError("--set has no effect on an n-gram; use --order and --unit, or --kind lstm")
+    for name in ("order", "unit"):
+        if not is_ngram and getattr(args, name) is not None:
+            raise ConfigError(f"--{name} has no effect on a neural model; leave it out, or use --kind ngram")
+    config = set_fields(default_config(args.kind), args.settings)
+    tokenizer = Tokenizer.from_bytes(CheckpointFolder(resolve_model_folder(args.model)).blob(MODEL_FILE))
+    if is_ngram:
+        order, unit = args.order if args.order is not None else _DEFAULT_ORDER, args.unit or _DEFAULT_UNIT
+        report = train_ngram(args.texts, tokenizer, args.out, order=order, unit=unit, dev=args.dev)
     else:
-        for name in ("order", "unit"):
-            if getattr(args, name) is not None:
-                raise ConfigError(f"--{name} has no effect on a neural model; leave it out, or use --kind ngram")
-        config = set_fields(default_config(args.kind), args.settings)
-        tokenizer = tokenizer_of(args.model)
         use_threads_for(lambda: NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)))
         report = train_language_model(args.texts, tokenizer, args.out, config, dev=args.dev, is_quiet=not args.progress)
     print(

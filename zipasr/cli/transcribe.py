@@ -4,23 +4,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from zipasr.cli.output import result_paths, write_result
-from zipasr.cli.recordings import add_file_options
+from zipasr.cli.recordings import add_file_options, result_paths, write_result
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
-
-if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
+from zipasr.errors import ConfigError
+from zipasr.transcript import FILE_ENDINGS, FORMATS
 
 _FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
 """Formats whose files hold a single recording, so that several recordings cannot share stdout."""
-_FORMATS = ("text", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "transcribe",
@@ -35,7 +29,7 @@ def add_parser(subparsers: SubParsers) -> None:
     parser.add_argument("--list", metavar="FILE", help="file with more recordings, one path per line; - is stdin")
     parser.add_argument(
         "--format",
-        choices=_FORMATS,
+        choices=FORMATS,
         help="text (default); json: text, times, confidence; srt, vtt, tsv: subtitles; ctm, textgrid: word times",
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
@@ -57,10 +51,8 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe the recordings and print or write each result as soon as it is ready; return the exit code."""
-    from zipasr.errors import ConfigError
     from zipasr.progress import Progress
     from zipasr.recognizer import LongRecordingConfig
-    from zipasr.transcript import FILE_ENDINGS, FORMATS
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json means --format json, but --format is {args.format}; leave one of them out")
@@ -109,8 +101,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _listed(path: str | None) -> list[str]:
     """The paths in a list file or on stdin, one per nonempty line."""
-    from zipasr.errors import ConfigError
-
     if path is None:
         return []
     try:

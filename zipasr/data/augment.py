@@ -38,10 +38,9 @@ class SpecAugmentConfig:
     """Probability of the warp, and independently of the masks, for each utterance."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.prob <= 1.0:
-            raise ConfigError(f"prob must be within 0 and 1, but is {self.prob}")
-        if not 0.0 <= self.max_time_share <= 1.0:
-            raise ConfigError(f"max_time_share must be within 0 and 1, but is {self.max_time_share}")
+        for name in ("prob", "max_time_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         for name in ("time_warp_frames", "num_frequency_masks", "num_time_masks"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")

@@ -6,7 +6,6 @@ speed; features are (N, T, F) at 100 Hz, padded with `features.PADDING_VALUE`, o
 utterance.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from zipasr.data.noise import NoiseConfig, NoiseMixer
 from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
+from zipasr.randomness import stable_seed
 from zipasr.tokenizer import Tokenizer
 
 
@@ -82,10 +82,9 @@ class BatchConfig:
             raise ConfigError(f"num_buckets must be at least 1, but is {self.num_buckets}")
         if not self.speed_factors or min(self.speed_factors) < 0.3 or max(self.speed_factors) > 3.0:
             raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
-        if not 0.0 <= self.concat_prob <= 1.0:
-            raise ConfigError(f"concat_prob must be within 0 and 1, but is {self.concat_prob}")
-        if not 0.0 <= self.max_unreadable_share <= 1.0:
-            raise ConfigError(f"max_unreadable_share must be within 0 and 1, but is {self.max_unreadable_share}")
+        for name in ("concat_prob", "max_unreadable_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         if self.noise is not None and self.cache_mb > 0:
             raise ConfigError(
                 f"cache_mb must be 0 with noise, which differs every time, but is {self.cache_mb}; set cache_mb=0"
@@ -115,6 +114,8 @@ class ReadBatch(NamedTuple):
     """None if nothing could be read, or the plan was empty."""
     unreadable: tuple[Unreadable, ...]
     """The utterances that were dropped."""
+    num_planned: int
+    """Number of utterances in the plan of the batch."""
 
 
 class BatchReader(Dataset[Batch]):
@@ -153,17 +154,18 @@ class BatchReader(Dataset[Batch]):
         Raises:
             DataError: an utterance cannot be read.
         """
-        batch, unreadable = self.read(key)
-        if unreadable:
-            raise DataError(unreadable[0].reason)
-        assert batch is not None, "a batch must have an item"
-        return batch
+        read = self.read(key)
+        if read.unreadable:
+            raise DataError(read.unreadable[0].reason)
+        assert read.batch is not None, "a batch must have an item"
+        return read.batch
 
     def read(self, key: Any) -> ReadBatch:
         """The readable part of the batch of `key` = (epoch, index, items)."""
         epoch, index, items = key
         noise_rng = np.random.default_rng(stable_seed(self.seed, epoch, index))
         ids, texts, features, unreadable = [], [], [], []
+        num_planned = sum(len(item.utterances) for item in items)
         for item in items:
             parts = []
             for utterance in item.utterances:
@@ -177,7 +179,7 @@ class BatchReader(Dataset[Batch]):
                 texts.append(" ".join(part[1] for part in parts))
                 features.append(torch.cat([part[2] for part in parts]))
         if not features:
-            return ReadBatch(None, tuple(unreadable))
+            return ReadBatch(None, tuple(unreadable), num_planned)
         lens = torch.tensor([len(f) for f in features])
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
         with seeded(stable_seed(self.seed, epoch, index)):
@@ -191,7 +193,7 @@ class BatchReader(Dataset[Batch]):
             ids=tuple(ids),
             audio_s=float(lens.sum()) / FEATURE_RATE_HZ,
         )
-        return ReadBatch(batch, tuple(unreadable))
+        return ReadBatch(batch, tuple(unreadable), num_planned)
 
     def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:
         """One or two views of every utterance, augmented from `spec_augment_from_epoch` on."""
@@ -233,9 +235,3 @@ class BatchReader(Dataset[Batch]):
         while self._cache_bytes > limit:
             _, dropped = self._cache.popitem(last=False)
             self._cache_bytes -= dropped.numel() * dropped.element_size()
-
-
-def stable_seed(*parts: int) -> int:
-    """A 63-bit seed that depends only on `parts`, the same on every machine."""
-    digest = hashlib.sha256(",".join(map(str, parts)).encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

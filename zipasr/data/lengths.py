@@ -12,11 +12,6 @@ def num_encoder_frames(num_samples: int) -> int:
     return output_length(Fbank().num_frames(num_samples))
 
 
-def has_enough_frames(num_samples: int, num_tokens: int) -> bool:
-    """Whether the encoder outputs at least one frame at 25 Hz per token."""
-    return num_encoder_frames(num_samples) >= num_tokens
-
-
 def frames_needed(tokens: Sequence[int], *, has_ctc: bool) -> int:
     """Fewest encoder frames that can emit `tokens`: one per token, and for CTC a blank between repeated tokens."""
     return len(tokens) + (sum(a == b for a, b in pairwise(tokens)) if has_ctc else 0)

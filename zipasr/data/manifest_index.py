@@ -76,6 +76,10 @@ class IndexedCuts(Sequence[Any]):
         """
         self.manifest, self.folder, self.rows = manifest, folder, rows
         self._header = header
+        self.num_cuts = header.num_cuts
+        """Number of cuts in the manifest, including those without exactly one text."""
+        self.characters = header.characters
+        """The index row of the first cut with each character of the texts."""
         copy = folder / _LINES_FILE
         self._lines_path = copy if copy.is_file() else manifest
         self._stamp = _stamp(self._lines_path)
@@ -84,19 +88,9 @@ class IndexedCuts(Sequence[Any]):
         self._records = np.memmap(path, RECORD, mode="r") if path.stat().st_size else np.empty(0, RECORD)
 
     @property
-    def num_cuts(self) -> int:
-        """Number of cuts in the manifest, including those without exactly one text."""
-        return self._header.num_cuts
-
-    @property
     def num_usable(self) -> int:
         """Number of cuts in the index."""
         return len(self._records)
-
-    @property
-    def characters(self) -> dict[str, int]:
-        """The index row of the first cut with each character of the texts."""
-        return self._header.characters
 
     @property
     def durations_s(self) -> NDArray[np.float64]:
@@ -128,12 +122,12 @@ class IndexedCuts(Sequence[Any]):
         return len(self._records) if self.rows is None else len(self.rows)
 
     @overload
-    def __getitem__(self, place: int) -> Any: ...
+    def __getitem__(self, position: int) -> Any: ...
 
     @overload
-    def __getitem__(self, place: slice) -> "IndexedCuts": ...
+    def __getitem__(self, position: slice) -> "IndexedCuts": ...
 
-    def __getitem__(self, place: int | slice) -> Any:
+    def __getitem__(self, position: int | slice) -> Any:
         """Read a cut, or select a slice.
 
         Raises:
@@ -142,9 +136,9 @@ class IndexedCuts(Sequence[Any]):
         """
         from lhotse.serialization import deserialize_item
 
-        if isinstance(place, slice):
-            return self.take(np.arange(len(self), dtype=np.int32)[place])
-        line = self._line(place)
+        if isinstance(position, slice):
+            return self.take(np.arange(len(self), dtype=np.int32)[position])
+        line = self._line(position)
         try:
             return deserialize_item(json.loads(line))
         except Exception as error:  # lhotse raises many types for an invalid cut
@@ -156,25 +150,33 @@ class IndexedCuts(Sequence[Any]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["manifest"], state["folder"], state["_header"], state["rows"])  # type: ignore[misc]
         if self._stamp != state["_stamp"]:
-            raise DataError(_changed(self.manifest))
+            raise _changed(self.manifest)
 
     def _column(self, name: str) -> NDArray[Any]:
         column = self._records[name]
         return np.ascontiguousarray(column if self.rows is None else column[self.rows])
 
-    def _line(self, place: int) -> bytes:
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"there must be a cut {place}, but there are {len(self)}")
-        place %= len(self)
-        record = self._records[place if self.rows is None else self.rows[place]]
+    def _line(self, position: int) -> bytes:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"there must be a cut {position}, but there are {len(self)}")
+        position %= len(self)
+        record = self._records[position if self.rows is None else self.rows[position]]
         if self._open is None or self._open[0] != os.getpid():  # a file handle inherited by a fork shares its position
             if _stamp(self._lines_path) != self._stamp:
-                raise DataError(_changed(self.manifest))
+                raise _changed(self.manifest)
             self._open = (os.getpid(), self._lines_path.open("rb", buffering=0))
             weakref.finalize(self, self._open[1].close)
         file = self._open[1]
         file.seek(int(record["start"]))
         return file.read(int(record["num_bytes"]))
+
+
+def require_lhotse(task: str) -> None:
+    """Raise a `DataError` with the cure if Lhotse, which a task such as `training` needs, is not installed."""
+    try:
+        import lhotse  # noqa: F401
+    except ImportError as error:
+        raise DataError(f'{task} needs lhotse, but it is not installed; pip install "zipasr[train]"') from error
 
 
 def open_cuts(manifest: Path) -> IndexedCuts:
@@ -186,16 +188,13 @@ def open_cuts(manifest: Path) -> IndexedCuts:
         DataError: it cannot be read, is not a manifest of cuts, has a cut with another sampling rate, or the index cannot be
             written.
     """
-    try:
-        import lhotse  # noqa: F401
-    except ImportError as error:
-        raise DataError('training needs lhotse, but it is not installed; pip install "zipasr[train]"') from error
+    require_lhotse("training")
     name = f"{manifest.name}-{_fingerprint(manifest)}"
-    for parent in _places(manifest):
+    for parent in _parents(manifest):
         opened = _open_index(manifest, parent / name)
         if opened is not None:
             return opened
-    parent = _writable(manifest)
+    parent = _writable_parent(manifest)
     try:
         with _locked(parent):  # one of several processes writes the index, and the others find it
             opened = _open_index(manifest, parent / name)
@@ -227,9 +226,7 @@ def _build(manifest: Path, folder: Path) -> IndexedCuts:
     try:
         header = _write(manifest, partial)
         if folder.name != f"{manifest.name}-{_fingerprint(manifest)}":
-            raise DataError(
-                f"{manifest} must not change while it is being read, but has changed; run again when it is complete"
-            )
+            raise _changed(manifest)
         (partial / _HEADER_FILE).write_text(json.dumps(header.__dict__), encoding="utf-8")
         for outdated in folder.parent.glob(f"{manifest.name}-*"):
             shutil.rmtree(outdated, ignore_errors=True)
@@ -242,35 +239,30 @@ def _build(manifest: Path, folder: Path) -> IndexedCuts:
 def _write(manifest: Path, folder: Path) -> _Header:
     """Write the records of usable cuts, and all lines if the manifest is compressed."""
     characters: dict[str, int] = {}
-    num_cuts = num_usable = start = 0
+    num_cuts = num_usable = end = 0
     is_compressed = manifest.suffix == ".gz"
     with (
         (folder / _RECORDS_FILE).open("wb") as records,
         open(folder / _LINES_FILE if is_compressed else os.devnull, "wb") as lines,
     ):
         for line in _lines(manifest):
-            if line.strip():
-                num_cuts += 1
-                entry = _entry(line, num_cuts, manifest)
-                if entry.text.strip():
-                    if entry.sampling_rate_hz != SAMPLE_RATE_HZ:
-                        raise DataError(
-                            f"cuts must have audio at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
-                            f"{entry.sampling_rate_hz} Hz; convert them with: zipasr prepare {manifest} --out DIR"
-                        )
-                    length = len(line)
-                    record = (start, _identity(entry), entry.duration_s, length, _most_characters(entry.text))
-                    records.write(_PACKED.pack(*record))
-                    for character in set(entry.text).difference(characters):
-                        characters[character] = num_usable
-                    num_usable += 1
             lines.write(line)
-            start += len(line)
+            start, end = end, end + len(line)
+            if not line.strip():
+                continue
+            num_cuts += 1
+            entry = _entry(line, num_cuts, manifest)
+            if not entry.text.strip():
+                continue
+            record = (start, _identity(entry), entry.duration_s, len(line), _most_characters(entry.text))
+            records.write(_PACKED.pack(*record))
+            characters.update(dict.fromkeys(set(entry.text).difference(characters), num_usable))
+            num_usable += 1
         for file in (records, lines):
             file.flush()
             if file.name != os.devnull:
                 os.fsync(file.fileno())
-    return _Header(num_cuts, start, characters)
+    return _Header(num_cuts, end, characters)
 
 
 def _lines(manifest: Path) -> Iterator[bytes]:
@@ -278,9 +270,7 @@ def _lines(manifest: Path) -> Iterator[bytes]:
     try:
         with (
             manifest.open("rb") as file,
-            Progress(
-                f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, is_scaled=True, delay_s=2.0
-            ) as progress,
+            Progress(f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, delay_s=2.0) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
             for number, line in enumerate(content):
@@ -292,12 +282,19 @@ def _lines(manifest: Path) -> Iterator[bytes]:
 
 
 def _entry(line: bytes, number: int, manifest: Path) -> _Entry:
+    """The indexed fields of the cut in a line; raises a `DataError` if the line is none or its audio has another rate."""
     try:
-        return _describe(json.loads(line), manifest)
+        entry = _describe(json.loads(line), manifest)
     except DataError:
         raise
     except Exception as error:  # lhotse raises many types for an invalid cut
         raise _not_cuts(manifest, f"line {number}: {error!r}") from error
+    if entry.text.strip() and entry.sampling_rate_hz != SAMPLE_RATE_HZ:
+        raise DataError(
+            f"cuts must have audio at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
+            f"{entry.sampling_rate_hz} Hz; convert them with: zipasr prepare {manifest} --out DIR"
+        )
+    return entry
 
 
 def _describe(data: Any, manifest: Path) -> _Entry:
@@ -321,8 +318,8 @@ def _not_cuts(manifest: Path, reason: object) -> DataError:
     return DataError(f"{manifest} must be a lhotse manifest of cuts, but cannot be read: {reason}")
 
 
-def _changed(manifest: Path) -> str:
-    return f"{manifest} must not change while it is being read, but has changed; start again"
+def _changed(manifest: Path) -> DataError:
+    return DataError(f"{manifest} must not change while it is being read, but has changed; run again when it is complete")
 
 
 def _identity(entry: _Entry) -> int:
@@ -366,22 +363,22 @@ def _fingerprint(manifest: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _places(manifest: Path) -> tuple[Path, Path]:
+def _parents(manifest: Path) -> tuple[Path, Path]:
     """Possible parents of the index: beside the manifest, else in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     of_path = hashlib.sha256(str(manifest.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return manifest.parent / ".index", cache / "zipasr" / "index" / of_path
 
 
-def _writable(manifest: Path) -> Path:
-    """The first of `_places` that is writable."""
+def _writable_parent(manifest: Path) -> Path:
+    """The first of `_parents` that is writable."""
     errors = []
-    for place in _places(manifest):
+    for parent in _parents(manifest):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            if os.access(place, os.W_OK):
-                return place
-            errors.append(f"{place} cannot be written")
+            parent.mkdir(parents=True, exist_ok=True)
+            if os.access(parent, os.W_OK):
+                return parent
+            errors.append(f"{parent} cannot be written")
         except OSError as error:
             errors.append(str(error))
     raise DataError(f"the index of {manifest} must be written somewhere, but {'; '.join(errors)}; make one of them writable")

@@ -72,9 +72,8 @@ class NoiseMixer:
 
     def _noise(self, choice: float) -> np.ndarray:
         """The noise (samples,) at the relative position `choice`, in [0, 1), of the manifest."""
+        self._cuts = self._cuts or _read(Path(self.config.cuts))
         try:
-            if not self._cuts:
-                self._cuts = _read(Path(self.config.cuts))
             cut = self._cuts[int(choice * len(self._cuts))]
             noise: np.ndarray = cut.load_audio()[0]
         except Exception as error:  # lhotse's readers raise many types, and the manifest may be empty
@@ -92,10 +91,7 @@ def noise_digest(manifest: Path) -> tuple[int, str]:
     Raises:
         DataError: the manifest cannot be read.
     """
-    try:
-        cuts = _read(manifest)
-    except Exception as error:  # as above
-        raise _unreadable(manifest, error) from error
+    cuts = _read(manifest)
     digest = hashlib.sha256()
     for cut in cuts:
         digest.update(f"{cut.id} {getattr(cut, 'start', 0.0)} {cut.duration}\n".encode("utf-8", "surrogatepass"))
@@ -105,7 +101,10 @@ def noise_digest(manifest: Path) -> tuple[int, str]:
 def _read(manifest: Path) -> list[Any]:
     from lhotse import CutSet
 
-    return list(CutSet.from_file(manifest) or ())
+    try:
+        return list(CutSet.from_file(manifest) or ())
+    except Exception as error:  # lhotse's readers raise many types
+        raise _unreadable(manifest, error) from error
 
 
 def _unreadable(manifest: Path, error: Exception) -> DataError:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.data.batching import BatchConfig, Item, stable_seed
+from zipasr.data.batching import BatchConfig, Item
 from zipasr.errors import DataError
+from zipasr.randomness import stable_seed
 
 _BLOCK = 65_536
 """Number of values that are converted to Python objects at a time."""
@@ -70,14 +71,6 @@ class BatchPlan:
         """Number of reads per process in an epoch with `world_size` processes; in the last, some may have no batch."""
         return -(-len(self.epoch(epoch)) // world_size)
 
-    def batch(self, epoch: int, index: int) -> tuple[Item, ...]:
-        """The batch at position `index` of an epoch, both from 0."""
-        return self.epoch(epoch)[index]
-
-    def item_duration_s(self, item: Item) -> float:
-        """Duration of an item in seconds, at its speed."""
-        return float(sum(self.durations_s[i] for i in item.utterances) / item.speed)
-
     def _plan(self, epoch: int) -> "EpochPlan":
         rng = np.random.default_rng(stable_seed(self.seed, epoch))
         items = self._items(rng, self._chosen(epoch))
@@ -128,16 +121,16 @@ class BatchPlan:
         """Concatenate random neighbors in a queue of durations; returns each item's duration and number of utterances."""
         config, size = self.config, len(queue_s)
         durations_s, lens = np.empty(size), np.empty(size, np.int32)
-        num_items = place = 0
-        while place < size:
-            total, first = queue_s[place], place
-            place += 1
+        num_items = position = 0
+        while position < size:
+            total, first = queue_s[position], position
+            position += 1
             if rng.random() < config.concat_prob:
                 limit = rng.uniform(0.0, config.concat_max_s)
-                while place < size and total + queue_s[place] <= limit:
-                    total += queue_s[place]
-                    place += 1
-            durations_s[num_items], lens[num_items] = total, place - first
+                while position < size and total + queue_s[position] <= limit:
+                    total += queue_s[position]
+                    position += 1
+            durations_s[num_items], lens[num_items] = total, position - first
             num_items += 1
         return durations_s[:num_items].copy(), lens[:num_items].copy()
 
@@ -145,21 +138,13 @@ class BatchPlan:
         """The items sorted by duration, and the edges of buckets of about equal total duration."""
         order = np.argsort(durations_s, kind="stable")
         order = _whole_numbers(order, len(order))
-        total_s = durations_s[order]
-        np.cumsum(total_s, out=total_s)
-        size, number = len(order), self.config.num_buckets
-
-        def first_of(bucket: int) -> int:
-            low, high = 0, size
-            while low < high:
-                middle = (low + high) // 2
-                if int(total_s[middle] * number / total_s[-1]) >= bucket:
-                    high = middle
-                else:
-                    low = middle + 1
-            return low
-
-        return order, sorted({0, size, *(first_of(bucket) for bucket in range(1, number))})
+        buckets = durations_s[order]
+        np.cumsum(buckets, out=buckets)
+        total_s, num_buckets = buckets[-1], self.config.num_buckets
+        buckets *= num_buckets
+        buckets /= total_s
+        first_of_each = np.searchsorted(buckets, np.arange(1, num_buckets))
+        return order, sorted({0, len(order), *first_of_each.tolist()})
 
 
 class _Items(NamedTuple):
@@ -235,12 +220,12 @@ def _batch_starts(durations_s: NDArray[np.float64], bucket: NDArray[Any], max_du
     """Start of each batch in a bucket; a batch ends before its longest duration times its size exceeds the limit."""
     starts = []
     longest, size = 0.0, 0
-    for place, duration_s in enumerate(_python_floats(durations_s, bucket)):
+    for position, duration_s in enumerate(_python_floats(durations_s, bucket)):
         if duration_s > longest:
             longest = duration_s
         size += 1
         if size == 1 or longest * size > max_duration_s:
-            starts.append(place)
+            starts.append(position)
             longest, size = duration_s, 1
     return np.array(starts)
 

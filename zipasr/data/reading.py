@@ -5,7 +5,6 @@ If several processes train together, they receive batches s * world_size, s * wo
 
 import logging
 import signal
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,48 +32,33 @@ class PlacedBatch(NamedTuple):
     """None if nothing in it can be read, or if the last step of the epoch has no batch for this process."""
 
 
-class _PendingBatch(NamedTuple):
-    """A batch that was requested from the workers and has not been received."""
+class _PlacedReader(Dataset[Any]):
+    """Reads a requested batch and returns it with its position in the run.
 
-    epoch: int
-    batch_index: int
-    is_last: bool
-    num_utterances: int
-
-
-class _BatchSampler(torch.utils.data.Sampler[Any]):
-    """Yields (epoch, number of the batch, items) from a step to the end of the last epoch; records what is pending."""
-
-    def __init__(
-        self, plan: BatchPlan, *, epoch: int, index: int, num_epochs: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.plan, self.start, self.num_epochs = plan, (epoch, index), num_epochs
-        self.rank, self.world_size = rank, world_size
-        self.pending: deque[_PendingBatch] = deque()
-
-    def __iter__(self) -> Iterator[Any]:
-        first_epoch, first_index = self.start
-        for epoch in range(first_epoch, self.num_epochs):
-            num_batches, num_steps = self.plan.num_batches(epoch), self.plan.num_steps(epoch, self.world_size)
-            for index in range(first_index if epoch == first_epoch else 0, num_steps):
-                number = index * self.world_size + self.rank
-                items = self.plan.batch(epoch, number) if number < num_batches else ()
-                num_utterances = sum(len(item.utterances) for item in items)
-                self.pending.append(_PendingBatch(epoch, index, index == num_steps - 1, num_utterances))
-                yield epoch, number, items
-
-
-class _ErrorReturningReader(Dataset["ReadBatch | DataError"]):
-    """A reader that returns its errors: raised in a worker, they would arrive as the text of a traceback."""
+    Errors are returned, not raised: raised in a worker, they would arrive as the text of a traceback.
+    """
 
     def __init__(self, reader: BatchReader) -> None:
         self.reader = reader
 
-    def __getitem__(self, key: Any) -> ReadBatch | DataError:
+    def __getitem__(self, request: Any) -> tuple[Any, ReadBatch | DataError]:
+        position, key = request
         try:
-            return self.reader.read(key)
+            return position, self.reader.read(key)
         except DataError as error:
-            return error
+            return position, error
+
+
+def _requests(
+    plan: BatchPlan, start: tuple[int, int], num_epochs: int, *, rank: int, world_size: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yield from a step to the end of the last epoch: the first fields of `PlacedBatch`, and a key of `BatchReader`."""
+    for epoch in range(start[0], num_epochs):
+        num_batches, num_steps = plan.num_batches(epoch), plan.num_steps(epoch, world_size)
+        for index in range(start[1] if epoch == start[0] else 0, num_steps):
+            number = index * world_size + rank
+            items = plan.epoch(epoch)[number] if number < num_batches else ()
+            yield (epoch, index, index == num_steps - 1), (epoch, number, items)
 
 
 class _UnreadableCounter:
@@ -85,16 +69,13 @@ class _UnreadableCounter:
         self.num_read = 0
         self.skipped: set[int] = set()
 
-    def count(self, read: ReadBatch, num_utterances: int) -> None:
+    def count(self, read: ReadBatch) -> None:
         """Count a batch.
 
-        Args:
-            read: the batch as read.
-            num_utterances: number of utterances in its plan.
         Raises:
             DataError: the share of unreadable utterances exceeds the limit; one utterance per run is tolerated.
         """
-        self.num_read = min(self.num_read + num_utterances, self.num_utterances)
+        self.num_read = min(self.num_read + read.num_planned, self.num_utterances)
         for utterance, reason in read.unreadable:
             if utterance in self.skipped:
                 continue
@@ -112,8 +93,7 @@ def read_batches(
     plan: BatchPlan,
     reader: BatchReader,
     *,
-    epoch: int,
-    index: int,
+    start: tuple[int, int] = (0, 0),
     num_epochs: int,
     num_workers: int,
     rank: int = 0,
@@ -125,8 +105,7 @@ def read_batches(
     Args:
         plan: what to read.
         reader: how to read it.
-        epoch: first epoch, from 0.
-        index: first step in it, from 0.
+        start: first epoch, and first step in it, both from 0.
         num_epochs: number of epochs of the whole run.
         num_workers: number of worker processes; 0 reads in this one.
         rank: rank of this process among those that train together.
@@ -138,12 +117,11 @@ def read_batches(
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to world_size - 1, but is {rank} of {world_size}")
-    sampler = _BatchSampler(plan, epoch=epoch, index=index, num_epochs=num_epochs, rank=rank, world_size=world_size)
     unreadable = _UnreadableCounter(len(plan.durations_s), reader.config.max_unreadable_share)
-    loader: DataLoader[ReadBatch | DataError] = DataLoader(
-        _ErrorReturningReader(reader),
+    loader: DataLoader[Any] = DataLoader(
+        _PlacedReader(reader),
         batch_size=None,
-        sampler=sampler,
+        sampler=_requests(plan, start, num_epochs, rank=rank, world_size=world_size),
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_interrupts_to_main,
@@ -153,7 +131,7 @@ def read_batches(
     batches = iter(loader)
     while True:
         try:
-            read = next(batches)
+            (epoch, index, is_last), read = next(batches)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -165,9 +143,8 @@ def read_batches(
             ) from error
         if isinstance(read, DataError):
             raise read
-        place = sampler.pending.popleft()
-        unreadable.count(read, place.num_utterances)
-        yield PlacedBatch(place.epoch, place.batch_index, place.is_last, read.batch)
+        unreadable.count(read)
+        yield PlacedBatch(epoch, index, is_last, read.batch)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -6,7 +6,7 @@ Source: Yao et al. 2024, arXiv:2310.11230, sections 4.0.2 to 4.0.4.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -15,12 +15,16 @@ from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.norm import BiasNorm
 from zipasr.nn.swoosh import ActivationKind
 
+Block = Literal["zipformer", "conformer_pair"]
+Norm = Literal["bias_norm", "layer_norm"]
+Activation = Literal["swoosh", "swoosh_right", "swish"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig:
     """Components of the encoder; the defaults are Zipformer itself."""
 
-    block: Literal["zipformer", "conformer_pair"] = "zipformer"
+    block: Block = "zipformer"
     """`conformer_pair` replaces each Zipformer block by two Conformer-style blocks."""
     has_nonlin_attention: bool = True
     """Whether the block has its non-linear attention."""
@@ -28,11 +32,11 @@ class AblationConfig:
     """Whether the second self-attention uses the weights of the first; otherwise it computes its own."""
     has_bypass: bool = True
     """Whether the block has its two Bypass modules; the one around a stack is kept."""
-    norm: Literal["bias_norm", "layer_norm"] = "bias_norm"
+    norm: Norm = "bias_norm"
     """Normalization at the end of each block and of Conv-Embed."""
     has_module_norms: bool = False
     """Whether every module of the block has a BiasNorm at its input, without which Adam diverged in the paper."""
-    activation: Literal["swoosh", "swoosh_right", "swish"] = "swoosh"
+    activation: Activation = "swoosh"
     """`swoosh` uses SwooshL or SwooshR depending on the module; the others apply everywhere."""
     has_balancer: bool = True
     """Whether Balancers constrain the encoder's activations in training; those of the predictor are kept."""
@@ -40,17 +44,14 @@ class AblationConfig:
     """Whether Whiten modules constrain the encoder's activations in training."""
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("block", ("zipformer", "conformer_pair")),
-            ("norm", ("bias_norm", "layer_norm")),
-            ("activation", ("swoosh", "swoosh_right", "swish")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}")
+        for name, kinds in (("block", Block), ("norm", Norm), ("activation", Activation)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigError(f"{name} must be one of {', '.join(get_args(kinds))}, but is {getattr(self, name)!r}")
         if self.block == "conformer_pair" and not (self.has_nonlin_attention and self.has_shared_attention_weights):
             raise ConfigError(
-                "has_nonlin_attention and has_shared_attention_weights must be true with conformer_pair, whose blocks "
-                "have neither; change one component at a time"
+                "has_nonlin_attention and has_shared_attention_weights must be true with conformer_pair, whose blocks have "
+                f"neither, but are {self.has_nonlin_attention} and {self.has_shared_attention_weights}; change one component"
+                " at a time"
             )
 
     @property

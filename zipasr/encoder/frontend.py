@@ -14,6 +14,7 @@ from torch.nn import functional
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
+from zipasr.nn.convolution import convolve_image
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
 from zipasr.nn.past import Past
 from zipasr.nn.schedule import Schedule, ScheduledModule
@@ -23,11 +24,6 @@ from zipasr.nn.swoosh import ActivationKind, activate
 def image_width(num_features: int) -> int:
     """Number of frequencies F' that remain of F mel bins after the three convolutions."""
     return ((num_features - 1) // 2 - 1) // 2
-
-
-def _conv_last(image: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Apply `conv` to (N, T, F, C) and return the same layout."""
-    return conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ConvNeXt(ScheduledModule):
@@ -50,7 +46,7 @@ class ConvNeXt(ScheduledModule):
     def forward(self, image: Tensor, past: Past | None = None) -> Tensor:
         """Map (N, T, F, C) to the same shape, or to (N, T - 3, F, C) with a past of 3 frames: the last 3 are look-ahead."""
         if past is None:
-            convolved = _conv_last(image, self.depthwise)
+            convolved = convolve_image(image, self.depthwise)
         else:  # no padding in time: the past and the look-ahead supply those frames
             conv, joined = self.depthwise, past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2)
             y = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
@@ -98,12 +94,12 @@ class ConvEmbed(nn.Module):
         `past` holds the (N, 3, F', C) frames before these, at the input of the ConvNeXt layer. With it T' is 3 less, because
         the last 3 frames are look-ahead. None stands for zeros on both sides.
         """
-        image = _conv_last(features.unsqueeze(-1), self.conv1)
+        image = convolve_image(features.unsqueeze(-1), self.conv1)
         if self.training:
             image = scale_grad(image, 0.2)
         image = activate(self.balancer1(image), self.activation)
-        image = activate(self.balancer2(_conv_last(image, self.conv2)), self.activation)
-        image = activate(self.balancer3(_conv_last(image, self.conv3)), self.activation)
+        image = activate(self.balancer2(convolve_image(image, self.conv2)), self.activation)
+        image = activate(self.balancer3(convolve_image(image, self.conv3)), self.activation)
         image = self.convnext(image, past)
         flat = image.transpose(2, 3).flatten(2)  # channel-major: index c · F + f
         return self.dropout(self.out_norm(self.out_whiten(self.out(flat))))

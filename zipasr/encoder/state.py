@@ -16,20 +16,17 @@ from zipasr.nn.past import Past
 
 
 class LayerState(NamedTuple):
-    """State of one block: L frames at the rate of its stack for attention, half a kernel for the convolutions."""
+    """State of one block: the frames of the `LayerPast` field of the same name, which gives their shapes.
+
+    These are L frames at the rate of the stack for attention, and half a kernel for the convolutions.
+    """
 
     key: Tensor
-    """(N, L, H·query_head_dim) keys."""
     nonlin: Tensor
-    """(N, L, 3D/4) x · tanh(s) of the non-linear attention."""
     value1: Tensor
-    """(N, L, H·value_head_dim) values of the first self-attention."""
     value2: Tensor
-    """(N, L, H·value_head_dim) values of the second self-attention."""
     conv1: Tensor
-    """(N, k//2, D) gated input of the first convolution."""
     conv2: Tensor
-    """(N, k//2, D) gated input of the second convolution."""
 
 
 _NUM_LAYER_TENSORS = len(LayerState._fields)
@@ -102,10 +99,11 @@ class StreamState:
         return StreamState.from_flat(flat, chunk_frames_50hz=first.chunk_frames_50hz)
 
     def unstack(self) -> list["StreamState"]:
-        """One state of batch size 1 per stream. They are views: keeping one keeps the whole batch in memory."""
+        """One state of batch size 1 per stream; copies, or a paused stream would keep the whole batch in memory."""
         flat, chunk = self.to_flat(), self.chunk_frames_50hz
         return [
-            self.from_flat([tensor[n : n + 1] for tensor in flat], chunk_frames_50hz=chunk) for n in range(self.batch_size)
+            self.from_flat([tensor[n : n + 1].clone() for tensor in flat], chunk_frames_50hz=chunk)
+            for n in range(self.batch_size)
         ]
 
     def to_flat(self) -> list[Tensor]:

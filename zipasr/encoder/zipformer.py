@@ -21,8 +21,7 @@ from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.state import StreamState, layer_shapes
 from zipasr.errors import ConfigError
 from zipasr.nn.dropout import DROPOUT
-from zipasr.nn.encoded import Encoded, check_input
-from zipasr.nn.placement import moved
+from zipasr.nn.encoded import Encoded, check_input, padding_mask
 from zipasr.nn.schedule import Schedule
 
 _WARMUP_STEPS = 4000.0
@@ -103,7 +102,10 @@ class ZipformerConfig:
         if self.pos_dim % 2 or self.pos_dim < 2:
             raise ConfigError(f"pos_dim must be even and 2 or more, half sines and half cosines, but is {self.pos_dim}")
         if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
-            raise ConfigError("chunk_frames_50hz and left_context_frames_50hz must name at least one size each, -1 for all")
+            raise ConfigError(
+                "chunk_frames_50hz and left_context_frames_50hz must have at least one size each, but are "
+                f"{self.chunk_frames_50hz} and {self.left_context_frames_50hz}; -1 stands for the whole utterance"
+            )
         if self.is_causal and self.conv_embed_rate != 2:
             raise ConfigError(f"conv_embed_rate must be 2 for a causal model, but is {self.conv_embed_rate}")
         if self.is_causal:
@@ -209,9 +211,8 @@ class Zipformer(nn.Module):
 
     def output_length(self, num_frames: int) -> int:
         """Number of output frames at 25 Hz for `num_frames` features at 100 Hz."""
-        rate = self.config.conv_embed_rate
         factor = self.output_downsample.factor
-        return (rates.embed_length(num_frames, rate) + factor - 1) // factor
+        return (rates.embed_length(num_frames, self.config.conv_embed_rate) + factor - 1) // factor
 
     def forward(
         self,
@@ -252,11 +253,8 @@ class Zipformer(nn.Module):
     ) -> Encoded:
         """Run the stacks on the output of Conv-Embed: (N, T', D0) at 50 Hz with `lens` (N,) -> 25 Hz; see `forward`."""
         chunk, left = self._chunk(chunk_frames_50hz, left_context_frames_50hz)
-        num_frames = frames.shape[1]
-        lens_there = moved(lens, frames.device)
-        padding_mask = torch.arange(num_frames, device=frames.device) >= lens_there.unsqueeze(1)
-        attention_mask = _chunk_mask(num_frames, chunk, left, frames.device)
-        return Encoded(self._run_stacks(frames, padding_mask, attention_mask, chunk), self._halve(lens))
+        attention_mask = _chunk_mask(frames.shape[1], chunk, left, frames.device)
+        return Encoded(self._run_stacks(frames, padding_mask(lens, frames), attention_mask, chunk), self._halve(lens))
 
     def _run_stacks(
         self,
@@ -372,7 +370,8 @@ class Zipformer(nn.Module):
             )
         if state.shapes() != self._state_shapes(left):
             raise ValueError(
-                "the state must come from a model of the same shape; create it with initial_state of this model"
+                "the state must come from a model of the same shape, but its tensors have other shapes; create it with "
+                "initial_state of this model"
             )
 
     def _check_input(self, features: Tensor, lens: Tensor, chunk: int | None) -> None:

@@ -39,7 +39,7 @@ class ConfidenceQuality:
         """Return a dictionary for JSON; an undefined number becomes null."""
         nce = self.normalized_cross_entropy
         return {
-            "normalised_cross_entropy": round(nce, 6) if nce == nce else None,
+            "normalized_cross_entropy": round(nce, 6) if nce == nce else None,
             "calibration_error": round(self.calibration_error, 6),
             "curve": [bin._asdict() for bin in self.curve],
         }

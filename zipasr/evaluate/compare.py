@@ -9,6 +9,7 @@ from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import is_exported
 from zipasr.recognizer import Recognizer
+from zipasr.recognizer.batches import plan_batches
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import write_default_search
 from zipasr.search.strategy import SearchConfig
@@ -32,29 +33,29 @@ def compare_searches(
         DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
-    searches = searches_to_compare(recognizer.scorer)
+    searches = searches_to_compare(recognizer.engine.scorer)
     if recognizer.search not in searches:
         searches.append(recognizer.search)
-    comparison = SearchComparison(recognizer.scorer, recognizer.tokenizer, searches)
+    comparison = SearchComparison(recognizer.engine.scorer, recognizer.engine.tokenizer, searches)
     num_utterances = 0
     for group in readable_groups(utterances, []):
-        features = [recognizer.fbank(samples) for _, samples, _ in group]
+        features = [recognizer.engine.fbank(samples) for _, samples, _ in group]
         num_utterances += len(group)
-        batches = list(recognizer.batches([len(frames) for frames in features]))
+        batches = list(plan_batches(recognizer.engine, [len(frames) for frames in features]))
         for batch in batches:
-            encoded = recognizer.encode([features[i] for i in batch])
+            encoded = recognizer.engine.encode([features[i] for i in batch])
             comparison.add(encoded, [group[i][2] for i in batch], rewrite=rewrite)
         encoded_indices = {i for batch in batches for i in batch}
         too_short = [text for i, (_, _, text) in enumerate(group) if i not in encoded_indices]
         comparison.add_skipped(too_short, rewrite=rewrite)
     if not num_utterances:
-        raise DataError("expected utterances to compare searches on, but none can be read; check the cuts")
+        raise DataError("there must be utterances to compare searches on, but none can be read; check the cuts")
     return comparison.results()
 
 
 def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[str]:
     """Findings about the model from the differences between its searches; see `explain_differences`."""
-    scorer = recognizer.scorer
+    scorer = recognizer.engine.scorer
     head = scorer.config.transducer if isinstance(scorer, AsrModel) else None
     return explain_differences(compared, lattice=head.lattice if head is not None else None)
 

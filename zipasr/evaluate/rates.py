@@ -4,8 +4,6 @@ Word errors are counted between words separated by white space, character errors
 (without the spaces), with the alignment that needs the fewest edits.
 """
 
-import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,31 +15,22 @@ import kaldialign
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
+from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.evaluate.scoring import SCORING
+from zipasr.lines import write_rows
 from zipasr.recognizer import Recognizer
-from zipasr.search.edits import ErrorRates, Errors, count_errors, count_text_errors, error_rates
-from zipasr.transcript import Transcript
 
-__all__ = [  # Differs: re-exports of `search.edits`, which training uses too, since users look for them here
-    "ErrorRates",
-    "Errors",
-    "EvaluationReport",
-    "ReferenceUtterance",
-    "UtteranceResult",
-    "count_errors",
-    "count_text_errors",
-    "error_rates",
-    "evaluate",
-    "judged_words",
-    "read_cuts",
-    "readable_groups",
-    "rewriting",
-]
+# Differs: re-exports of `search.edits`, which training uses too, since users look for them here.
+from zipasr.search.edits import ErrorRates as ErrorRates
+from zipasr.search.edits import Errors as Errors
+from zipasr.search.edits import count_errors as count_errors
+from zipasr.search.edits import count_text_errors as count_text_errors
+from zipasr.search.edits import error_rates as error_rates
+from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
 """Seconds of audio that are read before they are sorted by length and transcribed in batches; they take 115 MB."""
-
 
 _NO_WORD = "\0"
 """Placeholder in an alignment for a missing word."""
@@ -150,15 +139,10 @@ class EvaluationReport:
         path = Path(path)
         rows = [result.to_dict() for result in self.results]
         rows += [{"id": id, "problem": problem} for id, problem in self.unreadable]
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            partial.write_bytes(lines.encode(errors="backslashreplace"))  # ids may be file names that are not UTF-8
-            partial.replace(path)
+            write_rows(path, rows)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise DataError(
                 f"the results could not be written to {path}: {error.strerror or error}; choose another file with --out"
             ) from error
@@ -206,7 +190,7 @@ def evaluate(
             )
     if not results:
         why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
-        raise DataError(f"expected utterances to evaluate, but none can be read{why}")
+        raise DataError(f"the set must contain utterances, but none can be read{why}")
     total = ErrorRates()
     for result in results:
         total = total.plus(ErrorRates(result.words, result.characters))
@@ -268,11 +252,10 @@ def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
     Raises:
         DataError: the manifest is missing, damaged or of another kind, or Lhotse is not installed.
     """
-    try:
-        from lhotse import CutSet
-        from lhotse.audio import AudioLoadingError, DurationMismatchError
-    except ImportError as error:
-        raise DataError('reading cuts needs Lhotse; install it with: pip install "zipasr[train]"') from error
+    require_lhotse("reading cuts")
+    from lhotse import CutSet
+    from lhotse.audio import AudioLoadingError, DurationMismatchError
+
     path = Path(path)
     if not path.is_file():
         beside = sorted(file.name for file in path.glob("*_cuts.jsonl.gz")) if path.is_dir() else []

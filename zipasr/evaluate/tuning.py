@@ -13,6 +13,7 @@ from typing import Any
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
 from zipasr.recognizer import Recognizer
+from zipasr.recognizer.batches import plan_batches
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.strategy import SearchConfig
 
@@ -59,9 +60,9 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
     It includes scale 0 for each language model, so that the table shows whether the model helps at all.
     """
     grid: dict[str, tuple[float, ...]] = {}
-    if recognizer.language_models.main is not None:
+    if recognizer.engine.language_models.main is not None:
         grid["lm_scale"] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    if recognizer.language_models.subtracted is not None:
+    if recognizer.engine.language_models.subtracted is not None:
         grid["lodr_scale"] = (0.0, -0.05, -0.1, -0.15, -0.2, -0.3)
     if recognizer.search.method == "attention_rescoring":
         grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -120,7 +121,7 @@ def tune(
             for i, found in enumerate(texts):
                 totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
-        raise DataError("expected utterances to tune on, but none can be read; check the cuts")
+        raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
     tuned = [
         TunedSetting(values=values, errors=errors, search=search, num_utterances=num_utterances)
         for (values, search), errors in zip(settings, totals, strict=True)
@@ -133,7 +134,7 @@ def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> li
     unknown = [name for name in grid if name not in TUNABLE]
     if unknown:
         raise ConfigError(f"settings to tune must be of {', '.join(TUNABLE)}, but one is {unknown[0]!r}")
-    models = recognizer.language_models
+    models = recognizer.engine.language_models
     for name, model in (("lm_scale", models.main), ("lodr_scale", models.subtracted)):
         if name in grid and model is None:
             raise ConfigError(f"{name} has no effect without its model; give one, or do not tune it")
@@ -155,12 +156,12 @@ def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
 
 def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence[SearchConfig]) -> list[list[str]]:
     """The text of each recording for each search; empty for recordings that are too short for a frame."""
-    features = [recognizer.fbank(samples) for samples in recordings]
+    features = [recognizer.engine.fbank(samples) for samples in recordings]
     texts = [[""] * len(features) for _ in searches]
     hotwords = recognizer.hotword_graph()
-    for batch in recognizer.batches([len(frames) for frames in features]):
-        encoded = recognizer.encode([features[i] for i in batch])
+    for batch in plan_batches(recognizer.engine, [len(frames) for frames in features]):
+        encoded = recognizer.engine.encode([features[i] for i in batch])
         for found, search in zip(texts, searches, strict=True):
-            for i, ranked in zip(batch, recognizer.find(encoded, search, hotwords=hotwords), strict=True):
-                found[i] = recognizer.tokenizer.decode(ranked[0].ids)
+            for i, ranked in zip(batch, recognizer.engine.find(encoded, search, hotwords=hotwords), strict=True):
+                found[i] = recognizer.engine.tokenizer.decode(ranked[0].ids)
     return texts

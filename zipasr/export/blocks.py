@@ -1,7 +1,6 @@
-"""Stand-ins for the modules of a Zipformer block and for Conv-Embed while they are traced; `export.graph` puts them
-in place.
+"""Replacements for the modules of a Zipformer block and of Conv-Embed in a graph; `export.graph` inserts them.
 
-Each maps (N, T, D) as the module it is made of does, in eval mode, with whatever constants can be worked out beforehand.
+Each computes the same (N, T, D) as the module that it replaces does in eval mode. Constants are computed in advance.
 """
 
 import math
@@ -22,7 +21,7 @@ from zipasr.nn.swoosh import SHIFT_AND_OFFSET, SLOPE, ActivationKind, SwooshLine
 
 
 def swoosh(shifted: Tensor) -> Tensor:
-    """SwooshL or SwooshR but for its offset: ln(1 + e^x) - 0.08 x of x less the shift.
+    """SwooshL or SwooshR without its offset: ln(1 + e^x) - 0.08 x, where x is the input minus the shift.
 
     Softplus is slow in onnxruntime. ln(1 + e^x) = max(x, 0) - ln sigmoid(|x|), exact for every x, is four times as fast,
     and max(x, 0) - 0.08 x is one leaky ReLU.
@@ -35,8 +34,8 @@ def _shift(kind: ActivationKind) -> float:
     return SHIFT_AND_OFFSET[kind][0]
 
 
-def _left_out(kind: ActivationKind) -> float:
-    """What `swoosh` is too large by."""
+def _excess(kind: ActivationKind) -> float:
+    """The constant by which `swoosh` exceeds the activation."""
     shift, offset = SHIFT_AND_OFFSET[kind]
     return SLOPE * shift + offset
 
@@ -48,17 +47,17 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def _shifted_linear(linear: nn.Linear, kind: ActivationKind) -> nn.Linear:
-    """A linear layer whose output is what `swoosh` takes."""
+    """A linear layer whose output is the input of `swoosh`."""
     return _linear(linear.weight, linear.bias - _shift(kind))
 
 
 def _linear_after_swoosh(weight: Tensor, bias: Tensor, kind: ActivationKind) -> nn.Linear:
-    """A linear layer of what `swoosh` gives."""
-    return _linear(weight, bias - _left_out(kind) * weight.sum(1))
+    """A linear layer that takes the output of `swoosh`."""
+    return _linear(weight, bias - _excess(kind) * weight.sum(1))
 
 
 class TracedSwooshLinear(nn.Module):
-    """Stands in for `SwooshLinear`; its input must be shifted already."""
+    """Replaces `SwooshLinear`; its input must be shifted already."""
 
     def __init__(self, module: SwooshLinear) -> None:
         super().__init__()
@@ -71,7 +70,7 @@ class TracedSwooshLinear(nn.Module):
 
 
 class TracedFeedForward(nn.Module):
-    """Stands in for `FeedForward`."""
+    """Replaces `FeedForward`."""
 
     def __init__(self, module: FeedForward) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class TracedFeedForward(nn.Module):
 
 
 class TracedNorm(nn.Module):
-    """Stands in for `BiasNorm`."""
+    """Replaces `BiasNorm`."""
 
     def __init__(self, module: BiasNorm) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class TracedNorm(nn.Module):
 
 
 class TracedBypass(nn.Module):
-    """Stands in for `Bypass` within a block."""
+    """Replaces `Bypass` within a block."""
 
     def __init__(self, module: Bypass) -> None:
         super().__init__()
@@ -109,7 +108,7 @@ class TracedBypass(nn.Module):
 
 
 class TracedPositions(nn.Module):
-    """Stands in for `RelativePositionalEncoding`: computed in the graph, so that no length is too long."""
+    """Replaces `RelativePositionalEncoding`: computed in the graph, for sequences of any length."""
 
     def __init__(self, module: RelativePositionalEncoding) -> None:
         super().__init__()
@@ -136,7 +135,7 @@ def _relative_shift(scores: Tensor) -> Tensor:
 
 
 class TracedAttentionWeights(nn.Module):
-    """Stands in for `AttentionWeights`. The mask is a score that is added for each key, times an extra channel of 1."""
+    """Replaces `AttentionWeights`. The mask is a score that is added for each key, times an extra channel of 1."""
 
     def __init__(self, module: AttentionWeights) -> None:
         super().__init__()
@@ -147,11 +146,8 @@ class TracedAttentionWeights(nn.Module):
         query_bias, key_bias, pos_bias = bias.split([len(query), len(key), len(pos)])
         query = functional.pad(query.view(heads, dim, -1), (0, 0, 0, 1)).flatten(0, 1)
         query_bias = functional.pad(query_bias.view(heads, dim), (0, 1), value=1.0).flatten()
-        self.query_proj, self.key_proj, self.pos_proj = (
-            _linear(query, query_bias),
-            _linear(key, key_bias),
-            _linear(pos, pos_bias),
-        )
+        self.query_proj, self.key_proj = _linear(query, query_bias), _linear(key, key_bias)
+        self.pos_proj = _linear(pos, pos_bias)
         self.linear_pos = module.linear_pos
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: Past | None = None) -> Tensor:
@@ -173,7 +169,7 @@ class TracedAttentionWeights(nn.Module):
 
 
 class TracedSelfAttention(nn.Module):
-    """Stands in for `SelfAttention`."""
+    """Replaces `SelfAttention`."""
 
     def __init__(self, module: SelfAttention) -> None:
         super().__init__()
@@ -187,7 +183,7 @@ class TracedSelfAttention(nn.Module):
 
 
 class TracedNonlinAttention(nn.Module):
-    """Stands in for `NonlinAttention`."""
+    """Replaces `NonlinAttention`."""
 
     def __init__(self, module: NonlinAttention) -> None:
         super().__init__()
@@ -202,7 +198,7 @@ class TracedNonlinAttention(nn.Module):
 
 
 class TracedChunkConv(nn.Module):
-    """Stands in for `ChunkCausalDepthwiseConv` where all frames are one chunk: offline, or the chunk of a stream."""
+    """Replaces `ChunkCausalDepthwiseConv` where all frames are one chunk: offline, or the chunk of a stream."""
 
     def __init__(self, module: ChunkCausalDepthwiseConv, *, shift: float) -> None:
         super().__init__()
@@ -228,7 +224,7 @@ class TracedChunkConv(nn.Module):
 
 
 class TracedConvolution(nn.Module):
-    """Stands in for `ConvolutionModule`."""
+    """Replaces `ConvolutionModule`."""
 
     def __init__(self, module: ConvolutionModule) -> None:
         super().__init__()
@@ -249,19 +245,19 @@ class TracedConvolution(nn.Module):
 
 
 class TracedConvEmbed(nn.Module):
-    """Stands in for `ConvEmbed`; images are (N, C, T, F) in the convolutions, (N, T, F, C) after them."""
+    """Replaces `ConvEmbed`; images are (N, C, T, F) in the convolutions, (N, T, F, C) after them."""
 
     def __init__(self, module: ConvEmbed) -> None:
         super().__init__()
         self.conv1, self.conv2, self.conv3 = module.conv1, module.conv2, module.conv3
         self.depthwise, kind = module.convnext.depthwise, module.activation
-        self.left_out = _left_out(kind)
+        self.excess = _excess(kind)
         for conv in (self.conv1, self.conv2, self.conv3):
             assert conv.bias is not None
             conv.bias.data -= _shift(kind)
         for conv in (self.conv2, self.conv3):  # they have no padding, so a constant input is a constant output
             assert conv.bias is not None
-            conv.bias.data -= self.left_out * conv.weight.sum((1, 2, 3))
+            conv.bias.data -= self.excess * conv.weight.sum((1, 2, 3))
         inner = module.convnext
         self.pointwise1 = _shifted_linear(inner.pointwise1, inner.activation)
         self.pointwise2 = _linear_after_swoosh(inner.pointwise2.weight, inner.pointwise2.bias, inner.activation)
@@ -277,7 +273,7 @@ class TracedConvEmbed(nn.Module):
         """Map (N, T, F) to (N, T', D); see `ConvEmbed.forward`. A past is (N, 3, F', C)."""
         image = swoosh(self.conv1(features.unsqueeze(1)))
         image = swoosh(self.conv2(image))
-        image = swoosh(self.conv3(image)) - self.left_out
+        image = swoosh(self.conv3(image)) - self.excess
         if past is None:
             reached, image = self.depthwise(image).permute(0, 2, 3, 1), image.permute(0, 2, 3, 1)
         else:

@@ -8,6 +8,8 @@ docs/export.md says what each of them gains.
 """
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,25 +120,21 @@ class TracedStack(nn.Module):
         return before * (1.0 - self.scale) + repeated[:, : before.shape[1]]
 
 
+_REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    AttentionWeights: TracedAttentionWeights,
+    SelfAttention: TracedSelfAttention,
+    NonlinAttention: TracedNonlinAttention,
+    FeedForward: TracedFeedForward,
+    ConvolutionModule: TracedConvolution,
+    BiasNorm: TracedNorm,
+    Bypass: TracedBypass,
+}
+
+
 def _traced_layer(layer: nn.Module) -> ZipformerLayer:
     """The same block with its modules replaced for tracing."""
     assert isinstance(layer, ZipformerLayer)
     for name, module in list(layer.named_children()):
-        replacement: nn.Module | None = None
-        if isinstance(module, AttentionWeights):
-            replacement = TracedAttentionWeights(module)
-        elif isinstance(module, SelfAttention):
-            replacement = TracedSelfAttention(module)
-        elif isinstance(module, NonlinAttention):
-            replacement = TracedNonlinAttention(module)
-        elif isinstance(module, FeedForward):
-            replacement = TracedFeedForward(module)
-        elif isinstance(module, ConvolutionModule):
-            replacement = TracedConvolution(module)
-        elif isinstance(module, BiasNorm):
-            replacement = TracedNorm(module)
-        elif isinstance(module, Bypass):
-            replacement = TracedBypass(module)
-        if replacement is not None:
-            setattr(layer, name, replacement)
+        if type(module) in _REPLACEMENTS:
+            setattr(layer, name, _REPLACEMENTS[type(module)](module))
     return layer

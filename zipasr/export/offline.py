@@ -5,7 +5,7 @@ of sherpa-onnx 2.0, which passes tensors by position.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,36 +26,20 @@ _FEATURES = Axes("x", {0: "N", 1: "T"})
 _LENS = Axes("x_lens", {0: "N"})
 
 
-class TransducerEncoder(nn.Module):
-    """Features and lengths -> frames projected for the joiner, and their lengths."""
+class OfflineModel(nn.Module):
+    """Features and lengths -> output of `head` for the frames, and their lengths."""
 
-    def __init__(self, encoder: Zipformer, projection: nn.Linear) -> None:
+    def __init__(self, encoder: Zipformer, head: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.projection = encoder, projection
+        self.encoder, self.head = encoder, head
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (N, T, F) and (N,) to (N, T', J) and (N,)."""
-        frames, lens = _encode(self.encoder, x, x_lens)
-        return self.projection(frames), lens
+        """Map (N, T, F) and (N,) to (N, T', J or V) and (N,).
 
-
-class CtcModel(nn.Module):
-    """Features and lengths -> log-probabilities of the CTC head, and their lengths."""
-
-    def __init__(self, encoder: Zipformer, head: nn.Linear) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, CtcOutput(head)
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (N, T, F) and (N,) to (N, T', V) and (N,)."""
-        frames, lens = _encode(self.encoder, x, x_lens)
+        `Zipformer.forward` without its checks, which tracing cannot follow.
+        """
+        frames, lens = self.encoder.encode_frames(self.encoder.frontend(x), rates.embed_lengths(x_lens))
         return self.head(frames), lens
-
-
-def _encode(encoder: Zipformer, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-    """`Zipformer.forward` without its checks, which tracing cannot follow."""
-    frames, lens = encoder.encode_frames(encoder.frontend(x), rates.embed_lengths(x_lens))
-    return frames, lens
 
 
 class CtcOutput(nn.Module):
@@ -101,7 +85,19 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
         ConfigError: the model cannot be exported.
     """
     traced = for_tracing(check_exportable(model))
-    return transducer_graphs(model, traced) | dict(_ctc_graphs(model, traced))
+    graphs = transducer_graphs(model, traced)
+    if model.ctc is not None:
+        graphs["ctc"] = Graph(
+            name="CTC model",
+            module=OfflineModel(traced, CtcOutput(copy.deepcopy(model.ctc.output))),
+            inputs=(_FEATURES, _LENS),
+            outputs=(Axes("log_probs", {0: "N", 1: "T_out"}), Axes("log_probs_len", {0: "N"})),
+            metadata=_metadata("zipformer2_ctc", "non-streaming zipformer2 CTC"),
+            cases=feature_cases(model.config.features.num_mel_bins),
+            expected=_after_encoder(model, model.ctc_log_probs),
+            is_valid=_is_before_end,
+        )
+    return graphs | ctc_head_graph(model)
 
 
 def check_exportable(model: AsrModel) -> Zipformer:
@@ -123,72 +119,39 @@ def check_exportable(model: AsrModel) -> Zipformer:
 
 def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
     """The graphs of the transducer with an encoder of `for_tracing`; empty without a transducer head."""
-    return dict(_transducer_graphs(model, traced))
-
-
-def _transducer_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph]]:
     head, config = model.transducer, model.config
     if head is None:
-        return
-    own, joiner_dim = head.config, {"joiner_dim": head.config.joiner_dim}
-    yield (
-        "encoder",
-        Graph(
-            name="encoder",
-            module=TransducerEncoder(traced, copy.deepcopy(head.joiner.encoder_proj)),
-            inputs=(_FEATURES, _LENS),
-            outputs=(Axes("encoder_out", {0: "N", 1: "T_out"}), Axes("encoder_out_lens", {0: "N"})),
-            metadata=_metadata("zipformer2", "non-streaming zipformer2"),
-            cases=feature_cases(config.features.num_mel_bins),
-            expected=lambda x, lens: _projected(model, x, lens),
-            is_valid=_is_before_end,
-        ),
+        return {}
+    own = head.config
+    encoder = Graph(
+        name="encoder",
+        module=OfflineModel(traced, copy.deepcopy(head.joiner.encoder_proj)),
+        inputs=(_FEATURES, _LENS),
+        outputs=(Axes("encoder_out", {0: "N", 1: "T_out"}), Axes("encoder_out_lens", {0: "N"})),
+        metadata=_metadata("zipformer2", "non-streaming zipformer2"),
+        cases=feature_cases(config.features.num_mel_bins),
+        expected=_after_encoder(model, model.project_frames),
+        is_valid=_is_before_end,
     )
-    contexts = [_contexts(size, own.context_size, config.vocab_size) for size in (3, 1, 8)]
-    yield (
-        "decoder",
-        Graph(
-            name="decoder",
-            module=Decoder(copy.deepcopy(head.predictor), copy.deepcopy(head.joiner.predictor_proj)),
-            inputs=(Axes("y", {0: "N"}),),
-            outputs=(Axes("decoder_out", {0: "N"}),),
-            metadata={"context_size": own.context_size, "vocab_size": config.vocab_size},
-            cases=[(ids,) for ids in contexts],
-            expected=lambda ids: [model.predict(ids)],
-        ),
+    decoder = Graph(
+        name="decoder",
+        module=Decoder(copy.deepcopy(head.predictor), copy.deepcopy(head.joiner.predictor_proj)),
+        inputs=(Axes("y", {0: "N"}),),
+        outputs=(Axes("decoder_out", {0: "N"}),),
+        metadata={"context_size": own.context_size, "vocab_size": config.vocab_size},
+        cases=[(_contexts(size, own.context_size, config.vocab_size),) for size in (3, 1, 8)],
+        expected=lambda ids: [model.predict(ids)],
     )
-    yield (
-        "joiner",
-        Graph(
-            name="joiner",
-            module=JoinerOutput(copy.deepcopy(head.joiner.output)),
-            inputs=(Axes("encoder_out", {0: "N"}), Axes("decoder_out", {0: "N"})),
-            outputs=(Axes("logit", {0: "N"}),),
-            metadata=joiner_dim,
-            cases=[(normal(size, own.joiner_dim), normal(size, own.joiner_dim)) for size in (3, 1, 8)],
-            expected=lambda frames, contexts: [model.join(frames, contexts)],
-        ),
+    joiner = Graph(
+        name="joiner",
+        module=JoinerOutput(copy.deepcopy(head.joiner.output)),
+        inputs=(Axes("encoder_out", {0: "N"}), Axes("decoder_out", {0: "N"})),
+        outputs=(Axes("logit", {0: "N"}),),
+        metadata={"joiner_dim": own.joiner_dim},
+        cases=[(normal(size, own.joiner_dim), normal(size, own.joiner_dim)) for size in (3, 1, 8)],
+        expected=lambda frames, contexts: [model.join(frames, contexts)],
     )
-
-
-def _ctc_graphs(model: AsrModel, traced: Zipformer) -> Iterator[tuple[str, Graph]]:
-    head, config = model.ctc, model.config
-    if head is None:
-        return
-    yield (
-        "ctc",
-        Graph(
-            name="CTC model",
-            module=CtcModel(traced, copy.deepcopy(head.output)),
-            inputs=(_FEATURES, _LENS),
-            outputs=(Axes("log_probs", {0: "N", 1: "T_out"}), Axes("log_probs_len", {0: "N"})),
-            metadata=_metadata("zipformer2_ctc", "non-streaming zipformer2 CTC"),
-            cases=feature_cases(config.features.num_mel_bins),
-            expected=lambda x, lens: _log_probs(model, x, lens),
-            is_valid=_is_before_end,
-        ),
-    )
-    yield from ctc_head_graph(model).items()
+    return {"encoder": encoder, "decoder": decoder, "joiner": joiner}
 
 
 def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
@@ -212,14 +175,14 @@ def _metadata(model_type: str, comment: str) -> dict[str, str | int]:
     return {"model_type": model_type, "version": "1", "model_author": "k2-fsa", "comment": comment}
 
 
-def _projected(model: AsrModel, x: Tensor, lens: Tensor) -> Sequence[Tensor]:
-    encoded = model.encode(x, lens)
-    return model.project_frames(encoded.frames), encoded.lens
+def _after_encoder(model: AsrModel, output: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function that gives the `output` of the frames of a padded batch, and their lengths."""
 
+    def outputs(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = model.encode(x, lens)
+        return output(encoded.frames), encoded.lens
 
-def _log_probs(model: AsrModel, x: Tensor, lens: Tensor) -> Sequence[Tensor]:
-    encoded = model.encode(x, lens)
-    return model.ctc_log_probs(encoded.frames), encoded.lens
+    return outputs
 
 
 def _is_before_end(outputs: Sequence[Tensor], i: int) -> Tensor | None:

@@ -54,11 +54,10 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""
-        files = {part: name for part, name in vars(self.config.files).items() if name is not None}
         return {
             "folder": str(self.folder),
             "precision": self.config.precision,
-            "files": files,
+            "files": self.config.files.named(),
             "differences": self.differences,
             "num_bytes": self.num_bytes,
             "limits": self.limits,
@@ -66,7 +65,7 @@ class ExportReport:
 
     def table(self) -> str:
         """The report as text."""
-        names: dict[str, str] = vars(self.config.files)
+        names = self.config.files.named()
         rows = [f"  {names[part]}  differs from PyTorch by {value:.1e}" for part, value in self.differences.items()]
         notes = [] if self.limits is None else [f"note: {self.limits}"]
         return "\n".join([f"{self.folder}: {self.num_bytes / 1e6:.1f} MB, {self.config.precision}", *rows, *notes])
@@ -170,7 +169,7 @@ def write_graphs(
     documents: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write an exported folder atomically: graphs, tokenizer, README, default search and calibrations."""
-    names: dict[str, str] = vars(config.files)
+    names = config.files.named()
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)

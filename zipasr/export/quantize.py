@@ -35,8 +35,8 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import INSTALL, open_graphs
 from zipasr.recognizer import Recognizer
 
-QUANTIZATION_FILE = "quantisation.json"
-"""Document of an exported folder: the `quantisation` part of `QuantizationReport.to_dict`."""
+QUANTIZATION_FILE = "quantization.json"
+"""Document of an exported folder: the `quantization` part of `QuantizationReport.to_dict`."""
 FLOAT_SHARES = (0.1, 0.25, 0.5)
 """Shares of the encoder's modules that stay in float32, tried in this order; with the last, the joiner does too."""
 _WEIGHT_STEPS = 64
@@ -90,7 +90,7 @@ class QuantizationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""
-        return self.export.to_dict() | {"quantisation": _to_dict(self.heads, self.sensitivity)}
+        return self.export.to_dict() | {"quantization": _to_dict(self.heads, self.sensitivity)}
 
     def table(self) -> str:
         """The report as text."""
@@ -144,7 +144,7 @@ def export_int8(
 
     def measure_graphs(own: Mapping[str, Any]) -> Measured:
         config = exported_config(model, own, "float32", sizes)
-        names: dict[str, str] = vars(config.files)
+        names = config.files.named()
         scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
         return measure(Recognizer(scorer, tokenizer, features=config.features, use_true_times=False))
 
@@ -230,7 +230,7 @@ def _is_quantized(node_name: str, keep: Sequence[str]) -> bool:
 
 def _is_always_float(linear: str) -> bool:
     """Whether a layer is never quantized: position encodings cost little, and the error of the output is not averaged."""
-    return linear.endswith("linear_pos") or linear.startswith(("projection", "head"))
+    return linear.endswith("linear_pos") or linear.startswith("head")
 
 
 def _module_of(linear: str) -> str:

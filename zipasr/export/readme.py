@@ -26,49 +26,39 @@ With zipasr (all searches, hotwords; a server with a page for live audio):
     zipasr serve .
 """
 _TRANSDUCER = """
-With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer:
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer{how}:
 
-    sherpa-onnx-offline --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
+    {program} --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
       --joiner={joiner} --decoding-method=modified_beam_search audio.wav
 
 In Python:
 
-    sherpa_onnx.OfflineRecognizer.from_transducer(
+    sherpa_onnx.{recognizer}.from_transducer(
         encoder="{encoder}", decoder="{decoder}", joiner="{joiner}",
         tokens="tokens.txt", decoding_method="modified_beam_search",
     )
 """
 _CTC = """
-With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head:
+With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head{how}:
 
-    sherpa-onnx-offline --tokens=tokens.txt --zipformer-ctc-model={ctc} audio.wav
-
-In Python:
-
-    sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model="{ctc}", tokens="tokens.txt")
-"""
-_STREAMING_TRANSDUCER = """
-With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the transducer, chunk by chunk:
-
-    sherpa-onnx --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
-      --joiner={joiner} --decoding-method=modified_beam_search audio.wav
+    {program} --tokens=tokens.txt --{kind}-ctc-model={ctc} audio.wav
 
 In Python:
 
-    sherpa_onnx.OnlineRecognizer.from_transducer(
-        encoder="{encoder}", decoder="{decoder}", joiner="{joiner}",
-        tokens="tokens.txt", decoding_method="modified_beam_search",
-    )
+    sherpa_onnx.{recognizer}.from_{kind}_ctc(model="{ctc}", tokens="tokens.txt")
 """
-_STREAMING_CTC = """
-With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head, chunk by chunk:
-
-    sherpa-onnx --tokens=tokens.txt --zipformer2-ctc-model={ctc} audio.wav
-
-In Python:
-
-    sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model="{ctc}", tokens="tokens.txt")
-"""
+_OFFLINE_WORDS = {
+    "how": "",
+    "program": "sherpa-onnx-offline",
+    "recognizer": "OfflineRecognizer",
+    "kind": "zipformer",
+}
+_STREAMING_WORDS = {
+    "how": ", chunk by chunk",
+    "program": "sherpa-onnx",
+    "recognizer": "OnlineRecognizer",
+    "kind": "zipformer2",
+}
 _TAIL = """
 Unlike zipasr, sherpa-onnx does not pad recordings: append 0.3 s of silence to one that ends right after its last word.
 """
@@ -130,18 +120,19 @@ def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
         config: the exported graphs.
         limits: the result of `sherpa_onnx_limits`.
     """
-    names: dict[str, str | None] = vars(config.files)
+    names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
+    words = names | (_STREAMING_WORDS if is_streaming else _OFFLINE_WORDS)
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
-        text += (_STREAMING_TRANSDUCER if is_streaming else _TRANSDUCER).format(**names)
+        text += _TRANSDUCER.format(**words)
     if limits is not None:
         text += f"\n{limits}\n"
     if config.files.ctc is not None:
-        text += (_STREAMING_CTC if is_streaming else _CTC).format(**names)
+        text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
-    rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items() if name is not None]
+    rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
         "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",

@@ -120,38 +120,25 @@ class TransducerHead(nn.Module):
         label_lens = moved(label_lens, labels_NS.device)
         valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
         labels_NS = labels_NS.masked_fill(~valid, self.blank)
+        targets = labels_NS, encoded.lens, label_lens
         contexts_NUP = self.predict(moved(labels_NS, encoded.frames.device))
         am_NTV, lm_NUV = self.simple_am(encoded.frames), self.simple_lm(contexts_NUP)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             simple = simple_transducer_loss(
                 am_NTV.float(),
                 lm_NUV.float(),
-                labels_NS,
-                encoded.lens,
-                label_lens,
+                *targets,
                 blank=self.blank,
                 lm_scale=config.lm_scale,
                 am_scale=config.am_scale,
                 kind=config.lattice,
             )
-            band = prune_ranges(
-                simple.symbol_occupation_NTS,
-                simple.blank_occupation_NTU,
-                encoded.lens,
-                label_lens,
-                prune_range=config.prune_range,
-                kind=config.lattice,
-            )
+            occupations = simple.symbol_occupation_NTS, simple.blank_occupation_NTU
+            band = prune_ranges(*occupations, encoded.lens, label_lens, config.prune_range, config.lattice)
         logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.positions_NTR)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             pruned_N = pruned_transducer_loss(
-                logits_NTRV.float(),
-                band.first_label_NT,
-                labels_NS,
-                encoded.lens,
-                label_lens,
-                blank=self.blank,
-                kind=config.lattice,
+                logits_NTRV.float(), band.first_label_NT, *targets, blank=self.blank, kind=config.lattice
             )
         return {"simple": simple.loss_N.sum(), "pruned": pruned_N.sum()}
 

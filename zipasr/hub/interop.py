@@ -155,7 +155,7 @@ def load_icefall(
     content = read_torch_file(path, trust_pickle=trust_pickle)
     try:
         tensors = _checked_tensors(_state_dict(content, which))
-        config = _infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, given)
+        config = _infer_config(tensors, given)
         if tokenizer.vocab_size != config.vocab_size:
             raise ConfigError(
                 f"the tokenizer must have as many entries as the model, {config.vocab_size}, but has "
@@ -199,7 +199,7 @@ def model_from_icefall(
     """
     given = _Given(num_heads, query_head_dim, value_head_dim, pos_head_dim, unmasked_channels, attention_decoder_heads)
     tensors = _checked_tensors(state_dict)
-    return _build(_infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, given), tensors)
+    return _build(_infer_config(tensors, given), tensors)
 
 
 # Names
@@ -283,7 +283,8 @@ def _checked_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _infer_config(shapes: Mapping[str, tuple[int, ...]], given: _Given) -> AsrConfig:
+def _infer_config(tensors: Mapping[str, Tensor], given: _Given) -> AsrConfig:
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     encoder = _encoder_config(shapes, given)
     sizes = [
         _shape(shapes, key, 2)[0]
@@ -491,9 +492,8 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
     wrong = [f"{original_key(name)} is missing" for name in own if name not in renamed]
     for key in tensors:
         name = rename_key(key)
-        if (
-            name not in own or name == key or theirs[name] != key
-        ):  # an unknown name, one of ours, or two of theirs for one of ours
+        is_ours_or_repeated = name == key or theirs[name] != key
+        if name not in own or is_ours_or_repeated:
             wrong.append(f"{key} is unknown")
     wrong += [
         f"{theirs[name]} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"

@@ -93,33 +93,31 @@ def _copy_checked(path: Path, copy: Path) -> None:
             for line in source:
                 line = line.strip()
                 target.write(line + b"\n")  # kaldilm treats \r as part of the last word
-                if not line:
-                    continue
-                if not line.startswith(b"\\"):
-                    if section:
-                        found[section] += 1
-                    elif count := _COUNT.match(line):
-                        expected[int(count[1])] = int(count[2])
-                elif match := _SECTION.match(line):
+                if match := _SECTION.match(line):
                     section = int(match[1])
                     found[section] = 0
-                is_whole = is_whole or line == b"\\end\\"
+                elif line.startswith(b"\\"):
+                    is_whole = is_whole or line == b"\\end\\"
+                elif line and section:
+                    found[section] += 1
+                elif count := _COUNT.match(line):
+                    expected[int(count[1])] = int(count[2])
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"expected an ARPA file, but {path} cannot be read: {error}; check the path or copy it again"
+            f"an ARPA file must be readable, but {path} cannot be read: {error}; check the path or copy it again"
         ) from error
     if not expected or list(expected) != list(range(1, len(expected) + 1)):
         raise DataError(
-            f"expected an ARPA file, which begins with \\data\\ and a line 'ngram 1=...' for each order, got {path} "
-            f"with {'none' if not expected else f'the orders {_listed(expected)}'}; is it another kind of file?"
+            f"an ARPA file must start with \\data\\ and a line 'ngram 1=...' for each order, but {path} has "
+            f"{'none' if not expected else f'the orders {_listed(expected)}'}; is it another kind of file?"
         )
     if found != expected:
         raise DataError(
-            f"{path} contradicts itself: expected the n-grams of its header, {_listed(expected)}, got {_listed(found)}; "
+            f"{path} must hold the n-grams of its header, {_listed(expected)}, but holds {_listed(found)}; "
             "it is damaged or cut short, so copy it again or have it written anew"
         )
     if not is_whole:
-        raise DataError(f"expected \\end\\ at the end of {path}, got none; it was cut short, so copy it again")
+        raise DataError(f"{path} must end with \\end\\, but does not; it was cut short, so copy it again")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -142,7 +140,7 @@ def _convert(plain: Path, automaton: Path, table: Path, *, shown: Path) -> None:
     if done.returncode != 0:
         reasons = [line.removeprefix("[E]").strip() for line in lines if line.startswith("[E]")] or lines[-1:]
         reason = "; ".join(reasons) or f"exit code {done.returncode}"
-        raise DataError(f"expected an ARPA file that kaldilm can read, got {shown}: {reason}; have it written anew")
+        raise DataError(f"{shown} must be an ARPA file that kaldilm can read, but is not: {reason}; have it written anew")
     for line in lines:
         if line.startswith("[W]"):
             logger.warning("%s: %s", shown, line.removeprefix("[W]").strip())
@@ -164,7 +162,7 @@ def _graph(automaton: Path, symbols: list[str], path: Path) -> NgramGraph:
             final_states.append(int(fields[0]))
             final_costs.append(float(fields[1]) if len(fields) > 1 else 0.0)
     if start < 0:
-        raise DataError(f"expected n-grams in {path}, got none; have it written anew")
+        raise DataError(f"{path} must hold n-grams, but holds none; have it written anew")
     states, labels, targets = (np.frombuffer(column, np.int32) if column else np.zeros(0, np.int32) for column in arcs[:3])
     scores = -np.frombuffer(arcs[3], np.float32) if arcs[3] else np.zeros(0, np.float32)
     num_states = 1 + max(start, *(int(ids.max()) for ids in (states, targets, np.array(final_states, np.int32)) if ids.size))
@@ -207,11 +205,11 @@ def _check_arcs(
     strays = [symbols[i] for i in np.setdiff1d(labels, unigrams)[:5]]
     if strays:
         raise DataError(
-            f"expected a unigram of every word in {path}, got longer n-grams of {', '.join(strays)} without one; it is "
+            f"{path} must hold a unigram of every word, but holds longer n-grams of {', '.join(strays)} without one; it is "
             "damaged, so copy it again or have it written anew"
         )
     if scores.size and not float(scores.max()) <= _ROUNDING:
         raise DataError(
-            f"expected log-probabilities of 0 or below in {path}, got {float(scores.max()) / np.log(10):.4g}; it is "
+            f"log-probabilities must be 0 or below, but {path} holds {float(scores.max()) / np.log(10):.4g}; it is "
             "damaged, so copy it again or have it written anew"
         )

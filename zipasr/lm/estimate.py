@@ -72,7 +72,9 @@ def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[s
         raise ConfigError(f"the order of an n-gram model must be 1 to {MAX_ORDER}, but is {order}")
     symbols, text, ends = _numbered(sentences)
     if len(text) == 2 * len(ends):
-        raise DataError(f"expected sentences to estimate {os.fspath(path)} from, got no symbol; check the texts")
+        raise DataError(
+            f"there must be sentences to estimate {os.fspath(path)} from, but there is no symbol; check the texts"
+        )
     orders = _count(text, ends, len(symbols), order)
     scores, backoffs = _smooth(orders, symbols)
     _write(Path(path), orders, scores, backoffs, symbols)
@@ -93,7 +95,9 @@ def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], NDArray[np
         ends.append(len(text))
     spaced = [symbol for symbol in numbers if symbol.split() != [symbol]]
     if spaced:
-        raise DataError(f"expected symbols without white space, got {spaced[0]!r}; split the sentences into words first")
+        raise DataError(
+            f"symbols must be without white space, but one is {spaced[0]!r}; split the sentences into words first"
+        )
     symbols = sorted(numbers)
     place = {symbol: i for i, symbol in enumerate(symbols)}
     new = np.array([place[symbol] for symbol in numbers], np.int64)
@@ -104,15 +108,15 @@ def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, o
     """The n-grams of each order up to `order`, or up to that of the longest sentence."""
     lengths = np.diff(ends, prepend=0)
     room = np.repeat(ends, lengths) - np.arange(len(text))  # remaining symbols of the sentence
-    begins = np.zeros(len(text), np.bool_)
-    begins[ends - lengths] = True
+    is_start = np.zeros(len(text), np.bool_)
+    is_start[ends - lengths] = True
     used, numbers = np.unique(text, return_inverse=True)
     # <unk> has a unigram even if it does not occur in the text.
     count = np.zeros(num_symbols, np.int64)
     count[used] = np.bincount(numbers)
     everything, nothing = np.arange(num_symbols), np.zeros(num_symbols, np.int64)
-    is_begin = everything == text[0]
-    orders = [_Order(nothing, nothing, everything, is_begin, count)]
+    is_bos = everything == text[0]
+    orders = [_Order(nothing, nothing, everything, is_bos, count)]
     ids = text
     for n in range(2, order + 1):
         starts = np.flatnonzero(room >= n)
@@ -120,7 +124,7 @@ def _count(text: NDArray[np.int64], ends: NDArray[np.int64], num_symbols: int, o
             break
         keys = ids[starts] * num_symbols + text[starts + n - 1]
         unique, first, inverse, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        suffix, is_initial = ids[starts[first] + 1], begins[starts[first]]
+        suffix, is_initial = ids[starts[first] + 1], is_start[starts[first]]
         orders.append(_Order(unique // num_symbols, suffix, unique % num_symbols, is_initial, count))
         ids = np.full(len(text), -1, np.int64)
         ids[starts] = inverse
@@ -179,7 +183,7 @@ def _write(
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise DataError(f"expected to write {path}, but: {error}; free some space or choose another place") from error
+        raise DataError(f"{path} cannot be written: {error}; free some space or choose another place") from error
 
 
 def _lines(

@@ -32,5 +32,5 @@ def load_language_model(
         prior.check_same_vocabulary(tokenizer)
         return prior
     if not path.exists():
-        raise DataError(f"expected a language model, a folder or an ARPA file, but there is no {path}; check the path")
+        raise DataError(f"a language model must be a folder or an ARPA file, but there is no {path}; check the path")
     return load_ngram(path, tokenizer)

@@ -230,7 +230,7 @@ def load_ngram(
     model = NgramModel(read_arpa(path), unknown_log_prob=unknown_log_prob)
     symbols = model.known_symbols
     if not symbols:
-        raise ConfigError(f"expected words or pieces in {path}, got special symbols only; have it written from a text")
+        raise ConfigError(f"{path} must hold words or pieces, but holds special symbols only; have it written from a text")
     if tokenizer.is_spaceless or any(symbol.startswith(_WORD_START) for symbol in symbols):
         _check_pieces(symbols, tokenizer, path)
         return TokenNgram(model, tokenizer)
@@ -250,7 +250,7 @@ def load_token_ngram(
     prior = load_ngram(path, tokenizer, unknown_log_prob=unknown_log_prob)
     if isinstance(prior, WordNgram):
         raise ConfigError(
-            f"expected an n-gram model of the tokenizer's pieces, got one of words in {path} "
+            f"the n-gram model must be of the tokenizer's pieces, but {path} is one of words "
             f"({', '.join(prior.model.known_symbols[:3])}); make one with: "
             "zipasr train-lm TEXT --model DIR --kind ngram --unit token --order 2 --out FILE.arpa"
         )
@@ -261,7 +261,7 @@ def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathL
     strange = sorted(set(symbols) - set(tokenizer.pieces))
     if strange:
         raise ConfigError(
-            f"expected the recognizer's pieces in {path}, got {len(strange)} of {len(symbols)} symbols that are none: "
+            f"{path} must hold the recognizer's pieces, but holds {len(strange)} of {len(symbols)} symbols that are none: "
             f"{', '.join(strange[:5])}; make it for this tokenizer, with: zipasr train-lm TEXT --model DIR --kind ngram"
         )
 
@@ -278,7 +278,7 @@ def _check_words(words: list[str], tokenizer: Tokenizer, path: str | os.PathLike
             cure = f"in {name} case it could: have the file written from text in {name} case"
             break
     raise ConfigError(
-        f"expected words that the recognizer can write in {path}, got {len(unwritable)} of {len(words)} that it cannot, "
+        f"{path} must hold words that the recognizer can write, but holds {len(unwritable)} of {len(words)} that it cannot, "
         f"such as {', '.join(unwritable[:5])}; {cure}"
     )
 

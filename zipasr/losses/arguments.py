@@ -26,12 +26,6 @@ def require_shape(name: str, tensor: Tensor, expected: tuple[int, ...], axes: st
         raise ValueError(f"{name} must be {axes} = {expected}, but its shape is {tuple(tensor.shape)}")
 
 
-def require_blank(blank: int, vocab_size: int) -> None:
-    """Raise ValueError unless 0 <= blank < V."""
-    if not 0 <= blank < vocab_size:
-        raise ValueError(f"blank must be in [0, {vocab_size}), the vocabulary of the scores, but is {blank}")
-
-
 def require_lens(frame_lens: Tensor, label_lens: Tensor, num_frames: int, num_labels: int) -> None:
     """Raise ValueError unless the (N,) frame lengths are in [1, T] and the label lengths in [0, S]."""
     require_integers(frame_lens=frame_lens, label_lens=label_lens)
@@ -51,14 +45,7 @@ class Targets(NamedTuple):
     """(N,)"""
 
 
-def checked_targets(
-    labels_NS: Tensor,
-    frame_lens: Tensor,
-    label_lens: Tensor,
-    *,
-    scores: Tensor,
-    blank: int,
-) -> Targets:
+def checked_targets(labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, scores: Tensor, blank: int) -> Targets:
     """Check lengths and labels, and move them to the device of the scores.
 
     Args:
@@ -70,40 +57,36 @@ def checked_targets(
         ValueError: an argument is invalid; the message names the first. Values are checked on the CPU only.
     """
     batch_size, num_frames, vocab_size = scores.shape[0], scores.shape[1], scores.shape[-1]
-    require_integers(labels=labels_NS, frame_lens=frame_lens, label_lens=label_lens)
-    require_blank(blank, vocab_size)
+    require_integers(labels=labels_NS)
+    if not 0 <= blank < vocab_size:
+        raise ValueError(f"blank must be in [0, {vocab_size}), the vocabulary of the scores, but is {blank}")
     if labels_NS.dim() != 2 or labels_NS.shape[0] != batch_size:
         raise ValueError(f"labels must be (N, S) with N = {batch_size}, but the shape is {tuple(labels_NS.shape)}")
     require_shape("frame_lens", frame_lens, (batch_size,), "(N,)")
-    require_shape("label_lens", label_lens, (batch_size,), "(N,)")
     if batch_size == 0:
         raise ValueError("the batch must hold at least one utterance, but N = 0")
 
     num_labels = labels_NS.shape[1]
-    require_span("frame_lens", frame_lens, 1, num_frames, "frames")
-    require_span("label_lens", label_lens, 0, num_labels, "labels")
-    if is_readable(labels_NS, label_lens):
-        is_wrong_NS = (labels_NS < 0) | (labels_NS >= vocab_size) | (labels_NS == blank)
-        num_wrong = int((is_wrong_NS & (torch.arange(num_labels) < label_lens[:, None])).sum())
-        if num_wrong:
-            raise ValueError(
-                f"labels must be in [0, {vocab_size}) and not blank ({blank}) up to label_lens, "
-                f"but {num_wrong} are; check the tokenizer against the vocabulary of the model"
-            )
+    require_lens(frame_lens, label_lens, num_frames, num_labels)
+    require_vocabulary("labels", labels_NS, label_lens, vocab_size, blank=blank)
     labels_NS, frame_lens, label_lens = (moved(x, scores.device) for x in (labels_NS, frame_lens, label_lens))
     is_padding_NS = torch.arange(num_labels, device=scores.device) >= label_lens[:, None]
     return Targets(labels_NS.long().masked_fill(is_padding_NS, blank), frame_lens, label_lens)
 
 
-def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int) -> None:
-    """Raise ValueError unless labels (..., S), if on the CPU, are in [0, V) up to `label_lens` (...)."""
+def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int, *, blank: int | None = None) -> None:
+    """Raise ValueError unless labels (..., S), if on the CPU, are in [0, V) and not `blank` up to `label_lens` (...)."""
     if not is_readable(labels, label_lens):
         return
     is_label = torch.arange(labels.shape[-1]) < label_lens.unsqueeze(-1)
-    num_wrong = int((((labels < 0) | (labels >= vocab_size)) & is_label).sum())
+    is_wrong = (labels < 0) | (labels >= vocab_size)
+    if blank is not None:
+        is_wrong |= labels == blank
+    num_wrong = int((is_wrong & is_label).sum())
     if num_wrong:
+        allowed = f"[0, {vocab_size})" if blank is None else f"[0, {vocab_size}) and not blank ({blank})"
         raise ValueError(
-            f"{name} must be in [0, {vocab_size}) up to the length of each sequence, but {num_wrong} are not; "
+            f"{name} must be in {allowed} up to the length of each sequence, but {num_wrong} are not; "
             "check the tokenizer against the vocabulary of the model"
         )
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zipasr.losses.arguments import is_readable, require_float32, require_shape, require_span
+from zipasr.losses.arguments import is_readable, require_float32, require_integers, require_shape, require_span
 from zipasr.nn.placement import moved
 
 
@@ -24,10 +24,11 @@ def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
     require_float32("log_probs", log_probs_2NTV, 3)
     num_rows, num_frames, _ = log_probs_2NTV.shape
     if num_rows == 0 or num_rows % 2:
-        raise ValueError(f"log_probs must hold two views of each utterance, first one then the other, not {num_rows} rows")
+        raise ValueError(
+            f"log_probs must hold two views of each utterance, first one then the other, but has {num_rows} rows"
+        )
     require_shape("lens", lens_2N, (num_rows,), "(2N,)")
-    if lens_2N.is_floating_point() or lens_2N.dtype == torch.bool:
-        raise ValueError(f"lens must count frames, as int64, but is {lens_2N.dtype}")
+    require_integers(lens=lens_2N)
     if is_readable(lens_2N):
         first_N, second_N = lens_2N.chunk(2)
         differ = int((first_N != second_N).sum())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zipasr.losses.arguments import require_float32, require_shape, require_span, require_vocabulary
+from zipasr.losses.arguments import require_float32, require_integers, require_shape, require_span, require_vocabulary
 from zipasr.nn.placement import moved
 
 _IGNORED = -100
@@ -36,9 +36,7 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
     size, num_targets, vocab_size = logits_NUV.shape
     require_shape("targets", targets_NU, (size, num_targets), "(N, U)")
     require_shape("target_lens", target_lens, (size,), "(N,)")
-    for name, tensor in (("targets", targets_NU), ("target_lens", target_lens)):
-        if tensor.dtype.is_floating_point or tensor.dtype == torch.bool:
-            raise ValueError(f"{name} must be integers, but is {tensor.dtype}; cast it with .long()")
+    require_integers(targets=targets_NU, target_lens=target_lens)
     if targets_NU.numel() == 0:
         return logits_NUV.sum((1, 2))  # no targets: a loss of 0 that is still connected to the graph
 

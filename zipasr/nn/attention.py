@@ -57,8 +57,11 @@ class RelativePositionalEncoding(nn.Module):
         return functional.dropout(rows, self.dropout, self.training)
 
 
-class _RelativeShiftFunction(torch.autograd.Function):
-    """Read row i of (.., T, P) from column T-1-i on: out[i, j] = scores[i, T-1-i+j], j < K, P = T + K - 1."""
+class RelativeShift(torch.autograd.Function):
+    """Read row i of (.., T, P) from column T-1-i on: out[i, j] = scores[i, T-1-i+j], j < K, P = T + K - 1.
+
+    A function of its own, because autograd would copy the gradient for every view that leads there.
+    """
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ class AttentionWeights(ScheduledModule):
         if not (self.training and chance(self.value(self.pos_drop_rate))):
             encoded_HKP = self.linear_pos(positions).view(-1, self.num_heads, self.pos_head_dim).permute(1, 2, 0)
             pos_scores = _split_heads(pos_query, self.num_heads) @ encoded_HKP
-            shifted: Tensor = _RelativeShiftFunction.apply(pos_scores)
+            shifted: Tensor = RelativeShift.apply(pos_scores)
             scores_NHTT = scores_NHTT + shifted
         if self.training and chance(0.1):
             scores_NHTT = penalize_abs(scores_NHTT, limit=25.0, penalty=1e-4)

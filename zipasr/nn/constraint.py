@@ -6,6 +6,7 @@ Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix; constants f
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,41 +39,46 @@ def _widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class _BalancerFunction(torch.autograd.Function):
-    """The penalty's gradient is center_c + slope_c · (x - mu) in each channel, so two moments of x give its size.
-
-    With mu = E[x], sigma² = E[(x - mu)²], u = E[x²], m = mu/sigma, r = sqrt(u), n elements a channel:
-    d m/d x_i = (1 - m (x_i - mu)/sigma) / (n sigma),  d ln r/d x_i = x_i / (n u).
-    Everything is centered: with raw powers of x, the terms of a nearly constant channel cancel and lose all precision.
-    """
+class _ChangeGradient(torch.autograd.Function):
+    """The identity in the forward pass; its gradient is `change(grad, x)`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limits: tuple[float, float, float, float], grad_scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.limits, ctx.grad_scale = limits, grad_scale
+        ctx.change = change
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        mean_min, mean_max, rms_min, rms_max = ctx.limits
-        rows = _widened(x).reshape(-1, x.shape[-1])
-        mean = rows.mean(0)
-        centered = rows - mean
-        variance = torch.linalg.vector_norm(centered, dim=0).square() / rows.shape[0]
-        square = variance + mean.square()
-        std = variance.clamp(min=1e-20).sqrt()
-        rms = square.clamp(min=1e-20).sqrt()
-        m = mean / std
-        push_mean = (m > mean_max).to(m.dtype) - (m < mean_min).to(m.dtype)
-        push_rms = ((rms > rms_max).to(m.dtype) - (rms < rms_min).to(m.dtype)) * (square > 1e-20)
-        # center, and slope times std, which unlike the slope itself stays in the range of float32
-        center = push_mean / std + push_rms * mean / rms.square()
-        slope_std = push_rms * std / rms.square() - push_mean * m / std * (variance > 1e-20)
-        factor = ctx.grad_scale / torch.hypot(center, slope_std).clamp(min=1e-20)
-        penalty = centered.mul_(slope_std * factor / std).add_(center * factor).view(x.shape)
-        return penalty.mul_(grad.abs()).add_(grad).to(grad.dtype), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(grad, *ctx.saved_tensors), None
+
+
+def _balanced(grad: Tensor, x: Tensor, limits: tuple[float, float, float, float], grad_scale: float) -> Tensor:
+    """`grad` of a Balancer's output plus its penalty.
+
+    The penalty's gradient is center_c + slope_c · (x - mu) in each channel, so two moments of x give its size.
+    With mu = E[x], sigma² = E[(x - mu)²], u = E[x²], m = mu/sigma, r = sqrt(u), n elements a channel:
+    d m/d x_i = (1 - m (x_i - mu)/sigma) / (n sigma),  d ln r/d x_i = x_i / (n u).
+    Everything is centered: with raw powers of x, the terms of a nearly constant channel cancel and lose all precision.
+    """
+    mean_min, mean_max, rms_min, rms_max = limits
+    rows = _widened(x).reshape(-1, x.shape[-1])
+    mean = rows.mean(0)
+    centered = rows - mean
+    variance = torch.linalg.vector_norm(centered, dim=0).square() / rows.shape[0]
+    square = variance + mean.square()
+    std = variance.clamp(min=1e-20).sqrt()
+    rms = square.clamp(min=1e-20).sqrt()
+    m = mean / std
+    push_mean = (m > mean_max).to(m.dtype) - (m < mean_min).to(m.dtype)
+    push_rms = ((rms > rms_max).to(m.dtype) - (rms < rms_min).to(m.dtype)) * (square > 1e-20)
+    # center, and slope times std, which unlike the slope itself stays in the range of float32
+    center = push_mean / std + push_rms * mean / rms.square()
+    slope_std = push_rms * std / rms.square() - push_mean * m / std * (variance > 1e-20)
+    factor = grad_scale / torch.hypot(center, slope_std).clamp(min=1e-20)
+    penalty = centered.mul_(slope_std * factor / std).add_(center * factor).view(x.shape)
+    return penalty.mul_(grad.abs()).add_(grad).to(grad.dtype)
 
 
 class Balancer(ScheduledModule):
@@ -107,7 +113,7 @@ class Balancer(ScheduledModule):
             MEAN_ABS_TO_RMS * self.value(self.min_abs),
             MEAN_ABS_TO_RMS * self.value(self.max_abs),
         )
-        return _BalancerFunction.apply(x, limits, self.grad_scale)
+        return _ChangeGradient.apply(x, lambda grad, x: _balanced(grad, x, limits, self.grad_scale))
 
 
 def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -147,29 +153,6 @@ def _reads_late(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-class _WhitenFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, module: "Whiten", limit: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.module, ctx.limit = module, limit
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        module: Whiten = ctx.module
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            metric, penalty = _whitening_metric(x, module.num_groups)
-            is_above = ~(metric < ctx.limit)  # also true for nan
-            module.note(_LateFlag(is_above))
-            if not _reads_late(x) and module.prob == module.min_prob:
-                return grad, None, None
-            wide_grad = _widened(grad)
-            scale = module.grad_scale * wide_grad.norm() / (penalty.norm() + 1e-20)
-            return torch.where(is_above, torch.addcmul(wide_grad, penalty, scale), wide_grad).to(grad.dtype), None, None
-
-
 class Whiten(ScheduledModule):
     """Push the covariance of the channels (within groups) toward a multiple of the identity.
 
@@ -198,10 +181,6 @@ class Whiten(ScheduledModule):
     def prob(self, prob: float) -> None:
         self._prob, self._late = prob, None
 
-    def note(self, is_above: _LateFlag) -> None:
-        """Store whether the metric was above its limit; it is read when `prob` is next needed."""
-        self._late = is_above
-
     def __getstate__(self) -> dict[str, Any]:
         """State for copies and pickles, without the device event."""
         return self.__dict__ | {"_prob": self.prob, "_late": None}
@@ -210,49 +189,39 @@ class Whiten(ScheduledModule):
         """Return (..., D) unchanged; D must be a multiple of `num_groups`."""
         if not (self.training and x.requires_grad and self.grad_scale > 0.0 and chance(self.prob)):
             return x
-        return _WhitenFunction.apply(x, self, self.value(self.limit))
+        limit = self.value(self.limit)
+        return _ChangeGradient.apply(x, lambda grad, x: self._whitened(grad, x, limit))
 
-
-class _PenalizeAbsFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float, penalty: float) -> Tensor:
-        ctx.save_for_backward(x.sign() * (x.abs() > limit))
-        ctx.penalty = penalty
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (direction,) = ctx.saved_tensors
-        return torch.add(grad, direction, alpha=ctx.penalty), None, None
+    def _whitened(self, grad: Tensor, x: Tensor, limit: float) -> Tensor:
+        """`grad` of the output plus the penalty, if the metric of `x` is not below `limit`."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            metric, penalty = _whitening_metric(x, self.num_groups)
+            is_above = ~(metric < limit)  # also true for nan
+            self._late = _LateFlag(is_above)  # read when `prob` is next needed
+            if not _reads_late(x) and self.prob == self.min_prob:
+                return grad
+            wide_grad = _widened(grad)
+            scale = self.grad_scale * wide_grad.norm() / (penalty.norm() + 1e-20)
+            return torch.where(is_above, torch.addcmul(wide_grad, penalty, scale), wide_grad).to(grad.dtype)
 
 
 def penalize_abs(x: Tensor, *, limit: float, penalty: float) -> Tensor:
     """Return `x`; add penalty · sign(x) to the gradient of every element with |x| > limit."""
-    return _PenalizeAbsFunction.apply(x, limit, penalty) if x.requires_grad else x
-
-
-class _LimitFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, minimum: float, maximum: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.limits = (minimum, maximum)
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        minimum, maximum = ctx.limits
-        grad = torch.where((grad > 0) & (x < minimum), -grad, grad)
-        return torch.where((grad < 0) & (x > maximum), -grad, grad), None, None
+    if not x.requires_grad:
+        return x
+    return _ChangeGradient.apply(x, lambda grad, x: torch.add(grad, x.sign() * (x.abs() > limit), alpha=penalty))
 
 
 def limit_param_value(x: Tensor, *, minimum: float, maximum: float, training: bool, prob: float = 0.6) -> Tensor:
     """Return `x`; with probability `prob` in training, its gradient may only push it back into the limits."""
-    if training and x.requires_grad and chance(prob):
-        return _LimitFunction.apply(x, minimum, maximum)
-    return x
+    if not (training and x.requires_grad and chance(prob)):
+        return x
+
+    def limited(grad: Tensor, x: Tensor) -> Tensor:
+        grad = torch.where((grad > 0) & (x < minimum), -grad, grad)
+        return torch.where((grad < 0) & (x > maximum), -grad, grad)
+
+    return _ChangeGradient.apply(x, limited)
 
 
 class _ScaleGradFunction(torch.autograd.Function):

@@ -23,17 +23,23 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0)
     return y.squeeze(-1).transpose(1, 2)
 
 
+def convolve_image(image: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Apply `conv` to (N, T, F, C) and return the same layout."""
+    return conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class DepthwiseConv(nn.Module):
     """Depthwise convolution over time with k//2 frames of context on both sides."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
+        assert conv.bias is not None
         self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, x: Tensor, chunk_frames: int, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, chunk_frames: int = -1, past: Past | None = None) -> Tensor:
         """Map (N, T, D) to (N, T, D); chunks and a past are not allowed, because every frame needs right context."""
-        assert chunk_frames < 0 and past is None and self.bias is not None
+        assert chunk_frames < 0 and past is None
         return depthwise_conv(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
 
 

@@ -22,8 +22,12 @@ class Encoded(NamedTuple):
     @property
     def is_padding_NT(self) -> Tensor:
         """Bool (N, T), True beyond `lens`, on the device of `frames`."""
-        lens = moved(self.lens, self.frames.device)
-        return torch.arange(self.frames.shape[1], device=self.frames.device) >= lens.unsqueeze(1)
+        return padding_mask(self.lens, self.frames)
+
+
+def padding_mask(lens: Tensor, x: Tensor) -> Tensor:
+    """Bool mask (N, T) on the device of `x` (N, T, ...): True at the frames beyond `lens` (N,)."""
+    return torch.arange(x.shape[1], device=x.device) >= moved(lens, x.device).unsqueeze(1)
 
 
 class Encoder(Protocol):

@@ -43,10 +43,9 @@ def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> E
         config = from_json(ExportedConfig, files.document(EXPORT_FILE), where=f"{files.path / EXPORT_FILE}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    names = config.files
-    graphs = {name: files.blob(name) for name in vars(names).values() if name is not None and name != names.ctc}
-    if names.encoder is None and names.ctc is not None:
-        graphs[names.ctc] = files.blob(names.ctc)
+    named = config.files.named()
+    # With an encoder and a CTC head the combined graph is not needed.
+    graphs = {name: files.blob(name) for part, name in named.items() if part != "ctc" or "encoder" not in named}
     try:
         scorer = open_graphs(config, graphs, num_threads=num_threads)
     except CheckpointError as error:

@@ -35,6 +35,10 @@ class ExportedFiles:
     ctc_head: str | None = None
     """frames (N, T', D) -> log_probs; only together with a transducer."""
 
+    def named(self) -> dict[str, str]:
+        """The names of the graphs that there are, by field."""
+        return {part: name for part, name in vars(self).items() if name is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedConfig:

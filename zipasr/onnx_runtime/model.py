@@ -30,21 +30,20 @@ class OnnxModel:
             ConfigError: onnxruntime is not installed.
         """
         self.config = config
-        files, threads = config.files, torch.get_num_threads() if num_threads is None else num_threads
-        has_parts = None not in (files.encoder, files.decoder, files.joiner)
-        if not has_parts and (files.ctc is None or files.encoder is not None):
+        named, threads = config.files.named(), torch.get_num_threads() if num_threads is None else num_threads
+        has_parts = named.keys() >= {"encoder", "decoder", "joiner"}
+        if not has_parts and ("ctc" not in named or "encoder" in named):
             raise CheckpointError(
-                f"{EXPORT_FILE} must name an encoder, a decoder and a joiner, or a CTC graph, but names {files}"
+                f"{EXPORT_FILE} must name an encoder, a decoder and a joiner, or a CTC graph, but names {config.files}"
             )
-        self._has_hidden_frames = has_parts and files.ctc_head is not None
         self._sessions: dict[str, Any] = {}
         wanted = ("encoder", "decoder", "joiner", "ctc_head") if has_parts else ("ctc",)
         for part in wanted:
-            name = getattr(files, part)
-            if name is None:
+            if part not in named:
                 continue
+            name = named[part]
             graph = graphs[name]
-            if part == "encoder" and self._has_hidden_frames:
+            if part == "encoder" and "ctc_head" in named:
                 graph = with_hidden_frames(graph, name)
             self._sessions[part] = open_session(graph, name=name, num_threads=threads)
 

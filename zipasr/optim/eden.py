@@ -9,9 +9,11 @@ Source: Yao et al. 2024, arXiv:2310.11230 (Eden); Eden2 comes from the published
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.optim import Optimizer
+
+N = TypeVar("N", int, float)
 
 WARMUP_BATCHES = 500.0  # arXiv:2310.11230
 WARMUP_START = 0.5  # as above; the current LibriSpeech recipe uses 0.1
@@ -111,8 +113,8 @@ class Eden(BatchEpochSchedule):
         warmup_batches: float = WARMUP_BATCHES,
         warmup_start: float = WARMUP_START,
     ) -> None:
-        self.lr_batches = _positive("lr_batches", lr_batches)
-        self.lr_epochs = _positive("lr_epochs", lr_epochs)
+        self.lr_batches = positive("lr_batches", lr_batches)
+        self.lr_epochs = positive("lr_epochs", lr_epochs)
         self.warmup_batches = _not_negative("warmup_batches", warmup_batches)
         self.warmup_start = _fraction("warmup_start", warmup_start)
         super().__init__(optimizer)
@@ -140,7 +142,7 @@ class Eden2(BatchEpochSchedule):
         warmup_batches: float = WARMUP_BATCHES,
         warmup_start: float = WARMUP_START,
     ) -> None:
-        self.lr_batches = _positive("lr_batches", lr_batches)
+        self.lr_batches = positive("lr_batches", lr_batches)
         self.warmup_batches = _not_negative("warmup_batches", warmup_batches)
         self.warmup_start = _fraction("warmup_start", warmup_start)
         super().__init__(optimizer)
@@ -152,7 +154,8 @@ class Eden2(BatchEpochSchedule):
         )
 
 
-def _positive(name: str, value: float) -> float:
+def positive(name: str, value: N) -> N:
+    """`value`; ValueError if it is not greater than 0."""
     if not value > 0:
         raise ValueError(f"{name} must be > 0, but is {value}")
     return value

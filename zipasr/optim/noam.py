@@ -8,7 +8,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, equation 3; the constants: Yao et
 
 from torch.optim import Optimizer
 
-from zipasr.optim.eden import BatchEpochSchedule
+from zipasr.optim.eden import BatchEpochSchedule, positive
 
 
 def noam_factor(batch: float, *, warmup_batches: float, model_dim: int = 512) -> float:
@@ -28,12 +28,8 @@ class Noam(BatchEpochSchedule):
     """
 
     def __init__(self, optimizer: Optimizer, warmup_batches: float = 10_000.0, *, model_dim: int = 512) -> None:
-        if not warmup_batches > 0:
-            raise ValueError(f"warmup_batches must be > 0, but is {warmup_batches}")
-        if not model_dim > 0:
-            raise ValueError(f"model_dim must be > 0, but is {model_dim}")
-        self.warmup_batches = warmup_batches
-        self.model_dim = model_dim
+        self.warmup_batches = positive("warmup_batches", warmup_batches)
+        self.model_dim = positive("model_dim", model_dim)
         super().__init__(optimizer)
 
     def factor(self, batch: int, epoch: float) -> float:

@@ -34,7 +34,6 @@ class PrepareConfig:
     """Training part of a published corpus, such as M of GigaSpeech; None: that of the published recipe."""
 
     def __post_init__(self) -> None:
-        """Refuse invalid values."""
         if self.text_style not in (None, *TEXT_STYLES):
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:

@@ -9,14 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
+from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
-from zipasr.prepare.utterance import Reason, Rejected
+from zipasr.prepare.utterance import Reason, Rejected, bad_line
 
 Entry = Any
 """A lhotse MonoCut with one supervision, or a `Rejected`."""
@@ -39,8 +40,8 @@ class PublishedCorpus:
     """Name of our split for each official part."""
     normalize: Callable[[str], str | None]
     """Maps a published text to the training text, or to None to drop the utterance."""
-    has_one_json: bool
-    """Whether one JSON file lists all parts; otherwise every part has a folder."""
+    json_name: str | None = None
+    """Name of the JSON file that lists all parts; None if every part has a folder."""
 
 
 PUBLISHED: dict[str, PublishedCorpus] = {
@@ -50,7 +51,6 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         dev=("dev-clean", "dev-other"),
         test={"test-clean": "test-clean", "test-other": "test-other"},
         normalize=corpus_texts.librispeech,
-        has_one_json=False,
     ),
     "aishell": PublishedCorpus(
         train=("train",),
@@ -58,7 +58,6 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         dev=("dev",),
         test={"test": "test"},
         normalize=corpus_texts.aishell,
-        has_one_json=False,
     ),
     "wenetspeech": PublishedCorpus(
         train=("L",),
@@ -66,7 +65,7 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         dev=("DEV",),
         test={"TEST_NET": "test-net", "TEST_MEETING": "test-meeting"},
         normalize=corpus_texts.wenetspeech,
-        has_one_json=True,
+        json_name="WenetSpeech.json",
     ),
     "gigaspeech": PublishedCorpus(
         train=("XL",),
@@ -74,7 +73,7 @@ PUBLISHED: dict[str, PublishedCorpus] = {
         dev=("DEV",),
         test={"TEST": "test"},
         normalize=corpus_texts.gigaspeech,
-        has_one_json=True,
+        json_name="GigaSpeech.json",
     ),
 }
 """The corpora of `zipasr prepare NAME:FOLDER`, by name."""
@@ -90,11 +89,9 @@ def find_json(name: str, folder: Path) -> Path:
     Raises:
         DataError: the file does not exist.
     """
-    path = folder / {"wenetspeech": "WenetSpeech.json", "gigaspeech": "GigaSpeech.json"}[name]
+    path = folder / str(PUBLISHED[name].json_name)
     if not path.is_file():
-        raise DataError(
-            f"expected {path.name} in the folder of the corpus, {folder}, got none; name the folder that contains it"
-        )
+        raise DataError(f"{folder} must be the folder of the corpus, but has no {path.name}; name the one that has it")
     return path
 
 
@@ -105,26 +102,27 @@ def part_folder(name: str, folder: Path, part: str) -> Path:
     return _inside(folder, "data_aishell") / "wav" / part
 
 
-def read_folders(name: str, folder: Path, part: str, num_jobs: int) -> Iterator[Entry]:
-    """Yield the entries of a part of LibriSpeech or AISHELL-1.
+def read_folders(name: str, folder: Path, parts: Iterable[str], num_jobs: int) -> Iterator[tuple[str, Entry]]:
+    """Yield part and entry of each utterance of LibriSpeech or AISHELL-1, part by part.
 
     Args:
         name: librispeech or aishell.
         folder: `LibriSpeech` or `data_aishell` as downloaded, or its parent.
-        part: official name of the part.
+        parts: official names.
         num_jobs: number of chapters or speakers that are read at once.
     """
-    if name == "librispeech":
+    texts = _aishell_texts(_inside(folder, "data_aishell")) if name == "aishell" else {}
+    for part in parts:
         root = part_folder(name, folder, part)
-        groups = sorted(root.rglob("*.trans.txt"))
-        read: Callable[[Path], list[Entry]] = lambda path: _read_librispeech(root, path)  # noqa: E731
-    else:
-        texts = _aishell_texts(_inside(folder, "data_aishell"))
-        groups = sorted(path for path in part_folder(name, folder, part).iterdir() if path.is_dir())
-        read = lambda path: _read_aishell(path, texts)  # noqa: E731
-    with ThreadPoolExecutor(num_jobs) as pool:
-        for entries in pool.map(read, groups):
-            yield from entries
+        if name == "librispeech":
+            groups = sorted(root.rglob("*.trans.txt"))
+            read = partial(_read_librispeech, root)
+        else:
+            groups = sorted(path for path in root.iterdir() if path.is_dir())
+            read = partial(_read_aishell, texts)
+        with ThreadPoolExecutor(num_jobs) as pool:
+            for entries in pool.map(read, groups):
+                yield from ((part, entry) for entry in entries)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -139,8 +137,7 @@ def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
     entries: list[Entry] = []
     for number, line in read_lines(transcripts):
         if line is None:
-            where, detail = f"{transcripts.name}:{number}", "expected UTF-8, got other bytes"
-            entries.append(Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=detail))
+            entries.append(bad_line(transcripts, number))
             continue
         if not line.strip():
             continue
@@ -157,7 +154,7 @@ def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
         except Exception as error:  # lhotse's readers raise many types
             entries.append(_unreadable(id, audio, error))
             continue
-        entries.append(_cut(recording, supervision))
+        entries.append(_entry(recording, supervision))
     return entries
 
 
@@ -172,7 +169,7 @@ def _aishell_texts(folder: Path) -> dict[str, str]:
     return {id: text for id, _, text in pairs if id}
 
 
-def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
+def _read_aishell(texts: dict[str, str], speaker: Path) -> list[Entry]:
     """The entries of one speaker."""
     from lhotse import Recording, SupervisionSegment
 
@@ -191,7 +188,7 @@ def _read_aishell(speaker: Path, texts: dict[str, str]) -> list[Entry]:
         supervision = SupervisionSegment(
             id, id, 0.0, recording.duration, language="Chinese", speaker=speaker.name, text=texts[id]
         )
-        entries.append(_cut(recording, supervision))
+        entries.append(_entry(recording, supervision))
     return entries
 
 
@@ -211,7 +208,9 @@ def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[s
     parse = {"wenetspeech": _wenetspeech_entry, "gigaspeech": _gigaspeech_entry}[name]
     for number, audio in enumerate(iterate_array(find_json(name, folder), "audios")):
         try:
-            subsets = {sid: [s.strip("{}") for s in names] for sid, names in _segment_subsets(audio)}
+            # A segment without subsets has those of its recording.
+            named = {segment["sid"]: segment.get("subsets", audio.get("subsets", [])) for segment in audio["segments"]}
+            subsets = {sid: [name.strip("{}") for name in names] for sid, names in named.items()}
             mine = {part for names in subsets.values() for part in names}.intersection(wanted)
             if not mine:
                 continue
@@ -229,12 +228,6 @@ def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[s
         for supervision in supervisions:
             entry = _segment(recording, supervision, path)
             yield from ((part, entry) for part in wanted if part in subsets[supervision.id])
-
-
-def _segment_subsets(audio: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Id and subsets of each segment; a segment without subsets has those of its recording."""
-    for segment in audio["segments"]:
-        yield segment["sid"], segment.get("subsets", audio.get("subsets", []))
 
 
 def _wenetspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> tuple[Any, list[Any]]:
@@ -260,7 +253,7 @@ def _segment(recording: Any, supervision: Any, path: Path) -> Entry:
     if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + _OVERSHOOT_S:
         detail = f"expected audio from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
         return Rejected(id=supervision.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
-    return _cut(recording, supervision.trim(recording.duration))
+    return _entry(recording, supervision.trim(recording.duration))
 
 
 def _check_header(id: str, path: Path) -> Rejected | None:
@@ -276,9 +269,8 @@ def _check_header(id: str, path: Path) -> Rejected | None:
     return None if rate_hz == SAMPLE_RATE_HZ else _wrong_rate(id, path, rate_hz)
 
 
-def _cut(recording: Any, supervision: Any) -> Entry:
+def _entry(recording: Any, supervision: Any) -> Entry:
     """The cut of one supervision, with an absolute path."""
-    from lhotse import MonoCut
     from lhotse.utils import fastcopy
 
     source = recording.sources[0]
@@ -286,13 +278,20 @@ def _cut(recording: Any, supervision: Any) -> Entry:
     if recording.sampling_rate != SAMPLE_RATE_HZ:
         return _wrong_rate(supervision.id, path, recording.sampling_rate)
     recording = fastcopy(recording, sources=[fastcopy(source, source=str(path.absolute()))])
-    moved = fastcopy(supervision, start=0.0, recording_id=recording.id)
+    return make_cut(recording, fastcopy(supervision, recording_id=recording.id))
+
+
+def make_cut(recording: Any, supervision: Any) -> Any:
+    """The Lhotse cut of the part of a recording that a supervision describes."""
+    from lhotse import MonoCut
+    from lhotse.utils import fastcopy
+
     return MonoCut(
         id=supervision.id,
         start=supervision.start,
         duration=supervision.duration,
         channel=0,
-        supervisions=[moved],
+        supervisions=[fastcopy(supervision, start=0.0)],
         recording=recording,
     )
 
@@ -317,54 +316,45 @@ def iterate_array(path: Path, name: str) -> Iterator[Any]:
     Raises:
         DataError: the array does not exist, or the file is damaged or truncated.
     """
-    decoder = json.JSONDecoder()
     try:
         with path.open(encoding="utf-8") as file:
-            text, position = _find_array(file, name), 0
-            while True:
-                position = _skip(text, position)
-                if text[position : position + 1] == "]":
-                    return
-                try:
-                    item, position = decoder.raw_decode(text, position)
-                except json.JSONDecodeError as error:
-                    # Read twice as much each time, so that a long item is not parsed again and again.
-                    more = file.read(max(_CHUNK_CHARACTERS, len(text) - position))
-                    if not more:
-                        raise DataError(f"expected the array {name!r} of {path} to end, got: {error}") from error
-                    text, position = text[position:] + more, 0
-                    continue
-                yield item
+            yield from _items(file, path, name)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"expected a JSON file with {name!r}, but {path} cannot be read: {error}") from error
-    except EOFError as error:
-        raise DataError(f"expected an array {name!r} in {path}, got none") from error
+        raise DataError(f"{path} must be a JSON file with {name!r}, but cannot be read: {error}") from error
 
 
-def _find_array(file: Any, name: str) -> str:
-    """Read up to the array; return what has been read of its content.
+def _items(file: TextIO, path: Path, name: str) -> Iterator[Any]:
+    """Yield the items of the array; an item that has been read in part is parsed again with more of the file."""
+    decoder = json.JSONDecoder()
+    text, position = _find_array(file, path, name), 0
+    while True:
+        while text[position : position + 1] in (" ", "\n", "\r", "\t", ","):
+            position += 1
+        if text[position : position + 1] == "]":
+            return
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            # Read twice as much each time, so that a long item is not parsed again and again.
+            more = file.read(max(_CHUNK_CHARACTERS, len(text) - position))
+            if not more:
+                raise DataError(f"the array {name!r} of {path} must end, but: {error}; download the file again") from error
+            text, position = text[position:] + more, 0
+            continue
+        yield item
 
-    Raises:
-        EOFError: the array does not exist.
-    """
+
+def _find_array(file: TextIO, path: Path, name: str) -> str:
+    """Read up to the array; return what has been read of its content."""
     start = re.compile(rf'"{name}"\s*:\s*\[')
     text = ""
-    while True:
-        more = file.read(_CHUNK_CHARACTERS)
+    while more := file.read(_CHUNK_CHARACTERS):
         text += more
         found = start.search(text)
         if found:
             return text[found.end() :]
-        if not more:
-            raise EOFError
         text = text[-2 * len(name) - 100 :]
-
-
-def _skip(text: str, position: int) -> int:
-    """The next position that is neither white space nor a comma."""
-    while text[position : position + 1] in (" ", "\n", "\r", "\t", ","):
-        position += 1
-    return position
+    raise DataError(f"{path} must contain an array {name!r}, but has none; download the file again")
 
 
 def read_musan(folder: Path) -> Iterator[Any]:
@@ -379,11 +369,11 @@ def read_musan(folder: Path) -> Iterator[Any]:
     folder = _inside(folder, "musan")
     parts = [part for part in ("music", "noise", "speech") if (folder / part).is_dir()]
     if not parts:
-        raise DataError(f"expected the folders music, noise and speech of MUSAN in {folder}, got none of them")
+        raise DataError(f"{folder} must contain the folders music, noise and speech of MUSAN, but has none of them")
     try:
         manifests = prepare_musan(folder.absolute(), parts=parts)
     except Exception as error:  # lhotse's readers raise many types
-        raise DataError(f"expected MUSAN as published in {folder}, got: {error}") from error
+        raise DataError(f"{folder} must contain MUSAN as published, but cannot be read: {error}") from error
     for part in parts:
         cuts = CutSet.from_manifests(recordings=manifests[part]["recordings"]).cut_into_windows(10.0)
         yield from sorted((cut for cut in cuts if cut.duration > 5.0), key=lambda cut: (cut.recording_id, cut.start))

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zipasr.data.lines import read_lines
 from zipasr.errors import DataError
-from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.lines import read_lines
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line
 
 SPLIT_NAMES = {
     "train": "train",
@@ -42,18 +42,26 @@ _FIELD_NAMES = {
 """Names that our, NeMo and WeNet manifests use for each field."""
 
 
-def is_manifest(path: Path) -> bool:
-    """Whether the first line of a JSONL or TSV file names a recording and its text."""
+def kind_of_rows(path: Path) -> str | None:
+    """manifest if the first line of a JSONL or TSV file names a recording and its text, cuts if it is a Lhotse cut.
+
+    Returns:
+        manifest, cuts, or None for a file of another kind.
+    """
     first = next((line for _, line in read_lines(path) if line and line.strip()), "")
-    if path.name.removesuffix(".gz").endswith(".tsv"):
-        names = set(first.split("\t"))
-    else:
-        try:
-            row = json.loads(first)
-        except ValueError:
-            return False
-        names = set(row) if isinstance(row, dict) else set()
-    return all(names.intersection(_FIELD_NAMES[field]) for field in ("audio", "text"))
+    try:
+        row = dict.fromkeys(first.split("\t")) if _is_tsv(path) else json.loads(first)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    if all(row.keys() & _FIELD_NAMES[field] for field in ("audio", "text")):
+        return "manifest"
+    return "cuts" if str(row.get("type")).endswith("Cut") else None
+
+
+def _is_tsv(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(".tsv")
 
 
 def _field(row: Mapping[str, Any], field: str) -> Any:
@@ -61,12 +69,13 @@ def _field(row: Mapping[str, Any], field: str) -> Any:
     return next((row[name] for name in _FIELD_NAMES[field] if row.get(name) not in (None, "")), None)
 
 
-def _seconds(value: Any, name: str) -> float | None:
+def _seconds(row: Mapping[str, Any], field: str) -> float | None:
     """Parse a time in seconds.
 
     Raises:
         ValueError: it is not a finite number from 0 up.
     """
+    value = _field(row, field)
     if value is None:
         return None
     try:
@@ -74,7 +83,7 @@ def _seconds(value: Any, name: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{name} must be seconds from 0 up, but is {value!r} instead")
+        raise ValueError(f"{field} must be seconds from 0 up, but is {value!r} instead")
     return seconds
 
 
@@ -98,9 +107,8 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
     """
     audio = _field(row, "audio")
     if not isinstance(audio, str):
-        raise ValueError(f"expected a field 'audio' with a path, got {audio!r}")
-    start_s = _seconds(_field(row, "start"), "start")
-    duration_s = _seconds(_field(row, "duration"), "duration")
+        raise ValueError(f"audio must be a path, but is {audio!r} instead")
+    start_s = _seconds(row, "start")
     named_split = _field(row, "split")
     if named_split is not None and named_split not in SPLIT_NAMES:
         raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
@@ -114,7 +122,7 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
         channel=_number(row, "channel"),
         audio_track=_number(row, "audio_track"),
         start_s=start_s or 0.0,
-        duration_s=duration_s,
+        duration_s=_seconds(row, "duration"),
         speaker=None if speaker is None else str(speaker),
         language=str(_field(row, "lang") or lang),
         split=SPLIT_NAMES[named_split] if named_split else split,
@@ -122,30 +130,29 @@ def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | 
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield the rows of a JSONL or TSV file with their line numbers; a string instead of a row is an error message."""
-    is_tsv = path.name.removesuffix(".gz").endswith(".tsv")
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
+    """Yield the rows of a JSONL or TSV file with their line numbers."""
     header: list[str] = []
     for number, line in read_lines(path):
         if line is None:
-            yield number, "expected UTF-8, got other bytes"
+            yield number, bad_line(path, number)
         elif not line.strip():
             continue
-        elif is_tsv:
+        elif _is_tsv(path):
             cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
             if not header:
                 header = cells
             elif len(cells) != len(header):
-                yield number, f"expected {len(header)} columns, got {len(cells)}"
+                yield number, bad_line(path, number, f"expected {len(header)} columns, got {len(cells)}")
             else:
                 yield number, dict(zip(header, cells, strict=True))
         else:
             try:
                 row = json.loads(line)
+                detail = f"expected a JSON object, got {type(row).__name__}"
             except ValueError as error:
-                yield number, f"expected one JSON object per line, got {error}"
-                continue
-            yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+                row, detail = None, f"expected one JSON object per line, got {error}"
+            yield number, row if isinstance(row, dict) else bad_line(path, number, detail)
 
 
 def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
@@ -159,22 +166,17 @@ def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[U
         split: split of rows that name none.
     """
     for number, row in _rows(path):
-        where = f"{path.name}:{number}"
-        if isinstance(row, str):
-            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=row)
-            continue
         try:
-            yield _utterance(row, folder=path.parent, lang=lang, split=split)
+            yield row if isinstance(row, Rejected) else _utterance(row, folder=path.parent, lang=lang, split=split)
         except ValueError as error:
-            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=str(error))
+            yield bad_line(path, number, str(error))
 
 
 def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
     """Yield key and value of each line of a Kaldi table."""
     for number, line in read_lines(path):
-        where = f"{path.name}:{number}"
         if line is None:
-            yield Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail="expected UTF-8, got other bytes")
+            yield bad_line(path, number)
         elif line.strip():
             key, *value = line.split(maxsplit=1)
             yield key, value[0].strip() if value else ""
@@ -219,7 +221,7 @@ def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Ut
     """
     # Differs: lhotse.kaldi opens every recording while reading and stops if more than a few fail.
     if not (folder / "text").is_file():
-        raise DataError(f"expected wav.scp and text in the Kaldi directory {folder}, got no file 'text'")
+        raise DataError(f"the Kaldi directory {folder} must contain wav.scp and text, but has no file 'text'")
     tables: dict[str, dict[str, str]] = {}
     for name in ("wav.scp", "text", "utt2spk"):
         tables[name] = {}

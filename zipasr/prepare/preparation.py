@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio, save_flac
+from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import AudioError, ConfigError, DataError
+from zipasr.lines import write_rows
 from zipasr.prepare.config import PrepareConfig
-from zipasr.prepare.json_lines import writing
+from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
 from zipasr.prepare.report import PrepareReport
@@ -40,6 +42,8 @@ _NOT_FINITE = "NaN or infinite"
 _ROUNDING_S = 0.1
 """A stated duration that is shorter than the recording by less than this counts as rounded: the whole recording is used."""
 
+T = TypeVar("T")
+
 
 class _Ready(NamedTuple):
     """An utterance with its audio on disk."""
@@ -47,14 +51,6 @@ class _Ready(NamedTuple):
     utterance: Utterance
     audio: Path
     num_samples: int
-
-
-def _require_lhotse() -> None:
-    """Raise early, with the cure, if Lhotse is missing."""
-    try:
-        import lhotse  # noqa: F401
-    except ImportError as error:
-        raise DataError('preparing data needs lhotse: pip install "zipasr[train]"') from error
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
@@ -65,26 +61,31 @@ def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
     if has_digits(words):
         detail = f"expected words, got digits that may be read in several ways: {utterance.text!r}"
         return reject(utterance, Reason.DIGITS, detail)
-    return replace(utterance, text=words)
+    styled = replace(utterance, text=words)
+    return check_text(styled) or styled
 
 
-def _check_entries(entries: Iterable[Utterance | Rejected], text_style: str) -> tuple[list[Utterance], list[Rejected]]:
-    """Apply the checks that need no audio; return what passes and what does not."""
-    utterances: list[Utterance] = []
-    rejected: list[Rejected] = []
+def _checked(entries: Iterable[Utterance | Rejected], text_style: str) -> Iterator[Utterance | Rejected]:
+    """Apply the checks that need no audio."""
     seen: set[str] = set()
     for entry in entries:
         if isinstance(entry, Utterance):
             fault = check_id(entry, seen) or check_text(entry)
             seen.add(entry.id)
             entry = fault or _styled(entry, text_style)
-        if isinstance(entry, Utterance):
-            entry = check_text(entry) or entry
-        if isinstance(entry, Rejected):
-            rejected.append(entry)
+        yield entry
+
+
+def _separated(results: Iterable[T | Rejected]) -> tuple[list[T], list[Rejected]]:
+    """What can be used, and what cannot."""
+    usable: list[T] = []
+    rejected: list[Rejected] = []
+    for result in results:
+        if isinstance(result, Rejected):
+            rejected.append(result)
         else:
-            utterances.append(entry)
-    return utterances, rejected
+            usable.append(result)
+    return usable, rejected
 
 
 def _flac_path(folder: Path, utterance_id: str) -> Path:
@@ -147,7 +148,7 @@ def _convert(utterances: Sequence[Utterance], folder: Path, config: PrepareConfi
         if isinstance(part, Rejected):
             results.append(part)
             continue
-        fault = check_samples(utterance, len(part), limits=config.limits) or check_silence(utterance, part)
+        fault = check_samples(utterance, len(part), config.limits) or check_silence(utterance, part)
         if fault:
             results.append(fault)
             continue
@@ -188,7 +189,7 @@ def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -
 
 def _cut(ready: _Ready) -> dict[str, Any]:
     """The Lhotse cut of an utterance, as JSON values."""
-    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+    from lhotse import AudioSource, Recording, SupervisionSegment
 
     utterance, duration_s = ready.utterance, ready.num_samples / SAMPLE_RATE_HZ
     recording = Recording(
@@ -208,17 +209,8 @@ def _cut(ready: _Ready) -> dict[str, Any]:
         speaker=utterance.speaker,
         custom=dict(utterance.custom) or None,
     )
-    cut = MonoCut(
-        id=utterance.id, start=0.0, duration=duration_s, channel=0, supervisions=[supervision], recording=recording
-    )
-    return cut.to_dict()
-
-
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a file of JSON lines, complete or not at all."""
-    with writing(path) as write:
-        for row in rows:
-            write(row)
+    row: dict[str, Any] = make_cut(recording, supervision).to_dict()
+    return row
 
 
 def _report(parts: dict[str, list[_Ready]], rejected: Sequence[Rejected]) -> PrepareReport:
@@ -255,7 +247,7 @@ def prepare(
         ConfigError: `text_style` is as-written for prompts, or `subset` is set for a source without subsets.
     """
     config = config or PrepareConfig()
-    _require_lhotse()
+    require_lhotse("preparing data")
     out = Path(out)
     corpus = find_corpus(source)
     if corpus is not None:
@@ -265,37 +257,33 @@ def prepare(
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
-        raise DataError(f"expected another folder than the source for the output, got {out} for both: choose a new one")
+        raise DataError(f"the output must be another folder than the source, but is {out} for both; choose a new one")
     kind, entries = open_source(source, config.lang, skip=out)
     if kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if kind == "prompts" else config.text_style or "as-written"
-    utterances, rejected = _check_entries(entries, text_style)
+    utterances, rejected = _separated(_checked(entries, text_style))
     try:
         (out / "audio").mkdir(parents=True, exist_ok=True)
-        ready: list[_Ready] = []
-        for result in _convert_all(utterances, out / "audio", config, has_progress):
-            if isinstance(result, Rejected):
-                rejected.append(result)
-            else:
-                ready.append(result)
+        ready, unusable = _separated(_convert_all(utterances, out / "audio", config, has_progress))
+        rejected += unusable
         ready.sort(key=lambda item: item.utterance.id)
         rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
-        _write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
+        write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
         if not ready:
             raise DataError(_no_utterances(source, rejected, out))
         return _write(ready, rejected, kind, config, out)
     except OSError as error:
-        raise DataError(f"expected to write to {out}, got: {error}") from error
+        raise DataError(f"{out} must be writable, but: {error}; choose another folder") from error
 
 
 def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) -> str:
     """The message for a source without usable utterances."""
     if not rejected:
-        return f"expected utterances in {source}, got none"
+        return f"{source} must contain utterances, but has none"
     example = f"for example {rejected[0].id}: {rejected[0].reason}, {rejected[0].detail}"
     listed = out / "rejected.jsonl"
-    return f"expected utterances in {source}, got {len(rejected)} rejected and none accepted; {example}. See {listed}"
+    return f"{source} must contain usable utterances, but all {len(rejected)} are rejected; {example}. See {listed}"
 
 
 def _write(
@@ -307,9 +295,9 @@ def _write(
     for split, part in parts.items():
         path = out / f"{split}_cuts.jsonl.gz"
         if part:
-            _write_rows(path, map(_cut, part))
+            write_rows(path, map(_cut, part))
         else:
             path.unlink(missing_ok=True)
     report = _report(parts, rejected)
-    _write_rows(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])
+    write_rows(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])
     return report

@@ -105,8 +105,8 @@ def _download(packages: Sequence[str], folder: Path) -> None:
         failure = _run(["apt-get", "update"], folder) or _run(command, folder)
     if failure:
         raise DataError(
-            f"expected to download {' and '.join(packages)} with apt-get, got: {failure}. Check the network, run "
-            "'apt-get update' as root, and try again"
+            f"apt-get cannot download {' and '.join(packages)}: {failure}. Check the network, run 'apt-get update' as "
+            "root, and try again"
         )
 
 
@@ -119,7 +119,7 @@ def fetch_prompts(lang: str, cache: Path | None = None) -> Path:
         DataError: the language has no prompts, or they cannot be downloaded.
     """
     if lang not in SPEAKERS:
-        raise DataError(f"expected --lang to be one of {', '.join(SPEAKERS)} for prompts, got {lang!r}")
+        raise DataError(f"--lang must be one of {', '.join(SPEAKERS)} for prompts, but is {lang!r}")
     cache = cache_folder() if cache is None else cache
     target = cache / lang
     if target.is_dir():
@@ -133,12 +133,12 @@ def fetch_prompts(lang: str, cache: Path | None = None) -> Path:
             for archive in sorted(folder.glob("*.deb")):
                 failure = _run(["dpkg-deb", "-x", archive.name, "unpacked"], folder)
                 if failure:
-                    raise DataError(f"expected a Debian package in {archive.name}, got: {failure}; try again")
+                    raise DataError(f"{archive.name} must be a Debian package, but: {failure}; try again")
             if not target.exists():
                 (folder / "unpacked").rename(target)
     except OSError as error:
         if not target.is_dir():  # otherwise another process was faster
-            raise DataError(f"expected to write the prompts to {cache}, got: {error}; set ZIPASR_CACHE") from error
+            raise DataError(f"the prompts cannot be written to {cache}: {error}; set ZIPASR_CACHE") from error
     return target
 
 
@@ -198,7 +198,7 @@ def read_prompts(lang: str, cache: Path | None = None) -> Iterator[Utterance | R
     lists = sorted(folder.rglob(f"core-sounds-{lang}.txt.gz"))
     recordings = {path.relative_to(_voice(path)).with_suffix("").as_posix(): path for path in folder.rglob("*.g722")}
     if not lists or not recordings:
-        raise DataError(f"expected *.g722 and core-sounds-{lang}.txt.gz below {folder}, got other files: delete it")
+        raise DataError(f"{folder} must contain *.g722 and core-sounds-{lang}.txt.gz, but has other files; delete it")
     by_any_case = {name.casefold(): name for name in recordings}
     entries = [
         (name if name in recordings else by_any_case.get(name.casefold(), name), text) for name, text in _texts(lists[0])

@@ -7,7 +7,6 @@ and one cut at a time is in memory.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
+from zipasr.lines import write_rows, writing_rows
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.corpora import (
     PUBLISHED,
@@ -27,7 +27,6 @@ from zipasr.prepare.corpora import (
     read_json,
     read_musan,
 )
-from zipasr.prepare.json_lines import writing
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.prepare.validate import check_samples
@@ -55,9 +54,7 @@ def find_corpus(source: str | Path) -> CorpusFolder | None:
         return None
     folder = Path(match[2])
     if not folder.is_dir():
-        raise DataError(
-            f"expected the folder of {match[1]} after the colon, but {folder} is not a folder; download it first"
-        )
+        raise DataError(f"{match[1]}: must be followed by its folder, but {folder} is not a folder; download it first")
     return CorpusFolder(match[1], folder)
 
 
@@ -81,8 +78,6 @@ class _Counts:
             durations_s={split: number / SAMPLE_RATE_HZ for split, number in self.num_samples.items()},
             num_words=self.num_words,
             num_rejected=dict(sorted(self.rejected.items())),
-            num_unseen_words={},
-            num_repeated_sentences={},
             missing_parts=missing_parts,
         )
 
@@ -105,10 +100,9 @@ def prepare_published(
             report = _prepare_noise(source, out, has_progress)
         else:
             report = _prepare_speech(source, out, config, has_progress)
-        with writing(out / "prepare.json") as write:
-            write({"kind": source.name, "config": asdict(config), "report": report.to_dict()})
+        write_rows(out / "prepare.json", [{"kind": source.name, "config": asdict(config), "report": report.to_dict()}])
     except OSError as error:
-        raise DataError(f"expected to read {source.folder} and to write to {out}, got: {error}") from error
+        raise DataError(f"{source.folder} must be readable and {out} writable, but: {error}") from error
     return report
 
 
@@ -125,7 +119,7 @@ def _check_config(name: str, config: PrepareConfig) -> None:
 
 def _prepare_noise(source: CorpusFolder, out: Path, has_progress: bool) -> PrepareReport:
     counts = _Counts([NOISE])
-    with writing(out / f"{NOISE}_cuts.jsonl.gz") as write:
+    with writing_rows(out / f"{NOISE}_cuts.jsonl.gz") as write:
         for cut in _with_progress(read_musan(source.folder), has_progress):
             counts.add(NOISE, cut)
             write(cut.to_dict())
@@ -135,20 +129,21 @@ def _prepare_noise(source: CorpusFolder, out: Path, has_progress: bool) -> Prepa
 def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_progress: bool) -> PrepareReport:
     corpus = PUBLISHED[source.name]
     splits = _splits(corpus, config)
-    present = [part for part in splits if corpus.has_one_json or part_folder(*source, part).is_dir()]
-    if corpus.has_one_json:
+    if corpus.json_name:
         find_json(*source)
+    present = [part for part in splits if corpus.json_name or part_folder(*source, part).is_dir()]
     if not present:
         raise DataError(
-            f"expected the parts {', '.join(splits)} of {source.name} in {source.folder}, got none of them; name the folder "
-            "that contains them"
+            f"{source.folder} must contain the parts {', '.join(splits)} of {source.name}, but has none of them; name the "
+            "folder that contains them"
         )
     names = list(dict.fromkeys(splits.values()))
     counts, found = _Counts(names), set()
     with ExitStack() as stack:
-        writers = {split: stack.enter_context(writing(out / f"{split}_cuts.jsonl.gz")) for split in names}
-        write_rejected = stack.enter_context(writing(out / "rejected.jsonl"))
-        for part, entry in _with_progress(_entries(source, present, config), has_progress):
+        writers = {split: stack.enter_context(writing_rows(out / f"{split}_cuts.jsonl.gz")) for split in names}
+        write_rejected = stack.enter_context(writing_rows(out / "rejected.jsonl"))
+        entries = read_json(*source, present) if corpus.json_name else read_folders(*source, present, config.num_jobs)
+        for part, entry in _with_progress(entries, has_progress):
             split = splits.get(part, "")
             entry = _checked(entry, corpus, config if split == "train" else None)
             if isinstance(entry, Rejected):
@@ -163,8 +158,8 @@ def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_
             (out / f"{split}_cuts.jsonl.gz").unlink()
     if not found:
         raise DataError(
-            f"expected utterances in {source.folder}, got {sum(counts.rejected.values())} rejected and none accepted; see "
-            f"{out / 'rejected.jsonl'}"
+            f"{source.folder} must contain usable utterances, but all {sum(counts.rejected.values())} are rejected; "
+            f"see {out / 'rejected.jsonl'}"
         )
     if counts.num_utterances["train"]:
         open_cuts(out / "train_cuts.jsonl.gz")  # write the index now, so that training starts at once
@@ -175,15 +170,6 @@ def _splits(corpus: PublishedCorpus, config: PrepareConfig) -> dict[str, str]:
     """The split of each official part to prepare."""
     train = corpus.train if config.subset is None else (config.subset,)
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(corpus.dev, "dev"), **corpus.test}
-
-
-def _entries(source: CorpusFolder, parts: list[str], config: PrepareConfig) -> Iterator[tuple[str, Entry]]:
-    if PUBLISHED[source.name].has_one_json:
-        yield from read_json(source.name, source.folder, parts)
-        return
-    for part in parts:
-        for entry in read_folders(source.name, source.folder, part, config.num_jobs):
-            yield part, entry
 
 
 def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None) -> Entry:
@@ -203,7 +189,7 @@ def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None
         return entry
     utterance = Utterance(id=entry.id, audio=Path(audio), text=text)
     # Ids are not compared: they are unique as published, and ten million would fill the memory.
-    return check_samples(utterance, entry.num_samples, limits=config.limits) or entry
+    return check_samples(utterance, entry.num_samples, config.limits) or entry
 
 
 def _with_progress(entries: Any, has_progress: bool) -> Any:

@@ -16,9 +16,9 @@ class PrepareReport:
     """By split."""
     num_rejected: dict[str, int]
     """By reason."""
-    num_unseen_words: dict[str, int]
+    num_unseen_words: dict[str, int] = field(default_factory=dict)
     """Distinct words of dev and test that do not occur in the training part."""
-    num_repeated_sentences: dict[str, int]
+    num_repeated_sentences: dict[str, int] = field(default_factory=dict)
     """Utterances of dev and test whose whole text also occurs in the training part."""
     missing_parts: list[str] = field(default_factory=list)
     """Official parts of a published corpus of which nothing was found."""

@@ -6,14 +6,15 @@ word `prompts`. No audio is opened here.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipasr.data.lines import read_lines
+from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import DataError
-from zipasr.prepare.manifests import SPLIT_NAMES, is_manifest, read_kaldi, read_manifest
+from zipasr.lines import read_lines
+from zipasr.prepare.manifests import SPLIT_NAMES, kind_of_rows, read_kaldi, read_manifest
 from zipasr.prepare.prompts import read_prompts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.text import single_spaced
@@ -24,10 +25,11 @@ AUDIO_SUFFIXES = frozenset(
 """Suffixes of files in a folder that count as recordings."""
 
 _EXPECTED = (
-    "expected a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' and "
-    "'text', a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts "
+    "the source must be a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' "
+    "and 'text', a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts "
     "(.jsonl.gz), the word prompts, or NAME:FOLDER for librispeech, aishell, wenetspeech, gigaspeech or musan"
 )
+_ROWS_NAME = re.compile(r".*\.(?:jsonl|tsv)(?:\.gz)?")
 
 
 class OpenSource(NamedTuple):
@@ -63,11 +65,11 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     texts = {path.with_suffix("") for path in files if path.suffix == ".txt"}
     if not recordings:
-        raise DataError(f"{_EXPECTED}; {folder} holds no recording of a known kind")
+        raise DataError(f"{_EXPECTED}, but {folder} holds no recording of a known kind")
     if not any(path.with_suffix("") in texts for path in recordings):
         first = recordings[0]
         raise DataError(
-            f"expected {first.stem}.txt with the words of {first.name} beside it, but none of the {len(recordings)} "
+            f"{first.name} must have {first.stem}.txt with its words beside it, but none of the {len(recordings)} "
             f"recordings in {folder} has a text; write NAME.txt for each NAME{first.suffix}, or a manifest with "
             "'audio' and 'text'"
         )
@@ -92,16 +94,6 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
         yield Rejected(id=name, audio=f"{name}.txt", reason=Reason.NO_AUDIO, detail=detail)
 
 
-def _is_cuts(path: Path) -> bool:
-    """Whether the first line of a JSONL file is a Lhotse cut."""
-    first = next((line for _, line in read_lines(path) if line and line.strip()), "")
-    try:
-        row = json.loads(first)
-    except ValueError:
-        return False
-    return isinstance(row, dict) and str(row.get("type", "")).endswith("Cut")
-
-
 def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utterance]:
     """Yield one utterance per supervision of a Lhotse cut.
 
@@ -109,13 +101,13 @@ def _cut_utterances(cut: Any, lang: str, split: str | None) -> Iterator[Utteranc
         ValueError: the cut is not a part of one recording in a file.
     """
     if type(cut).__name__ not in ("MonoCut", "MultiCut") or not cut.has_recording:
-        raise ValueError(f"expected a cut of one recording, got a {type(cut).__name__} without one")
+        raise ValueError(f"a cut must be of one recording, but is a {type(cut).__name__} without one")
     if cut.recording.transforms:
-        raise ValueError("expected a cut as recorded, got one with transforms: save its audio first")
+        raise ValueError("a cut must be as recorded, but has transforms; save its audio first")
     sources = cut.recording.sources
     if len(sources) != 1 or sources[0].type != "file":
         kinds = ", ".join(source.type for source in sources)
-        raise ValueError(f"expected a recording in one file, got sources of type {kinds}")
+        raise ValueError(f"a recording must be in one file, but has sources of type {kinds}")
     channel = cut.channel if isinstance(cut.channel, int) and cut.recording.num_channels > 1 else None
     is_whole = cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-3
     for supervision in cut.supervisions:
@@ -140,17 +132,16 @@ def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utter
     Raises:
         DataError: Lhotse is not installed.
     """
-    try:
-        from lhotse.serialization import deserialize_item
-    except ImportError as error:
-        raise DataError('reading Lhotse cuts needs lhotse: pip install "zipasr[train]"') from error
+    require_lhotse("reading Lhotse cuts")
+    from lhotse.serialization import deserialize_item
+
     for number, line in read_lines(path):
         where = f"{path.name}:{number}"
         if line is not None and not line.strip():
             continue
         try:
             if line is None:
-                raise ValueError("expected UTF-8, got other bytes")
+                raise ValueError("a line must be UTF-8, but has other bytes")
             cut = deserialize_item(json.loads(line))
             where = str(cut.id)
             utterances = list(_cut_utterances(cut, lang, split))
@@ -163,19 +154,8 @@ def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utter
         yield from utterances
 
 
-def _manifests_in(folder: Path, is_kind: Callable[[Path], bool]) -> list[Path]:
-    """The manifests of one kind in a folder: those named after a split, or the only one.
-
-    Raises:
-        DataError: there are several, and no name contains a split.
-    """
-    pattern = re.compile(r".*\.(?:jsonl|tsv)(?:\.gz)?")
-    found = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name) and is_kind(path)]
-    named = [path for path in found if _split_of(path.name)]
-    if len(found) > 1 and not named:
-        names = ", ".join(path.name for path in found)
-        raise DataError(f"expected one manifest in {folder}, or names with train, dev and test, but got {names}")
-    return named or found
+_READERS = {"manifest": read_manifest, "cuts": read_cuts}
+"""The reader of each kind of file that `kind_of_rows` detects, in the order in which a folder is searched."""
 
 
 def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
@@ -185,13 +165,16 @@ def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
     parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
     if parts:
         return OpenSource("kaldi", chain.from_iterable(read_kaldi(part, lang, SPLIT_NAMES[part.name]) for part in parts))
-    manifests = _manifests_in(folder, is_manifest)
-    if manifests:
-        readers = (read_manifest(path, lang, _split_of(path.name)) for path in manifests)
-        return OpenSource("manifest", chain.from_iterable(readers))
-    cuts = _manifests_in(folder, _is_cuts)
-    if cuts:
-        return OpenSource("cuts", chain.from_iterable(read_cuts(path, lang, _split_of(path.name)) for path in cuts))
+    kinds = {path: kind_of_rows(path) for path in sorted(folder.iterdir()) if _ROWS_NAME.fullmatch(path.name)}
+    for kind in _READERS:
+        found = [path for path, kind_of_path in kinds.items() if kind_of_path == kind]
+        named = [path for path in found if _split_of(path.name)]
+        if len(found) > 1 and not named:
+            names = ", ".join(path.name for path in found)
+            raise DataError(f"{folder} must contain one manifest, or names with train, dev and test, but has {names}")
+        if found:
+            readers = (_READERS[kind](path, lang, _split_of(path.name)) for path in named or found)
+            return OpenSource(kind, chain.from_iterable(readers))
     return OpenSource("folder", read_folder(folder, lang, skip))
 
 
@@ -212,10 +195,9 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
         return _open_folder(path, lang, skip)
     if not path.exists():
         raise DataError(f"{_EXPECTED}, but {path} does not exist")
-    if re.fullmatch(r".*\.(?:jsonl|tsv)(?:\.gz)?", path.name):
-        if is_manifest(path):
-            return OpenSource("manifest", read_manifest(path, lang))
-        if _is_cuts(path):
-            return OpenSource("cuts", read_cuts(path, lang))
-        raise DataError(f"expected 'audio' and 'text' or a Lhotse cut in the first line of {path}, got neither")
-    raise DataError(f"{_EXPECTED}, but got the file {path}")
+    if not _ROWS_NAME.fullmatch(path.name):
+        raise DataError(f"{_EXPECTED}, but is the file {path}")
+    kind = kind_of_rows(path)
+    if kind is None:
+        raise DataError(f"the first line of {path} must be a Lhotse cut or have 'audio' and 'text', but is neither")
+    return OpenSource(kind, _READERS[kind](path, lang))

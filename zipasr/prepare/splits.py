@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from zipasr.prepare.utterance import Utterance
 
@@ -12,11 +12,6 @@ MIN_SPEAKERS = 10
 
 _SLACK = 1.5
 """A split may exceed its share by this factor, since speakers are not divided."""
-
-
-def _hash_order(names: Iterable[str], seed: int) -> list[str]:
-    """The names in a pseudo-random order that never changes."""
-    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).hexdigest())
 
 
 def _choose(order: Sequence[str], sizes: Mapping[str, int], num_wanted: float) -> list[str]:
@@ -60,7 +55,8 @@ def split_utterances(
     # If a few speakers have nearly all utterances, the others are shared by the splits, not all given to the first.
     num_fitting = sum(size for size in sizes.values() if size <= _SLACK * max(wanted.values()))
     scale = min(1.0, (num_fitting or len(utterances)) / sum(wanted.values()))
-    order = _hash_order(groups, seed)
+    # A pseudo-random order that never changes.
+    order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).hexdigest())
     for split, num_wanted in wanted.items():
         for name in _choose(order, sizes, scale * num_wanted):
             splits.update(dict.fromkeys(groups[name], split))

@@ -66,3 +66,9 @@ class Rejected:
     def to_dict(self) -> dict[str, str]:
         """Return the fields as JSON values."""
         return {name: str(value) for name, value in asdict(self).items()}
+
+
+def bad_line(path: Path, number: int, detail: str = "expected UTF-8, got other bytes") -> Rejected:
+    """The `Rejected` entry of a line of a text file; by default for one that is not UTF-8."""
+    where = f"{path.name}:{number}"
+    return Rejected(id=where, audio=where, reason=Reason.BAD_ENTRY, detail=detail)

@@ -1,7 +1,7 @@
 """Checks that an utterance must pass before it is used to train or test a model: pure functions that open no audio.
 
-`prepare` uses the number of words as a lower bound on the number of tokens, since no tokenizer exists yet; training checks
-the length again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
+The number of words is a lower bound on the number of tokens, since no tokenizer exists yet; training checks the length
+again with the real tokens. Samples are at 16 kHz, encoder frames at 25 Hz.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.lengths import has_enough_frames, num_encoder_frames
+from zipasr.data.lengths import num_encoder_frames
 from zipasr.encoder.rates import ENCODED_RATE_HZ
 from zipasr.errors import ConfigError
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
@@ -51,23 +51,8 @@ def check_text(utterance: Utterance) -> Rejected | None:
     return reject(utterance, Reason.NO_TEXT, "expected a transcript, got an empty text")
 
 
-def check_samples(
-    utterance: Utterance,
-    num_samples: int,
-    *,
-    num_tokens: int | None = None,
-    limits: Limits | None = None,
-) -> Rejected | None:
-    """Apply every check that needs the length of the audio.
-
-    Args:
-        num_samples: length of the utterance at 16 kHz.
-        num_tokens: number of labels of the text; None: the number of words, which is a lower bound for every tokenizer.
-        limits: None: the defaults.
-    Returns:
-        The rejected entry, or None if the utterance passes.
-    """
-    limits = limits or Limits()
+def check_samples(utterance: Utterance, num_samples: int, limits: Limits) -> Rejected | None:
+    """Reject an utterance whose length, in samples at 16 kHz, is out of the limits or too short for its text."""
     duration_s = num_samples / SAMPLE_RATE_HZ
     if num_samples == 0:
         return reject(utterance, Reason.EMPTY, "expected audio, got a recording without samples")
@@ -77,13 +62,11 @@ def check_samples(
     if duration_s > limits.max_duration_s:
         detail = f"expected at most {limits.max_duration_s:g} s, got {duration_s:.2f} s"
         return reject(utterance, Reason.TOO_LONG, detail)
-    unit = "words" if num_tokens is None else "tokens"
-    num_tokens = len(utterance.text.split()) if num_tokens is None else num_tokens
-    if not has_enough_frames(num_samples, num_tokens):
-        num_frames = num_encoder_frames(num_samples)
+    num_words, num_frames = len(utterance.text.split()), num_encoder_frames(num_samples)
+    if num_words > num_frames:
         detail = (
             f"expected at most {num_frames} tokens in {duration_s:.2f} s ({ENCODED_RATE_HZ} frames per second), "
-            f"got {num_tokens} {unit}"
+            f"got {num_words} words"
         )
         return reject(utterance, Reason.TOO_MANY_TOKENS, detail)
     return None

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from zipasr.config import set_fields
 from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import MADE_FOR, fit_to_data
 from zipasr.train.config import TrainConfig
-from zipasr.train.finetune import resolve
 from zipasr.train.folder import stored_config
 from zipasr.train.length import fit_to_time, parse_duration_s
+from zipasr.train.resolve import resolve
 
 _LENGTHS = ("num_epochs", "max_batches")
 
@@ -41,7 +42,7 @@ def configure_run(
         recipe: see `find_recipe`; for a folder, the run is fitted to its data.
         settings: `name=value` strings; they take precedence.
         out: the folder of the run.
-        checkpoint: checkpoint to start from; see `finetune.resolve`.
+        checkpoint: checkpoint to start from; see `resolve`.
         budget: maximum duration of the run on this machine, such as `20m`.
         before_timing: called with the run before its steps are timed, to configure what affects them, such as threads.
     Raises:
@@ -55,27 +56,27 @@ def configure_run(
         raise ConfigError(f"--budget chooses the length of the run, but --set {given[0]} does too; leave one of them out")
     is_folder = Path(recipe).is_dir()
     stored = stored_config(out) if is_folder or budget_s is not None else None
+    notes: tuple[str, ...] = ()
+    made_for = None
     if stored is not None:
-        base = dataclasses.replace(stored, data=recipe) if is_folder else stored
-        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out))
-    fitted = fit_to_data(recipe) if is_folder else None
-    base, notes = (fitted.config, fitted.reasons) if fitted is not None else (find_recipe(recipe), ())
-    if budget_s is None:
-        return ConfiguredRun(resolve(_in_epochs(base, given), settings, checkpoint, out), notes)
-    base, made_for = (fitted.recipe, MADE_FOR) if fitted is not None else (base, None)
+        base, budget_s = dataclasses.replace(stored, data=recipe) if is_folder else stored, None
+    elif is_folder:
+        fitted = fit_to_data(recipe)
+        base, notes = fitted.config if budget_s is None else fitted.recipe, fitted.reasons
+        made_for = MADE_FOR
+    else:
+        base = find_recipe(recipe)
+    if given and all(text.strip().startswith("num_epochs") for text in given):  # the limit in batches would cut them short
+        base = dataclasses.replace(base, max_batches=None)
     config = resolve(base, settings, checkpoint, out)
+    if budget_s is None:
+        return ConfiguredRun(config, notes)
     if before_timing is not None:
         before_timing(config)
     run = fit_to_time(config, budget_s, made_for=made_for)
     note = (
-        f"budget: {budget_s / 60:g} minutes are {run.num_batches:,} batches of {run.pace.step_s:.2f} s on this machine, "
+        f"budget: {budget_s / 60:g} minutes are {run.num_steps:,} batches of {run.pace.step_s:.2f} s on this machine, "
         f"with validations of {run.pace.validation_s:.1f} s"
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]
-    return ConfiguredRun(resolve(run.config, settings, checkpoint, out), (*rules, note))
-
-
-def _in_epochs(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
-    """`config` without its limit in batches if only the number of epochs is set, so that the latter applies."""
-    names = {text.partition("=")[0].strip() for text in given}
-    return dataclasses.replace(config, max_batches=None) if names == {"num_epochs"} else config
+    return ConfiguredRun(set_fields(run.config, settings), (*rules, note))

@@ -1,4 +1,4 @@
-"""Recipe lookup by name: `module:function`, `file.py:function`, or a data folder."""
+"""Recipe lookup by name: `module:function` or `file.py:function`."""
 
 import difflib
 import importlib
@@ -11,7 +11,6 @@ from types import ModuleType
 
 import zipasr.recipes
 from zipasr.errors import ConfigError
-from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
 
 
@@ -19,24 +18,21 @@ def find_recipe(name: str) -> TrainConfig:
     """The configuration of the recipe `name`.
 
     Args:
-        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it), `my_recipe.py:function`, or a folder
-            written by `zipasr prepare`, whose run is fitted to its data (`own_data`).
+        name: `prompts:tiny` (a module of `zipasr.recipes` and a function in it) or `my_recipe.py:function`.
     Raises:
         ConfigError: there is no such recipe; the message lists the existing ones.
     """
-    if Path(name).is_dir():
-        return fit_to_data(name).config
     module_name, colon, function_name = name.rpartition(":")
     if not colon:
         raise ConfigError(
-            f"expected a recipe or a data folder, got {name!r}, which is no folder; the recipes are "
+            f"RECIPE_OR_DATA must be a recipe or a data folder, but {name!r} is neither; the recipes are "
             f"{', '.join(recipe_names())}; make a data folder with: zipasr prepare SOURCE --out DIR"
         )
     module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name, name)
     function = _recipes_of(module).get(function_name)
     if function is None:
         raise ConfigError(
-            f"expected a function of {module_name} that returns a TrainConfig, got {function_name!r}; there are "
+            f"{function_name!r} must be a function of {module_name} that returns a TrainConfig, but is not; there are "
             f"{', '.join(_recipes_of(module)) or 'none'}"
         )
     return function()
@@ -75,7 +71,7 @@ def _load_module(module_name: str, name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"expected a recipe file, got {path}, which does not exist")
+        raise ConfigError(f"{path} must be a recipe file, but does not exist")
     name = f"zipasr_recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

@@ -9,7 +9,6 @@ published recipes. Hours are those of the training set.
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ from zipasr.data.plan import BatchPlan
 from zipasr.losses.lattice import LatticeKind
 from zipasr.recipes import prompts
 from zipasr.train.config import TokenizerConfig, TrainConfig
-from zipasr.train.data import read_cuts
+from zipasr.train.data import read_split
 from zipasr.train.length import Length, scaled_to
 
-MADE_FOR = Length(num_batches=4670, num_epochs=18)
+MADE_FOR = Length(num_steps=4670, num_epochs=18)
 """The run that `prompts:tiny` was tuned for: 17 minutes of prompts."""
 USUAL_EPOCHS = 18
 """Default number of epochs, with each utterance at three speeds, within the limits below."""
@@ -83,7 +82,7 @@ def fit_to_data(folder: str) -> FittedRun:
     Raises:
         DataError: there are no cuts to train on.
     """
-    cuts = read_cuts(Path(folder) / "train_cuts.jsonl.gz")
+    cuts = read_split(folder, "train")
     facts = describe(cuts)
     base = prompts.tiny()
     return fit(facts, folder, batches_per_epoch=BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0))
@@ -103,7 +102,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
     assert tiny.model.transducer is not None
     model = dataclasses.replace(tiny.model, transducer=dataclasses.replace(tiny.model.transducer, lattice=lattice))
     recipe = dataclasses.replace(tiny, data=folder, model=model, tokenizer=tokenizer)
-    config = scaled_to(recipe, num_batches, batches_per_epoch=batches_per_epoch, made_for=MADE_FOR)
+    config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     reasons = [
         f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
         f"{facts.num_words:,}, {facts.num_distinct_texts:,} distinct texts"

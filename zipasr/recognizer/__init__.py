@@ -4,9 +4,9 @@ from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
 from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.file_alignment import align_file, align_text
-from zipasr.recognizer.files import FileResult
+from zipasr.recognizer.files import AudioSource, FileResult
 from zipasr.recognizer.long_recording import LongRecordingConfig
-from zipasr.recognizer.recognizer import AudioSource, Hotword, Recognizer, SearchConfig, load
+from zipasr.recognizer.recognizer import Hotword, Recognizer, SearchConfig, load
 from zipasr.recognizer.stream import Stream
 
 __all__ = [

@@ -28,15 +28,7 @@ def transcribe_batches(
     hotwords: HotwordGraph | None = None,
     max_batch_s: float | None = None,
 ) -> list[Transcript]:
-    """A transcript of each recording, in the order given; they do not depend on what else was given.
-
-    Args:
-        engine: the model.
-        recordings: each (samples,) float32 at 16 kHz.
-        search: a search that `resolve_search` has checked.
-        hotwords: phrases to prefer.
-        max_batch_s: see `plan_batches`.
-    """
+    """A transcript of each recording; see `Recognizer.transcribe_many`. `resolve_search` must have checked the search."""
     durations_s = [len(samples) / SAMPLE_RATE_HZ for samples in recordings]
     lens = [engine.fbank.num_frames(len(samples)) for samples in recordings]
     transcripts = [Transcript("", duration_s=duration_s) for duration_s in durations_s]

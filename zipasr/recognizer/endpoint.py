@@ -5,7 +5,7 @@ Source: sherpa-onnx, `endpoint.cc`, after Kaldi's `online-endpoint.h`.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zipasr.errors import ConfigError
 
@@ -36,23 +36,17 @@ class EndpointRule:
         )
 
 
-def _rule(must_contain_nonsilence: bool, min_trailing_silence_s: float, min_utterance_length_s: float) -> EndpointRule:
-    return EndpointRule(
-        must_contain_nonsilence=must_contain_nonsilence,
-        min_trailing_silence_s=min_trailing_silence_s,
-        min_utterance_length_s=min_utterance_length_s,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
     """Three rules, each of which ends an utterance."""
 
-    rule1: EndpointRule = field(default_factory=lambda: _rule(False, 2.4, 0.0))
+    rule1: EndpointRule = EndpointRule(must_contain_nonsilence=False, min_trailing_silence_s=2.4, min_utterance_length_s=0.0)
     """Long silence, with or without speech before it."""
-    rule2: EndpointRule = field(default_factory=lambda: _rule(True, 1.2, 0.0))
+    rule2: EndpointRule = EndpointRule(must_contain_nonsilence=True, min_trailing_silence_s=1.2, min_utterance_length_s=0.0)
     """Shorter silence after speech."""
-    rule3: EndpointRule = field(default_factory=lambda: _rule(False, 0.0, 20.0))
+    rule3: EndpointRule = EndpointRule(
+        must_contain_nonsilence=False, min_trailing_silence_s=0.0, min_utterance_length_s=20.0
+    )
     """A long utterance, even in the middle of a word."""
 
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zipasr.device import Precision, arithmetic
+from zipasr.device import Precision, arithmetic, check_precision
 from zipasr.encoder.rates import window_length
+from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes
-from zipasr.recognizer.precision import checked_frames
 from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -29,7 +29,7 @@ TAIL_PADDING_FRAMES = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine:
-    """A model with all that it takes to recognize with it."""
+    """A model with all that it takes to recognize with it. Raises ConfigError if it cannot compute in the precision."""
 
     scorer: Scorer
     """The model, on `device` and in eval mode."""
@@ -52,6 +52,14 @@ class Engine:
     use_true_times: bool
     """Whether tokens get the times at which they were said, found with the CTC head, rather than when they were emitted."""
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision, self.device)
+        if self.precision != "float32" and not isinstance(self.scorer, nn.Module):
+            raise ConfigError(
+                f"exported graphs compute in the precision of their export, but {self.precision} was asked for; "
+                "leave precision out, or use the PyTorch model"
+            )
+
     def encode(self, features: Sequence[Tensor]) -> Encoded:
         """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz, with padding after each.
 
@@ -72,7 +80,19 @@ class Engine:
                 chunk_frames_50hz=chunk,
                 left_context_frames_50hz=left_context,
             )
-        return checked_frames(encoded, self.precision)
+        return self.to_float32(encoded)
+
+    def to_float32(self, encoded: Encoded) -> Encoded:
+        """Encoder frames in float32, which heads and searches compute in.
+
+        Raises:
+            ConfigError: activations exceed the range of float16.
+        """
+        if self.precision == "float16" and not bool(encoded.frames.isfinite().all()):
+            raise ConfigError(
+                "activations of this model leave the range of float16 (65504); use precision bfloat16 or float32"
+            )
+        return encoded if encoded.frames.dtype == torch.float32 else encoded._replace(frames=encoded.frames.float())
 
     def find(
         self, encoded: Encoded, search: SearchConfig, *, hotwords: HotwordGraph | None = None

@@ -1,7 +1,7 @@
 """Recordings aligned with their texts: `align_file` for a file, `align_text` for samples (samples,) float32 at 16 kHz.
 
 Both return a `Transcript` with the times of the words of a known text. The alignment itself is in `alignment.known_text`;
-this file reads the audio, computes the features and encodes them with a `Recognizer`.
+this file reads the audio and computes and encodes the features with a `Recognizer`.
 """
 
 import os
@@ -13,6 +13,7 @@ from zipasr.alignment.known_text import align_features
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import DataError
 from zipasr.recognizer.recognizer import Recognizer
+from zipasr.recognizer.transcripts import to_transcript
 from zipasr.transcript import Transcript
 
 
@@ -51,24 +52,28 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
 
     Args:
         recognizer: its model has a CTC head; its search does not matter.
-        samples: (samples,) float32 at 16 kHz, of any length. Memory grows by 0.6 GB per hour. Beside the encoder, time grows
-            with the square of the length: 10 s for an hour of speech, four minutes for three (docs/alignment.md).
+        samples: (samples,) float32 at 16 kHz, of any length. Memory grows by 0.6 GB per hour. The time of the alignment,
+            not of the encoder, grows with the square of the length: 10 s for an hour of speech, four minutes for three
+            (docs/alignment.md).
         text: every word of the recording in order, in the model's letters; upper and lower case are tried if the text has
             other letters as it stands.
     Returns:
-        The text with the times of its tokens and words; see `alignment.known_text.align_features`.
+        The text with the times of its tokens and words. A word that was not said has a low confidence; see
+        `alignment.known_text.align_features`.
     Raises:
         DataError: the text is empty, has characters that the model does not know, or is too long for the recording.
         ConfigError: the model has no CTC head.
     """
-    return align_features(
-        recognizer.fbank(samples),
+    engine, duration_s = recognizer.engine, len(samples) / SAMPLE_RATE_HZ
+    hypothesis, spans = align_features(
+        engine.fbank(samples),
         text,
-        scorer=recognizer.scorer,
-        tokenizer=recognizer.tokenizer,
-        encode=lambda window: recognizer.encode([window]),
-        duration_s=len(samples) / SAMPLE_RATE_HZ,
+        scorer=engine.scorer,
+        tokenizer=engine.tokenizer,
+        encode=lambda window: engine.encode([window]),
+        duration_s=duration_s,
     )
+    return to_transcript(hypothesis, duration_s, tokenizer=engine.tokenizer, spans=spans)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -81,7 +86,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(
-            f"expected the text of a recording in {path}, got: {error.strerror}; write it there or give it"
+            f"{path} must hold the text of a recording, but cannot be read: {error.strerror}; write it there or give it"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"expected text in UTF-8 in {path}, got: {error}; save it in UTF-8") from error
+        raise DataError(f"{path} must be text in UTF-8, but is not: {error}; save it in UTF-8") from error

@@ -6,13 +6,16 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.errors import AudioError
 from zipasr.transcript import Transcript
+
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
 _BATCH_S = 60.0
 """Audio of short recordings that are transcribed together; the first result comes after this much audio."""
@@ -52,33 +55,47 @@ def read_short(blocks: Iterator[np.ndarray], *, max_s: float) -> tuple[np.ndarra
 
 
 def read_channels(
-    path: str,
+    audio: AudioSource,
     *,
-    channel: int | None,
-    is_per_channel: bool,
-    audio_track: int | None,
-    allow_damaged: bool,
+    channel: int | None = None,
+    is_per_channel: bool = False,
+    sample_rate_hz: int | None = None,
+    format: str | None = None,
+    audio_track: int | None = None,
+    allow_damaged: bool = False,
     max_s: float,
 ) -> Iterator[ReadChannel]:
-    """What to transcribe of a file: each channel as soon as it is read; arguments as in `Recognizer.transcribe_files`.
+    """What to transcribe of a recording: one channel, or all of them mixed, or each as soon as it is read.
+
+    Recordings of at most `max_s` are short. The other arguments are those of `Recognizer.transcribe`; a file object that is
+    read per channel must be at its start.
 
     Raises:
-        AudioError: the file cannot be read.
+        AudioError: the recording cannot be read.
     """
-    with rereadable(path) if is_per_channel else nullcontext(path) as source:
+    with rereadable(audio) if is_per_channel else nullcontext(audio) as source:
         channels: Iterable[int | None] = [channel]
         if is_per_channel:
-            channels = range(num_channels(source, audio_track=audio_track, allow_damaged=allow_damaged))
+            number = num_channels(
+                source,
+                sample_rate_hz=sample_rate_hz,
+                format=format,
+                audio_track=audio_track,
+                allow_damaged=allow_damaged,
+            )
+            channels = range(number)
         for one in channels:
-            rewind(source)
-            blocks = read_blocks(source, channel=one, audio_track=audio_track, allow_damaged=allow_damaged)
+            if is_per_channel and hasattr(source, "seek"):
+                source.seek(0)
+            blocks = read_blocks(
+                source,
+                sample_rate_hz=sample_rate_hz,
+                format=format,
+                channel=one,
+                audio_track=audio_track,
+                allow_damaged=allow_damaged,
+            )
             yield ReadChannel(one, *read_short(blocks, max_s=max_s))
-
-
-def rewind(source: object) -> None:
-    """Go back to the start of a source that has a position."""
-    if hasattr(source, "seek"):
-        source.seek(0)
 
 
 def transcribe_in_batches(
@@ -97,33 +114,32 @@ def transcribe_in_batches(
         transcribe_long: the transcript of a long one; raises AudioError if its blocks cannot be read to the end.
     """
     waiting: list[tuple[FileResult, np.ndarray | None]] = []  # short recordings, and errors, which keep their order
+
+    def flush() -> Iterator[FileResult]:
+        """The results of all that wait; the channel of each is in its result already."""
+        transcripts = iter(transcribe_many([samples for _, samples in waiting if samples is not None]))
+        for result, samples in waiting:
+            if samples is None or result.transcript is None:
+                yield result
+            else:
+                yield FileResult(result.path, dataclasses.replace(next(transcripts), channel=result.transcript.channel))
+        waiting.clear()
+
+    def read(name: str) -> Iterator[FileResult]:
+        """Let the short channels of a file wait; a long one is transcribed after all that wait."""
+        for channel, samples, blocks in channels_of(name):
+            if samples is not None:
+                waiting.append((FileResult(name, Transcript("", channel=channel)), samples))
+                continue
+            yield from flush()
+            yield FileResult(name, dataclasses.replace(transcribe_long(blocks), channel=channel))
+
     for path in paths:
         name = os.fspath(path)
         try:
-            for read in channels_of(name):
-                if read.samples is not None:
-                    waiting.append((FileResult(name, Transcript("", channel=read.channel)), read.samples))
-                    continue
-                yield from _transcribe_waiting(waiting, transcribe_many)
-                waiting = []
-                transcript = transcribe_long(read.blocks)
-                yield FileResult(name, dataclasses.replace(transcript, channel=read.channel))
+            yield from read(name)
         except AudioError as error:
             waiting.append((FileResult(name, None, error), None))
         if sum(len(samples) for _, samples in waiting if samples is not None) >= _BATCH_S * SAMPLE_RATE_HZ:
-            yield from _transcribe_waiting(waiting, transcribe_many)
-            waiting = []
-    yield from _transcribe_waiting(waiting, transcribe_many)
-
-
-def _transcribe_waiting(
-    waiting: Sequence[tuple[FileResult, np.ndarray | None]],
-    transcribe_many: Callable[[Sequence[np.ndarray]], Sequence[Transcript]],
-) -> Iterator[FileResult]:
-    """The results of the recordings that wait; the channel of each is in its result already."""
-    transcripts = iter(transcribe_many([samples for _, samples in waiting if samples is not None]))
-    for result, samples in waiting:
-        if samples is None or result.transcript is None:
-            yield result
-        else:
-            yield FileResult(result.path, dataclasses.replace(next(transcripts), channel=result.transcript.channel))
+            yield from flush()
+    yield from flush()

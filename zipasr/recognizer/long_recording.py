@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.errors import ConfigError
 from zipasr.recognizer.stitch import PlacedTranscript, stitch
 from zipasr.transcript import Token, Transcript
 from zipasr.vad import Detector, Piece, SpeechDetector, VadConfig, split_recording
@@ -37,14 +36,7 @@ class LongRecordingConfig:
     """When audio counts as speech."""
 
     def __post_init__(self) -> None:
-        if not self.overlap_s >= 0:
-            raise ConfigError(f"overlap_s must be 0 or more, but is {self.overlap_s}")
-        shortest_s = 2 * self.overlap_s + self.vad.cut_search_s + 4 * self.vad.padding_s + 1
-        if not self.max_piece_s >= shortest_s:
-            raise ConfigError(
-                f"max_piece_s must be at least {shortest_s:g} with an overlap of {self.overlap_s:g} s, but is "
-                f"{self.max_piece_s:g}; lengthen the pieces or shorten the overlap"
-            )
+        self.vad.check_lengths(self.max_piece_s, self.overlap_s)
 
     def detector(self) -> Detector | None:
         """The detector of speech, or None for windows.

@@ -2,51 +2,48 @@
 
 Audio becomes features (T, F) at 100 Hz, those become encoder frames at 25 Hz in batches of similar length, a search finds
 hypotheses for each, and the tokenizer turns them into a `Transcript`. Recordings longer than a piece are cut into pieces
-first (`long_recording.py`). What is loaded is in the `Engine`; this file resolves the settings of a call.
+first (`long_recording.py`). What is loaded is in `Recognizer.engine`; this file resolves the settings of a call.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import BinaryIO
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.audio import num_channels, read_blocks, rereadable
 from zipasr.device import Precision
 from zipasr.features import Fbank, FbankConfig
-from zipasr.nn.encoded import Encoded
-from zipasr.recognizer.batches import plan_batches, transcribe_batches
-from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes, recording_sizes
+from zipasr.recognizer.batches import transcribe_batches
+from zipasr.recognizer.chunks import ChunkConfig, recording_sizes
 from zipasr.recognizer.endpoint import EndpointConfig
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
-from zipasr.recognizer.files import FileResult, read_channels, read_short, rewind, transcribe_in_batches
+from zipasr.recognizer.files import AudioSource, FileResult, ReadChannel, read_channels, transcribe_in_batches
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
-from zipasr.recognizer.precision import checked_precision
-from zipasr.recognizer.search_choice import SearchChoice
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
-from zipasr.search.hotwords import Hotword, HotwordGraph
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, resolve_search
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
 __all__ = ["AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
 
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
+_MAX_HOTWORD_GRAPHS = 32
+"""Sets of hotwords whose graphs are kept, for calls that name the same ones."""
 
 
 class Recognizer:
     """A model, its tokenizer and a search. Use `load` for a model that was trained here."""
 
+    # Differs: fourteen parameters, keyword-only settings that callers combine as they need; a class for them would be a
+    # second way to set what `Engine`, `SearchConfig`, `ChunkConfig` and `LongRecordingConfig` hold.
     def __init__(
         self,
         scorer: Scorer,
@@ -65,41 +62,30 @@ class Recognizer:
         chunks: ChunkConfig | None = None,
         use_true_times: bool = True,
     ) -> None:
-        """A recognizer of these parts.
+        """A recognizer of these parts. Settings that are not explained here are those of `load` and fields of `Engine`.
 
         Args:
             scorer: the model, on `device` and in eval mode.
             tokenizer: the one that the model was trained with.
             features: configuration of the model's features; None: the published filterbank.
-            device: device of the model and its features.
-            precision: precision of the encoder; heads and searches always compute in float32.
-            search: how to search; None: `auto`, see `SearchConfig.method`.
             default_search: what `auto` stands for, if the model has its head; None: the best that its heads allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original system, whose results
                 depend on the batch.
-            language_models: language models for the beam searches.
-            hotwords: phrases to prefer in calls that name none.
-            calibrations: calibrations of word confidences, by the search method that they were measured with.
-            long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
-            chunks: chunks in which a causal model encodes streams, and whole recordings if it simulates streaming.
             use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
                 head; otherwise, or without that head, the times when the search emitted them.
         Raises:
-            ConfigError: the model lacks the head that the search needs, the search cannot use language models or
-                hotwords, a phrase cannot be written in the model's vocabulary, the model does not support these chunks, or
-                the model or device does not support this precision.
+            ConfigError: as `load`.
             ValueError: `tail_padding_frames` is negative.
         """
         if tail_padding_frames < 0:
             raise ValueError(f"tail_padding_frames must be 0 or more, but is {tail_padding_frames}")
         self._chunks = chunks or ChunkConfig()
-        device = torch.device(device)
         self.engine = Engine(
             scorer=scorer,
             tokenizer=tokenizer,
             fbank=Fbank(features),
-            device=device,
-            precision=checked_precision(precision, scorer, device),
+            device=torch.device(device),
+            precision=precision,
             language_models=language_models,
             calibrations=dict(calibrations or {}),
             tail_padding_frames=tail_padding_frames,
@@ -107,11 +93,15 @@ class Recognizer:
             use_true_times=use_true_times and scorer.has_ctc,
         )
         self.hotwords = tuple(hotwords)
-        self._choice = SearchChoice(self.engine, search or SearchConfig(), default_search)
-        self.search = self._choice.for_recordings(self.hotword_graph())
+        self._requested = search or SearchConfig()
+        self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
+            partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
+        )
+        self._resolve = partial(resolve_search, scorer=scorer, language_models=language_models, default=default_search)
+        self.search = self._resolve(self._requested, has_hotwords=self.hotword_graph() is not None)
         self.long_recordings = long_recordings or LongRecordingConfig()
-        self._detector: tuple[Detector | None] | None = None  # None: not created yet
 
+    # Differs: eleven parameters, for the same reason.
     @classmethod
     def load(
         cls,
@@ -138,7 +128,7 @@ class Recognizer:
                 folder has 8.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
             lodr: an ARPA file of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
-            hotwords: phrases to prefer, in plain words.
+            hotwords: phrases to prefer in calls that name none, in plain words.
             long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
             chunks: chunks in which a causal model encodes streams, and whole recordings if it simulates streaming.
         Raises:
@@ -197,20 +187,17 @@ class Recognizer:
             AudioError: the recording is missing, empty, damaged or of an unknown kind.
             ConfigError: a phrase cannot be written in the model's vocabulary, or speech detection is not installed.
         """
-        blocks = read_blocks(
+        channels = read_channels(
             audio,
             sample_rate_hz=sample_rate_hz,
             format=format,
             channel=channel,
             audio_track=audio_track,
             allow_damaged=allow_damaged,
+            max_s=self.long_recordings.max_piece_s,
         )
-        samples, rest = read_short(blocks, max_s=self.long_recordings.max_piece_s)
-        if samples is not None:
-            (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
-        else:
-            transcript = self._transcribe_long(rest, hotwords, on_progress)
-        return dataclasses.replace(transcript, channel=channel)
+        (transcript,) = self._transcribe_read(channels, hotwords, on_progress)
+        return transcript
 
     def transcribe_channels(
         self,
@@ -225,29 +212,16 @@ class Recognizer:
         """The transcript of each channel of a recording, such as a call with one speaker per channel; see `transcribe`."""
         if not isinstance(audio, (str, os.PathLike, bytes, np.ndarray, Tensor)):
             audio = audio.read()  # once for all channels
-        with rereadable(audio) as again:
-            number = num_channels(
-                again,
-                sample_rate_hz=sample_rate_hz,
-                format=format,
-                audio_track=audio_track,
-                allow_damaged=allow_damaged,
-            )
-            transcripts = []
-            for channel in range(number):
-                rewind(again)
-                transcripts.append(
-                    self.transcribe(
-                        again,
-                        sample_rate_hz=sample_rate_hz,
-                        format=format,
-                        channel=channel,
-                        audio_track=audio_track,
-                        allow_damaged=allow_damaged,
-                        hotwords=hotwords,
-                    )
-                )
-            return transcripts
+        channels = read_channels(
+            audio,
+            is_per_channel=True,
+            sample_rate_hz=sample_rate_hz,
+            format=format,
+            audio_track=audio_track,
+            allow_damaged=allow_damaged,
+            max_s=self.long_recordings.max_piece_s,
+        )
+        return list(self._transcribe_read(channels, hotwords))
 
     def transcribe_files(
         self,
@@ -264,12 +238,8 @@ class Recognizer:
 
         Args:
             paths: files and pipes; each is read when its turn comes.
-            channel: see `transcribe`.
             is_per_channel: whether to transcribe every channel separately.
-            audio_track: see `transcribe`.
-            allow_damaged: see `transcribe`.
-            hotwords: see `transcribe`.
-            on_progress: see `transcribe`.
+            channel, audio_track, allow_damaged, hotwords, on_progress: see `transcribe`.
         Yields:
             A result for each file, or each channel, in order. A file that cannot be read gives its error.
         """
@@ -288,22 +258,39 @@ class Recognizer:
             transcribe_long=lambda blocks: self._transcribe_long(blocks, hotwords, on_progress),
         )
 
+    def _transcribe_read(
+        self,
+        channels: Iterable[ReadChannel],
+        hotwords: Sequence[str | Hotword] | None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[Transcript]:
+        """The transcript of each channel of a recording, one by one."""
+        for channel, samples, blocks in channels:
+            if samples is not None:
+                (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
+            else:
+                transcript = self._transcribe_long(blocks, hotwords, on_progress)
+            yield dataclasses.replace(transcript, channel=channel)
+
     def _transcribe_long(
         self,
         blocks: Iterator[np.ndarray],
         hotwords: Sequence[str | Hotword] | None,
         on_progress: Callable[[float], None] | None,
     ) -> Transcript:
-        if self._detector is None:
-            self._detector = (self.long_recordings.detector(),)
         return transcribe_blocks(
             blocks,
             lambda pieces: self.transcribe_many(pieces, hotwords=hotwords),
             self.long_recordings,
-            detector=self._detector[0],
-            joiner="" if self.tokenizer.is_spaceless else " ",
+            detector=self._detector,
+            joiner="" if self.engine.tokenizer.is_spaceless else " ",
             on_progress=on_progress,
         )
+
+    @cached_property
+    def _detector(self) -> Detector | None:
+        """The detector of speech, created for the first long recording."""
+        return self.long_recordings.detector()
 
     def stream(
         self,
@@ -318,7 +305,7 @@ class Recognizer:
         Args:
             chunk_frames_50hz: frames that are encoded at once, instead of those of the recognizer's `ChunkConfig`.
             left_context_frames_50hz: frames before a chunk that attention sees, likewise.
-            hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            hotwords: see `transcribe`.
             endpoint: when an utterance ends; None: the published rules.
         Raises:
             ConfigError: the model cannot stream, or not with this chunk or left context; the search is
@@ -327,7 +314,7 @@ class Recognizer:
         graph = self.hotword_graph(hotwords)
         return Stream(
             self.engine,
-            self._choice.for_streams(graph),
+            self._resolve(self._requested, has_hotwords=graph is not None, is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=graph,
@@ -357,9 +344,8 @@ class Recognizer:
 
         Args:
             recordings: each (samples,) float32 at 16 kHz.
-            max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60
-                on a CPU, 600 elsewhere.
-            hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            max_batch_s: see `plan_batches`.
+            hotwords: see `transcribe`.
             num_best: size of the n-best lists; None: that of the recognizer's search.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
@@ -367,7 +353,10 @@ class Recognizer:
             ConfigError: a phrase cannot be written in the model's vocabulary, or the search has no n-best list.
         """
         graph = self.hotword_graph(hotwords)
-        search = self._choice.for_recordings(graph, num_best=num_best)
+        requested = self._requested
+        if num_best is not None:
+            requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
+        search = self._resolve(requested, has_hotwords=graph is not None)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:
@@ -376,77 +365,8 @@ class Recognizer:
         Raises:
             ConfigError: a phrase cannot be written in the model's vocabulary, or a boost is out of range.
         """
-        return self._choice.hotword_graph(self.hotwords if hotwords is None else tuple(hotwords))
-
-    def encode(self, features: Sequence[Tensor]) -> Encoded:
-        """Encoder frames at 25 Hz of a batch of features, each (T, F) at 100 Hz; see `Engine.encode`."""
-        return self.engine.encode(features)
-
-    def find(
-        self, encoded: Encoded, search: SearchConfig | None = None, *, hotwords: HotwordGraph | None = None
-    ) -> list[list[Hypothesis]]:
-        """The n-best hypotheses of a batch, by the recognizer's search or another that `resolve_search` has checked."""
-        return self.engine.find(encoded, self.search if search is None else search, hotwords=hotwords)
-
-    def batches(self, lens: Sequence[int], *, max_batch_s: float | None = None) -> Iterator[list[int]]:
-        """Indices of recordings that go into one batch; see `plan_batches`."""
-        return plan_batches(self.engine, lens, max_batch_s=max_batch_s)
-
-    @property
-    def scorer(self) -> Scorer:
-        """The model."""
-        return self.engine.scorer
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with."""
-        return self.engine.tokenizer
-
-    @property
-    def fbank(self) -> Fbank:
-        """The filterbank that computes the model's features."""
-        return self.engine.fbank
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self.engine.device
-
-    @property
-    def precision(self) -> Precision:
-        """Precision of the encoder."""
-        return self.engine.precision
-
-    @property
-    def tail_padding_frames(self) -> int:
-        """Features of padding after every utterance at 100 Hz."""
-        return self.engine.tail_padding_frames
-
-    @property
-    def use_true_times(self) -> bool:
-        """Whether tokens get the times at which they were said; see `Engine.use_true_times`."""
-        return self.engine.use_true_times
-
-    @property
-    def language_models(self) -> LanguageModels:
-        """Language models for the beam searches."""
-        return self.engine.language_models
-
-    @property
-    def chunk_sizes(self) -> ChunkSizes | None:
-        """Chunks in which whole recordings are encoded; None: each as a whole."""
-        return self.engine.chunk_sizes
-
-    @property
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """Calibrations of word confidences, by search method; can be replaced."""
-        return self.engine.calibrations
-
-    @calibrations.setter
-    def calibrations(self, calibrations: Mapping[str, Calibration]) -> None:
-        kept = dict(calibrations)
-        self.engine.calibrations.clear()
-        self.engine.calibrations.update(kept)
+        phrases = self.hotwords if hotwords is None else tuple(hotwords)
+        return self._encode_hotwords(phrases) if phrases else None
 
 
 load = Recognizer.load

@@ -15,6 +15,7 @@ overlap, the words of one are taken, right or wrong. Words that differ in case o
 told apart by time alone.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -104,13 +105,13 @@ class _PlacedWord:
 
     def clipped(self, first_s: float, last_s: float) -> "_PlacedWord":
         """The same with no time outside [first_s, last_s]."""
+        return self.retimed(lambda time_s: min(max(time_s, first_s), last_s))
 
-        def clip(time_s: float) -> float:
-            return min(max(time_s, first_s), last_s)
-
-        word = replace(self.word, start_s=clip(self.word.start_s), end_s=clip(self.word.end_s))
-        tokens = tuple(replace(token, start_s=clip(token.start_s), end_s=clip(token.end_s)) for token in self.tokens)
-        return _PlacedWord(word, tokens)
+    def retimed(self, change: Callable[[float], float]) -> "_PlacedWord":
+        """The same with a change of every time."""
+        word = replace(self.word, start_s=change(self.word.start_s), end_s=change(self.word.end_s))
+        tokens = (replace(token, start_s=change(token.start_s), end_s=change(token.end_s)) for token in self.tokens)
+        return _PlacedWord(word, tuple(tokens))
 
 
 @dataclass
@@ -155,14 +156,8 @@ def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
     """The words of a piece with their tokens. A token belongs to the word that its first character is in."""
     lengths = [len(token.text.replace("\u2581", "")) for token in transcript.tokens]
     if sum(lengths) == sum(len(word.text) for word in transcript.words):
-        position, starts = 0, []
-        for length in lengths:
-            starts.append(float(position))
-            position += length
-        ends, end = [], 0
-        for word in transcript.words:
-            end += len(word.text)
-            ends.append(float(end))
+        starts: Sequence[float] = list(itertools.accumulate(lengths, initial=0))[:-1]
+        ends: Sequence[float] = list(itertools.accumulate(len(word.text) for word in transcript.words))
     else:  # the letters of the words are not those of the tokens
         starts = [token.start_s for token in transcript.tokens]
         ends = [word.start_s for word in transcript.words[1:]]
@@ -170,11 +165,7 @@ def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
     for i, word in enumerate(transcript.words):
         last = i == len(transcript.words) - 1
         end = len(starts) if last else next((k for k in range(first, len(starts)) if starts[k] >= ends[i]), len(starts))
-        tokens = tuple(
-            replace(token, start_s=token.start_s + offset_s, end_s=token.end_s + offset_s)
-            for token in transcript.tokens[first:end]
-        )
-        placed.append(_PlacedWord(replace(word, start_s=word.start_s + offset_s, end_s=word.end_s + offset_s), tokens))
+        placed.append(_PlacedWord(word, transcript.tokens[first:end]).retimed(lambda time_s: time_s + offset_s))
         first = end
     return placed
 

@@ -2,7 +2,7 @@
 
 Samples become features (t, F) at 100 Hz as they come. Those are cut into windows of a chunk, and all streams whose next
 window is complete are encoded to 25 Hz and searched in one batch. The final result of a stream is that of the same search
-on the whole recording, encoded under the same chunk mask with the same padding (tests/test_stream.py).
+on the whole recording, encoded under the same chunk mask with the same padding (tests/recognizer/test_stream.py).
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from zipasr.features import PADDING_VALUE
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_encoder
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
-from zipasr.recognizer.precision import checked_frames
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -63,7 +62,7 @@ class Stream:
         hotwords: HotwordGraph | None,
         endpoint: EndpointConfig,
     ) -> None:
-        """See `Recognizer.stream`; `search` is one that `resolve_streaming_search` has checked."""
+        """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         self.engine, self.search_config, self.endpoint = engine, search, endpoint
         self._encoder = streaming_encoder(engine.scorer)
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
@@ -251,8 +250,7 @@ def _decode_batch(streams: Sequence[Stream]) -> None:
     features, lens_N = torch.stack(windows).to(engine.device), torch.tensor(lens, device=engine.device)
     with arithmetic(engine.precision, engine.device):
         encoded, states = encoder.encode_chunks(features, lens_N, [stream._encoder_state for stream in streams])
-    encoded = checked_frames(encoded, engine.precision)
-    streams[0]._search.advance([stream._search_state for stream in streams], encoded)
+    streams[0]._search.advance([stream._search_state for stream in streams], engine.to_float32(encoded))
     for stream, state in zip(streams, states, strict=True):
         stream._encoder_state, stream._ranked = state, None
 

@@ -29,7 +29,7 @@ from zipasr.search.label_tree import (
     score_all,
     to_hypothesis,
 )
-from zipasr.search.prior import LabelPrior
+from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
 from zipasr.search.scorer import Scorer, label_log_probs
 
@@ -60,7 +60,7 @@ class _Beam(NamedTuple):
 class BeamState:
     """Progress of the search in one utterance."""
 
-    def __init__(self, context: tuple[int, ...], prior: LabelPrior | None) -> None:
+    def __init__(self, context: tuple[int, ...], prior: AnyPrior | None) -> None:
         """Start after the labels of `context`."""
         self.context, self.prior, self.num_frames = context, prior, 0
         self.trunk = root_node(prior)
@@ -89,7 +89,7 @@ class BeamSearch:
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.silent = {scorer.blank_id, unk_id}
 
-    def start(self, prior: LabelPrior | None = None) -> BeamState:
+    def start(self, prior: AnyPrior | None = None) -> BeamState:
         """State of an utterance before its first frame."""
         return BeamState(first_context(self.scorer), prior)
 
@@ -195,7 +195,7 @@ def modified_beam_search(
     blank_penalty: float = 0.0,
     temperature: float = 1.0,
     unk_id: int | None = None,
-    prior: LabelPrior | None = None,
+    prior: AnyPrior | None = None,
     max_symbols_per_frame: int = 1,
 ) -> list[list[Hypothesis]]:
     """The most probable token sequences of each utterance, by the transducer head.
@@ -215,7 +215,7 @@ def modified_beam_search(
         beam: number of continuations to keep.
         blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
         temperature: divides the logits; above 1, the search trusts the model less and keeps hypotheses that differ more.
-        unk_id: a label that is skipped like blank; None: there is none.
+        unk_id: a label that is skipped like blank; None: the vocabulary has none.
         prior: language models and hotwords, already weighted. As published, the prior's score of a label counts from the
             next choice on: that of the next step, in the same frame or, after its last step, in the next one. Which
             continuations of a step stay is decided without the prior's score of their new label.

@@ -5,7 +5,7 @@ searches. Training does this at validation, `zipasr evaluate` afterwards.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,9 +157,12 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
         A sentence or two for each finding; nothing where all searches agree.
     """
     is_cured = lattice in ("modified", "constrained")
-    one, several, by_ctc = (_best(results, of) for of in (_has_one_symbol, _has_several_symbols, _is_ctc))
+    by_transducer = [result for result in results if result.search.method in ("greedy", "beam")]
+    one = _best(result for result in by_transducer if result.search.max_symbols_per_frame == 1)
+    several = _best(result for result in by_transducer if result.search.max_symbols_per_frame > 1)
+    transducer = _best(result for result in (one, several) if result is not None)
+    by_ctc = _best(result for result in results if result.search.method in ("ctc_greedy", "ctc_beam"))
     findings = []
-    transducer = min((r for r in (one, several) if r is not None), key=_num_errors, default=None)
     if one is not None and several is not None and _is_notable(one, several):
         what = "the transducer needs several symbols a frame" if is_cured else "the transducer emits words in bursts"
         cure = "" if is_cured else ", or train with --set model.transducer.lattice=modified"
@@ -187,20 +190,8 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
     return findings
 
 
-def _has_one_symbol(search: SearchConfig) -> bool:
-    return search.method in ("greedy", "beam") and search.max_symbols_per_frame == 1
-
-
-def _has_several_symbols(search: SearchConfig) -> bool:
-    return search.method in ("greedy", "beam") and search.max_symbols_per_frame > 1
-
-
-def _is_ctc(search: SearchConfig) -> bool:
-    return search.method in ("ctc_greedy", "ctc_beam")
-
-
-def _best(results: Sequence[ComparedSearch], is_of_kind: Callable[[SearchConfig], bool]) -> ComparedSearch | None:
-    return min((result for result in results if is_of_kind(result.search)), key=_num_errors, default=None)
+def _best(results: Iterable[ComparedSearch]) -> ComparedSearch | None:
+    return min(results, key=_num_errors, default=None)
 
 
 def _num_errors(result: ComparedSearch) -> int:

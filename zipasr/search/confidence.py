@@ -171,11 +171,9 @@ def _checked(confidences: Sequence[float], is_right: Sequence[bool]) -> tuple[np
 
 def _logit(p: np.ndarray) -> np.ndarray:
     p = np.clip(p, _SMALLEST, 1 - _SMALLEST)
-    odds: np.ndarray = np.log(p) - np.log1p(-p)
-    return odds
+    return np.log(p) - np.log1p(-p)
 
 
 def _sigmoid(odds: np.ndarray) -> np.ndarray:
     limit = math.log((1 - _SMALLEST) / _SMALLEST)
-    p: np.ndarray = 1.0 / (1.0 + np.exp(-np.clip(odds, -limit, limit)))
-    return p
+    return 1.0 / (1.0 + np.exp(-np.clip(odds, -limit, limit)))

@@ -54,7 +54,7 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
         raise CheckpointError(
-            f"{path} must name the default search of the model, but cannot be read: {error}; delete it, and choose anew "
+            f"{path} must name the default search of the model, but cannot be read: {error}; delete it, and choose again "
             "with: zipasr evaluate DIR DEV_CUTS --save"
         ) from error
 

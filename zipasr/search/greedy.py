@@ -46,25 +46,21 @@ class _Found:
 class GreedyState(_Found):
     """Progress of the transducer search in one utterance."""
 
-    def __init__(self, context: tuple[int, ...], hotwords: HotwordGraph | None) -> None:
+    def __init__(self, context: tuple[int, ...], hotwords: HotwordGraph) -> None:
         """Start after the labels of `context`."""
         super().__init__()
         self.context, self.context_row = context, FIRST_ROW
-        self.hotwords = hotwords
-        self.hotword_state = hotwords.start() if hotwords is not None else None
+        self.hotwords, self.hotword_state = hotwords, hotwords.start()
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; the bonus of hotwords is added to the score here."""
-        if self.hotwords is not None and self.hotword_state is not None:
-            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
-            self.score += bonus
+        (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
+        self.score += bonus
         super().emit(label, frame, log_prob)
 
     def hypothesis(self) -> Hypothesis:
         """The hypothesis so far, without the boosts of phrases that are not complete."""
         found = super().hypothesis()
-        if self.hotwords is None or self.hotword_state is None:
-            return found
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
 
 
@@ -92,7 +88,7 @@ class GreedySearch:
 
     def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
         """State of an utterance before its first frame."""
-        return GreedyState(first_context(self.scorer), hotwords)
+        return GreedyState(first_context(self.scorer), HotwordGraph([]) if hotwords is None else hotwords)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
@@ -128,7 +124,7 @@ class GreedySearch:
         log_probs_AWV = label_log_probs(
             logits_AWV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
         )
-        if all(state.hotwords is None for state in states):
+        if all(state.hotwords.is_empty for state in states):
             best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
         else:
             bonus_AV, is_inside_A = _bonus(states, log_probs_AWV.shape[-1], device)
@@ -178,7 +174,7 @@ def greedy_search(
         encoded: frames (N, T, D) at 25 Hz and their lengths.
         blank_penalty: subtracted from the blank's logit; positive values delete fewer words.
         temperature: divides the logits; changes the probabilities, not the labels.
-        unk_id: a label that is skipped like blank; None: there is none.
+        unk_id: a label that is skipped like blank; None: the vocabulary has none.
         hotwords: phrases to prefer. Boosts choose between labels; against blank they count only inside a phrase, and
             boosts that are withdrawn never do, since a search that cannot backtrack would stutter or fall silent.
         max_symbols_per_frame: labels that a frame may emit before the search advances to the next.
@@ -202,15 +198,8 @@ def greedy_search(
 
 def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The bonus of hotwords for each label (A, V), and whether an utterance is inside a phrase (A,)."""
-    bonuses, is_inside = [], []
-    for state in states:
-        graph = state.hotwords
-        if graph is None or state.hotword_state is None:
-            bonuses.append(torch.zeros(vocab_size))
-            is_inside.append(False)
-        else:
-            bonuses.append(graph.bonus_V(state.hotword_state, vocab_size))
-            is_inside.append(state.hotword_state is not graph.start())
+    bonuses = [state.hotwords.bonus_V(state.hotword_state, vocab_size) for state in states]
+    is_inside = [state.hotword_state is not state.hotwords.start() for state in states]
     return torch.stack(bonuses).to(device), torch.tensor(is_inside, device=device)
 
 

@@ -13,6 +13,7 @@ import functools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,36 +35,31 @@ class Hotword(NamedTuple):
     """Nats for each of its tokens; None: that of the recognizer."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class HotwordState:
     """A node of the trie of phrases: labels that start at least one phrase."""
 
-    __slots__ = (
-        "boost",
-        "children",
-        "fail",
-        "is_end",
-        "kept_at_boundary",
-        "kept_inside",
-        "label",
-        "level",
-        "parent",
-        "score",
-    )
+    parent: "HotwordState | None" = None
+    label: int = -1
+    level: int = field(init=False)
+    """Number of its labels."""
+    children: dict[int, "HotwordState"] = field(default_factory=dict)
+    boost: float = 0.0
+    """Nats for its own label."""
+    score: float = 0.0
+    """Nats for all labels from the root, which a hypothesis in this state has received."""
+    is_end: bool = False
+    fail: "HotwordState" = field(init=False)
+    """State of its longest proper suffix that starts a phrase."""
+    kept_inside: tuple[float, int] = (0.0, 0)
+    """Nats that completed phrases among its labels keep if it fails in the middle of a word, and the number of labels up to
+    their end: labels after those may still start another phrase."""
+    kept_at_boundary: tuple[float, int] = (0.0, 0)
+    """The same if it fails at the end of a word, so that phrases that end with its last label count too."""
 
-    def __init__(self, parent: "HotwordState | None" = None, label: int = -1) -> None:
-        self.parent, self.label = parent, label
-        self.level: int = parent.level + 1 if parent is not None else 0
-        self.children: dict[int, HotwordState] = {}
-        self.boost = self.score = 0.0
-        """Nats for its own label, and for all labels from the root, which a hypothesis in this state has received."""
-        self.is_end = False
-        self.fail: HotwordState = self
-        """State of its longest proper suffix that starts a phrase."""
-        self.kept_inside: tuple[float, int] = (0.0, 0)
-        """Nats that completed phrases among its labels keep if it fails in the middle of a word, and the number of labels up
-        to their end: labels after those may still start another phrase."""
-        self.kept_at_boundary: tuple[float, int] = (0.0, 0)
-        """The same if it fails at the end of a word, so that phrases that end with its last label count too."""
+    def __post_init__(self) -> None:
+        self.level = self.parent.level + 1 if self.parent is not None else 0
+        self.fail = self
 
 
 class HotwordGraph:
@@ -132,6 +128,11 @@ class HotwordGraph:
 
     def _is_boundary(self, label: int) -> bool:
         return self._starts_word is None or self._starts_word[label]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no phrases."""
+        return not self._root.children
 
     def start(self) -> HotwordState:
         """State of the empty sequence."""

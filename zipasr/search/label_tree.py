@@ -5,10 +5,10 @@ The beam searches share it. Frames are counted at 25 Hz, log-probabilities are i
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prior import LabelPrior
+from zipasr.search.prior import AnyPrior
 
 
 class LabelNode:
@@ -21,7 +21,7 @@ class LabelNode:
         self.context_row: int | None = None
         """Row of the label context at the end of the sequence; None until a search sets it."""
         self._children: dict[int, LabelNode] = {}
-        self.prior_state: Any = None
+        self.prior_state: object = None
         """State of the prior after this sequence; None until `score_nodes` sets it, and without a prior."""
         self.prior_score = 0.0
         """Score of the sequence by the prior, in nats."""
@@ -52,7 +52,7 @@ class LabelNode:
         return (*before[len(labels) :], *reversed(labels))
 
 
-def root_node(prior: LabelPrior | None, label: int = -1) -> LabelNode:
+def root_node(prior: AnyPrior | None, label: int = -1) -> LabelNode:
     """The empty sequence, with the first state of the prior if there is one.
 
     Args:
@@ -95,7 +95,7 @@ def prune(trunk: LabelNode, live: Iterable[LabelNode]) -> LabelNode:
     return trunk
 
 
-def score_nodes(nodes: Iterable[LabelNode], prior: LabelPrior) -> None:
+def score_nodes(nodes: Iterable[LabelNode], prior: AnyPrior) -> None:
     """Set state and score of the nodes that the prior has not scored yet, in one call; their parents must have them."""
     new = [node for node in dict.fromkeys(nodes) if node.prior_state is None]
     if not new:
@@ -106,9 +106,9 @@ def score_nodes(nodes: Iterable[LabelNode], prior: LabelPrior) -> None:
         node.prior_state, node.prior_score = state, parent.prior_score + score
 
 
-def score_all(nodes: Iterable[tuple[LabelPrior | None, LabelNode]]) -> None:
+def score_all(nodes: Iterable[tuple[AnyPrior | None, LabelNode]]) -> None:
     """`score_nodes` for utterances with priors of their own: one call for each prior, none for None."""
-    by_prior: dict[LabelPrior, list[LabelNode]] = {}
+    by_prior: dict[AnyPrior, list[LabelNode]] = {}
     for prior, node in nodes:
         if prior is not None:
             by_prior.setdefault(prior, []).append(node)
@@ -116,7 +116,7 @@ def score_all(nodes: Iterable[tuple[LabelPrior | None, LabelNode]]) -> None:
         score_nodes(group, prior)
 
 
-def final_scores(nodes: list[LabelNode], prior: LabelPrior | None) -> list[float]:
+def final_scores(nodes: list[LabelNode], prior: AnyPrior | None) -> list[float]:
     """Scores of whole sequences by the prior, the end included; 0 without a prior."""
     if prior is None or not nodes:
         return [0.0] * len(nodes)

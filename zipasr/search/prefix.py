@@ -24,7 +24,7 @@ from zipasr.search.label_tree import (
     score_all,
     to_hypothesis,
 )
-from zipasr.search.prior import LabelPrior
+from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
 from zipasr.search.scorer import Scorer, ctc_label_log_probs
 
@@ -75,7 +75,7 @@ class _Path:
 class CtcPrefixState:
     """Progress of the search in one utterance."""
 
-    def __init__(self, first: _Path, prior: LabelPrior | None) -> None:
+    def __init__(self, first: _Path, prior: AnyPrior | None) -> None:
         """Start with one sequence, the empty one."""
         self.paths, self.trunk, self.prior, self.num_frames = [first], first.prefix, prior, 0
 
@@ -90,7 +90,7 @@ class CtcPrefixSearch:
         self.scorer, self.beam = scorer, beam
         self.blank_penalty, self.temperature = blank_penalty, temperature
 
-    def start(self, prior: LabelPrior | None = None) -> CtcPrefixState:
+    def start(self, prior: AnyPrior | None = None) -> CtcPrefixState:
         """State of an utterance before its first frame: the empty sequence, with one alignment."""
         first = _Path(root_node(prior))
         first.blank = _Ending(0.0)
@@ -146,7 +146,7 @@ def ctc_prefix_search(
     beam: int = 4,
     blank_penalty: float = 0.0,
     temperature: float = 1.0,
-    prior: LabelPrior | None = None,
+    prior: AnyPrior | None = None,
 ) -> list[list[Hypothesis]]:
     """The most probable label sequences of each utterance by the CTC head, each summed over its alignments.
 

@@ -7,20 +7,27 @@ Source: shallow fusion, Gulcehre et al. 2015, arXiv:1503.03535; LODR, Zheng et a
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+PriorState = TypeVar("PriorState")
 
 
-class LabelPrior(Protocol):
-    """Scores of label sequences without blanks, built up label by label."""
+class LabelPrior(Protocol[PriorState]):
+    """Scores of label sequences without blanks, built up label by label. `PriorState` is the type of its states."""
 
-    def start(self) -> Any:
+    def start(self) -> PriorState:
         """State of the empty sequence."""
 
-    def extend(self, states: Sequence[Any], labels: Sequence[int]) -> tuple[list[Any], list[float]]:
+    def extend(self, states: Sequence[PriorState], labels: Sequence[int]) -> tuple[list[PriorState], list[float]]:
         """For each pair of a state and a label: the state after the label, and the score of the label."""
 
-    def finish(self, states: Sequence[Any]) -> list[float]:
+    def finish(self, states: Sequence[PriorState]) -> list[float]:
         """The score of the end of the utterance, for each state."""
+
+
+AnyPrior = LabelPrior[Any]
+"""A prior chosen at run time, so that the type of its states is open. It takes only states that it returned itself; the
+searches keep them as `object`."""
 
 
 class WeightedPriors:
@@ -29,9 +36,9 @@ class WeightedPriors:
     Sums of the same priors and weights are equal, so that their utterances are scored together.
     """
 
-    def __init__(self, parts: Sequence[tuple[LabelPrior, float]]) -> None:
+    def __init__(self, parts: Sequence[tuple[AnyPrior, float]]) -> None:
         """The sum of priors, each times its weight; without any, every sequence scores 0."""
-        self._priors = [prior for prior, _ in parts]
+        self._priors: list[LabelPrior[object]] = [prior for prior, _ in parts]
         self._weights = [weight for _, weight in parts]
 
     def __eq__(self, other: object) -> bool:
@@ -40,11 +47,13 @@ class WeightedPriors:
     def __hash__(self) -> int:
         return hash((*self._priors, *self._weights))
 
-    def start(self) -> tuple[Any, ...]:
+    def start(self) -> tuple[object, ...]:
         """State of the empty sequence."""
         return tuple(prior.start() for prior in self._priors)
 
-    def extend(self, states: Sequence[tuple[Any, ...]], labels: Sequence[int]) -> tuple[list[tuple[Any, ...]], list[float]]:
+    def extend(
+        self, states: Sequence[tuple[object, ...]], labels: Sequence[int]
+    ) -> tuple[list[tuple[object, ...]], list[float]]:
         """For each pair of a state and a label: the state after the label, and the score of the label."""
         totals, columns = [0.0] * len(states), []
         for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):
@@ -53,7 +62,7 @@ class WeightedPriors:
             totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
         return list(zip(*columns, strict=True)) if columns else list(states), totals
 
-    def finish(self, states: Sequence[tuple[Any, ...]]) -> list[float]:
+    def finish(self, states: Sequence[tuple[object, ...]]) -> list[float]:
         """The score of the end of the utterance, for each state."""
         totals = [0.0] * len(states)
         for i, (prior, weight) in enumerate(zip(self._priors, self._weights, strict=True)):

@@ -32,7 +32,7 @@ def attention_scores(scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequ
     """
     lens = check_encoded(encoded)
     if len(hypotheses) != len(lens):
-        raise ValueError(f"there must be a list of hypotheses for each of {len(lens)} utterances, not {len(hypotheses)}")
+        raise ValueError(f"hypotheses must be a list for each of {len(lens)} utterances, but are {len(hypotheses)} lists")
     scores: list[list[float]] = []
     for n, (length, ranked) in enumerate(zip(lens, hypotheses, strict=True)):
         if not ranked:

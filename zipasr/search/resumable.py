@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prior import LabelPrior
+from zipasr.search.prior import AnyPrior
 from zipasr.search.scorer import check_encoded
 
 
@@ -56,7 +56,7 @@ class ResumableSearch(Protocol[State, PriorT_contra]):
         """
 
 
-AnySearch = ResumableSearch[SearchState, LabelPrior]
+AnySearch = ResumableSearch[SearchState, AnyPrior]
 """A search chosen at run time, so that the type of its states is open. It takes only states that it started itself, and
 only the prior that `strategy.make_prior` gives for it."""
 

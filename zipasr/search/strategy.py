@@ -17,7 +17,7 @@ from zipasr.search.greedy import CtcGreedySearch, GreedySearch
 from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
-from zipasr.search.prior import LabelPrior, WeightedPriors
+from zipasr.search.prior import AnyPrior, WeightedPriors
 from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.scorer import Scorer
@@ -28,7 +28,13 @@ _BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
 _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 _TRANSDUCER_METHODS = ("beam", "greedy")
-
+_USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
+    "num_best": (_BEAM_METHODS, "a beam search"),
+    "beam": (_BEAM_METHODS, "a beam search"),
+    "max_symbols_per_frame": (_TRANSDUCER_METHODS, "beam or greedy"),
+    "attention_scale": (("attention_rescoring",), "attention_rescoring"),
+}
+"""The searches that a setting has an effect on, and how a message names them."""
 
 MAX_BEAM = 1000
 """Time and memory grow with the beam; far smaller beams are as accurate."""
@@ -80,28 +86,20 @@ class SearchConfig:
             raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
         if not 1 <= self.num_best <= self.beam:
             raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
-        for name in ("num_best", "beam"):
-            if self._is_changed(name) and self.method not in ("auto", *_BEAM_METHODS):
-                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use a beam search")
+        for name, (methods, shown) in _USED_BY.items():
+            if self._is_changed(name) and self.method not in ("auto", *methods):
+                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")
         if self.max_symbols_per_frame < 1:
             raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
         if self.max_symbols_per_frame > MAX_SYMBOLS_PER_FRAME:
             raise ConfigError(
                 f"max_symbols_per_frame must be at most {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
             )
-        if self._is_changed("max_symbols_per_frame") and self.method not in ("auto", *_TRANSDUCER_METHODS):
-            raise ConfigError(
-                f"max_symbols_per_frame has no effect on the search {self.method}; leave it out or use beam or greedy"
-            )
         for name in ("attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale", "hotword_boost"):
             if _MAX_WEIGHT < abs(getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at most {_MAX_WEIGHT:g} in size, but is {getattr(self, name)}")
         if not 0 < self.attention_scale < math.inf:
             raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
-        if self._is_changed("attention_scale") and self.method not in ("auto", "attention_rescoring"):
-            raise ConfigError(
-                f"attention_scale has no effect on the search {self.method}; leave it out or use attention_rescoring"
-            )
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
         if not 0 <= self.lm_scale < math.inf:
@@ -134,9 +132,9 @@ class SearchConfig:
 class LanguageModels(NamedTuple):
     """Language models of a search; their weights are in `SearchConfig`."""
 
-    main: LabelPrior | None = None
+    main: AnyPrior | None = None
     """The language model of shallow fusion."""
-    subtracted: LabelPrior | None = None
+    subtracted: AnyPrior | None = None
     """The token n-gram that approximates the internal language model of the transducer (LODR)."""
 
 
@@ -150,6 +148,7 @@ def resolve_search(
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     has_hotwords: bool = False,
     default: SearchConfig | None = None,
+    is_streaming: bool = False,
 ) -> SearchConfig:
     """The search with `auto` resolved, after a check that model, language models and hotwords fit it.
 
@@ -159,9 +158,18 @@ def resolve_search(
         language_models: language models for the search.
         has_hotwords: whether there are phrases to prefer.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
+        is_streaming: whether it is for streams. Where `auto` stands for attention_rescoring, which needs whole utterances,
+            the result is then the search that finds the hypotheses to be rescored.
     Raises:
-        ConfigError: the model lacks the head that the search needs, or the search cannot use language models or hotwords.
+        ConfigError: the model lacks the head that the search needs, the search cannot use language models or hotwords, or
+            attention_rescoring is requested for streams.
     """
+    if is_streaming and config.method == "attention_rescoring":
+        raise ConfigError(
+            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
+            "transcribe the recording"
+        )
+    attention_scale = config.attention_scale
     has_lm = language_models.main is not None
     if config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
@@ -181,6 +189,8 @@ def resolve_search(
         )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
+    if is_streaming and method == "attention_rescoring":
+        return dataclasses.replace(config, method="ctc_beam", attention_scale=attention_scale)
     return config
 
 
@@ -210,38 +220,13 @@ def _has_head(method: str, scorer: Scorer) -> bool:
     return scorer.has_transducer
 
 
-def resolve_streaming_search(
-    config: SearchConfig,
-    scorer: Scorer,
-    *,
-    language_models: LanguageModels = NO_LANGUAGE_MODELS,
-    has_hotwords: bool = False,
-    default: SearchConfig | None = None,
-) -> SearchConfig:
-    """`resolve_search` for streams.
-
-    Raises:
-        ConfigError: as `resolve_search`, or the search is attention_rescoring, which needs whole utterances. (Where `auto`
-            stands for it, the result is the search that finds the hypotheses to be rescored.)
-    """
-    if config.method == "attention_rescoring":
-        raise ConfigError(
-            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
-            "transcribe the recording"
-        )
-    found = resolve_search(config, scorer, language_models=language_models, has_hotwords=has_hotwords, default=default)
-    if found.method != "attention_rescoring":
-        return found
-    return dataclasses.replace(found, method="ctc_beam", attention_scale=config.attention_scale)
-
-
 def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> AnySearch:
     """The search that finds hypotheses, and for attention_rescoring those to be rescored.
 
     Args:
         scorer: the model.
         config: a search that `resolve_search` has checked.
-        unk_id: a label that the transducer searches skip like blank; None: there is none.
+        unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
     """
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
     search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch
@@ -270,11 +255,11 @@ def make_prior(
     *,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
-) -> LabelPrior | None:
+) -> AnyPrior | None:
     """The prior for `ResumableSearch.start` of a search: language models and hotwords, weighted; None without any."""
     if config.method not in _BEAM_METHODS:
         return hotwords
-    parts: Sequence[tuple[LabelPrior | None, float]] = (
+    parts: Sequence[tuple[AnyPrior | None, float]] = (
         (language_models.main, config.lm_scale),
         (language_models.subtracted, config.lodr_scale),
         (hotwords, 1.0),
@@ -298,7 +283,7 @@ def find_hypotheses(
         scorer: the model.
         encoded: frames (N, T, D) at 25 Hz and their lengths.
         config: a search that `resolve_search` has checked.
-        unk_id: a label that the transducer searches skip like blank; None: there is none.
+        unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
         language_models: language models for the beam searches.
         hotwords: phrases to prefer.
     Returns:

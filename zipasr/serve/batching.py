@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from typing import Protocol
 
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.recognizer import Recognizer
 from zipasr.serve.limits import ServerBusy
+from zipasr.serve.live import LiveSessions
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
 
@@ -25,18 +25,6 @@ Hotwords = tuple[str, ...] | None
 _BATCH_S, _BATCH_BESIDE_STREAMS_S = 60.0, 10.0
 # Largest batch in seconds of audio: what a recognizer computes at once on a CPU; while there are streams, about what two
 # cores compute within one chunk. The first job always fits.
-
-
-class LiveWork(Protocol):
-    """Live streams, as the worker thread sees them."""
-
-    def step(self) -> bool:
-        """Decode one chunk of every stream that has one; return whether there are streams."""
-        ...
-
-    def has_work(self) -> bool:
-        """Whether `step` would do something."""
-        ...
 
 
 class Job:
@@ -69,7 +57,7 @@ class BatchingWorker:
             max_waiting: largest number of recordings in the queue.
         """
         self.recognizer, self.metrics, self.max_waiting = recognizer, metrics, max_waiting
-        self.live: LiveWork | None = None
+        self.live: LiveSessions | None = None
         self._short: deque[Job] = deque()
         self._pieces: deque[Job] = deque()
         self._wakes = threading.Condition()
@@ -168,7 +156,9 @@ class BatchingWorker:
     def _run(self) -> None:
         while True:
             with self._wakes:
-                self._wakes.wait_for(lambda: self._is_stopping or self._short or self._pieces or self._has_live_work())
+                self._wakes.wait_for(
+                    lambda: self._is_stopping or self._short or self._pieces or (self.live and self.live.has_work())
+                )
                 if self._is_stopping:
                     return
             has_streams = self.live.step() if self.live is not None else False
@@ -176,9 +166,6 @@ class BatchingWorker:
             if batch:
                 self._compute(batch)
             self._count_waiting()
-
-    def _has_live_work(self) -> bool:
-        return self.live is not None and self.live.has_work()
 
     def _next_batch(self, max_s: float) -> list[Job]:
         """The oldest waiting job and later jobs that have the same search and fit."""

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CLOSE_TIMEOUT_S = 10.0
@@ -49,16 +47,7 @@ class Connection(_WriteTimeout, H11Protocol):
     """An HTTP connection with bounds. uvicorn constructs it, so `connection_class` sets the bounds as class attributes."""
 
     max_open: int
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._head_timer: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -101,16 +90,11 @@ class Connection(_WriteTimeout, H11Protocol):
 class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
     """A connection after its request to become a WebSocket, with bounds; made by `socket_class`."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    _latest_close_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
         self.close_timeout = min(_CLOSE_TIMEOUT_S, self.timeout_s)
-        self._latest_close_s = 0.0
 
     def pause_writing(self) -> None:
         super().pause_writing()

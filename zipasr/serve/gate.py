@@ -6,11 +6,12 @@ others.
 
 import base64
 import hmac
-import json
 import logging
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
@@ -32,19 +33,18 @@ _UNCOUNTED = ("/metrics", *_PUBLIC)
 _log = logging.getLogger("zipasr.serve")
 
 
+@dataclass(eq=False)
 class Gate:
     """ASGI middleware that checks every request and WebSocket before the application receives it."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, metrics: Metrics, *, api_key: str | None) -> None:
-        """Wrap an application.
-
-        Args:
-            app: receives what passes the checks.
-            admission: counts open requests and WebSockets.
-            metrics: counts responses.
-            api_key: the key that clients must send; None: no key is needed.
-        """
-        self.app, self.admission, self.metrics, self.api_key = app, admission, metrics, api_key
+    app: ASGIApp
+    """Receives what passes the checks."""
+    admission: Admission
+    """Counts open requests and WebSockets."""
+    metrics: Metrics
+    """Counts responses."""
+    api_key: str | None
+    """The key that clients must send; None: no key is needed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request or WebSocket on to the application, or refuse it."""
@@ -63,7 +63,8 @@ class Gate:
 
         try:
             if not self._has_key(scope, headers):
-                await refuse(scope, receive, counted, 401, "Expected the API key of this server, got none or a wrong one.")
+                message = "A request must carry the API key of this server, but has none or a wrong one."
+                await refuse(scope, receive, counted, 401, message)
             elif _changes_something(scope) and not _is_own_page(headers):
                 await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
             elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:
@@ -113,9 +114,7 @@ def _changes_something(scope: Scope) -> bool:
 def _is_own_page(headers: Headers) -> bool:
     """Whether a request comes from our own page, or from a program, which sends no origin."""
     origin = headers.get("origin")
-    if (
-        origin is None or headers.get("sec-fetch-site") == "same-origin"
-    ):  # sec-fetch-site also works behind a proxy that changes the host
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":  # the latter also works behind a proxy
         return True
     try:
         return urlsplit(origin).netloc == headers.get("host")
@@ -143,20 +142,13 @@ async def refuse(
         is_unread: whether the body is unread; it is then read first, for a limited time, since many clients read a response
             only after they have sent everything.
     """
-    body = json.dumps(error_body(message, status=status), ensure_ascii=False).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
+    headers = {"connection": "close"}
     if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
+        headers["retry-after"] = str(retry_after_s)
     if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+        headers["www-authenticate"] = "Bearer"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
     elif is_unread and "expect" not in Headers(scope=scope):  # such a client waits for permission to send the body
         await linger(receive)
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await JSONResponse(error_body(message, status=status), status, headers)(scope, receive, send)

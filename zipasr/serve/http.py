@@ -1,8 +1,10 @@
 """The HTTP endpoints: transcriptions, models, health, metrics and the files of the page."""
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +21,7 @@ from zipasr.serve.openai_api import (
     error_body,
     parse_request,
     write_answer,
-    write_error_event,
+    write_event,
     write_progress,
 )
 from zipasr.serve.pages import page_routes
@@ -33,33 +35,26 @@ _INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
 """Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
 
 
+@dataclass(eq=False)
 class HttpEndpoints:
     """The HTTP endpoints of one server; they share a model, limits and counters."""
 
-    def __init__(
-        self,
-        transcriber: Transcriber,
-        config: ServeConfig,
-        admission: Admission,
-        metrics: Metrics,
-        *,
-        model_name: str,
-        can_stream: bool,
-    ) -> None:
-        """Create the endpoints.
+    transcriber: Transcriber
+    """Transcribes recordings."""
+    config: ServeConfig
+    """Limits of the server."""
+    admission: Admission
+    """Says whether the server is shutting down."""
+    metrics: Metrics
+    """Counters, which `/metrics` shows."""
+    model_name: str
+    """Name of the model for clients."""
+    can_stream: bool
+    """Whether the model can process live audio."""
 
-        Args:
-            transcriber: transcribes recordings.
-            config: limits of the server.
-            admission: says whether the server is shutting down.
-            metrics: counters that `/metrics` shows.
-            model_name: name of the model for clients.
-            can_stream: whether the model can process live audio.
-        """
-        self.transcriber, self.config, self.admission, self.metrics = transcriber, config, admission, metrics
-        self.model_name, self.can_stream = model_name, can_stream
-        pieces = transcriber.worker.recognizer.tokenizer.pieces
-        self._token_ids = {piece: i for i, piece in enumerate(pieces)}
+    @functools.cached_property
+    def _token_ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate(self.transcriber.worker.recognizer.engine.tokenizer.pieces)}
 
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
@@ -142,7 +137,7 @@ class HttpEndpoints:
                     yield events
             yield "".join(pending) + await asyncio.to_thread(writer.done, work.result())
         except (AudioError, ConfigError, ServerBusy) as error:
-            yield "".join(pending) + write_error_event(json.loads(bytes(self._error_response(error, upload).body)))
+            yield "".join(pending) + write_event(json.loads(bytes(self._error_response(error, upload).body)))
         finally:
             if not work.done():
                 work.cancel()  # the client disconnected

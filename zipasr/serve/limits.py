@@ -37,7 +37,9 @@ class ServeConfig:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port must be from 0 to 65535, but is {self.port}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
-            raise ConfigError("the API key must be printable ASCII and not empty; leave it out to let everybody in")
+            raise ConfigError(
+                "the API key must be printable ASCII, but is empty or has other characters; leave it out to let everybody in"
+            )
         for name in ("max_connections", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")

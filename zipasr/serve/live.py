@@ -7,11 +7,10 @@ the delay that one session causes the others: a step takes no more of its audio 
 
 import asyncio
 import contextlib
-import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +78,15 @@ class LiveSession:
         self._wake()
 
     @property
+    def is_active(self) -> bool:
+        """Whether the client is still connected and the last result is not published yet."""
+        return not self.is_gone and not self.is_over
+
+    @property
     def has_room(self) -> bool:
         """Whether the backlog is small enough for more samples, or the session is over."""
-        return self.is_over or (self._waiting_s() <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
+        waiting_s = self._num_pushed / SAMPLE_RATE_HZ - self._decoded_s()
+        return self.is_over or (waiting_s <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
 
     async def room(self) -> None:
         """Wait until `has_room`."""
@@ -106,9 +111,6 @@ class LiveSession:
                     raise ValueError(message) if is_of_samples else RuntimeError(message)
                 self._has_news.clear()
             await self._has_news.wait()
-
-    def _waiting_s(self) -> float:
-        return self._num_pushed / SAMPLE_RATE_HZ - self._decoded_s()
 
     def _decoded_s(self) -> float:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
@@ -199,16 +201,19 @@ class LiveSessions:
             sessions = list(self._sessions)
         for session in sessions:
             if not session.is_gone:
-                self._guarded(session, functools.partial(session.take_in, self._recognizer))
-        ready = [session for session in sessions if _is_active(session) and session.stream and session.stream.is_ready()]
+                with _failing(session):
+                    session.take_in(self._recognizer)
+        ready = [session for session in sessions if session.is_active and session.stream and session.stream.is_ready()]
         for start in range(0, len(ready), _MAX_BATCH):
             self._decode(ready[start : start + _MAX_BATCH])
         for session in sessions:
             is_last = session.is_input_finished and session.stream is not None and not session.stream.is_ready()
-            if is_last and _is_active(session):
-                self._guarded(session, functools.partial(self._publish_end, session))
+            if is_last and session.is_active:
+                with _failing(session):
+                    session.publish_end()
+                    self._metrics.utterances.inc()
         with self._lock:
-            self._sessions = [session for session in self._sessions if _is_active(session)]
+            self._sessions = [session for session in self._sessions if session.is_active]
             self._metrics.live.set(len(self._sessions))
             return bool(self._sessions)
 
@@ -225,22 +230,14 @@ class LiveSessions:
             self._metrics.busy_s.inc(time.monotonic() - started_s)
         self._metrics.batch_size.labels("streams").observe(len(sessions))
         for session in sessions:
-            self._guarded(session, functools.partial(self._publish, session))
-
-    def _publish(self, session: LiveSession) -> None:
-        if session.publish_chunk():
-            self._metrics.utterances.inc()
-
-    def _publish_end(self, session: LiveSession) -> None:
-        session.publish_end()
-        self._metrics.utterances.inc()
-
-    def _guarded(self, session: LiveSession, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:
-            session.fail(error)
+            with _failing(session):
+                self._metrics.utterances.inc(session.publish_chunk())
 
 
-def _is_active(session: LiveSession) -> bool:
-    return not session.is_gone and not session.is_over
+@contextlib.contextmanager
+def _failing(session: LiveSession) -> Iterator[None]:
+    """Context manager: an error inside the block ends this session and no other."""
+    try:
+        yield
+    except Exception as error:
+        session.fail(error)

@@ -5,14 +5,13 @@ A field that our models cannot honor is refused with an explanation, not ignored
 """
 
 import bisect
-import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zipasr.errors import ProtocolError
-from zipasr.serve.protocol import timed_words
+from zipasr.serve.protocol import timed_words, write_json
 from zipasr.transcript import FORMATS, Token, Transcript, to_cues
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -70,7 +69,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
         if name.removesuffix("[]") in repeated:
             repeated[name.removesuffix("[]")].append(value)
         elif name in single:
-            raise RequestError(f"Expected {name} once, got it twice.", param=name)
+            raise RequestError(f"{name} must be given once, but is given twice.", param=name)
         else:
             single[name] = value
     _check_model(single.pop("model", None), model_name)
@@ -113,7 +112,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
 
 def _check_model(asked: str | None, model_name: str) -> None:
     if asked is None:
-        raise RequestError(f"Expected the field model with the name of the model, {model_name}.", param="model")
+        raise RequestError(f"model must be the name of the model, {model_name}, but is missing.", param="model")
     if asked not in (model_name, MODEL_ALIAS):
         raise RequestError(
             f"This server has no model {asked[:100]!r}; its model is {model_name} ({MODEL_ALIAS} is an alias).",
@@ -163,11 +162,11 @@ def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
     separated = [part for line in prompt.splitlines() for part in line.split(",")]
     phrases = tuple(dict.fromkeys(" ".join(phrase.split()) for phrase in (*keywords, *separated) if phrase.strip()))
     if len(phrases) > _MAX_PHRASES:
-        raise RequestError(f"Expected at most {_MAX_PHRASES} hotwords, got {len(phrases)}.", param="prompt")
+        raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {len(phrases)}.", param="prompt")
     num_characters = sum(map(len, phrases))
     if num_characters > _MAX_PHRASE_CHARACTERS:
         raise RequestError(
-            f"Expected hotwords of at most {_MAX_PHRASE_CHARACTERS} characters in total, got {num_characters}.",
+            f"Hotwords must have at most {_MAX_PHRASE_CHARACTERS} characters in total, but have {num_characters}.",
             param="prompt",
         )
     return phrases or None
@@ -183,13 +182,13 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
     """
     kind = request.response_format
     if kind == "verbose_json":
-        return "application/json", _to_json(_verbose(request, transcript, token_ids))
+        return "application/json", write_json(_verbose(request, transcript, token_ids))
     if kind == "json":
         answer: dict[str, object] = {"text": transcript.text}
         if request.has_log_probs:
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-        return "application/json", _to_json(answer)
+        return "application/json", write_json(answer)
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", FORMATS[kind](transcript, "")
 
 
@@ -208,7 +207,7 @@ class EventWriter:
         event: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
         if self._request.has_log_probs:
             event["logprobs"] = _log_probs(tokens)
-        return _event(event)
+        return write_event(event)
 
     def done(self, transcript: Transcript) -> str:
         """The events that send the rest of the text, if any, and end the stream."""
@@ -220,12 +219,12 @@ class EventWriter:
             done["logprobs"] = _log_probs(transcript.tokens)
         if self._request.response_format == "verbose_json":
             done |= _verbose(self._request, transcript, self._token_ids)
-        return last + _event(done)
+        return last + write_event(done)
 
 
-def write_error_event(error: Mapping[str, object]) -> str:
-    """The event that ends a stream with an error."""
-    return _event(error)
+def write_event(data: Mapping[str, object]) -> str:
+    """An event of a stream: one of `EventWriter`, or the error that ends the stream."""
+    return f"data: {write_json(data)}\n\n"
 
 
 def write_progress(done_s: float) -> str:
@@ -237,10 +236,6 @@ def error_body(message: str, *, param: str | None = None, code: str | None = Non
     """The JSON of an error, in the form that OpenAI's clients expect."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _event(data: Mapping[str, object]) -> str:
-    return f"data: {_to_json(data)}\n\n"
 
 
 def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> dict[str, object]:
@@ -299,7 +294,3 @@ def _log_probs(tokens: Sequence[Token]) -> list[dict[str, object]]:
         {"token": text, "logprob": round(log_prob, 6) if math.isfinite(log_prob) else -9999.0, "bytes": list(text.encode())}
         for text, log_prob in spelled
     ]
-
-
-def _to_json(message: Mapping[str, object]) -> str:
-    return json.dumps(message, ensure_ascii=False, allow_nan=False)

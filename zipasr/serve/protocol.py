@@ -10,7 +10,7 @@ JSON for each recording; `Done` closes the connection.
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +36,9 @@ def check_text(text: str) -> None:
         ProtocolError: it is another text.
     """
     if text != CLIENT_DONE:
-        raise ProtocolError(f"Expected float32 samples, or the text {CLIENT_DONE} at the end; got the text {text[:20]!r}.")
+        raise ProtocolError(
+            f"A message must be float32 samples, or the text {CLIENT_DONE} at the end, but is the text {text[:20]!r}."
+        )
 
 
 class LiveReader:
@@ -104,14 +106,16 @@ class RecordingReader:
 
     def _check_header(self, rate_hz: int, num_bytes: int) -> None:
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-            raise ProtocolError(f"Expected a sample rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz first, got {rate_hz}.")
+            raise ProtocolError(
+                f"The first value, the sample rate, must be {MIN_RATE_HZ} to {MAX_RATE_HZ}, but is {rate_hz}."
+            )
         if num_bytes < 0 or num_bytes % _BYTES_PER_SAMPLE:
-            raise ProtocolError(f"Expected a number of bytes that is a multiple of 4, got {num_bytes}.")
+            raise ProtocolError(f"The number of bytes must be a multiple of 4, but is {num_bytes}.")
         duration_s = num_bytes / _BYTES_PER_SAMPLE / rate_hz
         if duration_s > self.max_duration_s:
-            raise TooLong(f"Expected a recording of at most {self.max_duration_s:g} s, got one of {duration_s:.0f} s.")
+            raise TooLong(f"A recording must be at most {self.max_duration_s:g} s long, but has {duration_s:.0f} s.")
         if num_bytes > self.max_bytes:
-            raise TooLong(f"Expected a recording of at most {self.max_bytes} bytes, got one of {num_bytes}; lower its rate.")
+            raise TooLong(f"A recording must have at most {self.max_bytes} bytes, but has {num_bytes}; lower its rate.")
 
 
 def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
@@ -138,7 +142,7 @@ def to_live_json(
     extra: dict[str, object] = {}
     if has_words:
         extra = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
-    return _to_json(
+    return write_json(
         {
             "text": transcript.text,
             "tokens": [_token_text(token) for token in transcript.tokens],
@@ -159,7 +163,7 @@ def to_live_json(
 
 def to_recording_json(transcript: Transcript) -> str:
     """The JSON of a recording. Fields that our models lack (language, emotion, event) are empty, as in sherpa-onnx."""
-    return _to_json(
+    return write_json(
         {
             "lang": "",
             "emotion": "",
@@ -215,5 +219,6 @@ def _log_probs(tokens: Sequence[Token]) -> list[float]:
     return [round(token.log_prob, 6) if math.isfinite(token.log_prob) else lowest for token in tokens]
 
 
-def _to_json(message: dict[str, object]) -> str:
+def write_json(message: Mapping[str, object]) -> str:
+    """A message as JSON; numbers must be finite."""
     return json.dumps(message, ensure_ascii=False, allow_nan=False)

@@ -131,7 +131,7 @@ class Transcriber:
                 return
             if num_samples > self.config.max_audio_s * SAMPLE_RATE_HZ:
                 raise AudioError(
-                    f"Expected a recording of at most {self.config.max_audio_s:g} s, got a longer one; split it into parts."
+                    f"a recording must be at most {self.config.max_audio_s:g} s long, but this one is longer; split it"
                 )
             yield block
 
@@ -169,7 +169,7 @@ class Transcriber:
                 lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
                 detector=recognizer.long_recordings.detector(),
-                joiner="" if recognizer.tokenizer.is_spaceless else " ",
+                joiner="" if recognizer.engine.tokenizer.is_spaceless else " ",
                 on_text=on_text,
             )
 

@@ -3,8 +3,10 @@ sherpa-onnx's clients use, is the one of them that the model supports.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -47,7 +49,7 @@ class _Close(Exception):
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(reason)
-        self.code, self.reason = code, reason
+        self.code = code
 
 
 class _Disconnected(Exception):
@@ -67,32 +69,23 @@ class _EarlyEnd(NamedTuple):
         return _Close(self.code, self.reason) if self.code else _Disconnected()
 
 
+@dataclass(eq=False)
 class SocketEndpoints:
     """The WebSocket endpoints of one server; they share a model, limits and counters."""
 
-    def __init__(
-        self,
-        transcriber: Transcriber,
-        live: LiveSessions | None,
-        config: ServeConfig,
-        metrics: Metrics,
-        *,
-        draining: asyncio.Event,
-        why_no_stream: str,
-    ) -> None:
-        """Create the endpoints.
-
-        Args:
-            transcriber: transcribes recordings.
-            live: decodes live audio; None: the model cannot.
-            config: limits of the server.
-            metrics: counters of the server.
-            draining: set when the server is shutting down.
-            why_no_stream: message for clients that want to stream if the model cannot.
-        """
-        self.transcriber, self.live, self.config, self.metrics = transcriber, live, config, metrics
-        self.draining, self.why_no_stream = draining, why_no_stream
-        self._num_held_bytes = 0
+    transcriber: Transcriber
+    """Transcribes recordings."""
+    live: LiveSessions | None
+    """Decodes live audio; None: the model cannot."""
+    config: ServeConfig
+    """Limits of the server."""
+    metrics: Metrics
+    """Counters of the server."""
+    draining: asyncio.Event
+    """Set when the server is shutting down."""
+    why_no_stream: str
+    """Message for clients that want to stream if the model cannot."""
+    _num_held_bytes: int = field(default=0, init=False)
 
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
@@ -117,8 +110,8 @@ class SocketEndpoints:
             if end is not None:
                 raise end.to_error()
             raise _Close(_CODE_DONE) if is_done else _Close(_CODE_RESTART, _STOPPING)
-        except _Close as close:
-            await _close(socket, close)
+        except (_Close, ProtocolError) as error:
+            await _close(socket, error)
         except _Disconnected:
             pass
         finally:
@@ -135,7 +128,7 @@ class SocketEndpoints:
         latest_s = float("inf")
         while (message := await self._next(messages, background=writing, backlog_s=_BACKLOG_S)) is not None:
             if isinstance(message, str):
-                _checked_text(message)
+                check_text(message)
                 return True
             session.push(reader.read(message))
             if not session.has_room:
@@ -180,21 +173,20 @@ class SocketEndpoints:
         try:
             while (message := await self._next(messages, can_stop=reader.is_between)) is not None:
                 if isinstance(message, str):
-                    _checked_text(message)
-                    if not reader.is_between:
-                        raise _Close(_CODE_BAD_DATA, "The recording is incomplete: its header states more bytes.")
-                    raise _Close(_CODE_DONE)
+                    check_text(message)
+                    incomplete = _Close(_CODE_BAD_DATA, "The recording is incomplete: its header states more bytes.")
+                    raise _Close(_CODE_DONE) if reader.is_between else incomplete
                 num_held_bytes += len(message)
                 self._num_held_bytes += len(message)
                 if self._num_held_bytes > _MAX_HELD_BYTES:
                     raise _Close(_CODE_BUSY, "The server holds too many recordings; please retry later.")
-                for recording in _recordings(reader, message):
+                for recording in reader.read(message):
                     await _send(socket, await messages.unless_disconnected(self._transcribed(recording)))
                 self._num_held_bytes -= num_held_bytes - reader.num_held_bytes
                 num_held_bytes = reader.num_held_bytes
             raise _Close(_CODE_RESTART, _STOPPING)
-        except _Close as close:
-            await _close(socket, close)
+        except (_Close, ProtocolError) as error:
+            await _close(socket, error)
         except _Disconnected:
             self.metrics.recordings.labels("left").inc()
         finally:
@@ -303,22 +295,6 @@ class _Messages:
             self._next.cancel()
 
 
-def _checked_text(message: str) -> None:
-    try:
-        check_text(message)
-    except ProtocolError as error:
-        raise _Close(_CODE_UNSUPPORTED, str(error)) from error
-
-
-def _recordings(reader: RecordingReader, message: bytes) -> Iterator[SentRecording]:
-    try:
-        yield from reader.read(message)
-    except TooLong as error:
-        raise _Close(_CODE_TOO_BIG, str(error)) from error
-    except ProtocolError as error:
-        raise _Close(_CODE_UNSUPPORTED, str(error)) from error
-
-
 def _offers_subprotocol(socket: WebSocket) -> bool:
     """Whether a client offers our subprotocol and so understands more fields than sherpa-onnx's clients."""
     return SUBPROTOCOL in socket.scope.get("subprotocols", ())
@@ -342,12 +318,15 @@ async def _send(socket: WebSocket, text: str) -> None:
     await _or_disconnected(socket.send_text(text))
 
 
-async def _close(socket: WebSocket, close: _Close) -> None:
+async def _close(socket: WebSocket, error: _Close | ProtocolError) -> None:
+    """Close a socket that is still open, with the code and the reason of an error."""
+    if isinstance(error, _Close):
+        code = error.code
+    else:
+        code = _CODE_TOO_BIG if isinstance(error, TooLong) else _CODE_UNSUPPORTED
     if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
-        try:
-            await _or_disconnected(socket.close(close.code, close_reason(close.reason)))
-        except _Disconnected:
-            return
+        with contextlib.suppress(_Disconnected):
+            await _or_disconnected(socket.close(code, close_reason(str(error))))
 
 
 async def _or_disconnected(sending: Awaitable[None]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from zipasr.serve.limits import ServeConfig
@@ -38,19 +38,20 @@ async def read_upload(request: Request, body: "Body") -> Upload:
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise RequestError(
-            f"Expected multipart/form-data with the recording in the field file, got {content_type[:80] or 'nothing'!r}."
+            "A request must be multipart/form-data with the recording in the field file, but is "
+            f"{content_type[:80] or 'nothing'!r}."
         )
     try:
         form = await Request(request.scope, body.receive).form(
             max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
         )
     except MultiPartException as error:
-        raise RequestError(f"Expected a form with one file, got another: {error.message}") from error
+        raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     if [name for name, _ in files] != ["file"]:
         await form.close()
-        raise RequestError("Expected the recording in the field file, got no such field.", param="file")
+        raise RequestError("The recording must be in the field file, but there is no such field.", param="file")
     return Upload(fields, files[0][1])
 
 
@@ -81,7 +82,7 @@ class Body:
             self._is_too_large = self._num_bytes > config.max_upload_bytes
         if self._is_too_large:
             raise RequestError(
-                f"Expected a request of at most {config.max_upload_mb:g} MB, got a larger one; compress or split the "
+                f"A request must have at most {config.max_upload_mb:g} MB, but this one has more; compress or split the "
                 "recording.",
                 status=413,
                 param="file",
@@ -107,6 +108,3 @@ async def client_disconnected(receive: Receive) -> None:
     """Return when the client has disconnected; to be called after its request has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-__all__ = ["ClientDisconnect", "Upload", "client_disconnected", "linger", "read_upload"]

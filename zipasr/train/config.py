@@ -71,7 +71,7 @@ class FinetuneConfig:
     tokenizer: str | None = None
     """Vocabulary of a .pt file: its bpe.model or tokens.txt. None: the file at the usual path of published models."""
     sha256: str | None = None
-    """SHA-256 of the checkpoint's weights, so that a resumed run uses the same ones; `finetune.resolve` sets it."""
+    """SHA-256 of the checkpoint's weights, so that a resumed run uses the same ones; `resolve` sets it."""
     vocabulary: Literal["same", "new"] | None = None
     """`same`: the checkpoint's; `new`: learned as configured by `tokenizer`; None: same if any head is taken over."""
     parts: tuple[str, ...] = ()
@@ -81,7 +81,8 @@ class FinetuneConfig:
     lora: LoraConfig | None = None
     """Adapters that are trained instead of the weights taken over, or None."""
     step_offset: float = 100_000.0
-    """Step at which the schedules inside the model start, beyond their ends; as published."""
+    """Progress at which the schedules inside the model start, in units of `ref_duration_s`: beyond their ends, as
+    published."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -151,7 +152,7 @@ class TrainConfig:
     loss_warmup_batches: float = 2000.0
     """Batches over which the weight shifts from the simple to the pruned loss, and the consistency loss warms up."""
     ref_duration_s: float = 600.0
-    """Seconds of audio that count as one step of the schedules inside the model."""
+    """Seconds of audio that advance the schedules inside the model by 1."""
 
     min_duration_s: float = 1.0
     """Shorter utterances are skipped in training."""
@@ -238,6 +239,12 @@ class TrainConfig:
             raise ConfigError(
                 "consistency needs two views that differ, but batch.spec_augment is None; set batch.spec_augment={} first"
             )
+
+    def schedule_progress(self, num_steps: int, *, num_ranks: int = 1) -> float:
+        """Progress of the schedules inside the model after `num_steps` optimizer steps, in units of `ref_duration_s`."""
+        duration_s = self.batch.max_duration_s * self.accumulate_batches * num_ranks
+        offset = self.finetune.step_offset if self.finetune is not None else 0.0
+        return offset + num_steps * duration_s / self.ref_duration_s
 
     def check_loss_scales(self) -> None:
         """Check that without a transducer the weights of CTC and attention decoder sum to 1, as published.

@@ -6,7 +6,7 @@ utterances as with ten, except for the index of a manifest and the vocabulary, w
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
 from zipasr.data.lengths import frames_needed
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.encoder.rates import output_lengths
 from zipasr.errors import CheckpointError, DataError
-from zipasr.features import Fbank
+from zipasr.features import Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
@@ -75,15 +76,21 @@ class TrainData:
         """All cuts that training may read, numbered as in the plan."""
         return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
 
-    @property
-    def identities(self) -> NDArray[np.uint64]:
-        """A hash of id, duration and text of each of `cuts`."""
-        return np.concatenate([self.train.identities, *(part.cuts.identities for part in self.mixed)])
-
     def plan(self, config: TrainConfig) -> BatchPlan:
-        """The batches of a run."""
+        """Which utterances each batch of a run has."""
         mixed = [MixedPart(part.cuts.durations_s, part.share) for part in self.mixed]
         return BatchPlan(self.train.durations_s, config.batch, seed=config.seed, mixed=mixed)
+
+    def reader(self, config: TrainConfig, tokenizer: Tokenizer) -> BatchReader:
+        """What reads the batches of a run."""
+        ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
+        features, batch = config.model.features, config.batch
+        return BatchReader(self.cuts, tokenizer, features, batch, seed=config.seed, time_mask_ratio=ratio)
+
+
+def read_split(folder: str | Path, name: str) -> IndexedCuts:
+    """The cuts of "train", "dev" or "test" in a prepared folder; see `read_cuts`."""
+    return read_cuts(Path(folder) / f"{name}_cuts.jsonl.gz")
 
 
 def read_cuts(path: Path) -> IndexedCuts:
@@ -105,6 +112,29 @@ def read_cuts(path: Path) -> IndexedCuts:
     if len(cuts) < cuts.num_cuts:
         logger.warning("skipped %d of %d cuts in %s: not one text each", cuts.num_cuts - len(cuts), cuts.num_cuts, path)
     return cuts
+
+
+def plain_batches(
+    cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, max_duration_s: float, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield batches of cuts of similar length, the longest first, not augmented.
+
+    Args:
+        cuts: cuts with text.
+        tokenizer: encodes the text as labels.
+        features: feature configuration of the model.
+        max_duration_s: maximum seconds of audio in a batch, including padding.
+        seed: random seed of the reader.
+    Raises:
+        DataError: a cut cannot be read.
+    """
+    plain = BatchConfig(max_duration_s=max_duration_s, speed_factors=(1.0,), spec_augment=None)
+    reader = BatchReader(cuts, tokenizer, features, plain, seed=seed)
+    rest = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
+    while rest:
+        size = max(1, int(max_duration_s / max(cuts[rest[-1]].duration, 0.1)))
+        chosen, rest = rest[-size:], rest[:-size]
+        yield reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
 
 
 def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[IndexedCuts] = ()) -> Tokenizer:
@@ -148,7 +178,7 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
     train, dropped = _usable(cuts, tokenizer, config)
     mixed = []
     for mix in config.mix:
-        others = read_cuts(Path(mix.data) / "train_cuts.jsonl.gz")
+        others = read_split(mix.data, "train")
         mixed.append(MixedData(_usable(others, tokenizer, config)[0], mix.share))
     unknown = tokenizer.unknown_characters("".join(dev_cuts.characters))
     if unknown:

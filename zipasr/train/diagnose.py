@@ -5,7 +5,6 @@ are summed over batches in float64; no activation is kept. Padding counts, as fo
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.5 and appendix (the limits and their reasons).
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.checkpoint import CheckpointFolder
-from zipasr.config import from_json
-from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
-from zipasr.errors import CheckpointError, DataError
+from zipasr.data.batching import Batch
+from zipasr.errors import DataError
 from zipasr.features import FbankConfig
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.attention import AttentionWeights
 from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
-from zipasr.train.config import TrainConfig
-from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
-from zipasr.train.state import TRAINING_FILE, checkpoint_folders
-from zipasr.train.step import schedule_step
+from zipasr.train.data import plain_batches
+from zipasr.train.folder import stored_config
+from zipasr.train.state import TRAINING_FILE, checkpoint_folders, read_note
 
 _SAME_SIGN = 10.0
 """Ratio of mean to standard deviation above which a channel counts as never changing its sign; larger is not worse."""
@@ -78,7 +74,7 @@ class ModuleActivations:
 
 
 def diagnose(
-    model: AsrModel, batches: Sequence[Batch], *, step: float = math.inf, has_outputs: bool | None = None
+    model: AsrModel, batches: Sequence[Batch], *, progress: float = math.inf, has_outputs: bool | None = None
 ) -> list[ModuleActivations]:
     """Encode some batches and report on every Balancer, Whiten and attention, worst first.
 
@@ -87,7 +83,8 @@ def diagnose(
     Args:
         model: any model, on any device; it is not modified.
         batches: speech with text.
-        step: training progress in steps of the model's schedules, which change the limits. Infinity: end of training.
+        progress: progress of the model's schedules, which change the limits; see `TrainConfig.schedule_progress`. Infinity:
+            the end of training.
         has_outputs: also report on the outputs of every module with weights, which have no limits. None: only if the
             encoder has neither Balancer nor Whiten.
     Raises:
@@ -101,18 +98,18 @@ def diagnose(
     was_training = model.training
     model.eval()
     try:
-        with _watching(model, step, has_outputs=has_outputs) as watchers, torch.no_grad():
+        with _watching(model, progress, has_outputs=has_outputs) as watchers, torch.no_grad():
             for batch in batches:
                 fields = (batch.features, batch.feature_lens, batch.labels, batch.label_lens)
-                model.loss(*(field.to(device) for field in fields))
+                model(*(field.to(device) for field in fields))
     finally:
         model.train(was_training)
     reports = [watcher.report() for watcher in watchers if watcher.num_seen > 0]
     return sorted(reports, key=lambda report: -report.badness)
 
 
-def training_step(model_folder: Path) -> float:
-    """Training progress of a model in steps of its schedules; infinity if unknown from its path.
+def schedule_progress_of(model_folder: Path) -> float:
+    """Progress of the schedules of a model at its place in a run; infinity if unknown from its path.
 
     Args:
         model_folder: a checkpoint of a run, the model of a run (then its newest checkpoint counts), or any other model.
@@ -127,30 +124,18 @@ def training_step(model_folder: Path) -> float:
         if model_folder.name != MODEL_SUBFOLDER or not newest:
             return math.inf
         folder = newest[0]
-    path = run / RUN_CONFIG_FILE
-    if not path.is_file():
+    config = stored_config(run)
+    if config is None:
         return math.inf
-    try:
-        config = from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} must be the configuration of a run, but cannot be read: {error}; restore it"
-        ) from error
-    document = CheckpointFolder(folder).document(TRAINING_FILE)
-    return schedule_step(config, document["position"]["num_batches"], num_ranks=len(document.get("ranks", [None])))
+    note = read_note(folder)
+    return config.schedule_progress(note.position.num_steps, num_ranks=note.num_ranks)
 
 
 def read_speech(
     cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, num_utterances: int, batch_duration_s: float = 60.0
 ) -> list[Batch]:
-    """Some utterances, spread evenly over the cuts, in batches of similar length, not augmented.
+    """`plain_batches`, of up to `batch_duration_s` of audio, of at most `num_utterances` utterances, spread evenly.
 
-    Args:
-        cuts: cuts with text; any number.
-        tokenizer: encodes the text as labels.
-        features: feature configuration of the model.
-        num_utterances: maximum number of utterances.
-        batch_duration_s: maximum seconds of audio in a batch, including padding.
     Raises:
         DataError: there are no cuts, or one cannot be read.
     """
@@ -158,15 +143,7 @@ def read_speech(
         raise DataError("there must be utterances to encode, but the manifest holds none with a text")
     number = min(num_utterances, len(cuts))
     chosen = [cuts[i * len(cuts) // number] for i in range(number)]
-    chosen.sort(key=lambda cut: cut.duration)
-    plain = BatchConfig(max_duration_s=batch_duration_s, speed_factors=(1.0,), spec_augment=None)
-    reader = BatchReader(chosen, tokenizer, features, plain, seed=0)
-    batches, group = [], list(range(number))
-    while group:
-        size = max(1, int(batch_duration_s / max(chosen[group[-1]].duration, 0.1)))
-        batches.append(reader[0, 0, tuple(Item((i,), 1.0) for i in group[-size:])])
-        del group[-size:]
-    return batches
+    return list(plain_batches(chosen, tokenizer, features, max_duration_s=batch_duration_s))
 
 
 class _Moments:
@@ -223,9 +200,9 @@ class _Watcher:
 class _BalancerWatcher(_Watcher):
     kind = "balancer"
 
-    def __init__(self, name: str, module: Balancer, step: float) -> None:
+    def __init__(self, name: str, module: Balancer, progress: float) -> None:
         super().__init__(name)
-        at = [_at(limit, step) for limit in (module.min_positive, module.max_positive, module.min_abs, module.max_abs)]
+        at = [_at(limit, progress) for limit in (module.min_positive, module.max_positive, module.min_abs, module.max_abs)]
         self.positive_limits = (at[0], at[1])
         self.rms_limits = (MEAN_ABS_TO_RMS * at[2], MEAN_ABS_TO_RMS * at[3])
 
@@ -249,9 +226,9 @@ class _BalancerWatcher(_Watcher):
 class _WhitenWatcher(_Watcher):
     kind = "whiten"
 
-    def __init__(self, name: str, module: Whiten, step: float) -> None:
+    def __init__(self, name: str, module: Whiten, progress: float) -> None:
         super().__init__(name)
-        self.num_groups, self.limit = module.num_groups, _at(module.limit, step)
+        self.num_groups, self.limit = module.num_groups, _at(module.limit, progress)
         self.products: Tensor | float = 0.0
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -299,15 +276,15 @@ class _AttentionWatcher(_Watcher):
 
 
 @contextmanager
-def _watching(model: nn.Module, step: float, *, has_outputs: bool) -> Iterator[list[_Watcher]]:
+def _watching(model: nn.Module, progress: float, *, has_outputs: bool) -> Iterator[list[_Watcher]]:
     """Context manager: attach a watcher to every reported module."""
     watchers, handles = [], []
     for name, module in model.named_modules():
         watcher: _Watcher
         if isinstance(module, Balancer):
-            watcher = _BalancerWatcher(name, module, step)
+            watcher = _BalancerWatcher(name, module, progress)
         elif isinstance(module, Whiten):
-            watcher = _WhitenWatcher(name, module, step)
+            watcher = _WhitenWatcher(name, module, progress)
         elif isinstance(module, AttentionWeights):
             watcher = _AttentionWatcher(name)
         elif has_outputs and next(module.parameters(recurse=False), None) is not None:
@@ -329,8 +306,8 @@ def _widened(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def _at(limit: Schedule | float, step: float) -> float:
-    return limit(step) if isinstance(limit, Schedule) else limit
+def _at(limit: Schedule | float, progress: float) -> float:
+    return limit(progress) if isinstance(limit, Schedule) else limit
 
 
 def _jsonable(value: Any) -> Any:

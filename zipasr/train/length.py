@@ -10,12 +10,10 @@ import math
 import re
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from zipasr.data.batching import BatchReader
 from zipasr.data.plan import BatchPlan
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul, select_device
@@ -23,11 +21,10 @@ from zipasr.errors import ConfigError
 from zipasr.nn.schedule import set_step
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData, read_cuts, select
+from zipasr.train.data import TrainData
 from zipasr.train.distributed import Ranks
-from zipasr.train.folder import first_tokenizer, with_vocabulary
-from zipasr.train.loop import new_state
-from zipasr.train.step import Stepper, schedule_step
+from zipasr.train.setup import new_state, open_data
+from zipasr.train.step import Stepper
 from zipasr.train.validation import validate, validation_batches
 
 NUM_CHECKPOINTS = 20
@@ -47,7 +44,7 @@ _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
 class Length(NamedTuple):
     """Length of the run that a recipe was tuned for."""
 
-    num_batches: float
+    num_steps: float
     num_epochs: float
 
 
@@ -65,7 +62,7 @@ class BudgetedRun(NamedTuple):
 
     config: TrainConfig
     pace: Pace
-    num_batches: int
+    num_steps: int
 
 
 def parse_duration_s(text: str) -> float:
@@ -81,28 +78,28 @@ def parse_duration_s(text: str) -> float:
     return seconds
 
 
-def scaled_to(config: TrainConfig, num_batches: int, *, batches_per_epoch: float, made_for: Length) -> TrainConfig:
-    """A recipe scaled to a number of batches.
+def scaled_to(config: TrainConfig, num_steps: int, *, steps_per_epoch: float, made_for: Length) -> TrainConfig:
+    """A recipe scaled to a number of optimizer steps.
 
     Args:
         config: the recipe.
-        num_batches: batches of the run, at least `MIN_BATCHES`; it may end within an epoch.
-        batches_per_epoch: batches per epoch of its data.
+        num_steps: steps of the run, at least `MIN_BATCHES`; it may end within an epoch.
+        steps_per_epoch: steps per epoch of its data.
         made_for: the length that the recipe was tuned for.
     """
-    num_epochs = num_batches / batches_per_epoch
-    by_batches, by_epochs = num_batches / made_for.num_batches, num_epochs / made_for.num_epochs
-    every = config.average_period * max(1, round(num_batches / NUM_CHECKPOINTS / config.average_period))
+    num_epochs = num_steps / steps_per_epoch
+    by_steps, by_epochs = num_steps / made_for.num_steps, num_epochs / made_for.num_epochs
+    every = config.average_period * max(1, round(num_steps / NUM_CHECKPOINTS / config.average_period))
     masks_from = round(config.batch.spec_augment_from_epoch * by_epochs)
     return dataclasses.replace(
         config,
         batch=dataclasses.replace(config.batch, spec_augment_from_epoch=masks_from),
         num_epochs=max(1, math.ceil(num_epochs)),
-        max_batches=num_batches,
-        lr_batches=_rounded(config.lr_batches * min(1.0, by_batches)),
+        max_batches=num_steps,
+        lr_batches=_rounded(config.lr_batches * min(1.0, by_steps)),
         lr_epochs=_rounded(config.lr_epochs * by_epochs),
-        lr_warmup_batches=_rounded(config.lr_warmup_batches * min(1.0, by_batches)),
-        loss_warmup_batches=_rounded(config.loss_warmup_batches * min(1.0, by_batches)),
+        lr_warmup_batches=_rounded(config.lr_warmup_batches * min(1.0, by_steps)),
+        loss_warmup_batches=_rounded(config.loss_warmup_batches * min(1.0, by_steps)),
         save_interval=every,
         valid_interval=every * round(NUM_CHECKPOINTS / NUM_VALIDATIONS),
         keep_checkpoints=max(config.keep_checkpoints, math.ceil(config.average_share * NUM_CHECKPOINTS) + 2),
@@ -123,17 +120,13 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
         DataError: the data cannot be used.
     """
     started = time.monotonic()
-    device = select_device(config.device)
-    cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
-    tokenizer = first_tokenizer(config, cuts)
-    config = with_vocabulary(config, tokenizer)
-    data = select(cuts, read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"), tokenizer, config)
-    plan = data.plan(config)
+    config, tokenizer, data = open_data(config)
+    plan, device = data.plan(config), select_device(config.device)
     with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
         pace = _measure(config, data, plan, tokenizer, device)
     left_s = (1.0 - _SPARE_SHARE) * (budget_s - (time.monotonic() - started)) - NUM_VALIDATIONS * pace.validation_s
-    num_batches = int(left_s / pace.step_s)
-    if num_batches < MIN_BATCHES:
+    num_steps = int(left_s / pace.step_s)
+    if num_steps < MIN_BATCHES:
         needed_s = (MIN_BATCHES * pace.step_s + NUM_VALIDATIONS * pace.validation_s) / (1.0 - _SPARE_SHARE)
         raise ConfigError(
             f"the budget must be enough for {MIN_BATCHES} batches, which take {pace.step_s:.2f} s each here, but is "
@@ -142,22 +135,20 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
     per_epoch = plan.num_batches(0) / config.accumulate_batches
     if made_for is None:
         made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
-    return BudgetedRun(scaled_to(config, num_batches, batches_per_epoch=per_epoch, made_for=made_for), pace, num_batches)
+    return BudgetedRun(scaled_to(config, num_steps, steps_per_epoch=per_epoch, made_for=made_for), pace, num_steps)
 
 
 def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: Tokenizer, device: torch.device) -> Pace:
     """Train for some seconds and validate once, with a temporary model."""
     torch.manual_seed(config.seed)
-    ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
-    reader = BatchReader(data.cuts, tokenizer, config.model.features, config.batch, seed=config.seed, time_mask_ratio=ratio)
     state, _ = new_state(config, device, tokenizer)
     stepper = Stepper(config, state, Ranks(), device)
     num_steps, clock = 0, time.monotonic()
-    for placed in read_batches(plan, reader, epoch=0, index=0, num_epochs=config.num_epochs, num_workers=0):
+    for placed in read_batches(plan, data.reader(config, tokenizer), num_epochs=config.num_epochs, num_workers=0):
         if num_steps == _WARMUP_STEPS:
             clock = time.monotonic()
         state.model.train()
-        set_step(state.model, schedule_step(config, num_steps + 1))
+        set_step(state.model, config.schedule_progress(num_steps + 1))
         stepper.step([placed.batch], num_steps + 1)
         num_steps += 1
         if num_steps > _WARMUP_STEPS and time.monotonic() - clock > _MEASURE_S:

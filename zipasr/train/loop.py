@@ -13,46 +13,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 
-from zipasr.data.batching import Batch, BatchReader, stable_seed
-from zipasr.data.manifest_index import IndexedCuts
-from zipasr.data.plan import BatchPlan
+from zipasr.checkpoint import locked
+from zipasr.data.batching import Batch
 from zipasr.data.reading import read_batches
 from zipasr.device import check_precision, fast_matmul
 from zipasr.errors import ZipasrError
-from zipasr.model import MODEL_SUBFOLDER, AsrModel
+from zipasr.model import MODEL_SUBFOLDER
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
-from zipasr.optim import Eden, Noam, ScaledAdam, scaled_adam
-from zipasr.optim.eden import BatchEpochSchedule
+from zipasr.optim import scaled_adam
+from zipasr.randomness import stable_seed
 from zipasr.search.comparison import explain_differences
 from zipasr.search.default_search import write_default_search
-from zipasr.tokenizer import Tokenizer
 from zipasr.train.acceleration import compile_blocks, recompute_activations
-from zipasr.train.averaging import RunningAverage
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData, read_cuts, select
-from zipasr.train.distributed import Ranks, joined
-from zipasr.train.finetune import begin, trained_groups
-from zipasr.train.folder import check_same_data, locked, open_run
+from zipasr.train.data import read_split
+from zipasr.train.distributed import joined
 from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
-from zipasr.train.preflight import check_new_run
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
+from zipasr.train.setup import RunSetup, new_state, set_up
 from zipasr.train.signals import StopRequest, stop_request
-from zipasr.train.span import AverageSpan
-from zipasr.train.state import (
-    Position,
-    TrainState,
-    checkpoint_path,
-    keep_best,
-    load_newest,
-    remove_old,
-)
-from zipasr.train.step import Stepper, StepResult, schedule_step
-from zipasr.train.validation import Validation, validate, validation_batches
+from zipasr.train.state import TrainState, checkpoint_path, keep_best, load_newest, remove_old
+from zipasr.train.step import Stepper, StepResult
+from zipasr.train.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +52,7 @@ class TrainReport:
     """Outcome of a training run."""
 
     folder: Path
-    num_batches: int
+    num_steps: int
     wer: float
     """Word error rate of the averaged model on dev in percent, by its best search; NaN if the run is not finished."""
     hours_per_hour: float
@@ -97,10 +84,9 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
     config.check_loss_scales()
     with joined(config.device, config.rank_timeout_s) as (ranks, device):
         check_precision(config.precision, device, is_training=True)
-        cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
-        dev_cuts = ranks.main_first(lambda: read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"))
+        cuts, dev_cuts = ranks.main_first(lambda: [read_split(config.data, name) for name in ("train", "dev")])
         with locked(out) if ranks.is_main else nullcontext():
-            setup = _open(config, out, ranks, device, cuts, dev_cuts)
+            setup = set_up(config, out, ranks, device, cuts, dev_cuts)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
             with stop_request() as request, matmul, sparing_warnings(scaled_adam.__name__):
                 while True:  # once, and again after each rollback to an earlier checkpoint
@@ -113,39 +99,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
                         return report
 
 
-class _RunSetup(NamedTuple):
-    """The fixed parts of a run: configuration, folder, device, data, plan and vocabulary; they never change during it."""
-
-    config: TrainConfig
-    out: Path
-    ranks: Ranks
-    device: torch.device
-    tokenizer: Tokenizer
-    data: TrainData
-    plan: BatchPlan
-    reader: BatchReader
-    dev_batches: list[Batch]
-    """Batches of the dev set; empty on all ranks but the first."""
-    span: AverageSpan
-    """Determines where averages start, and remembers its warnings."""
-
-
-def _open(
-    config: TrainConfig, out: Path, ranks: Ranks, device: torch.device, cuts: IndexedCuts, dev_cuts: IndexedCuts
-) -> _RunSetup:
-    config, tokenizer = ranks.main_first(lambda: open_run(config, out, cuts))
-    ranks.from_main(lambda: check_new_run(config, tokenizer, out))
-    data = select(cuts, dev_cuts, tokenizer, config)
-    plan = data.plan(config)
-    ratio = config.consistency.time_mask_ratio if config.consistency is not None else None
-    features = config.model.features
-    reader = BatchReader(data.cuts, tokenizer, features, config.batch, seed=config.seed, time_mask_ratio=ratio)
-    ranks.from_main(lambda: check_same_data(data, out, config))
-    dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
-    return _RunSetup(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, AverageSpan(config, out))
-
-
-def _begin(setup: _RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
+def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     """The state to continue from, and the log opened at its position."""
     config, out, ranks, plan = setup.config, setup.out, setup.ranks, setup.plan
     torch.manual_seed(config.seed)
@@ -161,16 +115,16 @@ def _begin(setup: _RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of audio.
     epochs_left = max(config.num_epochs - position.epoch, 0)
     batches_a_step = config.accumulate_batches * ranks.size
-    total = position.num_batches - position.index // config.accumulate_batches
+    total = position.num_steps - position.index // config.accumulate_batches
     total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
     total = min(total, config.max_batches or total)
-    log = RunLog(out, total_batches=total, done_batches=position.num_batches, is_quiet=is_quiet)
+    log = RunLog(out, total_steps=total, done_steps=position.num_steps, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "continuing with" if is_resumed else "training"
     where = f"{setup.device} x {ranks.size}" if ranks.size > 1 else str(setup.device)
     log.message(
         f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: {len(setup.data.train)} utterances, "
-        f"{plan.durations_s.sum() / 3600:.2f} h, batch {position.num_batches} of about {total}"
+        f"{plan.durations_s.sum() / 3600:.2f} h, batch {position.num_steps} of about {total}"
     )
     for note in notes if not is_resumed else ():
         log.message(note)
@@ -181,7 +135,7 @@ def _begin(setup: _RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
 class _Run:
     """One run in progress, on one rank."""
 
-    def __init__(self, setup: _RunSetup, state: TrainState, log: RunLog) -> None:
+    def __init__(self, setup: RunSetup, state: TrainState, log: RunLog) -> None:
         self.setup, self.state, self.log = setup, state, log
         self.config, self.out, self.ranks = setup.config, setup.out, setup.ranks
         self.stepper = Stepper(setup.config, state, setup.ranks, setup.device)
@@ -196,7 +150,7 @@ class _Run:
         self.last_metrics: dict[str, float] = {}
         self.last_validation: Validation | None = None
         self.has_warned = False
-        self.last_saved = state.position.num_batches
+        self.last_saved = state.position.num_steps
         self.clock = time.monotonic()
 
     def go(self, request: StopRequest) -> TrainReport | None:
@@ -212,7 +166,7 @@ class _Run:
             stop_signal = result.stop_signal if self.ranks.size > 1 else request.signal
             if stop_signal:
                 self.save()
-                b = self.state.position.num_batches
+                b = self.state.position.num_steps
                 self.log.message(f"stopped after batch {b}; run the same command to resume")
                 if stop_signal == signal.SIGINT:
                     raise KeyboardInterrupt
@@ -221,23 +175,22 @@ class _Run:
 
     def _owes_validation(self) -> bool:
         """Whether the run was killed between the checkpoint it resumed from and the validation after it."""
-        b = self.state.position.num_batches
+        b = self.state.position.num_steps
         if b == 0 or b % self.config.valid_interval:
             return False
         return self.ranks.from_main(
-            lambda: not any(line["kind"] == "dev" and line["batch"] == b for line in read_metrics(self.out))
+            lambda: not any(line["kind"] == "dev" and line["step"] == b for line in read_metrics(self.out))
         )
 
     def _steps(self) -> Iterator[tuple[list[Batch | None], bool]]:
         """Yield the batches of each step of this rank, and whether the step is the last of its epoch."""
         position, group, limit = self.state.position, list[Batch | None](), self.config.max_batches or math.inf
-        if position.num_batches >= limit:
+        if position.num_steps >= limit:
             return
         for placed in read_batches(
             self.setup.plan,
             self.setup.reader,
-            epoch=position.epoch,
-            index=position.index,
+            start=(position.epoch, position.index),
             num_epochs=self.config.num_epochs,
             num_workers=self.config.num_workers,
             rank=self.ranks.rank,
@@ -248,16 +201,16 @@ class _Run:
             if len(group) == self.config.accumulate_batches or placed.is_last:
                 yield group, placed.is_last
                 group = []
-                if position.num_batches >= limit:
+                if position.num_steps >= limit:
                     return
 
     def step(self, batches: Sequence[Batch | None], *, is_last_of_epoch: bool, stop_signal: int = 0) -> StepResult:
         """Take one training step, then average, log, validate and save if due."""
         config, state, position = self.config, self.state, self.state.position
-        position.num_batches += 1
-        b = position.num_batches
+        position.num_steps += 1
+        b = position.num_steps
         state.model.train()
-        set_step(state.model, schedule_step(config, b, num_ranks=self.ranks.size))
+        set_step(state.model, config.schedule_progress(b, num_ranks=self.ranks.size))
         result = self.stepper.step(batches, b, stop_signal=stop_signal)
         if result.is_learned or result.is_diverging:
             state.divergence.num_skipped = state.divergence.num_skipped + 1 if result.is_diverging else 0
@@ -273,7 +226,7 @@ class _Run:
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
-        self.log.batch(result.losses, audio_s=result.audio_s if result.is_learned else 0.0)
+        self.log.step(result.losses, audio_s=result.audio_s if result.is_learned else 0.0)
         if b % config.log_interval == 0:
             rate, hours = state.optimizer.param_groups[0]["lr"], position.audio_s / 3600
             memory = {"memory_gib": peak_memory_gib(self.setup.device)}
@@ -288,7 +241,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint to resume from, and delete the oldest beyond those to keep."""
-        b = self.state.position.num_batches
+        b = self.state.position.num_steps
         self.state.save(checkpoint_path(self.out, b), self.setup.tokenizer, self.ranks)
         self.last_saved = b
         if self.ranks.is_main:
@@ -296,7 +249,7 @@ class _Run:
 
     def validate(self) -> dict[str, float]:
         """Average the model, evaluate it on dev and write it to the `model` folder on rank 0; the other ranks wait."""
-        b = self.state.position.num_batches
+        b = self.state.position.num_steps
         self.last_metrics = self.ranks.from_main(lambda: self._validate(b))
         self.last_validated = b
         return self.last_metrics
@@ -336,7 +289,7 @@ class _Run:
         Raises:
             ZipasrError: there were too many rollbacks.
         """
-        config, divergence, b = self.config, self.state.divergence, self.state.position.num_batches
+        config, divergence, b = self.config, self.state.divergence, self.state.position.num_steps
         if divergence.num_rollbacks >= config.max_rollbacks:
             self._give_up()
 
@@ -354,7 +307,7 @@ class _Run:
     def _give_up(self) -> NoReturn:
         config, stepper = self.config, self.stepper
         suspects = stepper.suspects
-        said = self.ranks.exchange(diagnosis(stepper, suspects, self.state.position.num_batches) if suspects else "")
+        said = self.ranks.exchange(diagnosis(stepper, suspects, self.state.position.num_steps) if suspects else "")
         if not self.ranks.is_main:
             raise SystemExit(1)
         self.log.error(next((text for text in said if text), ""))
@@ -371,13 +324,13 @@ class _Run:
     def finish(self) -> TrainReport:
         """Save and validate for the last time."""
         position = self.state.position
-        if position.num_batches != self.last_saved:
+        if position.num_steps != self.last_saved:
             self.save()
-        if self.last_validated != position.num_batches:
+        if self.last_validated != position.num_steps:
             self.validate()
         return TrainReport(
             self.out,
-            position.num_batches,
+            position.num_steps,
             self.last_metrics["wer"],
             self._speed(),
             is_main=self.ranks.is_main,
@@ -387,33 +340,3 @@ class _Run:
 
     def _speed(self) -> float:
         return self.state.position.audio_s / max(self.state.position.train_s, 1e-9)
-
-
-def new_state(
-    config: TrainConfig, device: torch.device, tokenizer: Tokenizer, run_folder: Path | None = None
-) -> tuple[TrainState, list[str]]:
-    """The state of a run at its start, and log lines about finetuning.
-
-    With the folder of a run that has checkpoints and loads one next, the checkpoint to finetune may be missing.
-    """
-    model = AsrModel(config.model)
-    notes = begin(model, config, tokenizer, run_folder)
-    model.to(device)
-    optimizer, scheduler = _new_optimizer(config, model)
-    return TrainState(model, optimizer, scheduler, RunningAverage(model, config.average_period), Position()), notes
-
-
-def _new_optimizer(config: TrainConfig, model: AsrModel) -> tuple[torch.optim.Optimizer, BatchEpochSchedule]:
-    if config.adam is not None:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        adam = torch.optim.Adam(trained, lr=config.adam.factor, betas=config.adam.betas, eps=1e-9)
-        return adam, Noam(adam, config.adam.warmup_batches)
-    optimizer = ScaledAdam(trained_groups(model), lr=config.lr, clipping_scale=config.clipping_scale)
-    eden = Eden(
-        optimizer,
-        lr_batches=config.lr_batches,
-        lr_epochs=config.lr_epochs,
-        warmup_batches=config.lr_warmup_batches,
-        warmup_start=config.lr_warmup_start,
-    )
-    return optimizer, eden

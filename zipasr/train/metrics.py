@@ -57,7 +57,7 @@ def sparing_warnings(name: str) -> Iterator[None]:
 class RunLog:
     """Log of a run: a progress bar, a TensorBoard writer and a file of JSON lines."""
 
-    def __init__(self, folder: Path, *, total_batches: int, done_batches: int, is_quiet: bool) -> None:
+    def __init__(self, folder: Path, *, total_steps: int, done_steps: int, is_quiet: bool) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -68,12 +68,12 @@ class RunLog:
             if self._file.tell() > 0:  # a killed run may have left an incomplete line
                 self._file.seek(-1, io.SEEK_END)
                 self._file.write(b"" if self._file.read(1) == b"\n" else b"\n")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_batches or None)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_steps or None)
         self._progress = Progress(
             "train",
             unit="batches",
-            total=total_batches,
-            done=done_batches,
+            total=total_steps,
+            done=done_steps,
             is_hidden=is_quiet,
             is_kept=True,
         )
@@ -81,21 +81,21 @@ class RunLog:
         self._audio_s = 0.0
         self._window_start = time.monotonic()
 
-    def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
-        """Count one batch: losses summed over it, in nats, and its seconds of audio."""
+    def step(self, losses: dict[str, float], *, audio_s: float) -> None:
+        """Count one step: losses summed over its batches, in nats, and their seconds of audio."""
         for name, value in losses.items():
             self._totals[name] = self._totals.get(name, 0.0) + value
         self._audio_s += audio_s
         self._progress.update()
 
-    def train_line(self, num_batches: int, **values: float) -> None:
+    def train_line(self, num_steps: int, **values: float) -> None:
         """Write the means since the last line: losses per second of audio, and the speed."""
         elapsed_s = time.monotonic() - self._window_start
         means = {name: total / max(self._audio_s, 1e-9) for name, total in self._totals.items()}
         line = {**means, "hours_per_hour": self._audio_s / max(elapsed_s, 1e-9), **values}
         shown = f"lr {values['lr']:.4f} {line['hours_per_hour']:.0f} h audio/h"
         self._progress.note(f"loss {means['loss']:.2f} {shown}" if means else shown)
-        self.line("train", num_batches, line)
+        self.line("train", num_steps, line)
         self._totals, self._audio_s = {}, 0.0
         self._window_start = time.monotonic()
 
@@ -103,14 +103,14 @@ class RunLog:
         """Exclude time not spent on training from the speed of the next line."""
         self._window_start += duration_s
 
-    def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
+    def line(self, kind: str, num_steps: int, values: dict[str, Any]) -> None:
         """Write one line of numbers."""
         with _writing(self._folder):
-            self._file.write(json.dumps({"kind": kind, "batch": num_batches, **values}).encode() + b"\n")
+            self._file.write(json.dumps({"kind": kind, "step": num_steps, **values}).encode() + b"\n")
             self._file.flush()
             for name, value in values.items():
                 if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, num_batches)
+                    self._board.add_scalar(f"{kind}/{name}", value, num_steps)
 
     def message(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -135,26 +135,10 @@ class SilentLog(RunLog):
     def __init__(self) -> None:
         pass
 
-    def batch(self, losses: dict[str, float], *, audio_s: float) -> None:
-        """Do nothing."""
+    def _do_nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Accept what any method of `RunLog` accepts."""
 
-    def train_line(self, num_batches: int, **values: float) -> None:
-        """Do nothing."""
-
-    def pause(self, duration_s: float) -> None:
-        """Do nothing."""
-
-    def line(self, kind: str, num_batches: int, values: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def error(self, text: str) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+    step = train_line = pause = line = message = error = close = _do_nothing
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -178,8 +162,8 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def forget_after(folder: Path, num_batches: int) -> None:
-    """Record a rollback in `metrics.jsonl`, if it exists; earlier lines about later batches then become invalid.
+def forget_after(folder: Path, num_steps: int) -> None:
+    """Record a rollback in `metrics.jsonl`, if it exists; earlier lines about later steps then become invalid.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -187,25 +171,32 @@ def forget_after(folder: Path, num_batches: int) -> None:
     path = folder / "metrics.jsonl"
     if path.is_file():
         with _writing(folder), path.open("ab") as file:
-            file.write(json.dumps({"kind": _WENT_BACK, "batch": num_batches}).encode() + b"\n")
+            file.write(json.dumps({"kind": _WENT_BACK, "step": num_steps}).encode() + b"\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same batch counts.
+    """The lines of `metrics.jsonl`; after a resume, the later of two lines for the same step counts.
 
     Lines of a branch that was rolled back are dropped. An incomplete line of a killed run is skipped.
 
     Raises:
-        DataError: the folder has no such file.
+        DataError: the folder has no such file, or it is of another version.
     """
     if not (folder / "metrics.jsonl").is_file():
         raise DataError(f"{folder} must be the folder of a run with a metrics.jsonl, but has none; give train's --out")
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        try:
             line = json.loads(text)
-            if line["kind"] == _WENT_BACK:
-                lines = {key: known for key, known in lines.items() if key[1] <= line["batch"]}
-            else:
-                lines[line["kind"], line["batch"]] = line
+        except json.JSONDecodeError:
+            continue
+        if "step" not in line:
+            raise DataError(
+                f"each line of {folder / 'metrics.jsonl'} must have a step, but one has none: another version of zipasr "
+                "wrote it; use another --out"
+            )
+        if line["kind"] == _WENT_BACK:
+            lines = {key: known for key, known in lines.items() if key[1] <= line["step"]}
+        else:
+            lines[line["kind"], line["step"]] = line
     return list(lines.values())

@@ -12,7 +12,7 @@ EARLY_GROWTH = (
     (25, 2.0),
     (100, 8.0),
     (400, 32.0),
-)  # (interval in batches, limit): it doubles at the interval while below the limit
+)  # (interval in steps, limit): it doubles at the interval while below the limit
 MIN_SCALE = 2.0**-16  # 1.5e-5: the published code gives up below 1e-5
 
 
@@ -24,12 +24,12 @@ class LossScale:
     num_good: int = 0
     """Steps without an overflow since the factor last changed by one, or by `GROWTH_INTERVAL`."""
 
-    def after_good_step(self, num_batches: int) -> None:
-        """Increase the scale if due, after `num_batches` steps (from 1)."""
+    def after_good_step(self, num_steps: int) -> None:
+        """Increase the scale if due, after `num_steps` steps (from 1)."""
         self.num_good += 1
         if self.num_good >= GROWTH_INTERVAL:
             self.scale, self.num_good = 2.0 * self.scale, 0
-        if any(num_batches % interval == 0 and self.scale < limit for interval, limit in EARLY_GROWTH):
+        if any(num_steps % interval == 0 and self.scale < limit for interval, limit in EARLY_GROWTH):
             self.scale *= 2.0
 
     def after_overflow(self) -> bool:

@@ -20,8 +20,9 @@ from zipasr.errors import DataError
 from zipasr.progress import write_line
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import read_cuts
-from zipasr.train.folder import CONFIG_FILE, first_tokenizer
+from zipasr.train.data import read_split
+from zipasr.train.folder import CONFIG_FILE, tokenizer_folder
+from zipasr.train.resolve import with_vocabulary
 from zipasr.train.state import checkpoint_folders
 
 MOST_UTTERANCES = 50_000
@@ -193,23 +194,20 @@ def check_recipe(config: TrainConfig, out: Path) -> DataReport:
         CheckpointError: the vocabulary of the run, or of the model to finetune, cannot be read.
     """
     splits = read_splits(Path(config.data))
-    if (out / CONFIG_FILE).is_file():
-        tokenizer = Tokenizer.load(out / "tokenizer")
-    else:
-        tokenizer = first_tokenizer(config, read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
+    config, tokenizer = with_vocabulary(config, splits["train"], tokenizer_folder(out))
     return examine(config, tokenizer, splits)
 
 
-def read_splits(folder: Path) -> dict[str, Sequence[Any]]:
+def read_splits(folder: Path) -> dict[str, IndexedCuts]:
     """The cuts of train, dev and, if it exists, test in a prepared folder.
 
     Raises:
         DataError: train or dev is missing, or a manifest is damaged or has another sampling rate.
     """
-    paths = {name: folder / f"{name}_cuts.jsonl.gz" for name in ("train", "dev", "test")}
-    if not (paths["test"].is_file() or paths["test"].with_suffix("").is_file()):
-        del paths["test"]
-    return {name: read_cuts(path) for name, path in paths.items()}
+    names = ["train", "dev"]
+    if any((folder / f"test_cuts.jsonl{ending}").is_file() for ending in (".gz", "")):
+        names.append("test")
+    return {name: read_split(folder, name) for name in names}
 
 
 def examine(

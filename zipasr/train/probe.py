@@ -26,11 +26,10 @@ from zipasr.profile import peak_bytes, process_status, start_of_peak
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.acceleration import recompute_activations
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import read_cuts, select
 from zipasr.train.distributed import Ranks
-from zipasr.train.folder import CONFIG_FILE, first_tokenizer, with_vocabulary
-from zipasr.train.loop import new_state
-from zipasr.train.step import Stepper, is_out_of_memory, schedule_step
+from zipasr.train.folder import tokenizer_folder
+from zipasr.train.setup import new_state, open_data
+from zipasr.train.step import Stepper, is_out_of_memory
 
 _SAFE_SHARE = 0.9  # of the memory: batches of other shapes fragment it
 _PRECISION = 1.05  # maximum ratio of the limit to the result
@@ -101,11 +100,7 @@ def probe(config: TrainConfig, out: Path) -> ProbeReport:
     config.check_loss_scales()
     device = select_device(config.device)
     check_precision(config.precision, device, is_training=True)
-    cuts = read_cuts(Path(config.data) / "train_cuts.jsonl.gz")
-    begun = (out / CONFIG_FILE).is_file()
-    tokenizer = Tokenizer.load(out / "tokenizer") if begun else first_tokenizer(config, cuts)
-    config = with_vocabulary(config, tokenizer)
-    data = select(cuts, read_cuts(Path(config.data) / "dev_cuts.jsonl.gz"), tokenizer, config)
+    config, tokenizer, data = open_data(config, tokenizer_folder(out))
     sizes = _sizes(data.train, tokenizer)
     budget = memory_budget(device)
     with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
@@ -236,7 +231,7 @@ class _Trier:
     def peak(self, shape: Shape) -> int | None:
         """Peak bytes during two steps on such a batch; in the second the optimizer's state already exists."""
         self.state.model.train()
-        set_step(self.state.model, schedule_step(self.config, 1))
+        set_step(self.state.model, self.config.schedule_progress(1))
         start_of_peak(self.device)
         try:
             batch = self._batch(shape)

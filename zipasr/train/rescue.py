@@ -16,6 +16,7 @@ from zipasr.checkpoint import CheckpointFolder
 from zipasr.data.batching import Batch
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE
+from zipasr.randomness import set_random_state
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.metrics import forget_after
@@ -25,9 +26,8 @@ from zipasr.train.state import (
     best_folders,
     checkpoint_folders,
     checkpoint_path,
-    divergence_of,
+    read_note,
     rewrite,
-    set_random_state,
 )
 from zipasr.train.step import Stepper, halves
 
@@ -39,7 +39,7 @@ def good_checkpoints(out: Path) -> dict[int, DivergenceState]:
     good = {}
     for number, folder in checkpoint_folders(out).items():
         try:
-            divergence = divergence_of(folder)
+            divergence = read_note(folder).divergence
             weights = CheckpointFolder(folder).tensors(WEIGHTS_FILE)
         except CheckpointError:
             continue
@@ -51,7 +51,7 @@ def good_checkpoints(out: Path) -> dict[int, DivergenceState]:
 def roll_back(
     out: Path, divergence: DivergenceState, config: TrainConfig, tokenizer: Tokenizer, new_state: Callable[[], TrainState]
 ) -> int:
-    """Roll a run back to the newest good checkpoint, at a lower learning rate; returns the checkpoint's number of batches.
+    """Roll a run back to the newest good checkpoint, at a lower learning rate; returns the checkpoint's number of steps.
 
     If the run was already rolled back to that checkpoint and diverged again without a newer one, the one before is used.
     Without any, the run starts over. Checkpoints of an interruption do not count, so that interruptions change nothing.
@@ -82,13 +82,13 @@ def roll_back(
     return number
 
 
-def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> str:
+def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_steps: int) -> str:
     """Diagnosis of a failed step, on one screen: the step is repeated, without the update, with hooks on every module.
 
     Args:
         stepper: stepper that took the step; its gradients are lost.
         batches: batches of the step.
-        num_batches: number of the step.
+        num_steps: number of the step.
     """
     model, optimizer = stepper.state.model, stepper.state.optimizer
     bad_weights = [name for name, p in model.named_parameters() if not _is_finite(p)]
@@ -99,7 +99,7 @@ def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> s
     set_random_state(stepper.random_before, stepper.device)
     try:
         for batch in batches:
-            _, total = stepper.losses(batch, num_batches)
+            _, total = stepper.losses(batch, num_steps)
             totals.append(total.item())
             total.backward()
         norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
@@ -110,9 +110,9 @@ def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> s
         watch.remove()
         optimizer.zero_grad(set_to_none=True)
     is_loss_finite = all(total - total == 0.0 for total in totals)
-    alone = _bad_alone(stepper, batches, num_batches) if not is_loss_finite else []
+    alone = _bad_alone(stepper, batches, num_steps) if not is_loss_finite else []
     lines = [
-        f"diagnosis of step {num_batches}: learning rate {optimizer.param_groups[0]['lr']:.4g}, loss "
+        f"diagnosis of step {num_steps}: learning rate {optimizer.param_groups[0]['lr']:.4g}, loss "
         f"{', '.join(f'{total:.4g}' for total in totals) or 'unknown'}{watch.note}",
         f"  utterances: {_few([name for batch in batches for name in batch.ids])}",
         f"  first module whose output is not finite: {watch.first or 'none'}",
@@ -180,7 +180,7 @@ class _Watch:
             hook.remove()
 
 
-def _bad_alone(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> list[str]:
+def _bad_alone(stepper: Stepper, batches: Sequence[Batch], num_steps: int) -> list[str]:
     """Utterances whose loss is not finite when computed alone, in eval mode."""
     bad, queue = list[str](), list(batches)
     was_training = stepper.state.model.training
@@ -188,7 +188,7 @@ def _bad_alone(stepper: Stepper, batches: Sequence[Batch], num_batches: int) -> 
     with torch.no_grad():
         while queue:
             batch = queue.pop(0)
-            if _is_finite(stepper.losses(batch, num_batches)[1]):
+            if _is_finite(stepper.losses(batch, num_steps)[1]):
                 continue
             if len(batch.ids) > 1:
                 queue += halves(batch)

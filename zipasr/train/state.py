@@ -11,20 +11,22 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zipasr import checkpoint
 from zipasr.errors import CheckpointError
-from zipasr.model import WEIGHTS_FILE, AsrModel, load_weights
+from zipasr.model import WEIGHTS_FILE, AsrModel
 from zipasr.nn.constraint import Whiten
 from zipasr.nn.lora import lora_state_dict, merged_state_dict, unmerged_state_dict
 from zipasr.optim.eden import BatchEpochSchedule
+from zipasr.randomness import random_state, set_random_state
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.distributed import Ranks
@@ -47,8 +49,8 @@ class Position:
     """Number of finished epochs."""
     index: int = 0
     """Finished batches of the current epoch, per rank."""
-    num_batches: int = 0
-    """Steps done since the start; a step is a batch, or several (`accumulate_batches`), on each rank."""
+    num_steps: int = 0
+    """Optimizer steps since the start; each is of `accumulate_batches` batches on every rank."""
     audio_s: float = 0.0
     """Seconds of audio processed since the start."""
     train_s: float = 0.0
@@ -57,14 +59,14 @@ class Position:
 
 @dataclass
 class DivergenceState:
-    """History of divergence in a run: skipped steps and rollbacks. Its key in `training.json` is "trouble"."""
+    """History of divergence in a run: skipped steps and rollbacks."""
 
     num_skipped: int = 0
     """Number of consecutive steps, up to now, that were skipped because a value was not finite."""
     num_rollbacks: int = 0
     """Number of rollbacks to an earlier checkpoint."""
     returned_to: list[int] = field(default_factory=list)
-    """Checkpoints that the run was rolled back to, by their number of batches."""
+    """Checkpoints that the run was rolled back to, by their number of steps."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ class TrainState:
             "scheduler": self.scheduler.state_dict(),
             "optimizer": _flatten(self.optimizer.state_dict(), "optimizer", named),
             "whiten_prob": self._whiten_prob(),
-            "trouble": dataclasses.asdict(self.divergence),
+            "divergence": dataclasses.asdict(self.divergence),
             "loss_scale": dataclasses.asdict(self.loss_scale),
             "ranks": told,
         }
@@ -118,21 +120,17 @@ class TrainState:
         average = files.tensors(AVERAGE_FILE)
         adapters = files.tensors(LORA_FILE) if LORA_FILE in files.names() else {}
         weights = unmerged_state_dict(self.model, files.tensors(WEIGHTS_FILE), adapters)
-        load_weights(self.model, weights, source=str(folder / WEIGHTS_FILE))
-        try:
+        checkpoint.load_weights(self.model, weights, source=str(folder / WEIGHTS_FILE))
+        with _of_this_version(folder):
             self.optimizer.load_state_dict(_unflatten(document["optimizer"], named))
             self.scheduler.load_state_dict(document["scheduler"])
             self.average.load(average)
-            told, rank = document.get("ranks", [None]), ranks.rank if ranks is not None else 0
+            told, rank = document["ranks"], ranks.rank if ranks is not None else 0
             own = told[rank] if 0 < rank < len(told) else None
             self._set_whiten_prob(own["whiten_prob"] if own else document["whiten_prob"])
             self.position = Position(**document["position"])
-            self.divergence = DivergenceState(**document.get("trouble", {}))
-            self.loss_scale = LossScale(**document.get("loss_scale", {}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder} must be a training checkpoint of this model and version, but is of another: {error!r}"
-            ) from error
+            self.divergence = DivergenceState(**document["divergence"])
+            self.loss_scale = LossScale(**document["loss_scale"])
         if ranks is not None and len(told) != ranks.size:
             self._change_ranks(len(told), ranks.size)
         if own is not None:
@@ -168,13 +166,37 @@ class TrainState:
         return next(self.model.parameters()).device
 
 
-def divergence_of(folder: Path) -> DivergenceState:
-    """The divergence state stored in a training checkpoint.
+class CheckpointNote(NamedTuple):
+    """What `training.json` of a checkpoint says about the run, without its tensors."""
+
+    position: Position
+    divergence: DivergenceState
+    num_ranks: int
+
+
+def read_note(folder: Path) -> CheckpointNote:
+    """Position and history of a run when it wrote a training checkpoint.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or of another version.
     """
-    return DivergenceState(**checkpoint.CheckpointFolder(folder).document(TRAINING_FILE).get("trouble", {}))
+    document = checkpoint.CheckpointFolder(folder).document(TRAINING_FILE)
+    with _of_this_version(folder):
+        return CheckpointNote(
+            Position(**document["position"]), DivergenceState(**document["divergence"]), len(document["ranks"])
+        )
+
+
+@contextmanager
+def _of_this_version(folder: Path) -> Iterator[None]:
+    """Context manager: refuse a checkpoint with missing or unknown entries."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} must be a training checkpoint of this model and version, but is of another: {error!r}; start anew "
+            "in another --out, with --from to keep the weights"
+        ) from error
 
 
 def rewrite(folder: Path, divergence: DivergenceState, lr_factor: float) -> None:
@@ -190,28 +212,9 @@ def rewrite(folder: Path, divergence: DivergenceState, lr_factor: float) -> None
         group["initial_lr"] *= lr_factor
         group["lr"] *= lr_factor
     document["optimizer"] = _flatten(optimizer, "optimizer", {})
-    document["trouble"] = dataclasses.asdict(divergence)
+    document["divergence"] = dataclasses.asdict(divergence)
     blobs = {name: files.blob(name) for name in files.names() if name != TRAINING_FILE}
     checkpoint.write_folder(folder, documents={TRAINING_FILE: document}, tensors={}, blobs=blobs)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """States (bytes) of the global random generators that training on a device uses."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore the result of `random_state`; generators missing in it or on this machine are unchanged."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
 
 
 def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
@@ -219,12 +222,12 @@ def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
-    """Training checkpoints of a run by number of batches, oldest first."""
+    """Training checkpoints of a run by number of steps, oldest first."""
     return _numbered_folders(run_folder / "checkpoints")
 
 
 def best_folders(run_folder: Path) -> dict[int, Path]:
-    """Models of the best validations of a run by number of batches, oldest first."""
+    """Models of the best validations of a run by number of steps, oldest first."""
     return _numbered_folders(run_folder / "best")
 
 
@@ -237,9 +240,9 @@ def _numbered_folders(parent: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def checkpoint_path(run_folder: Path, num_batches: int) -> Path:
-    """Path of the checkpoint after `num_batches` batches."""
-    return run_folder / "checkpoints" / f"batch-{num_batches:08d}"
+def checkpoint_path(run_folder: Path, num_steps: int) -> Path:
+    """Path of the checkpoint after `num_steps` steps."""
+    return run_folder / "checkpoints" / f"batch-{num_steps:08d}"
 
 
 def load_newest(state: TrainState, run_folder: Path, ranks: Ranks | None = None) -> bool:
@@ -275,7 +278,7 @@ def _load_newest(state: TrainState, run_folder: Path, ranks: Ranks) -> str:
 
 
 def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1) -> None:
-    """Delete all but the `keep` newest checkpoints up to `newest` batches, and incomplete files of killed runs.
+    """Delete all but the `keep` newest checkpoints up to `newest` steps, and incomplete files of killed runs.
 
     Checkpoints of an interruption (not at a multiple of `save_interval`) are not counted, and are deleted once there is a
     newer one. The regular checkpoints that averages and rollbacks need thus remain, however often a run is stopped. Later
@@ -290,7 +293,7 @@ def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1)
 
 
 def keep_best(
-    run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_batches: int, keep: int
+    run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_steps: int, keep: int
 ) -> Path | None:
     """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; delete the others.
 
@@ -298,7 +301,7 @@ def keep_best(
         The path of the written model, or None.
     """
     found = {path: _validation_wer(path) for path in best_folders(run_folder).values()}
-    own = run_folder / "best" / f"batch-{num_batches:08d}"
+    own = run_folder / "best" / f"batch-{num_steps:08d}"
     found[own] = metrics["wer"]
     best = sorted(found, key=lambda path: (found[path], path.name))[:keep]
     if own in best:

@@ -18,10 +18,10 @@ from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ZipasrError
 from zipasr.nn.placement import moved
 from zipasr.optim import ScaledAdam
+from zipasr.randomness import random_state
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
-from zipasr.train.finetune import step_offset
-from zipasr.train.state import TrainState, random_state
+from zipasr.train.state import TrainState
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
@@ -43,14 +43,40 @@ class StepResult(NamedTuple):
     """Signal that requested a stop on any rank, or 0."""
 
 
-class _Learned(NamedTuple):
+class _Gradients(NamedTuple):
     """Result of the forward and backward passes of one rank."""
 
-    values: list[float]
-    """The weighted sum, then each loss, then the norm of the gradients."""
+    losses: dict[str, float]
+    """The weighted sum "loss" and each loss, in nats, summed over the batches; zeros if no batch fits into memory."""
+    norm: float
+    """Norm of the gradients, without the loss scale."""
     num_pieces: int
+    """Parts that the batches were taken in."""
     unfit: tuple[str, ...]
     """Utterances that do not fit into memory even alone."""
+
+
+class _Signs(NamedTuple):
+    """Numbers of one rank in a step, or sums over all ranks: each counts ranks unless stated otherwise."""
+
+    sigint: float
+    sigterm: float
+    bad_losses: float
+    bad: float
+    """With a loss or gradient that is not finite."""
+    pieces: float
+    """Parts of batches that fit into memory."""
+    split: float
+    """That took a batch in parts."""
+    unfit: float
+    """Utterances that do not fit into memory."""
+    audio_s: float
+    """Seconds of audio."""
+
+    @property
+    def stop_signal(self) -> int:
+        """Signal that asked any rank to stop, or 0."""
+        return signal.SIGINT if self.sigint else signal.SIGTERM if self.sigterm else 0
 
 
 class Stepper:
@@ -66,42 +92,52 @@ class Stepper:
         self._num_steps, self._num_clipped = 0, torch.zeros(())
         self._grad_norm = math.nan
 
-    def step(self, batches: Sequence[Batch | None], num_batches: int, *, stop_signal: int = 0) -> StepResult:
+    def step(self, batches: Sequence[Batch | None], num_steps: int, *, stop_signal: int = 0) -> StepResult:
         """Take one training step on the batches of this rank; None is a batch that this rank does not have.
 
         Args:
             batches: at most `accumulate_batches`; as many on every rank.
-            num_batches: number of this step in the run, from 1.
+            num_steps: number of this step in the run, from 1.
             stop_signal: signal that requested a stop on this rank, or 0.
         """
         own = [batch for batch in batches if batch is not None]
-        names = ["loss", *loss_weights(self.config, num_batches)]
         self.random_before = random_state(self.device)
-        learned = self._learn(own, num_batches)
-        *values, norm = learned.values
-        is_loss_bad = not all(map(math.isfinite, values))
-        is_bad = is_loss_bad or not math.isfinite(norm)
-        audio_s = sum(batch.audio_s for batch in own)
-        stops = [stop_signal == signal.SIGINT, stop_signal == signal.SIGTERM]
-        signs = [*stops, is_loss_bad, is_bad, learned.num_pieces, learned.num_pieces > len(own), len(learned.unfit)]
-        told = self.ranks.sum([*map(float, signs), audio_s, *(0.0 if is_bad else value for value in values)])
-        num_int, num_term, num_bad_losses, num_bad, num_pieces, num_split, num_unfit, audio_s, *sums = told
-        stop_signal = signal.SIGINT if num_int else signal.SIGTERM if num_term else 0
-        problems = self._problems(learned, own, is_loss_bad, is_bad) if num_bad or num_split or num_unfit else ()
+        found = self._learn(own, num_steps)
+        is_loss_bad = not all(map(math.isfinite, found.losses.values()))
+        is_bad = is_loss_bad or not math.isfinite(found.norm)
+        signs, losses = self._agree(
+            _Signs(
+                sigint=stop_signal == signal.SIGINT,
+                sigterm=stop_signal == signal.SIGTERM,
+                bad_losses=is_loss_bad,
+                bad=is_bad,
+                pieces=found.num_pieces,
+                split=found.num_pieces > len(own),
+                unfit=len(found.unfit),
+                audio_s=sum(batch.audio_s for batch in own),
+            ),
+            {name: 0.0 if is_bad else loss for name, loss in found.losses.items()},
+        )
+        has_problems = signs.bad or signs.split or signs.unfit
+        problems = self._problems(found, own, is_loss_bad, is_bad) if has_problems else ()
 
-        is_diverging = num_bad > 0
-        is_learned = num_bad == 0 and num_pieces > 0
+        is_diverging = signs.bad > 0
+        is_learned = signs.bad == 0 and signs.pieces > 0
         if is_learned:
-            is_learned = self._update(norm, num_batches)
+            is_learned = self._update(found.norm, num_steps)
             is_diverging = not is_learned  # only the sum over the ranks was too large
-        if is_diverging and num_bad_losses == 0 and self.config.precision == "float16":
+        if is_diverging and signs.bad_losses == 0 and self.config.precision == "float16":
             is_diverging = not self.state.loss_scale.after_overflow()
-        self.suspects = own if is_bad or (is_diverging and num_bad == 0) else []
+        self.suspects = own if is_bad or (is_diverging and signs.bad == 0) else []
         self.state.optimizer.zero_grad(set_to_none=True)
-        losses = dict(zip(names, sums, strict=True)) if is_learned else {}
-        return StepResult(is_learned, losses, audio_s, problems, is_diverging, stop_signal)
+        return StepResult(is_learned, losses if is_learned else {}, signs.audio_s, problems, is_diverging, signs.stop_signal)
 
-    def losses(self, batch: Batch, num_batches: int) -> tuple[dict[str, Tensor], Tensor]:
+    def _agree(self, signs: _Signs, losses: dict[str, float]) -> tuple[_Signs, dict[str, float]]:
+        """The sums over all ranks, in one message."""
+        sums = self.ranks.sum([*map(float, signs), *losses.values()])
+        return _Signs(*sums[: len(signs)]), dict(zip(losses, sums[len(signs) :], strict=True))
+
+    def losses(self, batch: Batch, num_steps: int) -> tuple[dict[str, Tensor], Tensor]:
         """Each loss, and their weighted sum; all summed over the batch, in nats.
 
         Labels and lengths stay on the CPU, where they are checked; the model moves them to the device when needed.
@@ -109,7 +145,7 @@ class Stepper:
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             losses = self.state.model(moved(batch.features, self.device), batch.feature_lens, batch.labels, batch.label_lens)
-        weights = loss_weights(self.config, num_batches)
+        weights = loss_weights(self.config, num_steps)
         return losses, torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def figures(self) -> dict[str, float]:
@@ -123,17 +159,18 @@ class Stepper:
         self._num_steps, self._num_clipped = 0, torch.zeros(())
         return clip
 
-    def _learn(self, batches: Sequence[Batch], num_batches: int) -> _Learned:
-        """Accumulate gradients of the batches, in as many pieces as memory requires."""
+    def _learn(self, batches: Sequence[Batch], num_steps: int) -> _Gradients:
+        """Accumulate gradients of the batches, in as many pieces as memory requires; read their losses and norm at once."""
         pieces, unfit = list(batches), list[str]()
+        names = ["loss", *loss_weights(self.config, num_steps)]
         while True:
             self.state.optimizer.zero_grad(set_to_none=True)
             values: list[Tensor] = []
             for piece in pieces:
-                value = self._backward(piece, num_batches)
-                if value is None:
+                losses = self._backward(piece, num_steps)
+                if losses is None:
                     break
-                values.append(value)
+                values.append(torch.stack([losses[name] for name in names]))
             if len(values) == len(pieces):
                 break
             if self.device.type == "cuda":
@@ -147,24 +184,25 @@ class Stepper:
                     p for piece in pieces for p in (halves(piece) if len(piece.ids) >= len(too_large.ids) else [piece])
                 ]
         if not pieces:
-            return _Learned([0.0] * (1 + len(loss_weights(self.config, num_batches))) + [0.0], 0, tuple(unfit))
-        norm = gradient_norm(self.parameters) / self.state.loss_scale.scale
+            return _Gradients(dict.fromkeys(names, 0.0), 0.0, 0, tuple(unfit))
+        grad_norm = gradient_norm(self.parameters) / self.state.loss_scale.scale
         sums = torch.stack(values).sum(0) if len(values) > 1 else values[0]
-        return _Learned(torch.cat([sums, norm.view(1)]).tolist(), len(pieces), tuple(unfit))
+        *read, norm = torch.cat([sums, grad_norm.view(1)]).tolist()
+        return _Gradients(dict(zip(names, read, strict=True)), norm, len(pieces), tuple(unfit))
 
-    def _backward(self, batch: Batch, num_batches: int) -> Tensor | None:
-        """Add the gradients of one batch; returns the weighted sum of its losses and each loss, None if out of memory."""
+    def _backward(self, batch: Batch, num_steps: int) -> dict[str, Tensor] | None:
+        """Add the gradients of one batch; returns its losses and their weighted sum "loss", None if out of memory."""
         try:
-            losses, total = self.losses(batch, num_batches)
+            losses, total = self.losses(batch, num_steps)
             scale = self.state.loss_scale.scale
             (total if scale == 1.0 else total * scale).backward()
-            return torch.stack([total, *losses.values()]).detach()
+            return {name: loss.detach() for name, loss in {"loss": total, **losses}.items()}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _update(self, norm: float, num_batches: int) -> bool:
+    def _update(self, norm: float, num_steps: int) -> bool:
         """Sum the gradients over the ranks and update the model; False, without an update, if the sum is not finite."""
         state, config = self.state, self.config
         scale = state.loss_scale.scale
@@ -177,7 +215,7 @@ class Stepper:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], 1.0 / scale)
         if config.adam is not None and config.adam.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, config.adam.max_grad_norm)
-        state.scheduler.step_batch(num_batches)
+        state.scheduler.step_batch(num_steps)
         try:
             state.optimizer.step()
         except (RuntimeError, MemoryError) as error:
@@ -188,7 +226,7 @@ class Stepper:
                 f"{str(error).splitlines()[0][:150]}; take a smaller model or a device with more memory"
             ) from error
         if config.precision == "float16":
-            state.loss_scale.after_good_step(num_batches)
+            state.loss_scale.after_good_step(num_steps)
         self._note(norm)
         return True
 
@@ -203,35 +241,35 @@ class Stepper:
         if factors:  # counted on the device: reading it would make the host wait
             self._num_clipped = self._num_clipped.to(factors[0].device) + (torch.stack(factors) < 1.0).any()
 
-    def _problems(self, learned: _Learned, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
+    def _problems(self, found: _Gradients, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
         """Collect the messages of all ranks; all ranks must call this."""
         said = []
         names = _listed([name for batch in own for name in batch.ids])
         if is_loss_bad:
-            said.append(f"skipped a batch whose loss is {learned.values[0]}: {names}")
+            said.append(f"skipped a batch whose loss is {found.losses['loss']}: {names}")
         elif is_bad and self.config.precision == "float16":
             said.append(
                 f"skipped a batch whose gradients overflowed at a loss scale of {self.state.loss_scale.scale:g}: {names}"
             )
         elif is_bad:
             said.append(f"skipped a batch whose gradients are not finite: {names}")
-        if learned.unfit:
-            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(learned.unfit)}")
-        elif learned.num_pieces > len(own):
+        if found.unfit:
+            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(found.unfit)}")
+        elif found.num_pieces > len(own):
             said.append(
-                f"out of memory: took a batch in {learned.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
+                f"out of memory: took a batch in {found.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
                 "happens often (zipasr train --probe finds what fits)"
             )
         return tuple(text for texts in self.ranks.exchange(said) for text in texts)
 
 
-def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
-    """Weight of each configured loss after `num_batches` batches (from 1).
+def loss_weights(config: TrainConfig, num_steps: int) -> dict[str, float]:
+    """Weight of each configured loss in step `num_steps` (from 1).
 
     Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
     consistency from 0 to its scale; CTC and the attention decoder are constant.
     """
-    done = min(num_batches / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
+    done = min(num_steps / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
     model, weights = config.model, {}
     if model.transducer is not None:
         weights["simple"] = 1.0 - done * (1.0 - config.simple_loss_scale)
@@ -245,12 +283,6 @@ def loss_weights(config: TrainConfig, num_batches: int) -> dict[str, float]:
         scale = config.consistency.scale
         weights["consistency"] = done * (scale if scale is not None else 0.2 if is_ctc_alone else 0.02)
     return weights
-
-
-def schedule_step(config: TrainConfig, num_batches: int, *, num_ranks: int = 1) -> float:
-    """Progress of the model's schedules after `num_batches` steps, in units of `ref_duration_s` of audio."""
-    duration_s = config.batch.max_duration_s * config.accumulate_batches * num_ranks
-    return step_offset(config) + num_batches * duration_s / config.ref_duration_s
 
 
 def halves(batch: Batch) -> list[Batch]:

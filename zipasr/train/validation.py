@@ -1,5 +1,6 @@
 """Validation during training: losses of the averaged model on the dev set, and error rates of its searches."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zipasr.alignment.emission import EmissionStats, measure_emission
-from zipasr.data.batching import Batch, BatchConfig, BatchReader, Item
+from zipasr.data.batching import Batch
 from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
@@ -17,6 +18,7 @@ from zipasr.search.comparison import ComparedSearch, SearchComparison, best_sear
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
+from zipasr.train.data import plain_batches
 
 COMPARED_S = 1800.0
 """Audio of the dev set on which all searches are compared. Of a longer dev set they decode evenly spread batches, and only
@@ -79,7 +81,7 @@ def validate(
     for i, batch in enumerate(batches):
         encoded = model.encode(batch.features.to(device), batch.feature_lens.to(device))
         labels, label_lens = batch.labels.to(device), batch.label_lens.to(device)
-        for name, loss in model.head_losses(encoded, labels, label_lens).items():
+        for name, loss in model.loss(encoded, labels, label_lens).items():
             losses[name] = losses.get(name, 0.0) + loss.item()
         if i % stride == 0:
             compared.add(encoded, [texts[name] for name in batch.ids])
@@ -113,15 +115,9 @@ def _figures(emission: EmissionStats) -> dict[str, float]:
 
 
 def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> list[Batch]:
-    """Batches of cuts sorted by length, not augmented, each utterance followed by the padding of decoding."""
-    plain = BatchConfig(max_duration_s=config.batch.max_duration_s, speed_factors=(1.0,), spec_augment=None)
-    reader = BatchReader(cuts, tokenizer, config.model.features, plain, seed=config.seed)
-    order = sorted(range(len(cuts)), key=lambda i: cuts[i].duration)
-    batches, group = [], order
-    while group:
-        size = max(1, int(plain.max_duration_s / max(cuts[group[-1]].duration, 0.1)))
-        chosen, group = group[-size:], group[:-size]
-        batch = reader[0, 0, tuple(Item((i,), 1.0) for i in chosen)]
-        padded = torch.nn.functional.pad(batch.features, (0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
-        batches.append(batch._replace(features=padded))
-    return batches
+    """`plain_batches` of cuts, each utterance followed by the padding of decoding."""
+    batches = plain_batches(
+        cuts, tokenizer, config.model.features, max_duration_s=config.batch.max_duration_s, seed=config.seed
+    )
+    pad = functools.partial(torch.nn.functional.pad, pad=(0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
+    return [batch._replace(features=pad(batch.features)) for batch in batches]

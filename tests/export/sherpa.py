@@ -1,0 +1,85 @@
+"""What sherpa-onnx and our PyTorch searches return for recordings, from exported folders and from the models behind them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sherpa_onnx
+
+from zipasr.model import AsrModel, resolve_model_folder
+from zipasr.onnx_runtime import load
+from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.transcript import Transcript
+
+SEARCHES = {"greedy": "greedy_search", "beam": "modified_beam_search", "ctc_greedy": ""}
+
+
+def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str) -> list[Any]:
+    """sherpa-onnx's results for recordings at 16 kHz with an exported folder; `method` is one of `SEARCHES`."""
+    files = load(folder).scorer.config.files
+    tokens = str(folder / "tokens.txt")
+    if method == "ctc_greedy":
+        recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
+    else:
+        recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+            encoder=str(folder / str(files.encoder)),
+            decoder=str(folder / str(files.decoder)),
+            joiner=str(folder / str(files.joiner)),
+            tokens=tokens,
+            decoding_method=SEARCHES[method],
+        )
+    results = []
+    for samples in recordings:
+        stream = recognizer.create_stream()
+        stream.accept_waveform(16_000, samples)
+        recognizer.decode_stream(stream)
+        results.append(stream.result)
+    return results
+
+
+def transcribe_with_sherpa(folder: Path, recordings: Sequence[np.ndarray], method: str) -> list[str]:
+    """The texts of `sherpa_results`."""
+    return [result.text.strip() for result in sherpa_results(folder, recordings, method)]
+
+
+def transcribe_as_sherpa(model_dir: Path, recordings: Sequence[np.ndarray], method: str) -> list[str]:
+    """The texts that our search finds with PyTorch without padding after a recording, as in sherpa-onnx."""
+    return [transcript.text for transcript in transcripts_without_padding(model_dir, recordings, method)]
+
+
+def transcripts_without_padding(model_dir: Path, recordings: Sequence[np.ndarray], method: str) -> list[Transcript]:
+    """The transcripts of `transcribe_as_sherpa`."""
+    model, tokenizer = AsrModel.load(resolve_model_folder(model_dir))
+    search = SearchConfig(method=method)  # type: ignore[arg-type]
+    recognizer = Recognizer(model, tokenizer, search=search, tail_padding_frames=0, use_true_times=False)
+    return [recognizer.transcribe(samples) for samples in recordings]
+
+
+def sherpa_tokens(recognizer: sherpa_onnx.OnlineRecognizer, recordings: Sequence[np.ndarray]) -> list[list[str]]:
+    """Tokens of recordings that arrive in pieces of 0.1 s, their chunks decoded in batches."""
+    streams = [recognizer.create_stream() for _ in recordings]
+    for start in range(0, max(map(len, recordings)), 1600):
+        for stream, samples in zip(streams, recordings, strict=True):
+            stream.accept_waveform(16_000, samples[start : start + 1600])
+        while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+            recognizer.decode_streams(ready)
+    for stream in streams:
+        stream.input_finished()
+    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+    return [recognizer.tokens(stream) for stream in streams]
+
+
+def sherpa_recognizer(folder: Path, method: str) -> sherpa_onnx.OnlineRecognizer:
+    """The real sherpa-onnx on streaming graphs; `method` is greedy, beam or ctc_greedy."""
+    files, tokens = load(folder).scorer.config.files, str(folder / "tokens.txt")
+    if method == "ctc_greedy":
+        return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
+    return sherpa_onnx.OnlineRecognizer.from_transducer(
+        encoder=str(folder / str(files.encoder)),
+        decoder=str(folder / str(files.decoder)),
+        joiner=str(folder / str(files.joiner)),
+        tokens=tokens,
+        decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
+    )

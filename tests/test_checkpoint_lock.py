@@ -1,0 +1,53 @@
+"""The lock of a run folder. Contract: one process at a time; a second one gets an error message."""
+
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zipasr.checkpoint import locked
+from zipasr.errors import CheckpointError, ConfigError
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "run"
+    with locked(out):
+        assert out.is_dir()
+        with pytest.raises(ConfigError, match="another process is training in"), locked(out):
+            pass
+    with locked(out):  # free again
+        pass
+
+
+def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    """A child holds the lock of its dead parent for some seconds."""
+    out = tmp_path / "run"
+    script = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.checkpoint import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n        time.sleep(3.0)\n        Path(sys.argv[1], 'left').touch()\n        os._exit(0)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with locked(out):
+        assert (out / "left").is_file()
+
+
+def test_what_a_kill_left_is_put_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("model", ".model.old-12", "checkpoints/.batch-00000004.old-12", "best/.batch-00000004.partial-12"):
+        (tmp_path / name).mkdir(parents=True)
+    with caplog.at_level(logging.WARNING), locked(tmp_path):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("**/*") if path.is_dir()}
+    assert found == {"model", "checkpoints", "best", "checkpoints/batch-00000004"}
+    assert "batch-00000004 was being replaced" in caplog.text
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="must be a folder to write into"), locked(tmp_path / "file" / "run"):
+        pass

@@ -1,0 +1,62 @@
+"""Files of lines: UTF-8 text to read, and JSON lines that are written completely or not at all."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zipasr.errors import DataError
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that is not UTF-8.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    yield number, None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}; check the path") from error
+
+
+@contextmanager
+def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Open a file of JSON lines for writing, gzipped if its name ends in `.gz`; it appears when the block ends.
+
+    The same rows give the same bytes. A file name that is not UTF-8 has lone surrogates in Python; they are written as JSON
+    escapes, from which they are read back unchanged.
+
+    Yields:
+        A function that writes one row.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def write_to(file: Any) -> Callable[[Any], None]:
+        return lambda row: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+    try:
+        with temporary.open("wb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+                    yield write_to(file)
+            else:
+                yield write_to(raw)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write a whole file of JSON lines; see `writing_rows`."""
+    with writing_rows(path) as write:
+        for row in rows:
+            write(row)
