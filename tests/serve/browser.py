@@ -74,6 +74,35 @@ class Browser:
         found = self.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)  # type: ignore[index]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
+    def press(self, key: str) -> None:
+        """Press a key and release it."""
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        number = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            down = {"text": text} if text and kind == "keyDown" else {}
+            code = "Space" if key == " " else key
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **down)
+
+    def click(self, selector: str) -> None:
+        """Click the middle of an element, or of its first line, with the mouse."""
+        self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        box = f"document.querySelector({selector!r}).getClientRects()[0]"
+        x, y = (self.evaluate(f"{box}.{low} + {box}.{size} / 2") for low, size in (("x", "width"), ("y", "height")))
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def accessible(self) -> list[tuple[str, str]]:
+        """Role and name of every element of the accessibility tree, in reading order, as a screen reader is told them."""
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        by_id = {node["nodeId"]: node for node in nodes}  # type: ignore[attr-defined]
+        told, waiting = [], [nodes[0]]  # type: ignore[index]
+        while waiting:
+            node = waiting.pop()
+            if not node.get("ignored"):
+                told.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+            waiting += [by_id[id] for id in reversed(node.get("childIds", [])) if id in by_id]
+        return told
+
     def screenshot(self, name: str, *, width: int, height: int, is_dark: bool = False) -> bytes:
         """A screenshot of the page as PNG, also written to the folder `SCREENSHOTS`."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)

@@ -269,7 +269,12 @@ def test_our_subprotocol_adds_words_with_times(server: Service, streaming: Recog
     words, segments = with_words.pop("timed_words"), with_words.pop("timed_segments")
     assert with_words == plain
     assert [tuple(segment.values()) for segment in segments] == [  # type: ignore[attr-defined]
-        (pytest.approx(cue.start_s, abs=1e-3), pytest.approx(cue.end_s, abs=1e-3), cue.text.replace("\n", " "))
+        (
+            pytest.approx(cue.start_s, abs=1e-3),
+            pytest.approx(cue.end_s, abs=1e-3),
+            cue.text.replace("\n", " "),
+            cue.text.split("\n"),
+        )
         for cue in to_cues(expected)
     ]
     assert [word["word"] for word in words] == [word.text for word in expected.words]  # type: ignore[attr-defined, index]

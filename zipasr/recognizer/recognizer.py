@@ -93,12 +93,12 @@ class Recognizer:
             use_true_times=use_true_times and scorer.has_ctc,
         )
         self.hotwords = tuple(hotwords)
-        search = search or SearchConfig()
+        self._requested = search or SearchConfig()
         self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
-            partial(encode_hotwords, tokenizer=tokenizer, default_boost=search.hotword_boost)
+            partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
         )
-        self._resolve = partial(resolve_search, search, scorer, language_models=language_models, default=default_search)
-        self.search = self._resolve(has_hotwords=self.hotword_graph() is not None)
+        self._resolve = partial(resolve_search, scorer=scorer, language_models=language_models, default=default_search)
+        self.search = self._resolve(self._requested, has_hotwords=self.hotword_graph() is not None)
         self.long_recordings = long_recordings or LongRecordingConfig()
 
     # Differs: eleven parameters, for the same reason.
@@ -314,7 +314,7 @@ class Recognizer:
         graph = self.hotword_graph(hotwords)
         return Stream(
             self.engine,
-            self._resolve(has_hotwords=graph is not None, is_streaming=True),
+            self._resolve(self._requested, has_hotwords=graph is not None, is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=graph,
@@ -338,6 +338,7 @@ class Recognizer:
         *,
         max_batch_s: float | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
+        num_best: int | None = None,
     ) -> list[Transcript]:
         """The transcripts of many recordings; those of similar length are transcribed together.
 
@@ -345,11 +346,17 @@ class Recognizer:
             recordings: each (samples,) float32 at 16 kHz.
             max_batch_s: see `plan_batches`.
             hotwords: see `transcribe`.
+            num_best: size of the n-best lists; None: that of the recognizer's search.
         Returns:
             A transcript for each, in the order given; they do not depend on what else was given.
+        Raises:
+            ConfigError: a phrase cannot be written in the model's vocabulary, or the search has no n-best list.
         """
         graph = self.hotword_graph(hotwords)
-        search = self._resolve(has_hotwords=graph is not None)
+        requested = self._requested
+        if num_best is not None:
+            requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
+        search = self._resolve(requested, has_hotwords=graph is not None)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:

@@ -29,8 +29,8 @@ _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
 _CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
 _TRANSDUCER_METHODS = ("beam", "greedy")
 _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
-    "beam": (_BEAM_METHODS, "a beam search"),
     "num_best": (_BEAM_METHODS, "a beam search"),
+    "beam": (_BEAM_METHODS, "a beam search"),
     "max_symbols_per_frame": (_TRANSDUCER_METHODS, "beam or greedy"),
     "attention_scale": (("attention_rescoring",), "attention_rescoring"),
 }

@@ -30,8 +30,8 @@ _BATCH_S, _BATCH_BESIDE_STREAMS_S = 60.0, 10.0
 class Job:
     """A waiting recording, or a piece of one, and the future of its transcript."""
 
-    def __init__(self, samples: np.ndarray, hotwords: Hotwords) -> None:
-        self.samples, self.hotwords = samples, hotwords
+    def __init__(self, samples: np.ndarray, hotwords: Hotwords, num_best: int | None = None) -> None:
+        self.samples, self.hotwords, self.num_best = samples, hotwords, num_best
         self.future: Future[Transcript] = Future()
         self.since_s = time.monotonic()
 
@@ -39,6 +39,10 @@ class Job:
     def duration_s(self) -> float:
         """Length of the audio in seconds."""
         return len(self.samples) / SAMPLE_RATE_HZ
+
+    def fits(self, other: "Job") -> bool:
+        """Whether one search can transcribe both."""
+        return (self.hotwords, self.num_best) == (other.hotwords, other.num_best)
 
 
 class BatchingWorker:
@@ -83,10 +87,15 @@ class BatchingWorker:
         with self._wakes:
             self._wakes.notify_all()
 
-    def submit(self, samples: np.ndarray, hotwords: Hotwords = None) -> "Future[Transcript]":
+    def submit(self, samples: np.ndarray, hotwords: Hotwords = None, *, num_best: int | None = None) -> "Future[Transcript]":
         """Queue a recording that is transcribed in one piece and return the future of its transcript.
 
         Cancel the future to remove the recording from the queue.
+
+        Args:
+            samples: (samples,) float32 at 16 kHz.
+            hotwords: phrases to prefer.
+            num_best: size of the n-best list; None: that of the recognizer's search.
 
         Raises:
             ServerBusy: the queue is full, or the server is shutting down.
@@ -97,7 +106,7 @@ class BatchingWorker:
             self._short = deque(job for job in self._short if not job.future.cancelled())
             if len(self._short) >= self.max_waiting:
                 raise ServerBusy(f"The queue is full with {len(self._short)} recordings; please retry later.")
-            job = Job(samples, hotwords)
+            job = Job(samples, hotwords, num_best)
             self._short.append(job)
             self._wakes.notify_all()
         self._count_waiting()
@@ -159,7 +168,7 @@ class BatchingWorker:
             self._count_waiting()
 
     def _next_batch(self, max_s: float) -> list[Job]:
-        """The oldest waiting job and later jobs that have the same hotwords and fit."""
+        """The oldest waiting job and later jobs that have the same search and fit."""
         with self._wakes:
             for queue in (self._short, self._pieces):
                 while queue and queue[0].future.cancelled():
@@ -167,17 +176,16 @@ class BatchingWorker:
             batch: list[Job] = []
             if self._pieces and self._short:  # the older one first, so that neither kind starves the other
                 first = min(self._pieces[0], self._short[0], key=lambda job: job.since_s)
-                self._take((self._pieces if first is self._pieces[0] else self._short), batch, max_s, first.hotwords, 1)
+                self._take((self._pieces if first is self._pieces[0] else self._short), batch, max_s, first, 1)
             for queue in (self._short, self._pieces):
                 if queue:
-                    hotwords = batch[0].hotwords if batch else queue[0].hotwords
-                    self._take(queue, batch, max_s, hotwords, len(queue))
+                    self._take(queue, batch, max_s, batch[0] if batch else queue[0], len(queue))
         return batch
 
-    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, hotwords: Hotwords, max_num: int) -> None:
+    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, like: Job, max_num: int) -> None:
         """Move at most `max_num` jobs from a queue to a batch, in order, while they fit."""
         for _ in range(max_num):
-            if not queue or queue[0].hotwords != hotwords:
+            if not queue or not queue[0].fits(like):
                 return
             if batch and sum(job.duration_s for job in batch) + queue[0].duration_s > max_s:
                 return
@@ -197,7 +205,9 @@ class BatchingWorker:
         """Transcribe a batch and set its futures; return whether that worked. The error is set only for a single job."""
         started_s = time.monotonic()
         try:
-            transcripts = self.recognizer.transcribe_many([job.samples for job in batch], hotwords=batch[0].hotwords)
+            transcripts = self.recognizer.transcribe_many(
+                [job.samples for job in batch], hotwords=batch[0].hotwords, num_best=batch[0].num_best
+            )
         except Exception as error:  # any error belongs to the waiting request, and the thread must continue
             if len(batch) == 1:  # without the traceback, which refers to the batch, its future and so the error: a cycle
                 batch[0].future.set_exception(error.with_traceback(None))

@@ -105,7 +105,11 @@ class HttpEndpoints:
         """Transcribe an uploaded recording and close its file."""
         with upload.file.file as file:
             transcript = await self.transcriber.transcribe(
-                file, hotwords=options.hotwords, on_progress=on_progress, on_text=on_text
+                file,
+                hotwords=options.hotwords,
+                num_best=options.num_best,
+                on_progress=on_progress,
+                on_text=on_text,
             )
         self.metrics.recordings.labels("done").inc()
         return transcript
@@ -160,7 +164,8 @@ class HttpEndpoints:
             name = upload.file.filename if upload is not None and upload.file.filename else "the recording"
             message = message.replace("the file object", name[:100]).replace(_INAPPLICABLE_CURE, "")
             return JSONResponse(error_body(message, param="file"), status_code=400)
-        return JSONResponse(error_body(message, param="prompt"), status_code=400)
+        param = "num_best" if message.startswith("num_best") else "prompt"
+        return JSONResponse(error_body(message, param=param), status_code=400)
 
     def _model_object(self) -> dict[str, object]:
         return {"id": self.model_name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
@@ -179,7 +184,16 @@ class HttpEndpoints:
     async def health(self, request: Request) -> Response:
         """Whether the server accepts requests: 200, or 503 when it is shutting down or its worker has failed."""
         status = "draining" if self.admission.is_draining else "ok" if self.transcriber.worker.is_alive else "failed"
-        described = {"model": self.model_name, "can_stream": self.can_stream, "needs_key": self.config.api_key is not None}
+        described = {
+            "model": self.model_name,
+            "can_stream": self.can_stream,
+            "needs_key": self.config.api_key is not None,
+            "max_upload_mb": self.config.max_upload_mb,
+            "max_audio_s": self.config.max_audio_s,
+            "max_num_best_s": self.transcriber.longest_piece_s,
+            # The page compares it with its own address: only here a proxy's change of it shows.
+            "host": request.headers.get("host", ""),
+        }
         return JSONResponse({"status": status, **described}, status_code=200 if status == "ok" else 503)
 
     async def show_metrics(self, request: Request) -> Response:

@@ -21,6 +21,8 @@ _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 _MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
 """Limits on the hotwords of a request: their graph grows with their characters, and all requests wait while it is built."""
+_MAX_NUM_BEST = 20
+"""The time of a search grows with its beam, which holds the n-best list."""
 
 
 class RequestError(ProtocolError):
@@ -51,6 +53,8 @@ class TranscriptionRequest:
     has_log_probs: bool = False
     hotwords: tuple[str, ...] | None = None
     """Hotwords of the request; None: those of the server."""
+    num_best: int | None = None
+    """Size of the n-best list; None: only the best hypothesis is asked for."""
 
 
 def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> TranscriptionRequest:
@@ -73,6 +77,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
     response_format = _choice("response_format", single.pop("response_format", "json"), RESPONSE_FORMATS)
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
     hotwords = _phrases(single.pop("prompt", ""), repeated["keywords"])
+    num_best = _num_best(single.pop("num_best", None), response_format)
     for name in single:
         raise RequestError(f"The field {name} is not supported; leave it out.", param=name)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
@@ -101,6 +106,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
         has_segments="segment" in granularities or not granularities,
         has_log_probs=bool(repeated["include"]),
         hotwords=hotwords,
+        num_best=num_best,
     )
 
 
@@ -137,6 +143,18 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise RequestError(f"{name} must be one of {', '.join(choices)}, but is {value[:100]!r}.", param=name)
     return value
+
+
+def _num_best(value: str | None, response_format: str) -> int | None:
+    if value is None:
+        return None
+    if value not in map(str, range(2, _MAX_NUM_BEST + 1)):
+        raise RequestError(f"num_best must be a number from 2 to {_MAX_NUM_BEST}, but is {value[:100]!r}.", param="num_best")
+    if response_format != "verbose_json":
+        raise RequestError(
+            f"num_best has an effect only on verbose_json, but response_format is {response_format}.", param="num_best"
+        )
+    return int(value)
 
 
 def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
@@ -231,6 +249,11 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
         answer["segments"] = _segments(transcript, token_ids)
     if request.has_words:
         answer["words"] = timed_words(transcript)
+    if request.num_best is not None:
+        answer["alternatives"] = [
+            {"text": other.text, **({"words": timed_words(other)} if request.has_words else {})}
+            for other in transcript.alternatives
+        ]
     answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
     return answer
 
@@ -254,6 +277,7 @@ def _segments(transcript: Transcript, token_ids: Mapping[str, int]) -> list[dict
                 "start": round(cue.start_s, 3),
                 "end": round(cue.end_s, 3),
                 "text": text,
+                "lines": cue.text.split("\n"),
                 "tokens": [token_ids[token.text] for token in tokens if token.text in token_ids],
                 "temperature": 0.0,
                 "avg_logprob": round(sum(log_probs) / len(log_probs), 6) if log_probs else 0.0,

@@ -12,7 +12,11 @@ _FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
     "/words.js": ("words.js", "text/javascript"),
+    "/player.js": ("player.js", "text/javascript"),
+    "/saving.js": ("saving.js", "text/javascript"),
+    "/alternatives.js": ("alternatives.js", "text/javascript"),
     "/sending.js": ("sending.js", "text/javascript"),
+    "/refusals.js": ("refusals.js", "text/javascript"),
     "/live.js": ("live.js", "text/javascript"),
     "/microphone.js": ("microphone.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -20,7 +24,7 @@ _FILES = {
 PAGE_PATHS = tuple(_FILES)
 """The URL paths of the page's files."""
 _HEADERS = {
-    # `blob:` lets the page load the chosen file into an audio element, which gives the length of the recording.
+    # `blob:` lets the page play the chosen file.
     "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src blob:; object-src 'none'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",

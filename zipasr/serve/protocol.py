@@ -137,7 +137,7 @@ def to_live_json(
         is_eof: whether it is the last one.
         has_words: whether to add fields that sherpa-onnx's JSON lacks, with times in seconds from the start of the stream:
             `timed_words`, each with `word`, `start`, `end` and `confidence`, and, for a final utterance,
-            `timed_segments`, its subtitles, each with `start`, `end` and `text`.
+            `timed_segments`, its subtitles, each with `start`, `end`, `text` and the `lines` that are displayed.
     """
     extra: dict[str, object] = {}
     if has_words:
@@ -193,7 +193,12 @@ def timed_words(transcript: Transcript) -> list[dict[str, object]]:
 
 def _segments(transcript: Transcript) -> list[dict[str, object]]:
     return [
-        {"start": round(cue.start_s, 3), "end": round(cue.end_s, 3), "text": cue.text.replace("\n", transcript.word_joiner)}
+        {
+            "start": round(cue.start_s, 3),
+            "end": round(cue.end_s, 3),
+            "text": cue.text.replace("\n", transcript.word_joiner),
+            "lines": cue.text.split("\n"),
+        }
         for cue in to_cues(transcript)
     ]
 

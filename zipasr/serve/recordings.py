@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
-from zipasr.errors import AudioError
+from zipasr.errors import AudioError, ConfigError
 from zipasr.recognizer.files import read_short
 from zipasr.recognizer.long_recording import transcribe_blocks
 from zipasr.serve.batching import BatchingWorker, Hotwords
@@ -44,6 +44,11 @@ class Transcriber:
         self._long = ThreadPoolExecutor(_NUM_LONG, "zipasr-long")
         self._num_long = 0
 
+    @property
+    def longest_piece_s(self) -> float:
+        """Length of the longest recording that is transcribed in one piece."""
+        return self.worker.recognizer.long_recordings.max_piece_s
+
     def close(self) -> None:
         """Stop the threads; reading that has not started is cancelled."""
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -55,6 +60,7 @@ class Transcriber:
         *,
         sample_rate_hz: int | None = None,
         hotwords: Hotwords = None,
+        num_best: int | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
@@ -64,12 +70,13 @@ class Transcriber:
             recording: a file object that can seek and stays open until this returns, or samples (samples,).
             sample_rate_hz: rate of samples; None for a file.
             hotwords: phrases to prefer; None: those of the recognizer.
+            num_best: size of the n-best list of a recording that is transcribed in one piece; None: that of the search.
             on_progress: called in the event loop with the seconds of a long recording that are done.
             on_text: called in the event loop with each stretch of the text of a long recording and its tokens, as soon as
                 it is final; the returned transcript contains the rest.
         Raises:
             AudioError: the recording cannot be read, or is too long.
-            ConfigError: the hotwords cannot be used.
+            ConfigError: the hotwords cannot be used, or there is no n-best list.
             ServerBusy: too many recordings wait.
         """
         loop = asyncio.get_running_loop()
@@ -91,10 +98,9 @@ class Transcriber:
         try:
             samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
-                transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords))
+                transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords, num_best=num_best))
                 return transcript
-            if self._num_long >= self.config.max_waiting:
-                raise ServerBusy(f"The server is full with {self._num_long} long recordings; please retry later.")
+            self._check_long(num_best)
             self._num_long += 1
             try:
                 work = loop.run_in_executor(
@@ -105,6 +111,16 @@ class Transcriber:
                 self._num_long -= 1
         finally:
             is_cancelled.set()
+
+    def _check_long(self, num_best: int | None) -> None:
+        """Check that a recording can be transcribed in pieces, and that not too many of that kind wait."""
+        if num_best is not None:
+            raise ConfigError(
+                f"num_best must be left out for recordings of more than {self.longest_piece_s:g} s, but is {num_best}; "
+                "they are cut into pieces, whose n-best lists do not combine"
+            )
+        if self._num_long >= self.config.max_waiting:
+            raise ServerBusy(f"The server is full with {self._num_long} long recordings; please retry later.")
 
     def _limited(self, blocks: Iterator[np.ndarray], is_cancelled: threading.Event) -> Generator[np.ndarray, None, None]:
         """The same blocks until the request is cancelled; raises AudioError for a recording that is too long."""
@@ -126,7 +142,7 @@ class Transcriber:
         keeps only its file.
         """
         with contextlib.closing(blocks()) as reading:
-            samples, _ = read_short(reading, max_s=self.worker.recognizer.long_recordings.max_piece_s)
+            samples, _ = read_short(reading, max_s=self.longest_piece_s)
         return samples
 
     def _transcribe_long(

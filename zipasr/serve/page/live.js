@@ -1,6 +1,6 @@
 // The microphone: records audio, streams it to a server with a streaming model, and makes a WAV file for other servers.
 
-import { Refusal, whyRefused } from "./sending.js";
+import { Refusal, whyRefused } from "./refusals.js";
 
 async function opened() {
   if (!navigator.mediaDevices) {
@@ -55,7 +55,9 @@ export async function record(onSamples) {
 export function connect(key, onResult) {
   const protocols = ["zipasr"];
   if (key) protocols.push("zipasr.key." + btoa(key).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""));
-  const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/online`, protocols);
+  const url = new URL("online", document.baseURI); // relative, for a proxy that serves the page below a path
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  const socket = new WebSocket(url, protocols);
   const waiting = [];
   let isOpen = false, isDone = false;
   const ended = new Promise((resolve, reject) => {
@@ -71,7 +73,7 @@ export function connect(key, onResult) {
       if (isDone && code !== 1012) resolve();
       else if (reason) reject(new Refusal(0, reason));
       else if (isOpen) reject(new Refusal(0, "The connection to the server was lost."));
-      else reject((await whyRefused(key)) ?? new Refusal(0, "The server did not accept the connection. Please try again."));
+      else reject(await whyRefused(key));
     };
   });
   const send = (message) => {
@@ -81,21 +83,17 @@ export function connect(key, onResult) {
   return { send, finish: () => send("Done"), ended };
 }
 
-/** A WAV file of blocks of samples at 16 kHz. */
+/** A block of samples in the form in which `toWav` keeps them, 16-bit integers. */
+export const toInt16 = (block) => Int16Array.from(block, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32768))));
+
+/** A WAV file of blocks of 16-bit samples at 16 kHz. */
 export function toWav(blocks) {
-  const numSamples = blocks.reduce((sum, block) => sum + block.length, 0);
-  const view = new DataView(new ArrayBuffer(44 + 2 * numSamples));
+  const numBytes = 2 * blocks.reduce((sum, block) => sum + block.length, 0);
+  const view = new DataView(new ArrayBuffer(44));
   const write = (at, text) => [...text].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
-  write(0, "RIFF"); view.setUint32(4, 36 + 2 * numSamples, true); write(8, "WAVEfmt ");
+  write(0, "RIFF"); view.setUint32(4, 36 + numBytes, true); write(8, "WAVEfmt ");
   view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
   view.setUint32(24, 16000, true); view.setUint32(28, 32000, true); view.setUint16(32, 2, true); view.setUint16(34, 16, true);
-  write(36, "data"); view.setUint32(40, 2 * numSamples, true);
-  let at = 44;
-  for (const block of blocks) {
-    for (const value of block) {
-      view.setInt16(at, Math.max(-32768, Math.min(32767, Math.round(value * 32768))), true);
-      at += 2;
-    }
-  }
-  return new File([view], "microphone.wav", { type: "audio/wav" });
+  write(36, "data"); view.setUint32(40, numBytes, true);
+  return new File([view, ...blocks], "microphone.wav", { type: "audio/wav" }); // every browser's machine is little-endian
 }

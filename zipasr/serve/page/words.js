@@ -1,15 +1,10 @@
-// Transcripts: their elements, keyboard navigation, and the files that are saved.
+// Transcripts: their elements and keyboard navigation.
 
 export const minutes = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
-const clock = (s) => {
-  const ms = Math.max(0, Math.round(s * 1000)), pad = (n, width = 2) => String(n).padStart(width, "0");
-  return `${pad(Math.floor(ms / 3600000))}:${pad(Math.floor(ms / 60000) % 60)}:${pad(Math.floor(ms / 1000) % 60)},${pad(ms % 1000, 3)}`;
-};
-
 const instant = (s) => `${minutes(s)}.${String(Math.floor((s % 1) * 100)).padStart(2, "0")}`;
 
-const describe = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, confidence ${Math.round(confidence * 100)} %`;
+const describe = ({ start, end, confidence }) => `${instant(+start)} – ${instant(+end)}, confidence ${Math.round(confidence * 100)}\u00a0%`;
 
 function wordElement({ word, start, end, confidence }) {
   const element = document.createElement("span");
@@ -26,6 +21,7 @@ function line(start, className) {
   const paragraph = document.createElement("p"), time = document.createElement("time"), words = document.createElement("span");
   paragraph.className = className;
   time.textContent = minutes(start);
+  words.dir = "auto"; // the page does not know the language
   paragraph.append(time, words);
   return paragraph;
 }
@@ -43,35 +39,54 @@ export function linesOf({ segments, words, text }, className) {
   return lines;
 }
 
-export const toText = (segments) => segments.map(({ text }) => `${text}\n`).join("");
-export const toSrt = (segments) =>
-  segments.map(({ start, end, text }, i) => `${i + 1}\n${clock(start)} --> ${clock(end)}\n${text}\n`).join("\n");
-
-/** Show time and confidence of the hovered or focused word in `detail`; one word of `root` at a time is in the tab order. */
-export function watchWords(root, detail) {
-  const all = () => [...root.querySelectorAll(".word")];
-  const tell = ({ target }) => {
-    if (target.classList.contains("word")) detail.textContent = `“${target.textContent}”: ${describe(target.dataset)}`;
-  };
-  root.addEventListener("pointerover", tell);
-  root.addEventListener("focusin", tell);
-  root.addEventListener("click", ({ target }) => target.classList.contains("word") && target.focus());
-  root.addEventListener("focusin", ({ target }) => {
-    if (!target.classList.contains("word")) return;
-    root.querySelectorAll('.word[tabindex="0"]').forEach((word) => (word.tabIndex = -1));
-    target.tabIndex = 0;
+/**
+ * Make one word the stop of the tab key, and a button. A screen reader reads the others as running text, which it could not
+ * if every word were a button; the arrow keys make another word the button.
+ */
+function makeStop(root, word) {
+  root.querySelectorAll('.word[tabindex="0"]').forEach((other) => {
+    other.tabIndex = -1;
+    other.removeAttribute("role");
   });
-  root.addEventListener("keydown", (event) => {
-    const words = all(), now = words.indexOf(document.activeElement);
-    const next = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: words.length - 1 }[event.key];
-    if (now < 0 || next === undefined || !words[next]) return;
-    event.preventDefault();
-    words[next].focus();
-  });
+  word.tabIndex = 0;
+  word.setAttribute("role", "button");
 }
 
 /** Make the first word reachable with the tab key, unless another word is. */
 export function admitFirstWord(root) {
   const first = root.querySelector(".word");
-  if (first && !root.querySelector('.word[tabindex="0"]')) first.tabIndex = 0;
+  if (first && !root.querySelector('.word[tabindex="0"]')) makeStop(root, first);
+}
+
+/**
+ * Let words be chosen by mouse and keyboard: onChoose(word) follows a click, Enter or Space. Time and confidence of the hovered
+ * or focused word are shown in `detail`.
+ */
+export function watchWords(root, detail, onChoose) {
+  const wordOf = ({ target }) => (target.classList.contains("word") ? target : null);
+  const tell = (event) => {
+    const word = wordOf(event);
+    if (word) detail.textContent = `“${word.textContent}”: ${describe(word.dataset)}`;
+  };
+  root.addEventListener("pointerover", tell);
+  root.addEventListener("focusin", tell);
+  root.addEventListener("focusin", (event) => wordOf(event) && makeStop(root, event.target));
+  root.addEventListener("click", (event) => {
+    if (!wordOf(event) || !getSelection().isCollapsed) return; // the end of a selection is no click on a word
+    event.target.focus();
+    onChoose(event.target);
+  });
+  root.addEventListener("keydown", (event) => {
+    const word = wordOf(event);
+    if (!word || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      return void onChoose(word);
+    }
+    const words = [...root.querySelectorAll(".word")], now = words.indexOf(word);
+    const next = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: words.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    words[next]?.focus();
+  });
 }
