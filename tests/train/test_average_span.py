@@ -9,7 +9,8 @@ import pytest
 
 from tests.train.tones import minute_config, write_tones
 from zipasr.recipes.librispeech import medium
-from zipasr.train.average_span import AverageSpan, is_far
+from zipasr.recipes.prompts import tiny
+from zipasr.train.average_span import AverageSpan, is_far, with_fitting_save_interval
 from zipasr.train.loop import train
 
 
@@ -48,6 +49,30 @@ def test_what_the_configuration_implies(
 
 def vars_of(share: float, every: int, keep: int) -> dict[str, float | int]:
     return {"average_period": 10, "average_share": share, "save_interval": every, "keep_checkpoints": keep}
+
+
+@pytest.mark.parametrize("period", [1, 10, 200])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("keep", [2, 8, 30])
+@pytest.mark.parametrize("every", [1, 250, 4000])
+def test_a_chosen_save_interval_fits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, period: int, share: float, keep: int, every: int
+) -> None:
+    """Whatever the length of the run, nothing is left to warn about, and an interval that fits stays as it is."""
+    config = minute_config(average_period=period, average_share=share, save_interval=every, keep_checkpoints=keep)
+    for total in (1, 12, 100, 600, 5000, 480_000):
+        caplog.clear()
+        AverageSpan(config, tmp_path).foresee(total)
+        fitted = with_fitting_save_interval(config, total)
+        assert (fitted == config) == (not caplog.records)
+        caplog.clear()
+        AverageSpan(fitted, tmp_path).foresee(total)
+        assert not caplog.records, (total, fitted.save_interval)
+
+
+@pytest.mark.parametrize(("total", "expected"), [(4670, 250), (300, 30), (40, 10), (15, 250)])
+def test_save_interval_of_the_quick_start_at_other_lengths(total: int, expected: int) -> None:
+    assert with_fitting_save_interval(tiny(), total).save_interval == expected
 
 
 def test_published_recipe_warns_about_fewer_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
