@@ -142,7 +142,7 @@ def test_last_lines_say_where_the_model_is_and_what_comes_next(tmp_path: Path, c
 
 
 def test_a_short_run_chooses_its_save_interval_unless_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """It is chosen once: the same command resumes, and a longer run keeps it. The weights do not depend on it."""
+    """The same command resumes. The weights do not depend on it."""
     data = write_tones(tmp_path / "data", num_train=6, num_dev=2)
     settings = [*FEW_STEPS, "--set", "max_batches=8", "--set", "num_epochs=8", "--set", "average_period=1"]
     recipe = ["prompts:tiny", "--set", f"data={data}", *settings]

@@ -1,6 +1,7 @@
 """Where the averaged model starts. Contract: one warning with the cure if that is far from the configured share, else
 none."""
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.train.tones import minute_config, write_tones
+from zipasr.checkpoint import checkpoint_folders
+from zipasr.errors import ConfigError
 from zipasr.recipes.librispeech import medium
 from zipasr.recipes.prompts import tiny
 from zipasr.train.average_span import AverageSpan, is_far, with_fitting_save_interval
+from zipasr.train.folder import stored_config
 from zipasr.train.loop import train
 
 
@@ -105,3 +109,19 @@ def test_checkpoints_that_do_not_reach_back_cause_one_warning(
     assert caplog.text.count("but begins at") == num_said
     if num_said:
         assert "the averaged model of batch 6 should begin at batch 2 (average_share 0.6), but begins at " in caplog.text
+
+
+def test_a_run_chooses_its_save_interval_at_its_start_and_again_for_another_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = write_tones(tmp_path / "tones", num_train=24, num_dev=2), tmp_path / "run"
+    config = minute_config(data, num_epochs=4, average_period=1, keep_checkpoints=2)
+    for num_epochs, expected, saved in ((4, 2, [10, 12]), (4, 2, [10, 12]), (20, 9, [45, 54, 60])):
+        changed = dataclasses.replace(config, num_epochs=num_epochs)
+        train(changed, out, is_quiet=True, is_save_interval_given=False)
+        stored = stored_config(out)
+        assert stored is not None and stored.save_interval == expected
+        assert list(checkpoint_folders(out)) == saved
+    assert "the averaged model of" not in caplog.text
+    with pytest.raises(ConfigError, match=r"save_interval \(was 9, now 1000\)"):
+        train(changed, out, is_quiet=True)

@@ -79,7 +79,7 @@ def test_length_in_words() -> None:
     )
     config = dataclasses.replace(config, batch=BatchConfig(speed_factors=(1.0,)))
     assert describe_length(config, RunLength(400, 1.0), Position(num_steps=100)) == (
-        "batch 100 of about 400 batches, 1 epoch: a validation at the end, a checkpoint every 250"
+        "batch 100 of about 400, 1 epoch: a validation at the end, a checkpoint every 250"
     )
 
 
@@ -100,4 +100,4 @@ def test_first_lines_of_a_run(
     assert said.count("left on this machine") == 1
     run(dataclasses.replace(config, num_epochs=8, max_batches=num_steps + 2), tmp_path / "run")
     said = capsys.readouterr().err
-    assert f"\nbatch {num_steps} of about {num_steps + 2} batches" in said
+    assert f"\nbatch {num_steps} of about {num_steps + 2}, " in said

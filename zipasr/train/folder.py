@@ -65,6 +65,8 @@ class ResolvedRun(NamedTuple):
     tokenizer: Tokenizer
     is_new: bool
     """Whether the folder holds no run yet."""
+    has_new_length: bool
+    """Whether the run is new, or ends elsewhere than when it was started last."""
 
 
 def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_interval_given: bool = True) -> ResolvedRun:
@@ -95,7 +97,8 @@ def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_in
                 "or another --out"
             )
         _check_same_vocabulary(config, old, tokenizer, out)
-    return ResolvedRun(config, tokenizer, is_new=old is None)
+    has_new_length = old is None or (old.num_epochs, old.max_batches) != (config.num_epochs, config.max_batches)
+    return ResolvedRun(config, tokenizer, is_new=old is None, has_new_length=has_new_length)
 
 
 def write_run(run: ResolvedRun, out: Path) -> None:

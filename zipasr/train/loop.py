@@ -77,7 +77,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_int
         out: the run folder.
         is_quiet: whether to hide the progress bar.
         is_save_interval_given: whether `config.save_interval` is what the user wants. Otherwise a new run chooses another if
-            its length needs one, and a resumed run keeps its own.
+            its length needs one, and a resumed run keeps its own, unless its length has changed.
     Raises:
         ConfigError: the configuration is inconsistent, or conflicts with the device or the run in `out`.
         DataError: the data cannot be used.

@@ -35,10 +35,11 @@ def describe_length(config: TrainConfig, length: RunLength, position: Position) 
     """How long a run is, seen from where it starts or resumes, and what it writes when."""
     num_speeds, epochs = len(config.batch.speed_factors), f"{length.num_epochs:.3g}"
     speeds = f" at {num_speeds} speeds each" if num_speeds > 1 else ""
-    done = f"batch {position.num_steps:,} of " if position.num_steps else ""
+    total = f"about {length.num_steps:,}"
+    place = f"batch {position.num_steps:,} of {total}" if position.num_steps else f"{total} batches"
     validations = f"every {config.valid_interval:,}" if config.valid_interval < length.num_steps else "at the end"
     return (
-        f"{done}about {length.num_steps:,} batches, {epochs} epoch{'' if epochs == '1' else 's'}{speeds}: a validation "
+        f"{place}, {epochs} epoch{'' if epochs == '1' else 's'}{speeds}: a validation "
         f"{validations}, a checkpoint every {config.save_interval:,}"
     )
 

@@ -77,7 +77,7 @@ def set_up(
     config, tokenizer = run.config, run.tokenizer
     data = select(cuts, dev_cuts, tokenizer, config)
     plan, reader = data.plan(config), data.reader(config, tokenizer)
-    if run.is_new and not is_save_interval_given:
+    if run.has_new_length and not is_save_interval_given:
         config = with_fitting_save_interval(config, expected_length(config, plan, ranks).num_steps)
         run = run._replace(config=config)
 
@@ -99,11 +99,11 @@ def _resolved(
     def resolved() -> dict[str, Any]:
         run = resolve_run(config, out, cuts, is_save_interval_given=is_save_interval_given)
         check_new_run(run.config, run.tokenizer, out)
-        return {"config": to_json(run.config), "tokenizer": run.tokenizer.to_bytes().hex(), "is_new": run.is_new}
+        return run._asdict() | {"config": to_json(run.config), "tokenizer": run.tokenizer.to_bytes().hex()}
 
     found = ranks.from_main(resolved)
-    resolved_config = from_json(TrainConfig, found["config"], where=str(out))
-    return ResolvedRun(resolved_config, Tokenizer.from_bytes(bytes.fromhex(found["tokenizer"])), found["is_new"])
+    made = from_json(TrainConfig, found.pop("config"), where=str(out))
+    return ResolvedRun(made, Tokenizer.from_bytes(bytes.fromhex(found.pop("tokenizer"))), **found)
 
 
 def expected_length(config: TrainConfig, plan: BatchPlan, ranks: Ranks, position: Position | None = None) -> RunLength:
