@@ -74,7 +74,7 @@ def test_a_chosen_save_interval_fits(
         assert not caplog.records, (total, fitted.save_interval)
 
 
-@pytest.mark.parametrize(("total", "expected"), [(4670, 250), (300, 30), (40, 10), (15, 250)])
+@pytest.mark.parametrize(("total", "expected"), [(4670, 250), (300, 250), (200, 20), (40, 10), (15, 250)])
 def test_save_interval_of_the_quick_start_at_other_lengths(total: int, expected: int) -> None:
     assert with_fitting_save_interval(tiny(), total).save_interval == expected
 
