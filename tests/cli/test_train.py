@@ -144,7 +144,7 @@ def test_last_lines_say_where_the_model_is_and_what_comes_next(tmp_path: Path, c
 def test_a_short_run_chooses_its_save_interval_unless_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The same command resumes. The weights do not depend on it."""
     data = write_tones(tmp_path / "data", num_train=6, num_dev=2)
-    settings = [*FEW_STEPS, "--set", "max_batches=8", "--set", "num_epochs=8", "--set", "average_period=1"]
+    settings = [*FEW_STEPS, "--set", "max_batches=6", "--set", "num_epochs=8", "--set", "average_period=1"]
     recipe = ["prompts:tiny", "--set", f"data={data}", *settings]
     for name, given in (("chosen", []), ("given", ["--set", "save_interval=250"])):
         for _ in range(2):
@@ -153,7 +153,7 @@ def test_a_short_run_chooses_its_save_interval_unless_it_is_given(tmp_path: Path
             assert ("the averaged model of" in captured.err) == (name == "given")
         stored = stored_config(tmp_path / name)
         assert stored is not None and (stored.save_interval == 250) == (name == "given")
-    last = [content(checkpoint_path(tmp_path / name, 8))["model.safetensors"] for name in ("chosen", "given")]
+    last = [content(checkpoint_path(tmp_path / name, 6))["model.safetensors"] for name in ("chosen", "given")]
     assert_same(*last)
     assert main(["train", *recipe, "--set", "save_interval=3", "--out", str(tmp_path / "chosen")]) == 2
     assert "save_interval (was " in capsys.readouterr().err

@@ -116,12 +116,12 @@ def test_a_run_chooses_its_save_interval_at_its_start_and_again_for_another_leng
 ) -> None:
     data, out = write_tones(tmp_path / "tones", num_train=24, num_dev=2), tmp_path / "run"
     config = minute_config(data, num_epochs=4, average_period=1, keep_checkpoints=2)
-    for num_epochs, expected, saved in ((4, 2, [10, 12]), (4, 2, [10, 12]), (20, 9, [45, 54, 60])):
+    for num_epochs, expected, saved in ((4, 2, [10, 12]), (4, 2, [10, 12]), (12, 5, [30, 35, 36])):
         changed = dataclasses.replace(config, num_epochs=num_epochs)
         train(changed, out, is_quiet=True, is_save_interval_given=False)
         stored = stored_config(out)
         assert stored is not None and stored.save_interval == expected
         assert list(checkpoint_folders(out)) == saved
     assert "the averaged model of" not in caplog.text
-    with pytest.raises(ConfigError, match=r"save_interval \(was 9, now 1000\)"):
+    with pytest.raises(ConfigError, match=r"save_interval \(was 5, now 1000\)"):
         train(changed, out, is_quiet=True)
