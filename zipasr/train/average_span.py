@@ -130,8 +130,8 @@ def _expected_start(config: TrainConfig, total_steps: int) -> int:
 def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
     """Whether an average up to batch `end` starts far from `target`, so that other checkpoints would be nearer.
 
-    That is, farther than the distance of two checkpoints, or so far that it has half as many models or half as many more. Less
-    than a batch is never far.
+    That is, farther than the distance of two checkpoints, or so far that it has half as many models or half as many more.
+    Less than a batch is never far.
     """
     distance = abs(start - target)
     return distance >= 1.0 and (distance > save_interval or distance > (end - target) / 2.0)

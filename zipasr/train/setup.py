@@ -72,7 +72,6 @@ def set_up(
         DataError: the data cannot be used.
         CheckpointError: the folder cannot be read or written.
     """
-
     run = _resolved(config, out, ranks, cuts, is_save_interval_given=is_save_interval_given)
     config, tokenizer = run.config, run.tokenizer
     data = select(cuts, dev_cuts, tokenizer, config)
