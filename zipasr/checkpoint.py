@@ -24,12 +24,14 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from zipasr.config import from_json
-from zipasr.errors import CheckpointError, ConfigError
+from zipasr.errors import CheckpointError, ConfigError, DataError
 
 T = TypeVar("T")
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
+CHECKPOINTS_SUBFOLDER = "checkpoints"
+"""Folder of the training checkpoints inside the folder of a run."""
 LOCK_FILE = ".lock"
 _ORPHANS_LIVE_S = 15.0  # torch's data readers check every 5 s whether their parent is alive
 logger = logging.getLogger(__name__)
@@ -209,6 +211,21 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -
     model.load_state_dict(tensors)
 
 
+def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
+    """Training checkpoints of a run by number of steps, oldest first."""
+    return numbered_folders(run_folder / CHECKPOINTS_SUBFOLDER)
+
+
+def numbered_folders(parent: Path) -> dict[int, Path]:
+    """The folders batch-N inside a folder by N, in ascending order."""
+    found = {}
+    for path in parent.glob("batch-*"):
+        match = re.fullmatch(r"batch-(\d+)", path.name)
+        if match and path.is_dir():
+            found[int(match.group(1))] = path
+    return dict(sorted(found.items()))
+
+
 def clean_up(parent: str | os.PathLike[str]) -> list[str]:
     """Clean up after killed writers in a folder of checkpoints: delete incomplete checkpoints, restore replaced ones.
 
@@ -247,11 +264,17 @@ def locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{out} must be a folder to write into, but: {error}") from error
     with file:
+        file.seek(0)
+        before = file.read()
         if not _lock(file):
             raise ConfigError(f"another process is training in {out}; wait for it, stop it, or choose another --out")
         for sentence in [*clean_up(out), *(text for path in out.iterdir() if path.is_dir() for text in clean_up(path))]:
             logger.warning("%s", sentence)
-        yield
+        try:
+            yield
+        except (ConfigError, DataError):  # a run that is refused leaves the folder as it was
+            _replace_content(file, before)
+            raise
 
 
 def _lock(file: IO[str]) -> bool:
@@ -274,11 +297,15 @@ def _lock(file: IO[str]) -> bool:
                 return False
             time.sleep(0.1)
         else:
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+            _replace_content(file, str(os.getpid()))
             return True
+
+
+def _replace_content(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def _is_alive(pid: str) -> bool:

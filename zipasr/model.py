@@ -4,6 +4,8 @@ Input are features (N, T, 80) at 100 Hz; `encode` returns frames at 25 Hz, `loss
 `Scorer` that the searches use.
 """
 
+import functools
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +40,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
+logger = logging.getLogger(__name__)
 
 
 EncoderConfig = ZipformerConfig | ConformerConfig | SqueezeformerConfig | BranchformerConfig | EBranchformerConfig
@@ -302,21 +305,44 @@ class AsrModel(nn.Module):
 
 
 def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
-    """The model folder at `path`: `path` itself, or its `model` subfolder if it is the folder of a training run.
+    """The model folder at `path`: `path` itself, or the model of the training run whose folder it is.
+
+    That is the averaged model of the run's last validation, or before the first one its newest checkpoint, which a log line
+    says once.
 
     Raises:
         CheckpointError: `path` is neither.
     """
     path = Path(path)
     for folder in (path, path / MODEL_SUBFOLDER):
-        if (folder / CONFIG_FILE).is_file() and (folder / checkpoint.CHECKSUMS).is_file():
+        if _is_model_folder(folder):
             return folder
+    saved = [(n, folder) for n, folder in checkpoint.checkpoint_folders(path).items() if _is_model_folder(folder)]
+    if saved:
+        num_steps, newest = saved[-1]
+        _say_once(f"{path} has no averaged model before its first validation; using the checkpoint of batch {num_steps}")
+        return newest
+    if (path / CONFIG_FILE).is_file() and (path / checkpoint.LOCK_FILE).is_file():
+        raise CheckpointError(
+            f"{path} must be a training run with a model or a checkpoint, but it has written none yet; go on with the same "
+            "train command"
+        )
     needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
     found = "it is not" if path.is_dir() else "there is no such folder"
     raise CheckpointError(
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
         f"but {found}; train one with: zipasr train DATA --out {path}"
     )
+
+
+def _is_model_folder(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and (folder / checkpoint.CHECKSUMS).is_file()
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Log a line, though commands look for a model several times."""
+    logger.warning("%s", text)
 
 
 def small() -> AsrConfig:

@@ -1,16 +1,34 @@
 """Contract: `zipasr train` checks its arguments first, and reports in one line what it wrote or what is wrong."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.train.runs import assert_same, content
 from tests.train.tones import write_tones
 from zipasr.cli import main
 from zipasr.config import from_json
+from zipasr.recipes.configure import is_given
 from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import fit_to_data
 from zipasr.train.config import TrainConfig
+from zipasr.train.folder import stored_config
+from zipasr.train.state import checkpoint_path
+
+FEW_STEPS = [
+    part
+    for setting in (
+        "num_epochs=1",
+        "batch.speed_factors=1.0",
+        "tokenizer.kind=char",
+        "tokenizer.vocab_size=20",
+        "device=cpu",
+    )
+    for part in ("--set", setting)
+]
 
 
 def show(capsys: pytest.CaptureFixture, *argv: str) -> TrainConfig:
@@ -99,9 +117,7 @@ def test_needs_an_output_folder(capsys: pytest.CaptureFixture) -> None:
 
 def test_trains_on_a_data_folder_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data, out = write_tones(tmp_path / "data", num_train=6, num_dev=2), tmp_path / "run"
-    settings = ["num_epochs=1", "batch.speed_factors=1.0", "tokenizer.kind=char", "tokenizer.vocab_size=20", "device=cpu"]
-    argv = [part for setting in settings for part in ("--set", setting)]
-    assert main(["train", str(data), "--out", str(out), "--no-progress", *argv]) == 0
+    assert main(["train", str(data), "--out", str(out), "--no-progress", *FEW_STEPS]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{out / 'model'}: ")
     assert "dev WER" in captured.out
@@ -109,3 +125,43 @@ def test_trains_on_a_data_folder_and_evaluates(tmp_path: Path, capsys: pytest.Ca
     assert main(["evaluate", str(out), str(data / "dev_cuts.jsonl.gz"), "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["num_utterances"] == 2
     assert main(["plot", str(out)]) == 0
+
+
+def test_last_lines_say_where_the_model_is_and_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The printed commands work as they are, with a space in the path too."""
+    data, out = write_tones(tmp_path / "my data", num_train=6, num_dev=2), tmp_path / "my run"
+    shutil.copy(data / "dev_cuts.jsonl.gz", data / "test_cuts.jsonl.gz")
+    assert main(["train", str(data), "--out", str(out), "--no-progress", *FEW_STEPS]) == 0
+    *_, where, test = capsys.readouterr().out.splitlines()
+    assert where.startswith(f"the model is in {out / 'model'}; ") and (out / "model" / "model.safetensors").is_file()
+    transcribe = shlex.split(where.partition(": ")[2].replace("RECORDING", f"'{data / 'dev000.flac'}'"))
+    evaluate = shlex.split(test.partition(": ")[2])
+    for command in (transcribe, evaluate):
+        assert command[0] == "zipasr"
+        assert main([*command[1:], "--device", "cpu"]) == 0
+
+
+def test_a_short_run_chooses_its_save_interval_unless_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The same command resumes. The weights do not depend on it."""
+    data = write_tones(tmp_path / "data", num_train=6, num_dev=2)
+    settings = [*FEW_STEPS, "--set", "max_batches=6", "--set", "num_epochs=8", "--set", "average_period=1"]
+    recipe = ["prompts:tiny", "--set", f"data={data}", *settings]
+    for name, given in (("chosen", []), ("given", ["--set", "save_interval=250"])):
+        for _ in range(2):
+            assert main(["train", *recipe, *given, "--out", str(tmp_path / name), "--no-progress"]) == 0
+            captured = capsys.readouterr()
+            assert ("the averaged model of" in captured.err) == (name == "given")
+        stored = stored_config(tmp_path / name)
+        assert stored is not None and (stored.save_interval == 250) == (name == "given")
+    last = [content(checkpoint_path(tmp_path / name, 6))["model.safetensors"] for name in ("chosen", "given")]
+    assert_same(*last)
+    assert main(["train", *recipe, "--set", "save_interval=3", "--out", str(tmp_path / "chosen")]) == 2
+    assert "save_interval (was " in capsys.readouterr().err
+
+
+def test_a_recipe_file_is_taken_at_its_word(tmp_path: Path) -> None:
+    """Its author chose the save interval."""
+    assert is_given("save_interval", "my_recipe.py:mine", [])
+    assert is_given("save_interval", "prompts:tiny", ["lr=0.1", "save_interval = 5"])
+    assert not is_given("save_interval", "prompts:tiny", ["lr=0.1"])
+    assert not is_given("save_interval", str(tmp_path), [])

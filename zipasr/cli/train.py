@@ -1,8 +1,15 @@
 """`zipasr train`: train a model by a recipe or on a data folder, or resume a run."""
 
 import argparse
+import shlex
+from typing import TYPE_CHECKING
 
 from zipasr.cli.threads import add_threads_option, use_threads_for_training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zipasr.train.loop import TrainReport
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -11,7 +18,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "train",
         help="train a model on prepared data",
         description="Train a model. The same command with the same --out resumes the run; Ctrl-C and SIGTERM save a "
-        "checkpoint first. On several GPUs: torchrun --nproc-per-node N -m zipasr train ...",
+        "checkpoint first, which `zipasr transcribe` can already use. On several GPUs: "
+        "torchrun --nproc-per-node N -m zipasr train ...",
     )
     parser.add_argument(
         "recipe",
@@ -61,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     from zipasr.config import to_json
     from zipasr.progress import write_line
-    from zipasr.recipes.configure import configure_run
+    from zipasr.recipes.configure import configure_run, is_given
     from zipasr.train.loop import train
     from zipasr.train.preflight import check_recipe
 
@@ -89,12 +97,22 @@ def run(args: argparse.Namespace) -> int:
 
         print(probe(config, Path(args.out)).format())
         return 0
-    report = train(config, Path(args.out), is_quiet=not args.progress)
-    if not report.is_main:
-        return 0
+    report = train(
+        config,
+        Path(args.out),
+        is_quiet=not args.progress,
+        is_save_interval_given=is_given("save_interval", args.recipe, args.settings),
+    )
+    if report.is_main:
+        _print_report(report, Path(config.data))
+    return 0
+
+
+def _print_report(report: "TrainReport", data: "Path") -> None:
+    """Print the result of a run, where its model is, and the next commands."""
     if not report.is_finished:
         print(f"{report.folder}: stopped after {report.num_steps} batches; run the same command to resume")
-        return 0
+        return
     print(
         f"{report.folder / 'model'}: {report.num_steps} batches, dev WER {report.wer:.2f} %, "
         f"{report.hours_per_hour:.0f} × real time"
@@ -107,4 +125,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"default search of the model: {default}")
     for finding in report.findings:
         print(f"note: {finding}")
-    return 0
+    run = shlex.quote(str(report.folder))
+    tests = [path for path in sorted(data.glob("test*_cuts.jsonl*")) if path.is_file()]
+    print(f"the model is in {report.folder / 'model'}; to use it: zipasr transcribe {run} RECORDING")
+    if tests:
+        print(f"its error rate on the test part: zipasr evaluate {run} {shlex.quote(str(tests[0]))}")

@@ -80,3 +80,8 @@ def configure_run(
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]
     return ConfiguredRun(set_fields(run.config, settings), (*rules, note))
+
+
+def is_given(name: str, recipe: str, settings: Sequence[str]) -> bool:
+    """Whether the user chose the value of a field: in a setting, or in a recipe file of their own."""
+    return recipe.rpartition(":")[0].endswith(".py") or any(text.partition("=")[0].strip() == name for text in settings)

@@ -4,6 +4,7 @@ Two running averages determine the mean of the models between them (`averaging`)
 checkpoint. If none is near, a warning is logged: once for what the configuration implies, and once when it happens.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterable
@@ -12,11 +13,12 @@ from pathlib import Path
 from torch import Tensor
 
 from zipasr import checkpoint
+from zipasr.checkpoint import checkpoint_folders
 from zipasr.errors import CheckpointError
 from zipasr.nn.lora import merged_state_dict
 from zipasr.train.averaging import interval_average
 from zipasr.train.config import TrainConfig
-from zipasr.train.state import AVERAGE_FILE, TrainState, checkpoint_folders
+from zipasr.train.state import AVERAGE_FILE, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,7 @@ class AverageSpan:
         if self._has_foreseen or total_steps // config.average_period < 2:  # of so few models there is no part to choose
             return
         target = total_steps * (1.0 - share)
-        saved = range(every, total_steps + 1, every)[-keep:]
-        start = _nearest(saved, total_steps, target, config.average_period)[0]
+        start = _expected_start(config, total_steps)
         if not is_far(start, target, total_steps, every):
             return
         self._has_foreseen = True
@@ -95,13 +96,45 @@ class AverageSpan:
         logger.warning("the averaged model of %s %s, but %s, since %s", what, should, found, why)
 
 
+def with_fitting_save_interval(config: TrainConfig, total_steps: int) -> TrainConfig:
+    """The configuration with a save interval at which the average of the finished run starts where it should.
+
+    The interval stays if it is good enough. Otherwise it changes as little as possible, to a multiple of `average_period` if
+    one is good enough. Weights do not depend on it.
+
+    Args:
+        config: configuration of a new run.
+        total_steps: approximate number of steps of the whole run.
+    """
+    every, span, period = config.save_interval, config.average_share * total_steps, config.average_period
+    if total_steps // period < 2:
+        return config
+    nearest = min(max(every, span / max(config.keep_checkpoints - 1, 1)), span / 2)
+    whole = nearest // period * period
+    for candidate in (every, whole, whole + period, math.floor(nearest), math.ceil(nearest)):
+        if candidate < 1:
+            continue
+        fitted = dataclasses.replace(config, save_interval=int(candidate))
+        start = _expected_start(fitted, total_steps)
+        if not is_far(start, total_steps * (1.0 - config.average_share), total_steps, fitted.save_interval):
+            return fitted
+    return config
+
+
+def _expected_start(config: TrainConfig, total_steps: int) -> int:
+    """The batch at which the average of the finished run will start."""
+    saved = range(config.save_interval, total_steps + 1, config.save_interval)[-config.keep_checkpoints :]
+    return _nearest(saved, total_steps, total_steps * (1.0 - config.average_share), config.average_period)[0]
+
+
 def is_far(start: int, target: float, end: int, save_interval: int) -> bool:
     """Whether an average up to batch `end` starts far from `target`, so that other checkpoints would be nearer.
 
     That is, farther than the distance of two checkpoints, or so far that it has half as many models or half as many more.
+    Less than a batch is never far.
     """
     distance = abs(start - target)
-    return distance > save_interval or distance > (end - target) / 2.0
+    return distance >= 1.0 and (distance > save_interval or distance > (end - target) / 2.0)
 
 
 def checkpoints_needed(span_steps: float, save_interval: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_text
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_text
 from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
@@ -25,7 +25,7 @@ from zipasr.train.averaging import interval_average
 from zipasr.train.config import TrainConfig
 from zipasr.train.folder import CONFIG_FILE as RUN_CONFIG_FILE
 from zipasr.train.folder import stored_config
-from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, read_note
+from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, read_note
 
 logger = logging.getLogger(__name__)
 

@@ -144,13 +144,21 @@ def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[
         CheckpointError: the file cannot be used.
     """
     if config.file is not None:
-        path = Path(config.file)
-        try:
-            return Tokenizer.from_tokens(path) if path.suffix == ".txt" else Tokenizer.from_bytes(path.read_bytes())
-        except OSError as error:
-            raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
+        return read_vocabulary(Path(config.file))
     texts = itertools.chain.from_iterable(_vocabulary_texts(part) for part in (cuts, *others))
     return Tokenizer.train(texts, kind=config.kind, vocab_size=config.vocab_size)
+
+
+def read_vocabulary(path: Path) -> Tokenizer:
+    """The vocabulary of a file, `tokens.txt` of a `lang_char` folder or a sentencepiece model, as `tokenizer.file` names it.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    try:
+        return Tokenizer.from_tokens(path) if path.suffix == ".txt" else Tokenizer.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
 
 
 def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zipasr.checkpoint import checkpoint_folders
 from zipasr.data.batching import Batch
 from zipasr.errors import DataError
 from zipasr.features import FbankConfig
@@ -25,7 +26,7 @@ from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.data import plain_batches
 from zipasr.train.folder import stored_config
-from zipasr.train.state import TRAINING_FILE, checkpoint_folders, read_note
+from zipasr.train.state import TRAINING_FILE, read_note
 
 _SAME_SIGN = 10.0
 """Ratio of mean to standard deviation above which a channel counts as never changing its sign; larger is not worse."""

@@ -1,12 +1,15 @@
 """The folder of a run: created or reopened, with the configuration and the vocabulary that the run started with.
 
 Fields that a resumed run may change are listed here; everything else must be unchanged, including the data, or its position
-in the epoch would be meaningless.
+in the epoch would be meaningless. Data and vocabulary files are compared by content, so that their paths may change. A run
+that is refused leaves the folder as it was: everything is checked before anything is written.
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from zipasr.checkpoint import write_text
 from zipasr.config import differences, from_json, to_json
@@ -15,8 +18,8 @@ from zipasr.data.noise import noise_digest
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData
-from zipasr.train.resolve import with_vocabulary
+from zipasr.train.data import TrainData, read_vocabulary
+from zipasr.train.resolve import has_same_vocabulary, with_vocabulary
 from zipasr.train.source import remember
 
 CONFIG_FILE = "config.json"
@@ -54,22 +57,38 @@ def tokenizer_folder(out: Path) -> Path | None:
     return out / "tokenizer" if (out / CONFIG_FILE).is_file() else None
 
 
-def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainConfig, Tokenizer]:
-    """Configuration and vocabulary of a run: creates its folder, or checks that the existing one is of the same run.
+class ResolvedRun(NamedTuple):
+    """Configuration and vocabulary of a run, before anything is written."""
 
+    config: TrainConfig
+    """The configuration with the size of its vocabulary."""
+    tokenizer: Tokenizer
+    is_new: bool
+    """Whether the folder holds no run yet."""
+    has_new_length: bool
+    """Whether the run is new, or ends elsewhere than when it was started last."""
+
+
+def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_interval_given: bool = True) -> ResolvedRun:
+    """Configuration and vocabulary of a new run, or of the run in a folder if the settings are the same. Writes nothing.
+
+    Args:
+        config: configuration of the run, without the size of its vocabulary.
+        out: folder of the run.
+        cuts: training cuts.
+        is_save_interval_given: whether `save_interval` must be that of an existing run; otherwise the run keeps its own.
     Raises:
-        ConfigError: the settings changed.
-        CheckpointError: the folder cannot be read or written.
+        ConfigError: the settings or the vocabulary file changed.
+        CheckpointError: the folder or the vocabulary file cannot be read.
     """
     old = stored_config(out)
     config, tokenizer = with_vocabulary(config, cuts, tokenizer_folder(out))
-    settings = to_json(config)
-    if old is None:
-        tokenizer.save(out / "tokenizer")
-    else:
+    if old is not None and not is_save_interval_given:
+        config = dataclasses.replace(config, save_interval=old.save_interval)
+    if old is not None:
         changed = [
             f"{name} (was {was}, now {value})"
-            for name, (was, value) in differences(to_json(old), settings).items()
+            for name, (was, value) in differences(to_json(_with_paths_of(config, old)), to_json(config)).items()
             if name not in _MAY_CHANGE
         ]
         if changed:
@@ -77,10 +96,48 @@ def open_run(config: TrainConfig, out: Path, cuts: IndexedCuts) -> tuple[TrainCo
                 f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same settings to go on, "
                 "or another --out"
             )
-    if config.finetune is not None:
-        remember(config.finetune, out)
-    _write_text(out / CONFIG_FILE, json.dumps(settings, indent=1))
-    return config, tokenizer
+        _check_same_vocabulary(config, old, tokenizer, out)
+    has_new_length = old is None or (old.num_epochs, old.max_batches) != (config.num_epochs, config.max_batches)
+    return ResolvedRun(config, tokenizer, is_new=old is None, has_new_length=has_new_length)
+
+
+def write_run(run: ResolvedRun, out: Path) -> None:
+    """Write the configuration of a run that was checked, and the vocabulary of a new one.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the checkpoint to finetune cannot be read.
+    """
+    if run.is_new:
+        run.tokenizer.save(out / "tokenizer")
+    if run.config.finetune is not None:
+        remember(run.config.finetune, out)
+    _write_text(out / CONFIG_FILE, json.dumps(to_json(run.config), indent=1))
+
+
+def _with_paths_of(now: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """The configuration `before` with the paths of `now` to its data and vocabulary file, which are compared by content."""
+    changes: dict[str, object] = {"data": now.data}
+    if len(before.mix) == len(now.mix):
+        pairs = zip(before.mix, now.mix, strict=True)
+        changes["mix"] = tuple(dataclasses.replace(part, data=there.data) for part, there in pairs)
+    if before.batch.noise is not None and now.batch.noise is not None:
+        noise = dataclasses.replace(before.batch.noise, cuts=now.batch.noise.cuts)
+        changes["batch"] = dataclasses.replace(before.batch, noise=noise)
+    if before.tokenizer.file is not None and now.tokenizer.file is not None:
+        changes["tokenizer"] = dataclasses.replace(before.tokenizer, file=now.tokenizer.file)
+    return dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+
+
+def _check_same_vocabulary(config: TrainConfig, old: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
+    """Raise if `tokenizer.file` holds another vocabulary than the run, which has a copy: the file itself may be gone."""
+    file, is_unused = config.tokenizer.file, config.finetune is not None and has_same_vocabulary(config.finetune)
+    if file is None or is_unused or (file == old.tokenizer.file and not Path(file).exists()):
+        return
+    if read_vocabulary(Path(file)).to_bytes() != tokenizer.to_bytes():
+        raise ConfigError(
+            f"tokenizer.file must hold the vocabulary that the run in {out} started with, but {file} holds another one; "
+            "give the same file to go on, or use another --out"
+        )
 
 
 def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:

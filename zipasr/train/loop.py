@@ -7,6 +7,7 @@ where the run stopped. Under torchrun several processes run this loop in step; s
 
 import logging
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -34,8 +35,9 @@ from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
 from zipasr.train.distributed import joined
 from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
+from zipasr.train.outlook import describe_data, describe_length
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
-from zipasr.train.setup import RunSetup, new_state, set_up
+from zipasr.train.setup import RunSetup, expected_length, new_state, set_up
 from zipasr.train.signals import StopRequest, stop_request
 from zipasr.train.state import TrainState, checkpoint_path, keep_best, load_newest, remove_old
 from zipasr.train.step import Stepper, StepResult
@@ -67,13 +69,15 @@ class TrainReport:
     """Findings from the differences between the searches, each with its cure."""
 
 
-def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainReport:
+def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_interval_given: bool = True) -> TrainReport:
     """Train a model in the folder `out`, or resume the run that is there.
 
     Args:
         config: configuration of the run; if `out` already holds a run, it must be the same except for a few fields.
         out: the run folder.
         is_quiet: whether to hide the progress bar.
+        is_save_interval_given: whether `config.save_interval` is what the user wants. Otherwise a new run chooses another if
+            its length needs one, and a resumed run keeps its own, unless its length has changed.
     Raises:
         ConfigError: the configuration is inconsistent, or conflicts with the device or the run in `out`.
         DataError: the data cannot be used.
@@ -86,7 +90,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False) -> TrainRep
         check_precision(config.precision, device, is_training=True)
         cuts, dev_cuts = ranks.main_first(lambda: [read_split(config.data, name) for name in ("train", "dev")])
         with locked(out) if ranks.is_main else nullcontext():
-            setup = set_up(config, out, ranks, device, cuts, dev_cuts)
+            setup = set_up(config, out, ranks, device, cuts, dev_cuts, is_save_interval_given=is_save_interval_given)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
             with stop_request() as request, matmul, sparing_warnings(scaled_adam.__name__):
                 while True:  # once, and again after each rollback to an earlier checkpoint
@@ -112,23 +116,20 @@ def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     if not ranks.is_main:
         return SilentLog(), state
     position = state.position
-    # The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of audio.
-    epochs_left = max(config.num_epochs - position.epoch, 0)
-    batches_a_step = config.accumulate_batches * ranks.size
-    total = position.num_steps - position.index // config.accumulate_batches
-    total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
-    total = min(total, config.max_batches or total)
-    log = RunLog(out, total_steps=total, done_steps=position.num_steps, is_quiet=is_quiet)
+    length = expected_length(config, plan, ranks, position)
+    log = RunLog(out, total_steps=length.num_steps, done_steps=position.num_steps, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "continuing with" if is_resumed else "training"
     where = f"{setup.device} x {ranks.size}" if ranks.size > 1 else str(setup.device)
     log.message(
-        f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: {len(setup.data.train)} utterances, "
-        f"{plan.durations_s.sum() / 3600:.2f} h, batch {position.num_steps} of about {total}"
+        f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: "
+        f"{describe_data(setup.data, setup.tokenizer.vocab_size)}"
     )
+    log.message(describe_length(config, length, position))
     for note in notes if not is_resumed else ():
         log.message(note)
-    setup.span.foresee(total)
+    setup.span.foresee(length.num_steps)
+    setup.time_left.start(position, length.num_steps)
     return log, state
 
 
@@ -167,7 +168,10 @@ class _Run:
             if stop_signal:
                 self.save()
                 b = self.state.position.num_steps
-                self.log.message(f"stopped after batch {b}; run the same command to resume")
+                self.log.message(
+                    f"stopped after batch {b}; run the same command to resume. To try what it has learned so far: "
+                    f"zipasr transcribe {shlex.quote(str(self.out))} RECORDING"
+                )
                 if stop_signal == signal.SIGINT:
                     raise KeyboardInterrupt
                 return TrainReport(self.out, b, math.nan, self._speed(), is_finished=False, is_main=self.ranks.is_main)
@@ -226,6 +230,9 @@ class _Run:
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             state.scheduler.step_epoch(position.epoch)
+        time_left = self.setup.time_left.estimate(position)
+        if time_left is not None:
+            self.log.message(time_left)
         self.log.step(result.losses, audio_s=result.audio_s if result.is_learned else 0.0)
         if b % config.log_interval == 0:
             rate, hours = state.optimizer.param_groups[0]["lr"], position.audio_s / 3600

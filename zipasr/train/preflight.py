@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.checkpoint import checkpoint_folders
 from zipasr.data.lengths import frames_needed, num_encoder_frames
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.errors import DataError
@@ -21,9 +22,8 @@ from zipasr.progress import write_line
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
-from zipasr.train.folder import CONFIG_FILE, tokenizer_folder
+from zipasr.train.folder import tokenizer_folder
 from zipasr.train.resolve import with_vocabulary
-from zipasr.train.state import checkpoint_folders
 
 MOST_UTTERANCES = 50_000
 """Maximum number of checked utterances per split: about five seconds of work; shares are accurate to 0.1 or 0.2 percent."""
@@ -169,20 +169,14 @@ class DataReport:
 def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
     """Print the table on stderr and check that the data can be used before the first step of a run; no-op later.
 
-    A rejected run leaves no configuration, so that another run can start in the same folder with other settings.
-
     Raises:
         DataError: a manifest cannot be read, or the data cannot be used; see `DataReport.require_usable`.
     """
     if checkpoint_folders(out):
         return
-    try:
-        report = examine(config, tokenizer, read_splits(Path(config.data)))
-        write_line(report.format_table())
-        report.require_usable()
-    except DataError:
-        (out / CONFIG_FILE).unlink(missing_ok=True)
-        raise
+    report = examine(config, tokenizer, read_splits(Path(config.data)))
+    write_line(report.format_table())
+    report.require_usable()
 
 
 def check_recipe(config: TrainConfig, out: Path) -> DataReport:

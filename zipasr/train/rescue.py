@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.checkpoint import CheckpointFolder
+from zipasr.checkpoint import CheckpointFolder, checkpoint_folders
 from zipasr.data.batching import Batch
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE
@@ -24,7 +24,6 @@ from zipasr.train.state import (
     DivergenceState,
     TrainState,
     best_folders,
-    checkpoint_folders,
     checkpoint_path,
     read_note,
     rewrite,

@@ -1,10 +1,12 @@
 """What a configuration becomes when its run starts: data, vocabulary, batches, model, optimizer and schedule."""
 
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from zipasr.config import from_json, to_json
 from zipasr.data.batching import Batch, BatchReader
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.plan import BatchPlan
@@ -12,13 +14,14 @@ from zipasr.model import AsrModel
 from zipasr.optim import Eden, Noam, ScaledAdam
 from zipasr.optim.eden import BatchEpochSchedule
 from zipasr.tokenizer import Tokenizer
-from zipasr.train.average_span import AverageSpan
+from zipasr.train.average_span import AverageSpan, with_fitting_save_interval
 from zipasr.train.averaging import RunningAverage
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, read_split, select
 from zipasr.train.distributed import Ranks
 from zipasr.train.finetune import begin, trained_groups
-from zipasr.train.folder import check_same_data, open_run
+from zipasr.train.folder import ResolvedRun, check_same_data, resolve_run, write_run
+from zipasr.train.outlook import RunLength, TimeLeft
 from zipasr.train.preflight import check_new_run
 from zipasr.train.resolve import with_vocabulary
 from zipasr.train.state import Position, TrainState
@@ -40,10 +43,19 @@ class RunSetup(NamedTuple):
     """Batches of the dev set; empty on all ranks but the first."""
     span: AverageSpan
     """Determines where averages start, and remembers its warnings."""
+    time_left: TimeLeft
+    """Estimates once how long the run still takes."""
 
 
 def set_up(
-    config: TrainConfig, out: Path, ranks: Ranks, device: torch.device, cuts: IndexedCuts, dev_cuts: IndexedCuts
+    config: TrainConfig,
+    out: Path,
+    ranks: Ranks,
+    device: torch.device,
+    cuts: IndexedCuts,
+    dev_cuts: IndexedCuts,
+    *,
+    is_save_interval_given: bool = True,
 ) -> RunSetup:
     """Open or create the run in a locked folder, and check its data.
 
@@ -54,24 +66,57 @@ def set_up(
         device: device of this rank.
         cuts: training cuts.
         dev_cuts: cuts to validate on.
+        is_save_interval_given: see `loop.train`.
     Raises:
         ConfigError: `out` holds a run with other settings or data.
         DataError: the data cannot be used.
         CheckpointError: the folder cannot be read or written.
     """
-
-    def opened() -> tuple[TrainConfig, Tokenizer]:
-        resolved, tokenizer = open_run(config, out, cuts)
-        if ranks.is_main:
-            check_new_run(resolved, tokenizer, out)
-        return resolved, tokenizer
-
-    config, tokenizer = ranks.main_first(opened)
+    run = _resolved(config, out, ranks, cuts, is_save_interval_given=is_save_interval_given)
+    config, tokenizer = run.config, run.tokenizer
     data = select(cuts, dev_cuts, tokenizer, config)
     plan, reader = data.plan(config), data.reader(config, tokenizer)
-    ranks.from_main(lambda: check_same_data(data, out, config))
+    if run.has_new_length and not is_save_interval_given:
+        config = with_fitting_save_interval(config, expected_length(config, plan, ranks).num_steps)
+        run = run._replace(config=config)
+
+    def accept() -> None:
+        check_same_data(data, out, config)
+        write_run(run, out)
+
+    ranks.from_main(accept)
     dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
-    return RunSetup(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, AverageSpan(config, out))
+    span, time_left = AverageSpan(config, out), TimeLeft(config.valid_interval)
+    return RunSetup(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, span, time_left)
+
+
+def _resolved(
+    config: TrainConfig, out: Path, ranks: Ranks, cuts: IndexedCuts, *, is_save_interval_given: bool
+) -> ResolvedRun:
+    """Configuration and vocabulary of a run: rank 0 resolves them, and checks the data of a new run, for all ranks."""
+
+    def resolved() -> dict[str, Any]:
+        run = resolve_run(config, out, cuts, is_save_interval_given=is_save_interval_given)
+        check_new_run(run.config, run.tokenizer, out)
+        return run._asdict() | {"config": to_json(run.config), "tokenizer": run.tokenizer.to_bytes().hex()}
+
+    found = ranks.from_main(resolved)
+    made = from_json(TrainConfig, found.pop("config"), where=str(out))
+    return ResolvedRun(made, Tokenizer.from_bytes(bytes.fromhex(found.pop("tokenizer"))), **found)
+
+
+def expected_length(config: TrainConfig, plan: BatchPlan, ranks: Ranks, position: Position | None = None) -> RunLength:
+    """About the length of the whole run, seen from a position in it.
+
+    The epochs differ by a few batches; planning all of them would take minutes for a thousand hours of audio.
+    """
+    position = position or Position()
+    epochs_left = max(config.num_epochs - position.epoch, 0)
+    total = position.num_steps - position.index // config.accumulate_batches
+    batches_a_step = config.accumulate_batches * ranks.size
+    total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
+    num_steps = min(total, config.max_batches or total)
+    return RunLength(num_steps, config.num_epochs * num_steps / max(total, 1))
 
 
 class RunData(NamedTuple):

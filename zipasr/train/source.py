@@ -9,14 +9,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_folder
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_folder
 from zipasr.config import from_json, to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub import load_icefall, open_tokenizer
 from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.config import FinetuneConfig
-from zipasr.train.state import checkpoint_folders
 
 SOURCE_FOLDER = "finetuned_from"
 _SOURCE_FILE = "source.json"

@@ -9,7 +9,6 @@ ranks, which differ only in their random states and those of Whiten.
 import dataclasses
 import logging
 import math
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from zipasr import checkpoint
+from zipasr.checkpoint import checkpoint_folders
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE, AsrModel
 from zipasr.nn.constraint import Whiten
@@ -221,28 +221,14 @@ def _from_hex(states: Mapping[str, str]) -> dict[str, Tensor]:
     return {name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in states.items()}
 
 
-def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
-    """Training checkpoints of a run by number of steps, oldest first."""
-    return _numbered_folders(run_folder / "checkpoints")
-
-
 def best_folders(run_folder: Path) -> dict[int, Path]:
     """Models of the best validations of a run by number of steps, oldest first."""
-    return _numbered_folders(run_folder / "best")
-
-
-def _numbered_folders(parent: Path) -> dict[int, Path]:
-    found = {}
-    for path in parent.glob("batch-*"):
-        match = re.fullmatch(r"batch-(\d+)", path.name)
-        if match and path.is_dir():
-            found[int(match.group(1))] = path
-    return dict(sorted(found.items()))
+    return checkpoint.numbered_folders(run_folder / "best")
 
 
 def checkpoint_path(run_folder: Path, num_steps: int) -> Path:
     """Path of the checkpoint after `num_steps` steps."""
-    return run_folder / "checkpoints" / f"batch-{num_steps:08d}"
+    return run_folder / checkpoint.CHECKPOINTS_SUBFOLDER / f"batch-{num_steps:08d}"
 
 
 def load_newest(state: TrainState, run_folder: Path, ranks: Ranks | None = None) -> bool:
