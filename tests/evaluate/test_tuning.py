@@ -198,3 +198,10 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
 def test_misuse(run_folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder), "missing.jsonl.gz", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_style_of_the_references_is_a_hint(caplog: pytest.LogCaptureFixture) -> None:
+    for text, scoring, is_told in (("the fox", None, True), ("the fox", "words", False), ("THE FOX", None, False)):
+        caplog.clear()
+        tune(tiny_recognizer(), [ReferenceUtterance("a", noise(0.5), text)], {"blank_penalty": [0.0]}, scoring=scoring)
+        assert ("2 of 2 reference words have lower case" in caplog.text) == is_told
