@@ -77,6 +77,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
+    from zipasr.prepare import open_references
+
     if args.plot and not args.calibration:
         raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):
@@ -87,8 +89,6 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
     if args.compare and (args.lm is not None or args.hotwords is not None):
         raise ConfigError("--compare compares searches without language models and hotwords; leave --lm and --hotwords out")
-    from zipasr.prepare import open_references
-
     recognizer = load_recognizer(args, simulate_streaming=True)
     with open_references(args.cuts, has_progress=True) as references:
         if args.tune is not None:
