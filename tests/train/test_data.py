@@ -141,7 +141,7 @@ def test_unknown_characters_of_dev(tones: Path, tmp_path: Path, caplog: pytest.L
     tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
     with caplog.at_level(logging.WARNING):
         select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, minute_config(tones))
-    assert "dev texts hold characters that no training text has: Q Ж" in caplog.text
+    assert "dev texts hold characters that the vocabulary lacks: Q Ж" in caplog.text
 
 
 # The vocabulary
