@@ -1,8 +1,10 @@
 """Contract: what normalization changes in a text, and what it keeps."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zipasr.text import lower, normalize, single_spaced, upper
+from zipasr.text import lower, normalize, single_spaced, upper, words_only
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,21 @@ def test_normalize(text: str, expected: str) -> None:
     assert normalize(expected) == expected
 
 
+@given(
+    st.text(
+        st.sampled_from("aeE\u0301\u0308'’‘`ʻ\u200b\u200c\u200d\u00ad\u0645\u0d28\u0d4d\u1112\u1161\uf979 \n"), max_size=9
+    )
+)
+def test_a_normalized_text_stays(text: str) -> None:
+    assert normalize(normalize(text)) == normalize(text)
+
+
+def test_words_only() -> None:
+    assert words_only("«Don't»—rock'n'roll, 3.5%: 'x' e-mail") == "Don't rock'n'roll 3 5 x e mail"
+    assert words_only("می\u200cروم! ക്\u200d") == "می\u200cروم ക്\u200d"
+    assert words_only("A⁇B ?", kept="⁇") == "A⁇B"
+
+
 def test_single_spaced() -> None:
     assert single_spaced(" a\tb \u3000 c\n") == "a b c"
 
@@ -41,6 +58,7 @@ def test_single_spaced() -> None:
         ("ᏣᎳᎩ Abc", "chr", "ᏣᎳᎩ ABC", "ᏣᎳᎩ abc"),
         ("Iğdır İzmir kitap", "tr-TR", "IĞDIR İZMİR KİTAP", "ığdır izmir kitap"),
         ("Iris", "", "IRIS", "iris"),
+        ("\u0390", "el", "\u03aa\u0301", "\u0390"),  # its upper case is composed
         ("ΟΔΟΣ", "el", "ΟΔΟΣ", "οδος"),
     ],
 )

@@ -10,9 +10,9 @@ PUNCTUATION_TAGS = frozenset(("<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMA
 
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefc"
 """Arabic and its neighbors, the scripts of India, Burmese, Khmer and Mongolian, in which joiners change the spelling."""
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
-    "|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+_INVISIBLE = (
+    "\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
 )
 """Soft hyphens, zero-width spaces, marks of direction, variation selectors, byte order marks, control characters."""
 _JOINERS = re.compile(
@@ -23,8 +23,14 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\N{RIGHT SINGLE QUOTATION MARK}\N{MO
 _OTHER_APOSTROPHES = (
     "`\N{ACUTE ACCENT}\N{LEFT SINGLE QUOTATION MARK}\N{MODIFIER LETTER TURNED COMMA}\N{FULLWIDTH APOSTROPHE}"
 )
-_BETWEEN_LETTERS = re.compile(rf"(?<=[^\W\d_])[{_OTHER_APOSTROPHES}](?=[^\W\d_])")
+_INSIDE_WORDS = frozenset("'\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}")
+"""Characters of words besides letters, marks and digits."""
+UNKNOWN_MARK = "\N{DOUBLE QUESTION MARK}"
+"""What stands for <unk> in the text that a model writes."""
+_BETWEEN_LETTERS = re.compile(rf"[{_OTHER_APOSTROPHES}](?<=[^\W\d_].)(?=[^\W\d_])")
 """Other characters that are typed for an apostrophe; elsewhere they are quotation marks."""
+_TO_NORMALIZE = re.compile(f"[{_INVISIBLE}\u200c\u200d{''.join(map(chr, _APOSTROPHES))}{_OTHER_APOSTROPHES}]")
+"""What is rewritten besides letters that are not composed."""
 
 
 def normalize(text: str) -> str:
@@ -33,8 +39,29 @@ def normalize(text: str) -> str:
     Characters are composed (NFC); the apostrophe is ASCII; invisible characters are gone, without a space in their place,
     except zero-width joiners and non-joiners between letters of scripts that need them, such as Persian and Malayalam.
     """
-    text = unicodedata.normalize("NFC", _JOINERS.sub(r"\1", _INVISIBLE.sub("", text)))
+    if _TO_NORMALIZE.search(text) is None and unicodedata.is_normalized("NFC", text):
+        return text  # the usual case, many times as fast
+    text = unicodedata.normalize("NFC", _JOINERS.sub(r"\1", re.sub(f"[{_INVISIBLE}]", "", text)))
     return _BETWEEN_LETTERS.sub("'", text.translate(_APOSTROPHES))
+
+
+def other_spellings(character: str) -> tuple[str, ...]:
+    """Return what else a normalized character is written as in texts that are not normalized, the most usual first."""
+    if character == "'":
+        return (*map(chr, _APOSTROPHES), *_OTHER_APOSTROPHES)
+    return ("",) if character in "\u200c\u200d" else (unicodedata.normalize("NFD", character),)
+
+
+def words_only(text: str, *, kept: str = "") -> str:
+    """Return the words of `text`, single-spaced: letters, marks, digits, and apostrophes and joiners inside of them.
+
+    Args:
+        kept: further characters of words.
+    """
+    inside = _INSIDE_WORDS.union(kept)
+    text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
+    letters = (c if c.isalnum() or c in inside or unicodedata.category(c)[0] == "M" else " " for c in text)
+    return single_spaced("".join(letters))
 
 
 def single_spaced(text: str) -> str:
@@ -51,7 +78,8 @@ def upper(text: str, lang: str = "") -> str:
         lang: language code such as "tr"; empty: unknown.
     """
     text = text.replace("i", "İ") if _has_dotless_i(lang) else text
-    return "".join(c if "\N{GEORGIAN LETTER AN}" <= c <= "\N{GEORGIAN LETTER LABIAL SIGN}" else c.upper() for c in text)
+    is_georgian = re.compile("[\N{GEORGIAN LETTER AN}-\N{GEORGIAN LETTER LABIAL SIGN}]").match
+    return unicodedata.normalize("NFC", "".join(c if is_georgian(c) else c.upper() for c in text))
 
 
 def lower(text: str, lang: str = "") -> str:
@@ -64,7 +92,7 @@ def lower(text: str, lang: str = "") -> str:
     """
     text = text.replace("İ", "i").replace("I", "ı") if _has_dotless_i(lang) else text
     parts = re.split("([\N{CHEROKEE LETTER A}-\N{CHEROKEE LETTER MV}]+)", text)
-    return "".join(part if i % 2 else part.lower() for i, part in enumerate(parts))
+    return unicodedata.normalize("NFC", "".join(part if i % 2 else part.lower() for i, part in enumerate(parts)))
 
 
 def _has_dotless_i(lang: str) -> bool:

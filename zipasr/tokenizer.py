@@ -1,10 +1,11 @@
 """Text to ids and back: a sentencepiece model with the three special ids of every published Zipformer recipe.
 
 `<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that starts a word starts with ▁
-(U+2581). Text is not changed (no case folding, no Unicode normalization) except that runs of white
-space become one space. Scripts without spaces use a table of characters instead, as the published Mandarin recipes do:
-every character is an id, and white space is ignored. It is stored in the same file format. This file is the sole owner of
-the special ids, the vocabulary size and the model file.
+(U+2581). Text is normalized as in `text.py`, and white space becomes one space; case is not changed. Where a vocabulary that
+was learned from other texts lacks the normalized form of a character, such as ', but has another, such as ’, that is used.
+Scripts without spaces use a table of characters instead, as the published Mandarin recipes do: every character is an id, and
+white space is ignored. It is stored in the same file format. This file is the sole owner of the special ids, the vocabulary
+size and the model file.
 """
 
 import io
@@ -17,6 +18,7 @@ from typing import ClassVar, Literal
 import sentencepiece
 
 from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.text import UNKNOWN_MARK, lower, normalize, other_spellings, upper
 
 MODEL_FILE = "tokenizer.model"
 TOKENS_FILE = "tokens.txt"
@@ -27,7 +29,6 @@ _SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
 # count as unknown characters: they are encoded as U+FFFD, which no vocabulary of ours contains.
 _UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
 _UNKNOWN_CHARACTER = "\ufffd"
-_UNKNOWN_SURFACE = "\u2047"
 _DISAMBIGUATION = re.compile(r"#\d+")
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ class Tokenizer:
         self._ids: dict[str, int] | None = None
         if self._model.endswith(_TABLE_END):
             self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > self.unk_id}
+        self._has: dict[str, bool] = {}  # the characters that were asked for so far
+        characters = sorted(set("".join(self.pieces[3:])))
+        self._unusual = {normal: c for c in characters if (normal := normalize(c)) not in ("", c)}
 
     @property
     def is_spaceless(self) -> bool:
@@ -71,9 +75,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
+        return self._encode(self.respelled(text))
+
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a text whose characters are those of the vocabulary where it has them."""
         if self._ids is not None:
             return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
-        ids = self._processor.encode(_normalized(text, _UNKNOWN_CHARACTER))
+        ids = self._processor.encode(_single_spaced(text, _UNKNOWN_CHARACTER))
         # In icefall's models <blk> and <sos/eos> are pieces that a text can spell; speech never contains them.
         return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
 
@@ -87,19 +95,43 @@ class Tokenizer:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
         if self._ids is not None:
-            pieces = [_UNKNOWN_SURFACE if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
+            pieces = [UNKNOWN_MARK if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
             return "".join(pieces)
         text = self._processor.decode([int(i) for i in ids if i not in (self.blank_id, self.sos_eos_id)])
         return " ".join(text.split())
 
     def unknown_characters(self, text: str) -> set[str]:
         """Return the characters of a text that would be encoded as `unk_id`."""
-        return {character for character in set(text) if self.unk_id in self.encode(character)}
+        return {character for character in set(self.respelled(text)) if self.unk_id in self._encode(character)}
 
     def spelling(self, text: str) -> str:
-        """Return a text unchanged, or in upper or lower case if the vocabulary covers more of it that way: users write
+        """Return a text as `respelled`, or in upper or lower case if the vocabulary covers more of it that way: users write
         names in mixed case, models are trained on one case."""
-        return min((text, text.upper(), text.lower()), key=lambda version: len(self.unknown_characters(version)))
+        versions = map(self.respelled, (text, upper(text), lower(text)))
+        return min(versions, key=lambda version: len(self.unknown_characters(version)))
+
+    def respelled(self, text: str) -> str:
+        """Return a text normalized, with what the vocabulary has in place of normalized characters that it lacks.
+
+        Vocabularies learned from other texts may have ’ for ', letters and accents apart (NFD), or no joiners.
+        """
+        normal = normalize(text)
+        if self._has_all(normal):
+            return normal
+        if self._has_all(text):
+            return text
+        for usual, unusual in self._unusual.items():
+            if not self._has_all(usual):
+                normal = normal.replace(usual, unusual)
+        return "".join(c if self._has_all(c) else next(filter(self._has_all, other_spellings(c)), c) for c in normal)
+
+    def _has_all(self, text: str) -> bool:
+        """Whether the vocabulary has a piece for every character, bytes not counted."""
+        characters = set(text)
+        for c in characters.difference(self._has):
+            ids = self._encode(c)
+            self._has[c] = self.unk_id not in ids and not any(map(self._processor.is_byte, ids))
+        return all(map(self._has.__getitem__, characters))
 
     def starts_word(self, id: int) -> bool:
         """Return whether the piece of an id starts a word."""
@@ -123,7 +155,7 @@ class Tokenizer:
         """
         if kind not in ("unigram", "bpe", "char", "spaceless"):
             raise ConfigError(f"the kind of a tokenizer must be unigram, bpe, char or spaceless, but is {kind!r}")
-        lines = [line for line in (_normalized(text, "") for text in texts) if line]
+        lines = [line for line in (_single_spaced(normalize(text), "") for text in texts) if line]
         characters = set().union(*lines) - {" "}
         if not characters:
             raise DataError("the transcripts to train a tokenizer on must have text, but all are empty")
@@ -241,7 +273,7 @@ class Tokenizer:
         return f"Tokenizer(vocab_size={self.vocab_size})"
 
 
-def _normalized(text: str, replacement: str) -> str:
+def _single_spaced(text: str, replacement: str) -> str:
     """Single spaces between words and none around; ▁ counts as white space, which is its meaning in a piece."""
     return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())
 
@@ -262,7 +294,7 @@ def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            unk_surface=_UNKNOWN_SURFACE,
+            unk_surface=UNKNOWN_MARK,
             normalization_rule_name="identity",
             shuffle_input_sentence=False,
             max_sentence_length=1 << 30,  # the largest allowed; longer texts would be skipped
@@ -317,7 +349,7 @@ def _field(number: int, content: bytes | int) -> bytes:
 
 # Settings of the trainer (model_type CHAR, unk_surface) and of the normalizer (identity, spaces kept as they are), which
 # end the model of a table and distinguish it from models that sentencepiece has trained.
-_TABLE_END = _field(2, _field(3, 4) + _field(44, _UNKNOWN_SURFACE.encode())) + _field(
+_TABLE_END = _field(2, _field(3, 4) + _field(44, UNKNOWN_MARK.encode())) + _field(
     3, _field(1, b"zipasr table") + _field(3, 0) + _field(4, 0) + _field(5, 0)
 )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.search.toy_scorer import ToyScorer
 from tests.tiny_model import noise, tiny_recognizer
 from zipasr.alignment import known_text
+from zipasr.errors import DataError
 from zipasr.features import FbankConfig
 from zipasr.recognizer import Recognizer
 from zipasr.tokenizer import Tokenizer
@@ -50,3 +51,11 @@ def test_frames_are_as_many_as_in_one_go() -> None:
         features = recognizer.engine.fbank(noise(duration_s))
         log_probs_TV = frame_log_probs(recognizer, features)
         assert len(log_probs_TV) == recognizer.engine.scorer.output_length(len(features))
+
+
+def test_a_text_has_the_same_ids_in_every_spelling() -> None:
+    tokenizer = Tokenizer.train(["IT'S CAFÉ"], kind="char", vocab_size=None)
+    expected = tokenizer.encode("IT'S CAFÉ")
+    assert known_text._encoded_text(tokenizer, "\ufeffIt’s cafe\u0301\u200b") == expected
+    with pytest.raises(DataError, match="is empty"):
+        known_text._encoded_text(tokenizer, "\u200b ")

@@ -29,8 +29,15 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         supervision = SupervisionSegment(str(i), str(i), 0.0, recording.duration, text="THE LAZY DOG")
         made.append(MonoCut(str(i), 0.0, recording.duration, 0, supervisions=[supervision], recording=recording))
     (folder / "3.flac").write_bytes((folder / "3.flac").read_bytes()[:500])
-    CutSet.from_cuts(made).to_file(folder / "test_cuts.jsonl.gz")
+    CutSet.from_cuts(made).to_file(folder / "damaged_cuts.jsonl.gz")
+    CutSet.from_cuts(made[:3]).to_file(folder / "test_cuts.jsonl.gz")
     return folder / "test_cuts.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def damaged_cuts(cuts: Path) -> Path:
+    """The same cuts and one whose recording is damaged."""
+    return cuts.with_name("damaged_cuts.jsonl.gz")
 
 
 def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
@@ -43,16 +50,86 @@ def test_prints_rates_speed_and_worst(run_folder: Path, cuts: Path, capsys: pyte
     assert "/ 30 characters" in lines[1]
     assert lines[2].startswith("3 utterances")
     assert "real-time factor" in lines[2]
-    assert lines[3] == "1 skipped because they cannot be read"
     assert "ref: THE LAZY DOG" in captured.out
+    assert "skipped" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--calibration"], ["--tune", "blank_penalty=0"]])
+def test_unreadable_recordings_are_named_and_the_exit_code_is_1(
+    run_folder: Path, damaged_cuts: Path, options: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["evaluate", str(run_folder), str(damaged_cuts), *options]) == 1
+    captured = capsys.readouterr()
     assert "zipasr: skipped 3: " in captured.err
+    if not options:
+        assert captured.out.splitlines()[2].startswith("3 utterances")
+        assert captured.out.splitlines()[3] == "1 skipped because they cannot be read"
+    if "--json" in options:
+        assert json.loads(captured.out)["num_unreadable"] == 1
+
+
+def write_source(kind: str, folder: Path) -> Path:
+    """Three recordings with texts, as a folder, a manifest or a Kaldi directory; one of them is damaged."""
+    folder.mkdir()
+    for i, suffix in enumerate(("wav", "mp3", "wav")):
+        soundfile.write(folder / f"{i}.{suffix}", noise(0.5 + 0.2 * i, i), 16_000)
+    (folder / "2.wav").write_bytes(b"RIFF")
+    names = ["0.wav", "1.mp3", "2.wav"]
+    if kind == "folder":
+        for i in range(3):
+            (folder / f"{i}.txt").write_text("The lazy dog.")
+        return folder
+    if kind == "kaldi":
+        (folder / "wav.scp").write_text("".join(f"{i} {folder / name}\n" for i, name in enumerate(names)))
+        (folder / "text").write_text("".join(f"{i} The lazy dog.\n" for i in range(3)))
+        return folder
+    rows = [json.dumps({"id": str(i), "audio": name, "text": "The lazy dog."}) for i, name in enumerate(names)]
+    (folder / "mine.jsonl").write_text("\n".join(rows))
+    return folder / "mine.jsonl"
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest", "kaldi"])
+def test_takes_what_prepare_takes_and_hints_at_its_style(
+    run_folder: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_source(kind, tmp_path / kind)
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["evaluate", str(run_folder), str(source), "--json", "--no-compare", "--out", str(tmp_path / "results")]
+    assert main(argv) == 1
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)
+    assert (figures["num_utterances"], figures["num_words"], figures["num_unreadable"]) == (2, 6, 1)
+    assert "zipasr: skipped 2: unreadable: " in captured.err
+    assert "6 of 6 reference words have lower case and punctuation, which this model never writes" in captured.err
+    rows = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "1", "2"] and rows[0]["ref"] == "The lazy dog."
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "results"])
+    assert main([*argv, "--scoring", "words"]) == 1
+    assert "reference words" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
+    assert rows[0]["ref"] == "THE LAZY DOG"
+
+
+def test_sets_that_are_several(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for source, message in (
+        (str(cuts.parent), "name one of its files: damaged_cuts.jsonl.gz, test_cuts.jsonl.gz"),
+        (f"librispeech:{tmp_path}", f"zipasr prepare librispeech:{tmp_path} --out DATA, then name one of DATA/"),
+        ("prompts", "prepare them with: zipasr prepare prompts --out DATA"),
+    ):
+        assert main(["evaluate", str(run_folder), source]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "0.wav").write_bytes(b"RIFF")
+    (tmp_path / "0.txt").write_text("ONE")
+    assert main(["evaluate", str(run_folder), str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "all 1 are rejected; for example 0: unreadable" in error and "rejected.jsonl" not in error
 
 
 def test_scoring(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder), str(cuts), "--scoring", "gigaspeech", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_words"] == 9
     assert main(["evaluate", str(run_folder), str(cuts), "--scoring", "gigaspeach"]) == 2
-    assert "scoring must be one of gigaspeech" in capsys.readouterr().err
+    assert "scoring must be one of as-is, words, gigaspeech" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--search", "greedy"], ["--search", "ctc_beam"], ["--beam", "2"]])
@@ -60,7 +137,7 @@ def test_json(run_folder: Path, cuts: Path, options: list[str], capsys: pytest.C
     assert main(["evaluate", str(run_folder / "model"), str(cuts), "--json", "--device", "cpu", *options]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert {"wer", "cer", "num_utterances", "num_words", "insertions", "deletions", "substitutions"} <= figures.keys()
-    assert (figures["num_utterances"], figures["num_words"], figures["num_unreadable"]) == (3, 9, 1)
+    assert (figures["num_utterances"], figures["num_words"], figures["num_unreadable"]) == (3, 9, 0)
     errors = figures["insertions"] + figures["deletions"] + figures["substitutions"]
     assert figures["wer"] == pytest.approx(100 * errors / 9, abs=1e-3)
 
@@ -97,8 +174,8 @@ def test_attention_scale_has_an_effect(tmp_path: Path, cuts: Path, capsys: pytes
     capsys.readouterr()
 
 
-def test_out_file(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", str(run_folder), str(cuts), "--out", str(tmp_path / "results.jsonl")]) == 0
+def test_out_file(run_folder: Path, damaged_cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run_folder), str(damaged_cuts), "--out", str(tmp_path / "results.jsonl")]) == 1
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
     assert str(tmp_path / "results.jsonl") in capsys.readouterr().err

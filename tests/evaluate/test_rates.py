@@ -150,8 +150,14 @@ def test_scoring_rewrites_both_texts() -> None:
     report = evaluate(recognizer, utterances, scoring="gigaspeech")
     assert (report.results[0].ref, report.results[0].hyp) == ("WELL KNOWN FACT", "WELL KNOWN")
     assert report.words == (0, 1, 0, 3)
-    with pytest.raises(ConfigError, match="scoring must be one of gigaspeech, or left out, but is 'x'"):
+    with pytest.raises(ConfigError, match="scoring must be one of as-is, words, gigaspeech, or left out, but is 'x'"):
         evaluate(recognizer, utterances, scoring="x")
+
+
+def test_spellings_are_no_errors() -> None:
+    pairs = [("it’s a cafe\u0301", "it's a café"), ("it's", "itʼs\u200b")]
+    assert error_rates(pairs).words == (0, 0, 0, 4)
+    assert error_rates(pairs).characters.total == 0
 
 
 def test_files_that_are_not_manifests(tmp_path: Path) -> None:

@@ -153,12 +153,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_verb_tunes(run_folder: Path, cuts: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", str(run_folder), str(cuts), "--tune", "blank_penalty=0,2", "beam=2"]) == 0
+    assert main(["evaluate", str(run_folder), str(cuts), "--tune", "blank_penalty=0,2", "beam=2"]) == 1  # some are broken
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["WER", "%", "CER", "%", "blank_penalty", "beam"]
     assert len(lines) == 4
     assert lines[-1].startswith("best: --blank-penalty ")
-    assert main(["evaluate", str(run_folder), str(cuts), "--tune", "--json"]) == 0
+    assert main(["evaluate", str(run_folder), str(cuts), "--tune", "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)) == len(default_grid(zipasr.load(run_folder))["blank_penalty"])
 
 
@@ -171,12 +171,12 @@ def test_the_verb_calibrates(
 ) -> None:
     monkeypatch.setattr("zipasr.evaluate.calibration._MIN_WORDS", 2)
     arguments = ["evaluate", str(run_folder), str(cuts), "--calibration", "--save", "--plot", str(tmp_path / "curve.png")]
-    assert main(arguments) == 0
+    assert main(arguments) == 1  # some are broken
     captured = capsys.readouterr()
     assert "normalized cross-entropy" in captured.out
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     saved = zipasr.load(run_folder).engine.calibrations["beam"]
-    assert main([*arguments[:4], "--json"]) == 0
+    assert main([*arguments[:4], "--json"]) == 1
     figures = json.loads(capsys.readouterr().out)["confidence"]  # a saved calibration is not applied again
     assert figures["temperature"] == pytest.approx(saved.temperature, abs=1e-5)
     assert saved == save_and_read(run_folder, saved)
@@ -198,3 +198,10 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
 def test_misuse(run_folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(run_folder), "missing.jsonl.gz", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_style_of_the_references_is_a_hint(caplog: pytest.LogCaptureFixture) -> None:
+    for text, scoring, is_told in (("the fox", None, True), ("the fox", "words", False), ("THE FOX", None, False)):
+        caplog.clear()
+        tune(tiny_recognizer(), [ReferenceUtterance("a", noise(0.5), text)], {"blank_penalty": [0.0]}, scoring=scoring)
+        assert ("2 of 2 reference words have lower case" in caplog.text) == is_told

@@ -38,6 +38,8 @@ def test_every_kind_of_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         found = read_texts([tmp_path / "a.txt", tmp_path / "b.txt.gz", str(tmp_path / "c.jsonl.gz")])
     assert found == ["one two", "three four", "five", "six", "seven", "eight"]
     assert "skipped 1 lines that are not UTF-8" in caplog.text
+    (tmp_path / "d.txt").write_text("it’s\u200b cafe\u0301\n\u200b\n", encoding="utf-8")
+    assert read_texts([tmp_path / "d.txt"]) == ["it's café"]
 
 
 @pytest.mark.parametrize("row", ["{", '{"audio": "x"}', "[1]", '{"text": 5}', '{"supervisions": [5]}', '"text"'])

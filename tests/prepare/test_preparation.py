@@ -453,3 +453,34 @@ def test_the_table() -> None:
         "  too long                                   1",
         "note: 3 distinct words of dev do not occur in train",
     ]
+
+
+def test_a_source_is_kept_whole_as_one_part(tmp_path: Path) -> None:
+    """Parts that are prepared one after the other lie side by side, even if their ids are the same."""
+    for number, split in enumerate(("train", "dev", "test"), start=1):
+        for i in range(3):
+            put(tmp_path / split, f"test/{i}.flac", tone(1.0, freq_hz=200.0 * number, rate_hz=8000), rate_hz=8000)
+        report = prepare(tmp_path / split, tmp_path / "out", PrepareConfig(split=split))
+        assert report.num_utterances == {**dict.fromkeys(("train", "dev", "test"), 0), split: 3}
+        assert not report.num_unseen_words
+    for number, split in enumerate(("train", "dev", "test"), start=1):
+        cuts = list(CutSet.from_file(tmp_path / "out" / f"{split}_cuts.jsonl.gz"))
+        assert [cut.id for cut in cuts] == ["test/0", "test/1", "test/2"]
+        spectrum = np.abs(np.fft.rfft(cuts[0].load_audio()[0]))
+        assert np.argmax(spectrum) == pytest.approx(200 * number, abs=2)
+    with pytest.raises(ConfigError, match="split must be train, dev, test, or none, but is 'eval'"):
+        PrepareConfig(split="eval")
+
+
+def test_texts_get_one_spelling(tmp_path: Path) -> None:
+    texts = {"a": "\ufeffIt’s a cafe\u0301", "b": "it's\u200b a café", "c": "\u200b\u00ad", "d": "It's so"}
+    for name, text in texts.items():
+        put(tmp_path / "in", f"{name}.wav", text=None)
+        (tmp_path / "in" / f"{name}.txt").write_text(text, encoding="utf-8")
+    for style, expected in (
+        ("as-written", {"a": "It's a café", "b": "it's a café", "d": "It's so"}),
+        ("words", {"a": "IT'S A CAFÉ", "b": "IT'S A CAFÉ", "d": "IT'S SO"}),
+    ):
+        prepare(tmp_path / "in", tmp_path / style, PrepareConfig(text_style=style))
+        assert {id: cut.supervisions[0].text for id, cut in cuts_of(tmp_path / style).items()} == expected
+        assert rejected_of(tmp_path / style) == {"c": "no text"}

@@ -262,3 +262,15 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 2**20  # the list itself takes 20 MB
+
+
+def test_texts_get_one_spelling_and_keep_the_rules_of_their_corpus(tmp_path: Path) -> None:
+    folder = write_librispeech(tmp_path / "corpus", num_utterances=1)
+    for path in folder.rglob("*.trans.txt"):
+        path.write_text(path.read_text().replace("LO", "LO’S").replace("UP", "U\u0308P\u200b"), encoding="utf-8")
+    prepare(f"librispeech:{folder}", tmp_path / "out")
+    found = " ".join(cut.supervisions[0].text for cut in cuts_of(tmp_path / "out", "train").values())
+    found += " ".join(cut.supervisions[0].text for cut in cuts_of(tmp_path / "out", "dev").values())
+    assert "LO'S" in found and "ÜP" in found and not set(found) & set("’\u0308\u200b")
+    with pytest.raises(ConfigError, match="split must be left out for librispeech"):
+        prepare(f"librispeech:{folder}", tmp_path / "out", PrepareConfig(split="test"))

@@ -148,6 +148,15 @@ def test_phrases_are_spelled_by_the_tokenizer_whatever_their_case() -> None:
     assert total(graph, tokenizer.encode("QUICK")) == 0.0
 
 
+def test_a_phrase_is_found_in_every_spelling() -> None:
+    tokenizer = Tokenizer.train(["O'NEILL CAFÉ"], kind="char", vocab_size=None)
+    expected = tokenizer.encode("O'NEILL CAFÉ")
+    for phrase in ("O’Neill cafe\u0301", "\ufeffo`neill\u200b café"):
+        assert total(encode_hotwords([phrase], tokenizer, default_boost=1.0), expected) == pytest.approx(len(expected))
+    with pytest.raises(ConfigError, match="is empty"):
+        encode_hotwords(["\u200b"], tokenizer, default_boost=1.0)
+
+
 def test_a_phrase_does_nothing_for_longer_words() -> None:
     tokenizer = Tokenizer.train(["ANN ANNUAL BAN"], kind="char", vocab_size=None)
     graph = encode_hotwords(["Ann"], tokenizer)

@@ -144,6 +144,8 @@ def test_prompt_and_keywords_are_hotwords(server: Service, recognizer: Recognize
     expected = recognizer.transcribe(samples, hotwords=hotwords).text
     assert expected != recognizer.transcribe(samples).text
     assert post(server, wav(samples), prompt="THEN, FOX\n", **{"keywords[]": ["DOZEN"]}).json()["text"] == expected
+    spelled = post(server, wav(samples), prompt="\ufeffThen, f\u00adox\n\u200b", **{"keywords[]": ["dozen"]})
+    assert spelled.json()["text"] == expected
     response = post(server, wav(samples), prompt="日本")
     assert response.status_code == 400
     assert "日本" in message_of(response)

@@ -15,12 +15,14 @@ import pytest
 from lhotse import serialization as lhotse_serialization
 
 from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
+from zipasr import tokenizer as tokenizers
 from zipasr.data.batching import BatchReader
 from zipasr.data.lengths import num_encoder_frames
 from zipasr.data.noise import NoiseConfig
 from zipasr.data.reading import read_batches
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import FbankConfig
+from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import data as data_module
 from zipasr.train.config import MixConfig, TokenizerConfig, TrainConfig
@@ -139,7 +141,7 @@ def test_unknown_characters_of_dev(tones: Path, tmp_path: Path, caplog: pytest.L
     tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
     with caplog.at_level(logging.WARNING):
         select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, minute_config(tones))
-    assert "dev texts hold characters that no training text has: Q Ж" in caplog.text
+    assert "dev texts hold characters that the vocabulary lacks: Q Ж" in caplog.text
 
 
 # The vocabulary
@@ -263,3 +265,28 @@ def test_record_of_another_version_is_refused(tones: Path, tmp_path: Path) -> No
     (tmp_path / DATA_FILE).write_text("0" * 64)
     with pytest.raises(ConfigError, match="must be of this version of zipasr, but is of another; use another --out"):
         check_same_data(data, tmp_path, config)
+
+
+def test_old_cuts_train_like_those_that_are_prepared_anew(tmp_path: Path) -> None:
+    """Cuts of other tools and older versions have other spellings; labels, vocabulary and selection are the same."""
+    old_texts = ["it’s a cafe\u0301", "it's\u200b o\u00adne", "\ufeff\u200b", "é\u0302 é’é", "ʻo‘z"]
+    kept = [text for text in old_texts if normalize(text)]
+    old = read_cuts(write_many(tmp_path / "old_cuts.jsonl.gz", [2.0] * 5, old_texts))
+    new = read_cuts(write_many(tmp_path / "new_cuts.jsonl.gz", [2.0] * 4, [single_spaced(normalize(t)) for t in kept]))
+    assert list(old.texts()) == list(new.texts()) and old.characters == new.characters
+    assert old.num_characters.tolist() == new.num_characters.tolist()
+    config = TokenizerConfig(kind="char", vocab_size=None)
+    tokenizer = make_tokenizer(old, config)
+    assert tokenizer.to_bytes() == make_tokenizer(new, config).to_bytes()
+    for a, b in zip(old, new, strict=True):
+        assert tokenizer.encode(a.supervisions[0].text) == tokenizer.encode(b.supervisions[0].text)
+
+
+def test_a_vocabulary_with_accents_apart_needs_more_frames(tmp_path: Path) -> None:
+    """Its texts have more tokens than characters, which selection must not overlook."""
+    tokenizer = Tokenizer.from_bytes(tokenizers._train_model(["\u1112\u1161\u11ab"], "char", 7))
+    cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", [1.0, 1.0], ["한" * 10, "한" * 5]))
+    dev = read_cuts(write_many(tmp_path / "dev_cuts.jsonl", [1.0], ["한"]))
+    config = minute_config(tmp_path, max_duration_s=5.0)
+    assert len(tokenizer.encode("한" * 10)) > num_encoder_frames(16_000) > 2 * 10
+    assert select(cuts, dev, tokenizer, config).num_dropped == {"more tokens than encoder frames": 1}

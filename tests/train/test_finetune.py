@@ -21,7 +21,7 @@ from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
 from zipasr.config import to_json
 from zipasr.encoder.zipformer import ZipformerConfig
-from zipasr.errors import CheckpointError, ConfigError
+from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.hub import original_key
 from zipasr.model import AsrModel
 from zipasr.nn.lora import lora_layers, merged_copy
@@ -127,6 +127,13 @@ def test_learns_new_words_and_forgets_the_old_ones_unless_they_are_mixed_in(
         assert tokenizer.to_bytes() == Tokenizer.load(base / "tokenizer").to_bytes()
     assert after["alone"] > before["old"] + 15
     assert after["mixed"] <= before["old"] + MAX_FORGOTTEN
+
+
+def test_texts_that_the_vocabulary_cannot_write_are_refused(folder: Path, base: Path, tmp_path: Path) -> None:
+    config = resolve(ctc_recipe(folder / "new", num_epochs=1), [], str(base))
+    with pytest.raises(DataError, match=r"have: A E F R S T; the model .* --set finetune.vocabulary=new"):
+        run(config, tmp_path / "run")
+    run(resolve(ctc_recipe(folder / "few", num_epochs=1), ["finetune.vocabulary=new"], str(base)), tmp_path / "run")
 
 
 def test_a_new_vocabulary_is_made_of_all_that_is_read(folder: Path, base: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from zipasr.data.lengths import num_encoder_frames
 from zipasr.errors import DataError
 from zipasr.losses.ctc import ctc_loss
 from zipasr.tokenizer import Tokenizer
-from zipasr.train.config import TrainConfig
+from zipasr.train.config import FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts, select
 from zipasr.train.loop import train
 from zipasr.train.preflight import DataReport, check_new_run, check_recipe, examine, read_splits
@@ -265,3 +265,52 @@ def test_test_set_counts_too(data: Path, tmp_path: Path) -> None:
     assert report.splits["test"].unknown == "QZ"
     assert "test: cannot be scored: 1 of 1 (100.00%) with more tokens than encoder frames" in report.format_table()
     report.require_usable()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "finetune", "cures"),
+    [
+        ("LO MID HI UP", "model", ["--text-style words", "--set finetune.vocabulary=new"]),
+        ("lo mid hi up", "model", ["lower case", "--set finetune.vocabulary=new"]),
+        ("Lo mid hi up", "model", ["style of the vocabulary", "--set finetune.vocabulary=new"]),
+        ("LO MID HI UP", None, ["--text-style words", "leave tokenizer.file out"]),
+    ],
+)
+def test_a_vocabulary_that_lacks_characters_of_many_utterances_is_refused(
+    data: Path, pieces: str, finetune: str | None, cures: list[str]
+) -> None:
+    tokenizer = Tokenizer.train([pieces], kind="char", vocab_size=None)
+    config = minute_config(finetune=FinetuneConfig(checkpoint=finetune) if finetune else None)
+    known, strange = "".join(pieces.split()), "Œ"
+    cuts = [with_text(cut, strange if i < 5 else known) for i, cut in enumerate(cuts_of(data))]
+    splits = {"train": cuts, "dev": cuts_of(data, "dev")}
+    with pytest.raises(DataError, match=r"25.0% of 20 have: Œ; the model") as caught:
+        examine(config, tokenizer, splits).require_usable()
+    assert all(cure in str(caught.value) for cure in cures)
+    examine(dataclasses.replace(config, max_unknown_share=0.25), tokenizer, splits).require_usable()
+    splits["train"] = [*cuts[:4], *cuts[5:]]  # 4 of 19
+    with pytest.raises(DataError, match=r"21\.1% of 19"):
+        examine(config, tokenizer, splits).require_usable()
+    splits["train"] = cuts[1:]  # 4 of 19 again; in 20 they are few enough
+    examine(config, tokenizer, {**splits, "train": [*cuts[1:], cuts[5]]}).require_usable()
+
+
+@pytest.mark.parametrize(
+    ("texts", "noted"),
+    [
+        (["it’s", "it's", "it's"], "’ in 1, ' in 2 (all count as ')"),
+        (["cafe\u0301", "café"], "NFD in 1, NFC in 1 (all count as NFC)"),
+        (["ONE", "two", "Three four"], "upper case in 1, lower case in 1, upper and lower case in 1 (a model learns each"),
+        (["it’s ONE", "IT'S", "ONE"], "’ in 1, ' in 1 (all count as '); upper case in 2, upper and lower case in 1"),
+        (["it’s so", "‘so’"], ""),
+        (["ONE", "TWO 3", "'TIS"], ""),
+        (["今天", "我"], ""),
+        (["ANNA"] + ["So it is"] * 100, ""),
+    ],
+)
+def test_mixed_spellings_are_noted_in_one_line(data: Path, texts: list[str], noted: str) -> None:
+    cuts = cuts_of(data)
+    cuts = [with_text(cuts[i % 20], text, id=str(i)) for i, text in enumerate(texts)]
+    report = examine(minute_config(), TOKENIZER, {"train": cuts[:-1], "dev": cuts[-1:]})
+    lines = [line for line in report.format_table().splitlines() if "spelled in several ways" in line]
+    assert len(lines) == bool(noted) and noted in "".join(lines)

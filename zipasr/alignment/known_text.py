@@ -18,6 +18,7 @@ from zipasr.errors import ConfigError, DataError
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
+from zipasr.text import normalize
 from zipasr.tokenizer import Tokenizer
 
 _WINDOW_FRAMES_25HZ = 750
@@ -69,7 +70,7 @@ def align_features(
 
 def _encoded_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of the text as it stands, or else in upper or lower case."""
-    if not text.split():
+    if not normalize(text).split():
         raise DataError("the text must be the words that are said, but is empty; give them")
     spelling = tokenizer.spelling(text)
     unknown = tokenizer.unknown_characters(spelling)

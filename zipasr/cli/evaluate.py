@@ -1,4 +1,4 @@
-"""`zipasr evaluate DIR CUTS`: error rates, tuned settings and calibrated confidence on recordings with known text."""
+"""`zipasr evaluate DIR SET`: error rates, tuned settings and calibrated confidence on recordings with known text."""
 
 import argparse
 import json
@@ -9,9 +9,10 @@ from zipasr.cli.search_options import add_chunk_options, add_search_options, loa
 from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zipasr.evaluate import CalibrationReport, EvaluationReport, ReferenceUtterance, TunedSetting
+    from zipasr.prepare import References
     from zipasr.recognizer import Recognizer
     from zipasr.search.comparison import ComparedSearch
     from zipasr.search.strategy import SearchConfig
@@ -27,14 +28,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "evaluate",
         help="measure error rates and speed, tune the search, calibrate confidence",
-        description="Transcribe recordings whose text is known and count the errors.",
+        description="Transcribe recordings whose text is known and count the errors. A recording that cannot be read is "
+        "reported and skipped; the exit code is then 1.",
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
-    parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts, such as DATA/test_cuts.jsonl.gz")
+    parser.add_argument(
+        "cuts",
+        metavar="SET",
+        help="Lhotse cuts, such as DATA/test_cuts.jsonl.gz; or recordings with texts in any form that prepare takes: a "
+        "folder, a manifest, a Kaldi directory",
+    )
     add_search_options(parser)
     add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
     parser.add_argument(
-        "--scoring", metavar="CORPUS", help="normalize texts by the scoring rules of a corpus: gigaspeech (default: none)"
+        "--scoring",
+        metavar="RULES",
+        help="as-is (default); words: ignore case and punctuation, hyphens separate words; or the rules of a published "
+        "corpus: gigaspeech",
     )
     parser.add_argument(
         "--tune",
@@ -67,6 +77,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
+    from zipasr.prepare import open_references
+
     if args.plot and not args.calibration:
         raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):
@@ -78,22 +90,22 @@ def run(args: argparse.Namespace) -> int:
     if args.compare and (args.lm is not None or args.hotwords is not None):
         raise ConfigError("--compare compares searches without language models and hotwords; leave --lm and --hotwords out")
     recognizer = load_recognizer(args, simulate_streaming=True)
-    if args.tune is not None:
-        return _tune(args, recognizer)
-    return _evaluate(args, recognizer)
+    with open_references(args.cuts, has_progress=True) as references:
+        if args.tune is not None:
+            return _tune(args, recognizer, references)
+        return _evaluate(args, recognizer, references)
 
 
-def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
     from zipasr.evaluate import calibrate, evaluate, save_calibration
     from zipasr.progress import write_line
 
     if args.calibration:
         recognizer.engine.calibrations.clear()  # a saved calibration must not be applied before fitting a new one
-    report = evaluate(recognizer, _utterances(args), scoring=args.scoring)
-    for id, problem in report.unreadable:
-        write_line(f"zipasr: skipped {id}: {problem}")
+    report = evaluate(recognizer, _utterances(references), scoring=args.scoring)
+    _report_unreadable(report.unreadable)
     measured = calibrate(report.results) if args.calibration else None
-    compared = _compared(args, recognizer, report)
+    compared = _compared(args, recognizer, references, report)
     if args.json:
         extra: dict[str, Any] = {} if measured is None else {"confidence": measured.to_dict()}
         if compared:
@@ -120,17 +132,39 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer") -> int:
         from zipasr.search.comparison import best_search
 
         _save_default(args, best_search(compared).search, compared, len(report.results))
-    return 0
+    _hint_at_style(args, recognizer, report)
+    return 1 if report.unreadable else 0
 
 
-def _compared(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> "list[ComparedSearch]":
+def _report_unreadable(unreadable: "Iterable[tuple[str, str]]") -> None:
+    from zipasr.progress import write_line
+
+    for id, problem in unreadable:
+        write_line(f"zipasr: skipped {id}: {problem}")
+
+
+def _hint_at_style(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> None:
+    """Say on stderr if the references are written in another style than the model writes."""
+    from zipasr.evaluate import describe_style
+    from zipasr.progress import write_line
+
+    if args.scoring in (None, "as-is"):
+        pairs = [(result.ref, result.hyp) for result in report.results]
+        hint = describe_style(pairs, recognizer.engine.tokenizer)
+        if hint is not None:
+            write_line(f"zipasr: {hint}")
+
+
+def _compared(
+    args: argparse.Namespace, recognizer: "Recognizer", references: "References", report: "EvaluationReport"
+) -> "list[ComparedSearch]":
     """The results of all searches on the same recordings, if requested, or if cheap and no search was chosen; else empty."""
     from zipasr.evaluate import compare_searches
 
     is_plain = args.search == "auto" and args.lm is None and args.hotwords is None and not args.calibration
     is_cheap = report.audio_s <= _COMPARED_S
     is_wanted = args.compare if args.compare is not None else (is_plain and is_cheap) or (args.save and not args.calibration)
-    return compare_searches(recognizer, _utterances(args), scoring=args.scoring) if is_wanted else []
+    return compare_searches(recognizer, _utterances(references), scoring=args.scoring) if is_wanted else []
 
 
 def _comparison_table(
@@ -155,23 +189,39 @@ def _save_default(
     write_line(f"zipasr: the default search is now {search}: {path}")
 
 
-def _tune(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
     from zipasr.evaluate import default_grid, parse_grid, tune
 
     grid = parse_grid(args.tune) or default_grid(recognizer)
-    tuned = tune(recognizer, _utterances(args), grid, scoring=args.scoring)
+    unreadable: list[tuple[str, str]] = []
+    tuned = tune(recognizer, _readable(_utterances(references), unreadable), grid, scoring=args.scoring)
+    _report_unreadable(unreadable)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
         _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
-    return 0
+    return 1 if unreadable else 0
 
 
-def _utterances(args: argparse.Namespace) -> "Iterable[ReferenceUtterance]":
-    """The recordings with their texts, with a progress bar."""
-    from zipasr.evaluate import read_cuts
+def _readable(
+    utterances: "Iterable[ReferenceUtterance]", unreadable: list[tuple[str, str]]
+) -> "Iterator[ReferenceUtterance]":
+    """The utterances that can be read; the others are added to `unreadable`."""
+    for utterance in utterances:
+        if utterance.samples is None:
+            unreadable.append((utterance.id, utterance.problem))
+        else:
+            yield utterance
+
+
+def _utterances(references: "References") -> "Iterable[ReferenceUtterance]":
+    """The recordings with their texts, with a progress bar; then those that are not in the cuts."""
+    from itertools import chain
+
+    from zipasr.evaluate import ReferenceUtterance, read_cuts
     from zipasr.progress import track
 
-    return track(read_cuts(args.cuts), "evaluate", unit="utterances")
+    unusable = (ReferenceUtterance(id, None, "", problem) for id, problem in references.rejected)
+    return chain(track(read_cuts(references.cuts), "evaluate", unit="utterances"), unusable)
 
 
 def _table(report: "EvaluationReport") -> str:

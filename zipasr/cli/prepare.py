@@ -31,6 +31,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the data; overwritten")
     parser.add_argument("--lang", default="en", help="language of entries that state none (default: en)")
     parser.add_argument(
+        "--as",
+        dest="split",
+        choices=("train", "dev", "test"),
+        help="keep the whole source as this part, and leave the other parts in DIR (default: the parts that the source "
+        "names, or 10 %% each for dev and test)",
+    )
+    parser.add_argument(
         "--text-style",
         choices=("as-written", "words"),
         help="words: upper case, no punctuation, digits spelled out (default: words for prompts, else as-written)",
@@ -65,7 +72,11 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.prepare import PrepareConfig, prepare
 
     config = PrepareConfig(
-        lang=args.lang, text_style=args.text_style, allow_damaged=args.allow_damaged, align_with=args.align_with
+        lang=args.lang,
+        text_style=args.text_style,
+        split=args.split,
+        allow_damaged=args.allow_damaged,
+        align_with=args.align_with,
     )
     config = set_fields(config, args.set)
     report = prepare(args.source, args.out, config, has_progress=True)

@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import DataError
 from zipasr.progress import Progress
+from zipasr.text import normalize
 
 RECORD = np.dtype(
     [("start", "<i8"), ("identity", "<u8"), ("duration_s", "<f8"), ("num_bytes", "<i4"), ("num_characters", "<i4")]
 )
 """The index record of a cut, 32 bytes."""
 _PACKED = struct.Struct("<qQdii")
-_VERSION = 1
+_VERSION = 2
 _RECORDS_FILE, _LINES_FILE, _HEADER_FILE = "records.bin", "cuts.jsonl", "index.json"
 _END_BYTES = 65_536
 """Bytes at the start and at the end of a manifest that, with its size and time, show whether it has changed."""
@@ -59,7 +60,7 @@ class _Header:
     num_lines_bytes: int
     """Size of the file that the lines are read from."""
     characters: dict[str, int]
-    """The first usable cut with each character of the texts."""
+    """The first usable cut with each character of the normalized texts."""
 
 
 class IndexedCuts(Sequence[Any]):
@@ -114,9 +115,9 @@ class IndexedCuts(Sequence[Any]):
         return IndexedCuts(self.manifest, self.folder, self._header, kept.astype(np.int32))
 
     def texts(self) -> Iterator[str]:
-        """Yield the text of each cut; reads one line at a time."""
+        """Yield the normalized text of each cut; reads one line at a time."""
         for i in range(len(self)):
-            yield _describe(json.loads(self._line(i)), self.manifest).text
+            yield normalize(_describe(json.loads(self._line(i)), self.manifest).text)
 
     def __len__(self) -> int:
         return len(self._records) if self.rows is None else len(self.rows)
@@ -252,11 +253,12 @@ def _write(manifest: Path, folder: Path) -> _Header:
                 continue
             num_cuts += 1
             entry = _entry(line, num_cuts, manifest)
-            if not entry.text.strip():
+            if not normalize(entry.text).strip():
                 continue
-            record = (start, _identity(entry), entry.duration_s, len(line), _most_characters(entry.text))
+            text = normalize(entry.text)
+            record = (start, _identity(entry), entry.duration_s, len(line), _most_characters(text))
             records.write(_PACKED.pack(*record))
-            characters.update(dict.fromkeys(set(entry.text).difference(characters), num_usable))
+            characters.update(dict.fromkeys(set(text).difference(characters), num_usable))
             num_usable += 1
         for file in (records, lines):
             file.flush()
@@ -331,12 +333,12 @@ def _most_characters(text: str) -> int:
     """Number of characters in a text, repeated ones counted twice, in the Unicode normal form with the most.
 
     An upper bound on the tokens of any tokenizer without the initial ▁, even with a blank between repeated tokens (CTC): a
-    token of more than one character accounts for at least two. Some sentencepiece models normalize first, hence the normal
-    forms.
+    token of more than one character accounts for at least two. Some sentencepiece models normalize first, and some have
+    letters and accents apart, hence the normal forms.
     """
-    forms = [text.lower()] if text.isascii() else [text, unicodedata.normalize("NFKC", text)]
+    forms = [text.lower()] if text.isascii() else [text, *(unicodedata.normalize(form, text) for form in ("NFD", "NFKC"))]
     if not text.isascii():
-        forms.append(forms[1].casefold())
+        forms.append(forms[2].casefold())
     return max(len(form) + sum(map(operator.eq, form, form[1:])) for form in forms)
 
 

@@ -15,9 +15,12 @@ from zipasr.evaluate.rates import (
     read_cuts,
     readable_groups,
 )
+from zipasr.evaluate.scoring import SCORING
+from zipasr.evaluate.style import describe_style
 from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
 
 __all__ = [
+    "SCORING",
     "CalibrationReport",
     "ErrorRates",
     "Errors",
@@ -30,6 +33,7 @@ __all__ = [
     "count_errors",
     "count_text_errors",
     "default_grid",
+    "describe_style",
     "error_rates",
     "evaluate",
     "explain",

@@ -27,6 +27,7 @@ from zipasr.search.edits import Errors as Errors
 from zipasr.search.edits import count_errors as count_errors
 from zipasr.search.edits import count_text_errors as count_text_errors
 from zipasr.search.edits import error_rates as error_rates
+from zipasr.text import normalize
 from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
@@ -161,7 +162,7 @@ def evaluate(
         recognizer: the model and search to evaluate.
         utterances: recordings with their text, for example from `read_cuts`; read lazily and not kept.
         max_batch_s: see `Recognizer.transcribe_many`.
-        scoring: a corpus of `scoring.SCORING`, whose rules normalize both texts; None: texts are not changed.
+        scoring: a profile of `scoring.SCORING`, whose rules rewrite both texts; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
         DataError: no utterance can be read.
@@ -205,10 +206,10 @@ def evaluate(
 
 
 def rewriting(scoring: str | None) -> Callable[[str], str]:
-    """The function that normalizes both texts before they are compared.
+    """The function that rewrites both texts before they are compared.
 
     Args:
-        scoring: a corpus of `scoring.SCORING`, whose rules apply; None: texts are not changed.
+        scoring: a profile of `scoring.SCORING`; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
     """
@@ -219,8 +220,9 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
 
 def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
     """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference."""
+    reference = normalize(reference)
     ref = reference.split() if transcript.word_joiner else list("".join(reference.split()))
-    pairs = kaldialign.align(ref, [word.text for word in transcript.words], _NO_WORD)
+    pairs = kaldialign.align(ref, [normalize(word.text) for word in transcript.words], _NO_WORD)
     is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
     return tuple((word.confidence, right) for word, right in zip(transcript.words, is_right, strict=True))
 
@@ -259,14 +261,14 @@ def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
     path = Path(path)
     if not path.is_file():
         beside = sorted(file.name for file in path.glob("*_cuts.jsonl.gz")) if path.is_dir() else []
-        hint = f"name one of its files: {', '.join(beside)}" if beside else "make one with: zipasr prepare"
+        hint = f"name one of its files: {', '.join(beside)}" if beside else "make one with: zipasr prepare SOURCE --out DIR"
         raise DataError(
             f"{path} must be a file of Lhotse cuts, but is {'a folder' if path.is_dir() else 'not there'}; {hint}"
         )
     try:
         cuts = iter(CutSet.from_file(path))
         for cut in cuts:
-            text = " ".join(s.text for s in cut.supervisions if s.text)
+            text = normalize(" ".join(s.text for s in cut.supervisions if s.text))
             try:
                 samples = load_audio(cut.load_audio(), sample_rate_hz=cut.sampling_rate)
             except (AudioLoadingError, DurationMismatchError, AudioError, OSError, ValueError, RuntimeError) as error:

@@ -1,14 +1,19 @@
 """Scoring profiles: how reference and hypothesis are rewritten before errors are counted. Text in, text out.
 
-Source: the published GigaSpeech recipe of icefall; Chen et al. 2021, arXiv:2106.06909.
+Source of `gigaspeech`: the published GigaSpeech recipe of icefall; Chen et al. 2021, arXiv:2106.06909.
 """
 
 from collections.abc import Callable
 
-from zipasr.text import GARBAGE_TAGS, PUNCTUATION_TAGS
+from zipasr.text import GARBAGE_TAGS, PUNCTUATION_TAGS, UNKNOWN_MARK, lower, normalize, upper, words_only
 
 _FILLERS = frozenset("UH UHH UM EH MM HM AH HUH HA ER OOF HEE ACH EEE EW".split())
 _IGNORED = _FILLERS | GARBAGE_TAGS | PUNCTUATION_TAGS | {"<UNK>"}
+
+
+def words(text: str) -> str:
+    """Return `text` in upper case without punctuation; hyphens and slashes separate words, and <unk> stays an error."""
+    return words_only(upper(lower(normalize(text))), kept=UNKNOWN_MARK)
 
 
 def gigaspeech(text: str) -> str:
@@ -16,7 +21,10 @@ def gigaspeech(text: str) -> str:
     return " ".join(word for word in text.upper().replace("-", " ").split() if word not in _IGNORED)
 
 
+AS_IS = "as-is"
 SCORING: dict[str, Callable[[str], str]] = {
+    AS_IS: str,
+    "words": words,
     "gigaspeech": gigaspeech,
 }
-"""The rewriting of each scoring profile, by corpus. Corpora without a profile compare texts as they are."""
+"""The rewriting of each scoring profile: texts as they are, words only, or the rules of a corpus."""

@@ -6,12 +6,15 @@ every setting.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.evaluate.scoring import AS_IS
+from zipasr.evaluate.style import describe_style
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
 from zipasr.search.edits import ErrorRates, count_text_errors
@@ -31,6 +34,7 @@ _WHOLE = ("beam", "max_symbols_per_frame")
 """The fields of `TUNABLE` whose values are integers."""
 MAX_SETTINGS = 500
 """Largest number of combinations; more are probably a mistake."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +118,19 @@ def tune(
     settings = _settings(recognizer, grid)
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
+    pairs: list[tuple[str, str]] = []
     for group in readable_groups(utterances, []):
         num_utterances += len(group)
         texts = _texts(recognizer, [samples for _, samples, _ in group], [search for _, search in settings])
         for n, (_, _, reference) in enumerate(group):
+            pairs.append((reference, texts[0][n]))
             for i, found in enumerate(texts):
                 totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
     if not num_utterances:
         raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
+    hint = describe_style(pairs, recognizer.engine.tokenizer) if scoring in (None, AS_IS) else None
+    if hint is not None:
+        logger.warning("%s", hint)
     tuned = [
         TunedSetting(values=values, errors=errors, search=search, num_utterances=num_utterances)
         for (values, search), errors in zip(settings, totals, strict=True)

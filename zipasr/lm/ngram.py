@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
 from zipasr.lm.arpa import BACKOFF, BEGIN, END, NgramGraph, read_arpa
+from zipasr.text import lower, upper
 from zipasr.tokenizer import Tokenizer
 
 UNKNOWN_LOG_PROB = -10.0 * math.log(10.0)
@@ -176,7 +177,8 @@ class WordNgram:
         self._tokenizer = tokenizer
         self._starts_word = [tokenizer.starts_word(i) for i in range(tokenizer.vocab_size)]
         self._is_space = [piece == _WORD_START for piece in tokenizer.pieces]
-        self._word_ids = {symbol: model.symbol_id(symbol) for symbol in model.known_symbols}
+        ids = {symbol: model.symbol_id(symbol) for symbol in model.known_symbols}
+        self._word_ids = {tokenizer.respelled(symbol): id for symbol, id in ids.items()} | ids
 
     def start(self) -> WordState:
         """State of the empty sequence."""
@@ -267,13 +269,14 @@ def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathL
 
 
 def _check_words(words: list[str], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
-    unknown = tokenizer.unknown_characters("".join(set().union(*words)))
+    words = [tokenizer.respelled(word) for word in words]
+    unknown = tokenizer.unknown_characters(" ".join(set().union(*words)))
     unwritable = [word for word in words if not unknown.isdisjoint(word)]
     if len(unwritable) <= (1 - _MIN_WRITABLE_SHARE) * len(words):
         return
     cure = "use a model of words in the recognizer's own writing"
-    for name, change in (("upper", str.upper), ("lower", str.lower)):
-        strange = tokenizer.unknown_characters("".join(set().union(*map(change, words))))
+    for name, change in (("upper", upper), ("lower", lower)):
+        strange = tokenizer.unknown_characters(" ".join(set().union(*map(change, words))))
         if sum(strange.isdisjoint(change(word)) for word in words) >= _MIN_WRITABLE_SHARE * len(words):
             cure = f"in {name} case it could: have the file written from text in {name} case"
             break

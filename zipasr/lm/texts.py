@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import read_lines
-from zipasr.text import single_spaced
+from zipasr.text import lower, normalize, single_spaced, upper
 from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ def read_and_split(
 
 
 def read_texts(paths: Paths) -> list[str]:
-    """The non-empty lines of files, with single spaces; lines that are not UTF-8 are skipped with a warning.
+    """The non-empty lines of files, normalized, with single spaces; lines that are not UTF-8 are skipped with a warning.
 
     Raises:
         DataError: a file cannot be read, a manifest is damaged, or there is no text at all.
     """
-    texts = [text for path in paths for line in _lines(Path(path)) if (text := single_spaced(line))]
+    texts = [text for path in paths for line in _lines(Path(path)) if (text := single_spaced(normalize(line)))]
     if not texts:
         raise DataError(f"there must be text in {', '.join(map(str, paths))}, but there is none; check the files")
     return texts
@@ -137,7 +137,7 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
     for text in texts:
         counts.update(text)
     counts = Counter({character: n for character, n in counts.items() if not character.isspace()})
-    unknown = tokenizer.unknown_characters("".join(counts))
+    unknown = tokenizer.unknown_characters(" ".join(counts))
     num, total = sum(counts[character] for character in unknown), counts.total()
     if not num:
         return
@@ -146,9 +146,9 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
         logger.warning("%d of %d characters are not in the vocabulary and count as <unk>: %s", num, total, listed)
         return
     cure = "write the text as the recognizer's transcripts are written, or raise max_unknown_share"
-    for name, change in (("upper", str.upper), ("lower", str.lower)):
+    for name, change in (("upper", upper), ("lower", lower)):
         changed = {change(character) for character in counts}
-        if len(tokenizer.unknown_characters("".join(changed))) < len(unknown) / 2:
+        if len(tokenizer.unknown_characters(" ".join(changed))) < len(unknown) / 2:
             cure = f"the recognizer writes in {name} case, so change the text to {name} case"
             break
     raise ConfigError(

@@ -201,7 +201,7 @@ def train_ngram(
 
 
 def _symbols(text: str, tokenizer: Tokenizer, unit: str) -> list[str]:
-    return text.split() if unit == "word" else [tokenizer.pieces[i] for i in tokenizer.encode(text)]
+    return tokenizer.respelled(text).split() if unit == "word" else [tokenizer.pieces[i] for i in tokenizer.encode(text)]
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.preparation import prepare
+from zipasr.prepare.references import References, open_references
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.validate import Limits
 
-__all__ = ["Limits", "PrepareConfig", "PrepareReport", "prepare"]
+__all__ = ["Limits", "PrepareConfig", "PrepareReport", "References", "open_references", "prepare"]

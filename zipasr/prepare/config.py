@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from zipasr.errors import ConfigError
+from zipasr.prepare.splits import SPLITS
 from zipasr.prepare.validate import Limits
 
 TEXT_STYLES = ("as-written", "words")
@@ -16,6 +17,9 @@ class PrepareConfig:
     """Language of entries that name none; for prompts, the language of the package."""
     text_style: str | None = None
     """as-written, or words (upper case, no punctuation, digits spelled out). None: words for prompts only."""
+    split: str | None = None
+    """train, dev or test, to keep the whole source as this part, beside the others in the output folder; None: as the source
+    names its parts, or by the shares below."""
     dev_share: float = 0.1
     """Share of the utterances held out for dev if the source has no splits."""
     test_share: float = 0.1
@@ -40,6 +44,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.text_style not in (None, *TEXT_STYLES):
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
+        if self.split not in (None, *SPLITS):
+            raise ConfigError(f"split must be {', '.join(SPLITS)}, or none, but is {self.split!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
             raise ConfigError(
                 "dev_share and test_share must be from 0 up and less than 1 together, "

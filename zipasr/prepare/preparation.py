@@ -26,15 +26,16 @@ from zipasr.prepare.spoken import has_digits, spoken_words
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.prepare.validate import check_id, check_text, reject
 from zipasr.recognizer import Recognizer
-from zipasr.text import single_spaced
+from zipasr.text import normalize, single_spaced
 
 T = TypeVar("T")
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
-    """Convert the text of an utterance to `text_style`, or reject the utterance."""
+    """Normalize the text of an utterance and convert it to `text_style`, or reject the utterance."""
     if text_style == "as-written":
-        return replace(utterance, text=single_spaced(utterance.text))
+        styled = replace(utterance, text=single_spaced(normalize(utterance.text)))
+        return check_text(styled) or styled
     words = spoken_words(utterance.text, utterance.language or "en")
     if has_digits(words):
         detail = f"expected words, got digits that may be read in several ways: {utterance.text!r}"
@@ -48,7 +49,7 @@ def _checked(entries: Iterable[Utterance | Rejected], text_style: str) -> Iterat
     seen: set[str] = set()
     for entry in entries:
         if isinstance(entry, Utterance):
-            fault = check_id(entry, seen) or check_text(entry)
+            fault = check_id(entry, seen)
             seen.add(entry.id)
             entry = fault or _styled(entry, text_style)
         yield entry
@@ -67,7 +68,9 @@ def _separated(results: Iterable[T | Rejected]) -> tuple[list[T], list[Rejected]
 
 
 def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -> dict[str, str]:
-    """The split of every utterance id: from the source if it holds anything out, else from `split_utterances`."""
+    """The split of every utterance id: as configured, from the source if it holds anything out, or by `split_utterances`."""
+    if config.split is not None:
+        return {utterance.id: config.split for utterance in utterances}
     if kind == "prompts":
         return split_prompts(utterances)
     if any(utterance.split in ("dev", "test") for utterance in utterances):
@@ -107,7 +110,7 @@ def _report(parts: dict[str, list[Ready]], rejected: Sequence[Rejected]) -> Prep
     words = {split: [word for ready in part for word in ready.utterance.text.split()] for split, part in parts.items()}
     trained = set(words["train"])
     sentences = {ready.utterance.text for ready in parts["train"]}
-    held_out = [split for split in SPLITS[1:] if parts[split]]
+    held_out = [split for split in SPLITS[1:] if parts[split] and parts["train"]]
     return PrepareReport(
         num_utterances={split: len(part) for split, part in parts.items()},
         durations_s={split: sum(r.num_samples for r in part) / SAMPLE_RATE_HZ for split, part in parts.items()},
@@ -125,7 +128,8 @@ def prepare(
 ) -> PrepareReport:
     """Convert a source of speech to cuts, audio and a list of rejected entries in the folder `out`.
 
-    A bad recording or entry is listed with its reason, and the others are prepared. An existing `out` is overwritten.
+    A bad recording or entry is listed with its reason, and the others are prepared. An existing `out` is overwritten; if
+    `config.split` is set, only that part.
 
     Args:
         source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `sources.open_source`. Or
@@ -155,9 +159,10 @@ def prepare(
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if kind == "prompts" else config.text_style or "as-written"
     utterances, rejected = _separated(_checked(entries, text_style))
-    converter = Converter(out / "audio", config, Recognizer.load(config.align_with) if config.align_with else None)
+    audio = out / "audio" / (config.split or "")  # ids of parts that are prepared one by one may be the same
+    converter = Converter(audio, config, Recognizer.load(config.align_with) if config.align_with else None)
     try:
-        (out / "audio").mkdir(parents=True, exist_ok=True)
+        audio.mkdir(parents=True, exist_ok=True)
         ready, unusable = _separated(converter.convert(utterances, has_progress=has_progress))
         rejected += unusable
         ready.sort(key=lambda item: item.utterance.id)
@@ -189,7 +194,7 @@ def _write(
         path = out / f"{split}_cuts.jsonl.gz"
         if part:
             write_rows(path, map(_cut, part))
-        else:
+        elif config.split is None:
             path.unlink(missing_ok=True)
     report = _report(parts, rejected)
     write_rows(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])

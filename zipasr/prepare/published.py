@@ -31,6 +31,7 @@ from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.prepare.validate import check_samples
 from zipasr.progress import track
+from zipasr.text import normalize
 
 MUSAN = "musan"
 NOISE = "noise"
@@ -111,6 +112,8 @@ def _check_config(name: str, config: PrepareConfig) -> None:
         raise ConfigError(
             f"text_style must be left out for {name}, whose texts are as published, but is {config.text_style}"
         )
+    if config.split is not None:
+        raise ConfigError(f"split must be left out for {name}, which has official parts, but is {config.split}")
     subsets = PUBLISHED[name].subsets if name in PUBLISHED else ()
     if config.subset is not None and config.subset not in subsets:
         cure = f"one of {', '.join(subsets)}" if subsets else "left out"
@@ -178,7 +181,7 @@ def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None
         return entry
     supervision = entry.supervisions[0]
     audio = entry.recording.sources[0].source
-    text = corpus.normalize(supervision.text or "")
+    text = corpus.normalize(normalize(supervision.text or ""))
     if text is None:
         detail = f"expected speech, got a garbage tag in {supervision.text!r}"
         return Rejected(id=entry.id, audio=audio, reason=Reason.NOT_SPEECH, detail=detail)

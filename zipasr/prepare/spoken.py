@@ -6,9 +6,8 @@ caller drop such an utterance.
 """
 
 import re
-import unicodedata
 
-from zipasr.text import normalize, single_spaced, upper
+from zipasr.text import normalize, upper, words_only
 
 _DIGIT_WORDS = {
     "en": "zero one two three four five six seven eight nine",
@@ -25,8 +24,6 @@ _ENGLISH_SYMBOLS = {"*": " star ", "#": " pound ", "&": " and ", "%": " percent 
 _ENGLISH_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 _ENGLISH_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
-_INSIDE_WORDS = "'\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-"""Characters of words besides letters, marks and digits."""
 _DOTTED_LETTERS = re.compile(r"\b(?:[^\W\d_]\.){2,}")
 _WEB_ADDRESS = re.compile(r"\b(?:www\.[\w-]+(?:\.[\w-]+)*|[\w-]+(?:\.[\w-]+)*\.(?:com|edu|gov|io|net|org))\b", re.IGNORECASE)
 _NUMBER = re.compile(
@@ -99,8 +96,4 @@ def spoken_words(text: str, lang: str) -> str:
     if lang in _DOT_WORDS:
         text = _WEB_ADDRESS.sub(lambda match: _spell_address(match, lang), text)
     text = _NUMBER.sub(lambda match: _spell(match, lang), text)
-    text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
-    letters = (
-        c if c.isalnum() or c in _INSIDE_WORDS or unicodedata.category(c)[0] == "M" else " " for c in upper(text, lang)
-    )
-    return single_spaced("".join(letters))
+    return normalize(upper(words_only(text), lang))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import kaldialign
 
+from zipasr.text import normalize
+
 
 class Errors(NamedTuple):
     """Edits that turn the reference into the hypothesis, and the length of the reference."""
@@ -52,14 +54,14 @@ def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:
 
 
 def count_text_errors(reference: str, hypothesis: str, *, is_spaceless: bool = False) -> ErrorRates:
-    """Word and character errors of one pair of texts.
+    """Word and character errors of one pair of texts, both normalized, since old vocabularies may have other spellings.
 
     Args:
         reference: what was said.
         hypothesis: what was recognized.
         is_spaceless: whether every character counts as a word, as is usual for Mandarin.
     """
-    ref_words, hyp_words = reference.split(), hypothesis.split()
+    ref_words, hyp_words = normalize(reference).split(), normalize(hypothesis).split()
     characters = count_errors(list("".join(ref_words)), list("".join(hyp_words)))
     return ErrorRates(characters if is_spaceless else count_errors(ref_words, hyp_words), characters)
 

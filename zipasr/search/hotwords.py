@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from zipasr.errors import ConfigError
+from zipasr.text import normalize
 from zipasr.tokenizer import Tokenizer
 
 DEFAULT_BOOST = 1.5
@@ -223,7 +224,7 @@ def encode_hotwords(
     phrases = []
     for hotword in hotwords:
         text, boost = hotword if isinstance(hotword, Hotword) else (hotword, None)
-        if not text.strip():
+        if not normalize(text).strip():
             raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
         boost = default_boost if boost is None else boost
         if not 0 < boost < math.inf:

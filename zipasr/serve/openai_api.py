@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from zipasr.errors import ProtocolError
 from zipasr.serve.protocol import timed_words, write_json
+from zipasr.text import normalize, single_spaced
 from zipasr.transcript import FORMATS, Token, Transcript, to_cues
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -160,7 +161,7 @@ def _num_best(value: str | None, response_format: str) -> int | None:
 def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
     """The hotwords of a request: every keyword, and the prompt split at commas and line ends; None: there are none."""
     separated = [part for line in prompt.splitlines() for part in line.split(",")]
-    phrases = tuple(dict.fromkeys(" ".join(phrase.split()) for phrase in (*keywords, *separated) if phrase.strip()))
+    phrases = tuple(filter(None, dict.fromkeys(single_spaced(normalize(phrase)) for phrase in (*keywords, *separated))))
     if len(phrases) > _MAX_PHRASES:
         raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {len(phrases)}.", param="prompt")
     num_characters = sum(map(len, phrases))

@@ -160,6 +160,9 @@ class TrainConfig:
     """Longer utterances are skipped in training."""
     max_lost_share: float = 0.2
     """A run does not start if more than this share of its utterances cannot be used; 1: unless none can be used."""
+    max_unknown_share: float = 0.2
+    """A run does not start if more than this share of its utterances have characters that its vocabulary lacks. Rare letters
+    and digits occur in fewer, and texts in another case or script have such characters nearly everywhere."""
 
     average_period: int = 200
     """Batches between two models of the running average."""
@@ -220,8 +223,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0.0 <= self.lr_warmup_start <= 1.0:
             raise ConfigError(f"lr_warmup_start must be within 0 and 1, but is {self.lr_warmup_start}")
-        if not 0.0 <= self.max_lost_share <= 1.0:
-            raise ConfigError(f"max_lost_share must be within 0 and 1, but is {self.max_lost_share}")
+        for name in ("max_lost_share", "max_unknown_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(f"rollback_lr_factor must be above 0 and at most 1, but is {self.rollback_lr_factor}")
         if not 0.0 < self.average_share <= 1.0:

@@ -188,9 +188,9 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
     for mix in config.mix:
         others = read_split(mix.data, "train")
         mixed.append(MixedData(_usable(others, tokenizer, config)[0], mix.share))
-    unknown = tokenizer.unknown_characters("".join(dev_cuts.characters))
+    unknown = tokenizer.unknown_characters(" ".join(dev_cuts.characters))
     if unknown:
-        logger.warning("dev texts hold characters that no training text has: %s", " ".join(sorted(unknown)))
+        logger.warning("dev texts hold characters that the vocabulary lacks: %s", " ".join(sorted(unknown)))
     return TrainData(train, dev_cuts, dropped, tuple(mixed))
 
 

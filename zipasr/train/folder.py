@@ -29,7 +29,8 @@ _DATA_FORMAT = "3"
 _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
-    "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share".split()
+    "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share "
+    "max_unknown_share".split()
 )
 """Fields that a resumed run may change: none of them affects what a step does (finetune.sha256 identifies the checkpoint,
 whatever its path) or which checkpoints averages and rollbacks use."""

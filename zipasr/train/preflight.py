@@ -19,11 +19,13 @@ from zipasr.data.lengths import frames_needed, num_encoder_frames
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.errors import DataError
 from zipasr.progress import write_line
+from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
 from zipasr.train.folder import tokenizer_folder
 from zipasr.train.resolve import with_vocabulary
+from zipasr.train.spellings import Spellings
 
 MOST_UTTERANCES = 50_000
 """Maximum number of checked utterances per split: about five seconds of work; shares are accurate to 0.1 or 0.2 percent."""
@@ -31,6 +33,7 @@ _NUM_FILES = 2000
 """Number of files whose existence is checked; beyond it every fiftieth, because the folder may be on a slow network."""
 _FILE_STRIDE = 50
 _NUM_EXAMPLES = 3
+_NUM_CHARACTERS = 30
 _NUM_BARS, _BAR_WIDTH = 8, 40
 _ROUNDING_S = 0.1
 """Tolerance by which cuts may end after their recording, because manifests round durations."""
@@ -110,13 +113,18 @@ class DataReport:
 
     splits: dict[str, SplitReport]
     max_lost_share: float
+    max_unknown_share: float = 1.0
+    vocabulary_cure: str = ""
+    """What to do if the vocabulary lacks characters."""
+    mixtures: str = ""
+    """A line about spellings that are mixed, or empty."""
 
     def require_usable(self) -> None:
-        """Check that enough training data is left and that validation is meaningful.
+        """Check that enough training data is left, that it is in the vocabulary, and that validation is meaningful.
 
         Raises:
-            DataError: the training set would lose more than `max_lost_share`, or everything; the dev set is empty or has
-                a repeated id.
+            DataError: the training set would lose more than `max_lost_share`, or everything; more than `max_unknown_share`
+                of it has unknown characters; the dev set is empty or has a repeated id.
         """
         train, dev = self.splits["train"], self.splits["dev"]
         if train.num_utterances == 0:
@@ -136,6 +144,7 @@ class DataReport:
                 f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; change min_duration_s or "
                 "max_duration_s, fix the data, or raise max_lost_share"
             )
+        self._require_known_characters(train)
         if dev.num_utterances == 0:
             raise DataError(
                 "there must be utterances to validate on, but the dev manifest holds none; move some there from the "
@@ -146,6 +155,16 @@ class DataReport:
             raise DataError(
                 f"every utterance to validate on must have an id of its own, but {dev.num_noted[_DUPLICATE]:,} ids come "
                 f"again ({names}), so that errors would be counted against another text; rename them"
+            )
+
+    def _require_known_characters(self, train: SplitReport) -> None:
+        num_unknown = train.num_noted[_UNKNOWN]
+        if num_unknown > self.max_unknown_share * train.num_utterances:
+            raise DataError(
+                f"at most {self.max_unknown_share:.0%} of the training utterances may have characters that the vocabulary "
+                f"lacks (max_unknown_share), but {num_unknown / train.num_utterances:.1%} of {train.num_utterances:,} have: "
+                f"{' '.join(train.unknown[:_NUM_CHARACTERS])}{' ...' if len(train.unknown) > _NUM_CHARACTERS else ''}; the "
+                f"model would learn to write <unk> there. {self.vocabulary_cure}"
             )
 
     def format_table(self) -> str:
@@ -160,6 +179,7 @@ class DataReport:
             lines.append(f"{name:<8}{number:>12,}{hours:>10,.2f}{split.lost_share:>9.2%}   {looked_at}")
         for name, split in self.splits.items():
             lines += _problems(name, split)
+        lines += [self.mixtures] if self.mixtures else []
         train = self.splits["train"]
         lines += _bars("train: seconds of an utterance", train.durations_s)
         lines += _bars("train: tokens of an utterance", train.token_counts)
@@ -218,6 +238,7 @@ def examine(
     """
     ids: set[str] = set()
     texts: set[int] = set()
+    spellings = Spellings()
     reports = {}
     for name, cuts in splits.items():
         report = SplitReport(name)
@@ -237,8 +258,10 @@ def examine(
             if text is None:
                 report.lose(_NO_TEXT, cut.id)
                 continue
+            spellings.add(text)
+            text = single_spaced(normalize(text))
             characters.update(text)
-            words = hash(" ".join(text.split()))
+            words = hash(text)
             if is_train:
                 texts.add(words)
             elif words in texts:
@@ -246,9 +269,22 @@ def examine(
             _apply_rules(cut, tokenizer.encode(text), config, report, unk_id=tokenizer.unk_id, is_train=is_train)
         if is_train:
             ids = own_ids
-        report.unknown = "".join(sorted(tokenizer.unknown_characters("".join(sorted(characters - {" "})))))
+        report.unknown = "".join(sorted(tokenizer.unknown_characters(" ".join(sorted(characters)))))
         reports[name] = report
-    return DataReport(reports, config.max_lost_share)
+    cure = _vocabulary_cure(tokenizer, config)
+    return DataReport(reports, config.max_lost_share, config.max_unknown_share, cure, spellings.describe_mixtures())
+
+
+def _vocabulary_cure(tokenizer: Tokenizer, config: TrainConfig) -> str:
+    """What to do if a vocabulary that was not learned from the training texts lacks many of their characters."""
+    letters = "".join(tokenizer.pieces[3:])
+    style = "prepare the data with texts in the style of the vocabulary"
+    if letters.isupper():
+        style = "prepare the data in upper case, like the vocabulary: zipasr prepare SOURCE --out DIR --text-style words"
+    elif letters.islower():
+        style = "prepare the data with texts in lower case, like the vocabulary, and with its punctuation only"
+    new = "leave tokenizer.file out" if config.finetune is None else "--set finetune.vocabulary=new"
+    return f"Either {style}, or learn a new vocabulary with: {new}"
 
 
 def _apply_rules(
@@ -278,8 +314,8 @@ def _text_of(cut: Any) -> str | None:
     """The text of a cut with exactly one text, else None."""
     if len(cut.supervisions) != 1:
         return None
-    text: str = (cut.supervisions[0].text or "").strip()
-    return text or None
+    text: str = cut.supervisions[0].text or ""
+    return text if normalize(text).strip() else None
 
 
 def _look_for_file(cut: Any, report: SplitReport) -> None:
