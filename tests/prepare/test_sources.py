@@ -11,8 +11,11 @@ import pytest
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
 from zipasr.errors import DataError
-from zipasr.prepare.manifests import read_kaldi, read_manifest
-from zipasr.prepare.sources import open_source, read_cuts, read_folder
+from zipasr.prepare.folders import read_folder
+from zipasr.prepare.kaldi import read_kaldi
+from zipasr.prepare.lhotse_cuts import read_cuts
+from zipasr.prepare.manifests import read_manifest
+from zipasr.prepare.sources import open_source
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 SUBTITLES = """\
