@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.audio_paths import located
 from zipasr.errors import DataError
 from zipasr.progress import Progress
 
@@ -140,7 +141,7 @@ class IndexedCuts(Sequence[Any]):
             return self.take(np.arange(len(self), dtype=np.int32)[position])
         line = self._line(position)
         try:
-            return deserialize_item(json.loads(line))
+            return located(deserialize_item(json.loads(line)), self.manifest.parent)
         except Exception as error:  # lhotse raises many types for an invalid cut
             raise DataError(f"{self.manifest} contains a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
 
@@ -289,6 +290,8 @@ def _entry(line: bytes, number: int, manifest: Path) -> _Entry:
         raise
     except Exception as error:  # lhotse raises many types for an invalid cut
         raise _not_cuts(manifest, f"line {number}: {error!r}") from error
+    if not isinstance(entry.text, str):
+        raise _not_cuts(manifest, f"line {number}: its text must be a string, but is {entry.text!r}")
     if entry.text.strip() and entry.sampling_rate_hz != SAMPLE_RATE_HZ:
         raise DataError(
             f"cuts must have audio at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
