@@ -6,6 +6,7 @@ from zipasr.errors import ConfigError
 from zipasr.prepare.validate import Limits
 
 TEXT_STYLES = ("as-written", "words")
+TAGS = ("keep", "drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,8 @@ class PrepareConfig:
     """Language of entries that name none; for prompts, the language of the package."""
     text_style: str | None = None
     """as-written, or words (upper case, no punctuation, digits spelled out). None: words for prompts only."""
+    tags: str | None = None
+    """What to do with tags in texts, such as [laughter] and <noise>: keep or drop. None: drop if the texts become words."""
     dev_share: float = 0.1
     """Share of the utterances held out for dev if the source has no splits."""
     test_share: float = 0.1
@@ -40,6 +43,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.text_style not in (None, *TEXT_STYLES):
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
+        if self.tags not in (None, *TAGS):
+            raise ConfigError(f"tags must be {' or '.join(TAGS)}, but is {self.tags!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
             raise ConfigError(
                 "dev_share and test_share must be from 0 up and less than 1 together, "

@@ -8,28 +8,31 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES
+from zipasr.prepare.recording_files import AUDIO_SUFFIXES, composed
 from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 from zipasr.text import single_spaced
 
-AUDIO_SUFFIXES = frozenset(
-    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
-)
-"""Suffixes of files in a folder that count as recordings."""
 TEXT_SUFFIXES = (".txt", ".lab", *READERS)
 """Suffixes of files beside a recording that hold its words, the preferred first."""
 _LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
 """What players of videos put between the name of a recording and the ending of its subtitles."""
 
 EXPECTED = (
-    "the source must be a folder of NAME.wav (or any audio) with NAME.txt beside it, a .jsonl or .tsv manifest with 'audio' "
-    "and 'text', a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts "
-    "(.jsonl.gz), the word prompts, or NAME:FOLDER for librispeech, aishell, wenetspeech, gigaspeech or musan"
+    "the source must be a folder of NAME.wav (or any audio) with NAME.txt beside it or with .trans.txt files, a manifest "
+    "with 'audio' and 'text' (.jsonl, .json, .tsv or .csv, also those of NeMo, WeNet, Common Voice, Hugging Face and "
+    "LJSpeech), a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts (.jsonl.gz), "
+    "the word prompts, or NAME:FOLDER for librispeech, aishell, wenetspeech, gigaspeech or musan"
 )
+_TRANSCRIPTS_NAME = re.compile(r"(?:(.+)\.)?trans(?:cripts?)?\.txt", re.IGNORECASE)
+"""Name of a file with an id and its words in every line, as LibriSpeech has it; the prefix is that of the ids."""
+_SPLIT_FOLDER = re.compile(r"([a-z]+)(?:[-_.].*)?")
+"""Name of a top-level folder whose first word may be a split, such as dev-clean."""
 
 
 def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
@@ -37,7 +40,8 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
 
     The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
     NAME.TextGrid, which give an utterance for each text; NAME.wav.txt and NAME.en.srt count, too. The id is the path below
-    `folder` without its suffix. A top-level subfolder called train, dev or test is the split.
+    `folder` without its suffix. A top-level subfolder called train, dev or test, or dev-clean, is the split. The words may
+    also be in files such as 84-121123.trans.txt, with an id and its words in every line.
 
     Args:
         lang: language of all entries.
@@ -53,45 +57,55 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
     if not recordings:
         raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")
     texts, unmatched = _texts_beside(recordings, files)
-    if not texts:
+    lines, rejected = _lines_of_transcripts(recordings, files)
+    if not texts and not lines:
         first = recordings[0]
         raise DataError(
             f"{first.name} must have {first.stem}.txt with its words beside it, but none of the {len(recordings)} "
             f"recordings in {folder} has a text; write NAME.txt for each NAME{first.suffix}, or a manifest with "
             "'audio' and 'text'"
         )
+    yield from rejected
     for path in recordings:
         stem = path.relative_to(folder).with_suffix("")
-        if path not in texts:
+        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=_split_of(stem))
+        if path in texts:
+            try:
+                yield from _utterances_of(whole, texts[path])
+            except ValueError as error:
+                yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
+        elif path in lines:
+            yield replace(whole, text=lines[path].text, speaker=lines[path].speaker)
+        else:
             detail = f"expected {path.stem}.txt beside it, got none"
-            yield Rejected(id=stem.as_posix(), audio=str(path), reason=Reason.NO_TEXT, detail=detail)
-            continue
-        split = SPLIT_NAMES.get(stem.parts[0]) if len(stem.parts) > 1 else None
-        whole = Utterance(id=stem.as_posix(), audio=path, text="", language=lang, split=split)
-        try:
-            yield from _utterances_of(whole, texts[path])
-        except ValueError as error:
-            yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
+            yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
     for path in unmatched:
         name = path.relative_to(folder)
         detail = f"expected a recording beside {path.name}, got none"
         yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
 
 
+def _split_of(stem: Path) -> str | None:
+    """The split that the first word of the top-level folder of a recording names, if any."""
+    match = _SPLIT_FOLDER.fullmatch(stem.parts[0]) if len(stem.parts) > 1 else None
+    return SPLIT_NAMES.get(match[1]) if match else None
+
+
 def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """The text file of each recording that has one, by `TEXT_SUFFIXES` the first; and the text files of no recording."""
-    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in recordings:
-        by_stem[path.with_suffix("")].append(path)
+        by_stem[composed(str(path.with_suffix("")))].append(path)
     texts: dict[Path, Path] = {}
     unmatched = []
     for path in sorted(files, key=lambda path: path.suffix.lower()):
-        if path.suffix.lower() not in TEXT_SUFFIXES:
+        if path.suffix.lower() not in TEXT_SUFFIXES or _TRANSCRIPTS_NAME.fullmatch(path.name):
             continue
         stem = path.with_suffix("")
-        if stem not in by_stem and (stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)):
+        is_longer = stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)
+        if composed(str(stem)) not in by_stem and is_longer:
             stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
-        found = by_stem.get(stem, [])
+        found = by_stem.get(composed(str(stem)), [])
         for recording in found:
             known = texts.setdefault(recording, path)
             if TEXT_SUFFIXES.index(path.suffix.lower()) < TEXT_SUFFIXES.index(known.suffix.lower()):
@@ -99,6 +113,46 @@ def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[di
         if not found:
             unmatched.append(path)
     return texts, sorted(unmatched)
+
+
+class _Line(NamedTuple):
+    """A line of a file of transcripts."""
+
+    text: str
+    speaker: str | None
+
+
+def _lines_of_transcripts(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, _Line], list[Rejected]]:
+    """The lines of files of transcripts, by their recordings: of that name in the folder of the file, or below it."""
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in recordings:
+        by_name[composed(path.stem)].append(path)
+    lines: dict[Path, _Line] = {}
+    rejected = []
+    for path in files:
+        match = _TRANSCRIPTS_NAME.fullmatch(path.name)
+        for number, line in read_lines(path) if match else ():
+            if line is None:
+                rejected.append(bad_line(path, number))
+                continue
+            id, *words = line.split(maxsplit=1)[:2] or [""]
+            below = [found for found in by_name.get(composed(id), []) if found.is_relative_to(path.parent)]
+            beside = [found for found in below if found.parent == path.parent] or below
+            if id and len(beside) != 1:
+                detail = f"expected a recording {id} in the folder of {path.name}, got {len(beside) or 'none'}"
+                rejected.append(Rejected(id=id, audio=path.name, reason=Reason.NO_AUDIO, detail=detail))
+            elif id and beside[0] in lines:
+                detail = f"expected one text for {id}, got another in {path.name}:{number}"
+                rejected.append(Rejected(id=id, audio=str(beside[0]), reason=Reason.DUPLICATE_ID, detail=detail))
+            elif id:
+                lines[beside[0]] = _Line(single_spaced("".join(words)), _speaker(id, match[1] if match else None))
+    return lines, rejected
+
+
+def _speaker(id: str, prefix: str | None) -> str | None:
+    """The speaker in ids of LibriSpeech: the first number of speaker-chapter-sentence."""
+    match = re.fullmatch(r"(\d+)-\d+", prefix or "")
+    return match[1] if match and id.startswith(f"{prefix}-") else None
 
 
 def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejected]:

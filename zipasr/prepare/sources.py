@@ -1,12 +1,13 @@
 """Sources of speech: `open_source` detects the kind of a source and yields its `Utterance` and `Rejected` entries.
 
-Sources are a folder of recordings with texts, a JSONL or TSV manifest, a Kaldi data directory, Lhotse cuts, or the
-word `prompts`. No audio is opened here.
+Sources are a folder of recordings with texts, manifests of several kinds, a Kaldi data directory, Lhotse cuts, or the word
+`prompts`.
 """
 
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,14 @@ from zipasr.errors import DataError
 from zipasr.prepare.folders import EXPECTED, read_folder
 from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
-from zipasr.prepare.manifests import SPLIT_NAMES, kind_of_rows, read_manifest
+from zipasr.prepare.manifests import SPLIT_NAMES, Manifest, read_manifest, recognize
 from zipasr.prepare.prompts import read_prompts
+from zipasr.prepare.recording_files import AUDIO_SUFFIXES
 from zipasr.prepare.utterance import Rejected, Utterance
 
-_ROWS_NAME = re.compile(r".*\.(?:jsonl|tsv)(?:\.gz)?")
+Entry = Utterance | Rejected
+_ROWS_NAME = re.compile(r".*\.(?:jsonl|json|ndjson|tsv|csv|list)(?:\.gz)?", re.IGNORECASE)
+"""Names of files in a folder that may be manifests. A file that is named alone may have any name."""
 
 
 class OpenSource(NamedTuple):
@@ -26,8 +30,17 @@ class OpenSource(NamedTuple):
 
     kind: str
     """folder, manifest, kaldi, cuts or prompts."""
-    entries: Iterator[Utterance | Rejected]
+    entries: Iterator[Entry]
     """Read lazily."""
+    name: str
+    """What was recognized, in words."""
+
+
+class _Part(NamedTuple):
+    """A file or folder of a source."""
+
+    name: str
+    entries: Iterable[Entry]
 
 
 def _split_of(name: str) -> str | None:
@@ -36,28 +49,85 @@ def _split_of(name: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
-_READERS = {"manifest": read_manifest, "cuts": read_cuts}
-"""The reader of each kind of file that `kind_of_rows` detects, in the order in which a folder is searched."""
+def _distinct(parts: Sequence[_Part]) -> Iterator[Entry]:
+    """The entries of the parts of a source. If their ids restart in each part, the name of the part goes before them.
+
+    An id that comes again with the same part of the same recording is not a restart: it stays, and is a duplicate.
+    """
+    if len(parts) == 1:
+        yield from parts[0].entries
+        return
+    listed = [(part.name, list(part.entries)) for part in parts]
+    meanings: dict[str, dict[str, set[object]]] = defaultdict(lambda: defaultdict(set))
+    for name, entries in listed:
+        for entry in entries:
+            if isinstance(entry, Utterance):
+                meanings[entry.id][name].add(entry.part)
+    has_restarts = any(_is_restart(by_name) for by_name in meanings.values())
+    for name, entries in listed:
+        for entry in entries:
+            if has_restarts and isinstance(entry, Utterance):
+                others = (parts for other, parts in meanings[entry.id].items() if other != name)
+                is_repeated = any(entry.part in parts for parts in others)
+                yield entry if is_repeated else replace(entry, id=f"{name}/{entry.id}")
+            else:
+                yield entry
+
+
+def _is_restart(meanings: Mapping[str, set[object]]) -> bool:
+    """Whether an id means different recordings in different parts of a source."""
+    return len(meanings) > 1 and len(set.union(*meanings.values())) > 1
 
 
 def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
     """Open a folder source of any kind."""
     if (folder / "wav.scp").is_file():
-        return OpenSource("kaldi", read_kaldi(folder, lang))
+        return OpenSource("kaldi", read_kaldi(folder, lang), "Kaldi directory")
     parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
     if parts:
-        return OpenSource("kaldi", chain.from_iterable(read_kaldi(part, lang, SPLIT_NAMES[part.name]) for part in parts))
-    kinds = {path: kind_of_rows(path) for path in sorted(folder.iterdir()) if _ROWS_NAME.fullmatch(path.name)}
-    for kind in _READERS:
-        found = [path for path, kind_of_path in kinds.items() if kind_of_path == kind]
-        named = [path for path in found if _split_of(path.name)]
-        if len(found) > 1 and not named:
-            names = ", ".join(path.name for path in found)
-            raise DataError(f"{folder} must contain one manifest, or names with train, dev and test, but has {names}")
-        if found:
-            readers = (_READERS[kind](path, lang, _split_of(path.name)) for path in named or found)
-            return OpenSource(kind, chain.from_iterable(readers))
-    return OpenSource("folder", read_folder(folder, lang, skip))
+        splits = [SPLIT_NAMES[part.name] for part in parts]
+        kaldi = [_Part(part.name, read_kaldi(part, lang, split)) for part, split in zip(parts, splits, strict=True)]
+        return OpenSource("kaldi", _distinct(kaldi), f"Kaldi directories {', '.join(part.name for part in parts)}")
+    found = _manifests_in(folder)
+    by_part = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in SPLIT_NAMES]
+    if not found:
+        found = [manifest for part in by_part for manifest in _manifests_in(part)]
+    if found:
+        return _open_manifests(folder, found, lang)
+    return OpenSource("folder", read_folder(folder, lang, skip), "recordings with texts beside them")
+
+
+def _manifests_in(folder: Path) -> list[Manifest]:
+    """The manifests in a folder, or else its files of cuts."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    # A file named like a recording, such as a.json beside a.wav, is about that recording alone.
+    recordings = {path.stem for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
+    paths = [path for path in files if _ROWS_NAME.fullmatch(path.name) and path.stem not in recordings]
+    found = [manifest for path in paths if (manifest := recognize(path)) is not None]
+    manifests = [manifest for manifest in found if manifest.kind == "manifest"]
+    return manifests or found
+
+
+def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str) -> OpenSource:
+    """Open the manifests or cuts of a folder: one, or those whose names contain their splits."""
+    paths = [manifest.rows.path.relative_to(folder) for manifest in found]
+    splits = [_split_of(path.name) or (SPLIT_NAMES.get(path.parts[0]) if len(path.parts) > 1 else None) for path in paths]
+    if len(found) > 1 and not any(splits):
+        raise DataError(
+            f"{folder} must contain one manifest, or names with train, dev and test, but has {', '.join(map(str, paths))}; "
+            "name one of these files"
+        )
+    chosen = [row for row in zip(found, paths, splits, strict=True) if len(found) == 1 or row[2]]
+    parts = [_Part(path.parts[0].split(".")[0], _entries(manifest, lang, split)) for manifest, path, split in chosen]
+    names = ", ".join(dict.fromkeys(manifest.name for manifest, _, _ in chosen))
+    return OpenSource(chosen[0][0].kind, _distinct(parts), f"{names}: {', '.join(str(path) for _, path, _ in chosen)}")
+
+
+def _entries(manifest: Manifest, lang: str, split: str | None = None) -> Iterator[Entry]:
+    """The entries of a manifest or of Lhotse cuts."""
+    if manifest.kind == "cuts":
+        return read_cuts(manifest.rows.path, lang, split)
+    return read_manifest(manifest, lang, split)
 
 
 def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None) -> OpenSource:
@@ -71,15 +141,15 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
         DataError: the kind is unknown, or a file cannot be read; also while the entries are read.
     """
     if source == "prompts":
-        return OpenSource("prompts", read_prompts(lang))
-    path = Path(source)
+        return OpenSource("prompts", read_prompts(lang), "telephone prompts")
+    path = Path(source).expanduser()
     if path.is_dir():
         return _open_folder(path, lang, skip)
     if not path.exists():
         raise DataError(f"{EXPECTED}, but {path} does not exist")
-    if not _ROWS_NAME.fullmatch(path.name):
-        raise DataError(f"{EXPECTED}, but is the file {path}")
-    kind = kind_of_rows(path)
-    if kind is None:
-        raise DataError(f"the first line of {path} must be a Lhotse cut or have 'audio' and 'text', but is neither")
-    return OpenSource(kind, _READERS[kind](path, lang))
+    manifest = recognize(path)
+    if manifest is None:
+        raise DataError(
+            f"the first line of {path} must be a Lhotse cut or have 'audio' and 'text', but is neither; {EXPECTED}"
+        )
+    return OpenSource(manifest.kind, _entries(manifest, lang), manifest.name)
