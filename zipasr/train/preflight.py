@@ -338,7 +338,7 @@ def _cures(split: SplitReport) -> Iterator[str]:
     if split.num_missing:
         yield "put the recordings back, or prepare the data again from where they are now"
     if split.num_lost[_TOKENS]:
-        yield "use tokens of several letters, which are fewer (tokenizer.kind=unigram)"
+        yield "use tokens of several letters, which are fewer (tokenizer.kind=unigram, a larger tokenizer.vocab_size)"
     if split.num_lost[_SHORT] or split.num_lost[_LONG]:
         yield "change min_duration_s or max_duration_s"
     if split.num_textless or split.num_lost:
