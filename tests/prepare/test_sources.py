@@ -364,6 +364,12 @@ def test_the_channel_of_a_supervision_is_cut(tmp_path: Path) -> None:
     assert (utterance.audio, utterance.channel) == (tmp_path / "1.wav", None)
 
 
+def test_ids_of_cuts_may_be_numbers(tmp_path: Path) -> None:
+    rows = [{**cut("x").to_dict(), "id": number} for number in (0, 1)]
+    put(tmp_path / "cuts.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [entry.id for entry in read_cuts(tmp_path / "cuts.jsonl", "en")] == ["0", "1"]
+
+
 @pytest.mark.parametrize(
     "cut",
     [

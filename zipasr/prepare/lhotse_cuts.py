@@ -38,13 +38,13 @@ def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None) -> Ite
             raise ValueError(f"a supervision must start in its recording, but starts {-start_s:g} s before it")
         is_whole = start_s <= 0 and abs(duration_s - cut.recording.duration) < _ROUNDING_S
         yield Utterance(
-            id=cut.id if len(cut.supervisions) == 1 else supervision.id,
+            id=str(cut.id if len(cut.supervisions) == 1 else supervision.id),
             audio=find_recording(str(audio), [folder, Path()]),
             text=supervision.text or "",
             channel=channel,
             start_s=max(0.0, start_s),
             duration_s=None if is_whole else duration_s,
-            speaker=supervision.speaker,
+            speaker=None if supervision.speaker is None else str(supervision.speaker),
             language=supervision.language or lang,
             split=split,
             custom=supervision.custom or {},
