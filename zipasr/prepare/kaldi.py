@@ -25,6 +25,10 @@ def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
             yield key, value[0].strip() if value else ""
 
 
+class _UnusableError(Exception):
+    """A recording cannot be used; the text is the detail of a `Rejected`."""
+
+
 class _Recordings(dict[str, tuple[Path, int | None]]):
     """File and channel of each recording; looked up once."""
 
@@ -36,10 +40,10 @@ class _Recordings(dict[str, tuple[Path, int | None]]):
         """Look a recording up.
 
         Raises:
-            ValueError: it cannot be used.
+            _UnusableError: it cannot be used.
         """
         if recording not in self._paths:
-            raise ValueError(f"expected recording {recording!r} in wav.scp, got no such line")
+            raise _UnusableError(f"expected recording {recording!r} in wav.scp, got no such line")
         audio = _kaldi_audio(self._paths[recording], self._folder)
         side = self._sides.get(recording, "").split()[-1:]
         self[recording] = found = audio, _side(side[0], audio) if side else None
@@ -50,13 +54,15 @@ def _kaldi_audio(value: str, folder: Path) -> Path:
     """The path of a recording in wav.scp.
 
     Raises:
-        ValueError: it is no path.
+        _UnusableError: it is no path.
     """
     if value.endswith("|") or value.startswith("|"):
-        raise ValueError(f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp")
+        raise _UnusableError(
+            f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
+        )
     path = find_recording(value, [folder, Path()] if not Path(value).exists() else [Path()])
     if not path.exists() and re.search(r"\.ark:\d+$", value):
-        raise ValueError(
+        raise _UnusableError(
             f"expected an audio file, got an offset in an archive, {value!r}: extract the archive to files first"
         )
     return path
@@ -68,7 +74,7 @@ def _side(name: str, audio: Path) -> int | None:
     Most Kaldi directories have a file for each side of a call, and the letter says which; others have one file for both.
 
     Raises:
-        ValueError: it is neither A nor B.
+        _UnusableError: it is neither A nor B.
     """
     try:
         if num_channels(audio) == 1:
@@ -76,7 +82,7 @@ def _side(name: str, audio: Path) -> int | None:
     except (AudioError, ValueError):
         return None  # the conversion says what is wrong
     if name not in ("A", "B"):
-        raise ValueError(f"expected A or B in reco2file_and_channel for a recording of several channels, got {name!r}")
+        raise _UnusableError(f"expected A or B in reco2file_and_channel for a recording of several channels, got {name!r}")
     return "AB".index(name)
 
 
@@ -153,7 +159,7 @@ def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Ut
             continue
         try:
             audio, side = audio_of[segment.recording]
-        except ValueError as error:
+        except _UnusableError as error:
             path = recordings.get(segment.recording, segment.recording)
             yield Rejected(id=segment.id, audio=path, reason=Reason.BAD_ENTRY, detail=str(error))
             continue
