@@ -120,10 +120,13 @@ def test_transcripts_of_librispeech_anywhere(tmp_path: Path) -> None:
     other = put(tmp_path / "dev-clean" / "audio" / "x" / "b.wav")
     put(tmp_path / "train-clean-5" / "84" / "121" / "84-121.trans.txt", "84-121-0000 ONE TWO\n84-121-0001 NOWHERE\n\n")
     put(tmp_path / "dev-clean" / "transcripts.txt", "b\tTHREE\n")
+    put(tmp_path / "transcript.txt", "of a recording")
+    beside = put(tmp_path / "transcript.wav")
     good, bad = read(tmp_path)
     assert {(u.audio, u.text, u.split, u.speaker) for u in good} == {
         (wav, "ONE TWO", "train", "84"),
         (other, "THREE", "dev", None),
+        (beside, "of a recording", None, None),
     }
     assert [(entry.id, entry.reason) for entry in bad] == [("84-121-0001", Reason.NO_AUDIO)]
 

@@ -99,9 +99,11 @@ def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[di
     texts: dict[Path, Path] = {}
     unmatched = []
     for path in sorted(files, key=lambda path: path.suffix.lower()):
-        if path.suffix.lower() not in TEXT_SUFFIXES or _TRANSCRIPTS_NAME.fullmatch(path.name):
+        if path.suffix.lower() not in TEXT_SUFFIXES:
             continue
         stem = path.with_suffix("")
+        if _TRANSCRIPTS_NAME.fullmatch(path.name) and composed(str(stem)) not in by_stem:
+            continue
         is_longer = stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)
         if composed(str(stem)) not in by_stem and is_longer:
             stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
@@ -127,25 +129,26 @@ def _lines_of_transcripts(recordings: Sequence[Path], files: Sequence[Path]) -> 
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in recordings:
         by_name[composed(path.stem)].append(path)
+    beside = {path.with_suffix("") for path in recordings}
     lines: dict[Path, _Line] = {}
     rejected = []
     for path in files:
-        match = _TRANSCRIPTS_NAME.fullmatch(path.name)
+        match = _TRANSCRIPTS_NAME.fullmatch(path.name) if path.with_suffix("") not in beside else None
         for number, line in read_lines(path) if match else ():
             if line is None:
                 rejected.append(bad_line(path, number))
                 continue
             id, *words = line.split(maxsplit=1)[:2] or [""]
             below = [found for found in by_name.get(composed(id), []) if found.is_relative_to(path.parent)]
-            beside = [found for found in below if found.parent == path.parent] or below
-            if id and len(beside) != 1:
-                detail = f"expected a recording {id} in the folder of {path.name}, got {len(beside) or 'none'}"
+            named = [found for found in below if found.parent == path.parent] or below
+            if id and len(named) != 1:
+                detail = f"expected a recording {id} in the folder of {path.name}, got {len(named) or 'none'}"
                 rejected.append(Rejected(id=id, audio=path.name, reason=Reason.NO_AUDIO, detail=detail))
-            elif id and beside[0] in lines:
+            elif id and named[0] in lines:
                 detail = f"expected one text for {id}, got another in {path.name}:{number}"
-                rejected.append(Rejected(id=id, audio=str(beside[0]), reason=Reason.DUPLICATE_ID, detail=detail))
+                rejected.append(Rejected(id=id, audio=str(named[0]), reason=Reason.DUPLICATE_ID, detail=detail))
             elif id:
-                lines[beside[0]] = _Line(single_spaced("".join(words)), _speaker(id, match[1] if match else None))
+                lines[named[0]] = _Line(single_spaced("".join(words)), _speaker(id, match[1] if match else None))
     return lines, rejected
 
 
