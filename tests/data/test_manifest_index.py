@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from lhotse import CutSet, MonoCut
 from lhotse import serialization as lhotse_serialization
+from lhotse.serialization import deserialize_item
 
 from tests.data.tone_batches import TEXTS, tone_cuts
 from tests.watchdog import WATCHDOG_S
 from zipasr.data import manifest_index
+from zipasr.data.audio_paths import located, missing_recording
 from zipasr.data.manifest_index import IndexedCuts, open_cuts
 from zipasr.errors import DataError
 
@@ -304,3 +306,31 @@ def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pyt
         assert indexed._records.nbytes == 32 * size
     assert len(opened) == 30
     assert peaks[2] < peaks[1] + 50_000
+
+
+@pytest.mark.parametrize("text", [5, 1.5, True, ["A"]])
+def test_a_text_that_is_no_string_is_an_error_with_its_line(tmp_path: Path, text: Any) -> None:
+    manifest = write_lines(tmp_path / "cuts.jsonl", [line_of(0, text)])
+    with pytest.raises(DataError, match=r"line 1: its text must be a string"):
+        open_cuts(manifest)
+
+
+def test_paths_are_relative_to_the_manifest_or_else_to_the_working_directory(
+    cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    audio = Path(cuts[0].recording.sources[0].source).read_bytes()
+    for name in ("data/beside.wav", "here.wav"):
+        (tmp_path / name).write_bytes(audio)
+    lines = []
+    for name in ("beside.wav", "here.wav", "gone.wav"):
+        row = cuts[0].to_dict()
+        row["recording"]["sources"][0]["source"] = name
+        lines.append(row)
+    monkeypatch.chdir(tmp_path)
+    found = list(open_cuts(write_lines(tmp_path / "data" / "cuts.jsonl", lines)))
+    assert [Path(cut.recording.sources[0].source).exists() for cut in found] == [True, True, False]
+    assert [missing_recording(cut) for cut in found] == [None, None, str(tmp_path / "data" / "gone.wav")]
+    mixed = located(cuts[0].append(deserialize_item(lines[0])), tmp_path / "data")
+    assert missing_recording(mixed) is None
+    assert np.array_equal(mixed.load_audio()[:, -100:], cuts[0].load_audio()[:, -100:])

@@ -14,9 +14,13 @@ from lhotse import CutSet
 
 from tests.audio.muxing import mux
 from zipasr.audio import load_audio
+from zipasr.data.audio_paths import read_located
+from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
+from zipasr.evaluate.rates import read_cuts
 from zipasr.prepare import Limits, PrepareConfig, PrepareReport, prepare
 from zipasr.prepare.utterance import Reason
+from zipasr.train.data import read_split
 
 RATE_HZ = 16_000
 
@@ -39,7 +43,7 @@ def put(folder: Path, name: str, samples: np.ndarray | None = None, text: str | 
 
 def cuts_of(out: Path) -> dict[str, Any]:
     """All cuts that were written, by id."""
-    return {cut.id: cut for path in sorted(out.glob("*_cuts.jsonl.gz")) for cut in CutSet.from_file(path)}
+    return {cut.id: cut for path in sorted(out.glob("*_cuts.jsonl.gz")) for cut in read_located(path)}
 
 
 def rejected_of(out: Path) -> dict[str, str]:
@@ -149,7 +153,104 @@ def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_lines_that_differ_only_in_channel_are_cut_apart(tmp_path: Path, order: tuple[int, int]) -> None:
+    sides = [tone(1.0, freq_hz=300), tone(1.0, freq_hz=900)]
+    put(tmp_path, "call.wav", np.stack(sides, axis=1), text=None)
+    rows = [{"audio": "call.wav", "text": f"side {channel}", "channel": channel} for channel in order]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    cuts = cuts_of(tmp_path / "out").values()
+    assert {cut.supervisions[0].text for cut in cuts} == {"side 0", "side 1"}
+    for cut in cuts:
+        np.testing.assert_allclose(cut.load_audio()[0], sides[int(cut.supervisions[0].text[-1])], atol=1e-4)
+
+
+# Where the audio is
+
+
+def test_a_prepared_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(4):
+        put(tmp_path / "in", f"{i}.ogg", tone(1.0, freq_hz=300 + 200 * i), text=f"number {i}")
+    put(tmp_path / "in", "plain.wav", text="outside")
+    monkeypatch.chdir(tmp_path)
+    prepare("in", "out")
+    before = {name: cut.load_audio() for name, cut in cuts_of(Path("out")).items()}
+    (tmp_path / "out").rename(tmp_path / "moved")
+    for folder in (Path("moved"), tmp_path / "moved", Path("in/../moved")):
+        after = {name: cut.load_audio() for name, cut in cuts_of(folder).items()}
+        assert after.keys() == before.keys()
+        assert all(np.array_equal(after[name], before[name]) for name in before)
+    manifests = [tmp_path / "moved" / f"{part}_cuts.jsonl.gz" for part in ("train", "dev", "test")]
+    indexed = [cut for path in manifests for cut in open_cuts(path)]
+    assert all(np.array_equal(cut.load_audio(), before[cut.id]) for cut in indexed)
+    utterances = [utterance for path in manifests for utterance in read_cuts(path)]
+    assert {utterance.id for utterance in utterances if utterance.samples is not None} == before.keys()
+    monkeypatch.chdir(tmp_path / "moved")  # lhotse alone opens them there, or with the prefix from anywhere
+    for path in manifests:
+        assert all(np.array_equal(cut.load_audio(), before[cut.id]) for cut in CutSet.from_file(path.name))
+    monkeypatch.chdir(tmp_path)
+    for path in manifests:
+        cuts = CutSet.from_file(path).with_recording_path_prefix(path.parent)
+        assert all(np.array_equal(cut.load_audio(), before[cut.id]) for cut in cuts)
+
+
+# Tags
+
+
+TAGGED = ["yes [laughter] yes", "[laughter]", "no <noise>", "[laughter-well] then", "[inaudible] no", "no {cough} [sigh]"]
+
+
+def test_tags_are_noted_and_kept(tmp_path: Path) -> None:
+    for i, text in enumerate(TAGGED):
+        put(tmp_path / "in", f"{i}.wav", text=text)
+    report = prepare(tmp_path / "in", tmp_path / "out")
+    assert sorted(cut.supervisions[0].text for cut in cuts_of(tmp_path / "out").values()) == sorted(TAGGED)
+    (note,) = report.notes
+    assert note.startswith("6 texts have tags, such as [laughter], ")
+    assert "--set tags=drop" in note
+
+
+@pytest.mark.parametrize(
+    ("config", "texts"),
+    [
+        (PrepareConfig(tags="drop"), {"yes yes", "no", "well then"}),
+        (PrepareConfig(text_style="words"), {"YES YES", "NO", "WELL THEN"}),
+    ],
+)
+def test_tags_are_dropped(tmp_path: Path, config: PrepareConfig, texts: set[str]) -> None:
+    for i, text in enumerate(TAGGED):
+        put(tmp_path / "in", f"{i}.wav", text=text)
+    report = prepare(tmp_path / "in", tmp_path / "out", config)
+    assert {cut.supervisions[0].text for cut in cuts_of(tmp_path / "out").values()} == texts
+    assert rejected_of(tmp_path / "out") == {"1": "no text", "4": "text does not match the recording"}
+    assert not report.notes
+
+
 # Splits
+
+
+def test_a_source_without_a_dev_part_gets_one(tmp_path: Path) -> None:
+    for part, number in (("train", 10), ("test", 3)):
+        for i in range(number):
+            put(tmp_path / "in" / part, f"{i}.wav", text=f"{part} {i}")
+    report = prepare(tmp_path / "in", tmp_path / "out")
+    assert report.num_utterances == {"train": 9, "dev": 1, "test": 3}
+    assert {cut.id for cut in cuts_of(tmp_path / "out").values() if cut.id.startswith("test")} == {
+        cut.id for cut in read_located(tmp_path / "out" / "test_cuts.jsonl.gz")
+    }
+    assert [note for note in report.notes if "held out for it (1)" in note]
+
+
+@pytest.mark.parametrize("config", [PrepareConfig(), PrepareConfig(dev_share=0.0)])
+def test_too_little_for_a_dev_part_is_noted_and_train_says_the_cure(tmp_path: Path, config: PrepareConfig) -> None:
+    for i in range(2 if config.dev_share else 5):
+        put(tmp_path / "in", f"{i}.wav", text=f"number {i}")
+    report = prepare(tmp_path / "in", tmp_path / "out", config)
+    assert report.num_utterances["dev"] == 0
+    assert [note for note in report.notes if "no dev part, which training needs; prepare 3 utterances or more" in note]
+    with pytest.raises(DataError, match=r"prepare a source of 3 utterances or more \(dev_share above 0\), or add others"):
+        read_split(tmp_path / "out", "dev")
 
 
 def test_splits_that_the_source_names_are_kept(tmp_path: Path) -> None:
@@ -464,7 +565,7 @@ def test_a_source_is_kept_whole_as_one_part(tmp_path: Path) -> None:
         assert report.num_utterances == {**dict.fromkeys(("train", "dev", "test"), 0), split: 3}
         assert not report.num_unseen_words
     for number, split in enumerate(("train", "dev", "test"), start=1):
-        cuts = list(CutSet.from_file(tmp_path / "out" / f"{split}_cuts.jsonl.gz"))
+        cuts = list(read_located(tmp_path / "out" / f"{split}_cuts.jsonl.gz"))
         assert [cut.id for cut in cuts] == ["test/0", "test/1", "test/2"]
         spectrum = np.abs(np.fft.rfft(cuts[0].load_audio()[0]))
         assert np.argmax(spectrum) == pytest.approx(200 * number, abs=2)

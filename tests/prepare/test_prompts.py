@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from zipasr.data.audio_paths import read_located
 from zipasr.errors import DataError
 from zipasr.prepare import prompts
 from zipasr.prepare.prompts import fetch_prompts, prompt_words, read_prompts, split_prompts
@@ -253,9 +254,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.network
 def test_the_english_prompts(prompts_dir: Path) -> None:
-    from lhotse import CutSet
-
-    parts = {name: list(CutSet.from_file(prompts_dir / f"{name}_cuts.jsonl.gz")) for name in ("train", "dev", "test")}
+    parts = {name: list(read_located(prompts_dir / f"{name}_cuts.jsonl.gz")) for name in ("train", "dev", "test")}
     texts = {name: [cut.supervisions[0].text for cut in part] for name, part in parts.items()}
     words = {name: [word for text in part for word in text.split()] for name, part in texts.items()}
     assert (len(parts["test"]), len(parts["dev"])) == (40, 40)

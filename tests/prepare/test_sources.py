@@ -7,12 +7,17 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+import soundfile
+from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
+from lhotse.utils import fastcopy
 
 from zipasr.errors import DataError
-from zipasr.prepare.manifests import read_kaldi, read_manifest
-from zipasr.prepare.sources import open_source, read_cuts, read_folder
+from zipasr.prepare.folders import read_folder
+from zipasr.prepare.kaldi import read_kaldi
+from zipasr.prepare.lhotse_cuts import read_cuts
+from zipasr.prepare.sources import open_source
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 SUBTITLES = """\
@@ -58,7 +63,7 @@ def test_folder_pairs_recordings_with_texts(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfa")
     put(tmp_path / "notes.md")
     put(tmp_path / ".trash" / "c.wav")
-    kind, entries = open_source(tmp_path, "en")
+    kind, entries, _ = open_source(tmp_path, "en")
     good, bad = sorted_out(entries)
     assert kind == "folder"
     assert {name: utterance.text for name, utterance in good.items()} == {"a": "hello world", "deep/er/b": "bom"}
@@ -123,11 +128,11 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
         {"key": "w", "wav": "w.wav", "txt": "wenet", "speaker": 7},
     ]  # fmt: skip
     path = put(tmp_path / "m.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
-    kind, entries = open_source(path, "en")
+    kind, entries, _ = open_source(path, "en")
     good, bad = sorted_out(entries)
     assert kind == "manifest"
     assert not bad
-    assert list(good) == ["x", "abs/y-0001500", "z-0000500", "w"]
+    assert list(good) == ["x", "abs/y-track2-ch1-0001500", "z-0000500", "w"]
     assert good["x"] == Utterance(
         id="x",
         audio=tmp_path / "train/x.ogg",
@@ -138,7 +143,7 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
         split="dev",
         custom={"slots": {"size": "big"}, "verify": "exact"},
     )
-    second = good["abs/y-0001500"]
+    second = good["abs/y-track2-ch1-0001500"]
     assert (second.audio, second.start_s, second.duration_s, second.channel) == (Path("/abs/y.wav"), 1.5, 2.0, 1)
     assert second.audio_track == 2
     assert second.language == "en"
@@ -164,7 +169,7 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
 def test_a_bad_line_does_not_stop_the_others(tmp_path: Path, line: str, said: str) -> None:
     good_line = '{"audio": "a.wav", "text": "fine"}'
     path = put(tmp_path / "m.jsonl", f"{good_line}\n{line}\n" + good_line.replace("a.wav", "b.wav"))
-    entries = list(read_manifest(path, "en"))
+    entries = list(open_source(path, "en").entries)
     assert [entry.id for entry in entries] == ["a", "m.jsonl:2", "b"]
     assert entries[1].reason is Reason.BAD_ENTRY
     assert said in entries[1].detail
@@ -173,14 +178,14 @@ def test_a_bad_line_does_not_stop_the_others(tmp_path: Path, line: str, said: st
 def test_a_line_of_other_bytes_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"audio": "a.wav", "text": "x"}\n{"audio": "b.wav", "text": "\xff"}\n')
-    good, bad = sorted_out(read_manifest(path, "en"))
+    good, bad = sorted_out(open_source(path, "en").entries)
     assert list(good) == ["a"]
     assert bad == {"m.jsonl:2": Reason.BAD_ENTRY}
 
 
 def test_empty_text_stays_empty_for_the_rule_to_find(tmp_path: Path) -> None:
     path = put(tmp_path / "m.jsonl", '{"audio": "a.wav", "text": ""}\n{"audio": "b.wav", "text": null}')
-    assert [entry.text for entry in read_manifest(path, "en")] == ["", ""]
+    assert [entry.text for entry in open_source(path, "en").entries] == ["", ""]
 
 
 def test_tsv_gzipped_or_not(tmp_path: Path) -> None:
@@ -189,7 +194,7 @@ def test_tsv_gzipped_or_not(tmp_path: Path) -> None:
     packed = tmp_path / "p.tsv.gz"
     packed.write_bytes(gzip.compress(table.encode()))
     for path in (plain, packed):
-        kind, entries = open_source(path, "fr")
+        kind, entries, _ = open_source(path, "fr")
         good, bad = sorted_out(entries)
         assert kind == "manifest"
         assert good["clips/a"].text == 'said "so"'
@@ -208,7 +213,7 @@ def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
     for name in ("train", "dev", "test"):
         put(tmp_path / f"{name}.jsonl", json.dumps({"audio": f"{name}/a.wav", "text": name}))
     put(tmp_path / "rejected.jsonl", json.dumps({"audio": "x", "reason": "y"}))
-    kind, entries = open_source(tmp_path, "en")
+    kind, entries, _ = open_source(tmp_path, "en")
     good, bad = sorted_out(entries)
     assert kind == "manifest"
     assert {utterance.split for utterance in good.values()} == {"train", "dev", "test"}
@@ -233,7 +238,7 @@ def test_kaldi_directory(tmp_path: Path) -> None:
     put(tmp_path / "text", "u1 hello world\nu2\nu3 piped\nu4 archived\nu6 of nothing\nu7 backwards\nu9 nowhere\n")
     put(tmp_path / "segments", "u1 r1 0.5 2.0\nu2 r2 0 -1\nu3 r3 0 1\nu4 r4 0 1\nu5 r2 1 2\nu6 r9 0 1\nu7 r1 3 2\n")
     put(tmp_path / "utt2spk", "u1 alice\nu2 bob\n")
-    kind, entries = open_source(tmp_path, "en")
+    kind, entries, _ = open_source(tmp_path, "en")
     entries = list(entries)
     good, bad = sorted_out(entries)
     assert kind == "kaldi"
@@ -254,6 +259,20 @@ def test_kaldi_directory(tmp_path: Path) -> None:
     }
     details = {entry.id: entry.detail for entry in entries if isinstance(entry, Rejected)}
     assert "got the command 'sph2pipe -f wav x.sph |': run it once, write files" in details["u3"]
+
+
+def test_kaldi_channels(tmp_path: Path) -> None:
+    for name, channels in (("call.wav", 2), ("side.wav", 1)):
+        soundfile.write(tmp_path / name, np.zeros((1600, channels)), 16_000)
+    put(tmp_path / "wav.scp", "call-A call.wav\ncall-B call.wav\nside-B side.wav\nother call.wav\n")
+    put(tmp_path / "reco2file_and_channel", "call-A call A\ncall-B call B\nside-B side B\nother call 1\n")
+    put(tmp_path / "text", "u1 x\nu2 x\nu3 x\nu4 x\nu5 x\nu6 x\n")
+    segments = "u1 call-A 0 1\nu2 call-B 0 1\nu3 side-B 0 1\nu4 call-A 0 1 1\nu5 other 0 1\nu6 call-A 0 1 left\n"
+    put(tmp_path / "segments", segments)
+    good, bad = sorted_out(read_kaldi(tmp_path, "en"))
+    channels = {name: utterance.channel for name, utterance in good.items()}
+    assert channels == {"u1": 0, "u2": 1, "u3": None, "u4": 1}
+    assert bad == dict.fromkeys(["u5", "u6"], Reason.BAD_ENTRY)
 
 
 def test_kaldi_without_segments_and_in_parts(tmp_path: Path) -> None:
@@ -295,15 +314,76 @@ def test_cuts_of_every_sort(tmp_path: Path) -> None:
     lines = [json.dumps(item.to_dict()) for item in cuts]
     path = tmp_path / "train_cuts.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join([*lines, '{"type": "MonoCut"}', "nonsense"]).encode()))
-    kind, entries = open_source(path, "de")
+    kind, entries, _ = open_source(path, "de")
     good, bad = sorted_out(entries)
     assert kind == "cuts"
     assert list(good) == ["one", "two-0", "two-1"]
-    assert (good["one"].start_s, good["one"].duration_s, good["one"].text) == (1.0, 3.0, "text 0")
+    assert (good["one"].start_s, good["one"].duration_s, good["one"].text) == (1.0, 1.0, "text 0")
     assert (good["two-1"].start_s, good["two-1"].duration_s, good["two-1"].language) == (2.0, 1.0, "en")
     assert bad["none"] is Reason.NO_TEXT
     assert len(bad) == 6
     assert {reason for name, reason in bad.items() if name != "none"} == {Reason.BAD_ENTRY}
+
+
+def supervised(*supervisions: SupervisionSegment, channels: int = 1, **how: object) -> MonoCut | MultiCut:
+    recording = Recording("r", [AudioSource("file", list(range(channels)), "r.wav")], 16_000, 160_000, 10.0)
+    kind = MonoCut if channels == 1 else MultiCut
+    fields = {"start": 2.0, "duration": 4.0, "channel": 0 if channels == 1 else list(range(channels)), **how}
+    return kind(id="c", supervisions=list(supervisions), recording=recording, **fields)
+
+
+def parts_of(tmp_path: Path, cut: object) -> list[tuple[float, float | None, int | None]]:
+    path = put(tmp_path / "cuts.jsonl", json.dumps(cut.to_dict()))
+    good, bad = sorted_out(read_cuts(path, "en"))
+    assert not bad
+    return [(utterance.start_s, utterance.duration_s, utterance.channel) for utterance in good.values()]
+
+
+def test_the_part_of_a_supervision_is_cut(tmp_path: Path) -> None:
+    inside = SupervisionSegment("s", "r", start=1.0, duration=2.0, text="x")
+    before = SupervisionSegment("s", "r", start=-1.5, duration=2.0, text="x")
+    after = SupervisionSegment("s", "r", start=3.0, duration=2.5, text="x")
+    assert parts_of(tmp_path, supervised(inside)) == [(3.0, 2.0, None)]
+    assert parts_of(tmp_path, supervised(before)) == [(0.5, 2.0, None)]
+    assert parts_of(tmp_path, supervised(after)) == [(5.0, 2.5, None)]
+    assert parts_of(tmp_path, supervised(inside, fastcopy(after, id="t"))) == [(3.0, 2.0, None), (5.0, 2.5, None)]
+    whole = SupervisionSegment("s", "r", start=0.0, duration=10.0, text="x")
+    assert parts_of(tmp_path, supervised(whole, start=0.0, duration=10.0)) == [(0.0, None, None)]
+
+
+def test_the_channel_of_a_supervision_is_cut(tmp_path: Path) -> None:
+    sides = [
+        SupervisionSegment(f"s{i}", "r", start=0.0, duration=4.0, text="x", channel=channel)
+        for i, channel in enumerate((0, 1, [0, 1], [1]))
+    ]
+    assert [channel for _, _, channel in parts_of(tmp_path, supervised(*sides, channels=2))] == [0, 1, None, 1]
+    files = [AudioSource("file", [channel], f"{channel}.wav") for channel in (0, 1)]
+    apart = fastcopy(supervised(sides[1], channels=2), recording=Recording("r", files, 16_000, 160_000, 10.0))
+    path = put(tmp_path / "apart.jsonl", json.dumps(apart.to_dict()))
+    (utterance,) = read_cuts(path, "en")
+    assert (utterance.audio, utterance.channel) == (tmp_path / "1.wav", None)
+
+
+def test_ids_of_cuts_may_be_numbers(tmp_path: Path) -> None:
+    rows = [{**cut("x").to_dict(), "id": number} for number in (0, 1)]
+    put(tmp_path / "cuts.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [entry.id for entry in read_cuts(tmp_path / "cuts.jsonl", "en")] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        supervised(SupervisionSegment("s", "r", start=-3.0, duration=2.0, text="x")),  # before the recording
+        supervised(SupervisionSegment("s", "r", start=0.0, duration=2.0, text=5)),
+        supervised(SupervisionSegment("s", "r", start=0.0, duration=2.0, text=["x"])),
+        supervised(SupervisionSegment("s", "r", start=0.0, duration=2.0, text="x", channel=[0, 1]), channels=3),
+        supervised(SupervisionSegment("s", "r", start=0.0, duration=2.0, text="x", channel=5), channels=2),
+    ],
+)
+def test_supervisions_that_cannot_be_cut_are_refused(tmp_path: Path, cut: MonoCut) -> None:
+    (entry,) = read_cuts(put(tmp_path / "cuts.jsonl", json.dumps(cut.to_dict())), "en")
+    assert isinstance(entry, Rejected)
+    assert entry.reason is Reason.BAD_ENTRY
 
 
 def test_folder_of_cuts_gives_the_splits(tmp_path: Path) -> None:

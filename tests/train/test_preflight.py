@@ -162,9 +162,20 @@ def test_missing_recordings_count(data: Path, tmp_path: Path) -> None:
     moved = [fastcopy(cut, recording=fastcopy(cut.recording, sources=[source_at(cut, tmp_path)])) for cut in cuts[:5]]
     report = look(moved + cuts[5:], cuts_of(data, "dev"))
     assert (report.splits["train"].num_missing, report.splits["train"].num_files_checked) == (5, 20)
-    with pytest.raises(DataError, match=r"25.0% of 20 would be: 5 of 20 without their recording"):
+    found = r"25.0% of 20 would be: 5 of 20 without their recording, such as .*gone\.flac .*; put the recordings back"
+    with pytest.raises(DataError, match=found):
         report.require_usable()
     look(moved[:2] + cuts[2:], cuts_of(data, "dev")).require_usable()
+
+
+def test_too_many_tokens_can_be_cured_by_pieces(data: Path) -> None:
+    cuts = cuts_of(data)
+    dense = [with_text(cut, "LO " * 40) for cut in cuts[:5]]
+    with pytest.raises(DataError, match=r"5 with more tokens than encoder frames; use tokens of several letters.*unigram"):
+        look(dense + cuts[5:], cuts_of(data, "dev")).require_usable()
+    with pytest.raises(DataError) as raised:
+        look([with_text(cut, "LO " * 40) for cut in cuts], cuts_of(data, "dev")).require_usable()
+    assert "raise max_lost_share" not in str(raised.value)  # it would leave nothing to train on
 
 
 def source_at(cut: Any, folder: Path) -> Any:

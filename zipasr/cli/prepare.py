@@ -6,9 +6,10 @@ import json
 _DESCRIPTION = """\
 SOURCE is one of
   a folder      NAME.wav (or any audio) with NAME.txt or NAME.lab next to it, also in subfolders; or with subtitles
-                (NAME.srt, NAME.vtt) or a TextGrid, whose times cut a long recording
-  a manifest    .jsonl or .tsv with audio and text, or a folder with train.jsonl, dev.jsonl and test.jsonl;
-                a line may give start, duration, channel and audio_track
+                (NAME.srt, NAME.vtt) or a TextGrid, whose times cut a long recording; or with .trans.txt files
+  a manifest    JSON lines, TSV or CSV with audio and text, also as NeMo, WeNet, Common Voice, Hugging Face and LJSpeech
+                have them, or a folder with train.jsonl, dev.jsonl and test.jsonl; a line may give start, end or
+                duration, channel and audio_track
   Kaldi         a directory with wav.scp and text
   Lhotse cuts   .jsonl.gz
   prompts       telephone prompts recorded by people, downloaded from Debian (--lang en, es, fr, it or ru)
@@ -16,7 +17,7 @@ SOURCE is one of
                 splits (--set subset=M for a smaller training part); musan: for noise to train with
 
 DIR receives train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain
-audio, and rejected.jsonl with the reason for every dropped recording."""
+audio, and rejected.jsonl with the reason for every dropped recording. It can be moved."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs="+",
         action="extend",
         default=[],
-        help="other settings, such as limits.max_duration_s=20 dev_share=0.05 test_share=0.05 seed=1 num_jobs=4",
+        help="other settings, such as limits.max_duration_s=20 dev_share=0.05 test_share=0.05 seed=1 num_jobs=4 tags=drop",
     )
     parser.add_argument(
         "--allow-damaged",

@@ -18,7 +18,6 @@ import unicodedata
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
@@ -27,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.audio_paths import located
+from zipasr.data.index_folders import locked, possible_folders, writable_folder
 from zipasr.errors import DataError
 from zipasr.progress import Progress
 from zipasr.text import normalize
@@ -141,7 +142,7 @@ class IndexedCuts(Sequence[Any]):
             return self.take(np.arange(len(self), dtype=np.int32)[position])
         line = self._line(position)
         try:
-            return deserialize_item(json.loads(line))
+            return located(deserialize_item(json.loads(line)), self.manifest.parent)
         except Exception as error:  # lhotse raises many types for an invalid cut
             raise DataError(f"{self.manifest} contains a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
 
@@ -191,13 +192,13 @@ def open_cuts(manifest: Path) -> IndexedCuts:
     """
     require_lhotse("training")
     name = f"{manifest.name}-{_fingerprint(manifest)}"
-    for parent in _parents(manifest):
+    for parent in possible_folders(manifest):
         opened = _open_index(manifest, parent / name)
         if opened is not None:
             return opened
-    parent = _writable_parent(manifest)
+    parent = writable_folder(manifest)
     try:
-        with _locked(parent):  # one of several processes writes the index, and the others find it
+        with locked(parent):  # one of several processes writes the index, and the others find it
             opened = _open_index(manifest, parent / name)
             return opened if opened is not None else _build(manifest, parent / name)
     except OSError as error:
@@ -291,6 +292,8 @@ def _entry(line: bytes, number: int, manifest: Path) -> _Entry:
         raise
     except Exception as error:  # lhotse raises many types for an invalid cut
         raise _not_cuts(manifest, f"line {number}: {error!r}") from error
+    if not isinstance(entry.text, str):
+        raise _not_cuts(manifest, f"line {number}: its text must be a string, but is {entry.text!r}")
     if entry.text.strip() and entry.sampling_rate_hz != SAMPLE_RATE_HZ:
         raise DataError(
             f"cuts must have audio at {SAMPLE_RATE_HZ} Hz, but {entry.id} in {manifest} is at "
@@ -363,37 +366,3 @@ def _fingerprint(manifest: Path) -> str:
     except OSError as error:
         raise _not_cuts(manifest, error) from error
     return digest.hexdigest()[:16]
-
-
-def _parents(manifest: Path) -> tuple[Path, Path]:
-    """Possible parents of the index: beside the manifest, else in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    of_path = hashlib.sha256(str(manifest.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return manifest.parent / ".index", cache / "zipasr" / "index" / of_path
-
-
-def _writable_parent(manifest: Path) -> Path:
-    """The first of `_parents` that is writable."""
-    errors = []
-    for parent in _parents(manifest):
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            if os.access(parent, os.W_OK):
-                return parent
-            errors.append(f"{parent} cannot be written")
-        except OSError as error:
-            errors.append(str(error))
-    raise DataError(f"the index of {manifest} must be written somewhere, but {'; '.join(errors)}; make one of them writable")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, so that no other process writes to it (not on Windows)."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            import fcntl
-        except ImportError:
-            pass
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

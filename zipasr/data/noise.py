@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.audio_paths import read_located
 from zipasr.errors import ConfigError, DataError
 
 
@@ -99,10 +100,8 @@ def noise_digest(manifest: Path) -> tuple[int, str]:
 
 
 def _read(manifest: Path) -> list[Any]:
-    from lhotse import CutSet
-
     try:
-        return list(CutSet.from_file(manifest) or ())
+        return list(read_located(manifest))
     except Exception as error:  # lhotse's readers raise many types
         raise _unreadable(manifest, error) from error
 

@@ -15,6 +15,7 @@ import kaldialign
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
+from zipasr.data.audio_paths import missing_recording, read_located
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.evaluate.scoring import SCORING
@@ -255,7 +256,6 @@ def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
         DataError: the manifest is missing, damaged or of another kind, or Lhotse is not installed.
     """
     require_lhotse("reading cuts")
-    from lhotse import CutSet
     from lhotse.audio import AudioLoadingError, DurationMismatchError
 
     path = Path(path)
@@ -266,13 +266,14 @@ def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:
             f"{path} must be a file of Lhotse cuts, but is {'a folder' if path.is_dir() else 'not there'}; {hint}"
         )
     try:
-        cuts = iter(CutSet.from_file(path))
-        for cut in cuts:
+        for cut in read_located(path):
             text = normalize(" ".join(s.text for s in cut.supervisions if s.text))
             try:
                 samples = load_audio(cut.load_audio(), sample_rate_hz=cut.sampling_rate)
             except (AudioLoadingError, DurationMismatchError, AudioError, OSError, ValueError, RuntimeError) as error:
-                yield ReferenceUtterance(cut.id, None, text, str(error).strip().split("\n")[0])
+                missing = missing_recording(cut)
+                problem = f"{missing} does not exist; put it back, or prepare the data again" if missing else str(error)
+                yield ReferenceUtterance(cut.id, None, text, problem.strip().split("\n")[0].removesuffix(" Details:"))
             else:
                 yield ReferenceUtterance(cut.id, samples, text)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:

@@ -7,6 +7,7 @@ from zipasr.prepare.splits import SPLITS
 from zipasr.prepare.validate import Limits
 
 TEXT_STYLES = ("as-written", "words")
+TAGS = ("keep", "drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ class PrepareConfig:
     split: str | None = None
     """train, dev or test, to keep the whole source as this part, beside the others in the output folder; None: as the source
     names its parts, or by the shares below."""
+    tags: str | None = None
+    """What to do with tags in texts, such as [laughter] and <noise>: keep or drop. None: drop if the texts become words."""
     dev_share: float = 0.1
     """Share of the utterances held out for dev if the source has no splits."""
     test_share: float = 0.1
@@ -46,6 +49,8 @@ class PrepareConfig:
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
         if self.split not in (None, *SPLITS):
             raise ConfigError(f"split must be {', '.join(SPLITS)}, or none, but is {self.split!r} instead")
+        if self.tags not in (None, *TAGS):
+            raise ConfigError(f"tags must be {' or '.join(TAGS)}, but is {self.tags!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
             raise ConfigError(
                 "dev_share and test_share must be from 0 up and less than 1 together, "

@@ -1,19 +1,19 @@
-"""Readers of corpora that text files describe: JSONL and TSV manifests and Kaldi data directories.
+"""Manifests, files with a row for each utterance: our own and those of NeMo, WeNet, Common Voice, Hugging Face, LJSpeech.
 
-They yield an `Utterance` for each entry, or a `Rejected` for a line that cannot be used. Times are in seconds.
+`recognize` says what a file is by its content; `read_manifest` yields an `Utterance` for each row, or a `Rejected` for one
+that cannot be used. Times are in seconds. No audio is opened here.
 """
 
-import csv
-import json
-import math
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from zipasr.errors import DataError
-from zipasr.lines import read_lines
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
+from zipasr.prepare.fields import FIELD_NAMES, Fields, canonical
+from zipasr.prepare.recording_files import composed, find_recording
+from zipasr.prepare.tables import RowFile, possible_formats
+from zipasr.prepare.utterance import Rejected, Utterance, bad_line, part_id
 
 SPLIT_NAMES = {
     "train": "train",
@@ -26,240 +26,165 @@ SPLIT_NAMES = {
     "eval": "test",
 }
 """The split for each name that corpora use for their parts."""
-
-_FIELD_NAMES = {
-    "id": ("id", "key"),
-    "audio": ("audio", "audio_filepath", "wav"),
-    "text": ("text", "txt"),
-    "start": ("start", "offset"),
-    "duration": ("duration",),
-    "channel": ("channel",),
-    "audio_track": ("audio_track",),
-    "speaker": ("speaker",),
-    "lang": ("lang", "language"),
-    "split": ("split",),
-}
-"""Names that our, NeMo and WeNet manifests use for each field."""
+_NUM_EXAMINED = 50
+"""Rows of a table without names of columns that must look like LJSpeech."""
 
 
-def kind_of_rows(path: Path) -> str | None:
-    """manifest if the first line of a JSONL or TSV file names a recording and its text, cuts if it is a Lhotse cut.
+class Manifest(NamedTuple):
+    """A file whose rows are utterances."""
 
-    Returns:
-        manifest, cuts, or None for a file of another kind.
-    """
-    first = next((line for _, line in read_lines(path) if line and line.strip()), "")
-    try:
-        row = dict.fromkeys(first.split("\t")) if _is_tsv(path) else json.loads(first)
-    except ValueError:
-        return None
-    if not isinstance(row, dict):
-        return None
-    if all(row.keys() & _FIELD_NAMES[field] for field in ("audio", "text")):
-        return "manifest"
-    return "cuts" if str(row.get("type")).endswith("Cut") else None
+    kind: str
+    """manifest, or cuts for Lhotse cuts."""
+    name: str
+    """In words, such as NeMo manifest (JSON lines)."""
+    rows: RowFile
+    subfolder: str = ""
+    """Where recordings are, below the folder of the file; they may also be in the folder itself."""
+    has_splits_in_paths: bool = False
+    """Whether the first folder of the path of a recording may be its split."""
 
 
-def _is_tsv(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(".tsv")
+class _Layout(NamedTuple):
+    """A kind of manifest that others publish."""
+
+    name: str
+    columns: frozenset[str]
+    """Names that tell it from other kinds."""
+    subfolder: str = ""
+    has_splits_in_paths: bool = False
 
 
-def _field(row: Mapping[str, Any], field: str) -> Any:
-    """The value of a field under any of its names; None if absent or empty."""
-    return next((row[name] for name in _FIELD_NAMES[field] if row.get(name) not in (None, "")), None)
+_LAYOUTS = (
+    _Layout("NeMo manifest", frozenset(("audio_filepath", "text"))),
+    _Layout("WeNet data.list", frozenset(("key", "wav", "txt"))),
+    _Layout("Common Voice table", frozenset(("path", "sentence")), "clips"),
+    _Layout("Hugging Face metadata", frozenset(("file_name",)), has_splits_in_paths=True),
+    _Layout("manifest", frozenset()),
+)
+"""The first whose columns a file has is its kind."""
 
 
-def _seconds(row: Mapping[str, Any], field: str) -> float | None:
-    """Parse a time in seconds.
+def recognize(path: Path) -> Manifest | None:
+    """What a file of rows is, by its first row; None for a file of another kind.
 
     Raises:
-        ValueError: it is not a finite number from 0 up.
+        DataError: the file cannot be read.
     """
-    value = _field(row, field)
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{field} must be seconds from 0 up, but is {value!r} instead")
-    return seconds
+    for rows in possible_formats(path):
+        names = set(map(canonical, rows.names))
+        if rows.separator is None and "type" in names and names & {"supervisions", "tracks", "recording"}:
+            return Manifest("cuts", "Lhotse cuts", rows)
+        if all(names.intersection(FIELD_NAMES[field]) for field in ("audio", "text")):
+            layout = next(layout for layout in _LAYOUTS if layout.columns <= names)
+            name = f"{layout.name} ({rows.format})"
+            return Manifest("manifest", name, rows, layout.subfolder, layout.has_splits_in_paths)
+        if rows.separator == "|" and _is_ljspeech(rows):
+            columns = ("audio", "raw_text", "text") if len(rows.names) == 3 else ("audio", "text")
+            return Manifest("manifest", "LJSpeech metadata", rows._replace(names=columns, has_header=False), "wavs")
+    return None
 
 
-def _number(row: Mapping[str, Any], field: str) -> int | None:
-    """Parse a number that counts from 0.
+def _is_ljspeech(file: RowFile) -> bool:
+    """Whether the rows of a table are an id, a text, and perhaps the same text normalized, with wavs/ID.wav beside it.
 
-    Raises:
-        ValueError: it is not a whole number from 0 up.
+    Other tables with bars have a speaker in the third column, whose name must not become the text.
     """
-    value = _field(row, field)
-    if value is not None and (isinstance(value, bool) or not str(value).isdecimal()):
-        raise ValueError(f"{field} must be a whole number from 0 up, but is {value!r} instead")
-    return None if value is None else int(value)
+    if len(file.names) not in (2, 3):
+        return False
+    columns = tuple(map(str, range(len(file.names))))
+    rows = [row for _, row in islice(file._replace(names=columns, has_header=False).rows(), _NUM_EXAMINED)]
+    texts = [tuple(row.values()) for row in rows if isinstance(row, dict)]
+    if not texts or not any(_find(cells[0], file.path.parent, "wavs").is_file() for cells in texts):
+        return False
+    pairs = [[set(cell.lower().split()) for cell in cells[1:]] for cells in texts]
+    return sum(bool(set.intersection(*words)) for words in pairs) > 0.5 * len(pairs)
 
 
-def _utterance(row: Mapping[str, Any], *, folder: Path, lang: str, split: str | None) -> Utterance:
-    """The utterance of one row of a manifest.
+def _find(name: str, folder: Path, subfolder: str) -> Path:
+    """The recording of a row: below the manifest, or below the working directory."""
+    folders = [folder / subfolder, folder] if subfolder else [folder]
+    return find_recording(name, [*folders, Path()])
+
+
+def _utterance(row: Mapping[str, Any], manifest: Manifest, *, lang: str, split: str | None) -> tuple[Utterance, bool]:
+    """The utterance of one row, and whether its id is made up.
 
     Raises:
         ValueError: a field is missing or invalid.
     """
-    audio = _field(row, "audio")
+    fields = Fields(row)
+    audio = fields.get("audio")
     if not isinstance(audio, str):
         raise ValueError(f"audio must be a path, but is {audio!r} instead")
-    start_s = _seconds(row, "start")
-    named_split = _field(row, "split")
-    if named_split is not None and named_split not in SPLIT_NAMES:
-        raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
-    text, speaker = _field(row, "text"), _field(row, "speaker")
-    made_id = Path(audio).with_suffix("").as_posix().lstrip("/")
-    made_id = made_id if start_s is None else part_id(made_id, start_s)
-    known = {name for names in _FIELD_NAMES.values() for name in names}
-    return Utterance(
-        id=str(_field(row, "id") or made_id),
-        audio=folder / audio,
-        text="" if text is None else str(text),
-        channel=_number(row, "channel"),
-        audio_track=_number(row, "audio_track"),
+    start_s, duration_s = fields.part()
+    channel, audio_track, id = fields.channel(), fields.whole("audio_track"), fields.label("id")
+    named_split = fields.get("split")
+    if named_split is not None:
+        split = SPLIT_NAMES.get(named_split.lower()) if isinstance(named_split, str) else None
+        if split is None:
+            raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
+    elif split is None and manifest.has_splits_in_paths:
+        split = SPLIT_NAMES.get(Path(audio).parts[0]) if len(Path(audio).parts) > 1 else None
+    path = _find(audio, manifest.rows.path.parent, manifest.subfolder)
+    utterance = Utterance(
+        id=_made_id(audio, path.suffix, channel, audio_track, start_s) if id is None else id,
+        audio=path,
+        text=fields.text(),
+        channel=channel,
+        audio_track=audio_track,
         start_s=start_s or 0.0,
-        duration_s=_seconds(row, "duration"),
-        speaker=None if speaker is None else str(speaker),
-        language=str(_field(row, "lang") or lang),
-        split=SPLIT_NAMES[named_split] if named_split else split,
-        custom={name: value for name, value in row.items() if name not in known and name is not None},
+        duration_s=duration_s,
+        speaker=fields.label("speaker"),
+        language=fields.label("lang") or lang,
+        split=split,
+        custom=fields.rest(),
     )
+    return utterance, id is None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
-    """Yield the rows of a JSONL or TSV file with their line numbers."""
-    header: list[str] = []
-    for number, line in read_lines(path):
-        if line is None:
-            yield number, bad_line(path, number)
-        elif not line.strip():
-            continue
-        elif _is_tsv(path):
-            cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
-            if not header:
-                header = cells
-            elif len(cells) != len(header):
-                yield number, bad_line(path, number, f"expected {len(header)} columns, got {len(cells)}")
-            else:
-                yield number, dict(zip(header, cells, strict=True))
-        else:
-            try:
-                row = json.loads(line)
-                detail = f"expected a JSON object, got {type(row).__name__}"
-            except ValueError as error:
-                row, detail = None, f"expected one JSON object per line, got {error}"
-            yield number, row if isinstance(row, dict) else bad_line(path, number, detail)
+def _made_id(audio: str, ending: str, channel: int | None, audio_track: int | None, start_s: float | None) -> str:
+    """The id of a part of a recording: its path without the ending of the file, and what tells the part from others."""
+    path = Path(composed(audio))
+    id = (path.with_suffix("") if path.suffix == ending else path).as_posix().lstrip("/")
+    id = id if audio_track is None else f"{id}-track{audio_track}"
+    id = id if channel is None else f"{id}-ch{channel}"
+    return id if start_s is None else part_id(id, start_s)
 
 
-def read_manifest(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
-    """Yield the entries of a JSONL or TSV manifest; recordings are relative to its folder.
+class _MadeIds:
+    """Keeps ids apart that were made up for different parts."""
 
-    Required fields: `audio` and `text`. Optional fields: `id`, `start` and `duration` (a part of the recording), `channel`,
-    `audio_track`, `speaker`, `lang` and `split`. All other fields are kept in `custom`.
+    def __init__(self) -> None:
+        self._parts: dict[str, Any] = {}
+
+    def distinct(self, utterance: Utterance) -> Utterance:
+        """The utterance with an id that no other part has: with the end of the part, or the ending of the file."""
+        ending = utterance.audio.suffix.lower().removeprefix(".")
+        ids = [utterance.id, f"{utterance.id}-{ending}"]
+        if utterance.duration_s is not None:
+            ids.insert(1, part_id(utterance.id, utterance.start_s + utterance.duration_s))
+        part = utterance.part
+        id = next((id for id in ids if self._parts.setdefault(id, part) == part), utterance.id)
+        return replace(utterance, id=id)
+
+
+def read_manifest(manifest: Manifest, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+    """Yield the entries of a manifest; recordings are relative to its folder, or else to the working directory.
+
+    Required fields: the recording and its text. Optional: an id, times (a part of the recording), a channel, an audio track,
+    the speaker, the language and the split. All other fields are kept in `custom`.
 
     Args:
         lang: language of rows that name none.
         split: split of rows that name none.
     """
-    for number, row in _rows(path):
+    made_ids = _MadeIds()
+    for number, row in manifest.rows.rows():
         try:
-            yield row if isinstance(row, Rejected) else _utterance(row, folder=path.parent, lang=lang, split=split)
-        except ValueError as error:
-            yield bad_line(path, number, str(error))
-
-
-def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
-    """Yield key and value of each line of a Kaldi table."""
-    for number, line in read_lines(path):
-        if line is None:
-            yield bad_line(path, number)
-        elif line.strip():
-            key, *value = line.split(maxsplit=1)
-            yield key, value[0].strip() if value else ""
-
-
-def _kaldi_audio(value: str, folder: Path) -> Path | str:
-    """The path of a recording in wav.scp, or an error message."""
-    if value.endswith("|") or value.startswith("|"):
-        return f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
-    direct, beside = Path(value), folder / value
-    path = direct if direct.is_absolute() or direct.exists() else beside
-    if not path.exists() and re.search(r"\.ark:\d+$", value):
-        return f"expected an audio file, got an offset in an archive, {value!r}: extract the archive to files first"
-    return path
-
-
-def _kaldi_segments(path: Path) -> Iterator[tuple[str, str, float, float | None] | Rejected]:
-    """Yield utterance, recording, start and duration of each line of `segments`."""
-    for entry in _kaldi_table(path):
-        if isinstance(entry, Rejected):
-            yield entry
-            continue
-        key, value = entry
-        fields = value.split()
-        try:
-            start_s, end_s = float(fields[1]), float(fields[2])
-            if start_s < 0 or (end_s >= 0 and end_s <= start_s):
-                raise ValueError("no length")
-            yield key, fields[0], start_s, None if end_s < 0 else end_s - start_s
-        except (IndexError, ValueError):
-            detail = f"expected 'utterance recording start end' with start < end in segments, got {key} {value!r}"
-            yield Rejected(id=key, audio=path.name, reason=Reason.BAD_ENTRY, detail=detail)
-
-
-def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
-    """Yield the entries of a Kaldi data directory: `wav.scp`, `text`, and optionally `segments` and `utt2spk`.
-
-    Paths in wav.scp are relative to the working directory, as in Kaldi, or else to `folder`. Commands are rejected.
-
-    Raises:
-        DataError: the file `text` is missing.
-    """
-    # Differs: lhotse.kaldi opens every recording while reading and stops if more than a few fail.
-    if not (folder / "text").is_file():
-        raise DataError(f"the Kaldi directory {folder} must contain wav.scp and text, but has no file 'text'")
-    tables: dict[str, dict[str, str]] = {}
-    for name in ("wav.scp", "text", "utt2spk"):
-        tables[name] = {}
-        for entry in _kaldi_table(folder / name) if (folder / name).exists() else ():
-            if isinstance(entry, Rejected):
-                yield entry
-            elif entry[0] in tables[name]:
-                detail = f"expected every id once in {name}, got {entry[0]!r} again"
-                yield Rejected(id=entry[0], audio=name, reason=Reason.DUPLICATE_ID, detail=detail)
+            if isinstance(row, Rejected):
+                yield row
             else:
-                tables[name][entry[0]] = entry[1]
-    recordings, texts, speakers = tables["wav.scp"], tables["text"], tables["utt2spk"]
-    has_segments = (folder / "segments").exists()
-    segments = _kaldi_segments(folder / "segments") if has_segments else ((r, r, 0.0, None) for r in recordings)
-    seen = set()
-    for segment in segments:
-        if isinstance(segment, Rejected):
-            seen.add(segment.id)
-            yield segment
-            continue
-        key, recording, start_s, duration_s = segment
-        seen.add(key)
-        audio = _kaldi_audio(recordings[recording], folder) if recording in recordings else None
-        if not isinstance(audio, Path):
-            detail = audio or f"expected recording {recording!r} in wav.scp, got no such line"
-            yield Rejected(id=key, audio=recordings.get(recording, recording), reason=Reason.BAD_ENTRY, detail=detail)
-            continue
-        yield Utterance(
-            id=key,
-            audio=audio,
-            text=texts.get(key, ""),
-            start_s=start_s,
-            duration_s=duration_s,
-            speaker=speakers.get(key),
-            language=lang,
-            split=split,
-        )
-    for key in texts.keys() - seen:
-        detail = f"expected a line for {key!r} in {'segments' if has_segments else 'wav.scp'}, got none"
-        yield Rejected(id=key, audio="text", reason=Reason.NO_AUDIO, detail=detail)
+                utterance, is_made = _utterance(row, manifest, lang=lang, split=split)
+                yield made_ids.distinct(utterance) if is_made else utterance
+        except ValueError as error:
+            yield bad_line(manifest.rows.path, number, str(error))

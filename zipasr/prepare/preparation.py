@@ -1,16 +1,18 @@
 """From any source of speech to a folder of training data: cuts, audio, and a list of rejected entries.
 
-`prepare` writes `{train,dev,test}_cuts.jsonl.gz` (Lhotse, recordings by absolute path), `audio/*.flac` at 16 kHz mono for
-recordings in other formats, `rejected.jsonl` and `prepare.json`. The same source gives the same bytes.
+`prepare` writes `{train,dev,test}_cuts.jsonl.gz` (Lhotse), `audio/*.flac` at 16 kHz mono for recordings in other formats,
+`rejected.jsonl` and `prepare.json`. Paths in the cuts are relative to the folder for audio in it, so that it can be moved,
+and absolute for other recordings. The same source gives the same bytes.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows
@@ -20,15 +22,17 @@ from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
 from zipasr.prepare.report import PrepareReport
-from zipasr.prepare.sources import open_source
+from zipasr.prepare.sources import OpenSource, open_source
 from zipasr.prepare.splits import SPLITS, split_utterances
 from zipasr.prepare.spoken import has_digits, spoken_words
+from zipasr.prepare.tags import TAGS, has_unwritten_words, without_tags
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.prepare.validate import check_id, check_text, reject
 from zipasr.recognizer import Recognizer
 from zipasr.text import normalize, single_spaced
 
 T = TypeVar("T")
+_NUM_TAGS_SHOWN = 3
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
@@ -44,14 +48,28 @@ def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
     return check_text(styled) or styled
 
 
-def _checked(entries: Iterable[Utterance | Rejected], text_style: str) -> Iterator[Utterance | Rejected]:
-    """Apply the checks that need no audio."""
+def _untagged(utterance: Utterance) -> Utterance | Rejected:
+    """Drop the tags in the text of an utterance, or reject it if one stands for words."""
+    if has_unwritten_words(utterance.text):
+        detail = f"expected all words, got a tag for words that are not written: {utterance.text!r}"
+        return reject(utterance, Reason.TEXT_MISMATCH, detail)
+    untagged = replace(utterance, text=without_tags(utterance.text))
+    if utterance.text.strip() and not untagged.text:
+        return reject(utterance, Reason.NO_TEXT, f"expected words, got tags only: {utterance.text!r}")
+    return untagged
+
+
+def _checked(
+    entries: Iterable[Utterance | Rejected], text_style: str, *, is_untagged: bool
+) -> Iterator[Utterance | Rejected]:
+    """Apply the checks that need no audio; with `is_untagged`, drop the tags in texts."""
     seen: set[str] = set()
     for entry in entries:
         if isinstance(entry, Utterance):
             fault = check_id(entry, seen)
             seen.add(entry.id)
-            entry = fault or _styled(entry, text_style)
+            entry = fault or (_untagged(entry) if is_untagged else entry)
+            entry = _styled(entry, text_style) if isinstance(entry, Utterance) else entry
         yield entry
 
 
@@ -73,20 +91,25 @@ def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -
         return {utterance.id: config.split for utterance in utterances}
     if kind == "prompts":
         return split_prompts(utterances)
-    if any(utterance.split in ("dev", "test") for utterance in utterances):
-        return {utterance.id: utterance.split or "train" for utterance in utterances}
+    named = {utterance.split for utterance in utterances}
     shares = {"test": config.test_share, "dev": config.dev_share}
-    return split_utterances(utterances, shares, max_held_out=config.max_held_out, seed=config.seed)
+    if "dev" in named:
+        shares = {}
+    elif "test" in named:  # training needs a dev set
+        del shares["test"]
+    free = [utterance for utterance in utterances if utterance.split not in ("dev", "test")]
+    splits = split_utterances(free, shares, max_held_out=config.max_held_out, seed=config.seed)
+    return {utterance.id: splits.get(utterance.id) or utterance.split or "train" for utterance in utterances}
 
 
-def _cut(ready: Ready) -> dict[str, Any]:
-    """The Lhotse cut of an utterance, as JSON values."""
+def _cut(ready: Ready, out: Path) -> dict[str, Any]:
+    """The Lhotse cut of an utterance in the prepared folder `out`, as JSON values."""
     from lhotse import AudioSource, Recording, SupervisionSegment
 
     utterance, duration_s = ready.utterance, ready.num_samples / SAMPLE_RATE_HZ
     recording = Recording(
         id=utterance.id,
-        sources=[AudioSource(type="file", channels=[0], source=str(ready.audio))],
+        sources=[AudioSource(type="file", channels=[0], source=path_in(out, ready.audio))],
         sampling_rate=SAMPLE_RATE_HZ,
         num_samples=ready.num_samples,
         duration=duration_s,
@@ -154,11 +177,12 @@ def prepare(
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
         raise DataError(f"the output must be another folder than the source, but is {out} for both; choose a new one")
-    kind, entries = open_source(source, config.lang, skip=out)
-    if kind == "prompts" and config.text_style == "as-written":
+    opened = open_source(source, config.lang, skip=out)
+    if opened.kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
-    text_style = "as-written" if kind == "prompts" else config.text_style or "as-written"
-    utterances, rejected = _separated(_checked(entries, text_style))
+    text_style = "as-written" if opened.kind == "prompts" else config.text_style or "as-written"
+    is_untagged = (config.tags or ("drop" if text_style == "words" else "keep")) == "drop"
+    utterances, rejected = _separated(_checked(opened.entries, text_style, is_untagged=is_untagged))
     audio = out / "audio" / (config.split or "")  # ids of parts that are prepared one by one may be the same
     converter = Converter(audio, config, Recognizer.load(config.align_with) if config.align_with else None)
     try:
@@ -170,7 +194,7 @@ def prepare(
         write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
         if not ready:
             raise DataError(_no_utterances(source, rejected, out))
-        return _write(ready, rejected, kind, config, out)
+        return _write(ready, rejected, opened, config, out)
     except OSError as error:
         raise DataError(f"{out} must be writable, but: {error}; choose another folder") from error
 
@@ -185,17 +209,45 @@ def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) 
 
 
 def _write(
-    ready: Sequence[Ready], rejected: Sequence[Rejected], kind: str, config: PrepareConfig, out: Path
+    ready: Sequence[Ready], rejected: Sequence[Rejected], opened: OpenSource, config: PrepareConfig, out: Path
 ) -> PrepareReport:
     """Split the utterances; write the cuts of each split and the summary."""
-    splits = _assign([item.utterance for item in ready], kind, config)
+    utterances = [item.utterance for item in ready]
+    splits = _assign(utterances, opened.kind, config)
     parts = {split: [item for item in ready if splits[item.utterance.id] == split] for split in SPLITS}
     for split, part in parts.items():
         path = out / f"{split}_cuts.jsonl.gz"
         if part:
-            write_rows(path, map(_cut, part))
+            write_rows(path, (_cut(item, out) for item in part))
         elif config.split is None:
             path.unlink(missing_ok=True)
-    report = _report(parts, rejected)
-    write_rows(out / "prepare.json", [{"kind": kind, "config": asdict(config), "report": report.to_dict()}])
+    report = replace(_report(parts, rejected), source=opened.name, notes=list(_notes(utterances, parts, config)))
+    write_rows(out / "prepare.json", [{"kind": opened.kind, "config": asdict(config), "report": report.to_dict()}])
     return report
+
+
+def _notes(utterances: Sequence[Utterance], parts: Mapping[str, Sequence[Ready]], config: PrepareConfig) -> Iterator[str]:
+    """What may be other than the user expects, and the cure."""
+    if config.split is None:
+        yield from _notes_on_parts({utterance.split for utterance in utterances}, parts)
+    tagged = [utterance.text for utterance in utterances if TAGS.search(utterance.text)]
+    if tagged:
+        tags = Counter(tag for text in tagged for tag in TAGS.findall(text))
+        shown = ", ".join(tag for tag, _ in tags.most_common(_NUM_TAGS_SHOWN))
+        yield (
+            f"{len(tagged):,} texts have tags, such as {shown}, which a model would learn to write; to train without them, "
+            "prepare with --set tags=drop"
+        )
+
+
+def _notes_on_parts(named: Set[str | None], parts: Mapping[str, Sequence[Ready]]) -> Iterator[str]:
+    """What may be unexpected about the parts, given those that the source names."""
+    if parts["train"] and not parts["dev"]:
+        yield (
+            "there is no dev part, which training needs; prepare 3 utterances or more with dev_share above 0, or a source "
+            "with a dev part"
+        )
+    elif "test" in named and "dev" not in named and parts["dev"]:
+        yield f"the source has no dev part, so training utterances were held out for it ({len(parts['dev']):,})"
+    if not parts["train"]:
+        yield "there is no training part: this data can be evaluated on, but not trained on"

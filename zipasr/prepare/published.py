@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows, writing_rows
@@ -125,7 +126,7 @@ def _prepare_noise(source: CorpusFolder, out: Path, has_progress: bool) -> Prepa
     with writing_rows(out / f"{NOISE}_cuts.jsonl.gz") as write:
         for cut in _with_progress(read_musan(source.folder), has_progress):
             counts.add(NOISE, cut)
-            write(cut.to_dict())
+            write(_row(cut, out))
     return counts.report([])
 
 
@@ -155,7 +156,7 @@ def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_
                 continue
             found.add(part)
             counts.add(split, entry)
-            writers[split](entry.to_dict())
+            writers[split](_row(entry, out))
     for split in names:
         if not counts.num_utterances[split]:
             (out / f"{split}_cuts.jsonl.gz").unlink()
@@ -167,6 +168,14 @@ def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_
     if counts.num_utterances["train"]:
         open_cuts(out / "train_cuts.jsonl.gz")  # write the index now, so that training starts at once
     return counts.report([part for part in splits if part not in found])
+
+
+def _row(cut: Any, out: Path) -> dict[str, Any]:
+    """A cut as JSON values, with the paths that a manifest in `out` should have."""
+    row: dict[str, Any] = cut.to_dict()
+    for source in row["recording"]["sources"]:
+        source["source"] = path_in(out, Path(source["source"]))
+    return row
 
 
 def _splits(corpus: PublishedCorpus, config: PrepareConfig) -> dict[str, str]:

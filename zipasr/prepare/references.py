@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zipasr.errors import DataError
 from zipasr.prepare.config import PrepareConfig
-from zipasr.prepare.manifests import kind_of_rows
+from zipasr.prepare.manifests import recognize
 from zipasr.prepare.preparation import prepare
 from zipasr.prepare.published import find_corpus
 from zipasr.prepare.validate import Limits
@@ -38,8 +38,9 @@ def open_references(source: str | Path, *, has_progress: bool = False) -> Iterat
             f"the set to evaluate on must be one, but {source} has several parts; prepare them with: zipasr prepare "
             f"{source} --out DATA, then name one of DATA/*_cuts.jsonl.gz"
         )
-    is_file = path.is_file() and ".jsonl" in path.suffixes
-    if any(path.glob("*_cuts.jsonl*")) or not path.exists() or (is_file and kind_of_rows(path) in ("cuts", None)):
+    manifest = recognize(path) if path.is_file() else None
+    is_cuts = ".jsonl" in path.suffixes if manifest is None else manifest.kind == "cuts"
+    if any(path.glob("*_cuts.jsonl*")) or not path.exists() or is_cuts:
         yield References(path)  # if it is no file of cuts, its reader says what is
         return
     with TemporaryDirectory(prefix="zipasr-evaluate-") as folder:

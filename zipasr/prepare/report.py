@@ -22,6 +22,10 @@ class PrepareReport:
     """Utterances of dev and test whose whole text also occurs in the training part."""
     missing_parts: list[str] = field(default_factory=list)
     """Official parts of a published corpus of which nothing was found."""
+    source: str = ""
+    """What the source was recognized as, in words."""
+    notes: list[str] = field(default_factory=list)
+    """What may be other than the user expects, and the cure."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -35,6 +39,7 @@ class PrepareReport:
             lines.append(f"{split:<8}{number:>12,}{minutes:>10,.1f}{self.num_words[split]:>10,}")
         lines += ["", f"rejected {sum(self.num_rejected.values()):>11,}"]
         lines += [f"  {reason:<36}{number:>8,}" for reason, number in self.num_rejected.items()]
+        lines += [f"source: {self.source}"] if self.source else []
         for split, number in self.num_unseen_words.items():
             if number:
                 lines.append(f"note: {number:,} distinct words of {split} do not occur in train")
@@ -43,4 +48,5 @@ class PrepareReport:
                 lines.append(f"note: {number:,} texts of {split} also occur in train")
         if self.missing_parts:
             lines.append(f"note: nothing found of {', '.join(self.missing_parts)}")
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -51,6 +51,11 @@ class Utterance:
     custom: Mapping[str, Any] = field(default_factory=dict)
     """All other fields of the source, as JSON values."""
 
+    @property
+    def part(self) -> tuple[object, ...]:
+        """What is cut: the recording, and which part of it."""
+        return self.audio, self.audio_track, self.channel, self.start_s, self.duration_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:

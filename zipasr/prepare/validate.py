@@ -92,4 +92,5 @@ def check_id(utterance: Utterance, seen: set[str]) -> Rejected | None:
     """Reject an utterance whose id is in `seen`; None if it is new."""
     if utterance.id not in seen:
         return None
-    return reject(utterance, Reason.DUPLICATE_ID, f"expected every id once, got {utterance.id!r} again")
+    detail = f"expected every id once, got {utterance.id!r} again; without ids, they are made of the names of the files"
+    return reject(utterance, Reason.DUPLICATE_ID, detail)

@@ -90,7 +90,14 @@ class TrainData:
 
 def read_split(folder: str | Path, name: str) -> IndexedCuts:
     """The cuts of "train", "dev" or "test" in a prepared folder; see `read_cuts`."""
-    return read_cuts(Path(folder) / f"{name}_cuts.jsonl.gz")
+    path = Path(folder) / f"{name}_cuts.jsonl.gz"
+    is_there = path.is_file() or path.with_suffix("").is_file()
+    if name == "dev" and not is_there and list(path.parent.glob("train_cuts.jsonl*")):
+        raise DataError(
+            f"there must be utterances to validate on in {path}, but there is no such file; prepare a source of 3 "
+            f"utterances or more (dev_share above 0), or add others with: zipasr prepare SOURCE --as dev --out {folder}"
+        )
+    return read_cuts(path)
 
 
 def read_cuts(path: Path) -> IndexedCuts:
@@ -224,6 +231,7 @@ def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tup
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"
         raise DataError(
             f"there must be utterances to train on, but of {len(cuts)} none is left ({reasons}); "
+            f"{'use tokens of several letters (tokenizer.kind=unigram), ' if is_dense.any() else ''}"
             "change min_duration_s or max_duration_s, or check the data"
         )
     return cuts if len(kept) == len(cuts) else cuts.take(kept), dropped

@@ -6,7 +6,6 @@ manifest only a sample is checked, and the table says so.
 """
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.checkpoint import checkpoint_folders
+from zipasr.data.audio_paths import missing_recording
 from zipasr.data.lengths import frames_needed, num_encoder_frames
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.errors import DataError
 from zipasr.progress import write_line
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.bars import bars
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
 from zipasr.train.folder import tokenizer_folder
@@ -34,7 +35,6 @@ _NUM_FILES = 2000
 _FILE_STRIDE = 50
 _NUM_EXAMPLES = 3
 _NUM_CHARACTERS = 30
-_NUM_BARS, _BAR_WIDTH = 8, 40
 _ROUNDING_S = 0.1
 """Tolerance by which cuts may end after their recording, because manifests round durations."""
 
@@ -136,13 +136,13 @@ class DataReport:
             reasons += f"{', ' if reasons else ''}{train.num_textless:,} {_NO_TEXT}"
         if train.num_missing:
             reasons += (
-                f"{', ' if reasons else ''}{train.num_missing:,} of {train.num_files_checked:,} without their recording"
+                f"{', ' if reasons else ''}{train.num_missing:,} of {train.num_files_checked:,} without their recording, "
+                f"such as {train.examples[_MISSING][0]}"
             )
         if train.lost_share > self.max_lost_share or train.lost_share >= 1.0:
             raise DataError(
                 f"at most {self.max_lost_share:.0%} of the training utterances may be lost (max_lost_share), but "
-                f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; change min_duration_s or "
-                "max_duration_s, fix the data, or raise max_lost_share"
+                f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; {', or '.join(_cures(train))}"
             )
         self._require_known_characters(train)
         if dev.num_utterances == 0:
@@ -181,8 +181,8 @@ class DataReport:
             lines += _problems(name, split)
         lines += [self.mixtures] if self.mixtures else []
         train = self.splits["train"]
-        lines += _bars("train: seconds of an utterance", train.durations_s)
-        lines += _bars("train: tokens of an utterance", train.token_counts)
+        lines += bars("train: seconds of an utterance", train.durations_s)
+        lines += bars("train: tokens of an utterance", train.token_counts)
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -323,10 +323,10 @@ def _look_for_file(cut: Any, report: SplitReport) -> None:
     if report.num_files_checked >= _NUM_FILES and report.num_utterances % _FILE_STRIDE:
         return
     report.num_files_checked += 1
-    sources = cut.recording.sources if cut.has_recording else []
-    if not cut.has_recording or any(s.type == "file" and not Path(s.source).is_file() for s in sources):
+    missing = missing_recording(cut)
+    if missing or not cut.has_recording:
         report.num_missing += 1
-        report.remember(_MISSING, cut.id)
+        report.remember(_MISSING, f"{missing} ({cut.id})" if missing else cut.id)
 
 
 def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any]:
@@ -363,24 +363,15 @@ def _problems(name: str, split: SplitReport) -> list[str]:
     return lines
 
 
-def _bars(title: str, values: Sequence[float]) -> list[str]:
-    """A histogram as lines of text; the last bar holds everything above the 99th percentile."""
-    if not values:
-        return []
-    ordered = sorted(values)
-    least, top = ordered[0], ordered[int(0.99 * (len(ordered) - 1))]
-    is_whole = all(isinstance(value, int) for value in values)
-    width = max((top - least) / _NUM_BARS, 0.01)
-    width = float(math.ceil(width)) if is_whole else width
-    num_bars = max(1, math.ceil((top - least) / width))
-    counts = Counter(min(int((value - least) / width), num_bars) for value in ordered)
-    digits = 0 if is_whole else 2 if width < 0.5 else 1
-    lines = [f"{title}: {least:.4g} to {ordered[-1]:.4g}, half of them up to {ordered[len(ordered) // 2]:.4g}"]
-    for i in range(num_bars + 1):
-        low, high = least + i * width, least + (i + 1) * width - is_whole
-        label = f"{low:.{digits}f}" if low == high else f"{low:.{digits}f}-{high:.{digits}f}"
-        label = label if i < num_bars else f"from {low:.{digits}f}"
-        bar = "#" * (max(1, round(_BAR_WIDTH * counts[i] / max(counts.values()))) if counts[i] else 0)
-        if counts[i] or i < num_bars:
-            lines.append(f"  {label:>12} {counts[i]:>9,} {bar}")
-    return lines
+def _cures(split: SplitReport) -> Iterator[str]:
+    """What to do about the utterances that are lost."""
+    if split.num_missing:
+        yield "put the recordings back, or prepare the data again from where they are now"
+    if split.num_lost[_TOKENS]:
+        yield "use tokens of several letters, which are fewer (tokenizer.kind=unigram, a larger tokenizer.vocab_size)"
+    if split.num_lost[_SHORT] or split.num_lost[_LONG]:
+        yield "change min_duration_s or max_duration_s"
+    if split.num_textless or split.num_lost:
+        yield "fix the data"
+    if split.lost_share < 1.0:
+        yield "raise max_lost_share"

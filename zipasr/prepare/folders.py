@@ -1,0 +1,188 @@
+"""Folders of recordings with their texts beside them: `read_folder` yields an `Utterance` or a `Rejected` for each.
+
+Times are in seconds. No audio is opened here.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from zipasr.errors import DataError
+from zipasr.lines import read_lines
+from zipasr.prepare.manifests import SPLIT_NAMES
+from zipasr.prepare.recording_files import AUDIO_SUFFIXES, composed
+from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
+from zipasr.text import single_spaced
+
+TEXT_SUFFIXES = (".txt", ".lab", *READERS)
+"""Suffixes of files beside a recording that hold its words, the preferred first."""
+_LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+"""What players of videos put between the name of a recording and the ending of its subtitles."""
+
+EXPECTED = (
+    "the source must be a folder of NAME.wav (or any audio) with NAME.txt beside it or with .trans.txt files, a manifest "
+    "with 'audio' and 'text' (.jsonl, .json, .tsv or .csv, also those of NeMo, WeNet, Common Voice, Hugging Face and "
+    "LJSpeech), a folder with train.jsonl and dev.jsonl, a Kaldi directory with wav.scp and text, Lhotse cuts (.jsonl.gz), "
+    "the word prompts, or NAME:FOLDER for librispeech, aishell, wenetspeech, gigaspeech or musan"
+)
+_TRANSCRIPTS_NAME = re.compile(r"(?:(.+)\.)?trans(?:cripts?)?\.txt", re.IGNORECASE)
+"""Name of a file with an id and its words in every line, as LibriSpeech has it; the prefix is that of the ids."""
+_SPLIT_FOLDER = re.compile(r"([a-z]+)(?:[-_.].*)?")
+"""Name of a top-level folder whose first word may be a split, such as dev-clean."""
+
+
+def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
+    """Yield the utterances of recordings with their texts beside them, also in subfolders.
+
+    The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
+    NAME.TextGrid, which give an utterance for each text; NAME.wav.txt and NAME.en.srt count, too. The id is the path below
+    `folder` without its suffix. A top-level subfolder called train, dev or test, or dev-clean, is the split. The words may
+    also be in files such as 84-121123.trans.txt, with an id and its words in every line.
+
+    Args:
+        lang: language of all entries.
+        skip: a folder to ignore, such as the output folder.
+    Raises:
+        DataError: there is no recording, or no recording has a text.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if skip is not None:
+        files = [path for path in files if not path.resolve().is_relative_to(skip.resolve())]
+    recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    if not recordings:
+        raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")
+    texts, unmatched = _texts_beside(recordings, files)
+    lines, rejected = _lines_of_transcripts(recordings, files)
+    if not texts and not lines:
+        first = recordings[0]
+        raise DataError(
+            f"{first.name} must have {first.stem}.txt with its words beside it, but none of the {len(recordings)} "
+            f"recordings in {folder} has a text; write NAME.txt for each NAME{first.suffix}, or a manifest with "
+            "'audio' and 'text'"
+        )
+    yield from rejected
+    for path in recordings:
+        stem = path.relative_to(folder).with_suffix("")
+        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=_split_of(stem))
+        if path in texts:
+            try:
+                yield from _utterances_of(whole, texts[path])
+            except ValueError as error:
+                yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
+        elif path in lines:
+            yield replace(whole, text=lines[path].text, speaker=lines[path].speaker)
+        else:
+            detail = f"expected {path.stem}.txt beside it, got none"
+            yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
+    for path in unmatched:
+        name = path.relative_to(folder)
+        detail = f"expected a recording beside {path.name}, got none"
+        yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
+
+
+def _split_of(stem: Path) -> str | None:
+    """The split that the first word of the top-level folder of a recording names, if any."""
+    match = _SPLIT_FOLDER.fullmatch(stem.parts[0]) if len(stem.parts) > 1 else None
+    return SPLIT_NAMES.get(match[1]) if match else None
+
+
+def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """The text file of each recording that has one, by `TEXT_SUFFIXES` the first; and the text files of no recording."""
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in recordings:
+        by_stem[composed(str(path.with_suffix("")))].append(path)
+    texts: dict[Path, Path] = {}
+    unmatched = []
+    for path in sorted(files, key=lambda path: path.suffix.lower()):
+        if path.suffix.lower() not in TEXT_SUFFIXES:
+            continue
+        stem = path.with_suffix("")
+        if _TRANSCRIPTS_NAME.fullmatch(path.name) and composed(str(stem)) not in by_stem:
+            continue
+        is_longer = stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)
+        if composed(str(stem)) not in by_stem and is_longer:
+            stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
+        found = by_stem.get(composed(str(stem)), [])
+        for recording in found:
+            known = texts.setdefault(recording, path)
+            if TEXT_SUFFIXES.index(path.suffix.lower()) < TEXT_SUFFIXES.index(known.suffix.lower()):
+                texts[recording] = path
+        if not found:
+            unmatched.append(path)
+    return texts, sorted(unmatched)
+
+
+class _Line(NamedTuple):
+    """A line of a file of transcripts."""
+
+    text: str
+    speaker: str | None
+
+
+def _lines_of_transcripts(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, _Line], list[Rejected]]:
+    """The lines of files of transcripts, by their recordings: of that name in the folder of the file, or below it."""
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in recordings:
+        by_name[composed(path.stem)].append(path)
+    beside = {path.with_suffix("") for path in recordings}
+    lines: dict[Path, _Line] = {}
+    rejected = []
+    for path in files:
+        match = _TRANSCRIPTS_NAME.fullmatch(path.name) if path.with_suffix("") not in beside else None
+        for number, line in read_lines(path) if match else ():
+            if line is None:
+                rejected.append(bad_line(path, number))
+                continue
+            id, *words = line.split(maxsplit=1)[:2] or [""]
+            below = [found for found in by_name.get(composed(id), []) if found.is_relative_to(path.parent)]
+            named = [found for found in below if found.parent == path.parent] or below
+            if id and len(named) != 1:
+                detail = f"expected a recording {id} in the folder of {path.name}, got {len(named) or 'none'}"
+                rejected.append(Rejected(id=id, audio=path.name, reason=Reason.NO_AUDIO, detail=detail))
+            elif id and named[0] in lines:
+                detail = f"expected one text for {id}, got another in {path.name}:{number}"
+                rejected.append(Rejected(id=id, audio=str(named[0]), reason=Reason.DUPLICATE_ID, detail=detail))
+            elif id:
+                lines[named[0]] = _Line(single_spaced("".join(words)), _speaker(id, match[1] if match else None))
+    return lines, rejected
+
+
+def _speaker(id: str, prefix: str | None) -> str | None:
+    """The speaker in ids of LibriSpeech: the first number of speaker-chapter-sentence."""
+    match = re.fullmatch(r"(\d+)-\d+", prefix or "")
+    return match[1] if match and id.startswith(f"{prefix}-") else None
+
+
+def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejected]:
+    """The utterances of a recording with a text file: one, or one for each text with times.
+
+    Raises:
+        ValueError: the file is not what its ending says.
+    """
+    if path.suffix.lower() not in READERS:
+        lines = [line for _, line in read_lines(path)]
+        if None in lines:
+            raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16, but has other bytes; save it in UTF-8")
+        yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
+        return
+    entries = read_timed_texts(path)
+    for entry in entries:
+        if entry.end_s <= entry.start_s:
+            id = part_id(whole.id, entry.start_s)
+            detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
+            yield Rejected(id=id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
+    for entry in join_neighbors(entry for entry in entries if entry.end_s > entry.start_s):
+        name = whole.id if entry.speaker is None else f"{whole.id}-{entry.speaker}"
+        yield replace(
+            whole,
+            id=part_id(name, entry.start_s),
+            text=entry.text,
+            speaker=entry.speaker,
+            start_s=entry.start_s,
+            duration_s=entry.end_s - entry.start_s,
+        )

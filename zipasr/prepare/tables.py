@@ -1,0 +1,161 @@
+"""Files of rows: JSON lines, a JSON document, or a table -> dictionaries of strings or JSON values, with line numbers.
+
+The kind is recognized by the content. A line that cannot be read becomes a `Rejected` and does not stop the others.
+"""
+
+import codecs
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zipasr.lines import read_lines
+from zipasr.prepare.utterance import Rejected, bad_line
+
+_SEPARATORS = {"\t": "TSV", ",": "CSV", ";": "CSV with semicolons", "|": "table with |"}
+_HEAD_BYTES = 4096
+Numbered = tuple[int, dict[str, Any] | Rejected]
+"""The number of a line, from 1, and its row."""
+
+
+class RowFile(NamedTuple):
+    """A file of rows whose format is known."""
+
+    path: Path
+    format: str
+    """In words, such as JSON lines."""
+    names: tuple[str, ...]
+    """Names of the columns, or of the values of the first row."""
+    separator: str | None = None
+    """Between the columns of a table; None: JSON."""
+    has_header: bool = True
+    """Whether the first line of a table holds the names of its columns."""
+
+    def rows(self) -> Iterator[Numbered]:
+        """Yield the rows with their line numbers."""
+        if self.separator is not None:
+            yield from _table_rows(self)
+        elif self.format == "JSON":
+            yield from ((number, row) for number, row in enumerate(_document_rows(self.path), start=1))
+        else:
+            yield from _json_lines(self.path)
+
+
+def possible_formats(path: Path) -> Iterator[RowFile]:
+    """Yield the formats that the start of a file allows: one for JSON, one per separator in the first line of a table.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if _is_binary(path):
+        return
+    first = next((line for _, line in read_lines(path) if line is None or line.strip()), "") or ""
+    if first.lstrip()[:1] in ("{", "["):
+        row = _parsed(first)
+        if isinstance(row, dict) and not all(isinstance(value, dict) for value in row.values()):
+            yield RowFile(path, "JSON lines", tuple(row))
+        else:
+            rows = _document_rows(path)
+            yield from (RowFile(path, "JSON", tuple(row)) for row in rows[:1])
+        return
+    for separator, format in _SEPARATORS.items():
+        if separator in first:
+            with suppress(csv.Error):
+                cells = next(_cells([first], separator))
+                yield RowFile(path, format, tuple(cell.strip() for cell in cells), separator)
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file, unless it is compressed, starts with something other than text."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False  # `read_lines` says why it cannot be read
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return path.suffix != ".gz" and not is_utf16 and b"\0" in head
+
+
+def _parsed(line: str) -> Any:
+    """The value of a line of JSON; None if it is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _document_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one JSON document: a list of objects, or an object of objects by their ids; empty for any other."""
+    lines = [line for _, line in read_lines(path)]
+    document = None if None in lines else _parsed("\n".join(line or "" for line in lines))
+    if isinstance(document, dict) and all(isinstance(row, dict) for row in document.values()):
+        return [{"id": id, **row} for id, row in document.items()]
+    is_list = isinstance(document, list) and all(isinstance(row, dict) for row in document)
+    return document if is_list and document is not None else []
+
+
+def _json_lines(path: Path) -> Iterator[Numbered]:
+    """The rows of a file with one JSON object per line."""
+    for number, line in read_lines(path):
+        if line is None:
+            yield number, bad_line(path, number)
+        elif line.strip():
+            try:
+                row = json.loads(line)
+                detail = f"expected a JSON object, got {type(row).__name__}"
+            except ValueError as error:
+                row, detail = None, f"expected one JSON object per line, got {error}"
+            yield number, row if isinstance(row, dict) else bad_line(path, number, detail)
+
+
+def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    """The cells of the rows of a table; only commas and semicolons have quotation marks around cells."""
+    if separator in ",;":
+        return csv.reader(lines, delimiter=separator, strict=True)
+    return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+
+
+def _table_rows(file: RowFile) -> Iterator[Numbered]:
+    """The rows of a table. A cell in quotation marks may hold line breaks."""
+    undecodable: list[int] = []
+    last = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for number, line in read_lines(file.path):
+            last = number
+            if line is None:
+                undecodable.append(number)
+            elif line.strip():
+                yield f"{line}\n"
+
+    is_header, problem = file.has_header, ""
+    assert file.separator is not None
+    reader = _cells(lines(), file.separator)
+    while True:
+        start = last + 1
+        cells: list[str] | None = None
+        try:
+            cells, problem = next(reader, None), ""
+        except csv.Error as error:
+            problem = f"expected quotation marks in pairs, got {error} in lines {start} to {last}; none of them is used"
+        yield from ((number, bad_line(file.path, number)) for number in undecodable)
+        undecodable.clear()
+        if problem:
+            yield start, bad_line(file.path, start, problem)
+        elif cells is None:
+            return
+        elif is_header:
+            is_header = False
+        else:
+            yield last, _row(file, cells, start, last)
+
+
+def _row(file: RowFile, cells: Sequence[str], start: int, last: int) -> dict[str, Any] | Rejected:
+    """The row of the cells of a line, or of several if a cell holds line breaks."""
+    if len(cells) == len(file.names):
+        return dict(zip(file.names, cells, strict=True))
+    where = f" in lines {start} to {last}" if last > start and len(cells) > 1 else ""
+    return bad_line(file.path, last, f"expected {len(file.names)} columns, got {len(cells)}{where}")
