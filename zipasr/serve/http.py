@@ -3,13 +3,14 @@
 import asyncio
 import functools
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
@@ -26,11 +27,16 @@ from zipasr.serve.openai_api import (
 )
 from zipasr.serve.pages import page_routes
 from zipasr.serve.recordings import Transcriber
+from zipasr.serve.routing import Endpoint
 from zipasr.serve.upload import Body, Upload, client_disconnected, linger, read_upload
 from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
 _PROGRESS_EVERY_S = 0.5
+_KEEP_ALIVE_S = 15.0
+"""A stream of events sends something at least this often: many proxies cut a connection that is quiet for 60 s."""
+_EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Headers that keep proxies from holding events back."""
 _INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
 """Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
 
@@ -59,11 +65,11 @@ class HttpEndpoints:
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
         return [
-            Route("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{name:path}", self.model),
-            Route("/health", self.health),
-            Route("/metrics", self.show_metrics),
+            Endpoint("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
+            Endpoint("/v1/models", self.models),
+            Endpoint("/v1/models/{name:path}", self.model),
+            Endpoint("/health", self.health),
+            Endpoint("/metrics", self.show_metrics),
             *page_routes(),
         ]
 
@@ -76,7 +82,7 @@ class HttpEndpoints:
             return self._disconnected_response()
         except RequestError as error:
             if not body.is_whole and "expect" not in request.headers:  # such a client waits for permission
-                await linger(request.receive, self.config.idle_timeout_s)
+                await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:
             options = parse_request(upload.fields, self.model_name)
@@ -84,7 +90,7 @@ class HttpEndpoints:
             await upload.file.close()
             return self._error_response(error)
         if options.is_stream:
-            return StreamingResponse(self._events(upload, options), media_type="text/event-stream")
+            return StreamingResponse(self._events(upload, options), media_type="text/event-stream", headers=_EVENT_HEADERS)
         try:
             transcript = await unless(client_disconnected(request.receive), self._transcribe(upload, options))
         except (AudioError, ConfigError, ServerBusy) as error:
@@ -114,6 +120,7 @@ class HttpEndpoints:
         """The server-sent events of a request: text as it becomes final, comments with the progress, the end or an error."""
         writer, pending = EventWriter(options, self._token_ids), list[str]()
         done_s = reported_s = 0.0
+        latest_s = time.monotonic()
 
         def on_progress(seconds: float) -> None:
             nonlocal done_s
@@ -124,8 +131,8 @@ class HttpEndpoints:
         )
         try:
             while not (await asyncio.wait([work], timeout=_PROGRESS_EVERY_S))[0]:
-                if done_s > reported_s:
-                    reported_s = done_s
+                if done_s > reported_s or time.monotonic() - latest_s > _KEEP_ALIVE_S:
+                    reported_s, latest_s = done_s, time.monotonic()
                     pending.append(write_progress(done_s))
                 if pending:
                     events = "".join(pending)

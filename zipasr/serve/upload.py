@@ -72,9 +72,8 @@ class Body:
         """The next ASGI message of the body."""
         config = self._config
         if not self._is_too_large:
-            left_s = self._start_s + config.idle_timeout_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), min(config.idle_timeout_s, max(left_s, 0)))
+                message = await asyncio.wait_for(self._receive(), self._timeout_s())
             except TimeoutError as error:
                 raise RequestError("The recording arrived too slowly, or not at all.", status=408) from error
             self._num_bytes += len(message.get("body", b""))
@@ -88,6 +87,14 @@ class Body:
                 param="file",
             )
         return message
+
+    def _timeout_s(self) -> float | None:
+        """How long the next message may take; None: forever."""
+        silence_s = self._config.silence_timeout_s
+        if silence_s is None:
+            return None
+        left_s = self._start_s + silence_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
+        return min(silence_s, max(left_s, 0))
 
 
 async def linger(receive: Receive, timeout_s: float = _LINGER_S) -> None:
