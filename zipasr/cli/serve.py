@@ -37,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--idle-timeout-s",
         type=float,
         metavar="X",
-        help="disconnect clients that send nothing for this long; live audio is transcribed to its end (default: 60; 0: never)",
+        help="disconnect clients that send nothing for this long, after the end of their live text (default: 60; 0: never)",
     )
     parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="time for requests after SIGTERM (default: 120)")
     parser.add_argument(

@@ -3,9 +3,10 @@
 import asyncio
 import functools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,8 +17,10 @@ from zipasr.errors import AudioError, ConfigError
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
 from zipasr.serve.openai_api import (
+    MODEL_ALIASES,
     EventWriter,
     RequestError,
+    ServedModel,
     TranscriptionRequest,
     error_body,
     parse_request,
@@ -32,6 +35,7 @@ from zipasr.serve.upload import Body, Upload, client_disconnected, linger, read_
 from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
+_MAX_LOGGED_FIELDS = 100
 _PROGRESS_EVERY_S = 0.5
 _KEEP_ALIVE_S = 15.0
 """A stream of events sends something at least this often: many proxies cut a connection that is quiet for 60 s."""
@@ -39,6 +43,7 @@ _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Headers that keep proxies from holding events back."""
 _INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
 """Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
+_log = logging.getLogger("zipasr.serve")
 
 
 @dataclass(eq=False)
@@ -57,6 +62,17 @@ class HttpEndpoints:
     """Name of the model for clients."""
     can_stream: bool
     """Whether the model can process live audio."""
+    _ignored: set[str] = field(default_factory=set, init=False)
+
+    @functools.cached_property
+    def _model(self) -> ServedModel:
+        recognizer = self.transcriber.worker.recognizer
+        return ServedModel(
+            name=self.model_name,
+            tokenizer=recognizer.engine.tokenizer,
+            language=self.config.language,
+            has_hotwords=recognizer.can_use_hotwords,
+        )
 
     @functools.cached_property
     def _token_ids(self) -> dict[str, int]:
@@ -85,10 +101,12 @@ class HttpEndpoints:
                 await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:
-            options = parse_request(upload.fields, self.model_name)
+            # In a thread: with many hotwords this takes a tenth of a second.
+            options = await asyncio.to_thread(parse_request, upload.fields, self._model)
         except RequestError as error:
             await upload.file.close()
             return self._error_response(error)
+        self._report_ignored(options.ignored)
         if options.is_stream:
             return StreamingResponse(self._events(upload, options), media_type="text/event-stream", headers=_EVENT_HEADERS)
         try:
@@ -100,6 +118,13 @@ class HttpEndpoints:
         # In a thread: for four hours of audio this takes half a second, which would delay live audio.
         content_type, text = await asyncio.to_thread(write_answer, options, transcript, self._token_ids)
         return Response(text, headers={"content-type": content_type})
+
+    def _report_ignored(self, names: Sequence[str]) -> None:
+        """Log unknown fields, each once, and no more of them than a few applications send."""
+        for name in names:
+            if name not in self._ignored and len(self._ignored) < _MAX_LOGGED_FIELDS:
+                self._ignored.add(name)
+                _log.warning("requests have the field %.100r, which has no effect here; further ones are not logged", name)
 
     async def _transcribe(
         self,
@@ -169,19 +194,20 @@ class HttpEndpoints:
             return JSONResponse(error_body(message, param="file"), status_code=400)
         return JSONResponse(error_body(message, param="prompt"), status_code=400)
 
-    def _model_object(self) -> dict[str, object]:
-        return {"id": self.model_name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
+    def _model_object(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
 
     async def models(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models`: a list with the only model."""
-        return JSONResponse({"object": "list", "data": [self._model_object()]})
+        return JSONResponse({"object": "list", "data": [self._model_object(self.model_name)]})
 
     async def model(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models/NAME`."""
-        if request.path_params["name"] != self.model_name:
+        name = request.path_params["name"]
+        if name not in (self.model_name, *MODEL_ALIASES):
             message = f"This server has no model of that name; its model is {self.model_name}."
             return JSONResponse(error_body(message, code="model_not_found"), status_code=404)
-        return JSONResponse(self._model_object())
+        return JSONResponse(self._model_object(name))
 
     async def health(self, request: Request) -> Response:
         """Whether the server accepts requests: 200, or 503 when it is shutting down or its worker has failed."""

@@ -4,8 +4,9 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -42,9 +43,13 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             f"{content_type[:80] or 'nothing'!r}."
         )
     try:
-        form = await Request(request.scope, body.receive).form(
-            max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
-        )
+        form = await _Parser(
+            request.headers,
+            Request(request.scope, body.receive).stream(),
+            max_files=1,
+            max_fields=_MAX_FIELDS,
+            max_part_size=_MAX_FIELD_BYTES,
+        ).parse()
     except MultiPartException as error:
         raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -53,6 +58,18 @@ async def read_upload(request: Request, body: "Body") -> Upload:
         await form.close()
         raise RequestError("The recording must be in the field file, but there is no such field.", param="file")
     return Upload(fields, files[0][1])
+
+
+class _Parser(MultiPartParser):
+    """Takes the part `file` as a file even without a filename: Starlette's parser takes such a part as a short text."""
+
+    def on_headers_finished(self) -> None:
+        """Called after the headers of a part."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if options.get(b"name") == b"file" and b"filename" not in options:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
 
 
 class Body:
