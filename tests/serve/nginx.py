@@ -1,6 +1,7 @@
 """A real nginx as proxy, from this machine or from its Debian package, with the block of docs/serving.md."""
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from tests.ports import free_port
 from tests.watchdog import WATCHDOG_S
 
 _CONFIGURATION = """
+{user}
 worker_processes 1;
 daemon off;
 pid {folder}/pid;
@@ -39,8 +41,8 @@ def documented_block() -> str:
     return str(block)
 
 
-def program(folder: Path) -> str:
-    """The path of nginx; skips the test if there is none and none can be fetched."""
+def find_program(folder: Path) -> str:
+    """The path of nginx, which is fetched into a folder if need be; skips the test if there is none and none can be fetched."""
     found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if found is not None:
         return found
@@ -59,13 +61,14 @@ def program(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, block: str) -> Iterator[str]:
+def nginx(program: str, folder: Path, block: str) -> Iterator[str]:
     """The URL of an nginx that runs during the block, with this configuration of its only server."""
     port = free_port()
     paths = " ".join(f"{name} {folder}/{name};" for name in _PATHS)
+    user = "user root;" if os.geteuid() == 0 else ""  # another user cannot write to the folder of a test
     path = folder / "nginx.conf"
-    path.write_text(_CONFIGURATION.format(folder=folder, paths=paths, port=port, block=block))
-    command = [program(folder), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
+    path.write_text(_CONFIGURATION.format(user=user, folder=folder, paths=paths, port=port, block=block))
+    command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_for(port, process, folder / "error.log")

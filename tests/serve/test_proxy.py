@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.serve.clients import post, results_of, stream_samples, utterances_of, ws
-from tests.serve.nginx import documented_block, nginx
+from tests.serve.nginx import documented_block, find_program, nginx
 from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.errors import ConfigError
@@ -175,11 +175,15 @@ def test_events_are_not_buffered_by_proxies_and_come_at_least_every_seconds(monk
     assert response.text.rstrip().splitlines()[-1].startswith('data: {"type": "transcript.text.done"')
 
 
+@pytest.fixture(scope="module")
+def nginx_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return find_program(tmp_path_factory.mktemp("nginx"))
+
+
 @pytest.mark.slow
 @pytest.mark.network
-@pytest.mark.parametrize("root_path", ["", "/speech"])
-@pytest.mark.parametrize("has_host", [True, False])
-def test_the_documented_nginx_block(has_host: bool, root_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("has_host", "root_path"), [(True, ""), (True, "/speech"), (False, "")])
+def test_the_documented_nginx_block(has_host: bool, root_path: str, nginx_program: str, tmp_path: Path) -> None:
     """Page, upload, events and WebSocket below a path; also without the line that passes the host on, nginx's default."""
     samples = sentence(1, 3.0)
     with running(streaming_recognizer(), root_path=root_path, max_upload_mb=20.0) as service:
@@ -187,7 +191,7 @@ def test_the_documented_nginx_block(has_host: bool, root_path: str, tmp_path: Pa
         assert block.count(f"127.0.0.1:{service.port}") == 1
         if not has_host:
             block = re.sub(r".*proxy_set_header Host .*\n", "", block)
-        with nginx(tmp_path, block) as origin:
+        with nginx(nginx_program, tmp_path, block) as origin:
             url = f"{origin}/speech"
             assert httpx2.get(url, follow_redirects=True, timeout=WATCHDOG_S).url == f"{url}/"
             page = httpx2.get(f"{url}/", timeout=WATCHDOG_S)
