@@ -42,7 +42,7 @@ def documented_block() -> str:
 
 
 def find_program(folder: Path) -> str:
-    """The path of nginx, which is fetched into a folder if need be; skips the test if there is none and none can be fetched."""
+    """The path of nginx, fetched into a folder if need be; skips the test if none can be had."""
     found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if found is not None:
         return found
