@@ -80,27 +80,13 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
     Raises:
         RequestError: a field is given twice or asks for something unsupported.
     """
-    single: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {"timestamp_granularities": [], "include": [], "keywords": []}
-    twice: list[str] = []
-    for name, value in fields:
-        if not value.strip():
-            continue
-        if name.removesuffix("[]") in repeated:
-            repeated[name.removesuffix("[]")].append(value)
-        elif name in single:
-            twice.append(name)
-        else:
-            single[name] = value
+    single, repeated, twice = _collected(fields)
     _check_model(single.pop("model", None), model.name)
     _check_fixed(single)
     language = _language(single.pop("language", ""), model.language)
     response_format = _choice("response_format", single.pop("response_format", "json"), RESPONSE_FORMATS)
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
     hotwords = _hotwords(single.pop("prompt", ""), repeated["keywords"], model)
-    for name in twice:
-        if name not in single:  # what is left there is unknown
-            raise RequestError(f"{name} must be given once, but is given twice.", param=name)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
         raise RequestError(
             f"{response_format} cannot be streamed, since it needs the whole transcript; leave stream out, or ask for json.",
@@ -120,6 +106,8 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         raise RequestError(
             f"logprobs are for json only, but response_format is {response_format}; leave include out.", param="include"
         )
+    for name in twice - set(single):  # what is left there is unknown
+        raise RequestError(f"{name} must be given once, but is given twice.", param=name)
     return TranscriptionRequest(
         response_format=response_format,
         is_stream=is_stream,
@@ -130,6 +118,23 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         language=language,
         ignored=tuple(single),
     )
+
+
+def _collected(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[str]], set[str]]:
+    """The fields with one value, those of arrays, and the names of the former that occur twice; without empty values."""
+    single: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {"timestamp_granularities": [], "include": [], "keywords": []}
+    twice: set[str] = set()
+    for name, value in fields:
+        if not value.strip():
+            continue
+        if name.removesuffix("[]") in repeated:
+            repeated[name.removesuffix("[]")].append(value)
+        elif name in single:
+            twice.add(name)
+        else:
+            single[name] = value
+    return single, repeated, twice
 
 
 def _check_model(asked: str | None, model_name: str) -> None:
