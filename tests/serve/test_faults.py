@@ -2,9 +2,11 @@
 is as before. Traffic stays on this machine, and every loop is bounded."""
 
 import asyncio
+import json
 import socket
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -217,6 +219,46 @@ def test_silent_clients_are_disconnected() -> None:
             for connection in (live, recording):
                 assert closed(connection) == (1008, "The client sent nothing for 0.5 s.")
         wait_until(lambda: gauge(service, "open") == 0)
+
+
+def test_a_client_that_falls_silent_gets_the_end_of_its_utterance(recognizer: Recognizer) -> None:
+    """A microphone that sends only speech: the last chunk is incomplete, and nothing follows it."""
+    samples = sentence(1, 2.9)
+    with running(streaming_recognizer(), idle_timeout_s=0.5) as service, connect(ws(service, "/online")) as live:
+        stream_samples(live, samples)
+        results = results_of(live)
+        assert closed(live) == (1008, "The client sent nothing for 0.5 s.")
+        wait_until(lambda: gauge(service, "open") == gauge(service, "live") == 0)
+    assert [result["is_final"] for result in results].index(True) == len(results) - 1
+    assert results[-1]["is_eof"]
+    assert results[-1]["text"] == utterances_of(recognizer, samples)[-1].text
+    stream = recognizer.stream()
+    stream.accept_waveform(samples)
+    while recognizer.decode_streams([stream]):
+        pass
+    assert stream.result().text != results[-1]["text"], "the samples must end within a chunk"
+
+
+def test_without_an_idle_timeout_silent_clients_stay(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live audio, recordings and uploads may pause; a client without a request, which waits for nothing, may not."""
+    monkeypatch.setattr("zipasr.serve.limits._STALL_S", 0.5)
+    samples, content = sentence(1, 2.0), form_of(wav(sentence()))
+    with running(streaming_recognizer(), idle_timeout_s=0.0) as service:
+        body = raw_request(service, f"{FORM}Connection: close\r\nContent-Length: {len(content)}\r\n", body=content[:1000])
+        nothing = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+        with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as recording:
+            stream_samples(live, samples[:8000])
+            message = write_recording(samples)
+            recording.send(message[:5000])
+            assert answer_of(nothing) == ""
+            time.sleep(1.0)
+            stream_samples(live, samples[8000:])
+            live.send("Done")
+            recording.send(message[5000:])
+            body.sendall(content[1000:])
+            assert results_of(live)[-1]["text"] == utterances_of(recognizer, samples)[-1].text
+            assert json.loads(recording.recv(WATCHDOG_S))["durations"]
+            assert answer_of(body).startswith("HTTP/1.1 200 ")
 
 
 def test_a_client_that_does_not_read_the_response_is_disconnected() -> None:

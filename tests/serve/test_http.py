@@ -146,24 +146,19 @@ def test_prompt_and_keywords_are_hotwords(server: Service, recognizer: Recognize
     assert post(server, wav(samples), prompt="THEN, FOX\n", **{"keywords[]": ["DOZEN"]}).json()["text"] == expected
     spelled = post(server, wav(samples), prompt="\ufeffThen, f\u00adox\n\u200b", **{"keywords[]": ["dozen"]})
     assert spelled.json()["text"] == expected
-    response = post(server, wav(samples), prompt="日本")
-    assert response.status_code == 400
-    assert "日本" in message_of(response)
 
 
 @pytest.mark.parametrize(
     ("fields", "status", "sentence_part"),
     [
         ({"model": "gpt-9"}, 404, "its model is tiny"),
-        ({"language": "en"}, 400, "leave language out"),
-        ({"temperature": "0.7"}, 400, "leave temperature out"),
-        ({"temperature": "warm"}, 400, "leave temperature out"),
+        ({"temperature": "2"}, 400, "temperature must be from 0 to 1"),
+        ({"temperature": "warm"}, 400, "temperature must be from 0 to 1"),
         ({"response_format": "diarized_json"}, 400, "must be one of json, text"),
         ({"stream": "true", "response_format": "srt"}, 400, "leave stream out"),
         ({"timestamp_granularities[]": "word"}, 400, "only on verbose_json"),
         ({"include[]": "logprobs", "response_format": "text"}, 400, "for json only"),
         ({"chunking_strategy": '{"type": "server_vad"}'}, 400, "or give auto"),
-        ({"color": "red"}, 400, "field color is not supported"),
         ({"stream": ["true", "false"]}, 400, "once"),
     ],
 )

@@ -115,7 +115,7 @@ def send_invalid_audio(served: Served) -> None:
             assert closed(connection)[0] == code
     assert post(served, wav(np.concatenate([LONG, NAN]))).status_code == 400
     assert post(served, b"no audio" * 400_000).status_code == 400
-    assert post(served, wav(SAMPLES), prompt="\u65e5\u672c").status_code == 400
+    assert post(served, wav(SAMPLES), **{"keywords[]": "\u65e5\u672c"}).status_code == 400
 
 
 def send_too_much(served: Served) -> None:

@@ -33,12 +33,42 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording (default: 14400)")
     parser.add_argument("--max-connections", type=int, metavar="N", help="open requests and WebSockets (default: 200)")
     parser.add_argument("--max-waiting", type=int, metavar="N", help="recordings in the queue (default: 64)")
-    parser.add_argument("--idle-timeout-s", type=float, metavar="X", help="disconnect idle clients after this (default: 60)")
+    parser.add_argument(
+        "--idle-timeout-s",
+        type=float,
+        metavar="X",
+        help="disconnect clients that send nothing for this long, after the end of their live text (default: 60; 0: never)",
+    )
     parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="time for requests after SIGTERM (default: 120)")
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="the model's language, such as en: requests may name no other (default: they may name any)",
+    )
     parser.add_argument("--vad", action=argparse.BooleanOptionalAction, help="as in transcribe")
+    _add_proxy_options(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process live audio in chunks of this length")
     parser.set_defaults(run=run)
+
+
+def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        dest="allow_origins",
+        metavar="ORIGIN",
+        help="let pages of this origin, such as https://example.org, use the server; may be repeated; *: all "
+        "(default: only its own page)",
+    )
+    parser.add_argument("--root-path", metavar="PATH", help="the path that a proxy publishes the server at, such as /speech")
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        type=lambda text: text.split(","),
+        metavar="IPS",
+        help="proxies whose X-Forwarded-Host and -Proto count: addresses and networks with commas between them; *: all "
+        "(default: 127.0.0.1,::1)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     check_packages()
     names = [field.name for field in dataclasses.fields(ServeConfig)]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
     config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
     name = Path(args.model).resolve().name

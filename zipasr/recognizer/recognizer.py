@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zipasr.device import Precision
+from zipasr.errors import ConfigError
 from zipasr.features import Fbank, FbankConfig
 from zipasr.recognizer.batches import transcribe_batches
 from zipasr.recognizer.chunks import ChunkConfig, recording_sizes
@@ -358,6 +359,15 @@ class Recognizer:
             requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
         search = self._resolve(requested, has_hotwords=graph is not None)
         return transcribe_batches(self.engine, recordings, search, hotwords=graph, max_batch_s=max_batch_s)
+
+    @property
+    def can_use_hotwords(self) -> bool:
+        """Whether the search can prefer phrases."""
+        try:
+            self._resolve(self._requested, has_hotwords=True)
+        except ConfigError:
+            return False
+        return True
 
     def hotword_graph(self, hotwords: Sequence[str | Hotword] | None = None) -> HotwordGraph | None:
         """Phrases as `find` takes them, None without any; None: those of the recognizer. The last few sets are kept.

@@ -12,7 +12,7 @@ strict matching it boosts phrases inside phrases twice.
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -222,27 +222,55 @@ def encode_hotwords(
     if not 0 < default_boost < math.inf:
         raise ConfigError(f"the boost of hotwords must be above 0 and finite, but is {default_boost}; 1 to 3 is usual")
     phrases = []
-    for hotword in hotwords:
+    encoded = _encode_all([hotword.text if isinstance(hotword, Hotword) else hotword for hotword in hotwords], tokenizer)
+    for hotword, ids in zip(hotwords, encoded, strict=True):
         text, boost = hotword if isinstance(hotword, Hotword) else (hotword, None)
-        if not normalize(text).strip():
-            raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
         boost = default_boost if boost is None else boost
         if not 0 < boost < math.inf:
             raise ConfigError(f"the boost of hotword {text!r} must be above 0 and finite, but is {boost}; 1 to 3 is usual")
-        phrases.append((_ids_of(text, tokenizer), boost))
+        phrases.append((ids, boost))
     return HotwordGraph(phrases, starts_word=None if tokenizer.is_spaceless else _word_starts(tokenizer))
 
 
-def _ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
+def is_writable(text: str, tokenizer: Tokenizer) -> bool:
+    """Whether a model can write a text, as given or in another case."""
+    return _ids_of(text, tokenizer) is not None
+
+
+def check_writable(texts: Iterable[str], tokenizer: Tokenizer) -> None:
+    """Check that a model can write all phrases.
+
+    Raises:
+        ConfigError: a phrase is empty, or some cannot be written; the message names all of them.
+    """
+    _encode_all(texts, tokenizer)
+
+
+def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
+    found, wrong, lacking = [], [], set[str]()
+    for text in texts:
+        if not normalize(text).strip():
+            raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
+        ids = _ids_of(text, tokenizer)
+        if ids is None:
+            wrong.append(repr(text))
+            lacking |= tokenizer.unknown_characters(tokenizer.spelling(text))
+        else:
+            found.append(ids)
+    if wrong:
+        names = f"hotword{'s' if len(wrong) > 1 else ''} {', '.join(wrong)}"
+        raise ConfigError(
+            f"{names} must be writable in the model's vocabulary, but that lacks {''.join(sorted(lacking))!r}; spell as the "
+            "training texts would, with numbers in words and without punctuation"
+        )
+    return found
+
+
+def _ids_of(text: str, tokenizer: Tokenizer) -> list[int] | None:
+    """The tokens of a phrase; None: the vocabulary cannot write it."""
     spelling = tokenizer.spelling(text)
-    unknown = "".join(sorted(tokenizer.unknown_characters(spelling)))
     ids = tokenizer.encode(spelling)
-    if ids and not unknown and tokenizer.unk_id not in ids:
-        return ids
-    raise ConfigError(
-        f"hotword {text!r} must be writable in the model's vocabulary, but that lacks {unknown!r}; spell it as the training "
-        "texts would, with numbers in words and without punctuation"
-    )
+    return ids if ids and tokenizer.unk_id not in ids and not tokenizer.unknown_characters(spelling) else None
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,19 +8,19 @@ import base64
 import hmac
 import logging
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 
+from zipasr.serve.cross_origin import Origins, is_preflight
 from zipasr.serve.limits import Admission, ServerBusy
 from zipasr.serve.metrics import Metrics
-from zipasr.serve.openai_api import error_body
 from zipasr.serve.pages import PAGE_PATHS
-from zipasr.serve.upload import linger
+from zipasr.serve.proxy import route_path
+from zipasr.serve.refusal import refuse
 
 KEY_SUBPROTOCOL = "zipasr.key."
 """A browser cannot send a key in the headers of a WebSocket. Instead it offers this prefix with the key in base64url as a
@@ -45,6 +45,8 @@ class Gate:
     """Counts responses."""
     api_key: str | None
     """The key that clients must send; None: no key is needed."""
+    origins: Origins
+    """Says whose pages may use the server."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request or WebSocket on to the application, or refuse it."""
@@ -52,6 +54,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        extra_headers = self.origins.answer_headers(headers)
         has_answered = False
 
         async def counted(message: Message) -> None:
@@ -59,18 +62,12 @@ class Gate:
             if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
                 has_answered = True
                 self.metrics.answers.labels(str(message.get("status", 101))).inc()
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(extra_headers)
             await send(message)
 
         try:
-            if not self._has_key(scope, headers):
-                message = "A request must carry the API key of this server, but has none or a wrong one."
-                await refuse(scope, receive, counted, 401, message)
-            elif _changes_something(scope) and not _is_own_page(headers):
-                await refuse(scope, receive, counted, 403, "Pages of other sites may not use this server.")
-            elif scope["type"] == "http" and scope["path"] in _UNCOUNTED:
-                await self.app(scope, receive, counted)
-            else:
-                await self._counted(scope, receive, counted)
+            await self._check(scope, headers, receive, counted)
         except (ClientDisconnected, WebSocketDisconnect):
             return  # before the response was sent
         except Exception as error:  # top level of a connection: other connections must not be affected
@@ -81,18 +78,33 @@ class Gate:
             else:
                 raise  # uvicorn closes the connection
 
+    async def _check(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        may_use = self.origins.may_use(headers)
+        if may_use and is_preflight(scope.get("method", ""), headers):  # a browser sends no key with it
+            await Response(status_code=204, headers=self.origins.preflight_headers(headers))(scope, receive, send)
+        elif not self._has_key(scope, headers):
+            message = "A request must carry the API key of this server, but has none or a wrong one."
+            await refuse(scope, receive, send, 401, message, headers={"www-authenticate": "Bearer"})
+        elif _changes_something(scope) and not may_use:
+            await refuse(scope, receive, send, 403, _foreign_page(headers), code="origin_not_allowed")
+        elif scope["type"] == "http" and route_path(scope) in _UNCOUNTED:
+            await self.app(scope, receive, send)
+        else:
+            await self._counted(scope, receive, send)
+
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with self.admission.admitted():
                 self.metrics.open.set(self.admission.num_open)
                 await self.app(scope, receive, send)
         except ServerBusy as error:
-            await refuse(scope, receive, send, 503, str(error), retry_after_s=error.retry_after_s)
+            await refuse(scope, receive, send, 503, str(error), headers={"retry-after": str(error.retry_after_s)})
         finally:
             self.metrics.open.set(self.admission.num_open)
 
     def _has_key(self, scope: Scope, headers: Headers) -> bool:
-        if self.api_key is None or (scope["type"] == "http" and scope["path"] in _PUBLIC):
+        if self.api_key is None or (scope["type"] == "http" and route_path(scope) in _PUBLIC):
             return True
         kind, _, key = headers.get("authorization", "").partition(" ")
         found = [key.strip()] if kind.lower() == "bearer" else []
@@ -111,44 +123,9 @@ def _changes_something(scope: Scope) -> bool:
     return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
 
 
-def _is_own_page(headers: Headers) -> bool:
-    """Whether a request comes from our own page, or from a program, which sends no origin."""
-    origin = headers.get("origin")
-    if origin is None or headers.get("sec-fetch-site") == "same-origin":  # the latter also works behind a proxy
-        return True
-    try:
-        return urlsplit(origin).netloc == headers.get("host")
-    except ValueError:  # not a URL
-        return False
-
-
-async def refuse(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    message: str,
-    *,
-    retry_after_s: int | None = None,
-    is_unread: bool = True,
-) -> None:
-    """Answer a request or a handshake with an error in OpenAI's form.
-
-    Args:
-        scope, receive, send: as ASGI has them.
-        status: HTTP status of the response.
-        message: what is wrong and what to do, in a sentence.
-        retry_after_s: when the client may try again.
-        is_unread: whether the body is unread; it is then read first, for a limited time, since many clients read a response
-            only after they have sent everything.
-    """
-    headers = {"connection": "close"}
-    if retry_after_s is not None:
-        headers["retry-after"] = str(retry_after_s)
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if scope["type"] == "websocket":
-        await receive()  # websocket.connect
-    elif is_unread and "expect" not in Headers(scope=scope):  # such a client waits for permission to send the body
-        await linger(receive)
-    await JSONResponse(error_body(message, status=status), status, headers)(scope, receive, send)
+def _foreign_page(headers: Headers) -> str:
+    origin, host = headers.get("origin", "")[:100], headers.get("host", "")[:100]
+    return (
+        f"A page must be this server's own, or an allowed one, but this one is of {origin} and asks the host {host}. "
+        "A proxy must pass on the header Host; for pages of other sites, the server needs --allow-origin."
+    )

@@ -3,20 +3,24 @@
 import asyncio
 import functools
 import json
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
 from zipasr.serve.openai_api import (
+    MODEL_ALIASES,
     EventWriter,
     RequestError,
+    ServedModel,
     TranscriptionRequest,
     error_body,
     parse_request,
@@ -26,13 +30,20 @@ from zipasr.serve.openai_api import (
 )
 from zipasr.serve.pages import page_routes
 from zipasr.serve.recordings import Transcriber
+from zipasr.serve.routing import Endpoint
 from zipasr.serve.upload import Body, Upload, client_disconnected, linger, read_upload
 from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
+_MAX_LOGGED_FIELDS = 100
 _PROGRESS_EVERY_S = 0.5
+_KEEP_ALIVE_S = 15.0
+"""A stream of events sends something at least this often: many proxies cut a connection that is quiet for 60 s."""
+_EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Headers that keep proxies from holding events back."""
 _INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
 """Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
+_log = logging.getLogger("zipasr.serve")
 
 
 @dataclass(eq=False)
@@ -51,6 +62,17 @@ class HttpEndpoints:
     """Name of the model for clients."""
     can_stream: bool
     """Whether the model can process live audio."""
+    _ignored: set[str] = field(default_factory=set, init=False)
+
+    @functools.cached_property
+    def _model(self) -> ServedModel:
+        recognizer = self.transcriber.worker.recognizer
+        return ServedModel(
+            name=self.model_name,
+            tokenizer=recognizer.engine.tokenizer,
+            language=self.config.language,
+            has_hotwords=recognizer.can_use_hotwords,
+        )
 
     @functools.cached_property
     def _token_ids(self) -> dict[str, int]:
@@ -59,11 +81,11 @@ class HttpEndpoints:
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
         return [
-            Route("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{name:path}", self.model),
-            Route("/health", self.health),
-            Route("/metrics", self.show_metrics),
+            Endpoint("/v1/audio/transcriptions", self.transcriptions, methods=["POST"]),
+            Endpoint("/v1/models", self.models),
+            Endpoint("/v1/models/{name:path}", self.model),
+            Endpoint("/health", self.health),
+            Endpoint("/metrics", self.show_metrics),
             *page_routes(),
         ]
 
@@ -76,15 +98,17 @@ class HttpEndpoints:
             return self._disconnected_response()
         except RequestError as error:
             if not body.is_whole and "expect" not in request.headers:  # such a client waits for permission
-                await linger(request.receive, self.config.idle_timeout_s)
+                await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:
-            options = parse_request(upload.fields, self.model_name)
+            # In a thread: with many hotwords this takes a tenth of a second.
+            options = await asyncio.to_thread(parse_request, upload.fields, self._model)
         except RequestError as error:
             await upload.file.close()
             return self._error_response(error)
+        self._report_ignored(options.ignored)
         if options.is_stream:
-            return StreamingResponse(self._events(upload, options), media_type="text/event-stream")
+            return StreamingResponse(self._events(upload, options), media_type="text/event-stream", headers=_EVENT_HEADERS)
         try:
             transcript = await unless(client_disconnected(request.receive), self._transcribe(upload, options))
         except (AudioError, ConfigError, ServerBusy) as error:
@@ -94,6 +118,13 @@ class HttpEndpoints:
         # In a thread: for four hours of audio this takes half a second, which would delay live audio.
         content_type, text = await asyncio.to_thread(write_answer, options, transcript, self._token_ids)
         return Response(text, headers={"content-type": content_type})
+
+    def _report_ignored(self, names: Sequence[str]) -> None:
+        """Log unknown fields, each once, and no more of them than a few applications send."""
+        for name in names:
+            if name not in self._ignored and len(self._ignored) < _MAX_LOGGED_FIELDS:
+                self._ignored.add(name)
+                _log.warning("requests have the field %.100r, which has no effect here; further ones are not logged", name)
 
     async def _transcribe(
         self,
@@ -118,6 +149,7 @@ class HttpEndpoints:
         """The server-sent events of a request: text as it becomes final, comments with the progress, the end or an error."""
         writer, pending = EventWriter(options, self._token_ids), list[str]()
         done_s = reported_s = 0.0
+        latest_s = time.monotonic()
 
         def on_progress(seconds: float) -> None:
             nonlocal done_s
@@ -128,8 +160,8 @@ class HttpEndpoints:
         )
         try:
             while not (await asyncio.wait([work], timeout=_PROGRESS_EVERY_S))[0]:
-                if done_s > reported_s:
-                    reported_s = done_s
+                if done_s > reported_s or time.monotonic() - latest_s > _KEEP_ALIVE_S:
+                    reported_s, latest_s = done_s, time.monotonic()
                     pending.append(write_progress(done_s))
                 if pending:
                     events = "".join(pending)
@@ -167,19 +199,20 @@ class HttpEndpoints:
         param = "num_best" if message.startswith("num_best") else "prompt"
         return JSONResponse(error_body(message, param=param), status_code=400)
 
-    def _model_object(self) -> dict[str, object]:
-        return {"id": self.model_name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
+    def _model_object(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
 
     async def models(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models`: a list with the only model."""
-        return JSONResponse({"object": "list", "data": [self._model_object()]})
+        return JSONResponse({"object": "list", "data": [self._model_object(self.model_name)]})
 
     async def model(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models/NAME`."""
-        if request.path_params["name"] != self.model_name:
+        name = request.path_params["name"]
+        if name not in (self.model_name, *MODEL_ALIASES):
             message = f"This server has no model of that name; its model is {self.model_name}."
             return JSONResponse(error_body(message, code="model_not_found"), status_code=404)
-        return JSONResponse(self._model_object())
+        return JSONResponse(self._model_object(name))
 
     async def health(self, request: Request) -> Response:
         """Whether the server accepts requests: 200, or 503 when it is shutting down or its worker has failed."""

@@ -1,11 +1,17 @@
-"""The limits of a server: `ServeConfig`, and `Admission`, which counts open requests and refuses further ones. No I/O."""
+"""The settings and limits of a server: `ServeConfig`, and `Admission`, which counts open requests and refuses further ones.
+No I/O.
+"""
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from zipasr.errors import ConfigError, ZipasrError
+from zipasr.serve.addresses import check_root_path, parse_network, parse_origin
+
+_STALL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +35,26 @@ class ServeConfig:
     max_waiting: int = 64
     """Largest number of recordings that wait to be transcribed."""
     idle_timeout_s: float = 60.0
-    """How long the server waits for a client that should send or read data."""
+    """How long the server waits for a client that should send or read data. 0: for audio, forever."""
     drain_timeout_s: float = 120.0
     """How long accepted requests may take after SIGTERM."""
+    allow_origins: tuple[str, ...] = ()
+    """Origins (scheme://host[:port]) whose pages may use the server, besides its own page; `*`: those of all sites."""
+    root_path: str = ""
+    """The path below which a proxy publishes the server, such as /speech; requests may come with or without it."""
+    forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses and networks of proxies whose X-Forwarded-Host and X-Forwarded-Proto count; `*`: those of everybody."""
+    language: str | None = None
+    """Language of the model, such as en or pt-BR; None: not declared, and a request may name any."""
 
     def __post_init__(self) -> None:
+        for origin in self.allow_origins:
+            parse_origin(origin)
+        for network in self.forwarded_allow_ips:
+            parse_network(network)
+        check_root_path(self.root_path)
+        if self.language is not None and not re.fullmatch(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*", self.language):
+            raise ConfigError(f"the language must be a code such as en or pt-BR, but is {self.language!r}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port must be from 0 to 65535, but is {self.port}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
@@ -43,7 +64,9 @@ class ServeConfig:
         for name in ("max_connections", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("max_upload_mb", "max_audio_s", "max_utterance_s", "idle_timeout_s", "drain_timeout_s"):
+        if not 0 <= self.idle_timeout_s < math.inf:
+            raise ConfigError(f"idle_timeout_s must be finite and not below 0, but is {self.idle_timeout_s}; 0: never")
+        for name in ("max_upload_mb", "max_audio_s", "max_utterance_s", "drain_timeout_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0 and finite, but is {getattr(self, name)}")
 
@@ -51,6 +74,17 @@ class ServeConfig:
     def max_upload_bytes(self) -> int:
         """Largest request in bytes."""
         return round(self.max_upload_mb * 1e6)
+
+    @property
+    def silence_timeout_s(self) -> float | None:
+        """How long a client may send no audio; None: forever."""
+        return self.idle_timeout_s or None
+
+    @property
+    def stall_timeout_s(self) -> float:
+        """How long a client may take for the head of a request, and not read a response; never forever, since such a client
+        holds memory and has nothing to wait for."""
+        return self.idle_timeout_s or _STALL_S
 
 
 class ServerBusy(ZipasrError):

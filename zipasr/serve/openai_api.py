@@ -1,23 +1,28 @@
 """Messages of OpenAI's transcription API: the fields of a request become a `TranscriptionRequest`, a transcript becomes a
 response in one of five formats, or the events of a stream. No I/O.
 
-A field that our models cannot honor is refused with an explanation, not ignored; docs/serving.md lists these fields.
+A value that asks for another transcript than ours is refused with an explanation. Fields without an effect on our models,
+and unknown ones, are accepted, since many applications always send them; docs/serving.md lists the fields.
 """
 
 import bisect
 import math
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zipasr.errors import ProtocolError
+from zipasr.errors import ConfigError, ProtocolError
+from zipasr.search.hotwords import check_writable
+from zipasr.serve.hints import phrases_of, writable_phrases
 from zipasr.serve.protocol import timed_words, write_json
 from zipasr.text import normalize, single_spaced
+from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import FORMATS, Token, Transcript, to_cues
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
-MODEL_ALIAS = "whisper-1"
-"""Accepted besides the model's own name: many applications written for OpenAI's server can name no other model."""
+MODEL_ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
+"""Accepted besides the model's own name: OpenAI's names, which applications send by default, and some can name no other."""
 _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 _MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
@@ -43,6 +48,18 @@ class RequestError(ProtocolError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What a request may ask of the model."""
+
+    name: str
+    tokenizer: Tokenizer
+    language: str | None = None
+    """Its declared language; None: not declared."""
+    has_hotwords: bool = True
+    """Whether its search can use hotwords."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranscriptionRequest:
     """The options of a transcription request, without the recording."""
 
@@ -56,67 +73,83 @@ class TranscriptionRequest:
     """Hotwords of the request; None: those of the server."""
     num_best: int | None = None
     """Size of the n-best list; None: only the best hypothesis is asked for."""
+    language: str = "unknown"
+    """Language of the response: our models do not identify it, so it is the declared one, or the one that was asked for."""
+    ignored: tuple[str, ...] = ()
+    """Names of unknown fields."""
 
 
-def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> TranscriptionRequest:
-    """Parse the fields of a form.
+def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> TranscriptionRequest:
+    """Parse the fields of a form; an empty value is an absent one.
 
     Raises:
-        RequestError: a field is unknown, is given twice or asks for something unsupported.
+        RequestError: a field is given twice or asks for something unsupported.
     """
-    single: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {"timestamp_granularities": [], "include": [], "keywords": []}
-    for name, value in fields:
-        if name.removesuffix("[]") in repeated:
-            repeated[name.removesuffix("[]")].append(value)
-        elif name in single:
-            raise RequestError(f"{name} must be given once, but is given twice.", param=name)
-        else:
-            single[name] = value
-    _check_model(single.pop("model", None), model_name)
+    single, repeated, twice = _collected(fields)
+    _check_model(single.pop("model", None), model.name)
     _check_fixed(single)
+    language = _language(single.pop("language", ""), model.language)
     response_format = _choice("response_format", single.pop("response_format", "json"), RESPONSE_FORMATS)
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
-    hotwords = _phrases(single.pop("prompt", ""), repeated["keywords"])
+    hotwords = _hotwords(single.pop("prompt", ""), repeated["keywords"], model)
     num_best = _num_best(single.pop("num_best", None), response_format)
-    for name in single:
-        raise RequestError(f"The field {name} is not supported; leave it out.", param=name)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
         raise RequestError(
             f"{response_format} cannot be streamed, since it needs the whole transcript; leave stream out, or ask for json.",
             param="stream",
         )
     granularities = [
-        _choice("timestamp_granularities", value, _GRANULARITIES) for value in repeated["timestamp_granularities"]
+        _choice("timestamp_granularities", value, _GRANULARITIES)
+        for value in _separated(repeated["timestamp_granularities"])
     ]
     if granularities and response_format != "verbose_json":
         raise RequestError(
             f"timestamp_granularities has an effect only on verbose_json, but response_format is {response_format}.",
             param="timestamp_granularities",
         )
-    for value in repeated["include"]:
-        _choice("include", value, ("logprobs",))
-    if repeated["include"] and response_format != "json":
+    included = [_choice("include", value, ("logprobs",)) for value in _separated(repeated["include"])]
+    if included and response_format != "json":
         raise RequestError(
             f"logprobs are for json only, but response_format is {response_format}; leave include out.", param="include"
         )
+    for name in twice - set(single):  # what is left there is unknown
+        raise RequestError(f"{name} must be given once, but is given twice.", param=name)
     return TranscriptionRequest(
         response_format=response_format,
         is_stream=is_stream,
         has_words="word" in granularities,
         has_segments="segment" in granularities or not granularities,
-        has_log_probs=bool(repeated["include"]),
+        has_log_probs=bool(included),
         hotwords=hotwords,
         num_best=num_best,
+        language=language,
+        ignored=tuple(single),
     )
+
+
+def _collected(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[str]], set[str]]:
+    """The fields with one value, those of arrays, and the names of the former that occur twice; without empty values."""
+    single: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {"timestamp_granularities": [], "include": [], "keywords": []}
+    twice: set[str] = set()
+    for name, value in fields:
+        if not value.strip():
+            continue
+        if name.removesuffix("[]") in repeated:
+            repeated[name.removesuffix("[]")].append(value)
+        elif name in single:
+            twice.add(name)
+        else:
+            single[name] = value
+    return single, repeated, twice
 
 
 def _check_model(asked: str | None, model_name: str) -> None:
     if asked is None:
         raise RequestError(f"model must be the name of the model, {model_name}, but is missing.", param="model")
-    if asked not in (model_name, MODEL_ALIAS):
+    if asked not in (model_name, *MODEL_ALIASES):
         raise RequestError(
-            f"This server has no model {asked[:100]!r}; its model is {model_name} ({MODEL_ALIAS} is an alias).",
+            f"This server has no model {asked[:100]!r}; its model is {model_name} ({MODEL_ALIASES[0]} is an alias).",
             param="model",
             status=404,
             code="model_not_found",
@@ -124,20 +157,45 @@ def _check_model(asked: str | None, model_name: str) -> None:
 
 
 def _check_fixed(single: dict[str, str]) -> None:
-    """Remove fields of which only the default value is supported; refuse other values."""
-    if "language" in single:
-        raise RequestError("The model of this server has a fixed language; leave language out.", param="language")
+    """Remove fields that change nothing here; refuse values that are wrong, or that ask for another processing."""
+    temperature = single.pop("temperature", "0")
     try:
-        is_zero = float(single.pop("temperature", "0")) == 0
+        is_valid = 0 <= float(temperature) <= 1
     except ValueError:
-        is_zero = False
-    if not is_zero:
-        raise RequestError("The search is deterministic; leave temperature out, or give 0.", param="temperature")
+        is_valid = False
+    if not is_valid:
+        raise RequestError(f"temperature must be from 0 to 1, but is {temperature[:100]!r}.", param="temperature")
     if single.pop("chunking_strategy", "auto") != "auto":
         raise RequestError(
             "The server decides where to split long recordings; leave chunking_strategy out, or give auto.",
             param="chunking_strategy",
         )
+
+
+def _language(asked: str, declared: str | None) -> str:
+    """The language of the response.
+
+    Raises:
+        RequestError: another language than the declared one is asked for.
+    """
+    if not asked or asked.lower() == "auto":
+        return declared or "unknown"
+    if declared is not None and _primary_language(asked) != _primary_language(declared):
+        raise RequestError(
+            f"language must be {declared}, the language of this model, but is {asked[:100]!r}; leave it out.",
+            param="language",
+        )
+    return declared or asked
+
+
+def _primary_language(code: str) -> str:
+    """The language of a code without its region, in lower case: of en-US, of en_US, of EN."""
+    return re.split("[-_]", code.strip().lower())[0]
+
+
+def _separated(values: Iterable[str]) -> list[str]:
+    """Values of an array field; some clients send one value with commas in it."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -158,19 +216,23 @@ def _num_best(value: str | None, response_format: str) -> int | None:
     return int(value)
 
 
-def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
-    """The hotwords of a request: every keyword, and the prompt split at commas and line ends; None: there are none."""
-    separated = [part for line in prompt.splitlines() for part in line.split(",")]
-    phrases = tuple(filter(None, dict.fromkeys(single_spaced(normalize(phrase)) for phrase in (*keywords, *separated))))
-    if len(phrases) > _MAX_PHRASES:
-        raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {len(phrases)}.", param="prompt")
-    num_characters = sum(map(len, phrases))
+def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple[str, ...] | None:
+    """The hotwords of a request: every keyword, and what of the prompt the model can write; None: there are none."""
+    named, described = [single_spaced(normalize(keyword)) for keyword in keywords], phrases_of(normalize(prompt))
+    num_phrases, num_characters = len({*named, *described}), sum(map(len, {*named, *described}))
+    if num_phrases > _MAX_PHRASES:
+        raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {num_phrases}.", param="prompt")
     if num_characters > _MAX_PHRASE_CHARACTERS:
         raise RequestError(
             f"Hotwords must have at most {_MAX_PHRASE_CHARACTERS} characters in total, but have {num_characters}.",
             param="prompt",
         )
-    return phrases or None
+    try:
+        check_writable(named, model.tokenizer)
+    except ConfigError as error:
+        raise RequestError(str(error).replace("hotword", "keyword", 1), param="keywords") from error
+    found = (*named, *(writable_phrases(described, model.tokenizer) if model.has_hotwords else ()))
+    return tuple(dict.fromkeys(found)) or None
 
 
 def write_answer(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> tuple[str, str]:
@@ -242,7 +304,7 @@ def error_body(message: str, *, param: str | None = None, code: str | None = Non
 def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> dict[str, object]:
     answer: dict[str, object] = {
         "task": "transcribe",
-        "language": "unknown",  # our models do not identify it
+        "language": request.language,
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }

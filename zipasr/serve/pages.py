@@ -5,7 +5,8 @@ from importlib import resources
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from zipasr.serve.routing import Endpoint
 
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -32,10 +33,10 @@ _HEADERS = {
 }
 
 
-def page_routes() -> list[Route]:
+def page_routes() -> list[Endpoint]:
     """A route for each file of the page; the files are read once, now."""
     folder = resources.files("zipasr.serve") / "page"
-    return [Route(path, _file(folder.joinpath(name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()]
+    return [Endpoint(path, _file(folder.joinpath(name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()]
 
 
 def _file(content: bytes, content_type: str) -> Callable[[Request], Awaitable[Response]]:

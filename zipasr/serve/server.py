@@ -109,7 +109,7 @@ class Service:
         worker.start()
         background = [
             asyncio.ensure_future(self._call_when_ready(on_ready)),
-            asyncio.ensure_future(break_stuck(self._server.server_state.connections, self.config.idle_timeout_s)),
+            asyncio.ensure_future(break_stuck(self._server.server_state.connections, self.config.stall_timeout_s)),
         ]
         try:
             await self._server.serve(sockets=[self._socket])
@@ -124,11 +124,12 @@ class Service:
         return self._num_unanswered == 0
 
     def _app(self, transcriber: "Transcriber", metrics: "Metrics") -> "ASGIApp":
-        from starlette.routing import Router
-
+        from zipasr.serve.cross_origin import Origins
         from zipasr.serve.gate import Gate
         from zipasr.serve.http import HttpEndpoints
         from zipasr.serve.live import LiveSessions
+        from zipasr.serve.proxy import BehindProxy
+        from zipasr.serve.routing import router
         from zipasr.serve.sockets import SocketEndpoints
 
         worker = transcriber.worker
@@ -140,8 +141,9 @@ class Service:
         sockets = SocketEndpoints(
             transcriber, live, self.config, metrics, draining=self._draining, why_no_stream=self.why_no_stream
         )
-        app = Router(routes=[*http.routes(), *sockets.routes()])
-        return Gate(app, self._admission, metrics, api_key=self.config.api_key)
+        app, config = router([*http.routes(), *sockets.routes()]), self.config
+        gate = Gate(app, self._admission, metrics, api_key=config.api_key, origins=Origins(config.allow_origins))
+        return BehindProxy(gate, root_path=config.root_path, trusted=config.forwarded_allow_ips)
 
     async def _call_when_ready(self, on_ready: Callable[[], None]) -> None:
         while not self._server.started:
@@ -208,8 +210,8 @@ def _make_server(
     return Server(
         uvicorn.Config(
             app,
-            http=connection_class(config.max_connections + _MAX_IDLE_CONNECTIONS, config.idle_timeout_s),
-            ws=socket_class(config.idle_timeout_s),
+            http=connection_class(config.max_connections + _MAX_IDLE_CONNECTIONS, config.stall_timeout_s),
+            ws=socket_class(config.stall_timeout_s),
             ws_ping_interval=_PING_INTERVAL_S,
             ws_ping_timeout=None,
             # A recording at 16 kHz fits into one message; at higher rates it may need several.
@@ -220,6 +222,7 @@ def _make_server(
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # see `BehindProxy`
             timeout_keep_alive=5,
             timeout_graceful_shutdown=_MIN_FLUSH_S,
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,

@@ -15,7 +15,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from zipasr.errors import AudioError, ProtocolError
-from zipasr.serve.gate import SUBPROTOCOL, refuse
+from zipasr.serve.gate import SUBPROTOCOL
 from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.serve.live import LiveSession, LiveSessions
 from zipasr.serve.metrics import Metrics
@@ -31,6 +31,7 @@ from zipasr.serve.protocol import (
     to_recording_json,
 )
 from zipasr.serve.recordings import Transcriber
+from zipasr.serve.refusal import refuse
 
 T = TypeVar("T")
 _CODE_DONE, _CODE_UNSUPPORTED, _CODE_BAD_DATA = 1000, 1003, 1007
@@ -56,8 +57,12 @@ class _Disconnected(Exception):
     """The client has disconnected."""
 
 
-class _EarlyEnd(NamedTuple):
-    """Why results ended before the audio. Not an exception: one that a task stores refers to its frames and so to the task,
+class _Silent(_Close):
+    """The client has sent nothing for too long."""
+
+
+class _End(NamedTuple):
+    """Why live audio or its results ended. Not an exception: one that a task stores refers to its frames and so to the task,
     and both would stay until garbage collection."""
 
     code: int
@@ -104,12 +109,10 @@ class SocketEndpoints:
         session, messages = self.live.open(), _Messages(socket)
         writing = asyncio.ensure_future(self._write_results(socket, session))
         try:
-            is_done = await self._read_audio(messages, session, writing)
+            end_of_audio = await self._read_audio(messages, session, writing)
             session.finish()
-            end = await writing
-            if end is not None:
-                raise end.to_error()
-            raise _Close(_CODE_DONE) if is_done else _Close(_CODE_RESTART, _STOPPING)
+            early_end = await writing
+            raise (early_end or end_of_audio).to_error()
         except (_Close, ProtocolError) as error:
             await _close(socket, error)
         except _Disconnected:
@@ -120,16 +123,21 @@ class SocketEndpoints:
             writing.cancel()
             await asyncio.wait([writing])
 
-    async def _read_audio(
-        self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[_EarlyEnd | None]"
-    ) -> bool:
-        """Receive audio until the client is done or the server is shutting down; return whether the client is done."""
+    async def _read_audio(self, messages: "_Messages", session: LiveSession, writing: "asyncio.Future[_End | None]") -> _End:
+        """Receive audio until the client is done or has been silent for too long, or the server is shutting down; return
+        which of them. A microphone that sends only speech is silent after an utterance, whose last words then follow."""
         reader = LiveReader()
         latest_s = float("inf")
-        while (message := await self._next(messages, background=writing, backlog_s=_BACKLOG_S)) is not None:
+        while True:
+            try:
+                message = await self._next(messages, background=writing, backlog_s=_BACKLOG_S)
+            except _Silent as silent:
+                return _End(silent.code, str(silent))
+            if message is None:
+                break
             if isinstance(message, str):
                 check_text(message)
-                return True
+                return _End(_CODE_DONE)
             session.push(reader.read(message))
             if not session.has_room:
                 await _first_of(session.room(), writing)
@@ -137,9 +145,9 @@ class SocketEndpoints:
                 latest_s = min(latest_s, time.monotonic() + self.config.drain_timeout_s * _RECEIVE_SHARE)
                 if time.monotonic() >= latest_s:
                     break
-        return False
+        return _End(_CODE_RESTART, _STOPPING)
 
-    async def _write_results(self, socket: WebSocket, session: LiveSession) -> _EarlyEnd | None:
+    async def _write_results(self, socket: WebSocket, session: LiveSession) -> _End | None:
         """Send results until the last one; return why they ended early, if they did."""
         is_eof, has_words = False, _offers_subprotocol(socket)
         try:
@@ -147,9 +155,9 @@ class SocketEndpoints:
                 try:
                     result = await session.next_result()
                 except ValueError as error:
-                    return _EarlyEnd(_CODE_BAD_DATA, str(error))
+                    return _End(_CODE_BAD_DATA, str(error))
                 except RuntimeError as error:
-                    return _EarlyEnd(_CODE_FAILED, str(error))
+                    return _End(_CODE_FAILED, str(error))
                 is_eof = result.is_eof
                 message = to_live_json(
                     result.transcript,
@@ -162,7 +170,7 @@ class SocketEndpoints:
                 await _send(socket, message)
             await _send(socket, SERVER_DONE)
         except _Disconnected:
-            return _EarlyEnd(0)
+            return _End(0)
         return None
 
     async def offline(self, socket: WebSocket) -> None:
@@ -210,7 +218,7 @@ class SocketEndpoints:
         self,
         messages: "_Messages",
         *,
-        background: "asyncio.Future[_EarlyEnd | None] | None" = None,
+        background: "asyncio.Future[_End | None] | None" = None,
         can_stop: bool = True,
         backlog_s: float = 0.0,
     ) -> bytes | str | None:
@@ -223,13 +231,15 @@ class SocketEndpoints:
             backlog_s: how long to wait for a message when the server is shutting down.
         Raises:
             _Disconnected: the client has disconnected.
-            _Close: the client has sent nothing for too long, or `background` ended.
+            _Silent: the client has sent nothing for too long.
+            _Close: `background` ended.
         """
         receiving = messages.next()
         draining = asyncio.ensure_future(self.draining.wait())
         others: list[asyncio.Future[Any]] = [*([background] if background else []), *([draining] if can_stop else [])]
         try:
-            await asyncio.wait([receiving, *others], timeout=self.config.idle_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            timeout_s = self.config.silence_timeout_s
+            await asyncio.wait([receiving, *others], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if background is not None and background.done():
                 end = background.result()
                 assert end is not None, "results ended before the audio did"
@@ -241,7 +251,7 @@ class SocketEndpoints:
                 return messages.take()
             if is_stopping:
                 return None
-            raise _Close(_CODE_IDLE, f"The client sent nothing for {self.config.idle_timeout_s:g} s.")
+            raise _Silent(_CODE_IDLE, f"The client sent nothing for {self.config.idle_timeout_s:g} s.")
         finally:
             draining.cancel()
 
@@ -287,7 +297,7 @@ class _Messages:
             return await working
         finally:
             working.cancel()
-            del working, both  # see `_EarlyEnd`
+            del working, both  # see `_End`
 
     def stop(self) -> None:
         """Stop waiting for messages."""
@@ -304,7 +314,7 @@ async def _accept(socket: WebSocket) -> None:
     await socket.accept(subprotocol=SUBPROTOCOL if _offers_subprotocol(socket) else None)
 
 
-async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_EarlyEnd | None]") -> None:
+async def _first_of(waiting: Coroutine[Any, Any, None], other: "asyncio.Future[_End | None]") -> None:
     """Wait until one of the two completes; then cancel `waiting`, but not `other`."""
     task = asyncio.ensure_future(waiting)
     try:

@@ -4,8 +4,9 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -42,9 +43,13 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             f"{content_type[:80] or 'nothing'!r}."
         )
     try:
-        form = await Request(request.scope, body.receive).form(
-            max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
-        )
+        form = await _Parser(
+            request.headers,
+            Request(request.scope, body.receive).stream(),
+            max_files=1,
+            max_fields=_MAX_FIELDS,
+            max_part_size=_MAX_FIELD_BYTES,
+        ).parse()
     except MultiPartException as error:
         raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -53,6 +58,18 @@ async def read_upload(request: Request, body: "Body") -> Upload:
         await form.close()
         raise RequestError("The recording must be in the field file, but there is no such field.", param="file")
     return Upload(fields, files[0][1])
+
+
+class _Parser(MultiPartParser):
+    """Takes the part `file` as a file even without a filename: Starlette's parser takes such a part as a short text."""
+
+    def on_headers_finished(self) -> None:
+        """Called after the headers of a part."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if options.get(b"name") == b"file" and b"filename" not in options:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
 
 
 class Body:
@@ -72,9 +89,8 @@ class Body:
         """The next ASGI message of the body."""
         config = self._config
         if not self._is_too_large:
-            left_s = self._start_s + config.idle_timeout_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), min(config.idle_timeout_s, max(left_s, 0)))
+                message = await asyncio.wait_for(self._receive(), self._timeout_s())
             except TimeoutError as error:
                 raise RequestError("The recording arrived too slowly, or not at all.", status=408) from error
             self._num_bytes += len(message.get("body", b""))
@@ -88,6 +104,14 @@ class Body:
                 param="file",
             )
         return message
+
+    def _timeout_s(self) -> float | None:
+        """How long the next message may take; None: forever."""
+        silence_s = self._config.silence_timeout_s
+        if silence_s is None:
+            return None
+        left_s = self._start_s + silence_s + self._num_bytes / _MIN_BYTES_PER_S - time.monotonic()
+        return min(silence_s, max(left_s, 0))
 
 
 async def linger(receive: Receive, timeout_s: float = _LINGER_S) -> None:
