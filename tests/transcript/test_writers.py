@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zipasr.transcript import (
+    CUE_FORMATS,
     FORMATS,
     Cue,
+    CueConfig,
     Token,
     Transcript,
     Word,
@@ -21,6 +23,7 @@ from zipasr.transcript import (
     to_textgrid,
     to_tsv,
     to_vtt,
+    writer,
 )
 
 
@@ -32,7 +35,7 @@ def spoken(*words: tuple[str, float, float], duration_s: float = 10.0, joiner: s
 
 def test_subtitles_break_at_pauses_and_before_they_are_too_long() -> None:
     transcript = spoken(("good", 0.0, 0.3), ("morning", 0.4, 0.9), ("everyone", 2.0, 2.5))
-    assert to_cues(transcript) == [Cue(0.0, 0.9, "good morning"), Cue(2.0, 2.5, "everyone")]
+    assert to_cues(transcript) == [Cue(0.0, 1.0, "good morning"), Cue(2.0, 3.0, "everyone")]
     steady = spoken(*(("word", 0.4 * i, 0.4 * i + 0.3) for i in range(60)), duration_s=24.0)
     cues = to_cues(steady)
     assert " ".join(" ".join(cue.text.split()) for cue in cues) == steady.text
@@ -53,13 +56,13 @@ def test_text_without_times_is_one_subtitle() -> None:
 
 def test_srt_and_vtt() -> None:
     transcript = spoken(("a<b", 3599.9996, 3600.5), duration_s=3601.0)
-    assert to_srt(transcript, "x") == "1\n01:00:00,000 --> 01:00:00,500\na<b\n\n"
-    assert to_vtt(transcript, "x") == "WEBVTT\n\n01:00:00.000 --> 01:00:00.500\na&lt;b\n"
+    assert to_srt(transcript, "x") == "1\n01:00:00,000 --> 01:00:01,000\na<b\n\n"
+    assert to_vtt(transcript, "x") == "WEBVTT\n\n01:00:00.000 --> 01:00:01.000\na&lt;b\n"
 
 
 def test_tsv_and_ctm() -> None:
     transcript = dataclasses.replace(spoken(("hi", 0.12, 0.5), ("you", 0.5, 0.8)), channel=1)
-    assert to_tsv(transcript, "x") == "start\tend\ttext\n120\t800\thi you\n"
+    assert to_tsv(transcript, "x") == "start\tend\ttext\n120\t1120\thi you\n"
     assert to_ctm(transcript, "my call.wav") == (
         "my_call.wav 2 0.120 0.380 hi 0.5000\nmy_call.wav 2 0.500 0.300 you 0.5000\n"
     )
@@ -68,7 +71,7 @@ def test_tsv_and_ctm() -> None:
 def test_a_language_without_spaces_keeps_none() -> None:
     transcript = spoken(("日", 0.0, 0.1), ("本", 0.1, 0.2), joiner="")
     assert transcript.text == "日本"
-    assert to_cues(transcript) == [Cue(0.0, 0.2, "日本")]
+    assert to_cues(transcript) == [Cue(0.0, 1.0, "日本")]
 
 
 def test_json_of_alternatives_and_channel() -> None:
@@ -94,3 +97,15 @@ def test_textgrid_tiers_cover_the_recording_whatever_the_times(times: list[tuple
         assert starts[1:] == ends[:-1]
         assert len(starts) == int(re.findall(r"size = (\d+)", tier)[0])
     assert written.count('say ""x""') == sum("say" in line for line in written.splitlines())
+
+
+def test_limits_of_subtitles_reach_every_format_of_them() -> None:
+    transcript = spoken(("good", 0.0, 0.3), ("morning", 0.4, 0.9))
+    for format in CUE_FORMATS:
+        write = writer(format, CueConfig(max_line_chars=8, max_lines=1))
+        assert "good\n" in write(transcript, "a")
+        assert "good\n" not in writer(format)(transcript, "a")
+    with pytest.raises(ValueError, match="cues must be given for srt, vtt, tsv only"):
+        writer("ctm", CueConfig())
+    with pytest.raises(ValueError, match="format must be one of"):
+        writer("doc")

@@ -20,6 +20,8 @@ class Token:
     """End of that frame (40 ms later at 25 Hz), or of its interval in an alignment."""
     log_prob: float
     """Natural logarithm of its probability."""
+    channel: int | None = None
+    """Its channel, in a transcript merged from several."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Word:
     end_s: float
     confidence: float
     """Geometric mean of the probabilities of its tokens, in [0, 1]."""
+    channel: int | None = None
+    """Its channel, in a transcript merged from several."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
 
 
 def _text_and_times(part: Word | Token) -> dict[str, object]:
-    return {"text": part.text, "start_s": _rounded(part.start_s, 3), "end_s": _rounded(part.end_s, 3)}
+    channel: dict[str, object] = {} if part.channel is None else {"channel": part.channel}
+    return {"text": part.text, "start_s": _rounded(part.start_s, 3), "end_s": _rounded(part.end_s, 3), **channel}
 
 
 def _rounded(value: float, num_digits: int) -> float | None:
