@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zipasr.audio import AUDIO_SUFFIXES
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
@@ -22,10 +23,6 @@ from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id
 from zipasr.text import single_spaced
 
-AUDIO_SUFFIXES = frozenset(
-    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
-)
-"""Suffixes of files in a folder that count as recordings."""
 TEXT_SUFFIXES = (".txt", ".lab", *READERS)
 """Suffixes of files beside a recording that hold its words, the preferred first."""
 _LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")

@@ -10,15 +10,17 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zipasr.errors import ProtocolError
+from zipasr.errors import ConfigError, ProtocolError
 from zipasr.serve.protocol import timed_words, write_json
-from zipasr.transcript import FORMATS, Token, Transcript, to_cues
+from zipasr.transcript import CUE_FORMATS, CueConfig, Token, Transcript, to_cues, writer
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MODEL_ALIAS = "whisper-1"
 """Accepted besides the model's own name: many applications written for OpenAI's server can name no other model."""
 _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+_CUE_FIELDS = {"max_line_chars": int, "max_lines": int, "min_cue_s": float, "max_cue_s": float}
+"""Fields of `CueConfig`, which OpenAI's API does not have, and how each is read."""
 _MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
 """Limits on the hotwords of a request: their graph grows with their characters, and all requests wait while it is built."""
 
@@ -51,6 +53,8 @@ class TranscriptionRequest:
     has_log_probs: bool = False
     hotwords: tuple[str, ...] | None = None
     """Hotwords of the request; None: those of the server."""
+    cues: CueConfig | None = None
+    """Limits of subtitles and segments; None: the defaults."""
 
 
 def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> TranscriptionRequest:
@@ -73,6 +77,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
     response_format = _choice("response_format", single.pop("response_format", "json"), RESPONSE_FORMATS)
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
     hotwords = _phrases(single.pop("prompt", ""), repeated["keywords"])
+    cues = _cues(single, response_format)
     for name in single:
         raise RequestError(f"The field {name} is not supported; leave it out.", param=name)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
@@ -101,6 +106,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model_name: str) -> Transcr
         has_segments="segment" in granularities or not granularities,
         has_log_probs=bool(repeated["include"]),
         hotwords=hotwords,
+        cues=cues,
     )
 
 
@@ -139,6 +145,29 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def _cues(single: dict[str, str], response_format: str) -> CueConfig | None:
+    """Remove the fields that limit subtitles and return the limits; None: none is given."""
+    given = {name: single.pop(name) for name in _CUE_FIELDS if name in single}
+    if not given:
+        return None
+    first = next(iter(given))
+    if response_format not in (*CUE_FORMATS, "verbose_json"):
+        raise RequestError(
+            f"{first} has an effect only on srt, vtt and verbose_json, but response_format is {response_format}.",
+            param=first,
+        )
+    values: dict[str, float] = {}
+    for name, value in given.items():
+        try:
+            values[name] = _CUE_FIELDS[name](value)
+        except ValueError as error:
+            raise RequestError(f"{name} must be a number, but is {value[:100]!r}.", param=name) from error
+    try:
+        return CueConfig(**values)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise RequestError(f"{error}.", param=first) from error
+
+
 def _phrases(prompt: str, keywords: Iterable[str]) -> tuple[str, ...] | None:
     """The hotwords of a request: every keyword, and the prompt split at commas and line ends; None: there are none."""
     separated = [part for line in prompt.splitlines() for part in line.split(",")]
@@ -171,7 +200,7 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
         return "application/json", write_json(answer)
-    return f"{_CONTENT_TYPES[kind]}; charset=utf-8", FORMATS[kind](transcript, "")
+    return f"{_CONTENT_TYPES[kind]}; charset=utf-8", writer(kind, request.cues)(transcript, "")
 
 
 class EventWriter:
@@ -228,16 +257,16 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
         "text": transcript.text,
     }
     if request.has_segments:
-        answer["segments"] = _segments(transcript, token_ids)
+        answer["segments"] = _segments(transcript, token_ids, request.cues)
     if request.has_words:
         answer["words"] = timed_words(transcript)
     answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
     return answer
 
 
-def _segments(transcript: Transcript, token_ids: Mapping[str, int]) -> list[dict[str, object]]:
+def _segments(transcript: Transcript, token_ids: Mapping[str, int], limits: CueConfig | None) -> list[dict[str, object]]:
     """One segment per subtitle. The models do not detect silence, so `no_speech_prob` is 0."""
-    cues = to_cues(transcript)
+    cues = to_cues(transcript, limits)
     groups: list[list[Token]] = [[] for _ in cues]
     starts_s = [cue.start_s for cue in cues]
     for token in transcript.tokens if cues else ():
