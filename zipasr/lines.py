@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
@@ -23,6 +24,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            refuse_pointer(file.peek(HEAD_BYTES), path, DataError)
             if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 yield from _utf16_lines(file.read())
                 return

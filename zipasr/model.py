@@ -311,6 +311,12 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     for folder in (path, path / MODEL_SUBFOLDER):
         if (folder / CONFIG_FILE).is_file() and (folder / checkpoint.CHECKSUMS).is_file():
             return folder
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, convert it once in Python: "
+            "from zipasr.hub import load_icefall, open_tokenizer; tokenizer = open_tokenizer('bpe.model'); "
+            f"load_icefall({str(path)!r}, tokenizer).save('converted', tokenizer). Then use the folder (docs/icefall.md)"
+        )
     needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
     found = "it is not" if path.is_dir() else "there is no such folder"
     raise CheckpointError(

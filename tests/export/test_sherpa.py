@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.export.models import random_model
 from tests.export.sherpa import SEARCHES, sherpa_results, transcripts_without_padding
-from tests.tiny_model import noise
-from zipasr.export import ExportReport
+from tests.tiny_model import TEXTS, noise
+from zipasr.export import ExportReport, export_model
+from zipasr.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("method", SEARCHES)
@@ -24,3 +26,24 @@ def test_sherpa_finds_what_we_find(method: str, model_dir: Path, report: ExportR
         assert found == [token.text.replace("\u2581", " ") for token in expected.tokens if token.text != "<unk>"]
         num_tokens += len(expected.tokens)
     assert num_tokens > 5
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "unigram"])
+def test_hotwords_of_sherpa_work_with_the_files_and_flags_of_the_readme(kind: str, tmp_path: Path) -> None:
+    """A boost that outweighs any model makes the phrase appear, written with the pieces that our tokenizer gives it."""
+    tokenizer = Tokenizer.train(TEXTS, kind=kind, vocab_size=None if kind == "char" else 48)  # type: ignore[arg-type]
+    model = random_model(vocab_size=tokenizer.vocab_size)
+    model.save(tmp_path / "model", tokenizer)
+    folder = export_model(tmp_path / "model", tmp_path / "exported").folder
+    (tmp_path / "hotwords.txt").write_text("BROWN FOX\n")
+    (flags,) = [line.split() for line in (folder / "README.md").read_text().splitlines() if "--hotwords-file" in line]
+    given = dict(flag.removeprefix("--").replace("-", "_").split("=") for flag in flags)
+    assert given.keys() == {"hotwords_file", "hotwords_score", "modeling_unit", "bpe_vocab"}
+    given |= {"hotwords_file": str(tmp_path / "hotwords.txt"), "bpe_vocab": str(folder / given["bpe_vocab"])}
+    expected = [tokenizer.pieces[i].replace("\u2581", " ") for i in tokenizer.encode("BROWN FOX")]
+    (without,) = sherpa_results(folder, [noise(2.0)], "beam")
+    (result,) = sherpa_results(folder, [noise(2.0)], "beam", **given | {"hotwords_score": 50.0})
+    assert "BROWN FOX" not in without.text
+    assert "BROWN FOX" in result.text
+    first = next(i for i in range(len(result.tokens)) if result.tokens[i : i + len(expected)] == expected)
+    assert first >= 0

@@ -43,6 +43,25 @@ def test_each_token_a_word() -> None:
     assert [word.start_s for word in words] == pytest.approx([0.04, 0.08, 0.12])
 
 
+@pytest.mark.parametrize(
+    ("times_s", "expected"),
+    [
+        ([0.0, 0.2, 5.0], (0.0, 0.24)),  # the end of the word was emitted after a pause
+        ([0.0, 5.0, 5.2], (5.0, 5.24)),
+        ([0.0, 0.9, 1.8], (0.0, 1.84)),  # slow, but without a pause
+    ],
+)
+def test_no_word_lasts_over_a_pause(times_s: list[float], expected: tuple[float, float]) -> None:
+    tokens = [Token(text, start, start + 0.04, -0.1) for text, start in zip(("▁a", "b", "c"), times_s, strict=True)]
+    (word,) = words_from_tokens(tokens)
+    assert (word.text, word.start_s, word.end_s) == ("abc", *map(pytest.approx, expected))
+
+
+def test_a_space_before_a_pause_is_not_the_start_of_the_word_after_it() -> None:
+    tokens = [Token("▁", 0.4, 0.44, -0.1), Token("a", 6.0, 6.04, -3.0)]
+    assert [(word.text, word.start_s) for word in words_from_tokens(tokens)] == [("a", 6.0)]
+
+
 def test_no_tokens() -> None:
     assert words_from_tokens([]) == ()
 

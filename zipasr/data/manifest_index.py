@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.progress import Progress
 
 RECORD = np.dtype(
@@ -265,11 +267,17 @@ def _write(manifest: Path, folder: Path) -> _Header:
     return _Header(num_cuts, end, characters)
 
 
+def _opened(manifest: Path) -> BufferedReader:
+    file = manifest.open("rb")
+    refuse_pointer(file.peek(HEAD_BYTES), manifest, DataError)
+    return file
+
+
 def _lines(manifest: Path) -> Iterator[bytes]:
     """Yield the lines of a manifest, with progress on stderr if it takes long."""
     try:
         with (
-            manifest.open("rb") as file,
+            _opened(manifest) as file,
             Progress(f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, delay_s=2.0) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
@@ -352,7 +360,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _fingerprint(manifest: Path) -> str:
     """A hash that changes when the manifest does, at a cost independent of its size."""
     try:
-        with manifest.open("rb") as file:
+        with _opened(manifest) as file:
             size, time_ns = _stamp(manifest)
             digest = hashlib.sha256(f"{_VERSION} {size} {time_ns}".encode())
             digest.update(file.read(_END_BYTES))

@@ -17,7 +17,7 @@ from zipasr.recognizer.recognizer import Recognizer
 
 TranscribeFile = Callable[[Recognizer, str], Iterator[FileResult]]
 _FILES_AHEAD = 4
-"""Files per process that are transcribed or wait for it. More would hold more finished results while a long file is first."""
+"""Files per process that are transcribed or wait for it. More would only hold results while a long file is first."""
 
 _load: Callable[[], Recognizer] | None = None
 """Gives the recognizer of this process, if it is one of `transcribe_in_processes`."""

@@ -4,8 +4,11 @@ start of the recording."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _WORD_START = "\u2581"
+_MAX_GAP_S = 1.0
+"""Tokens of a word are nearer to each other than this, except where a search completes a word after a pause."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Transcript:
 def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) -> tuple[Word, ...]:
     """Group tokens into words: a token with a leading ▁ starts a word, and so does the first token.
 
-    The times of a word are the start of its first token and the end of its last. A lone ▁ (the space of a character
+    The times of a word are the start of its first token and the end of its last. If more than 1 s lies between two of its
+    tokens, they are those of the side with more tokens, or with the more probable ones. A lone ▁ (the space of a character
     vocabulary) belongs to the next word; without one it is dropped.
 
     Args:
@@ -94,8 +98,25 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
         text = "".join(token.text for token in group).replace(_WORD_START, "")
         if text:
             mean_log_prob = sum(token.log_prob for token in group) / len(group)
-            words.append(Word(text, group[0].start_s, group[-1].end_s, math.exp(min(mean_log_prob, 0.0))))
+            start_s, end_s = _extent(group)
+            words.append(Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0))))
     return tuple(words)
+
+
+def _extent(tokens: Sequence[Token]) -> tuple[float, float]:
+    """The start and the end of the tokens of a word, on one side of every long gap between them."""
+    sides = [[tokens[0]]]
+    for before, token in pairwise(tokens):
+        if token.start_s - before.end_s > _MAX_GAP_S:
+            sides.append([])
+        sides[-1].append(token)
+
+    def weight(side: Sequence[Token]) -> tuple[int, float]:
+        spoken = [token for token in side if token.text != _WORD_START]
+        return len(spoken), sum(token.log_prob for token in spoken)
+
+    best = max(sides, key=weight)
+    return best[0].start_s, best[-1].end_s
 
 
 def _text_and_times(part: Word | Token) -> dict[str, object]:
