@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
 
@@ -267,17 +266,11 @@ def _write(manifest: Path, folder: Path) -> _Header:
     return _Header(num_cuts, end, characters)
 
 
-def _opened(manifest: Path) -> BufferedReader:
-    file = manifest.open("rb")
-    refuse_pointer(file.peek(HEAD_BYTES), manifest, DataError)
-    return file
-
-
 def _lines(manifest: Path) -> Iterator[bytes]:
     """Yield the lines of a manifest, with progress on stderr if it takes long."""
     try:
         with (
-            _opened(manifest) as file,
+            manifest.open("rb") as file,
             Progress(f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, delay_s=2.0) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
@@ -360,7 +353,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _fingerprint(manifest: Path) -> str:
     """A hash that changes when the manifest does, at a cost independent of its size."""
     try:
-        with _opened(manifest) as file:
+        with manifest.open("rb") as file:
+            refuse_pointer(file.peek(HEAD_BYTES), manifest, DataError)  # whoever opens cuts comes here first
             size, time_ns = _stamp(manifest)
             digest = hashlib.sha256(f"{_VERSION} {size} {time_ns}".encode())
             digest.update(file.read(_END_BYTES))
