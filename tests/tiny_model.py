@@ -13,16 +13,16 @@ from zipasr.model import AsrConfig, AsrModel, tiny
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.tokenizer import Tokenizer
 
-_TEXTS = ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "PACK MY BOX WITH FIVE DOZEN JUGS", "ONE TWO THREE FOUR")
+TEXTS = ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "PACK MY BOX WITH FIVE DOZEN JUGS", "ONE TWO THREE FOUR")
 
 
 @functools.cache
 def tiny_tokenizer() -> Tokenizer:
     """A tokenizer of letters and a few pieces."""
-    return Tokenizer.train(_TEXTS, kind="bpe", vocab_size=48)
+    return Tokenizer.train(TEXTS, kind="bpe", vocab_size=48)
 
 
-def tiny_config() -> AsrConfig:
+def tiny_config(vocab_size: int | None = None) -> AsrConfig:
     """The preset `tiny` with half its stacks, and narrower ones, enough for tests of anything but the encoder."""
     preset = tiny()
     assert isinstance(preset.encoder, ZipformerConfig)
@@ -36,14 +36,19 @@ def tiny_config() -> AsrConfig:
         num_heads=(2, 4, 2),
         kernel_sizes=(15, 15, 15),
     )
-    return dataclasses.replace(preset, vocab_size=tiny_tokenizer().vocab_size, encoder=encoder)
+    return dataclasses.replace(preset, vocab_size=vocab_size or tiny_tokenizer().vocab_size, encoder=encoder)
 
 
 def tiny_asr_model(
-    seed: int = 11, *, has_transducer: bool = True, has_ctc: bool = True, has_attention: bool = False
+    seed: int = 11,
+    *,
+    has_transducer: bool = True,
+    has_ctc: bool = True,
+    has_attention: bool = False,
+    vocab_size: int | None = None,
 ) -> AsrModel:
     """A model of `tiny_config` with random weights, its joiner sharpened so that it emits tokens, here several words."""
-    config = tiny_config()
+    config = tiny_config(vocab_size)
     if not has_transducer:
         config = dataclasses.replace(config, transducer=None)
     if not has_ctc:

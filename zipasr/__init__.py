@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         Stream,
         load,
     )
-    from zipasr.transcript import Token, Transcript, Word
+    from zipasr.transcript import CueConfig, Token, Transcript, Word, merge_channels
 
     __version__: str
 
@@ -39,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "ChunkConfig",
     "ConfigError",
+    "CueConfig",
     "DataError",
     "EndpointConfig",
     "EndpointRule",
@@ -57,6 +58,7 @@ __all__ = [
     "ZipasrError",
     "__version__",
     "load",
+    "merge_channels",
 ]
 
 _HOMES = {
@@ -82,7 +84,7 @@ _HOMES = {
         "Stream",
         "load",
     ),
-    "zipasr.transcript": ("Token", "Transcript", "Word"),
+    "zipasr.transcript": ("CueConfig", "Token", "Transcript", "Word", "merge_channels"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 T = TypeVar("T")
 
@@ -111,7 +112,9 @@ class CheckpointFolder:
                 "zipasr or not completely"
             )
         try:
-            index = json.loads(index_path.read_bytes())
+            content = index_path.read_bytes()
+            refuse_pointer(content, index_path, CheckpointError)
+            index = json.loads(content)
             self._sha256: dict[str, str] = dict(index["sha256"])
             version = int(index["version"])
         except (ValueError, KeyError, TypeError) as error:
@@ -142,6 +145,7 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path} must hold {name}, but holds {', '.join(self._sha256)}")
         try:
             with (self.path / name).open("rb") as file:
+                refuse_pointer(file.peek(HEAD_BYTES), self.path / name, CheckpointError)
                 yield file
         except OSError as error:
             raise CheckpointError(f"{self.path / name} cannot be read: {error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
@@ -22,7 +23,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
         DataError: the file cannot be read.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with open(path, "rb") as raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:
+            refuse_pointer(raw.peek(HEAD_BYTES), path, DataError)
             if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 yield from _utf16_lines(file.read())
                 return

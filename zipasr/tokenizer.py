@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 import sentencepiece
 
 from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.lfs import refuse_pointer
 from zipasr.text import UNKNOWN_MARK, lower, normalize, other_spellings, upper
 
 MODEL_FILE = "tokenizer.model"
@@ -199,7 +200,9 @@ class Tokenizer:
                 the table of a sentencepiece model, which must be opened directly.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            content = Path(path).read_bytes()
+            refuse_pointer(content, path, CheckpointError)
+            lines = content.decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} must be a table of symbols, but cannot be read: {error}") from error
         symbols: dict[int, str] = {}
@@ -236,6 +239,10 @@ class Tokenizer:
         tokens = "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
         return {MODEL_FILE: self._model, TOKENS_FILE: tokens.encode()}
 
+    def to_vocab(self) -> bytes:
+        """Return a line `piece score`, separated by a tab, per id: what sherpa-onnx encodes hotwords with (`bpe.vocab`)."""
+        return "".join(f"{piece}\t{self._processor.get_score(i):g}\n" for i, piece in enumerate(self.pieces)).encode()
+
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Open the tokenizer that `save` wrote into a folder.
@@ -245,7 +252,9 @@ class Tokenizer:
         """
         path = Path(folder) / MODEL_FILE
         try:
-            return cls(path.read_bytes())
+            model = path.read_bytes()
+            refuse_pointer(model, path, CheckpointError)
+            return cls(model)
         except OSError as error:
             raise CheckpointError(f"{path} must be a tokenizer, but cannot be read: {error.strerror}") from error
         except CheckpointError as error:

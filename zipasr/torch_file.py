@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from zipasr.errors import CheckpointError
+from zipasr.lfs import refuse_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
     try:
         with path.open("rb") as file:
             head = file.read(64)
-        if head.startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path} is only a Git LFS pointer; download the file itself with: git lfs pull")
+        refuse_pointer(head, path, CheckpointError)
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):

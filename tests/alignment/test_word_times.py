@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.search.toy_scorer import ToyScorer, toy_encoded
-from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans, find_edges
+from zipasr.alignment.ctc import Alignment
+from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans, find_edges, token_spans
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.tokenizer import Tokenizer
@@ -63,6 +64,47 @@ def test_audio_that_never_ends_is_not_a_word() -> None:
     ((start, end),) = find_edges([(300, 340)], energy((600, 0.0)))
     assert 220 <= start <= 308
     assert 340 <= end <= 420
+
+
+def word_of(labels: list[tuple[int, int]], energy_db_T: np.ndarray) -> tuple[float, float]:
+    """Start and end in s of one word of the letter A, whose labels are at these frames at 25 Hz."""
+    firsts, ends = zip(*labels, strict=True)
+    alignment = Alignment(tuple(firsts), tuple(ends), (0.0,) * len(labels), 0.0)
+    spans = token_spans([A] * len(labels), alignment, energy_db_T, tokenizer=LETTERS)
+    assert [span.start_frame for span in spans] == sorted(span.start_frame for span in spans)
+    return spans[0].start_frame * 0.04, spans[-1].end_frame * 0.04
+
+
+TWO_PHRASES = energy((50, -60.0), (50, 0.0), (400, -60.0), (50, -3.0), (50, -60.0))
+"""Speech from 0.5 to 1 s and from 5 to 5.5 s."""
+
+
+@pytest.mark.parametrize("noise_db", [-60.0, -15.0])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([(15, 16), (20, 21), (126, 127)], (0.5, 1.0)),  # two before the pause, one after it
+        ([(20, 21), (126, 127), (130, 131)], (5.0, 5.5)),  # one before, two after
+        ([(20, 21), (130, 131)], (0.5, 1.0)),  # as many on both sides: the louder
+        ([(15, 16), (20, 125)], (0.5, 1.0)),  # the last label is held until the next phrase
+        ([(23, 120), (126, 127), (130, 131)], (5.0, 5.5)),  # the first one is held from the previous phrase on
+        ([(15, 16), (18, 19), (60, 61), (90, 91)], (0.5, 1.0)),  # labels in the pause
+    ],
+)
+def test_a_word_lies_on_one_side_of_a_pause(
+    labels: list[tuple[int, int]], expected: tuple[float, float], noise_db: float
+) -> None:
+    """Also where the pause is not silent: noise 15 dB below the speech, after a moment of digital silence."""
+    energy_db_T = np.maximum(TWO_PHRASES, noise_db + np.cos(np.arange(len(TWO_PHRASES))))
+    energy_db_T[:5] = -60.0
+    # Edges in noise are uncertain, but never more than 0.6 s away.
+    assert word_of(labels, energy_db_T) == pytest.approx(expected, abs=0.6 if noise_db > -60.0 else 0.05)
+
+
+def test_a_slow_word_stays_whole() -> None:
+    """Labels up to 0.8 s apart, with a closure of 0.3 s between them."""
+    energy_db_T = energy((50, -60.0), (60, 0.0), (30, -50.0), (60, 0.0), (50, -60.0))
+    assert word_of([(14, 15), (26, 27), (45, 46)], energy_db_T) == pytest.approx((0.5, 2.0), abs=0.05)
 
 
 @given(data=st.data())

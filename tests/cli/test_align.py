@@ -52,7 +52,7 @@ def test_ctm_on_stdout(run_folder: Path, recordings: Path, capsys: pytest.Captur
     assert [row[4] for row in rows if row[0] == "b"] == TEXTS["b"].upper().split()
 
 
-@pytest.mark.parametrize("format", ["ctm", "textgrid", "json"])
+@pytest.mark.parametrize("format", ["ctm", "textgrid", "json", "srt", "vtt", "tsv"])
 def test_formats_and_texts(
     run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture, format: str
 ) -> None:
@@ -93,7 +93,7 @@ def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, 
     [
         (["--text", "the dog"], "--text must go with one recording, but there are 2; put a NAME.txt next to each"),
         (["--text-file", "x"], "--text-file must go with one recording, but there are 2"),
-        (["--format", "textgrid"], "a TextGrid must be of one recording, but there are 2; give a folder with --out"),
+        (["--format", "textgrid"], "a textgrid file holds one recording, but there are 2; give a folder with --out"),
     ],
 )
 def test_flags_for_one_recording(

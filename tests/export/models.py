@@ -19,9 +19,9 @@ def perturbed(model: AsrModel, seed: int = 1) -> AsrModel:
     return model
 
 
-def random_model(**heads: bool) -> AsrModel:
+def random_model(*, vocab_size: int | None = None, **heads: bool) -> AsrModel:
     """`tiny_asr_model`, perturbed, with a seed for which both heads emit many tokens."""
-    return perturbed(tiny_asr_model(10, **heads))
+    return perturbed(tiny_asr_model(10, vocab_size=vocab_size, **heads))
 
 
 def causal_model(conv_channels: tuple[int, int, int] = (4, 16, 128)) -> AsrModel:

@@ -15,8 +15,11 @@ from zipasr.transcript import Transcript
 SEARCHES = {"greedy": "greedy_search", "beam": "modified_beam_search", "ctc_greedy": ""}
 
 
-def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str) -> list[Any]:
-    """sherpa-onnx's results for recordings at 16 kHz with an exported folder; `method` is one of `SEARCHES`."""
+def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str, **hotwords: Any) -> list[Any]:
+    """sherpa-onnx's results for recordings at 16 kHz with an exported folder.
+
+    `method` is one of `SEARCHES`; `hotwords` are arguments of `from_transducer`.
+    """
     files = load(folder).scorer.config.files
     tokens = str(folder / "tokens.txt")
     if method == "ctc_greedy":
@@ -28,6 +31,7 @@ def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str) 
             joiner=str(folder / str(files.joiner)),
             tokens=tokens,
             decoding_method=SEARCHES[method],
+            **hotwords,
         )
     results = []
     for samples in recordings:

@@ -66,6 +66,25 @@ def test_gzip_line_ends_and_names_change_nothing(tmp_path: Path) -> None:
         assert NgramModel(read_arpa(tmp_path / name)).sentence_log_prob(["a", "a", "b"]) == plain
 
 
+@pytest.mark.parametrize("is_gzipped", [False, True])
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path, is_gzipped: bool) -> None:
+    """As editors on Windows write it."""
+    content = BIGRAM.encode("utf-8-sig")
+    path = tmp_path / "bom.arpa"
+    path.write_bytes(gzip.compress(content) if is_gzipped else content)
+    plain = read_arpa(write(tmp_path / "plain.arpa"))
+    read = read_arpa(path)
+    assert read.symbols == plain.symbols
+    assert np.array_equal(read.arc_scores, plain.arc_scores)
+
+
+def test_a_binary_of_kenlm_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lm.bin"
+    path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\x00" + bytes(1000))
+    with pytest.raises(DataError, match="is a binary of KenLM, but must be an ARPA file"):
+        read_arpa(path)
+
+
 def test_words_of_any_script(tmp_path: Path) -> None:
     word = "\u00e9t\u00e9\u2028x"
     text = BIGRAM.replace("\ta\t", f"\t{word}\t").replace("<s> a", f"<s> {word}").replace("\ta b", f"\t{word} b")

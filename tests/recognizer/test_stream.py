@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,26 @@ def test_samples_of_all_types_and_rates() -> None:
         resampled, direct = streamed(samples, 23, sample_rate_hz=rate_hz), streamed(whole, 1)
         assert resampled.text == direct.text
         assert resampled.duration_s == len(samples) / rate_hz
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((b"\0\0" * 100,), r"are bytes; for 16-bit PCM pass numpy.frombuffer\(samples, numpy.int16\)"),
+        ((bytearray(200), 8000), "are bytearray"),
+        ((16_000, np.zeros(100, np.float32)), r"the samples come first: accept_waveform\(samples, sample_rate_hz\)"),
+        ((16_000.0, torch.zeros(100)), "the samples come first"),
+        ((np.zeros(100, np.float32), np.zeros(100)), "sample_rate_hz must be a number, but is ndarray"),
+        ((np.zeros(100, np.float32), None), "sample_rate_hz must be a number, but is NoneType"),
+        ((None,), "the samples come first"),
+    ],
+)
+def test_arguments_of_other_recognizers_are_explained(arguments: tuple[Any, ...], message: str) -> None:
+    stream = causal_recognizer().stream()
+    with pytest.raises(ValueError, match=message):
+        stream.accept_waveform(*arguments)
+    stream.accept_waveform(noise(0.5))
+    assert stream.finish().duration_s == 0.5
 
 
 def test_wrong_samples_leave_a_stream_as_it_was() -> None:

@@ -38,6 +38,8 @@ _QUIET_SHARE = 0.6
 Best of 0.5, 0.6 and 0.7 on the training prompts; they differ by less than 10 ms."""
 _MAX_DEPTH_DB = 40.0
 """A frame this far below the word is always quiet: digital silence has no level to compare with."""
+_SILENCE_FRAMES, _GAP_FRAMES = 100, 150
+"""No word goes on after 1 s of quiet, or after 1.5 s without a label (in noise, say), and no label lasts 1 s."""
 _WORD_START = "\u2581"
 
 
@@ -123,7 +125,8 @@ def token_spans(
     starts = [_to_features(frame, num_frames) for frame in alignment.first_frames]
     ends = [_to_features(frame, num_frames) for frame in alignment.end_frames]
     words = _spoken_words(ids, tokenizer)
-    edges = find_edges([(starts[word.spoken[0]], ends[word.spoken[-1]]) for word in words], energy_db_T)
+    cores = [_core([(starts[i], ends[i]) for i in word.spoken], energy_db_T) for word in words]
+    edges = find_edges(cores, energy_db_T)
     for word, (start, end) in zip(words, edges, strict=True):
         first, last = word.spoken[0], word.spoken[-1]
         for i in word.all:
@@ -135,6 +138,35 @@ def token_spans(
         TokenSpan(start / FEATURES_PER_FRAME_25HZ, end / FEATURES_PER_FRAME_25HZ)
         for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def _core(labels: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> tuple[int, int]:
+    """First frame of the first label of a word and the frame after its last, without what a long pause separates.
+
+    A model may spread the labels of a word over a pause, or hold one of them for all of it. A label that lasts too long
+    counts where it is loudest. Then the word is on the side of the pause with the most labels, or the loudest.
+    """
+    first, stop = labels[0][0], labels[-1][1]
+    if stop - first < _SILENCE_FRAMES:
+        return first, stop
+    labels = [_loudest(label, energy_db_T) if label[1] - label[0] >= _SILENCE_FRAMES else label for label in labels]
+    loudness_db = float(energy_db_T[max(0, first - _MARGIN_FRAMES) : stop + _MARGIN_FRAMES].max(initial=-math.inf))
+    quiet = [(first + a, first + b) for a, b in _pauses(energy_db_T[first:stop], loudness_db) if b - a >= _SILENCE_FRAMES]
+    gaps = [(a, b) for (_, a), (b, _) in pairwise(labels) if b - a >= _GAP_FRAMES]
+    sides: list[list[tuple[int, int]]] = [[labels[0]]]
+    for before, label in pairwise(labels):
+        if any(before[0] < (a + b) / 2 <= label[0] for a, b in quiet + gaps):
+            sides.append([])
+        sides[-1].append(label)
+    best = max(sides, key=lambda side: (len(side), float(energy_db_T[side[0][0] : side[-1][1]].max(initial=-math.inf))))
+    return best[0][0], best[-1][1]
+
+
+def _loudest(label: tuple[int, int], energy_db_T: np.ndarray) -> tuple[int, int]:
+    """The frame of 40 ms within a label at which the energy is highest."""
+    loudest = label[0] + int(energy_db_T[label[0] : label[1]].argmax())
+    first = max(label[0], min(loudest, label[1] - FEATURES_PER_FRAME_25HZ))
+    return first, min(first + FEATURES_PER_FRAME_25HZ, label[1])
 
 
 def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ from zipasr.audio.ffmpeg import (
 )
 from zipasr.audio.samples import STDIN, Block, check_rate, name_of, truncated
 from zipasr.errors import AudioError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,7 @@ def _opened(source: object, name: str) -> Iterator[BinaryIO]:
 def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
     if os.fsdecode(path) != STDIN:
         with open(path, "rb") as file:
+            refuse_pointer(file.peek(HEAD_BYTES), path, AudioError)
             yield file
         return
     stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console

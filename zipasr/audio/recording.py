@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 _MAX_ARRAY_CHANNELS = 8
 _BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few is mostly call overhead
 
+AUDIO_SUFFIXES = frozenset(
+    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
+)
+"""Suffixes of files in a folder that count as recordings."""
+
 
 def load_audio(
     source: "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor",

@@ -1,15 +1,16 @@
-"""`zipasr align DIR AUDIO...`: the times of the words of a known text, as CTM, TextGrid or JSON."""
+"""`zipasr align DIR AUDIO...`: the times of the words of a known text, as CTM, TextGrid, JSON or subtitles."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.device_options import add_device_option, add_precision_option
-from zipasr.cli.recordings import add_file_options, result_paths, write_result
+from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
 from zipasr.errors import AudioError, ConfigError, DataError
-from zipasr.transcript import FILE_ENDINGS, FORMATS
+from zipasr.transcript import FILE_ENDINGS, FORMATS, writer
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,15 +29,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     texts.add_argument("--text-file", metavar="FILE", help="a file with the text of a single recording")
     parser.add_argument(
         "--format",
-        choices=("ctm", "textgrid", "json"),
+        choices=[format for format in FORMATS if format != "text"],
         default="ctm",
         help="ctm: recording, channel, start, duration, word and confidence per line; textgrid: words and tokens for Praat; "
-        "json: one object per line (default: ctm)",
+        "json: one object per line; srt, vtt, tsv: subtitles (default: ctm)",
     )
     parser.add_argument(
         "--out", metavar="PATH", help="write to this file, or, for several recordings, one file each to this folder"
     )
     add_file_options(parser)
+    add_cue_options(parser)
     add_device_option(parser)
     add_precision_option(parser)
     parser.set_defaults(run=run)
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.recognizer.file_alignment import align_file, read_text
 
     targets = _targets(args)
+    write = writer(args.format, cue_config(args, args.format))
     use_threads(args.model)
     recognizer = Recognizer.load(args.model, device=args.device, precision=args.precision)
     num_failed = 0
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             text = read_text(args.text_file) if args.text_file else args.text
             transcript = align_file(recognizer, audio, text, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
-            written = FORMATS[args.format](transcript, audio if args.format == "json" else Path(audio).stem)
+            written = write(transcript, audio if args.format == "json" else Path(audio).stem)
             if target is not None:
                 write_result(target, written)
         except (AudioError, DataError) as error:
@@ -81,9 +84,9 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
         flag = "--text" if args.text is not None else "--text-file"
         raise ConfigError(f"{flag} must go with one recording, but there are {len(args.audio)}; put a NAME.txt next to each")
     if args.out is None:
-        if args.format == "textgrid":
+        if args.format in SINGLE_FORMATS:
             raise ConfigError(
-                f"a TextGrid must be of one recording, but there are {len(args.audio)}; give a folder with --out"
+                f"a {args.format} file holds one recording, but there are {len(args.audio)}; give a folder with --out"
             )
         return [None] * len(args.audio)
     return list(result_paths(args.audio, args.out, FILE_ENDINGS[args.format]))

@@ -1,10 +1,15 @@
 """The flags of verbs that read recordings, and their output files: one per recording, named after it."""
 
 import argparse
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
+
+SINGLE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
+"""Formats whose files hold a single recording, so that several recordings cannot share stdout."""
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
@@ -30,29 +35,71 @@ def _track_number(text: str) -> int:
     return int(text)
 
 
-def result_paths(recordings: Sequence[str], folder: str, ending: str) -> list[Path]:
-    """The output file of each recording in a folder: the name of the recording with another ending.
+def expand_folders(names: Sequence[str]) -> list[str]:
+    """The recordings that are named: files as they are, and for a folder all recordings in it and below, sorted.
 
     Raises:
-        ConfigError: two recordings would share a file.
+        ConfigError: there is no recording in a folder.
     """
-    paths = [Path(folder) / f"{Path(recording).stem}.{ending}" for recording in recordings]
-    duplicates = {str(path) for path in paths if paths.count(path) > 1}
-    if duplicates:
-        raise ConfigError(
-            f"recordings must have different names with --out, but several are for {min(duplicates)}; rename them"
-        )
+    from zipasr.audio import AUDIO_SUFFIXES
+
+    paths: list[str] = []
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        files = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+        if not files:
+            raise ConfigError(f"a folder must hold recordings, but {name} holds none; name files of other kinds one by one")
+        paths += map(str, files)
+    return paths
+
+
+def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: str | None = None) -> list[Path]:
+    """The output file of each recording: its path below the root, in the output folder, with another ending.
+
+    Args:
+        recordings: paths of the recordings; - is the standard input.
+        folder: folder of the outputs.
+        ending: their ending, without the dot.
+        root: a folder that all recordings are in; None: the deepest one.
+    Raises:
+        ConfigError: two recordings would share a file, or one is not below the root.
+    """
+    folders = {name: os.path.dirname(os.path.abspath(name)) for name in recordings if name != "-"}
+    root = os.path.abspath(root) if root is not None else os.path.commonpath(folders.values() or ["/"])
+    taken: dict[Path, str] = {}
+    paths = []
+    for name in recordings:
+        below = os.path.relpath(folders.get(name, root), root)
+        if below.split(os.sep)[0] == os.pardir:
+            raise ConfigError(f"--root must be a folder that every recording is in, but {name} is not in {root}")
+        path = Path(folder) / below / f"{Path(name).stem}.{ending}"
+        if path in taken:
+            raise ConfigError(
+                "recordings in a folder must have different names with --out, but "
+                f"{taken[path]} and {name} are both for {path}; rename one of them"
+            )
+        taken[path] = name
+        paths.append(path)
     return paths
 
 
 def write_result(path: Path, content: str) -> None:
-    """Write a result to a file and create its folder if it is missing.
+    """Write a result to a file, completely or not at all, and create its folder if it is missing.
 
     Raises:
         DataError: the file cannot be written.
     """
+    temporary = path.with_name(f".zipasr-{os.getpid()}.part")
+    is_special = path.exists() and not path.is_file()  # such as /dev/stdout
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8
+        target = path if is_special else temporary
+        target.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8
+        if not is_special:
+            temporary.replace(os.path.realpath(path))
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise DataError(f"{path} must be writable, but is not: {error.strerror}; check the path and permissions") from error

@@ -36,9 +36,11 @@ def add_threads_option(parser: argparse.ArgumentParser, what: str = "") -> None:
     )
 
 
-def use_threads(model: str, num_threads: int | None = None) -> None:
+def use_threads(model: str, num_threads: int | None = None) -> int:
     """Configure the threads for a model on disk, before it is loaded: exported graphs use the setting at that time.
 
+    Returns:
+        The number of threads.
     Raises:
         ConfigError: `num_threads` is out of range.
         CheckpointError: there is no such model.
@@ -49,7 +51,22 @@ def use_threads(model: str, num_threads: int | None = None) -> None:
 
     folder = Path(model) if is_exported(model) else resolve_model_folder(model)
     weights = [*folder.glob(WEIGHTS_FILE), *folder.glob("*.onnx")]
-    configure_threads(num_threads, num_parameters=sum(path.stat().st_size for path in weights) // 4)  # 4 bytes each
+    return configure_threads(num_threads, num_parameters=sum(path.stat().st_size for path in weights) // 4)  # 4 bytes each
+
+
+def divide_threads(model: str, num_jobs: int, num_threads: int | None = None) -> int:
+    """The threads for each of several processes with a model on disk, which together have those of `--threads`.
+
+    Raises:
+        ConfigError: there are fewer threads than processes.
+        CheckpointError: there is no such model.
+    """
+    import torch
+
+    from zipasr.recognizer import threads_per_job
+
+    share = threads_per_job(num_jobs, torch.get_num_threads() if num_threads is None else num_threads)
+    return share if num_threads is not None else min(share, use_threads(model))
 
 
 def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> "TrainConfig":

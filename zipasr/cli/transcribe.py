@@ -2,16 +2,27 @@
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zipasr.cli.recordings import add_file_options, result_paths, write_result
-from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
-from zipasr.errors import ConfigError
-from zipasr.transcript import FILE_ENDINGS, FORMATS
+from zipasr.cli.console import log_lines
+from zipasr.cli.cue_options import add_cue_options, cue_config
+from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folders, result_paths, write_result
+from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
+from zipasr.cli.threads import divide_threads
+from zipasr.errors import AudioError, ConfigError
+from zipasr.transcript import FILE_ENDINGS, FORMATS, channel_label, writer
 
-_FILE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
-"""Formats whose files hold a single recording, so that several recordings cannot share stdout."""
+if TYPE_CHECKING:
+    from zipasr.progress import Progress
+    from zipasr.recognizer import FileResult, Recognizer
+
+_UNSHARED = ("-", "/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+"""Starts of paths that only this process can open."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +35,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
     parser.add_argument(
-        "audio", metavar="AUDIO", nargs="*", default=[], help="recordings of any format and length; - is the standard input"
+        "audio",
+        metavar="AUDIO",
+        nargs="*",
+        default=[],
+        help="recordings of any format and length, or folders of them; - is the standard input",
     )
     parser.add_argument("--list", metavar="FILE", help="file with more recordings, one path per line; - is stdin")
     parser.add_argument(
@@ -33,12 +48,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="text (default); json: text, times, confidence; srt, vtt, tsv: subtitles; ctm, textgrid: word times",
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
-    parser.add_argument("--out", metavar="FOLDER", help="write one file per recording to this folder instead of printing")
+    _add_batch_options(parser)
     parser.add_argument("--num-best", type=int, metavar="N", help="n-best hypotheses in the JSON (default: 1)")
     channels = parser.add_mutually_exclusive_group()
     channels.add_argument("--channel", type=int, metavar="N", help="use one channel, from 0 (default: the mean of all)")
     channels.add_argument("--per-channel", action="store_true", help="transcribe every channel separately, as for a call")
+    channels.add_argument(
+        "--merge-channels",
+        action="store_true",
+        help="transcribe every channel separately and merge them to one transcript, the turns of the speakers of a call",
+    )
     add_file_options(parser)
+    add_cue_options(parser)
     parser.add_argument(
         "--vad",
         action=argparse.BooleanOptionalAction,
@@ -49,54 +70,156 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run)
 
 
+def _add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that matter for many recordings."""
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write one file per recording instead of printing, in subfolders like those of the recordings",
+    )
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="folder of the recordings that --out mirrors (default: the deepest that has all)"
+    )
+    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that have their file in --out")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="recordings to transcribe at once, in N processes, each with a copy of the model and its share of --threads "
+        "(default: 1)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Transcribe the recordings and print or write each result as soon as it is ready; return the exit code."""
     from zipasr.progress import Progress
-    from zipasr.recognizer import LongRecordingConfig
+    from zipasr.recognizer import merge_results
 
-    if args.json and args.format not in (None, "json"):
-        raise ConfigError(f"--json means --format json, but --format is {args.format}; leave one of them out")
-    format = "json" if args.json else args.format or "text"
-    if args.num_best is not None and format != "json":
-        raise ConfigError(f"--num-best has no effect with --format {format}; use --json, or leave it out")
-    if "-" in args.audio and args.list == "-":
-        raise ConfigError("the standard input must be a recording or the --list, but is given as both")
-    paths = [*args.audio, *_listed(args.list)]
-    if not paths:
-        raise ConfigError("the recordings to transcribe must be named, but none are; name some, or give a --list of paths")
-    if format in _FILE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
-        raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
-    targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format]), strict=True)) if args.out else {}
-    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), simulate_streaming=True)
+    format = _format(args)
+    paths = expand_folders([*args.audio, *_listed(args.list)])
+    _check(args, format, paths)
+    write = writer(format, cue_config(args, format))
+    search_config(args)  # misuse is reported before work starts
+    targets: dict[str, Path] = {}
+    if args.out:
+        targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format], root=args.root), strict=True))
+    todo = [path for path in paths if not (args.skip_existing and _is_done(args, path, targets[path]))]
+    if len(todo) < len(paths) and not args.quiet:
+        print(f"zipasr: skipped {len(paths) - len(todo)} of {len(paths)} recordings, which have results", file=sys.stderr)
+    if not todo:
+        return 0
     num_failed = 0
     with Progress("transcribe", unit="s", delay_s=5.0) as progress:
-        for result in recognizer.transcribe_files(
-            paths,
-            channel=args.channel,
-            is_per_channel=args.per_channel,
-            audio_track=args.audio_track,
-            allow_damaged=args.allow_damaged,
-            on_progress=progress.set_done,
-        ):
+        results: Iterable[FileResult] = _results(args, todo, progress)
+        for result in merge_results(results) if args.merge_channels else results:
             if result.transcript is None:
                 num_failed += 1
                 print(f"zipasr: error: {result.error}", file=sys.stderr)
                 if format == "json" and not args.out:
                     print(json.dumps({"audio": result.path, "error": str(result.error)}, ensure_ascii=False), flush=True)
                 continue
-            written = FORMATS[format](result.transcript, Path(result.path).stem if format == "ctm" else result.path)
+            written = write(result.transcript, Path(result.path).stem if format == "ctm" else result.path)
             if args.out:
                 target = targets[result.path]
                 if args.per_channel:
-                    target = target.with_stem(f"{target.stem}-{result.transcript.channel}")
+                    target = _of_channel(target, result.transcript.channel)
                 write_result(target, written)
-                print(target, flush=True)
-                continue
-            if format == "text":
+                written = f"{target}\n"
+            elif format == "text":
                 name = f"{result.path}: " if len(paths) > 1 else ""
-                written = (f"{name}[channel {result.transcript.channel}] " if args.per_channel else name) + written
+                name += channel_label(result.transcript.channel) if args.per_channel else ""
+                written = "".join(f"{name}{line}\n" for line in written.splitlines())
             print(written, end="", flush=True)
     return 1 if num_failed else 0
+
+
+def _format(args: argparse.Namespace) -> str:
+    if args.json and args.format not in (None, "json"):
+        raise ConfigError(f"--json means --format json, but --format is {args.format}; leave one of them out")
+    return "json" if args.json else args.format or "text"
+
+
+def _check(args: argparse.Namespace, format: str, paths: Sequence[str]) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    if args.num_best is not None and format != "json":
+        raise ConfigError(f"--num-best has no effect with --format {format}; use --json, or leave it out")
+    if args.num_best is not None and args.merge_channels:
+        raise ConfigError("--num-best has no effect with --merge-channels; use --per-channel, or leave it out")
+    if "-" in args.audio and args.list == "-":
+        raise ConfigError("the standard input must be a recording or the --list, but is given as both")
+    if not paths:
+        raise ConfigError("the recordings to transcribe must be named, but none are; name some, or give a --list of paths")
+    if format in SINGLE_FORMATS and not args.out and (len(paths) > 1 or args.per_channel):
+        raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
+    for name in ("skip_existing", "root"):
+        if getattr(args, name) and not args.out:
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect without --out; give that too, or leave it out")
+    unshared = [path for path in paths if path.startswith(_UNSHARED)]
+    if args.jobs != 1 and unshared:
+        raise ConfigError(f"--jobs must be 1 for pipes of the shell, but is {args.jobs} with {unshared[0]}; name files")
+
+
+def _results(args: argparse.Namespace, paths: Sequence[str], progress: "Progress") -> "Iterator[FileResult]":
+    """The results of the recordings in their order, from this process or from several."""
+    from zipasr.recognizer import transcribe_in_processes
+
+    if args.jobs == 1:
+        yield from _transcribe(args, _load(args), paths, progress.set_done)
+        return
+    args = argparse.Namespace(**{**vars(args), "threads": divide_threads(args.model, args.jobs, args.threads)})
+    for result in transcribe_in_processes(
+        paths, num_jobs=args.jobs, load=partial(_load, args), transcribe=partial(_transcribe_one, args)
+    ):
+        progress.update(result.transcript.duration_s if result.transcript is not None else 0.0)
+        yield result
+
+
+def _load(args: argparse.Namespace) -> "Recognizer":
+    from zipasr.recognizer import LongRecordingConfig
+
+    return load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), simulate_streaming=True)
+
+
+def _transcribe(
+    args: argparse.Namespace,
+    recognizer: "Recognizer",
+    paths: Sequence[str],
+    on_progress: Callable[[float], None] | None = None,
+) -> "Iterator[FileResult]":
+    return recognizer.transcribe_files(
+        paths,
+        channel=args.channel,
+        is_per_channel=args.per_channel or args.merge_channels,
+        audio_track=args.audio_track,
+        allow_damaged=args.allow_damaged,
+        on_progress=on_progress,
+    )
+
+
+def _transcribe_one(args: argparse.Namespace, recognizer: "Recognizer", path: str) -> "Iterator[FileResult]":
+    """The results of one recording in a process of its own, whose warnings go to stderr as those of the command."""
+    with log_lines(is_quiet=args.quiet):
+        yield from _transcribe(args, recognizer, [path])
+
+
+def _of_channel(path: Path, channel: int | None) -> Path:
+    return path.with_stem(f"{path.stem}-{channel}")
+
+
+def _is_done(args: argparse.Namespace, recording: str, target: Path) -> bool:
+    """Whether a recording has all its output files, which are never left half written."""
+    if not args.per_channel:
+        return target.is_file()
+    from zipasr.audio import num_channels
+
+    if not _of_channel(target, 0).is_file() or not os.path.isfile(recording):
+        return False
+    try:
+        number = num_channels(recording, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
+    except AudioError:  # reported when its turn comes
+        return False
+    return all(_of_channel(target, channel).is_file() for channel in range(number))
 
 
 def _listed(path: str | None) -> list[str]:

@@ -29,6 +29,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.audio_paths import located
 from zipasr.data.index_folders import locked, possible_folders, writable_folder
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.progress import Progress
 from zipasr.text import normalize
 
@@ -358,6 +359,7 @@ def _fingerprint(manifest: Path) -> str:
     """A hash that changes when the manifest does, at a cost independent of its size."""
     try:
         with manifest.open("rb") as file:
+            refuse_pointer(file.peek(HEAD_BYTES), manifest, DataError)  # whoever opens cuts comes here first
             size, time_ns = _stamp(manifest)
             digest = hashlib.sha256(f"{_VERSION} {size} {time_ns}".encode())
             digest.update(file.read(_END_BYTES))

@@ -19,7 +19,7 @@ from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
-from zipasr.export.readme import describe, sherpa_onnx_limits
+from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits
 from zipasr.export.trace import Graph, check, import_onnx, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
@@ -174,7 +174,10 @@ def write_graphs(
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)
     limits = sherpa_onnx_limits(config, default) if default is not None else None
-    blobs |= tokenizer.to_files() | {"README.md": describe(config, limits=limits).encode()}
+    readme = describe(config, limits=limits, is_spaceless=tokenizer.is_spaceless)
+    blobs |= tokenizer.to_files() | {"README.md": readme.encode()}
+    if config.files.encoder is not None and not tokenizer.is_spaceless:
+        blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
     path = checkpoint.write_folder(
         out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs

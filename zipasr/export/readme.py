@@ -38,6 +38,13 @@ In Python:
         tokens="tokens.txt", decoding_method="modified_beam_search",
     )
 """
+VOCAB_FILE = "bpe.vocab"
+_HOTWORDS = """
+Hotwords, one phrase per line of hotwords.txt in the letters of tokens.txt, need that search and these flags (in
+Python, arguments of the same names):
+
+    --hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit={unit}{vocab}
+"""
 _CTC = """
 With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head{how}:
 
@@ -113,12 +120,13 @@ def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name in SearchConfig.__dataclass_fields__}
 
 
-def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
+def describe(config: ExportedConfig, *, limits: str | None = None, is_spaceless: bool = False) -> str:
     """The text of the README.
 
     Args:
         config: the exported graphs.
         limits: the result of `sherpa_onnx_limits`.
+        is_spaceless: whether the vocabulary is one of characters without spaces.
     """
     names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
@@ -126,15 +134,19 @@ def describe(config: ExportedConfig, *, limits: str | None = None) -> str:
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += _TRANSDUCER.format(**words)
+        unit = ("cjkchar", "") if is_spaceless else ("bpe", f" --bpe-vocab={VOCAB_FILE}")
+        text += _HOTWORDS.format(unit=unit[0], vocab=unit[1])
     if limits is not None:
         text += f"\n{limits}\n"
     if config.files.ctc is not None:
         text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
+    has_vocab = config.files.encoder is not None and not is_spaceless
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
+        *([f"- `{VOCAB_FILE}`: scores of its pieces, for hotwords in sherpa-onnx"] if has_vocab else []),
         "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",
     ]
     return text + "\n## Files\n\nWeights are " + config.precision + ".\n\n" + "\n".join(rows) + "\n"

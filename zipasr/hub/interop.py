@@ -25,6 +25,7 @@ from zipasr.features import FbankConfig
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
+from zipasr.lfs import refuse_pointer
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.tokenizer import Tokenizer
 from zipasr.torch_file import read_torch_file
@@ -149,7 +150,7 @@ def load_icefall(
     if which not in ("model", "model_avg"):
         raise ValueError(f"which must be model or model_avg, but is {which!r}")
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = open_tokenizer(Path(tokenizer))
+        tokenizer = open_tokenizer(tokenizer)
     given = _Given(num_heads, query_head_dim, value_head_dim, pos_head_dim, unmasked_channels, attention_decoder_heads)
     path = Path(path)
     content = read_torch_file(path, trust_pickle=trust_pickle)
@@ -510,12 +511,13 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
 # Files
 
 
-def open_tokenizer(path: Path) -> Tokenizer:
+def open_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Open the vocabulary of an icefall model: `bpe.model`, `tokens.txt` of characters, or a folder with either.
 
     Raises:
         CheckpointError: there is no vocabulary, or it is of another kind.
     """
+    path = Path(path)
     if path.is_dir():
         is_table = not (path / "bpe.model").is_file() and (path / "tokens.txt").is_file()
         path = path / ("tokens.txt" if is_table else "bpe.model")
@@ -528,7 +530,9 @@ def open_tokenizer(path: Path) -> Tokenizer:
     if path.suffix == ".txt":
         return Tokenizer.from_tokens(path)
     try:
-        return Tokenizer.from_bytes(path.read_bytes())
+        model = path.read_bytes()
+        refuse_pointer(model, path, CheckpointError)
+        return Tokenizer.from_bytes(model)
     except (OSError, CheckpointError) as error:
         raise CheckpointError(f"{path} cannot be opened: {error}") from error
 

@@ -5,6 +5,7 @@ runs in a separate process; what it does not check (the counts of the header, wo
 Scores are natural logarithms; an n-gram takes 16 bytes.
 """
 
+import codecs
 import gzip
 import importlib.util
 import logging
@@ -23,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 BEGIN, END = "<s>", "</s>"
 """Symbols of the start and the end of a sentence in an ARPA file."""
 BACKOFF = "#0"
 """kaldilm's symbol of the backoff arc to a shorter history."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAGIC, _KENLM_MAGIC = b"\x1f\x8b", b"mmap lm http://kheafield.com/code format version"
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)$")
 _SECTION = re.compile(rb"\\(\d+)-grams:$")
 _BACKOFF_ID = 1  # in the table of symbols that kaldilm writes, after <eps>
@@ -90,8 +92,8 @@ def _copy_checked(path: Path, copy: Path) -> None:
     section, is_whole = 0, False
     try:
         with _open(path) as source, copy.open("wb") as target:
-            for line in source:
-                line = line.strip()
+            for number, line in enumerate(source):
+                line = line.removeprefix(codecs.BOM_UTF8 if number == 0 else b"").strip()
                 target.write(line + b"\n")  # kaldilm treats \r as part of the last word
                 if match := _SECTION.match(line):
                     section = int(match[1])
@@ -122,8 +124,14 @@ def _copy_checked(path: Path, copy: Path) -> None:
 
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
-        is_gzipped = file.read(2) == _GZIP_MAGIC
-    return gzip.open(path, "rb") if is_gzipped else path.open("rb")  # type: ignore[return-value]
+        head = file.peek(HEAD_BYTES)
+    refuse_pointer(head, path, DataError)
+    if head.startswith(_KENLM_MAGIC):
+        raise DataError(
+            f"{path} is a binary of KenLM, but must be an ARPA file; use the file that build_binary made it from, or have "
+            "lmplz write it"
+        )
+    return gzip.open(path, "rb") if head.startswith(_GZIP_MAGIC) else path.open("rb")  # type: ignore[return-value]
 
 
 def _listed(counts: dict[int, int]) -> str:

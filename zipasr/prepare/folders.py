@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from zipasr.audio import AUDIO_SUFFIXES
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES
-from zipasr.prepare.recording_files import AUDIO_SUFFIXES, composed
+from zipasr.prepare.recording_files import composed
 from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 from zipasr.text import single_spaced

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-AUDIO_SUFFIXES = frozenset(
-    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
-)
-"""Suffixes of files that count as recordings."""
+from zipasr.audio import AUDIO_SUFFIXES
+
 _ENDINGS = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 """What is tried after a name that states no ending, in this order."""
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from zipasr.audio import AUDIO_SUFFIXES
 from zipasr.errors import DataError
 from zipasr.prepare.folders import EXPECTED, read_folder
 from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
 from zipasr.prepare.manifests import SPLIT_NAMES, Manifest, read_manifest, recognize
 from zipasr.prepare.prompts import read_prompts
-from zipasr.prepare.recording_files import AUDIO_SUFFIXES
 from zipasr.prepare.utterance import Rejected, Utterance
 
 Entry = Utterance | Rejected

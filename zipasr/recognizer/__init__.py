@@ -4,7 +4,8 @@ from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes
 from zipasr.recognizer.endpoint import EndpointConfig, EndpointRule
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.file_alignment import align_file, align_text
-from zipasr.recognizer.files import AudioSource, FileResult
+from zipasr.recognizer.files import AudioSource, FileResult, merge_results
+from zipasr.recognizer.jobs import threads_per_job, transcribe_in_processes
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import Hotword, Recognizer, SearchConfig, load
 from zipasr.recognizer.stream import Stream
@@ -26,4 +27,7 @@ __all__ = [
     "align_file",
     "align_text",
     "load",
+    "merge_results",
+    "threads_per_job",
+    "transcribe_in_processes",
 ]

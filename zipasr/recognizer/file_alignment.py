@@ -12,6 +12,7 @@ import numpy as np
 from zipasr.alignment.known_text import align_features
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import DataError
+from zipasr.lfs import refuse_pointer
 from zipasr.recognizer.recognizer import Recognizer
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.transcript import Transcript
@@ -83,7 +84,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
         DataError: the file does not exist or is not UTF-8 text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        refuse_pointer(content, path, DataError)
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(
             f"{path} must hold the text of a recording, but cannot be read: {error.strerror}; write it there or give it"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ, num_channels, read_blocks, rereadable
 from zipasr.errors import AudioError
-from zipasr.transcript import Transcript
+from zipasr.transcript import Transcript, merge_channels
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
@@ -143,3 +143,26 @@ def transcribe_in_batches(
         if sum(len(samples) for _, samples in waiting if samples is not None) >= _BATCH_S * SAMPLE_RATE_HZ:
             yield from flush()
     yield from flush()
+
+
+def merge_results(results: Iterable[FileResult]) -> Iterator[FileResult]:
+    """One result per file from those of its channels; see `merge_channels`. A channel that cannot be read fails its file."""
+    channels: list[FileResult] = []
+
+    def merged() -> Iterator[FileResult]:
+        if channels:
+            transcripts = [result.transcript for result in channels if result.transcript is not None]
+            yield FileResult(channels[0].path, merge_channels(transcripts))
+        channels.clear()
+
+    for result in results:
+        is_same_file = bool(channels) and channels[0].path == result.path
+        if result.transcript is None and is_same_file:
+            channels.clear()
+        elif not is_same_file or (result.transcript is not None and not result.transcript.channel):
+            yield from merged()
+        if result.transcript is None:
+            yield result
+        else:
+            channels.append(result)
+    yield from merged()

@@ -6,6 +6,7 @@ on the whole recording, encoded under the same chunk mask with the same padding 
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -108,6 +109,7 @@ class Stream:
         """
         if not self._is_open:
             raise RuntimeError("a finished stream takes no more audio; start another with Recognizer.stream()")
+        _check_kinds(samples, sample_rate_hz)
         values = _checked_samples(samples)
         self._check_rate(sample_rate_hz)
         self._num_samples += len(values)
@@ -253,6 +255,22 @@ def _decode_batch(streams: Sequence[Stream]) -> None:
     streams[0]._search.advance([stream._search_state for stream in streams], engine.to_float32(encoded))
     for stream, state in zip(streams, states, strict=True):
         stream._encoder_state, stream._ranked = state, None
+
+
+def _check_kinds(samples: object, sample_rate_hz: object) -> None:
+    """Raise ValueError for bytes, and for arguments in the order of other recognizers: the rate, then the samples."""
+    if isinstance(samples, (bytes, bytearray, memoryview)):
+        raise ValueError(
+            f"samples must be an array of numbers, but are {type(samples).__name__}; for 16-bit PCM pass "
+            "numpy.frombuffer(samples, numpy.int16)"
+        )
+    if samples is None or isinstance(samples, numbers.Number):
+        raise ValueError(
+            f"samples must be (samples,), but are {samples!r}; the samples come first: "
+            "accept_waveform(samples, sample_rate_hz)"
+        )
+    if not isinstance(sample_rate_hz, numbers.Real):
+        raise ValueError(f"sample_rate_hz must be a number, but is {type(sample_rate_hz).__name__}; pass samples first")
 
 
 def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:

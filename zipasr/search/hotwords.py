@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from zipasr.errors import ConfigError
+from zipasr.lfs import refuse_pointer
 from zipasr.text import normalize
 from zipasr.tokenizer import Tokenizer
 
@@ -285,7 +286,9 @@ def read_hotwords(path: str | os.PathLike[str]) -> list[Hotword]:
         ConfigError: there is no such file, it is not UTF-8 text, or a boost is not a number above 0.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        content = Path(path).read_bytes()
+        refuse_pointer(content, path, ConfigError)
+        lines = content.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path} must be a file of hotwords, a phrase a line, but cannot be read: {reason}") from error

@@ -18,13 +18,15 @@ from zipasr.serve.hints import phrases_of, writable_phrases
 from zipasr.serve.protocol import timed_words, write_json
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import FORMATS, Token, Transcript, to_cues
+from zipasr.transcript import CUE_FORMATS, CueConfig, Token, Transcript, to_cues, writer
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MODEL_ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 """Accepted besides the model's own name: OpenAI's names, which applications send by default, and some can name no other."""
 _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+_CUE_FIELDS = {"max_line_chars": int, "max_lines": int, "min_cue_s": float, "max_cue_s": float}
+"""Fields of `CueConfig`, which OpenAI's API does not have, and how each is read."""
 _MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
 """Limits on the hotwords of a request: their graph grows with their characters, and all requests wait while it is built."""
 _MAX_NUM_BEST = 20
@@ -77,6 +79,8 @@ class TranscriptionRequest:
     """Language of the response: our models do not identify it, so it is the declared one, or the one that was asked for."""
     ignored: tuple[str, ...] = ()
     """Names of unknown fields."""
+    cues: CueConfig | None = None
+    """Limits of subtitles and segments; None: the defaults."""
 
 
 def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> TranscriptionRequest:
@@ -93,6 +97,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
     hotwords = _hotwords(single.pop("prompt", ""), repeated["keywords"], model)
     num_best = _num_best(single.pop("num_best", None), response_format)
+    cues = _cues(single, response_format)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
         raise RequestError(
             f"{response_format} cannot be streamed, since it needs the whole transcript; leave stream out, or ask for json.",
@@ -124,6 +129,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         num_best=num_best,
         language=language,
         ignored=tuple(single),
+        cues=cues,
     )
 
 
@@ -204,6 +210,29 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def _cues(single: dict[str, str], response_format: str) -> CueConfig | None:
+    """Remove the fields that limit subtitles and return the limits; None: none is given."""
+    given = {name: single.pop(name) for name in _CUE_FIELDS if name in single}
+    if not given:
+        return None
+    first = next(iter(given))
+    if response_format not in (*CUE_FORMATS, "verbose_json"):
+        raise RequestError(
+            f"{first} has an effect only on srt, vtt and verbose_json, but response_format is {response_format}.",
+            param=first,
+        )
+    values: dict[str, float] = {}
+    for name, value in given.items():
+        try:
+            values[name] = _CUE_FIELDS[name](value)
+        except ValueError as error:
+            raise RequestError(f"{name} must be a number, but is {value[:100]!r}.", param=name) from error
+    try:
+        return CueConfig(**values)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise RequestError(f"{error}.", param=first) from error
+
+
 def _num_best(value: str | None, response_format: str) -> int | None:
     if value is None:
         return None
@@ -252,7 +281,7 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
         return "application/json", write_json(answer)
-    return f"{_CONTENT_TYPES[kind]}; charset=utf-8", FORMATS[kind](transcript, "")
+    return f"{_CONTENT_TYPES[kind]}; charset=utf-8", writer(kind, request.cues)(transcript, "")
 
 
 class EventWriter:
@@ -309,7 +338,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
         "text": transcript.text,
     }
     if request.has_segments:
-        answer["segments"] = _segments(transcript, token_ids)
+        answer["segments"] = _segments(transcript, token_ids, request.cues)
     if request.has_words:
         answer["words"] = timed_words(transcript)
     if request.num_best is not None:
@@ -321,9 +350,9 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
     return answer
 
 
-def _segments(transcript: Transcript, token_ids: Mapping[str, int]) -> list[dict[str, object]]:
+def _segments(transcript: Transcript, token_ids: Mapping[str, int], limits: CueConfig | None) -> list[dict[str, object]]:
     """One segment per subtitle. The models do not detect silence, so `no_speech_prob` is 0."""
-    cues = to_cues(transcript)
+    cues = to_cues(transcript, limits)
     groups: list[list[Token]] = [[] for _ in cues]
     starts_s = [cue.start_s for cue in cues]
     for token in transcript.tokens if cues else ():

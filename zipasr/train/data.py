@@ -23,6 +23,7 @@ from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.encoder.rates import output_lengths
 from zipasr.errors import CheckpointError, DataError
 from zipasr.features import Fbank, FbankConfig
+from zipasr.lfs import refuse_pointer
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
@@ -163,7 +164,11 @@ def read_vocabulary(path: Path) -> Tokenizer:
         CheckpointError: the file cannot be used.
     """
     try:
-        return Tokenizer.from_tokens(path) if path.suffix == ".txt" else Tokenizer.from_bytes(path.read_bytes())
+        if path.suffix == ".txt":
+            return Tokenizer.from_tokens(path)
+        model = path.read_bytes()
+        refuse_pointer(model, path, CheckpointError)
+        return Tokenizer.from_bytes(model)
     except OSError as error:
         raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
 

@@ -1,0 +1,47 @@
+"""The flags of verbs that write subtitles."""
+
+import argparse
+
+from zipasr.errors import ConfigError
+from zipasr.transcript import CUE_FORMATS, CueConfig
+
+_FIELDS = ("max_line_chars", "max_lines", "min_cue_s", "max_cue_s")
+
+
+def add_cue_options(parser: argparse.ArgumentParser) -> None:
+    """Add the limits of subtitles to a verb."""
+    defaults = CueConfig()
+    group = parser.add_argument_group(f"subtitles ({', '.join(CUE_FORMATS)})")
+    group.add_argument(
+        "--max-line-chars",
+        type=int,
+        metavar="N",
+        help=f"characters of a line; full-width ones count twice (default: {defaults.max_line_chars})",
+    )
+    group.add_argument("--max-lines", type=int, metavar="N", help=f"lines of a subtitle (default: {defaults.max_lines})")
+    group.add_argument(
+        "--min-cue-s",
+        type=float,
+        metavar="S",
+        help=f"least time on screen, as far as the next subtitle leaves it (default: {defaults.min_cue_s:g})",
+    )
+    group.add_argument(
+        "--max-cue-s", type=float, metavar="S", help=f"longest time on screen (default: {defaults.max_cue_s:g})"
+    )
+
+
+def cue_config(args: argparse.Namespace, format: str) -> CueConfig | None:
+    """The limits of the flags; None: none was given.
+
+    Raises:
+        ConfigError: a limit is out of range, or has no effect on this format.
+    """
+    given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
+    if not given:
+        return None
+    if format not in CUE_FORMATS:
+        flag = f"--{next(iter(given)).replace('_', '-')}"
+        raise ConfigError(
+            f"{flag} has no effect with --format {format}; use --format {', '.join(CUE_FORMATS)}, or leave it out"
+        )
+    return CueConfig(**given)

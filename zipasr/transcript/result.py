@@ -1,0 +1,128 @@
+"""The result of recognition: text, tokens and words with times and confidence, n-best hypotheses. Times are seconds from the
+start of the recording."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+_WORD_START = "\u2581"
+_MAX_GAP_S = 1.0
+"""Tokens of a word are nearer to each other than this, except where a search completes a word after a pause."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One recognized piece of the vocabulary, with time and probability."""
+
+    text: str
+    """The piece as in the vocabulary: a leading ▁ (U+2581) starts a word."""
+    start_s: float
+    """Time of the frame that emitted it."""
+    end_s: float
+    """End of that frame (40 ms later at 25 Hz), or of its interval in an alignment."""
+    log_prob: float
+    """Natural logarithm of its probability."""
+    channel: int | None = None
+    """Its channel, in a transcript merged from several."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word with its times and confidence, from its first token to its last."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+    """Geometric mean of the probabilities of its tokens, in [0, 1]."""
+    channel: int | None = None
+    """Its channel, in a transcript merged from several."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Recognition result of one recording: text, tokens, words and score."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    words: tuple[Word, ...] = ()
+    duration_s: float = 0.0
+    """Length of the recording in seconds."""
+    score: float = 0.0
+    """Log-probability of the hypothesis in its search, plus scores of language models and hotwords; comparable within one
+    recording only."""
+    alternatives: "tuple[Transcript, ...]" = ()
+    """The other n-best hypotheses, best first, if the search was configured to return several."""
+    channel: int | None = None
+    """Transcribed channel of the recording, from 0; None: all channels, mixed."""
+
+    @property
+    def word_joiner(self) -> str:
+        """Separator of words in `text`: a space, or nothing in languages written without spaces."""
+        return "" if len(self.words) > 1 and " " not in self.text else " "
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields for JSON: times rounded to 1 ms, other numbers to 6 digits, non-finite numbers as null."""
+        optional: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
+        if self.alternatives:
+            optional["alternatives"] = [hypothesis.to_dict() for hypothesis in self.alternatives]
+        return {
+            "text": self.text,
+            "duration_s": _rounded(self.duration_s, 3),
+            "score": _rounded(self.score, 6),
+            "words": [{**_text_and_times(word), "confidence": _rounded(word.confidence, 6)} for word in self.words],
+            "tokens": [{**_text_and_times(token), "log_prob": _rounded(token.log_prob, 6)} for token in self.tokens],
+            **optional,
+        }
+
+
+def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) -> tuple[Word, ...]:
+    """Group tokens into words: a token with a leading ▁ starts a word, and so does the first token.
+
+    The times of a word are the start of its first token and the end of its last. If more than 1 s lies between two of its
+    tokens, they are those of the side with more tokens, or with the more probable ones. A lone ▁ (the space of a character
+    vocabulary) belongs to the next word; without one it is dropped.
+
+    Args:
+        tokens: in order of time.
+        is_each_a_word: for languages written without spaces, each token is a word, except a lone ▁.
+    """
+    groups: list[list[Token]] = []
+    for token in tokens:
+        if not groups or is_each_a_word or token.text.startswith(_WORD_START):
+            groups.append([])
+        groups[-1].append(token)
+    words = []
+    for group in groups:
+        text = "".join(token.text for token in group).replace(_WORD_START, "")
+        if text:
+            mean_log_prob = sum(token.log_prob for token in group) / len(group)
+            start_s, end_s = _extent(group)
+            words.append(Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0))))
+    return tuple(words)
+
+
+def _extent(tokens: Sequence[Token]) -> tuple[float, float]:
+    """The start and the end of the tokens of a word, on one side of every long gap between them."""
+    sides = [[tokens[0]]]
+    for before, token in pairwise(tokens):
+        if token.start_s - before.end_s > _MAX_GAP_S:
+            sides.append([])
+        sides[-1].append(token)
+
+    def weight(side: Sequence[Token]) -> tuple[int, float]:
+        spoken = [token for token in side if token.text != _WORD_START]
+        return len(spoken), sum(token.log_prob for token in spoken)
+
+    best = max(sides, key=weight)
+    return best[0].start_s, best[-1].end_s
+
+
+def _text_and_times(part: Word | Token) -> dict[str, object]:
+    channel: dict[str, object] = {} if part.channel is None else {"channel": part.channel}
+    return {"text": part.text, "start_s": _rounded(part.start_s, 3), "end_s": _rounded(part.end_s, 3), **channel}
+
+
+def _rounded(value: float, num_digits: int) -> float | None:
+    return round(float(value), num_digits) if math.isfinite(value) else None
