@@ -11,6 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.serve.browser import FAKE_MICROPHONE, browser
 from tests.serve.clients import post, results_of, stream_samples, utterances_of, ws
 from tests.serve.nginx import documented_block, find_program, nginx
 from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer, wav
@@ -217,3 +218,24 @@ def test_the_documented_nginx_block(has_host: bool, root_path: str, nginx_progra
                 assert results_of(live)[-1]["text"] == utterances_of(streaming_recognizer(), samples)[-1].text
             wrong = httpx2.get(f"{url}/models", timeout=WATCHDOG_S)
             assert (wrong.status_code, f"{root_path}/v1" in json.loads(wrong.content)["error"]["message"]) == (404, True)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_page_behind_nginx(nginx_program: str, tmp_path: Path) -> None:
+    """A browser uploads a recording and uses the microphone on the page below a path."""
+    recording = tmp_path / "a.wav"
+    recording.write_bytes(wav(sentence(0, 4.0)))
+    microphone = (*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={recording}")
+    with running(streaming_recognizer()) as service, browser(*microphone) as page:
+        block = documented_block().replace("127.0.0.1:6006", f"127.0.0.1:{service.port}")
+        with nginx(nginx_program, tmp_path, block) as origin:
+            page.open(f"{origin}/speech/")
+            page.choose_file("#file", recording)
+            page.wait_for("!document.querySelector('#result').hidden || !document.querySelector('#error').hidden")
+            said = page.evaluate("[...document.querySelectorAll('.word')].map((word) => word.innerText).join(' ')")
+            assert said == streaming_recognizer().transcribe(recording).text
+            page.evaluate("document.querySelector('#microphone').click()")
+            page.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 20")
+            page.evaluate("document.querySelector('#microphone').click()")
+            page.wait_for("document.querySelectorAll('#transcript .final').length > 0")
