@@ -133,7 +133,7 @@ def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
     [
         (["--port", "70000"], "from 0 to 65535"),
         (["--max-connections", "0"], "at least 1"),
-        (["--idle-timeout-s", "-1"], "above 0"),
+        (["--idle-timeout-s", "-1"], "not below 0"),
         (["--host", "nowhere.invalid", "--port", "0"], "an address of this machine"),
         (["--host", "a" * 100, "--port", "0"], "an address of this machine"),
         (["--api-key-file", "missing.txt"], "cannot be read"),

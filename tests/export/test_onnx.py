@@ -25,7 +25,7 @@ from zipasr.onnx_runtime import is_exported
 def test_files(report: ExportReport) -> None:
     names = {path.name for path in report.folder.iterdir()}
     graphs = {"encoder.onnx", "decoder.onnx", "joiner.onnx", "model.onnx", "ctc_head.onnx"}
-    assert names == graphs | {"tokens.txt", "tokenizer.model", "README.md", "export.json", "checksums.json"}
+    assert names == graphs | {"tokens.txt", "bpe.vocab", "tokenizer.model", "README.md", "export.json", "checksums.json"}
     assert is_exported(report.folder)
     assert report.num_bytes == sum((report.folder / name).stat().st_size for name in graphs)
     lines = (report.folder / "tokens.txt").read_text().splitlines()
