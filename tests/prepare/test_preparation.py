@@ -1,5 +1,6 @@
 """Run: every kind of source becomes a folder that Lhotse reads. Law: the same bytes twice; no bad file stops the others."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -13,6 +14,7 @@ import soundfile
 from lhotse import CutSet
 
 from tests.audio.muxing import mux
+from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
 from zipasr.audio import load_audio
 from zipasr.data.audio_paths import read_located
 from zipasr.data.manifest_index import open_cuts
@@ -397,6 +399,29 @@ def test_damaged_recordings_are_taken_if_asked(tmp_path: Path, caplog: pytest.Lo
     assert f"{source / 'bad.mkv'} is damaged; silence replaces what cannot be decoded: 1.4" in caplog.text
     with pytest.raises(ConfigError, match="allow_damaged must be left out"):
         prepare(f"librispeech:{source}", tmp_path / "out", PrepareConfig(allow_damaged=True))
+
+
+def test_recordings_that_are_too_long_are_cut_by_their_texts(tmp_path: Path) -> None:
+    """With random weights no piece is sure of its words: all are rejected, or all are taken."""
+    model = tiny_asr_model().save(tmp_path / "model", tiny_tokenizer())
+    text = " ".join(["THE QUICK BROWN FOX, 1999."] * 3)
+    put(tmp_path / "in", "long.wav", noise(12.0), text)
+    put(tmp_path / "in", "short.wav", text="HELLO")
+    put(tmp_path / "in", "wrong.wav", noise(12.0), "1999 !")
+    limits = Limits(max_duration_s=5.0)
+    config = PrepareConfig(align_with=str(model), min_align_confidence=0.0, limits=limits, dev_share=0.0, test_share=0.0)
+    prepare(tmp_path / "in", tmp_path / "all", config)
+    cuts = cuts_of(tmp_path / "all")
+    pieces = [cuts[id] for id in sorted(cuts) if id.startswith("long-")]
+    assert len(pieces) >= 2
+    assert " ".join(cut.supervisions[0].text for cut in pieces) == text
+    assert all(cut.duration <= 5.0 for cut in pieces)
+    assert rejected_of(tmp_path / "all") == {"wrong": "text does not match the recording"}
+    prepare(tmp_path / "in", tmp_path / "none", dataclasses.replace(config, min_align_confidence=1.0))
+    rejected = rejected_of(tmp_path / "none")
+    assert list(cuts_of(tmp_path / "none")) == ["short"]
+    assert set(rejected) == {cut.id for cut in pieces} | {"wrong"}
+    assert set(rejected.values()) == {"text does not match the recording"}
 
 
 def test_limits_can_be_set(tmp_path: Path) -> None:
