@@ -172,6 +172,30 @@ def test_same_seed_same_run(small_data: Path, tmp_path: Path) -> None:
 # Stopping and resuming
 
 
+def test_a_checkpoint_that_a_kill_kept_from_deletion_changes_nothing(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is killed after it has written a checkpoint and before it deletes the oldest, from which it must not average."""
+    config = minute_config(small_data, num_epochs=4, save_interval=2, keep_checkpoints=2, average_share=0.7)
+    config = dataclasses.replace(config, valid_interval=9)
+    run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts")
+    oldest = checkpoint_folders(tmp_path / "parts")[2]
+    shutil.copytree(oldest, tmp_path / "oldest")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts")
+    assert not oldest.exists()
+    shutil.copytree(tmp_path / "oldest", oldest)
+    run(config, tmp_path / "parts")
+    dev = [[line for line in read_metrics(tmp_path / name) if line["kind"] == "dev"] for name in ("whole", "parts")]
+    assert dev[0] == dev[1]
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("stop", [1, 4, 7])
 def test_resumed_run_is_bit_identical(

@@ -116,6 +116,8 @@ def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     if not ranks.is_main:
         return SilentLog(), state
     position = state.position
+    if is_resumed:  # a kill between writing a checkpoint and deleting the oldest must not change later averages
+        remove_old(out, config.keep_checkpoints, position.num_steps, config.save_interval)
     length = expected_length(config, plan, ranks, position)
     log = RunLog(out, total_steps=length.num_steps, done_steps=position.num_steps, is_quiet=is_quiet)
     num_parameters = sum(p.numel() for p in state.model.parameters())
