@@ -10,11 +10,13 @@ import zipasr
 from tests.tiny_model import save_tiny, tiny_tokenizer
 from zipasr.audio import load_audio
 from zipasr.checkpoint import CheckpointFolder
+from zipasr.cli.transcribe import _listed
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ZipasrError
 from zipasr.hub import open_tokenizer
 from zipasr.lines import read_lines
 from zipasr.lm.arpa import read_arpa
+from zipasr.prepare.corpora import iterate_array
 from zipasr.recognizer.file_alignment import read_text
 from zipasr.search.hotwords import read_hotwords
 from zipasr.tokenizer import Tokenizer
@@ -24,6 +26,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29
 
 OPENERS: dict[str, Callable[[Path], Any]] = {
     "call.wav": load_audio,
+    "list.txt": lambda path: _listed(str(path)),
+    "WenetSpeech.json": lambda path: list(iterate_array(path, "audios")),
     "call.mp3": load_audio,
     "model.safetensors": read_torch_file,
     "pretrained.pt": read_torch_file,

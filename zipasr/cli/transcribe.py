@@ -15,6 +15,7 @@ from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folde
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
+from zipasr.lfs import refuse_pointer
 from zipasr.transcript import FILE_ENDINGS, FORMATS, channel_label, writer
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ def _listed(path: str | None) -> list[str]:
         content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
+    refuse_pointer(content, path, ConfigError)
     # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
     lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
     return [line.strip() for line in lines if line.strip()]

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import DataError
+from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
 from zipasr.prepare.utterance import Reason, Rejected, bad_line
@@ -318,6 +319,8 @@ def iterate_array(path: Path, name: str) -> Iterator[Any]:
     """
     try:
         with path.open(encoding="utf-8") as file:
+            refuse_pointer(file.read(HEAD_BYTES).encode(), path, DataError)
+            file.seek(0)
             yield from _items(file, path, name)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} must be a JSON file with {name!r}, but cannot be read: {error}") from error
