@@ -32,6 +32,10 @@ the line
 3
 00:01:10,000 --> 00:01:09,000
 it ends before it starts
+
+4
+00:01:20,000 --> 00:01:22,000
+please [inaudible] now
 """
 
 
@@ -100,7 +104,7 @@ def test_texts_beside_recordings_under_every_name(tmp_path: Path) -> None:
     }
     times = [(good[name].start_s, good[name].duration_s) for name in ("d-0001000", "d-0060000")]
     assert times == [(1.0, 1.5), (60.0, 2.0)]
-    assert bad == {"d-0070000": Reason.BAD_ENTRY, "notes.de": Reason.NO_AUDIO}
+    assert bad == {"d-0070000": Reason.BAD_ENTRY, "d-0080000": Reason.TEXT_MISMATCH, "notes.de": Reason.NO_AUDIO}
 
 
 def test_folder_of_audio_without_texts_says_what_to_write(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from zipasr.errors import DataError
 from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES
 from zipasr.prepare.recording_files import composed
-from zipasr.prepare.timed_texts import READERS, join_neighbors, read_timed_texts
+from zipasr.prepare.tags import has_unwritten_words
+from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 from zipasr.text import single_spaced
 
@@ -172,12 +173,9 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
         yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
         return
     entries = read_timed_texts(path)
-    for entry in entries:
-        if entry.end_s <= entry.start_s:
-            id = part_id(whole.id, entry.start_s)
-            detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
-            yield Rejected(id=id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
-    for entry in join_neighbors(entry for entry in entries if entry.end_s > entry.start_s):
+    faults = [_fault(entry, whole, path) for entry in entries]
+    yield from filter(None, faults)
+    for entry in join_neighbors(entry for entry, fault in zip(entries, faults, strict=True) if fault is None):
         name = whole.id if entry.speaker is None else f"{whole.id}-{entry.speaker}"
         yield replace(
             whole,
@@ -187,3 +185,16 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
             start_s=entry.start_s,
             duration_s=entry.end_s - entry.start_s,
         )
+
+
+def _fault(entry: TimedText, whole: Utterance, path: Path) -> Rejected | None:
+    """Why a text with times cannot be used; None if it can."""
+    if entry.end_s <= entry.start_s:
+        reason = Reason.BAD_ENTRY
+        detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
+    elif has_unwritten_words(entry.text):
+        reason = Reason.TEXT_MISMATCH
+        detail = f"expected all words, got a tag for words that are not written: {entry.text!r}"
+    else:
+        return None
+    return Rejected(id=part_id(whole.id, entry.start_s), audio=str(whole.audio), reason=reason, detail=detail)

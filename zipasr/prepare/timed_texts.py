@@ -1,8 +1,9 @@
 """Texts with times beside a recording: subtitles (SRT, VTT) and Praat's TextGrid -> `TimedText` entries in seconds.
 
-Subtitles are written to be read: tags, sounds in brackets and lyrics are not speech and are left out, and the rolling lines
-of automatic captions are read once. Neighbors that touch are joined up to `MAX_JOINED_S`, since a subtitle often ends in
-the middle of a sentence, and a tier may hold single words.
+Subtitles are written to be read: formatting, sounds in brackets and lyrics are not speech and are left out, and the rolling
+lines of automatic captions are read once. A tag for words that nobody wrote down, such as [inaudible], stays. Neighbors that
+touch are joined up to `MAX_JOINED_S`, since a subtitle often ends in the middle of a sentence, and a tier may hold single
+words.
 """
 
 import html
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zipasr.lines import read_lines
+from zipasr.prepare.tags import has_unwritten_words, without_tags
 from zipasr.text import single_spaced
 
 MAX_JOINED_S = 15.0
@@ -22,10 +24,8 @@ MAX_GAP_S = 0.3
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE_TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
-_TAGS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-_NOT_SPEECH = re.compile(
-    r"\[[^\[\]]*\]|\N{EIGHTH NOTE}[^\N{EIGHTH NOTE}]*\N{EIGHTH NOTE}?|[\N{BEAMED EIGHTH NOTES}\N{EIGHTH NOTE}]"
-)
+_FORMATTING = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_LYRICS = re.compile(r"\N{EIGHTH NOTE}[^\N{EIGHTH NOTE}]*\N{EIGHTH NOTE}?|\N{BEAMED EIGHTH NOTES}")
 _DIALOGUE_DASH = re.compile(r"^\s*[-\N{EN DASH}\N{EM DASH}]\s*", re.MULTILINE)
 _VOICE = re.compile(r"<v(?:\.[^\s>]+)?\s+([^>]+)>")
 _PRAAT_VALUES = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|<(exists|absent)>')
@@ -104,8 +104,9 @@ def _until_empty(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _spoken(line: str) -> str:
-    """A line of a subtitle without tags, sounds in brackets, lyrics, and dashes before speakers."""
-    return single_spaced(_DIALOGUE_DASH.sub("", _NOT_SPEECH.sub(" ", html.unescape(_TAGS.sub("", line)))))
+    """A line of a subtitle without formatting, lyrics, dashes before speakers, and tags but those that stand for words."""
+    text = _LYRICS.sub(" ", html.unescape(_FORMATTING.sub("", line)))
+    return single_spaced(_DIALOGUE_DASH.sub("", text if has_unwritten_words(text) else without_tags(text)))
 
 
 def _num_repeated(shown: Sequence[str], lines: Sequence[str]) -> int:
