@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.tiny_model import save_tiny, tiny_tokenizer
+from zipasr.checkpoint import load_weights
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.lm import (
     LmConfig,
@@ -21,7 +22,7 @@ from zipasr.lm import (
     estimate_ngram,
     load_language_model,
 )
-from zipasr.lm.neural import CONFIG_FILE, WEIGHTS_FILE, LmState, load_weights
+from zipasr.lm.neural import CONFIG_FILE, WEIGHTS_FILE, LmState
 from zipasr.tokenizer import Tokenizer
 
 NETWORKS = {
@@ -219,7 +220,7 @@ def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
 
 def test_weights_must_fit() -> None:
     model = make("lstm")
-    with pytest.raises(CheckpointError, match=r"does not match .*size mismatch for output_bias"):
+    with pytest.raises(CheckpointError, match=r"does not match .*output_bias must be"):
         load_weights(model, {**model.state_dict(), "output_bias": torch.zeros(3)}, source="x")
 
 

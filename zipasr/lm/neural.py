@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr import checkpoint
-from zipasr.config import from_json, to_json
+from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
@@ -275,26 +275,9 @@ class NeuralLm(nn.Module):
                 f"{folder} must hold a language model ({CONFIG_FILE}), but holds {', '.join(files.names())}; train one "
                 "with: zipasr train-lm TEXT --model DIR --out OUT"
             )
-        try:
-            config = from_json(LmConfig, files.document(CONFIG_FILE), where=f"{files.path / CONFIG_FILE}")
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
-        model = NeuralLm(config)
-        load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
+        model = NeuralLm(files.config(LmConfig, CONFIG_FILE))
+        checkpoint.load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
         return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
-
-
-def load_weights(model: NeuralLm, tensors: dict[str, Tensor], *, source: str) -> None:
-    """Copy named tensors into a model with exactly these names and shapes.
-
-    Raises:
-        CheckpointError: a name is missing or unknown, or a shape differs.
-    """
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise CheckpointError(f"{source} does not match its configuration: {problem}") from error
 
 
 class LmState:

@@ -30,7 +30,6 @@ from zipasr.lm.neural import (
     LstmConfig,
     NeuralLm,
     TransformerConfig,
-    load_weights,
 )
 from zipasr.lm.ngram import NgramModel
 from zipasr.lm.texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
@@ -314,7 +313,7 @@ class _LmRun:
         if not folder.exists():
             return
         files = checkpoint.CheckpointFolder(folder)
-        load_weights(self.model, files.tensors(WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+        checkpoint.load_weights(self.model, files.tensors(WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
         named = files.tensors(_TENSORS_FILE)
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in named.items():

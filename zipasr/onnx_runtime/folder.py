@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
-from zipasr.config import from_json
-from zipasr.errors import CheckpointError, ConfigError
+from zipasr.errors import CheckpointError
 from zipasr.features import FbankConfig
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.onnx_runtime.model import OnnxModel
@@ -39,10 +38,7 @@ def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> E
         ConfigError: onnxruntime is not installed.
     """
     files = CheckpointFolder(folder)
-    try:
-        config = from_json(ExportedConfig, files.document(EXPORT_FILE), where=f"{files.path / EXPORT_FILE}")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    config = files.config(ExportedConfig, EXPORT_FILE)
     named = config.files.named()
     # With an encoder and a CTC head the combined graph is not needed.
     graphs = {name: files.blob(name) for part, name in named.items() if part != "ctc" or "encoder" not in named}
