@@ -56,6 +56,11 @@ def tiny_asr_model(
     if has_attention:
         attention = AttentionConfig(num_layers=2, dim=32, attention_dim=32, num_heads=4, feedforward=64)
         config = dataclasses.replace(config, attention=attention)
+    return sharpened_model(config, seed)
+
+
+def sharpened_model(config: AsrConfig, seed: int) -> AsrModel:
+    """A model with random weights, in eval mode, its joiner sharpened so that it emits tokens."""
     torch.manual_seed(seed)
     model = AsrModel(config).eval()
     if model.transducer is not None:

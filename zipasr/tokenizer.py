@@ -70,6 +70,11 @@ class Tokenizer:
         return self._ids is not None
 
     @property
+    def word_joiner(self) -> str:
+        """Separator of words in a text: a space, or nothing if the vocabulary is spaceless."""
+        return "" if self.is_spaceless else " "
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids V, including the special ones."""
         return len(self.pieces)

@@ -2,10 +2,12 @@
 
 import pytest
 
-from tests.tiny_model import noise, tiny_recognizer
+from tests.tiny_model import noise, tiny_asr_model, tiny_recognizer
 from zipasr.errors import DataError
 from zipasr.prepare import long_texts
 from zipasr.prepare.long_texts import Piece, cut_by_alignment
+from zipasr.recognizer import Recognizer
+from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
 
 TEXT = "“The quick, brown fox” – 2 foxes, 1999 – jumps."
@@ -31,6 +33,16 @@ def test_nothing_is_lost() -> None:
     times = [0.0, *(time for piece in pieces for time in (piece.start_s, piece.end_s)), 60.0]
     assert times == sorted(times)
     assert all(piece.end_s - piece.start_s <= 10.0 and 0.0 <= piece.confidence <= 1.0 for piece in pieces)
+
+
+def test_nothing_is_lost_in_a_script_without_spaces() -> None:
+    """Characters are cut apart; a digit and punctuation, which the model cannot write, stay with their neighbors."""
+    text = "甲乙，丙甲3。丁乙丙甲丁" * 6
+    tokenizer = Tokenizer.train([text.translate({ord(c): None for c in "，3。"})], kind="spaceless", vocab_size=None)
+    recognizer = Recognizer(tiny_asr_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    pieces = cut_by_alignment(recognizer, noise(30.0), text, lang="zh", max_duration_s=6.0)
+    assert "".join(piece.text for piece in pieces) == text
+    assert len(pieces) >= 3
 
 
 def test_cut_in_the_latest_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:

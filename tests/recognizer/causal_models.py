@@ -4,9 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
-import torch
-
-from tests.tiny_model import tiny_tokenizer
+from tests.tiny_model import sharpened_model, tiny_tokenizer
 from zipasr.heads.attention import AttentionConfig
 from zipasr.model import AsrModel, tiny
 from zipasr.recognizer import Recognizer, SearchConfig
@@ -22,12 +20,7 @@ def causal_model(*, has_transducer: bool = True, has_attention: bool = False, **
     if has_attention:
         attention = AttentionConfig(num_layers=1, dim=32, attention_dim=32, num_heads=2, feedforward=64)
         config = dataclasses.replace(config, attention=attention)
-    torch.manual_seed(0)
-    model = AsrModel(config).eval()
-    if model.transducer is not None:
-        with torch.no_grad():
-            model.transducer.joiner.output.weight.mul_(20)
-    return model
+    return sharpened_model(config, seed=0)
 
 
 @functools.cache

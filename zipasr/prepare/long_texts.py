@@ -67,9 +67,9 @@ def cut_by_alignment(
     is_spaceless = tokenizer.is_spaceless
     parts = [character for character in text if not character.isspace()] if is_spaceless else text.split()
     written = [_writable(part, tokenizer, lang) for part in parts]
-    joiner = "" if is_spaceless else " "
+    joiner = tokenizer.word_joiner
     words = align_text(recognizer, samples, joiner.join(filter(None, written))).words
-    num_words = [len(part) if is_spaceless else len(part.split()) for part in written]
+    num_words = [len(tokenizer.encode(part) if is_spaceless else part.split()) for part in written]
     assert sum(num_words) == len(words), "the alignment has other words than the text"
     units = list(_units(parts, num_words, words, joiner))
     return list(_pieces(units, joiner, max_duration_s, duration_s=len(samples) / SAMPLE_RATE_HZ))

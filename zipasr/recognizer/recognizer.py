@@ -284,7 +284,7 @@ class Recognizer:
             lambda pieces: self.transcribe_many(pieces, hotwords=hotwords),
             self.long_recordings,
             detector=self._detector,
-            joiner="" if self.engine.tokenizer.is_spaceless else " ",
+            joiner=self.engine.tokenizer.word_joiner,
             on_progress=on_progress,
         )
 

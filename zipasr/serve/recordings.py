@@ -169,7 +169,7 @@ class Transcriber:
                 lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
                 detector=recognizer.long_recordings.detector(),
-                joiner="" if recognizer.engine.tokenizer.is_spaceless else " ",
+                joiner=recognizer.engine.tokenizer.word_joiner,
                 on_text=on_text,
             )
 
