@@ -289,7 +289,7 @@ def test_every_part_of_the_import_map_has_a_sentence() -> None:
 
 
 def test_rooms_are_the_folders_and_modules_of_the_package() -> None:
-    names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"}
+    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
     drawn = [part for row in rooms() for part in row]
     assert sorted(drawn) == sorted(name for name in names if not name.startswith("__"))
     heights = [HEIGHT[part] for part in drawn]

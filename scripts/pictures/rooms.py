@@ -1,7 +1,7 @@
 """The package as rooms: its folders and root modules in the rows of the import map, and how audio becomes text in them."""
 
 from scripts.pictures.drawing import WIDTH, Box, Drawing
-from tests.import_map import DROP_INS, PACKAGE, ROWS
+from tests.import_map import DROP_INS, FILES, ROWS, part_of
 
 SENTENCES = {
     "cli": "Parses, calls one function, prints.",
@@ -56,7 +56,7 @@ _RAIL, _NAME, _SENTENCE = 27.0, 46.0, 162.0
 
 def rooms() -> list[list[str]]:
     """The parts of the package that exist, in the rows of the import map; in a row, those on the path come first."""
-    found = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+    found = set(map(part_of, FILES))
     rows = ([part for part in row if part in found] for row in ROWS)
     return [sorted(row, key=lambda part: part not in PATH) for row in rows if row]
 
