@@ -358,7 +358,7 @@ def installed(built: Built, request: pytest.FixtureRequest, tmp_path_factory: py
     python = base_environment(folder / "venv")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", "--no-build-isolation"]
     constraints = ["-c", str(REPOSITORY / "constraints.txt")]
-    output_of(*pip, "--disable-pip-version-check", *constraints, getattr(built, request.param), cwd=folder)
+    output_of(*pip, "--no-cache-dir", "--disable-pip-version-check", *constraints, getattr(built, request.param), cwd=folder)
     return python
 
 
