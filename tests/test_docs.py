@@ -1,4 +1,4 @@
-"""Contract: the code blocks of README.md and docs/*.md are true of this version.
+"""Contract: the code blocks of docs/*.md, README.md and the other pages beside it are true of this version.
 
 How to mark a block: its info string states its kind and what is tested.
 
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 from zipasr.cli.command import _parser
 
 MARKS = ("python run", "python", "bash", "json", "text")
-FILES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+FILES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 class Block(NamedTuple):

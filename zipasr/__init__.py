@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from zipasr.transcript import CueConfig, Token, Transcript, Word, merge_channels
 
-    __version__: str
+__version__ = "0.2.0"
 
 __all__ = [
     "AudioError",
@@ -90,10 +90,6 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("zipasr")
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'zipasr' has no attribute {name!r}; it offers {', '.join(__all__)} and its submodules")

@@ -23,6 +23,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from zipasr import __version__
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
@@ -69,7 +70,7 @@ def write_folder(
         for name, named in tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
             checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
-        index = {"format": "zipasr", "version": FORMAT_VERSION, "sha256": checksums}
+        index = {"format": "zipasr", "version": FORMAT_VERSION, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
         _sync_folder(partial)
         _replace_folder(partial, folder)
@@ -121,7 +122,8 @@ class CheckpointFolder:
             raise CheckpointError(f"{index_path} is damaged ({error}); use another checkpoint") from error
         if version > FORMAT_VERSION:
             raise CheckpointError(
-                f"{self.path} has checkpoint format {version}, but this zipasr reads up to {FORMAT_VERSION}; upgrade"
+                f"{self.path} must have checkpoint format {FORMAT_VERSION} or older, but has format {version}, which zipasr "
+                f"{index.get('written_by', '(unknown)')} wrote; this is {__version__}: upgrade"
             )
 
     def names(self) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import zipasr
 from tests.watchdog import WATCHDOG_S
 from zipasr.cli import command, main
 from zipasr.errors import AudioError, ConfigError
@@ -64,21 +65,15 @@ def test_a_bug_prints_a_traceback(failing_verb: dict, capsys: pytest.CaptureFixt
     assert error.endswith("zipasr: error: unexpected ZeroDivisionError: division by zero; this is a bug, please report it\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "b", "--search", "guess"]])
+@pytest.mark.parametrize("argv", [["--quiet"], ["nonsense"], ["evaluate"], ["evaluate", "a", "b", "--search", "guess"]])
 def test_misuse_exits_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(argv) == 2
     assert "usage: zipasr" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", command.VERBS)
-def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
-    assert main([verb, "--help"]) == 0
-    assert f"usage: zipasr {verb}" in capsys.readouterr().out
-
-
 def test_version(capsys: pytest.CaptureFixture) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("zipasr ")
+    assert capsys.readouterr().out == f"zipasr {zipasr.__version__}\n"
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -99,8 +94,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_python_dash_m() -> None:
     done = subprocess.run([sys.executable, "-m", "zipasr"], check=False, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "usage: zipasr" in done.stderr
+    assert done.returncode == 0
+    assert done.stdout.startswith("zipasr ")
 
 
 def test_a_closed_pipe_prints_no_traceback() -> None:
@@ -121,12 +116,13 @@ def test_a_closed_pipe_prints_no_traceback() -> None:
     process.stderr.close()
 
 
-def test_full_disk_of_stdout_is_reported() -> None:
+@pytest.mark.parametrize("argv", [[], ["--version"]])
+def test_full_disk_of_stdout_is_reported(argv: list[str]) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "zipasr", "--version"], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "zipasr", *argv], check=False, stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode != 0
     assert os.strerror(errno.ENOSPC) in done.stderr

@@ -17,6 +17,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "align",
+        takes="DIR AUDIO...",
+        example="zipasr align exp/mine a.wav --text 'HELLO WORLD'",
         help="align a known text with a recording",
         description="Print the times of the words in each recording. The text comes from the file NAME.txt next to the "
         "recording, or from --text or --text-file. The model must have a CTC head. A recording that cannot be read or does "

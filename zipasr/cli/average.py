@@ -8,6 +8,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "average",
+        takes="[RUN] (--last N | --epochs N | --from BATCH | --checkpoints X...) --out DIR",
+        example="zipasr average exp/mine --last 5 --out exp/mine/last5",
         help="average checkpoints of a run into a model",
         description="Average the weights of checkpoints and write a model folder for transcribe and evaluate. The model/ of "
         "a run is already an average; this command tries other ones. --last and --checkpoints average the checkpoints "
@@ -17,11 +19,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints, without that of an interruption")
     what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
-    what.add_argument("--from", type=int, dest="start", metavar="BATCH", help="from this checkpoint on; 0: the start")
+    what.add_argument(
+        "--from", type=int, dest="start", metavar="BATCH", help="from the checkpoint of this batch on; 0: the start"
+    )
     what.add_argument(
         "--checkpoints", nargs="+", metavar="X", help="folders of checkpoints or models, or batches of RUN's checkpoints"
     )
-    parser.add_argument("--to", type=int, metavar="BATCH", help="with --from: up to this checkpoint (default: the newest)")
+    parser.add_argument(
+        "--to", type=int, metavar="BATCH", help="with --from: up to the checkpoint of this batch (default: the newest)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the model to write")
     parser.add_argument("--json", action="store_true", help="print what was averaged as JSON")
     parser.set_defaults(run=run)

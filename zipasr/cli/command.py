@@ -8,9 +8,12 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
+from zipasr import __version__
 from zipasr.cli.console import configure_streams, log_lines
 from zipasr.cli.threads import wait_without_spinning
 from zipasr.errors import ConfigError, ZipasrError
@@ -31,23 +34,54 @@ VERBS = (
 )
 """All verbs, in the order in which they are used."""
 
+FIRST_STEPS = f"""\
+zipasr {__version__}: speech recognition with Zipformer, from recordings to transcripts.
+Your own recordings, each beside its text (a.wav, a.txt):
+  zipasr prepare recordings --out data/mine
+  zipasr train data/mine --out exp/mine
+  zipasr transcribe exp/mine new.wav
+The folder of a model:
+  zipasr transcribe MODEL a.wav
+A first look: train on 22 minutes of telephone prompts, downloaded from Debian:
+  zipasr prepare prompts --out data/prompts
+  zipasr train prompts:tiny --out exp/prompts
+All verbs: zipasr --help. One verb, with an example: zipasr train --help."""
+"""What to do first, for each kind of user; `zipasr` without arguments prints it."""
+
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class _VersionAction(argparse.Action):
-    """Prints the version, which is looked up only then, since that takes time."""
+    """Prints the version; unlike that of argparse, it reports a full disk."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import zipasr
-
-        print(f"zipasr {zipasr.__version__}")
+        print(f"zipasr {__version__}", flush=True)
         parser.exit(_EXIT_DONE)
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """A parser that accepts flags before, between and after positional arguments, as in `transcribe DIR --json a.wav`."""
+    """The parser of a verb.
+
+    Its usage is short and followed by an example, so that both are on the first screen of the help and beside an error.
+    Flags may stand before, between and after positional arguments, as in `transcribe DIR --json a.wav`.
+    """
 
     _is_intermixing = False
+
+    def __init__(self, *, takes: str = "", example: str | None = None, **settings: Any) -> None:
+        """Create the parser.
+
+        Args:
+            takes: the positional arguments and required flags, as in "DIR --out OUT"; argparse lists all flags if empty.
+            example: a complete command.
+            settings: those of argparse.
+        """
+        super().__init__(**settings)
+        self.example = example
+        if takes:
+            self.usage = textwrap.fill(f"{self.prog} {takes} [options]", width=72, subsequent_indent=" " * 9)
+        if example:
+            self.usage = f"{self.usage}\nexample: {example}".replace("%", "%%")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parse the arguments of a verb; argparse's own method ends a list of positional arguments at the first flag."""
@@ -66,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_streams()
     wait_without_spinning()
     try:
+        if not argv:
+            print(FIRST_STEPS, flush=True)
+            return _EXIT_DONE
         args = _parser(argv).parse_args(argv)
         _refuse_empty(args)
         with log_lines(is_quiet=args.quiet):
@@ -91,9 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zipasr", description="Speech recognition, from recordings to transcripts.")
+    parser = argparse.ArgumentParser(
+        prog="zipasr",
+        usage="zipasr VERB INPUT... [options]\nexample: zipasr transcribe exp/mine a.wav",
+        description="Speech recognition, from recordings to transcripts. `zipasr VERB --help` explains a verb; `zipasr` "
+        "alone says what to do first.",
+    )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_VerbParser)
+    subparsers = parser.add_subparsers(dest="verb", required=True, prog="zipasr", metavar="VERB", parser_class=_VerbParser)
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
         importlib.import_module(f"zipasr.cli.{verb.replace('-', '_')}").add_parser(subparsers)

@@ -16,14 +16,16 @@ def add_cue_options(parser: argparse.ArgumentParser) -> None:
         "--max-line-chars",
         type=int,
         metavar="N",
-        help=f"characters of a line; full-width ones count twice (default: {defaults.max_line_chars})",
+        help=f"most characters in a line; full-width ones count twice (default: {defaults.max_line_chars})",
     )
-    group.add_argument("--max-lines", type=int, metavar="N", help=f"lines of a subtitle (default: {defaults.max_lines})")
+    group.add_argument(
+        "--max-lines", type=int, metavar="N", help=f"most lines in a subtitle (default: {defaults.max_lines})"
+    )
     group.add_argument(
         "--min-cue-s",
         type=float,
         metavar="S",
-        help=f"least time on screen, as far as the next subtitle leaves it (default: {defaults.min_cue_s:g})",
+        help=f"shortest time on screen, unless the next subtitle starts earlier (default: {defaults.min_cue_s:g})",
     )
     group.add_argument(
         "--max-cue-s", type=float, metavar="S", help=f"longest time on screen (default: {defaults.max_cue_s:g})"

@@ -25,6 +25,8 @@ def add_parser(subparsers: SubParsers) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "diagnose",
+        takes="DIR CUTS",
+        example="zipasr diagnose exp/mine data/mine/dev_cuts.jsonl.gz",
         help="show the activations of a model with their limits, and why words are missing",
         description="Process some utterances and show, worst first, the size of activations, the share of positive values, "
         "how correlated channels are (whiteness: 1 is best) and how widely attention spreads (entropy), with the limits "

@@ -27,6 +27,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "evaluate",
+        takes="DIR SET",
+        example="zipasr evaluate exp/mine data/mine/test_cuts.jsonl.gz",
         help="measure error rates and speed, tune the search, calibrate confidence",
         description="Transcribe recordings whose text is known and count the errors. A recording that cannot be read is "
         "reported and skipped; the exit code is then 1.",

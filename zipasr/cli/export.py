@@ -17,6 +17,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "export",
+        takes="DIR --out OUT",
+        example="zipasr export exp/mine --out exported",
         help="write a model as ONNX graphs for sherpa-onnx",
         description="Write the encoder, decoder and joiner of a transducer, the graph of a CTC head, or both, with the "
         "vocabulary and a README with the commands that run them. Every graph is compared with PyTorch first.",

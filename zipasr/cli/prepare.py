@@ -4,32 +4,42 @@ import argparse
 import json
 
 _DESCRIPTION = """\
-SOURCE is one of
-  a folder      NAME.wav (or any audio) with NAME.txt or NAME.lab next to it, also in subfolders; or with subtitles
-                (NAME.srt, NAME.vtt) or a TextGrid, whose times cut a long recording; or with .trans.txt files
-  a manifest    JSON lines, TSV or CSV with audio and text, also as NeMo, WeNet, Common Voice, Hugging Face and LJSpeech
-                have them, or a folder with train.jsonl, dev.jsonl and test.jsonl; a line may give start, end or
-                duration, channel and audio_track
-  Kaldi         a directory with wav.scp and text
-  Lhotse cuts   .jsonl.gz
-  prompts       telephone prompts recorded by people, downloaded from Debian (--lang en, es, fr, it or ru)
-  NAME:FOLDER   a published corpus as downloaded: librispeech:, aishell:, wenetspeech: or gigaspeech:, with its official
-                splits (--set subset=M for a smaller training part); musan: for noise to train with
+Turn recordings with texts into training data. DIR receives
+train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC
+where the source is not plain audio, and rejected.jsonl, which says why each
+rejected recording was left out. DIR can be moved."""
 
-DIR receives train_cuts.jsonl.gz, dev_cuts.jsonl.gz and test_cuts.jsonl.gz, 16 kHz FLAC where the source is not plain
-audio, and rejected.jsonl with the reason for every dropped recording. It can be moved."""
+_SOURCES = """\
+a folder      NAME.wav (or any other audio) with NAME.txt or NAME.lab beside
+              it, also in subfolders; or with subtitles (NAME.srt, NAME.vtt)
+              or a TextGrid, whose times cut a long recording; or with
+              .trans.txt files
+a manifest    JSON lines, TSV or CSV with audio and text, including those of
+              NeMo, WeNet, Common Voice, Hugging Face and LJSpeech, or a
+              folder with train.jsonl, dev.jsonl and test.jsonl; a line may
+              give start, end or duration, channel and audio_track
+Kaldi         a directory with wav.scp and text
+Lhotse cuts   .jsonl or .jsonl.gz
+prompts       telephone prompts recorded by people, downloaded from Debian
+              (--lang en, es, fr, it or ru)
+NAME:FOLDER   a published corpus as downloaded: librispeech:, aishell:,
+              wenetspeech: or gigaspeech:, with its official splits (--set
+              subset=M for a smaller training part); musan:, the noise to
+              train with"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "prepare",
+        takes="SOURCE --out DIR",
+        example="zipasr prepare recordings --out data/mine",
         help="turn recordings and texts into training data",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, prompts, or NAME:FOLDER")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the data; overwritten")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, prompts, or NAME:FOLDER; see below")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; earlier data in it are replaced")
     parser.add_argument("--lang", default="en", help="language of entries that state none (default: en)")
     parser.add_argument(
         "--as",
@@ -64,6 +74,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "(default: reject them)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument_group("SOURCE", _SOURCES)
     parser.set_defaults(run=run)
 
 

@@ -33,6 +33,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "profile",
+        takes="(NAME_OR_FOLDER | --all)",
+        example="zipasr profile zipformer-m --no-time",
         help="count parameters and operations, measure time and memory",
         description="Print the cost of a model and the paper's figures for it. Operations are those of the encoder for "
         "30 s of speech; time and memory are those of encoding a batch.",
@@ -43,9 +45,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--all", action="store_true", help="profile every model in the paper's table of encoders instead")
     parser.add_argument("--batch", type=int, metavar="N", help="utterances per batch (default: 30 on a GPU, else 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of each utterance (default: 30)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads (default: PyTorch's choice)")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--time", action=argparse.BooleanOptionalAction, default=True, help="measure time and memory")
+    parser.add_argument(
+        "--time", action=argparse.BooleanOptionalAction, default=True, help="measure time and memory (default: yes)"
+    )
     parser.add_argument("--plot", metavar="PNG", help="with --all: plot time and memory over model size to this file")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, a list with --all")
     parser.set_defaults(run=run)

@@ -19,8 +19,9 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--search",
         choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"),
         default="auto",
-        help="search method; auto: beam if the model has a transducer head, else attention_rescoring if it has an "
-        "attention decoder, else ctc_greedy (ctc_beam if a flag below needs it)",
+        help="search method; auto: the default search of the model, saved by train or evaluate --save, else beam for a "
+        "transducer head, attention_rescoring for an attention decoder, ctc_greedy for others (ctc_beam if a flag below "
+        "needs it)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="beam size: hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
@@ -44,7 +45,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hotwords",
         metavar="FILE",
-        help="phrases to prefer, one per line in plain words, optionally followed by ` :BOOST`",
+        help="file of phrases to prefer, one per line in plain words, optionally followed by ` :BOOST`",
     )
     parser.add_argument(
         "--hotword-boost",
@@ -53,13 +54,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
     parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, or an ARPA file")
-    parser.add_argument("--lm-scale", type=float, metavar="X", help="its weight (default: 0.3)")
+    parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
         "--lodr",
         metavar="ARPA",
         help="token n-gram in ARPA format whose scores are subtracted, to discount what the transducer knows of language",
     )
-    parser.add_argument("--lodr-scale", type=float, metavar="X", help="its weight, 0 or below (default: -0.15)")
+    parser.add_argument("--lodr-scale", type=float, metavar="X", help="weight of --lodr, 0 or below (default: -0.15)")
     add_device_option(parser)
     add_precision_option(parser)
     add_threads_option(parser)

@@ -16,6 +16,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "serve",
+        takes="DIR",
+        example="zipasr serve exp/mine --port 8000",
         help="serve a model over HTTP and WebSockets, with a web page",
         description="Serve a model: OpenAI's POST /v1/audio/transcriptions, sherpa-onnx's WebSocket protocols, /health, "
         "/metrics and a web page. Only this machine can connect unless --host says otherwise. After SIGTERM or Ctrl-C, the "
@@ -29,23 +31,30 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FILE",
         help=f"a file with the key that clients must send (default: the variable {_KEY_VARIABLE}, else no key)",
     )
-    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="largest request (default: 500)")
-    parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording (default: 14400)")
-    parser.add_argument("--max-connections", type=int, metavar="N", help="open requests and WebSockets (default: 200)")
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="recordings in the queue (default: 64)")
+    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="largest request, in MB (default: 500)")
+    parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording, in seconds (default: 14400)")
+    parser.add_argument("--max-connections", type=int, metavar="N", help="most open requests and WebSockets (default: 200)")
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="most recordings in the queue (default: 64)")
     parser.add_argument(
         "--idle-timeout-s",
         type=float,
         metavar="X",
-        help="disconnect clients that send nothing for this long, after the end of their live text (default: 60; 0: never)",
+        help="disconnect clients that send nothing for this many seconds; live audio gets its final text first (default: "
+        "60; 0: never)",
     )
-    parser.add_argument("--drain-timeout-s", type=float, metavar="X", help="time for requests after SIGTERM (default: 120)")
+    parser.add_argument(
+        "--drain-timeout-s", type=float, metavar="X", help="seconds that accepted requests have after SIGTERM (default: 120)"
+    )
     parser.add_argument(
         "--language",
         metavar="CODE",
         help="the model's language, such as en: requests may name no other (default: they may name any)",
     )
-    parser.add_argument("--vad", action=argparse.BooleanOptionalAction, help="as in transcribe")
+    parser.add_argument(
+        "--vad",
+        action=argparse.BooleanOptionalAction,
+        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
+    )
     _add_proxy_options(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process live audio in chunks of this length")

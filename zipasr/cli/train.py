@@ -16,6 +16,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "train",
+        takes="RECIPE_OR_DATA --out OUT",
+        example="zipasr train data/mine --out exp/mine --budget 2h",
         help="train a model on prepared data",
         description="Train a model. The same command with the same --out resumes the run; Ctrl-C and SIGTERM save a "
         "checkpoint first, which `zipasr transcribe` can already use. On several GPUs: "
@@ -33,7 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         dest="settings",
         action="append",
         default=[],
-        help="set a field of the recipe, e.g. lr=0.03 or model.encoder.channels=64,96,128,128,128,96; may be repeated",
+        help="set a field of the recipe, such as lr=0.03 or model.encoder.channels=64,96,128,128,128,96; may be repeated",
     )
     parser.add_argument(
         "--from",
@@ -52,7 +54,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--check",
         action="store_true",
-        help="check the data, as before the first step, print what would be dropped, and exit; exit code 1 if too much",
+        help="check the data as before the first step, print what would be dropped, and exit; the exit code is 1 if a run "
+        "would refuse the data",
     )
     parser.add_argument(
         "--probe",

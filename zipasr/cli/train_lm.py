@@ -11,6 +11,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "train-lm",
+        takes="TEXT... --model DIR --out OUT",
+        example="zipasr train-lm texts.txt --model exp/mine --out exp/lm",
         help="train a language model for a recognizer",
         description="Train a language model on text, for --lm and --lodr of transcribe and evaluate. A neural one (lstm, "
         "transformer) is a folder; the same command with the same --out resumes training. An n-gram is a file in ARPA "
@@ -24,18 +26,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"
     )
-    parser.add_argument("--order", type=int, help=f"n-gram only: its order; LODR needs 2 (default: {_DEFAULT_ORDER})")
+    parser.add_argument("--order", type=int, help=f"order of an n-gram; LODR needs 2 (default: {_DEFAULT_ORDER})")
     parser.add_argument(
-        "--unit", choices=("token", "word"), help=f"n-gram only: its unit; LODR needs token (default: {_DEFAULT_UNIT})"
+        "--unit", choices=("token", "word"), help=f"unit of an n-gram; LODR needs token (default: {_DEFAULT_UNIT})"
     )
-    parser.add_argument("--dev", metavar="FILE", action="append", default=[], help="measure on this text; may be repeated")
+    parser.add_argument(
+        "--dev", metavar="FILE", action="append", default=[], help="measure perplexity on this text; may be repeated"
+    )
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
         dest="settings",
         action="append",
         default=[],
-        help="neural only: set a field, e.g. lr=0.001 or network.dim=512; may be repeated",
+        help="set a field of a neural model, such as lr=0.001 or network.dim=512; may be repeated",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     parser.set_defaults(run=run)

@@ -30,6 +30,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "transcribe",
+        takes="DIR [AUDIO...]",
+        example="zipasr transcribe exp/mine talk.mp3 --format srt --out subtitles",
         help="transcribe recordings",
         description="Print the text of each recording, after its name if there are several. "
         "A recording that cannot be read is reported and skipped; the exit code is then 1.",
@@ -50,21 +52,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
     _add_batch_options(parser)
-    parser.add_argument("--num-best", type=int, metavar="N", help="n-best hypotheses in the JSON (default: 1)")
+    parser.add_argument("--num-best", type=int, metavar="N", help="number of n-best hypotheses in the JSON (default: 1)")
     channels = parser.add_mutually_exclusive_group()
     channels.add_argument("--channel", type=int, metavar="N", help="use one channel, from 0 (default: the mean of all)")
-    channels.add_argument("--per-channel", action="store_true", help="transcribe every channel separately, as for a call")
+    channels.add_argument("--per-channel", action="store_true", help="one transcript for every channel")
     channels.add_argument(
         "--merge-channels",
         action="store_true",
-        help="transcribe every channel separately and merge them to one transcript, the turns of the speakers of a call",
+        help="transcribe every channel separately and merge the results into one transcript, turn by turn, as for a call",
     )
     add_file_options(parser)
     add_cue_options(parser)
     parser.add_argument(
         "--vad",
         action=argparse.BooleanOptionalAction,
-        help="split recordings longer than 30 s at pauses and skip silence (default: if silero-vad is installed)",
+        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
     )
     add_search_options(parser)
     add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
@@ -79,15 +81,17 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
         help="write one file per recording instead of printing, in subfolders like those of the recordings",
     )
     parser.add_argument(
-        "--root", metavar="FOLDER", help="folder of the recordings that --out mirrors (default: the deepest that has all)"
+        "--root",
+        metavar="FOLDER",
+        help="folder whose subfolders --out mirrors (default: the deepest one that contains all recordings)",
     )
-    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that have their file in --out")
+    parser.add_argument("--skip-existing", action="store_true", help="skip recordings whose result is in --out already")
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
-        help="recordings to transcribe at once, in N processes, each with a copy of the model and its share of --threads "
+        help="transcribe N recordings at once, in N processes, each with a copy of the model and its share of --threads "
         "(default: 1)",
     )
 

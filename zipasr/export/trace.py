@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zipasr import __version__
 from zipasr.errors import ConfigError, ExportError
 from zipasr.onnx_runtime import INSTALL, open_session
 
@@ -89,7 +90,7 @@ def trace(graph: Graph) -> Any:
     # An input with an initializer of the same name may be left out; runtimes do not count it among their inputs.
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in graph.defaults.items())
     onnx.helper.set_model_props(model, {key: str(value) for key, value in graph.metadata.items()})
-    model.producer_name, model.producer_version = "zipasr", ""
+    model.producer_name, model.producer_version = "zipasr", __version__
     onnx.checker.check_model(model)
     return model
 
