@@ -1,12 +1,15 @@
 """Paths of recordings in manifests of cuts: relative to the folder of the manifest for audio in it, else absolute.
 
-Manifests that lhotse or others wrote may have paths that are relative to the working directory; they are found, too.
+Manifests that lhotse or others wrote may have paths that are relative to the working directory; they are found, too. What
+lhotse would run as a command or fetch from a URL is refused.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from zipasr.errors import DataError
 
 
 def path_in(folder: Path, audio: Path) -> str:
@@ -16,11 +19,38 @@ def path_in(folder: Path, audio: Path) -> str:
 
 
 def read_located(manifest: Path) -> Iterator[Any]:
-    """Yield the cuts of a manifest, with paths from which their recordings can be opened; raises what lhotse raises."""
+    """Yield the cuts of a manifest, with paths from which their recordings can be opened; raises what lhotse raises.
+
+    Raises:
+        DataError: the audio of a cut is a command or a URL.
+    """
     from lhotse import CutSet
 
     for cut in CutSet.from_file(manifest) or ():
+        refuse_commands(cut.to_dict(), manifest)
         yield located(cut, manifest.parent)
+
+
+def refuse_commands(fields: Any, manifest: Path) -> None:
+    """Refuse audio that is not in a file, wherever the fields of a cut name it: tracks and transforms have recordings too.
+
+    Lhotse runs a source of the type "command" in a shell and opens one of the type "url". A manifest may be a stranger's.
+
+    Args:
+        fields: the cut as parsed from JSON.
+        manifest: named by the error.
+    Raises:
+        DataError: a source has another type than "file" or "memory".
+    """
+    values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, list) else ()
+    if isinstance(fields, dict) and {"type", "source", "channels"} <= fields.keys():
+        if fields["type"] not in ("file", "memory"):
+            raise DataError(
+                f"audio in {manifest} must be in files, but has a source of the type {fields['type']!r}: "
+                f"{str(fields['source'])[:200]!r}; save the audio as files first, then prepare them"
+            )
+    for value in values:
+        refuse_commands(value, manifest)
 
 
 def located(cut: Any, folder: Path) -> Any:

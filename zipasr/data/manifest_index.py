@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.audio import SAMPLE_RATE_HZ
-from zipasr.data.audio_paths import located
+from zipasr.data.audio_paths import located, refuse_commands
 from zipasr.data.index_folders import locked, possible_folders, writable_folder
 from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
@@ -135,7 +135,8 @@ class IndexedCuts(Sequence[Any]):
 
         Raises:
             IndexError: the position is out of range.
-            DataError: the manifest has changed since it was opened, or lhotse cannot make a cut of the line.
+            DataError: the manifest has changed since it was opened, lhotse cannot make a cut of the line, or its audio is a
+                command or a URL.
         """
         from lhotse.serialization import deserialize_item
 
@@ -143,7 +144,11 @@ class IndexedCuts(Sequence[Any]):
             return self.take(np.arange(len(self), dtype=np.int32)[position])
         line = self._line(position)
         try:
-            return located(deserialize_item(json.loads(line)), self.manifest.parent)
+            fields = json.loads(line)
+            refuse_commands(fields, self.manifest)
+            return located(deserialize_item(fields), self.manifest.parent)
+        except DataError:
+            raise
         except Exception as error:  # lhotse raises many types for an invalid cut
             raise DataError(f"{self.manifest} contains a cut that lhotse cannot read ({error!r}): {line[:200]!r}") from error
 
