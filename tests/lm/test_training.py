@@ -4,6 +4,7 @@ Law: the reported perplexity is the model's own. Contract: what a run refuses.""
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -211,4 +212,12 @@ def test_ngram_refuses(tmp_path: Path, text: Path) -> None:
         train_ngram([text], table, tmp_path / "a.arpa", order=2, unit="word")
     with pytest.raises(DataError, match="cannot be read"):
         train_ngram([tmp_path / "nowhere.txt"], tokenizer(), tmp_path / "a.arpa", order=2, unit="token")
+    assert not (tmp_path / "a.arpa").exists()
+
+
+def test_says_what_to_install_before_it_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaldilm", None)
+    (tmp_path / "text.txt").write_text("ONE TWO\n" * 50)
+    with pytest.raises(DataError, match=r'pip install "zipasr\[lm\]"'):
+        train_ngram([tmp_path / "text.txt"], tokenizer(), tmp_path / "a.arpa", order=2, unit="token")
     assert not (tmp_path / "a.arpa").exists()

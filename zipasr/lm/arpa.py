@@ -63,14 +63,23 @@ class NgramGraph(NamedTuple):
     """Log-probability of the end of the sentence, in nats; NaN if it requires backing off."""
 
 
+def require_kaldilm() -> None:
+    """Refuse early what will read an ARPA file.
+
+    Raises:
+        DataError: kaldilm is not installed.
+    """
+    if importlib.util.find_spec("kaldilm") is None:
+        raise DataError('reading an ARPA file needs kaldilm, but it is not installed; pip install "zipasr[lm]"')
+
+
 def read_arpa(path: str | os.PathLike[str]) -> NgramGraph:
     """Read an ARPA file.
 
     Raises:
         DataError: the file is missing, damaged, truncated or inconsistent, or kaldilm is not installed.
     """
-    if importlib.util.find_spec("kaldilm") is None:
-        raise DataError('reading an ARPA file needs kaldilm, but it is not installed; pip install "zipasr[lm]"')
+    require_kaldilm()
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="zipasr-arpa-") as folder:
         plain, automaton, table = (Path(folder) / name for name in ("plain.arpa", "automaton.txt", "symbols.txt"))

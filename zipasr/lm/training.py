@@ -21,7 +21,7 @@ from zipasr import checkpoint
 from zipasr.config import differences, from_json, to_json
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
-from zipasr.lm.arpa import read_arpa
+from zipasr.lm.arpa import read_arpa, require_kaldilm
 from zipasr.lm.estimate import estimate_ngram
 from zipasr.lm.neural import (
     MODEL_SUBFOLDER,
@@ -176,7 +176,7 @@ def train_ngram(
         held_out: which lines to hold out.
         max_unknown_share: maximum share of characters that are not in the vocabulary.
     Raises:
-        DataError: a file cannot be read, holds no text or cannot be written.
+        DataError: a file cannot be read, holds no text or cannot be written, or kaldilm is not installed.
         ConfigError: the text is in another script or case, the order is out of range, or `out` has another extension.
     """
     out = Path(out)
@@ -186,6 +186,7 @@ def train_ngram(
         raise ConfigError(f"unit must be token or word, but is {unit!r}")
     if unit == "word" and tokenizer.is_spaceless:
         raise ConfigError("the recognizer's tokenizer has characters and no words; use --unit token")
+    require_kaldilm()
     read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
     counts = estimate_ngram(train, out, order=order)
