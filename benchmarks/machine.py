@@ -3,6 +3,7 @@
 `python benchmarks/machine.py` prints the sentence that describes this machine.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -13,8 +14,6 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
-
-import torch
 
 RESULTS = Path(__file__).parent / "results"
 _HIDDEN = ("--json", "--results", "--plot")
@@ -37,7 +36,7 @@ def origin(command: str | None = None) -> dict[str, Any]:
         "machine": machine(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
         **({"note": note} if note else {}),
     }
 

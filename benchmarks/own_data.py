@@ -87,6 +87,7 @@ def measure(source: str, data: Path, run: Path, seed: int, command: Sequence[str
         "seed": seed,
         "training": " ".join(command).replace(str(run), f"RUN/{run.name}").replace(str(data), f"DATA/{data.name}"),
         "default": str(recognizer.search),
+        "epochs": config.num_epochs,
         "batches": train_lines[-1]["step"],
         "tokens": config.tokenizer.kind,
         "lattice": config.model.transducer.lattice if config.model.transducer is not None else None,
