@@ -25,7 +25,8 @@ def main() -> None:
     head, rows = origin(), []
     for seed in args.seeds:
         run = args.out / ("quickstart" if seed == RECIPE_SEED else f"quickstart-{seed}")
-        rows.append(measure("prompts", args.data, run, seed, train("prompts", args.data, run, seed, None)))
+        command = train("prompts", args.data, run, seed, None)
+        rows.append(measure("prompts", args.data, run, seed, command))
         test = rows[-1]["test"]
         print(f"seed {seed}: {rows[-1]['default']}: {test['wer']:.1f} % WER, {test['cer']:.1f} % CER")
         write(args.json, head, {"rows": rows})
