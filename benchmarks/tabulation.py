@@ -1,6 +1,8 @@
 """Markdown of records: tables, and the sentence that says where their figures come from."""
 
+import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
@@ -35,11 +37,22 @@ def measured(*found: Record) -> str:
     for other in found:
         for key in ("date", "machine", "note"):
             assert other.get(key) == first.get(key), f"{other['command']}: {key} differs from that of {first['command']}"
-    commands = list(dict.fromkeys(f"`{other['command']}`" for other in found))
+    commands = list(dict.fromkeys(other["command"] for other in found))
+    names = [f"`{commands[0]}`", *(difference(commands[0], command) for command in commands[1:])]
     load = max(other.get("load_before", 0.0) for other in found)
     beside = f", beside other programs (load {load:.0f})" if load >= _BUSY else ""
     note = f"; {first['note']}" if first.get("note") else ""
-    return f"Measured on {day(first['date'])} with {' and '.join(commands)}; {first['machine']}{beside}{note}."
+    return f"Measured on {day(first['date'])} with {' and '.join(names)}; {first['machine']}{beside}{note}."
+
+
+def difference(first: str, other: str) -> str:
+    """How another command differs: its flags from the first that is not in `first`; all of it if they differ before."""
+    ours, theirs = shlex.split(first), shlex.split(other)
+    same = itertools.takewhile(lambda words: words[0] == words[1], zip(ours, theirs, strict=False))
+    place = sum(1 for _ in same)
+    while 0 < place < len(theirs) and not theirs[place].startswith("--"):
+        place -= 1
+    return f"with `{shlex.join(theirs[place:])}`" if 0 < place < len(theirs) else f"`{other}`"
 
 
 def day(iso: str) -> str:

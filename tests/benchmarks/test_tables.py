@@ -105,11 +105,16 @@ def test_marks_that_are_wrong_are_errors(text: str, problem: str, tables: Module
         tables.filled(text)
 
 
-def test_a_record_that_mixes_machines_has_no_common_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sentence_below_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tabulation import measured
 
     one = {"command": "a", "date": "2026-11-28", "machine": "two cores of an AMD EPYC"}
     assert measured(one, one) == "Measured on 28 November 2026 with `a`; two cores of an AMD EPYC."
+    two = one | {"command": "a b --times 3 --fast"}, one | {"command": "a b --times 4 --fast"}, one | {"command": "a c"}
+    assert "with `a b --times 3 --fast` and with `--times 4 --fast` and `a c`; two cores" in measured(*two)
+    more = one | {"command": "a b --fast"}, one | {"command": "a b --fast --loud"}
+    assert "with `a b --fast` and with `--loud`; two cores" in measured(*more)
+    assert "with `a b --fast --loud` and `a b --fast`; two cores" in measured(*reversed(more))
     with pytest.raises(AssertionError, match="machine"):
         measured(one, one | {"machine": "one core of an AMD EPYC"})
