@@ -12,12 +12,13 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from machine import origin, write
 
 PRESETS = ("tiny", "small", "medium", "large")
 _LEAST_STEPS = 2
@@ -38,7 +39,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(measure(args.case[0], int(args.case[1]), args.seconds, is_decoding=args.decode)))
         return
-    rows = []
+    head, rows = origin(), []
     for _ in range(args.rounds):
         for loops in args.loops:
             with busy_loops(loops):
@@ -49,8 +50,7 @@ def main() -> None:
                             rows.append(run_case(preset, threads, policy, loops, args))
                             print(json.dumps(rows[-1]), flush=True)
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        args.json.write_text(json.dumps({**about, "date": time.strftime("%Y-%m-%d"), "rows": rows}, indent=1) + "\n")
+        write(args.json, head, {"rows": rows})
 
 
 @contextlib.contextmanager

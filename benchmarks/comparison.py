@@ -11,9 +11,7 @@ not repeated.
 
 import argparse
 import dataclasses
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import origin, write
 
 from zipasr.encoder.ablation import AblationConfig
 from zipasr.encoder.zipformer import ZipformerConfig
@@ -233,13 +232,13 @@ def main() -> None:
     else:
         pairs = [(system, seed) for seed in args.seeds for system in ENCODERS]
         run_missing([(system, rate_of(config_of(system, seed, args.data)), seed) for system, seed in pairs], args)
+        head = origin()
         rows = [measure(system, seed, args) for system in ENCODERS for seed in args.seeds]
         print(summarise(rows))
         if args.plot:
             draw(rows, args.plot)
         if args.json:
-            about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-            args.json.write_text(json.dumps({**about, "date": time.strftime("%Y-%m-%d"), "rows": rows}, indent=1) + "\n")
+            write(args.json, head, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import gc
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from machine import origin, write
 
 from zipasr.data.batching import BatchConfig, BatchReader
 from zipasr.data.reading import read_batches
@@ -47,7 +47,7 @@ def main() -> None:
     if args.phase:
         print(json.dumps(measure(args.phase, args.folder, args.workers)))
         return
-    rows = []
+    head, rows = origin(), []
     for size in args.cuts:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             write_data(Path(folder), size)
@@ -57,8 +57,7 @@ def main() -> None:
                 rows.append({"cuts": size, "phase": phase, **json.loads(done.stdout)})
                 print(json.dumps(rows[-1]), flush=True)
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "date": time.strftime("%Y-%m-%d")}
-        args.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        write(args.json, head, {"rows": rows})
 
 
 def write_data(folder: Path, size: int) -> None:

@@ -13,14 +13,13 @@ import copy
 import dataclasses
 import json
 import os
-import platform
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import origin, write
 from real_time_factor import PRESETS
 from search import sharpened_model
 from torch import Tensor, nn
@@ -161,8 +160,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 4.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
     args = parser.parse_args()
+    head = origin()
     torch.manual_seed(0)
     model = sharpened_model(dataclasses.replace(PRESETS[args.model](), ctc=None))
     with torch.no_grad():
@@ -178,8 +178,7 @@ def main() -> None:
         parts = ", ".join(f"{operation} {value}" for operation, value in list(spent.items())[:9])
         print(f"{name}, {rows[0]['seconds']:g} s, ms by operation: {parts}")
     if args.json:
-        machine = {"date": date.today().isoformat(), "processor": platform.machine(), "torch": torch.__version__}
-        Path(args.json).write_text(json.dumps({**machine, **vars(args), "rows": rows}, indent=1) + "\n")
+        write(args.json, head, {"model": args.model, "threads": args.threads, "repeats": args.repeats, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from gpu.learning import make_reference, stability, training_curve
 from gpu.marked_tests import gpu_tests
 from gpu.runner import BlockSpec, Setting, run_blocks, table
 from gpu.training import training_step, transducer_loss
+from machine import origin
 
 from zipasr.device import select_device
 from zipasr.errors import ConfigError
@@ -85,11 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     path = args.out or result_path(args.device, is_toy=args.toy)
     setting = Setting(device=args.device, is_toy=args.toy, reference_curve=args.reference)
-    document = {
-        "date": date.today().isoformat(),
+    document = origin() | {
         "started": time.strftime("%H:%M:%S"),
         "card": card_name(args.device),
-        "torch": torch.__version__,
         "is_toy": args.toy,
         "deadline_s": args.deadline_s,
     }

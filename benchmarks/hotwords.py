@@ -8,8 +8,10 @@ the word error rate with names as hotwords that nobody says.
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from machine import origin, write
 
 from zipasr.errors import ConfigError
 from zipasr.evaluate import ReferenceUtterance, error_rates, read_cuts
@@ -60,7 +62,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("cuts", nargs="+")
     parser.add_argument("--boosts", nargs="+", type=float, default=[0.5, 1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
+    head, rows = origin(), []
     torch.set_num_threads(1)
     utterances = [utterance for path in args.cuts for utterance in read_cuts(path)]
     references = [utterance.text for utterance in utterances]
@@ -80,12 +84,16 @@ def main() -> None:
             continue
         hits, total = recall(references, plain, words)
         rate = error_rates(zip(references, plain, strict=True)).words.rate
+        rows.append({"search": method, "boost": None, "recognized": hits, "wer": rate, "wer_absent": rate})
         print(f"| {method} | none | {hits} of {total} | {rate:.1f} | {rate:.1f} |", flush=True)
         for boost in args.boosts:
             found, absent = measure(method, boost, words), measure(method, boost, ABSENT)
             hits, _ = recall(references, found, words)
             rates = [error_rates(zip(references, texts, strict=True)).words.rate for texts in (found, absent)]
+            rows.append({"search": method, "boost": boost, "recognized": hits, "wer": rates[0], "wer_absent": rates[1]})
             print(f"| {method} | {boost:g} | {hits} | {rates[0]:.1f} | {rates[1]:.1f} |", flush=True)
+    if args.json:
+        write(args.json, head, {"num_hotwords": len(words), "num_occurrences": total, "rows": rows})
 
 
 if __name__ == "__main__":

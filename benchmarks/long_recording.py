@@ -12,7 +12,6 @@ and the whole has not is lost, a word that only the whole has is added; both are
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ import kaldialign
 import numpy as np
 import soundfile
 import torch
+from machine import add_line, origin
 
 from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
 from zipasr.evaluate import ReferenceUtterance, read_cuts
@@ -212,8 +212,9 @@ def main() -> None:
     parser.add_argument("--method", default="auto", help="the search, see SearchConfig")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--results", type=Path, help="add a line with the figures to this file")
     args = parser.parse_args()
+    head = origin()
     torch.set_num_threads(args.threads)
     recognizer = Recognizer.load(args.model, device="cpu", search=SearchConfig(method=args.method))
     utterances = list(read_cuts(args.data / f"{args.set}_cuts.jsonl.gz"))
@@ -242,13 +243,11 @@ def main() -> None:
         "wer_one_by_one": round(error_rate(differences(said, truth, one_by_one, run.seams)), 2),
         "wer": round(error_rate(differences(said, truth, found, run.seams)), 2),
         "against_one_by_one [near seams, elsewhere]": against_one_by_one,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "threads": args.threads,
     }
     print(json.dumps(figures, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.results:
+        add_line(args.results, head | figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ goes to `--results`: for ranges of confidence, the number of pieces and the word
 """
 
 import argparse
-import datetime
 import json
 import random
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from kaldialign import edit_distance
+from machine import add_line, origin
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.evaluate import ReferenceUtterance, read_cuts
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/long_texts.jsonl"))
     args = parser.parse_args()
+    head = origin()
     recognizer, utterances = Recognizer.load(args.model), list(read_cuts(args.cuts))
     pieces: list[tuple[float, int, int]] = []
     for seed in args.seeds:
@@ -84,10 +85,8 @@ def main() -> None:
         "seeds": args.seeds,
         "minutes": round(sum(len(u.samples) for u in utterances if u.samples is not None) / SAMPLE_RATE_HZ / 60, 1),
         "ranges": rows,
-        "date": datetime.date.today().isoformat(),
     }
-    with args.results.open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    add_line(args.results, head | result)
     print(json.dumps(result, indent=1))
 
 

@@ -11,10 +11,7 @@ compared on dev, and on test where the source has one. A JSON line for each run 
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import add_line, origin, read_lines
 
 from zipasr.config import from_json
 from zipasr.evaluate import compare_searches, evaluate, read_cuts
@@ -87,15 +85,14 @@ def measure(source: str, data: Path, run: Path, seed: int, command: Sequence[str
     result: dict[str, Any] = {
         "corpus": data.name,
         "seed": seed,
-        "command": " ".join(command).replace(str(run), f"RUN/{run.name}").replace(str(data), f"DATA/{data.name}"),
+        "training": " ".join(command).replace(str(run), f"RUN/{run.name}").replace(str(data), f"DATA/{data.name}"),
         "default": str(recognizer.search),
+        "epochs": config.num_epochs,
         "batches": train_lines[-1]["step"],
         "tokens": config.tokenizer.kind,
         "lattice": config.model.transducer.lattice if config.model.transducer is not None else None,
         "train_minutes": round(float((run / "finished").read_text()) / 60, 1),
         "threads": torch.get_num_threads(),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {processor()}",
     }
     for split in ("dev", "test"):
         cuts = data / f"{split}_cuts.jsonl.gz"
@@ -113,13 +110,6 @@ def measure(source: str, data: Path, run: Path, seed: int, command: Sequence[str
             "searches": {str(found.search): round(found.wer, 2) for found in compared},
         }
     return result
-
-
-def processor() -> str:
-    """Name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -149,17 +139,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/own_data.jsonl"))
     parser.add_argument("--table", action="store_true", help="only print what the results hold")
     args = parser.parse_args()
-    results = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.is_file() else []
     for source in () if args.table else args.corpora:
         data = prepared(source, args.out)
         for seed in args.seeds:
             run = args.out / f"{data.name}-{seed}"
             args.out.mkdir(parents=True, exist_ok=True)
-            found = measure(source, data, run, seed, train(source, data, run, seed, args.budget))
-            results = [r for r in results if (r["corpus"], r["seed"]) != (found["corpus"], found["seed"])] + [found]
-            args.results.write_text("".join(json.dumps(result) + "\n" for result in results))
+            command = train(source, data, run, seed, args.budget)
+            found = origin() | measure(source, data, run, seed, command)
+            add_line(args.results, found, same=("corpus", "seed"))
             print(json.dumps(found))
-    print(table(results))
+    print(table(read_lines(args.results) if args.results.is_file() else []))
 
 
 if __name__ == "__main__":

@@ -30,19 +30,18 @@ import functools
 import importlib.metadata
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import origin, write
 from serving_clients import (
     PIECE_S,
     Connect,
@@ -400,7 +399,7 @@ def main() -> None:
     """Measure and print."""
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that the servers are ended, too
-    load_before = os.getloadavg()[0]
+    head = origin()
     try:
         settle_cores(args)
         figures = measure(read_prompts(args.sound), args)
@@ -411,15 +410,8 @@ def main() -> None:
         versions = {
             name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "sherpa-onnx-bin", "uvicorn")
         }
-        machine = {
-            "date": date.today().isoformat(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-            **versions,
-            "load_before": round(load_before, 2),
-        }
         given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        args.json.write_text(json.dumps({**machine, **given, **figures}, indent=1) + "\n")
+        write(args.json, head | versions, given | figures)
 
 
 if __name__ == "__main__":

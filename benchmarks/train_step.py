@@ -9,7 +9,6 @@ the optimizer (benchmarks/scaled_adam.py times that). Each case runs in a proces
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from machine import origin, write
 
 from zipasr import model as presets
 from zipasr.device import fast_matmul
@@ -39,7 +39,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(measure(args.preset, args.case[0], int(args.case[1]), args.case[2], args.repeats)))
         return
-    rows = []
+    head, rows = origin(), []
     for threads in args.threads:
         for case in CASES:
             for matmul in ("fast", "default"):
@@ -54,8 +54,7 @@ def main() -> None:
                     flush=True,
                 )
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        args.json.write_text(json.dumps({**about, "date": time.strftime("%Y-%m-%d"), "rows": rows}, indent=1) + "\n")
+        write(args.json, head, {"rows": rows})
 
 
 def measure(preset: str, case: str, threads: int, matmul: str, repeats: int) -> dict[str, object]:

@@ -11,13 +11,13 @@ peak for the precision; without it, the rate of a large matrix product in this p
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from machine import origin, write
 
 from zipasr.data.batching import Batch
 from zipasr.device import fast_matmul, select_device
@@ -85,6 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    head = origin()
     device = select_device(args.device)
     model_config = find_preset(args.preset)
     config = TrainConfig(model=model_config, precision=args.precision)
@@ -112,7 +113,7 @@ def main() -> None:
     flops = 3.0 * len(batch.ids) * count_flops(model.encoder, round(args.utterance_s * 100))
     row = {
         "preset": args.preset,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "precision": args.precision,
         "batch": f"{len(batch.ids)} x {args.utterance_s:g} s",
@@ -124,12 +125,10 @@ def main() -> None:
         "utilisation": flops / step_s / peak,
         "peak_is_measured": args.peak_tflops is None,
         "peak_gib": peak_memory,
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
     }
     print(json.dumps(row, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(row, indent=1) + "\n")
+        write(args.json, head, row)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ forward and backward pass (Linux's VmHWM, reset before the pass; the logits are 
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
+from machine import origin, write
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,8 +26,6 @@ from zipasr.losses import prune_ranges, pruned_transducer_loss, simple_transduce
 
 BATCH, FRAMES, LABELS, VOCAB, RANGE, WIDTH = 8, 250, 60, 500, 5, 512
 CASES = ("simple", "pruned", "all")
-ORIGINAL_MS = {"simple": 37, "pruned": 41, "all": 342}
-"""The original on the same kind of machine, one thread."""
 
 
 def make_case(name: str) -> Callable[[], None]:
@@ -114,16 +111,6 @@ def measure_memory(name: str, threads: int) -> dict[str, float]:
     return {"peak_mib": status_mib("VmHWM") - before}
 
 
-def machine() -> str:
-    """Name the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -138,8 +125,8 @@ def main() -> None:
         print(json.dumps(result))
         return
 
-    results = []
-    print(f"{'case':8} {'threads':>7} {'median ms':>10} {'min':>8} {'max':>8} {'original ms':>12} {'peak MiB':>9}")
+    head, results = origin(), []
+    print(f"{'case':8} {'threads':>7} {'median ms':>10} {'min':>8} {'max':>8} {'peak MiB':>9}")
     for threads in args.threads:
         for case in CASES:
             command = [sys.executable, __file__, "--case", case, "--threads", str(threads)]
@@ -147,15 +134,12 @@ def main() -> None:
             for extra in (["--repeats", str(args.repeats)], ["--memory"]):
                 row |= json.loads(subprocess.run(command + extra, check=True, capture_output=True, text=True).stdout)
             results.append(row)
-            original = ORIGINAL_MS[case] if threads == 1 else ""
             print(
                 f"{case:8} {threads:7} {row['median_ms']:10.1f} {row['min_ms']:8.1f} {row['max_ms']:8.1f} "
-                f"{original:>12} {row['peak_mib']:9.1f}"
+                f"{row['peak_mib']:9.1f}"
             )
     if args.json:
-        about = {"date": date.today().isoformat(), "machine": machine(), "torch": torch.__version__}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(about | {"repeats": args.repeats, "results": results}, indent=1) + "\n")
+        write(args.json, head, {"repeats": args.repeats, "results": results})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ Rows that start from a search count the words that it got right; the others are 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from machine import add_line, origin
 
 import zipasr
 from zipasr.alignment.ctc import ctc_align
@@ -214,8 +216,10 @@ def main() -> None:
     parser.add_argument("--snr-db", type=float, help="add white noise so far below the mean power of each recording")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print an object instead of a table")
+    parser.add_argument("--results", type=Path, help="add a line with the figures to this file")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    head = origin()
+    torch.set_num_threads(1)
     recognizer = zipasr.load(args.model, device="cpu")
     cuts = [cut for path in args.cuts for cut in read_cuts(path)]
     prompts = [
@@ -235,6 +239,8 @@ def main() -> None:
                 for errors, new in zip(found[name], errors_ms(recording, method(sound)), strict=True):
                     errors.extend(new)
     table = {name: {"starts": summary(starts), "ends": summary(ends)} for name, (starts, ends) in found.items()}
+    if args.results:
+        add_line(args.results, head | {"errors_ms": table})
     if args.json:
         print(json.dumps(table, indent=1))
         return

@@ -7,15 +7,14 @@ frames, under noise. Features are (N, T, 80) at 100 Hz. All batches are drawn on
 import dataclasses
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import origin
 from torch import Tensor, nn
 
 from gpu.models import Inputs, build, toy
@@ -193,11 +192,10 @@ def learning_curve(num_steps: int, device: torch.device, precision: str = "float
 def make_reference(path: Path) -> None:
     """Compute the curve on this CPU, with one thread, and write it."""
     torch.set_num_threads(1)
-    start = time.monotonic()
+    head, start = origin(), time.monotonic()
     losses = learning_curve(CURVE_STEPS, torch.device("cpu"))
-    about = {"date": date.today().isoformat(), "machine": platform.machine(), "torch": torch.__version__, "device": "cpu"}
     seconds = round(time.monotonic() - start, 1)
-    write_json(path, {**about, "seconds": seconds, "settings": settings(), "losses": losses})
+    write_json(path, {**head, "device": "cpu", "seconds": seconds, "settings": settings(), "losses": losses})
 
 
 def training_curve(block: Block) -> None:

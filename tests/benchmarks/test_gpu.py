@@ -32,7 +32,8 @@ BLOCKS = (
 TORCH_ALONE = """
 import importlib.machinery, runpy, sys
 torch_needs = "typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec filelock setuptools".split()
-allowed = {*sys.stdlib_module_names, "torch", "torchgen", "functorch", "triton", "numpy", "zipasr", "gpu", *torch_needs}
+ours = {"zipasr", "gpu", "machine"}
+allowed = {*sys.stdlib_module_names, "torch", "torchgen", "functorch", "triton", "numpy", *ours, *torch_needs}
 
 class Only:
     find_distributions = importlib.machinery.PathFinder.find_distributions

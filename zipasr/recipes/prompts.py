@@ -3,8 +3,8 @@
     zipasr prepare prompts --out data/prompts
     zipasr train prompts:tiny --out exp/quickstart
 
-The measured error rate, with machine and date, is in the README. `zipasr train DATA_DIR` uses this recipe for other data.
-The baseline encoders of the paper are available in the same size, trained with Adam: prompts:conformer and so on.
+The measured error rate, with machine and date, is in docs/benchmarks.md. `zipasr train DATA_DIR` uses this recipe for other
+data. The baseline encoders of the paper are available in the same size, trained with Adam: prompts:conformer and so on.
 """
 
 import dataclasses
