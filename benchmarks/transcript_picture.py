@@ -15,7 +15,7 @@ import numpy as np
 import zipasr
 from zipasr.audio import load_audio
 
-WIDTH, HEIGHT, MARGIN = 800, 300, 20
+WIDTH, HEIGHT, MARGIN = 660, 300, 20
 WAVE_TOP, WAVE_HEIGHT = 48, 110
 SECONDS_Y, WORDS_Y = 180, 218
 BAR_PITCH = 4
