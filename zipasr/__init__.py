@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zipasr.transcript import CueConfig, Token, Transcript, Word, merge_channels
 
     __version__: str
+    """The version of the installed package."""
 
 __all__ = [
     "AudioError",
