@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.site.check import problems
+from scripts.site.check import page_problems, reference_problems
 from scripts.site.pages import PageError, collect, write
 from scripts.site.reference import REPOSITORY
 
@@ -52,7 +52,7 @@ def build() -> list[str]:
     unread = [line for line in output.splitlines() if line.startswith(("griffe", "mkdocstrings", "mkdocs_autorefs"))]
     if run.returncode or unread:
         return [*unread, *([output] if run.returncode else [])]
-    return list(problems(SITE))
+    return [*page_problems(SITE), *reference_problems(SITE)]
 
 
 def newest_change() -> float:

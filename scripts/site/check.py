@@ -18,20 +18,26 @@ LOADED = ("src", "srcset", "data", "poster", "action")
 """Attributes whose value a browser loads, whatever the element."""
 NOT_LOADED_RELATIONS = {"canonical", "next", "prev", "alternate"}
 CSS_URL = re.compile(r"(?:url\(|@import)\s*[\"']?([^\"')\s;]+)")
-UNRESOLVED = re.compile(r"\][\[(]\S[^\])]*[\])]")
-"""Markdown that was meant as a link and is shown as text."""
+RAW = re.compile(r"\][\[(]\S[^\])]*[\])]|\n *(?:[-*+]|1\.|#+) \S[^\n]*|\n *\|[^\n]*\||(?:`{3}|~{3})[^\n]*|\*\*")
+"""Links, lists, headings, tables, blocks and bold text of Markdown that are shown as they were written."""
+
+
+TEXT_BLOCKS = ("p", "li", "td", "th", "dd")
+BLOCKS = (*TEXT_BLOCKS, "h1", "h2", "h3", "h4", "h5", "h6")
 
 
 class Page(HTMLParser):
-    """What is of interest in a page: its ids, links, what it loads, and text that should have been a link."""
+    """What is of interest in a page: its ids, links, what it loads, and Markdown that became text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.ids: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
-        self.unresolved: list[str] = []
+        self.raw: list[str] = []
         self._verbatim: list[str] = []
+        self._block = ""
+        self._is_in_article = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -39,6 +45,9 @@ class Page(HTMLParser):
         values = {name: value for name, value in attributes if value}
         if "id" in values:
             self.ids.add(values["id"])
+        if tag in BLOCKS:
+            self._block = tag
+        self._is_in_article |= tag == "article"
         if tag in ("code", "pre", "script", "style", "textarea"):
             self._verbatim.append(tag)
         self.loaded += [values[name] for name in LOADED if name in values]
@@ -51,29 +60,48 @@ class Page(HTMLParser):
         """Note the end of text that is shown as it is."""
         if self._verbatim and self._verbatim[-1] == tag:
             self._verbatim.pop()
+        if tag in BLOCKS:
+            self._block = ""
+        self._is_in_article &= tag != "article"
 
     def handle_data(self, data: str) -> None:
         """Note Markdown in text, and what style sheets load."""
-        if not self._verbatim:
-            self.unresolved += UNRESOLVED.findall(data)
-        elif self._verbatim[-1] == "style":
+        if self._verbatim and self._verbatim[-1] == "style":
             self.loaded += CSS_URL.findall(data)
+        elif self._is_in_article and not self._verbatim and self._block in TEXT_BLOCKS:
+            self.raw += RAW.findall(data)
 
 
-def problems(site: Path) -> Iterator[str]:
-    """What is wrong with the built site in a folder, a line each."""
-    pages = {
-        path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))
-    }
+def read_pages(site: Path) -> dict[str, Page]:
+    """The pages of the built site in a folder, by their path in it."""
+    paths = sorted(site.rglob("*.html"))
+    return {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def page_problems(site: Path) -> Iterator[str]:
+    """What is wrong with the pages and style sheets of a built site, a line each."""
+    pages = read_pages(site)
     for name, page in pages.items():
         yield from _wrong_links(site, pages, name)
         yield from (f"{name}: loads {url} from elsewhere" for url in page.loaded if _is_elsewhere(url))
-        yield from (f"{name}: shows a link as text: {text}" for text in page.unresolved)
+        yield from (f"{name}: shows Markdown as text (lists need a blank line above): {text.strip()}" for text in page.raw)
     for path in sorted(site.rglob("*.css")):
         for url in CSS_URL.findall(path.read_text(encoding="utf-8")):
             if _is_elsewhere(url):
                 yield f"{path.relative_to(site)}: loads {url} from elsewhere"
-    yield from _missing_names(pages)
+
+
+def reference_problems(site: Path) -> Iterator[str]:
+    """Public names that the reference of a built site lacks, or that have no docstring."""
+    pages = read_pages(site)
+    for module in ALL_MODULES:
+        html = str(page_of(module)).replace(".md", ".html")
+        ids = pages[html].ids if html in pages else set()
+        for name in public_names(module):
+            if f"{module}.{name}" not in ids:
+                yield f"{html}: {module}.{name} is missing"
+            if not definition(module, name).has_docstring:
+                yield f"{html}: {module}.{name} has no docstring"
 
 
 def _is_elsewhere(url: str) -> bool:
@@ -95,15 +123,3 @@ def _wrong_links(site: Path, pages: dict[str, Page], name: str) -> Iterator[str]
             yield f"{name}: {url} leads to no page"
         elif anchor and target in pages and anchor not in pages[target].ids:
             yield f"{name}: {url} leads to no anchor"
-
-
-def _missing_names(pages: dict[str, Page]) -> Iterator[str]:
-    """Public names that the reference lacks, or that have no docstring."""
-    for module in ALL_MODULES:
-        html = str(page_of(module)).replace(".md", ".html")
-        ids = pages[html].ids if html in pages else set()
-        for name in public_names(module):
-            if f"{module}.{name}" not in ids:
-                yield f"{html}: {module}.{name} is missing"
-            if not definition(module, name).has_docstring:
-                yield f"{html}: {module}.{name} has no docstring"

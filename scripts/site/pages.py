@@ -34,6 +34,8 @@ TOKEN = re.compile(
     r"|(?P<inline>`+).*?(?P=inline)",
     re.MULTILINE | re.DOTALL,
 )
+NESTED_ITEM = re.compile(r"^ {1,3}(?:[-*+]|\d+\.) .*", re.MULTILINE)
+"""An item that forges nest, and Python-Markdown does not."""
 OTHER_SITE = re.compile(r"[a-z][a-z0-9+.-]*:|//")
 
 
@@ -64,25 +66,33 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", words.strip().lower()).replace(" ", "-")
 
 
+def without_blocks(text: str) -> str:
+    """Markdown without its blocks of code."""
+    return TOKEN.sub(lambda token: "" if token["code"] else token[0], text)
+
+
 def anchors(text: str) -> list[str]:
     """The anchors of a Markdown file: its headings, and explicit ids."""
-    text = TOKEN.sub(lambda token: "" if token["code"] else token[0], text)
+    text = without_blocks(text)
     headings = re.findall(r"^#{1,6} +(.+?) *#*$", text, re.MULTILINE)
     return [*map(slug, headings), *re.findall(r'\b(?:id|name)="([^"]+)"', text)]
 
 
-def rewrite_links(text: str, rewrite: Callable[[str], str]) -> str:
+def for_site(text: str, rewrite: Callable[[str], str]) -> str:
     """Markdown in which every link, image and HTML reference outside code is replaced by `rewrite(target)`.
 
-    Only Markdown's own links become links to HTML when the site is built.
+    Only Markdown's own links become links to HTML when the site is built. Blocks of code keep only the first word of their
+    info string, the language (tests/test_docs.py reads the others).
     """
 
     def replaced(token: re.Match[str]) -> str:
         if token["link"]:
-            label = rewrite_links(token["link"][1:], rewrite) if token["link"][0] == "[" else token["link"][1:]
+            label = for_site(token["link"][1:], rewrite) if token["link"][0] == "[" else token["link"][1:]
             return token["link"][0] + label + rewrite(token["target"]) + token["end"]
         if token["html"]:
             return token["html"] + re.sub(r"\.md(?=#|$)", ".html", rewrite(token["url"])) + token["quote"]
+        if token["code"]:
+            return re.sub(r"^( *[`~]+\w+) .*", r"\1", token["code"], count=1)
         return token[0]
 
     return TOKEN.sub(replaced, text)
@@ -131,7 +141,10 @@ class Site:
                 linked.add(there)
             return relpath(site_path(there), PurePosixPath(target).parent) + mark + anchor
 
-        text = rewrite_links(self._text(path), on_site)
+        text = self._text(path)
+        if item := NESTED_ITEM.search(without_blocks(text)):
+            raise PageError(f"{path}: indent an item of a nested list by four spaces: {item[0].strip()}")
+        text = for_site(text, on_site)
         if target.startswith("files/"):
             text = "---\nsearch:\n  exclude: true\n---\n\n" + text
         self.pages[target] = text.encode()

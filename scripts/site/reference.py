@@ -5,9 +5,10 @@ A package gives the names in its `__all__`, a module without one its names that 
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import griffe
+if TYPE_CHECKING:
+    import griffe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -104,22 +105,24 @@ def page_of(module: str) -> str | None:
 
 
 @cache
-def package() -> griffe.Module:
+def package() -> "griffe.Module":
     """The package, read from its source."""
+    import griffe
+
     loaded = griffe.load("zipasr", search_paths=[REPOSITORY])
     assert isinstance(loaded, griffe.Module)
     return loaded
 
 
-def find(path: str) -> griffe.Object | griffe.Alias:
+def find(path: str) -> "griffe.Object | griffe.Alias":
     """The module, or the name of one, at a dotted path."""
     return package() if path == "zipasr" else package()[path.removeprefix("zipasr.")]
 
 
-def definition(module: str, name: str) -> griffe.Object:
+def definition(module: str, name: str) -> "griffe.Object":
     """What a name of a module stands for, where it is defined."""
     found = find(f"{module}.{name}")
-    return found.final_target if isinstance(found, griffe.Alias) else found
+    return found.final_target if found.is_alias else found
 
 
 def public_names(module: str) -> list[str]:
@@ -127,12 +130,11 @@ def public_names(module: str) -> list[str]:
     node = find(module)
     if node.exports is not None:
         return [str(name) for name in node.exports]
-    return [
-        name
-        for name, member in node.members.items()
-        if not name.startswith("_") and not member.is_alias and not member.is_module and _is_documented(member)
-    ]
+    return [name for name, member in node.members.items() if _is_public(name, member)]
 
 
-def _is_documented(member: griffe.Object) -> bool:
+def _is_public(name: str, member: "griffe.Object | griffe.Alias") -> bool:
+    """Whether a module without `__all__` offers this name: it is defined there and, if it is a constant, described."""
+    if name.startswith("_") or member.is_alias or member.is_module:
+        return False
     return member.has_docstring or not member.is_attribute
