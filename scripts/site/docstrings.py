@@ -43,9 +43,10 @@ def loosened(text: str) -> str:
         if name == "Args":
             body = list(_arguments(body))
         if name == "Source":
-            done += ["", f"**Source:**{lines[start].removeprefix('Source:')}", *(line.strip() for line in body)]
+            body = [f"**Source:**{lines[start].removeprefix('Source:')}", *(line.strip() for line in body)]
         else:
-            done += ["", lines[start], *body]
+            body = [lines[start], *body]
+        done += body if not done or not done[-1].strip() else ["", *body]
     return "\n".join(done)
 
 
