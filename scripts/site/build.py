@@ -11,7 +11,7 @@ import yaml
 
 from scripts.site.check import page_problems, reference_problems
 from scripts.site.pages import PageError, collect, write
-from scripts.site.reference import REPOSITORY
+from scripts.site.reference import REPOSITORY, package
 
 PAGES, SITE = REPOSITORY / "build" / "pages", REPOSITORY / "site"
 ZENSICAL = [sys.executable, "-m", "zensical"]
@@ -39,11 +39,8 @@ def nav_problems(pages: set[str], config: Path = REPOSITORY / "mkdocs.yml") -> l
 
 
 def build() -> list[str]:
-    """Build the site; everything that is wrong, a line each."""
-    try:
-        site = collect()
-    except PageError as error:
-        return str(error).splitlines()
+    """Build the site; everything that is wrong with it, a line each. Raises `PageError` if pages cannot be collected."""
+    site = collect()
     if wrong := nav_problems(set(site.pages)):
         return wrong
     write(site, PAGES)
@@ -61,15 +58,16 @@ def newest_change() -> float:
     return max(path.stat().st_mtime for path in files if path.is_file() and "__pycache__" not in path.parts)
 
 
-def serve() -> None:
-    """Show the site at http://localhost:8000, built anew whenever a page or a docstring changes, until Ctrl-C."""
+def serve(address: str) -> None:
+    """Show the site until Ctrl-C, built anew whenever a page or a docstring changes. Pages that are wrong then are named."""
     write(collect(), PAGES)
-    with subprocess.Popen([*ZENSICAL, "serve"], cwd=REPOSITORY) as server:
-        seen = newest_change()
+    seen = newest_change()
+    with subprocess.Popen([*ZENSICAL, "serve", "--dev-addr", address], cwd=REPOSITORY) as server:
         while server.poll() is None:
             time.sleep(1)
             if newest_change() > seen:
                 seen = newest_change()
+                package.cache_clear()
                 try:
                     write(collect(), PAGES)
                 except PageError as error:
@@ -79,12 +77,20 @@ def serve() -> None:
 def main() -> int:
     """The exit code of `scripts/docs`."""
     parser = argparse.ArgumentParser(prog="scripts/docs", description="Build the documentation into site/, or serve it.")
-    parser.add_argument("--serve", action="store_true", help="serve it, and build it anew when a page changes")
-    if parser.parse_args().serve:
-        serve()
-        return 0
+    parser.add_argument(
+        "--serve", metavar="ADDRESS", nargs="?", const="localhost:8000", help="serve it here (%(const)s) while you write"
+    )
+    address = parser.parse_args().serve
     start = time.monotonic()
-    wrong = build()
+    try:
+        if address:
+            serve(address)
+            return 0
+        wrong = build()
+    except PageError as error:
+        wrong = str(error).splitlines()
+    except KeyboardInterrupt:
+        return 0
     for line in wrong:
         print(line, file=sys.stderr)
     if wrong:
