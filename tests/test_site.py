@@ -16,8 +16,9 @@ from scripts.site.check import page_problems
 from scripts.site.pages import PageError, Site, anchors, for_site, slug
 from scripts.site.reference import ALL_MODULES, GROUPS, NOT_PUBLIC, public_names
 from tests.conftest import REPOSITORY
-from tests.test_docs import FILES, blocks_of
 
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PROGRAM = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 REFERENCE_PAGES = {"api/index.md", *(f"api/{name}.md" for name in GROUPS)}
 
 
@@ -73,7 +74,7 @@ def test_every_part_of_the_package_is_documented_or_named_as_internal() -> None:
 
 
 def test_what_the_documentation_imports_is_in_the_reference() -> None:
-    programs = [(block.place, block.content) for path in FILES for block in blocks_of(path) if "python" in block.mark]
+    programs = [(path.name, found) for path in PAGES for found in PROGRAM.findall(path.read_text(encoding="utf-8"))]
     programs += [(path.name, path.read_text(encoding="utf-8")) for path in (REPOSITORY / "examples").glob("*.py")]
     imported = [
         (place, node.module)
@@ -178,7 +179,7 @@ def test_anchors_are_the_same_on_the_site() -> None:
     slugs = pytest.importorskip("pymdownx.slugs")
     on_site = slugs.slugify(case="lower")
     headings = [
-        line.lstrip("# ") for path in FILES for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "##"
+        line.lstrip("# ") for path in PAGES for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "##"
     ]
     assert len(headings) > 50
     for heading in ["What `a_b` costs: 1.5 × more", *headings]:
