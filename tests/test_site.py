@@ -227,6 +227,7 @@ def test_good_site_has_no_problems(tmp_path: Path) -> None:
         ("data:image/png;base64,AA", "https://example.org/p.png", "loads https://example.org/p.png from elsewhere"),
         ('src="p.png"', 'src="http://example.org/p.png"', "loads http://example.org/p.png from elsewhere"),
         ('src="p.png"', 'src="p.png" style="background: url(\'//x.example/\')"', "loads //x.example/ from elsewhere"),
+        ('src="p.png"', 'src="p.png" class="wide mermaid"', "loads https://unpkg.com/mermaid from elsewhere"),
         ('src="p.png"', 'src="gone.png"', "gone.png leads to no page"),
         ('href="sub/"', 'href="gone/"', "gone/ leads to no page"),
         ('href="#top"', 'href="#gone"', "#gone leads to no anchor"),

@@ -16,6 +16,12 @@ from scripts.site.reference import ALL_MODULES, definition, page_of, public_name
 
 LOADED = ("src", "srcset", "data", "poster", "action")
 """Attributes whose value a browser loads, whatever the element."""
+ON_DEMAND = {
+    "mermaid": "https://unpkg.com/mermaid",
+    "glightbox": "https://unpkg.com/glightbox",
+    "pyodide": "https://unpkg.com/pyodide",
+}
+"""Classes for which the theme's script loads another one."""
 NOT_LOADED_RELATIONS = {"canonical", "next", "prev", "alternate"}
 CSS_URL = re.compile(r"(?:url\(|@import)\s*[\"']?([^\"')\s;]+)")
 RAW = re.compile(r"\][\[(]\S[^\])]*[\])]|\n *(?:[-*+]|1\.|#+) \S[^\n]*|\n *\|[^\n]*\||(?:`{3}|~{3})[^\n]*|\*\*")
@@ -52,6 +58,7 @@ class Page(HTMLParser):
             self._verbatim.append(tag)
         self.loaded += [values[name] for name in LOADED if name in values]
         self.loaded += CSS_URL.findall(values.get("style", ""))
+        self.loaded += [ON_DEMAND[name] for name in values.get("class", "").split() if name in ON_DEMAND]
         is_navigation = tag in ("a", "area") or values.get("rel") in NOT_LOADED_RELATIONS
         if "href" in values:
             (self.links if is_navigation else self.loaded).append(values["href"])
