@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zipasr.transcript import CueConfig, Token, Transcript, Word, merge_channels
 
 __version__ = "0.2.0"
+"""The version of the package."""
 
 __all__ = [
     "AudioError",

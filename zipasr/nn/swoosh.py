@@ -16,6 +16,7 @@ from torch.nn import functional
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
 ActivationKind = Literal["swoosh_left", "swoosh_right", "swish"]
+"""The activation of a module; swish is that of Conformer, for ablations."""
 
 SLOPE = 0.08
 SHIFT_AND_OFFSET: dict[str, tuple[float, float]] = {"swoosh_left": (4.0, 0.035), "swoosh_right": (1.0, 0.313261687)}

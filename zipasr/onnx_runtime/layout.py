@@ -14,6 +14,7 @@ VALID_FEATURES = "x_lens"
 the last window with silence and does not use it."""
 
 Precision = Literal["float32", "float16", "int8"]
+"""Precision of the graphs of an exported folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

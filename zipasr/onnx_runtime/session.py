@@ -6,6 +6,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.onnx_runtime.layout import HIDDEN_FRAMES
 
 INSTALL = 'install it with: pip install "zipasr[onnx]"'
+"""What messages say if onnxruntime is missing."""
 
 
 def open_session(graph: bytes, *, name: str, num_threads: int = 1) -> Any:

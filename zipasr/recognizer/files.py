@@ -16,6 +16,7 @@ from zipasr.errors import AudioError
 from zipasr.transcript import Transcript, merge_channels
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
+"""A recording: a path, the content of a file, an open file, or an array of samples; see `zipasr.audio.load_audio`."""
 
 _BATCH_S = 60.0
 """Audio of short recordings that are transcribed together; the first result comes after this much audio."""

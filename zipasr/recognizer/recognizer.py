@@ -380,3 +380,4 @@ class Recognizer:
 
 
 load = Recognizer.load
+"""The recognizer of a model folder, a training run or an exported folder; the arguments are those of `Recognizer.load`."""
