@@ -148,6 +148,7 @@ TRAINING = {
 DATA = {
     "tokenizer.kind": "unigram",
     "tokenizer.vocab_size": 500,
+    "model.vocab_size": 500,
     "tokenizer.max_texts": None,  # --input_sentence_size 100000000
     "batch.num_buckets": 30,
     "batch.speed_factors": [0.9, 1.0, 1.1],
@@ -221,7 +222,6 @@ GIGASPEECH = {
     **TRANSDUCER,
     **NO_CTC,
     **NO_AED,
-    "model.vocab_size": 500,
     "batch.num_buckets": 15,
     "batch.max_duration_s": 700.0,
     "use_token_limit": False,  # the filter is T > 0
