@@ -268,11 +268,27 @@ class TrainConfig:
                 "use_token_limit must be true with a CTC head or a transducer that emits one token a frame at most, but is "
                 "false; only a transducer with the lattice `regular` can have more tokens than frames"
             )
+        if self.search is not None:
+            self._check_search(self.search)
         if self.consistency is not None and self.model.ctc is None:
             raise ConfigError("consistency compares the CTC head's outputs, but model.ctc is None; set model.ctc={} first")
         if self.consistency is not None and self.batch.spec_augment is None:
             raise ConfigError(
                 "consistency needs two views that differ, but batch.spec_augment is None; set batch.spec_augment={} first"
+            )
+
+    def _check_search(self, search: SearchConfig) -> None:
+        if search.method == "auto" or search.num_best > 1:
+            raise ConfigError(
+                f"search must name a method with one hypothesis, such as attention_rescoring, but is {search}; leave it out "
+                "(search=none) for the best of all"
+            )
+        model, by_ctc = self.model, "ctc" in search.method or search.method == "attention_rescoring"
+        needed = {"ctc": by_ctc, "transducer": not by_ctc, "attention": search.method == "attention_rescoring"}
+        for head in (name for name, is_needed in needed.items() if is_needed and getattr(model, name) is None):
+            raise ConfigError(
+                f"the search {search.method} needs the head model.{head}, but it is None; set search=none first, or another "
+                "search"
             )
 
     def schedule_progress(self, num_steps: int, *, num_ranks: int = 1) -> float:
