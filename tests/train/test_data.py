@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lhotse import serialization as lhotse_serialization
 
 from tests.train.tones import cut_of, minute_config, without_heads, write_cuts, write_tones
@@ -23,6 +24,7 @@ from zipasr.data.noise import NoiseConfig
 from zipasr.data.reading import read_batches
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import FbankConfig
+from zipasr.model import AsrModel
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import data as data_module
@@ -149,6 +151,19 @@ def test_a_token_limit_is_needed_unless_a_frame_may_emit_several() -> None:
     for config in (minute_config(), set_fields(only_transducer, ["model.transducer.lattice=modified"])):
         with pytest.raises(ConfigError, match="use_token_limit must be true with a CTC head or a transducer that emits one"):
             set_fields(config, ["use_token_limit=false"])
+
+
+def test_more_tokens_than_frames_train_without_the_limit() -> None:
+    """Of the lattice `regular`, as in the published GigaSpeech run."""
+    network = without_heads(minute_config(), has_transducer=True, has_ctc=False).model
+    torch.manual_seed(0)
+    model = AsrModel(dataclasses.replace(network, vocab_size=14)).train()
+    lens, labels = torch.tensor([100, 31]), torch.randint(3, 14, (2, 60))
+    assert model.encode(torch.zeros(2, 100, 80), lens).lens.max() < 60
+    loss = torch.stack([*model(torch.randn(2, 100, 80), lens, labels, torch.tensor([60, 60])).values()]).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_few_cuts_are_opened_and_none_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
