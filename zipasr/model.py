@@ -378,17 +378,6 @@ def large() -> AsrConfig:
     return AsrConfig(encoder=encoder)
 
 
-def xlarge() -> AsrConfig:
-    """Zipformer-XL of the authors' own trainer: 288,154,582 parameters with a transducer head and 500 labels."""
-    encoder = ZipformerConfig(
-        channels=(192, 384, 768, 1024, 768, 384),
-        unmasked_channels=(192, 256, 320, 512, 320, 256),
-        num_layers=(2, 2, 4, 5, 4, 2),
-        feedforward=(512, 1024, 2048, 3072, 2048, 1024),
-    )
-    return AsrConfig(encoder=encoder)
-
-
 def tiny() -> AsrConfig:
     """About 2 M parameters for two CPU cores and under an hour of speech; transducer and CTC head.
 

@@ -12,7 +12,7 @@ Source: the GigaSpeech recipe of icefall. Its table calls the columns test-clean
 dev and test is inferred from the sets that it decodes. Sizes of `xlarge`: the authors' trainer, pkufool/zipformer.
 """
 
-from zipasr import model
+from zipasr import model, presets
 from zipasr.data.batching import BatchConfig
 from zipasr.data.noise import NoiseConfig
 from zipasr.model import AsrConfig
@@ -40,7 +40,7 @@ def xlarge() -> TrainConfig:
     Follows: icefall of October 2023, like `medium`; only sizes and error rates are published.
     Published: the error rates alone. Batches, epochs and average are those of `medium`.
     """
-    return _recipe(model.xlarge())
+    return _recipe(presets.xlarge())
 
 
 def _recipe(network: AsrConfig) -> TrainConfig:
