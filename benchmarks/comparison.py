@@ -104,7 +104,7 @@ def config_of(system: str, seed: int, data: str) -> TrainConfig:
     """The run of a system."""
     config = dataclasses.replace(base(), data=data, seed=seed)
     if system.endswith("Adam"):
-        adam = AdamConfig(factor=ADAM_FACTOR[system.split(",")[0]], warmup_batches=300.0)
+        adam = AdamConfig(factor=ADAM_FACTOR[system.split(",")[0]], warmup_batches=300.0, max_grad_norm=5.0)
         config = dataclasses.replace(config, adam=adam)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=ENCODERS[system]))
 

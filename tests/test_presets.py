@@ -41,6 +41,8 @@ def test_every_model_of_the_table_has_a_preset() -> None:
         ("small", 23_285_615),
         ("zipformer-m", 65_549_011),
         ("large", 148_439_574),
+        ("xlarge", 288_154_582),
+        ("zipformer-xl", 288_154_582),
         ("e-branchformer-l", 148_923_152 - 1024),  # the published decoder ends in a LayerNorm, ours does not
     ],
 )
@@ -94,7 +96,7 @@ def test_unknown_names(name: str, near: str) -> None:
 
 
 def test_a_name_like_none_lists_all() -> None:
-    with pytest.raises(ConfigError, match=r"the presets are tiny, small, .*, zipformer-l$"):
+    with pytest.raises(ConfigError, match=r"the presets are tiny, small, .*, zipformer-xl$"):
         find_preset("quux")
 
 

@@ -18,12 +18,15 @@ from zipasr.errors import DataError
 from zipasr.randomness import stable_seed
 
 
-def slow_epoch(durations_s: list[float], config: BatchConfig, seed: int, epoch: int) -> list[tuple[Item, ...]]:
+def slow_epoch(
+    durations_s: list[float], config: BatchConfig, seed: int, epoch: int, copies: np.ndarray | None = None
+) -> list[tuple[Item, ...]]:
     """The batches of an epoch, computed with an object for every item, as the first measured runs drew them."""
     rng = np.random.default_rng(stable_seed(seed, epoch))
     items = []
-    for speed in config.speed_factors:
-        queue = rng.permutation(len(durations_s)).tolist()
+    for number, speed in enumerate(config.speed_factors):
+        there = [i for i in range(len(durations_s)) if copies is None or copies[i, number]]
+        queue = [there[i] for i in rng.permutation(len(there))]
         while queue:
             joined = [queue.pop()]
             if config.concat_prob > 0.0 and rng.random() < config.concat_prob:
@@ -73,6 +76,30 @@ def test_equals_the_slow_plan(
     assert plan.epoch(2)[len(expected) // 2] == expected[len(expected) // 2]
     assert plan.epoch(2)[-2:] == expected[-2:]
     assert [plan.num_steps(2, size) for size in (1, 3)] == [len(expected), -(-len(expected) // 3)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    durations=st.lists(st.floats(0.2, 12.0), min_size=1, max_size=30),
+    seed=st.integers(0, 3),
+    concat_prob=st.sampled_from([0.0, 0.5]),
+    is_whole=st.booleans(),
+)
+def test_epoch_has_only_the_copies_that_are_used(
+    durations: list[float], seed: int, concat_prob: float, is_whole: bool
+) -> None:
+    config = BatchConfig(max_duration_s=20.0, num_buckets=3, concat_prob=concat_prob)
+    copies = np.random.default_rng(seed).random((len(durations), 3)) < 0.7
+    copies[0] = True
+    copies |= is_whole
+    plan = BatchPlan(durations, config, seed=seed, copies_NS=copies)
+    batches = list(plan.epoch(1))
+    assert batches == slow_epoch(durations, config, seed, 1, copies)
+    read = Counter((i, item.speed) for batch in batches for item in batch for i in item.utterances)
+    used = {(i, speed) for i in range(len(durations)) for s, speed in enumerate(config.speed_factors) if copies[i, s]}
+    assert read == Counter(used)
+    if is_whole:
+        assert batches == list(BatchPlan(durations, config, seed=seed).epoch(1))
 
 
 @settings(deadline=None, max_examples=50)
@@ -184,6 +211,10 @@ def test_mixed_hours_are_the_share(share: float) -> None:
 
 def test_mixed_parts_are_independent_and_never_read_twice() -> None:
     own = np.full(10, 2.0)
+    none_slow = np.array([[False, True, True]] * 100)
+    unslow = BatchPlan(own, MIXED_CONFIG, seed=3, mixed=[MixedPart(np.full(100, 1.0), 0.5, none_slow)]).epoch(0)
+    speeds = [(item.speed, i >= len(own)) for batch in unslow for item in batch for i in item.utterances]
+    assert (0.9, True) not in speeds and {(0.9, False), (1.0, True), (1.1, True)} <= set(speeds)
     parts = [MixedPart(np.full(5, 2.0), 0.5), MixedPart(np.full(100, 1.0), 0.25)]
     plan = BatchPlan(own, MIXED_CONFIG, seed=3, mixed=parts)
     counts = utterances_of(plan, 0)

@@ -1,9 +1,12 @@
-"""Run: every published recipe, shrunk, from a miniature of its corpus to error rates on a test set. Golden: the published
-sizes. Contract: each recipe states its command, hardware and error rates, and docs/recipes.md lists it."""
+"""Run: every published recipe, shrunk, from a miniature of its corpus to error rates on a test set. Golden: the settings and
+sizes of the original (`published_values`). Contract: each recipe states its command, hardware, date and error rates, and
+docs/recipes.md lists it, and everything that differs."""
 
 import dataclasses
 import re
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ from tests.prepare.published_corpora import (
     write_musan,
     write_wenetspeech,
 )
+from tests.recipes.published_values import DIFFERENCES, OURS, PUBLISHED
 from tests.train.tones import minute_config
-from zipasr.config import set_fields
+from zipasr.config import set_fields, to_json
 from zipasr.data.augment import SpecAugmentConfig
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError
@@ -30,31 +34,19 @@ from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer
 from zipasr.train.average_span import AverageSpan
 from zipasr.train.config import TrainConfig
+from zipasr.train.data import read_split
 from zipasr.train.loop import train
 
 ROOT = Path(__file__).parents[2]
 MODULES = {module.__name__.rpartition(".")[2]: module for module in (librispeech, aishell, wenetspeech, gigaspeech)}
 NAMES = [name for name in recipe_names() if name.partition(":")[0] in MODULES]
-PARAMETERS = {
-    "librispeech:small": 23_285_615,
-    "librispeech:medium": 65_549_011,
-    "librispeech:large": 148_439_574,
-    "librispeech:medium_streaming": 66_110_931,
-    "librispeech:medium_transducer_ctc": 65_805_511,
-    "aishell:medium_cr_ctc": 66_218_471,
-    "wenetspeech:small": 32_327_030,
-    "wenetspeech:medium": 75_879_898,
-    "wenetspeech:large": 160_059_933,
-    "gigaspeech:medium": 65_549_011,
-}
-"""Sizes that are published exactly; the others are published in millions, which their docstrings state."""
 TEST_SETS = {
     "librispeech": ("test-clean", "test-other"),
     "aishell": ("test",),
     "wenetspeech": ("test-net", "test-meeting"),
     "gigaspeech": ("test",),
 }
-HOURS = {"librispeech": 2881.0, "aishell": 510.0, "wenetspeech": 30_000.0, "gigaspeech": 10_000.0}
+HOURS = {"librispeech": 2881.0, "aishell": 510.0, "wenetspeech": 30_000.0, "gigaspeech": 30_000.0}
 """Hours of audio in an epoch, including the copies at other speeds."""
 
 
@@ -115,9 +107,10 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
     test_set = test_sets[NAMES.index(name) % len(test_sets)]
     config = shrunk(find_recipe(name), data)
     report = train(config, tmp_path, is_quiet=True)
-    num_speeds = len(config.batch.speed_factors)
-    num_utterances = sum(1 for _ in read_cuts(Path(config.data) / "train_cuts.jsonl.gz"))
-    assert report.num_steps >= num_utterances * num_speeds / 6
+    durations_s = read_split(config.data, "train").durations_s
+    copies_s = [round(float(d) / speed, 8) for d in durations_s for speed in config.batch.speed_factors]
+    num_copies = sum(config.min_duration_s <= copy_s <= config.max_duration_s for copy_s in copies_s)
+    assert report.num_steps >= num_copies / 6 > 0
     recognizer = Recognizer.load(tmp_path, device="cpu")
     result = evaluate(
         recognizer,
@@ -147,13 +140,68 @@ def test_a_published_table_of_characters_fixes_the_ids(tmp_path: Path, data: Pat
         train(set_fields(config, ["tokenizer.file=absent.model"]), tmp_path / "exp2", is_quiet=True)
 
 
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """Every setting of a configuration by its dotted name, including those that are None."""
+
+    def leaves(value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {k: v for key, inner in value.items() for k, v in leaves(inner, f"{name}.{key}" if name else key).items()}
+
+    return leaves(to_json(config), "")
+
+
+def test_the_table_has_every_published_recipe() -> None:
+    assert set(PUBLISHED) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_those_of_the_original(name: str) -> None:
+    config = find_recipe(name)
+    original, ours, model = PUBLISHED[name].settings, settings(config), config.model
+    differing = {setting: rows[name] for setting, rows in DIFFERENCES.items() if name in rows}
+    expected = {**original, **differing}
+    wrong = {setting: (ours.get(setting), value) for setting, value in expected.items() if ours.get(setting) != value}
+    assert not wrong, "ours and the original's"
+    assert all(original[setting] != value for setting, value in differing.items()), "a difference is none"
+    has_effect = {
+        "simple_loss_scale": model.transducer is not None,
+        "ctc_loss_scale": model.ctc is not None and (model.transducer is not None or model.attention is not None),
+        "attention_loss_scale": model.attention is not None,
+    }
+    compared = {*original, *PUBLISHED[name].unknown, *OURS, *(scale for scale in has_effect if not has_effect[scale])}
+    assert {setting for setting in ours if not setting.startswith("search.")} <= compared
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_are_the_published_ones(name: str) -> None:
     with torch.device("meta"):
         num_parameters = sum(p.numel() for p in AsrModel(find_recipe(name).model).parameters())
-    assert num_parameters == PARAMETERS.get(name, num_parameters)
+    published = PUBLISHED[name].parameters
+    whole, point, decimals = published.partition(".")
+    counted = f"{num_parameters / 1e6:.{len(decimals)}f}" if point else str(num_parameters)
+    assert counted == (published if decimals else whole)
     stated = re.search(r"Parameters: ([\d.]+) M", documentation(name))
     assert stated is not None and f"{num_parameters / 1e6:.1f}" == stated[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_states_the_trainer_that_it_follows(name: str) -> None:
+    run, text = PUBLISHED[name], documentation(name)
+    assert f"Follows: icefall of {date.fromisoformat(run.date + '-01'):%B %Y}" in text
+    if run.num_gpus is not None:
+        assert f"--nproc-per-node {run.num_gpus} " in text
+
+
+def test_documentation_tells_all_differences_in_one_list() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    _, heading, rest = text.partition("## Differences from the original\n")
+    assert heading
+    listed = rest.partition("\n## ")[0]
+    lines = re.findall(r"^- (.*(?:\n  .*)*)", listed, flags=re.MULTILINE)
+    named = {name for line in lines for name in re.findall(r"`([a-z0-9_.]+)`", line)}
+    assert set(DIFFERENCES) <= named
+    assert {name for run in PUBLISHED.values() for name in run.unknown} <= named
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,16 +248,12 @@ def test_checkpoints_reach_back_over_the_published_average(
 
 def test_what_the_corpora_differ_in() -> None:
     speeds = {name: find_recipe(name).batch.speed_factors for name in NAMES}
-    assert {name for name, factors in speeds.items() if factors != (0.9, 1.0, 1.1)} == {"gigaspeech:medium"}
+    assert set(speeds.values()) == {(0.9, 1.0, 1.1)}
     assert {name for name in NAMES if find_recipe(name).batch.noise is None} == {
         name for name in NAMES if name.startswith("aishell")
     }
     assert aishell.medium().batch.spec_augment == SpecAugmentConfig(time_warp_frames=20)
     assert librispeech.medium().batch.spec_augment == wenetspeech.medium().batch.spec_augment == SpecAugmentConfig()
-    durations = {name: (c.min_duration_s, c.max_duration_s) for name, c in ((n, find_recipe(n)) for n in NAMES)}
-    assert {durations[name] for name in NAMES if name.startswith("librispeech")} == {(1.0, 20.0)}
-    assert durations["aishell:small"] == (1.0, 12.0) and durations["wenetspeech:large"] == (1.0, 15.0)
-    assert [find_recipe(f"{corpus}:medium").lr_epochs for corpus in MODULES] == [3.5, 18.0, 1.5, 1.0]
-    assert [find_recipe(f"{corpus}:medium").lr_warmup_start for corpus in MODULES] == [0.1, 0.5, 0.5, 0.5]
+    assert librispeech.small_ctc().lr == librispeech.small().lr == 0.04
     for name in NAMES:
         find_recipe(name).check_loss_scales()

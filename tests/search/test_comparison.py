@@ -1,6 +1,7 @@
 """The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: the printed
 explanations."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,12 +26,13 @@ from zipasr.search.strategy import SearchConfig
 def test_every_search_is_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {GREEDY: ["LO", "HI"], CTC: ["LO MID", "UP HI"]}
 
-    def find(scorer: Any, encoded: Encoded, search: SearchConfig, **_: Any) -> list[list[Hypothesis]]:
+    def find(scorer: Any, encoded: Encoded, searches: list[SearchConfig], **_: Any) -> Iterator[list[list[Hypothesis]]]:
         first = int(encoded.frames[0, 0, 0])
-        texts = said[search][first : first + len(encoded.lens)]
-        return [[Hypothesis(tuple(TOKENIZER.encode(text)))] for text in texts]
+        for search in searches:
+            texts = said[search][first : first + len(encoded.lens)]
+            yield [[Hypothesis(tuple(TOKENIZER.encode(text)))] for text in texts]
 
-    monkeypatch.setattr(comparison, "find_hypotheses", find)
+    monkeypatch.setattr(comparison, "find_with_each", find)
     counted = SearchComparison(ToyScorer(5), TOKENIZER, [GREEDY, CTC])
     for i, reference in enumerate(["LO MID", "HI"]):
         counted.add(Encoded(torch.full((1, 1, 1), float(i)), torch.tensor([1])), [reference])

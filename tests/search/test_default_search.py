@@ -88,6 +88,10 @@ def test_streams_follow_it_too_but_for_rescoring() -> None:
     rescoring = SearchConfig(method="attention_rescoring", attention_scale=2.0)
     found = resolve_search(SearchConfig(), Heads(has_attention=True), default=rescoring, is_streaming=True)
     assert found == SearchConfig(method="ctc_beam")
+    wide = SearchConfig(method="attention_rescoring", beam=100)
+    assert resolve_search(SearchConfig(), Heads(has_attention=True), default=wide, is_streaming=True) == found
+    asked = resolve_search(SearchConfig(beam=8), Heads(has_attention=True), default=wide, is_streaming=True)
+    assert asked == SearchConfig(method="ctc_beam", beam=8)
 
 
 def test_fields_as_usual_hold_where_they_are_explicit() -> None:

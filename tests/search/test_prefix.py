@@ -17,7 +17,8 @@ from zipasr.losses import ctc_loss
 from zipasr.nn.encoded import Encoded
 from zipasr.search.greedy import ctc_greedy_search
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prefix import ctc_prefix_search
+from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
+from zipasr.search.resumable import search_all
 
 
 def collapse(alignment: tuple[int, ...]) -> tuple[int, ...]:
@@ -42,6 +43,22 @@ def test_equals_golden() -> None:
     model, _, tensors = golden_model()
     found = ctc_prefix_search(model, golden_encoded(tensors), beam=4)
     assert [hypotheses[0].ids for hypotheses in found] == ragged(tensors, "ctc_prefix_beam4")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_margin_leaves_out_only_what_is_far_less_probable(seed: int) -> None:
+    """Of a model that is sure of most frames, which saves most of the work."""
+    encoded, scorer = toy_encoded([9, 6], 20, seed=seed), ToyScorer(20)
+    encoded = encoded._replace(frames=2.5 * encoded.frames)
+    every = ctc_prefix_search(scorer, encoded, beam=100)
+    search = CtcPrefixSearch(scorer, beam=100, margin_nats=8.0)
+    for found, expected in zip(search_all(search, encoded, None), every, strict=True):
+        scores = {hypothesis.ids: hypothesis.score for hypothesis in found}
+        near = [hypothesis for hypothesis in expected if hypothesis.score > expected[0].score - 2.0]
+        assert found[0].ids == expected[0].ids and len(near) > 1
+        for hypothesis in near:
+            assert scores[hypothesis.ids] == pytest.approx(hypothesis.score, abs=0.05)
+        assert len(found) < len(expected) or min(scores.values()) > found[0].score - 16.0
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,5 +1,7 @@
 """Attention rescoring. Golden: the original's scores. Reference: totals added by hand. Law: the batch changes nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,11 @@ from torch import Tensor
 from tests.search.golden_model import golden_encoded, golden_model
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
+from zipasr.search import strategy
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
-from zipasr.search.rescoring import attention_rescoring, attention_scores
+from zipasr.search.rescoring import SCALES, attention_rescoring, attention_scores
+from zipasr.search.strategy import SearchConfig, find_hypotheses, find_with_each
 
 
 class LongLover(ToyScorer):
@@ -44,6 +48,31 @@ def test_totals_and_order() -> None:
     assert found[1][0] == hypotheses[1][0]._replace(score=-2.0 - 5.0 * 10.5)
     unchanged = attention_rescoring(LongLover(5), encoded, hypotheses, scale=0.0)
     assert unchanged == hypotheses
+
+
+def test_scales_share_one_search_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All published scales at once give what each gives alone, for two calls of the CTC search and of the decoder."""
+    model, _, tensors = golden_model()
+    encoded = golden_encoded(tensors)
+    searches = [
+        SearchConfig(method="attention_rescoring", beam=8, attention_scale=scale, blank_penalty=penalty)
+        for scale in SCALES
+        for penalty in (0.0, 1.0)
+    ]
+    searches.append(SearchConfig(method="ctc_beam", beam=8))
+    alone = [find_hypotheses(model, encoded, search) for search in searches]
+    calls = {"search_all": 0, "attention_scores": 0}
+    for name in calls:
+        original = getattr(strategy, name)
+
+        def counted(*given: Any, name: str = name, original: Any = original) -> Any:
+            calls[name] += 1
+            return original(*given)
+
+        monkeypatch.setattr(strategy, name, counted)
+    assert list(find_with_each(model, encoded, searches)) == alone
+    assert calls == {"search_all": 3, "attention_scores": 2}
+    assert len({tuple(best.ids for (best,) in found) for found in alone}) > 1, "the scales make no difference"
 
 
 def test_results_depend_neither_on_the_batch_nor_on_its_order() -> None:

@@ -77,6 +77,9 @@ def test_loss_weights_of_all_heads() -> None:
     )
     assert loss_weights(alone, 100) == {"ctc": 1.0, "consistency": 0.2}
     assert loss_weights(alone, 25) == pytest.approx({"ctc": 1.0, "consistency": 0.05})
+    published = set_fields(alone, ["consistency.has_warmup=false"])
+    for b in (1, 25, 100, 1000):
+        assert loss_weights(published, b) == {"ctc": 1.0, "consistency": 0.2}
     chosen = set_fields(alone, ["consistency.scale=0.3"])
     assert loss_weights(chosen, 100)["consistency"] == 0.3
 

@@ -12,22 +12,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lhotse import serialization as lhotse_serialization
 
-from tests.train.tones import cut_of, minute_config, write_cuts, write_tones
+from tests.train.tones import cut_of, minute_config, without_heads, write_cuts, write_tones
 from zipasr import tokenizer as tokenizers
+from zipasr.config import set_fields
 from zipasr.data.batching import BatchReader
 from zipasr.data.lengths import num_encoder_frames
 from zipasr.data.noise import NoiseConfig
 from zipasr.data.reading import read_batches
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import FbankConfig
+from zipasr.model import AsrModel
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import data as data_module
 from zipasr.train.config import MixConfig, TokenizerConfig, TrainConfig
 from zipasr.train.data import ChainedCuts, make_tokenizer, read_cuts, select
 from zipasr.train.folder import DATA_FILE, check_same_data
+from zipasr.train.preflight import examine
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,63 @@ def test_selection_equals_the_rules_one_by_one(tmp_path: Path, monkeypatch: pyte
     assert [cut.id for cut in data.train] == kept
 
 
+@pytest.mark.parametrize("has_token_limit", [True, False])
+def test_limits_of_copies_are_those_of_cuts_at_another_speed(tmp_path: Path, has_token_limit: bool) -> None:
+    """The published filter sees every copy as a cut of its own, as lhotse makes it; preflight reports the same."""
+    rng = np.random.default_rng(0)
+    edges = [1.0, 0.9, 0.8999, 1.1, 1.0999, 5.0, 4.5, 4.5001, 5.5, 5.5001]
+    durations_s = [*edges, *(round(float(d), 4) for d in rng.uniform(0.2, 6.0, 300))]
+    texts = ["".join(rng.choice(list("ab "), size=rng.integers(1, 120))).strip() or "a" for _ in durations_s]
+    cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", durations_s, texts))
+    config = without_heads(minute_config(tmp_path, max_duration_s=5.0), has_transducer=True, has_ctc=False)
+    config = dataclasses.replace(
+        config,
+        batch=dataclasses.replace(config.batch, speed_factors=(0.9, 1.0, 1.1)),
+        min_duration_s=1.0,
+        use_copy_limits=True,
+        use_token_limit=has_token_limit,
+    )
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    copies = set()
+    for cut in cuts:
+        for speed in (0.9, 1.0, 1.1):
+            copy = cut.perturb_speed(speed) if speed != 1.0 else cut
+            num_frames = num_encoder_frames(copy.num_samples)
+            is_long_enough = num_frames >= (len(tokenizer.encode(cut.supervisions[0].text)) if has_token_limit else 1)
+            if 1.0 <= copy.duration <= 5.0 and is_long_enough:
+                copies.add((cut.id, speed))
+    data = select(cuts, cuts, tokenizer, config)
+    read = [(data.cuts[i].id, item.speed) for batch in data.plan(config).epoch(0) for item in batch for i in item.utterances]
+    assert set(read) == copies and len(read) == len(copies)
+    kept = {id for id, _ in copies}
+    assert {cut.id for cut in data.train} == kept and sum(data.num_dropped.values()) == len(cuts) - len(kept)
+    split = examine(config, tokenizer, {"train": cuts, "dev": cuts}).splits["train"]
+    assert split.num_lost.total() == len(cuts) - len(kept)
+    num_partial = sum(0 < sum((id, speed) in copies for speed in (0.9, 1.0, 1.1)) < 3 for id in kept)
+    assert split.num_noted["not used at every speed"] == num_partial > 20
+
+
+def test_a_token_limit_is_needed_unless_a_frame_may_emit_several() -> None:
+    only_transducer = without_heads(minute_config(), has_transducer=True, has_ctc=False)
+    assert not set_fields(only_transducer, ["use_token_limit=false"]).use_token_limit
+    for config in (minute_config(), set_fields(only_transducer, ["model.transducer.lattice=modified"])):
+        with pytest.raises(ConfigError, match="use_token_limit must be true with a CTC head or a transducer that emits one"):
+            set_fields(config, ["use_token_limit=false"])
+
+
+def test_more_tokens_than_frames_train_without_the_limit() -> None:
+    """Of the lattice `regular`, as in the published GigaSpeech run."""
+    network = without_heads(minute_config(), has_transducer=True, has_ctc=False).model
+    torch.manual_seed(0)
+    model = AsrModel(dataclasses.replace(network, vocab_size=14)).train()
+    lens, labels = torch.tensor([100, 31]), torch.randint(3, 14, (2, 60))
+    assert model.encode(torch.zeros(2, 100, 80), lens).lens.max() < 60
+    loss = torch.stack([*model(torch.randn(2, 100, 80), lens, labels, torch.tensor([60, 60])).values()]).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_few_cuts_are_opened_and_none_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run opens only the cuts of one batch and those whose tokens it must count, for 20,000 cuts as for 2,000."""
     opened, peaks = opened_cuts(monkeypatch), []
@@ -153,9 +214,25 @@ def test_vocabulary_of_very_many_texts_has_every_character(tmp_path: Path, monke
     cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", [2.0] * 1000, texts))
     whole = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
     assert whole.to_bytes() == Tokenizer.train(texts, kind="char", vocab_size=None).to_bytes()
-    monkeypatch.setattr(data_module, "MAX_VOCABULARY_TEXTS", 10)
-    assert len(list(data_module._vocabulary_texts(cuts))) <= 14
-    assert set(make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None)).pieces) == set(whole.pieces)
+    assert len(list(data_module._vocabulary_texts(cuts, 10))) <= 14
+    assert len(list(data_module._vocabulary_texts(cuts, None))) == 1000
+    monkeypatch.setattr(data_module, "MAX_CHARACTER_TEXTS", 10)
+    for max_texts in (10, None):
+        config = TokenizerConfig(kind="char", vocab_size=None, max_texts=max_texts)
+        assert set(make_tokenizer(cuts, config).pieces) == set(whole.pieces)
+
+
+def test_published_vocabularies_are_learned_from_all_texts(tmp_path: Path) -> None:
+    """Pieces depend on how often words occur, so that a selection of the texts gives others."""
+    texts = ["abab"] + ["cdcd"] * 30
+    cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", [2.0] * 31, texts))
+    pieces = TokenizerConfig(kind="bpe", vocab_size=11)
+    every = make_tokenizer(cuts, dataclasses.replace(pieces, max_texts=None))
+    assert every.to_bytes() == Tokenizer.train(texts, kind="bpe", vocab_size=11).to_bytes()
+    some = make_tokenizer(cuts, dataclasses.replace(pieces, max_texts=1))
+    assert some.to_bytes() != every.to_bytes()
+    with pytest.raises(ConfigError, match="max_texts must be at least 1, or none for all texts, but is 0"):
+        TokenizerConfig(max_texts=0)
 
 
 # Mixing

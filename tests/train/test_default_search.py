@@ -8,11 +8,23 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.train.tones import RATE_HZ, cut_of, minute_config, say, write_cuts, write_tones
-from zipasr.evaluate import compare_searches, evaluate, read_cuts
+from tests.train.tones import (
+    RATE_HZ,
+    cut_of,
+    minute_config,
+    say,
+    with_attention,
+    without_heads,
+    write_cuts,
+    write_tones,
+)
+from zipasr.config import set_fields
+from zipasr.errors import ConfigError
+from zipasr.evaluate import compare_searches, default_grid, evaluate, read_cuts
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.search.default_search import SEARCH_FILE, read_default_search
+from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
 from zipasr.train.checkpoint_average import average_checkpoints, run_checkpoints
 from zipasr.train.config import TrainConfig
@@ -106,6 +118,44 @@ def test_recognizer_uses_the_search_of_the_folder_by_default(report: TrainReport
     assert Recognizer.load(folder, search=SearchConfig(method="ctc_greedy")).search.method == "ctc_greedy"
     with_hotwords = Recognizer.load(folder, hotwords=["HI"])
     assert with_hotwords.search == SearchConfig(method="beam", max_symbols_per_frame=5)
+
+
+def test_run_with_a_search_of_its_own_evaluates_with_it(tmp_path: Path) -> None:
+    data = write_tones(tmp_path / "data", num_train=12, num_dev=4)
+    config = without_heads(with_attention(minute_config(data, num_epochs=2)), has_transducer=False, has_ctc=True)
+    config = dataclasses.replace(
+        config, ctc_loss_scale=0.1, attention_loss_scale=0.9, search=SearchConfig(method="attention_rescoring", beam=20)
+    )
+    out = tmp_path / "run"
+    report = train(config, out, is_quiet=True)
+    found = read_default_search(out / "model")
+    assert found is not None and report.validation is not None
+    assert (found.search.method, found.search.beam) == ("attention_rescoring", 20)
+    assert found.search.attention_scale in SCALES
+    assert Recognizer.load(out).search == found.search == report.validation.best.search
+    assert report.wer == report.validation.best.wer
+    assert default_grid(Recognizer.load(out))["attention_scale"] == SCALES
+    resumed = dataclasses.replace(config, num_epochs=3, search=None)
+    assert train(resumed, out, is_quiet=True).validation is not None  # the search changes no step
+    chosen = read_default_search(out / "model")
+    assert chosen is not None and chosen.search.beam != 20
+
+
+def test_search_that_a_run_cannot_have_is_refused() -> None:
+    both = with_attention(minute_config())
+    for setting, message in (
+        ('search={"beam": 3}', "search must name a method with one hypothesis"),
+        ('search={"method": "beam", "num_best": 2}', "search must name a method with one hypothesis"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            set_fields(both, [setting])
+    for config, method, head in (
+        (minute_config(), "attention_rescoring", "attention"),
+        (without_heads(both, has_transducer=True, has_ctc=False), "ctc_beam", "ctc"),
+        (without_heads(both, has_transducer=False, has_ctc=True), "beam", "transducer"),
+    ):
+        with pytest.raises(ConfigError, match=rf"the search {method} needs the head model\.{head}, but it is None"):
+            set_fields(config, [f'search={{"method": "{method}"}}'])
 
 
 def test_average_takes_the_search_of_its_run_along(report: TrainReport, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ leaves every file as it was."""
 
 import dataclasses
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.train.tones import minute_config, vocabulary, write_tones
 from zipasr import load, model
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
+from zipasr.config import from_json
 from zipasr.data.batching import BatchConfig
 from zipasr.data.noise import NoiseConfig
 from zipasr.errors import CheckpointError, ConfigError, DataError, ZipasrError
@@ -94,6 +96,37 @@ def moved(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (tmp_path / "moved").mkdir(exist_ok=True)
         copy(home / name, tmp_path / "moved" / name)
     return str(tmp_path / "moved")
+
+
+def without_new_settings(out: Path) -> None:
+    """Write the configuration of a run as versions wrote it that did not have the settings of today."""
+    stored = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    for name in ("use_copy_limits", "use_token_limit", "search"):
+        del stored[name]
+    del stored["tokenizer"]["max_texts"]
+    (out / "config.json").write_text(json.dumps(stored), encoding="utf-8")
+
+
+def test_run_of_an_earlier_version_resumes_with_the_same_bits(home: Path, out: Path) -> None:
+    without_new_settings(out)
+    report = run(config(home), out)
+    assert_same(content(checkpoint_path(out, report.num_steps)), content(checkpoint_path(home / "whole", report.num_steps)))
+
+
+def test_run_of_an_earlier_version_is_refused_by_the_names_of_what_changed(home: Path, out: Path) -> None:
+    without_new_settings(out)
+    before = files_of(out)
+    changed = dataclasses.replace(config(home), use_copy_limits=True, lr_warmup_start=0.5)
+    with pytest.raises(
+        ConfigError, match=r"lr_warmup_start \(was 0.1, now 0.5\); use_copy_limits \(was False, now True\). Use the same"
+    ):
+        run(changed, out)
+    assert files_of(out) == before
+
+
+def test_consistency_of_an_earlier_version_keeps_its_warmup() -> None:
+    old = from_json(TrainConfig, {"model": {"ctc": {}}, "consistency": {"scale": 0.2, "time_mask_ratio": 2.5}})
+    assert old.consistency is not None and old.consistency.has_warmup
 
 
 @pytest.mark.parametrize("path_to", [with_slashes, relative, linked, moved])

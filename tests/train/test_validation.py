@@ -1,6 +1,7 @@
 """Validation. Reference: manually counted errors on a model whose output is known. Law: batches change nothing."""
 
 import dataclasses
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from zipasr.data.batching import Batch
 from zipasr.model import AsrModel
 from zipasr.search import comparison
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import validation
@@ -42,13 +44,15 @@ def test_errors_are_counted_over_all_words(cuts: list[Any], monkeypatch: pytest.
     said = {"a": "LO MID", "b": "", "c": "UP LO LO"}  # one deletion, one substitution in 6 words
     order: list[str] = []
 
-    def search(model: AsrModel, encoded: Any, config: SearchConfig, **_: Any) -> list[list[Hypothesis]]:
-        if config != SearchConfig(method="greedy"):
-            return [[Hypothesis()]] * len(encoded.lens)
-        names = [order.pop(0) for _ in range(len(encoded.lens))]
-        return [[Hypothesis(tuple(TOKENIZER.encode(said[name])))] for name in names]
+    def find(model: AsrModel, encoded: Any, searches: list[SearchConfig], **_: Any) -> Iterator[list[list[Hypothesis]]]:
+        for search in searches:
+            if search == SearchConfig(method="greedy"):
+                names = [order.pop(0) for _ in range(len(encoded.lens))]
+                yield [[Hypothesis(tuple(TOKENIZER.encode(said[name])))] for name in names]
+            else:
+                yield [[Hypothesis()]] * len(encoded.lens)
 
-    monkeypatch.setattr(comparison, "find_hypotheses", search)
+    monkeypatch.setattr(comparison, "find_with_each", find)
     batches = dev_batches(cuts, 100.0)
     order += [name for batch in batches for name in batch.ids]
     found = validate(minute_model(vocab_size=TOKENIZER.vocab_size).eval(), batches, TEXTS, TOKENIZER, CPU)
@@ -77,11 +81,40 @@ def test_characters_are_counted_if_the_vocabulary_has_no_spaces(cuts: list[Any],
     tokenizer = Tokenizer.train(texts.values(), kind="spaceless", vocab_size=None)
     cuts = [cut.map_supervisions(lambda s: dataclasses.replace(s, text=texts[s.id])) for cut in cuts]
     said = Hypothesis(tuple(tokenizer.encode("天地")), (), (), 0.0)  # 2 errors in a, 1 in b, 2 in c
-    monkeypatch.setattr(comparison, "find_hypotheses", lambda model, encoded, *_, **__: [[said]] * len(encoded.lens))
+    monkeypatch.setattr(
+        comparison, "find_with_each", lambda model, encoded, searches, **_: ([[said]] * len(encoded.lens) for _ in searches)
+    )
     batches = validation_batches(cuts, tokenizer, minute_config())
     assert sum(int(batch.label_lens.sum()) for batch in batches) == 6
     model = minute_model(vocab_size=tokenizer.vocab_size).eval()
     assert validate(model, batches, texts, tokenizer, CPU).metrics["wer"] == pytest.approx(100 * 5 / 6)
+
+
+def test_the_search_of_a_run_is_tuned_and_becomes_the_best(cuts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scale is the published one with the fewest errors, even if another search has fewer."""
+    own = SearchConfig(method="attention_rescoring", beam=100)
+
+    def find(model: AsrModel, encoded: Any, searches: list[SearchConfig], **_: Any) -> Iterator[list[list[Hypothesis]]]:
+        for search in searches:
+            text = "LO MID" if search.attention_scale in (1.9, 2.3) or search.method == "ctc_beam" else ""
+            text = "MID LO" if search.method == "ctc_greedy" else text
+            yield [[Hypothesis(tuple(TOKENIZER.encode(text)))]] * len(encoded.lens)
+
+    monkeypatch.setattr(comparison, "find_with_each", find)
+    run = without_heads(with_attention(minute_config()), has_transducer=False, has_ctc=True)
+    model = AsrModel(dataclasses.replace(run.model, vocab_size=TOKENIZER.vocab_size)).eval()
+    batches = [batch for batch in dev_batches(cuts, 0.1) if batch.ids == ("a",)]
+    found = validate(model, batches, TEXTS, TOKENIZER, CPU, own)
+    assert found.own is not None and found.best is found.own is found.searches[-1]
+    assert found.own.search == dataclasses.replace(own, attention_scale=1.9)  # the first of the best
+    assert found.metrics["wer"] == found.own.wer == 0.0
+    assert comparison.ScaleTuning(model, TOKENIZER, own).searches == [
+        dataclasses.replace(own, attention_scale=scale) for scale in SCALES
+    ]
+    plain = validate(model, batches, TEXTS, TOKENIZER, CPU)
+    assert plain.own is None and plain.best.search.method == "ctc_beam"
+    fixed = validate(model, batches, TEXTS, TOKENIZER, CPU, SearchConfig(method="ctc_greedy"))
+    assert fixed.best.search.method == "ctc_greedy" and fixed.metrics["wer"] > 0.0
 
 
 @pytest.mark.parametrize("has_attention", [False, True])

@@ -109,6 +109,7 @@ def minute_config(data: Path | str = "", **changes: Any) -> TrainConfig:
         lr_batches=1000.0,
         lr_epochs=1000.0,
         lr_warmup_batches=10.0,
+        lr_warmup_start=0.1,
         loss_warmup_batches=20.0,
         ref_duration_s=0.03,  # so that dropout is at its final rate in the first batch
         min_duration_s=0.1,

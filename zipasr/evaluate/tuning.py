@@ -1,7 +1,7 @@
 """Tuning of search settings on a dev set: a grid of settings in, the error rates of every combination out.
 
 The encoder dominates the cost and does not depend on search settings, so each batch is encoded once and then searched with
-every setting.
+every setting. Weights of the attention decoder share the hypotheses and their scores.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from zipasr.evaluate.style import describe_style
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
 from zipasr.search.edits import ErrorRates, count_text_errors
+from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
 
 TUNABLE = (
@@ -69,7 +70,8 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
     if recognizer.engine.language_models.subtracted is not None:
         grid["lodr_scale"] = (0.0, -0.05, -0.1, -0.15, -0.2, -0.3)
     if recognizer.search.method == "attention_rescoring":
-        grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+        # All published ones, unless a language model multiplies the combinations.
+        grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0) if grid else SCALES
     return grid | {"blank_penalty": (0.0, 0.5, 1.0, 2.0)}
 
 
@@ -170,7 +172,8 @@ def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence
     hotwords = recognizer.hotword_graph()
     for batch in plan_batches(recognizer.engine, [len(frames) for frames in features]):
         encoded = recognizer.engine.encode([features[i] for i in batch])
-        for found, search in zip(texts, searches, strict=True):
-            for i, ranked in zip(batch, recognizer.engine.find(encoded, search, hotwords=hotwords), strict=True):
+        results = recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords)
+        for found, of_batch in zip(texts, results, strict=True):
+            for i, ranked in zip(batch, of_batch, strict=True):
                 found[i] = recognizer.engine.tokenizer.decode(ranked[0].ids)
     return texts

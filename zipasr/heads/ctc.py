@@ -39,6 +39,10 @@ class CtcHead(nn.Module):
 
         Utterances with fewer frames than their labels and repeats need have no alignment. They contribute 0 here; the
         data checks have already reported them.
+        Differs: the published trainers keep utterances that only lack frames for blanks between repeats. Their loss is
+        infinite, and float16's loss scaling then skips the whole step. Here no step is lost; no effect on error rates is
+        expected. The published output layer computes in half precision under autocast, here in float32: rounding only, for
+        more memory with large vocabularies.
 
         Args:
             encoded: frames and lengths at 25 Hz.

@@ -86,6 +86,8 @@ class Balancer(ScheduledModule):
 
     Where a limit is violated, the gradient of the penalty |m - clamp(m)| + |ln(clamp(r)/r)|, scaled to rms
     `grad_scale` per channel, is added in proportion to |grad|.
+    Differs: on a GPU the published module does nothing in the 5 % of its calls at which most memory is allocated, which
+    saves memory. Here it always works: some penalties more in the last layers, with no expected effect on error rates.
     """
 
     def __init__(

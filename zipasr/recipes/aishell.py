@@ -31,6 +31,7 @@ def small() -> TrainConfig:
         torchrun --nproc-per-node 2 -m zipasr train aishell:small --out exp/aishell_small
 
     Hardware: 2 GPUs, their kind not published. Hours: not published. Parameters: 30.2 M.
+    Follows: icefall of October 2023 (model of 24 October).
     Published: beam search (4), epoch 55, mean of 21 epochs; greedy search 4.97 / 4.67.
     """
     return _transducer(model.small(), max_duration_s=1200.0, num_epochs=55, num_averaged=21)
@@ -42,6 +43,7 @@ def medium() -> TrainConfig:
         torchrun --nproc-per-node 2 -m zipasr train aishell:medium --out exp/aishell_medium
 
     Hardware: 2 GPUs, their kind not published. Hours: not published. Parameters: 73.4 M.
+    Follows: icefall of October 2023 (model of 24 October).
     Published: beam search (4), epoch 55, mean of 17 epochs; greedy search 4.67 / 4.37.
     """
     return _transducer(model.medium(), max_duration_s=1000.0, num_epochs=55, num_averaged=17)
@@ -53,6 +55,7 @@ def large() -> TrainConfig:
         torchrun --nproc-per-node 2 -m zipasr train aishell:large --out exp/aishell_large
 
     Hardware: 2 GPUs, their kind not published. Hours: not published. Parameters: 157.3 M.
+    Follows: icefall of October 2023 (model of 24 October).
     Published: beam search (4), epoch 56, mean of 23 epochs; greedy search 4.49 / 4.22.
     """
     return _transducer(model.large(), max_duration_s=800.0, num_epochs=56, num_averaged=23)
@@ -64,11 +67,13 @@ def medium_cr_ctc() -> TrainConfig:
         torchrun --nproc-per-node 2 -m zipasr train aishell:medium_cr_ctc --out exp/aishell_cr_ctc
 
     Hardware: 2 GPUs, their kind not published. Hours: not published. Parameters: 66.2 M.
+    Follows: icefall of July 2025 (pull request 1980).
     Published: greedy search, epoch 60, mean of 28 epochs; prefix beam search, mean of 21 epochs, 3.98 / 3.70.
     """
     network = dataclasses.replace(model.medium(), vocab_size=VOCAB_SIZE, transducer=None, ctc=CtcConfig())
     config = _recipe(network, max_duration_s=500.0, num_epochs=60, num_averaged=28)
-    return dataclasses.replace(config, consistency=ConsistencyConfig(scale=0.2, time_mask_ratio=2.5))
+    consistency = ConsistencyConfig(scale=0.2, has_warmup=False, time_mask_ratio=2.5)
+    return dataclasses.replace(config, consistency=consistency)
 
 
 def _transducer(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_averaged: int) -> TrainConfig:
@@ -81,7 +86,7 @@ def _recipe(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_a
     return TrainConfig(
         data="data/aishell",
         model=network,
-        tokenizer=TokenizerConfig(kind="spaceless", vocab_size=None),
+        tokenizer=TokenizerConfig(kind="spaceless", vocab_size=None, max_texts=None),
         batch=BatchConfig(
             max_duration_s=max_duration_s, num_buckets=15, spec_augment=SpecAugmentConfig(time_warp_frames=20)
         ),
@@ -92,6 +97,7 @@ def _recipe(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_a
         lr_warmup_start=0.5,
         min_duration_s=1.0,
         max_duration_s=12.0,
+        use_copy_limits=True,
         average_share=num_averaged / num_epochs,
         precision="float16",
         num_workers=8,  # Differs: the published runs use 2, with features stored on disk

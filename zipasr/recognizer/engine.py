@@ -4,7 +4,7 @@ Features (T, F) at 100 Hz in, encoder frames (N, T', D) at 25 Hz and ranked hypo
 batch included, is followed by a few frames of padding, so that its result does not depend on what else is in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses
+from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each
 from zipasr.tokenizer import Tokenizer
 
 TAIL_PADDING_FRAMES = 32
@@ -102,6 +102,19 @@ class Engine:
             self.scorer,
             encoded,
             search,
+            unk_id=self.tokenizer.unk_id,
+            language_models=self.language_models,
+            hotwords=hotwords,
+        )
+
+    def find_with_each(
+        self, encoded: Encoded, searches: Sequence[SearchConfig], *, hotwords: HotwordGraph | None = None
+    ) -> Iterator[list[list[Hypothesis]]]:
+        """Yield `find` for each of several searches; weights of the attention decoder share the hypotheses."""
+        return find_with_each(
+            self.scorer,
+            encoded,
+            searches,
             unk_id=self.tokenizer.unk_id,
             language_models=self.language_models,
             hotwords=hotwords,

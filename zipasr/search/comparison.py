@@ -4,6 +4,7 @@ Encoder frames (N, T, D) at 25 Hz and references in, error rates of every search
 searches. Training does this at validation, `zipasr evaluate` afterwards.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import Any
 from zipasr.nn.encoded import Encoded
 from zipasr.search.edits import ErrorRates, Errors, count_text_errors
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.rescoring import SCALES
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import SearchConfig, find_hypotheses
+from zipasr.search.strategy import SearchConfig, find_with_each
 from zipasr.tokenizer import Tokenizer
 
 SEVERAL_SYMBOLS = 5
@@ -98,9 +100,10 @@ class SearchComparison:
             references: the text of each utterance.
             rewrite: applied to both texts before they are compared.
         """
-        for i, search in enumerate(self.searches):
+        found = find_with_each(self.scorer, encoded, self.searches, unk_id=self.tokenizer.unk_id)
+        for i in range(len(self.searches)):
             started = time.perf_counter()
-            ranked = find_hypotheses(self.scorer, encoded, search, unk_id=self.tokenizer.unk_id)
+            ranked = next(found)
             self._decode_s[i] += time.perf_counter() - started
             for reference, (best, *_) in zip(references, ranked, strict=True):
                 self._errors[i] = self._errors[i].plus(self._count(rewrite(reference), best, rewrite))
@@ -119,6 +122,20 @@ class SearchComparison:
         """The searches in the order in which they were given."""
         triples = zip(self.searches, self._errors, self._decode_s, strict=True)
         return [ComparedSearch(search=search, errors=errors, decode_s=decode_s) for search, errors, decode_s in triples]
+
+
+class ScaleTuning(SearchComparison):
+    """Finds the weight of the attention decoder with the fewest errors; a search without one is only measured."""
+
+    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, search: SearchConfig) -> None:
+        """A tuning without utterances, of a search that is resolved."""
+        is_rescored = search.method == "attention_rescoring"
+        tried = [dataclasses.replace(search, attention_scale=scale) for scale in SCALES] if is_rescored else [search]
+        super().__init__(scorer, tokenizer, tried)
+
+    def tuned(self) -> ComparedSearch:
+        """The search with its best weight, and the seconds that all weights together took."""
+        return dataclasses.replace(best_search(self.results()), decode_s=sum(self._decode_s))
 
 
 def best_search(results: Sequence[ComparedSearch]) -> ComparedSearch:

@@ -83,11 +83,23 @@ class CtcPrefixState:
 class CtcPrefixSearch:
     """CTC prefix beam search as a `ResumableSearch`; see `ctc_prefix_search`."""
 
-    def __init__(self, scorer: Scorer, *, beam: int = 4, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
-        """Configure the search; arguments as in `ctc_prefix_search`."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        beam: int = 4,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        margin_nats: float = math.inf,
+    ) -> None:
+        """Configure the search; arguments as in `ctc_prefix_search`.
+
+        With a finite margin, continuations that are less probable than the best one by more are not followed, nor those
+        that cannot be among the best `beam` unless most of the better ones spell the same: what makes wide beams affordable.
+        """
         if beam < 1:
             raise ValueError(f"beam must be at least 1, but is {beam}")
-        self.scorer, self.beam = scorer, beam
+        self.scorer, self.beam, self.margin_nats = scorer, beam, margin_nats
         self.blank_penalty, self.temperature = blank_penalty, temperature
 
     def start(self, prior: AnyPrior | None = None) -> CtcPrefixState:
@@ -109,7 +121,7 @@ class CtcPrefixSearch:
             state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
         for frame in range(max(lens, default=0)):
             found = [
-                (state, _continuations(state, labels_TB[frame], scores_TB[frame], self.scorer.blank_id))
+                (state, self._continuations(state, labels_TB[frame], scores_TB[frame]))
                 for state, labels_TB, scores_TB, length in zip(states, labels_NTB, scores_NTB, lens, strict=True)
                 if frame < length
             ]
@@ -131,6 +143,20 @@ class CtcPrefixSearch:
         first.blank = _Ending(best.blank.log_prob - best.log_prob)
         first.label = _Ending(best.label.log_prob - best.log_prob)
         return CtcPrefixState(first.sum_up(), state.prior)
+
+    def _continuations(self, state: CtcPrefixState, labels: list[int], log_probs: list[float]) -> list[_Path]:
+        """The continuations of the sequences of an utterance with the best labels of a frame, the most probable first."""
+        found: dict[LabelNode, _Path] = {}
+        is_pruned = self.margin_nats < math.inf
+        least = state.paths[0].score + log_probs[0] - self.margin_nats
+        for rank, path in enumerate(state.paths, start=1):
+            # A sequence has at most three continuations of the same spelling: by a blank, a repetition, and a new label.
+            num_labels = 3 * self.beam // rank if is_pruned else self.beam
+            for label, log_prob in zip(labels[:num_labels], log_probs, strict=False):
+                if is_pruned and path.score + log_prob < least:
+                    break
+                _follow(path, label, log_prob, state.num_frames, self.scorer.blank_id, found)
+        return [path.sum_up() for path in found.values()]
 
     def _ranked(self, state: CtcPrefixState) -> list[tuple[float, _Path]]:
         """The live sequences with their scores, the best first."""
@@ -166,15 +192,6 @@ def ctc_prefix_search(
     """
     search = CtcPrefixSearch(scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature)
     return search_all(search, encoded, prior)
-
-
-def _continuations(state: CtcPrefixState, labels: list[int], log_probs: list[float], blank_id: int) -> list[_Path]:
-    """The continuations of the sequences of an utterance with the best labels of a frame."""
-    found: dict[LabelNode, _Path] = {}
-    for path in state.paths:
-        for label, log_prob in zip(labels, log_probs, strict=True):
-            _follow(path, label, log_prob, state.num_frames, blank_id, found)
-    return [path.sum_up() for path in found.values()]
 
 
 def _follow(path: _Path, label: int, log_prob: float, frame: int, blank_id: int, found: dict[LabelNode, _Path]) -> None:

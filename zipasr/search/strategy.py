@@ -6,7 +6,7 @@ all resolve and check their searches here.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import AnyPrior, WeightedPriors
-from zipasr.search.rescoring import attention_rescoring
+from zipasr.search.rescoring import attention_scores, rescored
 from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.scorer import Scorer
 
@@ -36,6 +36,9 @@ _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """The searches that a setting has an effect on, and how a message names them."""
 
+RESCORING_MARGIN_NATS = 8.0
+"""Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
+(`output_beam`), and with a beam of 100 most of the time would go into them."""
 MAX_BEAM = 1000
 """Time and memory grow with the beam; far smaller beams are as accurate."""
 MAX_SYMBOLS_PER_FRAME = 100
@@ -169,7 +172,7 @@ def resolve_search(
             "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
             "transcribe the recording"
         )
-    attention_scale = config.attention_scale
+    requested = config
     has_lm = language_models.main is not None
     if config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
@@ -190,7 +193,7 @@ def resolve_search(
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
     if is_streaming and method == "attention_rescoring":
-        return dataclasses.replace(config, method="ctc_beam", attention_scale=attention_scale)
+        return dataclasses.replace(config, method="ctc_beam", beam=requested.beam, attention_scale=requested.attention_scale)
     return config
 
 
@@ -246,7 +249,10 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
             max_symbols_per_frame=max_symbols,
         )
     else:
-        search = CtcPrefixSearch(scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature)
+        margin = RESCORING_MARGIN_NATS if config.method == "attention_rescoring" else math.inf
+        search = CtcPrefixSearch(
+            scorer, beam=config.beam, blank_penalty=penalty, temperature=temperature, margin_nats=margin
+        )
     return cast(AnySearch, search)  # narrower than the interface: each search takes only its own states and priors
 
 
@@ -289,8 +295,30 @@ def find_hypotheses(
     Returns:
         For each utterance 1 to `config.num_best` hypotheses, the best first.
     """
-    prior = make_prior(config, language_models=language_models, hotwords=hotwords)
-    ranked = search_all(make_search(scorer, config, unk_id=unk_id), encoded, prior)
-    if config.method == "attention_rescoring":
-        ranked = attention_rescoring(scorer, encoded, ranked, scale=config.attention_scale)
-    return [hypotheses[: config.num_best] for hypotheses in ranked]
+    (found,) = find_with_each(scorer, encoded, [config], unk_id=unk_id, language_models=language_models, hotwords=hotwords)
+    return found
+
+
+def find_with_each(
+    scorer: Scorer,
+    encoded: Encoded,
+    configs: Iterable[SearchConfig],
+    *,
+    unk_id: int | None = None,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    hotwords: HotwordGraph | None = None,
+) -> Iterator[list[list[Hypothesis]]]:
+    """Yield `find_hypotheses` for each of several searches; those that differ in `attention_scale` alone share the work."""
+    shared: dict[SearchConfig, tuple[list[list[Hypothesis]], list[list[float]]]] = {}
+    for config in configs:
+        is_rescored, key = config.method == "attention_rescoring", config.reset(["attention_scale"])
+        if key in shared:
+            ranked, scores = shared[key]
+        else:
+            prior = make_prior(config, language_models=language_models, hotwords=hotwords)
+            ranked = search_all(make_search(scorer, config, unk_id=unk_id), encoded, prior)
+            scores = attention_scores(scorer, encoded, ranked) if is_rescored else []
+        if is_rescored:
+            shared[key] = ranked, scores
+            ranked = rescored(ranked, scores, scale=config.attention_scale)
+        yield [hypotheses[: config.num_best] for hypotheses in ranked]

@@ -7,6 +7,7 @@ from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
 from zipasr.nn.lora import LoraConfig
+from zipasr.search.strategy import SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,13 @@ class TokenizerConfig:
     file: str | None = None
     """An existing vocabulary, which replaces the two above: the `tokens.txt` of an icefall `lang_char` folder,
     or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learned from the training texts."""
+    max_texts: int | None = 500_000
+    """Texts, spread evenly over the manifest, from which it is learned; None: all, as published, which takes more memory. A
+    vocabulary of all characters is the same either way."""
+
+    def __post_init__(self) -> None:
+        if self.max_texts is not None and self.max_texts < 1:
+            raise ConfigError(f"max_texts must be at least 1, or none for all texts, but is {self.max_texts}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +41,9 @@ class AdamConfig:
     """Batches until the highest rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of the running means of the gradient and of its square."""
-    max_grad_norm: float | None = 5.0
-    """Norm to which the gradients of a batch (whose losses are sums) are clipped; None: no clipping, as in the paper."""
+    max_grad_norm: float | None = None
+    """Norm to which the gradients of a batch are clipped; None: no clipping, as in the paper. Losses are sums over the
+    batch, and the norm grows with it: a limit below the usual norm gives the gradients of all batches the same norm."""
 
     def __post_init__(self) -> None:
         for name in ("factor", "warmup_batches", "max_grad_norm"):
@@ -52,7 +61,10 @@ class ConsistencyConfig:
     """
 
     scale: float | None = None
-    """Weight of the consistency loss after its warm-up; None: the published 0.2 for CTC alone, 0.02 with other heads."""
+    """Weight of the consistency loss; None: the published 0.2 for CTC alone, 0.02 with other heads."""
+    has_warmup: bool = True
+    """Whether the weight rises from 0 over `loss_warmup_batches`, as in icefall since March 2026. The published runs, of
+    October 2024 and July 2025, have the full weight from the first batch on."""
     time_mask_ratio: float = 2.5
     """Factor on the number of time masks, and on their share of the frames, relative to `batch.spec_augment`."""
 
@@ -134,8 +146,9 @@ class TrainConfig:
     """Eden: epochs after which the rate falls noticeably."""
     lr_warmup_batches: float = 500.0
     """Eden: batches over which the rate rises from `lr_warmup_start`."""
-    lr_warmup_start: float = 0.1
-    """Eden: share of the rate at the first batch."""
+    lr_warmup_start: float = 0.5
+    """Eden: share of the rate at the first batch; 0.5 in all published runs, 0.1 in icefall's LibriSpeech trainer since
+    January 2025."""
     clipping_scale: float = 2.0
     """Gradients are clipped to this multiple of their median norm."""
     adam: AdamConfig | None = None
@@ -150,7 +163,7 @@ class TrainConfig:
     consistency: ConsistencyConfig | None = None
     """Train on two views of every batch, or None."""
     loss_warmup_batches: float = 2000.0
-    """Batches over which the weight shifts from the simple to the pruned loss, and the consistency loss warms up."""
+    """Batches over which the weight shifts from the simple to the pruned loss, and the consistency loss may warm up."""
     ref_duration_s: float = 600.0
     """Seconds of audio that advance the schedules inside the model by 1."""
 
@@ -158,6 +171,13 @@ class TrainConfig:
     """Shorter utterances are skipped in training."""
     max_duration_s: float = 20.0
     """Longer utterances are skipped in training."""
+    use_copy_limits: bool = False
+    """Whether the limits on duration and tokens apply to each copy of an utterance after its speed is changed, as in the
+    published runs: an utterance may then lose its slow copy, or have only a fast one. Otherwise durations are those of the
+    utterance, which is skipped at all speeds if its fastest copy has too many tokens."""
+    use_token_limit: bool = True
+    """Whether utterances with fewer encoder frames than tokens are skipped in training. The published GigaSpeech run keeps
+    them, which only a transducer with the lattice `regular` can train on."""
     max_lost_share: float = 0.2
     """A run does not start if more than this share of its utterances cannot be used; 1: unless none can be used."""
     max_unknown_share: float = 0.2
@@ -168,6 +188,9 @@ class TrainConfig:
     """Batches between two models of the running average."""
     average_share: float = 0.3
     """Share of the run so far over which the evaluated model is averaged."""
+    search: SearchConfig | None = None
+    """Search of the run's models: the default of their folders. If it is attention_rescoring, each validation chooses its
+    `attention_scale`. None: each validation compares several searches, and the best is the default."""
     valid_interval: int = 3000
     """Batches between validations."""
     save_interval: int = 4000
@@ -237,11 +260,35 @@ class TrainConfig:
             raise ConfigError(
                 f"min_duration_s must be below max_duration_s, but they are {self.min_duration_s} and {self.max_duration_s}"
             )
+        transducer = self.model.transducer
+        if not self.use_token_limit and (
+            self.model.ctc is not None or transducer is None or transducer.lattice != "regular"
+        ):
+            raise ConfigError(
+                "use_token_limit must be true with a CTC head or a transducer that emits one token a frame at most, but is "
+                "false; only a transducer with the lattice `regular` can have more tokens than frames"
+            )
+        if self.search is not None:
+            self._check_search(self.search)
         if self.consistency is not None and self.model.ctc is None:
             raise ConfigError("consistency compares the CTC head's outputs, but model.ctc is None; set model.ctc={} first")
         if self.consistency is not None and self.batch.spec_augment is None:
             raise ConfigError(
                 "consistency needs two views that differ, but batch.spec_augment is None; set batch.spec_augment={} first"
+            )
+
+    def _check_search(self, search: SearchConfig) -> None:
+        if search.method == "auto" or search.num_best > 1:
+            raise ConfigError(
+                f"search must name a method with one hypothesis, such as attention_rescoring, but is {search}; leave it out "
+                "(search=none) for the best of all"
+            )
+        model, by_ctc = self.model, "ctc" in search.method or search.method == "attention_rescoring"
+        needed = {"ctc": by_ctc, "transducer": not by_ctc, "attention": search.method == "attention_rescoring"}
+        for head in (name for name, is_needed in needed.items() if is_needed and getattr(model, name) is None):
+            raise ConfigError(
+                f"the search {search.method} needs the head model.{head}, but it is None; set search=none first, or another "
+                "search"
             )
 
     def schedule_progress(self, num_steps: int, *, num_ranks: int = 1) -> float:

@@ -27,8 +27,8 @@ from zipasr.lfs import refuse_pointer
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
-MAX_VOCABULARY_TEXTS = 500_000
-"""Maximum number of texts, spread evenly, from which a vocabulary is learned; LibriSpeech has 281 thousand."""
+MAX_CHARACTER_TEXTS = 500_000
+"""Number of texts that are read to learn all characters, besides the first text with each."""
 _BLOCK_CUTS = 1_000_000
 """Number of cuts per chunk of the checks."""
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class MixedData:
     cuts: IndexedCuts
     share: float
     """Maximum share of these in the hours of an epoch."""
+    copies_NS: NDArray[np.bool_] | None = None
+    """(N, speeds) which copies are used; None: all."""
 
 
 class ChainedCuts(Sequence[Any]):
@@ -71,6 +73,8 @@ class TrainData:
     """Number of skipped training utterances by reason, without those of other folders."""
     mixed: tuple[MixedData, ...] = ()
     """Data of other folders."""
+    copies_NS: NDArray[np.bool_] | None = None
+    """(N, speeds) which copies of the utterances are used; None: all."""
 
     @property
     def cuts(self) -> Sequence[Any]:
@@ -79,8 +83,8 @@ class TrainData:
 
     def plan(self, config: TrainConfig) -> BatchPlan:
         """Which utterances each batch of a run has."""
-        mixed = [MixedPart(part.cuts.durations_s, part.share) for part in self.mixed]
-        return BatchPlan(self.train.durations_s, config.batch, seed=config.seed, mixed=mixed)
+        mixed = [MixedPart(part.cuts.durations_s, part.share, part.copies_NS) for part in self.mixed]
+        return BatchPlan(self.train.durations_s, config.batch, seed=config.seed, mixed=mixed, copies_NS=self.copies_NS)
 
     def reader(self, config: TrainConfig, tokenizer: Tokenizer) -> BatchReader:
         """What reads the batches of a run."""
@@ -153,7 +157,8 @@ def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[
     """
     if config.file is not None:
         return read_vocabulary(Path(config.file))
-    texts = itertools.chain.from_iterable(_vocabulary_texts(part) for part in (cuts, *others))
+    limit = config.max_texts if config.vocab_size is not None else MAX_CHARACTER_TEXTS
+    texts = itertools.chain.from_iterable(_vocabulary_texts(part, limit) for part in (cuts, *others))
     return Tokenizer.train(texts, kind=config.kind, vocab_size=config.vocab_size)
 
 
@@ -173,11 +178,11 @@ def read_vocabulary(path: Path) -> Tokenizer:
         raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
 
 
-def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:
-    """All texts, or a subset of very many that contains every character."""
-    if len(cuts) <= MAX_VOCABULARY_TEXTS:
+def _vocabulary_texts(cuts: IndexedCuts, limit: int | None) -> Iterable[str]:
+    """All texts, or if they exceed the limit a subset that contains every character."""
+    if limit is None or len(cuts) <= limit:
         return cuts.texts()
-    spread = np.linspace(0, len(cuts) - 1, MAX_VOCABULARY_TEXTS).astype(np.int64)
+    spread = np.linspace(0, len(cuts) - 1, limit).astype(np.int64)
     first_of_each = np.array(list(cuts.characters.values()), dtype=np.int64)
     chosen = np.union1d(spread, first_of_each)
     logger.info("learning the vocabulary from %d of %d texts", len(chosen), len(cuts))
@@ -185,7 +190,8 @@ def _vocabulary_texts(cuts: IndexedCuts) -> Iterable[str]:
 
 
 def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> TrainData:
-    """The data of a run, without training utterances that are too short, too long, or have more tokens than encoder frames.
+    """The data of a run, without training utterances, or copies of them at other speeds, that are too short, too long, or
+    have more tokens than encoder frames, as `TrainConfig.use_copy_limits` and `use_token_limit` say.
 
     Raises:
         DataError: no training utterances are left, there are none to validate on, or data to mix in cannot be used.
@@ -195,51 +201,83 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
             f"there must be utterances to validate on, but dev_cuts.jsonl.gz in {config.data} holds none; move some there "
             "from train_cuts.jsonl.gz, or prepare 3 utterances or more"
         )
-    train, dropped = _usable(cuts, tokenizer, config)
+    train, dropped, copies_NS = _usable(cuts, tokenizer, config)
     mixed = []
     for mix in config.mix:
-        others = read_split(mix.data, "train")
-        mixed.append(MixedData(_usable(others, tokenizer, config)[0], mix.share))
+        others, _, other_copies_NS = _usable(read_split(mix.data, "train"), tokenizer, config)
+        mixed.append(MixedData(others, mix.share, other_copies_NS))
     unknown = tokenizer.unknown_characters(" ".join(dev_cuts.characters))
     if unknown:
         logger.warning("dev texts hold characters that the vocabulary lacks: %s", " ".join(sorted(unknown)))
-    return TrainData(train, dev_cuts, dropped, tuple(mixed))
+    return TrainData(train, dev_cuts, dropped, tuple(mixed), copies_NS)
 
 
-def _usable(cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig) -> tuple[IndexedCuts, dict[str, int]]:
-    """The cuts to train on, and the number of skipped ones by reason."""
-    durations_s, num_characters = cuts.durations_s, cuts.num_characters
-    is_short, is_long = durations_s < config.min_duration_s, durations_s > config.max_duration_s
-    is_dense = np.zeros(len(cuts), dtype=bool)
-    # Each token has at least one character, except the ▁ before the text, so only few texts must be read.
-    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary with byte fallback
-    for first in range(0, len(cuts), _BLOCK_CUTS):
-        block = slice(first, first + _BLOCK_CUTS)
-        num_frames = _num_encoder_frames(durations_s[block], max(config.batch.speed_factors))
-        is_doubtful = num_frames < tokens_per_character * (num_characters[block] + 1)
-        for i in np.flatnonzero(is_doubtful & ~is_short[block] & ~is_long[block]):
-            tokens = tokenizer.encode(cuts[first + int(i)].supervisions[0].text)
-            is_dense[first + i] = num_frames[i] < frames_needed(tokens, has_ctc=config.model.ctc is not None)
+def _usable(
+    cuts: IndexedCuts, tokenizer: Tokenizer, config: TrainConfig
+) -> tuple[IndexedCuts, dict[str, int], NDArray[np.bool_] | None]:
+    """The cuts to train on, the number of skipped ones by reason, and which copies of those left are used (None: all)."""
+    durations_s = cuts.durations_s
+    speeds = np.array(config.batch.speed_factors)
+    # Without limits for each copy, all copies share the decision, and the fastest one decides about tokens.
+    speeds_L = speeds if config.use_copy_limits else np.ones(1)
+    copy_s_NL: Any = np.round(durations_s[:, None] / speeds_L, 8)  # 22 s at 1.1 are 20 s
+    is_short_NL, is_long_NL = copy_s_NL < config.min_duration_s, copy_s_NL > config.max_duration_s
+    is_out_NL = is_short_NL | is_long_NL
+    speeds_L = speeds if config.use_copy_limits else speeds.max(keepdims=True)
+    is_dense_NL = _are_dense(cuts, tokenizer, config, speeds_L, is_possible=~is_out_NL.all(1))
+    is_out_NL = is_out_NL | is_dense_NL
+    is_out, is_short, is_long = is_out_NL.all(1), is_short_NL.all(1), is_long_NL.all(1)
     dropped = {
-        reason: int(is_out.sum())
-        for reason, is_out in (
+        reason: int(is_there.sum())
+        for reason, is_there in (
             ("too short", is_short),
-            ("too long", is_long & ~is_short),
-            ("more tokens than encoder frames", is_dense),
+            ("too long", is_long),
+            ("more tokens than encoder frames", is_out & ~is_short & ~is_long),
         )
-        if is_out.any()
+        if is_there.any()
     }
     for reason, count in dropped.items():
         logger.warning("skipped %d of %d training utterances: %s", count, len(cuts), reason)
-    kept = np.flatnonzero(~(is_short | is_long | is_dense))
+    kept = np.flatnonzero(~is_out)
     if not len(kept):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"
         raise DataError(
             f"there must be utterances to train on, but of {len(cuts)} none is left ({reasons}); "
-            f"{'use tokens of several letters (tokenizer.kind=unigram), ' if is_dense.any() else ''}"
+            f"{'use tokens of several letters (tokenizer.kind=unigram), ' if is_dense_NL.any() else ''}"
             "change min_duration_s or max_duration_s, or check the data"
         )
-    return cuts if len(kept) == len(cuts) else cuts.take(kept), dropped
+    copies_NS = ~is_out_NL[kept]
+    if copies_NS.all():
+        copies_NS = None
+    else:
+        logger.warning("skipped %d of %d copies at other speeds: beyond the same limits", (~copies_NS).sum(), copies_NS.size)
+    return cuts if len(kept) == len(cuts) else cuts.take(kept), dropped, copies_NS
+
+
+def _are_dense(
+    cuts: IndexedCuts,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    speeds_L: NDArray[np.float64],
+    *,
+    is_possible: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """(N, L) whether an utterance that is possible otherwise has fewer encoder frames at a speed than its tokens need."""
+    is_dense_NL = np.zeros((len(cuts), len(speeds_L)), dtype=np.bool_)
+    # Each token has at least one character, except the ▁ before the text, so only few texts must be read.
+    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary with byte fallback
+    for first in range(0, len(cuts), _BLOCK_CUTS):
+        block = slice(first, first + _BLOCK_CUTS)
+        frames_at = [_num_encoder_frames(cuts.durations_s[block], float(speed)) for speed in speeds_L]
+        num_frames_NL = np.stack(frames_at, axis=1)
+        if not config.use_token_limit:
+            is_dense_NL[block] = num_frames_NL < 1
+            continue
+        is_doubtful = num_frames_NL.min(1) < tokens_per_character * (cuts.num_characters[block] + 1)
+        for i in np.flatnonzero(is_doubtful & is_possible[block]):
+            tokens = tokenizer.encode(cuts[first + int(i)].supervisions[0].text)
+            is_dense_NL[first + i] = num_frames_NL[i] < frames_needed(tokens, has_ctc=config.model.ctc is not None)
+    return is_dense_NL
 
 
 def _num_encoder_frames(durations_s: NDArray[np.float64], speed: float) -> NDArray[np.int64]:

@@ -30,10 +30,11 @@ _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
     "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share "
-    "max_unknown_share".split()
+    "max_unknown_share search tokenizer.max_texts".split()
 )
-"""Fields that a resumed run may change: none of them affects what a step does (finetune.sha256 identifies the checkpoint,
-whatever its path) or which checkpoints averages and rollbacks use."""
+"""Fields, and parts with all their fields, that a resumed run may change: none of them affects what a step does
+(finetune.sha256 identifies the checkpoint, whatever its path; a run keeps its vocabulary) or which checkpoints averages and
+rollbacks use."""
 
 
 def stored_config(out: Path) -> TrainConfig | None:
@@ -90,7 +91,7 @@ def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_in
         changed = [
             f"{name} (was {was}, now {value})"
             for name, (was, value) in differences(to_json(_with_paths_of(config, old)), to_json(config)).items()
-            if name not in _MAY_CHANGE
+            if name not in _MAY_CHANGE and name.partition(".")[0] not in _MAY_CHANGE
         ]
         if changed:
             raise ConfigError(

@@ -156,7 +156,7 @@ def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: T
     step_s = config.accumulate_batches * (time.monotonic() - clock) / max(1, num_steps - _WARMUP_STEPS)
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
-    validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device)
+    validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device, config.search)
     return Pace(step_s, time.monotonic() - clock)
 
 

@@ -216,6 +216,7 @@ class _Run:
         position.num_steps += 1
         b = position.num_steps
         state.model.train()
+        # Differs: the published trainer does this every 10 batches, which for schedules over thousands makes no difference.
         set_step(state.model, config.schedule_progress(b, num_ranks=self.ranks.size))
         result = self.stepper.step(batches, b, stop_signal=stop_signal)
         if result.is_learned or result.is_diverging:
@@ -267,7 +268,7 @@ class _Run:
         setup, model = self.setup, self.dev_model
         assert model is not None
         model.load_state_dict(merged_state_dict(self.state.model) | setup.span.averaged_weights(self.state))
-        found = validate(model, setup.dev_batches, self.dev_texts, setup.tokenizer, setup.device)
+        found = validate(model, setup.dev_batches, self.dev_texts, setup.tokenizer, setup.device, self.config.search)
         self.last_validation, metrics = found, found.metrics
         model.save(self.out / MODEL_SUBFOLDER, setup.tokenizer)
         kept = keep_best(self.out, model, setup.tokenizer, metrics, b, self.config.keep_best)

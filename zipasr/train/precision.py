@@ -3,6 +3,8 @@
 float16 cannot represent gradients below 6e-8, so the loss is multiplied by a factor that grows over steps without overflow
 and halves at an overflow; bfloat16 has the range of float32 and needs no scale. Weights, losses and gradients are float32.
 Source: constants of the published training code (starts at 1, is pulled up toward 32, warns below 0.01).
+Differs: the published AISHELL, WenetSpeech and GigaSpeech trainers pull it up every 100 batches only and reach 8 a hundred
+batches later; no effect on error rates is expected.
 """
 
 from dataclasses import dataclass

@@ -43,6 +43,7 @@ _EMPTY = "without audio"
 _RATE = f"not at {SAMPLE_RATE_HZ // 1000} kHz"
 _SHORT, _LONG = "too short", "too long"
 _TOKENS = "with more tokens than encoder frames"
+_COPIES = "not used at every speed"
 _DUPLICATE = "with an id that came before"
 _SHARED_ID = "with an id of the training part"
 _SHARED_TEXT = "with a text of the training part"
@@ -296,18 +297,35 @@ def _apply_rules(
         report.note(_UNKNOWN, cut.id)
     if cut.has_recording and cut.end > cut.recording.duration + _ROUNDING_S:
         report.note(_BEYOND, cut.id)
-    speed = max(config.batch.speed_factors) if is_train else 1.0
-    num_frames = num_encoder_frames(int(cut.num_samples / speed)) if cut.sampling_rate == SAMPLE_RATE_HZ else 0
+    problems = _problems_of_copies(cut, tokens, config, is_train=is_train)
     if cut.sampling_rate != SAMPLE_RATE_HZ:
         report.lose(_RATE, cut.id)
     elif cut.num_samples <= 0:
         report.lose(_EMPTY, cut.id)
-    elif is_train and cut.duration < config.min_duration_s:
-        report.lose(_SHORT, cut.id)
-    elif is_train and cut.duration > config.max_duration_s:
-        report.lose(_LONG, cut.id)
-    elif num_frames < frames_needed(tokens, has_ctc=config.model.ctc is not None):
-        report.lose(_TOKENS, cut.id)
+    elif all(problems):
+        report.lose(problems[0] if len(set(problems)) == 1 else _TOKENS, cut.id)
+    elif any(problems):
+        report.note(_COPIES, cut.id)
+
+
+def _problems_of_copies(cut: Any, tokens: Sequence[int], config: TrainConfig, *, is_train: bool) -> list[str]:
+    """The first rule that each copy at another speed violates, or "" if none; one for all if they share the decision."""
+    factors = config.batch.speed_factors
+    speeds = factors if config.use_copy_limits and is_train else (1.0,)
+    needed = frames_needed(tokens, has_ctc=config.model.ctc is not None) if config.use_token_limit else 1
+    problems = []
+    for speed in speeds:
+        copy_s = round(cut.duration / speed, 8)
+        fastest = max(factors) if is_train and not config.use_copy_limits else speed
+        if is_train and copy_s < config.min_duration_s:
+            problems.append(_SHORT)
+        elif is_train and copy_s > config.max_duration_s:
+            problems.append(_LONG)
+        elif num_encoder_frames(int(cut.num_samples / fastest)) < needed:
+            problems.append(_TOKENS)
+        else:
+            problems.append("")
+    return problems
 
 
 def _text_of(cut: Any) -> str | None:

@@ -145,7 +145,7 @@ def find_largest(
         trials.append(Trial(duration_s, worst, most))
         return True
 
-    longest_s = max(seconds for seconds, _ in sizes) / min(config.batch.speed_factors)
+    longest_s = _slowest_copy_s(config, max(seconds for seconds, _ in sizes))
     total_s = sum(seconds for seconds, _ in sizes) / min(config.batch.speed_factors)
     configured_s = config.batch.max_duration_s
     low = min(longest_s, configured_s)  # a batch has one utterance at least
@@ -171,7 +171,6 @@ def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_du
 
     The slowest speed of the configuration is assumed, and concatenated utterances have their maximum length.
     """
-    slowest = min(config.batch.speed_factors)
     ordered = sorted(sizes)
     shapes = []
     for quantile in _QUANTILES:
@@ -182,12 +181,18 @@ def worst_shapes(config: TrainConfig, sizes: Sequence[tuple[float, int]], max_du
         tokens = max(tokens for length, tokens in ordered if length <= seconds)
         if config.batch.concat_prob > 0.0 and seconds < config.batch.concat_max_s:
             seconds, tokens = config.batch.concat_max_s, math.ceil(rate * config.batch.concat_max_s)
-        duration_s = seconds / slowest
+        duration_s = _slowest_copy_s(config, seconds)
         num = max(int(max_duration_s / duration_s), 1)
         shape = Shape(num, max(math.ceil(duration_s * FEATURE_RATE_HZ), MIN_FEATURES), max(tokens, 1))
         if shape not in shapes:
             shapes.append(shape)
     return shapes
+
+
+def _slowest_copy_s(config: TrainConfig, seconds: float) -> float:
+    """Upper bound on the seconds of an utterance at its slowest speed."""
+    copy_s = seconds / min(config.batch.speed_factors)
+    return min(copy_s, max(seconds, config.max_duration_s)) if config.use_copy_limits else copy_s
 
 
 def memory_budget(device: torch.device) -> int:

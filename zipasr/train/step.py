@@ -266,8 +266,8 @@ class Stepper:
 def loss_weights(config: TrainConfig, num_steps: int) -> dict[str, float]:
     """Weight of each configured loss in step `num_steps` (from 1).
 
-    Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and that of
-    consistency from 0 to its scale; CTC and the attention decoder are constant.
+    Over the warm-up, the simple loss falls from 1 to its scale while the pruned one rises from 0.1 to 1 and, if configured,
+    that of consistency from 0 to its scale; CTC and the attention decoder are constant.
     """
     done = min(num_steps / config.loss_warmup_batches, 1.0) if config.loss_warmup_batches > 0 else 1.0
     model, weights = config.model, {}
@@ -280,8 +280,8 @@ def loss_weights(config: TrainConfig, num_steps: int) -> dict[str, float]:
     if model.attention is not None:
         weights["attention"] = config.attention_loss_scale
     if config.consistency is not None:
-        scale = config.consistency.scale
-        weights["consistency"] = done * (scale if scale is not None else 0.2 if is_ctc_alone else 0.02)
+        scale = config.consistency.scale if config.consistency.scale is not None else 0.2 if is_ctc_alone else 0.02
+        weights["consistency"] = done * scale if config.consistency.has_warmup else scale
     return weights
 
 

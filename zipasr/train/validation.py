@@ -14,7 +14,7 @@ from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
-from zipasr.search.comparison import ComparedSearch, SearchComparison, best_search
+from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
@@ -41,11 +41,13 @@ class Validation(NamedTuple):
     """Number of utterances in that part."""
     is_whole: bool
     """Whether that part is the whole dev set."""
+    own: ComparedSearch | None = None
+    """The search that the run names (`TrainConfig.search`), tuned; also the last of `searches`. None: it names none."""
 
     @property
     def best(self) -> ComparedSearch:
-        """The search with the lowest error rate."""
-        return best_search(self.searches)
+        """The run's own search, or else the one with the lowest error rate."""
+        return self.own if self.own is not None else best_search(self.searches)
 
     @property
     def what(self) -> str:
@@ -55,7 +57,12 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    model: AsrModel, batches: Sequence[Batch], texts: dict[str, str], tokenizer: Tokenizer, device: torch.device
+    model: AsrModel,
+    batches: Sequence[Batch],
+    texts: dict[str, str],
+    tokenizer: Tokenizer,
+    device: torch.device,
+    search: SearchConfig | None = None,
 ) -> Validation:
     """Measure a model on the dev set. Each batch is encoded once.
 
@@ -69,11 +76,13 @@ def validate(
         texts: reference by utterance id.
         tokenizer: makes words of labels.
         device: where the model is.
+        search: search of the run, whose `attention_scale` is tuned; None: the best of several.
     """
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
     compared = SearchComparison(model, tokenizer)
+    tuning = ScaleTuning(model, tokenizer, search) if search is not None else None
     losses: dict[str, float] = {}
     audio_s = sum(batch.audio_s for batch in batches)
     stride, emission_stride = (max(1, math.ceil(audio_s / most_s)) for most_s in (COMPARED_S, EMISSION_S))
@@ -84,7 +93,8 @@ def validate(
         for name, loss in model.loss(encoded, labels, label_lens).items():
             losses[name] = losses.get(name, 0.0) + loss.item()
         if i % stride == 0:
-            compared.add(encoded, [texts[name] for name in batch.ids])
+            for comparison in (compared, tuning) if tuning is not None else (compared,):
+                comparison.add(encoded, [texts[name] for name in batch.ids])
             num_utterances += len(batch.ids)
         else:
             others.add(encoded, [texts[name] for name in batch.ids])
@@ -95,11 +105,13 @@ def validate(
     for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
         same = next(result for result in searches if result.search == search)
         metrics[name] = same.errors.words.plus(rest.errors.words).rate
-    best = best_search(searches)
-    metrics["wer"] = best.wer if stride == 1 else min(metrics[name] for name in greedy)
-    metrics["deletions"] = best.deletions
+    own = tuning.tuned() if tuning is not None else None
+    searches += [own] if own is not None else []
+    found = Validation(metrics, searches, num_utterances, stride == 1, own)
+    metrics["wer"] = found.best.wer if stride == 1 else min(metrics[name] for name in greedy)
+    metrics["deletions"] = found.best.deletions
     metrics |= _figures(emission)
-    return Validation(metrics, searches, num_utterances, stride == 1)
+    return found
 
 
 def _emission(model: AsrModel, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> EmissionStats:
