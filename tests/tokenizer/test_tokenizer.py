@@ -12,10 +12,10 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zipasr import tokenizer as tokenizers
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.text import normalize
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import train_model
 
 KINDS = ["unigram", "bpe", "char"]
 TEXTS = [
@@ -112,7 +112,7 @@ def test_a_text_has_the_same_ids_in_every_spelling() -> None:
 
 def stored(*texts: str) -> Tokenizer:
     """A vocabulary with the characters as they stand, as older versions and other projects learned them."""
-    return Tokenizer.from_bytes(tokenizers._train_model(list(texts), "char", len(set("".join(texts)) - {" "}) + 4))
+    return Tokenizer.from_bytes(train_model(list(texts), "char", len(set("".join(texts)) - {" "}) + 4))
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,21 @@ white space is ignored. It is stored in the same file format. This file is the s
 size and the model file.
 """
 
-import io
 import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import sentencepiece
-
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.lfs import refuse_pointer
 from zipasr.text import UNKNOWN_MARK, lower, normalize, other_spellings, upper
+from zipasr.tokenizer.model_file import SPECIAL_PIECES, TABLE_END, open_model, table_model, train_model
 
 MODEL_FILE = "tokenizer.model"
 TOKENS_FILE = "tokens.txt"
 
 _WORD_START = "\u2581"
-_SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
 # Sentencepiece drops NUL, rejects lone surrogates and skips every text with its own unknown mark, ▅. Here they all
 # count as unknown characters: they are encoded as U+FFFD, which no vocabulary of ours contains.
 _UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
@@ -49,16 +46,16 @@ class Tokenizer:
     def __init__(self, model: bytes) -> None:
         """Open a serialized sentencepiece model; see `from_bytes`."""
         self._model = bytes(model)
-        self._processor = _open_model(self._model)
+        self._processor = open_model(self._model)
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
         """The piece of every id."""
-        if tuple(self.pieces[:3]) != _SPECIAL_PIECES or self._processor.unk_id() != self.unk_id:
+        if tuple(self.pieces[:3]) != SPECIAL_PIECES or self._processor.unk_id() != self.unk_id:
             raise CheckpointError(
-                f"the first pieces of a tokenizer must be {', '.join(_SPECIAL_PIECES)}, but are "
+                f"the first pieces of a tokenizer must be {', '.join(SPECIAL_PIECES)}, but are "
                 f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe"
             )
         self._ids: dict[str, int] | None = None
-        if self._model.endswith(_TABLE_END):
+        if self._model.endswith(TABLE_END):
             self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > self.unk_id}
         self._has: dict[str, bool] = {}  # the characters that were asked for so far
         characters = sorted(set("".join(self.pieces[3:])))
@@ -165,7 +162,7 @@ class Tokenizer:
         characters = set().union(*lines) - {" "}
         if not characters:
             raise DataError("the transcripts to train a tokenizer on must have text, but all are empty")
-        minimum = len(characters) + (kind != "spaceless") + len(_SPECIAL_PIECES)  # the space, ▁, is a piece
+        minimum = len(characters) + (kind != "spaceless") + len(SPECIAL_PIECES)  # the space, ▁, is a piece
         if vocab_size is None:
             if kind not in ("char", "spaceless"):
                 raise ConfigError(
@@ -175,11 +172,11 @@ class Tokenizer:
         if vocab_size < minimum:
             raise ConfigError(
                 f"vocab_size must be at least {minimum} ({len(characters)} characters"
-                f"{'' if kind == 'spaceless' else ', the space'} and {len(_SPECIAL_PIECES)} special ids), but is "
+                f"{'' if kind == 'spaceless' else ', the space'} and {len(SPECIAL_PIECES)} special ids), but is "
                 f"{vocab_size}; raise it or clean the transcripts of rare characters"
             )
         is_table = kind == "spaceless"
-        tokenizer = cls(_table_model(sorted(characters)) if is_table else _train_model(lines, kind, vocab_size))
+        tokenizer = cls(table_model(sorted(characters)) if is_table else train_model(lines, kind, vocab_size))
         if tokenizer.vocab_size < vocab_size:
             logger.warning("vocab_size is %d, but the text allows only %d, which is used", vocab_size, tokenizer.vocab_size)
         return tokenizer
@@ -221,9 +218,9 @@ class Tokenizer:
         while symbols and _DISAMBIGUATION.fullmatch(symbols.get(max(symbols), "")):
             del symbols[max(symbols)]
         pieces = [symbols[i] for i in sorted(symbols)]
-        if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != _SPECIAL_PIECES:
+        if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != SPECIAL_PIECES:
             raise CheckpointError(
-                f"{path} must have the ids 0, 1, 2, ..., starting with {', '.join(_SPECIAL_PIECES)}, but has "
+                f"{path} must have the ids 0, 1, 2, ..., starting with {', '.join(SPECIAL_PIECES)}, but has "
                 f"{len(symbols)} symbols starting with {', '.join(pieces[:3]) or 'nothing'}"
             )
         if any(_WORD_START in piece for piece in pieces):
@@ -233,7 +230,7 @@ class Tokenizer:
             )
         if len(set(pieces)) < len(pieces):
             raise CheckpointError(f"{path} must have every symbol once, but repeats one")
-        return cls(_table_model(pieces[3:]))
+        return cls(table_model(pieces[3:]))
 
     def to_bytes(self) -> bytes:
         """Return the serialized sentencepiece model."""
@@ -290,100 +287,3 @@ class Tokenizer:
 def _single_spaced(text: str, replacement: str) -> str:
     """Single spaces between words and none around; ▁ counts as white space, which is its meaning in a piece."""
     return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())
-
-
-def _train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=kind,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            # Differs: icefall makes these two "user defined", so that a transcript that spells "<blk>" encodes to blank.
-            control_symbols=list(_SPECIAL_PIECES[:2]),
-            unk_id=2,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            unk_surface=UNKNOWN_MARK,
-            normalization_rule_name="identity",
-            shuffle_input_sentence=False,
-            max_sentence_length=1 << 30,  # the largest allowed; longer texts would be skipped
-            num_threads=16,  # sums are formed per thread, so a fixed number keeps the result the same everywhere
-            minloglevel=2,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"a {kind} tokenizer cannot be trained on this text: {error}") from error
-    return model.getvalue()
-
-
-def _open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    try:
-        if not _is_whole(model):
-            raise ValueError("its end is missing")
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"a sentencepiece model must be complete, but these {len(model)} bytes are damaged or something else ({error}); "
-            "restore the file from its original"
-        ) from error
-
-
-def _is_whole(model: bytes) -> bool:
-    """Whether the pieces (field 1) are followed by the trainer's (2) and the normalizer's (3) settings.
-
-    Sentencepiece itself opens a model that was cut between two pieces and silently loses the rest of the vocabulary. Raises
-    IndexError or ValueError if the bytes are not a protocol buffer.
-    """
-    fields = set()
-    position = 0
-    while position < len(model):
-        key, position = _varint(model, position)
-        if key & 7 != 2:  # all fields of the message have a length
-            raise ValueError("not a sentencepiece model")
-        length, position = _varint(model, position)
-        position += length
-        fields.add(key >> 3)
-    return position == len(model) and {1, 2, 3} <= fields
-
-
-def _field(number: int, content: bytes | int) -> bytes:
-    """A field of a protocol buffer: bytes with their length, or a number of 0 to 127."""
-    if isinstance(content, int):
-        return bytes([number << 3, content])
-    key, length, size = number << 3 | 2, len(content), b""
-    head = bytes([key]) if key < 0x80 else bytes([key & 0x7F | 0x80, key >> 7])
-    while length >= 0x80:
-        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
-    return head + size + bytes([length]) + content
-
-
-# Settings of the trainer (model_type CHAR, unk_surface) and of the normalizer (identity, spaces kept as they are), which
-# end the model of a table and distinguish it from models that sentencepiece has trained.
-_TABLE_END = _field(2, _field(3, 4) + _field(44, UNKNOWN_MARK.encode())) + _field(
-    3, _field(1, b"zipasr table") + _field(3, 0) + _field(4, 0) + _field(5, 0)
-)
-
-
-def _table_model(characters: Sequence[str]) -> bytes:
-    """The sentencepiece model (CHAR) whose pieces are the special ones, then the given characters in order."""
-    normal, unknown, control = 1, 2, 3
-    kinds = (control, control, unknown, *[normal] * len(characters))
-    pieces = (*_SPECIAL_PIECES, *characters)
-    model = b"".join(
-        _field(1, _field(1, piece.encode()) + _field(3, kind)) for piece, kind in zip(pieces, kinds, strict=True)
-    )
-    return model + _TABLE_END
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The protocol-buffer integer at a position and the position after it."""
-    value = shift = 0
-    while data[position] & 0x80:
-        value |= (data[position] & 0x7F) << shift
-        shift += 7
-        position += 1
-    return value | data[position] << shift, position + 1

@@ -1,0 +1,5 @@
+"""Text to ids and back: the vocabulary of a model."""
+
+from zipasr.tokenizer.tokenizer import MODEL_FILE, TOKENS_FILE, Tokenizer
+
+__all__ = ["MODEL_FILE", "TOKENS_FILE", "Tokenizer"]
