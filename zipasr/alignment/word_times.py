@@ -242,7 +242,7 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
     words: list[_WordIndices] = []
     waiting: list[int] = []
     for i, label in enumerate(ids):
-        is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label == tokenizer.sos_eos_id
+        is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label in tokenizer.special_ids
         is_start = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
         if is_silent and (waiting or is_start):
             waiting.append(i)

@@ -22,6 +22,7 @@ def describe_style(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> st
         pairs: reference and hypothesis of each utterance.
         tokenizer: the model's.
     """
+    pairs = [(tokenizer.words_apart(reference), tokenizer.words_apart(hypothesis)) for reference, hypothesis in pairs]
     counts = Counter(word for reference, _ in pairs for word in reference.split())
     plain, relaxed = ErrorRates(), ErrorRates()
     for reference, hypothesis in pairs:

@@ -114,7 +114,7 @@ def tune(
         ConfigError: a setting is out of range or has no effect, there are too many, or `scoring` is unknown.
         DataError: no utterance can be read.
     """
-    rewrite = rewriting(scoring)
+    rewrite, words_apart = rewriting(scoring), recognizer.engine.tokenizer.words_apart
     settings = _settings(recognizer, grid)
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
@@ -125,7 +125,8 @@ def tune(
         for n, (_, _, reference) in enumerate(group):
             pairs.append((reference, texts[0][n]))
             for i, found in enumerate(texts):
-                totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
+                hypothesis = words_apart(rewrite(found[n]))
+                totals[i] = totals[i].plus(count_text_errors(words_apart(rewrite(reference)), hypothesis))
     if not num_utterances:
         raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
     hint = describe_style(pairs, recognizer.engine.tokenizer) if scoring in (None, AS_IS) else None

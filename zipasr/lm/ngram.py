@@ -126,7 +126,7 @@ class TokenNgram:
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
         """Combine a model of pieces with the recognizer's tokenizer; pieces unknown to the model count as <unk>."""
         self.model = model
-        special = (tokenizer.blank_id, tokenizer.sos_eos_id, tokenizer.unk_id)
+        special = tokenizer.special_ids | {tokenizer.unk_id}
         self._symbol_ids = np.array(
             [-1 if i in special else model.symbol_id(piece) for i, piece in enumerate(tokenizer.pieces)], np.int64
         )

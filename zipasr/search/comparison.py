@@ -112,8 +112,8 @@ class SearchComparison:
             self._errors = [known.plus(errors) for known in self._errors]
 
     def _count(self, reference: str, hypothesis: Hypothesis, rewrite: Callable[[str], str]) -> ErrorRates:
-        text = rewrite(self.tokenizer.decode(hypothesis.ids))
-        return count_text_errors(reference, text, is_spaceless=self.tokenizer.is_spaceless)
+        texts = map(self.tokenizer.words_apart, (reference, rewrite(self.tokenizer.decode(hypothesis.ids))))
+        return count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
 
     def results(self) -> list[ComparedSearch]:
         """The searches in the order in which they were given."""

@@ -1,43 +1,19 @@
-"""The sentencepiece model of a vocabulary as bytes: learned from texts, made of a table of characters, opened."""
+"""The sentencepiece model of a vocabulary as bytes: opened, or made of a table of characters."""
 
-import io
 from collections.abc import Sequence
 
 import sentencepiece
 
-from zipasr.errors import CheckpointError, DataError
+from zipasr.errors import CheckpointError
 from zipasr.text import UNKNOWN_MARK
 
 SPECIAL_PIECES = ("<blk>", "<sos/eos>", "<unk>")
 """The first pieces of the models that are made here."""
-
-
-def train_model(lines: list[str], kind: str, vocab_size: int) -> bytes:
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=kind,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            # Differs: icefall makes these two "user defined", so that a transcript that spells "<blk>" encodes to blank.
-            control_symbols=list(SPECIAL_PIECES[:2]),
-            unk_id=2,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            unk_surface=UNKNOWN_MARK,
-            normalization_rule_name="identity",
-            shuffle_input_sentence=False,
-            max_sentence_length=1 << 30,  # the largest allowed; longer texts would be skipped
-            num_threads=16,  # sums are formed per thread, so a fixed number keeps the result the same everywhere
-            minloglevel=2,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"a {kind} tokenizer cannot be trained on this text: {error}") from error
-    return model.getvalue()
+UNKNOWN_PIECE = SPECIAL_PIECES[2]
+BLANK_PIECES = ("<blk>", "<blank>", "<eps>")
+CONTROL_PIECES = (*BLANK_PIECES, "<sos/eos>", "<sos>", "<eos>", "<s>", "</s>", "<pad>")
+"""Names of symbols that no text contains, in the vocabularies of this and other projects."""
+WORD_START = "\u2581"
 
 
 def open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -88,11 +64,14 @@ TABLE_END = _field(2, _field(3, 4) + _field(44, UNKNOWN_MARK.encode())) + _field
 )
 
 
-def table_model(characters: Sequence[str]) -> bytes:
-    """The sentencepiece model (CHAR) whose pieces are the special ones, then the given characters in order."""
+BYTES_END = _field(3, _field(1, b"zipasr bytes"))
+"""The end of a model of byte-level pieces: another name for its normalizer, which changes nothing else in it."""
+
+
+def table_model(pieces: Sequence[str]) -> bytes:
+    """The sentencepiece model (CHAR) of these pieces in order; the special ones are known by their names."""
     normal, unknown, control = 1, 2, 3
-    kinds = (control, control, unknown, *[normal] * len(characters))
-    pieces = (*SPECIAL_PIECES, *characters)
+    kinds = [unknown if piece == UNKNOWN_PIECE else control if piece in CONTROL_PIECES else normal for piece in pieces]
     model = b"".join(
         _field(1, _field(1, piece.encode()) + _field(3, kind)) for piece, kind in zip(pieces, kinds, strict=True)
     )

@@ -1,47 +1,48 @@
-"""Text to ids and back: a sentencepiece model with the three special ids of every published Zipformer recipe.
+"""Text to ids and back: a sentencepiece model, with special ids for what no text contains.
 
-`<blk>` is 0, `<sos/eos>` 1, `<unk>` 2; the pieces of the text follow. A piece that starts a word starts with ▁
-(U+2581). Text is normalized as in `text.py`, and white space becomes one space; case is not changed. Where a vocabulary that
-was learned from other texts lacks the normalized form of a character, such as ', but has another, such as ’, that is used.
+`<blk>`, `<sos/eos>` and `<unk>` are found by their names. They are 0, 1 and 2 in the vocabularies that are learned here and
+in the published recipes. A piece that starts a word starts with ▁ (U+2581). Text is normalized as in `text.py`, and white
+space becomes one space; case is not changed. Where a vocabulary that was learned from other texts lacks the normalized form
+of a character, such as ', but has another, such as ’, that is used.
+
 Scripts without spaces use a table of characters instead, as the published Mandarin recipes do: every character is an id, and
-white space is ignored. It is stored in the same file format. This file is the sole owner of the special ids, the vocabulary
-size and the model file.
+white space is ignored. Byte-level pieces (`byte_text.py`) write any script; characters of Chinese and Japanese are words in
+it, and other words have spaces between them. Both are stored in the same file format. This folder is the sole owner of the
+special ids, the vocabulary size and the model file.
 """
 
-import logging
-import re
+import codecs
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
 
-from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.errors import CheckpointError, ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.text import UNKNOWN_MARK, lower, normalize, other_spellings, upper
-from zipasr.tokenizer.model_file import SPECIAL_PIECES, TABLE_END, open_model, table_model, train_model
+from zipasr.text import MIXED_JOINER, UNKNOWN_MARK, lower, normalize, other_spellings, single_spaced, spaced, unspaced, upper
+from zipasr.tokenizer.byte_text import is_byte_text, is_surely_byte_text, to_bytes
+from zipasr.tokenizer.input_text import byte_text, plain_text
+from zipasr.tokenizer.model_file import (
+    BLANK_PIECES,
+    BYTES_END,
+    CONTROL_PIECES,
+    TABLE_END,
+    WORD_START,
+    open_model,
+    table_model,
+)
+from zipasr.tokenizer.table import read_table
+from zipasr.tokenizer.training import TokenizerKind, learn_model
 
 MODEL_FILE = "tokenizer.model"
 TOKENS_FILE = "tokens.txt"
 
-_WORD_START = "\u2581"
-# Sentencepiece drops NUL, rejects lone surrogates and skips every text with its own unknown mark, ▅. Here they all
-# count as unknown characters: they are encoded as U+FFFD, which no vocabulary of ours contains.
-_UNWRITABLE = re.compile("[\x00\u2585\ufffd\ud800-\udfff]")
-_UNKNOWN_CHARACTER = "\ufffd"
-_DISAMBIGUATION = re.compile(r"#\d+")
-
-logger = logging.getLogger(__name__)
+_ENDS = ("<sos/eos>", "<eos>", "</s>")
+_BYTE_LEVEL_FILE = "bbpe"
+"""Start of the names of model files with byte-level pieces in the published recipes."""
 
 
 class Tokenizer:
-    """Encodes text as ids and decodes ids to text. Create one with `train`, `load`, `from_bytes` or `from_tokens`; it can
-    be pickled."""
-
-    blank_id: ClassVar[int] = 0
-    """Id of the transducer and CTC blank, which never occurs in text."""
-    sos_eos_id: ClassVar[int] = 1
-    """Id of the start and the end of a sentence, for attention decoders and language models."""
-    unk_id: ClassVar[int] = 2
-    """Id of characters that are not in the vocabulary."""
+    """Encodes text as ids and decodes ids to text. Create one with `train`, `load`, `from_bytes` or `from_file`; it can be
+    pickled."""
 
     def __init__(self, model: bytes) -> None:
         """Open a serialized sentencepiece model; see `from_bytes`."""
@@ -49,17 +50,60 @@ class Tokenizer:
         self._processor = open_model(self._model)
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
         """The piece of every id."""
-        if tuple(self.pieces[:3]) != SPECIAL_PIECES or self._processor.unk_id() != self.unk_id:
+        blank_id, self._sos_eos_id = (self._id_of(names) for names in (BLANK_PIECES, _ENDS))
+        if blank_id is None:
             raise CheckpointError(
-                f"the first pieces of a tokenizer must be {', '.join(SPECIAL_PIECES)}, but are "
+                f"the pieces of a tokenizer must include {BLANK_PIECES[0]}, the blank, but start with "
                 f"{', '.join(self.pieces[:3]) or 'none'}; train it with zipasr or an icefall recipe"
             )
+        self.blank_id: int = blank_id
+        """Id of the transducer and CTC blank, which never occurs in text."""
+        self.unk_id: int = self._processor.unk_id()
+        """Id of characters that are not in the vocabulary."""
+        ids = range(self.vocab_size)
+        self.special_ids = frozenset(i for i in ids if self._processor.is_control(i) or self.pieces[i] in CONTROL_PIECES)
+        """Ids of what no text contains, such as blank and sos/eos; that of unknown characters is not one of them."""
+        self.is_byte_level = self._model.endswith(BYTES_END)
+        """Whether the pieces are bytes or runs of bytes."""
         self._ids: dict[str, int] | None = None
         if self._model.endswith(TABLE_END):
-            self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > self.unk_id}
+            self._ids = {self.pieces[i]: i for i in ids if i != self.unk_id and i not in self.special_ids}
+        self._written = [self._bytes_of(i) for i in ids]
+        own = [i for i in ids if i != self.unk_id and not self._processor.is_byte(i)]
+        self.letters = frozenset("".join(self._written[i].decode(errors="ignore") for i in own)) - {" "}
+        """The characters that single pieces write; those that only bytes together write are not among them."""
         self._has: dict[str, bool] = {}  # the characters that were asked for so far
-        characters = sorted(set("".join(self.pieces[3:])))
+        characters = [] if self.is_byte_level else sorted(self.letters)
         self._unusual = {normal: c for c in characters if (normal := normalize(c)) not in ("", c)}
+
+    def _id_of(self, names: Sequence[str]) -> int | None:
+        """The id of the first of some names that is a piece; None: there is none."""
+        return next((self.pieces.index(name) for name in names if name in self.pieces), None)
+
+    def _bytes_of(self, id: int) -> bytes:
+        """What an id writes, in UTF-8: part of a character, a character, or several."""
+        piece = self.pieces[id]
+        if id in self.special_ids:
+            return b""
+        if self._processor.is_byte(id):
+            return bytes([int(piece[3:5], 16)])
+        if id == self.unk_id:
+            return to_bytes(UNKNOWN_MARK) if self.is_byte_level else self._processor.decode([id]).encode()
+        return to_bytes(piece) if self.is_byte_level else piece.replace(WORD_START, " ").encode()
+
+    @property
+    def sos_eos_id(self) -> int:
+        """Id of the start and the end of a sentence, for attention decoders and language models.
+
+        Raises:
+            ConfigError: the vocabulary has none.
+        """
+        if self._sos_eos_id is None:
+            raise ConfigError(
+                f"attention decoders and language models need {_ENDS[0]} in the vocabulary, but it has none; use them with "
+                "another model"
+            )
+        return self._sos_eos_id
 
     @property
     def is_spaceless(self) -> bool:
@@ -68,8 +112,18 @@ class Tokenizer:
 
     @property
     def word_joiner(self) -> str:
-        """Separator of words in a text: a space, or nothing if the vocabulary is spaceless."""
-        return "" if self.is_spaceless else " "
+        """Separator of words in a text: a space, nothing if the vocabulary is spaceless, or `MIXED_JOINER` for bytes."""
+        return MIXED_JOINER if self.is_byte_level else "" if self.is_spaceless else " "
+
+    @property
+    def most_tokens_per_character(self) -> int:
+        """Upper bound on the tokens of a character and the blanks that CTC needs between equal ones, after the first ▁."""
+        # At most ▁, four bytes, and three blanks if all bytes were equal.
+        return 8 if self._writes_bytes else 1
+
+    @property
+    def _writes_bytes(self) -> bool:
+        return self.is_byte_level or any(map(self._processor.is_byte, range(self.vocab_size)))
 
     @property
     def vocab_size(self) -> int:
@@ -84,24 +138,43 @@ class Tokenizer:
         """The ids of a text whose characters are those of the vocabulary where it has them."""
         if self._ids is not None:
             return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
-        ids = self._processor.encode(_single_spaced(text, _UNKNOWN_CHARACTER))
+        text = byte_text(text) if self.is_byte_level else plain_text(text)
         # In icefall's models <blk> and <sos/eos> are pieces that a text can spell; speech never contains them.
-        return [self.unk_id if i in (self.blank_id, self.sos_eos_id) else i for i in ids]
+        return [self.unk_id if i in self.special_ids else i for i in self._processor.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, with ⁇ for `unk_id`; blank and sos/eos are dropped.
+        """Return the text of ids; blank and sos/eos are dropped.
+
+        `unk_id` is ⁇, and a space among byte-level pieces. Bytes that are no complete character are dropped, so that the
+        text of the first ids is the start of the text of all.
 
         Raises:
             ValueError: an id is not in [0, vocab_size).
         """
+        self._check(ids)
+        text = single_spaced(b"".join(self._written[i] for i in ids).decode(errors="ignore"))
+        return unspaced(text) if self.is_byte_level else text
+
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """Return what each id adds to the text: its piece, or the characters whose last byte it has; ▁ starts a word.
+
+        Raises:
+            ValueError: an id is not in [0, vocab_size).
+        """
+        self._check(ids)
+        if not self._writes_bytes:
+            return [self.pieces[i] for i in ids]
+        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        return [decoder.decode(self._written[i]).replace(" ", WORD_START) for i in ids]
+
+    def _check(self, ids: Sequence[int]) -> None:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
-        if self._ids is not None:
-            pieces = [UNKNOWN_MARK if i == self.unk_id else self.pieces[i] for i in ids if i >= self.unk_id]
-            return "".join(pieces)
-        text = self._processor.decode([int(i) for i in ids if i not in (self.blank_id, self.sos_eos_id)])
-        return " ".join(text.split())
+
+    def words_apart(self, text: str) -> str:
+        """Return a text with spaces between all words that this vocabulary tells apart, to count errors in words."""
+        return spaced(text) if self.is_byte_level else text
 
     def unknown_characters(self, text: str) -> set[str]:
         """Return the characters of a text that would be encoded as `unk_id`."""
@@ -129,108 +202,84 @@ class Tokenizer:
         return "".join(c if self._has_all(c) else next(filter(self._has_all, other_spellings(c)), c) for c in normal)
 
     def _has_all(self, text: str) -> bool:
-        """Whether the vocabulary has a piece for every character, bytes not counted."""
+        """Whether the vocabulary can write every character; bytes that replace missing pieces are not counted."""
         characters = set(text)
         for c in characters.difference(self._has):
             ids = self._encode(c)
-            self._has[c] = self.unk_id not in ids and not any(map(self._processor.is_byte, ids))
+            is_whole = not any(map(self._processor.is_byte, ids))
+            self._has[c] = self.unk_id not in ids and is_whole
         return all(map(self._has.__getitem__, characters))
 
     def starts_word(self, id: int) -> bool:
         """Return whether the piece of an id starts a word."""
-        return self.pieces[id].startswith(_WORD_START)
+        return self.pieces[id].startswith(WORD_START)
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], *, kind: Literal["unigram", "bpe", "char", "spaceless"], vocab_size: int | None
-    ) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], *, kind: TokenizerKind, vocab_size: int | None) -> "Tokenizer":
         """Learn a vocabulary that covers every character of the texts. The same texts give the same tokenizer.
 
         Args:
             texts: transcripts, one utterance each.
             kind: kind of pieces: `unigram` as in the published English recipes, `bpe`, `char` for single characters
-                and the space, or `spaceless` for single characters of a script without spaces, as published for Mandarin.
+                and the space, `spaceless` for single characters of a script without spaces, as published for Mandarin, or
+                `bbpe` for byte-level pieces by unigram model, as published for Mandarin and for Mandarin with English.
             vocab_size: number of ids V, including the special ones. If the texts allow fewer, it is reduced to
                 that number with a logged warning. None, for single characters only: all characters that occur.
         Raises:
-            ConfigError: fewer ids than characters and special pieces (the message states the minimum); unknown kind.
+            ConfigError: fewer ids than characters, or bytes, and special pieces (the message states the minimum); unknown
+                kind.
             DataError: all texts are empty.
         """
-        if kind not in ("unigram", "bpe", "char", "spaceless"):
-            raise ConfigError(f"the kind of a tokenizer must be unigram, bpe, char or spaceless, but is {kind!r}")
-        lines = [line for line in (_single_spaced(normalize(text), "") for text in texts) if line]
-        characters = set().union(*lines) - {" "}
-        if not characters:
-            raise DataError("the transcripts to train a tokenizer on must have text, but all are empty")
-        minimum = len(characters) + (kind != "spaceless") + len(SPECIAL_PIECES)  # the space, ▁, is a piece
-        if vocab_size is None:
-            if kind not in ("char", "spaceless"):
-                raise ConfigError(
-                    f"vocab_size must be a number for kind {kind}, but is None; only char and spaceless need none"
-                )
-            vocab_size = minimum
-        if vocab_size < minimum:
-            raise ConfigError(
-                f"vocab_size must be at least {minimum} ({len(characters)} characters"
-                f"{'' if kind == 'spaceless' else ', the space'} and {len(SPECIAL_PIECES)} special ids), but is "
-                f"{vocab_size}; raise it or clean the transcripts of rare characters"
-            )
-        is_table = kind == "spaceless"
-        tokenizer = cls(table_model(sorted(characters)) if is_table else train_model(lines, kind, vocab_size))
-        if tokenizer.vocab_size < vocab_size:
-            logger.warning("vocab_size is %d, but the text allows only %d, which is used", vocab_size, tokenizer.vocab_size)
-        return tokenizer
+        return cls(learn_model(texts, kind, vocab_size))
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "Tokenizer":
         """Open a tokenizer from the result of `to_bytes`, or from the content of an icefall `bpe.model`.
 
         Raises:
-            CheckpointError: not a complete sentencepiece model, or its first ids are not the special ones.
+            CheckpointError: not a complete sentencepiece model, or it has no blank.
         """
         return cls(model)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Tokenizer":
+        """Open a vocabulary of a recipe: a sentencepiece model, or `tokens.txt` of characters.
+
+        Pieces are byte-level if the file is called `bbpe*`, as in the published recipes, or if they can be nothing else.
+
+        Raises:
+            CheckpointError: the file cannot be read or used; see `from_bytes` and `from_tokens`.
+        """
+        path = Path(path)
+        if path.suffix == ".txt":
+            return cls.from_tokens(path)
+        tokenizer = cls.load(path.parent, path.name)
+        if tokenizer.is_byte_level:
+            return tokenizer
+        others = tokenizer.special_ids | {tokenizer.unk_id}
+        characters = "".join(piece for i, piece in enumerate(tokenizer.pieces) if i not in others)
+        is_named_so = path.name.startswith(_BYTE_LEVEL_FILE)
+        if is_named_so and not is_byte_text(characters):
+            strange = next(character for character in characters if not is_byte_text(character))
+            raise CheckpointError(
+                f"{path} must have byte-level pieces, as its name says, but has {strange!r}, which stands for no byte; "
+                "rename it if its pieces are characters"
+            )
+        is_byte_level = is_named_so or is_surely_byte_text(characters)
+        return cls(tokenizer.to_bytes() + BYTES_END) if is_byte_level else tokenizer
 
     @classmethod
     def from_tokens(cls, path: str | Path) -> "Tokenizer":
         """Open the table of a character vocabulary, `tokens.txt` of an icefall recipe's `lang_char` folder.
 
-        A line holds a symbol and its id, and the ids are kept: `<blk>` 0, `<sos/eos>` 1, `<unk>` 2, then the characters.
+        A line holds a symbol and its id, and the ids are kept. `<blk>` and `<unk>` must be among the symbols.
         Disambiguation symbols (#0, #1, ...) at the end do not belong in a model and are dropped.
 
         Raises:
-            CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ... with the special symbols first, or it is
+            CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ..., it has no blank or no `<unk>`, or it is
                 the table of a sentencepiece model, which must be opened directly.
         """
-        try:
-            content = Path(path).read_bytes()
-            refuse_pointer(content, path, CheckpointError)
-            lines = content.decode().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} must be a table of symbols, but cannot be read: {error}") from error
-        symbols: dict[int, str] = {}
-        for number, line in enumerate(lines, start=1):
-            fields = line.split()
-            if not fields:
-                continue
-            if len(fields) != 2 or not fields[1].isdecimal() or int(fields[1]) in symbols:
-                raise CheckpointError(f"line {number} of {path} must be 'symbol id' with a new id, but is {line!r}")
-            symbols[int(fields[1])] = fields[0]
-        while symbols and _DISAMBIGUATION.fullmatch(symbols.get(max(symbols), "")):
-            del symbols[max(symbols)]
-        pieces = [symbols[i] for i in sorted(symbols)]
-        if sorted(symbols) != list(range(len(symbols))) or tuple(pieces[:3]) != SPECIAL_PIECES:
-            raise CheckpointError(
-                f"{path} must have the ids 0, 1, 2, ..., starting with {', '.join(SPECIAL_PIECES)}, but has "
-                f"{len(symbols)} symbols starting with {', '.join(pieces[:3]) or 'nothing'}"
-            )
-        if any(_WORD_START in piece for piece in pieces):
-            raise CheckpointError(
-                f"{path} must be a table of characters, but has the pieces of a sentencepiece model; open the bpe.model "
-                "next to it"
-            )
-        if len(set(pieces)) < len(pieces):
-            raise CheckpointError(f"{path} must have every symbol once, but repeats one")
-        return cls(table_model(pieces[3:]))
+        return cls(table_model(read_table(path)))
 
     def to_bytes(self) -> bytes:
         """Return the serialized sentencepiece model."""
@@ -246,13 +295,13 @@ class Tokenizer:
         return "".join(f"{piece}\t{self._processor.get_score(i):g}\n" for i, piece in enumerate(self.pieces)).encode()
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
-        """Open the tokenizer that `save` wrote into a folder.
+    def load(cls, folder: str | Path, name: str = MODEL_FILE) -> "Tokenizer":
+        """Open the tokenizer that `save` wrote into a folder, or another model file there.
 
         Raises:
             CheckpointError: the file is missing, unreadable or damaged.
         """
-        path = Path(folder) / MODEL_FILE
+        path = Path(folder) / name
         try:
             model = path.read_bytes()
             refuse_pointer(model, path, CheckpointError)
@@ -282,8 +331,3 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size})"
-
-
-def _single_spaced(text: str, replacement: str) -> str:
-    """Single spaces between words and none around; ▁ counts as white space, which is its meaning in a piece."""
-    return " ".join(_UNWRITABLE.sub(replacement, text).replace(_WORD_START, " ").split())

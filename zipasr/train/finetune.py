@@ -33,6 +33,7 @@ VOCABULARY_LAYERS = (
     "attention.output",
 )
 """Layers whose weight and bias have one row per entry of the vocabulary."""
+_WORD_START = "\u2581"
 _MAX_LISTED = 20
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,12 @@ def _take_over(
     own = model.state_dict()
     old, new = source.tokenizer.pieces, tokenizer.pieces
     places = {piece: i for i, piece in enumerate(old)}
-    pairs = [(i, places[piece]) for i, piece in enumerate(new) if piece in places]
+    is_of_one_kind = source.tokenizer.is_byte_level == tokenizer.is_byte_level  # letters may look like bytes
+    pairs = [
+        (i, places[piece])
+        for i, piece in enumerate(new)
+        if piece in places and (is_of_one_kind or piece.lstrip(_WORD_START).isascii())
+    ]
     grown: list[str] = []
     moved: list[str] = []
     wrong: list[str] = []
