@@ -289,8 +289,8 @@ class AsrModel(nn.Module):
         """The documents, tensors and blobs of a model folder, for `checkpoint.write_folder`."""
         if self.config != (needed := self.config.for_vocabulary(tokenizer)):
             raise ConfigError(
-                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {needed.vocab_size}; or its "
-                f"special ids differ: the blank must be {self.config.blank_id} and is {needed.blank_id}"
+                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {needed.vocab_size}; the id "
+                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}"
             )
         return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 

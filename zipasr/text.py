@@ -106,6 +106,11 @@ def split_words(text: str, joiner: str) -> list[str]:
     return (spaced(text) if isinstance(joiner, MixedJoiner) else text).split()
 
 
+def words_apart(text: str, joiner: str) -> str:
+    """Return `text` with spaces between the words that `joiner` would join, if it has others; to count errors in words."""
+    return spaced(text) if isinstance(joiner, MixedJoiner) else text
+
+
 def upper(text: str, lang: str = "") -> str:
     """Return `text` in upper case.
 

@@ -23,13 +23,13 @@ from zipasr.errors import CheckpointError
 from zipasr.evaluate import evaluate, read_cuts
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.transducer import TransducerConfig
-from zipasr.model import AsrModel
+from zipasr.model import AsrModel, medium
 from zipasr.prepare import prepare
 from zipasr.recipes import aishell, gigaspeech, librispeech, wenetspeech
 from zipasr.recipes.find import find_recipe, recipe_names
 from zipasr.recognizer import Recognizer
 from zipasr.train.average_span import AverageSpan
-from zipasr.train.config import TrainConfig
+from zipasr.train.config import TokenizerConfig, TrainConfig
 from zipasr.train.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ PARAMETERS = {
     "librispeech:medium_streaming": 66_110_931,
     "librispeech:medium_transducer_ctc": 65_805_511,
     "aishell:medium_cr_ctc": 66_218_471,
+    "aishell:medium_bbpe": 65_549_011,
     "wenetspeech:small": 32_327_030,
     "wenetspeech:medium": 75_879_898,
     "wenetspeech:large": 160_059_933,
@@ -125,8 +126,11 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
         scoring="gigaspeech" if name.startswith("gigaspeech") else None,
     )
     is_mandarin = name.startswith(("aishell", "wenetspeech"))
-    assert recognizer.engine.tokenizer.is_spaceless == is_mandarin
-    if is_mandarin:  # two characters in each utterance, and each is an id
+    tokenizer = recognizer.engine.tokenizer
+    assert (tokenizer.is_spaceless, tokenizer.is_byte_level) == (is_mandarin and "bbpe" not in name, "bbpe" in name)
+    if tokenizer.is_byte_level:  # two characters in each utterance, and each is a word
+        assert result.words.num_reference == result.characters.num_reference == 2 * len(result.results) > 0
+    elif is_mandarin:  # two characters in each utterance, and each is an id
         assert recognizer.engine.tokenizer.pieces[3:] == sorted("低中高上下")
         assert result.characters.num_reference == 2 * len(result.results) > 0
         assert all(len(recognizer.engine.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)
@@ -196,6 +200,16 @@ def test_checkpoints_reach_back_over_the_published_average(
     assert config.keep_checkpoints * config.save_interval > config.average_share * total
     AverageSpan(config, tmp_path).foresee(int(total))
     assert not caplog.records
+
+
+def test_byte_level_pieces_of_aishell() -> None:
+    """Source: the AISHELL recipe of icefall, its run with byte-level pieces of January 16, 2024."""
+    config, characters = aishell.medium_bbpe(), aishell.medium()
+    assert config.tokenizer == TokenizerConfig(kind="bbpe", vocab_size=500)
+    assert config.model == medium() and config.model.transducer is not None and config.model.transducer.context_size == 2
+    assert (config.num_epochs, config.average_share, config.lr_epochs) == (40, 0.25, 10.0)
+    same = {"model": characters.model, "tokenizer": characters.tokenizer, "lr_epochs": 18.0, "num_epochs": 55}
+    assert dataclasses.replace(config, **same, average_share=characters.average_share) == characters
 
 
 def test_what_the_corpora_differ_in() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.text import MIXED_JOINER, normalize, spaced, unspaced
+from zipasr.text import MIXED_JOINER, normalize, spaced, unspaced, words_apart
 from zipasr.tokenizer import Tokenizer
 from zipasr.tokenizer.byte_text import to_characters
 
@@ -130,7 +130,7 @@ def test_chinese_characters_are_words_and_others_have_spaces() -> None:
     assert [word for word in "".join(WORLD.spell(ids)).split("▁") if word] == [*"今天，天气很好", "HELLO", "한국", "사람"]
     assert WORLD.word_joiner.join([*"很好", "HELLO", "WORLD", "好"]) == "很好 HELLO WORLD 好"
     assert isinstance(pickle.loads(pickle.dumps(WORLD.word_joiner)), type(MIXED_JOINER))
-    assert WORLD.words_apart("很好HELLO") == "很 好 HELLO"
+    assert words_apart("很好HELLO", WORLD.word_joiner) == "很 好 HELLO"
     assert not WORLD.is_spaceless
 
 

@@ -28,7 +28,7 @@ from zipasr.search.edits import Errors as Errors
 from zipasr.search.edits import count_errors as count_errors
 from zipasr.search.edits import count_text_errors as count_text_errors
 from zipasr.search.edits import error_rates as error_rates
-from zipasr.text import normalize, split_words
+from zipasr.text import normalize, split_words, words_apart
 from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
@@ -168,7 +168,7 @@ def evaluate(
         ConfigError: `scoring` is unknown.
         DataError: no utterance can be read.
     """
-    rewrite, words_apart = rewriting(scoring), recognizer.engine.tokenizer.words_apart
+    rewrite = rewriting(scoring)
     results: list[UtteranceResult] = []
     unreadable: list[tuple[str, str]] = []
     decode_s = 0.0
@@ -178,7 +178,7 @@ def evaluate(
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
             ref, hyp = rewrite(text), rewrite(transcript.text)
-            errors = count_text_errors(words_apart(ref), words_apart(hyp))
+            errors = count_text_errors(*(words_apart(text, transcript.word_joiner) for text in (ref, hyp)))
             results.append(
                 UtteranceResult(
                     id=id,

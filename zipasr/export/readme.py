@@ -44,7 +44,7 @@ VOCAB_FILE = "bpe.vocab"
 _KNOWN_AS_BYTES = re.compile("[\u0180-\u01a6]")
 """Characters of the bytes by which sherpa-onnx knows byte-level pieces, those of the first bytes of long characters."""
 _HOTWORDS = """
-Hotwords, one phrase per line of hotwords.txt in {letters} of tokens.txt, need that search and these flags (in
+Hotwords, one phrase per line of hotwords.txt in {letters}, need that search and these flags (in
 Python, arguments of the same names):
 
     --hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit={unit}{vocab}
@@ -157,7 +157,7 @@ def describe(
         text += _HOTWORDS.format(
             unit=unit,
             vocab="" if is_spaceless else f" --bpe-vocab={VOCAB_FILE}",
-            letters="the case" if is_byte_level else "the letters",
+            letters="Chinese characters (sherpa-onnx cuts others wrongly)" if is_byte_level else "the letters of tokens.txt",
         )
     if limits is not None:
         text += f"\n{limits}\n"

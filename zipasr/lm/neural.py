@@ -255,8 +255,8 @@ class NeuralLm(nn.Module):
         own = (self.config.vocab_size, self.config.sos_eos_id)
         if own != (tokenizer.vocab_size, tokenizer.sos_eos_id):
             raise ConfigError(
-                f"the tokenizer must have the model's {own[0]} entries, with sos/eos {own[1]}, but has "
-                f"{tokenizer.vocab_size}, with sos/eos {tokenizer.sos_eos_id}"
+                f"the tokenizer must have the model's {own[0]} entries, but has {tokenizer.vocab_size}; the id of its "
+                f"sos/eos must be {own[1]} and is {tokenizer.sos_eos_id}"
             )
         return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 

@@ -14,6 +14,7 @@ from zipasr.search.edits import ErrorRates, Errors, count_text_errors
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import SearchConfig, find_hypotheses
+from zipasr.text import words_apart
 from zipasr.tokenizer import Tokenizer
 
 SEVERAL_SYMBOLS = 5
@@ -112,7 +113,8 @@ class SearchComparison:
             self._errors = [known.plus(errors) for known in self._errors]
 
     def _count(self, reference: str, hypothesis: Hypothesis, rewrite: Callable[[str], str]) -> ErrorRates:
-        texts = map(self.tokenizer.words_apart, (reference, rewrite(self.tokenizer.decode(hypothesis.ids))))
+        pair = (reference, rewrite(self.tokenizer.decode(hypothesis.ids)))
+        texts = (words_apart(text, self.tokenizer.word_joiner) for text in pair)
         return count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
 
     def results(self) -> list[ComparedSearch]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.text import MIXED_JOINER, UNKNOWN_MARK, lower, normalize, other_spellings, single_spaced, spaced, unspaced, upper
+from zipasr.text import MIXED_JOINER, UNKNOWN_MARK, lower, normalize, other_spellings, single_spaced, unspaced, upper
 from zipasr.tokenizer.byte_text import is_byte_text, is_surely_byte_text, to_bytes
 from zipasr.tokenizer.input_text import byte_text, plain_text
 from zipasr.tokenizer.model_file import (
@@ -171,10 +171,6 @@ class Tokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
-
-    def words_apart(self, text: str) -> str:
-        """Return a text with spaces between all words that this vocabulary tells apart, to count errors in words."""
-        return spaced(text) if self.is_byte_level else text
 
     def unknown_characters(self, text: str) -> set[str]:
         """Return the characters of a text that would be encoded as `unk_id`."""
