@@ -79,7 +79,7 @@ def test_aligned_words_last_from_edge_to_edge() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["greedy", "ctc_beam"])
+@pytest.mark.parametrize("method", ["ctc_greedy", "ctc_beam"])
 def test_partial_results_hold_whole_characters(method: str) -> None:
     """Random weights emit bytes in any order."""
     model = sharpened_model(causal_model().config.for_vocabulary(TOKENIZER), seed=0)

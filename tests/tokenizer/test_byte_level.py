@@ -11,6 +11,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tokenizer.byte_level_models import icefall_model
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.text import MIXED_JOINER, normalize, spaced, unspaced, words_apart
 from zipasr.tokenizer import Tokenizer
@@ -42,25 +43,6 @@ WORLD = Tokenizer.train((TEXTS + EVERY_BYTE) * 2, kind="bbpe", vocab_size=400)
 
 def canonical(text: str) -> str:
     return unspaced(spaced(normalize(text).replace("▁", " ")))
-
-
-def icefall_model(texts: list[str], vocab_size: int = 60) -> bytes:
-    """A model as the published recipes train it, on text with a space around every Chinese character."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([to_characters(spaced(text)) for text in texts]),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        user_defined_symbols=["<blk>", "<sos/eos>"],
-        unk_id=2,
-        bos_id=-1,
-        eos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 # Law

@@ -113,6 +113,7 @@ def _take_over(
     old, new = source.tokenizer.pieces, tokenizer.pieces
     places = {piece: i for i, piece in enumerate(old)}
     is_of_one_kind = source.tokenizer.is_byte_level == tokenizer.is_byte_level  # letters may look like bytes
+    is_same = old == new and is_of_one_kind
     pairs = [
         (i, places[piece])
         for i, piece in enumerate(new)
@@ -125,7 +126,7 @@ def _take_over(
         layer = name.rpartition(".")[0]
         if name not in own:
             wrong.append(f"{name} has no place in it")
-        elif layer in VOCABULARY_LAYERS and old != new and own[name].shape[1:] == tensor.shape[1:]:
+        elif layer in VOCABULARY_LAYERS and not is_same and own[name].shape[1:] == tensor.shape[1:]:
             own[name][[i for i, _ in pairs]] = tensor[[j for _, j in pairs]]
             moved.append(layer)
             if len(pairs) < len(new):
