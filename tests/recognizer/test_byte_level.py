@@ -14,7 +14,7 @@ from tests.recognizer.causal_models import causal_model
 from tests.recognizer.pieces import in_pieces
 from tests.search.toy_scorer import ToyScorer
 from tests.tiny_model import noise, sharpened_model
-from zipasr.alignment.ctc import ctc_align
+from zipasr.alignment.ctc import Alignment, ctc_align
 from zipasr.alignment.word_times import token_spans
 from zipasr.evaluate.rates import judged_words
 from zipasr.evaluate.style import describe_style
@@ -57,6 +57,23 @@ def test_a_word_lasts_from_its_first_byte_to_its_last() -> None:
         assert word.confidence == pytest.approx(np.exp(-0.5))
     assert "".join(token.text for token in transcript.tokens).replace("▁", "") == "好HELLO天"
     assert [token.id for token in transcript.tokens] == TOKENIZER.encode("好 HELLO 天")
+
+
+def test_bytes_that_are_no_character_last_no_time() -> None:
+    valid = TOKENIZER.encode("好")
+    assert not TOKENIZER.starts_word(valid[-1])
+    ids = [*valid, valid[-1], valid[-1]]  # the last bytes come again
+    frames = tuple(10 * i for i in range(len(ids)))
+    log_probs = (*[-0.5] * len(valid), *[-5.0] * (len(ids) - len(valid)))
+    transcript = to_transcript(Hypothesis(tuple(ids), frames, log_probs, 0.0), 10.0, tokenizer=TOKENIZER)
+    (word,) = transcript.words
+    assert (transcript.text, word.text, word.confidence) == ("好", "好", pytest.approx(np.exp(-0.5)))
+    assert (word.start_s, word.end_s) == pytest.approx((0.0, 0.4 * (len(valid) - 1) + 0.04))
+    first_frames, energy = tuple(5 * i for i in range(len(ids))), np.zeros(20 * len(ids))
+    alignment = Alignment(first_frames, tuple(frame + 5 for frame in first_frames), log_probs, 0.0)
+    spans = token_spans(ids, alignment, energy, tokenizer=TOKENIZER)
+    (word,) = to_transcript(Hypothesis(tuple(ids), frames, log_probs, 0.0), 100.0, tokenizer=TOKENIZER, spans=spans).words
+    assert word.end_s <= 0.04 * 5 * len(valid) + 0.05
 
 
 def test_aligned_words_last_from_edge_to_edge() -> None:

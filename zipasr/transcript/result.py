@@ -89,7 +89,8 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
 
     The times of a word are the start of its first token and the end of its last. If more than 1 s lies between two of its
     tokens, they are those of the side with more tokens, or with the more probable ones. A lone ▁ (the space of a character
-    vocabulary) belongs to the next word; without one it is dropped.
+    vocabulary) belongs to the next word; without one it is dropped. Tokens without text at the end of a word, bytes that
+    are no character, are dropped.
 
     Args:
         tokens: in order of time.
@@ -104,6 +105,8 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
     for group in groups:
         text = "".join(token.text for token in group).replace(_WORD_START, "")
         if text:
+            while not group[-1].text:
+                group.pop()
             mean_log_prob = sum(token.log_prob for token in group) / len(group)
             start_s, end_s = _extent(group)
             words.append(Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0))))
