@@ -33,6 +33,7 @@ from zipasr.serve.protocol import to_live_json
 from zipasr.text import MIXED_JOINER, MixedJoiner
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import CueConfig, Transcript, merge_channels, to_cues
+from zipasr.transcript.writers import to_tsv
 
 TEXTS = ["今天天气很好", "我们去北京 HELLO WORLD"] * 3
 TOKENIZER = Tokenizer.train(TEXTS, kind="bbpe", vocab_size=48)
@@ -171,6 +172,8 @@ def test_channels_and_subtitles() -> None:
     lines = [line for cue in cues for line in cue.text.splitlines()]
     assert "".join("".join(lines).split()) == "今天天气很好HELLO我们去北京"
     assert all(len(line) >= 4 for line in lines[:-1]) and not any(" 天" in line for line in lines)
+    rows = to_tsv(spoken("今天天气很好我们去北京"), "", CueConfig(max_line_chars=12, max_lines=2)).splitlines()[1:]
+    assert "".join(row.split("\t")[2] for row in rows) == "今天天气很好我们去北京"
 
 
 def test_tokens_for_clients_spell_the_text() -> None:
