@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zipasr.text import lower, normalize, single_spaced, upper, words_only
+from zipasr.text import (
+    MIXED_JOINER,
+    lower,
+    normalize,
+    single_spaced,
+    spaced,
+    split_words,
+    unspaced,
+    upper,
+    words_apart,
+    words_only,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +76,31 @@ def test_single_spaced() -> None:
 def test_case(text: str, lang: str, large: str, small: str) -> None:
     assert upper(text, lang) == large
     assert lower(text, lang) == small
+
+
+@pytest.mark.parametrize(
+    ("text", "apart", "joined"),
+    [
+        ("你好 WORLD", "你 好 WORLD", "你好 WORLD"),
+        ("你 好WORLD好", "你 好 WORLD 好", "你好 WORLD 好"),
+        ("你好，世界。", "你 好 ， 世 界 。", "你好，世界。"),
+        ("日本語のテスト", "日 本 語 の テ ス ト", "日本語のテスト"),
+        ("한국 사람", "한국 사람", "한국 사람"),  # the words of Korean have spaces between them
+        ("ｱ ｲ 𠀀", "ｱ ｲ 𠀀", "ｱｲ𠀀"),
+        ("ＡＢ ＣＤ", "ＡＢ ＣＤ", "ＡＢ ＣＤ"),
+        ("", "", ""),
+    ],
+)
+def test_spaces_between_characters_of_chinese_and_japanese(text: str, apart: str, joined: str) -> None:
+    assert spaced(text) == words_apart(text, MIXED_JOINER) == apart
+    assert split_words(text, MIXED_JOINER) == apart.split()
+    assert unspaced(apart) == MIXED_JOINER.join(apart.split()) == joined
+    assert words_apart(text, " ") == words_apart(text, "") == text
+    assert split_words("a b好", " ") == ["a", "b好"] and split_words("a b好", "") == ["a", "b", "好"]
+
+
+@given(text=st.text())
+def test_spacing_again_changes_nothing(text: str) -> None:
+    assert spaced(spaced(text)) == spaced(text)
+    assert spaced(unspaced(spaced(text))) == spaced(text)
+    assert unspaced(unspaced(spaced(text))) == unspaced(spaced(text))

@@ -1,14 +1,13 @@
 """The complete model: `AsrModel` = encoder + heads, its configuration, the presets, and its folder on disk.
 
-Input are features (N, T, 80) at 100 Hz; `encode` returns frames at 25 Hz, `loss` a dict of losses. The model is also the
-`Scorer` that the searches use.
+Input are features (N, T, 80) at 100 Hz; `encode` returns frames at 25 Hz, `loss` a dict. The model is a `Scorer`.
 """
 
 import functools
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ MODEL_SUBFOLDER = "model"
 """Folder of the model inside the folder of a training run."""
 logger = logging.getLogger(__name__)
 
-
 EncoderConfig = ZipformerConfig | ConformerConfig | SqueezeformerConfig | BranchformerConfig | EBranchformerConfig
 
 
@@ -52,6 +50,10 @@ class AsrConfig:
 
     vocab_size: int = 500
     """Vocabulary size V, including the blank."""
+    blank_id: int = 0
+    """Id of the blank."""
+    sos_eos_id: int = 1
+    """Id of the start and the end of a sentence, for the attention decoder."""
     features: FbankConfig = field(default_factory=FbankConfig)
     """Feature configuration."""
     encoder: EncoderConfig = field(default_factory=ZipformerConfig)
@@ -67,13 +69,18 @@ class AsrConfig:
         if self.transducer is None and self.ctc is None:
             note = "" if self.attention is None else " (the attention decoder only rescores their hypotheses)"
             raise ConfigError(f"a model must have a head, but transducer and ctc are both None; set one of them{note}")
-        if self.vocab_size < 2:
-            raise ConfigError(f"vocab_size must be at least 2, but is {self.vocab_size}")
+        if not 0 <= self.blank_id < self.vocab_size or self.vocab_size < 2:
+            raise ConfigError(f"vocab_size must be at least 2 and above blank_id, {self.blank_id}, but is {self.vocab_size}")
         if self.encoder.num_features != self.features.num_mel_bins:
             raise ConfigError(
                 f"encoder.num_features must equal features.num_mel_bins, {self.features.num_mel_bins}, "
                 f"but is {self.encoder.num_features}"
             )
+
+    def for_vocabulary(self, tokenizer: Tokenizer) -> "AsrConfig":
+        """The same for a vocabulary: its size and special ids; only an attention decoder needs sos/eos."""
+        sos_eos_id = tokenizer.sos_eos_id if self.attention is not None else self.sos_eos_id
+        return replace(self, vocab_size=tokenizer.vocab_size, blank_id=tokenizer.blank_id, sos_eos_id=sos_eos_id)
 
 
 def make_encoder(config: EncoderConfig) -> Zipformer | Conformer | Squeezeformer | Branchformer | EBranchformer:
@@ -96,21 +103,16 @@ class AsrModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = make_encoder(config.encoder)
-        channels, vocab_size = self.encoder.output_channels, config.vocab_size
-        blank, sos_eos = Tokenizer.blank_id, Tokenizer.sos_eos_id
+        sizes = {"encoder_channels": self.encoder.output_channels, "vocab_size": config.vocab_size}
         self.transducer: TransducerHead | None = None
         self.ctc: CtcHead | None = None
         self.attention: AttentionHead | None = None
         if config.transducer is not None:
-            self.transducer = TransducerHead(
-                config.transducer, encoder_channels=channels, vocab_size=vocab_size, blank=blank
-            )
+            self.transducer = TransducerHead(config.transducer, **sizes, blank=config.blank_id)
         if config.ctc is not None:
-            self.ctc = CtcHead(config.ctc, encoder_channels=channels, vocab_size=vocab_size, blank=blank)
+            self.ctc = CtcHead(config.ctc, **sizes, blank=config.blank_id)
         if config.attention is not None:
-            self.attention = AttentionHead(
-                config.attention, encoder_channels=channels, vocab_size=vocab_size, sos_eos=sos_eos
-            )
+            self.attention = AttentionHead(config.attention, **sizes, sos_eos=config.sos_eos_id)
 
     def encode(
         self,
@@ -222,7 +224,7 @@ class AsrModel(nn.Module):
     @property
     def blank_id(self) -> int:
         """Id of the blank."""
-        return Tokenizer.blank_id
+        return self.config.blank_id
 
     @property
     def context_size(self) -> int:
@@ -285,9 +287,10 @@ class AsrModel(nn.Module):
 
     def to_files(self, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, bytes]]:
         """The documents, tensors and blobs of a model folder, for `checkpoint.write_folder`."""
-        if tokenizer.vocab_size != self.config.vocab_size:
+        if self.config != (needed := self.config.for_vocabulary(tokenizer)):
             raise ConfigError(
-                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
+                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {needed.vocab_size}; the id "
+                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}"
             )
         return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 
@@ -394,5 +397,4 @@ def tiny() -> AsrConfig:
         kernel_sizes=(15, 15, 15, 15, 15, 15),
         query_head_dim=16,
     )
-    transducer = TransducerConfig(predictor_dim=128, joiner_dim=128)
-    return AsrConfig(encoder=encoder, transducer=transducer, ctc=CtcConfig())
+    return AsrConfig(encoder=encoder, transducer=TransducerConfig(predictor_dim=128, joiner_dim=128), ctc=CtcConfig())

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 GARBAGE_TAGS = frozenset(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"))
 """Tags of GigaSpeech and WenetSpeech for audio without speech."""
@@ -31,6 +32,25 @@ _BETWEEN_LETTERS = re.compile(rf"[{_OTHER_APOSTROPHES}](?<=[^\W\d_].)(?=[^\W\d_]
 """Other characters that are typed for an apostrophe; elsewhere they are quotation marks."""
 _TO_NORMALIZE = re.compile(f"[{_INVISIBLE}\u200c\u200d{''.join(map(chr, _APOSTROPHES))}{_OTHER_APOSTROPHES}]")
 """What is rewritten besides letters that are not composed."""
+
+# Differs: the published recipes also count Hangul and the scripts from U+A840 to U+ABFF, which have spaces between words.
+_UNSPACED = "\u2e80-\u2fff\u3001-\u312f\u3190-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff65-\uff9f\U00020000-\U0002ffff"
+"""Characters of Chinese and Japanese, which have no spaces between them."""
+_WIDE_MARKS = "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64"
+"""Punctuation of the same scripts."""
+_ONE_UNSPACED = re.compile(f"([{_UNSPACED}])")
+_SPACE_BETWEEN = re.compile(f"(?<=[{_UNSPACED}{_WIDE_MARKS}]) (?=[{_UNSPACED}{_WIDE_MARKS}])")
+
+
+class MixedJoiner(str):
+    """A joiner of words, like the space, that puts nothing between words of Chinese and Japanese, which are characters."""
+
+    def join(self, words: Iterable[str], /) -> str:
+        """Return the text of words."""
+        return unspaced(" ".join(words))
+
+
+MIXED_JOINER = MixedJoiner(" ")
 
 
 def normalize(text: str) -> str:
@@ -67,6 +87,28 @@ def words_only(text: str, *, kept: str = "") -> str:
 def single_spaced(text: str) -> str:
     """Return `text` with one space between words and no other white space."""
     return " ".join(text.split())
+
+
+def spaced(text: str) -> str:
+    """Return `text` with a space around every character of Chinese and Japanese, and no double spaces."""
+    return single_spaced(_ONE_UNSPACED.sub(r" \1 ", text))
+
+
+def unspaced(text: str) -> str:
+    """Return `text` without the spaces between characters of Chinese and Japanese and their punctuation."""
+    return _SPACE_BETWEEN.sub("", text)
+
+
+def split_words(text: str, joiner: str) -> list[str]:
+    """Return the words of `text` that `joiner` would join: all characters if it is empty."""
+    if not joiner:
+        return list("".join(text.split()))
+    return (spaced(text) if isinstance(joiner, MixedJoiner) else text).split()
+
+
+def words_apart(text: str, joiner: str) -> str:
+    """Return `text` with spaces between the words that `joiner` would join, if it has others; to count errors in words."""
+    return spaced(text) if isinstance(joiner, MixedJoiner) else text
 
 
 def upper(text: str, lang: str = "") -> str:

@@ -6,14 +6,22 @@ closely. tests/test_trained.py makes the same comparison with the model of the q
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sherpa_onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.export.models import random_model
 from tests.export.sherpa import SEARCHES, sherpa_results, transcripts_without_padding
 from tests.tiny_model import TEXTS, noise
 from zipasr.export import ExportReport, export_model
+from zipasr.export.readme import vocabulary_limits
+from zipasr.onnx_runtime import load
+from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.search.hotwords import Hotword
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import table_model
 
 
 @pytest.mark.parametrize("method", SEARCHES)
@@ -27,6 +35,88 @@ def test_sherpa_finds_what_we_find(method: str, model_dir: Path, report: ExportR
         assert found == [token.text.replace("\u2581", " ") for token in expected.tokens if token.text != "<unk>"]
         num_tokens += len(expected.tokens)
     assert num_tokens > 5
+
+
+BYTES = Tokenizer.train(["今天天气很好", "我们去北京 HELLO WORLD"] * 3, kind="bbpe", vocab_size=34)
+
+
+def constant_graph(ids: list[int], vocab_size: int) -> bytes:
+    """A CTC graph that finds these tokens in every recording."""
+    emitted = [label for id in ids for label in (id, 0)]
+    log_probs_NTV = np.full((1, len(emitted), vocab_size), -20.0, np.float32)
+    log_probs_NTV[0, np.arange(len(emitted)), emitted] = 0.0
+    constants = {"constant": log_probs_NTV, "zero": np.zeros((), np.float32), "len": np.array([len(emitted)], np.int64)}
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["constant", "nothing"], ["log_probs"]),
+        helper.make_node("Identity", ["len"], ["log_probs_len"]),
+    ]
+    float32, int64 = TensorProto.FLOAT, TensorProto.INT64
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("x", float32, ["N", "T", 80]), helper.make_tensor_value_info("x_lens", int64, ["N"])],
+        [
+            helper.make_tensor_value_info("log_probs", float32, ["N", "U", vocab_size]),
+            helper.make_tensor_value_info("log_probs_len", int64, ["N"]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {"model_type": "zipformer2_ctc", "version": "1", "model_author": "", "comment": ""})
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def sherpa_text(tokenizer: Tokenizer, ids: list[int], folder: Path) -> str:
+    tokenizer.save(folder)
+    (folder / "model.onnx").write_bytes(constant_graph(ids, tokenizer.vocab_size))
+    recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        model=str(folder / "model.onnx"), tokens=str(folder / "tokens.txt")
+    )
+    stream = recognizer.create_stream()
+    stream.accept_waveform(16_000, noise(1.0))
+    recognizer.decode_stream(stream)
+    text: str = stream.result.text
+    return text
+
+
+@pytest.mark.parametrize("text", ["今天天气很好", "我们去北京", "HELLO WORLD"])
+def test_sherpa_decodes_byte_level_pieces(text: str, tmp_path: Path) -> None:
+    ids = BYTES.encode(text)
+    assert sherpa_text(BYTES, ids, tmp_path).strip() == BYTES.decode(ids) == text
+    assert vocabulary_limits(BYTES) is None
+
+
+def test_the_export_says_where_sherpa_does_not_notice_bytes(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["café naïve"], kind="bbpe", vocab_size=13)
+    assert sherpa_text(tokenizer, tokenizer.encode("café"), tmp_path).strip() == "cafũŏ"
+    assert "shows letters such as é as two other letters" in str(vocabulary_limits(tokenizer))
+    odd = Tokenizer.from_bytes(table_model(["a", "<unk>", "<blk>"]))
+    assert "takes id 0 for the blank" in str(vocabulary_limits(odd))
+
+
+def test_chinese_hotwords_of_byte_level_pieces_work_in_sherpa(tmp_path: Path) -> None:
+    model = random_model(vocab_size=BYTES.vocab_size)
+    assert model.transducer is not None
+    with torch.no_grad():  # all tokens are as likely, so that only the hotwords decide
+        model.transducer.joiner.output.weight.mul_(0.001)
+    model.save(tmp_path / "model", BYTES)
+    folder = export_model(tmp_path / "model", tmp_path / "exported").folder
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "--modeling-unit=bbpe --bpe-vocab=bpe.vocab" in readme and "in Chinese characters" in readme
+    (tmp_path / "hotwords.txt").write_text("北京\n", encoding="utf-8")
+    given = {"hotwords_file": str(tmp_path / "hotwords.txt"), "bpe_vocab": str(folder / "bpe.vocab")}
+    (result,) = sherpa_results(
+        folder, [noise(2.0)], "beam", max_active_paths=100, hotwords_score=50.0, modeling_unit="bbpe", **given
+    )
+    assert "北京" in result.text
+    exported = load(folder)
+    recognizer = Recognizer(exported.scorer, exported.tokenizer, search=SearchConfig(method="beam", beam=60))
+    hotwords = [Hotword("北京", 50.0), Hotword("HELLO", 50.0)]
+    text = recognizer.transcribe(noise(2.0), hotwords=hotwords).text
+    assert "北京" in text or "HELLO" in text.split()
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "unigram"])

@@ -1,5 +1,6 @@
 """Contract: every kind of icefall checkpoint file loads, others are refused, and the blocks of docs/icefall.md run."""
 
+import dataclasses
 import os
 import re
 import runpy
@@ -16,11 +17,14 @@ from tests.conftest import REPOSITORY
 from tests.golden_files import seeded
 from tests.hub.icefall_models import assert_same_weights, icefall_state_dict, small_model
 from tests.tiny_model import noise, tiny_tokenizer
+from tests.tokenizer.byte_level_models import icefall_model
 from zipasr.cli import main
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.hub import load_icefall
+from zipasr.hub import load_icefall, open_tokenizer
 from zipasr.model import AsrModel
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.config import FinetuneConfig
+from zipasr.train.source import open_source
 
 NORM = "encoder.encoders.1.encoder.layers.1.norm.log_scale"
 
@@ -126,20 +130,54 @@ def test_numbers_that_are_not_finite(tmp_path: Path, bpe: Path, state_dict: dict
         load_icefall(tmp_path / "nan.pt", bpe)
 
 
+def test_byte_level_vocabulary_beside_a_checkpoint(tmp_path: Path) -> None:
+    """Laid out as published: exp/pretrained.pt and data/lang_bbpe_500/bbpe.model."""
+    folder = tmp_path / "data" / "lang_bbpe_500"
+    folder.mkdir(parents=True)
+    (folder / "bbpe.model").write_bytes(icefall_model(["今天天气很好 HELLO"] * 3))
+    tokenizer = open_tokenizer(folder)
+    assert tokenizer.is_byte_level
+    model = AsrModel(dataclasses.replace(small_model().config, vocab_size=tokenizer.vocab_size)).eval()
+    path = tmp_path / "exp" / "pretrained.pt"
+    path.parent.mkdir()
+    torch.save({"model": icefall_state_dict(model)}, path)
+    assert_same_weights(load_icefall(path, folder), model.state_dict())
+    source = open_source(FinetuneConfig(checkpoint=str(path)))
+    source.model.save(tmp_path / "converted", source.tokenizer)
+    opened = AsrModel.load(tmp_path / "converted")[1]
+    assert opened.decode(opened.encode("今天 HELLO")) == "今天 HELLO"
+    beside = path.with_name("bbpe.model")
+    (folder / "bbpe.model").rename(beside)
+    assert open_source(FinetuneConfig(checkpoint=str(path))).tokenizer.pieces == tokenizer.pieces
+
+
+def test_special_ids_of_the_vocabulary_become_those_of_the_model(tmp_path: Path) -> None:
+    symbols = ["a", "<unk>", *map(chr, range(0x4E00, 0x4E00 + 44)), "<sos/eos>", "<blk>"]
+    (tmp_path / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
+    model = small_model()
+    torch.save({"model": icefall_state_dict(model)}, tmp_path / "pretrained.pt")
+    loaded = load_icefall(tmp_path / "pretrained.pt", tmp_path / "tokens.txt")
+    assert_same_weights(loaded, model.state_dict())
+    assert (loaded.blank_id, loaded.config.vocab_size) == (47, 48)
+    assert loaded.ctc is not None and loaded.transducer is not None
+    assert loaded.ctc.blank == loaded.transducer.blank == 47
+
+
 def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict: dict[str, Tensor]) -> None:
     path = tmp_path / "pretrained.pt"
     torch.save({"model": state_dict}, path)
     other = type(tiny_tokenizer()).train(["AB BA"], kind="char", vocab_size=6)
-    with pytest.raises(ConfigError, match=r"as many entries as the model, 48, but has 6; give the bpe\.model"):
+    with pytest.raises(ConfigError, match=r"as many entries as the model, 48, but has 6; give the bpe\.model, bbpe\.model"):
         load_icefall(path, other)
     (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\n▁A 3\n")
-    (tmp_path / "bbpe.model").write_bytes(bpe.read_bytes())
+    Tokenizer.train(["今天 天气"], kind="char", vocab_size=None).save(tmp_path / "char")
+    (tmp_path / "char" / "tokenizer.model").rename(tmp_path / "bbpe.model")
     for name, message in {
-        "tokens.txt": r"open the bpe\.model next to it",
-        "bbpe.model": r"is of another kind; byte-level pieces \(bbpe\.model\) are not supported",
+        "tokens.txt": r"open the bpe\.model or bbpe\.model next to it",
+        "bbpe.model": "must have byte-level pieces, as its name says, but has '.', which stands for no byte",
         "absent.model": "there is no such file",
         "empty": "bpe.model must be the vocabulary that the recipe made",
-        "pretrained.pt": "cannot be opened: a sentencepiece model must be",
+        "pretrained.pt": "a sentencepiece model must be complete",
     }.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match=message):

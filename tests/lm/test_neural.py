@@ -55,10 +55,10 @@ def random_rows(seed: int, lens: tuple[int, ...] = (0, 1, 3, 5, 12, 30)) -> list
 
 def whole(model: NeuralLm, row: list[int]) -> list[float]:
     """log P of each label and of the end, from one pass over the whole sequence."""
-    inputs = torch.tensor([[Tokenizer.sos_eos_id, *row]])
+    inputs = torch.tensor([[tiny_tokenizer().sos_eos_id, *row]])
     with torch.no_grad():
         log_probs = model(inputs)[0].log_softmax(-1)
-    return [float(log_probs[t, label]) for t, label in enumerate([*row, Tokenizer.sos_eos_id])]
+    return [float(log_probs[t, label]) for t, label in enumerate([*row, tiny_tokenizer().sos_eos_id])]
 
 
 def test_label_by_label_equals_the_whole(model: NeuralLm) -> None:
@@ -130,7 +130,7 @@ def test_the_past_is_released(model: NeuralLm) -> None:
     class Watched(LmState):
         __slots__ = ("__weakref__",)
 
-    prior, first = NeuralPrior(model, tiny_tokenizer()), Watched(Tokenizer.sos_eos_id, None)
+    prior, first = NeuralPrior(model, tiny_tokenizer()), Watched(tiny_tokenizer().sos_eos_id, None)
     reference, state = weakref.ref(first), first
     for label in (4, 5, 6):
         (state,), _ = prior.extend([state], [label])

@@ -8,12 +8,12 @@ import pytest
 
 from tests.lm.slow_ngram import Arpa, parse, sentence_log_prob
 from tests.tiny_model import tiny_tokenizer
-from zipasr import tokenizer as tokenizers
 from zipasr.errors import ConfigError
 from zipasr.lm import TokenNgram, WordNgram, load_ngram, load_token_ngram
 from zipasr.lm.estimate import estimate_ngram
 from zipasr.lm.ngram import UNKNOWN_LOG_PROB
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.training import train_model
 
 TEXTS = ["THE QUICK BROWN FOX", "THE LAZY DOG", "THE QUICK DOG JUMPS OVER THE LAZY FOX", "FIVE DOZEN JUGS", "ONE TWO"]
 SCORED_TEXTS = [*TEXTS, "", "FOX", "THE FOX QUICK", "DOG DOG ZEBRA", "OVER OVER OVER", "BOX THE"]
@@ -163,7 +163,7 @@ def test_files_for_another_recognizer_are_refused(words_arpa: Path, tokens_arpa:
 
 @pytest.mark.parametrize(("learned", "written"), [("IT'S", "IT’S"), ("IT’S", "IT'S"), ("CAFÉ", "CAFE\u0301")])
 def test_words_are_found_in_every_spelling(tmp_path: Path, learned: str, written: str) -> None:
-    tokenizer = Tokenizer.from_bytes(tokenizers._train_model([f"{learned} A"], "char", 4 + len(set(learned + "A"))))
+    tokenizer = Tokenizer.from_bytes(train_model([f"{learned} A"], "char", 4 + len(set(learned + "A"))))
     estimate_ngram([[written, "A"], [written]], tmp_path / "a.arpa", order=2)
     prior, arpa = load_ngram(tmp_path / "a.arpa", tokenizer), parse(tmp_path / "a.arpa")
     expected = pytest.approx(sentence_log_prob(arpa, [written, "A"]), abs=1e-4)

@@ -118,8 +118,11 @@ def test_from_the_corpus_to_error_rates(tmp_path: Path, data: Path, name: str) -
         scoring="gigaspeech" if name.startswith("gigaspeech") else None,
     )
     is_mandarin = name.startswith(("aishell", "wenetspeech"))
-    assert recognizer.engine.tokenizer.is_spaceless == is_mandarin
-    if is_mandarin:  # two characters in each utterance, and each is an id
+    tokenizer = recognizer.engine.tokenizer
+    assert (tokenizer.is_spaceless, tokenizer.is_byte_level) == (is_mandarin and "bbpe" not in name, "bbpe" in name)
+    if tokenizer.is_byte_level:  # two characters in each utterance, and each is a word
+        assert result.words.num_reference == result.characters.num_reference == 2 * len(result.results) > 0
+    elif is_mandarin:  # two characters in each utterance, and each is an id
         assert recognizer.engine.tokenizer.pieces[3:] == sorted("低中高上下")
         assert result.characters.num_reference == 2 * len(result.results) > 0
         assert all(len(recognizer.engine.tokenizer.encode(utterance.ref)) == 2 for utterance in result.results)

@@ -16,8 +16,8 @@ NARROW = [("model", "m"), ("max_line_chars", "8"), ("max_lines", "1")]
 def test_fields_limit_the_subtitles(format: str) -> None:
     asked = parse_request([*NARROW, ("response_format", format)], MODEL)
     plain = parse_request([("model", "m"), ("response_format", format)], MODEL)
-    assert "good morning" in write_answer(plain, TRANSCRIPT, {})[1]
-    _, body = write_answer(asked, TRANSCRIPT, {})
+    assert "good morning" in write_answer(plain, TRANSCRIPT)[1]
+    _, body = write_answer(asked, TRANSCRIPT)
     assert body.replace('"text":"good morning"', "").count("good morning") <= (format == "verbose_json")
     assert body.count("morning") >= 1
 

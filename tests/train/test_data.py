@@ -16,7 +16,6 @@ import torch
 from lhotse import serialization as lhotse_serialization
 
 from tests.train.tones import cut_of, minute_config, without_heads, write_cuts, write_tones
-from zipasr import tokenizer as tokenizers
 from zipasr.config import set_fields
 from zipasr.data.batching import BatchReader
 from zipasr.data.lengths import num_encoder_frames
@@ -27,6 +26,7 @@ from zipasr.features import FbankConfig
 from zipasr.model import AsrModel
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.training import train_model
 from zipasr.train import data as data_module
 from zipasr.train.config import MixConfig, TokenizerConfig, TrainConfig
 from zipasr.train.data import ChainedCuts, make_tokenizer, read_cuts, select
@@ -361,7 +361,7 @@ def test_old_cuts_train_like_those_that_are_prepared_anew(tmp_path: Path) -> Non
 
 def test_a_vocabulary_with_accents_apart_needs_more_frames(tmp_path: Path) -> None:
     """Its texts have more tokens than characters, which selection must not overlook."""
-    tokenizer = Tokenizer.from_bytes(tokenizers._train_model(["\u1112\u1161\u11ab"], "char", 7))
+    tokenizer = Tokenizer.from_bytes(train_model(["\u1112\u1161\u11ab"], "char", 7))
     cuts = read_cuts(write_many(tmp_path / "train_cuts.jsonl", [1.0, 1.0], ["한" * 10, "한" * 5]))
     dev = read_cuts(write_many(tmp_path / "dev_cuts.jsonl", [1.0], ["한"]))
     config = minute_config(tmp_path, max_duration_s=5.0)

@@ -26,10 +26,13 @@ from zipasr.hub import original_key
 from zipasr.model import AsrModel
 from zipasr.nn.lora import lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.byte_text import to_characters
+from zipasr.train import finetune
 from zipasr.train.config import AdamConfig, FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts
 from zipasr.train.finetune import VOCABULARY_LAYERS, begin, trained_groups
 from zipasr.train.resolve import resolve
+from zipasr.train.source import Source
 from zipasr.train.state import AVERAGE_FILE, LORA_FILE, TENSORS_FILE, checkpoint_folders
 from zipasr.train.validation import validate, validation_batches
 
@@ -473,3 +476,21 @@ def test_command(folder: Path, base: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["train", f"{recipe_file}:few", "--from", "nowhere", "--out", str(tmp_path / "other")]) == 1
     assert "nowhere must be a checkpoint to begin with" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_letters_that_look_like_bytes_keep_no_rows() -> None:
+    letters = Tokenizer.train(["AB " + to_characters("今天")], kind="char", vocab_size=None)
+    pieces = Tokenizer.train(["AB 今天"], kind="bbpe", vocab_size=20)
+    config = minute_config().model
+    old, new = (AsrModel(config.for_vocabulary(tokenizer)) for tokenizer in (letters, pieces))
+    source = Source(Path("old"), old, letters, "")
+    alike = {piece for piece in letters.pieces if piece in pieces.pieces}
+    assert {"A", "B", "▁"} <= alike and any(not piece.lstrip("▁").isascii() for piece in alike)
+    before = copy.deepcopy(new.state_dict())
+    _, (line,) = finetune._take_over(new, old.state_dict(), source, pieces, parts=("",))
+    kept = {piece for piece in alike if piece.lstrip("▁").isascii()}
+    assert f"{len(kept)} of {pieces.vocab_size} pieces keep their rows" in line
+    name = next(f"{layer}.weight" for layer in VOCABULARY_LAYERS if f"{layer}.weight" in before)
+    for i, piece in enumerate(pieces.pieces):
+        row = old.state_dict()[name][letters.pieces.index(piece)] if piece in kept else before[name][i]
+        assert torch.equal(new.state_dict()[name][i], row)

@@ -242,7 +242,7 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
     words: list[_WordIndices] = []
     waiting: list[int] = []
     for i, label in enumerate(ids):
-        is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label == tokenizer.sos_eos_id
+        is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label in tokenizer.special_ids
         is_start = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
         if is_silent and (waiting or is_start):
             waiting.append(i)
@@ -256,7 +256,23 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
             words[-1].spoken.append(i)
     if words:
         words[-1].all.extend(waiting)
-    return words
+    return _with_text(words, tokenizer.spell(ids))
+
+
+def _with_text(words: Sequence[_WordIndices], texts: Sequence[str]) -> list[_WordIndices]:
+    """The words without bytes that are no character: spoken up to the last token with a text, and only if they have one."""
+    found: list[_WordIndices] = []
+    waiting: list[int] = []
+    for word in words:
+        last = max((i for i in word.spoken if texts[i].strip(_WORD_START)), default=None)
+        if last is None:
+            waiting.extend(word.all)
+        else:
+            found.append(_WordIndices([*waiting, *word.all], [i for i in word.spoken if i <= last]))
+            waiting = []
+    if found:
+        found[-1].all.extend(waiting)
+    return found
 
 
 def _to_features(frame: int, num_frames: int) -> int:

@@ -67,7 +67,11 @@ def run(args: argparse.Namespace) -> int:
         order, unit = args.order if args.order is not None else _DEFAULT_ORDER, args.unit or _DEFAULT_UNIT
         report = train_ngram(args.texts, tokenizer, args.out, order=order, unit=unit, dev=args.dev)
     else:
-        use_threads_for(lambda: NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)))
+        use_threads_for(
+            lambda: NeuralLm(
+                LmConfig(vocab_size=tokenizer.vocab_size, sos_eos_id=tokenizer.sos_eos_id, network=config.network)
+            )
+        )
         report = train_language_model(args.texts, tokenizer, args.out, config, dev=args.dev, is_quiet=not args.progress)
     print(
         f"{report.model}: {report.description}; perplexity {report.perplexity:.2f} per {report.unit} on "

@@ -28,7 +28,7 @@ from zipasr.search.edits import Errors as Errors
 from zipasr.search.edits import count_errors as count_errors
 from zipasr.search.edits import count_text_errors as count_text_errors
 from zipasr.search.edits import error_rates as error_rates
-from zipasr.text import normalize
+from zipasr.text import normalize, split_words, words_apart
 from zipasr.transcript import Transcript
 
 _GROUP_S = 1800.0
@@ -178,7 +178,7 @@ def evaluate(
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
             ref, hyp = rewrite(text), rewrite(transcript.text)
-            errors = count_text_errors(ref, hyp)
+            errors = count_text_errors(*(words_apart(text, transcript.word_joiner) for text in (ref, hyp)))
             results.append(
                 UtteranceResult(
                     id=id,
@@ -222,7 +222,7 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
 def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
     """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference."""
     reference = normalize(reference)
-    ref = reference.split() if transcript.word_joiner else list("".join(reference.split()))
+    ref = split_words(reference, transcript.word_joiner)
     pairs = kaldialign.align(ref, [normalize(word.text) for word in transcript.words], _NO_WORD)
     is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
     return tuple((word.confidence, right) for word, right in zip(transcript.words, is_right, strict=True))

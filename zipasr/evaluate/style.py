@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from zipasr.evaluate.scoring import words
 from zipasr.search.edits import ErrorRates, count_text_errors
+from zipasr.text import words_apart
 from zipasr.tokenizer import Tokenizer
 
 _MIN_SHARE = 0.1
@@ -22,6 +23,8 @@ def describe_style(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> st
         pairs: reference and hypothesis of each utterance.
         tokenizer: the model's.
     """
+    joiner = tokenizer.word_joiner
+    pairs = [(words_apart(reference, joiner), words_apart(hypothesis, joiner)) for reference, hypothesis in pairs]
     counts = Counter(word for reference, _ in pairs for word in reference.split())
     plain, relaxed = ErrorRates(), ErrorRates()
     for reference, hypothesis in pairs:

@@ -20,6 +20,7 @@ from zipasr.recognizer.batches import plan_batches
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
+from zipasr.text import words_apart
 
 TUNABLE = (
     "beam",
@@ -116,7 +117,7 @@ def tune(
         ConfigError: a setting is out of range or has no effect, there are too many, or `scoring` is unknown.
         DataError: no utterance can be read.
     """
-    rewrite = rewriting(scoring)
+    rewrite, joiner = rewriting(scoring), recognizer.engine.tokenizer.word_joiner
     settings = _settings(recognizer, grid)
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
@@ -127,7 +128,8 @@ def tune(
         for n, (_, _, reference) in enumerate(group):
             pairs.append((reference, texts[0][n]))
             for i, found in enumerate(texts):
-                totals[i] = totals[i].plus(count_text_errors(rewrite(reference), rewrite(found[n])))
+                texts_apart = (words_apart(rewrite(text), joiner) for text in (reference, found[n]))
+                totals[i] = totals[i].plus(count_text_errors(*texts_apart))
     if not num_utterances:
         raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
     hint = describe_style(pairs, recognizer.engine.tokenizer) if scoring in (None, AS_IS) else None

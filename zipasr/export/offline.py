@@ -16,9 +16,8 @@ from zipasr.errors import ConfigError
 from zipasr.export.graph import for_tracing
 from zipasr.export.trace import Axes, Graph
 from zipasr.features import PADDING_VALUE, FbankConfig
-from zipasr.model import AsrModel
+from zipasr.model import AsrConfig, AsrModel
 from zipasr.onnx_runtime import HIDDEN_FRAMES
-from zipasr.tokenizer import Tokenizer
 
 _CASE_FRAMES = ((57,), (9,), (16, 23), (333, 200, 10), (801,))
 """Lengths of the utterances in each batch that is compared; the first batch is traced."""
@@ -139,7 +138,7 @@ def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
         inputs=(Axes("y", {0: "N"}),),
         outputs=(Axes("decoder_out", {0: "N"}),),
         metadata={"context_size": own.context_size, "vocab_size": config.vocab_size},
-        cases=[(_contexts(size, own.context_size, config.vocab_size),) for size in (3, 1, 8)],
+        cases=[(_contexts(size, own.context_size, config),) for size in (3, 1, 8)],
         expected=lambda ids: [model.predict(ids)],
     )
     joiner = Graph(
@@ -202,12 +201,12 @@ def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
     return cases
 
 
-def _contexts(size: int, context_size: int, vocab_size: int) -> Tensor:
+def _contexts(size: int, context_size: int, config: AsrConfig) -> Tensor:
     """Random label contexts (N, C); the first is that of the start of an utterance."""
     generator = torch.Generator().manual_seed(size)
-    ids = torch.randint(-1, vocab_size, (size, context_size), generator=generator)
+    ids = torch.randint(-1, config.vocab_size, (size, context_size), generator=generator)
     ids[0] = -1
-    ids[0, -1] = Tokenizer.blank_id
+    ids[0, -1] = config.blank_id
     return ids
 
 

@@ -19,7 +19,7 @@ from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
-from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits
+from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
 from zipasr.export.trace import Graph, check, import_onnx, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
@@ -173,10 +173,12 @@ def write_graphs(
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)
-    limits = sherpa_onnx_limits(config, default) if default is not None else None
-    readme = describe(config, limits=limits, is_spaceless=tokenizer.is_spaceless)
+    notes = [sherpa_onnx_limits(config, default) if default is not None else None, vocabulary_limits(tokenizer)]
+    limits = " ".join(filter(None, notes)) or None
+    is_spaceless, is_byte_level = tokenizer.is_spaceless, tokenizer.is_byte_level
+    readme = describe(config, limits=limits, is_spaceless=is_spaceless, is_byte_level=is_byte_level)
     blobs |= tokenizer.to_files() | {"README.md": readme.encode()}
-    if config.files.encoder is not None and not tokenizer.is_spaceless:
+    if config.files.encoder is not None and not is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
     path = checkpoint.write_folder(
@@ -201,6 +203,7 @@ def exported_config(
     return ExportedConfig(
         files=ExportedFiles(**{part: f"{stems[part]}{_ending(graph, precision)}.onnx" for part, graph in graphs.items()}),
         precision=precision,
+        blank_id=model.blank_id,
         context_size=head.context_size if head is not None else 0,
         joiner_dim=head.joiner_dim if head is not None else 0,
         features=model.config.features,

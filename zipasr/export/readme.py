@@ -1,5 +1,6 @@
 """The README of an exported folder: a list of its files, and the commands that run them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from zipasr.onnx_runtime import ExportedConfig
 from zipasr.search.comparison import NOTABLE_SHARE
 from zipasr.search.default_search import DefaultSearch
 from zipasr.search.strategy import SearchConfig
+from zipasr.tokenizer import Tokenizer
 
 _INTRODUCTION = """# A speech recognizer in ONNX
 
@@ -39,8 +41,10 @@ In Python:
     )
 """
 VOCAB_FILE = "bpe.vocab"
+_KNOWN_AS_BYTES = re.compile("[\u0180-\u01a6]")
+"""Characters of the bytes by which sherpa-onnx knows byte-level pieces, those of the first bytes of long characters."""
 _HOTWORDS = """
-Hotwords, one phrase per line of hotwords.txt in the letters of tokens.txt, need that search and these flags (in
+Hotwords, one phrase per line of hotwords.txt in {letters}, need that search and these flags (in
 Python, arguments of the same names):
 
     --hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit={unit}{vocab}
@@ -120,13 +124,28 @@ def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name in SearchConfig.__dataclass_fields__}
 
 
-def describe(config: ExportedConfig, *, limits: str | None = None, is_spaceless: bool = False) -> str:
+def vocabulary_limits(tokenizer: Tokenizer) -> str | None:
+    """What sherpa-onnx does not do with a vocabulary, in a sentence; None if it does all."""
+    if tokenizer.blank_id != 0:
+        return f"sherpa-onnx takes id 0 for the blank of a transducer, but here it is {tokenizer.blank_id}."
+    if tokenizer.is_byte_level and not any(_KNOWN_AS_BYTES.search(piece) for piece in tokenizer.pieces):
+        return (
+            "sherpa-onnx does not notice that the tokens of this model are bytes, since none is of a three-byte character"
+            " or a longer one, and shows letters such as é as two other letters."
+        )
+    return None
+
+
+def describe(
+    config: ExportedConfig, *, limits: str | None = None, is_spaceless: bool = False, is_byte_level: bool = False
+) -> str:
     """The text of the README.
 
     Args:
         config: the exported graphs.
         limits: the result of `sherpa_onnx_limits`.
         is_spaceless: whether the vocabulary is one of characters without spaces.
+        is_byte_level: whether its pieces are bytes.
     """
     names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
@@ -134,8 +153,12 @@ def describe(config: ExportedConfig, *, limits: str | None = None, is_spaceless:
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += _TRANSDUCER.format(**words)
-        unit = ("cjkchar", "") if is_spaceless else ("bpe", f" --bpe-vocab={VOCAB_FILE}")
-        text += _HOTWORDS.format(unit=unit[0], vocab=unit[1])
+        unit = "cjkchar" if is_spaceless else "bbpe" if is_byte_level else "bpe"
+        text += _HOTWORDS.format(
+            unit=unit,
+            vocab="" if is_spaceless else f" --bpe-vocab={VOCAB_FILE}",
+            letters="Chinese characters (sherpa-onnx cuts others wrongly)" if is_byte_level else "the letters of tokens.txt",
+        )
     if limits is not None:
         text += f"\n{limits}\n"
     if config.files.ctc is not None:

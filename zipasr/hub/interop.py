@@ -25,7 +25,6 @@ from zipasr.features import FbankConfig
 from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
-from zipasr.lfs import refuse_pointer
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.tokenizer import Tokenizer
 from zipasr.torch_file import read_torch_file
@@ -102,6 +101,8 @@ _PUBLISHED_UNMASKED: dict[tuple[int, ...], tuple[int, ...]] = {
     (192, 256, 512, 768, 512, 256): (192, 192, 256, 320, 256, 192),
     (192, 384, 768, 1024, 768, 384): (192, 256, 320, 512, 320, 256),
 }
+VOCABULARY_FILES = ("bbpe.model", "bpe.model", "tokens.txt")
+"""Names of vocabularies of recipes; the first one that is there says most."""
 _EXPECTED = (
     "expected the Zipformer of icefall's `zipformer` recipes (egs/*/ASR/zipformer) or of the `zipformer` package; earlier "
     "recipes have other encoders"
@@ -137,8 +138,8 @@ def load_icefall(
 
     Args:
         path: `pretrained.pt`, `epoch-N.pt`, a file with the bare state dict, or the same tensors as safetensors.
-        tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`,
-            or of its `tokens.txt` where that holds characters (data/lang_char).
+        tokenizer: the vocabulary that the model was trained with, or the path of its sentencepiece `bpe.model`
+            or `bbpe.model`, or of its `tokens.txt` where that holds characters (data/lang_char).
         num_heads: see `model_from_icefall`, also for the next five arguments.
         which: `model` for the weights at that step, `model_avg` for the running average in `epoch-N.pt`.
         trust_pickle: whether loading may run code, which a file needs that holds more than tensors and plain values. Set
@@ -160,8 +161,9 @@ def load_icefall(
         if tokenizer.vocab_size != config.vocab_size:
             raise ConfigError(
                 f"the tokenizer must have as many entries as the model, {config.vocab_size}, but has "
-                f"{tokenizer.vocab_size}; give the bpe.model or tokens.txt that the model was trained with"
+                f"{tokenizer.vocab_size}; give the bpe.model, bbpe.model or tokens.txt that the model was trained with"
             )
+        config = config.for_vocabulary(tokenizer)
         for key, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{key} has numbers that are not finite; use an earlier checkpoint of the training")
@@ -512,29 +514,20 @@ def _build(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
 
 
 def open_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Open the vocabulary of an icefall model: `bpe.model`, `tokens.txt` of characters, or a folder with either.
+    """Open the vocabulary of an icefall model: `bbpe.model`, `bpe.model`, `tokens.txt` of characters, or a folder with one.
 
     Raises:
         CheckpointError: there is no vocabulary, or it is of another kind.
     """
     path = Path(path)
     if path.is_dir():
-        is_table = not (path / "bpe.model").is_file() and (path / "tokens.txt").is_file()
-        path = path / ("tokens.txt" if is_table else "bpe.model")
-    if path.name == "bbpe.model" or not path.is_file():
+        path = next((path / name for name in VOCABULARY_FILES if (path / name).is_file()), path / "bpe.model")
+    if not path.is_file():
         raise CheckpointError(
-            f"{path} must be the vocabulary that the recipe made, data/lang_bpe_*/bpe.model or data/lang_char/tokens.txt, "
-            f"but {'is of another kind' if path.is_file() else 'there is no such file'}; byte-level pieces (bbpe.model) are "
-            "not supported"
+            f"{path} must be the vocabulary that the recipe made, data/lang_bpe_*/bpe.model, data/lang_bbpe_*/bbpe.model or "
+            "data/lang_char/tokens.txt, but there is no such file; give its path"
         )
-    if path.suffix == ".txt":
-        return Tokenizer.from_tokens(path)
-    try:
-        model = path.read_bytes()
-        refuse_pointer(model, path, CheckpointError)
-        return Tokenizer.from_bytes(model)
-    except (OSError, CheckpointError) as error:
-        raise CheckpointError(f"{path} cannot be opened: {error}") from error
+    return Tokenizer.from_file(path)
 
 
 def _state_dict(content: Any, which: str) -> Mapping[str, Tensor]:

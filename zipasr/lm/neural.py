@@ -90,6 +90,8 @@ class LmConfig:
 
     vocab_size: int = 500
     """Vocabulary size V, including the blank."""
+    sos_eos_id: int = 1
+    """Id of the start and the end of a sentence."""
     network: LstmConfig | TransformerConfig = field(default_factory=LstmConfig)
     """The network between the embedding and the output layer."""
 
@@ -233,9 +235,10 @@ class NeuralLm(nn.Module):
             label_lens: (N,) valid labels, 0 allowed.
         """
         num, length = labels_NS.shape
-        ends_N1 = labels_NS.new_full((num, 1), Tokenizer.sos_eos_id)
+        sos_eos = self.config.sos_eos_id
+        ends_N1 = labels_NS.new_full((num, 1), sos_eos)
         is_end_NU = torch.arange(length + 1, device=labels_NS.device) == label_lens.unsqueeze(1)
-        targets_NU = torch.cat([labels_NS, ends_N1], dim=1).masked_fill(is_end_NU, Tokenizer.sos_eos_id)
+        targets_NU = torch.cat([labels_NS, ends_N1], dim=1).masked_fill(is_end_NU, sos_eos)
         logits_NUV = self(torch.cat([ends_N1, labels_NS], dim=1)).float()
         nll_NU = functional.cross_entropy(logits_NUV.transpose(1, 2), targets_NU, reduction="none")
         is_counted_NU = torch.arange(length + 1, device=labels_NS.device) <= label_lens.unsqueeze(1)
@@ -249,9 +252,11 @@ class NeuralLm(nn.Module):
 
     def to_files(self, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, bytes]]:
         """The documents, tensors and blobs of its folder, for `checkpoint.write_folder`."""
-        if tokenizer.vocab_size != self.config.vocab_size:
+        own = (self.config.vocab_size, self.config.sos_eos_id)
+        if own != (tokenizer.vocab_size, tokenizer.sos_eos_id):
             raise ConfigError(
-                f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {tokenizer.vocab_size}"
+                f"the tokenizer must have the model's {own[0]} entries, but has {tokenizer.vocab_size}; the id of its "
+                f"sos/eos must be {own[1]} and is {tokenizer.sos_eos_id}"
             )
         return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
 
@@ -306,7 +311,7 @@ class NeuralPrior:
         if model.training:
             raise ValueError("the language model must be in eval mode, but is in training mode; call eval()")
         self.model, self.tokenizer, self.use_end_score = model, tokenizer, use_end_score
-        self._start = LmState(Tokenizer.sos_eos_id, None)
+        self._start = LmState(model.config.sos_eos_id, None)
 
     def start(self) -> LmState:
         """State of the empty sequence."""
@@ -322,7 +327,7 @@ class NeuralPrior:
         """Zeros, or log P(eos) of each state, in nats, if `use_end_score`."""
         if not self.use_end_score:
             return [0.0] * len(states)
-        return [float(row[Tokenizer.sos_eos_id]) for row in self._evaluated(states)]
+        return [float(row[self.model.config.sos_eos_id]) for row in self._evaluated(states)]
 
     def rescore(self, ids_lists: Sequence[Sequence[int]]) -> list[float]:
         """Log-probability, in nats, of [ids, eos] given [sos, ids] for complete hypotheses of an n-best list."""
@@ -334,7 +339,7 @@ class NeuralPrior:
                 longest = len(ids_lists[by_length[0]])
                 size = max(1, _RESCORE_LABELS // (longest + 1))
                 batch, by_length = by_length[:size], by_length[size:]
-                rows = [list(ids_lists[i]) + [Tokenizer.sos_eos_id] * (longest - len(ids_lists[i])) for i in batch]
+                rows = [list(ids_lists[i]) + [self.model.config.sos_eos_id] * (longest - len(ids_lists[i])) for i in batch]
                 labels_NS = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(batch), longest)
                 lens = torch.tensor([len(ids_lists[i]) for i in batch], device=device)
                 for i, nll in zip(batch, self.model.nll(labels_NS, lens).tolist(), strict=True):

@@ -18,12 +18,13 @@ from zipasr.errors import ConfigError
 from zipasr.lm.arpa import BACKOFF, BEGIN, END, NgramGraph, read_arpa
 from zipasr.text import lower, upper
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import CONTROL_PIECES
 
 UNKNOWN_LOG_PROB = -10.0 * math.log(10.0)
 """Log-probability, in nats, of an unknown symbol in a model without <unk>: 10^-10. Rare words of large models have 10^-6
 or more, so an unknown word is less likely than all of them; weighted by 0.3 it costs a hypothesis 7 nats."""
 
-_SPECIAL = frozenset({"<eps>", BACKOFF, BEGIN, END, "<unk>", "<UNK>", "<blk>", "<sos/eos>"})
+_SPECIAL = frozenset({BACKOFF, BEGIN, END, "<unk>", "<UNK>", *CONTROL_PIECES})
 _WORD_START = "\u2581"
 _MIN_WRITABLE_SHARE = 0.5  # of the words of a model; the rest, such as foreign names, can never be recognized
 
@@ -126,7 +127,7 @@ class TokenNgram:
     def __init__(self, model: NgramModel, tokenizer: Tokenizer) -> None:
         """Combine a model of pieces with the recognizer's tokenizer; pieces unknown to the model count as <unk>."""
         self.model = model
-        special = (tokenizer.blank_id, tokenizer.sos_eos_id, tokenizer.unk_id)
+        special = tokenizer.special_ids | {tokenizer.unk_id}
         self._symbol_ids = np.array(
             [-1 if i in special else model.symbol_id(piece) for i, piece in enumerate(tokenizer.pieces)], np.int64
         )

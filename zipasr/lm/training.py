@@ -35,6 +35,7 @@ from zipasr.lm.ngram import NgramModel
 from zipasr.lm.texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
 from zipasr.progress import track, write_line
 from zipasr.randomness import random_state, set_random_state, stable_seed
+from zipasr.text import split_words
 from zipasr.tokenizer import Tokenizer
 
 CONFIG_FILE = "train_lm.json"
@@ -201,7 +202,9 @@ def train_ngram(
 
 
 def _symbols(text: str, tokenizer: Tokenizer, unit: str) -> list[str]:
-    return tokenizer.respelled(text).split() if unit == "word" else [tokenizer.pieces[i] for i in tokenizer.encode(text)]
+    if unit == "word":
+        return split_words(tokenizer.respelled(text), tokenizer.word_joiner)
+    return [tokenizer.pieces[i] for i in tokenizer.encode(text)]
 
 
 @dataclass
@@ -225,7 +228,9 @@ class _LmRun:
 
     def __init__(self, config: LmTrainConfig, tokenizer: Tokenizer, out: Path, device: torch.device) -> None:
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
-        self.model = NeuralLm(LmConfig(vocab_size=tokenizer.vocab_size, network=config.network)).to(device)
+        self.model = NeuralLm(
+            LmConfig(vocab_size=tokenizer.vocab_size, sos_eos_id=tokenizer.sos_eos_id, network=config.network)
+        ).to(device)
         # ScaledAdam was not better on the telephone prompts at its best rate (perplexity 2.49 and 3.84 for LSTM and
         # Transformer, AdamW 2.52 and 3.65), and AdamW is the standard in language modeling.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)

@@ -49,6 +49,8 @@ class ExportedConfig:
     """The graphs."""
     precision: Precision = "float32"
     """Precision of the encoder's weights."""
+    blank_id: int = 0
+    """Id of the blank."""
     context_size: int = 0
     """Number of previous labels that the decoder takes; 0 without a transducer."""
     joiner_dim: int = 0

@@ -12,7 +12,6 @@ from zipasr.errors import CheckpointError
 from zipasr.nn.encoded import Encoded, check_input
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.onnx_runtime.session import open_session, with_hidden_frames
-from zipasr.tokenizer import Tokenizer
 
 
 class OnnxModel:
@@ -50,7 +49,7 @@ class OnnxModel:
     @property
     def blank_id(self) -> int:
         """Id of the blank."""
-        return Tokenizer.blank_id
+        return self.config.blank_id
 
     @property
     def context_size(self) -> int:

@@ -15,6 +15,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.prepare.spoken import spoken_words
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.file_alignment import align_text
+from zipasr.text import split_words
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Word
 
@@ -64,12 +65,11 @@ def cut_by_alignment(
         ConfigError: the model has no CTC head.
     """
     tokenizer = recognizer.engine.tokenizer
-    is_spaceless = tokenizer.is_spaceless
-    parts = [character for character in text if not character.isspace()] if is_spaceless else text.split()
-    written = [_writable(part, tokenizer, lang) for part in parts]
     joiner = tokenizer.word_joiner
+    parts = split_words(text, joiner)
+    written = [_writable(part, tokenizer, lang) for part in parts]
     words = align_text(recognizer, samples, joiner.join(filter(None, written))).words
-    num_words = [len(tokenizer.encode(part) if is_spaceless else part.split()) for part in written]
+    num_words = [len(split_words(part, joiner)) for part in written]
     assert sum(num_words) == len(words), "the alignment has other words than the text"
     units = list(_units(parts, num_words, words, joiner))
     return list(_pieces(units, joiner, max_duration_s, duration_s=len(samples) / SAMPLE_RATE_HZ))

@@ -1,4 +1,4 @@
-"""AISHELL-1, 170 hours of Mandarin read aloud: the published Zipformer runs over characters.
+"""AISHELL-1, 170 hours of Mandarin read aloud: the published Zipformer runs over characters, and one over byte-level pieces.
 
     zipasr prepare aishell:/path/to/aishell --out data/aishell
     torchrun --nproc-per-node 2 -m zipasr train aishell:medium --out exp/aishell
@@ -8,7 +8,7 @@ Error rates are those that were published for the recipe, in percent of characte
 was repeated here. The published vocabulary, 4336 symbols, comes from the dictionary of the corpus; give its table with
 `--set tokenizer.file=data/lang_char/tokens.txt`, or characters are taken from the training texts, which are a few less.
 Source: Yao et al. 2024, arXiv:2310.11230, table 3; the settings, and the other error rates, come from the AISHELL recipe of
-icefall. Its run over byte-level pieces is not offered.
+icefall.
 """
 
 import dataclasses
@@ -74,6 +74,20 @@ def medium_cr_ctc() -> TrainConfig:
     config = _recipe(network, max_duration_s=500.0, num_epochs=60, num_averaged=28)
     consistency = ConsistencyConfig(scale=0.2, has_warmup=False, time_mask_ratio=2.5)
     return dataclasses.replace(config, consistency=consistency)
+
+
+def medium_bbpe() -> TrainConfig:
+    """Zipformer-M over 500 byte-level pieces, pruned transducer: 4.37 / 4.11.
+
+        torchrun --nproc-per-node 2 -m zipasr train aishell:medium_bbpe --out exp/aishell_bbpe
+
+    Hardware: 2 GPUs, their kind not published. Hours: not published. Parameters: 65.5 M.
+    Follows: icefall of January 2024 (model of 16 January).
+    Published: beam search (4), epoch 40, mean of 10 epochs; greedy search 4.54 / 4.31.
+    """
+    config = _recipe(model.medium(), max_duration_s=1000.0, num_epochs=40, num_averaged=10)
+    tokenizer = dataclasses.replace(config.tokenizer, kind="bbpe", vocab_size=500)
+    return dataclasses.replace(config, tokenizer=tokenizer, lr_epochs=10.0)
 
 
 def _transducer(network: AsrConfig, *, max_duration_s: float, num_epochs: int, num_averaged: int) -> TrainConfig:

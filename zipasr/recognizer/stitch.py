@@ -145,9 +145,11 @@ def _report_final(
     """
     while num_reported < len(parts) and all(placed.word.end_s <= final_s for placed in parts[num_reported].words):
         part = parts[num_reported]
-        text, has_text_before = part.to_text(joiner), any(before.to_text(joiner) for before in parts[:num_reported])
+        before = [text for text in (earlier.to_text(joiner) for earlier in parts[:num_reported]) if text]
+        reported, text = joiner.join(before), part.to_text(joiner)
         if text:
-            on_text(joiner + text if has_text_before else text, [token for placed in part.words for token in placed.tokens])
+            further = joiner.join([reported, text])[len(reported) :] if before else text
+            on_text(further, [token for placed in part.words for token in placed.tokens])
         num_reported += 1
     return num_reported
 

@@ -37,19 +37,27 @@ def to_transcript(
     # The last feature ends up to 5 ms after the recording, and so may the last token.
     tokens = tuple(
         Token(
-            tokenizer.pieces[i],
+            text,
             min(span.start_frame * FRAME_S_25HZ, duration_s),
             min(span.end_frame * FRAME_S_25HZ, duration_s),
             log_prob,
+            id=i,
         )
-        for i, span, log_prob in zip(hypothesis.ids, spans, hypothesis.log_probs, strict=True)
-        if i != tokenizer.sos_eos_id  # a barely trained model may emit it, but it is not a word
+        for i, text, span, log_prob in zip(
+            hypothesis.ids, tokenizer.spell(hypothesis.ids), spans, hypothesis.log_probs, strict=True
+        )
+        if i not in tokenizer.special_ids  # a barely trained model may emit sos/eos, but it is not a word
     )
     words = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless)
     if calibration is not None:
         words = tuple(dataclasses.replace(word, confidence=calibration.apply(word.confidence)) for word in words)
     return Transcript(
-        tokenizer.decode(hypothesis.ids), tokens=tokens, words=words, duration_s=duration_s, score=hypothesis.score
+        tokenizer.decode(hypothesis.ids),
+        tokens=tokens,
+        words=words,
+        duration_s=duration_s,
+        score=hypothesis.score,
+        joiner=tokenizer.word_joiner,
     )
 
 

@@ -16,6 +16,7 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.rescoring import SCALES
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import SearchConfig, find_with_each
+from zipasr.text import words_apart
 from zipasr.tokenizer import Tokenizer
 
 SEVERAL_SYMBOLS = 5
@@ -115,8 +116,9 @@ class SearchComparison:
             self._errors = [known.plus(errors) for known in self._errors]
 
     def _count(self, reference: str, hypothesis: Hypothesis, rewrite: Callable[[str], str]) -> ErrorRates:
-        text = rewrite(self.tokenizer.decode(hypothesis.ids))
-        return count_text_errors(reference, text, is_spaceless=self.tokenizer.is_spaceless)
+        pair = (reference, rewrite(self.tokenizer.decode(hypothesis.ids)))
+        texts = (words_apart(text, self.tokenizer.word_joiner) for text in pair)
+        return count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
 
     def results(self) -> list[ComparedSearch]:
         """The searches in the order in which they were given."""

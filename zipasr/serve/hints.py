@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from zipasr.search.hotwords import is_writable
+from zipasr.text import split_words
 from zipasr.tokenizer import Tokenizer
 
 _SEPARATORS = re.compile(r"[,，、،\r\n]+")
@@ -42,13 +43,14 @@ def _writable_parts(phrase: str, tokenizer: Tokenizer) -> Iterator[str]:
         if _SENTENCE_END.search(word):
             runs.append([])
     for run in filter(None, runs):
-        together = " ".join(run)
+        together = tokenizer.word_joiner.join(run) if not tokenizer.is_spaceless else " ".join(run)
         yield from [together] if is_writable(together, tokenizer) else run  # words that fit only in different cases
 
 
 def _parts_of(word: str, tokenizer: Tokenizer) -> list[str]:
     """A word without its punctuation; where words have no spaces, what is between the characters that cannot be written."""
     if not tokenizer.is_spaceless:
-        return [part.strip("'") for part in _WORDS.findall(word) if part.strip("'")]
+        words = [found for part in split_words(word, tokenizer.word_joiner) for found in _WORDS.findall(part)]
+        return [part.strip("'") for part in words if part.strip("'")]
     unknown = tokenizer.unknown_characters(tokenizer.spelling(word))
     return "".join(" " if character in unknown else character for character in tokenizer.spelling(word)).split()

@@ -74,10 +74,6 @@ class HttpEndpoints:
             has_hotwords=recognizer.can_use_hotwords,
         )
 
-    @functools.cached_property
-    def _token_ids(self) -> dict[str, int]:
-        return {piece: i for i, piece in enumerate(self.transcriber.worker.recognizer.engine.tokenizer.pieces)}
-
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
         return [
@@ -116,7 +112,7 @@ class HttpEndpoints:
         if transcript is None:
             return self._disconnected_response()
         # In a thread: for four hours of audio this takes half a second, which would delay live audio.
-        content_type, text = await asyncio.to_thread(write_answer, options, transcript, self._token_ids)
+        content_type, text = await asyncio.to_thread(write_answer, options, transcript)
         return Response(text, headers={"content-type": content_type})
 
     def _report_ignored(self, names: Sequence[str]) -> None:
@@ -147,7 +143,7 @@ class HttpEndpoints:
 
     async def _events(self, upload: Upload, options: TranscriptionRequest) -> AsyncIterator[str]:
         """The server-sent events of a request: text as it becomes final, comments with the progress, the end or an error."""
-        writer, pending = EventWriter(options, self._token_ids), list[str]()
+        writer, pending = EventWriter(options), list[str]()
         done_s = reported_s = 0.0
         latest_s = time.monotonic()
 

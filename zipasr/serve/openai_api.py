@@ -264,17 +264,16 @@ def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple
     return tuple(dict.fromkeys(found)) or None
 
 
-def write_answer(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> tuple[str, str]:
+def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple[str, str]:
     """The content type and the body of the response.
 
     Args:
         request: the options of the request.
         transcript: the transcript of the recording.
-        token_ids: id of each piece of the vocabulary.
     """
     kind = request.response_format
     if kind == "verbose_json":
-        return "application/json", write_json(_verbose(request, transcript, token_ids))
+        return "application/json", write_json(_verbose(request, transcript))
     if kind == "json":
         answer: dict[str, object] = {"text": transcript.text}
         if request.has_log_probs:
@@ -287,9 +286,9 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript, token_id
 class EventWriter:
     """Writes the events of a stream: text as it becomes final, then an event that ends the stream."""
 
-    def __init__(self, request: TranscriptionRequest, token_ids: Mapping[str, int]) -> None:
-        """Start a stream; the arguments are those of `write_answer`."""
-        self._request, self._token_ids = request, token_ids
+    def __init__(self, request: TranscriptionRequest) -> None:
+        """Start a stream that answers a request."""
+        self._request = request
         self._text, self._num_tokens = "", 0
 
     def delta(self, text: str, tokens: Sequence[Token]) -> str:
@@ -310,7 +309,7 @@ class EventWriter:
         if self._request.has_log_probs:
             done["logprobs"] = _log_probs(transcript.tokens)
         if self._request.response_format == "verbose_json":
-            done |= _verbose(self._request, transcript, self._token_ids)
+            done |= _verbose(self._request, transcript)
         return last + write_event(done)
 
 
@@ -330,7 +329,7 @@ def error_body(message: str, *, param: str | None = None, code: str | None = Non
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: Mapping[str, int]) -> dict[str, object]:
+def _verbose(request: TranscriptionRequest, transcript: Transcript) -> dict[str, object]:
     answer: dict[str, object] = {
         "task": "transcribe",
         "language": request.language,
@@ -338,7 +337,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
         "text": transcript.text,
     }
     if request.has_segments:
-        answer["segments"] = _segments(transcript, token_ids, request.cues)
+        answer["segments"] = _segments(transcript, request.cues)
     if request.has_words:
         answer["words"] = timed_words(transcript)
     if request.num_best is not None:
@@ -350,7 +349,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript, token_ids: M
     return answer
 
 
-def _segments(transcript: Transcript, token_ids: Mapping[str, int], limits: CueConfig | None) -> list[dict[str, object]]:
+def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str, object]]:
     """One segment per subtitle. The models do not detect silence, so `no_speech_prob` is 0."""
     cues = to_cues(transcript, limits)
     groups: list[list[Token]] = [[] for _ in cues]
@@ -359,7 +358,7 @@ def _segments(transcript: Transcript, token_ids: Mapping[str, int], limits: CueC
         groups[max(bisect.bisect_right(starts_s, token.start_s + 1e-6) - 1, 0)].append(token)
     segments: list[dict[str, object]] = []
     for id, (cue, tokens) in enumerate(zip(cues, groups, strict=True)):
-        text = cue.text.replace("\n", transcript.word_joiner)
+        text = transcript.word_joiner.join(cue.text.split("\n"))
         encoded = text.encode()
         log_probs = [token.log_prob for token in tokens if math.isfinite(token.log_prob)]
         segments.append(
@@ -370,7 +369,7 @@ def _segments(transcript: Transcript, token_ids: Mapping[str, int], limits: CueC
                 "end": round(cue.end_s, 3),
                 "text": text,
                 "lines": cue.text.split("\n"),
-                "tokens": [token_ids[token.text] for token in tokens if token.text in token_ids],
+                "tokens": [token.id for token in tokens if token.id is not None],
                 "temperature": 0.0,
                 "avg_logprob": round(sum(log_probs) / len(log_probs), 6) if log_probs else 0.0,
                 "compression_ratio": round(len(encoded) / len(zlib.compress(encoded)), 4),

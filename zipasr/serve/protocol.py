@@ -196,7 +196,7 @@ def _segments(transcript: Transcript) -> list[dict[str, object]]:
         {
             "start": round(cue.start_s, 3),
             "end": round(cue.end_s, 3),
-            "text": cue.text.replace("\n", transcript.word_joiner),
+            "text": transcript.word_joiner.join(cue.text.split("\n")),
             "lines": cue.text.split("\n"),
         }
         for cue in to_cues(transcript)

@@ -8,20 +8,22 @@ from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
 from zipasr.nn.lora import LoraConfig
 from zipasr.search.strategy import SearchConfig
+from zipasr.tokenizer import TokenizerKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """Kind and size of the vocabulary that is learned from the training texts, or a file that contains one."""
 
-    kind: Literal["unigram", "bpe", "char", "spaceless"] = "unigram"
-    """Pieces by unigram model (as published), by merges, single characters and the space, or single characters of a script
-    without spaces (as published for Mandarin)."""
+    kind: TokenizerKind = "unigram"
+    """Pieces by unigram model (as published), by merges, single characters and the space, single characters of a script
+    without spaces (as published for Mandarin), or byte-level pieces by unigram model (`bbpe`, as published for Mandarin, and
+    for Mandarin with English)."""
     vocab_size: int | None = 500
     """Number of pieces; reduced if the texts allow fewer. None, for single characters only: all characters of the texts."""
     file: str | None = None
     """An existing vocabulary, which replaces the two above: the `tokens.txt` of an icefall `lang_char` folder,
-    or a sentencepiece model such as `bpe.model` or `tokenizer.model`. None: learned from the training texts."""
+    or a sentencepiece model such as `bpe.model`, `bbpe.model` or `tokenizer.model`. None: learned from the texts."""
     max_texts: int | None = 500_000
     """Texts, spread evenly over the manifest, from which it is learned; None: all, as published, which takes more memory. A
     vocabulary of all characters is the same either way."""
@@ -81,7 +83,7 @@ class FinetuneConfig:
     checkpoint: str
     """A model folder, the folder of a run, one of its checkpoints, or a .pt file of icefall."""
     tokenizer: str | None = None
-    """Vocabulary of a .pt file: its bpe.model or tokens.txt. None: the file at the usual path of published models."""
+    """Vocabulary of a .pt file: its bpe.model, bbpe.model or tokens.txt. None: the file where published models have it."""
     sha256: str | None = None
     """SHA-256 of the checkpoint's weights, so that a resumed run uses the same ones; `resolve` sets it."""
     vocabulary: Literal["same", "new"] | None = None

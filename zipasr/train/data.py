@@ -23,7 +23,6 @@ from zipasr.data.plan import BatchPlan, MixedPart
 from zipasr.encoder.rates import output_lengths
 from zipasr.errors import CheckpointError, DataError
 from zipasr.features import Fbank, FbankConfig
-from zipasr.lfs import refuse_pointer
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TokenizerConfig, TrainConfig
 
@@ -163,19 +162,14 @@ def make_tokenizer(cuts: IndexedCuts, config: TokenizerConfig, others: Sequence[
 
 
 def read_vocabulary(path: Path) -> Tokenizer:
-    """The vocabulary of a file, `tokens.txt` of a `lang_char` folder or a sentencepiece model, as `tokenizer.file` names it.
+    """The vocabulary of a file, as `tokenizer.file` names it; see `Tokenizer.from_file`.
 
     Raises:
         CheckpointError: the file cannot be used.
     """
-    try:
-        if path.suffix == ".txt":
-            return Tokenizer.from_tokens(path)
-        model = path.read_bytes()
-        refuse_pointer(model, path, CheckpointError)
-        return Tokenizer.from_bytes(model)
-    except OSError as error:
-        raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: {error}") from error
+    if not path.is_file():
+        raise CheckpointError(f"tokenizer.file must be a vocabulary, but {path} cannot be read: there is no such file")
+    return Tokenizer.from_file(path)
 
 
 def _vocabulary_texts(cuts: IndexedCuts, limit: int | None) -> Iterable[str]:
@@ -264,8 +258,8 @@ def _are_dense(
 ) -> NDArray[np.bool_]:
     """(N, L) whether an utterance that is possible otherwise has fewer encoder frames at a speed than its tokens need."""
     is_dense_NL = np.zeros((len(cuts), len(speeds_L)), dtype=np.bool_)
-    # Each token has at least one character, except the ▁ before the text, so only few texts must be read.
-    tokens_per_character = 4 if "<0x00>" in tokenizer.pieces else 1  # a vocabulary with byte fallback
+    # Only texts that may have too many tokens must be read.
+    tokens_per_character = tokenizer.most_tokens_per_character
     for first in range(0, len(cuts), _BLOCK_CUTS):
         block = slice(first, first + _BLOCK_CUTS)
         frames_at = [_num_encoder_frames(cuts.durations_s[block], float(speed)) for speed in speeds_L]

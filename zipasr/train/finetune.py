@@ -33,6 +33,7 @@ VOCABULARY_LAYERS = (
     "attention.output",
 )
 """Layers whose weight and bias have one row per entry of the vocabulary."""
+_WORD_START = "\u2581"
 _MAX_LISTED = 20
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,13 @@ def _take_over(
     own = model.state_dict()
     old, new = source.tokenizer.pieces, tokenizer.pieces
     places = {piece: i for i, piece in enumerate(old)}
-    pairs = [(i, places[piece]) for i, piece in enumerate(new) if piece in places]
+    is_of_one_kind = source.tokenizer.is_byte_level == tokenizer.is_byte_level  # letters may look like bytes
+    is_same = old == new and is_of_one_kind
+    pairs = [
+        (i, places[piece])
+        for i, piece in enumerate(new)
+        if piece in places and (is_of_one_kind or piece.lstrip(_WORD_START).isascii())
+    ]
     grown: list[str] = []
     moved: list[str] = []
     wrong: list[str] = []
@@ -119,7 +126,7 @@ def _take_over(
         layer = name.rpartition(".")[0]
         if name not in own:
             wrong.append(f"{name} has no place in it")
-        elif layer in VOCABULARY_LAYERS and old != new and own[name].shape[1:] == tensor.shape[1:]:
+        elif layer in VOCABULARY_LAYERS and not is_same and own[name].shape[1:] == tensor.shape[1:]:
             own[name][[i for i, _ in pairs]] = tensor[[j for _, j in pairs]]
             moved.append(layer)
             if len(pairs) < len(new):

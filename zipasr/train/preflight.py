@@ -278,7 +278,7 @@ def examine(
 
 def _vocabulary_cure(tokenizer: Tokenizer, config: TrainConfig) -> str:
     """What to do if a vocabulary that was not learned from the training texts lacks many of their characters."""
-    letters = "".join(tokenizer.pieces[3:])
+    letters = "".join(tokenizer.letters)
     style = "prepare the data with texts in the style of the vocabulary"
     if letters.isupper():
         style = "prepare the data in upper case, like the vocabulary: zipasr prepare SOURCE --out DIR --text-style words"

@@ -134,4 +134,4 @@ def with_vocabulary(
         tokenizer = open_source(config.finetune).tokenizer
     else:
         tokenizer = make_tokenizer(cuts, config.tokenizer, [read_split(mix.data, "train") for mix in config.mix])
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)), tokenizer
+    return dataclasses.replace(config, model=config.model.for_vocabulary(tokenizer)), tokenizer

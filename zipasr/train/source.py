@@ -19,7 +19,10 @@ from zipasr.train.config import FinetuneConfig
 
 SOURCE_FOLDER = "finetuned_from"
 _SOURCE_FILE = "source.json"
-_PLACES = ("bpe.model", "../data/lang_bpe_*/bpe.model", "tokens.txt", "../data/lang_char/tokens.txt")
+_PLACES = (
+    *("bpe.model", "bbpe.model", "../data/lang_bpe_*/bpe.model", "../data/lang_bbpe_*/bbpe.model"),
+    *("tokens.txt", "../data/lang_char/tokens.txt"),
+)
 
 
 class Source(NamedTuple):

@@ -42,13 +42,16 @@ def merge_channels(transcripts: Sequence[Transcript]) -> Transcript:
         raise ValueError(f"transcripts must have a channel each, but have {channels}; use Recognizer.transcribe_channels")
     words = [replace(word, channel=part.channel) for part in transcripts for word in part.words]
     tokens = [replace(token, channel=part.channel) for part in transcripts for token in part.tokens]
-    joiner = "" if any(part.word_joiner == "" for part in transcripts) else " "
+    joiner = next((part.joiner for part in transcripts if part.joiner is not None), None)
+    if joiner is None:
+        joiner = "" if any(part.word_joiner == "" for part in transcripts) else " "
     merged = Transcript(
         "",
         tokens=tuple(sorted(tokens, key=lambda token: token.start_s)),
         words=tuple(sorted(words, key=lambda word: word.start_s)),
         duration_s=max((part.duration_s for part in transcripts), default=0.0),
         score=sum(part.score for part in transcripts),
+        joiner=joiner,
     )
     return replace(merged, text=joiner.join(turn.text for turn in _turns(merged, joiner)))
 

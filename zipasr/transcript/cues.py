@@ -106,10 +106,11 @@ def _best_split(
 ) -> list[tuple[int, int]]:
     """First word and stop of each cue of the cheapest split, found by dynamic programming."""
     widths = [_width(word.text) for word in words]
+    gaps = _gaps([word.text for word in words], joiner)
     costs, firsts = [0.0], [0]
     for stop in range(1, len(words) + 1):
         best, best_first = math.inf, stop - 1
-        for first, num_pauses in _possible_starts(words, widths, stop, len(joiner), label_width, config):
+        for first, num_pauses in _possible_starts(words, widths, gaps, stop, label_width, config):
             is_spaceless = not joiner
             cost = costs[first] + num_pauses * _PAUSE_WITHIN + _cost(words, first, stop, end_s, config, is_spaceless)
             if cost <= best:
@@ -124,7 +125,7 @@ def _best_split(
 
 
 def _possible_starts(
-    words: Sequence[Word], widths: Sequence[int], stop: int, joiner_width: int, label_width: int, config: CueConfig
+    words: Sequence[Word], widths: Sequence[int], gaps: Sequence[int], stop: int, label_width: int, config: CueConfig
 ) -> Iterator[tuple[int, int]]:
     """The first word of each cue that may end before `stop`, the shortest first, and the number of long pauses in it.
 
@@ -137,10 +138,10 @@ def _possible_starts(
     for first in range(stop - 2, -1, -1):
         pause_s = words[first + 1].start_s - words[first].end_s
         num_pauses += pause_s > PAUSE_S
-        if used + joiner_width + widths[first] > config.max_line_chars:
+        if used + gaps[first] + widths[first] > config.max_line_chars:
             num_lines, used = num_lines + 1, widths[first]
         else:
-            used += joiner_width + widths[first]
+            used += gaps[first] + widths[first]
         if (
             pause_s > longest_pause_s
             or words[stop - 1].end_s - words[first].start_s > config.max_cue_s
@@ -173,25 +174,31 @@ def _cost(words: Sequence[Word], first: int, stop: int, end_s: float, config: Cu
 
 def _balanced_lines(words: Sequence[str], joiner: str, label_width: int, max_width: int) -> list[str]:
     """The words on as few lines as possible, of similar width; the first leaves room for a label."""
-    widths = [_width(word) for word in words]
+    widths, gaps = [_width(word) for word in words], _gaps(words, joiner)
     widths[0] += label_width
-    num_lines = len(_line_stops(widths, len(joiner), max_width))
+    num_lines = len(_line_stops(widths, gaps, max_width))
     narrowest = bisect_left(
-        range(max_width), -num_lines, key=lambda width: -len(_line_stops(widths, len(joiner), width))
+        range(max_width), -num_lines, key=lambda width: -len(_line_stops(widths, gaps, width))
     )  # more lines at any smaller width
-    stops = _line_stops(widths, len(joiner), narrowest)
+    stops = _line_stops(widths, gaps, narrowest)
     return [joiner.join(words[first:stop]) for first, stop in pairwise([0, *stops])]
 
 
-def _line_stops(widths: Sequence[int], joiner_width: int, max_width: int) -> list[int]:
+def _gaps(words: Sequence[str], joiner: str) -> list[int]:
+    """Columns between each word and the next one."""
+    return [len(joiner.join(pair)) - sum(map(len, pair)) for pair in pairwise(words)]
+
+
+def _line_stops(widths: Sequence[int], gaps: Sequence[int], max_width: int) -> list[int]:
     """The end of each line, if words of these widths fill line after line; a word that is too wide has a line of its own."""
     stops, used = [], 0
     for i, width in enumerate(widths):
-        if i and used + joiner_width + width > max_width:
+        gap = gaps[i - 1] if i else 0
+        if i and used + gap + width > max_width:
             stops.append(i)
             used = width
         else:
-            used += width + (joiner_width if i else 0)
+            used += gap + width
     return [*stops, len(widths)]
 
 

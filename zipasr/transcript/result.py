@@ -16,7 +16,8 @@ class Token:
     """One recognized piece of the vocabulary, with time and probability."""
 
     text: str
-    """The piece as in the vocabulary: a leading ▁ (U+2581) starts a word."""
+    """The piece as in the vocabulary: a leading ▁ (U+2581) starts a word. Of pieces of bytes, the characters that end with
+    its bytes, which may be none."""
     start_s: float
     """Time of the frame that emitted it."""
     end_s: float
@@ -25,6 +26,8 @@ class Token:
     """Natural logarithm of its probability."""
     channel: int | None = None
     """Its channel, in a transcript merged from several."""
+    id: int | None = None
+    """Its id in the vocabulary, if known."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,14 @@ class Transcript:
     """The other n-best hypotheses, best first, if the search was configured to return several."""
     channel: int | None = None
     """Transcribed channel of the recording, from 0; None: all channels, mixed."""
+    joiner: str | None = None
+    """Separator of words in the language of the model, if known."""
 
     @property
     def word_joiner(self) -> str:
-        """Separator of words in `text`: a space, or nothing in languages written without spaces."""
+        """Separator of words in `text`: a space, nothing in languages written without spaces, or `text.MIXED_JOINER`."""
+        if self.joiner is not None:
+            return self.joiner
         return "" if len(self.words) > 1 and " " not in self.text else " "
 
     def to_dict(self) -> dict[str, object]:
@@ -82,7 +89,8 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
 
     The times of a word are the start of its first token and the end of its last. If more than 1 s lies between two of its
     tokens, they are those of the side with more tokens, or with the more probable ones. A lone ▁ (the space of a character
-    vocabulary) belongs to the next word; without one it is dropped.
+    vocabulary) belongs to the next word; without one it is dropped. Tokens without text at the end of a word, bytes that
+    are no character, are dropped.
 
     Args:
         tokens: in order of time.
@@ -97,6 +105,8 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
     for group in groups:
         text = "".join(token.text for token in group).replace(_WORD_START, "")
         if text:
+            while not group[-1].text:
+                group.pop()
             mean_log_prob = sum(token.log_prob for token in group) / len(group)
             start_s, end_s = _extent(group)
             words.append(Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0))))

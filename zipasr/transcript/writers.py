@@ -51,7 +51,8 @@ def to_tsv(transcript: Transcript, name: str, cues: CueConfig | None = None) -> 
     lines = ["start\tend\tchannel\ttext" if has_channels else "start\tend\ttext"]
     for cue in to_cues(transcript, cues):
         channel = [str(cue.channel)] if has_channels else []
-        lines.append("\t".join([str(_ms(cue.start_s)), str(_ms(cue.end_s)), *channel, " ".join(cue.text.split())]))
+        text = transcript.word_joiner.join(cue.text.split("\n"))
+        lines.append("\t".join([str(_ms(cue.start_s)), str(_ms(cue.end_s)), *channel, text]))
     return "\n".join(lines) + "\n"
 
 

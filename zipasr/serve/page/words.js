@@ -30,10 +30,12 @@ function line(start, className) {
 export function linesOf({ segments, words, text }, className) {
   const joiner = words.length > 1 && !text.includes(" ") ? "" : " ";
   const lines = segments.map(({ start }) => line(start, className));
-  let i = 0;
+  let i = 0, end = 0; // of the last word in the text, where Chinese and English may be mixed
   for (const word of words) {
     while (i + 1 < segments.length && word.start >= segments[i + 1].start - 0.001) i++;
-    lines[i].lastChild.append(wordElement(word), joiner);
+    const at = text.indexOf(word.word, end);
+    if (at >= 0) end = at + word.word.length;
+    lines[i].lastChild.append(wordElement(word), at >= 0 && end < text.length && text[end] !== " " ? "" : joiner);
   }
   if (!words.length) segments.forEach((segment, k) => lines[k].lastChild.append(segment.text));
   return lines;

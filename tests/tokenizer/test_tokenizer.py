@@ -12,10 +12,11 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zipasr import tokenizer as tokenizers
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.text import normalize
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import table_model
+from zipasr.tokenizer.training import train_model
 
 KINDS = ["unigram", "bpe", "char"]
 TEXTS = [
@@ -112,7 +113,7 @@ def test_a_text_has_the_same_ids_in_every_spelling() -> None:
 
 def stored(*texts: str) -> Tokenizer:
     """A vocabulary with the characters as they stand, as older versions and other projects learned them."""
-    return Tokenizer.from_bytes(tokenizers._train_model(list(texts), "char", len(set("".join(texts)) - {" "}) + 4))
+    return Tokenizer.from_bytes(train_model(list(texts), "char", len(set("".join(texts)) - {" "}) + 4))
 
 
 @pytest.mark.parametrize(
@@ -321,9 +322,28 @@ def test_icefall_models_open_and_never_spell_blank(tmp_path: Path) -> None:
     assert tokenizer.decode([0, *tokenizer.encode("the cat"), 1]) == "the cat"
 
 
-def test_models_with_other_special_ids_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"first pieces .* must be <blk>, <sos/eos>, <unk>, but are <unk>, <s>, </s>"):
+def test_models_without_a_blank_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must include <blk>, the blank, but start with <unk>, <s>, </s>"):
         Tokenizer.from_bytes(_foreign_model(tmp_path, model_type="bpe"))
+
+
+def test_special_ids_are_found_by_name(tmp_path: Path) -> None:
+    """As in the authors' package, and in a model whose <unk> comes last and that has no sos/eos."""
+    settings = {"model_type": "unigram", "hard_vocab_limit": False, "bos_id": -1, "eos_id": -1}
+    package = Tokenizer.from_bytes(
+        _foreign_model(tmp_path, **settings, user_defined_symbols=["<blk>", "<sos>", "<eos>", "<pad>"], unk_id=4)
+    )
+    assert (package.blank_id, package.sos_eos_id, package.unk_id) == (0, 2, 4)
+    assert package.special_ids == {0, 1, 2, 3}
+    last = Tokenizer.from_bytes(table_model(["a", "b", "<blk>", "<unk>"]))
+    assert (last.blank_id, last.unk_id, last.special_ids) == (2, 3, {2})
+    with pytest.raises(ConfigError, match="need <sos/eos> in the vocabulary, but it has none"):
+        _ = last.sos_eos_id
+    for tokenizer, text in ((package, "the cat"), (last, "ab")):
+        assert not tokenizer.special_ids & set(tokenizer.encode(f"<blk> {text} <pad> <sos>"))
+        assert tokenizer.unk_id in tokenizer.encode("ж")
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode([*tokenizer.special_ids, *ids, *tokenizer.special_ids]) == text
 
 
 def test_all_characters() -> None:
@@ -398,16 +418,27 @@ def test_a_table_is_a_model_that_sentencepiece_opens() -> None:
     assert processor.decode(tokenizer.encode("今天好")) == "今天好"
 
 
+def test_special_symbols_of_a_table_may_be_anywhere(tmp_path: Path) -> None:
+    """As in the table of ReazonSpeech: <unk> and <sos/eos> come last, and fields are separated by tabs."""
+    tokenizer = Tokenizer.from_tokens(table(tmp_path, "<blk>\t0\n好\t1\n天\t2\n<unk>\t3\n<sos/eos>\t4\n"))
+    assert (tokenizer.blank_id, tokenizer.unk_id, tokenizer.sos_eos_id) == (0, 3, 4)
+    assert tokenizer.encode("天好 X") == [2, 1, 3]
+    assert tokenizer.decode([0, 2, 1, 3, 4]) == "天好⁇"
+    assert Tokenizer.from_bytes(tokenizer.to_bytes()).pieces == tokenizer.pieces
+    assert tokenizer.letters == {"好", "天"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (TABLE.replace("A 4", "A 9"), r"must have the ids 0, 1, 2, \.\.\., .* but has"),
+        (TABLE.replace("A 4", "A 9"), r"must have the ids 0, 1, 2, \.\.\. and the symbols"),
         (TABLE.replace("A 4", "A 3"), "line 5 of .* with a new id"),
         (TABLE.replace("A 4", "A"), "line 5 of .* must be 'symbol id' with a new id, but is"),
         (TABLE.replace("A 4", "A four"), "must be 'symbol id'"),
         (TABLE.replace("A 4", "好 4"), "must have every symbol once"),
-        (TABLE.replace("A 4", "▁A 4"), r"pieces of a sentencepiece model; open the bpe\.model"),
-        (TABLE.replace("<blk>", "<eps>"), "starting with <blk>, <sos/eos>, <unk>, but has 6 symbols starting with <eps>"),
+        (TABLE.replace("A 4", "▁A 4"), r"pieces of a sentencepiece model; open the bpe\.model or bbpe\.model next to it"),
+        (TABLE.replace("<blk>", "<b>"), "the symbols <blk> and <unk>, but has 6 symbols starting with <b>"),
+        (TABLE.replace("<unk>", "<u>"), "the symbols <blk> and <unk>, but has 6 symbols starting with <blk>"),
         ("", "but has 0 symbols starting with nothing"),
     ],
 )

@@ -1,0 +1,6 @@
+"""Text to ids and back: the vocabulary of a model."""
+
+from zipasr.tokenizer.tokenizer import MODEL_FILE, TOKENS_FILE, Tokenizer
+from zipasr.tokenizer.training import TokenizerKind
+
+__all__ = ["MODEL_FILE", "TOKENS_FILE", "Tokenizer", "TokenizerKind"]
