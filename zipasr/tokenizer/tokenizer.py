@@ -33,7 +33,9 @@ from zipasr.tokenizer.table import read_table
 from zipasr.tokenizer.training import TokenizerKind, learn_model
 
 MODEL_FILE = "tokenizer.model"
+"""Name of a sentencepiece model in a model folder."""
 TOKENS_FILE = "tokens.txt"
+"""Name of a table of symbols in a model folder; the published folders use the same name."""
 
 _ENDS = ("<sos/eos>", "<eos>", "</s>")
 _BYTE_LEVEL_FILE = "bbpe"

@@ -14,6 +14,7 @@ from zipasr.tokenizer.input_text import byte_text, plain_text
 from zipasr.tokenizer.model_file import BYTES_END, SPECIAL_PIECES, open_model, table_model
 
 TokenizerKind = Literal["unigram", "bpe", "char", "spaceless", "bbpe"]
+"""Kinds of vocabulary that can be learned; `TokenizerConfig.kind` explains them."""
 
 logger = logging.getLogger("zipasr.tokenizer")
 
