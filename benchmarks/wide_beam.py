@@ -7,15 +7,14 @@ far more. The encoder is not counted.
 """
 
 import argparse
-import datetime
 import json
 import math
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import origin, write
 
 from zipasr.evaluate import read_cuts
 from zipasr.recognizer import Recognizer
@@ -48,9 +47,6 @@ def measure(model: str, cuts: str, num_utterances: int) -> dict[str, Any]:
             }
         )
     return {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, one core",
-        "torch": torch.__version__,
         "utterances": len(chosen),
         "audio_s": round(audio_s, 2),
         "vocabulary": engine.tokenizer.vocab_size,
@@ -63,9 +59,10 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("cuts")
     parser.add_argument("--num-utterances", type=int, default=12)
-    parser.add_argument("--json")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    report = json.dumps(measure(args.model, args.cuts, args.num_utterances), indent=1)
-    print(report)
+    head = origin()
+    figures = measure(args.model, args.cuts, args.num_utterances)
+    print(json.dumps(figures, indent=1))
     if args.json:
-        Path(args.json).write_text(report + "\n")
+        write(args.json, head, figures)

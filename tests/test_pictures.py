@@ -22,6 +22,7 @@ from scripts.pictures.drawing import WIDTH, Box, Drawing, text_width
 from scripts.pictures.encoder import Stack, preset_encoder, stacks_of
 from scripts.pictures.modules import operations
 from scripts.pictures.rooms import PATH, SENTENCES, rooms
+from tests.conftest import REPOSITORY
 from tests.import_map import HEIGHT, PACKAGE
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
 from zipasr.encoder import rates
@@ -47,8 +48,11 @@ def test_file_is_what_the_program_draws(name: str) -> None:
     assert (FOLDER / name).read_text(encoding="utf-8") == drawn, "run `python -m scripts.pictures`, and look at the picture"
 
 
-def test_folder_holds_the_pictures_alone() -> None:
-    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(PICTURES)
+def test_folder_holds_the_pictures_and_those_of_benchmarks() -> None:
+    drawn = {path.name for path in FOLDER.iterdir()} - set(PICTURES)
+    scripts = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "benchmarks").glob("*.py"))]
+    assert set(PICTURES) <= {path.name for path in FOLDER.iterdir()}
+    assert [name for name in drawn if not any(f"docs/pictures/{name}" in script for script in scripts)] == []
 
 
 @pytest.mark.parametrize("name", PICTURES)
