@@ -122,6 +122,7 @@ class NoiseMixer:
         """One utterance with noises one after another up to `end_samples`, at most (num_frames, F)."""
         energies = torch.zeros(num_frames, features.shape[1])
         energies[: len(features)] = features.exp()
+        # Differs: of utterances that were concatenated, lhotse takes the energy of the first alone.
         noise_energy = _sum(energies) * 10.0 ** (-snr_db / 10.0)
         offset_samples, num_covered = 0, len(features)
         while offset_samples == 0 or offset_samples < end_samples - _UNCOVERED_SAMPLES:
