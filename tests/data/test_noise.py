@@ -1,9 +1,10 @@
-"""Law: noise has the energy that was drawn, is determined by the generator, and differs in every epoch. Contract: noise that
-cannot be mixed is refused. Run: the reader of batches mixes it in."""
+"""Law: noise has the energy that was drawn, is determined by the generator, and differs in every epoch (test_cut_mix.py
+compares it with lhotse's). Contract: noise that cannot be mixed is refused. Run: the reader of batches mixes it in."""
 
 import dataclasses
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import torch
 from tests.train.tones import RATE_HZ, cut_of, say, write_cuts
 from zipasr.config import from_json, to_json
 from zipasr.data.batching import BatchConfig, BatchReader, Item
-from zipasr.data.noise import NoiseConfig, NoiseMixer, add_noise
+from zipasr.data.noise import NoiseConfig, NoiseDraws, NoiseMixer
 from zipasr.errors import ConfigError, DataError
-from zipasr.features import FbankConfig
+from zipasr.features import Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
 
 SPEECH = say(["LO", "HI"], np.random.default_rng(0))
+FBANK = Fbank()
 
 
 @pytest.fixture
@@ -35,112 +37,189 @@ def noise(tmp_path: Path) -> NoiseConfig:
     return NoiseConfig(cuts=str(tmp_path / "noise_cuts.jsonl.gz"), prob=1.0)
 
 
-@pytest.mark.parametrize("num_samples", [100, 7_000, 16_000, 50_000])
+def mixer_of(config: NoiseConfig) -> NoiseMixer:
+    return NoiseMixer(config, FBANK)
+
+
+def energies(features: torch.Tensor) -> torch.Tensor:
+    return features.double().exp()
+
+
+def mixed(mixer: NoiseMixer, seed: int, utterances: Sequence[np.ndarray] = (SPEECH,)) -> list[torch.Tensor]:
+    """Features of a batch with noise."""
+    draws = mixer.draw(len(utterances), np.random.default_rng(seed))
+    return mixer.mix([FBANK(samples) for samples in utterances], [len(samples) for samples in utterances], draws)
+
+
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 17.3])
-def test_ratio_of_energies_is_the_one_asked_for(num_samples: int, snr_db: float) -> None:
-    generator = np.random.default_rng(1)
-    samples, noise = generator.standard_normal((2, num_samples)).astype(np.float32)
-    noise = noise[: max(50, num_samples // 3)]
-    mixed = add_noise(samples, noise, snr_db)
-    added = mixed - samples
-    assert mixed.dtype == np.float32 and mixed.shape == samples.shape
-    assert 10 * np.log10(np.mean(samples**2) / np.mean(added**2)) == pytest.approx(snr_db, abs=0.01)
-    np.testing.assert_allclose(added[: len(noise)] * noise[0], added[0] * noise, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(added[len(noise) : 2 * len(noise)], added[: len(noise)], rtol=1e-3, atol=1e-5)  # repeated
+def test_each_noise_has_the_energy_asked_for(noise: NoiseConfig, snr_db: float) -> None:
+    """The energy of the whole utterance is `snr_db` above that of each noise, which adds to every mel energy."""
+    speech = FBANK(np.random.default_rng(1).standard_normal(RATE_HZ * 3 // 2).astype(np.float32))
+    (row,) = mixer_of(noise).mix([speech], [RATE_HZ * 3 // 2], NoiseDraws((snr_db,), iter([0, 1, 2])))
+    added = (energies(row) - energies(speech)).view(3, 50, -1)  # three noises of half a second
+    expected = energies(speech).sum() * 10 ** (-snr_db / 10)
+    torch.testing.assert_close(added.sum((1, 2)), expected.expand(3), rtol=1e-3, atol=0.0)
+    peaks = added.sum(1).argmax(1).tolist()
+    assert peaks == sorted(set(peaks)), "100, 1000 and 5000 Hz, in the order that was drawn"
+    shapes = added.sum(2) / expected
+    torch.testing.assert_close(shapes[:, 5:45], torch.full((3, 40), 1 / 50, dtype=torch.float64), rtol=0.15, atol=0.0)
 
 
-def test_silence_stays_silent() -> None:
-    silence = np.zeros(1000, np.float32)
-    assert add_noise(silence, SPEECH, 10.0) is silence
-    assert add_noise(SPEECH, silence, 10.0) is SPEECH
-    assert len(add_noise(silence[:0], SPEECH, 10.0)) == 0
+def test_noise_continues_over_the_padding_to_the_longest_utterance(noise: NoiseConfig) -> None:
+    """Every row ends at the same frame; an utterance without noise stays as it is."""
+    speech = [np.tile(SPEECH, 3), SPEECH, SPEECH[:2000]]
+    clean = [FBANK(samples) for samples in speech]
+    draws = NoiseDraws((None, 10.0, 20.0), itertools.cycle([0, 1, 2]))
+    rows = mixer_of(noise).mix(clean, [len(samples) for samples in speech], draws)
+    assert rows[0] is clean[0]
+    assert len(rows[1]) == len(clean[0])
+    assert len(rows[2]) == len(clean[0])
+    for row, utterance in zip(rows[1:], clean[1:], strict=True):
+        level = row.exp().sum(1)
+        assert level[len(utterance) :].min() > 1e-3 * level[len(utterance) :].max(), "no gap"
+        assert (row[: len(utterance)] >= utterance - 1e-4).all()
 
 
-def test_draws_follow_from_the_generator_and_cover_range_noises_and_offsets(noise: NoiseConfig) -> None:
-    mixer = NoiseMixer(noise)
-    ratios_db, pitches, starts = [], set(), set()
-    for seed in range(60):
-        mixed = mixer.mix(SPEECH, np.random.default_rng(seed))
-        np.testing.assert_array_equal(mixed, NoiseMixer(noise).mix(SPEECH, np.random.default_rng(seed)))
-        added = mixed - SPEECH
-        ratios_db.append(10 * np.log10(np.mean(SPEECH**2) / np.mean(added**2)))
-        pitches.add(round(np.abs(np.fft.rfft(added[: RATE_HZ // 4])).argmax() * 4, -2))
-        starts.add(round(float(added[0] / np.abs(added).max()), 2))
-    assert 10.0 <= min(ratios_db) + 0.01 and max(ratios_db) <= 20.01 and max(ratios_db) - min(ratios_db) > 8.0
-    assert pitches == {100, 1000, 5000} and len(starts) > 10
+def test_silence_gives_finite_features(noise: NoiseConfig) -> None:
+    """Digital silence has mel energies above zero, so that it takes noise at its own level, and is noise at another."""
+    silence = np.zeros(RATE_HZ, np.float32)
+    (row,) = mixed(mixer_of(noise), 0, [silence])
+    assert row.isfinite().all() and row.max() < FBANK(silence).max() + 10.0
+    soundfile.write(Path(noise.cuts).parent / "n0.wav", np.zeros(RATE_HZ // 2), RATE_HZ)
+    speech = FBANK(SPEECH)
+    (row,) = mixer_of(noise).mix([speech], [len(SPEECH)], NoiseDraws((10.0,), itertools.repeat(0)))
+    assert row.isfinite().all() and (row >= speech - 1e-4).all()
+
+
+def test_draws_follow_from_the_generator_and_cover_ratios_and_noises(noise: NoiseConfig) -> None:
+    mixer = mixer_of(noise)
+    firsts, ratios_db = set(), []
+    for seed in range(40):
+        draws = mixer.draw(5, np.random.default_rng(seed))
+        again = mixer_of(noise).draw(5, np.random.default_rng(seed))
+        order = list(itertools.islice(draws.noises, 7))
+        assert draws.snr_db == again.snr_db and order == list(itertools.islice(again.noises, 7))
+        assert sorted(order[:3]) == sorted(order[3:6]) == [0, 1, 2], "each noise once before any noise again"
+        firsts.add(tuple(order[:3]))
+        ratios_db += [ratio for ratio in draws.snr_db if ratio is not None]
+    assert len(firsts) == 6 and len(ratios_db) == 200
+    assert 10.0 <= min(ratios_db) < 10.5 and 19.5 < max(ratios_db) <= 20.0
 
 
 def test_probability(noise: NoiseConfig) -> None:
-    mixer = NoiseMixer(dataclasses.replace(noise, prob=0.5))
+    half = mixer_of(dataclasses.replace(noise, prob=0.5)).draw(400, np.random.default_rng(0))
+    assert 160 < sum(ratio is not None for ratio in half.snr_db) < 240
+    assert mixer_of(dataclasses.replace(noise, prob=0.0)).draw(20, np.random.default_rng(0)).snr_db == (None,) * 20
+
+
+def test_long_noise_is_used_in_windows(tmp_path: Path) -> None:
+    """All of a long recording is used, without a short rest; so is short noise, unless it has no frames to speak of."""
     generator = np.random.default_rng(0)
-    noisy = sum(mixer.mix(SPEECH, generator) is not SPEECH for _ in range(400))
-    assert 160 < noisy < 240
-    never = NoiseMixer(dataclasses.replace(noise, prob=0.0))
-    assert all(never.mix(SPEECH, generator) is SPEECH for _ in range(20))
+    cuts = []
+    for name, duration_s in (("long", 33.0), ("rest", 26.0), ("ten", 10.0), ("short", 0.5), ("click", 0.05)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * generator.standard_normal(round(duration_s * RATE_HZ)), RATE_HZ)
+        cuts.append(cut_of(tmp_path / f"{name}.wav", "-"))
+    write_cuts(tmp_path / "noise_cuts.jsonl.gz", cuts)
+    mixer = mixer_of(NoiseConfig(cuts=str(tmp_path / "noise_cuts.jsonl.gz"), prob=1.0))
+    pieces = [(piece.recording_id, piece.start, piece.duration) for piece in mixer._pieces]
+    long = [("long", start_s, 10.0) for start_s in (0.0, 10.0, 20.0)]
+    rest = [("rest", 0.0, 10.0), ("rest", 10.0, 10.0), ("rest", 20.0, 6.0)]
+    assert pieces == [*long, *rest, ("ten", 0.0, 10.0), ("short", 0.0, 0.5)]
+    assert sorted(itertools.islice(mixer.draw(1, generator).noises, 8)) == list(range(8))
+    write_cuts(tmp_path / "noise_cuts.jsonl.gz", cuts[-1:])
+    with pytest.raises(DataError, match=r"it holds no noise of at least 0\.1 s"):
+        mixed(mixer_of(mixer.config), 0)
 
 
-def test_utterances_do_not_move_each_others_chance(noise: NoiseConfig) -> None:
-    states = []
-    for prob in (0.0, 1.0):
-        generator = np.random.default_rng(3)
-        NoiseMixer(dataclasses.replace(noise, prob=prob)).mix(SPEECH, generator)
-        states.append(generator.bit_generator.state)
-    assert states[0] == states[1]
+def test_short_end_of_long_noise_has_the_frames_of_the_whole(noise: NoiseConfig) -> None:
+    """Only as much of a noise is read as is used; its features are those of the whole noise nevertheless."""
+    mixer = mixer_of(noise)
+    whole, num_samples = mixer._noise(2, 10 * RATE_HZ)
+    for max_samples in (81, 1600, 3999, 7800):
+        part, same = mixer._noise(2, max_samples)
+        assert same == num_samples == RATE_HZ // 2
+        assert len(part) == FBANK.num_frames(max_samples)
+        torch.testing.assert_close(part, whole[: len(part)], rtol=0, atol=0)
 
 
 def test_refused(tmp_path: Path, noise: NoiseConfig) -> None:
     with pytest.raises(DataError, match=r"does not exist; create it with: zipasr prepare musan:DIR --out"):
-        NoiseMixer(NoiseConfig(cuts=str(tmp_path / "absent.jsonl.gz")))
+        mixer_of(NoiseConfig(cuts=str(tmp_path / "absent.jsonl.gz")))
     with pytest.raises(ConfigError, match="prob must be within 0 and 1, but is 2"):
         NoiseConfig(prob=2.0)
     with pytest.raises(ConfigError, match="snr_db must be the lower and the upper end"):
         NoiseConfig(snr_db=(20.0, 10.0))
-    with pytest.raises(ConfigError, match="set cache_mb=0"):
-        BatchConfig(noise=noise, cache_mb=1)
     (tmp_path / "n0.wav").unlink()
     (tmp_path / "n1.wav").unlink()
     (tmp_path / "n2.wav").unlink()
     with pytest.raises(DataError, match=r"the noise of .* cannot be read"):
-        NoiseMixer(noise).mix(SPEECH, np.random.default_rng(0))
+        mixed(mixer_of(noise), 0)
 
 
 def test_noise_at_another_rate_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "slow.wav", np.ones(8000, np.float32), 8000)
     write_cuts(tmp_path / "noise_cuts.jsonl.gz", [cut_of(tmp_path / "slow.wav", "-")])
-    mixer = NoiseMixer(NoiseConfig(cuts=str(tmp_path / "noise_cuts.jsonl.gz"), prob=1.0))
+    mixer = mixer_of(NoiseConfig(cuts=str(tmp_path / "noise_cuts.jsonl.gz"), prob=1.0))
     with pytest.raises(DataError, match="noise must be at 16000 Hz, but slow"):
-        mixer.mix(SPEECH, np.random.default_rng(0))
+        mixed(mixer, 0)
+
+
+def test_noise_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    samples = np.full(RATE_HZ, 0.1, np.float32)
+    samples[100] = np.nan
+    soundfile.write(tmp_path / "broken.wav", samples, RATE_HZ, subtype="FLOAT")
+    write_cuts(tmp_path / "noise_cuts.jsonl.gz", [cut_of(tmp_path / "broken.wav", "-")])
+    with pytest.raises(DataError, match="broken contains samples that are not finite"):
+        mixed(mixer_of(NoiseConfig(cuts=str(tmp_path / "noise_cuts.jsonl.gz"), prob=1.0)), 0)
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., torch.Tensor]:
-    """Features of the first batch of two utterances at (epoch, index)."""
+def reader(tmp_path: Path) -> Callable[..., BatchReader]:
+    """A reader of two utterances, one of them shorter, as a process that reads ahead receives it."""
     cuts: list[Any] = []
-    for i in range(2):
-        soundfile.write(tmp_path / f"s{i}.flac", SPEECH, RATE_HZ)
+    for i, samples in enumerate((SPEECH, np.tile(SPEECH, 2))):
+        soundfile.write(tmp_path / f"s{i}.flac", samples, RATE_HZ)
         cuts.append(cut_of(tmp_path / f"s{i}.flac", "LO HI"))
     tokenizer = Tokenizer.train(["LO HI"], kind="char", vocab_size=None)
 
-    def features(noise: NoiseConfig | None, epoch: int = 0, index: int = 0, seed: int = 1) -> torch.Tensor:
-        config = BatchConfig(spec_augment=None, noise=noise)
-        reader = BatchReader(cuts, tokenizer, FbankConfig(), config, seed=seed)
-        reader = pickle.loads(pickle.dumps(reader))  # as a process that reads ahead receives it
-        return reader[epoch, index, (Item((0,), 1.0), Item((1,), 1.0))].features
+    def make(noise: NoiseConfig | None, *, seed: int = 1, cache_mb: int = 0) -> BatchReader:
+        config = BatchConfig(spec_augment=None, noise=noise, cache_mb=cache_mb)
+        made = BatchReader(cuts, tokenizer, FbankConfig(), config, seed=seed)
+        return pickle.loads(pickle.dumps(made))  # type: ignore[no-any-return]
 
-    return features
+    return make
+
+
+def features_of(reader: BatchReader, epoch: int = 0, index: int = 0, speed: float = 1.0) -> torch.Tensor:
+    return reader[epoch, index, (Item((0,), speed), Item((1,), 1.0))].features
 
 
 def test_noise_of_batches_is_reproducible_and_new_in_each_epoch(
-    noise: NoiseConfig, read: Callable[..., torch.Tensor]
+    noise: NoiseConfig, reader: Callable[..., BatchReader]
 ) -> None:
-    clean, noisy = read(None), read(noise)
-    assert noisy.shape == clean.shape and not torch.equal(noisy, clean)
-    assert not torch.equal(noisy[0], noisy[1]), "each utterance has noise of its own"
-    assert torch.equal(read(noise), noisy)
-    for place in ((1, 0), (0, 1)):
-        assert not torch.equal(read(noise, *place), noisy)
-    assert not torch.equal(read(noise, seed=2), noisy)
-    assert torch.equal(read(dataclasses.replace(noise, prob=0.0)), clean)
+    """A batch has the same noise in a new process, after other batches, and with a cache."""
+    clean, noisy = features_of(reader(None)), features_of(reader(noise))
+    assert noisy.shape == clean.shape and (noisy > clean).float().mean() > 0.9
+    assert torch.equal(features_of(reader(noise)), noisy)
+    for other in (reader(noise), reader(noise, cache_mb=1)):
+        places = ((1, 0), (0, 1), (2, 7))
+        assert not any(torch.equal(features_of(other, *place), noisy) for place in places)
+        assert torch.equal(features_of(other), noisy)
+        assert bool(other._cache) == (other.config.cache_mb > 0)
+    assert not torch.equal(features_of(reader(noise, seed=2)), noisy)
+    assert torch.equal(features_of(reader(dataclasses.replace(noise, prob=0.0))), clean)
+
+
+def test_noise_covers_the_padding_of_a_batch_but_not_its_lengths(
+    noise: NoiseConfig, reader: Callable[..., BatchReader]
+) -> None:
+    """The valid frames are those of the utterance, at its speed."""
+    for speed in (1.0, 0.9):
+        batch = reader(noise)[0, 0, (Item((0,), speed), Item((1,), 1.0))]
+        assert batch.feature_lens.tolist() == [FBANK.num_frames(round(len(SPEECH) / speed)), batch.features.shape[1]]
+        assert batch.audio_s == pytest.approx(float(batch.feature_lens.sum()) / 100)
+        padding = batch.features[0, batch.feature_lens[0] :]
+        assert len(padding) > 20 and (padding.exp().sum(1) > 1e-6).all()
 
 
 def test_settings_survive_json(noise: NoiseConfig) -> None:

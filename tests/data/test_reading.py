@@ -109,7 +109,7 @@ def test_cache_changes_nothing(cuts: list, tokenizer: Tokenizer, num_bytes: int,
     found = list(read_batches(plan, reader, num_epochs=2, num_workers=0))
     for ours, theirs in zip(found, expected, strict=True):
         assert_same(content(ours), content(theirs))
-    held = sum(features.numel() * 4 for features in reader._cache.values())
+    held = sum(utterance.features.numel() * 4 for utterance in reader._cache.values())
     assert held == reader._cache_bytes <= num_bytes
     assert (held > 0) == (num_bytes > 0)
 

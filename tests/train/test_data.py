@@ -335,6 +335,24 @@ def test_changes_of_what_is_mixed_in_of_noise_and_of_the_dev_set_are_noticed(
     assert record.read_text() == before
 
 
+def test_a_run_that_mixed_noise_into_audio_is_refused(tones: Path, tmp_path: Path) -> None:
+    """The record of an older version is refused with noise, whose mixing changed, and goes on without."""
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    quiet = minute_config(tones)
+    noise = NoiseConfig(cuts=str(tones / "dev_cuts.jsonl.gz"))
+    noisy = dataclasses.replace(quiet, batch=dataclasses.replace(quiet.batch, noise=noise))
+    data = select(cuts, cuts, make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None)), noisy)
+    record = tmp_path / DATA_FILE
+    check_same_data(data, tmp_path, noisy)
+    old = record.read_text().replace("noise.features ", "noise ")
+    record.write_text(old)
+    with pytest.raises(ConfigError, match=r"into the audio.* finish the run with the version .* or use another --out"):
+        check_same_data(data, tmp_path, noisy)
+    assert record.read_text() == old != ""
+    record.write_text("".join(line for line in old.splitlines(keepends=True) if not line.startswith("noise")))
+    check_same_data(data, tmp_path, quiet)
+
+
 def test_record_of_another_version_is_refused(tones: Path, tmp_path: Path) -> None:
     config = minute_config(tones)
     cuts = read_cuts(tones / "train_cuts.jsonl.gz")

@@ -65,7 +65,7 @@ class BatchConfig:
     concat_max_s: float = 10.0
     """Upper bound on the duration of a concatenated utterance, before its speed is changed."""
     noise: NoiseConfig | None = None
-    """Noise to mix into the audio, or None."""
+    """Noise to mix into the features, or None."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     """Time warping and masks, or None."""
     spec_augment_from_epoch: int = 0
@@ -85,13 +85,18 @@ class BatchConfig:
         for name in ("concat_prob", "max_unreadable_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
-        if self.noise is not None and self.cache_mb > 0:
-            raise ConfigError(
-                f"cache_mb must be 0 with noise, which differs every time, but is {self.cache_mb}; set cache_mb=0"
-            )
         for name in ("concat_max_s", "cache_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
+
+
+class _Utterance(NamedTuple):
+    """Clean features of one or more utterances."""
+
+    features: Tensor
+    """(T, F) at 100 Hz."""
+    num_samples: int
+    """Samples at 16 kHz."""
 
 
 class _UnreadableError(DataError):
@@ -144,8 +149,8 @@ class BatchReader(Dataset[Batch]):
         self.cuts, self.tokenizer, self.config, self.seed = cuts, tokenizer, config, seed
         self.time_mask_ratio = time_mask_ratio
         self.fbank = Fbank(features)
-        self._noise = NoiseMixer(config.noise) if config.noise is not None else None
-        self._cache: OrderedDict[tuple[int, float], Tensor] = OrderedDict()
+        self._noise = NoiseMixer(config.noise, self.fbank) if config.noise is not None else None
+        self._cache: OrderedDict[tuple[int, float], _Utterance] = OrderedDict()
         self._cache_bytes = 0
 
     def __getitem__(self, key: Any) -> Batch:
@@ -163,26 +168,27 @@ class BatchReader(Dataset[Batch]):
     def read(self, key: Any) -> ReadBatch:
         """The readable part of the batch of `key` = (epoch, index, items)."""
         epoch, index, items = key
-        noise_rng = np.random.default_rng(stable_seed(self.seed, epoch, index))
-        ids, texts, features, unreadable = [], [], [], []
+        ids, texts, utterances, unreadable = [], [], [], []
         num_planned = sum(len(item.utterances) for item in items)
         for item in items:
             parts = []
             for utterance in item.utterances:
                 try:
                     cut = self.cuts[utterance]
-                    parts.append((cut.id, cut.supervisions[0].text, self._features(utterance, cut, item.speed, noise_rng)))
+                    parts.append((cut.id, cut.supervisions[0].text, self._read(utterance, cut, item.speed)))
                 except _UnreadableError as error:
                     unreadable.append(Unreadable(utterance, str(error)))
             if parts:
                 ids.append("+".join(part[0] for part in parts))
                 texts.append(" ".join(part[1] for part in parts))
-                features.append(torch.cat([part[2] for part in parts]))
-        if not features:
+                features = torch.cat([part[2].features for part in parts])
+                utterances.append(_Utterance(features, sum(part[2].num_samples for part in parts)))
+        if not utterances:
             return ReadBatch(None, tuple(unreadable), num_planned)
-        lens = torch.tensor([len(f) for f in features])
-        padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
-        with seeded(stable_seed(self.seed, epoch, index)):
+        lens = torch.tensor([len(utterance.features) for utterance in utterances])
+        seed = stable_seed(self.seed, epoch, index)
+        padded = self._padded(utterances, np.random.default_rng(seed))
+        with seeded(seed):
             views = self._views(padded, lens, epoch)
         labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
         batch = Batch(
@@ -195,6 +201,14 @@ class BatchReader(Dataset[Batch]):
         )
         return ReadBatch(batch, tuple(unreadable), num_planned)
 
+    def _padded(self, utterances: Sequence[_Utterance], noise_rng: np.random.Generator) -> Tensor:
+        """Features (N, T, F) of a batch, with noise as drawn; it continues over the padding of its utterance."""
+        features = [utterance.features for utterance in utterances]
+        if self._noise is not None:
+            draws = self._noise.draw(len(features), noise_rng)
+            features = self._noise.mix(features, [utterance.num_samples for utterance in utterances], draws)
+        return pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
+
     def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:
         """One or two views of every utterance, augmented from `spec_augment_from_epoch` on."""
         config, ratio = self.config.spec_augment, self.time_mask_ratio
@@ -204,8 +218,8 @@ class BatchReader(Dataset[Batch]):
             return spec_augment(padded, lens, config)
         return two_views(padded, lens, config, time_mask_ratio=ratio)
 
-    def _features(self, utterance: int, cut: Any, speed: float, noise_rng: np.random.Generator) -> Tensor:
-        """Features (T, F) of one utterance at one speed, from the cache or from its audio, with noise as drawn."""
+    def _read(self, utterance: int, cut: Any, speed: float) -> _Utterance:
+        """One utterance at one speed, from the cache or from its audio."""
         cached = self._cache.get((utterance, speed))
         if cached is not None:
             self._cache.move_to_end((utterance, speed))
@@ -222,16 +236,16 @@ class BatchReader(Dataset[Batch]):
             raise _UnreadableError(
                 f"the audio of {cut.id} ({files}) can no longer be read: {reason}; run zipasr prepare again"
             ) from error
-        features = self.fbank(samples if self._noise is None else self._noise.mix(samples, noise_rng))
-        self._remember((utterance, speed), features)
-        return features
+        read = _Utterance(self.fbank(samples), len(samples))
+        self._remember((utterance, speed), read)
+        return read
 
-    def _remember(self, key: tuple[int, float], features: Tensor) -> None:
+    def _remember(self, key: tuple[int, float], read: _Utterance) -> None:
         limit = self.config.cache_mb * 2**20
         if limit == 0:
             return
-        self._cache[key] = features
-        self._cache_bytes += features.numel() * features.element_size()
+        self._cache[key] = read
+        self._cache_bytes += read.features.nbytes
         while self._cache_bytes > limit:
             _, dropped = self._cache.popitem(last=False)
-            self._cache_bytes -= dropped.numel() * dropped.element_size()
+            self._cache_bytes -= dropped.features.nbytes

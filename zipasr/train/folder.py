@@ -26,6 +26,9 @@ CONFIG_FILE = "config.json"
 DATA_FILE = "utterances.sha256"
 _DATA_FORMAT = "3"
 """First line of `DATA_FILE`."""
+_NOISE = "noise.features"
+_NOISE_BEFORE = "noise"
+"""Entry of `DATA_FILE` for the noise, and the one of versions that mixed noise into the audio."""
 _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
@@ -149,7 +152,7 @@ def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
     another dev set error rates would not be comparable.
 
     Raises:
-        ConfigError: the training utterances, those mixed in, the noise or the dev set changed.
+        ConfigError: the training utterances, those mixed in, the noise, how it is mixed in, or the dev set changed.
     """
     path = out / DATA_FILE
     now = _data_record(data, config)
@@ -157,6 +160,12 @@ def check_same_data(data: TrainData, out: Path, config: TrainConfig) -> None:
     if lines[:1] not in ([], [_DATA_FORMAT]):
         raise ConfigError(f"{path} must be of this version of zipasr, but is of another; use another --out")
     before = dict(line.split(" ", 1) for line in lines[1:])
+    if _NOISE in now and _NOISE_BEFORE in before:
+        raise ConfigError(
+            f"noise must be mixed in the same way in the whole run, but the run in {out} mixed it into the audio, and this "
+            "version mixes it into the features, as in the published runs; finish the run with the version that it started "
+            "with, or use another --out (with --from to start from its model)"
+        )
     for part, found in now.items():
         expected = before.get(part, "0 none") if before else found
         if expected != found:
@@ -176,13 +185,13 @@ def _data_record(data: TrainData, config: TrainConfig) -> dict[str, str]:
     record = {name: f"{len(cuts)} {hashlib.sha256(cuts.identities.tobytes()).hexdigest()}" for name, cuts in parts.items()}
     if config.batch.noise is not None:
         number, digest = noise_digest(Path(config.batch.noise.cuts))
-        record["noise"] = f"{number} {digest}"
+        record[_NOISE] = f"{number} {digest}"
     return record
 
 
 def _part_of_data(part: str, config: TrainConfig) -> tuple[str, str]:
     """Description of a part of the record, and its current path."""
-    if part == "noise":
+    if part == _NOISE:
         assert config.batch.noise is not None
         return "noise", config.batch.noise.cuts
     if part == "dev":
