@@ -59,7 +59,7 @@ def make_exact() -> None:
 def descent(model: nn.Module) -> tuple[torch.optim.Optimizer, Eden]:
     """An optimizer for plain gradient descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
-    return optimizer, Eden(optimizer, lr_batches=100.0, lr_epochs=100.0, warmup_batches=1.0)
+    return optimizer, Eden(optimizer, lr_batches=100.0, lr_hours=0.002, warmup_batches=1.0)
 
 
 def random_batch(generator: torch.Generator, size: int = 8) -> Batch:
