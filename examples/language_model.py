@@ -8,7 +8,7 @@ trials: a full run at each of five rates, 0.02 to 0.32 for ScaledAdam and 0.001 
 before. The best of each is drawn. AdamW has its usual settings for language models: betas 0.9 and 0.95, weight decay 0.1
 on matrices, gradients clipped to a norm of 1. ScaledAdam has its usual ones: gradients clipped to twice their median
 norm. Both rates rise over the first twentieth of the steps and end at about a tenth: AdamW's by a cosine, Eden's because
-`lr_batches` and `lr_epochs` are a tenth of the run. In full it takes about nine minutes of one core, with --quick
+`lr_batches` and `lr_epochs` are a tenth of the run. In full it takes about ten minutes of one core, with --quick
 seconds.
 """
 
