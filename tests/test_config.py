@@ -42,6 +42,24 @@ class Outer:
     optional: Inner | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Either:
+    """Two fields of which one has a value."""
+
+    ALTERNATIVES = (("a", "b"),)
+
+    a: int | None = 1
+    b: int | None = None
+    c: int | None = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """A configuration that contains it."""
+
+    inner: Either = field(default_factory=Either)
+
+
 INNER = st.builds(
     Inner,
     rate=st.floats(0, 1e6),
@@ -133,6 +151,16 @@ def test_set_several_fields_in_order() -> None:
     assert config == Outer(count=2, optional=Inner(rate=3.0))
     assert set_fields(config, ["optional=none"]).optional is None
     assert set_fields(config, []) is config
+
+
+def test_a_field_replaces_its_alternative() -> None:
+    assert set_fields(Either(), ["b=2"]) == Either(a=None, b=2)
+    assert set_fields(Either(), ["b=none"]) == Either()
+    assert set_fields(Either(), ["c=4"]) == Either(c=4)
+    assert set_fields(Either(), ["a=5", "b=2"]) == Either(a=5, b=2)  # for the class to refuse
+    assert set_fields(Around(), ["inner.b=2"]) == Around(inner=Either(a=None, b=2))
+    assert set_fields(Around(), ["inner.a=5", "inner.b=2"]) == Around(inner=Either(a=5, b=2))
+    assert to_json(Either()) == {"a": 1, "b": None, "c": 3}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Run: every file of examples/ does what its header says, with a tiny random model."""
 
 import io
+import json
+import math
 import re
 import runpy
 import sys
@@ -114,6 +116,23 @@ def test_scaled_adam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     run_example("scaled_adam", monkeypatch)
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every run of both optimizers learns: 20 steps, far better than chance."""
+    require("matplotlib")
+    run_example("language_model", monkeypatch, "--quick", "--out", tmp_path / "out")
+    rows = re.findall(
+        r"(ScaledAdam|AdamW), lr ([\d.]+): ([\d.]+) bits per character.*?( \(best\))?\n", capsys.readouterr().out
+    )
+    numbers = json.loads((tmp_path / "out" / "language_model.json").read_text())
+    for name, runs in numbers["runs"].items():
+        assert [run["lr"] for run in runs] == [float(lr) for optimizer, lr, _, _ in rows if optimizer == name]
+        best = min(runs, key=lambda run: run["dev"])
+        assert [float(lr) for optimizer, lr, _, mark in rows if optimizer == name and mark] == [best["lr"]]
+        assert best["dev"] < 6.0 < math.log2(103)
+        assert best["curve"][-1][1] < best["curve"][0][1]
+    assert (tmp_path / "out" / "language_model.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_zipformer_encoder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Figures. Contract: a PNG from any metrics of a run; without metrics, an error message."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from matplotlib.axes import Axes
 
 from zipasr import plots
 from zipasr.errors import DataError
-from zipasr.plots import plot_costs, plot_curves
+from zipasr.plots import plot_costs, plot_curves, plot_losses
 
 TRAIN = [{"kind": "train", "step": b, "loss": 9.0 / b, "simple": 5.0 / b, "pruned": 3.0 / b, "ctc": 2.0 / b} for b in (1, 2)]
 ALL_HEADS = [
@@ -37,6 +38,18 @@ def test_writes_a_png(tmp_path: Path, lines: list[dict]) -> None:
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n")
     assert len(content) > 5000
+
+
+def test_losses_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = {"one": [(1, 4.0), (2, 3.0)], "diverged": [(1, 4.5), (2, math.nan)], "empty": []}
+    assert plot_losses(curves, tmp_path / "a.png", label="nats").read_bytes().startswith(b"\x89PNG\r\n")
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append((style["label"], x, y)))
+    plot_losses(curves, tmp_path / "b.png")
+    assert drawn == [("one: 3.00 at batch 2", (1, 2), (4.0, 3.0)), ("diverged: 4.50 at batch 1", (1,), (4.5,))]
+    for nothing in ({}, {"empty": []}):
+        with pytest.raises(DataError, match="there must be losses to draw"):
+            plot_losses(nothing, tmp_path / "c.png")
 
 
 @pytest.mark.parametrize("lines", [[], [{"kind": "other", "step": 1}]])

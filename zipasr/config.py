@@ -10,7 +10,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, TypeVar, Union, cast
 
 from zipasr.errors import ConfigError
@@ -18,6 +18,8 @@ from zipasr.errors import ConfigError
 T = TypeVar("T")
 KIND = "kind"
 """Class variable, and key in JSON, that identifies one of several classes that a field allows."""
+ALTERNATIVES = "ALTERNATIVES"
+"""Class variable with pairs of fields of which at most one has a value: `set_fields` sets the other one to None."""
 
 
 def to_json(config: Any) -> Any:
@@ -48,14 +50,19 @@ def from_json(cls: type[T], data: Any, *, where: str = "") -> T:
 def set_fields(config: T, assignments: Sequence[str]) -> T:
     """A copy of `config` with fields set from `name=value` strings; `a.b=1,2` sets fields of nested configurations.
 
+    A field that gets a value replaces its alternative in `config`, but not one among the assignments.
+
     Raises:
-        ConfigError: no `=`, an unknown name (the message lists the nearest ones), or a value of the wrong type.
+        ConfigError: no `=`, an unknown name (the message lists the nearest ones), a value of the wrong type, or two
+            assignments that exclude each other.
     """
+    done = set[str]()
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"a setting must be name=value, but is {assignment!r}")
-        config = _set_field(config, name.strip().split("."), text.strip(), name.strip())
+        config = _set_field(config, name.strip().split("."), text.strip(), name.strip(), done)
+        done.add(name.strip())
     return config
 
 
@@ -82,20 +89,22 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def _set_field(config: Any, path: list[str], text: str, full_name: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+def _set_field(config: Any, path: list[str], text: str, full_name: str, done: Set[str]) -> Any:
+    hints, changes = typing.get_type_hints(type(config)), dict[str, Any]()
+    prefix = full_name.removesuffix(".".join(path))
     if path[0] not in hints:
-        prefix = full_name.removesuffix(".".join(path))
         _raise_unknown(full_name, field_names(config, prefix), full_name)
     if len(path) > 1:
         inner = getattr(config, path[0])
         if not dataclasses.is_dataclass(inner):
             raise ConfigError(f"{full_name} cannot be set: {path[0]} is {inner!r}; set {path[0]}={{}} first")
-        value = _set_field(inner, path[1:], text, full_name)
+        value = _set_field(inner, path[1:], text, full_name, done)
     else:
         value = _convert(hints[path[0]], _parse(hints[path[0]], text), full_name)
+        others = {name for pair in getattr(config, ALTERNATIVES, ()) if path[0] in pair for name in pair} - {path[0]}
+        changes = {name: None for name in others if value is not None and prefix + name not in done}
     try:
-        return dataclasses.replace(config, **{path[0]: value})
+        return dataclasses.replace(config, **changes, **{path[0]: value})
     except ConfigError:
         raise
     except ValueError as error:

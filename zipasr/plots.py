@@ -194,6 +194,33 @@ def _draw_families(axes: Any, models: Sequence[Mapping[str, Any]], name: str) ->
             axes.annotate(member["label"], place, xytext=(6, -11), textcoords="offset points", fontsize="small", color=color)
 
 
+def plot_losses(
+    curves: Mapping[str, Sequence[tuple[int, float]]], path: str | os.PathLike[str], *, label: str = "loss"
+) -> Path:
+    """Draw losses of several runs over their batches, with the last value of each in the legend.
+
+    Args:
+        curves: name in the legend -> (batch, loss) of each point.
+        path: PNG to write.
+        label: title of the vertical axis: which loss, on what, in which unit.
+    Raises:
+        DataError: there is nothing to draw, the file cannot be written, or matplotlib is not installed.
+    """
+    if not any(curves.values()):
+        raise DataError("there must be losses to draw, but there are none")
+    figure = _new_figure(figsize=(6.5, 4.5))
+    axes = figure.add_subplot()
+    styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False)
+    for (name, points), (color, marker) in zip(curves.items(), styles, strict=False):
+        finite = [point for point in points if math.isfinite(point[1])]
+        if finite:
+            batch, loss = finite[-1]
+            axes.plot(*zip(*finite, strict=True), color=color, marker=marker, label=f"{name}: {loss:.2f} at batch {batch}")
+    axes.set(xlabel="batches", ylabel=label)
+    _finish(axes)
+    return _save(figure, path)
+
+
 def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], path: str | os.PathLike[str]) -> Path:
     """Draw a reliability diagram: the share of correct words over their confidence, with the diagonal for reference.
 

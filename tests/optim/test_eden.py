@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from zipasr.optim import Eden, Eden2, eden2_factor, eden_factor
+from zipasr.optim import Eden, Eden2, Noam, eden2_factor, eden_factor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "c_eden.safetensors"
 
@@ -94,6 +96,56 @@ def test_resume(is_schedule_first: bool) -> None:
     for each in (schedule, again):
         each.step_batch(778)
     assert again.get_last_lr() == schedule.get_last_lr()
+
+
+@given(batch=st.integers(0, 10**6), hours=st.floats(0, 1e6))
+def test_by_hours(batch: int, hours: float) -> None:
+    """Law: hours and `lr_hours` act as epochs and `lr_epochs` do; the factor of the published formula."""
+    rates = []
+    for options in ({"lr_epochs": 3.5}, {"lr_hours": 3.5}):
+        schedule = Eden(make_optimizer(0.045), 7500, **options, warmup_start=0.1)
+        (schedule.step_epoch if "lr_epochs" in options else schedule.step_hours)(hours)
+        schedule.step_batch(batch)
+        rates.append(schedule.get_last_lr())
+    assert rates[0] == rates[1]
+    factor = ((batch / 7500) ** 2 + 1) ** -0.25 * ((hours / 3.5) ** 2 + 1) ** -0.25
+    warm = min(1.0, 0.1 + 0.9 * batch / 500)
+    assert rates[0] == pytest.approx([0.045 * factor * warm], rel=1e-12)
+
+
+def test_resume_by_hours() -> None:
+    optimizer = make_optimizer(0.04)
+    schedule = Eden(optimizer, 100, lr_hours=50_000)
+    schedule.step_batch(777)
+    schedule.step_hours(1234.56)
+    assert schedule.state_dict() == {"batch": 777, "hours": 1234.56}
+    resumed = make_optimizer(0.04)
+    again = Eden(resumed, 100, lr_hours=50_000)
+    resumed.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(schedule.state_dict())
+    assert again.get_last_lr() == schedule.get_last_lr()
+    assert again.state_dict() == schedule.state_dict()
+
+
+def test_epochs_and_hours_are_not_mixed_up() -> None:
+    by_epochs, by_hours = Eden(make_optimizer(0.04), 100, 5), Eden(make_optimizer(0.04), 100, lr_hours=5)
+    with pytest.raises(ValueError, match="must be told hours, but was told epochs; call step_hours"):
+        by_hours.step_epoch(1)
+    for schedule in (by_epochs, Eden2(make_optimizer(0.04), 100), Noam(make_optimizer(7.5))):
+        with pytest.raises(ValueError, match="must be told epochs, but was told hours; call step_epoch"):
+            schedule.step_hours(1)
+    with pytest.raises(ValueError, match="must have the key 'hours', but has 'batch', 'epoch'"):
+        by_hours.load_state_dict(by_epochs.state_dict())
+    with pytest.raises(ValueError, match="must have the key 'epoch', but has 'batch', 'hours'"):
+        by_epochs.load_state_dict(by_hours.state_dict())
+    assert (by_hours.batch, by_hours.hours) == (0, 0.0)
+    for options in ({}, {"lr_epochs": 5, "lr_hours": 5}):
+        with pytest.raises(ValueError, match="one of lr_epochs and lr_hours must be given"):
+            Eden(make_optimizer(0.04), 100, **options)
+    with pytest.raises(ValueError, match="lr_hours must be > 0"):
+        Eden(make_optimizer(0.04), 100, lr_hours=0)
+    with pytest.raises(ValueError, match="hours must be >= 0"):
+        by_hours.step_hours(-1)
 
 
 def test_refuses() -> None:

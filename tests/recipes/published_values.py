@@ -128,6 +128,7 @@ TRAINING = {
     "lr": 0.045,
     "lr_batches": 7500.0,
     "lr_epochs": 3.5,
+    "lr_hours": None,
     "lr_warmup_batches": 500.0,
     "lr_warmup_start": 0.5,  # Eden's own default; `train.py` of LibriSpeech passes 0.1 since January 2025
     "clipping_scale": 2.0,

@@ -53,13 +53,14 @@ def make_exact() -> None:
     steps even for gradients that are zero up to rounding, such as that of the bias of attention keys.
     """
     AsrModel.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign,assignment]
-    setup.new_optimizer = lambda config, model: descent(model)  # type: ignore[assignment]
+    setup.new_optimizer = lambda config, model: descent(model, lr_hours=0.002)  # type: ignore[assignment]
 
 
-def descent(model: nn.Module) -> tuple[torch.optim.Optimizer, Eden]:
-    """An optimizer for plain gradient descent."""
+def descent(model: nn.Module, lr_hours: float | None = None) -> tuple[torch.optim.Optimizer, Eden]:
+    """An optimizer for plain gradient descent, and Eden by hours or, without `lr_hours`, by epochs."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
-    return optimizer, Eden(optimizer, lr_batches=100.0, lr_epochs=100.0, warmup_batches=1.0)
+    lr_epochs = 100.0 if lr_hours is None else None
+    return optimizer, Eden(optimizer, 100.0, lr_epochs, lr_hours=lr_hours, warmup_batches=1.0)
 
 
 def random_batch(generator: torch.Generator, size: int = 8) -> Batch:

@@ -26,7 +26,7 @@ def test_json_and_back(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     "name",
     "num_epochs average_period valid_interval save_interval keep_checkpoints log_interval "
-    "lr lr_batches lr_epochs clipping_scale ref_duration_s average_share accumulate_batches "
+    "lr lr_batches lr_epochs lr_hours clipping_scale ref_duration_s average_share accumulate_batches "
     "max_skipped_batches rollback_lr_factor rank_timeout_s".split(),
 )
 @pytest.mark.parametrize("value", ["0", "-1"])
@@ -96,6 +96,24 @@ def test_scales_of_ctc_and_attention_must_sum_to_one_without_a_transducer() -> N
     set_fields(wrong, ["attention_loss_scale=0.9"]).check_loss_scales()
     set_fields(both, ["ctc_loss_scale=0.1"]).check_loss_scales()
     set_fields(TrainConfig(), ["model.ctc={}", "model.transducer=none", "ctc_loss_scale=0.1"]).check_loss_scales()
+
+
+def test_hours_in_place_of_epochs() -> None:
+    """A setting replaces the recipe's unit, whatever the order; two values contradict each other."""
+    with pytest.raises(ConfigError, match=r"one of lr_epochs and lr_hours must be None, but they are 3\.5 and 10"):
+        TrainConfig(lr_hours=10.0)
+    by_hours = TrainConfig(lr_epochs=None, lr_hours=10.0)
+    by_hours.check_complete()
+    for settings in (["lr_hours=10"], ["lr_hours=10", "lr_epochs=none"], ["lr_epochs=none", "lr_hours=10"]):
+        assert set_fields(TrainConfig(), settings) == by_hours
+    assert set_fields(by_hours, ["lr_epochs=3.5"]) == TrainConfig()
+    assert set_fields(by_hours, ["lr_epochs=none"]) == by_hours
+    for wrong in (["lr_hours=10", "lr_epochs=2"], ["lr_epochs=2", "lr_hours=10"]):
+        with pytest.raises(ConfigError, match=r"one of lr_epochs and lr_hours must be None, but they are 2\.0 and 10"):
+            set_fields(TrainConfig(), wrong)
+    with pytest.raises(ConfigError, match="must be a number, but both are None"):
+        set_fields(TrainConfig(), ["lr_epochs=none"]).check_complete()
+    set_fields(TrainConfig(), ["lr_epochs=none", "adam={}"]).check_complete()
 
 
 def test_consistency_without_ctc_or_masks_is_refused() -> None:

@@ -57,7 +57,8 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 
 def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps on halves of batches; then a run whose last step of each epoch has a batch for only one rank."""
+    """Steps on halves of batches; then a run whose last step of each epoch has a batch for only one rank. Eden goes by
+    hours."""
     processes = launch("law", tmp_path, data)
     monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
     monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
@@ -85,7 +86,10 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
     assert_close(*weights)
     lines = [[line for line in read_metrics(tmp_path / name) if line["kind"] == "train"] for name in ("run", "one")]
     assert [line["loss"] for line in lines[0]] == pytest.approx([line["loss"] for line in lines[1]], rel=1e-4)
-    assert lines[0][0]["audio_h"] == lines[1][0]["audio_h"]
+    for name in ("audio_h", "lr"):
+        assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
+    hours = [CheckpointFolder(folder[6]).document("training.json")["scheduler"] for folder in folders]
+    assert hours[0] == hours[1] == {"batch": 6, "hours": hours[0]["hours"]}
 
 
 def test_resumed_ranks_are_bit_identical(data: Path, tmp_path: Path) -> None:

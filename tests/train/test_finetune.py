@@ -381,6 +381,9 @@ def test_what_the_configuration_becomes(untrained: Path) -> None:
     published = resolve(TrainConfig(), [], str(untrained))
     assert published.model == model.config
     assert (published.lr, published.lr_batches, published.lr_epochs) == (0.0045, 100_000.0, 100.0)
+    by_hours = resolve(TrainConfig(lr_epochs=None, lr_hours=50_000.0), [], str(untrained))
+    assert (by_hours.lr_epochs, by_hours.lr_hours) == (100.0, None)
+    assert resolve(TrainConfig(), ["lr_hours=7"], str(untrained)).lr_hours == 7.0
     assert published.loss_warmup_batches == 0.0
     assert published.finetune is not None and published.finetune.step_offset == 100_000.0
     files = json.loads((untrained / "checksums.json").read_text())["sha256"]

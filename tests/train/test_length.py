@@ -1,5 +1,6 @@
 """The length of a run. Law: a run that ends within an epoch resumes to the same bits. Contract: times, budgets, refusals."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_scaling_keeps_shares_and_what_the_average_needs() -> None:
     assert half.keep_checkpoints * half.save_interval > half.average_share * 500
     longer = scaled_to(config, 4000, steps_per_epoch=100, made_for=Length(1000, 10))
     assert (longer.lr_batches, longer.lr_epochs, longer.num_epochs) == (100.0, 16.0, 40)
+    by_hours = dataclasses.replace(config, lr_epochs=None, lr_hours=30.0)
+    half = scaled_to(by_hours, 500, steps_per_epoch=100, made_for=Length(1000, 10))
+    longer = scaled_to(by_hours, 4000, steps_per_epoch=100, made_for=Length(1000, 10))
+    assert (half.lr_epochs, half.lr_hours, longer.lr_hours) == (None, 15.0, 120.0)
     assert longer.loss_warmup_batches == config.loss_warmup_batches  # a warm-up need not grow
 
 

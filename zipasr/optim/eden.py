@@ -1,11 +1,12 @@
-"""Eden and Eden2: learning-rate schedules over batches and epochs, with a short warm-up. Numbers in, numbers out.
+"""Eden and Eden2: learning-rate schedules over batches and epochs or hours, with a warm-up. Numbers in, numbers out.
 
 A schedule multiplies the initial learning rate of every parameter group (`initial_lr`) by a factor. Order in a training
 step: loss.backward(), schedule.step_batch(b), optimizer.step(); b is 1 for the first batch of the run and is never
-reset. Call step_epoch(e) at the start of every epoch, with e = 0 for the first; e may be fractional (for example the
-hours of audio processed so far, divided by a reference number of hours).
+reset. Call step_epoch(e) at the start of every epoch, with e = 0 for the first; e may be fractional. An Eden by hours
+takes step_hours(h) instead, before optimizer.step(): h is the hours of audio processed so far, this batch included.
 
-Source: Yao et al. 2024, arXiv:2310.11230 (Eden); Eden2 comes from the published training code.
+Source: Yao et al. 2024, arXiv:2310.11230 (Eden; "epoch can be replaced by other variables, such as hours of data"); Eden2
+and the hours with the current batch come from the published training code.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +29,10 @@ def eden_factor(
     warmup_batches: float = WARMUP_BATCHES,
     warmup_start: float = WARMUP_START,
 ) -> float:
-    """((b^2 + B^2) / B^2)^(-1/4) * ((e^2 + E^2) / E^2)^(-1/4) * warm-up, the last rising linearly to 1."""
+    """((b^2 + B^2) / B^2)^(-1/4) * ((e^2 + E^2) / E^2)^(-1/4) * warm-up, the last rising linearly to 1.
+
+    `epoch` and `lr_epochs` may have another unit, if it is the same: hours of audio, for example.
+    """
     by_batch = ((batch / lr_batches) ** 2 + 1) ** -0.25
     by_epoch = ((epoch / lr_epochs) ** 2 + 1) ** -0.25
     return by_batch * by_epoch * warmup_factor(batch, warmup_batches, warmup_start)
@@ -55,15 +59,18 @@ class BatchEpochSchedule(ABC):
     of the optimizer, so a schedule created after loading one continues at the correct rate.
     """
 
+    is_by_hours = False
+    """Whether the schedule takes hours of audio, by `step_hours`, in place of epochs, by `step_epoch`."""
+
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.batch = 0
-        self.epoch = 0.0
+        self.epoch = self.hours = 0.0
         self._set_rates()
 
     @abstractmethod
     def factor(self, batch: int, epoch: float) -> float:
-        """Factor on the initial rate at this batch and epoch."""
+        """Factor on the initial rate at this batch and epoch, or at these hours if the schedule is by hours."""
 
     def step_batch(self, batch: int) -> None:
         """Set the current batch, counted over the whole run, and update the rates."""
@@ -71,8 +78,28 @@ class BatchEpochSchedule(ABC):
         self._set_rates()
 
     def step_epoch(self, epoch: float) -> None:
-        """Set the number of finished epochs, which may be fractional, and update the rates."""
+        """Set the number of finished epochs, which may be fractional, and update the rates.
+
+        Raises:
+            ValueError: the number is negative, or the schedule is by hours.
+        """
+        if self.is_by_hours:
+            raise ValueError(f"this {type(self).__name__} must be told hours, but was told epochs; call step_hours")
         self.epoch = _not_negative("epoch", epoch)
+        self._set_rates()
+
+    def step_hours(self, hours: float) -> None:
+        """Set the hours of audio processed in the whole run, by all processes, and update the rates.
+
+        Raises:
+            ValueError: the number is negative, or the schedule is not by hours.
+        """
+        if not self.is_by_hours:
+            raise ValueError(
+                f"this {type(self).__name__} must be told epochs, but was told hours; call step_epoch, or take an Eden with "
+                "lr_hours"
+            )
+        self.hours = _not_negative("hours", hours)
         self._set_rates()
 
     def get_last_lr(self) -> list[float]:
@@ -80,52 +107,76 @@ class BatchEpochSchedule(ABC):
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The current batch and epoch, which are the whole state."""
-        return {"batch": self.batch, "epoch": self.epoch}
+        """The current batch and epoch, or batch and hours, which are the whole state."""
+        return {"batch": self.batch, **({"hours": self.hours} if self.is_by_hours else {"epoch": self.epoch})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict()` and update the rates."""
-        self.batch, self.epoch = state["batch"], state["epoch"]
+        """Restore the result of `state_dict()` and update the rates.
+
+        Raises:
+            ValueError: the state is of a schedule by epochs and this one is by hours, or the other way round.
+        """
+        unit = "hours" if self.is_by_hours else "epoch"
+        if unit not in state:
+            raise ValueError(
+                f"the state of the schedule must have the key {unit!r}, but has {', '.join(map(repr, state))}; create the "
+                "schedule with the one of lr_epochs and lr_hours that it was saved with"
+            )
+        self.batch = state["batch"]
+        setattr(self, unit, state[unit])
         self._set_rates()
 
     def _set_rates(self) -> None:
-        factor = self.factor(self.batch, self.epoch)
+        factor = self.factor(self.batch, self.hours if self.is_by_hours else self.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class Eden(BatchEpochSchedule):
-    """Eden, the published schedule: decays with the square root of both batches and epochs. See `eden_factor`.
+    """Eden, the published schedule: decays with the square root of both batches and epochs, or hours. See `eden_factor`.
+
+    Exactly one of `lr_epochs` and `lr_hours` is given. With `lr_hours` the rate at a given batch depends on the audio alone
+    that was processed so far, not on how large the corpus is; call `step_hours` for every batch, and not `step_epoch`.
 
     Args:
         optimizer: its groups' `lr` is the rate before all factors (0.045 published; 0.04 for the small model).
         lr_batches: batches B after which the rate starts to decay; published: 7500.
         lr_epochs: epochs E after which it starts to decay: 3.5 LibriSpeech, 1 GigaSpeech, 1.5 WenetSpeech, 18 AISHELL.
+        lr_hours: hours of audio after which it starts to decay, in place of epochs.
         warmup_batches: length of the warm-up.      warmup_start: factor at batch 0.
+    Raises:
+        ValueError: both or neither of `lr_epochs` and `lr_hours` are given, or an argument is out of range.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
         lr_batches: float,
-        lr_epochs: float,
+        lr_epochs: float | None = None,
         *,
+        lr_hours: float | None = None,
         warmup_batches: float = WARMUP_BATCHES,
         warmup_start: float = WARMUP_START,
     ) -> None:
+        if (lr_epochs is None) == (lr_hours is None):
+            raise ValueError(f"one of lr_epochs and lr_hours must be given, but they are {lr_epochs} and {lr_hours}")
         self.lr_batches = positive("lr_batches", lr_batches)
-        self.lr_epochs = positive("lr_epochs", lr_epochs)
+        self.lr_epochs = None if lr_epochs is None else positive("lr_epochs", lr_epochs)
+        self.lr_hours = None if lr_hours is None else positive("lr_hours", lr_hours)
+        self.is_by_hours = lr_hours is not None
         self.warmup_batches = _not_negative("warmup_batches", warmup_batches)
         self.warmup_start = _fraction("warmup_start", warmup_start)
         super().__init__(optimizer)
 
     def factor(self, batch: int, epoch: float) -> float:
-        """`eden_factor` with the arguments of this schedule."""
+        """`eden_factor` with the arguments of this schedule; `epoch` is hours if it is by hours."""
+        lr_epochs = self.lr_epochs if self.lr_hours is None else self.lr_hours
+        assert lr_epochs is not None
         return eden_factor(
             batch,
             epoch,
             lr_batches=self.lr_batches,
-            lr_epochs=self.lr_epochs,
+            lr_epochs=lr_epochs,
             warmup_batches=self.warmup_batches,
             warmup_start=self.warmup_start,
         )

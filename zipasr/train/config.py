@@ -123,6 +123,8 @@ class MixConfig:
 class TrainConfig:
     """Configuration of a training run. The defaults are the published LibriSpeech recipe unless stated otherwise."""
 
+    ALTERNATIVES = (("lr_epochs", "lr_hours"),)
+
     data: str = ""
     """Folder with `train_cuts.jsonl.gz` and `dev_cuts.jsonl.gz`, as written by `zipasr prepare`."""
     mix: tuple[MixConfig, ...] = ()
@@ -144,8 +146,12 @@ class TrainConfig:
     """Base learning rate of ScaledAdam."""
     lr_batches: float = 7500.0
     """Eden: batches after which the rate falls noticeably."""
-    lr_epochs: float = 3.5
-    """Eden: epochs after which the rate falls noticeably."""
+    lr_epochs: float | None = 3.5
+    """Eden: epochs after which the rate falls noticeably; None: `lr_hours` instead."""
+    lr_hours: float | None = None
+    """Eden: hours of audio, in place of epochs, after which the rate falls noticeably; `--set lr_hours=...` sets `lr_epochs`
+    to None. The audio of all processes counts, at the speed it is trained at, without padding, and once if it has two
+    views."""
     lr_warmup_batches: float = 500.0
     """Eden: batches over which the rate rises from `lr_warmup_start`."""
     lr_warmup_start: float = 0.5
@@ -239,9 +245,14 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.max_batches is not None and self.max_batches < 1:
             raise ConfigError(f"max_batches must be at least 1, or none, but is {self.max_batches}")
-        for name in ("lr", "lr_batches", "lr_epochs", "clipping_scale", "ref_duration_s", "rank_timeout_s"):
+        rates = ("lr", "lr_batches", *(name for name in ("lr_epochs", "lr_hours") if getattr(self, name) is not None))
+        for name in (*rates, "clipping_scale", "ref_duration_s", "rank_timeout_s"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        if self.lr_epochs is not None and self.lr_hours is not None:
+            raise ConfigError(
+                f"one of lr_epochs and lr_hours must be None, but they are {self.lr_epochs} and {self.lr_hours}; set one"
+            )
         scales = ("simple_loss_scale", "ctc_loss_scale", "attention_loss_scale")
         for name in (*scales, "lr_warmup_batches", "loss_warmup_batches", "num_workers", "keep_best", "max_rollbacks"):
             if not getattr(self, name) >= 0:
@@ -299,10 +310,18 @@ class TrainConfig:
         offset = self.finetune.step_offset if self.finetune is not None else 0.0
         return offset + num_steps * duration_s / self.ref_duration_s
 
+    def check_complete(self) -> None:
+        """Check what fields mean together. A run calls this at its start, because `--set` cannot set two fields at once.
+
+        Raises:
+            ConfigError: see `check_loss_scales`, or Eden has neither epochs nor hours.
+        """
+        self.check_loss_scales()
+        if self.lr_epochs is None and self.lr_hours is None and self.adam is None:
+            raise ConfigError("one of lr_epochs and lr_hours must be a number, but both are None; set one of them")
+
     def check_loss_scales(self) -> None:
         """Check that without a transducer the weights of CTC and attention decoder sum to 1, as published.
-
-        A run calls this at its start, because `--set` cannot set two fields at once.
 
         Raises:
             ConfigError: the weights do not sum to 1.

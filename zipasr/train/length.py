@@ -1,8 +1,8 @@
 """Length of a run: a recipe scaled to a number of batches, and the number of batches that fit a time budget.
 
-Schedules in epochs keep their share of the run when it gets shorter or longer; schedules in batches do so only when it gets
-shorter, so that the rate decays and masks start at the same share of the run. In a longer run the rate decays as early as
-before.
+Schedules in epochs or hours keep their share of the run when it gets shorter or longer; schedules in batches do so only
+when it gets shorter, so that the rate decays and masks start at the same share of the run. In a longer run the rate
+decays as early as before.
 """
 
 import dataclasses
@@ -97,7 +97,8 @@ def scaled_to(config: TrainConfig, num_steps: int, *, steps_per_epoch: float, ma
         num_epochs=max(1, math.ceil(num_epochs)),
         max_batches=num_steps,
         lr_batches=_rounded(config.lr_batches * min(1.0, by_steps)),
-        lr_epochs=_rounded(config.lr_epochs * by_epochs),
+        lr_epochs=None if config.lr_epochs is None else _rounded(config.lr_epochs * by_epochs),
+        lr_hours=None if config.lr_hours is None else _rounded(config.lr_hours * by_steps),
         lr_warmup_batches=_rounded(config.lr_warmup_batches * min(1.0, by_steps)),
         loss_warmup_batches=_rounded(config.loss_warmup_batches * min(1.0, by_steps)),
         save_interval=every,

@@ -85,7 +85,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_int
         ZipasrError: training diverged repeatedly, or another process of the run has died.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
-    config.check_loss_scales()
+    config.check_complete()
     with joined(config.device, config.rank_timeout_s) as (ranks, device):
         check_precision(config.precision, device, is_training=True)
         cuts, dev_cuts = ranks.main_first(lambda: [read_split(config.data, name) for name in ("train", "dev")])
@@ -226,13 +226,14 @@ class _Run:
         if self.ranks.is_main:
             state.average.update(state.model, b)
 
-        position.audio_s += result.audio_s
+        position.audio_s = position.audio_after(result.audio_s)
         position.train_s += time.monotonic() - self.clock  # includes reading the batch
         self.clock = time.monotonic()
         position.index += len(batches)
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
-            state.scheduler.step_epoch(position.epoch)
+            if not state.scheduler.is_by_hours:
+                state.scheduler.step_epoch(position.epoch)
         time_left = self.setup.time_left.estimate(position)
         if time_left is not None:
             self.log.message(time_left)

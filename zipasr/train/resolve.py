@@ -104,7 +104,8 @@ def _with_architecture(config: TrainConfig, finetune: FinetuneConfig, source: So
 def _with_defaults(config: TrainConfig, source: Source) -> TrainConfig:
     """Set a tenth of the recipe's rate with hardly any decay; no warm-up of the losses if no head is new."""
     assert config.finetune is not None
-    changes: dict[str, Any] = {"lr": LR_SHARE * config.lr, "lr_batches": LR_BATCHES, "lr_epochs": LR_EPOCHS}
+    changes: dict[str, Any] = {"lr": LR_SHARE * config.lr, "lr_batches": LR_BATCHES}
+    changes |= {"lr_epochs": LR_EPOCHS, "lr_hours": None}
     if config.adam is not None:
         changes["adam"] = dataclasses.replace(config.adam, factor=LR_SHARE * config.adam.factor)
     heads = [head for head in _HEADS if getattr(config.model, head) is not None]

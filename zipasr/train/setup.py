@@ -167,6 +167,7 @@ def new_optimizer(config: TrainConfig, model: AsrModel) -> tuple[torch.optim.Opt
         optimizer,
         lr_batches=config.lr_batches,
         lr_epochs=config.lr_epochs,
+        lr_hours=config.lr_hours,
         warmup_batches=config.lr_warmup_batches,
         warmup_start=config.lr_warmup_start,
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zipasr import checkpoint
 from zipasr.checkpoint import checkpoint_folders
+from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE, AsrModel
 from zipasr.nn.constraint import Whiten
@@ -52,9 +53,13 @@ class Position:
     num_steps: int = 0
     """Optimizer steps since the start; each is of `accumulate_batches` batches on every rank."""
     audio_s: float = 0.0
-    """Seconds of audio processed since the start."""
+    """Seconds of audio processed since the start, by all ranks, whether the model learned from it or not."""
     train_s: float = 0.0
     """Seconds spent training."""
+
+    def audio_after(self, audio_s: float) -> float:
+        """`audio_s` of the run after that many more seconds, in whole frames, so that the sizes of batches do not matter."""
+        return round((self.audio_s + audio_s) * FEATURE_RATE_HZ) / FEATURE_RATE_HZ
 
 
 @dataclass

@@ -124,7 +124,7 @@ class Stepper:
         is_diverging = signs.bad > 0
         is_learned = signs.bad == 0 and signs.pieces > 0
         if is_learned:
-            is_learned = self._update(found.norm, num_steps)
+            is_learned = self._update(found.norm, num_steps, signs.audio_s)
             is_diverging = not is_learned  # only the sum over the ranks was too large
         if is_diverging and signs.bad_losses == 0 and self.config.precision == "float16":
             is_diverging = not self.state.loss_scale.after_overflow()
@@ -202,7 +202,7 @@ class Stepper:
                 raise
             return None
 
-    def _update(self, norm: float, num_steps: int) -> bool:
+    def _update(self, norm: float, num_steps: int, audio_s: float) -> bool:
         """Sum the gradients over the ranks and update the model; False, without an update, if the sum is not finite."""
         state, config = self.state, self.config
         scale = state.loss_scale.scale
@@ -216,6 +216,8 @@ class Stepper:
         if config.adam is not None and config.adam.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, config.adam.max_grad_norm)
         state.scheduler.step_batch(num_steps)
+        if state.scheduler.is_by_hours:
+            state.scheduler.step_hours(state.position.audio_after(audio_s) / 3600)
         try:
             state.optimizer.step()
         except (RuntimeError, MemoryError) as error:
