@@ -89,6 +89,13 @@ def commands_in(text: str) -> Iterator[list[str]]:
     return (shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  zipasr "))
 
 
+@pytest.mark.parametrize(("flag", "hint"), [("--serch", "did you mean --search?"), ("--xyzzy", "zipasr transcribe --help")])
+def test_an_unknown_flag_is_met_by_the_usage_of_the_verb(flag: str, hint: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["transcribe", "exp/mine", "a.wav", flag]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: zipasr transcribe DIR") and flag in error and hint in error
+
+
 def test_without_arguments_it_says_what_to_do_first(capsys: pytest.CaptureFixture) -> None:
     assert main([]) == 0
     output, error = capsys.readouterr()

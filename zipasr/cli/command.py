@@ -5,6 +5,7 @@ module of this folder whose `add_parser(subparsers)` registers its `run(args) ->
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -84,14 +85,22 @@ class _VerbParser(argparse.ArgumentParser):
             self.usage = f"{self.usage}\nexample: {example}".replace("%", "%%")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """Parse the arguments of a verb; argparse's own method ends a list of positional arguments at the first flag."""
+        """Parse the arguments of a verb; argparse's own method ends a list of positional arguments at the first flag.
+
+        What is left over is an error here, so that the usage beside it is that of the verb.
+        """
         if self._is_intermixing:
             return super().parse_known_args(args, namespace)
         self._is_intermixing = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            namespace, extras = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._is_intermixing = False
+        if extras:
+            nearest = difflib.get_close_matches(extras[0], self._option_string_actions, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"{self.prog} --help lists all flags"
+            self.error(f"unrecognized arguments: {' '.join(extras)}; {hint}")
+        return namespace, extras
 
 
 def main(argv: Sequence[str] | None = None) -> int:
