@@ -63,7 +63,7 @@ def draw(transcript: zipasr.Transcript, samples: np.ndarray, *, title: str, said
     lines += wave_bars(samples, left, right)
     for word in transcript.words:
         x, middle = x_of(word.start_s), (x_of(word.start_s) + x_of(word.end_s)) / 2
-        lines.append(text_at(x, SECONDS_Y, f"{word.start_s:.2f}", 14, color=GRAY))
+        lines.append(text_at(x, SECONDS_Y, f"{word.start_s:.2f}", 12, color=GRAY))
         lines.append(text_at(middle, WORDS_Y - 10, word.text, 19, family=MONO, anchor="middle"))
         lines.append(text_at(middle, WORDS_Y + 12, f"{word.confidence:.2f}", 15, color=WORD_FILL, anchor="middle"))
     lines.append(text_at(left, HEIGHT - 44, f"said: {said}", 16, color=GRAY))
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     transcript = zipasr.load(arguments.model).transcribe(arguments.recording)
     samples = load_audio(arguments.recording)
-    title = f"zipasr transcribe {arguments.recording.name}"
+    title = f"zipasr transcribe {arguments.model} {arguments.recording.name}"
     arguments.out.write_text(draw(transcript, samples, title=title, said=arguments.said), encoding="utf-8")
 
 

@@ -45,7 +45,7 @@ The folder of a model:
   zipasr transcribe MODEL a.wav
 A first look: train on 22 minutes of telephone prompts, downloaded from Debian:
   zipasr prepare prompts --out data/prompts
-  zipasr train prompts:tiny --out exp/prompts
+  zipasr train prompts:tiny --out exp/quickstart
 All verbs: zipasr --help. One verb, with an example: zipasr train --help."""
 """What to do first, for each kind of user; `zipasr` without arguments prints it."""
 
