@@ -3,6 +3,7 @@ whole recordings, and with every search. Contract: other chunks, windows and kin
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from zipasr.cli import main
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
 from zipasr.model import AsrModel
-from zipasr.onnx_runtime import VALID_FEATURES, OnnxStreamingModel, load, open_graphs
+from zipasr.nn.encoded import Encoded
+from zipasr.onnx_runtime import VALID_FEATURES, OnnxModel, OnnxStreamingModel, load, open_graphs
 from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig
 from zipasr.transcript import Transcript
 
@@ -115,7 +117,7 @@ def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path], ope
 def test_scores_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
     model, graphs = AsrModel.load(pair[1])[0], load(pair[2]).scorer
     generator = torch.Generator().manual_seed(0)
-    features, lens = 3 * torch.randn(3, 200, 80, generator=generator) - 8, torch.tensor([150, 57, 9])
+    features, lens = 3 * torch.randn(3, 300, 80, generator=generator) - 8, torch.tensor([250, 120, 9])
     for row, length in zip(features, lens.tolist(), strict=True):
         row[length:] = zipasr.features.PADDING_VALUE
     with torch.inference_mode():
@@ -129,6 +131,19 @@ def test_scores_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
             for n, length in enumerate(expected.lens.tolist()):
                 tolerance = 1e-4 * float(theirs.abs().max())
                 torch.testing.assert_close(ours[n, :length], theirs[n, :length], rtol=0, atol=tolerance)
+            for i, encoded in enumerate(in_batches(graphs, features[:2])):  # the states of streams are not mixed up
+                chunk = slice(i * CHUNK // 2, (i + 1) * CHUNK // 2)
+                torch.testing.assert_close(getattr(graphs, head)(encoded.frames), ours[:2, chunk], rtol=0, atol=tolerance)
+
+
+def in_batches(graphs: OnnxModel, features: torch.Tensor) -> Iterator[Encoded]:
+    """Frames of the first three chunks of streams that are encoded in one batch."""
+    assert isinstance(graphs, OnnxStreamingModel)
+    states = [graphs.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT) for _ in features]
+    for start in (0, 2 * CHUNK, 4 * CHUNK):
+        windows = features[:, start : start + WINDOW]
+        encoded, states = graphs.encode_chunks(windows, torch.tensor([WINDOW] * len(features)), states)
+        yield encoded
 
 
 def test_other_chunks_and_windows_are_refused(pair: tuple[str, Path, Path], opened: tuple[Recognizer, Recognizer]) -> None:
