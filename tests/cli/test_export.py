@@ -3,15 +3,24 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 
+from tests.export.traces import traced_once
 from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
+from zipasr.export import export_model
 from zipasr.onnx_runtime import is_exported
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +94,17 @@ def test_int8_is_measured_on_cuts(model_dir: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "quantization.json").is_file()
 
 
-def test_missing_package_is_named(model_dir: Path, tmp_path: Path) -> None:
+def test_missing_packages_are_named(model_dir: Path, tmp_path: Path) -> None:
+    exported = export_model(model_dir, tmp_path / "exported").folder
+    soundfile.write(tmp_path / "audio.wav", noise(0.5), 16_000)
     code = (
-        "import sys; sys.modules['onnx'] = None\nfrom zipasr.cli import main\n"
-        f"sys.exit(main(['export', {str(model_dir)!r}, '--out', {str(tmp_path / 'out')!r}]))"
+        "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None\nfrom zipasr.cli import main\n"
+        f"print(main(['export', {str(model_dir)!r}, '--out', {str(tmp_path / 'out')!r}]))\n"
+        f"print(main(['transcribe', {str(exported)!r}, {str(tmp_path / 'audio.wav')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert 'pip install "zipasr[onnx]"' in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "2"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all('pip install "zipasr[onnx]"' in line for line in lines)
     assert not (tmp_path / "out").exists()

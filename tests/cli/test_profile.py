@@ -50,8 +50,14 @@ def test_folders(place: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert figures["measured"] is None
 
 
+def no_flops(encoder: object, **options: int) -> int:
+    """A fake count; tests/test_profile.py counts the operations of every model."""
+    return 10**9
+
+
 def test_all_with_figure(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "profile_encoder", pretend)
+    monkeypatch.setattr(profile, "count_flops", no_flops)
     assert main(["profile", "--all", "--batch", "3", "--plot", str(tmp_path / "costs.png")]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -73,6 +79,7 @@ def test_all_as_json_continues_after_a_failure(capsys: pytest.CaptureFixture, mo
     names = ["conformer-s", "squeezeformer-xs", "zipformer-s"]
     monkeypatch.setattr(presets, "TABLE_2", {name: TABLE_2[name] for name in names})
     monkeypatch.setattr(profile, "profile_encoder", fail_for_ctc)
+    monkeypatch.setattr(profile, "count_flops", no_flops)
     assert main(["profile", "--all", "--json"]) == 1
     captured = capsys.readouterr()
     figures = json.loads(captured.out)

@@ -32,9 +32,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+TWO_STACKS: dict[str, Any] = {
+    "channels": (16, 24),
+    "unmasked_channels": (16, 16),
+    "num_layers": (1, 2),
+    "downsample": (1, 2),
+    "feedforward": (16, 24),
+    "num_heads": (2, 2),
+    "kernel_sizes": (7, 7),
+}
+"""One stack of each kind, at 50 Hz and at a lower rate, with one layer and with two."""
+
+
 def variant(name: str, **settings: Any) -> Zipformer:
     torch.manual_seed(0)
-    return Zipformer(small_config(ablation=AblationConfig(**VARIANTS[name]), **settings))
+    return Zipformer(small_config(**TWO_STACKS, ablation=AblationConfig(**VARIANTS[name]), **settings))
 
 
 def loud(encoder: Zipformer) -> Zipformer:
@@ -49,7 +61,7 @@ def loud(encoder: Zipformer) -> Zipformer:
 def test_default_is_zipformer() -> None:
     assert ZipformerConfig().ablation == AblationConfig()
     torch.manual_seed(0)
-    plain = Zipformer(small_config()).state_dict()
+    plain = Zipformer(small_config(**TWO_STACKS)).state_dict()
     same = variant("zipformer").state_dict()
     assert plain.keys() == same.keys()
     assert all(torch.equal(plain[name], same[name]) for name in plain)
@@ -64,7 +76,7 @@ def test_every_variant_trains(name: str) -> None:
     target = None
     losses = []
     reached: set[str] = set()
-    for seed in range(12):
+    for seed in range(6):
         torch.manual_seed(seed % 2)
         frames = encoder(features, lens).frames
         target = seeded(*frames.shape, seed=5) if target is None else target
@@ -84,12 +96,9 @@ def test_every_variant_trains(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("zipformer", "no balancer", "no whitener")])
 def test_every_variant_of_the_function_computes_something_else(name: str) -> None:
     features, lens = seeded(2, 60, 20), torch.tensor([60, 50])
-    torch.manual_seed(0)
-    base = loud(Zipformer(small_config())).eval()
-    other = loud(variant(name)).eval()
-    shared = {
-        k: v for k, v in base.state_dict().items() if k in other.state_dict() and v.shape == other.state_dict()[k].shape
-    }
+    base, other = loud(variant("zipformer")).eval(), loud(variant(name)).eval()
+    own = other.state_dict()
+    shared = {k: v for k, v in base.state_dict().items() if k in own and v.shape == own[k].shape}
     other.load_state_dict(shared, strict=False)
     with torch.no_grad():
         assert not torch.allclose(base(features, lens).frames, other(features, lens).frames, atol=1e-3)

@@ -1,12 +1,20 @@
 """Exported folders that all tests of export share: those of a noncausal and of a causal model with both heads."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.export.models import causal_model, random_model
+from tests.export.traces import traced_once
 from tests.tiny_model import tiny_tokenizer
 from zipasr.export import ExportReport, export_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,8 @@ def test_ctc(report: ExportReport) -> None:
         ("log_probs_len", INT64, ["N"]),
     ]
     assert metadata(model)["model_type"] == "zipformer2_ctc"
+    used = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= used  # without the projection of the joiner
 
 
 def test_graphs_hold_no_names_of_this_machine(report: ExportReport) -> None:

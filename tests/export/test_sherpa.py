@@ -98,7 +98,7 @@ def test_the_export_says_where_sherpa_does_not_notice_bytes(tmp_path: Path) -> N
 
 
 def test_chinese_hotwords_of_byte_level_pieces_work_in_sherpa(tmp_path: Path) -> None:
-    model = random_model(vocab_size=BYTES.vocab_size)
+    model = random_model(has_ctc=False, vocab_size=BYTES.vocab_size)
     assert model.transducer is not None
     with torch.no_grad():  # all tokens are as likely, so that only the hotwords decide
         model.transducer.joiner.output.weight.mul_(0.001)
@@ -123,7 +123,7 @@ def test_chinese_hotwords_of_byte_level_pieces_work_in_sherpa(tmp_path: Path) ->
 def test_hotwords_of_sherpa_work_with_the_files_and_flags_of_the_readme(kind: str, tmp_path: Path) -> None:
     """A boost that outweighs any model makes the phrase appear, written with the pieces that our tokenizer gives it."""
     tokenizer = Tokenizer.train(TEXTS, kind=kind, vocab_size=None if kind == "char" else 48)  # type: ignore[arg-type]
-    model = random_model(vocab_size=tokenizer.vocab_size)
+    model = random_model(has_ctc=False, vocab_size=tokenizer.vocab_size)
     assert model.transducer is not None
     with torch.no_grad():  # all tokens are as likely, so that only the hotwords decide
         model.transducer.joiner.output.weight.mul_(0.001)

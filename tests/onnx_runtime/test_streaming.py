@@ -3,6 +3,7 @@ whole recordings, and with every search. Contract: other chunks, windows and kin
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,29 @@ import torch
 
 import zipasr
 from tests.export.models import causal_model
+from tests.export.traces import traced_once
 from tests.recognizer.pieces import in_pieces
-from tests.tiny_model import noise, tiny_tokenizer
+from tests.tiny_model import noise, save_tiny, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
 from zipasr.model import AsrModel
-from zipasr.onnx_runtime import VALID_FEATURES, OnnxStreamingModel, load, open_graphs
+from zipasr.nn.encoded import Encoded
+from zipasr.onnx_runtime import VALID_FEATURES, OnnxModel, OnnxStreamingModel, load, open_graphs
 from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig
 from zipasr.transcript import Transcript
 
 CHUNK, LEFT, WINDOW = 16, 64, 45
 CHUNKS = ChunkConfig(chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT, simulate_streaming=True)
-RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.3, 0.02, 4.1, 0.2, 1.0))]
-_TRANSDUCER = tuple(
-    SearchConfig(method=method, max_symbols_per_frame=n)  # type: ignore[arg-type]
-    for method in ("beam", "greedy")
-    for n in (1, 3)
-)
+RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((1.8, 0.02, 2.4, 0.2, 0.8))]
 SEARCHES = {
-    "both": (*_TRANSDUCER, SearchConfig(method="ctc_greedy"), SearchConfig(method="ctc_beam")),
-    "transducer": _TRANSDUCER,
+    "both": (
+        SearchConfig(method="beam"),
+        SearchConfig(method="greedy", max_symbols_per_frame=3),
+        SearchConfig(method="ctc_greedy"),
+        SearchConfig(method="ctc_beam"),
+    ),
+    "transducer": (SearchConfig(method="greedy"), SearchConfig(method="beam", max_symbols_per_frame=3)),
     "ctc": (SearchConfig(method="ctc_greedy"),),
 }
 
@@ -47,8 +50,24 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     elif request.param == "ctc":
         model.transducer, model.config = None, dataclasses.replace(model.config, transducer=None)
     saved = model.save(folder / "model", tiny_tokenizer())
-    report = export_model(saved, folder / "out", chunk_ms=20 * CHUNK, left_context_ms=20 * LEFT)
+    with traced_once():
+        report = export_model(saved, folder / "out", chunk_ms=20 * CHUNK, left_context_ms=20 * LEFT)
     return request.param, saved, report.folder
+
+
+@pytest.fixture(scope="module")
+def opened(pair: tuple[str, Path, Path]) -> tuple[Recognizer, Recognizer]:
+    """Recognizers of the model and of its graphs."""
+    return zipasr.load(pair[1], chunks=CHUNKS), zipasr.load(pair[2])
+
+
+def searching(opened: tuple[Recognizer, Recognizer], search: SearchConfig) -> tuple[Recognizer, Recognizer]:
+    """The recognizers with another search."""
+    model, graphs = (recognizer.engine for recognizer in opened)
+    return (
+        Recognizer(model.scorer, model.tokenizer, search=search, chunks=CHUNKS),
+        Recognizer(graphs.scorer, graphs.tokenizer, search=search),
+    )
 
 
 def assert_same(found: Transcript, expected: Transcript) -> None:
@@ -58,11 +77,10 @@ def assert_same(found: Transcript, expected: Transcript) -> None:
     ]
 
 
-def test_streams_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
-    heads, saved, folder = pair
-    for search in SEARCHES[heads]:
+def test_streams_equal_those_of_the_model(pair: tuple[str, Path, Path], opened: tuple[Recognizer, Recognizer]) -> None:
+    for search in SEARCHES[pair[0]]:
         said: list[list[Transcript]] = []
-        for recognizer in (zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)):
+        for recognizer in searching(opened, search):
             generator = random.Random(search.method)
             streams = [recognizer.stream() for _ in RECORDINGS]
             assert {stream.sizes for stream in streams} == {(CHUNK, LEFT)}
@@ -78,11 +96,10 @@ def test_streams_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
             assert_same(found, expected)
 
 
-def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path]) -> None:
+def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path], opened: tuple[Recognizer, Recognizer]) -> None:
     """The model itself gives the same transcripts when it simulates streaming, and the batch does not matter."""
-    heads, saved, folder = pair
-    for search in SEARCHES[heads]:
-        model, graphs = zipasr.load(saved, search=search, chunks=CHUNKS), zipasr.load(folder, search=search)
+    for search in SEARCHES[pair[0]]:
+        model, graphs = searching(opened, search)
         assert model.engine.chunk_sizes == graphs.engine.chunk_sizes == (CHUNK, LEFT)
         for samples, expected, found in zip(
             RECORDINGS, model.transcribe_many(RECORDINGS), graphs.transcribe_many(RECORDINGS), strict=True
@@ -92,15 +109,15 @@ def test_recordings_are_processed_like_streams(pair: tuple[str, Path, Path]) -> 
             stream = graphs.stream()
             stream.accept_waveform(samples)
             assert stream.finish().text == found.text
-    whole = zipasr.load(saved).transcribe_many(RECORDINGS)
-    in_chunks = zipasr.load(folder).transcribe_many(RECORDINGS)
+    whole = zipasr.load(pair[1]).transcribe_many(RECORDINGS)
+    in_chunks = opened[1].transcribe_many(RECORDINGS)
     assert [transcript.text for transcript in whole] != [transcript.text for transcript in in_chunks]
 
 
 def test_scores_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
     model, graphs = AsrModel.load(pair[1])[0], load(pair[2]).scorer
     generator = torch.Generator().manual_seed(0)
-    features, lens = 3 * torch.randn(3, 200, 80, generator=generator) - 8, torch.tensor([150, 57, 9])
+    features, lens = 3 * torch.randn(3, 300, 80, generator=generator) - 8, torch.tensor([250, 120, 9])
     for row, length in zip(features, lens.tolist(), strict=True):
         row[length:] = zipasr.features.PADDING_VALUE
     with torch.inference_mode():
@@ -114,15 +131,28 @@ def test_scores_equal_those_of_the_model(pair: tuple[str, Path, Path]) -> None:
             for n, length in enumerate(expected.lens.tolist()):
                 tolerance = 1e-4 * float(theirs.abs().max())
                 torch.testing.assert_close(ours[n, :length], theirs[n, :length], rtol=0, atol=tolerance)
+            for i, encoded in enumerate(in_batches(graphs, features[:2])):  # the states of streams are not mixed up
+                chunk = slice(i * CHUNK // 2, (i + 1) * CHUNK // 2)
+                torch.testing.assert_close(getattr(graphs, head)(encoded.frames), ours[:2, chunk], rtol=0, atol=tolerance)
 
 
-def test_other_chunks_and_windows_are_refused(pair: tuple[str, Path, Path]) -> None:
-    graphs = load(pair[2]).scorer
+def in_batches(graphs: OnnxModel, features: torch.Tensor) -> Iterator[Encoded]:
+    """Frames of the first three chunks of streams that are encoded in one batch."""
+    assert isinstance(graphs, OnnxStreamingModel)
+    states = [graphs.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT) for _ in features]
+    for start in (0, 2 * CHUNK, 4 * CHUNK):
+        windows = features[:, start : start + WINDOW]
+        encoded, states = graphs.encode_chunks(windows, torch.tensor([WINDOW] * len(features)), states)
+        yield encoded
+
+
+def test_other_chunks_and_windows_are_refused(pair: tuple[str, Path, Path], opened: tuple[Recognizer, Recognizer]) -> None:
+    graphs = opened[1].engine.scorer
     assert isinstance(graphs, OnnxStreamingModel)
     with pytest.raises(ConfigError, match="export the model with those"):
         zipasr.load(pair[2], chunks=ChunkConfig(chunk_frames_50hz=32))
     with pytest.raises(ConfigError, match="export the model with those"):
-        zipasr.load(pair[2]).stream(left_context_frames_50hz=128)
+        opened[1].stream(left_context_frames_50hz=128)
     with pytest.raises(ValueError, match="export the model with those"):
         graphs.encode(torch.zeros(1, 50, 80), torch.tensor([50]), chunk_frames_50hz=-1)
     state = graphs.initial_state(1, chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT)
@@ -132,16 +162,18 @@ def test_other_chunks_and_windows_are_refused(pair: tuple[str, Path, Path]) -> N
         graphs.encode_chunks(torch.zeros(2, 45, 80), torch.tensor([45, 45]), [state])
 
 
-def test_graphs_of_whole_utterances_cannot_stream(pair: tuple[str, Path, Path], tmp_path: Path) -> None:
-    report = export_model(pair[1], tmp_path / "whole")
+def test_graphs_of_whole_utterances_cannot_stream(tmp_path: Path) -> None:
+    report = export_model(save_tiny(tmp_path / "model", has_transducer=False), tmp_path / "whole")
     with pytest.raises(ConfigError, match="export a causal model with --chunk-ms"):
         zipasr.load(report.folder).stream()
     with pytest.raises(ConfigError, match="export a causal model with --chunk-ms"):
         zipasr.load(report.folder, chunks=CHUNKS)
 
 
-def test_graphs_that_take_no_lengths_are_refused(pair: tuple[str, Path, Path]) -> None:
-    config = load(pair[2]).scorer.config
+def test_graphs_that_take_no_lengths_are_refused(
+    pair: tuple[str, Path, Path], opened: tuple[Recognizer, Recognizer]
+) -> None:
+    config = opened[1].engine.scorer.config  # type: ignore[attr-defined]
     graphs = {path.name: path.read_bytes() for path in pair[2].glob("*.onnx")}
     name = str(config.files.encoder or config.files.ctc)
     model = onnx.load_from_string(graphs[name])

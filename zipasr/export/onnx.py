@@ -20,7 +20,7 @@ from zipasr.errors import ConfigError
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
 from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
-from zipasr.export.trace import Graph, check, import_onnx, trace
+from zipasr.export.trace import Graph, check, import_onnx, join, trace
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
@@ -133,16 +133,16 @@ def make_graphs(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """ONNX models by the field of `ExportedFiles`, and their differences from PyTorch; see `export_model`."""
     limit = TOLERANCES[precision] if tolerance is None else tolerance
-    made, differences = {}, {}
-    for part, graph in wanted.items():
-        traced = trace(graph)
-        if "ctc_head" in wanted and part == "encoder":
-            _name_hidden_frames(traced)
-        if precision == "float16":
-            _halve_weights(traced)
-        differences[part] = check(traced, graph, tolerance=limit)
-        made[part] = traced
-    return made, differences
+    has_both_heads = "ctc_head" in wanted
+    made = {part: trace(graph) for part, graph in wanted.items() if part != "ctc" or not has_both_heads}
+    if has_both_heads:
+        _name_hidden_frames(made["encoder"])
+        made["ctc"] = join(made["encoder"], made["ctc_head"], wanted["ctc"])
+    if precision == "float16":
+        for model in made.values():
+            _halve_weights(model)
+    differences = {part: check(made[part], graph, tolerance=limit) for part, graph in wanted.items()}
+    return {part: made[part] for part in wanted}, differences
 
 
 def check_target(out: str | os.PathLike[str]) -> None:

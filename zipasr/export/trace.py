@@ -5,6 +5,7 @@ The tracing exporter is used (`dynamo=False`). Every PyTorch since 2.6 has it, i
 the modules of `export.graph` contain nothing that tracing gets wrong. The newer exporter takes twenty times as long.
 """
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -86,9 +87,48 @@ def trace(graph: Graph) -> Any:
             dynamo=False,
         )
         model = onnx.load(path)
-    _write_shapes(model, graph)
     # An input with an initializer of the same name may be left out; runtimes do not count it among their inputs.
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in graph.defaults.items())
+    return _described(model, graph)
+
+
+def join(encoder: Any, head: Any, graph: Graph) -> Any:
+    """The ONNX model of `graph`, made of those of its encoder and its head without tracing the encoder again.
+
+    Args:
+        encoder: its first output, which `graph` lacks, may need nodes after the input of the head; these are left out. Its
+            other outputs and its inputs are those of `graph`, by position.
+        head: its input is a tensor of the encoder's graph.
+        graph: the description of the result; its module has the head as `head`.
+    """
+    onnx, joined = import_onnx(), copy.deepcopy(encoder)
+    model = joined.graph
+    added = onnx.compose.add_prefix_graph(head.graph, "head/", rename_inputs=False, rename_outputs=False)
+    for node in added.node:
+        node.name = f"/head{node.name.removeprefix('head/')}"
+    del model.output[0]
+    for value, axes in zip(model.output, graph.outputs[1:], strict=True):
+        for node in model.node:
+            node.output[:] = [axes.name if name == value.name else name for name in node.output]
+        value.name = axes.name
+    needed = {value.name for value in (*added.input, *model.input, *model.output)}
+    nodes = []
+    for node in reversed(model.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    weights = [tensor for tensor in model.initializer if tensor.name in needed]
+    for field_name, values in (("node", [*reversed(nodes), *added.node]), ("initializer", [*weights, *added.initializer])):
+        model.ClearField(field_name)
+        getattr(model, field_name).extend(values)
+    model.output.insert(0, added.output[0])
+    return _described(joined, graph)
+
+
+def _described(model: Any, graph: Graph) -> Any:
+    """An ONNX model with the shapes and metadata of its graph, checked by onnx."""
+    onnx = import_onnx()
+    _write_shapes(model, graph)
     onnx.helper.set_model_props(model, {key: str(value) for key, value in graph.metadata.items()})
     model.producer_name, model.producer_version = "zipasr", __version__
     onnx.checker.check_model(model)
