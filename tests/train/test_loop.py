@@ -179,6 +179,7 @@ def test_a_checkpoint_that_a_kill_kept_from_deletion_changes_nothing(
 ) -> None:
     """A run is killed after it has written a checkpoint and before it deletes the oldest, from which it must not average."""
     config = minute_config(small_data, num_epochs=3, save_interval=2, keep_checkpoints=2, average_share=0.7)
+    config = dataclasses.replace(config, valid_interval=9)  # before the last checkpoint is written
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
@@ -187,7 +188,7 @@ def test_a_checkpoint_that_a_kill_kept_from_deletion_changes_nothing(
     oldest = checkpoint_folders(tmp_path / "parts")[2]
     shutil.copytree(oldest, tmp_path / "oldest")
     with monkeypatch.context() as patch:
-        stop_after(patch, 6)
+        stop_after(patch, 8)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
     assert not oldest.exists()
