@@ -10,15 +10,20 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import soundfile
 
 from tests.conftest import REPOSITORY
+from tests.forked import Forked, verb
 from tests.tiny_model import save_tiny
 from tests.train.tones import RATE_HZ, WORDS, say
+from tests.watchdog import WATCHDOG_S
 
 SKIPPED = {
     r"git clone |cd zipasr\b": "the tests run in a clone already",
@@ -26,6 +31,8 @@ SKIPPED = {
     r"scripts/quickstart\b": "run by tests/test_quickstart.py",
     r"scripts/(test|check)\b": "that is what runs this",
 }
+ASK = 'zipasr() { local status; printf "%s\\0" $# "$@" >&$REQUESTS; read -r -u $ANSWERS status; return $status; }\n'
+"""Let this process run the verbs, in processes that need not import torch again; other programs are run as they are."""
 SHORT = "--set num_epochs=1 --set batch.speed_factors=1.0 --set device=cpu"
 
 
@@ -63,6 +70,38 @@ def shell_script(block: str) -> str:
     return "\n".join(lines)
 
 
+def fields(stream: BinaryIO) -> Iterator[str]:
+    """The texts that end with a zero byte, as they come."""
+    text = b""
+    while byte := stream.read(1):
+        text += byte
+        if byte == b"\0":
+            yield text[:-1].decode()
+            text = b""
+
+
+def run_bash(script: str, folder: Path, environment: dict[str, str]) -> int:
+    """Run commands, with all output printed; returns the exit status."""
+    (requests, to_us), (answers, to_bash) = os.pipe(), os.pipe()
+    environment = environment | {"REQUESTS": str(to_us), "ANSWERS": str(answers)}
+    command = ["bash", "-euxo", "pipefail", "-c", ASK + script]
+    with (
+        os.fdopen(requests, "rb", buffering=0) as stream,
+        os.fdopen(to_bash, "w") as status,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, pass_fds=(to_us, answers)
+        ) as process,
+    ):
+        os.close(to_us)
+        os.close(answers)
+        arguments = fields(stream)
+        for number in arguments:
+            asked = Forked(verb, *islice(arguments, int(number)), cwd=folder, environment=environment)
+            print(*asked.communicate(WATCHDOG_S))
+            print(asked.returncode, file=status, flush=True)
+    return process.returncode
+
+
 def test_readme_runs_from_top_to_bottom(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     blocks = blocks_of((REPOSITORY / "README.md").read_text(encoding="utf-8"))
     languages = {language for language, _ in blocks}
@@ -74,10 +113,13 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path, capfd: pytest.CaptureFix
     for language, block in blocks:
         if language == "text":
             continue
-        command = (
-            ["bash", "-euxo", "pipefail", "-c", shell_script(block)] if language == "bash" else [sys.executable, "-c", block]
-        )
-        done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=False)
+        if language == "bash":
+            status = run_bash(shell_script(block), tmp_path, environment)
+        else:
+            command = [sys.executable, "-c", block]
+            status = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
         output = capfd.readouterr()
         print(output.out, output.err)
-        assert done.returncode == 0, f"a block of the README fails with {done.returncode}:\n{block}\n{output.err[-3000:]}"
+        assert status == 0, (
+            f"a block of the README fails with {status}:\n{block}\n{output.out[-3000:]}\n{output.err[-3000:]}"
+        )

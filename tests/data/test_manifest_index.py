@@ -263,8 +263,9 @@ def test_processes_read_for_themselves(tmp_path: Path, method: str) -> None:
     indexed = open_cuts(path).take(np.arange(1999, -1, -1))
     assert indexed[0].id == "c1999"  # the file is now open
     places = [i * 7 % 2000 for i in range(2000)]
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        results = [pool.apply_async(ids_of, (indexed, places)) for _ in range(2)]
+    num_processes = 2 if method == "fork" else 1  # a spawned one imports everything, and shares no position
+    with multiprocessing.get_context(method).Pool(num_processes) as pool:
+        results = [pool.apply_async(ids_of, (indexed, places)) for _ in range(num_processes)]
         expected = [f"c{1999 - i}" for i in places]
         assert ids_of(indexed, places) == expected
         assert all(result.get(timeout=WATCHDOG_S) == expected for result in results)
@@ -284,7 +285,7 @@ def test_pickled_is_small_and_notices_changes(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making an index, opening it and reading some cuts takes as much memory for 40,000 cuts as for 5,000."""
+    """Making an index, opening it and reading some cuts takes as much memory for 12,000 cuts as for 3,000."""
     opened: list[str] = []
     deserialize = lhotse_serialization.deserialize_item
 
@@ -294,7 +295,7 @@ def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(lhotse_serialization, "deserialize_item", count)
     peaks = []
-    for size in (1000, 5000, 40_000):  # the first run warms up
+    for size in (1000, 3000, 12_000):  # the first run warms up
         path = write_lines(tmp_path / f"{size}.jsonl.gz", (line_of(i, TEXTS[i % len(TEXTS)]) for i in range(size)))
         tracemalloc.start()
         open_cuts(path)

@@ -165,7 +165,7 @@ def test_batch_that_is_not_there() -> None:
 def test_an_epoch_is_small_arrays(concat_prob: float) -> None:
     """A plan keeps at most 16 bytes more for each item, also after some of its batches were read."""
     kept, peaks = [], []
-    sizes = (20_000, 60_000)
+    sizes = (8_000, 24_000)
     for size in sizes:
         durations = np.random.default_rng(0).uniform(0.5, 15.0, size)
         plan = BatchPlan(durations, BatchConfig(max_duration_s=100.0, concat_prob=concat_prob), seed=0)

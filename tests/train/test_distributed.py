@@ -9,12 +9,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 from tests.ports import free_port
+from tests.train import ranks
 from tests.train.ranks import (
     REPOSITORY,
     launch,
@@ -41,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("tones"), num_train=24, num_dev=2)
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout_s: float = WATCHDOG_S) -> list[str]:
+def finish(processes: list[Any], timeout_s: float = WATCHDOG_S) -> list[str]:
     """The stderr of the processes, once all have ended."""
     try:
         return [process.communicate(timeout=timeout_s)[1] for process in processes]
@@ -59,7 +61,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps on halves of batches; then a run whose last step of each epoch has a batch for only one rank. Eden goes by
     hours."""
-    processes = launch("law", tmp_path, data)
+    processes = launch(ranks.law, tmp_path, data)
     monkeypatch.setattr(AsrModel, "train", AsrModel.train)  # restored with the other patches
     monkeypatch.setattr(setup, "new_optimizer", setup.new_optimizer)
     make_exact()
@@ -94,7 +96,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(data: Path, tmp_path: Path, mo
 
 def test_resumed_ranks_are_bit_identical(data: Path, tmp_path: Path) -> None:
     """This holds with all randomness on, and with random states that differ between ranks."""
-    processes = launch("runs", tmp_path, data)
+    processes = launch(ranks.runs, tmp_path, data)
     errors = finish(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     whole, parts = checkpoint_folders(tmp_path / "whole"), checkpoint_folders(tmp_path / "parts")
@@ -111,7 +113,7 @@ def test_resumed_ranks_are_bit_identical(data: Path, tmp_path: Path) -> None:
 
 
 def test_ranks_go_back_and_give_up_together(data: Path, tmp_path: Path) -> None:
-    processes = launch("diverging", tmp_path, data)
+    processes = launch(ranks.diverging, tmp_path, data)
     errors = finish(processes)
     assert [process.returncode for process in processes] == [1, 1], errors
     assert "the last 2 steps up to 3 were not finite: going back to step 1 with the learning rate times 0.5" in errors[0]
@@ -122,7 +124,7 @@ def test_ranks_go_back_and_give_up_together(data: Path, tmp_path: Path) -> None:
     assert errors[1] == ""
 
 
-def wait_for_lines(folder: Path, num_lines: int, processes: list[subprocess.Popen[str]]) -> None:
+def wait_for_lines(folder: Path, num_lines: int, processes: list[Any]) -> None:
     deadline = time.monotonic() + WATCHDOG_S
     path = folder / "metrics.jsonl"
     while not path.is_file() or path.read_text().count("\n") < num_lines:
@@ -136,7 +138,7 @@ def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_pat
         "from tests.train.tones import minute_config\nfrom zipasr.train.config import TrainConfig\n\n"
         "def run() -> TrainConfig:\n    return minute_config(num_epochs=100_000, log_interval=1, rank_timeout_s=3600.0)\n"
     )
-    processes = launch("endless", tmp_path, data)
+    processes = launch(ranks.endless, tmp_path, data)
     wait_for_lines(tmp_path / "run", 2, processes)
     processes[1].send_signal(signal.SIGTERM)  # to only one of them: they agree
     errors = finish(processes)
@@ -146,7 +148,7 @@ def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_pat
     assert "stopped after" not in errors[1]
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
-    processes = launch("endless", tmp_path, data)
+    processes = launch(ranks.endless, tmp_path, data)
     wait_for_lines(tmp_path / "run", lines + 2, processes)
     processes[1].kill()
     errors = finish(processes)  # long before rank_timeout_s
@@ -227,13 +229,13 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="torchrun --nproc-per-node"):
         ranks_of_environment()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    ranks = ranks_of_environment()
-    assert (ranks.rank, ranks.size, ranks.is_main) == (1, 4, False)
-    assert ranks.device("cpu") == torch.device("cpu")
+    second = ranks_of_environment()
+    assert (second.rank, second.size, second.is_main) == (1, 4, False)
+    assert second.device("cpu") == torch.device("cpu")
 
 
 def test_single_rank_exchanges_nothing() -> None:
-    ranks = Ranks()
-    assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
-    assert ranks.exchange("a") == ["a"]
-    assert ranks.main_first(lambda: 3) == ranks.from_main(lambda: 3) == 3
+    single = Ranks()
+    assert single.sum([1.0, 2.0]) == [1.0, 2.0]
+    assert single.exchange("a") == ["a"]
+    assert single.main_first(lambda: 3) == single.from_main(lambda: 3) == 3
