@@ -85,7 +85,7 @@ def test_entry_point_exists() -> None:
 
 def test_constraints_pin_every_requirement() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pins = [Requirement(line) for line in (line.partition("#")[0].strip() for line in lines) if line]
     pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     assert len(pinned) == len(pins)
     for requirement in map(Requirement, [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]):

@@ -37,6 +37,7 @@ GROUPS = {
     "optim": Group("Optimizers and schedules", ("zipasr.optim",)),
     "baselines": Group("Other encoders", ("zipasr.baselines",)),
     "profile": Group("Cost of a model", ("zipasr.profile",)),
+    "plots": Group("Plots", ("zipasr.plots",)),
     "prepare": Group("Preparing data", ("zipasr.prepare",)),
     "data": Group(
         "Reading data",
@@ -89,7 +90,6 @@ NOT_PUBLIC = {
     "zipasr.cli": "the command line: `zipasr VERB --help`",
     "zipasr.lfs": "refuses Git LFS pointers",
     "zipasr.lines": "lines of files",
-    "zipasr.plots": "the figures of `zipasr plot`",
     "zipasr.progress": "progress bars",
     "zipasr.randomness": "seeds",
     "zipasr.torch_file": "other people's checkpoints",

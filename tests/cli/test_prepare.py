@@ -1,6 +1,5 @@
 """Contract: the verb `prepare` parses its arguments, calls the library, and prints the result."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import pytest
 import soundfile
 
 from tests.prepare.published_corpora import write_gigaspeech
-from zipasr.cli.prepare import add_parser
+from zipasr.cli.command import _parser
 from zipasr.errors import ConfigError, DataError
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["prepare", *arguments])
+    command = ["prepare", *arguments]
+    args = _parser(command).parse_args(command)
     return args.run(args)
 
 

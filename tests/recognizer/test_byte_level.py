@@ -185,7 +185,7 @@ def test_tokens_for_clients_spell_the_text() -> None:
 
 def test_characters_of_chinese_count_as_words(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tuple(TOKENIZER.encode("今天气很好 HELLO WORLD"))
-    monkeypatch.setattr(comparison, "find_hypotheses", lambda *args, **kwargs: [[Hypothesis(ids)]])
+    monkeypatch.setattr(comparison, "find_with_each", lambda *args, **kwargs: iter([[[Hypothesis(ids)]]]))
     counted = SearchComparison(ToyScorer(5), TOKENIZER, [SearchConfig(method="greedy")])
     counted.add(None, ["今天天气很好 HELLO"])  # type: ignore[arg-type]
     (result,) = counted.results()

@@ -308,7 +308,7 @@ def test_too_short_for_words_is_empty(method: str, num_samples: int | None) -> N
     stream.decode()
     assert stream.text == ""
     assert not stream.is_endpoint()
-    assert stream.finish() == Transcript("", duration_s=(num_samples or 0) / 16_000)
+    assert stream.finish() == Transcript("", duration_s=(num_samples or 0) / 16_000, joiner=" ")
 
 
 def test_an_end_is_an_end() -> None:
