@@ -20,6 +20,7 @@ from zipasr.heads.ctc import CtcConfig  # noqa: E402
 from zipasr.heads.transducer import TransducerConfig  # noqa: E402
 from zipasr.model import AsrConfig, AsrModel  # noqa: E402
 from zipasr.nn.encoded import Encoded  # noqa: E402
+from zipasr.presets import xlarge  # noqa: E402
 from zipasr.search.contexts import first_context  # noqa: E402
 
 CONTEXT_SCALE = 0.2
@@ -40,17 +41,6 @@ class Inputs(NamedTuple):
         return self._replace(features=self.features.to(device))
 
 
-def extra_large() -> AsrConfig:
-    """The largest published Zipformer transducer: 288,154,582 parameters with 500 labels (trained on GigaSpeech)."""
-    encoder = ZipformerConfig(
-        channels=(192, 384, 768, 1024, 768, 384),
-        unmasked_channels=(192, 256, 320, 512, 320, 256),
-        num_layers=(2, 2, 4, 5, 4, 2),
-        feedforward=(512, 1024, 2048, 3072, 2048, 1024),
-    )
-    return AsrConfig(encoder=encoder)
-
-
 def toy() -> AsrConfig:
     """Two stacks of one block, narrow; 40 labels; both heads. Runs in milliseconds on one core."""
     encoder = ZipformerConfig(
@@ -68,7 +58,7 @@ def toy() -> AsrConfig:
     return AsrConfig(vocab_size=40, encoder=encoder, transducer=transducer, ctc=CtcConfig())
 
 
-SIZES = {"S": presets.small, "M": presets.medium, "L": presets.large, "288M": extra_large}
+SIZES = {"S": presets.small, "M": presets.medium, "L": presets.large, "288M": xlarge}
 """The models that are timed, by name."""
 
 
