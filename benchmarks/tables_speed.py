@@ -29,6 +29,7 @@ SEARCHES = {
 }
 _MAIN_SEARCHES = ("greedy", "beam 4", "CTC greedy")
 _OPERATIONS = 9
+_PHASES = ("index", "begin", "resume")
 
 
 def train_step() -> str:
@@ -194,14 +195,11 @@ def data_scale() -> str:
     header = ("cuts", "index and vocabulary, once", "start to first batch", "resume", "memory", "while it plans")
     rows = []
     for size in dict.fromkeys(row["cuts"] for row in found["rows"]):
-        index, begin, resume = ({row["phase"]: row for row in found["rows"] if row["cuts"] == size}[p] for p in PHASES)
+        index, begin, resume = ({row["phase"]: row for row in found["rows"] if row["cuts"] == size}[p] for p in _PHASES)
         memory = [f"{begin[key] / 1024:.2f} GiB" for key in ("main_anonymous_mib", "main_peak_mib")]
         times = [sum(index["seconds"].values()), begin["total_s"], resume["total_s"]]
         rows.append((f"{size:,}", *(f"{seconds:.1f} s" for seconds in times), *memory))
     return f"{grid(header, rows)}\n\n{measured(found)}"
-
-
-PHASES = ("index", "begin", "resume")
 
 
 def busy_machine() -> str:
