@@ -248,10 +248,10 @@ def test_pages_of_other_sites_may_not_connect(origin: str, server: Service) -> N
 
 def test_our_own_page_may_connect_behind_a_proxy(server: Service) -> None:
     with connect(ws(server), origin=server.url) as connection:  # type: ignore[arg-type]
-        connection.ping()
+        assert connection.ping().wait(WATCHDOG_S)
     behind = {"Origin": "https://speech.example", "Sec-Fetch-Site": "same-origin"}
     with connect(ws(server), additional_headers=behind) as connection:
-        connection.ping()
+        assert connection.ping().wait(WATCHDOG_S)
 
 
 def test_our_subprotocol_adds_words_with_times(server: Service, streaming: Recognizer) -> None:

@@ -105,7 +105,8 @@ def test_bytes_are_decoded_as_by_the_original(data: bytes) -> None:
 @settings(max_examples=200, deadline=None)
 @given(characters=st.text(max_size=12))
 def test_any_characters_are_decoded(characters: str) -> None:
-    text_of(characters).encode()
+    text = text_of(characters)
+    assert text == slow_decode(to_bytes(characters)) == text.encode().decode()
 
 
 @pytest.mark.parametrize(
