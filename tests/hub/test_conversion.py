@@ -25,8 +25,10 @@ from tests.hub.published_layouts import (
     soundsgoodai_model,
     write,
 )
+from tests.tokenizer.byte_level_models import icefall_model
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.features import FbankConfig
 from zipasr.hub import ModelSettings, Origin, convert, find_local
 from zipasr.model import AsrModel
 from zipasr.search.default_search import read_default_search
@@ -128,6 +130,44 @@ def test_pieces_with_bytes(tmp_path: Path) -> None:
     model, tokenizer = converted(icefall_folder(tmp_path / "r", original, vocabulary))
     same_numbers(model, original)
     assert tokenizer.decode(tokenizer.encode("FOX 你好")) == "FOX 你好"
+
+
+def test_byte_level_pieces(tmp_path: Path) -> None:
+    vocabulary = icefall_model(["今天天气很好 HELLO"] * 3)
+    size = len(Tokenizer.from_bytes(vocabulary).pieces)
+    original = model_of(size)
+    model, tokenizer = converted(icefall_folder(tmp_path / "r", original, vocabulary, "lang_bbpe_500/bbpe.model"))
+    same_numbers(model, original)
+    assert tokenizer.is_byte_level and tokenizer.decode(tokenizer.encode("今天 HELLO")) == "今天 HELLO"
+
+
+@pytest.mark.parametrize("name", ["lang_phone/tokens.txt", "lang_partial_tone/tokens.txt"])
+def test_phones_and_partial_tones_are_only_decoded(tmp_path: Path, name: str) -> None:
+    tokens = [
+        "<blk>",
+        "<sos/eos>",
+        "<unk>",
+        *(f"{sound}{tone}" for sound in ("iang", "uo", "AH", "zh") for tone in range(10)),
+    ]
+    table = "".join(f"{token} {i}\n" for i, token in enumerate([*tokens[:40], "#0", "#1"]))
+    original = model_of(40)
+    model, tokenizer = converted(icefall_folder(tmp_path / "r", original, table.encode(), name))
+    same_numbers(model, original)
+    assert not tokenizer.can_encode
+    assert tokenizer.pieces == tokens[:40]
+
+
+def test_whisper_features(tmp_path: Path) -> None:
+    """The weights do not say them: a script beside them does, or the caller."""
+    original = model_of(40, is_causal=True)
+    root = icefall_folder(tmp_path / "repository", original, sentencepiece_model())
+    assert converted(root)[0].config.features == FbankConfig()
+    assert converted(root, ModelSettings(features="whisper"))[0].config.features == FbankConfig(kind="whisper")
+    write(root, {"exp/train.sh": "./zipformer/train.py --whisper-fbank 1 --num-mel-bins 80\n"})
+    model, _ = converted(root)
+    assert model.config.features == FbankConfig(kind="whisper")
+    same_numbers(model, original)
+    assert converted(root, ModelSettings(features="kaldi"))[0].config.features == FbankConfig()
 
 
 def test_authors_package(tmp_path: Path) -> None:

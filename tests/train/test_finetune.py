@@ -275,7 +275,7 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
     (tmp_path / "data" / "lang_bpe_500" / "bpe.model").write_bytes(
         vocabulary([word.translate({ord("O"): "Q"}) for word in WORDS]).to_bytes()
     )
-    with pytest.raises(ConfigError, match=r"since .*lang_bpe_14.*, .*lang_bpe_500.* all have so many.*tokenizer=FILE"):
+    with pytest.raises(ConfigError, match=r"but .*lang_bpe_14.*, .*lang_bpe_500.* all have so many.*tokenizer=FILE"):
         resolve(minute_config(), [], str(path))
 
 

@@ -86,8 +86,9 @@ def _open_fitting(path: Path, num_outputs: int) -> Tokenizer:
     try:
         return open_tokenizer(path, num_outputs=num_outputs)
     except CheckpointError:
+        tokenizer = open_tokenizer(path)
         with _errors_name(path):
-            _fitted(open_tokenizer(path), num_outputs)  # whole, but another model's
+            _fitted(tokenizer, num_outputs)  # raises, as it is whole, but another model's
         raise
 
 
@@ -105,8 +106,8 @@ def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     first, *others = fitting.values()
     if any(other.pieces != first.pieces for other in others):
         raise ConfigError(
-            f"one vocabulary must have the {num_outputs} entries of the model, but {', '.join(map(str, fitting))} all have so "
-            "many; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
+            f"one vocabulary must have the {num_outputs} entries of the model, but {', '.join(map(str, fitting))} all have "
+            "so many; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
         )
     return first
 
