@@ -282,12 +282,18 @@ def test_damaged_files(root: Path) -> None:
 
 def test_a_checkpoint_of_24_gb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = root / "exp" / "pretrained.pt"
+    content = path.read_bytes()
     with path.open("wb") as file:
         file.truncate(24 * 10**9)
     monkeypatch.setattr("zipasr.hub.weights.read_torch_file", lambda *_, **__: pytest.fail("it was opened"))
-    refused(root, CheckpointError, r"pretrained\.pt must have at most 12 GB, but has 24\.0 GB, .* --max-gb 25")
+    refused(root, CheckpointError, r"pretrained\.pt must have at most 12 GB, but has 24 GB; .*--max-gb")
     with pytest.raises(pytest.fail.Exception, match="it was opened"):
         convert(*find_local(root), root.parent / "out", max_gb=25)
+    monkeypatch.undo()
+    path.write_bytes(content)
+    with (root / "data" / "lang_bpe_40" / "bpe.model").open("wb") as file:
+        file.truncate(24 * 10**9)
+    refused(root, CheckpointError, r"bpe\.model must be a vocabulary of less than .* MB, but has")
 
 
 def test_few_numbers_that_claim_to_be_many(root: Path) -> None:
@@ -364,7 +370,11 @@ def test_hostile_yaml(tmp_path: Path) -> None:
         refused(root, CheckpointError, "config.yaml must hold")
     assert not made.exists()
     write(tmp_path / "repository", {"config.yaml": "x" * 1_000_000})
-    refused(tmp_path / "repository", CheckpointError, r"config\.yaml must have at most .* GB")
+    refused(
+        tmp_path / "repository",
+        CheckpointError,
+        r"config\.yaml must have at most 0\.0001 GB, but has 0\.001 GB; it does not describe a model",
+    )
 
 
 def test_settings_that_are_wrong(root: Path) -> None:
