@@ -70,6 +70,19 @@ def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
     return cast(StreamingEncoder[object], _streaming_model(scorer))
 
 
+def initial_state(scorer: Scorer, sizes: ChunkSizes) -> object:
+    """The encoder's state of a stream before its first chunk.
+
+    Raises:
+        ConfigError: the model cannot stream.
+    """
+    chunk, left_context = sizes
+    try:
+        return streaming_encoder(scorer).initial_state(1, chunk_frames_50hz=chunk, left_context_frames_50hz=left_context)
+    except ValueError as error:  # an ablation
+        raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
+
+
 def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
