@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -203,18 +203,34 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -
     Raises:
         CheckpointError: a name is missing or unknown, or a shape differs.
     """
+    if wrong := mismatches(model, tensors):
+        raise CheckpointError(f"{source} does not match its configuration: {first_few(wrong)}")
+    model.load_state_dict(tensors)
+
+
+def mismatches(model: nn.Module, tensors: Mapping[str, Tensor], *, shown: Callable[[str], str] = str) -> list[str]:
+    """Why named tensors are not the weights of a model: a sentence for each name that is missing or unknown, or whose shape
+    differs.
+
+    Args:
+        model: the model.
+        tensors: the tensors under the model's names.
+        shown: gives the name of a tensor in the sentences, such as that of another project.
+    """
     own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
-    wrong += [
-        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
+    wrong = [f"{shown(name)} is missing" for name in own if name not in tensors]
+    wrong += [f"{shown(name)} is unknown" for name in tensors if name not in own]
+    return wrong + [
+        f"{shown(name)} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
         for name, tensor in tensors.items()
         if name in own and own[name].shape != tensor.shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
-    model.load_state_dict(tensors)
+
+
+def first_few(sentences: list[str]) -> str:
+    """The first five sentences, and how many more there are."""
+    more = f" and {len(sentences) - 5} more" if len(sentences) > 5 else ""
+    return "; ".join(sentences[:5]) + more
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
