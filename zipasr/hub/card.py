@@ -63,6 +63,8 @@ class CardFacts:
     settings: Mapping[str, Any] | None = None
     """Settings of the training by name."""
     results: tuple[TestResult, ...] = ()
+    other_programs: str = ""
+    """How other programs run the files, in Markdown: the README of an exported folder."""
 
     def missing(self) -> dict[str, str]:
         """What the card cannot say, and the flag of `zipasr push` that states it."""
@@ -127,8 +129,9 @@ def model_card(facts: CardFacts, model: ModelDescription) -> str:
         "How it was trained": _recipe(facts),
         "Limits": _limits(facts, model),
         "License": _license(facts),
+        "In other programs": _other_programs(facts.other_programs),
     }
-    body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
+    body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items() if text)
     title = facts.repository.partition("/")[2]
     return f"---\n{_front_matter(facts, model)}---\n\n# {title}\n\n{_introduction(facts, model)}\n\n{body}"
 
@@ -261,6 +264,12 @@ def _limits(facts: CardFacts, model: ModelDescription) -> str:
 
 def _license(facts: CardFacts) -> str:
     return f"{facts.license} (the model)" if facts.license else f"{_NOT_STATED} Ask its owner before you use it."
+
+
+def _other_programs(readme: str) -> str:
+    """The README of an exported folder as a section: without its title, its headings one level deeper."""
+    lines = [f"#{line}" if line.startswith("#") else line for line in readme.splitlines() if not line.startswith("# ")]
+    return "\n".join(lines).strip()
 
 
 def _is_graphs(model: ModelDescription) -> bool:
