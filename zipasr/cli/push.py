@@ -82,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
         message=args.message or "Upload a model with zipasr",
     )
     if args.json:
-        print(json.dumps({"repository": args.repository, "commit": done.commit, "url": done.url, **_plan(publication, card)}))
+        print(
+            json.dumps({"repository": args.repository, "commit": done.commit, "url": done.url, **_plan(publication, card)})
+        )
     else:
         print(f"{_listing(publication, card)}\n\n{done.url}\nload it: zipasr.load({f'{PREFIX}{args.repository}'!r})")
     return 0

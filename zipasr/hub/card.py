@@ -14,6 +14,7 @@ from typing import Any
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.hub.description import EncoderDescription, ModelDescription
+from zipasr.hub.known_models import LANGUAGES
 
 LIBRARY = "zipasr"
 """Name of the library in the front matter, by which a card is known as ours."""
@@ -65,6 +66,18 @@ class CardFacts:
     results: tuple[TestResult, ...] = ()
     other_programs: str = ""
     """How other programs run the files, in Markdown: the README of an exported folder."""
+
+    def __post_init__(self) -> None:
+        for code in self.languages:
+            if not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*", code):
+                raise ConfigError(f"a language must be a code such as en or zh-HK, but is {code!r}")
+        if self.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ConfigError(
+                f"a license must be an identifier in small letters, such as apache-2.0 or other, but is {self.license!r}"
+            )
+        texts = (*self.datasets, self.training_data, self.recipe, self.limits, *(result.name for result in self.results))
+        if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+            raise ConfigError("the text of a card must be valid Unicode, but has a lone surrogate; check the arguments")
 
     def missing(self) -> dict[str, str]:
         """What the card cannot say, and the flag of `zipasr push` that states it."""
@@ -167,7 +180,7 @@ def _index_entry(facts: CardFacts) -> dict[str, Any]:
 
 
 def _introduction(facts: CardFacts, model: ModelDescription) -> str:
-    spoken = f" for {_listed(facts.languages)}" if facts.languages else ""
+    spoken = f" for {_listed(LANGUAGES.get(code, code) for code in facts.languages)}" if facts.languages else ""
     live = "recordings and live audio" if model.is_causal else "recordings"
     size = f" of {_millions(model.num_params)} parameters" if model.num_params else ""
     return (
@@ -178,7 +191,7 @@ def _introduction(facts: CardFacts, model: ModelDescription) -> str:
 
 def _use(facts: CardFacts, model: ModelDescription) -> str:
     reference = f"hf:{facts.repository}"
-    extras = "hub,onnx" if _is_graphs(model) else "hub"
+    extras = "extras `hub` and `onnx`" if _is_graphs(model) else "extra `hub`"
     live = f"\nzipasr serve {reference}" if model.is_causal else ""
     return f"""\
 ```python
@@ -194,7 +207,7 @@ The same on the command line, which also writes subtitles, word times and n-best
 zipasr transcribe {reference} a.wav{live}
 ```
 
-zipasr must be installed with its extras `{extras}`. Any audio file will do; it is converted to 16 kHz mono."""
+zipasr must be installed with its {extras}. Any audio file will do; it is converted to 16 kHz mono."""
 
 
 def _error_rates(results: Sequence[TestResult]) -> str:
@@ -292,11 +305,15 @@ def _millions(count: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    )
 
 
 def _setting(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -44,9 +44,6 @@ _SHOWN_SETTINGS = (
     "batch.speed_factors",
     "batch.concat_prob",
     "accumulate_batches",
-    "simple_loss_scale",
-    "ctc_loss_scale",
-    "attention_loss_scale",
     "average_share",
     "precision",
     "seed",
@@ -198,9 +195,7 @@ def _bars() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
-def _check_repository(
-    api: Any, repository: str, publication: Publication, *, is_private: bool, replaces_card: bool
-) -> None:
+def _check_repository(api: Any, repository: str, publication: Publication, *, is_private: bool, replaces_card: bool) -> None:
     """Check that nothing in the repository would be lost, mixed up, or seen by everybody.
 
     Raises:
