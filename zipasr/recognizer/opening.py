@@ -32,16 +32,17 @@ class OpenedModel(NamedTuple):
 
 
 def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
-    """The model of a folder, trained here or exported.
+    """The model of a folder: trained here, exported, or the graphs of another project.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
         ConfigError: this machine has no such device, or exported graphs cannot run there.
     """
-    if onnx_runtime.is_exported(folder):
+    foreign = None if onnx_runtime.is_exported(folder) else onnx_runtime.find_foreign(folder)
+    if foreign is not None or onnx_runtime.is_exported(folder):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
-        exported = onnx_runtime.load(folder)
+        exported = onnx_runtime.load(folder) if foreign is None else onnx_runtime.load_foreign(Path(folder), foreign)
         return OpenedModel(*exported, torch.device("cpu"), Path(folder))
     chosen, path = select_device(device), resolve_model_folder(folder)
     model, tokenizer = AsrModel.load(path)
