@@ -45,6 +45,7 @@ def write_folder(
     documents: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
     blobs: Mapping[str, bytes],
+    replaceable: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a checkpoint folder atomically, replacing an existing one.
 
@@ -53,6 +54,7 @@ def write_folder(
         documents: file name -> JSON value.
         tensors: file name -> named tensors, stored as safetensors.
         blobs: file name -> content.
+        replaceable: file name -> content of files without a checksum, which others replace later (`write_text`).
     Returns:
         The path of the folder.
     Raises:
@@ -70,6 +72,8 @@ def write_folder(
         for name, named in tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
             checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
+        for name, content in (replaceable or {}).items():
+            _write_file(partial / name, content)
         index = {"format": "zipasr", "version": FORMAT_VERSION, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
         _sync_folder(partial)

@@ -32,6 +32,7 @@ VERBS = (
     "diagnose",
     "export",
     "serve",
+    "models",
 )
 """All verbs, in the order in which they are used."""
 

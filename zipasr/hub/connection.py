@@ -1,7 +1,7 @@
 """Which hub is used, and how: `open_hub` reads the arguments and the environment, at each call.
 
-huggingface_hub itself reads most of its environment when it is imported, and sends the token of a machine to any endpoint. Here
-a token goes only to the hub that it is for, unless the user asks for more.
+huggingface_hub itself reads most of its environment when it is imported, and sends the token of a machine to any endpoint.
+Here a token goes only to the hub that it is for, unless the user asks for more.
 """
 
 import os

@@ -67,8 +67,8 @@ def _refusal(hub: Hub, reference: Reference, name: str, error: Exception) -> Che
     message = None
     if isinstance(error, errors.GatedRepoError):
         message = (
-            f"{reference} must be open to you, but its owner has set conditions; accept them on {page}, then set HF_TOKEN to "
-            f"a token of the same account{withheld}"
+            f"{reference} must be open to you, but its owner has set conditions; accept them on {page}, then set HF_TOKEN "
+            f"to a token of the same account{withheld}"
         )
     elif isinstance(error, errors.RepositoryNotFoundError):
         message = (
@@ -97,8 +97,8 @@ def _network_error(hub: Hub, reference: Reference, name: str, error: Exception) 
         return None
     what = f"the file {name} of {reference}" if name else f"{reference}"
     return UnreachableError(
-        f"{what} must be fetched from {hub.host}, since the cache {hub.cache} does not have it, but {reason}; try again when "
-        "the hub can be reached, or point HF_HOME to a cache that has the model",
+        f"{what} must be fetched from {hub.host}, since the cache {hub.cache} does not have it, but {reason}; try again "
+        "when the hub can be reached, or point HF_HOME to a cache that has the model",
         reason,
     )
 
@@ -129,8 +129,8 @@ def _disk_error(hub: Hub, reference: Reference, error: Exception) -> CheckpointE
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_is_full(hub, reference)
     return CheckpointError(
-        f"{reference} must be written into the cache, but {error.filename or hub.cache}: {error.strerror or error}; check the "
-        "path and its permissions, or choose another cache with HF_HOME"
+        f"{reference} must be written into the cache, but {error.filename or hub.cache}: {error.strerror or error}; check "
+        "the path and its permissions, or choose another cache with HF_HOME"
     )
 
 

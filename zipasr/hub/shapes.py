@@ -7,7 +7,7 @@ it.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from zipasr.heads.attention import AttentionConfig
 from zipasr.heads.ctc import CtcConfig
 from zipasr.heads.transducer import TransducerConfig
 from zipasr.hub.names import key_pattern
+from zipasr.hub.settings import HEAD_SIZES, ModelSettings, Sizes
 from zipasr.model import AsrConfig
 
 logger = logging.getLogger(__name__)
@@ -42,20 +43,18 @@ EXPECTED = (
 )
 
 
-class GivenSizes(NamedTuple):
-    """Facts about the model that the caller gave, None where they must be inferred."""
+def infer_config(tensors: Mapping[str, Tensor], settings: ModelSettings) -> AsrConfig:
+    """The configuration of a model, with the special ids 0 and 1; see `AsrConfig.for_vocabulary`.
 
-    num_heads: int | Sequence[int] | None
-    query_head_dim: int | Sequence[int] | None
-    value_head_dim: int | Sequence[int] | None
-    pos_head_dim: int | Sequence[int] | None
-    unmasked_channels: int | Sequence[int] | None
-    attention_decoder_heads: int | None
-
-
-def infer_config(tensors: Mapping[str, Tensor], given: GivenSizes) -> AsrConfig:
+    Args:
+        tensors: the tensors under the original's names.
+        settings: what the shapes do not say.
+    Raises:
+        CheckpointError: a tensor is missing or has an impossible shape.
+        ConfigError: a setting is missing or contradicts the shapes.
+    """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    encoder = _encoder_config(shapes, given)
+    encoder = _encoder_config(shapes, settings)
     sizes = [
         _shape(shapes, key, 2)[0]
         for key in ("decoder.embedding.weight", "ctc_output.1.weight", "attention_decoder.decoder.embed.weight")
@@ -65,11 +64,11 @@ def infer_config(tensors: Mapping[str, Tensor], given: GivenSizes) -> AsrConfig:
         raise CheckpointError(f"there is no decoder, ctc_output or attention_decoder in the checkpoint; {EXPECTED}")
     return AsrConfig(
         vocab_size=sizes[0],
-        features=FbankConfig(num_mel_bins=encoder.num_features),
+        features=_features(encoder.num_features, settings),
         encoder=encoder,
         transducer=_transducer_config(shapes),
         ctc=CtcConfig() if "ctc_output.1.weight" in shapes else None,
-        attention=_attention_config(shapes, given),
+        attention=_attention_config(shapes, settings),
     )
 
 
@@ -92,7 +91,7 @@ def _count(shapes: Mapping[str, tuple[int, ...]], template: str) -> int:
     return len(found)
 
 
-def _encoder_config(shapes: Mapping[str, tuple[int, ...]], given: GivenSizes) -> ZipformerConfig:
+def _encoder_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelSettings) -> ZipformerConfig:
     num_stacks = _count(shapes, "encoder.encoders.#.")
     blocks, num_layers, downsample = [], [], []
     for i in range(num_stacks):
@@ -105,19 +104,19 @@ def _encoder_config(shapes: Mapping[str, tuple[int, ...]], given: GivenSizes) ->
     kernel = f"conv_module1.depthwise_conv.{'chunkwise_conv.' if is_causal else ''}weight"
     kernel_sizes = tuple(_shape(shapes, block + kernel, 3)[2] for block in blocks)
     channels = tuple(_shape(shapes, f"{block}norm.bias", 1)[0] for block in blocks)
-    unmasked = _per_stack(given, "unmasked_channels", num_stacks)
+    unmasked = _per_stack(settings, "unmasked_channels", num_stacks)
     if unmasked is None:
         unmasked = _PUBLISHED_UNMASKED.get(channels, (min(channels),) * num_stacks)
-    chunks, left_contexts = _training_chunks(downsample, kernel_sizes)
+    chunks, left_contexts = _training_chunks(downsample, kernel_sizes, settings)
     return ZipformerConfig(
-        **_frontend_sizes(shapes),
+        **_frontend_sizes(shapes, settings),
         channels=channels,
         unmasked_channels=unmasked,
         num_layers=tuple(num_layers),
         downsample=tuple(downsample),
         feedforward=tuple(_shape(shapes, f"{block}feed_forward2.in_proj.weight", 2)[0] for block in blocks),
         kernel_sizes=kernel_sizes,
-        **_head_sizes(shapes, blocks, given),
+        **_head_sizes(shapes, blocks, settings),
         pos_dim=_shape(shapes, f"{blocks[0]}self_attn_weights.linear_pos.weight", 2)[1],
         is_causal=is_causal,
         chunk_frames_50hz=chunks,
@@ -125,20 +124,43 @@ def _encoder_config(shapes: Mapping[str, tuple[int, ...]], given: GivenSizes) ->
     )
 
 
-def _training_chunks(downsample: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The published chunks and left contexts, except those that this encoder's shape does not allow."""
+def _features(num_mel_bins: int, settings: ModelSettings) -> FbankConfig:
+    given: dict[str, Any] = {
+        "kind": settings.features,
+        "low_freq_hz": settings.low_freq_hz,
+        "high_freq_hz": settings.high_freq_hz,
+    }
+    return FbankConfig(num_mel_bins=num_mel_bins, **{name: value for name, value in given.items() if value is not None})
+
+
+def _training_chunks(
+    downsample: Sequence[int], kernel_sizes: Sequence[int], settings: ModelSettings
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The chunks and left contexts of the training, as set or published, but those that this encoder does not allow."""
     default = ZipformerConfig()
     reach = max(kernel // 2 * factor for kernel, factor in zip(kernel_sizes, downsample, strict=True))
-    chunks = tuple(chunk for chunk in default.chunk_frames_50hz if chunk == -1 or chunk % math.lcm(*downsample) == 0)
+    step = math.lcm(*downsample)
+    asked = _frames(settings.chunk_frames_50hz, default.chunk_frames_50hz)
+    chunks = tuple(chunk for chunk in asked if chunk == -1 or (chunk > 0 and chunk % step == 0))
+    asked_left = _frames(settings.left_context_frames_50hz, default.left_context_frames_50hz)
     left_contexts = tuple(
         left
-        for left in default.left_context_frames_50hz
+        for left in asked_left
         if left == -1 or all(min(left, max(1, left // chunk) * chunk) >= reach for chunk in chunks if chunk != -1)
     )
+    if not chunks or not left_contexts:
+        raise ConfigError(
+            f"chunk_frames_50hz must have multiples of {step}, and left_context_frames_50hz numbers from {reach} on, for "
+            f"this encoder, but they are {asked} and {asked_left}; correct them"
+        )
     return chunks, left_contexts
 
 
-def _frontend_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _frames(asked: Sizes | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    return default if asked is None else (asked,) if isinstance(asked, int) else tuple(asked)
+
+
+def _frontend_sizes(shapes: Mapping[str, tuple[int, ...]], settings: ModelSettings) -> dict[str, Any]:
     """Channels of Conv-Embed, and mel bins F, inferred from its F' = ((F - 1) // 2 - 1) // 2 frequencies."""
     conv_channels = tuple(_shape(shapes, f"encoder_embed.conv.{i}.weight", 4)[0] for i in (0, 4, 7))
     columns = _shape(shapes, "encoder_embed.out.weight", 2)[1]
@@ -150,16 +172,22 @@ def _frontend_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         )
     # F = 4F' + 3 to 4F' + 6 give the same F'. One of the four is a multiple of 4, as 80 and all other usual numbers are.
     num_features = 4 * num_frequencies + 4
-    if num_features != ZipformerConfig().num_features:
-        logger.warning(
-            "The model has from %d to %d mel bins; assuming %d.", num_features - 1, num_features + 2, num_features
-        )
+    possible = range(num_features - 1, num_features + 3)
+    if settings.num_mel_bins is not None:
+        if settings.num_mel_bins not in possible:
+            raise ConfigError(
+                f"num_mel_bins must be from {possible[0]} to {possible[-1]} for these weights, but is "
+                f"{settings.num_mel_bins}"
+            )
+        num_features = settings.num_mel_bins
+    elif num_features != ZipformerConfig().num_features:
+        logger.warning("The model has from %d to %d mel bins; assuming %d.", possible[0], possible[-1], num_features)
     return {"conv_channels": conv_channels, "num_features": num_features}
 
 
-def _per_stack(given: GivenSizes, name: str, num_stacks: int) -> tuple[int, ...] | None:
+def _per_stack(settings: ModelSettings, name: str, num_stacks: int) -> tuple[int, ...] | None:
     """A caller's argument expanded to one entry per stack, or None if it was not given."""
-    value = getattr(given, name)
+    value = getattr(settings, name)
     if value is None:
         return None
     entries = tuple(value) if isinstance(value, Sequence) else (value,) * num_stacks
@@ -170,9 +198,9 @@ def _per_stack(given: GivenSizes, name: str, num_stacks: int) -> tuple[int, ...]
     return entries
 
 
-def _head_sizes(shapes: Mapping[str, tuple[int, ...]], blocks: Sequence[str], given: GivenSizes) -> dict[str, Any]:
+def _head_sizes(shapes: Mapping[str, tuple[int, ...]], blocks: Sequence[str], settings: ModelSettings) -> dict[str, Any]:
     """Number of heads and their widths, as fields of the configuration."""
-    arguments = {name: _per_stack(given, name, len(blocks)) for name in ("num_heads", *_PUBLISHED_HEADS)}
+    arguments = {name: _per_stack(settings, name, len(blocks)) for name in HEAD_SIZES}
     stacks = []
     for i, block in enumerate(blocks):
         known = {name: entries[i] for name, entries in arguments.items() if entries is not None}
@@ -229,8 +257,8 @@ def _transducer_config(shapes: Mapping[str, tuple[int, ...]]) -> TransducerConfi
     )
 
 
-def _attention_config(shapes: Mapping[str, tuple[int, ...]], given: GivenSizes) -> AttentionConfig | None:
-    decoder, heads = "attention_decoder.decoder.", given.attention_decoder_heads
+def _attention_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelSettings) -> AttentionConfig | None:
+    decoder, heads = "attention_decoder.decoder.", settings.attention_decoder_heads
     if f"{decoder}embed.weight" not in shapes:
         if heads is not None:
             raise ConfigError(f"attention_decoder_heads is {heads}, but there is no attention_decoder in the checkpoint")
@@ -238,8 +266,8 @@ def _attention_config(shapes: Mapping[str, tuple[int, ...]], given: GivenSizes) 
     dim = _shape(shapes, f"{decoder}layers.0.self_attn.linear_q.weight", 2)[0]
     if heads is None and dim % _DECODER_HEAD_DIM == 0:
         heads = dim // _DECODER_HEAD_DIM
-    elif heads is None and given.num_heads is not None:
-        heads = given.num_heads if isinstance(given.num_heads, int) else given.num_heads[0]
+    elif heads is None and settings.num_heads is not None:
+        heads = settings.num_heads if isinstance(settings.num_heads, int) else settings.num_heads[0]
         logger.warning("Assuming that the attention decoder has as many heads as the encoder, %d.", heads)
     if type(heads) is not int or heads < 1 or dim % heads:
         raise ConfigError(

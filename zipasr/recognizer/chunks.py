@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from zipasr.encoder.rates import FRAME_MS_50HZ
+from zipasr.encoder.rates import FRAME_MS_50HZ, window_length
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
@@ -70,6 +70,19 @@ def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
     return cast(StreamingEncoder[object], _streaming_model(scorer))
 
 
+def initial_state(scorer: Scorer, sizes: ChunkSizes) -> object:
+    """The encoder's state of a stream before its first chunk.
+
+    Raises:
+        ConfigError: the model cannot stream.
+    """
+    chunk, left_context = sizes
+    try:
+        return streaming_encoder(scorer).initial_state(1, chunk_frames_50hz=chunk, left_context_frames_50hz=left_context)
+    except ValueError as error:  # an ablation
+        raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
+
+
 def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
@@ -105,6 +118,11 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
             f"{chunk or own.chunk} with {left_context or own.left_context} were requested; export the model with those"
         )
     return own
+
+
+def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
+    """Features at 100 Hz in the window of a chunk."""
+    return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
 
 
 def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:
