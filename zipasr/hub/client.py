@@ -58,16 +58,17 @@ def find_commit(hub: Hub, reference: Reference) -> str:
         return last
 
 
-def list_files(hub: Hub, reference: Reference) -> dict[str, int]:
+def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
     """The files of a repository at a commit, with their sizes in bytes; kept in the cache.
 
     Args:
         hub: where it is.
-        reference: with a commit as its revision.
+        reference: names the repository.
+        commit: as `find_commit` gives it.
     Raises:
         CheckpointError: as for `find_commit`.
     """
-    kept = hub.folder(reference) / "zipasr" / f"{reference.revision}.listing.json"
+    kept = hub.folder(reference) / "zipasr" / f"{commit}.listing.json"
     with contextlib.suppress(OSError, ValueError):
         return {str(name): int(size) for name, size in json.loads(kept.read_bytes()).items()}
     if hub.is_offline:
@@ -76,48 +77,49 @@ def list_files(hub: Hub, reference: Reference) -> dict[str, int]:
             f"files; fetch it while online: zipasr pull {reference}"
         )
     with explained(hub, reference):
-        entries = open_api(hub).list_repo_tree(reference.repository, recursive=True, revision=reference.revision)
+        entries = open_api(hub).list_repo_tree(reference.repository, recursive=True, revision=commit)
         sizes = {entry.path: int(entry.size) for entry in entries if getattr(entry, "size", None) is not None}
         _write_text(kept, json.dumps(sizes, ensure_ascii=False, indent=1))
         return sizes
 
 
-def fetch(hub: Hub, reference: Reference, sizes: Mapping[str, int], *, max_bytes: float) -> dict[str, Path]:
+def fetch(hub: Hub, reference: Reference, commit: str, sizes: Mapping[str, int], *, max_bytes: float) -> dict[str, Path]:
     """Fetch files of a repository that are not in the cache yet, and return where all of them are, by name.
 
     Args:
         hub: where they are.
-        reference: with a commit as its revision.
+        reference: names the repository.
+        commit: as `find_commit` gives it.
         sizes: the files to fetch, with their sizes in bytes.
         max_bytes: up to so much is fetched.
     Raises:
         CheckpointError: they are larger, the disk is full, a file is cut short, or as for `find_commit`.
     """
-    paths = {name: path for name, size in sizes.items() if (path := _cached(hub, reference, name, size)) is not None}
+    paths = {name: path for name, size in sizes.items() if (path := _cached(hub, reference, commit, name, size)) is not None}
     missing = {name: size for name, size in sizes.items() if name not in paths}
     num_bytes = sum(missing.values())
     if not missing:
         return paths
-    _check_size(hub, reference, missing, max_bytes)
+    _check_download(hub, reference, missing, max_bytes)
     logger.info("fetching %d files of %s, %s, from %s", len(missing), reference, megabytes(num_bytes), hub.host)
     is_hidden = not is_terminal() and not logger.isEnabledFor(logging.INFO)
     with Progress(f"fetch {reference.repository}", unit="bytes", total=num_bytes, is_hidden=is_hidden) as progress:
         for i, (name, size) in enumerate(missing.items(), start=1):
             progress.note(f"{i}/{len(missing)} {name}")
             with explained(hub, reference, name):
-                path = Path(_download(hub, reference, name, progress))
-                paths[name] = _checked(hub, reference, name, size, path)
+                path = Path(_download(hub, reference, commit, name, progress))
+                paths[name] = _checked(hub, reference, commit, name, size, path)
     return {name: paths[name] for name in sizes}
 
 
-def _download(hub: Hub, reference: Reference, name: str, progress: Progress, *, is_forced: bool = False) -> str:
+def _download(hub: Hub, reference: Reference, commit: str, name: str, progress: Progress, *, is_forced: bool = False) -> str:
     download: Callable[..., str] = import_client().hf_hub_download
     has_bar = "tqdm_class" in inspect.signature(download).parameters  # not in the first versions
     with _without_bars():
         return download(
             reference.repository,
             name,
-            revision=reference.revision,
+            revision=commit,
             endpoint=hub.endpoint,
             cache_dir=hub.cache,
             token=hub.token,
@@ -168,13 +170,13 @@ def _without_bars() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
-def _cached(hub: Hub, reference: Reference, name: str, size: int) -> Path | None:
+def _cached(hub: Hub, reference: Reference, commit: str, name: str, size: int) -> Path | None:
     """Where a file is in the cache, if it is there and whole."""
-    path = hub.folder(reference) / "snapshots" / reference.revision / name
+    path = hub.folder(reference) / "snapshots" / commit / name
     return path if path.is_file() and path.stat().st_size == size else None
 
 
-def _checked(hub: Hub, reference: Reference, name: str, size: int, path: Path) -> Path:
+def _checked(hub: Hub, reference: Reference, commit: str, name: str, size: int, path: Path) -> Path:
     """A file that was fetched, if it is what the listing says.
 
     Raises:
@@ -183,7 +185,7 @@ def _checked(hub: Hub, reference: Reference, name: str, size: int, path: Path) -
     if not path.resolve().is_relative_to(hub.cache.resolve()):
         raise CheckpointError(f"{path} must lie in the cache {hub.cache}, but leads out of it; delete it and try again")
     if path.stat().st_size != size:
-        path = Path(_download(hub, reference, name, Progress("fetch", unit="bytes", is_hidden=True), is_forced=True))
+        path = Path(_download(hub, reference, commit, name, Progress("fetch", unit="bytes", is_hidden=True), is_forced=True))
     if path.stat().st_size != size:
         raise CheckpointError(
             f"{name} of {reference} must have {size:,} bytes, but {path.stat().st_size:,} came; try again later, or tell "
@@ -192,12 +194,17 @@ def _checked(hub: Hub, reference: Reference, name: str, size: int, path: Path) -
     return path
 
 
-def _check_size(hub: Hub, reference: Reference, sizes: Mapping[str, int], max_bytes: float) -> None:
-    """Check that files are no surprise, and fit on the disk.
+def _check_download(hub: Hub, reference: Reference, sizes: Mapping[str, int], max_bytes: float) -> None:
+    """Check that files may be fetched, are no surprise, and fit on the disk.
 
     Raises:
-        CheckpointError: they are too large.
+        CheckpointError: the client is offline, or they are too large.
     """
+    if hub.is_offline:
+        raise CheckpointError(
+            f"{reference} must be in the cache, since HF_HUB_OFFLINE is set, but {hub.folder(reference)} lacks "
+            f"{', '.join(sizes)}; fetch it while online: zipasr pull {reference}"
+        )
     num_bytes = sum(sizes.values())
     if num_bytes > max_bytes:
         largest = max(sizes, key=lambda name: sizes[name])
@@ -206,12 +213,8 @@ def _check_size(hub: Hub, reference: Reference, sizes: Mapping[str, int], max_by
             f"{largest} {megabytes(sizes[largest])}; if that is right: zipasr pull {reference} --max-gb "
             f"{int(num_bytes / 1e9) + 1}"
         )
-    hub.cache.mkdir(parents=True, exist_ok=True)
-    if hub.is_offline:
-        raise CheckpointError(
-            f"{reference} must be in the cache, since HF_HUB_OFFLINE is set, but {hub.folder(reference)} lacks "
-            f"{', '.join(sizes)}; fetch it while online: zipasr pull {reference}"
-        )
+    with explained(hub, reference):
+        hub.cache.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(hub.cache).free < num_bytes + _SPARE_BYTES:
         raise disk_is_full(hub, reference, num_bytes)
 

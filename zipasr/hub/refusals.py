@@ -51,10 +51,24 @@ def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # Differs: the client's errors have no other class in common
         ours = _refusal(hub, reference, name, error) or _network_error(hub, reference, name, error)
-        ours = ours or _disk_error(hub, reference, error)
+        if ours is None and isinstance(error, OSError):
+            ours = _disk_error(hub, reference, error)
         if ours is None:
             raise
         raise ours from error
+
+
+@contextlib.contextmanager
+def disk_explained(hub: Hub, reference: Reference) -> Iterator[None]:
+    """Context manager: turn errors of the disk, while the cache is written, into ours.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(hub, reference, error) from error
 
 
 def _refusal(hub: Hub, reference: Reference, name: str, error: Exception) -> CheckpointError | None:
@@ -122,10 +136,8 @@ def _reason(hub: Hub, error: BaseException) -> str | None:
     return f"{hub.host} does not answer like a hub ({_first_line(error)})" if is_odd_answer else None
 
 
-def _disk_error(hub: Hub, reference: Reference, error: Exception) -> CheckpointError | None:
+def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointError:
     """Our error if the cache cannot be written."""
-    if not isinstance(error, OSError):
-        return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_is_full(hub, reference)
     return CheckpointError(
