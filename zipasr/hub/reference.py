@@ -36,10 +36,6 @@ class Reference(NamedTuple):
         """Whether the revision is a commit, which always means the same files."""
         return _COMMIT.fullmatch(self.revision) is not None
 
-    def at(self, commit: str) -> "Reference":
-        """The same model at a commit."""
-        return self._replace(revision=commit)
-
 
 def is_reference(model: str | os.PathLike[str]) -> bool:
     """Whether what names a model is a reference to the hub; a file or folder of that very name takes precedence."""
