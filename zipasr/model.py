@@ -310,8 +310,7 @@ class AsrModel(nn.Module):
 def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     """The model folder at `path`: `path` itself, or the model of the training run whose folder it is.
 
-    That is the averaged model of the run's last validation, or before the first one its newest checkpoint, which a log line
-    says once.
+    That is the averaged model of the run's last validation, or before the first one its newest checkpoint (logged once).
 
     Raises:
         CheckpointError: `path` is neither.
@@ -336,10 +335,15 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
             "train command"
         )
     needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
-    found = "it is not" if path.is_dir() else "there is no such folder"
+    found, cure = (
+        "it is not" if path.is_dir() else "there is no such folder",
+        f"train one with: zipasr train DATA --out {path}",
+    )
+    if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
+        found, cure = "it holds ONNX graphs, which can only transcribe", "use the PyTorch checkpoint of the model"
     raise CheckpointError(
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
-        f"but {found}; train one with: zipasr train DATA --out {path}"
+        f"but {found}; {cure}"
     )
 
 
