@@ -1,4 +1,5 @@
-"""Contract: the checkpoint of a model and what belongs to it are found by names of files alone, in every published layout."""
+"""Contract: the checkpoint of a model and what belongs to it are found by names of files alone, in every published "
+"layout."""
 
 import pytest
 

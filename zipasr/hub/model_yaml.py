@@ -129,8 +129,8 @@ def _plain_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH or number > _MAX_NODES:
                 raise CheckpointError(
-                    "config.yaml must hold plain values, but repeats parts of itself, nests them deeply or has very many; do "
-                    "not use it"
+                    "config.yaml must hold plain values, but repeats parts of itself, nests them deeply or has very many; "
+                    "do not use it"
                 )
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
