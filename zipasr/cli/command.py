@@ -33,6 +33,7 @@ VERBS = (
     "export",
     "serve",
     "models",
+    "inspect",
     "convert",
     "push",
 )
