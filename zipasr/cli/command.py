@@ -33,6 +33,7 @@ VERBS = (
     "export",
     "serve",
     "models",
+    "pull",
 )
 """All verbs, in the order in which they are used."""
 
