@@ -322,9 +322,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
             return folder
     if path.is_file():
         raise CheckpointError(
-            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, convert it once in Python: "
-            "from zipasr.hub import load_icefall, open_tokenizer; tokenizer = open_tokenizer('bpe.model'); "
-            f"load_icefall({str(path)!r}, tokenizer).save('converted', tokenizer). Then use the folder (docs/icefall.md)"
+            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, make a model folder of it "
+            f"once: zipasr convert {path} --out converted (docs/icefall.md)"
         )
     saved = [(n, folder) for n, folder in checkpoint.checkpoint_folders(path).items() if _is_model_folder(folder)]
     if saved:

@@ -34,6 +34,7 @@ VERBS = (
     "serve",
     "models",
     "pull",
+    "convert",
 )
 """All verbs, in the order in which they are used."""
 

@@ -168,18 +168,14 @@ def _best_in(folder: PurePosixPath, ranks: dict[str, tuple[int, int]]) -> str:
 
 def _vocabularies_near(checkpoint: str, names: Collection[str]) -> list[str]:
     """The vocabularies nearest to a checkpoint: beside it, in data/ there, or the same in a folder above it."""
-    for folder in PurePosixPath(checkpoint).parents:
-        if found := best_vocabularies(name for name in names if PurePosixPath(name).parent == folder):
-            return found
-        data = str(folder / "data") + "/"
-        if found := best_vocabularies(name for name in names if name.startswith(data)):
-            return found
-        if found := best_vocabularies(
-            name
-            for name in names
-            if PurePosixPath(name).parent.parent == folder and "lang" in PurePosixPath(name).parent.name
-        ):
-            return found
+    paths = [PurePosixPath(name) for name in names]
+    for i, folder in enumerate(PurePosixPath(checkpoint).parents):
+        beside = [path for path in paths if path.parent == folder]
+        data = [path for path in paths if folder / "data" in path.parents]
+        lang = [path for path in paths if path.parent.parent == folder != path.parent and "lang" in path.parent.name]
+        for places in (beside, data, lang) if i == 0 else (data, lang, beside):
+            if found := best_vocabularies(map(str, places)):
+                return found
     return []
 
 

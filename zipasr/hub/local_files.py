@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from zipasr.errors import CheckpointError
+from zipasr.checkpoint import CHECKSUMS
+from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 
 _MAX_FILES = 20_000
@@ -21,13 +22,21 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
         needs_vocabulary: whether there must be one.
     Raises:
         CheckpointError: there is no checkpoint, or there are several, or no vocabulary.
+        ConfigError: there is something that needs no conversion.
     """
     if path.is_file():
         return _around(path, needs_vocabulary=needs_vocabulary)
     if not path.is_dir():
         raise CheckpointError(f"{path} must be a checkpoint or the folder of one, but there is no such file or folder")
+    if (path / CHECKSUMS).is_file():
+        raise ConfigError(f"{path} must hold a checkpoint of others, but is a model folder of zipasr; use it as it is")
     names = list(_names_below(path))
     files = find_checkpoint(names, needs_vocabulary=False)
+    if files is None and any(name.endswith(".onnx") for name in names):
+        raise ConfigError(
+            f"{path} must hold a PyTorch checkpoint, but holds ONNX graphs, which need no conversion: zipasr transcribe "
+            f"{path} a.wav"
+        )
     if files is None:
         raise CheckpointError(
             f"{path} must hold a checkpoint (pretrained.pt, epoch-N.pt or model.pt) and its vocabulary, but holds "
@@ -54,8 +63,11 @@ def _names_below(root: Path) -> Iterator[str]:
 
 def _around(checkpoint: Path, *, needs_vocabulary: bool) -> tuple[Path, CheckpointFiles]:
     """The files near a checkpoint, relative to the folder two levels above its own."""
-    checkpoint = checkpoint.absolute().parent.resolve() / checkpoint.name
+    checkpoint = checkpoint.parent.resolve() / checkpoint.name
     root = checkpoint.parent.parent.parent
+    if not checkpoint.resolve().is_relative_to(root):  # a link that the user has named: what counts is the file itself
+        checkpoint = checkpoint.resolve()
+        root = checkpoint.parent.parent.parent
     near = [checkpoint.parent.glob("*")]
     for folder in {checkpoint.parent, checkpoint.parent.parent, root}:
         near += [folder.glob(pattern) for pattern in ("*.model", "*.vocab", "tokens.txt", "data/*", "data/*/*", "*lang*/*")]

@@ -15,7 +15,7 @@ from zipasr.model import AsrConfig
 
 MAX_BYTES = 100_000
 """Far more than any such file has."""
-_MAX_NODES = 10_000
+_MAX_NODES, _MAX_DEPTH = 10_000, 20
 _SETTINGS = {
     "num_heads": "num_heads",
     "query_head_dim": "query_head_dim",
@@ -123,11 +123,14 @@ def _plain_yaml(text: str) -> Any:
         raise ConfigError('config.yaml needs the package PyYAML: pip install "zipasr[hub]"') from error
     if len(text) > MAX_BYTES:
         raise CheckpointError(f"config.yaml must be at most {MAX_BYTES} bytes, but is larger; it is no model's description")
+    depth = 0
     try:
         for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-            if isinstance(event, yaml.AliasEvent) or number > _MAX_NODES:
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH or number > _MAX_NODES:
                 raise CheckpointError(
-                    "config.yaml must hold plain values, but repeats parts of itself or has very many; refused"
+                    "config.yaml must hold plain values, but repeats parts of itself, nests them deeply or has very many; "
+                    "do not use it"
                 )
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -79,7 +79,7 @@ def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     if any(other.pieces != first.pieces for other in others):
         raise ConfigError(
             f"the vocabulary must be given, since {', '.join(map(str, fitting))} all have the {num_outputs} entries of the "
-            "model; add --tokenizer FILE"
+            "model; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
         )
     return first
 

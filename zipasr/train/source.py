@@ -6,6 +6,7 @@ weights, so that it can be resumed after the original checkpoint is gone.
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +14,13 @@ from typing import Any, NamedTuple
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_folder
 from zipasr.config import from_json, to_json
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.hub import is_reference, load_icefall, local_model, open_tokenizer, pinned
+from zipasr.hub import find_local, is_reference, local_model, open_checkpoint, pinned
 from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.config import FinetuneConfig
 
 SOURCE_FOLDER = "finetuned_from"
 _SOURCE_FILE = "source.json"
-_PLACES = (
-    *("bpe.model", "bbpe.model", "../data/lang_bpe_*/bpe.model", "../data/lang_bbpe_*/bbpe.model"),
-    *("tokens.txt", "../data/lang_char/tokens.txt"),
-)
 
 
 class Source(NamedTuple):
@@ -46,16 +43,17 @@ def open_source(config: FinetuneConfig) -> Source:
     """
     path = local_model(config.checkpoint)
     if path.is_file():
-        places = [Path(config.tokenizer)] if config.tokenizer is not None else _vocabularies_near(path)
-        if len(places) != 1:
+        root, files = find_local(path, needs_vocabulary=False)
+        given = Path(config.tokenizer) if config.tokenizer is not None else None
+        if given is None and not files.vocabulary:
             raise CheckpointError(
-                f"the vocabulary of {path} must be given, since {', '.join(map(str, places)) or 'none'} lies where "
-                "published models have theirs; add: --set finetune.tokenizer=PATH/bpe.model"
+                f"the vocabulary of {path} must be given, since none lies where published models have theirs; add: --set "
+                "finetune.tokenizer=PATH/bpe.model"
             )
-        tokenizer = open_tokenizer(places[0])
+        opened = open_checkpoint(root, files, tokenizer=given, max_gb=math.inf)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source(path, load_icefall(path, tokenizer), tokenizer, digest)
+        return Source(path, opened.model, opened.tokenizer, digest)
     if not path.is_dir():
         raise CheckpointError(
             f"{path} must be a checkpoint to begin with (a model folder, the folder of a run, one of its checkpoints, a "
@@ -82,14 +80,6 @@ def pin_source(config: FinetuneConfig, run_folder: Path | None) -> FinetuneConfi
         known = CheckpointFolder(run_folder / SOURCE_FOLDER).document(_SOURCE_FILE)
     earlier = known.get("checkpoint", "")
     return replace(config, checkpoint=pinned(config.checkpoint, like=earlier if is_reference(earlier) else ""))
-
-
-def _vocabularies_near(path: Path) -> list[Path]:
-    for place in _PLACES:
-        found = sorted(path.parent.glob(place)) if not place.startswith("..") else sorted(path.parent.parent.glob(place[3:]))
-        if found:
-            return found
-    return []
 
 
 def remember(config: FinetuneConfig, run_folder: Path) -> None:
