@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 
 # Tests that run in parallel have one core each, and so do the processes that they start. Set before torch reads it.
@@ -30,15 +31,22 @@ hypothesis.settings.load_profile("fixed")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Seed every test alike, fixtures included, so that results do not depend on earlier tests of the same process."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed every test alike, fixtures included, so that results do not depend on earlier tests of the same process.
+
+    Slow tests that would start after `SLOW_TESTS_UNTIL`, in seconds since 1970, are skipped; `.ci/run` sets it.
+    """
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get("SLOW_TESTS_UNTIL", "inf")):
+        pytest.skip("NOT RUN: no time is left for slow tests")
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-LONGEST = tuple(f"test_{name}.py" for name in ("readme", "streaming", "loop", "quantize", "memory", "distributed"))
+_SLOW = ("trained_streaming", "odd_values")
+_QUICK = ("readme", "streaming", "loop", "quantize", "memory", "distributed")
+LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_QUICK))
 """Test files that take longest, started first, so that no process starts a long one while all others are done."""
 
 

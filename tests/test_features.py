@@ -1,5 +1,5 @@
-"""Filterbank. Reference: lhotse, and a slow float64 rewrite. Law: any split of the samples gives the same frames. Golden:
-stored features. Contract: arguments.
+"""Filterbanks. Reference: lhotse, and a slow float64 rewrite of each. Law: any split of the samples gives the same frames.
+Golden: stored features. Contract: arguments.
 
 `python tests/test_features.py` writes the golden file again, for an intended change of the features.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -55,6 +55,36 @@ def slow_fbank(samples: np.ndarray) -> np.ndarray:
         frame -= 0.97 * np.concatenate([frame[:1], frame[:-1]])
         power = np.abs(np.fft.rfft(frame * window, 512)) ** 2
         features[j] = np.log(np.maximum(weights @ power, 1.1920929e-07))
+    return features
+
+
+WHISPER = FbankConfig(kind="whisper")
+
+
+def whisper_filters(num_bins: int = 80) -> np.ndarray:
+    """Mel filters (F, 201) of equal area on Slaney's scale, from 0 to 8000 Hz."""
+    step = math.log(6.4) / 27.0  # Slaney: linear up to 1000 Hz, 15 mel, then 27 mel per factor of 6.4
+
+    def hertz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(step * (mel - 15.0)))
+
+    edges = hertz(np.linspace(0.0, 15.0 + math.log(8.0) / step, num_bins + 2))
+    bins = np.arange(201) * 40.0
+    lower, center, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    weights = np.maximum(0.0, np.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center)))
+    return weights * 2.0 / (upper - lower)
+
+
+def slow_whisper_fbank(samples: np.ndarray, num_bins: int = 80) -> np.ndarray:
+    """Whisper's filterbank, natural log, one frame at a time in float64."""
+    weights = whisper_filters(num_bins)
+    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(400) / 400)
+    period = max(1, 2 * (len(samples) - 1))
+    features = np.zeros(((len(samples) + 80) // 160, num_bins))
+    for j in range(len(features)):
+        at = np.abs(np.arange(160 * j - 200, 160 * j + 200)) % period  # mirrored, without the edge sample
+        frame = samples[np.minimum(at, period - at)]
+        features[j] = np.log(np.maximum(weights @ np.abs(np.fft.rfft(frame * window)) ** 2, 1e-10))
     return features
 
 
@@ -110,16 +140,53 @@ def test_silence_and_padding() -> None:
     assert math.log(1e-10) == PADDING_VALUE
 
 
+@pytest.mark.parametrize("config", [FbankConfig(), WHISPER], ids=lambda config: config.kind)
 @settings(max_examples=60, deadline=None)
 @given(num_samples=st.integers(0, 40000), cuts=st.lists(st.integers(0, 40000), max_size=12), seed=st.integers(0, 9))
-def test_any_split_gives_the_same_frames(num_samples: int, cuts: list[int], seed: int) -> None:
-    samples = noise(num_samples, 0.1, seed)
-    stream = Fbank().stream()
+@example(num_samples=700, cuts=[1, 239, 240, 241, 242, 500, 699], seed=0)
+def test_any_split_gives_the_same_frames(config: FbankConfig, num_samples: int, cuts: list[int], seed: int) -> None:
+    samples, fbank = noise(num_samples, 0.1, seed), Fbank(config)
+    stream = fbank.stream()
     edges = [0, *sorted(min(cut, num_samples) for cut in cuts), num_samples]
     pieces = [stream.accept(samples[start:end]) for start, end in itertools.pairwise(edges)]
     streamed = torch.cat([*pieces, stream.finish()])
-    assert torch.equal(streamed, Fbank()(samples))
-    assert len(streamed) == Fbank().num_frames(num_samples)
+    assert torch.equal(streamed, fbank(samples))
+    assert len(streamed) == fbank.num_frames(num_samples)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_whisper_equals_the_slow_rewrite(name: str) -> None:
+    samples = SIGNALS[name]
+    features = Fbank(WHISPER)(samples)
+    np.testing.assert_allclose(features.numpy(), slow_whisper_fbank(samples), atol=5e-3)
+    wide = Fbank(FbankConfig(kind="whisper", num_mel_bins=128))(samples)
+    np.testing.assert_allclose(wide.numpy(), slow_whisper_fbank(samples, 128), atol=5e-3)
+
+
+@pytest.mark.parametrize("num_samples", [80, 160, 200, 201, 239, 240, 241, 400, 16_079, 16_080])
+def test_very_short_signals_equal_the_slow_rewrite_of_whisper(num_samples: int) -> None:
+    samples = noise(num_samples, 0.1)
+    features = Fbank(WHISPER)(samples)
+    np.testing.assert_allclose(features.numpy(), slow_whisper_fbank(samples), atol=1e-3)
+
+
+def test_whisper_equals_lhotse_after_normalization() -> None:
+    """lhotse takes the mel filters from librosa, which is not installed; here it gets those of the slow rewrite."""
+    whisper = pytest.importorskip("lhotse.features.whisper_fbank")
+    samples = speech_like(2.0)
+    filters = torch.from_numpy(whisper_filters()).float()
+    expected = whisper.log_mel_spectrogram(samples, filters, window=torch.hann_window(400))
+    fbank = Fbank(WHISPER)
+    torch.testing.assert_close(fbank.normalized(fbank(samples)), expected, atol=1e-3, rtol=0)
+
+
+def test_normalization_is_that_of_the_window() -> None:
+    frames = torch.log(torch.tensor([[1.0, 10.0], [1e-10, 1000.0]]))
+    fbank = Fbank(WHISPER)
+    torch.testing.assert_close(fbank.normalized(frames), torch.tensor([[1.0, 1.25], [-0.25, 1.75]]))
+    torch.testing.assert_close(fbank.normalized(frames[:1]), torch.tensor([[1.0, 1.25]]))
+    assert fbank.normalized(frames[:0]).shape == (0, 2)
+    assert Fbank().normalized(frames) is frames
 
 
 @pytest.mark.parametrize("num_samples_each", [1, 7, 160, 161, 400, 1600])
@@ -191,6 +258,10 @@ def test_config_changes_the_filters() -> None:
         {"low_freq_hz": -1.0},
         {"low_freq_hz": 7600.0},
         {"high_freq_hz": -8000.0},
+        {"kind": "mfcc"},
+        {"kind": "whisper", "num_mel_bins": 100},
+        {"kind": "whisper", "low_freq_hz": 0.0},
+        {"kind": "whisper", "high_freq_hz": 8000.0},
     ],
 )
 def test_impossible_configs(values: dict[str, float]) -> None:

@@ -1,12 +1,20 @@
-"""Log-mel filterbank: (samples,) float32 at 16 kHz -> (T, F) float32 at 100 Hz, in one call or chunk by chunk.
+"""Log-mel filterbanks: (samples,) float32 at 16 kHz -> (T, F) float32 at 100 Hz, in one call or chunk by chunk.
 
-Kaldi's filterbank as computed by kaldi-native-fbank: frames of 25 ms every 10 ms, the signal reflected at both ends,
-DC removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, triangular mel filters, natural log, no dither.
-Frame j covers samples 160 j - 120 to 160 j + 280. Both ways feed the same extractor, so they give the same bits.
+Both kinds are computed by kaldi-native-fbank: frames of 25 ms every 10 ms, natural log, no dither.
+
+`kaldi`: the signal reflected at both ends, DC removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, triangular
+mel filters. Frame j covers samples 160 j - 120 to 160 j + 280.
+
+`whisper`: the signal reflected at both ends, Hann window, 400-point power spectrum, mel filters of equal area on Slaney's
+scale. Frame j is centered on sample 160 j, as in training (sherpa-onnx: on 160 j + 80). A model takes `normalized` frames.
+
+Both ways feed the same extractor, so they give the same bits.
 """
 
+import math
 from array import array
 from dataclasses import dataclass
+from typing import Literal
 
 import kaldi_native_fbank
 import numpy as np
@@ -17,7 +25,10 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError
 
 PADDING_VALUE = -23.025850929940457
-"""log(1e-10): padding value of feature batches, as in training and decoding of the published models."""
+"""log(1e-10): padding value of feature batches, as in training and decoding of the published models; also the floor of
+Whisper's filterbank."""
+FeatureKind = Literal["kaldi", "whisper"]
+"""Kinds of filterbank."""
 
 _FRAME_SHIFT_SAMPLES = 160
 _FRAME_LENGTH_MS, _FRAME_SHIFT_MS = 25.0, 10.0
@@ -26,18 +37,44 @@ _FFT_SAMPLES = 512
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
 
 
+_WHISPER_BINS = (80, 128)
+_WHISPER_RANGE = 8.0
+"""Range of normalized frames in powers of ten, below the maximum."""
+_REACH_SAMPLES = 200
+"""Half a frame of Whisper's filterbank: its signal is reflected by so much at both ends."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FbankConfig:
-    """Feature configuration: the mel filters. The defaults are those of every published Zipformer."""
+    """Feature configuration: the mel filters. The defaults are those of nearly all published Zipformers."""
 
+    kind: FeatureKind = "kaldi"
+    """Kaldi's filterbank or Whisper's, whose filters are fixed: 80 or 128 from 0 to 8000 Hz. Whisper's frames are normalized
+    by the maximum of the recording, or of the window of a stream; a few published Mandarin models take them."""
     num_mel_bins: int = 80
     """Number of triangular mel filters F."""
     low_freq_hz: float = 20.0
-    """Lower edge of the first filter."""
+    """Lower edge of the first filter of Kaldi's filterbank."""
     high_freq_hz: float = -400.0
-    """Upper edge of the last filter; zero or less counts down from the Nyquist frequency, 8000 Hz."""
+    """Upper edge of the last filter of Kaldi's filterbank; zero or less counts down from the Nyquist frequency, 8000 Hz."""
 
     def __post_init__(self) -> None:
+        if self.kind == "whisper":
+            self._check_whisper()
+        elif self.kind == "kaldi":
+            self._check_kaldi()
+        else:
+            raise ConfigError(f"the kind of features must be kaldi or whisper, but is {self.kind!r}")
+
+    def _check_whisper(self) -> None:
+        default = {name: field.default for name, field in type(self).__dataclass_fields__.items()}
+        if self.num_mel_bins not in _WHISPER_BINS:
+            raise ConfigError(f"num_mel_bins must be 80 or 128 with Whisper's filterbank, but is {self.num_mel_bins}")
+        for name in ("low_freq_hz", "high_freq_hz"):
+            if getattr(self, name) != default[name]:
+                raise ConfigError(f"{name} must be left out with Whisper's filterbank, but is {getattr(self, name):g}")
+
+    def _check_kaldi(self) -> None:
         nyquist_hz = SAMPLE_RATE_HZ / 2
         top_hz = self.high_freq_hz if self.high_freq_hz > 0 else nyquist_hz + self.high_freq_hz
         if not 0 <= self.low_freq_hz < top_hz <= nyquist_hz:
@@ -71,16 +108,35 @@ class Fbank:
         Args:
             samples: (samples,) floats at 16 kHz in about [-1, 1].
         Returns:
-            (T, F) float32 at 100 Hz, T = num_frames(samples); digital silence gives -15.9424 = log(float32 epsilon).
+            (T, F) float32 at 100 Hz, T = num_frames(samples); digital silence gives -15.9424 = log(float32 epsilon), or
+            `PADDING_VALUE` with Whisper's filterbank.
         Raises:
             ValueError: not (samples,) of floats.
         """
         stream = self.stream()
         return torch.cat([stream.accept(samples), stream.finish()])
 
+    def normalized(self, frames: Tensor) -> Tensor:
+        """Return frames as the model takes them: those of Kaldi's filterbank unchanged, Whisper's in log10, at most
+        8 below their maximum, as (x + 4) / 4.
+
+        Args:
+            frames: (t, F) that the encoder sees at once, without padding: a recording, or a window of a stream.
+        Source: Radford et al. 2022, arXiv:2212.04356, as in the published implementation.
+        """
+        if self.config.kind == "kaldi" or not len(frames):
+            return frames
+        log10 = frames / math.log(10.0)
+        return (log10.clamp(min=float(log10.max()) - _WHISPER_RANGE) + 4.0) / 4.0
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether `normalized` depends on the window, so that a stream has other features than the whole recording."""
+        return self.config.kind == "whisper"
+
     def num_frames(self, num_samples: int) -> int:
         """Return the number of frames T at 100 Hz of `num_samples` samples at 16 kHz."""
-        return (num_samples + _FRAME_SHIFT_SAMPLES // 2) // _FRAME_SHIFT_SAMPLES
+        return _num_frames(num_samples)
 
     def stream(self) -> "FbankStream":
         """A new stream for a recording that arrives in pieces."""
@@ -95,7 +151,11 @@ class FbankStream:
 
     def __init__(self, config: FbankConfig) -> None:
         self._num_mel_bins = config.num_mel_bins
-        self._extractor = kaldi_native_fbank.OnlineFbank(_options(config))
+        self._extractor: kaldi_native_fbank.OnlineFbank | _WhisperExtractor
+        if config.kind == "whisper":
+            self._extractor = _WhisperExtractor(config)
+        else:
+            self._extractor = kaldi_native_fbank.OnlineFbank(_options(config))
         self._num_taken = 0
         self._is_finished = False
 
@@ -153,6 +213,65 @@ class FbankStream:
         return torch.from_numpy(frames)
 
 
+class _WhisperExtractor:
+    """Whisper's filterbank with the interface of `OnlineFbank`.
+
+    The library centers frame j on sample 160 j + 80 and reflects the signal in another way. So it gets 240 more samples at
+    the start, the reflected signal, and its first frame is dropped.
+    """
+
+    _NUM_BEFORE = _REACH_SAMPLES + 40
+
+    def __init__(self, config: FbankConfig) -> None:
+        self._extractor = kaldi_native_fbank.OnlineWhisperFbank(_whisper_options(config))
+        self._num_samples = 0
+        self._waiting = np.zeros(0, np.float32)
+        """The first samples until there are enough to reflect."""
+        self._latest = np.zeros(0, np.float32)
+        """The last samples, to be reflected at the end."""
+        self._is_finished = False
+
+    def accept_waveform(self, rate_hz: int, samples: "array[float]") -> None:
+        values = np.frombuffer(samples, np.float32)
+        is_first = self._num_samples <= self._NUM_BEFORE
+        self._num_samples += len(values)
+        if is_first:
+            values = self._waiting = np.concatenate([self._waiting, values])
+            if len(values) <= self._NUM_BEFORE:
+                return
+            self._waiting = self._waiting[:0]
+            values = np.pad(values, (self._NUM_BEFORE, 0), mode="reflect")
+        self._extend(values)
+
+    def input_finished(self) -> None:
+        if len(self._waiting):
+            self._extend(np.pad(self._waiting, (self._NUM_BEFORE, 0), mode="reflect"))
+        if self._num_samples:
+            self._extend(np.pad(self._latest, (0, _REACH_SAMPLES), mode="reflect")[len(self._latest) :])
+        self._extractor.input_finished()
+        self._is_finished = True
+
+    def _extend(self, values: np.ndarray) -> None:
+        self._extractor.accept_waveform(SAMPLE_RATE_HZ, array("f", values.tobytes()))
+        self._latest = np.concatenate([self._latest, values])[-_REACH_SAMPLES - 1 :]
+
+    @property
+    def num_frames_ready(self) -> int:
+        ready = max(0, self._extractor.num_frames_ready - 1)
+        return min(ready, _num_frames(self._num_samples)) if self._is_finished else ready
+
+    def get_frame(self, index: int) -> np.ndarray:
+        energies = np.asarray(self._extractor.get_frame(index + 1))
+        return np.log(np.maximum(energies, np.float32(1e-10)))
+
+    def pop(self, num_frames: int) -> None:
+        self._extractor.pop(num_frames)
+
+
+def _num_frames(num_samples: int) -> int:
+    return (num_samples + _FRAME_SHIFT_SAMPLES // 2) // _FRAME_SHIFT_SAMPLES
+
+
 def _mel(freq_hz: float | np.ndarray) -> np.ndarray:
     return 1127.0 * np.log1p(np.asarray(freq_hz) / 700.0)
 
@@ -176,4 +295,10 @@ def _options(config: FbankConfig) -> kaldi_native_fbank.FbankOptions:
     options.energy_floor = 1e-10  # has an effect only with use_energy; the mel energies are floored at float32 epsilon
     options.use_log_fbank = True
     options.use_power = True
+    return options
+
+
+def _whisper_options(config: FbankConfig) -> kaldi_native_fbank.WhisperFeatureOptions:
+    options = kaldi_native_fbank.WhisperFeatureOptions()
+    options.dim = config.num_mel_bins
     return options

@@ -90,6 +90,18 @@ def test_two_views(cuts: list, tokenizer: Tokenizer) -> None:
     assert not torch.equal(*plain[1, 5, items].features.chunk(2))
 
 
+def test_whisper_features_are_normalized_before_padding(cuts: list, tokenizer: Tokenizer) -> None:
+    config = dataclasses.replace(CONFIG, spec_augment=None)
+    fbank = Fbank(FbankConfig(kind="whisper"))
+    key = (1, 0, tuple(Item((utterance,), 1.0) for utterance in (0, 1)))
+    batch = BatchReader(cuts, tokenizer, fbank.config, config, seed=0)[key]
+    for row, length, utterance in zip(batch.features, batch.feature_lens, (0, 1), strict=True):
+        expected = fbank.normalized(fbank(cuts[utterance].load_audio()[0]))
+        assert torch.equal(row[:length], expected)
+        assert (row[length:] == PADDING_VALUE).all()
+    assert batch.feature_lens[0] != batch.feature_lens[1]
+
+
 @pytest.mark.parametrize("speed", [0.9, 1.1])
 def test_speed_changes_the_length(cuts: list, tokenizer: Tokenizer, speed: float) -> None:
     reader = make(cuts, tokenizer)

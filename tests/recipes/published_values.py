@@ -61,6 +61,7 @@ XLARGE = {
 ENCODER = {
     "model.blank_id": 0,
     "model.sos_eos_id": 1,
+    "model.features.kind": "kaldi",
     "model.features.num_mel_bins": 80,
     "model.features.low_freq_hz": 20.0,
     "model.features.high_freq_hz": -400.0,

@@ -207,6 +207,7 @@ class BatchReader(Dataset[Batch]):
         if self._noise is not None:
             draws = self._noise.draw(len(features), noise_rng)
             features = self._noise.mix(features, [utterance.num_samples for utterance in utterances], draws)
+        features = [self.fbank.normalized(frames) for frames in features]
         return pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
 
     def _views(self, padded: Tensor, lens: Tensor, epoch: int) -> Tensor:

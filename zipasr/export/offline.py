@@ -83,7 +83,7 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
     Raises:
         ConfigError: the model cannot be exported.
     """
-    traced = for_tracing(check_exportable(model))
+    traced = for_tracing(check_exportable(model, is_streaming=False))
     graphs = transducer_graphs(model, traced)
     if model.ctc is not None:
         graphs["ctc"] = Graph(
@@ -99,8 +99,10 @@ def offline_graphs(model: AsrModel) -> dict[str, Graph]:
     return graphs | ctc_head_graph(model)
 
 
-def check_exportable(model: AsrModel) -> Zipformer:
+def check_exportable(model: AsrModel, *, is_streaming: bool) -> Zipformer:
     """The encoder of a model, checked for export.
+
+    sherpa-onnx computes the features itself: Kaldi's filterbank, or Whisper's where the metadata of streaming graphs say so.
 
     Raises:
         ConfigError: the model cannot be exported.
@@ -108,9 +110,15 @@ def check_exportable(model: AsrModel) -> Zipformer:
     encoder, config = model.encoder, model.config
     if not isinstance(encoder, Zipformer):
         raise ConfigError(f"export supports Zipformer, but this encoder is a {type(encoder).__name__}; train a Zipformer")
-    if config.features != FbankConfig():
+    if config.features.kind == "whisper" and not is_streaming:
         raise ConfigError(
-            f"export needs the published filterbank, {FbankConfig()}, since sherpa-onnx computes it itself, but the model "
+            "graphs of whole utterances need Kaldi's filterbank, since sherpa-onnx computes no other for them, but this "
+            "model has Whisper's; export graphs of chunks with --chunk-ms"
+        )
+    published = FbankConfig(kind=config.features.kind)
+    if config.features != published:
+        raise ConfigError(
+            f"export needs the published filterbank, {published}, since sherpa-onnx computes it itself, but the model "
             f"has {config.features}; train with the default features"
         )
     return encoder

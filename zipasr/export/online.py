@@ -84,7 +84,7 @@ def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frame
     Raises:
         ConfigError: the model cannot be exported, or cannot stream with this chunk and left context.
     """
-    encoder = check_exportable(model)
+    encoder = check_exportable(model, is_streaming=True)
     try:
         model.initial_state(1, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
     except ValueError as error:
@@ -116,7 +116,7 @@ def _graph(
     chunk: int,
     left: int,
 ) -> Graph:
-    window_frames = window_length(chunk)
+    window_frames, is_whisper = window_length(chunk), model.config.features.kind == "whisper"
     num_layers = sum(traced.config.num_layers)
     states = [
         Axes(f"{kind}_{i}", {axis: "N"})
@@ -137,7 +137,7 @@ def _graph(
         inputs=[Axes("x", {0: "N"}), *states, Axes(VALID_FEATURES, {0: "M"})],
         outputs=[Axes(output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
         defaults={VALID_FEATURES: np.array([window_frames])},
-        metadata=_metadata(traced, chunk, left),
+        metadata=_metadata(traced, chunk, left) | ({"feature": "whisper"} if is_whisper else {}),
         cases=[_case(model, *case, chunk, left) for case in _CASES],
         expected=expected,
     )

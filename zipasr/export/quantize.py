@@ -249,7 +249,7 @@ def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray]) -> dict[
     graphs = offline_graphs(model)
     module = (graphs.get("encoder") or graphs["ctc"]).module
     fbank = Fbank(model.config.features)
-    inputs = [(x.unsqueeze(0), torch.tensor([len(x)])) for x in map(fbank, samples)]
+    inputs = [(fbank.normalized(x).unsqueeze(0), torch.tensor([len(x)])) for x in map(fbank, samples)]
     groups: dict[str, list[nn.Linear]] = {}
     for name, linear in module.named_modules():
         name = name.removeprefix("encoder.")

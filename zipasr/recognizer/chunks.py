@@ -70,6 +70,19 @@ def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
     return cast(StreamingEncoder[object], _streaming_model(scorer))
 
 
+def initial_state(scorer: Scorer, sizes: ChunkSizes) -> object:
+    """The encoder's state of a stream before its first chunk.
+
+    Raises:
+        ConfigError: the model cannot stream.
+    """
+    chunk, left_context = sizes
+    try:
+        return streaming_encoder(scorer).initial_state(1, chunk_frames_50hz=chunk, left_context_frames_50hz=left_context)
+    except ValueError as error:  # an ablation
+        raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
+
+
 def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
@@ -110,6 +123,11 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
 def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
     """Features at 100 Hz in the window of a chunk."""
     return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
+
+
+def masks_padding(scorer: Scorer) -> bool:
+    """Whether the encoder of a stream tells audio from the padding of its last windows; graphs of other projects do not."""
+    return not isinstance(scorer, OnnxStreamingModel) or scorer.takes_lengths
 
 
 def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:

@@ -9,13 +9,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.device import Precision, arithmetic, check_precision
 from zipasr.encoder.rates import window_length
+from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes
+from zipasr.recognizer.chunks import (
+    STREAM_TAIL_FRAMES,
+    ChunkSizes,
+    initial_state,
+    masks_padding,
+    streaming_encoder,
+    window_frames_of,
+)
 from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -66,13 +75,15 @@ class Engine:
         Where streaming is simulated, some of the padding counts as audio, as at the end of a stream.
         """
         chunk, left_context = self.chunk_sizes or (None, None)
+        if self.chunk_sizes is not None and self.fbank.is_windowed:
+            return self._encode_as_streams(features, self.chunk_sizes)
         lens = [len(frames) + (STREAM_TAIL_FRAMES if chunk is not None else 0) for frames in features]
         longest = max(lens) + self.tail_padding_frames
         if chunk is not None:  # the encoder would take a batch shorter than a chunk for a chunk of its own length
             longest = max(longest, window_length(chunk))
         padded_NTF = torch.full((len(features), longest, features[0].shape[1]), PADDING_VALUE)
         for row, frames in zip(padded_NTF, features, strict=True):
-            row[: len(frames)] = frames
+            row[: len(frames)] = self.fbank.normalized(frames)
         with torch.inference_mode(), arithmetic(self.precision, self.device):
             encoded = self.scorer.encode(
                 padded_NTF.to(self.device),
@@ -81,6 +92,40 @@ class Engine:
                 left_context_frames_50hz=left_context,
             )
         return self.to_float32(encoded)
+
+    def encode_windows(
+        self, windows: Sequence[tuple[Tensor, int]], states: Sequence[object]
+    ) -> tuple[Encoded, list[object]]:
+        """Encoder frames at 25 Hz of the next window of every stream, and the states for the windows after it.
+
+        Args:
+            windows: features of each stream with the number of valid ones, from `WindowBuffer.pop`.
+            states: state of each stream, from `streaming_encoder`.
+        """
+        if masks_padding(self.scorer):
+            normalized = [torch.cat([self.fbank.normalized(window[:valid]), window[valid:]]) for window, valid in windows]
+        else:
+            normalized = [self.fbank.normalized(window) for window, _ in windows]
+        features = torch.stack(normalized).to(self.device)
+        lens_N = torch.tensor([valid for _, valid in windows], device=self.device)
+        with torch.inference_mode(), arithmetic(self.precision, self.device):
+            encoded, after = streaming_encoder(self.scorer).encode_chunks(features, lens_N, states)
+        return self.to_float32(encoded), after
+
+    def _encode_as_streams(self, features: Sequence[Tensor], sizes: ChunkSizes) -> Encoded:
+        """`encode` window by window, for features that depend on the window."""
+        frames = []
+        for own in features:
+            window_frames = window_frames_of(self.scorer, sizes)
+            buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
+            buffer.push(torch.nn.functional.pad(own, (0, 0, 0, STREAM_TAIL_FRAMES), value=PADDING_VALUE))
+            buffer.finish()
+            states, pieces = [initial_state(self.scorer, sizes)], []
+            while (window := buffer.pop()) is not None:
+                encoded, states = self.encode_windows([window], states)
+                pieces.append(encoded.frames[0, : encoded.lens[0]])
+            frames.append(torch.cat(pieces))
+        return Encoded(pad_sequence(frames, batch_first=True), torch.tensor(list(map(len, frames)), device=self.device))
 
     def to_float32(self, encoded: Encoded) -> Encoded:
         """Encoder frames in float32, which heads and searches compute in.

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
-from zipasr.device import arithmetic
 from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_S_25HZ
 from zipasr.encoder.window import WindowBuffer
-from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, sizes_of, streaming_encoder, window_frames_of
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, sizes_of, window_frames_of
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.transcripts import to_transcript
@@ -64,14 +62,8 @@ class Stream:
     ) -> None:
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         self.engine, self.search_config, self.endpoint = engine, search, endpoint
-        self._encoder = streaming_encoder(engine.scorer)
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
-        try:
-            self._encoder_state = self._encoder.initial_state(
-                1, chunk_frames_50hz=self.sizes.chunk, left_context_frames_50hz=self.sizes.left_context
-            )
-        except ValueError as error:  # an ablation
-            raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
+        self._encoder_state = initial_state(engine.scorer, self.sizes)
         self._search = make_search(engine.scorer, search, unk_id=engine.tokenizer.unk_id)
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
         self._search_state = self._search.start(prior)
@@ -249,13 +241,10 @@ def decode_streams(streams: Iterable[Stream]) -> int:
 
 
 def _decode_batch(streams: Sequence[Stream]) -> None:
-    engine, encoder = streams[0].engine, streams[0]._encoder
-    popped = [window for stream in streams if (window := stream._buffer.pop()) is not None]
-    windows, lens = [window for window, _ in popped], [num_valid for _, num_valid in popped]
-    features, lens_N = torch.stack(windows).to(engine.device), torch.tensor(lens, device=engine.device)
-    with arithmetic(engine.precision, engine.device):
-        encoded, states = encoder.encode_chunks(features, lens_N, [stream._encoder_state for stream in streams])
-    streams[0]._search.advance([stream._search_state for stream in streams], engine.to_float32(encoded))
+    engine = streams[0].engine
+    windows = [window for stream in streams if (window := stream._buffer.pop()) is not None]
+    encoded, states = engine.encode_windows(windows, [stream._encoder_state for stream in streams])
+    streams[0]._search.advance([stream._search_state for stream in streams], encoded)
     for stream, state in zip(streams, states, strict=True):
         stream._encoder_state, stream._ranked = state, None
 
