@@ -38,8 +38,12 @@ def run_session(session: Any, values: dict[str, Any], *, name: str) -> list[Any]
     Raises:
         CheckpointError: onnxruntime cannot compute the graph with them.
     """
+    import onnxruntime
+
+    quiet = onnxruntime.RunOptions()
+    quiet.log_severity_level = 4  # the exception says it too
     try:
-        outputs: list[Any] = session.run(None, values)
+        outputs: list[Any] = session.run(None, values, quiet)
     except _errors() as error:
         shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in list(values.items())[:2])
         raise CheckpointError(f"{name} must take {shapes}, but onnxruntime fails with them: {error}") from error
