@@ -163,6 +163,16 @@ class CheckpointFolder:
                 "use another checkpoint"
             )
 
+    def checksum(self, name: str) -> str:
+        """The SHA-256 of one file, which is verified in pieces, so that memory never holds all of it.
+
+        Raises:
+            CheckpointError: as for `blob`.
+        """
+        with self._open(name) as file:
+            self._verify(name, found := hashlib.file_digest(file, "sha256").hexdigest())
+        return found
+
     def document(self, name: str) -> Any:
         """The JSON value of one file."""
         return json.loads(self.blob(name))
@@ -193,8 +203,7 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as for `blob`.
         """
-        with self._open(name) as file:
-            self._verify(name, hashlib.file_digest(file, "sha256").hexdigest())
+        self.checksum(name)
         try:
             return safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:

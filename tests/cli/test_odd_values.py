@@ -84,6 +84,8 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
         "diagnose": [["diagnose", model, cuts]],
         "export": [["export", model, "--out", str(out / "onnx")]],
         "serve": [["serve", model]],
+        "models": [["models"]],
+        "push": [["push", model, "me/mine", "--dry-run"]],
     }
 
 

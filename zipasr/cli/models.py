@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from typing import TYPE_CHECKING
 
 from zipasr.errors import ConfigError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = "{:11}  {:4}  {:21}  {:>7}  {:42}  {}"
 _HEADER = _COLUMNS.format("language", "live", "heads", "size", "error rate, % (as published)", "license")
+_WIDTH = 120
 _FOOTER = """\
 Error rates are of words, and of characters in Chinese, Cantonese, Japanese and Korean. They were published, not measured
 here. --json has their parts, how they were measured, and the source of every line. Take a name that starts with hf: wherever
@@ -82,7 +84,12 @@ def _about(model: "KnownModel") -> list[str]:
         lines.append(model.note)
     if model.refused:
         lines.append(f"cannot be run: {model.refused}")
-    return lines
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line on several, if it is too long for a terminal."""
+    return [line] if len(line) <= _WIDTH else textwrap.wrap(line, _WIDTH, break_long_words=False)
 
 
 def _rates(rates: "Iterable[PublishedRate]") -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.hub.description import EncoderDescription, ModelDescription
+from zipasr.hub.known_models import LANGUAGES
 
 LIBRARY = "zipasr"
 """Name of the library in the front matter, by which a card is known as ours."""
@@ -63,6 +64,20 @@ class CardFacts:
     settings: Mapping[str, Any] | None = None
     """Settings of the training by name."""
     results: tuple[TestResult, ...] = ()
+    other_programs: str = ""
+    """How other programs run the files, in Markdown: the README of an exported folder."""
+
+    def __post_init__(self) -> None:
+        for code in self.languages:
+            if not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*", code):
+                raise ConfigError(f"a language must be a code such as en or zh-HK, but is {code!r}")
+        if self.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ConfigError(
+                f"a license must be an identifier in small letters, such as apache-2.0 or other, but is {self.license!r}"
+            )
+        texts = (*self.datasets, self.training_data, self.recipe, self.limits, *(result.name for result in self.results))
+        if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+            raise ConfigError("the text of a card must be valid Unicode, but has a lone surrogate; check the arguments")
 
     def missing(self) -> dict[str, str]:
         """What the card cannot say, and the flag of `zipasr push` that states it."""
@@ -127,8 +142,9 @@ def model_card(facts: CardFacts, model: ModelDescription) -> str:
         "How it was trained": _recipe(facts),
         "Limits": _limits(facts, model),
         "License": _license(facts),
+        "In other programs": _other_programs(facts.other_programs),
     }
-    body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
+    body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items() if text)
     title = facts.repository.partition("/")[2]
     return f"---\n{_front_matter(facts, model)}---\n\n# {title}\n\n{_introduction(facts, model)}\n\n{body}"
 
@@ -164,7 +180,7 @@ def _index_entry(facts: CardFacts) -> dict[str, Any]:
 
 
 def _introduction(facts: CardFacts, model: ModelDescription) -> str:
-    spoken = f" for {_listed(facts.languages)}" if facts.languages else ""
+    spoken = f" for {_listed(LANGUAGES.get(code, code) for code in facts.languages)}" if facts.languages else ""
     live = "recordings and live audio" if model.is_causal else "recordings"
     size = f" of {_millions(model.num_params)} parameters" if model.num_params else ""
     return (
@@ -175,7 +191,7 @@ def _introduction(facts: CardFacts, model: ModelDescription) -> str:
 
 def _use(facts: CardFacts, model: ModelDescription) -> str:
     reference = f"hf:{facts.repository}"
-    extras = "hub,onnx" if _is_graphs(model) else "hub"
+    extras = "extras `hub` and `onnx`" if _is_graphs(model) else "extra `hub`"
     live = f"\nzipasr serve {reference}" if model.is_causal else ""
     return f"""\
 ```python
@@ -191,7 +207,7 @@ The same on the command line, which also writes subtitles, word times and n-best
 zipasr transcribe {reference} a.wav{live}
 ```
 
-zipasr must be installed with its extras `{extras}`. Any audio file will do; it is converted to 16 kHz mono."""
+zipasr must be installed with its {extras}. Any audio file will do; it is converted to 16 kHz mono."""
 
 
 def _error_rates(results: Sequence[TestResult]) -> str:
@@ -263,6 +279,12 @@ def _license(facts: CardFacts) -> str:
     return f"{facts.license} (the model)" if facts.license else f"{_NOT_STATED} Ask its owner before you use it."
 
 
+def _other_programs(readme: str) -> str:
+    """The README of an exported folder as a section: without its title, its headings one level deeper."""
+    lines = [f"#{line}" if line.startswith("#") else line for line in readme.splitlines() if not line.startswith("# ")]
+    return "\n".join(lines).strip()
+
+
 def _is_graphs(model: ModelDescription) -> bool:
     return model.num_params is None
 
@@ -283,11 +305,15 @@ def _millions(count: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    )
 
 
 def _setting(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -3,6 +3,7 @@
 An exported folder is described by its `export.json`, which does not say how many layers the graphs have.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def describe_export(config: ExportedConfig, tokenizer: Tokenizer, *, search: str
     )
 
 
+@functools.lru_cache(maxsize=8)
 def count_params(config: AsrConfig) -> int:
     """Number of parameters of a model, counted without memory for them."""
     with torch.device("meta"):

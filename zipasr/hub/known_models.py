@@ -6,13 +6,13 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from zipasr.config import from_json, to_json
 from zipasr.errors import ConfigError
+from zipasr.hub.reference import PREFIX, parse_reference
 from zipasr.hub.settings import ModelSettings
 
 _TABLE = Path(__file__).with_name("known_models.json")
@@ -33,8 +33,6 @@ LANGUAGES = {
     "zh": "Chinese",
 }
 """The languages of the table by their codes."""
-PREFIX = "hf:"
-"""What the reference of a model on the hub starts with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,18 +131,20 @@ def _code_of(language: str) -> str:
 
 
 def find_known(reference: str) -> KnownModel | None:
-    """The row of a reference such as hf:OWNER/NAME, whatever its revision and subfolder; None if there is none."""
-    name = _repository(reference).lower()
-    rows: Sequence[KnownModel] = known_models()
-    return next((model for model in rows if model.reference is not None and model.reference.lower() == name), None)
+    """The row of a reference such as hf:OWNER/NAME, whatever its revision and subfolder; None if there is none.
+
+    Raises:
+        ConfigError: it is no reference.
+    """
+    title = f"{PREFIX}{parse_reference(reference).repository}".lower()
+    return next((model for model in known_models() if (model.reference or "").lower() == title), None)
 
 
 def known_settings(reference: str) -> ModelSettings:
-    """The settings that a published model needs and its files do not hold; none for a model that is not in the table."""
+    """The settings that a published model needs and its files do not hold; none for a model that is not in the table.
+
+    Raises:
+        ConfigError: it is no reference.
+    """
     model = find_known(reference)
     return ModelSettings() if model is None else model.settings
-
-
-def _repository(reference: str) -> str:
-    """A reference without revision and subfolder."""
-    return reference.partition("#")[0].partition("@")[0]
