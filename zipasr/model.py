@@ -138,10 +138,7 @@ class AsrModel(nn.Module):
         """
         if isinstance(self.encoder, Zipformer):
             return self.encoder(
-                features,
-                lens,
-                chunk_frames_50hz=chunk_frames_50hz,
-                left_context_frames_50hz=left_context_frames_50hz,
+                features, lens, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
             )
         for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
             if frames not in (None, -1):
@@ -335,10 +332,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
             "train command"
         )
     needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
-    found, cure = (
-        "it is not" if path.is_dir() else "there is no such folder",
-        f"train one with: zipasr train DATA --out {path}",
-    )
+    found = "it is not" if path.is_dir() else "there is no such folder"
+    cure = f"train one with: zipasr train DATA --out {path}"
     if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
         found, cure = "it holds ONNX graphs, which can only transcribe", "use the PyTorch checkpoint of the model"
     raise CheckpointError(

@@ -220,7 +220,7 @@ def test_on_the_command_line(folders: dict[str, Path], tmp_path: Path, capsys: p
         assert capsys.readouterr().out.strip() == zipasr.load(folders[name]).transcribe(RECORDINGS[0]).text
     for argv, said_so in (
         (["export", folders["offline-ctc"], "--out", tmp_path / "out"], "ONNX"),
-        (["average", folders["offline-ctc"], folders["online-ctc"], "--out", tmp_path / "out"], "ONNX"),
+        (["average", "--checkpoints", folders["online-ctc"], folders["online-v1"], "--out", tmp_path / "out"], "ONNX"),
         (["transcribe", folders["offline-ctc"], tmp_path / "a.wav", "--chunk-ms", 320], "encode whole utterances"),
         (["transcribe", folders["online-ctc"], tmp_path / "a.wav", "--chunk-ms", 640], "chunks of 16 frames"),
         (["transcribe", folders["online-ctc"], tmp_path / "a.wav", "--device", "cuda"], "run on the CPU"),

@@ -33,6 +33,7 @@ VERBS = (
     "export",
     "serve",
     "models",
+    "pull",
     "inspect",
     "convert",
     "push",

@@ -117,7 +117,10 @@ def _names_for(listing: Mapping[str, int], subfolder: str) -> list[str]:
     """
     inside = [name for name in listing if _is_chosen(name, subfolder)]
     if subfolder and not inside:
-        folders = sorted({str(PurePosixPath(name).parent) for name in listing if name.endswith(_WEIGHTS)} - {"."})
+        folders = sorted(
+            {str(PurePosixPath(name).parent) for name in listing if name.endswith(_WEIGHTS) and not name.startswith("data/")}
+            - {"."}
+        )
         has = f"it has {_listed(folders)}" if folders else "its model is at the top: leave #… out"
         raise CheckpointError(f"{subfolder} must be a folder or a file of the repository, but is not there; {has}")
     return [*inside, *(name for name in listing if name not in set(inside) and not name.endswith(_WEIGHTS))]

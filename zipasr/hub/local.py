@@ -91,6 +91,26 @@ def local_model(
     return folder
 
 
+def pinned(model: str | os.PathLike[str], *, like: str = "") -> str:
+    """A reference with the commit that it means now, which always means the same files; a path as it is.
+
+    Args:
+        model: a path or a reference.
+        like: a reference that was pinned before: its commit is taken if it is that of the same model.
+    Raises:
+        ConfigError: the reference is malformed, or huggingface_hub is not installed.
+        CheckpointError: there is no such repository or revision, or the hub cannot be reached.
+    """
+    if not is_reference(model):
+        refuse_page(model)
+        return os.fspath(model)
+    reference = parse_reference(model)
+    earlier = parse_reference(like) if like else None
+    if earlier is not None and not reference.is_pinned and earlier._replace(revision=reference.revision) == reference:
+        return str(earlier)
+    return str(reference._replace(revision=find_commit(open_hub(), reference)))
+
+
 def _report(folder: Path, reference: Reference, commit: str) -> None:
     """Say in one line what is used."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -106,12 +126,7 @@ def copy_model(folder: Path, out: str | os.PathLike[str]) -> Path:
         ConfigError: `out` holds something else.
         CheckpointError: it cannot be written.
     """
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SOURCE_FILE).is_file())):
-        raise ConfigError(
-            f"--out must be a new folder or one of an earlier pull, which is replaced, but {out} holds something else; "
-            "choose another"
-        )
+    out = check_target(out)
     try:
         with _workplace(out.absolute()) as work:
             replace_folder(Path(shutil.copytree(folder, work / "copy")), out)
@@ -119,6 +134,21 @@ def copy_model(folder: Path, out: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{out} must be written, but: {error.strerror or error}; check the path, permissions and free space"
         ) from error
+    return out
+
+
+def check_target(out: str | os.PathLike[str]) -> Path:
+    """Check that a folder can be written without losing anything but an earlier copy, and return it.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SOURCE_FILE).is_file())):
+        raise ConfigError(
+            f"--out must be a new folder or one of an earlier pull, which is replaced, but {out} holds something else; "
+            "choose another"
+        )
     return out
 
 

@@ -60,6 +60,13 @@ def parse_reference(model: str | os.PathLike[str]) -> Reference:
     )
 
 
+def model_name(model: str | os.PathLike[str]) -> str:
+    """The name of a model for people: that of its repository, or of its folder."""
+    if is_reference(model):
+        return parse_reference(model).repository.partition("/")[2]
+    return os.path.basename(os.path.realpath(model))
+
+
 def refuse_page(model: str | os.PathLike[str]) -> None:
     """Raise ConfigError with the right reference if what names a model is the address of its page on the hub."""
     text = os.fspath(model)

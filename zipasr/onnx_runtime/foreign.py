@@ -24,6 +24,8 @@ from zipasr.onnx_runtime.unpadded import UnpaddedModel
 from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+_MIN_EQUAL_SHARE = 0.9
+"""Share of the pieces that two vocabularies of one model have in common; symbols of other kinds may be named differently."""
 _MAX_DEPTH, _MAX_FILES = 2, 10_000
 """How far to look for graphs: exp/ and data/lang_bpe_500/ are the deepest of the published folders."""
 
@@ -85,29 +87,27 @@ def _open(root: Path, name: str, num_threads: int) -> Graph:
 
 
 def _open_tokenizer(root: Path, files: GraphFiles, *, num_outputs: int) -> Tokenizer:
-    """The vocabulary that can write a text, or the table of symbols where there is none that fits.
+    """The vocabulary that can write a text, or the table of symbols where there is none of this model.
 
     Raises:
         CheckpointError: neither is there, or fits.
     """
     if files.tokens is None and files.vocabulary is None:
         raise CheckpointError(f"{root} must hold the symbols of the model, tokens.txt, but does not; download them too")
-    if files.vocabulary is not None:
-        try:
-            return _fitting(root / files.vocabulary, num_outputs)
-        except CheckpointError as error:
-            if files.tokens is None:
-                raise
-            logger.warning("%s; using %s, which can only decode", error, files.tokens)
-    assert files.tokens is not None
-    return _fitting(root / files.tokens, num_outputs)
-
-
-def _fitting(path: Path, num_outputs: int) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(path)
-    if tokenizer.vocab_size != num_outputs:
-        raise CheckpointError(
-            f"{path} must have {num_outputs} symbols, as many as the model has outputs, but has {tokenizer.vocab_size}; it "
-            "is the vocabulary of another model"
-        )
-    return tokenizer
+    if files.vocabulary is None:
+        return Tokenizer.from_file(root / str(files.tokens), num_outputs=num_outputs)
+    path = root / files.vocabulary
+    if files.tokens is None:
+        return Tokenizer.from_file(path, num_outputs=num_outputs)
+    table = Tokenizer.from_file(root / files.tokens, num_outputs=num_outputs)
+    try:
+        tokenizer = Tokenizer.from_file(path, num_outputs=num_outputs)
+    except CheckpointError as error:
+        reason = str(error)
+    else:
+        num_equal = sum(piece == other for piece, other in zip(tokenizer.pieces, table.pieces, strict=True))
+        if num_equal >= _MIN_EQUAL_SHARE * num_outputs:
+            return tokenizer
+        reason = f"{path} has other pieces than {files.tokens}, which is that of the model"
+    logger.warning("%s; only %s is used", reason, files.tokens)
+    return table

@@ -22,6 +22,9 @@ _STATES_PER_LAYER, _OTHER_STATES = 6, 2
 _STATES_PER_STACK = 7
 """Caches of Zipformer 1, which has those of all layers of a stack in one."""
 _PROBE_FRAMES = 39
+"""Features with which a graph runs to find the size of its output."""
+_USUAL_BINS = 80
+"""Mel bins, where the graph does not say."""
 _FIXED = (
     "such graphs are made for accelerators (QNN, RKNN) with --dynamic-axes 0 or --max-len; export the model with dynamic "
     "axes, or use its PyTorch checkpoint"
@@ -163,9 +166,9 @@ def _transducer_sizes(graphs: Mapping[str, Graph]) -> tuple[int, int]:
 
 def _features(encoder: Graph) -> FbankConfig:
     kind, num_bins = encoder.metadata.get("feature", ""), encoder.inputs[0].shape[2]
-    if kind not in ("", "fbank"):
-        raise CheckpointError(f"{encoder.name} must take filterbank features, but takes {kind!r}")
-    return FbankConfig(num_mel_bins=num_bins or FbankConfig().num_mel_bins)
+    if kind not in ("", "fbank", "whisper"):
+        raise CheckpointError(f"{encoder.name} must take features of Kaldi or Whisper, but its metadata says {kind!r}")
+    return FbankConfig(kind="whisper" if kind == "whisper" else "kaldi", num_mel_bins=num_bins or _USUAL_BINS)
 
 
 def _numbers(graph: Graph, key: str, *, count: int | None = None) -> list[int]:

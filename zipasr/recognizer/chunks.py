@@ -125,6 +125,11 @@ def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
     return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
 
 
+def masks_padding(scorer: Scorer) -> bool:
+    """Whether the encoder of a stream tells audio from the padding of its last windows; graphs of other projects do not."""
+    return not isinstance(scorer, OnnxStreamingModel) or scorer.takes_lengths
+
+
 def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:
     """The chunk and left context in which whole recordings are encoded; None: each as a whole.
 
