@@ -154,7 +154,8 @@ def _look_into(found: Inspection, root: Path, layout: Layout) -> Inspection:
         description = _describe(root, layout)
     except (CheckpointError, ConfigError) as error:
         return replace(found, refused=str(error))
-    kind = "onnx zipformer 1" if description.encoder.name == "Zipformer 1" else found.kind
+    is_first = found.kind == "onnx transducer" and description.encoder.name == "Zipformer 1"
+    kind = "onnx zipformer 1" if is_first else found.kind
     return replace(found, kind=kind, description=description, vocabulary=description.vocabulary)
 
 
