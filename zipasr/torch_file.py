@@ -74,13 +74,16 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise for TorchScript and for archives with a record that does not match its checksum, which torch does not check."""
+    """Raise for TorchScript, for compressed archives, which may grow without end, and for archives with a record that does
+    not match its checksum, which torch does not check."""
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
             raise CheckpointError(
                 f"{path} is a TorchScript program, whose names and structure are changed; use the pretrained.pt or "
                 "epoch-N.pt that it was exported from"
             )
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from tests.hub.published_layouts import icefall_folder, model_of, sentencepiece_model
 from tests.tiny_model import noise
 from tests.train.tones import minute_config, minute_model, write_tones
 from zipasr import profile
@@ -35,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tones(folder / "data", num_train=4, num_dev=2)
     tokenizer = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
     minute_model(vocab_size=tokenizer.vocab_size).save(folder / "model", tokenizer)
+    icefall_folder(folder / "icefall", model_of(40), sentencepiece_model())
     (folder / "in").mkdir()
     for i in range(3):
         soundfile.write(folder / "in" / f"{i}.wav", noise(0.4, i), 16_000)
@@ -86,6 +88,7 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
         "serve": [["serve", model]],
         "models": [["models"]],
         "push": [["push", model, "me/mine", "--dry-run"]],
+        "convert": [["convert", str(folder / "icefall"), "--out", str(out / "converted")]],
     }
 
 

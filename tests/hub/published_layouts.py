@@ -2,6 +2,7 @@
 "settings."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def model_of(vocab_size: int, *, heads: Sequence[str] = ("transducer", "ctc"), *
     return AsrModel(config).eval()
 
 
+@functools.cache
 def sentencepiece_model(vocab_size: int = 40, *, is_unknown_last: bool = False, has_bytes: bool = False) -> bytes:
     """A model as the recipes train it, with `<blk>`, `<sos/eos>` and `<unk>` first; or with `<unk>` last, as "
     "soundsgoodai's."""
@@ -67,13 +69,24 @@ def sentencepiece_model(vocab_size: int = 40, *, is_unknown_last: bool = False, 
         vocab_size=vocab_size + 256 * has_bytes,
         character_coverage=1.0,
         byte_fallback=has_bytes,
-        user_defined_symbols=["<blk>"] if is_unknown_last else ["<blk>", "<sos/eos>"],
-        unk_id=vocab_size - 1 if is_unknown_last else 2,
+        user_defined_symbols=["<blk>", "<sos/eos>"],
+        unk_id=2,
         bos_id=-1,
         eos_id=-1,
         minloglevel=2,
     )
-    return model.getvalue()
+    return with_unknown_last(model.getvalue()) if is_unknown_last else model.getvalue()
+
+
+def with_unknown_last(model: bytes) -> bytes:
+    """The same model with `<unk>` as its last piece; pieces are the fields of number 1 (key 0x0A) at its start."""
+    pieces, position = [], 0
+    while model[position] == 0x0A:
+        end = position + 2 + model[position + 1]
+        pieces.append(model[position:end])
+        position = end
+    unknown = next(piece for piece in pieces if b"<unk>" in piece)
+    return b"".join([*(piece for piece in pieces if piece is not unknown), unknown, model[position:]])
 
 
 def write(root: Path, files: dict[str, bytes | str | dict[str, Any]]) -> Path:

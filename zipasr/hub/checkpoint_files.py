@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
+from zipasr.checkpoint import CHECKSUMS
 from zipasr.errors import CheckpointError
 
 Family = Literal["icefall", "authors", "soundsgoodai"]
@@ -36,6 +37,8 @@ _VOCABULARIES: tuple[Callable[[str], bool], ...] = (
     lambda name: name == "tokens.txt",
 )
 """Vocabularies by their names, in lower case; the first kind that is there says most."""
+_USUAL = ("bbpe.model", "bpe.model", "tokens.txt")
+"""The only names of vocabularies that count far from a checkpoint, outside of `data/`."""
 _CONFIGS = ("config.yaml", "config.yml")
 _SHOWN = 6
 
@@ -73,6 +76,8 @@ def find_checkpoint(names: Collection[str], subfolder: str = "", *, needs_vocabu
         CheckpointError: there are several models, or only TorchScript, or no vocabulary and no ONNX graphs to run instead.
     """
     within = subfolder.strip("/")
+    own = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == CHECKSUMS}  # our model folders
+    names = [name for name in names if own.isdisjoint(PurePosixPath(name).parents)]
     inside = [name for name in names if not within or name == within or name.startswith(f"{within}/")]
     has_graphs = any(name.lower().endswith(".onnx") for name in inside)
     checkpoint = within if within in names else _choose(inside, within, has_graphs=has_graphs)
@@ -84,8 +89,8 @@ def find_checkpoint(names: Collection[str], subfolder: str = "", *, needs_vocabu
             return None
         raise CheckpointError(
             f"{checkpoint} must have its vocabulary (bpe.model, bbpe.model, NAME.vocab or tokens.txt) beside it or in "
-            "data/, but there is none; get the one that the model was trained with, and convert the files: "
-            "zipasr convert FOLDER --out DIR --tokenizer FILE"
+            "data/, but there is none (an encoder without heads, such as AudenAI's, has none and gives no text); get the "
+            "one that the model was trained with, and convert the files: zipasr convert FOLDER --out DIR --tokenizer FILE"
         )
     folder = PurePosixPath(checkpoint).parent
     beside = [name for name in sorted(names) if PurePosixPath(name).parent == folder]
@@ -170,7 +175,7 @@ def _vocabularies_near(checkpoint: str, names: Collection[str]) -> list[str]:
     """The vocabularies nearest to a checkpoint: beside it, in data/ there, or the same in a folder above it."""
     paths = [PurePosixPath(name) for name in names]
     for i, folder in enumerate(PurePosixPath(checkpoint).parents):
-        beside = [path for path in paths if path.parent == folder]
+        beside = [path for path in paths if path.parent == folder and (i == 0 or path.name.lower() in _USUAL)]
         data = [path for path in paths if folder / "data" in path.parents]
         lang = [path for path in paths if path.parent.parent == folder != path.parent and "lang" in path.parent.name]
         for places in (beside, data, lang) if i == 0 else (data, lang, beside):

@@ -70,7 +70,7 @@ def _around(checkpoint: Path, *, needs_vocabulary: bool) -> tuple[Path, Checkpoi
         root = checkpoint.parent.parent.parent
     near = [checkpoint.parent.glob("*")]
     for folder in {checkpoint.parent, checkpoint.parent.parent, root}:
-        near += [folder.glob(pattern) for pattern in ("*.model", "*.vocab", "tokens.txt", "data/*", "data/*/*", "*lang*/*")]
+        near += [folder.glob(pattern) for pattern in ("*.model", "tokens.txt", "data/*", "data/*/*", "*lang*/*")]
     names = {path.relative_to(root).as_posix() for paths in near for path in paths if path.is_file()}
     name = checkpoint.relative_to(root).as_posix()
     files = find_checkpoint(names | {name}, name, needs_vocabulary=needs_vocabulary)

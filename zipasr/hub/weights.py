@@ -4,7 +4,8 @@ Nothing of a file is executed, and nothing in it may take more memory than the f
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,50 @@ def read_checkpoint(
         ConfigError: a setting is missing or contradicts the shapes, or the vocabulary is another model's.
     """
     content = read_torch_file(path, trust_pickle=trust_pickle)
-    try:
+    with _errors_name(path):
         tensors = checked_tensors(_state_dict(content, which))
         config = infer_config(tensors, settings)
         if check is not None:
             check(config)
-        tokenizer = vocabulary if isinstance(vocabulary, Tokenizer) else _fitting(vocabulary, config.vocab_size)
-        if tokenizer.vocab_size != config.vocab_size:
-            raise ConfigError(
-                f"the tokenizer must have as many entries as the model, {config.vocab_size}, but has "
-                f"{tokenizer.vocab_size}; give the bpe.model, bbpe.model or tokens.txt that the model was trained with"
-            )
+    if isinstance(vocabulary, Tokenizer):
+        tokenizer = _fitted(vocabulary, config.vocab_size)
+    else:
+        tokenizer = _fitting(vocabulary, config.vocab_size)
+    with _errors_name(path):
         for key, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{key} has numbers that are not finite; use an earlier checkpoint of the training")
         return build_model(config.for_vocabulary(tokenizer), tensors), tokenizer
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Context manager: put the path of the checkpoint before the messages of errors."""
+    try:
+        yield
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _fitted(tokenizer: Tokenizer, num_outputs: int) -> Tokenizer:
+    """A vocabulary in the size of a model, which may lack an output for `<unk>`."""
+    try:
+        return tokenizer.fitted(num_outputs)
+    except CheckpointError as error:  # here it is an argument that is wrong
+        raise ConfigError(
+            f"the tokenizer must have as many entries as the model, {num_outputs}, but has {tokenizer.vocab_size}; give the "
+            "bpe.model, bbpe.model, NAME.vocab or tokens.txt that the model was trained with"
+        ) from error
+
+
+def _open_fitting(path: Path, num_outputs: int) -> Tokenizer:
+    try:
+        return open_tokenizer(path, num_outputs=num_outputs)
+    except CheckpointError:
+        tokenizer = open_tokenizer(path)
+        with _errors_name(path):
+            _fitted(tokenizer, num_outputs)  # raises, as it is whole, but another model's
+        raise
 
 
 def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
@@ -70,7 +98,7 @@ def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     errors = []
     for path in paths:
         try:
-            fitting[path] = open_tokenizer(path, num_outputs=num_outputs)
+            fitting[path] = _open_fitting(path, num_outputs)
         except (CheckpointError, ConfigError) as error:
             errors.append(error)
     if not fitting:
@@ -78,8 +106,8 @@ def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     first, *others = fitting.values()
     if any(other.pieces != first.pieces for other in others):
         raise ConfigError(
-            f"the vocabulary must be given, since {', '.join(map(str, fitting))} all have the {num_outputs} entries of the "
-            "model; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
+            f"one vocabulary must have the {num_outputs} entries of the model, but {', '.join(map(str, fitting))} all have "
+            "so many; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
         )
     return first
 
@@ -152,7 +180,7 @@ def open_tokenizer(path: str | os.PathLike[str], *, num_outputs: int | None = No
             f"{path} must be the vocabulary that the recipe made, data/lang_bpe_*/bpe.model, data/lang_bbpe_*/bbpe.model or "
             "data/lang_char/tokens.txt, but there is no such file; give its path"
         )
-    return Tokenizer.from_file(path)  # num_outputs: with the branch tok
+    return Tokenizer.from_file(path, num_outputs=num_outputs)
 
 
 def _state_dict(content: Any, which: str) -> Mapping[str, Tensor]:
