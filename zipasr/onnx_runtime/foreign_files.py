@@ -15,7 +15,7 @@ from zipasr.onnx_runtime.layout import Precision
 
 _PART = r"encoder|decoder|joiner|ctc|model"
 _NAME = re.compile(
-    rf"(?:(?P<prefix>.+?)[-_.])?(?P<part>{_PART})(?P<suffix>(?:[-_.].*?)?)"
+    rf"(?:(?P<prefix>.+?)[-_.])?(?P<part>{_PART})(?P<suffix>(?:[-_.].*?)??)"
     r"(?:[-_.](?P<precision>int8|fp16|fp32|float16|float32))?\.onnx",
     re.IGNORECASE,
 )
