@@ -218,6 +218,7 @@ def test_our_own_folders_are_no_ones_else(tmp_path: Path) -> None:
     run = tmp_path / "run"
     saved = save_tiny(run / "model", has_transducer=False)
     export_model(saved, run / "graphs")
+    write(run, model=CTC)
     assert [find_foreign(folder) for folder in (saved, run, run / "graphs", tmp_path / "absent")] == [None] * 4
     assert zipasr.load(run).engine.scorer.has_ctc
 
