@@ -1,4 +1,4 @@
-"""Contract: the table of published models is complete, well-formed and sourced; its settings are those of `ModelSettings`."""
+"""Contract: the table of published models is complete, well-formed and sourced; its settings are `ModelSettings`."""
 
 import pytest
 

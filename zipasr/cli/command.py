@@ -35,6 +35,7 @@ VERBS = (
     "serve",
     "models",
     "pull",
+    "inspect",
     "convert",
     "push",
 )

@@ -73,7 +73,7 @@ def _about(model: "KnownModel") -> list[str]:
     rates = ", ".join(_rates(model.error_rates))
     license = model.license or model.license_note or "not known"
     row = _COLUMNS.format(languages, "yes" if model.is_streaming else "no", " ".join(model.heads), size, rates, license)
-    settings = {name: value for name, value in model.to_dict()["settings"].items()}
+    settings = model.to_dict()["settings"]
     lines = [row.rstrip()]
     if settings:
         shown = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())

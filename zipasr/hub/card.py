@@ -1,6 +1,6 @@
 """Model cards: what is known about a model in, the README.md of its repository out: `model_card`.
 
-The front matter is what the hub reads: language, license, tags, and the results of `zipasr evaluate --json` as `model-index`.
+The front matter is what the hub reads: language, license, tags, and results of `zipasr evaluate --json` as `model-index`.
 The text is for people. What nobody stated is said to be not stated; nothing is guessed.
 """
 

@@ -7,7 +7,6 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,8 @@ class EncoderDescription:
 
     name: str
     """Such as Zipformer 2 or conformer."""
+    kind: str = ZipformerConfig.kind
+    """As the configuration names it."""
     num_layers: tuple[int, ...] = ()
     """Layers of each stack; empty if that is not known."""
     channels: tuple[int, ...] = ()
@@ -106,28 +107,42 @@ def describe_folder(folder: str | os.PathLike[str]) -> ModelDescription:
 def describe_config(config: AsrConfig, tokenizer: Tokenizer, *, search: str = "") -> ModelDescription:
     """The description of a model with this configuration and vocabulary."""
     heads = {"transducer": config.transducer, "ctc": config.ctc, "attention": config.attention}
-    encoder = config.encoder
-    is_causal = isinstance(encoder, ZipformerConfig) and encoder.is_causal
+    encoder = config.encoder if isinstance(config.encoder, ZipformerConfig) and config.encoder.is_causal else None
     return ModelDescription(
-        encoder=_describe_encoder(encoder),
+        encoder=_describe_encoder(config.encoder),
         heads=tuple(name for name, head in heads.items() if head is not None),
         vocabulary=describe_vocabulary(tokenizer),
         features=config.features,
         num_params=count_params(config),
         context_size=config.transducer.context_size if config.transducer is not None else 0,
-        is_causal=is_causal,
-        chunks_ms=_in_ms(encoder.chunk_frames_50hz) if is_causal else (),
-        left_contexts_ms=_in_ms(encoder.left_context_frames_50hz) if is_causal else (),
+        is_causal=encoder is not None,
+        chunks_ms=_in_ms(encoder.chunk_frames_50hz) if encoder is not None else (),
+        left_contexts_ms=_in_ms(encoder.left_context_frames_50hz) if encoder is not None else (),
         search=search,
     )
 
 
-def describe_export(config: ExportedConfig, tokenizer: Tokenizer, *, search: str = "") -> ModelDescription:
-    """The description of exported graphs and their vocabulary."""
+def describe_export(
+    config: ExportedConfig,
+    tokenizer: Tokenizer,
+    *,
+    search: str = "",
+    precision: str | None = None,
+    encoder: EncoderDescription = EncoderDescription(name="Zipformer 2"),
+) -> ModelDescription:
+    """The description of graphs and their vocabulary.
+
+    Args:
+        config: description of the graphs.
+        tokenizer: their vocabulary.
+        search: the default search of their folder.
+        precision: of each graph; None: the one in `config`.
+        encoder: what is known of the encoder.
+    """
     heads = {"transducer": config.files.encoder, "ctc": config.files.ctc}
     is_streaming = config.chunk_frames_50hz is not None
     return ModelDescription(
-        encoder=EncoderDescription(name="Zipformer 2"),
+        encoder=encoder,
         heads=tuple(name for name, graph in heads.items() if graph is not None),
         vocabulary=describe_vocabulary(tokenizer),
         features=config.features,
@@ -135,7 +150,7 @@ def describe_export(config: ExportedConfig, tokenizer: Tokenizer, *, search: str
         is_causal=is_streaming,
         chunks_ms=_in_ms([config.chunk_frames_50hz]),
         left_contexts_ms=_in_ms([config.left_context_frames_50hz]),
-        precision=config.precision,
+        precision=precision or config.precision,
         search=search,
     )
 
@@ -153,6 +168,19 @@ def describe_search(folder: str | os.PathLike[str]) -> str:
     return "" if default is None else str(default.search)
 
 
+def describe_metadata(metadata: Mapping[str, str]) -> EncoderDescription:
+    """The encoder of graphs of others by their metadata; those of whole recordings do not tell its sizes."""
+    is_first = metadata.get("model_type") == "zipformer"
+    keys = {"num_layers": "num_encoder_layers", "channels": "encoder_dims", "num_heads": "num_heads"}
+    sizes: dict[str, Any] = {name: _numbers(metadata.get(key, "")) for name, key in keys.items()}
+    return EncoderDescription(name="Zipformer 1" if is_first else "Zipformer 2", **sizes)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(map(int, parts)) if all(part.isdecimal() and len(part) < 8 for part in parts) else ()
+
+
 def describe_vocabulary(tokenizer: Tokenizer) -> VocabularyDescription:
     """What the labels of a vocabulary are."""
     letters = tokenizer.letters
@@ -163,6 +191,7 @@ def describe_vocabulary(tokenizer: Tokenizer) -> VocabularyDescription:
     return VocabularyDescription(
         kind=_vocabulary_kind(tokenizer),
         size=tokenizer.vocab_size,
+        can_encode=tokenizer.can_encode,
         case=case,
         has_punctuation=bool(letters & set(".,?!。，？！、")),
     )
@@ -182,11 +211,13 @@ def _vocabulary_kind(tokenizer: Tokenizer) -> str:
 
 def _describe_encoder(encoder: Any) -> EncoderDescription:
     if isinstance(encoder, ZipformerConfig):
-        sizes = ("num_layers", "channels", "feedforward", "num_heads", "downsample")
-        return EncoderDescription(name="Zipformer 2", **{name: getattr(encoder, name) for name in sizes})
+        names = ("num_layers", "channels", "feedforward", "num_heads", "downsample")
+        return EncoderDescription(name="Zipformer 2", **{name: getattr(encoder, name) for name in names})
     facts: Mapping[str, Any] = to_json(encoder)
-    sizes = {name: (facts[name],) for name in ("num_layers", "channels", "num_heads") if isinstance(facts.get(name), int)}
-    return EncoderDescription(name=str(facts["kind"]), **sizes)
+    sizes: dict[str, Any] = {
+        name: (facts[name],) for name in ("num_layers", "channels", "num_heads") if isinstance(facts.get(name), int)
+    }
+    return EncoderDescription(name=str(facts["kind"]), kind=str(facts["kind"]), **sizes)
 
 
 def _in_ms(frames_50hz: Any) -> tuple[int, ...]:

@@ -102,8 +102,8 @@ def known_models() -> tuple[KnownModel, ...]:
 
 
 def _row(row: dict[str, Any], *, where: str) -> KnownModel:
-    given = row.pop("settings", {})
-    settings = ModelSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.pop("settings", {}).items()}
+    settings = ModelSettings(**given)
     return dataclasses.replace(from_json(KnownModel, row, where=where), settings=settings)
 
 

@@ -80,7 +80,7 @@ def collect(folder: str | os.PathLike[str]) -> Publication:
     """
     path = Path(folder) if onnx_runtime.is_exported(folder) else resolve_model_folder(folder)
     checked = CheckpointFolder(path)
-    wanted = _MODEL_FILES
+    wanted: tuple[str, ...] = _MODEL_FILES
     if EXPORT_FILE in checked.names():
         wanted = (*_EXPORT_FILES, *checked.config(ExportedConfig, EXPORT_FILE).files.named().values())
     base_model = _base_model(checked)
@@ -121,8 +121,8 @@ def publish(
         replaces_card: whether a card that zipasr did not write may be replaced.
         message: message of the commit.
     Raises:
-        ConfigError: there is no token, or the repository holds a card or a model that would be lost or mixed up, or is public
-            though it must be private.
+        ConfigError: there is no token, the repository holds a card or a model that would be lost or mixed up, or it is
+            public though it must be private.
         CheckpointError: the hub refuses or cannot be reached.
     """
     hub = _open_for_writing()
@@ -204,7 +204,8 @@ def _check_repository(api: Any, repository: str, publication: Publication, *, is
     info = api.repo_info(repository)
     if is_private and not info.private:
         raise ConfigError(
-            f"{repository} must be private, but it exists and is public; make it private in its settings, or choose another name"
+            f"{repository} must be private, but it exists and is public; make it private in its settings, or choose "
+            "another name"
         )
     names = {sibling.rfilename for sibling in info.siblings or ()}
     marks = {WEIGHTS_FILE: "a model folder", EXPORT_FILE: "an exported model"}
@@ -213,8 +214,8 @@ def _check_repository(api: Any, repository: str, publication: Publication, *, is
             raise ConfigError(f"{repository} must hold one model, but holds {kind} of another kind; choose another name")
     if CARD_FILE in names and not replaces_card and not _is_ours(api, repository):
         raise ConfigError(
-            f"{repository} must have no model card, or one that zipasr wrote, but has another; --replace-card replaces it (its "
-            "history stays on the hub)"
+            f"{repository} must have no model card, or one that zipasr wrote, but has another; --replace-card replaces it "
+            "(its history stays on the hub)"
         )
 
 
