@@ -60,10 +60,11 @@ def minute() -> TrainConfig:
 
 @pytest.fixture
 def _no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the server exit at once, and fake the measured cost of models."""
+    """Make the server exit at once, fetch nothing from the hub, and fake the measured cost of models."""
     measured = Measured(device="cpu", batch=1, seconds=1.0, threads=1, time_s=1.0, min_s=1.0, max_s=1.0, peak_mib=1.0)
     done = subprocess.CompletedProcess([], 0, json.dumps(dataclasses.asdict(measured)), "")
     monkeypatch.setattr("zipasr.serve.serve", lambda *args, **options: True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(profile, "subprocess", types.SimpleNamespace(run=lambda *args, **options: done))
     monkeypatch.setattr(profile, "count_flops", lambda *args, **options: 1.0)
 
@@ -87,6 +88,8 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
         "export": [["export", model, "--out", str(out / "onnx")]],
         "serve": [["serve", model]],
         "models": [["models"]],
+        "pull": [["pull", "hf:me/mine"]],
+        "inspect": [["inspect", model]],
         "push": [["push", model, "me/mine", "--dry-run"]],
         "convert": [["convert", str(folder / "icefall"), "--out", str(out / "converted")]],
     }
