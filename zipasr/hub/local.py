@@ -201,7 +201,7 @@ def _make(
             start = f"{layout.folder}/" if layout.folder else ""
             inside = {name.removeprefix(start): path for name, path in paths.items()}
             _link(inside, made)
-            document = source_document(made, inside.keys() - {SOURCE_FILE}, family=layout.family, origin=origin)
+            document = source_document(made, sorted(inside.keys() - {SOURCE_FILE}), family=layout.family, origin=origin)
             _forget_checksum(made, SOURCE_FILE)
             write_text(made / SOURCE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
             _write_search(made, layout, own.over(known))
