@@ -43,6 +43,7 @@ def test_json(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         "from": "repository/exp/pretrained.pt, repository/exp/train.sh",
         "family": "icefall",
         "vocab_size": 40,
+        "can_encode": True,
         "heads": ["transducer", "ctc"],
         "is_causal": False,
         "features": "kaldi",
@@ -57,6 +58,14 @@ def test_settings_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (written["family"], written["vocab_size"]) == ("soundsgoodai", 39)
     assert written["search"] == {"method": "beam", "beam": 2}
     assert AsrModel.load(tmp_path / "out")[1].decode([4]) != ""
+
+
+def test_a_vocabulary_that_only_decodes_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = "".join(f"{token} {i}\n" for i, token in enumerate(["<blk>", *(f"sound{i}" for i in range(1, 40))]))
+    root = icefall_folder(tmp_path / "repository", model_of(40), table.encode(), "lang_phone/tokens.txt")
+    assert main(["convert", str(root), "--out", str(tmp_path / "out"), "--features", "whisper"]) == 0
+    said = capsys.readouterr().out
+    assert "whisper features" in said and "no hotwords, alignment or training on" in said
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,14 @@ class StandIn:
         self.close()
 
     def close(self) -> None:
-        """Stop: connections are refused from now on."""
+        """Stop: connections are cut, and refused from now on."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+        for connection in self._server.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def add(
         self,
@@ -153,6 +156,15 @@ class StandIn:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     hub: StandIn
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client in a thread of its own."""
+        self.connections.append(request)
+        super().process_request(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -25,9 +25,12 @@ from tests.hub.published_layouts import (
     soundsgoodai_model,
     write,
 )
+from tests.tokenizer.byte_level_models import icefall_model
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.features import FbankConfig
 from zipasr.hub import ModelSettings, Origin, convert, find_local
+from zipasr.hub.origin import CONVERTER_VERSION
 from zipasr.model import AsrModel
 from zipasr.search.default_search import read_default_search
 from zipasr.search.strategy import SearchConfig
@@ -70,7 +73,7 @@ def test_where_a_folder_comes_from(tmp_path: Path) -> None:
     document = json.loads((out / "source.json").read_text())
     names = ("exp/pretrained.pt", "data/lang_bpe_40/bpe.model", "exp/train.sh")
     sums = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
-    assert document == {**origin._asdict(), "family": "icefall", "files": sums}
+    assert document == {**origin._asdict(), "family": "icefall", "converter": CONVERTER_VERSION, "files": sums}
 
 
 def test_streaming_model_with_settings_of_its_scripts(tmp_path: Path) -> None:
@@ -130,6 +133,44 @@ def test_pieces_with_bytes(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("FOX 你好")) == "FOX 你好"
 
 
+def test_byte_level_pieces(tmp_path: Path) -> None:
+    vocabulary = icefall_model(["今天天气很好 HELLO"] * 3)
+    size = len(Tokenizer.from_bytes(vocabulary).pieces)
+    original = model_of(size)
+    model, tokenizer = converted(icefall_folder(tmp_path / "r", original, vocabulary, "lang_bbpe_500/bbpe.model"))
+    same_numbers(model, original)
+    assert tokenizer.is_byte_level and tokenizer.decode(tokenizer.encode("今天 HELLO")) == "今天 HELLO"
+
+
+@pytest.mark.parametrize("name", ["lang_phone/tokens.txt", "lang_partial_tone/tokens.txt"])
+def test_phones_and_partial_tones_are_only_decoded(tmp_path: Path, name: str) -> None:
+    tokens = [
+        "<blk>",
+        "<sos/eos>",
+        "<unk>",
+        *(f"{sound}{tone}" for sound in ("iang", "uo", "AH", "zh") for tone in range(10)),
+    ]
+    table = "".join(f"{token} {i}\n" for i, token in enumerate([*tokens[:40], "#0", "#1"]))
+    original = model_of(40)
+    model, tokenizer = converted(icefall_folder(tmp_path / "r", original, table.encode(), name))
+    same_numbers(model, original)
+    assert not tokenizer.can_encode
+    assert tokenizer.pieces == tokens[:40]
+
+
+def test_whisper_features(tmp_path: Path) -> None:
+    """The weights do not say them: a script beside them does, or the caller."""
+    original = model_of(40, is_causal=True)
+    root = icefall_folder(tmp_path / "repository", original, sentencepiece_model())
+    assert converted(root)[0].config.features == FbankConfig()
+    assert converted(root, ModelSettings(features="whisper"))[0].config.features == FbankConfig(kind="whisper")
+    write(root, {"exp/train.sh": "./zipformer/train.py --whisper-fbank 1 --num-mel-bins 80\n"})
+    model, _ = converted(root)
+    assert model.config.features == FbankConfig(kind="whisper")
+    same_numbers(model, original)
+    assert converted(root, ModelSettings(features="kaldi"))[0].config.features == FbankConfig()
+
+
 def test_authors_package(tmp_path: Path) -> None:
     vocabulary = authors_vocabulary(["▁", "▁HE", "LL", "O", "L", "你", "好"])
     for heads in (("transducer", "ctc"), ("ctc",)):
@@ -175,7 +216,7 @@ def test_the_vocabulary_that_fits_is_taken(tmp_path: Path) -> None:
     assert converted(root)[1].vocab_size == 40
     pieces = ["<blk>", "<sos/eos>", "<unk>", *map(chr, range(0x4E00, 0x4E00 + 37))]
     write(root, {"data/lang_char/tokens.txt": "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces))})
-    with pytest.raises(ConfigError, match=r"lang_bpe_40.*lang_char.* all have the 40 entries of the model; add --tokenizer"):
+    with pytest.raises(ConfigError, match=r"lang_bpe_40.*lang_char.* all have so many; add --tokenizer"):
         converted(root)
     chosen = root / "data" / "lang_char" / "tokens.txt"
     out = convert(*find_local(root), tmp_path / "chosen", tokenizer=chosen)
@@ -237,17 +278,23 @@ def test_damaged_files(root: Path) -> None:
     vocabulary.write_bytes(pieces[:-20])
     refused(root, CheckpointError, r"bpe\.model must be a vocabulary .* damaged")
     vocabulary.write_bytes(sentencepiece_model(33))
-    refused(root, CheckpointError, r"40.*33")
+    refused(root, ConfigError, r"bpe\.model: the tokenizer must have as many entries as the model, 40, but has 33")
 
 
 def test_a_checkpoint_of_24_gb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = root / "exp" / "pretrained.pt"
+    content = path.read_bytes()
     with path.open("wb") as file:
         file.truncate(24 * 10**9)
     monkeypatch.setattr("zipasr.hub.weights.read_torch_file", lambda *_, **__: pytest.fail("it was opened"))
-    refused(root, CheckpointError, r"pretrained\.pt must have at most 12 GB, but has 24\.0 GB, .* --max-gb 25")
+    refused(root, CheckpointError, r"pretrained\.pt must have at most 12 GB, but has 24 GB; .*--max-gb")
     with pytest.raises(pytest.fail.Exception, match="it was opened"):
         convert(*find_local(root), root.parent / "out", max_gb=25)
+    monkeypatch.undo()
+    path.write_bytes(content)
+    with (root / "data" / "lang_bpe_40" / "bpe.model").open("wb") as file:
+        file.truncate(24 * 10**9)
+    refused(root, CheckpointError, r"bpe\.model must be a vocabulary of less than .* MB, but has")
 
 
 def test_few_numbers_that_claim_to_be_many(root: Path) -> None:
@@ -324,7 +371,11 @@ def test_hostile_yaml(tmp_path: Path) -> None:
         refused(root, CheckpointError, "config.yaml must hold")
     assert not made.exists()
     write(tmp_path / "repository", {"config.yaml": "x" * 1_000_000})
-    refused(tmp_path / "repository", CheckpointError, r"config\.yaml must have at most .* GB")
+    refused(
+        tmp_path / "repository",
+        CheckpointError,
+        r"config\.yaml must have at most 0\.0001 GB, but has 0\.001 GB; it does not describe a model",
+    )
 
 
 def test_settings_that_are_wrong(root: Path) -> None:

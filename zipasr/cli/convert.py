@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     heads = ", ".join(written["heads"])
     kind = "causal encoder" if written["is_causal"] else "encoder"
     print(f"{out}: {kind} with {heads}, {written['vocab_size']} tokens, {written['features']} features ({written['from']})")
+    if not written["can_encode"]:
+        print("its vocabulary turns tokens into text, but no text into tokens: no hotwords, alignment or training on")
     if written["search"]:
         print("default search: " + ", ".join(f"{name} {value}" for name, value in written["search"].items()))
     return 0
@@ -87,6 +89,7 @@ def _written(out: "Path") -> dict[str, Any]:
     from zipasr.hub import SOURCE_FILE
     from zipasr.model import CONFIG_FILE, AsrConfig
     from zipasr.search.default_search import read_default_search
+    from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
     folder = CheckpointFolder(out)
     config, source = folder.config(AsrConfig, CONFIG_FILE), folder.document(SOURCE_FILE)
@@ -97,8 +100,9 @@ def _written(out: "Path") -> dict[str, Any]:
         "from": ", ".join(source["files"]),
         "family": source["family"],
         "vocab_size": config.vocab_size,
+        "can_encode": Tokenizer.from_bytes(folder.blob(MODEL_FILE)).can_encode,
         "heads": [head for head in ("transducer", "ctc", "attention") if getattr(config, head) is not None],
         "is_causal": config.encoder.is_causal,
-        "features": getattr(config.features, "kind", "kaldi"),
+        "features": config.features.kind,
         "search": default.search.changes() if default is not None else None,
     }

@@ -28,34 +28,40 @@ _SPARE_BYTES = 50_000_000
 """Free space to leave on the disk."""
 
 
-def find_commit(hub: Hub, reference: Reference) -> str:
+def find_commit(hub: Hub, reference: Reference) -> tuple[str, Hub]:
     """The commit that a reference means now; where the hub cannot be reached, the one that it meant last.
 
+    Returns:
+        The commit, and the hub, offline if it could not be reached.
     Raises:
         CheckpointError: there is no such repository or revision, access is refused, or the hub cannot be reached and the
             cache does not know the revision.
     """
     if reference.is_pinned:
-        return reference.revision
+        return reference.revision, hub
     known = hub.folder(reference) / "refs" / reference.revision
     last = known.read_text(encoding="ascii").strip() if known.is_file() else None
     if hub.is_offline:
         if last is None:
-            raise CheckpointError(
-                f"{reference} must be in the cache, since HF_HUB_OFFLINE is set, but {hub.cache} does not have it; fetch it "
-                f"while online (zipasr pull {reference}), or point HF_HOME to a cache that has it"
-            )
-        return last
+            raise _not_in_cache(hub, reference, f"{hub.cache} does not have it")
+        return last, hub
     try:
         with explained(hub, reference):
             commit = str(open_api(hub).repo_info(reference.repository, revision=reference.revision, timeout=_TIMEOUT_S).sha)
             _write_text(known, commit)
-            return commit
+            return commit, hub
     except UnreachableError as error:
         if last is None:
             raise
         logger.warning("%s; using %s at commit %s from the cache", error.reason, reference, last[:12])
-        return last
+        return last, hub._replace(offline=error.reason)
+
+
+def _not_in_cache(hub: Hub, reference: Reference, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{reference} must be in the cache, since {hub.offline}, but {what}; fetch it while online (zipasr pull {reference})"
+        ", or point HF_HOME to a cache that has it"
+    )
 
 
 def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
@@ -72,10 +78,7 @@ def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
     with contextlib.suppress(OSError, ValueError):
         return {str(name): int(size) for name, size in json.loads(kept.read_bytes()).items()}
     if hub.is_offline:
-        raise CheckpointError(
-            f"{reference} must be in the cache, since HF_HUB_OFFLINE is set, but {hub.folder(reference)} does not list its "
-            f"files; fetch it while online: zipasr pull {reference}"
-        )
+        raise _not_in_cache(hub, reference, f"{hub.folder(reference)} does not list its files")
     with explained(hub, reference):
         entries = open_api(hub).list_repo_tree(reference.repository, recursive=True, revision=commit)
         sizes = {entry.path: int(entry.size) for entry in entries if getattr(entry, "size", None) is not None}
@@ -201,10 +204,7 @@ def _check_download(hub: Hub, reference: Reference, sizes: Mapping[str, int], ma
         CheckpointError: the client is offline, or they are too large.
     """
     if hub.is_offline:
-        raise CheckpointError(
-            f"{reference} must be in the cache, since HF_HUB_OFFLINE is set, but {hub.folder(reference)} lacks "
-            f"{', '.join(sizes)}; fetch it while online: zipasr pull {reference}"
-        )
+        raise _not_in_cache(hub, reference, f"{hub.folder(reference)} lacks {', '.join(sizes)}")
     num_bytes = sum(sizes.values())
     if num_bytes > max_bytes:
         largest = max(sizes, key=lambda name: sizes[name])

@@ -31,10 +31,15 @@ class Hub(NamedTuple):
     """Folder of the cache, which all programs with huggingface_hub share."""
     token: str | bool
     """The token to send; False: none."""
-    is_offline: bool
-    """Whether no requests may be made."""
+    offline: str = ""
+    """Why no requests may be made; empty if they may."""
     is_token_withheld: bool = False
     """Whether this machine has a token, which is not sent to this hub."""
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether no requests may be made."""
+        return bool(self.offline)
 
     @property
     def host(self) -> str:
@@ -70,8 +75,8 @@ def open_hub(
     found: str | bool | None = token if isinstance(token, str) else client.get_token() if may_send else None
     is_withheld = token is None and not is_trusted and bool(os.environ.get("HF_TOKEN"))
     cache = Path(cache_dir) if cache_dir is not None else _default_cache()
-    is_offline = _is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE")
-    return Hub(endpoint, cache.expanduser().absolute(), found or False, is_offline, is_withheld)
+    offline = next((f"{name} is set" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_set(name)), "")
+    return Hub(endpoint, cache.expanduser().absolute(), found or False, offline, is_withheld)
 
 
 def import_client() -> ModuleType:

@@ -111,7 +111,7 @@ def open_checkpoint(
             vocabulary, others = named, ()
         used.append(files.config)
     path = path_inside(root, checkpoint)
-    check_size(path, max_gb=max_gb)
+    _check_size(path, max_gb, "all of it is read into memory; if that is what you want, raise the limit (--max-gb)")
     if tokenizer is None and not vocabulary:
         raise CheckpointError(f"{path} must have its vocabulary beside it, but there is none; add --tokenizer FILE")
     names = () if tokenizer is not None else (vocabulary, *others)
@@ -122,18 +122,10 @@ def open_checkpoint(
     return OpenedCheckpoint(model, opened, search, (checkpoint, *names, *used))
 
 
-def check_size(path: Path, *, max_gb: float) -> None:
-    """Check the size of a file before it is opened.
-
-    Raises:
-        CheckpointError: it is larger than `max_gb`.
-    """
+def _check_size(path: Path, max_gb: float, cure: str) -> None:
     size_gb = path.stat().st_size / 1e9
     if size_gb > max_gb:
-        raise CheckpointError(
-            f"{path} must have at most {max_gb:g} GB, but has {size_gb:.1f} GB, which would all be read into memory; if "
-            f"that is what you want, add --max-gb {int(size_gb) + 1}"
-        )
+        raise CheckpointError(f"{path} must have at most {max_gb:g} GB, but has {size_gb:.4g} GB; {cure}")
 
 
 def _script(root: Path, name: str) -> str | None:
@@ -146,7 +138,7 @@ def _script(root: Path, name: str) -> str | None:
 
 def _description(root: Path, name: str) -> ModelYaml:
     path = path_inside(root, name)
-    check_size(path, max_gb=MAX_BYTES / 1e9)
+    _check_size(path, MAX_BYTES / 1e9, "it does not describe a model")
     content = path.read_bytes()
     refuse_pointer(content, path, CheckpointError)
     try:

@@ -125,7 +125,7 @@ def inspect_model(model: str | os.PathLike[str]) -> Inspection:
 
 def _inspect_reference(reference: Reference) -> Inspection:
     hub = open_hub()
-    commit = find_commit(hub, reference)
+    commit, hub = find_commit(hub, reference)
     known = find_known(str(reference))
     if (folder := _cached(hub, reference, commit)) is not None:
         return replace(inspect_model(folder), model=str(reference), commit=commit, known=known)

@@ -68,6 +68,11 @@ def recognize(listing: Mapping[str, int], *, subfolder: str = "", precision: Pre
     names = _names_for(listing, subfolder)
     own = _find_own(names, subfolder)
     if own is not None:
+        if precision != "float32":
+            raise ConfigError(
+                f"there must be ONNX graphs of another project for {precision}, but this is a folder of zipasr, which has "
+                "one precision; leave it out"
+            )
         return own
     is_other = _is_of_transformers(names)
     checkpoint = None

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from zipasr.checkpoint import clean_up, replace_folder, write_text
+from zipasr.checkpoint import CHECKSUMS, clean_up, replace_folder, write_text
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.client import fetch, find_commit, list_files
@@ -74,7 +74,7 @@ def local_model(
     if not max_gb > 0:
         raise ConfigError(f"the largest size to fetch must be above 0 GB, but is {max_gb:g}; leave it out for {MAX_GB:g}")
     hub = open_hub(endpoint=endpoint, cache_dir=cache_dir, token=token)
-    commit = find_commit(hub, reference)
+    commit, hub = find_commit(hub, reference)
     folder = hub.folder(reference) / "zipasr" / _folder_name(commit, reference.subfolder, precision, settings)
     if not _is_current(folder, reference):
         sizes = list_files(hub, reference, commit)
@@ -108,7 +108,7 @@ def pinned(model: str | os.PathLike[str], *, like: str = "") -> str:
     earlier = parse_reference(like) if like else None
     if earlier is not None and not reference.is_pinned and earlier._replace(revision=reference.revision) == reference:
         return str(earlier)
-    return str(reference._replace(revision=find_commit(open_hub(), reference)))
+    return str(reference._replace(revision=find_commit(open_hub(), reference)[0]))
 
 
 def _report(folder: Path, reference: Reference, commit: str) -> None:
@@ -201,11 +201,23 @@ def _make(
             start = f"{layout.folder}/" if layout.folder else ""
             inside = {name.removeprefix(start): path for name, path in paths.items()}
             _link(inside, made)
-            document = source_document(made, inside.keys() - {SOURCE_FILE}, family=layout.family, origin=origin)
-            write_text(made / SOURCE_FILE, json.dumps(document, indent=1, ensure_ascii=False))  # replaces a link
+            document = source_document(made, sorted(inside.keys() - {SOURCE_FILE}), family=layout.family, origin=origin)
+            _forget_checksum(made, SOURCE_FILE)
+            write_text(made / SOURCE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
             _write_search(made, layout, own.over(known))
         _keep_own_files(folder, made)
         replace_folder(made, folder)
+
+
+def _forget_checksum(folder: Path, name: str) -> None:
+    """Take a file that is about to be replaced off the list of checksums of a folder of ours."""
+    path = folder / CHECKSUMS
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged list is reported when it is opened
+        index = json.loads(path.read_bytes())
+        if index["sha256"].pop(name, None) is not None:
+            write_text(
+                path, json.dumps(index, indent=1)
+            )  # the file is a link into the cache; this puts another in its place
 
 
 def _write_search(folder: Path, layout: Layout, settings: ModelSettings) -> None:

@@ -30,7 +30,7 @@ def source_document(root: Path, names: Iterable[str], *, family: str, origin: Or
         family: what they are: icefall, authors, soundsgoodai, or a kind of ONNX graphs.
         origin: where they come from.
     """
-    files = {name: _sha256(root / name) for name in sorted(names)}
+    files = {name: _sha256(root / name) for name in names}
     return {**origin._asdict(), "family": family, "converter": CONVERTER_VERSION, "files": files}
 
 

@@ -82,13 +82,23 @@ def _fitted(tokenizer: Tokenizer, num_outputs: int) -> Tokenizer:
         ) from error
 
 
+def _open_fitting(path: Path, num_outputs: int) -> Tokenizer:
+    try:
+        return open_tokenizer(path, num_outputs=num_outputs)
+    except CheckpointError:
+        tokenizer = open_tokenizer(path)
+        with _errors_name(path):
+            _fitted(tokenizer, num_outputs)  # raises, as it is whole, but another model's
+        raise
+
+
 def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     """The one vocabulary among files that fits the outputs of a model."""
     fitting: dict[Path, Tokenizer] = {}
     errors = []
     for path in paths:
         try:
-            fitting[path] = open_tokenizer(path, num_outputs=num_outputs)
+            fitting[path] = _open_fitting(path, num_outputs)
         except (CheckpointError, ConfigError) as error:
             errors.append(error)
     if not fitting:
@@ -96,8 +106,8 @@ def _fitting(paths: Sequence[Path], num_outputs: int) -> Tokenizer:
     first, *others = fitting.values()
     if any(other.pieces != first.pieces for other in others):
         raise ConfigError(
-            f"the vocabulary must be given, since {', '.join(map(str, fitting))} all have the {num_outputs} entries of the "
-            "model; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
+            f"one vocabulary must have the {num_outputs} entries of the model, but {', '.join(map(str, fitting))} all have "
+            "so many; add --tokenizer FILE, or in a training --set finetune.tokenizer=FILE"
         )
     return first
 

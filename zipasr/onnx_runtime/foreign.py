@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from zipasr.checkpoint import CHECKSUMS
+from zipasr.checkpoint import CHECKSUMS, checkpoint_folders
 from zipasr.errors import CheckpointError
 from zipasr.onnx_runtime.external_data import check_external_data
 from zipasr.onnx_runtime.folder import Exported
@@ -26,6 +26,8 @@ from zipasr.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 _MIN_EQUAL_SHARE = 0.9
 """Share of the pieces that two vocabularies of one model have in common; symbols of other kinds may be named differently."""
+_RUN_MODEL = "model"
+"""Folder of the model inside the folder of a training run, whatever else is there."""
 _MAX_DEPTH, _MAX_FILES = 2, 10_000
 """How far to look for graphs: exp/ and data/lang_bpe_500/ are the deepest of the published folders."""
 
@@ -60,7 +62,9 @@ def find_foreign(folder: str | os.PathLike[str]) -> GraphFiles | None:
     Raises:
         CheckpointError: there are several models, or a graph is missing.
     """
-    return None if (Path(folder) / CHECKSUMS).exists() else find_graphs(_names(Path(folder)))
+    root = Path(folder)
+    is_ours = any((path / CHECKSUMS).exists() for path in (root, root / _RUN_MODEL)) or bool(checkpoint_folders(root))
+    return None if is_ours else find_graphs(_names(root))
 
 
 def _names(root: Path) -> list[str]:

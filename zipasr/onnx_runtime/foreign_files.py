@@ -120,13 +120,16 @@ def _models(names: Iterable[str]) -> dict[_Stem, _Model]:
         part = {"model": "ctc"}.get(match["part"].lower(), match["part"].lower())
         version = _PRECISIONS.get((match["precision"] or "").lower(), "float32")
         found.setdefault(stem, {}).setdefault(part, {}).setdefault(version, name)
-    models: dict[_Stem, _Model] = {stem: dict(model) for stem, model in found.items()}
-    for stem, model in found.items():
-        for shorter in (_without_chunk(stem.suffix), "") if "encoder" in model else ():
-            for part, versions in found.get(stem._replace(suffix=shorter), {}).items():
-                if part != "encoder":
-                    models[stem].setdefault(part, versions)
-    return models
+    return {stem: _completed(stem, found) for stem in found}
+
+
+def _completed(stem: _Stem, found: Mapping[_Stem, Mapping[str, _Versions]]) -> _Model:
+    """The graphs of a stem; an encoder takes a decoder and a joiner that it lacks from those without its chunk or epoch."""
+    model: _Model = dict(found[stem])
+    for suffix in (_without_chunk(stem.suffix), "") if "encoder" in model else ():
+        others = found.get(stem._replace(suffix=suffix), {})
+        model = {part: others[part] for part in ("decoder", "joiner") if part in others} | model
+    return model
 
 
 def _refuse_incomplete(models: Mapping[_Stem, _Model]) -> None:

