@@ -79,12 +79,13 @@ def write_folder(
         _sync_folder(partial)
         replace_folder(partial, folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise CheckpointError(
             f"could not write checkpoint {folder}: {reason}; earlier checkpoints are untouched. "
             "Free some space or choose another folder, then run the same command again"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

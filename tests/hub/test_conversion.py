@@ -304,6 +304,43 @@ def test_few_numbers_that_claim_to_be_many(root: Path) -> None:
     refused(root, CheckpointError, r"decoder\.embedding\.weight must have its numbers in the file, but repeats a few")
 
 
+CONV1, CONV2 = "encoder_embed.conv.0.weight", "encoder_embed.conv.4.weight"
+POSITIONS = "encoder.encoders.0.layers.0.self_attn_weights.linear_pos.weight"
+BIAS = "joiner.output_linear.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({CONV1: torch.zeros(10**5, 1, 1, 1), CONV2: torch.zeros(10**6, 1, 1, 1)}, "not a complete Zipformer"),
+        ({POSITIONS: torch.zeros(4, 10**6)}, r"linear_pos\.weight must have at most 4096 columns, but has 1000000"),
+        ({BIAS: torch.zeros(40).to_sparse()}, f"{BIAS} must be a plain tensor .* but is float32 sparse_coo"),
+        ({BIAS: torch.zeros(40).to(torch.float8_e4m3fn)}, f"{BIAS} must be a plain tensor .* but is float8_e4m3fn strided"),
+        ({BIAS: torch.zeros(40, dtype=torch.complex64)}, f"{BIAS} must be a tensor of floating-point numbers"),
+        ({BIAS: torch.zeros(40, device="meta")}, f"{BIAS} has a shape, but no numbers"),
+        ({BIAS: torch.full((40,), float("inf"))}, f"{BIAS} has numbers that are not finite"),
+    ],
+    ids=["sizes", "positions", "sparse", "float8", "complex", "meta", "infinite"],
+)
+def test_hostile_tensors(root: Path, change: dict[str, torch.Tensor], message: str) -> None:
+    torch.save({"model": icefall_state_dict(model_of(40)) | change}, root / "exp" / "pretrained.pt")
+    refused(root, CheckpointError, message)
+
+
+def test_an_interruption_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(root.parent.rglob("*"))
+    monkeypatch.setattr("zipasr.checkpoint._sync_folder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        convert(*find_local(root), root.parent / "out")
+    assert sorted(root.parent.rglob("*")) == before
+
+
+def test_weights_of_one_moment_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "exp" / "pretrained.pt").rename(root / "exp" / "epoch-30.pt")
+    convert(*find_local(root), root.parent / "out")
+    assert "exp/epoch-30.pt holds the weights of one moment of a training" in caplog.text
+
+
 def test_compressed_archives(root: Path) -> None:
     """`torch.save` does not compress; a few bytes that grow without end when they are read are no checkpoint."""
     path, packed = root / "exp" / "pretrained.pt", root.parent / "packed"

@@ -4,7 +4,9 @@ The folder holds configuration, weights as safetensors, vocabulary, `source.json
 of the search are known, `search.json`. It is written at once or not at all. Nothing of the files is executed.
 """
 
+import logging
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -22,9 +24,12 @@ from zipasr.search.default_search import SEARCH_FILE, DefaultSearch
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 MAX_GB = 12.0
 """Largest checkpoint that is opened unless asked for: an `epoch-N.pt` of the largest published model, 700 M parameters and
 four times as many numbers, has 11.2 GB."""
+_ONE_MOMENT = re.compile(r"(epoch|iter|checkpoint)-\d+\.pt")
 NO_SETTINGS = ModelSettings()
 
 
@@ -69,6 +74,10 @@ def convert(
     out = Path(out)
     check_place(out)
     opened = open_checkpoint(root, files, settings=settings, known=known, tokenizer=tokenizer, max_gb=max_gb)
+    if _ONE_MOMENT.fullmatch(PurePosixPath(files.checkpoint).name):
+        logger.warning(
+            "%s holds the weights of one moment of a training; results of recipes are those of averages", files.checkpoint
+        )
     documents, tensors, blobs = opened.model.to_files(opened.tokenizer)
     documents[SOURCE_FILE] = source_document(root, opened.files, family=files.family, origin=origin or Origin())
     replaceable = {} if opened.search is None else {SEARCH_FILE: opened.search.to_json().encode()}

@@ -29,6 +29,7 @@ _HEAD_TENSORS = {
     "value_head_dim": "self_attn1.in_proj",
     "pos_head_dim": "self_attn_weights.linear_pos",
 }
+_MAX_POS_DIM = 4096  # the published 48, and far more
 _DECODER_HEAD_DIM = 64  # of the published attention decoder
 # channels -> unmasked channels: the recipe's small, medium and large, and the extra large of the authors' package
 _PUBLISHED_UNMASKED: dict[tuple[int, ...], tuple[int, ...]] = {
@@ -117,11 +118,19 @@ def _encoder_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelSettin
         feedforward=tuple(_shape(shapes, f"{block}feed_forward2.in_proj.weight", 2)[0] for block in blocks),
         kernel_sizes=kernel_sizes,
         **_head_sizes(shapes, blocks, settings),
-        pos_dim=_shape(shapes, f"{blocks[0]}self_attn_weights.linear_pos.weight", 2)[1],
+        pos_dim=_pos_dim(shapes, f"{blocks[0]}self_attn_weights.linear_pos.weight"),
         is_causal=is_causal,
         chunk_frames_50hz=chunks,
         left_context_frames_50hz=left_contexts,
     )
+
+
+def _pos_dim(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
+    """Width of the position encoding, whose table of 2000 rows is in memory but not in the file."""
+    pos_dim = _shape(shapes, key, 2)[1]
+    if pos_dim > _MAX_POS_DIM:
+        raise CheckpointError(f"{key} must have at most {_MAX_POS_DIM} columns, but has {pos_dim}; {EXPECTED}")
+    return pos_dim
 
 
 def _features(num_mel_bins: int, settings: ModelSettings) -> FbankConfig:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zipasr.checkpoint import first_few, mismatches
@@ -21,6 +22,8 @@ from zipasr.hub.shapes import EXPECTED, infer_config
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.tokenizer import Tokenizer
 from zipasr.torch_file import read_torch_file
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_checkpoint(
@@ -57,6 +60,8 @@ def read_checkpoint(
         tokenizer = _fitting(vocabulary, config.vocab_size)
     with _errors_name(path):
         for key, tensor in tensors.items():
+            if tensor.is_meta:
+                raise CheckpointError(f"{key} has a shape, but no numbers; save the weights themselves")
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{key} has numbers that are not finite; use an earlier checkpoint of the training")
         return build_model(config.for_vocabulary(tokenizer), tensors), tokenizer
@@ -129,6 +134,9 @@ def checked_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 )
             kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{key} must be a tensor of floating-point numbers, but is {kind}; {EXPECTED}")
+        if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
+            kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+            raise CheckpointError(f"{key} must be a plain tensor of 16, 32 or 64 bits per number, but is {kind}; {EXPECTED}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{key} must have its numbers in the file, but repeats a few of them {tensor.numel()} times; it is made to "
@@ -146,10 +154,14 @@ def build_model(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
     Raises:
         CheckpointError: tensors are missing, unknown or of other shapes.
     """
-    model = AsrModel(config).eval()
-    own, renamed = model.state_dict(), rename_state_dict(tensors)
+    try:
+        with torch.device("meta"):
+            shapes = AsrModel(config)  # first without memory: a few tensors can ask for far more than the file has
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint has impossible shapes ({error}); {EXPECTED}") from error
+    own, renamed = shapes.state_dict(), rename_state_dict(tensors)
     theirs = {rename_key(key): key for key in tensors}
-    wrong = mismatches(model, renamed, shown=lambda name: theirs.get(name) or original_key(name))
+    wrong = mismatches(shapes, renamed, shown=lambda name: theirs.get(name) or original_key(name))
     for key in tensors:
         name = rename_key(key)
         is_ours_or_repeated = name == key or theirs[name] != key
@@ -157,8 +169,9 @@ def build_model(config: AsrConfig, tensors: Mapping[str, Tensor]) -> AsrModel:
             wrong.append(f"{key} is unknown")
     if wrong:
         raise CheckpointError(f"the checkpoint is not a complete Zipformer: {first_few(wrong)}; {EXPECTED}")
+    model = AsrModel(config)
     model.load_state_dict(renamed)
-    return model
+    return model.eval()
 
 
 def open_tokenizer(path: str | os.PathLike[str], *, num_outputs: int | None = None) -> Tokenizer:
