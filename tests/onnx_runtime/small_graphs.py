@@ -118,7 +118,11 @@ def offline_graph(
     if lens is not None:
         inputs.append(("x_lens", lens, ("N",)))
         outputs.append((f"{name}_len" if is_ctc else f"{name}_lens", lens, ("N",)))
-        nodes.append(helper.make_node("Identity", ["x_lens"], [outputs[1][0]]))
+        dtype = helper.tensor_dtype_to_np_dtype(lens)
+        constants |= {f"len_{number}": np.array(number, dtype) for number in (1, 2, 7)}
+        steps = (("Sub", 7, "x_lens", "rest_len"), ("Div", 2, "rest_len", "half_len"), ("Add", 1, "half_len", "more_len"))
+        for kind, number, given, result in (*steps, ("Div", 2, "more_len", outputs[1][0])):
+            nodes.append(helper.make_node(kind, [given, f"len_{number}"], [result]))
     return model(nodes, inputs, outputs, constants, metadata or (CTC_METADATA if is_ctc else ENCODER_METADATA))
 
 

@@ -2,7 +2,6 @@
 change nothing, and streams in any pieces give what whole recordings give. Contract: they open wherever a model is taken."""
 
 import random
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from zipasr.features import Fbank
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.search.greedy import greedy_search
 from zipasr.search.strategy import find_hypotheses
 
 CHUNK, LEFT = 16, 64
@@ -132,34 +132,36 @@ def test_windows_of_zipformer_1_are_shorter(folders: dict[str, Path]) -> None:
     assert latencies == {"online-transducer": 320 + 137.5, "online-v1": 320 + 77.5}
 
 
-@pytest.mark.parametrize("name", ["offline-transducer", "offline-ctc", "online-transducer"])
+@pytest.mark.parametrize("name", ["offline-transducer", "offline-ctc", "online-v1"])
 def test_int32_and_missing_lengths_change_nothing(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    method = METHODS[name.split("-")[1]][0]
+    method = METHODS["ctc" if name == "offline-ctc" else "transducer"][0]
     expected = said(folders[name], method)
     narrow = icefall.changed(folders[name], tmp_path / "int32", icefall.take_int32)
     assert INT32 in [value.type.tensor_type.elem_type for value in onnx.load(next(narrow.glob("[ec]*.onnx"))).graph.input]
     assert said(narrow, method) == expected
-    short = icefall.changed(narrow, tmp_path / "x only", icefall.take_no_lengths)
-    assert said(short, method) == expected
+    if name != "online-v1":
+        assert said(icefall.changed(narrow, tmp_path / "x only", icefall.take_no_lengths), method) == expected
 
 
-def test_precisions_mix(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [("int8", "int8", "fp16"), ("fp16", "fp16", "int8"), ("fp16", "fp16", "fp16")])
+def test_precisions_mix(kind: tuple[str, str, str], tmp_path: Path) -> None:
     """Any graph may be there in 8 or 16 bits only."""
-    for path in folders["offline-transducer"].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    icefall.quantize(tmp_path)
-    icefall.halve(tmp_path)
-    for kind in (("int8", "int8", "fp16"), ("fp16", "fp16", "int8"), ("fp16", "fp16", "fp16")):
-        folder = write(tmp_path / "-".join(kind))
-        for part, precision in zip(("encoder", "decoder", "joiner"), kind, strict=True):
-            (path,) = tmp_path.glob(f"{part}-*.{precision}.onnx")
-            (folder / path.name).write_bytes(path.read_bytes())
-        found = said(folder, "greedy")
-        expected = [without_specials(result.tokens) for result in sherpa_results(folder, RECORDINGS, "greedy")]
-        # A joiner in 8 bits scales all frames of a call together; sherpa-onnx gives it one at a time, we up to 8.
-        smallest = 0.8 if kind[-1] == "int8" else 1.0
-        assert all(SequenceMatcher(None, *pair).ratio() >= smallest for pair in zip(found, expected, strict=True))
-        assert sum(map(len, found)) > 10
+    source = write(tmp_path / "all", **transducer())
+    icefall.quantize(source)
+    icefall.halve(source)
+    folder = write(tmp_path / "some")
+    for part, precision in zip(("encoder", "decoder", "joiner"), kind, strict=True):
+        name = f"{part}.{precision}.onnx"
+        (folder / name).write_bytes((source / name).read_bytes())
+    engine = zipasr.load(folder).engine
+    found = []
+    for samples in RECORDINGS:
+        # A joiner in 8 bits scales all frames of a call together; sherpa-onnx gives it one at a time, the search up to 8.
+        encoded = engine.encode([engine.fbank(samples)])
+        (hypothesis,) = greedy_search(engine.scorer, encoded, unk_id=engine.tokenizer.unk_id, window_frames_25hz=1)
+        found.append([engine.tokenizer.pieces[i].replace("\u2581", " ") for i in hypothesis.ids])
+    assert found == [result.tokens for result in sherpa_results(folder, RECORDINGS, "greedy")]
+    assert sum(map(len, found)) > 10
 
 
 def test_the_batch_does_not_matter(folders: dict[str, Path]) -> None:
@@ -215,7 +217,7 @@ def test_searches_hotwords_and_language_models_work(folders: dict[str, Path], tm
 
 def test_on_the_command_line(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     soundfile.write(tmp_path / "a.wav", RECORDINGS[0], 16_000, subtype="FLOAT")
-    for name in ("offline-transducer", "offline-ctc", "online-transducer", "online-ctc"):
+    for name in ("offline-transducer", "online-ctc"):
         assert main(["transcribe", str(folders[name]), str(tmp_path / "a.wav")]) == 0
         assert capsys.readouterr().out.strip() == zipasr.load(folders[name]).transcribe(RECORDINGS[0]).text
     for argv, said_so in (
