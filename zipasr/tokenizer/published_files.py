@@ -3,6 +3,7 @@
 The content of a file decides what it is; names only help where that leaves two meanings."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _MAX_BYTES = 64 << 20
 """Published vocabularies have up to 0.5 MB."""
 _MIN_CHARACTER_SHARE = 0.9
 """At least this share of the symbols of a table of characters are single ones; of phones and pinyin, a tenth are."""
+_CONTROL = re.compile("[\x01-\x08\x0e-\x1f]")
+"""Characters that a sentencepiece model starts with, but no text file."""
 
 
 def read_published(path: str | os.PathLike[str], *, num_outputs: int | None = None) -> bytes:
@@ -84,7 +87,7 @@ def _text(content: bytes) -> str | None:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    return None if "\x00" in text or content.startswith(b"\n\x0c\n") else text
+    return None if "\x00" in text or _CONTROL.search(text[:100]) else text
 
 
 def _marked(model: bytes, path: str | os.PathLike[str]) -> bytes:
@@ -115,9 +118,8 @@ def _has_byte_level_text(pieces: Sequence[str], path: str | os.PathLike[str]) ->
 
 def _scored(pieces: list[str], scores: list[float], path: str | os.PathLike[str]) -> bytes:
     own = [i for i, piece in enumerate(pieces) if not _is_special(piece)]
-    ordered = [scores[i] for i in own]
-    first = ordered[0] if ordered else 0.0
-    are_merges = len(own) > 2 and ordered == [first - i for i in range(len(own))]  # sentencepiece numbers the merges of BPE
+    ranks = [-scores[i] for i in own if scores[i]]  # the first is 0, and so are those of pieces that were asked for
+    are_merges = len(ranks) > 1 and ranks == list(range(1, len(ranks) + 1))  # sentencepiece numbers the pieces of BPE
     is_byte_level = _has_byte_level_text([pieces[i] for i in own], path)
     cut: Cut = "merges" if are_merges else "unigram"
     return PieceList(pieces=pieces, cut=cut, scores=scores, is_byte_level=is_byte_level).to_bytes()

@@ -46,11 +46,9 @@ class Segmentation:
         start = 0
         while start < len(text):
             end = ends[start] or start + 1
-            found_ids = self._ids_of(text[start:end])
-            if found_ids != [UNKNOWN] or ids[-1:] != [UNKNOWN]:  # one for unknown characters in a row
-                ids += found_ids
+            ids += self._ids_of(text[start:end])
             start = end
-        return ids
+        return _with_single_unknowns(ids)
 
     def merged(self, text: str) -> list[int]:
         """The ids after merging neighbors of one word, those with the highest score first, of equal ones the first."""
@@ -66,10 +64,15 @@ class Segmentation:
                 parts[place : place + 2] = [parts[place] + parts[place + 1]]
             for part in parts:
                 ids += self._ids_of(part)
-        return ids
+        return _with_single_unknowns(ids)
 
     def _ids_of(self, part: str) -> list[int]:
         """The id of a piece, or the ids of the bytes of a character that is none."""
         if part in self._ids:
             return [self._ids[part]]
         return [self._byte_ids[byte] for byte in part.encode("utf-8", "replace")] if self._byte_ids else [UNKNOWN]
+
+
+def _with_single_unknowns(ids: Sequence[int]) -> list[int]:
+    """The ids with one for unknown characters in a row."""
+    return [id for before, id in pairwise((0, *ids)) if not before == id == UNKNOWN]

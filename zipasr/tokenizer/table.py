@@ -70,10 +70,10 @@ def parse_scores(content: str, path: str | os.PathLike[str]) -> tuple[list[str],
 
 
 def has_scores(content: str) -> bool:
-    """Whether the second fields of a text file are scores, not ids: one has a sign or a point, or ids repeat."""
+    """Whether the second fields of a text file are scores: fewer than half of them can be ids, which do not repeat."""
     seconds = [fields[1] for fields in map(_fields, content.split("\n")) if len(fields) == 2]
     numbers = [second for second in seconds if math.isfinite(_score(second))]
-    return any(not _is_id(number) for number in numbers) or len(set(numbers)) < len(numbers) / 2
+    return len(set(filter(_is_id, numbers))) < len(numbers) / 2
 
 
 def _fields(line: str) -> list[str]:
