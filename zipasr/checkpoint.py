@@ -77,7 +77,7 @@ def write_folder(
         index = {"format": "zipasr", "version": FORMAT_VERSION, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
         _sync_folder(partial)
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise CheckpointError(
@@ -164,6 +164,16 @@ class CheckpointFolder:
                 "use another checkpoint"
             )
 
+    def checksum(self, name: str) -> str:
+        """The SHA-256 of one file, which is verified in pieces, so that memory never holds all of it.
+
+        Raises:
+            CheckpointError: as for `blob`.
+        """
+        with self._open(name) as file:
+            self._verify(name, found := hashlib.file_digest(file, "sha256").hexdigest())
+        return found
+
     def document(self, name: str) -> Any:
         """The JSON value of one file."""
         return json.loads(self.blob(name))
@@ -194,8 +204,7 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as for `blob`.
         """
-        with self._open(name) as file:
-            self._verify(name, hashlib.file_digest(file, "sha256").hexdigest())
+        self.checksum(name)
         try:
             return safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:
@@ -253,10 +262,10 @@ def numbered_folders(parent: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def clean_up(parent: str | os.PathLike[str]) -> list[str]:
+def clean_up(parent: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
     """Clean up after killed writers in a folder of checkpoints: delete incomplete checkpoints, restore replaced ones.
 
-    Call it only from the sole writer of the folder, and not while it writes.
+    Call it only from the sole writer of the folder, or of the checkpoint `name` in it, and not while it writes.
 
     Returns:
         A sentence about each restored folder.
@@ -264,7 +273,7 @@ def clean_up(parent: str | os.PathLike[str]) -> list[str]:
     restored = []
     for path in sorted(Path(parent).glob(".*.*-*")):
         match = re.fullmatch(r"\.(.+)\.(partial|old)-\d+", path.name)
-        if match is None or not path.is_dir():
+        if match is None or not path.is_dir() or name not in (None, match.group(1)):
             continue
         folder = path.with_name(match.group(1))
         if match.group(2) == "old" and not folder.exists():  # killed between the two renames that replace it
@@ -354,7 +363,7 @@ def _write_file(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
+def replace_folder(new: Path, folder: Path) -> None:
     """Replace `folder` by `new`; at any moment, one of the two is complete on disk."""
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")

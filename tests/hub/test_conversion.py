@@ -30,6 +30,7 @@ from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.features import FbankConfig
 from zipasr.hub import ModelSettings, Origin, convert, find_local
+from zipasr.hub.origin import CONVERTER_VERSION
 from zipasr.model import AsrModel
 from zipasr.search.default_search import read_default_search
 from zipasr.search.strategy import SearchConfig
@@ -72,7 +73,7 @@ def test_where_a_folder_comes_from(tmp_path: Path) -> None:
     document = json.loads((out / "source.json").read_text())
     names = ("exp/pretrained.pt", "data/lang_bpe_40/bpe.model", "exp/train.sh")
     sums = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
-    assert document == {**origin._asdict(), "family": "icefall", "files": sums}
+    assert document == {**origin._asdict(), "family": "icefall", "converter": CONVERTER_VERSION, "files": sums}
 
 
 def test_streaming_model_with_settings_of_its_scripts(tmp_path: Path) -> None:

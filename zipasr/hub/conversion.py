@@ -127,7 +127,8 @@ def open_checkpoint(
     paths = [path_inside(root, name) for name in names] if tokenizer is None else [tokenizer]
     merged = settings.over(settings_there.over(known))
     model, opened = read_checkpoint(path, paths, merged, check=described.check if described is not None else None)
-    return OpenedCheckpoint(model, opened, _default_search(merged, model), (checkpoint, *names, *used))
+    search = default_search(merged, has_transducer=model.has_transducer, has_attention=model.has_attention)
+    return OpenedCheckpoint(model, opened, search, (checkpoint, *names, *used))
 
 
 def _check_size(path: Path, max_gb: float, cure: str) -> None:
@@ -164,13 +165,13 @@ def _named(root: Path, config: str, name: str | None) -> str | None:
     return str(folder / name)
 
 
-def _default_search(settings: ModelSettings, model: AsrModel) -> DefaultSearch | None:
-    """The search that settings ask for: that which published results use, with the penalty and the beam."""
+def default_search(settings: ModelSettings, *, has_transducer: bool, has_attention: bool) -> DefaultSearch | None:
+    """The search that settings ask for: that which published results use, with the penalty and the beam; None: the usual."""
     given = {"blank_penalty": settings.blank_penalty or None, "beam": settings.beam_size}
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         return None
-    method = "beam" if model.has_transducer else "attention_rescoring" if model.has_attention else "ctc_greedy"
+    method = "beam" if has_transducer else "attention_rescoring" if has_attention else "ctc_greedy"
     if method == "ctc_greedy" and settings.beam_size is not None:
         method = "ctc_beam"
     search = SearchConfig(method=method, **changes)  # type: ignore[arg-type]

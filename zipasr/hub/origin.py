@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SOURCE_FILE = "source.json"
+CONVERTER_VERSION = 1
+"""Raised when files are converted in another way than before; downloads are then converted again."""
 
 
 class Origin(NamedTuple):
@@ -28,7 +30,8 @@ def source_document(root: Path, names: Iterable[str], *, family: str, origin: Or
         family: what they are: icefall, authors, soundsgoodai, or a kind of ONNX graphs.
         origin: where they come from.
     """
-    return {**origin._asdict(), "family": family, "files": {name: _sha256(root / name) for name in names}}
+    files = {name: _sha256(root / name) for name in names}
+    return {**origin._asdict(), "family": family, "converter": CONVERTER_VERSION, "files": files}
 
 
 def _sha256(path: Path) -> str:
