@@ -125,9 +125,6 @@ def test_refusals_by_status(served: StandIn, tmp_path: Path, status: int) -> Non
     hub = open_hub(endpoint=served.url, cache_dir=tmp_path, token="hf_x")
     with pytest.raises(CheckpointError, match=f"status {status}|does not exist"):
         find_commit(hub, MODEL)
-    commit = served.repositories["someone/model"].commit(FILES, "other")
-    with pytest.raises(CheckpointError, match=f"status {status}|does not exist"):
-        list_files(hub, MODEL, commit)
 
 
 def test_unknown_revisions_are_answered_with_those_that_are_there(served: StandIn, tmp_path: Path) -> None:
