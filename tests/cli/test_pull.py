@@ -187,6 +187,22 @@ def test_a_folder_needs_no_client(
     assert code == 2 and 'pip install "zipasr[hub]"' in error
 
 
+def test_a_checkpoint_whose_heads_nobody_knows_is_converted_with_settings(
+    hub: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = model_of(40, num_heads=(2, 4), head_dims=(16, 6, 4))
+    hub.add("someone/odd", icefall_folder(tmp_path / "repository", model, sentencepiece_model()))
+    code, _, error = run(capsys, "pull", "hf:someone/odd")
+    assert code == 2 and "give num_heads" in error and "zipasr convert hf:someone/odd" in error
+    assert ": exp/pretrained.pt: " in error  # as in the repository, not where it was for a moment
+    out = tmp_path / "out"
+    assert run(capsys, "convert", "hf:someone/odd", "--out", str(out), "--num-heads", "2,4")[0] == 0
+    assert AsrModel.load(out)[0].config == model.config
+    assert json.loads((out / "source.json").read_text())["repository"] == "someone/odd"
+    assert run(capsys, "convert", NAME, "--out", str(out))[0] == 2
+    assert run(capsys, "convert", "hf:someone/odd", "--out", str(out), "--tokenizer", "x")[0] == 2
+
+
 def test_two_processes_pull_the_same_model_at_once(hub: StandIn, tmp_path: Path) -> None:
     hub.add("someone/icefall", icefall_folder(tmp_path / "repository", model_of(40), sentencepiece_model()))
     hub.bytes_per_s = 1_000_000

@@ -472,6 +472,7 @@ def test_paths_that_hold_no_checkpoint(root: Path) -> None:
     write(tmp_path / "texts", {"a.txt": ""})
     for path, kind, message in (
         (tmp_path / "absent", CheckpointError, "there is no such file or folder"),
+        (Path("hf:owner/name"), ConfigError, "is on the hub: zipasr pull hf:owner/name --out DIR"),
         (tmp_path / "texts", CheckpointError, r"must hold a checkpoint .* but holds a\.txt"),
         (tmp_path / "graphs", ConfigError, "holds ONNX graphs, which need no conversion: zipasr transcribe"),
         (tmp_path / "programs", CheckpointError, "hold TorchScript"),

@@ -21,7 +21,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "icefall's zipformer recipes, of the authors' zipformer package, and of soundsgoodai. Nothing in their files is "
         "executed. The sizes come from the tensors, and other settings from scripts and config.yaml beside them.",
     )
-    parser.add_argument("path", metavar="PATH", help="the checkpoint (pretrained.pt, epoch-N.pt, model.pt) or its folder")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="the checkpoint (pretrained.pt, epoch-N.pt, model.pt) or its folder, or hf:OWNER/NAME for one on the hub",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, new or from an earlier conversion")
     parser.add_argument(
         "--tokenizer",
@@ -44,18 +48,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Convert the checkpoint and print what it holds; return the exit code."""
-    from pathlib import Path
-
     from zipasr.errors import ConfigError
-    from zipasr.hub import MAX_GB, convert, find_local
+    from zipasr.hub import MAX_GB, is_reference
 
-    max_gb = MAX_GB if args.max_gb is None else args.max_gb
-    if not max_gb > 0:
+    if args.max_gb is not None and not args.max_gb > 0:
         raise ConfigError(f"--max-gb must be positive, but is {args.max_gb}; leave it out for {MAX_GB:g}")
-    tokenizer = None if args.tokenizer is None else Path(args.tokenizer)
-    root, files = find_local(Path(args.path), needs_vocabulary=tokenizer is None)
-    settings = _settings(args)
-    out = convert(root, files, args.out, settings=settings, tokenizer=tokenizer, max_gb=max_gb)
+    out = _convert_published(args) if is_reference(args.path) else _convert_local(args)
     written = _written(out)
     if args.json:
         print(json.dumps(written))
@@ -68,6 +66,35 @@ def run(args: argparse.Namespace) -> int:
     if written["search"]:
         print("default search: " + ", ".join(f"{name} {value}" for name, value in written["search"].items()))
     return 0
+
+
+def _convert_local(args: argparse.Namespace) -> "Path":
+    from pathlib import Path
+
+    from zipasr.hub import MAX_GB, convert, find_local
+
+    tokenizer = None if args.tokenizer is None else Path(args.tokenizer)
+    root, files = find_local(Path(args.path), needs_vocabulary=tokenizer is None)
+    max_gb = MAX_GB if args.max_gb is None else args.max_gb
+    return convert(root, files, args.out, settings=_settings(args), tokenizer=tokenizer, max_gb=max_gb)
+
+
+def _convert_published(args: argparse.Namespace) -> "Path":
+    from zipasr.errors import ConfigError
+    from zipasr.hub.local import MAX_GB, check_target, copy_model, fetched_family, local_model
+
+    if args.tokenizer is not None:
+        raise ConfigError(
+            "--tokenizer is for files of this machine, but the model is on the hub; download it to use another"
+        )
+    check_target(args.out)
+    folder = local_model(args.path, settings=_settings(args), max_gb=MAX_GB if args.max_gb is None else args.max_gb)
+    if (family := fetched_family(folder)) not in ("icefall", "authors", "soundsgoodai"):
+        raise ConfigError(
+            f"{args.path} must be a checkpoint of another project, but is {family}; it needs no conversion: zipasr pull "
+            f"{args.path} --out {args.out}"
+        )
+    return copy_model(folder, args.out)
 
 
 def _settings(args: argparse.Namespace) -> "ModelSettings":

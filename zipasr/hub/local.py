@@ -114,9 +114,10 @@ def pinned(model: str | os.PathLike[str], *, like: str = "") -> str:
 def _report(folder: Path, reference: Reference, commit: str) -> None:
     """Say in one line what is used."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    family = _source(folder).get("family", "")
     size = megabytes(sum(path.stat().st_size for path in files))
-    logger.info("%s is commit %s: %s, %d files, %s, in %s", reference, commit, family, len(files), size, folder)
+    logger.info(
+        "%s is commit %s: %s, %d files, %s, in %s", reference, commit, fetched_family(folder), len(files), size, folder
+    )
 
 
 def copy_model(folder: Path, out: str | os.PathLike[str]) -> Path:
@@ -167,6 +168,11 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def fetched_family(folder: Path) -> str:
+    """What a folder of `local_model` was made of; see `Layout.family`."""
+    return str(_source(folder).get("family", ""))
+
+
 def _source(folder: Path) -> dict[str, object]:
     """The content of `source.json`; empty if it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
@@ -196,7 +202,8 @@ def _make(
         if layout.checkpoint is not None:
             _link(paths, work / "files")
             limit = max(max_gb, MAX_CHECKPOINT_GB)
-            convert(work / "files", layout.checkpoint, made, settings=own, known=known, max_gb=limit, origin=origin)
+            with _explained_conversion(work / "files", origin):
+                convert(work / "files", layout.checkpoint, made, settings=own, known=known, max_gb=limit, origin=origin)
         else:
             start = f"{layout.folder}/" if layout.folder else ""
             inside = {name.removeprefix(start): path for name, path in paths.items()}
@@ -207,6 +214,19 @@ def _make(
             _write_search(made, layout, own.over(known))
         _keep_own_files(folder, made)
         replace_folder(made, folder)
+
+
+@contextlib.contextmanager
+def _explained_conversion(files: Path, origin: Origin) -> Iterator[None]:
+    """Context manager: name files as in the repository, and the command that takes settings which a file lacks."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(f"{files}/", "")) from error
+    except ConfigError as error:
+        reference = Reference(origin.repository or "", origin.revision or "", origin.subfolder)
+        message = str(error).replace(f"{files}/", "")
+        raise ConfigError(f"{message}; give settings to: zipasr convert {reference} --out DIR") from error
 
 
 def _forget_checksum(folder: Path, name: str) -> None:

@@ -8,6 +8,7 @@ from zipasr.checkpoint import CHECKSUMS
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 
+_REFERENCE = "hf:"
 _MAX_FILES = 20_000
 _MAX_DEPTH = 5
 
@@ -17,21 +18,42 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
 
     Args:
         path: folder in one of the published layouts, or a checkpoint file. The vocabulary may be beside the checkpoint, or
-        in
-            `data/` up to two folders above, where recipes have it.
+            in `data/` up to two folders above, where recipes have it.
         needs_vocabulary: whether there must be one.
     Raises:
         CheckpointError: there is no checkpoint, or there are several, or no vocabulary.
         ConfigError: there is something that needs no conversion.
     """
     if path.is_file():
-        return _around(path, needs_vocabulary=needs_vocabulary)
+        root, files = _around(path)
+    else:
+        root, files = _below(path)
+        if not files.vocabulary:
+            root, files = _around(root / files.checkpoint)
+    if needs_vocabulary and not files.vocabulary:
+        raise CheckpointError(
+            f"{root / files.checkpoint} must have its vocabulary (bpe.model, bbpe.model, NAME.vocab or tokens.txt) beside "
+            "it or in data/, as recipes do, but there is none; add --tokenizer FILE. An encoder without heads, such as "
+            "AudenAI's, has none, and gives no text"
+        )
+    return root, files
+
+
+def _below(path: Path) -> tuple[Path, CheckpointFiles]:
+    """The files of a model in a folder."""
+    if not path.is_dir() and str(path).startswith(_REFERENCE):
+        raise ConfigError(
+            f"{path} must be a file or folder here, but is on the hub: zipasr pull {path} --out DIR converts it"
+        )
     if not path.is_dir():
         raise CheckpointError(f"{path} must be a checkpoint or the folder of one, but there is no such file or folder")
     if (path / CHECKSUMS).is_file():
         raise ConfigError(f"{path} must hold a checkpoint of others, but is a model folder of zipasr; use it as it is")
     names = list(_names_below(path))
-    files = find_checkpoint(names, needs_vocabulary=False)
+    try:
+        files = find_checkpoint(names, needs_vocabulary=False)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     if files is None and any(name.endswith(".onnx") for name in names):
         raise ConfigError(
             f"{path} must hold a PyTorch checkpoint, but holds ONNX graphs, which need no conversion: zipasr transcribe "
@@ -42,9 +64,7 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
             f"{path} must hold a checkpoint (pretrained.pt, epoch-N.pt or model.pt) and its vocabulary, but holds "
             f"{', '.join(sorted(names)[:5]) or 'nothing'}"
         )
-    if files.vocabulary or not needs_vocabulary:
-        return path, files
-    return _around(path / files.checkpoint, needs_vocabulary=needs_vocabulary)
+    return path, files
 
 
 def _names_below(root: Path) -> Iterator[str]:
@@ -57,11 +77,13 @@ def _names_below(root: Path) -> Iterator[str]:
         for name in sorted(names):
             count += 1
             if count > _MAX_FILES:
-                raise CheckpointError(f"{root} must be the folder of a model, but has more than {_MAX_FILES} files")
+                raise CheckpointError(
+                    f"{root} must be the folder of a model, but has more than {_MAX_FILES} files; name the checkpoint"
+                )
             yield (relative / name).as_posix()
 
 
-def _around(checkpoint: Path, *, needs_vocabulary: bool) -> tuple[Path, CheckpointFiles]:
+def _around(checkpoint: Path) -> tuple[Path, CheckpointFiles]:
     """The files near a checkpoint, relative to the folder two levels above its own."""
     checkpoint = checkpoint.parent.resolve() / checkpoint.name
     root = checkpoint.parent.parent.parent
@@ -73,6 +95,6 @@ def _around(checkpoint: Path, *, needs_vocabulary: bool) -> tuple[Path, Checkpoi
         near += [folder.glob(pattern) for pattern in ("*.model", "tokens.txt", "data/*", "data/*/*", "*lang*/*")]
     names = {path.relative_to(root).as_posix() for paths in near for path in paths if path.is_file()}
     name = checkpoint.relative_to(root).as_posix()
-    files = find_checkpoint(names | {name}, name, needs_vocabulary=needs_vocabulary)
+    files = find_checkpoint(names | {name}, name, needs_vocabulary=False)
     assert files is not None, "a file was named"
     return root, files
