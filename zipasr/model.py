@@ -336,6 +336,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     cure = f"train one with: zipasr train DATA --out {path}"
     if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
         found, cure = "it holds ONNX graphs, which can only transcribe", "use the PyTorch checkpoint of the model"
+    elif any(path.glob("*.pt")) or any(path.glob("*/*.pt")):
+        found, cure = "it holds a checkpoint of another project", f"convert it: zipasr convert {path} --out DIR"
     raise CheckpointError(
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
         f"but {found}; {cure}"

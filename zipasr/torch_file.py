@@ -60,9 +60,9 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
         refuse_pointer(head, path, CheckpointError)
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return safetensors.torch.load_file(path)
-        if head.startswith(b"PK"):
+        if is_archive := head.startswith(b"PK"):
             _check_archive(path)
-        return _unpickle(path, trust_pickle=trust_pickle)
+        return _unpickle(path, is_archive=is_archive, trust_pickle=trust_pickle)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must be a checkpoint file, but there is no such file") from error
     except IsADirectoryError as error:
@@ -88,14 +88,16 @@ def _check_archive(path: Path) -> None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 
 
-def _unpickle(path: Path, *, trust_pickle: bool) -> Any:
+def _unpickle(path: Path, *, is_archive: bool, trust_pickle: bool) -> Any:
+    """The content of a file; that of an archive is read where it is used, since training checkpoints have much besides the
+    model."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
         logger.warning(
             "torch %s has a vulnerability in its safe loading (CVE-2026-24747); upgrade torch.", torch.__version__
         )
     with torch.serialization.safe_globals(_HARMLESS):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         except pickle.UnpicklingError as error:
             refused = _refused_names(path, str(error))
             if not refused:

@@ -98,3 +98,7 @@ def test_other_verbs_say_how_to_open_a_checkpoint(repository: Path, capsys: pyte
     path = repository / "exp" / "pretrained.pt"
     assert main(["transcribe", str(path), "a.wav"]) == 1
     assert f"zipasr convert {path} --out converted" in capsys.readouterr().err
+    assert main(["transcribe", str(repository), "a.wav"]) == 1
+    assert f"it holds a checkpoint of another project; convert it: zipasr convert {repository} --out DIR" in (
+        capsys.readouterr().err
+    )

@@ -137,6 +137,15 @@ def test_no_checkpoint_to_take() -> None:
         assert find_checkpoint(names) is None, names
 
 
+def test_odd_names_are_no_files_of_a_model() -> None:
+    """Every name that is returned is one of the list, and leads to no other place."""
+    odd = ("../exp/pretrained.pt", "exp//pretrained.pt", "./exp/pretrained.pt", "/exp/pretrained.pt", "data/../bpe.model")
+    assert found((*RECIPE, *odd)) == found(RECIPE)
+    assert find_checkpoint(odd[:3]) is None
+    huge = "exp/epoch-99999999999999999999.pt"
+    assert found(("exp/epoch-9.pt", huge, "data/lang_char/tokens.txt")).checkpoint == huge
+
+
 def test_torchscript_alone_is_refused() -> None:
     names = ("data/lang_bpe_500/bpe.model", "exp/cpu_jit.pt", "exp/jit_script.pt")
     with pytest.raises(

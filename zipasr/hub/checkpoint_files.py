@@ -76,6 +76,9 @@ def find_checkpoint(names: Collection[str], subfolder: str = "", *, needs_vocabu
         CheckpointError: there are several models, or only TorchScript, or no vocabulary and no ONNX graphs to run instead.
     """
     within = subfolder.strip("/")
+    names = [
+        name for name in names if str(PurePosixPath(name)) == name and {"..", "/"}.isdisjoint(PurePosixPath(name).parts)
+    ]
     own = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == CHECKSUMS}  # our model folders
     names = [name for name in names if own.isdisjoint(PurePosixPath(name).parents)]
     inside = [name for name in names if not within or name == within or name.startswith(f"{within}/")]

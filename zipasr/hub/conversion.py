@@ -120,7 +120,7 @@ def open_checkpoint(
             vocabulary, others = named, ()
         used.append(files.config)
     path = path_inside(root, checkpoint)
-    _check_size(path, max_gb, "all of it is read into memory; if that is what you want, raise the limit (--max-gb)")
+    _check_size(path, max_gb, "it takes much time and memory; if that is what you want, raise the limit (--max-gb)")
     if tokenizer is None and not vocabulary:
         raise CheckpointError(f"{path} must have its vocabulary beside it, but there is none; add --tokenizer FILE")
     names = () if tokenizer is not None else (vocabulary, *others)

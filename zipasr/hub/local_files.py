@@ -1,16 +1,12 @@
 """A path on this machine -> the checkpoint of others there, with the files that belong to it."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from zipasr.checkpoint import CHECKSUMS
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
-
-_REFERENCE = "hf:"
-_MAX_FILES = 20_000
-_MAX_DEPTH = 5
+from zipasr.hub.layout import listing_of
+from zipasr.hub.reference import is_reference
 
 
 def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, CheckpointFiles]:
@@ -41,7 +37,7 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
 
 def _below(path: Path) -> tuple[Path, CheckpointFiles]:
     """The files of a model in a folder."""
-    if not path.is_dir() and str(path).startswith(_REFERENCE):
+    if not path.is_dir() and is_reference(str(path)):
         raise ConfigError(
             f"{path} must be a file or folder here, but is on the hub: zipasr pull {path} --out DIR converts it"
         )
@@ -49,7 +45,7 @@ def _below(path: Path) -> tuple[Path, CheckpointFiles]:
         raise CheckpointError(f"{path} must be a checkpoint or the folder of one, but there is no such file or folder")
     if (path / CHECKSUMS).is_file():
         raise ConfigError(f"{path} must hold a checkpoint of others, but is a model folder of zipasr; use it as it is")
-    names = list(_names_below(path))
+    names = list(listing_of(path))
     try:
         files = find_checkpoint(names, needs_vocabulary=False)
     except CheckpointError as error:
@@ -65,22 +61,6 @@ def _below(path: Path) -> tuple[Path, CheckpointFiles]:
             f"{', '.join(sorted(names)[:5]) or 'nothing'}"
         )
     return path, files
-
-
-def _names_below(root: Path) -> Iterator[str]:
-    """Names of files in a folder and its subfolders; hidden ones are left out, and links to folders are not followed."""
-    count = 0
-    for folder, subfolders, names in os.walk(root):
-        relative = Path(folder).relative_to(root)
-        is_deep = len(relative.parts) >= _MAX_DEPTH
-        subfolders[:] = [] if is_deep else sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            count += 1
-            if count > _MAX_FILES:
-                raise CheckpointError(
-                    f"{root} must be the folder of a model, but has more than {_MAX_FILES} files; name the checkpoint"
-                )
-            yield (relative / name).as_posix()
 
 
 def _around(checkpoint: Path) -> tuple[Path, CheckpointFiles]:
