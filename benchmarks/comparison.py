@@ -43,8 +43,8 @@ SCALED_ADAM_LR = 0.045
 ADAM_FACTOR = {"zipformer": 3.2, "conformer": 0.8}
 TUNED = {
     "zipformer": ("lr", (0.03, 0.045, 0.07)),
-    "zipformer, Adam": ("adam.factor", (0.4, 0.8, 1.6, 3.2, 6.4)),
-    "conformer, Adam": ("adam.factor", (0.4, 0.8, 1.6)),
+    "zipformer, Adam": ("adam.factor", (0.8, 1.6, 3.2, 6.4)),
+    "conformer, Adam": ("adam.factor", (0.4, 0.8, 1.6, 3.2)),
 }
 """Rates tried for each optimizer, and the field that holds them."""
 
@@ -104,7 +104,7 @@ def config_of(system: str, seed: int, data: str) -> TrainConfig:
     """The run of a system."""
     config = dataclasses.replace(base(), data=data, seed=seed)
     if system.endswith("Adam"):
-        adam = AdamConfig(factor=ADAM_FACTOR[system.split(",")[0]], warmup_batches=300.0, max_grad_norm=5.0)
+        adam = AdamConfig(factor=ADAM_FACTOR[system.split(",")[0]], warmup_batches=300.0)
         config = dataclasses.replace(config, adam=adam)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=ENCODERS[system]))
 

@@ -11,6 +11,7 @@ from zipasr.encoder.frontend import ConvEmbed, ConvNeXt
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.dropout import DROPOUT, Dropout
 from zipasr.nn.norm import BiasNorm
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import set_step
 
 
@@ -129,6 +130,19 @@ def test_convnext_skips_whole_sequences_while_training(monkeypatch: pytest.Monke
         assert not torch.equal(module(image)[0], image[0]) or skipped().any()
     set_step(module, 0.0)
     assert not (module.eval()(image) == image).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("num_frames", [1, 64, 65, 200])
+@pytest.mark.parametrize("left", [0, 3])
+def test_slices_of_inference_equal_the_whole(num_frames: int, left: int) -> None:
+    torch.manual_seed(0)
+    module = ConvNeXt(4).double().eval()
+    image = seeded(2, num_frames + left, 5, 4, dtype=torch.float64)
+    past = (lambda: Past(seeded(2, left, 5, 4, dtype=torch.float64))) if left else (lambda: None)
+    expected = module(image, past())
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(module(image, past()), expected.detach())
 
 
 def test_dropout_is_shared_over_time_and_follows_the_published_schedule() -> None:

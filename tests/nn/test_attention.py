@@ -17,6 +17,7 @@ from zipasr.nn.attention import (
     SelfAttention,
     whitening_limit,
 )
+from zipasr.nn.past import Past
 from zipasr.nn.schedule import set_step
 
 KINDS = ["noncausal", "causal"]
@@ -261,6 +262,25 @@ def test_nonlin_attention_equals_golden(kind: str) -> None:
     assert_close_to(y, batch_first(golden["out.nonlin_attention"]))
 
 
+@pytest.mark.parametrize(("num_frames", "left"), [(1, 0), (128, 0), (129, 0), (300, 0), (16, 64), (150, 40)])
+@pytest.mark.parametrize("kind", ["nothing", "padding", "chunks"])
+def test_blocks_of_inference_equal_the_whole(num_frames: int, left: int, kind: str) -> None:
+    weights_of = AttentionWeights(8, 6, num_heads=2, query_head_dim=3, pos_head_dim=2).double().eval()
+    x, keys = seeded(2, num_frames, 8, dtype=torch.float64), num_frames + left
+    positions = seeded(2 * num_frames + left - 1, 6, dtype=torch.float64)
+    mask = torch.zeros(2, 1, 1, keys, dtype=torch.bool)
+    if kind == "padding":
+        mask[1, :, :, keys // 2 :] = True
+    elif kind == "chunks":
+        rows, columns = torch.arange(num_frames).unsqueeze(1) // 10, torch.arange(-left, num_frames) // 10
+        mask = mask | (columns > rows) | (columns < rows - 3)
+    past = (lambda: Past(seeded(2, left, 6, dtype=torch.float64))) if left else (lambda: None)
+    expected = weights_of(x, positions, mask, past())
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(weights_of(x, positions, mask, past()), expected.detach())
+
+
 def test_gradcheck_of_the_three() -> None:
     torch.manual_seed(0)
     weights_of = AttentionWeights(8, 6, num_heads=2, query_head_dim=3, pos_head_dim=2).double().eval()
@@ -281,4 +301,6 @@ def test_half_precision_keeps_its_type(dtype: torch.dtype) -> None:
     attend, nonlin = SelfAttention(8, num_heads=2, value_head_dim=3).to(dtype), NonlinAttention(8).to(dtype)
     x = seeded(2, 4, 8).to(dtype)
     weights = weights_of(x, seeded(7, 6).to(dtype), torch.tensor(False))
-    assert {weights.dtype, attend(x, weights).dtype, nonlin(x, weights[:, 0]).dtype} == {dtype}
+    with torch.no_grad():
+        in_blocks = weights_of(x, seeded(7, 6).to(dtype), torch.tensor(False))
+    assert {weights.dtype, in_blocks.dtype, attend(x, weights).dtype, nonlin(x, weights[:, 0]).dtype} == {dtype}

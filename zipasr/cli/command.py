@@ -16,6 +16,7 @@ from typing import Any
 
 from zipasr import __version__
 from zipasr.cli.console import configure_streams, log_lines
+from zipasr.cli.memory import keep_freed_memory
 from zipasr.cli.threads import wait_without_spinning
 from zipasr.errors import ConfigError, ZipasrError
 
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     configure_streams()
     wait_without_spinning()
+    keep_freed_memory()
     try:
         if not argv:
             print(FIRST_STEPS, flush=True)

@@ -17,8 +17,12 @@ from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.convolution import convolve_image
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
 from zipasr.nn.past import Past
+from zipasr.nn.placement import is_cpu_inference
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import ActivationKind, activate
+
+_SLICE_FRAMES = 64
+"""Frames of the ConvNeXt layer that inference on a CPU computes at once."""
 
 
 def image_width(num_features: int) -> int:
@@ -51,12 +55,21 @@ class ConvNeXt(ScheduledModule):
             conv, joined = self.depthwise, past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2)
             y = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
             convolved, image = y.permute(0, 2, 3, 1), image[:, :-FRAMES_AHEAD]
-        hidden = self.pointwise1(convolved)
-        y = self.pointwise2(activate(self.hidden_balancer(hidden), self.activation))
+        y = self._in_slices(convolved) if is_cpu_inference(convolved) else self._bottleneck(convolved)
         rate = self.value(self.skip_rate)
         if rate > 0.0:
             y = y * sequence_mask(y, rate)
         return self.out_whiten(self.out_balancer(image + y))
+
+    def _bottleneck(self, convolved: Tensor) -> Tensor:
+        return self.pointwise2(activate(self.hidden_balancer(self.pointwise1(convolved)), self.activation))
+
+    def _in_slices(self, convolved: Tensor) -> Tensor:
+        """`_bottleneck` some frames at a time, since its hidden channels are the largest tensor of the encoder."""
+        y = torch.empty_like(convolved, memory_format=torch.contiguous_format)
+        for part, out in zip(convolved.split(_SLICE_FRAMES, dim=1), y.split(_SLICE_FRAMES, dim=1), strict=True):
+            out.copy_(self._bottleneck(part))
+        return y
 
 
 class ConvEmbed(nn.Module):

@@ -16,11 +16,14 @@ from torch.nn import functional
 
 from zipasr.nn.constraint import Balancer, Whiten, chance, penalize_abs
 from zipasr.nn.past import Past, join
+from zipasr.nn.placement import is_cpu_inference
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import scaled_linear
 
 MASKED_SCORE = -1000.0
 """Score of a masked position; finite, so that a row with every key masked stays finite."""
+_BLOCK_ROWS = 128
+"""Rows of scores that inference on a CPU computes at once, so that they stay in a cache."""
 
 
 class RelativePositionalEncoding(nn.Module):
@@ -123,16 +126,38 @@ class AttentionWeights(ScheduledModule):
         key = join(past, self.whiten_keys(self.balance_keys(key)))
         query_NHTK = _split_heads(query, self.num_heads)
         key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)
-        scores_NHTT = query_NHTK @ key_NHKT
+        pos_query_NHTK = _split_heads(pos_query, self.num_heads)
+        encoded_HKP = None
         if not (self.training and chance(self.value(self.pos_drop_rate))):
             encoded_HKP = self.linear_pos(positions).view(-1, self.num_heads, self.pos_head_dim).permute(1, 2, 0)
-            pos_scores = _split_heads(pos_query, self.num_heads) @ encoded_HKP
-            shifted: Tensor = RelativeShift.apply(pos_scores)
+        if encoded_HKP is not None and is_cpu_inference(x):
+            return _weights_in_blocks(query_NHTK, key_NHKT, pos_query_NHTK, encoded_HKP, mask)
+        scores_NHTT = query_NHTK @ key_NHKT
+        if encoded_HKP is not None:
+            shifted: Tensor = RelativeShift.apply(pos_query_NHTK @ encoded_HKP)
             scores_NHTT = scores_NHTT + shifted
         if self.training and chance(0.1):
             scores_NHTT = penalize_abs(scores_NHTT, limit=25.0, penalty=1e-4)
         scores_NHTT = scores_NHTT.masked_fill(mask, MASKED_SCORE)
         return scores_NHTT.softmax(-1).to(scores_NHTT.dtype)
+
+
+def _weights_in_blocks(
+    query_NHTK: Tensor, key_NHKT: Tensor, pos_query_NHTK: Tensor, encoded_HKP: Tensor, mask: Tensor
+) -> Tensor:
+    """`AttentionWeights.forward` without gradients, some rows at a time, each with the offsets that it needs."""
+    num_frames, num_keys = query_NHTK.shape[2], key_NHKT.shape[3]
+    is_masked, has_rows = bool(mask.any()), mask.dim() > 1 and mask.shape[-2] > 1
+    weights_NHTT = query_NHTK.new_empty(*query_NHTK.shape[:3], num_keys)
+    for start in range(0, num_frames, _BLOCK_ROWS):
+        end = min(num_frames, start + _BLOCK_ROWS)
+        scores = query_NHTK[:, :, start:end] @ key_NHKT
+        offsets = encoded_HKP[:, :, num_frames - end : num_frames - 1 - start + num_keys]
+        scores += _shifted_view(pos_query_NHTK[:, :, start:end] @ offsets)
+        if is_masked:
+            scores.masked_fill_(mask[..., start:end, :] if has_rows else mask, MASKED_SCORE)
+        weights_NHTT[:, :, start:end] = scores.softmax(-1)
+    return weights_NHTT
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

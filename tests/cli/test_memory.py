@@ -1,0 +1,38 @@
+"""Law: a command keeps the memory that it frees, up to a limit, unless the environment configures the allocator."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+MB = 2**20
+PROGRAM = """
+import resource, sys
+import numpy as np
+from zipasr.cli.memory import keep_freed_memory
+
+keep_freed_memory()
+size = int(sys.argv[1])
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(size, np.uint8)[::4096] = 1
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(after - before)
+"""
+
+
+def page_faults(num_bytes: int, **environment: str) -> int:
+    """Page faults of using a block of this size that was used twice before, in a process of its own."""
+    inherited = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", PROGRAM, str(num_bytes)]
+    done = subprocess.run(command, env={**inherited, **environment}, check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is configured")
+def test_large_blocks_are_used_again() -> None:
+    num_huge_pages = 200 // 2  # at least so many faults, if the system uses huge pages; otherwise 51,200
+    assert page_faults(200 * MB) < num_huge_pages // 4
+    assert page_faults(600 * MB) >= num_huge_pages  # beyond the limit
+    assert page_faults(200 * MB, MALLOC_TRIM_THRESHOLD_="131072") >= num_huge_pages

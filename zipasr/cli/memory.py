@@ -1,0 +1,26 @@
+"""Memory of the process: the C library keeps what is freed."""
+
+import ctypes
+import os
+import sys
+
+_KEPT_BYTES = 256 * 2**20
+"""Freed memory at the end of the heap that is kept; more is returned to the system."""
+_LARGEST_BLOCK_BYTES = 2**30
+"""Blocks up to this size are taken from the heap, which can keep them."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of glibc's mallopt
+_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory, unless the environment configures its allocator.
+
+    By default it returns blocks above 32 MB to the system as soon as they are freed. Tensors of that size are allocated
+    again and again, and every time their pages are fetched anew (benchmarks/LOG.md).
+    """
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _VARIABLES):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK_BYTES)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
