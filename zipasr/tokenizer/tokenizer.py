@@ -98,20 +98,22 @@ class Tokenizer:
         cut into them, which the `tokens.txt` of a vocabulary of pieces does not say."""
         return self._vocabulary.encode is not None
 
-    def require_encoding(self, purpose: str) -> None:
+    def require_encoding(self, purpose: str, *, cure: str = "") -> None:
         """Check that texts can be encoded.
 
         Args:
             purpose: what must be encoded, as the subject of the sentence.
+            cure: what else to do, as the end of the sentence.
         Raises:
             ConfigError: `can_encode` is false.
         """
         if not self.can_encode:
             raise ConfigError(
-                f"{purpose} must be cut into the model's tokens, but how is not known: only the list of its "
-                f"{self.vocab_size} tokens (tokens.txt) came with it, which is enough to decode; put the bpe.model, "
-                "bbpe.model or *.vocab that it was trained with next to it, or convert it with: zipasr convert PATH --out "
-                "DIR --tokenizer FILE"
+                f"{purpose} must be cut into the model's tokens, but the model came with only the list of its "
+                f"{self.vocab_size} tokens (tokens.txt), which is enough to decode; put the bpe.model, bbpe.model or "
+                "*.vocab that it was trained with next to that file, or give it to: zipasr convert PATH --out DIR "
+                "--tokenizer FILE"
+                f"{cure}"
             )
 
     @property
@@ -213,7 +215,11 @@ class Tokenizer:
         """Return a text as `respelled`, or in upper or lower case if the vocabulary covers more of it that way: users write
         names in mixed case, models are trained on one case."""
         versions = map(self.respelled, (text, upper(text), lower(text)))
-        return min(versions, key=lambda version: len(self.unknown_characters(version)))
+        return min(versions, key=lambda version: (len(self.unknown_characters(version)), self._num_by_bytes(version)))
+
+    def _num_by_bytes(self, text: str) -> int:
+        """The number of characters that only bytes can write, or nothing can."""
+        return sum(not self._has_all(character) for character in set(text))
 
     def respelled(self, text: str) -> str:
         """Return a text normalized, with what the vocabulary has in place of normalized characters that it lacks.
