@@ -1,4 +1,4 @@
-"""Text to ids and back: a sentencepiece model, with special ids for what no text contains.
+"""Text to ids and back: a vocabulary, with special ids for what no text contains.
 
 `<blk>`, `<sos/eos>` and `<unk>` are found by their names. They are 0, 1 and 2 in the vocabularies that are learned here and
 in the published recipes. A piece that starts a word starts with ▁ (U+2581). Text is normalized as in `text.py`, and white
@@ -7,8 +7,10 @@ of a character, such as ', but has another, such as ’, that is used.
 
 Scripts without spaces use a table of characters instead, as the published Mandarin recipes do: every character is an id, and
 white space is ignored. Byte-level pieces (`byte_text.py`) write any script; characters of Chinese and Japanese are words in
-it, and other words have spaces between them. Both are stored in the same file format. This folder is the sole owner of the
-special ids, the vocabulary size and the model file.
+it, and other words have spaces between them. All three are stored as sentencepiece models.
+
+Other projects also publish lists of pieces, which are stored as lists (`vocabulary.py`). Some can only be decoded. This
+folder is the sole owner of the special ids, the vocabulary size and the model file.
 """
 
 import codecs
@@ -26,7 +28,7 @@ from zipasr.tokenizer.training import TokenizerKind, learn_model
 from zipasr.tokenizer.vocabulary import open_vocabulary, without_unknown
 
 MODEL_FILE = "tokenizer.model"
-"""Name of a sentencepiece model in a model folder."""
+"""Name of the vocabulary in a model folder, a sentencepiece model or a list of pieces."""
 TOKENS_FILE = "tokens.txt"
 """Name of a table of symbols in a model folder; the published folders use the same name."""
 
