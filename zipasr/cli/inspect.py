@@ -60,7 +60,7 @@ def _rows(found: "Inspection") -> "Iterator[tuple[str, str]]":
     yield "layout", found.layout
     if found.commit:
         yield "commit", found.commit
-    if found.source:
+    elif found.source:
         yield "made from", found.source
     model = found.description
     if model is not None:
