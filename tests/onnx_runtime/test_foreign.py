@@ -82,12 +82,13 @@ def test_whole_utterances_give_what_sherpa_gives(head: str, method: str, folders
 )
 def test_streams_give_what_sherpa_gives(name: str, method: str, folders: dict[str, Path]) -> None:
     folder = folders[name]
-    found = sherpa_tokens(sherpa_recognizer(folder, method), RECORDINGS)
+    recordings = [RECORDINGS[i] for i in (0, 1, 4)]
+    found = sherpa_tokens(sherpa_recognizer(folder, method), recordings)
     recognizer = zipasr.load(folder, search=SearchConfig(method=method))  # type: ignore[arg-type]
     scorer, tokenizer = recognizer.engine.scorer, recognizer.engine.tokenizer
     assert isinstance(scorer, OnnxStreamingModel)
     num_tokens = 0
-    for samples, tokens in zip(RECORDINGS, found, strict=True):
+    for samples, tokens in zip(recordings, found, strict=True):
         encoded = windows_of_sherpa(scorer, samples)
         if encoded is None:
             assert not tokens

@@ -2,6 +2,7 @@
 a vocabulary must be the model's."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from tests.onnx_runtime.small_graphs import (
     zipformer1_graph,
 )
 from tests.tiny_model import noise, save_tiny, tiny_tokenizer
+from zipasr.checkpoint import CHECKSUMS
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.export import export_model
 from zipasr.features import Fbank, FbankConfig
 from zipasr.onnx_runtime import OnnxStreamingModel, find_foreign
 from zipasr.recognizer import SearchConfig
@@ -105,6 +106,22 @@ def test_what_cannot_run_is_refused_with_the_reason(name: str, tmp_path: Path) -
     graphs, message = REFUSED[name]
     with pytest.raises(CheckpointError, match=message):
         zipasr.load(write(tmp_path, **graphs))
+
+
+def test_whole_utterances_of_zipformer_1_work(tmp_path: Path) -> None:
+    folders = [write(tmp_path / kind, **transducer(metadata={"model_type": kind})) for kind in ("zipformer", "zipformer2")]
+    one, other = (zipasr.load(folder).transcribe(SAMPLES) for folder in folders)
+    assert one == other
+    assert one.text
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path, model=CTC)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # not needed to run graphs of others
+    assert zipasr.load(folder).transcribe(SAMPLES).text
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r'pip install "zipasr\[onnx\]"'):
+        zipasr.load(folder)
 
 
 def test_contexts_of_one_label_work(tmp_path: Path) -> None:
@@ -217,7 +234,7 @@ def test_our_own_folders_are_no_ones_else(tmp_path: Path) -> None:
     """A model folder, an export, and a run with an export inside."""
     run = tmp_path / "run"
     saved = save_tiny(run / "model", has_transducer=False)
-    export_model(saved, run / "graphs")
+    (write(run / "graphs", model=CTC) / CHECKSUMS).write_text("{}")
     write(run, model=CTC)
     assert [find_foreign(folder) for folder in (saved, run, run / "graphs", tmp_path / "absent")] == [None] * 4
     assert zipasr.load(run).engine.scorer.has_ctc

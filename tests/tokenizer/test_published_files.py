@@ -223,6 +223,8 @@ def test_byte_level_in_a_list_of_tokens(tmp_path: Path) -> None:
     ("pieces", "is_byte_level"),
     [
         (["▁ƋţŅ", "ƌŋţ"], True),  # 你好
+        (["ƋţŅƌŋţ"], True),
+        ([*"ƋţŅƌŋţ"], True),  # single characters as well
         (["▁ƀİ"], True),  # D9 90: U+0180 is the least whose UTF-8 starts with C6
         (["▁ſĥ"], False),  # U+017F stands for no byte
         (["▁ŶńŷġŶŞ"], False),  # Cyrillic: no character from U+0180, as sherpa-onnx has it

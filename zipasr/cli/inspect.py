@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zipasr.hub import Inspection
     from zipasr.hub.description import EncoderDescription, ModelDescription, VocabularyDescription
-    from zipasr.hub.inspection import Inspection
 
 _WIDTH, _INDENT = 110, 19
 
@@ -34,7 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; return the exit code."""
-    from zipasr.hub.inspection import inspect_model
+    from zipasr.hub import inspect_model
 
     found = inspect_model(args.model)
     if args.json:
@@ -60,7 +60,7 @@ def _rows(found: "Inspection") -> "Iterator[tuple[str, str]]":
     yield "layout", found.layout
     if found.commit:
         yield "commit", found.commit
-    if found.source:
+    elif found.source:
         yield "made from", found.source
     model = found.description
     if model is not None:

@@ -2,6 +2,7 @@
 
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 from zipasr.hub.conversion import MAX_GB, OpenedCheckpoint, convert, open_checkpoint
+from zipasr.hub.inspection import Inspection, inspect_model
 from zipasr.hub.interop import load_icefall, model_from_icefall
 from zipasr.hub.known_models import KnownModel, PublishedRate, find_known, find_models, known_models, known_settings
 from zipasr.hub.local import local_model, pinned
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_GB",
     "SOURCE_FILE",
     "CheckpointFiles",
+    "Inspection",
     "KnownModel",
     "ModelSettings",
     "OpenedCheckpoint",
@@ -26,6 +28,7 @@ __all__ = [
     "find_known",
     "find_local",
     "find_models",
+    "inspect_model",
     "is_reference",
     "known_models",
     "known_settings",

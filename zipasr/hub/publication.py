@@ -211,7 +211,9 @@ def _check_repository(api: Any, repository: str, publication: Publication, *, is
     marks = {WEIGHTS_FILE: "a model folder", EXPORT_FILE: "an exported model"}
     for mark, kind in marks.items():
         if mark in names and mark not in publication.files:
-            raise ConfigError(f"{repository} must hold one model, but holds {kind} of another kind; choose another name")
+            raise ConfigError(
+                f"{repository} must hold one model, but already holds {kind}, which this is not; choose another name"
+            )
     if CARD_FILE in names and not replaces_card and not _is_ours(api, repository):
         raise ConfigError(
             f"{repository} must have no model card, or one that zipasr wrote, but has another; --replace-card replaces it "

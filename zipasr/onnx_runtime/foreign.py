@@ -47,10 +47,9 @@ def load_foreign(root: Path, files: GraphFiles, *, num_threads: int | None = Non
     threads = torch.get_num_threads() if num_threads is None else num_threads
     graphs = {part: _open(root, name, threads) for part, name in files.graphs().items()}
     config = dataclasses.replace(described(graphs), files=ExportedFiles(**files.graphs()))
-    last = graphs.get("joiner") or graphs["ctc"]
-    tokenizer = _open_tokenizer(root, files, num_outputs=output_width(last))
-    blank_id = graphs["decoder"].metadata.get("blank_id", "") if "decoder" in graphs else ""
-    config = dataclasses.replace(config, blank_id=int(blank_id) if blank_id.isdecimal() else tokenizer.blank_id)
+    num_outputs = output_width(graphs.get("joiner") or graphs["ctc"])
+    tokenizer = _open_tokenizer(root, files, num_outputs=num_outputs)
+    config = dataclasses.replace(config, blank_id=tokenizer.blank_id)
     kind = OnnxStreamingModel if is_streaming(graphs.get("encoder") or graphs["ctc"]) else UnpaddedModel
     scorer = kind(config, {files.graphs()[part]: graph for part, graph in graphs.items()})
     return Exported(scorer, tokenizer, config.features)

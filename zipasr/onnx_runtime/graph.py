@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zipasr.errors import CheckpointError
-from zipasr.onnx_runtime.session import open_session, run_session
+from zipasr.onnx_runtime.session import open_session, quiet_runs, run_session
 
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -46,6 +46,7 @@ class Graph:
         """
         self.name = name
         self._session = open_session(source, name=name, num_threads=num_threads)
+        self._options = quiet_runs()
         self.inputs = [self._declared(given) for given in self._session.get_inputs()]
         """The inputs that it needs."""
         self.optional = {given.name: self._declared(given) for given in self._session.get_overridable_initializers()}
@@ -73,7 +74,7 @@ class Graph:
         """
         values = {declared.name: _as(array, declared) for declared, array in zip(self.inputs, arrays, strict=True)}
         values |= {name: _as(array, self.optional[name]) for name, array in optional.items()}
-        return run_session(self._session, values, name=self.name)
+        return run_session(self._session, values, self._options, name=self.name)
 
 
 def _as(array: np.ndarray, declared: GraphInput) -> np.ndarray:

@@ -60,7 +60,7 @@ def is_streaming(encoder: Graph) -> bool:
 
 def output_width(graph: Graph) -> int:
     """Size of the last axis of the first output, found by running the graph where it does not say."""
-    declared = graph.outputs[0][-1] if graph.outputs[0] else None
+    declared = _declared_width(graph)
     if declared is not None:
         return declared
     arrays = []
@@ -71,6 +71,10 @@ def output_width(graph: Graph) -> int:
         is_lens = len(sizes) == 1 and graph.inputs[0].shape[1:2] == (None,)
         arrays.append(np.full(sizes, _PROBE_FRAMES if is_lens else 0, given.dtype))
     return int(graph.run(*arrays)[0].shape[-1])
+
+
+def _declared_width(graph: Graph) -> int | None:
+    return graph.outputs[0][-1] if graph.outputs and graph.outputs[0] else None
 
 
 def _check_kind(encoder: Graph, *, is_ctc: bool) -> None:
@@ -152,8 +156,8 @@ def _transducer_sizes(graphs: Mapping[str, Graph]) -> tuple[int, int]:
             raise CheckpointError(f"{graph.name} must take any number, but takes only {_listed(graph.inputs)}; {_FIXED}")
     context_size = decoder.inputs[0].shape[1] or _numbers(decoder, "context_size", count=1)[0]
     widths = {
-        "the encoder's frames": graphs["encoder"].outputs[0][-1],
-        "the decoder's contexts": decoder.outputs[0][-1],
+        "the encoder's frames": _declared_width(graphs["encoder"]),
+        "the decoder's contexts": _declared_width(decoder),
         "the joiner's frames": joiner.inputs[0].shape[1],
         "the joiner's contexts": joiner.inputs[1].shape[1],
     }

@@ -32,18 +32,23 @@ def open_session(graph: bytes | Path, *, name: str, num_threads: int = 1) -> Any
         raise CheckpointError(f"{name} must be an ONNX graph, but onnxruntime cannot open it: {error}") from error
 
 
-def run_session(session: Any, values: dict[str, Any], *, name: str) -> list[Any]:
+def quiet_runs() -> Any:
+    """Options of runs that write nothing to stderr when they fail; the exception says it too."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def run_session(session: Any, values: dict[str, Any], options: Any, *, name: str) -> list[Any]:
     """The outputs of a session for arrays by name.
 
     Raises:
         CheckpointError: onnxruntime cannot compute the graph with them.
     """
-    import onnxruntime
-
-    quiet = onnxruntime.RunOptions()
-    quiet.log_severity_level = 4  # the exception says it too
     try:
-        outputs: list[Any] = session.run(None, values, quiet)
+        outputs: list[Any] = session.run(None, values, options)
     except _errors() as error:
         shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in list(values.items())[:2])
         raise CheckpointError(f"{name} must take {shapes}, but onnxruntime fails with them: {error}") from error

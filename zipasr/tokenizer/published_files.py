@@ -134,7 +134,7 @@ def _table(pieces: list[str], path: str | os.PathLike[str]) -> bytes:
     cut: Cut = "none"
     if has_mark and num_single == len(own) and not is_byte_level:
         cut = "unigram"  # as sentencepiece cuts into characters
-    elif not has_mark and num_single >= _MIN_CHARACTER_SHARE * len(own):
+    elif not (has_mark or is_byte_level) and num_single >= _MIN_CHARACTER_SHARE * len(own):
         cut = "spaced characters" if has_space else "characters"
     if cut == "characters" and UNKNOWN_PIECE in pieces and len(set(pieces)) == len(pieces):
         return table_model(pieces)

@@ -1,4 +1,4 @@
-"""Text to ids and back: a sentencepiece model, with special ids for what no text contains.
+"""Text to ids and back: a vocabulary, with special ids for what no text contains.
 
 `<blk>`, `<sos/eos>` and `<unk>` are found by their names. They are 0, 1 and 2 in the vocabularies that are learned here and
 in the published recipes. A piece that starts a word starts with ▁ (U+2581). Text is normalized as in `text.py`, and white
@@ -7,8 +7,10 @@ of a character, such as ', but has another, such as ’, that is used.
 
 Scripts without spaces use a table of characters instead, as the published Mandarin recipes do: every character is an id, and
 white space is ignored. Byte-level pieces (`byte_text.py`) write any script; characters of Chinese and Japanese are words in
-it, and other words have spaces between them. Both are stored in the same file format. This folder is the sole owner of the
-special ids, the vocabulary size and the model file.
+it, and other words have spaces between them. All three are stored as sentencepiece models.
+
+Other projects also publish lists of pieces, which are stored as lists (`vocabulary.py`). Some can only be decoded. This
+folder is the sole owner of the special ids, the vocabulary size and the model file.
 """
 
 import codecs
@@ -26,7 +28,7 @@ from zipasr.tokenizer.training import TokenizerKind, learn_model
 from zipasr.tokenizer.vocabulary import open_vocabulary, without_unknown
 
 MODEL_FILE = "tokenizer.model"
-"""Name of a sentencepiece model in a model folder."""
+"""Name of the vocabulary in a model folder, a sentencepiece model or a list of pieces."""
 TOKENS_FILE = "tokens.txt"
 """Name of a table of symbols in a model folder; the published folders use the same name."""
 
@@ -98,20 +100,22 @@ class Tokenizer:
         cut into them, which the `tokens.txt` of a vocabulary of pieces does not say."""
         return self._vocabulary.encode is not None
 
-    def require_encoding(self, purpose: str) -> None:
+    def require_encoding(self, purpose: str, *, cure: str = "") -> None:
         """Check that texts can be encoded.
 
         Args:
             purpose: what must be encoded, as the subject of the sentence.
+            cure: what else to do, as the end of the sentence.
         Raises:
             ConfigError: `can_encode` is false.
         """
         if not self.can_encode:
             raise ConfigError(
-                f"{purpose} must be cut into the model's tokens, but how is not known: only the list of its "
-                f"{self.vocab_size} tokens (tokens.txt) came with it, which is enough to decode; put the bpe.model, "
-                "bbpe.model or *.vocab that it was trained with next to it, or convert it with: zipasr convert PATH --out "
-                "DIR --tokenizer FILE"
+                f"{purpose} must be cut into the model's tokens, but the model came with only the list of its "
+                f"{self.vocab_size} tokens (tokens.txt), which is enough to decode; put the bpe.model, bbpe.model or "
+                "*.vocab that it was trained with next to that file, or give it to: zipasr convert PATH --out DIR "
+                "--tokenizer FILE"
+                f"{cure}"
             )
 
     @property
@@ -213,7 +217,11 @@ class Tokenizer:
         """Return a text as `respelled`, or in upper or lower case if the vocabulary covers more of it that way: users write
         names in mixed case, models are trained on one case."""
         versions = map(self.respelled, (text, upper(text), lower(text)))
-        return min(versions, key=lambda version: len(self.unknown_characters(version)))
+        return min(versions, key=lambda version: (len(self.unknown_characters(version)), self._num_by_bytes(version)))
+
+    def _num_by_bytes(self, text: str) -> int:
+        """The number of characters that only bytes can write, or nothing can."""
+        return sum(not self._has_all(character) for character in set(text))
 
     def respelled(self, text: str) -> str:
         """Return a text normalized, with what the vocabulary has in place of normalized characters that it lacks.

@@ -57,7 +57,8 @@ def resolve(
     finetune = pin_source(config.finetune, run_folder)
     source = source_of(finetune, run_folder)
     if has_same_vocabulary(finetune):
-        source.tokenizer.require_encoding("the texts to train on (without --set finetune.vocabulary=new)")
+        cure = "; or learn a new vocabulary with: --set finetune.vocabulary=new"
+        source.tokenizer.require_encoding("the texts to train on", cure=cure)
     config = _with_architecture(config, finetune, source)
     if not is_made_for_it:
         config = _with_defaults(config, source)
