@@ -15,10 +15,12 @@ import zipasr
 from tests.forked import Forked, verb
 from tests.hub.published_layouts import icefall_folder, model_of, sentencepiece_model
 from tests.hub.standin import StandIn
-from tests.tiny_model import noise, save_tiny
+from tests.tiny_model import noise, save_tiny, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.cli.command import VERBS
 from zipasr.hub.local import MAX_GB
+from zipasr.lm import LmConfig, NeuralLm
+from zipasr.lm.neural import LstmConfig
 from zipasr.model import AsrModel
 from zipasr.progress import is_terminal
 
@@ -142,6 +144,17 @@ def test_every_verb_that_takes_a_model_takes_a_reference(
         assert len(listings) == 1, name
     code, _, error = run(capsys, "transcribe", "hf:someone/none", audio)
     assert code == 1 and "does not exist" in error
+
+
+def test_a_language_model_can_be_a_reference(
+    hub: StandIn, ours: Path, audio: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    network = LstmConfig(dim=8, num_layers=1)
+    lm = NeuralLm(LmConfig(vocab_size=tiny_tokenizer().vocab_size, network=network)).save(tmp_path / "lm", tiny_tokenizer())
+    hub.add("someone/lm", lm)
+    local = run(capsys, "transcribe", str(ours), audio, "--lm", str(lm), "--quiet")
+    assert run(capsys, "transcribe", str(ours), audio, "--lm", "hf:someone/lm", "--quiet") == local
+    assert local[0] == 0 and "language_model.safetensors" in hub.fetched()
 
 
 def test_the_server_names_the_repository(

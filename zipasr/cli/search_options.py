@@ -54,7 +54,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
-    parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, or an ARPA file")
+    parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, hf:OWNER/NAME, or an ARPA file")
     parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
         "--lodr",
