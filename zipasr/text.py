@@ -99,6 +99,16 @@ def unspaced(text: str) -> str:
     return _SPACE_BETWEEN.sub("", text)
 
 
+def is_unspaced(character: str) -> bool:
+    """Return whether a character is one of Chinese and Japanese, which have no spaces between them."""
+    return _ONE_UNSPACED.fullmatch(character) is not None
+
+
+def are_unspaced(before: str, after: str) -> bool:
+    """Return whether no space belongs between two texts, as `unspaced` has it."""
+    return _SPACE_BETWEEN.search(f"{before[-1:]} {after[:1]}") is not None
+
+
 def split_words(text: str, joiner: str) -> list[str]:
     """Return the words of `text` that `joiner` would join: all characters if it is empty."""
     if not joiner:

@@ -72,6 +72,7 @@ def _encoded_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of the text as it stands, or else in upper or lower case."""
     if not normalize(text).split():
         raise DataError("the text must be the words that are said, but is empty; give them")
+    tokenizer.require_encoding("the text to align")
     spelling = tokenizer.spelling(text)
     unknown = tokenizer.unknown_characters(spelling)
     if unknown:

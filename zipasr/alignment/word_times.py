@@ -22,6 +22,7 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.scorer import Scorer, check_encoded
 from zipasr.tokenizer import Tokenizer
+from zipasr.transcript import word_starts
 
 _OFFSET_FRAMES = 3
 """Frame t at 25 Hz sees features around 4 t + 5 (convolutions without padding): those of its 40 ms start at 4 t + 3."""
@@ -241,9 +242,11 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
     """Words with a text, as in `transcript.words_from_tokens`; a token without text belongs to the word after it, if any."""
     words: list[_WordIndices] = []
     waiting: list[int] = []
+    texts = tokenizer.spell(ids)
+    starts = word_starts(texts, is_each_a_word=tokenizer.is_spaceless, is_mixed=tokenizer.is_mixed)
     for i, label in enumerate(ids):
         is_silent = not tokenizer.pieces[label].strip(_WORD_START) or label in tokenizer.special_ids
-        is_start = tokenizer.is_spaceless or tokenizer.starts_word(label) or not words
+        is_start = starts[i] or not words
         if is_silent and (waiting or is_start):
             waiting.append(i)
         elif is_silent:
@@ -256,7 +259,7 @@ def _spoken_words(ids: Sequence[int], tokenizer: Tokenizer) -> list[_WordIndices
             words[-1].spoken.append(i)
     if words:
         words[-1].all.extend(waiting)
-    return _with_text(words, tokenizer.spell(ids))
+    return _with_text(words, texts)
 
 
 def _with_text(words: Sequence[_WordIndices], texts: Sequence[str]) -> list[_WordIndices]:

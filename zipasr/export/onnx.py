@@ -175,10 +175,15 @@ def write_graphs(
     default = read_default_search(source)
     notes = [sherpa_onnx_limits(config, default) if default is not None else None, vocabulary_limits(tokenizer)]
     limits = " ".join(filter(None, notes)) or None
-    is_spaceless, is_byte_level = tokenizer.is_spaceless, tokenizer.is_byte_level
-    readme = describe(config, limits=limits, is_spaceless=is_spaceless, is_byte_level=is_byte_level)
+    readme = describe(
+        config,
+        limits=limits,
+        is_spaceless=tokenizer.is_spaceless,
+        is_byte_level=tokenizer.is_byte_level,
+        can_encode=tokenizer.can_encode,
+    )
     blobs |= tokenizer.to_files() | {"README.md": readme.encode()}
-    if config.files.encoder is not None and not is_spaceless:
+    if config.files.encoder is not None and tokenizer.can_encode and not tokenizer.is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
     path = checkpoint.write_folder(

@@ -137,7 +137,12 @@ def vocabulary_limits(tokenizer: Tokenizer) -> str | None:
 
 
 def describe(
-    config: ExportedConfig, *, limits: str | None = None, is_spaceless: bool = False, is_byte_level: bool = False
+    config: ExportedConfig,
+    *,
+    limits: str | None = None,
+    is_spaceless: bool = False,
+    is_byte_level: bool = False,
+    can_encode: bool = True,
 ) -> str:
     """The text of the README.
 
@@ -146,6 +151,7 @@ def describe(
         limits: the result of `sherpa_onnx_limits`.
         is_spaceless: whether the vocabulary is one of characters without spaces.
         is_byte_level: whether its pieces are bytes.
+        can_encode: whether texts can be cut into its tokens, as hotwords must be.
     """
     names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
@@ -153,6 +159,7 @@ def describe(
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
     if config.files.encoder is not None:
         text += _TRANSDUCER.format(**words)
+    if config.files.encoder is not None and can_encode:
         unit = "cjkchar" if is_spaceless else "bbpe" if is_byte_level else "bpe"
         text += _HOTWORDS.format(
             unit=unit,
@@ -165,7 +172,7 @@ def describe(
         text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
-    has_vocab = config.files.encoder is not None and not is_spaceless
+    has_vocab = config.files.encoder is not None and not is_spaceless and can_encode
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",

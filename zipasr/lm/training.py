@@ -131,13 +131,15 @@ def train_language_model(
         is_quiet: whether to hide the progress bar.
     Raises:
         DataError: a file cannot be read or holds no text.
-        ConfigError: the text is in another script or case, or `out` holds another run or something else.
+        ConfigError: the text is in another script or case, the tokenizer cannot encode, or `out` holds another run or
+            something else.
         CheckpointError: a checkpoint cannot be written or read.
         ZipasrError: the loss was not finite.
     """
     out = Path(out)
     _check_folder(out)
     device = select_device(config.device)
+    tokenizer.require_encoding("the text of a language model")
     read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=config.max_unknown_share)
     train, held_out = (encode_lines(part, tokenizer, max_labels=config.max_line_labels) for part in read)
     with checkpoint.locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
@@ -187,6 +189,8 @@ def train_ngram(
         raise ConfigError(f"unit must be token or word, but is {unit!r}")
     if unit == "word" and tokenizer.is_spaceless:
         raise ConfigError("the recognizer's tokenizer has characters and no words; use --unit token")
+    if unit == "token":
+        tokenizer.require_encoding("the text of a language model")
     require_kaldilm()
     read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)

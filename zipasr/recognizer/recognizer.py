@@ -362,7 +362,9 @@ class Recognizer:
 
     @property
     def can_use_hotwords(self) -> bool:
-        """Whether the search can prefer phrases."""
+        """Whether the search can prefer phrases and the vocabulary can encode them."""
+        if not self.engine.tokenizer.can_encode:
+            return False
         try:
             self._resolve(self._requested, has_hotwords=True)
         except ConfigError:

@@ -48,7 +48,7 @@ def to_transcript(
         )
         if i not in tokenizer.special_ids  # a barely trained model may emit sos/eos, but it is not a word
     )
-    words = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless)
+    words = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless, is_mixed=tokenizer.is_mixed)
     if calibration is not None:
         words = tuple(dataclasses.replace(word, confidence=calibration.apply(word.confidence)) for word in words)
     return Transcript(

@@ -12,7 +12,7 @@ strict matching it boosts phrases inside phrases twice.
 import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.text import normalize
-from zipasr.tokenizer import Tokenizer
+from zipasr.text import is_unspaced, normalize
+from zipasr.tokenizer import WORD_START, Tokenizer
 
 DEFAULT_BOOST = 1.5
 """Nats for each token of a phrase, the default of the ecosystem's runtime."""
@@ -218,7 +218,8 @@ def encode_hotwords(
         tokenizer: the one of the model.
         default_boost: nats per token of a phrase without a boost of its own.
     Raises:
-        ConfigError: a phrase is empty or cannot be written with this vocabulary, or a boost is not above 0 and finite.
+        ConfigError: a phrase is empty or cannot be written with this vocabulary, the vocabulary cannot encode, or a boost is
+            not above 0 and finite.
     """
     if not 0 < default_boost < math.inf:
         raise ConfigError(f"the boost of hotwords must be above 0 and finite, but is {default_boost}; 1 to 3 is usual")
@@ -229,8 +230,21 @@ def encode_hotwords(
         boost = default_boost if boost is None else boost
         if not 0 < boost < math.inf:
             raise ConfigError(f"the boost of hotword {text!r} must be above 0 and finite, but is {boost}; 1 to 3 is usual")
-        phrases.append((ids, boost))
+        phrases += [(variant, boost) for variant in _variants(text, ids, tokenizer)]
     return HotwordGraph(phrases, starts_word=None if tokenizer.is_spaceless else _word_starts(tokenizer))
+
+
+def _variants(text: str, ids: list[int], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """The tokens of a phrase, and those without ▁ in front if it may follow another character without a space."""
+    yield ids
+    if tokenizer.is_byte_level or not tokenizer.is_mixed or not is_unspaced(normalize(text).strip()[0]):
+        return
+    first = tokenizer.pieces[ids[0]]
+    rest = first.removeprefix(WORD_START)
+    if not rest:
+        yield ids[1:]
+    elif rest != first and rest in tokenizer.pieces:
+        yield [tokenizer.pieces.index(rest), *ids[1:]]
 
 
 def is_writable(text: str, tokenizer: Tokenizer) -> bool:
@@ -242,7 +256,8 @@ def check_writable(texts: Iterable[str], tokenizer: Tokenizer) -> None:
     """Check that a model can write all phrases.
 
     Raises:
-        ConfigError: a phrase is empty, or some cannot be written; the message names all of them.
+        ConfigError: a phrase is empty, or some cannot be written; the message names all of them. Or the vocabulary cannot
+            encode.
     """
     _encode_all(texts, tokenizer)
 
@@ -250,6 +265,7 @@ def check_writable(texts: Iterable[str], tokenizer: Tokenizer) -> None:
 def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     found, wrong, lacking = [], [], set[str]()
     for text in texts:
+        tokenizer.require_encoding(f"hotword {text!r}")
         if not normalize(text).strip():
             raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
         ids = _ids_of(text, tokenizer)

@@ -49,3 +49,12 @@ def is_surely_byte_text(characters: str) -> bool:
     found = set(to_bytes(characters.replace(WORD_START, "")))
     has_long, has_inner = any(byte >= 0xE0 for byte in found), any(0x80 <= byte < 0xC0 for byte in found)
     return is_byte_text(characters) and has_long and has_inner and min(found) >= 0x20
+
+
+def is_byte_text_for_sherpa(characters: str) -> bool:
+    """Return whether sherpa-onnx takes the characters of a table for bytes, which it cannot look up anywhere.
+
+    Source: sherpa-onnx, symbol-table.cc: the largest byte of their UTF-8, without ▁, is 0xC6 (U+0180 to U+01BF).
+    """
+    rest = characters.replace(WORD_START, "")
+    return is_byte_text(rest) and max(rest.encode(), default=0) == 0xC6

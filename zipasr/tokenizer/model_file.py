@@ -18,7 +18,7 @@ WORD_START = "\u2581"
 
 def open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
-        if not _is_whole(model):
+        if not is_whole(model):
             raise ValueError("its end is missing")
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, ValueError, IndexError) as error:
@@ -28,7 +28,7 @@ def open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
         ) from error
 
 
-def _is_whole(model: bytes) -> bool:
+def is_whole(model: bytes) -> bool:
     """Whether the pieces (field 1) are followed by the trainer's (2) and the normalizer's (3) settings.
 
     Sentencepiece itself opens a model that was cut between two pieces and silently loses the rest of the vocabulary. Raises
@@ -66,6 +66,8 @@ TABLE_END = _field(2, _field(3, 4) + _field(44, UNKNOWN_MARK.encode())) + _field
 
 BYTES_END = _field(3, _field(1, b"zipasr bytes"))
 """The end of a model of byte-level pieces: another name for its normalizer, which changes nothing else in it."""
+NO_UNKNOWN_END = _field(3, _field(1, b"zipasr outputs"))
+"""The end, after others, of a model whose last piece, <unk>, is no output of the recognizer."""
 
 
 def table_model(pieces: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Text to ids and back: a sentencepiece model, with special ids for what no text contains.
+"""Text to ids and back: a vocabulary, with special ids for what no text contains.
 
 `<blk>`, `<sos/eos>` and `<unk>` are found by their names. They are 0, 1 and 2 in the vocabularies that are learned here and
 in the published recipes. A piece that starts a word starts with ▁ (U+2581). Text is normalized as in `text.py`, and white
@@ -7,8 +7,10 @@ of a character, such as ', but has another, such as ’, that is used.
 
 Scripts without spaces use a table of characters instead, as the published Mandarin recipes do: every character is an id, and
 white space is ignored. Byte-level pieces (`byte_text.py`) write any script; characters of Chinese and Japanese are words in
-it, and other words have spaces between them. Both are stored in the same file format. This folder is the sole owner of the
-special ids, the vocabulary size and the model file.
+it, and other words have spaces between them. All three are stored as sentencepiece models.
+
+Other projects also publish lists of pieces, which are stored as lists (`vocabulary.py`). Some can only be decoded. This
+folder is the sole owner of the special ids, the vocabulary size and the model file.
 """
 
 import codecs
@@ -17,29 +19,20 @@ from pathlib import Path
 
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.text import MIXED_JOINER, UNKNOWN_MARK, lower, normalize, other_spellings, single_spaced, unspaced, upper
-from zipasr.tokenizer.byte_text import is_byte_text, is_surely_byte_text, to_bytes
-from zipasr.tokenizer.input_text import byte_text, plain_text
-from zipasr.tokenizer.model_file import (
-    BLANK_PIECES,
-    BYTES_END,
-    CONTROL_PIECES,
-    TABLE_END,
-    WORD_START,
-    open_model,
-    table_model,
-)
-from zipasr.tokenizer.table import read_table
+from zipasr.text import MIXED_JOINER, is_unspaced, lower, normalize, other_spellings, single_spaced, unspaced, upper
+from zipasr.tokenizer.byte_text import to_bytes
+from zipasr.tokenizer.model_file import BLANK_PIECES, WORD_START
+from zipasr.tokenizer.published_files import read_published
+from zipasr.tokenizer.segmentation import UNKNOWN
 from zipasr.tokenizer.training import TokenizerKind, learn_model
+from zipasr.tokenizer.vocabulary import open_vocabulary, without_unknown
 
 MODEL_FILE = "tokenizer.model"
-"""Name of a sentencepiece model in a model folder."""
+"""Name of the vocabulary in a model folder, a sentencepiece model or a list of pieces."""
 TOKENS_FILE = "tokens.txt"
 """Name of a table of symbols in a model folder; the published folders use the same name."""
 
 _ENDS = ("<sos/eos>", "<eos>", "</s>")
-_BYTE_LEVEL_FILE = "bbpe"
-"""Start of the names of model files with byte-level pieces in the published recipes."""
 
 
 class Tokenizer:
@@ -47,10 +40,10 @@ class Tokenizer:
     pickled."""
 
     def __init__(self, model: bytes) -> None:
-        """Open a serialized sentencepiece model; see `from_bytes`."""
+        """Open a serialized vocabulary; see `from_bytes`."""
         self._model = bytes(model)
-        self._processor = open_model(self._model)
-        self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        self._vocabulary = open_vocabulary(self._model)
+        self.pieces: list[str] = self._vocabulary.pieces
         """The piece of every id."""
         blank_id, self._sos_eos_id = (self._id_of(names) for names in (BLANK_PIECES, _ENDS))
         if blank_id is None:
@@ -60,20 +53,26 @@ class Tokenizer:
             )
         self.blank_id: int = blank_id
         """Id of the transducer and CTC blank, which never occurs in text."""
-        self.unk_id: int = self._processor.unk_id()
-        """Id of characters that are not in the vocabulary."""
-        ids = range(self.vocab_size)
-        self.special_ids = frozenset(i for i in ids if self._processor.is_control(i) or self.pieces[i] in CONTROL_PIECES)
+        self.unk_id: int | None = self._vocabulary.unk_id
+        """Id of characters that are not in the vocabulary; None: it has none, and `encode` leaves them out."""
+        self.special_ids = self._vocabulary.control_ids
         """Ids of what no text contains, such as blank and sos/eos; that of unknown characters is not one of them."""
-        self.is_byte_level = self._model.endswith(BYTES_END)
+        self.is_byte_level = self._vocabulary.is_byte_level
         """Whether the pieces are bytes or runs of bytes."""
-        self._ids: dict[str, int] | None = None
-        if self._model.endswith(TABLE_END):
-            self._ids = {self.pieces[i]: i for i in ids if i != self.unk_id and i not in self.special_ids}
-        self._written = [self._bytes_of(i) for i in ids]
-        own = [i for i in ids if i != self.unk_id and not self._processor.is_byte(i)]
+        self._writes_bytes = self.is_byte_level or bool(self._vocabulary.bytes)
+        has_word_starts = any(piece.startswith(WORD_START) for piece in self.pieces)
+        self._are_words = not (self.can_encode or self._writes_bytes or has_word_starts)  # phones, syllables
+        self._written = [self._bytes_of(i) for i in range(self.vocab_size)]
+        own = [i for i in range(self.vocab_size) if i != self.unk_id and i not in self._vocabulary.bytes]
         self.letters = frozenset("".join(self._written[i].decode(errors="ignore") for i in own)) - {" "}
         """The characters that single pieces write; those that only bytes together write are not among them."""
+        # Vocabularies that are learned here write texts with the spaces that they were learned from.
+        has_unspaced = self._writes_bytes or any(map(is_unspaced, self.letters))
+        is_foreign = not (self._vocabulary.is_learned_here or self.is_spaceless)
+        self.is_mixed: bool = self.is_byte_level or (is_foreign and has_unspaced)
+        """Whether other words have spaces between them, but characters of Chinese and Japanese have none."""
+        parts = own if self.is_byte_level else self._vocabulary.bytes
+        self._bytes = frozenset(b"".join(self._written[i] for i in parts)) if self._writes_bytes else frozenset[int]()
         self._has: dict[str, bool] = {}  # the characters that were asked for so far
         characters = [] if self.is_byte_level else sorted(self.letters)
         self._unusual = {normal: c for c in characters if (normal := normalize(c)) not in ("", c)}
@@ -87,11 +86,37 @@ class Tokenizer:
         piece = self.pieces[id]
         if id in self.special_ids:
             return b""
-        if self._processor.is_byte(id):
-            return bytes([int(piece[3:5], 16)])
+        if id in self._vocabulary.bytes:
+            return bytes([self._vocabulary.bytes[id]])
         if id == self.unk_id:
-            return to_bytes(UNKNOWN_MARK) if self.is_byte_level else self._processor.decode([id]).encode()
+            return self._vocabulary.unknown_text.encode()
+        if self._are_words:
+            return f" {piece}".encode()
         return to_bytes(piece) if self.is_byte_level else piece.replace(WORD_START, " ").encode()
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether a text can be turned into ids. Decoding needs the pieces only; encoding also needs to know how a text is
+        cut into them, which the `tokens.txt` of a vocabulary of pieces does not say."""
+        return self._vocabulary.encode is not None
+
+    def require_encoding(self, purpose: str, *, cure: str = "") -> None:
+        """Check that texts can be encoded.
+
+        Args:
+            purpose: what must be encoded, as the subject of the sentence.
+            cure: what else to do, as the end of the sentence.
+        Raises:
+            ConfigError: `can_encode` is false.
+        """
+        if not self.can_encode:
+            raise ConfigError(
+                f"{purpose} must be cut into the model's tokens, but the model came with only the list of its "
+                f"{self.vocab_size} tokens (tokens.txt), which is enough to decode; put the bpe.model, bbpe.model or "
+                "*.vocab that it was trained with next to that file, or give it to: zipasr convert PATH --out DIR "
+                "--tokenizer FILE"
+                f"{cure}"
+            )
 
     @property
     def sos_eos_id(self) -> int:
@@ -110,12 +135,13 @@ class Tokenizer:
     @property
     def is_spaceless(self) -> bool:
         """Whether this is a table of characters, which ignores white space."""
-        return self._ids is not None
+        return self._vocabulary.is_table
 
     @property
     def word_joiner(self) -> str:
-        """Separator of words in a text: a space, nothing if the vocabulary is spaceless, or `MIXED_JOINER` for bytes."""
-        return MIXED_JOINER if self.is_byte_level else "" if self.is_spaceless else " "
+        """Separator of words in a text: a space, nothing if the vocabulary is spaceless, or `MIXED_JOINER`, which is nothing
+        between characters of Chinese and Japanese."""
+        return MIXED_JOINER if self.is_mixed else "" if self.is_spaceless else " "
 
     @property
     def most_tokens_per_character(self) -> int:
@@ -124,38 +150,41 @@ class Tokenizer:
         return 8 if self._writes_bytes else 1
 
     @property
-    def _writes_bytes(self) -> bool:
-        return self.is_byte_level or any(map(self._processor.is_byte, range(self.vocab_size)))
-
-    @property
     def vocab_size(self) -> int:
         """Number of ids V, including the special ones."""
         return len(self.pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space."""
-        return self._encode(self.respelled(text))
+        """Return the ids of a text: never blank or sos/eos, `unk_id` for unknown characters, [] for white space.
+
+        Raises:
+            ConfigError: `can_encode` is false.
+        """
+        ids = self._encode(self.respelled(text))
+        if self.unk_id is None:
+            return [i for i in ids if i != UNKNOWN]
+        return [self.unk_id if i == UNKNOWN else i for i in ids]
 
     def _encode(self, text: str) -> list[int]:
-        """The ids of a text whose characters are those of the vocabulary where it has them."""
-        if self._ids is not None:
-            return [self._ids.get(character, self.unk_id) for character in "".join(text.split())]
-        text = byte_text(text) if self.is_byte_level else plain_text(text)
-        # In icefall's models <blk> and <sos/eos> are pieces that a text can spell; speech never contains them.
-        return [self.unk_id if i in self.special_ids else i for i in self._processor.encode(text)]
+        """The ids of a text whose characters are those of the vocabulary where it has them, with `UNKNOWN` for others."""
+        if self._vocabulary.encode is None:
+            self.require_encoding("a text")
+        assert self._vocabulary.encode is not None
+        return self._vocabulary.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; blank and sos/eos are dropped.
 
         `unk_id` is ⁇, and a space among byte-level pieces. Bytes that are no complete character are dropped, so that the
-        text of the first ids is the start of the text of all.
+        text of the first ids is the start of the text of all. Characters of Chinese and Japanese have no spaces between
+        them, except in vocabularies learned here from texts that have. Phones and syllables have spaces between them.
 
         Raises:
             ValueError: an id is not in [0, vocab_size).
         """
         self._check(ids)
         text = single_spaced(b"".join(self._written[i] for i in ids).decode(errors="ignore"))
-        return unspaced(text) if self.is_byte_level else text
+        return unspaced(text) if self.is_mixed else text
 
     def spell(self, ids: Sequence[int]) -> list[str]:
         """Return what each id adds to the text: its piece, or the characters whose last byte it has; ▁ starts a word.
@@ -165,7 +194,7 @@ class Tokenizer:
         """
         self._check(ids)
         if not self._writes_bytes:
-            return [self.pieces[i] for i in ids]
+            return [WORD_START + self.pieces[i] if self._are_words else self.pieces[i] for i in ids]
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         return [decoder.decode(self._written[i]).replace(" ", WORD_START) for i in ids]
 
@@ -175,14 +204,24 @@ class Tokenizer:
                 raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
 
     def unknown_characters(self, text: str) -> set[str]:
-        """Return the characters of a text that would be encoded as `unk_id`."""
-        return {character for character in set(self.respelled(text)) if self.unk_id in self._encode(character)}
+        """Return the characters of a text that would be encoded as `unk_id`, or that no tokens can write."""
+        return {character for character in set(self.respelled(text)) if not self._can_write(character)}
+
+    def _can_write(self, character: str) -> bool:
+        """Whether a text with a character can be encoded, or decoded where `can_encode` is false."""
+        if self.can_encode:
+            return UNKNOWN not in self._encode(character)
+        return character in self.letters or character.isspace() or set(character.encode("utf-8", "replace")) <= self._bytes
 
     def spelling(self, text: str) -> str:
         """Return a text as `respelled`, or in upper or lower case if the vocabulary covers more of it that way: users write
         names in mixed case, models are trained on one case."""
         versions = map(self.respelled, (text, upper(text), lower(text)))
-        return min(versions, key=lambda version: len(self.unknown_characters(version)))
+        return min(versions, key=lambda version: (len(self.unknown_characters(version)), self._num_by_bytes(version)))
+
+    def _num_by_bytes(self, text: str) -> int:
+        """The number of characters that only bytes can write, or nothing can."""
+        return sum(not self._has_all(character) for character in set(text))
 
     def respelled(self, text: str) -> str:
         """Return a text normalized, with what the vocabulary has in place of normalized characters that it lacks.
@@ -203,14 +242,16 @@ class Tokenizer:
         """Whether the vocabulary can write every character; bytes that replace missing pieces are not counted."""
         characters = set(text)
         for c in characters.difference(self._has):
-            ids = self._encode(c)
-            is_whole = not any(map(self._processor.is_byte, ids))
-            self._has[c] = self.unk_id not in ids and is_whole
+            is_by_bytes = self.can_encode and not self._vocabulary.bytes.keys().isdisjoint(self._encode(c))
+            self._has[c] = self._can_write(c) and not is_by_bytes
         return all(map(self._has.__getitem__, characters))
 
     def starts_word(self, id: int) -> bool:
-        """Return whether the piece of an id starts a word."""
-        return self.pieces[id].startswith(WORD_START)
+        """Return whether the piece of an id starts a word; in a mixed vocabulary, characters without ▁ do too."""
+        if self._are_words:
+            return id not in self.special_ids
+        piece = self.pieces[id]
+        return piece.startswith(WORD_START) or (self.is_mixed and not self.is_byte_level and is_unspaced(piece[:1]))
 
     @classmethod
     def train(cls, texts: Iterable[str], *, kind: TokenizerKind, vocab_size: int | None) -> "Tokenizer":
@@ -235,52 +276,62 @@ class Tokenizer:
         """Open a tokenizer from the result of `to_bytes`, or from the content of an icefall `bpe.model`.
 
         Raises:
-            CheckpointError: not a complete sentencepiece model, or it has no blank.
+            CheckpointError: neither a complete sentencepiece model nor a complete list of pieces, or it has no blank.
         """
         return cls(model)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "Tokenizer":
-        """Open a vocabulary of a recipe: a sentencepiece model, or `tokens.txt` of characters.
+    def from_file(cls, path: str | Path, *, num_outputs: int | None = None) -> "Tokenizer":
+        """Open the vocabulary of a published model, of whichever kind its content is.
 
-        Pieces are byte-level if the file is called `bbpe*`, as in the published recipes, or if they can be nothing else.
+        A sentencepiece model (`bpe.model`, `bbpe.model`); a list of pieces and scores (`*.vocab`), which the authors'
+        package and sherpa-onnx encode with; or a table of symbols and ids (`tokens.txt`). A table of characters can be
+        encoded, one of other pieces only decoded (`can_encode`). Pieces are byte-level if the file is called `bbpe*`, as in
+        the published recipes, or if they can be nothing else.
 
+        Args:
+            path: the file.
+            num_outputs: number of outputs V of the model, to check that it is its vocabulary; see `fitted`.
         Raises:
-            CheckpointError: the file cannot be read or used; see `from_bytes` and `from_tokens`.
+            CheckpointError: the file cannot be read, is damaged or something else, has no blank, or does not fit.
         """
-        path = Path(path)
-        if path.suffix == ".txt":
-            return cls.from_tokens(path)
-        tokenizer = cls.load(path.parent, path.name)
-        if tokenizer.is_byte_level:
-            return tokenizer
-        others = tokenizer.special_ids | {tokenizer.unk_id}
-        characters = "".join(piece for i, piece in enumerate(tokenizer.pieces) if i not in others)
-        is_named_so = path.name.startswith(_BYTE_LEVEL_FILE)
-        if is_named_so and not is_byte_text(characters):
-            strange = next(character for character in characters if not is_byte_text(character))
-            raise CheckpointError(
-                f"{path} must have byte-level pieces, as its name says, but has {strange!r}, which stands for no byte; "
-                "rename it if its pieces are characters"
-            )
-        is_byte_level = is_named_so or is_surely_byte_text(characters)
-        return cls(tokenizer.to_bytes() + BYTES_END) if is_byte_level else tokenizer
+        try:
+            tokenizer = cls(read_published(path, num_outputs=num_outputs))
+            return tokenizer if num_outputs is None else tokenizer.fitted(num_outputs)
+        except CheckpointError as error:
+            raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
     @classmethod
     def from_tokens(cls, path: str | Path) -> "Tokenizer":
-        """Open the table of a character vocabulary, `tokens.txt` of an icefall recipe's `lang_char` folder.
+        """Open the table of a vocabulary, `tokens.txt` of an icefall recipe's `lang_char` folder; see `from_file`.
 
-        A line holds a symbol and its id, and the ids are kept. `<blk>` and `<unk>` must be among the symbols.
-        Disambiguation symbols (#0, #1, ...) at the end do not belong in a model and are dropped.
+        A line holds a symbol and its id, and the ids are kept. `<blk>` must be among the symbols. Disambiguation symbols
+        (#0, #1, ...) at the end do not belong in a model and are dropped.
 
         Raises:
-            CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ..., it has no blank or no `<unk>`, or it is
-                the table of a sentencepiece model, which must be opened directly.
+            CheckpointError: the file cannot be read, its ids are not 0, 1, 2, ..., or it has no blank.
         """
-        return cls(table_model(read_table(path)))
+        return cls.from_file(path)
+
+    def fitted(self, num_outputs: int) -> "Tokenizer":
+        """Return the vocabulary of a model with so many outputs.
+
+        It has one output less than pieces if `<unk>` is the last of them: some models never learned it.
+
+        Raises:
+            CheckpointError: it is the vocabulary of another model.
+        """
+        if num_outputs == self.vocab_size:
+            return self
+        if num_outputs == self.vocab_size - 1 == self.unk_id:
+            return Tokenizer(without_unknown(self._model))
+        raise CheckpointError(
+            f"the vocabulary must be that of the model, which has {num_outputs} outputs, but it has {self.vocab_size} "
+            "entries; give the bpe.model, bbpe.model, *.vocab or tokens.txt that the model was trained with"
+        )
 
     def to_bytes(self) -> bytes:
-        """Return the serialized sentencepiece model."""
+        """Return the content of a model file, from which `from_bytes` opens the same vocabulary."""
         return self._model
 
     def to_files(self) -> dict[str, bytes]:
@@ -290,7 +341,7 @@ class Tokenizer:
 
     def to_vocab(self) -> bytes:
         """Return a line `piece score`, separated by a tab, per id: what sherpa-onnx encodes hotwords with (`bpe.vocab`)."""
-        return "".join(f"{piece}\t{self._processor.get_score(i):g}\n" for i, piece in enumerate(self.pieces)).encode()
+        return "".join(f"{piece}\t{self._vocabulary.scores[i]:g}\n" for i, piece in enumerate(self.pieces)).encode()
 
     @classmethod
     def load(cls, folder: str | Path, name: str = MODEL_FILE) -> "Tokenizer":

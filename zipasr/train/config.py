@@ -22,8 +22,9 @@ class TokenizerConfig:
     vocab_size: int | None = 500
     """Number of pieces; reduced if the texts allow fewer. None, for single characters only: all characters of the texts."""
     file: str | None = None
-    """An existing vocabulary, which replaces the two above: the `tokens.txt` of an icefall `lang_char` folder,
-    or a sentencepiece model such as `bpe.model`, `bbpe.model` or `tokenizer.model`. None: learned from the texts."""
+    """An existing vocabulary, which replaces the two above: the `tokens.txt` of an icefall `lang_char` folder, a
+    sentencepiece model such as `bpe.model`, `bbpe.model` or `tokenizer.model`, or pieces with scores (`*.vocab`). None:
+    learned from the texts."""
     max_texts: int | None = 500_000
     """Texts, spread evenly over the manifest, from which it is learned; None: all, as published, which takes more memory. A
     vocabulary of all characters is the same either way."""

@@ -267,7 +267,11 @@ def examine(
                 texts.add(words)
             elif words in texts:
                 report.note(_SHARED_TEXT, cut.id)
-            _apply_rules(cut, tokenizer.encode(text), config, report, unk_id=tokenizer.unk_id, is_train=is_train)
+            tokens = tokenizer.encode(text)
+            has_no_unk = tokenizer.unk_id is None
+            if tokenizer.unknown_characters(text) if has_no_unk else tokenizer.unk_id in tokens:
+                report.note(_UNKNOWN, cut.id)
+            _apply_rules(cut, tokens, config, report, is_train=is_train)
         if is_train:
             ids = own_ids
         report.unknown = "".join(sorted(tokenizer.unknown_characters(" ".join(sorted(characters)))))
@@ -288,13 +292,9 @@ def _vocabulary_cure(tokenizer: Tokenizer, config: TrainConfig) -> str:
     return f"Either {style}, or learn a new vocabulary with: {new}"
 
 
-def _apply_rules(
-    cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport, *, unk_id: int, is_train: bool
-) -> None:
+def _apply_rules(cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport, *, is_train: bool) -> None:
     """Count an utterance with a text under the first rule that it violates; length limits apply to training only."""
     report.token_counts.append(len(tokens))
-    if unk_id in tokens:
-        report.note(_UNKNOWN, cut.id)
     if cut.has_recording and cut.end > cut.recording.duration + _ROUNDING_S:
         report.note(_BEYOND, cut.id)
     problems = _problems_of_copies(cut, tokens, config, is_train=is_train)

@@ -55,6 +55,9 @@ def resolve(
         return set_fields(config, others)
 
     finetune, source = config.finetune, source_of(config.finetune, run_folder)
+    if has_same_vocabulary(finetune):
+        cure = "; or learn a new vocabulary with: --set finetune.vocabulary=new"
+        source.tokenizer.require_encoding("the texts to train on", cure=cure)
     config = _with_architecture(config, finetune, source)
     if not is_made_for_it:
         config = _with_defaults(config, source)
@@ -127,6 +130,7 @@ def with_vocabulary(
             from the texts.
     Raises:
         CheckpointError: a vocabulary cannot be read.
+        ConfigError: the vocabulary can only be decoded.
         DataError: data to mix in cannot be read.
     """
     if tokenizer_folder is not None:
@@ -135,4 +139,5 @@ def with_vocabulary(
         tokenizer = open_source(config.finetune).tokenizer
     else:
         tokenizer = make_tokenizer(cuts, config.tokenizer, [read_split(mix.data, "train") for mix in config.mix])
+    tokenizer.require_encoding("the texts to train on")
     return dataclasses.replace(config, model=config.model.for_vocabulary(tokenizer)), tokenizer

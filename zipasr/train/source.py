@@ -21,7 +21,7 @@ SOURCE_FOLDER = "finetuned_from"
 _SOURCE_FILE = "source.json"
 _PLACES = (
     *("bpe.model", "bbpe.model", "../data/lang_bpe_*/bpe.model", "../data/lang_bbpe_*/bbpe.model"),
-    *("tokens.txt", "../data/lang_char/tokens.txt"),
+    *("*.vocab", "data/*.vocab", "tokens.txt", "../data/lang_char/tokens.txt"),
 )
 
 

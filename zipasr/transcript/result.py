@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from zipasr.text import are_unspaced
+
 _WORD_START = "\u2581"
 _MAX_GAP_S = 1.0
 """Tokens of a word are nearer to each other than this, except where a search completes a word after a pause."""
@@ -84,7 +86,21 @@ class Transcript:
         }
 
 
-def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) -> tuple[Word, ...]:
+def word_starts(texts: Sequence[str], *, is_each_a_word: bool = False, is_mixed: bool = False) -> list[bool]:
+    """Return which of some tokens start words; see `words_from_tokens`, which has the same arguments."""
+    starts = [i == 0 or is_each_a_word or text.startswith(_WORD_START) for i, text in enumerate(texts)]
+    before = ""
+    for i, text in enumerate(texts):
+        if is_mixed and text and are_unspaced(before, text):
+            first = i
+            while not texts[first - 1]:  # earlier bytes of the same character
+                first -= 1
+            starts[first] = True
+        before = text or before
+    return starts
+
+
+def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False, is_mixed: bool = False) -> tuple[Word, ...]:
     """Group tokens into words: a token with a leading ▁ starts a word, and so does the first token.
 
     The times of a word are the start of its first token and the end of its last. If more than 1 s lies between two of its
@@ -95,10 +111,12 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False) 
     Args:
         tokens: in order of time.
         is_each_a_word: for languages written without spaces, each token is a word, except a lone ▁.
+        is_mixed: a character of Chinese or Japanese after another starts a word without ▁ too.
     """
     groups: list[list[Token]] = []
-    for token in tokens:
-        if not groups or is_each_a_word or token.text.startswith(_WORD_START):
+    starts = word_starts([token.text for token in tokens], is_each_a_word=is_each_a_word, is_mixed=is_mixed)
+    for token, is_start in zip(tokens, starts, strict=True):
+        if is_start:
             groups.append([])
         groups[-1].append(token)
     words = []
