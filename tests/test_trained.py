@@ -17,10 +17,12 @@ import soundfile
 from tests.conftest import REPOSITORY
 from tests.error_rate import wer
 from tests.export.sherpa import transcribe_as_sherpa, transcribe_with_sherpa
+from tests.onnx_runtime.icefall import export_offline
 from zipasr import Hotword
 from zipasr.errors import DataError
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
 from zipasr.export import export_model
+from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.prepare import PrepareConfig, prepare
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 
@@ -153,3 +155,25 @@ def test_sherpa_onnx_gives_the_same_texts(method: str, exported: Path, utterance
     different = [(ours, theirs) for ours, theirs in zip(expected, found, strict=True) if ours != theirs]
     assert len(expected) == len(utterances) > 70
     assert not different
+
+
+@pytest.fixture(scope="module")
+def icefall(utterances: list[ReferenceUtterance], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model as graphs in icefall's form, by head."""
+    model, tokenizer = AsrModel.load(resolve_model_folder(RUN))
+    return export_offline(model, tokenizer, tmp_path_factory.mktemp("icefall"))
+
+
+@pytest.mark.parametrize(("head", "method"), [("transducer", "greedy"), ("transducer", "beam"), ("ctc", "ctc_greedy")])
+def test_graphs_of_other_projects_give_the_texts_of_sherpa_onnx(
+    head: str, method: str, icefall: dict[str, Path], utterances: list[ReferenceUtterance]
+) -> None:
+    """Graphs in icefall's form run here and in sherpa-onnx, in batches of their own, on every prompt."""
+    recordings = [utterance.samples for utterance in utterances if utterance.samples is not None]
+    expected = transcribe_with_sherpa(icefall[head], recordings, method)
+    recognizer = Recognizer.load(icefall[head], search=SearchConfig(method=method))  # type: ignore[arg-type]
+    found = [transcript.text for transcript in recognizer.transcribe_many(recordings)]
+    different = [(ours, theirs) for ours, theirs in zip(found, expected, strict=True) if ours != theirs]
+    assert len(expected) == len(utterances) > 70
+    assert not different
+    assert wer(utterances, found) < 60

@@ -138,10 +138,7 @@ class AsrModel(nn.Module):
         """
         if isinstance(self.encoder, Zipformer):
             return self.encoder(
-                features,
-                lens,
-                chunk_frames_50hz=chunk_frames_50hz,
-                left_context_frames_50hz=left_context_frames_50hz,
+                features, lens, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
             )
         for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
             if frames not in (None, -1):
@@ -310,8 +307,7 @@ class AsrModel(nn.Module):
 def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     """The model folder at `path`: `path` itself, or the model of the training run whose folder it is.
 
-    That is the averaged model of the run's last validation, or before the first one its newest checkpoint, which a log line
-    says once.
+    That is the averaged model of the run's last validation, or before the first one its newest checkpoint (logged once).
 
     Raises:
         CheckpointError: `path` is neither.
@@ -338,9 +334,12 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
         )
     needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
     found = "it is not" if path.is_dir() else "there is no such folder"
+    cure = f"train one with: zipasr train DATA --out {path}"
+    if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
+        found, cure = "it holds ONNX graphs, which can only transcribe", "use the PyTorch checkpoint of the model"
     raise CheckpointError(
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
-        f"but {found}; train one with: zipasr train DATA --out {path}"
+        f"but {found}; {cure}"
     )
 
 

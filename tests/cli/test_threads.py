@@ -17,7 +17,7 @@ from tests.train.tones import minute_config
 from zipasr.cli import main
 from zipasr.cli.threads import use_threads, use_threads_for_training, wait_without_spinning
 from zipasr.device import SMALL_MODEL_PARAMETERS
-from zipasr.onnx_runtime import model as onnx_model
+from zipasr.onnx_runtime import graph as onnx_graph
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +49,14 @@ def test_exported_graphs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[int] = []
-    open_session = onnx_model.open_session
+    open_session = onnx_graph.open_session
 
     def noted(graph: bytes, *, name: str, num_threads: int) -> object:
         opened.append(num_threads)
         return open_session(graph, name=name, num_threads=num_threads)
 
     assert main(["export", str(folder / "run"), "--out", str(tmp_path / "out")]) == 0
-    monkeypatch.setattr(onnx_model, "open_session", noted)
+    monkeypatch.setattr(onnx_graph, "open_session", noted)
     for flags in (["--threads", "2"], []):
         assert main(["transcribe", str(tmp_path / "out"), str(folder / "a.wav"), *flags]) == 0
     assert opened == [2, 1]

@@ -1,4 +1,7 @@
-"""What sherpa-onnx and our PyTorch searches return for recordings, from exported folders and from the models behind them."""
+"""What sherpa-onnx and our PyTorch searches return for recordings, from exported folders and from the models behind them.
+
+Folders of other projects are read too.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +11,16 @@ import numpy as np
 import sherpa_onnx
 
 from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import load
+from zipasr.onnx_runtime import ExportedFiles, GraphFiles, find_foreign, load
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.transcript import Transcript
 
 SEARCHES = {"greedy": "greedy_search", "beam": "modified_beam_search", "ctc_greedy": ""}
+
+
+def graph_files(folder: Path) -> ExportedFiles | GraphFiles:
+    """The names of the graphs of a folder."""
+    return find_foreign(folder) or load(folder).scorer.config.files
 
 
 def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str, **hotwords: Any) -> list[Any]:
@@ -20,8 +28,7 @@ def sherpa_results(folder: Path, recordings: Sequence[np.ndarray], method: str, 
 
     `method` is one of `SEARCHES`; `hotwords` are arguments of `from_transducer`.
     """
-    files = load(folder).scorer.config.files
-    tokens = str(folder / "tokens.txt")
+    files, tokens = graph_files(folder), str(folder / "tokens.txt")
     if method == "ctc_greedy":
         recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
     else:
@@ -77,7 +84,7 @@ def sherpa_tokens(recognizer: sherpa_onnx.OnlineRecognizer, recordings: Sequence
 
 def sherpa_recognizer(folder: Path, method: str) -> sherpa_onnx.OnlineRecognizer:
     """The real sherpa-onnx on streaming graphs; `method` is greedy, beam or ctc_greedy."""
-    files, tokens = load(folder).scorer.config.files, str(folder / "tokens.txt")
+    files, tokens = graph_files(folder), str(folder / "tokens.txt")
     if method == "ctc_greedy":
         return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model=str(folder / str(files.ctc)), tokens=tokens)
     return sherpa_onnx.OnlineRecognizer.from_transducer(

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,11 +45,9 @@ def use_threads(model: str, num_threads: int | None = None) -> int:
         CheckpointError: there is no such model.
     """
     from zipasr.device import configure_threads
-    from zipasr.model import WEIGHTS_FILE, resolve_model_folder
-    from zipasr.onnx_runtime import is_exported
+    from zipasr.recognizer.opening import weight_files
 
-    folder = Path(model) if is_exported(model) else resolve_model_folder(model)
-    weights = [*folder.glob(WEIGHTS_FILE), *folder.glob("*.onnx")]
+    weights = weight_files(model)
     return configure_threads(num_threads, num_parameters=sum(path.stat().st_size for path in weights) // 4)  # 4 bytes each
 
 

@@ -47,13 +47,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train and print the path of the model and its perplexity; return the exit code."""
-    from zipasr.checkpoint import CheckpointFolder
     from zipasr.config import set_fields
     from zipasr.errors import ConfigError
     from zipasr.lm import LmConfig, NeuralLm
     from zipasr.lm.training import default_config, train_language_model, train_ngram
-    from zipasr.model import resolve_model_folder
-    from zipasr.tokenizer import MODEL_FILE, Tokenizer
+    from zipasr.recognizer.opening import open_tokenizer
 
     is_ngram = args.kind == "ngram"
     if is_ngram and args.settings:
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if not is_ngram and getattr(args, name) is not None:
             raise ConfigError(f"--{name} has no effect on a neural model; leave it out, or use --kind ngram")
     config = set_fields(default_config(args.kind), args.settings)
-    tokenizer = Tokenizer.from_bytes(CheckpointFolder(resolve_model_folder(args.model)).blob(MODEL_FILE))
+    tokenizer = open_tokenizer(args.model)
     if is_ngram:
         order, unit = args.order if args.order is not None else _DEFAULT_ORDER, args.unit or _DEFAULT_UNIT
         report = train_ngram(args.texts, tokenizer, args.out, order=order, unit=unit, dev=args.dev)

@@ -17,17 +17,18 @@ class WindowBuffer:
     they would have if enough padding followed. Padding that should count as audio must be pushed before `finish`.
     """
 
-    def __init__(self, chunk_frames_50hz: int, *, padding_value: float) -> None:
+    def __init__(self, chunk_frames_50hz: int, *, padding_value: float, window_frames: int | None = None) -> None:
         """Create the buffer of a new stream.
 
         Args:
             chunk_frames_50hz: frames C of a chunk at 50 Hz.
             padding_value: fills the last windows; `features.PADDING_VALUE` for the published models.
+            window_frames: features in a window, if the encoder takes another number; None: 2 C + 13.
         """
         if chunk_frames_50hz < 1:
             raise ValueError(f"chunk_frames_50hz must be 1 or more, but is {chunk_frames_50hz}")
         self.hop_frames = FEATURES_PER_FRAME_50HZ * chunk_frames_50hz
-        self.window_frames = window_length(chunk_frames_50hz)
+        self.window_frames = window_length(chunk_frames_50hz) if window_frames is None else window_frames
         self.padding_value = padding_value
         self._pieces: list[Tensor] = []
         self._num_frames = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from zipasr.errors import DataError
 from zipasr.evaluate.rates import UtteranceResult
-from zipasr.model import resolve_model_folder
+from zipasr.recognizer.opening import search_folder
 from zipasr.search.confidence import (
     Calibration,
     ReliabilityBin,
@@ -101,12 +101,12 @@ def calibrate(results: Sequence[UtteranceResult]) -> CalibrationReport:
 
 
 def save_calibration(folder: str | os.PathLike[str], method: str, calibration: Calibration) -> Path:
-    """Save a calibration in a model folder, or in that of a run, and return the file; later transcripts use it.
+    """Save a calibration in the folder of a model, a run or graphs, and return the file; later transcripts use it.
 
     Raises:
         CheckpointError: there is no model, or the file cannot be written.
     """
-    return write_calibration(resolve_model_folder(folder), method, calibration)
+    return write_calibration(search_folder(folder), method, calibration)
 
 
 def _quality(words: Sequence[tuple[float, bool]]) -> ConfidenceQuality:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
-from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import is_exported
+from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
+from zipasr.recognizer.opening import search_folder
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import write_default_search
 from zipasr.search.strategy import SearchConfig
@@ -63,7 +63,7 @@ def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[
 def save_default_search(
     folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
 ) -> Path:
-    """Make a search the default of a model, a run or an exported folder, and return the file.
+    """Make a search the default of a model, a run or a folder of graphs, and return the file.
 
     Raises:
         CheckpointError: there is no model, or the file cannot be written.
@@ -71,5 +71,4 @@ def save_default_search(
     """
     if search.num_best > 1:
         raise ConfigError(f"a default search returns one hypothesis, but num_best is {search.num_best}; leave it out")
-    model_folder = Path(folder) if is_exported(folder) else resolve_model_folder(folder)
-    return write_default_search(model_folder, search, compared, chosen_on=chosen_on)
+    return write_default_search(search_folder(folder), search, compared, chosen_on=chosen_on)

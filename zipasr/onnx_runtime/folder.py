@@ -8,7 +8,7 @@ from typing import NamedTuple
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
 from zipasr.errors import CheckpointError
 from zipasr.features import FbankConfig
-from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
+from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
 from zipasr.onnx_runtime.model import OnnxModel
 from zipasr.onnx_runtime.streaming import OnnxStreamingModel
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
@@ -51,5 +51,9 @@ def load(folder: str | os.PathLike[str], *, num_threads: int | None = None) -> E
 
 def open_graphs(config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> OnnxModel:
     """The model of graphs in memory; arguments as for `OnnxModel`."""
-    kind = OnnxModel if config.chunk_frames_50hz is None else OnnxStreamingModel
-    return kind(config, graphs, num_threads=num_threads)
+    if config.chunk_frames_50hz is None:
+        return OnnxModel(config, graphs, num_threads=num_threads)
+    model = OnnxStreamingModel(config, graphs, num_threads=num_threads)
+    if not model.takes_lengths:
+        raise CheckpointError(f"streaming graphs must take {VALID_FEATURES}, but these do not; export again")
+    return model

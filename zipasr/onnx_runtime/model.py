@@ -1,28 +1,31 @@
 """Graphs of whole utterances as a `Scorer`: `OnnxModel`."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zipasr.encoder.rates import MIN_FEATURES, output_length
 from zipasr.errors import CheckpointError
 from zipasr.nn.encoded import Encoded, check_input
+from zipasr.onnx_runtime.graph import Graph
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
-from zipasr.onnx_runtime.session import open_session, with_hidden_frames
+from zipasr.onnx_runtime.session import with_hidden_frames
 
 
 class OnnxModel:
     """A `Scorer` that runs graphs of whole utterances in onnxruntime. The attention decoder is not exported."""
 
-    def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, config: ExportedConfig, graphs: Mapping[str, bytes | Path | Graph], *, num_threads: int | None = None
+    ) -> None:
         """Load the graphs.
 
         Args:
             config: description of the graphs.
-            graphs: their bytes by file name; with an encoder the combined CTC graph is not needed.
+            graphs: by file name, their bytes, the files, or what is already open; with an encoder the combined CTC graph is
+                not needed.
             num_threads: see `load`.
         Raises:
             CheckpointError: there are neither an encoder, a decoder and a joiner nor a CTC graph, or one is damaged.
@@ -35,16 +38,17 @@ class OnnxModel:
             raise CheckpointError(
                 f"{EXPORT_FILE} must name an encoder, a decoder and a joiner, or a CTC graph, but names {config.files}"
             )
-        self._sessions: dict[str, Any] = {}
+        self._graphs: dict[str, Graph] = {}
         wanted = ("encoder", "decoder", "joiner", "ctc_head") if has_parts else ("ctc",)
         for part in wanted:
             if part not in named:
                 continue
             name = named[part]
             graph = graphs[name]
-            if part == "encoder" and "ctc_head" in named:
+            if part == "encoder" and "ctc_head" in named and isinstance(graph, bytes):
                 graph = with_hidden_frames(graph, name)
-            self._sessions[part] = open_session(graph, name=name, num_threads=threads)
+            self._graphs[part] = graph if isinstance(graph, Graph) else Graph(graph, name=name, num_threads=threads)
+        self._encoder = self._graphs["encoder" if has_parts else "ctc"]
 
     @property
     def blank_id(self) -> int:
@@ -59,12 +63,12 @@ class OnnxModel:
     @property
     def has_transducer(self) -> bool:
         """Whether `project_frames`, `predict` and `join` work."""
-        return "joiner" in self._sessions
+        return "joiner" in self._graphs
 
     @property
     def has_ctc(self) -> bool:
         """Whether `ctc_log_probs` works."""
-        return "ctc" in self._sessions or "ctc_head" in self._sessions
+        return "ctc" in self._graphs or "ctc_head" in self._graphs
 
     @property
     def has_attention(self) -> bool:
@@ -94,9 +98,12 @@ class OnnxModel:
             if frames not in (None, -1):
                 raise ValueError(f"{name}_frames_50hz must be -1 for a graph without chunks, but is {frames}")
         check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
-        graph = "encoder" if self.has_transducer else "ctc"
-        frames_NTD, lens_N, *hidden = self._run(graph, features.float(), lens.long())
-        return Encoded(torch.cat([frames_NTD, *(tensor.float() for tensor in hidden)], dim=-1), lens_N)
+        return self._encode_batch(features, lens)
+
+    def _encode_batch(self, features: Tensor, lens: Tensor) -> Encoded:
+        """The frames of a batch that is known to be one."""
+        frames_NTD, lens_N, *hidden = run_tensors(self._encoder, features, lens)
+        return Encoded(torch.cat([frames_NTD, *hidden], dim=-1), lens_N)
 
     def project_frames(self, frames_NTD: Tensor) -> Tensor:
         """Frames of `encode` projected for the joiner, (N, T, J)."""
@@ -108,7 +115,7 @@ class OnnxModel:
         self._check_transducer()
         if not len(contexts_MC):
             return torch.zeros(0, self.config.joiner_dim)
-        (contexts_MJ,) = self._run("decoder", contexts_MC.long())
+        (contexts_MJ,) = run_tensors(self._graphs["decoder"], contexts_MC)
         return contexts_MJ
 
     def join(self, frames_MJ: Tensor, contexts_MJ: Tensor) -> Tensor:
@@ -116,16 +123,16 @@ class OnnxModel:
         self._check_transducer()
         frames, contexts = torch.broadcast_tensors(frames_MJ, contexts_MJ)
         width = self.config.joiner_dim
-        (logits,) = self._run("joiner", frames.reshape(-1, width), contexts.reshape(-1, width))
+        (logits,) = run_tensors(self._graphs["joiner"], frames.reshape(-1, width), contexts.reshape(-1, width))
         return logits.view(*frames.shape[:-1], -1)
 
     def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
         """Log-probabilities (N, T, V) of the CTC head for frames of `encode`."""
         if not self.has_ctc:
             raise ValueError("this model has no CTC head; use a transducer search")
-        if "ctc" in self._sessions:
+        if "ctc" in self._graphs:
             return frames_NTD
-        (log_probs,) = self._run("ctc_head", frames_NTD[..., self.config.joiner_dim :])
+        (log_probs,) = run_tensors(self._graphs["ctc_head"], frames_NTD[..., self.config.joiner_dim :])
         return log_probs
 
     def attention_log_probs(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
@@ -136,9 +143,8 @@ class OnnxModel:
         if not self.has_transducer:
             raise ValueError("this model has no transducer head; use a CTC search")
 
-    def _run(self, part: str, *inputs: Tensor) -> list[Tensor]:
-        """The outputs of a graph; inputs and outputs are by position."""
-        session = self._sessions[part]
-        names = [given.name for given in session.get_inputs()]
-        arrays = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in inputs]
-        return [torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+def run_tensors(graph: Graph, *inputs: Tensor) -> list[Tensor]:
+    """The outputs of a graph, numbers with a fraction in float32; inputs and outputs are by position."""
+    outputs = map(torch.from_numpy, graph.run(*(tensor.detach().cpu().numpy() for tensor in inputs)))
+    return [output.float() if output.is_floating_point() else output.long() for output in outputs]

@@ -1,5 +1,7 @@
 """Sessions of onnxruntime on the CPU, and the extra output of an encoder's graph."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from zipasr.errors import CheckpointError, ConfigError
@@ -9,8 +11,8 @@ INSTALL = 'install it with: pip install "zipasr[onnx]"'
 """What messages say if onnxruntime is missing."""
 
 
-def open_session(graph: bytes, *, name: str, num_threads: int = 1) -> Any:
-    """An onnxruntime session of a graph, on the CPU.
+def open_session(graph: bytes | Path, *, name: str, num_threads: int = 1) -> Any:
+    """An onnxruntime session on the CPU of a graph in memory, or in a file, which is read once.
 
     Raises:
         CheckpointError: the graph is damaged.
@@ -18,16 +20,55 @@ def open_session(graph: bytes, *, name: str, num_threads: int = 1) -> Any:
     """
     try:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NotImplemented
     except ImportError as error:
         raise ConfigError(f"running an exported model needs onnxruntime; {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
+    source = graph if isinstance(graph, bytes) else os.fspath(graph)
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except _errors() as error:
         raise CheckpointError(f"{name} must be an ONNX graph, but onnxruntime cannot open it: {error}") from error
+
+
+def quiet_runs() -> Any:
+    """Options of runs that write nothing to stderr when they fail; the exception says it too."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def run_session(session: Any, values: dict[str, Any], options: Any, *, name: str) -> list[Any]:
+    """The outputs of a session for arrays by name.
+
+    Raises:
+        CheckpointError: onnxruntime cannot compute the graph with them.
+    """
+    try:
+        outputs: list[Any] = session.run(None, values, options)
+    except _errors() as error:
+        shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in list(values.items())[:2])
+        raise CheckpointError(f"{name} must take {shapes}, but onnxruntime fails with them: {error}") from error
+    return outputs
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """The exceptions of onnxruntime."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+    return tuple(getattr(state, name) for name in names)
 
 
 def with_hidden_frames(graph: bytes, name: str) -> bytes:

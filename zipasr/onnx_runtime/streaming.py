@@ -1,26 +1,26 @@
 """Streaming graphs as a `Scorer`, for streams and for whole recordings: `OnnxStreamingModel`.
 
-A window (N, 2 C + 13, F) of features at 100 Hz and the state of N streams go in, the frames of a chunk of C frames at 50 Hz
-and the next state come out. Windows overlap by 13 features, as in `encoder.window`. Chunk by chunk, a graph gives the same
-frames for a recording as the model under the same chunk mask.
+A window (N, T, F) of features at 100 Hz and the state of N streams go in, the frames of a chunk of C frames at 50 Hz and the
+next state come out. T is 2 C + 13, so that windows overlap by 13 features, as in `encoder.window`; graphs of Zipformer 1, of
+other projects, overlap by 7. Chunk by chunk, a graph gives the same frames for a recording as the model under the same chunk
+mask.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, MIN_FEATURES, embed_length, window_length
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, MIN_FEATURES, embed_length
 from zipasr.errors import CheckpointError
 from zipasr.features import PADDING_VALUE
 from zipasr.nn.encoded import Encoded, check_input
+from zipasr.onnx_runtime.graph import Graph, GraphInput
 from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
 from zipasr.onnx_runtime.model import OnnxModel
-
-_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,9 @@ class OnnxStreamState:
 class OnnxStreamingModel(OnnxModel):
     """A `Scorer` that runs streaming graphs in onnxruntime, for streams and for whole recordings."""
 
-    def __init__(self, config: ExportedConfig, graphs: Mapping[str, bytes], *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, config: ExportedConfig, graphs: Mapping[str, bytes | Path | Graph], *, num_threads: int | None = None
+    ) -> None:
         """Load the graphs; arguments as for `OnnxModel`."""
         super().__init__(config, graphs, num_threads=num_threads)
         if config.chunk_frames_50hz is None or config.left_context_frames_50hz is None:
@@ -45,13 +47,26 @@ class OnnxStreamingModel(OnnxModel):
         """Frames C per chunk at 50 Hz."""
         self.left_context_frames_50hz = config.left_context_frames_50hz
         """Frames before a chunk that attention sees."""
-        self.window_frames = window_length(self.chunk_frames_50hz)
+        self._features, *self._states = self._encoder.inputs
+        self.window_frames = self._window_frames()
         """Features per window at 100 Hz."""
-        self._graph = self._sessions["encoder" if self.has_transducer else "ctc"]
-        if VALID_FEATURES not in [given.name for given in self._graph.get_overridable_initializers()]:
-            raise CheckpointError(f"streaming graphs must take {VALID_FEATURES}, but these do not; export again")
-        self._features, *self._states = self._graph.get_inputs()
         self._stream_axes = [_free_axis(given) for given in self._states]
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether the graph takes the number of valid features of a window; others take padding for audio."""
+        return VALID_FEATURES in self._encoder.optional
+
+    def _window_frames(self) -> int:
+        hop = FEATURES_PER_FRAME_50HZ * self.chunk_frames_50hz
+        shape, name = self._features.shape, self._encoder.name
+        num_frames = shape[1] if len(shape) == 3 else None
+        if num_frames is None or num_frames < hop:
+            raise CheckpointError(
+                f"{name} must take windows of a fixed length for {hop} features a chunk, but takes {self._features}; export "
+                "again"
+            )
+        return num_frames
 
     def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> OnnxStreamState:
         """The state of `batch_size` streams at their start.
@@ -62,7 +77,7 @@ class OnnxStreamingModel(OnnxModel):
         self._check_sizes(chunk_frames_50hz, left_context_frames_50hz)
         return OnnxStreamState(
             tuple(
-                np.zeros([batch_size if isinstance(size, str) else size for size in given.shape], _TYPES[given.type])
+                np.zeros([batch_size if size is None else size for size in given.shape], given.dtype)
                 for given in self._states
             )
         )
@@ -127,12 +142,10 @@ class OnnxStreamingModel(OnnxModel):
                 f"a window must be (N, {expected[0]}, {expected[1]}) with (N,) lengths, but is {tuple(features.shape)} with "
                 f"{tuple(lens.shape)}; fill the last one with padding"
             )
-        given = {self._features.name: features.float().cpu().numpy(), VALID_FEATURES: lens.long().cpu().numpy()}
-        given |= {state.name: array for state, array in zip(self._states, arrays, strict=True)}
-        given = {name: np.ascontiguousarray(array) for name, array in given.items()}
-        outputs = self._graph.run(None, given)
+        optional = {VALID_FEATURES: lens.cpu().numpy()} if self.takes_lengths else {}
+        outputs = self._encoder.run(features.cpu().numpy(), *arrays, **optional)
         num_states = len(self._states)
-        frames = [torch.from_numpy(output) for output in (outputs[0], *outputs[1 + num_states :])]
+        frames = [torch.from_numpy(output).float() for output in (outputs[0], *outputs[1 + num_states :])]
         lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
         return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_states])
 
@@ -145,9 +158,8 @@ class OnnxStreamingModel(OnnxModel):
             )
 
 
-def _free_axis(given: Any) -> int:
+def _free_axis(given: GraphInput) -> int:
     """The dynamic axis of an input, which is that of the streams."""
-    axes = [axis for axis, size in enumerate(given.shape) if isinstance(size, str)]
-    if len(axes) != 1:
-        raise CheckpointError(f"{given.name} must have one axis of any size, but has shape {given.shape}; export again")
-    return axes[0]
+    if len(given.free_axes) != 1:
+        raise CheckpointError(f"{given.name} must have one axis of any size, but is {given}; export again")
+    return given.free_axes[0]

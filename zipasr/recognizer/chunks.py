@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from zipasr.encoder.rates import FRAME_MS_50HZ
+from zipasr.encoder.rates import FRAME_MS_50HZ, window_length
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
@@ -118,6 +118,16 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
             f"{chunk or own.chunk} with {left_context or own.left_context} were requested; export the model with those"
         )
     return own
+
+
+def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
+    """Features at 100 Hz in the window of a chunk."""
+    return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
+
+
+def masks_padding(scorer: Scorer) -> bool:
+    """Whether the encoder of a stream tells audio from the padding of its last windows; graphs of other projects do not."""
+    return not isinstance(scorer, OnnxStreamingModel) or scorer.takes_lengths
 
 
 def recording_sizes(scorer: Scorer, chunks: ChunkConfig | None) -> ChunkSizes | None:

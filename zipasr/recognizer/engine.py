@@ -17,7 +17,14 @@ from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, streaming_encoder
+from zipasr.recognizer.chunks import (
+    STREAM_TAIL_FRAMES,
+    ChunkSizes,
+    initial_state,
+    masks_padding,
+    streaming_encoder,
+    window_frames_of,
+)
 from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -95,7 +102,10 @@ class Engine:
             windows: features of each stream with the number of valid ones, from `WindowBuffer.pop`.
             states: state of each stream, from `streaming_encoder`.
         """
-        normalized = [torch.cat([self.fbank.normalized(window[:valid]), window[valid:]]) for window, valid in windows]
+        if masks_padding(self.scorer):
+            normalized = [torch.cat([self.fbank.normalized(window[:valid]), window[valid:]]) for window, valid in windows]
+        else:
+            normalized = [self.fbank.normalized(window) for window, _ in windows]
         features = torch.stack(normalized).to(self.device)
         lens_N = torch.tensor([valid for _, valid in windows], device=self.device)
         with torch.inference_mode(), arithmetic(self.precision, self.device):
@@ -106,7 +116,8 @@ class Engine:
         """`encode` window by window, for features that depend on the window."""
         frames = []
         for own in features:
-            buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE)
+            window_frames = window_frames_of(self.scorer, sizes)
+            buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
             buffer.push(torch.nn.functional.pad(own, (0, 0, 0, STREAM_TAIL_FRAMES), value=PADDING_VALUE))
             buffer.finish()
             states, pieces = [initial_state(self.scorer, sizes)], []

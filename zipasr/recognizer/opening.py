@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 
 from zipasr import onnx_runtime
+from zipasr.checkpoint import CheckpointFolder
 from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import FbankConfig
-from zipasr.model import AsrModel, resolve_model_folder
+from zipasr.model import WEIGHTS_FILE, AsrModel, resolve_model_folder
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels
-from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 
 class OpenedModel(NamedTuple):
@@ -31,17 +32,59 @@ class OpenedModel(NamedTuple):
     """Folder that it was read from, which also holds calibrations and the default search."""
 
 
+def holds_graphs(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds graphs that run here: exported, or of another project.
+
+    Raises:
+        CheckpointError: they are of several models, or one is missing.
+    """
+    return onnx_runtime.is_exported(folder) or onnx_runtime.find_foreign(folder) is not None
+
+
+def search_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder in which the default search and the calibrations of a model are: that of the model, or of its graphs.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    return Path(folder) if holds_graphs(folder) else resolve_model_folder(folder)
+
+
+def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files with the weights of a model.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    if (files := onnx_runtime.find_foreign(folder)) is not None:
+        return [Path(folder) / name for name in (*files.graphs().values(), *files.data)]
+    path = search_folder(folder)
+    return [*path.glob(WEIGHTS_FILE), *path.glob("*.onnx")]
+
+
+def open_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a model, without its weights if they were trained here.
+
+    Raises:
+        CheckpointError: there is no such model, or a file is damaged.
+    """
+    if holds_graphs(folder):
+        return open_model(folder, "cpu").tokenizer
+    return Tokenizer.from_bytes(CheckpointFolder(resolve_model_folder(folder)).blob(MODEL_FILE))
+
+
 def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
-    """The model of a folder, trained here or exported.
+    """The model of a folder: trained here, exported, or the graphs of another project.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
         ConfigError: this machine has no such device, or exported graphs cannot run there.
     """
-    if onnx_runtime.is_exported(folder):
+    if holds_graphs(folder):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
-        exported = onnx_runtime.load(folder)
+        files = onnx_runtime.find_foreign(folder)
+        exported = onnx_runtime.load(folder) if files is None else onnx_runtime.load_foreign(Path(folder), files)
         return OpenedModel(*exported, torch.device("cpu"), Path(folder))
     chosen, path = select_device(device), resolve_model_folder(folder)
     model, tokenizer = AsrModel.load(path)

@@ -121,7 +121,7 @@ class Recognizer:
         """The recognizer of a model folder, the folder of a training run, or one of exported graphs.
 
         Args:
-            folder: what `zipasr train --out` wrote, or a checkpoint of it, or what `zipasr export` wrote.
+            folder: what `zipasr train --out` or `zipasr export` wrote, a checkpoint, or ONNX graphs of another project.
             device: cpu, cuda, cuda:N, mps or auto.
             precision: precision of the encoder: float32, tf32 (CUDA), bfloat16 or float16.
             search: how to search; None: the default of the folder, see `SearchConfig.method`.

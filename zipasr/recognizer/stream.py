@@ -16,10 +16,10 @@ from torch import Tensor
 
 from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
-from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_MS_50HZ, FRAME_S_25HZ, WINDOW_OVERHANG
+from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_S_25HZ
 from zipasr.encoder.window import WindowBuffer
 from zipasr.features import PADDING_VALUE
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, sizes_of
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, sizes_of, window_frames_of
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.transcripts import to_transcript
@@ -28,9 +28,8 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
 from zipasr.transcript import Transcript
 
-_FEATURE_REACH_MS = 17.5
-_LOOK_AHEAD_MS = (WINDOW_OVERHANG - 1) * 1000.0 / FEATURE_RATE_HZ + _FEATURE_REACH_MS
-"""A window ends 13 features after its chunk; the last one starts 120 ms after the chunk and ends 17.5 ms later."""
+_FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
+"""Step of the features, and the audio that one needs after its start."""
 
 
 class Stream:
@@ -70,7 +69,8 @@ class Stream:
         self._search_state = self._search.start(prior)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
         self._fbank = engine.fbank.stream()
-        self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE)
+        window_frames = window_frames_of(engine.scorer, self.sizes)
+        self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
         self._sample_rate_hz: int | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._num_samples = self._num_features = 0
@@ -83,10 +83,13 @@ class Stream:
     def latency_ms(self) -> float:
         """Audio in ms from the start of a chunk that must be received before it is encoded: the chunk and 137.5 ms ahead.
 
+        A window ends 13 features after its chunk; the last one starts 120 ms after the chunk and ends 17.5 ms later. Graphs
+        of Zipformer 1 need only 77.5 ms ahead.
+
         It is the upper bound on decoding delay, excluding computation. The tokens of the audio may still come with the next
         chunk, since causal models emit late.
         """
-        return self.sizes.chunk * FRAME_MS_50HZ + _LOOK_AHEAD_MS
+        return (self._buffer.window_frames - 1) * _FEATURE_MS + _FEATURE_REACH_MS
 
     def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
         """Receive the next samples and compute their features, nothing else.
