@@ -72,5 +72,5 @@ def test_a_text_that_mentions_git_lfs_is_a_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pretrained.pt", "bpe.model"])
 def test_loading_a_file_names_the_conversion(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(tiny_tokenizer().to_bytes())
-    with pytest.raises(zipasr.CheckpointError, match=r"must be a model folder, but is a file; .*load_icefall"):
+    with pytest.raises(zipasr.CheckpointError, match=r"must be a model folder, but is a file; .*zipasr convert"):
         zipasr.load(tmp_path / name)

@@ -201,10 +201,11 @@ def missing_extras(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "lm": ("lm", ["transcribe", model, audio, "--lm", str(folder / "lm.arpa")]),
         "export": ("onnx", ["export", model, "--out", str(folder / "exported")]),
         "serve": ("serve", ["serve", model]),
+        "hub": ("hub", ["transcribe", "hf:someone/model", audio]),
     }
 
 
-CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "export", "serve")
+CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "export", "serve", "hub")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -45,6 +45,7 @@ def write_folder(
     documents: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
     blobs: Mapping[str, bytes],
+    replaceable: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a checkpoint folder atomically, replacing an existing one.
 
@@ -53,6 +54,7 @@ def write_folder(
         documents: file name -> JSON value.
         tensors: file name -> named tensors, stored as safetensors.
         blobs: file name -> content.
+        replaceable: file name -> content of files without a checksum, which others replace later (`write_text`).
     Returns:
         The path of the folder.
     Raises:
@@ -70,17 +72,20 @@ def write_folder(
         for name, named in tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
             checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
+        for name, content in (replaceable or {}).items():
+            _write_file(partial / name, content)
         index = {"format": "zipasr", "version": FORMAT_VERSION, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
         _sync_folder(partial)
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise CheckpointError(
             f"could not write checkpoint {folder}: {reason}; earlier checkpoints are untouched. "
             "Free some space or choose another folder, then run the same command again"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -159,6 +164,16 @@ class CheckpointFolder:
                 "use another checkpoint"
             )
 
+    def checksum(self, name: str) -> str:
+        """The SHA-256 of one file, which is verified in pieces, so that memory never holds all of it.
+
+        Raises:
+            CheckpointError: as for `blob`.
+        """
+        with self._open(name) as file:
+            self._verify(name, found := hashlib.file_digest(file, "sha256").hexdigest())
+        return found
+
     def document(self, name: str) -> Any:
         """The JSON value of one file."""
         return json.loads(self.blob(name))
@@ -189,8 +204,7 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as for `blob`.
         """
-        with self._open(name) as file:
-            self._verify(name, hashlib.file_digest(file, "sha256").hexdigest())
+        self.checksum(name)
         try:
             return safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:
@@ -203,18 +217,34 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -
     Raises:
         CheckpointError: a name is missing or unknown, or a shape differs.
     """
+    if wrong := mismatches(model, tensors):
+        raise CheckpointError(f"{source} does not match its configuration: {first_few(wrong)}")
+    model.load_state_dict(tensors)
+
+
+def mismatches(model: nn.Module, tensors: Mapping[str, Tensor], *, shown: Callable[[str], str] = str) -> list[str]:
+    """Why named tensors are not the weights of a model: a sentence for each name that is missing or unknown, or whose shape
+    differs.
+
+    Args:
+        model: the model.
+        tensors: the tensors under the model's names.
+        shown: gives the name of a tensor in the sentences, such as that of another project.
+    """
     own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
-    wrong += [
-        f"{name} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
+    wrong = [f"{shown(name)} is missing" for name in own if name not in tensors]
+    wrong += [f"{shown(name)} is unknown" for name in tensors if name not in own]
+    return wrong + [
+        f"{shown(name)} must be {tuple(own[name].shape)}, but is {tuple(tensor.shape)}"
         for name, tensor in tensors.items()
         if name in own and own[name].shape != tensor.shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"{source} does not match its configuration: {'; '.join(wrong[:5])}{more}")
-    model.load_state_dict(tensors)
+
+
+def first_few(sentences: list[str]) -> str:
+    """The first five sentences, and how many more there are."""
+    more = f" and {len(sentences) - 5} more" if len(sentences) > 5 else ""
+    return "; ".join(sentences[:5]) + more
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:
@@ -232,10 +262,10 @@ def numbered_folders(parent: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def clean_up(parent: str | os.PathLike[str]) -> list[str]:
+def clean_up(parent: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
     """Clean up after killed writers in a folder of checkpoints: delete incomplete checkpoints, restore replaced ones.
 
-    Call it only from the sole writer of the folder, and not while it writes.
+    Call it only from the sole writer of the folder, or of the checkpoint `name` in it, and not while it writes.
 
     Returns:
         A sentence about each restored folder.
@@ -243,7 +273,7 @@ def clean_up(parent: str | os.PathLike[str]) -> list[str]:
     restored = []
     for path in sorted(Path(parent).glob(".*.*-*")):
         match = re.fullmatch(r"\.(.+)\.(partial|old)-\d+", path.name)
-        if match is None or not path.is_dir():
+        if match is None or not path.is_dir() or name not in (None, match.group(1)):
             continue
         folder = path.with_name(match.group(1))
         if match.group(2) == "old" and not folder.exists():  # killed between the two renames that replace it
@@ -333,7 +363,7 @@ def _write_file(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
+def replace_folder(new: Path, folder: Path) -> None:
     """Replace `folder` by `new`; at any moment, one of the two is complete on disk."""
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")

@@ -318,9 +318,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
             return folder
     if path.is_file():
         raise CheckpointError(
-            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, convert it once in Python: "
-            "from zipasr.hub import load_icefall, open_tokenizer; tokenizer = open_tokenizer('bpe.model'); "
-            f"load_icefall({str(path)!r}, tokenizer).save('converted', tokenizer). Then use the folder (docs/icefall.md)"
+            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, make a model folder of it "
+            f"once: zipasr convert {path} --out converted (docs/icefall.md)"
         )
     saved = [(n, folder) for n, folder in checkpoint.checkpoint_folders(path).items() if _is_model_folder(folder)]
     if saved:
@@ -337,6 +336,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     cure = f"train one with: zipasr train DATA --out {path}"
     if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
         found, cure = "it holds ONNX graphs, which can only transcribe", "use the PyTorch checkpoint of the model"
+    elif any(path.glob("*.pt")) or any(path.glob("*/*.pt")):
+        found, cure = "it holds a checkpoint of another project", f"convert it: zipasr convert {path} --out DIR"
     raise CheckpointError(
         f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
         f"but {found}; {cure}"

@@ -60,9 +60,9 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
         refuse_pointer(head, path, CheckpointError)
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return safetensors.torch.load_file(path)
-        if head.startswith(b"PK"):
+        if is_archive := head.startswith(b"PK"):
             _check_archive(path)
-        return _unpickle(path, trust_pickle=trust_pickle)
+        return _unpickle(path, is_archive=is_archive, trust_pickle=trust_pickle)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must be a checkpoint file, but there is no such file") from error
     except IsADirectoryError as error:
@@ -74,25 +74,30 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise for TorchScript and for archives with a record that does not match its checksum, which torch does not check."""
+    """Raise for TorchScript, for compressed archives, which may grow without end, and for archives with a record that does
+    not match its checksum, which torch does not check."""
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
             raise CheckpointError(
                 f"{path} is a TorchScript program, whose names and structure are changed; use the pretrained.pt or "
                 "epoch-N.pt that it was exported from"
             )
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 
 
-def _unpickle(path: Path, *, trust_pickle: bool) -> Any:
+def _unpickle(path: Path, *, is_archive: bool, trust_pickle: bool) -> Any:
+    """The content of a file; that of an archive is read where it is used, since training checkpoints have much besides the
+    model."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
         logger.warning(
             "torch %s has a vulnerability in its safe loading (CVE-2026-24747); upgrade torch.", torch.__version__
         )
     with torch.serialization.safe_globals(_HARMLESS):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         except pickle.UnpicklingError as error:
             refused = _refused_names(path, str(error))
             if not refused:

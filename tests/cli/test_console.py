@@ -74,6 +74,11 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
         ["diagnose", model, dev],
         ["export", model, "--out", str(out / "exported")],
         ["serve", model, "--host", "甲"],
+        ["models"],
+        ["pull", "hf:me/甲"],
+        ["inspect", model],
+        ["convert", "甲", "--out", str(out / "converted")],
+        ["push", model, "me/甲", "--dry-run"],
     ]
     assert [argv[0] for argv in commands] == list(command.VERBS)
     by_json = [["transcribe", model, wav, "--json"], ["align", model, wav, "--format", "json"]]
@@ -90,10 +95,11 @@ def test_no_verb_fails_for_lack_of_a_character(folder: Path, tmp_path: Path) -> 
     said = [part.strip("\n") for part in done.stdout.decode("ascii").split("\n== ")[1:]]
     names, results = said[::2], said[1::2]
     assert [name.split("\n")[0] for name in names] == [argv[0] for argv in argvs]
-    # A missing recording and a missing model both fail; the address does not exist.
-    assert [int(code.split("\n")[0]) for code in results] == [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 1], error
-    by_json = [json.loads(name.split("\n", 1)[1]) for name in names[12:14]]
-    assert [row["audio"] for row in by_json] == [argvs[12][2]] * 2
+    # A missing recording and a missing model both fail; the address does not exist; repositories have no such names.
+    codes = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 2, 0, 1, 2, 0, 0, 1]
+    assert [int(code.split("\n")[0]) for code in results] == codes, error
+    by_json = [json.loads(name.split("\n", 1)[1]) for name in names[-3:-1]]
+    assert [row["audio"] for row in by_json] == [argvs[-3][2]] * 2
     assert by_json[1]["text"] == "甲 乙 É Ł 𝄞"
     assert r"missing \u7532.wav" in error
     with (folder / "data" / "prepare.json").open(encoding="utf-8") as file:

@@ -269,8 +269,13 @@ def test_icefall_file_with_its_vocabulary_beside_it(tmp_path: Path) -> None:
         for name, tensor in old.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
     places[2].unlink()
+    places[0].unlink()
     shutil.copytree(places[1].parent, tmp_path / "data" / "lang_bpe_500")
-    with pytest.raises(CheckpointError, match=r"since .*lang_bpe_14.*, .*lang_bpe_500.* lies where"):
+    assert resolve(minute_config(), [], str(path)).model == old.config, "both are the same"
+    (tmp_path / "data" / "lang_bpe_500" / "bpe.model").write_bytes(
+        vocabulary([word.translate({ord("O"): "Q"}) for word in WORDS]).to_bytes()
+    )
+    with pytest.raises(ConfigError, match=r"but .*lang_bpe_14.*, .*lang_bpe_500.* all have so many.*tokenizer=FILE"):
         resolve(minute_config(), [], str(path))
 
 

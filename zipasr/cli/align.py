@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.device_options import add_device_option, add_precision_option
+from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
 from zipasr.errors import AudioError, ConfigError, DataError
@@ -24,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "recording, or from --text or --text-file. The model must have a CTC head. A recording that cannot be read or does "
         "not match its text is reported and skipped; the exit code is then 1.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    add_model_argument(parser)
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings of any format; - is the standard input")
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--text", metavar="WORDS", help="the text of a single recording")
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     targets = _targets(args)
     write = writer(args.format, cue_config(args, args.format))
+    fetch_model(args)
     use_threads(args.model)
     recognizer = Recognizer.load(args.model, device=args.device, precision=args.precision)
     num_failed = 0

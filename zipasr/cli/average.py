@@ -23,7 +23,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--from", type=int, dest="start", metavar="BATCH", help="from the checkpoint of this batch on; 0: the start"
     )
     what.add_argument(
-        "--checkpoints", nargs="+", metavar="X", help="folders of checkpoints or models, or batches of RUN's checkpoints"
+        "--checkpoints",
+        nargs="+",
+        metavar="X",
+        help="folders of checkpoints or models (or hf:OWNER/NAME), or batches of RUN's checkpoints",
     )
     parser.add_argument(
         "--to", type=int, metavar="BATCH", help="with --from: up to the checkpoint of this batch (default: the newest)"

@@ -33,6 +33,11 @@ VERBS = (
     "diagnose",
     "export",
     "serve",
+    "models",
+    "pull",
+    "inspect",
+    "convert",
+    "push",
 )
 """All verbs, in the order in which they are used."""
 
@@ -74,15 +79,15 @@ class _VerbParser(argparse.ArgumentParser):
         """Create the parser.
 
         Args:
-            takes: the positional arguments and required flags, as in "DIR --out OUT"; argparse lists all flags if empty.
+            takes: the positional arguments and required flags, as in "DIR --out OUT".
             example: a complete command.
             settings: those of argparse.
         """
         super().__init__(**settings)
         self.example = example
-        if takes:
-            self.usage = textwrap.fill(f"{self.prog} {takes} [options]", width=72, subsequent_indent=" " * 9)
         if example:
+            usage = " ".join(filter(None, (self.prog, takes, "[options]")))
+            self.usage = textwrap.fill(usage, width=72, subsequent_indent=" " * 9)
             self.usage = f"{self.usage}\nexample: {example}".replace("%", "%%")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]

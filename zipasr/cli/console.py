@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 _ESCAPE = "zipasr.escape"
+_HUB = "zipasr.hub"
 
 
 def configure_streams() -> None:
@@ -28,15 +29,22 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def log_lines(*, is_quiet: bool) -> Iterator[None]:
-    """Write warnings and errors that are logged in the block to stderr; if quiet, only errors, and no progress bars."""
-    handler = _LineHandler(logging.ERROR if is_quiet else logging.WARNING)
+    """Write warnings and errors that are logged in the block to stderr; if quiet, only errors, and no progress bars.
+
+    What is fetched from the hub is said too: it takes time and space that nobody may have expected.
+    """
+    handler = _LineHandler(logging.ERROR if is_quiet else logging.INFO)
     handler.setFormatter(logging.Formatter("zipasr: %(message)s"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(_HUB))
     logging.getLogger().addHandler(handler)
+    level = logging.getLogger(_HUB).level
+    logging.getLogger(_HUB).setLevel(level if is_quiet else logging.INFO)
     try:
         with _silence() if is_quiet else nullcontext():
             yield
     finally:
         logging.getLogger().removeHandler(handler)
+        logging.getLogger(_HUB).setLevel(level)
 
 
 @contextmanager

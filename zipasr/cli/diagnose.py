@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option
+from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_parser(subparsers: SubParsers) -> None:
         "head, also show how many frames emit more than one label, the delay of labels relative to CTC, and the word errors "
         "of greedy searches.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run, of a checkpoint in it, or of a model")
+    add_model_argument(parser)
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
     parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to process (default: 32)")
     parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (default: 30)")
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < least:
             raise ConfigError(f"--{name} must be {least} or more, but is {getattr(args, name)}")
     device = select_device(args.device)
+    fetch_model(args)
     folder = resolve_model_folder(args.model)
     progress = schedule_progress_of(folder)
     use_threads(args.model)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 from zipasr.errors import ConfigError
 
@@ -33,7 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Transcribe recordings whose text is known and count the errors. A recording that cannot be read is "
         "reported and skipped; the exit code is then 1.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    add_model_argument(parser)
     parser.add_argument(
         "cuts",
         metavar="SET",

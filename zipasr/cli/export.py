@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
 from zipasr.errors import ConfigError
 
@@ -23,7 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Write the encoder, decoder and joiner of a transducer, the graph of a CTC head, or both, with the "
         "vocabulary and a README with the commands that run them. Every graph is compared with PyTorch first.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    add_model_argument(parser)
     parser.add_argument("--out", required=True, metavar="OUT", help="folder to write, new or from an earlier export")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_true", help="store weights in half precision, which halves the size")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.tolerance is not None and not args.tolerance > 0:
         raise ConfigError(f"--tolerance must be positive, but is {args.tolerance:g}; leave it out for the default")
+    fetch_model(args)
     use_threads(args.model)
     if args.int8:
         print(_output(_export_int8(args), args))

@@ -56,8 +56,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--align-with",
         metavar="MODEL",
-        help="model folder with a CTC head: cut recordings that are too long, by aligning them with their texts; pieces "
-        "that do not match are rejected (--set min_align_confidence=0.3)",
+        help="model with a CTC head (a folder, or hf:OWNER/NAME): cut recordings that are too long, by aligning them with "
+        "their texts; pieces that do not match are rejected (--set min_align_confidence=0.3)",
     )
     parser.add_argument(
         "--set",

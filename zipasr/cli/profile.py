@@ -40,7 +40,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "30 s of speech; time and memory are those of encoding a batch.",
     )
     parser.add_argument(
-        "model", metavar="NAME_OR_FOLDER", nargs="?", help="a preset such as zipformer-s, or the folder of a model or run"
+        "model",
+        metavar="NAME_OR_FOLDER",
+        nargs="?",
+        help="a preset such as zipformer-s, the folder of a model or run, or hf:OWNER/NAME for a model on the hub",
     )
     parser.add_argument("--all", action="store_true", help="profile every model in the paper's table of encoders instead")
     parser.add_argument("--batch", type=int, metavar="N", help="utterances per batch (default: 30 on a GPU, else 1)")
@@ -57,6 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Count, measure and print; a model that cannot be measured is reported and skipped. Return the exit code."""
+    from zipasr.hub import is_reference, local_model
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
     from zipasr.progress import track, write_line
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in _MEASURING if getattr(args, name) is not None}
     profiles, num_failed = [], 0
     for name in track(names, "profile", unit="models"):
-        config, measured = find_config(name), None
+        config, measured = find_config(local_model(name) if is_reference(name) else name), None
         try:
             measured = profile_encoder(config, **chosen) if args.time else None
         except ConfigError:

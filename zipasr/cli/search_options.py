@@ -5,6 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
+from zipasr.cli.model_argument import fetch_model
 from zipasr.cli.threads import add_threads_option, use_threads
 from zipasr.errors import ConfigError
 
@@ -129,7 +130,7 @@ def load_recognizer(
     """The recognizer of the argument DIR, configured by the flags.
 
     Args:
-        args: the parsed command line.
+        args: the parsed command line; a reference to the hub in it becomes a local folder.
         long_recordings: how to split recordings that are too long to transcribe at once.
         simulate_streaming: whether whole recordings are processed in the chunks of the flags too.
 
@@ -142,6 +143,7 @@ def load_recognizer(
     from zipasr.search.hotwords import read_hotwords
 
     search = search_config(args)
+    fetch_model(args)
     use_threads(args.model, args.threads)
     return Recognizer.load(
         args.model,

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 from zipasr.errors import ConfigError
 
@@ -23,7 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "/metrics and a web page. Only this machine can connect unless --host says otherwise. After SIGTERM or Ctrl-C, the "
         "server completes accepted requests and exits. See docs/serving.md.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    add_model_argument(parser)
     parser.add_argument("--host", metavar="ADDRESS", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, metavar="N", help="port to listen on; 0: any free one (default: 6006)")
     parser.add_argument(
@@ -82,6 +83,7 @@ def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal; return the exit code."""
+    from zipasr.hub import model_name
     from zipasr.progress import write_line
     from zipasr.recognizer import LongRecordingConfig
     from zipasr.serve import ServeConfig, serve
@@ -92,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
     config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
+    name = model_name(args.model)
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
-    name = Path(args.model).resolve().name
 
     def on_ready(url: str) -> None:
         print(url, flush=True)

@@ -41,7 +41,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--from",
         metavar="CHECKPOINT",
         dest="checkpoint",
-        help="finetune this model: a model folder, a run, or a .pt file of icefall; options: --set finetune.NAME=VALUE",
+        help="finetune this model: a model folder, a run, hf:OWNER/NAME for one on the hub, or a .pt file of icefall; "
+        "options: --set finetune.NAME=VALUE",
     )
     parser.add_argument(
         "--budget",

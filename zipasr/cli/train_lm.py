@@ -21,7 +21,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "texts", metavar="TEXT", nargs="+", help="text with one sentence per line, or a manifest (.jsonl); may be gzipped"
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="the recognizer: a model folder or a run")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="the recognizer: a model folder, a run, or hf:OWNER/NAME"
+    )
     parser.add_argument("--out", required=True, help="folder of the run; for an n-gram a file, .arpa or .arpa.gz")
     parser.add_argument(
         "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
+from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folders, result_paths, write_result
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
 from zipasr.cli.threads import divide_threads
@@ -36,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Print the text of each recording, after its name if there are several. "
         "A recording that cannot be read is reported and skipped; the exit code is then 1.",
     )
-    parser.add_argument("model", metavar="DIR", help="the folder of a training run or of a model")
+    add_model_argument(parser)
     parser.add_argument(
         "audio",
         metavar="AUDIO",
@@ -172,6 +173,7 @@ def _results(args: argparse.Namespace, paths: Sequence[str], progress: "Progress
     if args.jobs == 1:
         yield from _transcribe(args, _load(args), paths, progress.set_done)
         return
+    fetch_model(args)
     args = argparse.Namespace(**{**vars(args), "threads": divide_threads(args.model, args.jobs, args.threads)})
     for result in transcribe_in_processes(
         paths, num_jobs=args.jobs, load=partial(_load, args), transcribe=partial(_transcribe_one, args)

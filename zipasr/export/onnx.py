@@ -21,6 +21,7 @@ from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
 from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
 from zipasr.export.trace import Graph, check, import_onnx, join, trace
+from zipasr.hub import local_model
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
@@ -94,7 +95,7 @@ def export_model(
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
         ExportError: a graph differs from PyTorch by more than the tolerance.
     """
-    source = resolve_model_folder(folder)
+    source = resolve_model_folder(local_model(folder))
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)

@@ -31,6 +31,7 @@ from zipasr.export.onnx import (
     write_graphs,
 )
 from zipasr.features import Fbank
+from zipasr.hub import local_model
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import INSTALL, open_graphs
 from zipasr.recognizer import Recognizer
@@ -135,7 +136,7 @@ def export_int8(
         DataError: no recording is long enough to measure with.
         ExportError: the word error rate rises too much, or a graph differs from PyTorch; nothing is written.
     """
-    source = resolve_model_folder(folder)
+    source = resolve_model_folder(local_model(folder))
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)

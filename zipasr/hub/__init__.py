@@ -1,21 +1,45 @@
-"""Models from elsewhere as ours: checkpoints of icefall's Zipformer recipes, and the vocabularies that go with them."""
+"""Models from elsewhere as ours: references to the hub (`local_model`), and checkpoints of icefall and other projects."""
 
-from zipasr.hub.interop import (
-    load_icefall,
-    model_from_icefall,
-    open_tokenizer,
-    original_key,
-    rename_key,
-    rename_layer_key,
-    rename_state_dict,
-)
+from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
+from zipasr.hub.conversion import MAX_GB, OpenedCheckpoint, convert, open_checkpoint
+from zipasr.hub.interop import load_icefall, model_from_icefall
+from zipasr.hub.known_models import KnownModel, PublishedRate, find_known, find_models, known_models, known_settings
+from zipasr.hub.local import local_model, pinned
+from zipasr.hub.local_files import find_local
+from zipasr.hub.names import original_key, rename_key, rename_layer_key, rename_state_dict
+from zipasr.hub.origin import SOURCE_FILE, Origin, source_document
+from zipasr.hub.reference import is_reference, model_name
+from zipasr.hub.settings import ModelSettings, parse_sizes
+from zipasr.hub.weights import open_tokenizer
 
 __all__ = [
+    "MAX_GB",
+    "SOURCE_FILE",
+    "CheckpointFiles",
+    "KnownModel",
+    "ModelSettings",
+    "OpenedCheckpoint",
+    "Origin",
+    "PublishedRate",
+    "convert",
+    "find_checkpoint",
+    "find_known",
+    "find_local",
+    "find_models",
+    "is_reference",
+    "known_models",
+    "known_settings",
     "load_icefall",
+    "local_model",
     "model_from_icefall",
+    "model_name",
+    "open_checkpoint",
     "open_tokenizer",
     "original_key",
+    "parse_sizes",
+    "pinned",
     "rename_key",
     "rename_layer_key",
     "rename_state_dict",
+    "source_document",
 ]

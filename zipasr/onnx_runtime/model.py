@@ -51,6 +51,11 @@ class OnnxModel:
         self._encoder = self._graphs["encoder" if has_parts else "ctc"]
 
     @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the encoder's graph, or that of CTC, says of itself."""
+        return self._encoder.metadata
+
+    @property
     def blank_id(self) -> int:
         """Id of the blank."""
         return self.config.blank_id

@@ -11,6 +11,7 @@ from zipasr.checkpoint import CheckpointFolder
 from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import FbankConfig
+from zipasr.hub import local_model
 from zipasr.model import WEIGHTS_FILE, AsrModel, resolve_model_folder
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels
@@ -47,7 +48,8 @@ def search_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    return Path(folder) if holds_graphs(folder) else resolve_model_folder(folder)
+    folder = local_model(folder)
+    return folder if holds_graphs(folder) else resolve_model_folder(folder)
 
 
 def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -56,8 +58,9 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         CheckpointError: there is no such model.
     """
+    folder = local_model(folder)
     if (files := onnx_runtime.find_foreign(folder)) is not None:
-        return [Path(folder) / name for name in (*files.graphs().values(), *files.data)]
+        return [folder / name for name in (*files.graphs().values(), *files.data)]
     path = search_folder(folder)
     return [*path.glob(WEIGHTS_FILE), *path.glob("*.onnx")]
 
@@ -68,24 +71,26 @@ def open_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         CheckpointError: there is no such model, or a file is damaged.
     """
+    folder = local_model(folder)
     if holds_graphs(folder):
         return open_model(folder, "cpu").tokenizer
     return Tokenizer.from_bytes(CheckpointFolder(resolve_model_folder(folder)).blob(MODEL_FILE))
 
 
 def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
-    """The model of a folder: trained here, exported, or the graphs of another project.
+    """The model of a folder, or of a reference to the hub: trained here, exported, or the graphs of another project.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
         ConfigError: this machine has no such device, or exported graphs cannot run there.
     """
+    folder = local_model(folder)
     if holds_graphs(folder):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"exported graphs run on the CPU, but the device is {device}; leave it out or use the model")
         files = onnx_runtime.find_foreign(folder)
-        exported = onnx_runtime.load(folder) if files is None else onnx_runtime.load_foreign(Path(folder), files)
-        return OpenedModel(*exported, torch.device("cpu"), Path(folder))
+        exported = onnx_runtime.load(folder) if files is None else onnx_runtime.load_foreign(folder, files)
+        return OpenedModel(*exported, torch.device("cpu"), folder)
     chosen, path = select_device(device), resolve_model_folder(folder)
     model, tokenizer = AsrModel.load(path)
     return OpenedModel(model.to(chosen), tokenizer, model.config.features, chosen, path)
@@ -100,6 +105,6 @@ def open_language_models(
     from zipasr.lm import load_language_model, load_token_ngram  # rarely needed; reading ARPA takes a package
 
     return LanguageModels(
-        load_language_model(lm, tokenizer, device=device) if lm is not None else None,
+        load_language_model(local_model(lm), tokenizer, device=device) if lm is not None else None,
         load_token_ngram(lodr, tokenizer) if lodr is not None else None,
     )

@@ -118,10 +118,11 @@ class Recognizer:
         long_recordings: LongRecordingConfig | None = None,
         chunks: ChunkConfig | None = None,
     ) -> "Recognizer":
-        """The recognizer of a model folder, the folder of a training run, or one of exported graphs.
+        """The recognizer of a model folder, the folder of a training run or of ONNX graphs, or a model on the hub.
 
         Args:
-            folder: what `zipasr train --out` or `zipasr export` wrote, a checkpoint, or ONNX graphs of another project.
+            folder: what `zipasr train --out` or `zipasr export` wrote, a checkpoint, or ONNX graphs of another project; or
+                `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`, which is fetched once (`zipasr.hub.local_model`).
             device: cpu, cuda, cuda:N, mps or auto.
             precision: precision of the encoder: float32, tf32 (CUDA), bfloat16 or float16.
             search: how to search; None: the default of the folder, see `SearchConfig.method`.

@@ -35,6 +35,10 @@ class DefaultSearch:
         """The document for JSON; of the search, only fields without their default value."""
         return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}
 
+    def to_json(self) -> str:
+        """The content of the file."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
 
 def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
     """The default search of a model folder; None if it names none.
@@ -68,4 +72,4 @@ def write_default_search(
         CheckpointError: it cannot be written.
     """
     default = DefaultSearch(search=search, chosen_on=chosen_on, compared=tuple(result.to_dict() for result in compared))
-    return write_text(Path(folder) / SEARCH_FILE, json.dumps(default.to_dict(), indent=1) + "\n")
+    return write_text(Path(folder) / SEARCH_FILE, default.to_json())

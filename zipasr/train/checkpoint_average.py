@@ -17,6 +17,7 @@ from torch import Tensor
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_text
 from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.hub import local_model
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.search.default_search import SEARCH_FILE
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
@@ -51,7 +52,7 @@ def average_checkpoints(folders: Sequence[str | os.PathLike[str]], out: str | os
         CheckpointError: a folder is missing or damaged, or belongs to another configuration or vocabulary.
         ConfigError: there are no folders, one is repeated, or `out` is one of them or holds something other than a model.
     """
-    paths = [resolve_model_folder(folder) for folder in folders]
+    paths = [resolve_model_folder(local_model(folder)) for folder in folders]
     if not paths:
         raise ConfigError("there must be checkpoints to average, but none is named")
     if len({path.resolve() for path in paths}) < len(paths):

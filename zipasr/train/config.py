@@ -82,7 +82,7 @@ class FinetuneConfig:
     """Start from the weights of another model; see docs/finetuning.md. `zipasr train --from` creates one."""
 
     checkpoint: str
-    """A model folder, the folder of a run, one of its checkpoints, or a .pt file of icefall."""
+    """A model folder, the folder of a run, one of its checkpoints, a .pt file of icefall, or hf:OWNER/NAME on the hub."""
     tokenizer: str | None = None
     """Vocabulary of a .pt file: its bpe.model, bbpe.model or tokens.txt. None: the file where published models have it."""
     sha256: str | None = None

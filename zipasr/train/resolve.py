@@ -17,7 +17,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import FinetuneConfig, TrainConfig
 from zipasr.train.data import make_tokenizer, read_split
-from zipasr.train.source import Source, open_source, source_of
+from zipasr.train.source import Source, open_source, pin_source, source_of
 
 LR_SHARE = 0.1  # published: 0.0045 where training has 0.045
 LR_BATCHES, LR_EPOCHS = 100_000.0, 100.0  # published: so long that the rate hardly decays
@@ -54,7 +54,8 @@ def resolve(
     if config.finetune is None:
         return set_fields(config, others)
 
-    finetune, source = config.finetune, source_of(config.finetune, run_folder)
+    finetune = pin_source(config.finetune, run_folder)
+    source = source_of(finetune, run_folder)
     if has_same_vocabulary(finetune):
         cure = "; or learn a new vocabulary with: --set finetune.vocabulary=new"
         source.tokenizer.require_encoding("the texts to train on", cure=cure)

@@ -6,23 +6,21 @@ weights, so that it can be resumed after the original checkpoint is gone.
 
 import hashlib
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_folder
 from zipasr.config import from_json, to_json
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.hub import load_icefall, open_tokenizer
+from zipasr.hub import find_local, is_reference, local_model, open_checkpoint, pinned
 from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.config import FinetuneConfig
 
 SOURCE_FOLDER = "finetuned_from"
 _SOURCE_FILE = "source.json"
-_PLACES = (
-    *("bpe.model", "bbpe.model", "../data/lang_bpe_*/bpe.model", "../data/lang_bbpe_*/bbpe.model"),
-    *("*.vocab", "data/*.vocab", "tokens.txt", "../data/lang_char/tokens.txt"),
-)
 
 
 class Source(NamedTuple):
@@ -43,22 +41,23 @@ def open_source(config: FinetuneConfig) -> Source:
         CheckpointError: the checkpoint is missing, damaged or of another kind, or its vocabulary cannot be found.
         ConfigError: a vocabulary is given for a checkpoint that has its own.
     """
-    path = Path(config.checkpoint)
+    path = local_model(config.checkpoint)
     if path.is_file():
-        places = [Path(config.tokenizer)] if config.tokenizer is not None else _vocabularies_near(path)
-        if len(places) != 1:
+        root, files = find_local(path, needs_vocabulary=False)
+        given = Path(config.tokenizer) if config.tokenizer is not None else None
+        if given is None and not files.vocabulary:
             raise CheckpointError(
-                f"the vocabulary of {path} must be given, since {', '.join(map(str, places)) or 'none'} lies where "
-                "published models have theirs; add: --set finetune.tokenizer=PATH/bpe.model"
+                f"the vocabulary of {path} must be given, since none lies where published models have theirs; add: --set "
+                "finetune.tokenizer=PATH/bpe.model"
             )
-        tokenizer = open_tokenizer(places[0])
+        opened = open_checkpoint(root, files, tokenizer=given, max_gb=math.inf)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source(path, load_icefall(path, tokenizer), tokenizer, digest)
+        return Source(path, opened.model, opened.tokenizer, digest)
     if not path.is_dir():
         raise CheckpointError(
-            f"{path} must be a checkpoint to begin with (a model folder, the folder of a run, one of its checkpoints, or a "
-            ".pt file of icefall), but there is no such file or folder"
+            f"{path} must be a checkpoint to begin with (a model folder, the folder of a run, one of its checkpoints, a "
+            ".pt file of icefall, or hf:OWNER/NAME), but there is no such file or folder"
         )
     if config.tokenizer is not None:
         raise ConfigError(
@@ -70,12 +69,17 @@ def open_source(config: FinetuneConfig) -> Source:
     return Source(folder, model, tokenizer, json.loads((folder / CHECKSUMS).read_bytes())["sha256"][WEIGHTS_FILE])
 
 
-def _vocabularies_near(path: Path) -> list[Path]:
-    for place in _PLACES:
-        found = sorted(path.parent.glob(place)) if not place.startswith("..") else sorted(path.parent.parent.glob(place[3:]))
-        if found:
-            return found
-    return []
+def pin_source(config: FinetuneConfig, run_folder: Path | None) -> FinetuneConfig:
+    """The same checkpoint, but of a model on the hub the commit that the run started from, or for a new run the newest.
+
+    Raises:
+        CheckpointError: the model cannot be found.
+    """
+    known: dict[str, Any] = {}
+    if run_folder is not None and (run_folder / SOURCE_FOLDER).is_dir():
+        known = CheckpointFolder(run_folder / SOURCE_FOLDER).document(_SOURCE_FILE)
+    earlier = known.get("checkpoint", "")
+    return replace(config, checkpoint=pinned(config.checkpoint, like=earlier if is_reference(earlier) else ""))
 
 
 def remember(config: FinetuneConfig, run_folder: Path) -> None:
@@ -87,7 +91,12 @@ def remember(config: FinetuneConfig, run_folder: Path) -> None:
     if (run_folder / SOURCE_FOLDER).is_dir():
         return
     source = open_source(config)
-    known = {"path": str(source.path), "sha256": source.sha256, "model": to_json(source.model.config)}
+    known = {
+        "path": str(source.path),
+        "checkpoint": config.checkpoint,
+        "sha256": source.sha256,
+        "model": to_json(source.model.config),
+    }
     write_folder(
         run_folder / SOURCE_FOLDER,
         documents={_SOURCE_FILE: known},

@@ -1,0 +1,48 @@
+"""`zipasr pull REF`: fetch a model of the hub, and print the folder in which everything else opens it."""
+
+import argparse
+
+from zipasr.errors import ConfigError
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "pull",
+        takes="REF",
+        example="zipasr pull hf:OWNER/NAME --out model",
+        help="fetch a published model",
+        description="Fetch a model from the hub into its cache, convert it if it is a checkpoint of another project, and "
+        "print the folder of the model. All verbs do the same when they are given hf:OWNER/NAME instead of a folder. "
+        "Offline, they use what is in the cache.",
+    )
+    parser.add_argument(
+        "reference",
+        metavar="REF",
+        help="hf:OWNER/NAME[@REVISION][#SUBFOLDER]: a branch, tag or commit; the folder of the model, if there are several",
+    )
+    parser.add_argument("--out", metavar="DIR", help="also copy the folder of the model to DIR, and print that")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="that of ONNX graphs (default: float32)",
+    )
+    parser.add_argument("--max-gb", type=float, metavar="X", help="fetch files of up to so many GB in all (default: 5)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fetch the model and print its folder; return the exit code."""
+    from zipasr.hub.local import MAX_GB, check_target, copy_model, local_model
+    from zipasr.hub.reference import is_reference, parse_reference
+
+    parse_reference(args.reference)
+    if not is_reference(args.reference):
+        raise ConfigError(f"REF must be a model on the hub, but {args.reference} is here; use it as it is, without a pull")
+    if args.out is not None:
+        check_target(args.out)
+    max_gb = MAX_GB if args.max_gb is None else args.max_gb
+    folder = local_model(args.reference, precision=args.precision, max_gb=max_gb)
+    print(copy_model(folder, args.out) if args.out is not None else folder)
+    return 0

@@ -1,0 +1,39 @@
+"""Where a model folder comes from: `source.json` beside it, for every folder that is made of files of others."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SOURCE_FILE = "source.json"
+CONVERTER_VERSION = 1
+"""Raised when files are converted in another way than before; downloads are then converted again."""
+
+
+class Origin(NamedTuple):
+    """The place of files: a repository, or nothing known for local ones."""
+
+    repository: str | None = None
+    """Its name, OWNER/NAME."""
+    revision: str | None = None
+    """Its commit."""
+    subfolder: str = ""
+    """Its folder with the model, if it has several."""
+
+
+def source_document(root: Path, names: Iterable[str], *, family: str, origin: Origin) -> dict[str, Any]:
+    """The content of `source.json`.
+
+    Args:
+        root: folder with the files.
+        names: names of the files relative to it.
+        family: what they are: icefall, authors, soundsgoodai, or a kind of ONNX graphs.
+        origin: where they come from.
+    """
+    files = {name: _sha256(root / name) for name in names}
+    return {**origin._asdict(), "family": family, "converter": CONVERTER_VERSION, "files": files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
