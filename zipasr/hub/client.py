@@ -5,7 +5,6 @@ work offline, in `models--OWNER--NAME/zipasr/` of the cache, into which `hub/loc
 """
 
 import contextlib
-import functools
 import inspect
 import json
 import logging
@@ -129,22 +128,24 @@ def _download(hub: Hub, reference: Reference, commit: str, name: str, progress: 
             library_name="zipasr",
             library_version=__version__,
             force_download=is_forced,
-            **({"tqdm_class": functools.partial(_Bar, progress)} if has_bar else {}),
+            **({"tqdm_class": type("Bar", (_Bar,), {"progress": progress})} if has_bar else {}),
         )
 
 
 class _Bar:
-    """What the client takes for a tqdm bar: counts into ours."""
+    """What the client takes for a tqdm bar: counts into ours, of which each download makes a subclass."""
 
-    def __init__(self, progress: Progress, *_: object, initial: int = 0, **__: object) -> None:
-        self._progress, self.n, self.total, self.disable = progress, initial, None, False
+    progress: Progress
+
+    def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
+        self.n, self.total, self.disable = initial, None, False
 
     def update(self, number: float | None = 1) -> None:
         """Count more bytes."""
-        self._progress.update(number or 0)
+        self.progress.update(number or 0)
 
     def update_transfer(self, number: float | None = 1) -> None:
-        """Ignore bytes that are counted when they are written."""
+        """Ignore bytes that are on their way; they are counted when they are written."""
 
     def set_postfix_str(self, *_: object, **__: object) -> None:
         """Ignore the speed."""
