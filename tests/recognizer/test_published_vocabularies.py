@@ -226,3 +226,17 @@ def test_a_hotword_may_follow_a_character_without_a_space(tmp_path: Path) -> Non
     assert bonus("今 WORLD 好") == pytest.approx(2.0)
     assert bonus("今天很好") == bonus("气天") == 0.0
     assert is_writable("龘", tokenizer) and writable_phrases(["天气, World!"], tokenizer)
+
+
+def test_a_hotword_is_found_with_word_starts_before_its_characters(tmp_path: Path) -> None:
+    """As X-ASR emits them, although sentencepiece cuts the phrase without."""
+    own = [("▁", -3.0), *((c, -9.0) for c in "今天气很好"), *((f"▁{c}", -10.0) for c in "今天气很好")]
+    file = write_scores(tmp_path / "bpe.vocab", [*((piece, 0.0) for piece in SPECIAL), *own])
+    tokenizer = Tokenizer.from_file(file)
+    graph = encode_hotwords(["天气"], tokenizer, default_boost=2.0)
+    for emitted in (["▁今", "▁天", "▁气", "▁好"], ["▁今", "天", "气", "好"], ["▁", "天", "气"]):
+        state, total = graph.start(), 0.0
+        for piece in emitted:
+            (state,), (score,) = graph.extend([state], [tokenizer.pieces.index(piece)])
+            total += score
+        assert total + graph.finish([state])[0] >= 4.0, emitted

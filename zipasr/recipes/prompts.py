@@ -127,7 +127,7 @@ def e_branchformer() -> TrainConfig:
 
 
 def _baseline(encoder: EncoderConfig) -> TrainConfig:
-    """`tiny` with another encoder, trained with Adam. It does not clip, like the paper; the factor was tuned (docs/paper.md)."""
+    """`tiny` with another encoder, trained with Adam without clipping, as in the paper (tuned: docs/paper.md)."""
     config = tiny()
     adam = AdamConfig(factor=0.8, warmup_batches=300.0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder), adam=adam)

@@ -12,7 +12,7 @@ strict matching it boosts phrases inside phrases twice.
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.text import is_unspaced, normalize
+from zipasr.text import is_unspaced, normalize, spaced
 from zipasr.tokenizer import WORD_START, Tokenizer
 
 DEFAULT_BOOST = 1.5
@@ -234,17 +234,29 @@ def encode_hotwords(
     return HotwordGraph(phrases, starts_word=None if tokenizer.is_spaceless else _word_starts(tokenizer))
 
 
-def _variants(text: str, ids: list[int], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The tokens of a phrase, and those without ▁ in front if it may follow another character without a space."""
-    yield ids
-    if tokenizer.is_byte_level or not tokenizer.is_mixed or not is_unspaced(normalize(text).strip()[0]):
-        return
+def _variants(text: str, ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of a phrase, and in mixed scripts those that a model may emit instead.
+
+    They have ▁ before every character of Chinese and Japanese, or none in front of a phrase that follows such a character.
+    """
+    variants = [ids]
+    if tokenizer.is_byte_level or not tokenizer.is_mixed:
+        return variants
+    apart = tokenizer.encode(spaced(tokenizer.spelling(text)))
+    if apart != ids and tokenizer.unk_id not in apart:
+        variants.append(apart)
+    if is_unspaced(normalize(text).strip()[0]):
+        variants += [inside for variant in variants if (inside := _without_word_start(variant, tokenizer))]
+    return variants
+
+
+def _without_word_start(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a phrase without ▁ in front; empty if the vocabulary cannot write it so."""
     first = tokenizer.pieces[ids[0]]
     rest = first.removeprefix(WORD_START)
     if not rest:
-        yield ids[1:]
-    elif rest != first and rest in tokenizer.pieces:
-        yield [tokenizer.pieces.index(rest), *ids[1:]]
+        return ids[1:]
+    return [tokenizer.pieces.index(rest), *ids[1:]] if rest != first and rest in tokenizer.pieces else []
 
 
 def is_writable(text: str, tokenizer: Tokenizer) -> bool:
