@@ -120,7 +120,8 @@ def test_a_page_instead_of_an_answer_is_no_hub(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_refusals_by_status(served: StandIn, tmp_path: Path, status: int) -> None:
+def test_refusals_by_status(served: StandIn, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits for 23 s between its tries
     served.status = status
     hub = open_hub(endpoint=served.url, cache_dir=tmp_path, token="hf_x")
     with pytest.raises(CheckpointError, match=f"status {status}|does not exist"):
