@@ -23,6 +23,7 @@ from zipasr.hub.description import describe_config
 from zipasr.hub.inspection import inspect_model
 from zipasr.model import AsrModel
 from zipasr.search.hotwords import Hotword
+from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.resolve import resolve
 from zipasr.train.state import checkpoint_folders
@@ -76,8 +77,10 @@ def streams(made: Made, tmp_path: Path) -> None:
 
 
 def hotwords(made: Made, tmp_path: Path) -> None:
-    """A boost above all scores changes what a random model says."""
-    recognizer = zipasr.load(made.usable)
+    """A boost above all scores changes what a random model says, with a beam that keeps the words."""
+    assert made.found.description is not None
+    has_transducer = "transducer" in made.found.description.heads
+    recognizer = zipasr.load(made.usable, search=SearchConfig(method="beam" if has_transducer else "ctc_beam", beam=16))
     (plain,) = recognizer.transcribe_many([SAMPLES])
     pieces = recognizer.engine.tokenizer.pieces
     words = {piece[1:] for piece in pieces if piece.startswith("\u2581") and piece[1:].isalpha()} or {"A"}
