@@ -41,7 +41,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--features", choices=("kaldi", "whisper"), help="kind of the filterbank (default: kaldi)")
     parser.add_argument("--blank-penalty", type=float, metavar="X", help="penalty of the blank in the default search")
     parser.add_argument("--beam", type=int, metavar="N", help="beam of the default search")
-    parser.add_argument("--max-gb", type=float, metavar="X", help="largest checkpoint that is opened (default: 12)")
+    parser.add_argument(
+        "--max-gb", type=float, metavar="X", help="largest checkpoint that is opened (default: 12; 5 from the hub)"
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run)
 
@@ -49,10 +51,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Convert the checkpoint and print what it holds; return the exit code."""
     from zipasr.errors import ConfigError
-    from zipasr.hub import MAX_GB, is_reference
+    from zipasr.hub import is_reference
 
     if args.max_gb is not None and not args.max_gb > 0:
-        raise ConfigError(f"--max-gb must be positive, but is {args.max_gb}; leave it out for {MAX_GB:g}")
+        raise ConfigError(f"--max-gb must be positive, but is {args.max_gb}; leave it out for the default")
     out = _convert_published(args) if is_reference(args.path) else _convert_local(args)
     written = _written(out)
     if args.json:
@@ -71,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
 def _convert_local(args: argparse.Namespace) -> "Path":
     from pathlib import Path
 
-    from zipasr.hub import MAX_GB, convert, find_local
+    from zipasr.hub import MAX_CHECKPOINT_GB, convert, find_local
 
     tokenizer = None if args.tokenizer is None else Path(args.tokenizer)
     root, files = find_local(Path(args.path), needs_vocabulary=tokenizer is None)
-    max_gb = MAX_GB if args.max_gb is None else args.max_gb
+    max_gb = MAX_CHECKPOINT_GB if args.max_gb is None else args.max_gb
     return convert(root, files, args.out, settings=_settings(args), tokenizer=tokenizer, max_gb=max_gb)
 
 

@@ -1,7 +1,7 @@
 """Models from elsewhere as ours: references to the hub (`local_model`), and checkpoints of icefall and other projects."""
 
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
-from zipasr.hub.conversion import MAX_GB, OpenedCheckpoint, convert, open_checkpoint
+from zipasr.hub.conversion import MAX_CHECKPOINT_GB, OpenedCheckpoint, convert, open_checkpoint
 from zipasr.hub.inspection import Inspection, inspect_model
 from zipasr.hub.interop import load_icefall, model_from_icefall
 from zipasr.hub.known_models import KnownModel, PublishedRate, find_known, find_models, known_models, known_settings
@@ -14,7 +14,7 @@ from zipasr.hub.settings import ModelSettings, parse_sizes
 from zipasr.hub.weights import open_tokenizer
 
 __all__ = [
-    "MAX_GB",
+    "MAX_CHECKPOINT_GB",
     "SOURCE_FILE",
     "CheckpointFiles",
     "Inspection",

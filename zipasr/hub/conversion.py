@@ -26,7 +26,7 @@ from zipasr.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-MAX_GB = 12.0
+MAX_CHECKPOINT_GB = 12.0
 """Largest checkpoint that is opened unless asked for: an `epoch-N.pt` of the largest published model, 700 M parameters and
 four times as many numbers, has 11.2 GB."""
 _ONE_MOMENT = re.compile(r"(epoch|iter|checkpoint)-\d+\.pt")
@@ -53,7 +53,7 @@ def convert(
     settings: ModelSettings = NO_SETTINGS,
     known: ModelSettings = NO_SETTINGS,
     tokenizer: Path | None = None,
-    max_gb: float = MAX_GB,
+    max_gb: float = MAX_CHECKPOINT_GB,
     origin: Origin | None = None,
 ) -> Path:
     """Write a checkpoint of others as a model folder, and return its path.
@@ -105,7 +105,7 @@ def open_checkpoint(
     settings: ModelSettings = NO_SETTINGS,
     known: ModelSettings = NO_SETTINGS,
     tokenizer: Path | None = None,
-    max_gb: float = MAX_GB,
+    max_gb: float = MAX_CHECKPOINT_GB,
 ) -> OpenedCheckpoint:
     """Read a checkpoint of others; arguments and errors are those of `convert`."""
     settings_there = settings_from_scripts({name: text for name in files.scripts if (text := _script(root, name))})

@@ -20,8 +20,7 @@ from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, import_client, open_hub
-from zipasr.hub.conversion import MAX_GB as MAX_CHECKPOINT_GB
-from zipasr.hub.conversion import convert, default_search
+from zipasr.hub.conversion import MAX_CHECKPOINT_GB, convert, default_search
 from zipasr.hub.known_models import known_settings
 from zipasr.hub.layout import Layout, recognize
 from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, source_document

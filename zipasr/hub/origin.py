@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SOURCE_FILE = "source.json"
+"""File in a model folder that says where the model comes from: a `source_document`."""
 CONVERTER_VERSION = 1
 """Raised when files are converted in another way than before; downloads are then converted again."""
 
