@@ -4,9 +4,9 @@ from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 from zipasr.hub.conversion import MAX_CHECKPOINT_GB, OpenedCheckpoint, convert, open_checkpoint
 from zipasr.hub.inspection import Inspection, inspect_model
 from zipasr.hub.interop import load_icefall, model_from_icefall
-from zipasr.hub.known_models import KnownModel, PublishedRate, find_known, find_models, known_models, known_settings
 from zipasr.hub.local import local_model, pinned
 from zipasr.hub.local_files import find_local
+from zipasr.hub.model_table import KnownModel, PublishedRate, find_known, find_models, known_models, known_settings
 from zipasr.hub.names import original_key, rename_key, rename_layer_key, rename_state_dict
 from zipasr.hub.origin import SOURCE_FILE, Origin, source_document
 from zipasr.hub.reference import is_reference, model_name

@@ -14,7 +14,7 @@ from typing import Any
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.hub.description import EncoderDescription, ModelDescription
-from zipasr.hub.known_models import LANGUAGES
+from zipasr.hub.model_table import LANGUAGES
 
 LIBRARY = "zipasr"
 """Name of the library in the front matter, by which a card is known as ours."""

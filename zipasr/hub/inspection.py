@@ -30,9 +30,9 @@ from zipasr.hub.description import (
     describe_search,
     describe_vocabulary,
 )
-from zipasr.hub.known_models import KnownModel, find_known
 from zipasr.hub.layout import LANGUAGE_MODEL, Layout, listing_of, recognize
 from zipasr.hub.local_files import find_local
+from zipasr.hub.model_table import KnownModel, find_known
 from zipasr.hub.origin import SOURCE_FILE
 from zipasr.hub.reference import Reference, is_reference, parse_reference, refuse_page
 from zipasr.model import resolve_model_folder

@@ -21,8 +21,8 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, import_client, open_hub
 from zipasr.hub.conversion import MAX_CHECKPOINT_GB, convert, default_search
-from zipasr.hub.known_models import known_settings
 from zipasr.hub.layout import Layout, recognize
+from zipasr.hub.model_table import known_settings
 from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, source_document
 from zipasr.hub.reference import PREFIX, Reference, is_reference, parse_reference, refuse_page
 from zipasr.hub.refusals import disk_explained, megabytes

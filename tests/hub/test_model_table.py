@@ -4,7 +4,7 @@ import pytest
 
 from zipasr.errors import ConfigError
 from zipasr.hub import find_known, find_models, known_models, known_settings
-from zipasr.hub.known_models import LANGUAGES
+from zipasr.hub.model_table import LANGUAGES
 from zipasr.hub.reference import parse_reference
 from zipasr.hub.settings import ModelSettings
 
