@@ -14,6 +14,7 @@ BLANK_PIECES = ("<blk>", "<blank>", "<eps>")
 CONTROL_PIECES = (*BLANK_PIECES, "<sos/eos>", "<sos>", "<eos>", "<s>", "</s>", "<pad>")
 """Names of symbols that no text contains, in the vocabularies of this and other projects."""
 WORD_START = "\u2581"
+"""▁, with which a piece starts that starts a word."""
 
 
 def open_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
