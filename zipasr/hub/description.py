@@ -13,6 +13,7 @@ import torch
 
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.config import to_json
+from zipasr.encoder.rates import FRAME_MS_50HZ
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.features import FbankConfig
 from zipasr.model import CONFIG_FILE, AsrConfig, AsrModel
@@ -20,7 +21,6 @@ from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.search.default_search import read_default_search
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
-MS_PER_FRAME_50HZ = 20
 _BYTE_PIECES = 256
 
 
@@ -222,4 +222,4 @@ def _describe_encoder(encoder: Any) -> EncoderDescription:
 
 def _in_ms(frames_50hz: Any) -> tuple[int, ...]:
     """Lengths in milliseconds; those that mean everything are left out."""
-    return tuple(frames * MS_PER_FRAME_50HZ for frames in frames_50hz if frames is not None and frames > 0)
+    return tuple(round(frames * FRAME_MS_50HZ) for frames in frames_50hz if frames is not None and frames > 0)

@@ -127,19 +127,20 @@ class AttentionWeights(ScheduledModule):
         query_NHTK = _split_heads(query, self.num_heads)
         key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)
         pos_query_NHTK = _split_heads(pos_query, self.num_heads)
-        encoded_HKP = None
-        if not (self.training and chance(self.value(self.pos_drop_rate))):
-            encoded_HKP = self.linear_pos(positions).view(-1, self.num_heads, self.pos_head_dim).permute(1, 2, 0)
-        if encoded_HKP is not None and is_cpu_inference(x):
-            return _weights_in_blocks(query_NHTK, key_NHKT, pos_query_NHTK, encoded_HKP, mask)
+        if x.shape[1] > _BLOCK_ROWS and not self.training and is_cpu_inference(x):
+            return _weights_in_blocks(query_NHTK, key_NHKT, pos_query_NHTK, self._encoded(positions), mask)
         scores_NHTT = query_NHTK @ key_NHKT
-        if encoded_HKP is not None:
-            shifted: Tensor = RelativeShift.apply(pos_query_NHTK @ encoded_HKP)
+        if not (self.training and chance(self.value(self.pos_drop_rate))):
+            shifted: Tensor = RelativeShift.apply(pos_query_NHTK @ self._encoded(positions))
             scores_NHTT = scores_NHTT + shifted
         if self.training and chance(0.1):
             scores_NHTT = penalize_abs(scores_NHTT, limit=25.0, penalty=1e-4)
         scores_NHTT = scores_NHTT.masked_fill(mask, MASKED_SCORE)
         return scores_NHTT.softmax(-1).to(scores_NHTT.dtype)
+
+    def _encoded(self, positions: Tensor) -> Tensor:
+        """(P, pos_channels) -> (H, pos_head_dim, P)."""
+        return self.linear_pos(positions).view(-1, self.num_heads, self.pos_head_dim).permute(1, 2, 0)
 
 
 def _weights_in_blocks(
@@ -147,15 +148,14 @@ def _weights_in_blocks(
 ) -> Tensor:
     """`AttentionWeights.forward` without gradients, some rows at a time, each with the offsets that it needs."""
     num_frames, num_keys = query_NHTK.shape[2], key_NHKT.shape[3]
-    is_masked, has_rows = bool(mask.any()), mask.dim() > 1 and mask.shape[-2] > 1
+    has_rows = mask.dim() > 1 and mask.shape[-2] > 1
     weights_NHTT = query_NHTK.new_empty(*query_NHTK.shape[:3], num_keys)
     for start in range(0, num_frames, _BLOCK_ROWS):
         end = min(num_frames, start + _BLOCK_ROWS)
         scores = query_NHTK[:, :, start:end] @ key_NHKT
         offsets = encoded_HKP[:, :, num_frames - end : num_frames - 1 - start + num_keys]
         scores += _shifted_view(pos_query_NHTK[:, :, start:end] @ offsets)
-        if is_masked:
-            scores.masked_fill_(mask[..., start:end, :] if has_rows else mask, MASKED_SCORE)
+        scores.masked_fill_(mask[..., start:end, :] if has_rows else mask, MASKED_SCORE)
         weights_NHTT[:, :, start:end] = scores.softmax(-1)
     return weights_NHTT
 
