@@ -1,5 +1,6 @@
 """Tables of error rates and errors in time, by name; tables.py writes them into the pages."""
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping
 
@@ -190,9 +191,9 @@ def long_texts() -> str:
     return f"{grid(('confidence of a piece', *ranges), rows)}\n\n{measured(*found)}"
 
 
-def comparison() -> str:
-    """The miniature comparison: mean, lowest and highest of the seeds."""
-    found = record("comparison")
+def comparison(name: str) -> str:
+    """The miniature comparison of a record: mean, lowest and highest of the seeds."""
+    found = record(name)
     header = ("system", "parameters (M)", "pruned loss (nats/s)", "CTC loss (nats/s)", "WER, beam 4 (%)")
     rows = []
     for system in dict.fromkeys(row["system"] for row in found["rows"]):
@@ -211,7 +212,8 @@ def coverage() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "comparison": comparison,
+    "comparison": functools.partial(comparison, "comparison"),
+    "comparison-optimizers": functools.partial(comparison, "comparison_optimizers"),
     "confidence": confidence,
     "finetune-french": french,
     "hotwords": hotwords,

@@ -129,5 +129,5 @@ def e_branchformer() -> TrainConfig:
 def _baseline(encoder: EncoderConfig) -> TrainConfig:
     """`tiny` with another encoder, trained with Adam without clipping, as in the paper (tuned: docs/paper.md)."""
     config = tiny()
-    adam = AdamConfig(factor=0.8, warmup_batches=300.0)
+    adam = AdamConfig(factor=0.4, warmup_batches=300.0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder), adam=adam)
