@@ -5,6 +5,7 @@ A process gets its environment after the imports, so what the environment change
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ def _call(function: Callable[..., None], args: tuple[str, ...], cwd: Path, envir
         os.dup2(os.open(f"{output}/{name}", os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of pytest-xdist, and so their children, ignore it
     torch.set_num_threads(1)
     function(*args)
 
