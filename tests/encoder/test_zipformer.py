@@ -70,19 +70,20 @@ def test_float64_equals_golden(kind: str, name: str) -> None:
 
 def test_gradients_equal_golden() -> None:
     encoder, golden = golden_encoder("noncausal")
+    encoder.double()  # in float32, rounding of the processor would decide
     meta, gradients = load_golden("a_zipformer2_noncausal_grads")
-    x = batch_first(golden["in.x"]).clone().requires_grad_()
-    encoder.encode_frames(x, golden["in.x_lens"]).frames.backward(batch_first(gradients["in.y_grad"]))
+    x = batch_first(golden["in.x"]).double().requires_grad_()
+    encoder.encode_frames(x, golden["in.x_lens"]).frames.backward(batch_first(gradients["in.y_grad"]).double())
     assert x.grad is not None
-    # Float32 of either side is this far from float64; a wrong formula would be off by whole units.
-    assert_close_to(x.grad, batch_first(gradients["grad.x"]), 1e-3)
-    assert_gradients(encoder, encoder_tensors(gradients, "grad.w."), 1e-3)
+    # The original's float32 is this far from float64; a wrong formula would be off by whole units.
+    assert_close_to(x.grad, batch_first(gradients["grad.x"]), 2e-3)
+    assert_gradients(encoder, encoder_tensors(gradients, "grad.w."), 2e-3)
     norms = encoder_tensors(dict(zip(meta["names"], gradients["grad.norms"], strict=True)), "")
     own = dict(encoder.named_parameters())
     for name, norm in norms.items():
         gradient = own[name].grad
         actual = -1.0 if gradient is None else gradient.norm().item()  # -1: the original has no limit either
-        assert actual == pytest.approx(norm.item(), rel=1e-3), name
+        assert actual == pytest.approx(norm.item(), rel=2e-3), name
 
 
 # Parameters and lengths

@@ -55,9 +55,9 @@ def test_encoding_equals_the_formula() -> None:
         sign = (offset > 0) - (offset < 0)
         angle = math.atan(2 * math.pi / channels * length * sign * math.log((abs(offset) + length) / length))
         for k in range(1, channels // 2 + 1):
-            assert table[row, 2 * k - 2].item() == pytest.approx(math.cos(k * angle), abs=1e-6)
+            assert table[row, 2 * k - 2].item() == pytest.approx(math.cos(k * angle), abs=1e-7)
             if k < channels // 2:
-                assert table[row, 2 * k - 1].item() == pytest.approx(math.sin(k * angle), abs=1e-6)
+                assert table[row, 2 * k - 1].item() == pytest.approx(math.sin(k * angle), abs=1e-7)
         assert table[row, -1].item() == 1.0
 
 

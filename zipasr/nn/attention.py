@@ -30,7 +30,9 @@ class RelativePositionalEncoding(nn.Module):
     """Encodings of the offset between two frames, compressed so that distant offsets share resolution.
 
     For offset n, with L = sqrt(D): c = L · sign(n) · (ln(|n| + L) - ln L), theta = atan(2 pi c / (f D)), columns
-    cos(k theta), sin(k theta) for k = 1 ... D/2; the last column is 1. Computed in float32 (the original does).
+    cos(k theta), sin(k theta) for k = 1 ... D/2; the last column is 1.
+    Differs: the original computes them in float32, where they depend on the processor by up to 1e-5. Here they are computed
+    in float64 and rounded.
     """
 
     def __init__(self, channels: int, *, dropout: float = 0.15, length_factor: float = 1.0) -> None:
@@ -40,14 +42,14 @@ class RelativePositionalEncoding(nn.Module):
         self.register_buffer("table", self._compute(1000), persistent=False)
 
     def _compute(self, max_frames: int) -> Tensor:
-        offsets = torch.arange(-(max_frames - 1), max_frames, dtype=torch.float32).unsqueeze(1)
+        offsets = torch.arange(-(max_frames - 1), max_frames, dtype=torch.float64).unsqueeze(1)
         length = math.sqrt(self.channels)
         compressed = length * offsets.sign() * ((offsets.abs() + length).log() - math.log(length))
         angle = (compressed / (self.length_factor * self.channels / (2.0 * math.pi))).atan()
         angles = angle * torch.arange(1, self.channels // 2 + 1)
         table = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
         table[:, -1] = 1.0
-        return table
+        return table.float()
 
     def forward(self, num_frames: int, left_context: int = 0) -> Tensor:
         """Encodings (2T + left - 1, D) of the offsets -(T + left - 1) ... T - 1 for T = `num_frames`."""
