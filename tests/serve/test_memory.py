@@ -182,7 +182,7 @@ def run_round(served: Served) -> None:
     wait_until(lambda: gauge(served, "open") == gauge(served, "waiting") == gauge(served, "live") == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_memory_does_not_grow(served: Served) -> None:
     """The first rounds fill caches and do not count."""
     sizes_mb = []
