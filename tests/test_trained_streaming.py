@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from websockets.sync.client import connect
 
 from tests.conftest import REPOSITORY, skip_unless_time_is_left
 from tests.error_rate import wer
 from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
 from tests.serve.browser import FAKE_MICROPHONE, browser
-from tests.serve.clients import results_of, stream_file, stream_samples
+from tests.serve.clients import connect, results_of, stream_file, stream_samples
 from tests.serve.running import running
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model

@@ -14,9 +14,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
-from tests.serve.clients import FORM, results_of, stream_samples
+from tests.serve.clients import FORM, connect, results_of, stream_samples
 from tests.serve.running import sentence, streaming_recognizer, wav
 from tests.tiny_model import save_tiny
 from tests.watchdog import WATCHDOG_S

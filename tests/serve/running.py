@@ -48,7 +48,7 @@ def streaming_recognizer() -> Recognizer:
 @contextmanager
 def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
     """A server that runs during the block and must then shut down cleanly."""
-    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": 30.0} | limits), model_name="tiny")  # type: ignore[arg-type]
+    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": WATCHDOG_S / 2} | limits), model_name="tiny")  # type: ignore[arg-type]
     is_ready, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
     thread.start()
@@ -106,6 +106,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         waiting.wait(0.02)
     pytest.fail("the condition never became true")
+
+
+def called(monkeypatch: pytest.MonkeyPatch, kind: type, method: str) -> threading.Event:
+    """An event that is set when a method without arguments has been called, of any object of a class."""
+    is_called, original = threading.Event(), getattr(kind, method)
+
+    def call(self: object) -> None:
+        original(self)
+        is_called.set()
+
+    monkeypatch.setattr(kind, method, call)
+    return is_called
 
 
 @contextmanager

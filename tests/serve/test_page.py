@@ -10,9 +10,9 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
-from websockets.sync.client import connect
 
 from tests.serve.browser import FAKE_MICROPHONE, Browser, browser
+from tests.serve.clients import connect
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.pages import PAGE_PATHS
