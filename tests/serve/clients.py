@@ -107,10 +107,11 @@ def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> soc
 
 
 def answer_of(connection: socket.socket, *, encoding: str = "utf-8") -> str:
-    """Everything that the server sends before it closes the connection."""
+    """Everything that the server sends before it closes the connection, which is then closed here, too."""
     content = b""
-    while block := connection.recv(65536):
-        content += block
+    with connection:
+        while block := connection.recv(65536):
+            content += block
     return content.decode(encoding)
 
 

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpx2
 import numpy as np
@@ -21,6 +21,8 @@ from tests.watchdog import WATCHDOG_S
 from zipasr.model import AsrModel
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.serve import ServeConfig, Service
+
+T = TypeVar("T")
 
 
 def offline_recognizer() -> Recognizer:
@@ -108,16 +110,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pytest.fail("the condition never became true")
 
 
-def called(monkeypatch: pytest.MonkeyPatch, kind: type, method: str) -> threading.Event:
-    """An event that is set when a method without arguments has been called, of any object of a class."""
-    is_called, original = threading.Event(), getattr(kind, method)
+def called(monkeypatch: pytest.MonkeyPatch, kind: type[T], method: str) -> list[T]:
+    """The objects of a class whose method without arguments has been called; others follow later."""
+    found, original = list[T](), getattr(kind, method)
 
-    def call(self: object) -> None:
+    def call(self: T) -> None:
         original(self)
-        is_called.set()
+        found.append(self)
 
     monkeypatch.setattr(kind, method, call)
-    return is_called
+    return found
 
 
 @contextmanager
