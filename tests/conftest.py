@@ -30,29 +30,52 @@ hypothesis.settings.register_profile("random", derandomize=False, print_blob=Tru
 hypothesis.settings.load_profile("fixed")
 
 
+DEFAULT_MINUTES = 1.5
+"""More than a slow test takes that names no minutes."""
+
+
+def seconds_left() -> float:
+    """Seconds until slow tests must have ended: `SLOW_TESTS_UNTIL` in seconds since 1970, which `.ci/run` sets."""
+    return float(os.environ.get("SLOW_TESTS_UNTIL", "inf")) - time.time()
+
+
+def skip_unless_time_is_left(minutes: float, work: str) -> None:
+    """Skip the test if work of so many minutes would not end in time; the reason names the work."""
+    if 60.0 * minutes > seconds_left():
+        pytest.skip(f"NOT RUN: {work} may take {minutes:g} minutes, and fewer are left")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Seed every test alike, fixtures included, so that results do not depend on earlier tests of the same process.
 
-    Slow tests that would start after `SLOW_TESTS_UNTIL`, in seconds since 1970, are skipped; `.ci/run` sets it.
+    Slow tests that would not end by `SLOW_TESTS_UNTIL` are skipped. They name the minutes that they take on a slow machine
+    of two cores beside other work, without those of fixtures that tests share: `@pytest.mark.slow(minutes=3)`.
     """
-    if item.get_closest_marker("slow") and time.time() > float(os.environ.get("SLOW_TESTS_UNTIL", "inf")):
-        pytest.skip("NOT RUN: no time is left for slow tests")
+    if marker := item.get_closest_marker("slow"):
+        skip_unless_time_is_left(marker.kwargs.get("minutes", DEFAULT_MINUTES), item.nodeid)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-_SLOW = ("trained_streaming", "odd_values")
+_SLOW = ("odd_values",)
 _QUICK = ("readme", "streaming", "loop", "quantize", "memory", "distributed")
 LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_QUICK))
 """Test files that take longest, started first, so that no process starts a long one while all others are done."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Put the longest files first; or, where `SLOW_TESTS_DAY` is set, a different file every day, as time may not be enough
+    for all."""
+    if "SLOW_TESTS_DAY" in os.environ:
+        files = [*dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))]
+        first = int(os.environ["SLOW_TESTS_DAY"]) % max(1, len(files))
+        order = {path: (i - first) % len(files) for i, path in enumerate(files)}
+        items.sort(key=lambda item: order.get(item.path, len(files)))
+    else:
+        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

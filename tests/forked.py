@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,12 +18,19 @@ import torch
 from zipasr.cli import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "lhotse", "tests.forked", "tests.train.ranks"])
+# torch imports torch._dynamo, which takes a second, with the first optimizer of a process.
+_CONTEXT.set_forkserver_preload(["pytest", "lhotse", "torch._dynamo", "tests.forked", "tests.train.ranks"])
 
 
 def verb(*argv: str) -> None:
     """Do what `zipasr` does with the arguments; for `Forked`."""
     sys.exit(main(list(argv)))
+
+
+def verb_of_a_terminal(*argv: str) -> None:
+    """The same in a process group of its own, as for a command in a terminal."""
+    os.setsid()
+    verb(*argv)
 
 
 def _call(function: Callable[..., None], args: tuple[str, ...], cwd: Path, environment: dict[str, str], output: str) -> None:
@@ -44,6 +52,11 @@ class Forked:
         self._process.start()
 
     @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
@@ -51,18 +64,30 @@ class Forked:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         self._process.kill()
 
-    def communicate(self, timeout: float) -> tuple[str, str]:
-        """What it wrote to stdout and stderr, once it has ended."""
+    def wait(self, timeout: float) -> int:
+        """The exit code, once it has ended."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("a forked process", timeout)
-        out, err = (
-            path.read_text() if path.exists() else "" for path in (Path(self._output.name) / n for n in ("out", "err"))
-        )
-        return out, err
+        return self._process.exitcode
+
+    def first_line(self) -> str:
+        """The first line of its stdout, once it is there."""
+        while "\n" not in (said := self._read("out")):
+            assert self.poll() is None, self._read("err")
+            time.sleep(0.02)
+        return said.splitlines()[0]
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, once it has ended."""
+        self.wait(timeout)
+        return self._read("out"), self._read("err")
+
+    def _read(self, name: str) -> str:
+        path = Path(self._output.name) / name
+        return path.read_text() if path.exists() else ""

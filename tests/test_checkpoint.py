@@ -5,15 +5,15 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.forked import Forked
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
+from tests.watchdog import WATCHDOG_S
 from zipasr import checkpoint
 from zipasr.checkpoint import CheckpointFolder, write_folder
 from zipasr.errors import CheckpointError, ConfigError
@@ -157,22 +157,22 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         write(tmp_path / "file" / "model")
 
 
+def write_again_and_again(folder: str) -> None:
+    for value in range(10**6):
+        tensors = {"t": torch.full((200_000,), float(value))}
+        write_folder(folder, documents={"v.json": value}, tensors={"m.safetensors": tensors}, blobs={})
+        print(value, flush=True)
+
+
 def test_killed_while_writing(tmp_path: Path) -> None:
     """Whenever the process dies, the folder is one of the complete ones written, or the previous one, set aside."""
-    code = (
-        "import sys, torch; from pathlib import Path; from zipasr.checkpoint import write_folder\n"
-        "for value in range(10**6):\n"
-        "    tensors = {'t': torch.full((200_000,), float(value))}\n"
-        "    write_folder(sys.argv[1], documents={'v.json': value}, tensors={'m.safetensors': tensors}, blobs={})\n"
-        "    print(value, flush=True)\n"
-    )
     for attempt in range(3):
         folder = tmp_path / str(attempt) / "model"
-        with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.02 * attempt + 0.013)
-            process.send_signal(signal.SIGKILL)
+        process = Forked(write_again_and_again, str(folder), cwd=tmp_path, environment={})
+        assert process.first_line() == "0"
+        time.sleep(0.02 * attempt + 0.013)
+        process.kill()
+        assert process.wait(WATCHDOG_S) == -signal.SIGKILL
         # Killed between the two renames: the new folder is not yet in place and the old one not yet deleted.
         (whole,) = [folder] if folder.exists() else folder.parent.glob(".model.old-*")
         files = CheckpointFolder(whole)

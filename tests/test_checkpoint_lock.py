@@ -1,13 +1,16 @@
 """The lock of a run folder. Contract: one process at a time; a second one gets an error message."""
 
 import logging
+import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.forked import Forked
+from tests.watchdog import WATCHDOG_S
+from zipasr import checkpoint
 from zipasr.checkpoint import locked
 from zipasr.errors import CheckpointError, ConfigError
 
@@ -22,17 +25,29 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path) -> None:
-    """A child holds the lock of its dead parent for some seconds."""
+def lock_and_leave_a_child(out: str) -> None:
+    with locked(Path(out)):
+        if os.fork() == 0:
+            while not Path(out, "awaited").exists():
+                time.sleep(0.02)
+            Path(out, "left").touch()
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_waits_for_the_readers_of_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child holds the lock of its dead parent until someone waits for it."""
     out = tmp_path / "run"
-    script = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom zipasr.checkpoint import locked\n"
-        "with locked(Path(sys.argv[1])):\n"
-        "    if os.fork() == 0:\n        time.sleep(3.0)\n        Path(sys.argv[1], 'left').touch()\n        os._exit(0)\n"
-        "    os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=Path(__file__).parents[1], check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = Forked(lock_and_leave_a_child, str(out), cwd=tmp_path, environment={})
+    assert process.wait(WATCHDOG_S) == -signal.SIGKILL
+    sleep = time.sleep
+
+    def wait(seconds: float) -> None:
+        (out / "awaited").touch()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", wait)
+    monkeypatch.setattr(checkpoint, "_ORPHANS_LIVE_S", WATCHDOG_S)
     with locked(out):
         assert (out / "left").is_file()
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=60)
 def test_random_examples(capsys: pytest.CaptureFixture) -> None:
     options = f"-n 2 -m 'hypothesis and not slow' --hypothesis-profile random --hypothesis-seed {secrets.randbelow(2**32)}"
     command = [sys.executable, "-m", "pytest", *shlex.split(options)]

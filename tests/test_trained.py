@@ -18,6 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.error_rate import wer
 from tests.export.sherpa import transcribe_as_sherpa, transcribe_with_sherpa
 from tests.onnx_runtime.icefall import export_offline
+from tests.quickstart import DATA, RUN, ensure_quickstart
 from zipasr import Hotword
 from zipasr.errors import DataError
 from zipasr.evaluate import ReferenceUtterance, calibrate, error_rates, evaluate, read_cuts
@@ -26,7 +27,6 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.prepare import PrepareConfig, prepare
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 
-RUN, DATA = REPOSITORY / "exp" / "quickstart", REPOSITORY / "data" / "prompts"
 ABSENT = ("ZIPFORMER", "ANNA MARIA", "WELLINGTON", "QUEENSLAND", "KATHERINE", "JONATHAN", "SAN FRANCISCO")
 BOOSTS = {"beam": 1.5, "greedy": 1.0, "ctc_beam": 1.5}
 """Nats per token: the default, and less in a greedy search, which cannot take back a wrong token."""
@@ -39,10 +39,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 @pytest.fixture(scope="module")
-def utterances() -> list[ReferenceUtterance]:
+def utterances(request: pytest.FixtureRequest) -> list[ReferenceUtterance]:
     """Dev and test prompts. Runs the quick start if it has not run."""
-    if not (RUN / "test_results.jsonl").exists():
-        subprocess.run([REPOSITORY / "scripts" / "quickstart"], check=True)
+    ensure_quickstart(request.config)
     return [utterance for part in ("dev", "test") for utterance in read_cuts(DATA / f"{part}_cuts.jsonl.gz")]
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from websockets.sync.client import connect
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, skip_unless_time_is_left
 from tests.error_rate import wer
 from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
 from tests.serve.browser import FAKE_MICROPHONE, browser
-from tests.serve.clients import results_of, stream_file, stream_samples
+from tests.serve.clients import connect, results_of, stream_file, stream_samples
 from tests.serve.running import running
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model
@@ -30,6 +29,8 @@ CHUNK, LEFT = 16, 128
 CHUNKS = ChunkConfig(chunk_frames_50hz=CHUNK, left_context_frames_50hz=LEFT, simulate_streaming=True)
 NUM_EPOCHS = 6
 """A third of the recipe: enough to find words, if not the right ones."""
+MINUTES = 22.0
+"""What that takes on a slow machine of two cores, beside the tests on two processes."""
 MAX_WER = 75.0
 """Percent, after so little training; docs/streaming.md has the result of the whole recipe."""
 MAX_WORSE = 12.0
@@ -45,7 +46,7 @@ may be the silence of the last window, which sherpa-onnx counts as audio and zip
 agreed."""
 SILENCE = np.zeros(16_000, np.float32)
 
-pytestmark = [pytest.mark.slow, pytest.mark.network]
+pytestmark = [pytest.mark.slow(minutes=2), pytest.mark.network]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def run() -> Path:
         subprocess.run([*command, "prepare", "prompts", "--out", DATA], cwd=REPOSITORY, check=True)
     if (RUN / "model").is_dir():
         return RUN
+    skip_unless_time_is_left(MINUTES, "the training of prompts:streaming")
     settings = ["--set", f"num_epochs={NUM_EPOCHS}", "--set", f"data={DATA}"]
     subprocess.run([*command, "train", "prompts:streaming", "--out", SHORT_RUN, *settings], cwd=REPOSITORY, check=True)
     return SHORT_RUN

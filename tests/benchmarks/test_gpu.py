@@ -163,7 +163,7 @@ def test_a_kill_leaves_a_complete_file(tmp_path: Path) -> None:
     assert blocks["correctness"]["status"] == "running"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_every_block_runs_with_torch_alone(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     command = [sys.executable, "-c", TORCH_ALONE, str(SCRIPT), "--toy", "--out", str(out)]

@@ -114,7 +114,7 @@ def odd_commands(verb: str, base: list[str], places: dict[str, str], *, is_quick
 
 
 @pytest.mark.usefixtures("_no_long_work")
-@pytest.mark.parametrize("is_quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_quick", [True, pytest.param(False, marks=pytest.mark.slow(minutes=3))])
 @pytest.mark.parametrize("verb", command.VERBS)
 def test_no_argument_reaches_a_traceback(
     verb: str,
@@ -137,7 +137,7 @@ def test_no_argument_reaches_a_traceback(
     assert not bad, f"{len(bad)}\n" + "\n".join(bad)
 
 
-@pytest.mark.parametrize("is_quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_quick", [True, pytest.param(False, marks=pytest.mark.slow(minutes=3))])
 def test_no_setting_reaches_a_traceback(
     is_quick: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

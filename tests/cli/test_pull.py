@@ -16,6 +16,7 @@ from tests.forked import Forked, verb
 from tests.hub.published_layouts import icefall_folder, model_of, sentencepiece_model
 from tests.hub.standin import StandIn
 from tests.tiny_model import noise, save_tiny, tiny_tokenizer
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 from zipasr.cli.command import VERBS
 from zipasr.hub.local import MAX_GB
@@ -221,7 +222,7 @@ def test_two_processes_pull_the_same_model_at_once(hub: StandIn, tmp_path: Path)
     hub.bytes_per_s = 1_000_000
     environment = {**os.environ, **hub.environment(tmp_path / "home")}
     processes = [Forked(verb, "pull", "hf:someone/icefall", cwd=tmp_path, environment=environment) for _ in range(2)]
-    (first, _), (second, _) = (process.communicate(timeout=120) for process in processes)
+    (first, _), (second, _) = (process.communicate(timeout=WATCHDOG_S) for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert first == second
     AsrModel.load(first.strip())
@@ -232,14 +233,16 @@ def test_two_processes_pull_the_same_model_at_once(hub: StandIn, tmp_path: Path)
 def test_ctrl_c_stops_a_download_and_the_next_one_succeeds(
     hub: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    hub.bytes_per_s = 100_000
+    hub.held_bytes = 50_000
     process = Forked(verb, "pull", NAME, cwd=tmp_path, environment={**os.environ, **hub.environment(tmp_path / "home")})
     while not any(r.method == "GET" and r.path.endswith("model.safetensors") for r in list(hub.requests)):
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=WATCHDOG_S)
+    hub.goes_on.set()
     assert process.returncode == 130 and error.splitlines()[-1] == "zipasr: interrupted"
     left = [path.name for path in (tmp_path / "home").rglob("*")]
     assert not [name for name in left if "partial" in name or name.endswith(".incomplete") or name == "source.json"]
-    hub.bytes_per_s = None
+    hub.held_bytes = None
     assert json.loads((Path(run(capsys, "pull", NAME)[1].strip()) / "source.json").read_text())["family"] == "zipasr"

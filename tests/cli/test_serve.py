@@ -2,11 +2,8 @@
 it cannot start."""
 
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
-from tests.serve.clients import FORM, results_of, stream_samples
+from tests.forked import Forked, verb
+from tests.serve.clients import FORM, connect, results_of, stream_samples
 from tests.serve.running import sentence, streaming_recognizer, wav
 from tests.tiny_model import save_tiny
 from tests.watchdog import WATCHDOG_S
@@ -31,16 +28,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def served(model: Path, *flags: str, key: str = "") -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def served(model: Path, *flags: str, key: str = "") -> Iterator[tuple[Forked, str]]:
     """A server process and the URL that it prints."""
-    command = [sys.executable, "-m", "zipasr", "serve", str(model), "--port", "0", "--device", "cpu", *flags]
-    environment = {**os.environ, "ZIPASR_API_KEY": key}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+    command = ["serve", str(model), "--port", "0", "--device", "cpu", *flags]
+    process = Forked(verb, *command, cwd=model, environment={"ZIPASR_API_KEY": key})
+    try:
+        yield process, process.first_line()
+    finally:
+        process.kill()
 
 
 def test_it_serves_until_sigterm(model: Path) -> None:
@@ -53,8 +48,7 @@ def test_it_serves_until_sigterm(model: Path) -> None:
         assert answer.json()["text"] == Recognizer.load(model).transcribe(sentence()).text
         process.send_signal(signal.SIGTERM)
         assert process.wait(WATCHDOG_S) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == f"zipasr: serving {model.name}; Ctrl-C stops it\n"
+        assert process.communicate(WATCHDOG_S)[1] == f"zipasr: serving {model.name}; Ctrl-C stops it\n"
 
 
 def test_live_audio_is_completed_after_sigterm(tmp_path: Path) -> None:
@@ -106,8 +100,7 @@ def test_a_second_signal_does_not_wait_for_requests(model: Path) -> None:
                 pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(WATCHDOG_S) == 1
-        assert process.stderr is not None
-        assert "some requests could not be completed in time" in process.stderr.read()
+        assert "some requests could not be completed in time" in process.communicate(WATCHDOG_S)[1]
 
 
 def test_a_key_from_the_environment(model: Path) -> None:

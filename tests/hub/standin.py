@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.watchdog import WATCHDOG_S
+
 LARGE_SUFFIXES = (".pt", ".onnx", ".safetensors", ".model", ".data", ".weights")
 """Files that the hub keeps in Git LFS."""
 
@@ -81,6 +83,9 @@ class StandIn:
         """File -> bytes that are all that a GET gives, though the listing and HEAD promise more."""
         self.bytes_per_s: float | None = None
         """Speed at which files are sent; None: as fast as possible."""
+        self.goes_on = threading.Event()
+        """Files longer than `held_bytes` are sent up to there, and further once this is set."""
+        self.held_bytes: int | None = None
         self.uploads: dict[str, bytes] = {}
         """SHA-256 -> content that came through Git LFS."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -319,7 +324,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, content: bytes, cut: int | None) -> None:
         speed = self._hub.bytes_per_s
         with contextlib.suppress(ConnectionError):
-            if speed is None:
+            if (held := self._hub.held_bytes) is not None and len(content) > held:
+                self.wfile.write(content[:held])
+                assert self._hub.goes_on.wait(WATCHDOG_S)
+                self.wfile.write(content[held:cut])
+            elif speed is None:
                 self.wfile.write(content[:cut])
             else:
                 for block in _blocks(content[:cut], round(speed / 20) or 1):

@@ -35,7 +35,7 @@ def test_compared_encoders_are_of_the_size_of_tiny(recipe: Callable[[], TrainCon
     assert same == tiny
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.network
 @pytest.mark.parametrize("recipe", COMPARED, ids=lambda recipe: recipe.__name__)
 def test_compared_encoders_learn_the_prompts(recipe: Callable[[], TrainConfig], prompts_dir: Path, tmp_path: Path) -> None:

@@ -13,14 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
+from tests.serve.clients import connect
 from tests.watchdog import WATCHDOG_S
 
 SCREENSHOTS = os.environ.get("ZIPASR_SCREENSHOTS")
 """A folder for screenshots of the page, to look at."""
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 """Flags of a browser whose microphone is simulated and allowed."""
+COUNT_BLOCKS = (
+    "window.numBlocks = 0; window.AudioWorkletNode = class extends AudioWorkletNode {"
+    "constructor(...options) { super(...options); this.port.addEventListener('message', () => window.numBlocks++); }}"
+)
+"""Makes the page count the blocks of 0.1 s that its microphone has recorded, in `numBlocks`."""
 
 
 class Browser:

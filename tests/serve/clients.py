@@ -6,14 +6,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as _connect
 
 from tests.serve.running import Reachable, sentence, wav
 from tests.watchdog import WATCHDOG_S
@@ -21,8 +24,25 @@ from zipasr.recognizer import Recognizer
 from zipasr.serve.protocol import write_recording
 from zipasr.transcript import Transcript
 
+if TYPE_CHECKING:
+    import openai
+
 FORM = "Content-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+
+
+def connect(url: str, **options: object) -> ClientConnection:
+    """A WebSocket connection that gives up on no busy server: neither on its handshake nor on its pongs."""
+    return _connect(url, **{"open_timeout": WATCHDOG_S, "ping_interval": None} | options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def openai_client(url: str, *, api_key: str = "any") -> "Iterator[openai.OpenAI]":
+    """OpenAI's client of a server at a base URL; its connections are closed after the block."""
+    import openai
+
+    with openai.OpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=WATCHDOG_S) as client:
+        yield client
 
 
 def sherpa_program(name: str) -> str:
@@ -36,7 +56,7 @@ def sherpa_program(name: str) -> str:
 def send_recordings(url: str, recordings: Sequence[np.ndarray], *, message_bytes: int = 10_000) -> list[dict[str, object]]:
     """The results of recordings (samples,) at 16 kHz, sent one after the other on one "offline" connection."""
     answers = []
-    with connect(url, max_size=None, open_timeout=WATCHDOG_S) as connection:
+    with connect(url, max_size=None) as connection:
         for samples in recordings:
             message = write_recording(samples)
             for start in range(0, len(message), message_bytes):
@@ -87,10 +107,11 @@ def raw_request(service: Reachable, head: str = "", *, body: bytes = b"") -> soc
 
 
 def answer_of(connection: socket.socket, *, encoding: str = "utf-8") -> str:
-    """Everything that the server sends before it closes the connection."""
+    """Everything that the server sends before it closes the connection, which is then closed here, too."""
     content = b""
-    while block := connection.recv(65536):
-        content += block
+    with connection:
+        while block := connection.recv(65536):
+            content += block
     return content.decode(encoding)
 
 

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpx2
 import numpy as np
@@ -21,6 +21,8 @@ from tests.watchdog import WATCHDOG_S
 from zipasr.model import AsrModel
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.serve import ServeConfig, Service
+
+T = TypeVar("T")
 
 
 def offline_recognizer() -> Recognizer:
@@ -48,7 +50,7 @@ def streaming_recognizer() -> Recognizer:
 @contextmanager
 def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
     """A server that runs during the block and must then shut down cleanly."""
-    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": 30.0} | limits), model_name="tiny")  # type: ignore[arg-type]
+    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": WATCHDOG_S / 2} | limits), model_name="tiny")  # type: ignore[arg-type]
     is_ready, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
     thread.start()
@@ -106,6 +108,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         waiting.wait(0.02)
     pytest.fail("the condition never became true")
+
+
+def called(monkeypatch: pytest.MonkeyPatch, kind: type[T], method: str) -> list[T]:
+    """The objects of a class whose method without arguments has been called; others follow later."""
+    found, original = list[T](), getattr(kind, method)
+
+    def call(self: T) -> None:
+        original(self)
+        found.append(self)
+
+    monkeypatch.setattr(kind, method, call)
+    return found
 
 
 @contextmanager

@@ -1,21 +1,27 @@
 """Contract: a connection stays open while its client sends requests and reads responses; ended connections are freed."""
 
 import asyncio
+import selectors
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import uvicorn
-from websockets.sync.client import connect
 
-from tests.serve.clients import answer_of, frame, post, raw_socket, ws
-from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
+from tests.serve.clients import answer_of, connect, frame, post, raw_socket, ws
+from tests.serve.clock import IDLE_S, Clock
+from tests.serve.running import called, gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
-from zipasr.serve.connection import break_stuck
+from zipasr.serve.connection import SocketConnection, break_stuck
 from zipasr.serve.protocol import write_recording
 
 MB = 1_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 @pytest.mark.parametrize("head", [f"Cookie: {'a' * 9000}\r\n", "".join(f"X-{i}: 1\r\n" for i in range(200))])
@@ -25,20 +31,28 @@ def test_a_head_too_long_for_a_websocket_is_answered(head: str) -> None:
         assert answer_of(connection).startswith("HTTP/1.1 431 ")
 
 
-def test_a_client_that_pings_and_never_reads_is_disconnected() -> None:
+def test_a_client_that_pings_and_never_reads_is_disconnected(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then, the server reads no more pings than fit into the buffers."""
-    pings, num_sent = frame(9, bytes(125)) * 800 + frame(2, bytes(4)), 0  # the audio keeps the client from being idle
-    with (
-        running(streaming_recognizer(), idle_timeout_s=0.5) as service,
-        raw_socket(service, receive_bytes=4096) as connection,
-    ):
-        try:
-            for _ in range(1000):
+    pings = frame(9, bytes(125)) * 800
+    stuck = called(monkeypatch, SocketConnection, "pause_writing")
+
+    def num_sent(connection: socket.socket) -> int:
+        for i in range(1000):
+            try:
                 connection.sendall(pings)
-                num_sent += len(pings)
-        except ConnectionError:
-            pass  # the server has closed
-        assert num_sent < 50 * MB
+            except ConnectionError:  # the server has closed
+                return i * len(pings)
+        return 1000 * len(pings)
+
+    with (
+        running(streaming_recognizer(), idle_timeout_s=IDLE_S) as service,
+        raw_socket(service, receive_bytes=4096) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        sent = pool.submit(num_sent, connection)
+        wait_until(lambda: bool(stuck) and not stuck[-1].transport.is_reading())
+        with clock.hurrying(service):
+            assert sent.result() < 50 * MB
         wait_until(lambda: gauge(service, "open") == 0)
         assert post(service).status_code == 200
 
@@ -100,11 +114,17 @@ def test_a_client_that_disconnects_after_a_long_message_frees_its_session() -> N
         wait_until(lambda: gauge(service, "open") == gauge(service, "live") == 0)
 
 
-def test_idle_connections_beyond_the_limit_are_refused() -> None:
-    with running(offline_recognizer(), max_connections=1, idle_timeout_s=1.0) as service, ThreadPoolExecutor(1) as pool:
+def test_idle_connections_beyond_the_limit_are_refused(clock: Clock) -> None:
+    num_refused = 600 - 1 - 512
+    with running(offline_recognizer(), max_connections=1, idle_timeout_s=IDLE_S) as service:
         idle = [socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S) for _ in range(600)]
-        answers = [*pool.map(answer_of, idle)]
+        with selectors.DefaultSelector() as readable:
+            for connection in idle:
+                readable.register(connection, selectors.EVENT_READ)
+            wait_until(lambda: len(readable.select(0)) == num_refused)
+        with clock.hurrying(service):
+            answers = [answer_of(connection) for connection in idle]
         refused = [answer for answer in answers if answer]
-        assert len(refused) == 600 - 1 - 512
+        assert len(refused) == num_refused
         assert all(answer.startswith("HTTP/1.1 503 ") and "Retry-After: 2" in answer for answer in refused)
         assert post(service).status_code == 200

@@ -6,20 +6,19 @@ import json
 import socket
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.serve.clients import (
     FORM,
     PART,
     answer_of,
     closed,
+    connect,
     form_of,
     post,
     raw_request,
@@ -28,7 +27,9 @@ from tests.serve.clients import (
     utterances_of,
     ws,
 )
+from tests.serve.clock import IDLE_S, Clock
 from tests.serve.running import (
+    called,
     gauge,
     held,
     num_alive,
@@ -41,6 +42,7 @@ from tests.serve.running import (
 )
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
+from zipasr.serve.connection import Connection
 from zipasr.serve.live import LiveSession
 from zipasr.serve.protocol import write_recording
 
@@ -50,6 +52,11 @@ MB = 1_000_000
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     return streaming_recognizer()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def test_a_client_that_disconnects_in_the_middle_of_a_word(recognizer: Recognizer) -> None:
@@ -113,7 +120,7 @@ def test_a_client_that_disconnects_from_an_event_stream_leaves_the_queue() -> No
         wait_until(lambda: gauge(service, "open") == 1)
         go_on.set()
         assert first.result().status_code == 200
-        assert 'zipasr_recordings_total{outcome="left"} 1.0' in httpx2.get(f"{service.url}/metrics").text
+        assert 'zipasr_recordings_total{outcome="left"} 1.0' in httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text
 
 
 def test_long_recordings_that_wait_are_on_disk_and_not_copied() -> None:
@@ -150,7 +157,7 @@ def test_recordings_of_disconnected_clients_are_freed() -> None:
 @pytest.mark.parametrize("head", ["Content-Length: 10000000000\r\n", "Transfer-Encoding: chunked\r\n"])
 def test_ten_gigabytes(head: str) -> None:
     """Refused at the limit, whether announced or not; later data is discarded for a short time."""
-    with running(offline_recognizer(), max_upload_mb=1.0, idle_timeout_s=2.0) as service:
+    with running(offline_recognizer(), max_upload_mb=1.0) as service:
         connection = raw_request(service, FORM + head)
         block = bytes(MB)
         if "chunked" in head:
@@ -204,9 +211,9 @@ def test_a_message_that_is_too_large(path: str) -> None:
         wait_until(lambda: gauge(service, "open") == 0)
 
 
-def test_silent_clients_are_disconnected() -> None:
+def test_silent_clients_are_disconnected(clock: Clock) -> None:
     """A client that stops sending in the head of a request, in its body, in a message or between messages."""
-    with running(streaming_recognizer(), idle_timeout_s=0.5) as service:
+    with running(streaming_recognizer(), idle_timeout_s=IDLE_S) as service:
         head = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
         head.sendall(b"P")
         nothing = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
@@ -214,20 +221,31 @@ def test_silent_clients_are_disconnected() -> None:
         with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as recording:
             live.send(b"\x00")
             recording.socket.sendall(b"\x82\xfe")  # the start of a frame
-            assert answer_of(head) == answer_of(nothing) == ""
-            assert answer_of(body).startswith("HTTP/1.1 408 ")
-            for connection in (live, recording):
-                assert closed(connection) == (1008, "The client sent nothing for 0.5 s.")
+            with clock.hurrying(service):
+                assert answer_of(head) == answer_of(nothing) == ""
+                assert answer_of(body).startswith("HTTP/1.1 408 ")
+                for connection in (live, recording):
+                    assert closed(connection) == (1008, "The client sent nothing for 300 s.")
         wait_until(lambda: gauge(service, "open") == 0)
 
 
-def test_a_client_that_falls_silent_gets_the_end_of_its_utterance(recognizer: Recognizer) -> None:
+def test_a_client_that_falls_silent_gets_the_end_of_its_utterance(
+    recognizer: Recognizer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A microphone that sends only speech: the last chunk is incomplete, and nothing follows it."""
-    samples = sentence(1, 2.9)
-    with running(streaming_recognizer(), idle_timeout_s=0.5) as service, connect(ws(service, "/online")) as live:
+    samples, num_received, push = sentence(1, 2.9), [], LiveSession.push
+
+    def count(session: LiveSession, received: np.ndarray) -> None:
+        push(session, received)
+        num_received.append(len(received))
+
+    monkeypatch.setattr(LiveSession, "push", count)
+    with running(streaming_recognizer(), idle_timeout_s=IDLE_S) as service, connect(ws(service, "/online")) as live:
         stream_samples(live, samples)
-        results = results_of(live)
-        assert closed(live) == (1008, "The client sent nothing for 0.5 s.")
+        wait_until(lambda: sum(num_received) == len(samples))
+        with clock.hurrying(service):
+            results = results_of(live)
+            assert closed(live) == (1008, "The client sent nothing for 300 s.")
         wait_until(lambda: gauge(service, "open") == gauge(service, "live") == 0)
     assert [result["is_final"] for result in results].index(True) == len(results) - 1
     assert results[-1]["is_eof"]
@@ -239,9 +257,11 @@ def test_a_client_that_falls_silent_gets_the_end_of_its_utterance(recognizer: Re
     assert stream.result().text != results[-1]["text"], "the samples must end within a chunk"
 
 
-def test_without_an_idle_timeout_silent_clients_stay(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_idle_timeout_silent_clients_stay(
+    recognizer: Recognizer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Live audio, recordings and uploads may pause; a client without a request, which waits for nothing, may not."""
-    monkeypatch.setattr("zipasr.serve.limits._STALL_S", 0.5)
+    monkeypatch.setattr("zipasr.serve.limits._STALL_S", IDLE_S)
     samples, content = sentence(1, 2.0), form_of(wav(sentence()))
     with running(streaming_recognizer(), idle_timeout_s=0.0) as service:
         body = raw_request(service, f"{FORM}Connection: close\r\nContent-Length: {len(content)}\r\n", body=content[:1000])
@@ -250,8 +270,10 @@ def test_without_an_idle_timeout_silent_clients_stay(recognizer: Recognizer, mon
             stream_samples(live, samples[:8000])
             message = write_recording(samples)
             recording.send(message[:5000])
-            assert answer_of(nothing) == ""
-            time.sleep(1.0)
+            wait_until(lambda: gauge(service, "open") == 3)
+            with clock.hurrying(service):
+                assert answer_of(nothing) == ""
+                wait_until(lambda: clock.ahead_s > 5 * IDLE_S)
             stream_samples(live, samples[8000:])
             live.send("Done")
             recording.send(message[5000:])
@@ -261,13 +283,18 @@ def test_without_an_idle_timeout_silent_clients_stay(recognizer: Recognizer, mon
             assert answer_of(body).startswith("HTTP/1.1 200 ")
 
 
-def test_a_client_that_does_not_read_the_response_is_disconnected() -> None:
-    with running(offline_recognizer(), idle_timeout_s=0.5) as service, socket.socket() as connection:
+def test_a_client_that_does_not_read_the_response_is_disconnected(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = called(monkeypatch, Connection, "pause_writing")
+    with running(offline_recognizer(), idle_timeout_s=IDLE_S) as service, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(WATCHDOG_S)
         connection.connect(("127.0.0.1", service.port))
-        with pytest.raises(ConnectionError):
-            connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500_000)
+        requests = b"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500_000
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(connection.sendall, requests)
+            wait_until(lambda: bool(stuck))
+            with clock.hurrying(service), pytest.raises(ConnectionError):
+                sending.result()
         wait_until(lambda: gauge(service, "open") == 0)
         assert post(service).status_code == 200
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.clients import post
+from tests.serve.clients import openai_client, post
 from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
@@ -32,8 +32,9 @@ def server() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
+def client(server: Service) -> Iterator[openai.OpenAI]:
+    with openai_client(f"{server.url}/v1") as client:
+        yield client
 
 
 def message_of(response: httpx2.Response) -> str:
@@ -103,9 +104,12 @@ def test_text_of_a_long_recording_comes_piece_by_piece(recognizer: Recognizer) -
         return transcribe_many(recordings, **options)  # type: ignore[arg-type]
 
     slow.transcribe_many = one_by_one  # type: ignore[method-assign, assignment]
-    with running(slow) as service, pytest.MonkeyPatch.context() as patch:
+    with (
+        running(slow) as service,
+        openai_client(f"{service.url}/v1") as client,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr("zipasr.serve.batching._BATCH_S", 30.0)
-        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
         stream = client.audio.transcriptions.create(
             model="tiny", file=("a.wav", wav(samples)), stream=True, include=["logprobs"]
         )
@@ -289,8 +293,10 @@ def test_health_and_metrics(server: Service) -> None:
 
 
 def test_api_key() -> None:
-    with running(offline_recognizer(), api_key="a secret") as service:
-        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="a secret", max_retries=0)
+    with (
+        running(offline_recognizer(), api_key="a secret") as service,
+        openai_client(f"{service.url}/v1", api_key="a secret") as client,
+    ):
         assert client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence()))).text
         with pytest.raises(openai.AuthenticationError, match="the API key of this server"):
             client.with_options(api_key="a secre").models.list()

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.serve.clients import (
     FORM,
     PART,
     answer_of,
     closed,
+    connect,
     frame,
     post,
     raw_request,
@@ -69,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert isinstance(recognizer.engine.scorer, AsrModel)
     recognizer.engine.scorer.save(folder / "model", recognizer.engine.tokenizer)
     flags = (
-        "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 5 --max-connections 25".split()
+        "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 30 --max-connections 25".split()
     )
     command = [sys.executable, "-m", "zipasr", "serve", str(folder), *flags]
     environment = os.environ | TIGHT | NO_KERNELS_KEPT
@@ -182,7 +182,7 @@ def run_round(served: Served) -> None:
     wait_until(lambda: gauge(served, "open") == gauge(served, "waiting") == gauge(served, "live") == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_memory_does_not_grow(served: Served) -> None:
     """The first rounds fill caches and do not count."""
     sizes_mb = []

@@ -7,9 +7,8 @@ import httpx2
 import openai
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
-from tests.serve.clients import post, ws
+from tests.serve.clients import connect, openai_client, post, ws
 from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer, SearchConfig
@@ -164,10 +163,10 @@ def test_a_prompt_is_no_error_for_a_search_without_hotwords() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "whisper-1", "gpt-4o-transcribe"])
 def test_models_by_name(name: str, server: Service) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=WATCHDOG_S)
-    assert client.models.retrieve(name).id == name
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("whisper-2")
+    with openai_client(f"{server.url}/v1") as client:
+        assert client.models.retrieve(name).id == name
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("whisper-2")
 
 
 @pytest.mark.parametrize(
@@ -191,8 +190,7 @@ def test_an_unknown_path(method: str, path: str, server: Service) -> None:
 
 
 def test_the_openai_client_reports_a_wrong_base_url(server: Service) -> None:
-    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0, timeout=WATCHDOG_S)
-    with pytest.raises(openai.NotFoundError, match="must end with /v1"):
+    with openai_client(server.url) as client, pytest.raises(openai.NotFoundError, match="must end with /v1"):
         client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence())))
 
 

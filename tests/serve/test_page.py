@@ -10,9 +10,9 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
-from websockets.sync.client import connect
 
-from tests.serve.browser import FAKE_MICROPHONE, Browser, browser
+from tests.serve.browser import COUNT_BLOCKS, FAKE_MICROPHONE, Browser, browser
+from tests.serve.clients import connect
 from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.pages import PAGE_PATHS
@@ -310,9 +310,10 @@ def test_the_page_shows_that_the_server_stops_during_live_audio(speaking: Browse
 def test_microphone_of_a_model_that_cannot_stream(speaking: Browser) -> None:
     with running(offline_recognizer()) as service:
         speaking.open(service.url)
+        speaking.evaluate(COUNT_BLOCKS)
         speaking.evaluate("document.querySelector('#microphone').click()")
         speaking.wait_for("document.querySelector('#microphone-label').innerText === 'Stop'")
-        speaking.evaluate("new Promise((resolve) => setTimeout(resolve, 1500))")
+        speaking.wait_for("numBlocks >= 15")
         speaking.evaluate("document.querySelector('#microphone').click()")
         speaking.wait_for("document.querySelectorAll('.word').length > 0 || !document.querySelector('#error').hidden")
         assert speaking.evaluate("document.querySelector('#error').hidden")

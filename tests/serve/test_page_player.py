@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.serve.browser import Browser, browser
+from tests.serve.browser import COUNT_BLOCKS, Browser, browser
 from tests.serve.proxy import proxied
 from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer
 from tests.watchdog import WATCHDOG_S
@@ -202,11 +202,12 @@ def test_a_recording_is_not_played_while_the_microphone_records(
 ) -> None:
     chromium.open(offline.url)
     transcribe(chromium, recording)
+    chromium.evaluate(COUNT_BLOCKS)
     chromium.click(".word")
     chromium.click("#microphone")
     chromium.wait_for("document.querySelector('#microphone-label').innerText === 'Stop'")
     assert chromium.evaluate("document.querySelector('#player').paused && document.querySelector('#result').hidden")
-    chromium.evaluate("new Promise((resolve) => setTimeout(resolve, 800))")
+    chromium.wait_for("numBlocks >= 8")
     chromium.click("#microphone")
     chromium.wait_for(IS_ANSWERED)
     assert chromium.text("#source-name") == "microphone.wav"
@@ -215,9 +216,15 @@ def test_a_recording_is_not_played_while_the_microphone_records(
 def test_the_start_page_says_what_is_accepted_and_has_an_example(chromium: Browser, offline: Service) -> None:
     chromium.open(offline.url)
     assert "MP3" in chromium.text("#accepted") and "up to 3 MB and 90 seconds" in chromium.text("#accepted")
-    chromium.evaluate("{const later = setTimeout; setTimeout = (action, ms) => later(action, ms === 8000 ? 1000 : ms)}")
+    chromium.evaluate(COUNT_BLOCKS)
+    later = (
+        "{const later = setTimeout; setTimeout = (action, ms) => ms === 8000 ? (window.stop = action) : later(action, ms)}"
+    )
+    chromium.evaluate(later)
     chromium.click("#example")
     chromium.wait_for("document.querySelector('#microphone-hint').innerText === 'count aloud to ten …'")
+    chromium.wait_for("numBlocks >= 10")
+    chromium.evaluate("stop()")
     chromium.wait_for(IS_ANSWERED)  # it stops by itself
     assert chromium.evaluate("document.querySelectorAll('.word').length > 0 && document.querySelector('#start').hidden")
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.serve.browser import FAKE_MICROPHONE, browser
-from tests.serve.clients import post, results_of, stream_samples, utterances_of, ws
+from tests.serve.clients import connect, results_of, stream_samples, utterances_of, ws
 from tests.serve.nginx import documented_block, find_program, nginx
-from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer, wav
+from tests.serve.running import held, offline_recognizer, running, sentence, streaming_recognizer, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.errors import ConfigError
 from zipasr.serve import ServeConfig, Service
@@ -168,12 +167,20 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
 def test_events_are_not_buffered_by_proxies_and_come_at_least_every_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zipasr.serve.http._KEEP_ALIVE_S", 0.0)
     monkeypatch.setattr("zipasr.serve.http._PROGRESS_EVERY_S", 0.001)
-    with running(offline_recognizer()) as service:
-        response = post(service, wav(sentence(0, 5.0)), stream="true")
+    slow, sent = (
+        offline_recognizer(),
+        {"data": {"model": "tiny", "stream": "true"}, "files": {"file": ("a.wav", wav(sentence()))}},
+    )
+    with held(slow) as (_, go_on), running(slow) as service:
+        url = f"{service.url}/v1/audio/transcriptions"
+        with httpx2.stream("POST", url, **sent, timeout=WATCHDOG_S) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": 0.0 s done"  # while the recording is transcribed
+            go_on.set()
+            text = "\n".join(lines)
     assert response.headers["x-accel-buffering"] == "no"
     assert response.headers["cache-control"] == "no-cache"
-    assert response.text.startswith(": 0.0 s done\n\n")
-    assert response.text.rstrip().splitlines()[-1].startswith('data: {"type": "transcript.text.done"')
+    assert text.rstrip().splitlines()[-1].startswith('data: {"type": "transcript.text.done"')
 
 
 @pytest.fixture(scope="module")

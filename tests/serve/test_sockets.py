@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.ports import free_port
 from tests.serve.clients import (
     closed,
+    connect,
     results_of,
     send_recordings,
     sherpa_program,

@@ -9,9 +9,19 @@ import httpx2
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
-from tests.serve.clients import answer_of, closed, frame, post, raw_socket, results_of, stream_samples, utterances_of, ws
+from tests.serve.clients import (
+    answer_of,
+    closed,
+    connect,
+    frame,
+    post,
+    raw_socket,
+    results_of,
+    stream_samples,
+    utterances_of,
+    ws,
+)
 from tests.serve.running import gauge, held, running, sentence, streaming_recognizer, wait_until, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
@@ -93,10 +103,10 @@ def is_listening(port: int) -> bool:
 def test_live_audio_without_a_pause_is_cut_off_with_a_result(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here after a second; the rest of the minute is for the result."""
-    monkeypatch.setattr("zipasr.serve.sockets._RECEIVE_SHARE", 1 / 60)
+    """Here after a second; the rest of the time is for the result."""
+    monkeypatch.setattr("zipasr.serve.sockets._RECEIVE_SHARE", 1 / WATCHDOG_S)
     quiet = np.zeros(160, np.float32).tobytes()
-    with running(streaming_recognizer(), drain_timeout_s=60.0) as service, connect(ws(service)) as live:
+    with running(streaming_recognizer(), drain_timeout_s=WATCHDOG_S) as service, connect(ws(service)) as live:
         with ThreadPoolExecutor(1) as pool:
             stream_samples(live, sentence(0, 2.0))
             live.recv(WATCHDOG_S)

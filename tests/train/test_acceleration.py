@@ -83,7 +83,7 @@ def test_a_block_is_one_graph_in_inference(num_frames: int) -> None:
     assert explained.graph_break_count == 0, explained.break_reasons
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 def test_compiled_blocks_give_the_same_gradients() -> None:
     """The graphs are captured and run as they are: kernels would need a compiler, which a test must not require."""
     plain, compiled = fresh_model(), fresh_model()

@@ -60,7 +60,7 @@ def bursty_config(data: Path) -> TrainConfig:
     return dataclasses.replace(config, batch=batch, model=dataclasses.replace(config.model, transducer=transducer))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_default_of_a_bursty_model_is_within_a_tenth_of_its_best_search(tmp_path: Path) -> None:
     data = write_orders(tmp_path / "data")
     report = train(bursty_config(data), tmp_path / "run", is_quiet=True)

@@ -159,7 +159,7 @@ def test_sigterm_stops_all_ranks_and_a_dead_rank_is_reported(data: Path, tmp_pat
     assert "Traceback" not in errors[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_torchrun_on_two_machines_restarts_after_a_death(data: Path, tmp_path: Path) -> None:
     """Two agents meet by torchrun's own rendezvous; a killed worker costs one restart of both, from a checkpoint."""
     (tmp_path / "short.py").write_text(

@@ -17,7 +17,7 @@ from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TENSORS_FILE, TRAINING_FILE, checkpoint_folders
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=6)
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")

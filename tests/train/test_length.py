@@ -2,6 +2,8 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from zipasr.train.length import MIN_BATCHES, NUM_VALIDATIONS, Length, Pace, fit_
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import checkpoint_folders
+from zipasr.train.step import Stepper
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +93,23 @@ def test_budget_too_short_says_how_much_is_needed(data: Path, monkeypatch: pytes
 
 
 def test_pace_is_that_of_real_steps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(length, "_MEASURE_S", 0.2)
+    """Steps take half a second, but the first two 9 s, which do not count; a validation takes 7 s."""
+    clock, step, validate = [0.0], Stepper.step, length.validate
+    monkeypatch.setattr(length, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def timed_step(self: Stepper, batches: Any, number: int) -> Any:
+        clock[0] += 9.0 if number <= 2 else 0.5
+        return step(self, batches, number)
+
+    def timed_validation(*args: Any) -> Any:
+        clock[0] += 7.0
+        return validate(*args)
+
+    monkeypatch.setattr(Stepper, "step", timed_step)
+    monkeypatch.setattr(length, "validate", timed_validation)
+    monkeypatch.setattr(length, "_MEASURE_S", 2.0)
     run = fit_to_time(minute_config(data, num_epochs=1000), 3600.0)
-    assert 0.0 < run.pace.step_s < 60.0 and 0.0 < run.pace.validation_s < 600.0
+    assert run.pace == Pace(step_s=0.5, validation_s=7.0)
 
 
 def test_budgeted_run_trains_the_planned_batches(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

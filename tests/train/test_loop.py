@@ -10,8 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Literal
 import pytest
 import torch
 
+from tests.forked import Forked, verb_of_a_terminal
 from tests.train.runs import assert_same, content, run, stop_after
 from tests.train.tones import WORDS, minute_config, validation_of, with_attention, without_heads, write_tones
 from tests.watchdog import WATCHDOG_S
@@ -289,16 +288,12 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path, capsys: pytest.C
         f"def mine() -> TrainConfig:\n    return minute_config({str(small_data)!r}, num_epochs=100_000, num_workers=1)\n"
     )
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "zipasr", "train", f"{recipe}:mine", "--out", str(out), "--set", "log_interval=1"]
-    repository = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = ["train", f"{recipe}:mine", "--out", str(out), "--set", "log_interval=1"]
+    process = Forked(verb_of_a_terminal, *command, cwd=tmp_path, environment={})
     deadline = time.monotonic() + WATCHDOG_S
     while not (out / "metrics.jsonl").is_file() or (out / "metrics.jsonl").stat().st_size == 0:
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate(WATCHDOG_S)
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=WATCHDOG_S)
@@ -309,7 +304,7 @@ def test_ctrl_c_in_a_terminal(small_data: Path, tmp_path: Path, capsys: pytest.C
     (num_batches,) = checkpoint_folders(out)
     assert num_batches == read_metrics(out)[-1]["step"]
     num_epochs = num_batches // 3 + 2
-    assert main([*command[3:], "--set", f"num_epochs={num_epochs}"]) == 0
+    assert main([*command, "--set", f"num_epochs={num_epochs}"]) == 0
     done = capsys.readouterr()
     assert f"continuing with 0.07 M parameters on cpu in {out}" in done.err
     assert done.out.startswith(f"{out / 'model'}: {3 * num_epochs} batches, dev WER ")

@@ -6,8 +6,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from tests.instructions import num_instructions
 from zipasr.errors import ConfigError
 from zipasr.transcript import Cue, CueConfig, Transcript, Word, merge_channels, to_cues
+from zipasr.transcript import cues as cues_module
 
 
 def said(text: str, *, word_s: float = 0.3, pauses_s: dict[int, float] | None = None) -> Transcript:
@@ -98,11 +100,16 @@ def test_a_word_of_many_seconds_is_shown_for_the_longest_time() -> None:
     assert cues == [Cue(1.0, 6.0, "oh")]
 
 
-def test_huge_limits_take_little_time() -> None:
-    """A thousand words in one cue: the time must not grow with the cube of their number."""
-    text = " ".join(["word"] * 1000)
-    (cue,) = to_cues(said(text, word_s=0.01), CueConfig(max_line_chars=10**9, max_lines=10**9, max_cue_s=1e9))
-    assert cue.text == text
+def test_work_of_huge_limits_grows_with_the_square() -> None:
+    """All words are in one cue; the work must not grow with the cube of their number."""
+
+    def work(num_words: int) -> int:
+        transcript = said(" ".join(["word"] * num_words), word_s=0.01)
+        config = CueConfig(max_line_chars=10**9, max_lines=10**9, max_cue_s=1e9)
+        assert [cue.text for cue in to_cues(transcript, config)] == [transcript.text]
+        return num_instructions(cues_module, lambda: to_cues(transcript, config))
+
+    assert work(100) < 5 * work(50)
 
 
 def test_times_that_fall_back_end_no_cue_before_its_start() -> None:
