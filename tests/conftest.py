@@ -19,6 +19,9 @@ from zipasr.errors import DataError
 
 REPOSITORY = Path(__file__).parents[1]
 
+# No test cuts the power, so nothing must wait for the disk: a checkpoint waits for it ten times.
+os.fsync = lambda descriptor: None
+
 # Tensors are small here, so threads would mostly wait for each other: on a busy machine, 8 times as long as one thread.
 torch.set_num_threads(1)
 
