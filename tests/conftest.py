@@ -63,9 +63,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-_SLOW = ("odd_values",)
-_QUICK = ("readme", "streaming", "loop", "quantize", "memory", "distributed")
-LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_QUICK))
+_SLOW = ("odd_values", "kills", "prompts", "acceleration", "memory")
+_TRAINING = ("loop", "finetune", "distributed", "encoders", "rescue", "published")
+_OTHERS = ("readme", "profile", "page", "page_player", "streaming", "stream", "faults", "quantize")
+LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_TRAINING, *_OTHERS))
 """Test files that take longest, started first, so that no process starts a long one while all others are done."""
 
 
