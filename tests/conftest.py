@@ -19,6 +19,9 @@ from zipasr.errors import DataError
 
 REPOSITORY = Path(__file__).parents[1]
 
+# No test cuts the power, so nothing must wait for the disk: a checkpoint waits for it ten times.
+os.fsync = lambda descriptor: None
+
 # Tensors are small here, so threads would mostly wait for each other: on a busy machine, 8 times as long as one thread.
 torch.set_num_threads(1)
 
@@ -60,9 +63,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.set_num_threads(1)  # a verb that ran in this process may have set another number
 
 
-_SLOW = ("odd_values",)
-_QUICK = ("readme", "streaming", "loop", "quantize", "memory", "distributed")
-LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_QUICK))
+_SLOW = ("odd_values", "kills", "prompts", "acceleration", "memory")
+_TRAINING = ("loop", "finetune", "distributed", "encoders", "rescue", "published")
+_OTHERS = ("readme", "profile", "page", "page_player", "streaming", "stream", "faults", "quantize")
+LONGEST = tuple(f"test_{name}.py" for name in (*_SLOW, *_TRAINING, *_OTHERS))
 """Test files that take longest, started first, so that no process starts a long one while all others are done."""
 
 

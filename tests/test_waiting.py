@@ -21,10 +21,12 @@ def findings(tree: ast.AST) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
+        method = name.rpartition(".")[2]
         timeouts = {word.arg: word.value for word in node.keywords if word.arg in ("timeout", "open_timeout")}
-        if name.rpartition(".")[2] in CLOCKS:
+        limits = [*timeouts.values(), *(node.args if method in ("wait_for", "timeout", "settimeout") else ())]
+        if method in CLOCKS:
             yield f"line {node.lineno}: {name} measures time"
-        if any(isinstance(value, ast.Constant) and value.value is not None for value in timeouts.values()):
+        if any(isinstance(limit, ast.Constant) and isinstance(limit.value, int | float) for limit in limits):
             yield f"line {node.lineno}: {name} waits for a time that a busy machine may need"
         if name in {f"httpx2.{method}" for method in REQUESTS} and "timeout" not in timeouts:
             yield f"line {node.lineno}: {name} waits for 5 s; give it a timeout"
@@ -41,6 +43,7 @@ def test_no_verdict_depends_on_the_clock() -> None:
     [
         "assert time.process_time() - before < 1",
         "process.communicate(timeout=60)",
+        "await asyncio.wait_for(answer, 2.0)",
         "httpx2.get(url)",
         "from websockets.sync.client import connect",
     ],

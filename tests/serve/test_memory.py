@@ -69,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert isinstance(recognizer.engine.scorer, AsrModel)
     recognizer.engine.scorer.save(folder / "model", recognizer.engine.tokenizer)
     flags = (
-        "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 30 --max-connections 25".split()
+        "--port 0 --device cpu --search greedy --no-vad --max-upload-mb 4 --idle-timeout-s 15 --max-connections 25".split()
     )
     command = [sys.executable, "-m", "zipasr", "serve", str(folder), *flags]
     environment = os.environ | TIGHT | NO_KERNELS_KEPT
