@@ -1,4 +1,5 @@
-"""Law: a command keeps the memory that it frees, up to a limit, unless the environment configures the allocator."""
+"""Law: a command keeps the memory that it frees, up to a limit, unless the environment configures the allocator. Python
+neither collects garbage while packages are imported nor at the end, and does so in between."""
 
 import os
 import subprocess
@@ -36,3 +37,43 @@ def test_large_blocks_are_used_again() -> None:
     assert page_faults(200 * MB) < num_huge_pages // 4
     assert page_faults(600 * MB) >= num_huge_pages  # beyond the limit
     assert page_faults(200 * MB, MALLOC_TRIM_THRESHOLD_="131072") >= num_huge_pages
+
+
+IMPORTS = """
+import gc
+from zipasr.cli.memory import skip_collection_at_exit, uncollected_imports
+
+collected = []
+gc.callbacks.append(lambda phase, info: collected.append(phase))
+with uncollected_imports():
+    during = gc.isenabled()
+    import numpy
+    lists = [[] for _ in range(100_000)]
+print(during, gc.isenabled(), len(collected), gc.get_freeze_count() > 100_000)
+
+class Cycle:
+    def __init__(self):
+        self.own = self
+    def __del__(self):
+        print("collected")
+
+Cycle()
+gc.collect()
+Cycle()
+skip_collection_at_exit()
+skip_collection_at_exit()
+"""
+
+
+def test_garbage_is_not_collected_while_packages_are_imported_and_at_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["False True 0 True", "collected"]
+
+
+def test_nothing_is_kept_from_collection_in_a_process_that_has_imported_pytorch() -> None:
+    program = (
+        "import gc, torch\nfrom zipasr.cli.memory import uncollected_imports\n"
+        "with uncollected_imports():\n    print(gc.isenabled())\nprint(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "0"]

@@ -11,7 +11,6 @@ from zipasr.encoder.frontend import ConvEmbed, ConvNeXt
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.dropout import DROPOUT, Dropout
 from zipasr.nn.norm import BiasNorm
-from zipasr.nn.past import Past
 from zipasr.nn.schedule import set_step
 
 
@@ -132,17 +131,25 @@ def test_convnext_skips_whole_sequences_while_training(monkeypatch: pytest.Monke
     assert not (module.eval()(image) == image).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("num_frames", [1, 64, 65, 200])
-@pytest.mark.parametrize("left", [0, 3])
-def test_slices_of_inference_equal_the_whole(num_frames: int, left: int) -> None:
+@pytest.mark.parametrize("num_frames", [1, 66, 128, 129, 131, 132, 256, 300])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("rate", [2, 4])
+def test_slices_of_inference_equal_the_whole(num_frames: int, batch: int, rate: int) -> None:
+    """One frame, full slices, a last slice of one, of as many frames as the look-ahead, and of more."""
     torch.manual_seed(0)
-    module = ConvNeXt(4).double().eval()
-    image = seeded(2, num_frames + left, 5, 4, dtype=torch.float64)
-    past = (lambda: Past(seeded(2, left, 5, 4, dtype=torch.float64))) if left else (lambda: None)
-    expected = module(image, past())
+    module = ConvEmbed(20, 8, conv_channels=(2, 4, 8), rate=rate).double().eval()
+    shapes: list[torch.Size] = []
+    module.convnext.register_forward_hook(lambda _, inputs, output: shapes.append(output.shape))
+    features = seeded(batch, rate * (num_frames - 1) + 10, 20, dtype=torch.float64)
+    expected = module(features)
     assert expected.requires_grad
+    assert expected.shape[1] == num_frames
+    shapes.clear()
     with torch.no_grad():
-        torch.testing.assert_close(module(image, past()), expected.detach())
+        found = module(features)
+    torch.testing.assert_close(found, expected.detach())
+    assert max(shape[0] * shape[1] for shape in shapes) <= 131
+    assert sum(shape[0] * shape[1] for shape in shapes) == batch * num_frames
 
 
 def test_dropout_is_shared_over_time_and_follows_the_published_schedule() -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from tests.golden_files import assert_close_to, batch_first, layer_tensors, load_golden, seeded
 from zipasr.nn.convolution import ChunkCausalDepthwiseConv, ConvolutionModule, DepthwiseConv, depthwise_conv
+from zipasr.nn.past import Past
 
 
 def golden_chunk_conv() -> tuple[ChunkCausalDepthwiseConv, dict[str, Tensor]]:
@@ -69,6 +70,25 @@ def test_streaming_with_a_cache_equals_golden_and_chunks() -> None:
     streamed = stream(conv, x[:, :32], 8)
     assert_close_to(streamed.transpose(1, 2), golden["out.stream8"])
     assert_close_to(conv(x, 8)[:, :32], streamed)
+
+
+@pytest.mark.parametrize(("batch", "num_frames"), [(1, 1), (1, 2), (1, 16), (3, 5), (40, 16)])
+@pytest.mark.parametrize("kernel_size", [1, 15, 31])
+@pytest.mark.parametrize("has_past", [False, True])
+def test_few_frames_of_inference_equal_the_convolution(
+    batch: int, num_frames: int, kernel_size: int, has_past: bool
+) -> None:
+    """Without gradients, few frames are products instead of a convolution; the last batch is too large for that."""
+    torch.manual_seed(0)
+    conv = ChunkCausalDepthwiseConv(8, kernel_size).double()
+    nn.init.normal_(conv.edge_scale)
+    x = seeded(batch, num_frames, 8, dtype=torch.float64)
+    frames = seeded(batch, kernel_size // 2, 8, seed=1, dtype=torch.float64) if has_past else None
+    pasts = [None if frames is None else Past(frames) for _ in range(2)]
+    expected = conv(x, num_frames, pasts[0])
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x, num_frames, pasts[1]), expected.detach())
 
 
 @pytest.mark.parametrize("chunk_frames", [4, 8, 16])

@@ -89,6 +89,19 @@ def test_large_inputs_stay_finite() -> None:
     torch.testing.assert_close(x.grad, torch.tensor([-0.08, -0.08, 0.92, 0.92]))
 
 
+@pytest.mark.parametrize("side", ["l", "r"])
+def test_large_tensors_of_inference_equal_small_ones(side: str) -> None:
+    """Large tensors take another path without gradients, up to the ends of the range."""
+    x = torch.cat([4.0 * seeded(2**14), torch.tensor([-1e30, -1e4, -90.0, 19.99, 25.0, 90.0, 1e4, 1e30, math.nan])])
+    slow = FUNCTIONS[side](x.clone().requires_grad_()).detach()
+    shift, offset = {"l": (4.0, 0.035), "r": (1.0, 0.313261687)}[side]
+    assert torch.equal(slow[:-1], (functional.softplus(x - shift).add_(x, alpha=-0.08).sub_(offset))[:-1])
+    with torch.no_grad():
+        fast = FUNCTIONS[side](x)
+    torch.testing.assert_close(fast, slow, rtol=1e-6, atol=5e-7, equal_nan=True)
+    assert not torch.equal(fast[:-1], slow[:-1])
+
+
 def test_modules_are_the_functions() -> None:
     x = seeded(3, 4)
     torch.testing.assert_close(SwooshL()(x), swoosh_left(x))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.device_options import add_device_option, add_precision_option
+from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, result_paths, write_result
 from zipasr.cli.threads import use_threads
@@ -49,8 +50,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Align the recordings one by one and print or write each result as soon as it is ready; return the exit code."""
-    from zipasr.recognizer import Recognizer
-    from zipasr.recognizer.file_alignment import align_file, read_text
+    with uncollected_imports():
+        from zipasr.recognizer import Recognizer
+        from zipasr.recognizer.file_alignment import align_file, read_text
 
     targets = _targets(args)
     write = writer(args.format, cue_config(args, args.format))

@@ -16,7 +16,7 @@ from typing import Any
 
 from zipasr import __version__
 from zipasr.cli.console import configure_streams, log_lines
-from zipasr.cli.memory import keep_freed_memory
+from zipasr.cli.memory import keep_freed_memory, skip_collection_at_exit
 from zipasr.cli.threads import wait_without_spinning
 from zipasr.errors import ConfigError, ZipasrError
 
@@ -115,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_streams()
     wait_without_spinning()
     keep_freed_memory()
+    skip_collection_at_exit()
     try:
         if not argv:
             print(FIRST_STEPS, flush=True)

@@ -17,5 +17,6 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="precision of the encoder; values other than float32 are for GPUs, tf32 for NVIDIA GPUs (default: float32)",
+        help="precision of the encoder; values other than float32 are for GPUs, tf32 for NVIDIA GPUs, bfloat16 for CPUs "
+        "with AMX too (default: float32)",
     )

@@ -1,8 +1,12 @@
-"""Memory of the process: the C library keeps what is freed."""
+"""Memory of the process: the C library keeps what is freed, and Python looks for garbage only where there may be some."""
 
+import atexit
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _KEPT_BYTES = 256 * 2**20
 """Freed memory at the end of the heap that is kept; more is returned to the system."""
@@ -24,3 +28,26 @@ def keep_freed_memory() -> None:
     if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK_BYTES)
         library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def skip_collection_at_exit() -> None:
+    """Let Python end without looking for garbage, which takes 0.4 s with PyTorch loaded."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+
+
+@contextmanager
+def uncollected_imports() -> Iterator[None]:
+    """Context manager: import packages without looking for garbage among the objects that they create.
+
+    These live as long as the process, so later collections skip them too. Nothing happens once PyTorch is loaded.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

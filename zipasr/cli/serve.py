@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 from zipasr.errors import ConfigError
@@ -83,11 +84,12 @@ def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal; return the exit code."""
-    from zipasr.hub import model_name
-    from zipasr.progress import write_line
-    from zipasr.recognizer import LongRecordingConfig
-    from zipasr.serve import ServeConfig, serve
-    from zipasr.serve.server import check_packages
+    with uncollected_imports():
+        from zipasr.hub import model_name
+        from zipasr.progress import write_line
+        from zipasr.recognizer import LongRecordingConfig
+        from zipasr.serve import ServeConfig, serve
+        from zipasr.serve.server import check_packages
 
     check_packages()
     names = [field.name for field in dataclasses.fields(ServeConfig)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
+from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folders, result_paths, write_result
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
@@ -99,8 +100,9 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe the recordings and print or write each result as soon as it is ready; return the exit code."""
-    from zipasr.progress import Progress
-    from zipasr.recognizer import merge_results
+    with uncollected_imports():
+        from zipasr.progress import Progress
+        from zipasr.recognizer import merge_results
 
     format = _format(args)
     paths = expand_folders([*args.audio, *_listed(args.list)])

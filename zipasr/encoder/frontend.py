@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.encoder.ablation import AblationConfig
-from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD, MIN_FEATURES, embed_length
 from zipasr.nn.constraint import Balancer, Whiten, scale_grad
 from zipasr.nn.convolution import convolve_image
 from zipasr.nn.dropout import DROPOUT, Dropout, sequence_mask
@@ -21,8 +21,8 @@ from zipasr.nn.placement import is_cpu_inference
 from zipasr.nn.schedule import Schedule, ScheduledModule
 from zipasr.nn.swoosh import ActivationKind, activate
 
-_SLICE_FRAMES = 64
-"""Frames of the ConvNeXt layer that inference on a CPU computes at once."""
+_SLICE_FRAMES = 128
+"""Frames that inference on a CPU computes at once."""
 
 
 def image_width(num_features: int) -> int:
@@ -55,21 +55,12 @@ class ConvNeXt(ScheduledModule):
             conv, joined = self.depthwise, past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2)
             y = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
             convolved, image = y.permute(0, 2, 3, 1), image[:, :-FRAMES_AHEAD]
-        y = self._in_slices(convolved) if is_cpu_inference(convolved) else self._bottleneck(convolved)
+        hidden = self.hidden_balancer(self.pointwise1(convolved))
+        y = self.pointwise2(activate(hidden, self.activation))
         rate = self.value(self.skip_rate)
         if rate > 0.0:
             y = y * sequence_mask(y, rate)
         return self.out_whiten(self.out_balancer(image + y))
-
-    def _bottleneck(self, convolved: Tensor) -> Tensor:
-        return self.pointwise2(activate(self.hidden_balancer(self.pointwise1(convolved)), self.activation))
-
-    def _in_slices(self, convolved: Tensor) -> Tensor:
-        """`_bottleneck` some frames at a time, since its hidden channels are the largest tensor of the encoder."""
-        y = torch.empty_like(convolved, memory_format=torch.contiguous_format)
-        for part, out in zip(convolved.split(_SLICE_FRAMES, dim=1), y.split(_SLICE_FRAMES, dim=1), strict=True):
-            out.copy_(self._bottleneck(part))
-        return y
 
 
 class ConvEmbed(nn.Module):
@@ -107,12 +98,39 @@ class ConvEmbed(nn.Module):
         `past` holds the (N, 3, F', C) frames before these, at the input of the ConvNeXt layer. With it T' is 3 less, because
         the last 3 frames are look-ahead. None stands for zeros on both sides.
         """
+        num_frames = embed_length(features.shape[1], self.rate)
+        has_slices = features.shape[0] * num_frames > _SLICE_FRAMES + FRAMES_AHEAD and past is None and not self.training
+        if has_slices and is_cpu_inference(features):
+            return torch.stack([self._in_slices(row.unsqueeze(0), num_frames) for row in features])
+        return self._embedded(self._image(features), past)
+
+    def _image(self, features: Tensor) -> Tensor:
+        """The input (N, T', F', C) of the ConvNeXt layer."""
         image = convolve_image(features.unsqueeze(-1), self.conv1)
         if self.training:
             image = scale_grad(image, 0.2)
         image = activate(self.balancer1(image), self.activation)
         image = activate(self.balancer2(convolve_image(image, self.conv2)), self.activation)
-        image = activate(self.balancer3(convolve_image(image, self.conv3)), self.activation)
+        return activate(self.balancer3(convolve_image(image, self.conv3)), self.activation)
+
+    def _embedded(self, image: Tensor, past: Past | None) -> Tensor:
+        """The embeddings of an image, without its look-ahead if there is a past."""
         image = self.convnext(image, past)
         flat = image.transpose(2, 3).flatten(2)  # channel-major: index c · F + f
         return self.dropout(self.out_norm(self.out_whiten(self.out(flat))))
+
+    def _in_slices(self, features: Tensor, num_frames: int) -> Tensor:
+        """The embeddings (T', D) of one sequence (1, T, F), whose images are the largest tensors of the encoder.
+
+        It is encoded like a stream, some frames at a time, with zeros before and after all frames.
+        """
+        slices, edge = [], None
+        for start in range(0, num_frames, _SLICE_FRAMES):
+            end = start + _SLICE_FRAMES
+            last = min(end + FRAMES_AHEAD, num_frames)
+            image = self._image(features[:, self.rate * start : self.rate * (last - 1) + MIN_FEATURES])
+            image = functional.pad(image, (0, 0, 0, 0, 0, min(end, num_frames) + FRAMES_AHEAD - last))
+            past = Past(torch.zeros_like(image[:, :FRAMES_AHEAD]) if edge is None else edge)
+            slices.append(self._embedded(image, past)[0])
+            edge = past.next
+        return torch.cat(slices)

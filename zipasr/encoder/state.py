@@ -95,11 +95,15 @@ class StreamState:
                     f"state {i} has chunk {state.chunk_frames_50hz}, left {state.left_context_frames_50hz} and "
                     f"{len(state.layers)} blocks (or blocks of other sizes); batch them separately"
                 )
+        if len(states) == 1:
+            return first
         flat = [torch.cat(tensors) for tensors in zip(*(state.to_flat() for state in states), strict=True)]
         return StreamState.from_flat(flat, chunk_frames_50hz=first.chunk_frames_50hz)
 
     def unstack(self) -> list["StreamState"]:
         """One state of batch size 1 per stream; copies, or a paused stream would keep the whole batch in memory."""
+        if self.batch_size == 1:
+            return [self]
         flat, chunk = self.to_flat(), self.chunk_frames_50hz
         return [
             self.from_flat([tensor[n : n + 1].clone() for tensor in flat], chunk_frames_50hz=chunk)

@@ -6,6 +6,7 @@ All run at the frame rate of their stack.
 Source: Yao et al. 2024, arXiv:2310.11230, section 3.2; constants from the published recipe.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ from zipasr.nn.swoosh import scaled_linear
 MASKED_SCORE = -1000.0
 """Score of a masked position; finite, so that a row with every key masked stays finite."""
 _BLOCK_ROWS = 128
-"""Rows of scores that inference on a CPU computes at once, so that they stay in a cache."""
+"""Rows of scores of one head that inference on a CPU computes at once, so that they stay in a cache."""
 
 
 class RelativePositionalEncoding(nn.Module):
@@ -148,18 +149,32 @@ class AttentionWeights(ScheduledModule):
 def _weights_in_blocks(
     query_NHTK: Tensor, key_NHKT: Tensor, pos_query_NHTK: Tensor, encoded_HKP: Tensor, mask: Tensor
 ) -> Tensor:
-    """`AttentionWeights.forward` without gradients, some rows at a time, each with the offsets that it needs."""
-    num_frames, num_keys = query_NHTK.shape[2], key_NHKT.shape[3]
+    """`AttentionWeights.forward` without gradients: some rows of one head at a time, each with the offsets that it needs.
+
+    Scores never leave a cache, the products add up in place, and only columns from the first masked key on are filled.
+    """
+    batch, heads, num_frames, _ = query_NHTK.shape
+    num_keys = key_NHKT.shape[3]
+    weights_NHTT = query_NHTK.new_empty(batch, heads, num_frames, num_keys)
     has_rows = mask.dim() > 1 and mask.shape[-2] > 1
-    weights_NHTT = query_NHTK.new_empty(*query_NHTK.shape[:3], num_keys)
-    for start in range(0, num_frames, _BLOCK_ROWS):
+    mask_NHTK = mask.expand(batch, heads, num_frames if has_rows else 1, num_keys)
+    firsts = [_first_masked(mask_HTK) for mask_HTK in mask_NHTK]
+    for start, n, h in itertools.product(range(0, num_frames, _BLOCK_ROWS), range(batch), range(heads)):
         end = min(num_frames, start + _BLOCK_ROWS)
-        scores = query_NHTK[:, :, start:end] @ key_NHKT
-        offsets = encoded_HKP[:, :, num_frames - end : num_frames - 1 - start + num_keys]
-        scores += _shifted_view(pos_query_NHTK[:, :, start:end] @ offsets)
-        scores.masked_fill_(mask[..., start:end, :] if has_rows else mask, MASKED_SCORE)
-        weights_NHTT[:, :, start:end] = scores.softmax(-1)
+        offsets = slice(num_frames - end, num_frames - 1 - start + num_keys)
+        positional = _shifted_view(pos_query_NHTK[n, h, start:end] @ encoded_HKP[h, :, offsets])
+        scores = torch.addmm(positional, query_NHTK[n, h, start:end], key_NHKT[n, h])
+        if firsts[n] < num_keys:
+            rows = slice(start, end) if has_rows else slice(None)
+            scores[:, firsts[n] :].masked_fill_(mask_NHTK[n, h, rows, firsts[n] :], MASKED_SCORE)
+        torch.softmax(scores, -1, out=weights_NHTT[n, h, start:end])
     return weights_NHTT
+
+
+def _first_masked(mask_HTK: Tensor) -> int:
+    """The first key that a bool mask (H, T or 1, K) masks anywhere; K if there is none."""
+    keys = mask_HTK.any(0).any(0).nonzero()
+    return int(keys[0]) if len(keys) else mask_HTK.shape[2]
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from zipasr.nn.attention import whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten
 from zipasr.nn.past import Past
+from zipasr.nn.placement import is_cpu_inference
 from zipasr.nn.schedule import Schedule
 from zipasr.nn.swoosh import ActivationKind, SwooshLinear
 
@@ -23,9 +24,22 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0)
     return y.squeeze(-1).transpose(1, 2)
 
 
+def _convolve_few(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0) -> Tensor:
+    """`depthwise_conv` as a sum of products, for a chunk of a stream: preparing a convolution takes longer."""
+    if padding:
+        x = functional.pad(x, (0, 0, padding, padding))
+    windows_NTKD = x.unfold(1, weight.shape[2], 1).transpose(2, 3)
+    return (windows_NTKD * weight.squeeze(1).t().contiguous()).sum(2).add_(bias)
+
+
 def convolve_image(image: Tensor, conv: nn.Conv2d) -> Tensor:
     """Apply `conv` to (N, T, F, C) and return the same layout."""
     return conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+_MOST_PRODUCTS = 2**17
+"""Products (windows times kernel) up to which they are faster than a convolution: 20 us against 65 for 16 frames of 192
+channels and a kernel of 31, but 260 against 180 for 16 such chunks at once."""
 
 
 class DepthwiseConv(nn.Module):
@@ -84,6 +98,10 @@ class ChunkCausalDepthwiseConv(nn.Module):
             chunk_frames = num_frames
         reach = self.kernel_size // 2
         reached = functional.pad(x, (0, 0, reach, 0)) if past is None else past.join(x)
+        if is_cpu_inference(x) and chunk_frames == num_frames and x.numel() * self.kernel_size <= _MOST_PRODUCTS:
+            causal = _convolve_few(reached, self.causal_weight, self.causal_bias)
+            chunked = _convolve_few(x, self.chunkwise_weight, self.chunkwise_bias, padding=reach)
+            return causal.addcmul_(chunked, self.chunk_scale(chunk_frames))
         causal = depthwise_conv(reached, self.causal_weight, self.causal_bias)
         fill = -num_frames % chunk_frames
         chunks = functional.pad(x, (0, 0, 0, fill)).reshape(-1, chunk_frames, channels)

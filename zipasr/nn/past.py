@@ -23,8 +23,9 @@ class Past:
         """
         joined = cat([self.frames, new], dim=1)
         end = joined.shape[1] - num_ahead
+        kept = joined[:, end - self.frames.shape[1] : end]
         # Detached, or a stream would hold the autograd graph of all its audio.
-        self.next = joined[:, end - self.frames.shape[1] : end].detach()
+        self.next = kept.detach() if kept.requires_grad else kept
         return joined
 
 

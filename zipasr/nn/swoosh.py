@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from zipasr.nn.placement import is_cpu_inference
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
 ActivationKind = Literal["swoosh_left", "swoosh_right", "swish"]
@@ -22,6 +23,12 @@ SLOPE = 0.08
 SHIFT_AND_OFFSET: dict[str, tuple[float, float]] = {"swoosh_left": (4.0, 0.035), "swoosh_right": (1.0, 0.313261687)}
 
 
+_LINEAR_FROM = 20.0
+"""From here on ln(1 + e^x) is x, in PyTorch's softplus as well; the difference is 2e-9."""
+_FEWEST_FAST = 2**14
+"""Elements from which eight fast passes are faster than four with the slow softplus, whose calls are fewer."""
+
+
 def _value(x: Tensor, kind: ActivationKind) -> Tensor:
     if x.dtype in (torch.float16, torch.bfloat16):
         return _value(x.float(), kind).to(x.dtype)
@@ -29,6 +36,20 @@ def _value(x: Tensor, kind: ActivationKind) -> Tensor:
         return functional.silu(x)
     shift, offset = SHIFT_AND_OFFSET[kind]
     return functional.softplus(x - shift).add_(x, alpha=-SLOPE).sub_(offset)
+
+
+def inference_value(x: Tensor, kind: ActivationKind) -> Tensor:
+    """`activate` without gradients: large tensors on a CPU by exp and log, several times as fast as softplus there.
+
+    Adding 1 to e^(x - shift) rounds by 6e-8 at most, as much as the sums that follow.
+    """
+    if kind == "swish" or x.numel() < _FEWEST_FAST or not is_cpu_inference(x):
+        return _value(x, kind)
+    shift, offset = SHIFT_AND_OFFSET[kind]
+    shifted = x.to(torch.promote_types(x.dtype, torch.float32)) - shift
+    y = shifted.clamp(max=_LINEAR_FROM).exp_().add_(1.0).log_()
+    y = torch.maximum(y, shifted, out=y).add_(shifted, alpha=-SLOPE).sub_(offset + SLOPE * shift)
+    return y.to(x.dtype)
 
 
 def _derivative(x: Tensor, kind: ActivationKind) -> Tensor:
@@ -54,7 +75,7 @@ class _ActivationFunction(torch.autograd.Function):
 
 def activate(x: Tensor, kind: ActivationKind) -> Tensor:
     """Apply an activation to any shape; computed in float32 for half-precision input, returned in the dtype of `x`."""
-    return _ActivationFunction.apply(x, kind) if x.requires_grad else _value(x, kind)
+    return _ActivationFunction.apply(x, kind) if x.requires_grad else inference_value(x, kind)
 
 
 def swoosh_left(x: Tensor) -> Tensor:
@@ -125,7 +146,7 @@ def swoosh_linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor |
         activation: applied to x first.
     """
     if not torch.is_grad_enabled():
-        hidden = _value(x, activation)
+        hidden = inference_value(x, activation)
         return functional.linear(hidden if mask is None else hidden.mul_(mask), weight, bias)
     return _SwooshLinearFunction.apply(x, weight, bias, mask, activation)
 
