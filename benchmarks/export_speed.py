@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.zipformer import Zipformer
-from zipasr.export.blocks import TracedPositions
+from zipasr.export.attention import TracedPositions
 from zipasr.export.offline import OfflineModel, offline_graphs
 from zipasr.export.trace import check, trace
 from zipasr.model import AsrModel

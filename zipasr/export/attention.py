@@ -1,7 +1,7 @@
 """Replacements for the attention modules of a Zipformer block in a graph; `export.graph` inserts them.
 
-Attention weights are (M, H, N, R, L + T): M blocks of R query frames, and the keys that the module sees. Of an utterance, each
-block is computed by itself, with only the offsets that it needs (`scan`); the chunk of a stream is one block.
+Attention weights are (M, H, N, R, L + T): M blocks of R query frames, and the keys that the module sees. Each block of an
+utterance is computed by itself, with only the offsets that it needs (`scan`); the chunk of a stream is one block.
 """
 
 import math
@@ -89,7 +89,7 @@ class TracedAttentionWeights(nn.Module):
 
         return scan(weights, [blocks.starts, blocks.starts.flip(0)])
 
-    def _weights(self, query: Tensor, pos_query: Tensor, key: Tensor, encoded: Tensor, num_rows: Tensor | int) -> Tensor:
+    def _weights(self, query: Tensor, pos_query: Tensor, key: Tensor, encoded: Tensor, num_rows: int) -> Tensor:
         """Weights (H, N, R, K) of R queries (H, N, R, d) for keys (H, N, d, K) with encodings (H, 1, d', R + K).
 
         The relative shift, shifted[i, j] = scores[i, R - i + j], drops the first R scores, so that rows are one shorter.
@@ -104,8 +104,10 @@ class TracedAttentionWeights(nn.Module):
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, x.shape[2] // self.num_heads)
 
 
-def _in_one(x_MNRD: Tensor) -> Tensor:
-    """Blocks (M, N, R, D) as one (N, M · R, D)."""
+def _in_one(x_MNRD: Tensor, past: Past | None) -> Tensor:
+    """Blocks (M, N, R, D) as one (N, M · R, D); with a past there is one."""
+    if past is not None:
+        return x_MNRD.squeeze(0)
     joined = x_MNRD.transpose(0, 1)
     return joined.reshape(joined.shape[0], -1, joined.shape[3])
 
@@ -123,7 +125,7 @@ class TracedSelfAttention(nn.Module):
         values = values.reshape(values.shape[0], values.shape[1], self.num_heads, width // self.num_heads)
         attended = (weights @ values.permute(2, 0, 1, 3)).permute(0, 2, 3, 1, 4)
         attended = attended.reshape(attended.shape[0], attended.shape[1], attended.shape[2], width)
-        return self.out_proj(_in_one(attended))
+        return self.out_proj(_in_one(attended, past))
 
 
 class TracedNonlinAttention(nn.Module):
@@ -138,4 +140,4 @@ class TracedNonlinAttention(nn.Module):
     def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
         """Map (N, T, D) under the weights (M, N, R, L + T) of one head to (N, T, D)."""
         gated = join(past, self.content_proj(x) * self.gate_proj(x).tanh())
-        return self.out_proj(_in_one(weights @ gated) * self.outer_proj(x))
+        return self.out_proj(_in_one(weights @ gated, past) * self.outer_proj(x))

@@ -21,9 +21,9 @@ from zipasr.nn.swoosh import SHIFT_AND_OFFSET, SLOPE, ActivationKind, SwooshLine
 class Blocks(NamedTuple):
     """Division of T frames into M blocks of R frames; the last frame, repeated, fills the last block."""
 
-    num_frames: Tensor | int
+    num_frames: int
     """M · R."""
-    index: Tensor
+    numbers: Tensor
     """(M · R,) numbers of the frames."""
     starts: Tensor
     """(M,) number of the first frame of each block."""
@@ -35,13 +35,13 @@ BLOCK_ROWS = 128
 """Most frames in a block of a stack."""
 
 
-def blocks_of(num_frames: Tensor | int, most: int = BLOCK_ROWS) -> Blocks:
+def blocks_of(num_frames: int, most: int = BLOCK_ROWS) -> Blocks:
     """As few blocks as possible of at most `most` frames, all of the same size."""
     num_blocks = (num_frames + (most - 1)) // most
     num_rows = (num_frames + num_blocks - 1) // num_blocks
     num_filled = num_blocks * num_rows
-    index = torch.arange(num_filled).clamp(max=num_frames - 1)
-    return Blocks(num_filled, index, torch.arange(num_blocks) * num_rows, torch.arange(num_rows))
+    numbers = torch.arange(num_filled).clamp(max=num_frames - 1)
+    return Blocks(num_filled, numbers, torch.arange(num_blocks) * num_rows, torch.arange(num_rows))
 
 
 def swoosh(shifted: Tensor) -> Tensor:

@@ -6,7 +6,16 @@ from torch.nn import functional
 
 from zipasr.encoder.frontend import ConvEmbed
 from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD, MIN_FEATURES, embed_length
-from zipasr.export.blocks import TracedNorm, blocks_of, excess, linear_after_swoosh, linear_of, shift_of, shifted_linear, swoosh
+from zipasr.export.blocks import (
+    TracedNorm,
+    blocks_of,
+    excess,
+    linear_after_swoosh,
+    linear_of,
+    shift_of,
+    shifted_linear,
+    swoosh,
+)
 from zipasr.export.scan import scan
 from zipasr.nn.norm import BiasNorm
 from zipasr.nn.past import Past

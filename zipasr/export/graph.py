@@ -1,7 +1,8 @@
 """Replacements for the modules of a Zipformer while it is traced: `for_tracing`.
 
 They compute the same values (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. The
-differences: the relative shift reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
+differences: attention weights, Conv-Embed and feed-forward modules of utterances are computed in blocks; the relative shift
+reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
 operations that onnxruntime vectorizes, with its shift and offset in the neighboring biases; masks are a score that an extra
 channel of query and key adds in their product; position encodings have any length; two products replace a split.
 docs/export.md says what each of them gains.
@@ -26,7 +27,14 @@ from zipasr.export.attention import (
     TracedPositions,
     TracedSelfAttention,
 )
-from zipasr.export.blocks import BlockedFeedForward, TracedBypass, TracedConvolution, TracedFeedForward, TracedNorm, blocks_of
+from zipasr.export.blocks import (
+    BlockedFeedForward,
+    TracedBypass,
+    TracedConvolution,
+    TracedFeedForward,
+    TracedNorm,
+    blocks_of,
+)
 from zipasr.export.embed import TracedConvEmbed
 from zipasr.nn.attention import MASKED_SCORE, AttentionWeights, NonlinAttention, SelfAttention
 from zipasr.nn.convolution import ConvolutionModule
@@ -83,7 +91,9 @@ class TracedStack(nn.Module):
         super().__init__()
         self.factor = module.factor
         self.positions = TracedPositions(module.positions)
-        self.layers = nn.ModuleList(_traced_layer(layer, is_streaming=is_streaming) for layer in module.layers)
+        self.layers = nn.ModuleList(
+            _traced_layer(layer, in_blocks=self.factor == 1 and not is_streaming) for layer in module.layers
+        )
         first = self.layers[0].attention_weights
         assert isinstance(first, TracedAttentionWeights)
         self.num_heads = first.num_heads
@@ -110,7 +120,7 @@ class TracedStack(nn.Module):
         chunk, left, blocks = x.shape[1], padding_mask.shape[1] - x.shape[1], None
         if pasts is None:
             left, blocks = 0, blocks_of(chunk)
-            x = x.index_select(1, blocks.index)
+            x = x.index_select(1, blocks.numbers)
             padding = torch.cat([padding, torch.ones_like(x[:, chunk:, :1])], dim=1)
         mask = torch.cat([padding.unsqueeze(-1) * MASKED_SCORE] * self.num_heads, dim=2)
         positions = Positions(self.positions(x.shape[1], left), blocks)
@@ -135,10 +145,13 @@ _REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 }
 
 
-def _traced_layer(layer: nn.Module, *, is_streaming: bool) -> ZipformerLayer:
-    """The same block with its modules replaced for tracing."""
+def _traced_layer(layer: nn.Module, *, in_blocks: bool) -> ZipformerLayer:
+    """The same block with its modules replaced for tracing; `in_blocks`: feed-forward modules are computed in blocks.
+
+    That gains nothing at lower rates, where their tensors are smaller (benchmarks/LOG.md).
+    """
     assert isinstance(layer, ZipformerLayer)
-    replacements = _REPLACEMENTS if is_streaming else _REPLACEMENTS | {FeedForward: BlockedFeedForward}
+    replacements = _REPLACEMENTS | {FeedForward: BlockedFeedForward} if in_blocks else _REPLACEMENTS
     for name, module in list(layer.named_children()):
         if type(module) in replacements:
             setattr(layer, name, replacements[type(module)](module))

@@ -1,8 +1,8 @@
 """Loops over blocks of frames in a graph: `scan` calls a function for each block, and the graph gets one ONNX `Scan` for it.
 
-Tensors that are computed block by block stay in the cache of a processor. The tracing exporter would unroll a loop as often as
-its example needs. So the function is traced for one block, between two markers, and `insert_loops` moves what depends on the
-block into the body of a loop.
+Tensors that are computed block by block stay in the cache of a processor. The tracing exporter would unroll a loop as often
+as its example needs. So the function is traced for one block, between two markers, and `insert_loops` moves what depends on
+the block into the body of a loop.
 """
 
 import itertools
@@ -45,8 +45,8 @@ def _stack_node(graph: Any, result: Any, blocked: Any, num_axes: int, number: in
     return node.setType(result.type().with_sizes([None] * num_axes))
 
 
-torch.onnx.register_custom_op_symbolic(f"{_DOMAIN}::element", _element_node, _OPSET)
-torch.onnx.register_custom_op_symbolic(f"{_DOMAIN}::stack", _stack_node, _OPSET)
+torch.onnx.register_custom_op_symbolic(f"{_DOMAIN}::element", _element_node, _OPSET)  # type: ignore[attr-defined]
+torch.onnx.register_custom_op_symbolic(f"{_DOMAIN}::stack", _stack_node, _OPSET)  # type: ignore[attr-defined]
 
 
 def scan(body: Callable[..., Tensor], blocked: Sequence[Tensor]) -> Tensor:
@@ -57,7 +57,7 @@ def scan(body: Callable[..., Tensor], blocked: Sequence[Tensor]) -> Tensor:
             computes without them is computed once.
         blocked: tensors whose first axis counts the blocks.
     """
-    if not torch.jit.is_tracing():
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
         return torch.stack([body(*block) for block in zip(*blocked, strict=True)])
     number = next(_numbers)
     result = body(*(_element(tensor, number) for tensor in blocked))
