@@ -18,6 +18,7 @@ from zipasr.errors import DataError, ExportError
 from zipasr.export import ExportReport, Measured, QuantizationReport, export_int8
 from zipasr.export.offline import offline_graphs
 from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantize
+from zipasr.export.quantize import _module_of as module_of
 from zipasr.export.quantize import _rounded as rounded
 from zipasr.onnx_runtime import load, open_session
 from zipasr.recognizer import ChunkConfig, Recognizer
@@ -148,7 +149,7 @@ def test_ranking_simulates_what_onnxruntime_computes(report: ExportReport) -> No
     linears = [
         module
         for name, module in graph.module.named_modules()
-        if isinstance(module, torch.nn.Linear) and f"{name}.".startswith(f"encoder.{alone}.")
+        if isinstance(module, torch.nn.Linear) and module_of(name.removeprefix("encoder.")) == alone
     ]
     with torch.inference_mode():
         exact = graph.module(x, lens)[0]

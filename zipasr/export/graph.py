@@ -1,7 +1,8 @@
 """Replacements for the modules of a Zipformer while it is traced: `for_tracing`.
 
 They compute the same values (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. The
-differences: the relative shift reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
+differences: attention weights, Conv-Embed and feed-forward modules of utterances are computed in blocks; the relative shift
+reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
 operations that onnxruntime vectorizes, with its shift and offset in the neighboring biases; masks are a score that an extra
 channel of query and key adds in their product; position encodings have any length; two products replace a split.
 docs/export.md says what each of them gains.
@@ -19,26 +20,34 @@ from zipasr.encoder.layer import Bypass, LayerPast, ZipformerLayer
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
-from zipasr.export.blocks import (
+from zipasr.export.attention import (
+    Positions,
     TracedAttentionWeights,
-    TracedBypass,
-    TracedConvEmbed,
-    TracedConvolution,
-    TracedFeedForward,
     TracedNonlinAttention,
-    TracedNorm,
     TracedPositions,
     TracedSelfAttention,
 )
+from zipasr.export.blocks import (
+    BlockedFeedForward,
+    TracedBypass,
+    TracedConvolution,
+    TracedFeedForward,
+    TracedNorm,
+    blocks_of,
+)
+from zipasr.export.embed import TracedConvEmbed
 from zipasr.nn.attention import MASKED_SCORE, AttentionWeights, NonlinAttention, SelfAttention
 from zipasr.nn.convolution import ConvolutionModule
 from zipasr.nn.feedforward import FeedForward
 from zipasr.nn.norm import BiasNorm
 
 
-def for_tracing(encoder: Zipformer) -> Zipformer:
-    """A copy of an encoder in eval mode with stacks and Conv-Embed replaced for tracing; `encode_frames` and `step` work.
+def for_tracing(encoder: Zipformer, *, is_streaming: bool = False) -> Zipformer:
+    """A copy of an encoder in eval mode with stacks and Conv-Embed replaced for tracing.
 
+    Args:
+        encoder: the encoder.
+        is_streaming: `encode_chunk_unchecked` is to be traced; otherwise `encode_frames`.
     Raises:
         ConfigError: the encoder is an ablation, which other runtimes do not support.
     """
@@ -52,7 +61,7 @@ def for_tracing(encoder: Zipformer) -> Zipformer:
     traced.frontend = TracedConvEmbed(traced.frontend)  # type: ignore[assignment]
     for i, stack in enumerate(traced.stacks):
         assert isinstance(stack, ZipformerStack)
-        traced.stacks[i] = TracedStack(stack)
+        traced.stacks[i] = TracedStack(stack, is_streaming=is_streaming)
     traced.output_downsample = TracedDownsample(traced.output_downsample)  # type: ignore[assignment]
     return traced
 
@@ -78,11 +87,13 @@ class TracedDownsample(nn.Module):
 class TracedStack(nn.Module):
     """Replaces `ZipformerStack` in a graph."""
 
-    def __init__(self, module: ZipformerStack) -> None:
+    def __init__(self, module: ZipformerStack, *, is_streaming: bool) -> None:
         super().__init__()
         self.factor = module.factor
         self.positions = TracedPositions(module.positions)
-        self.layers = nn.ModuleList(_traced_layer(layer) for layer in module.layers)
+        self.layers = nn.ModuleList(
+            _traced_layer(layer, in_blocks=self.factor == 1 and not is_streaming) for layer in module.layers
+        )
         first = self.layers[0].attention_weights
         assert isinstance(first, TracedAttentionWeights)
         self.num_heads = first.num_heads
@@ -105,17 +116,20 @@ class TracedStack(nn.Module):
         if factor > 1:
             x = self.downsample(x)
             padding_mask = padding_mask[:, ::factor]
-            chunk = chunk // factor if chunk > 0 else chunk
         padding = padding_mask.to(x.dtype).unsqueeze(-1)  # (N, L + T, 1)
+        chunk, left, blocks = x.shape[1], padding_mask.shape[1] - x.shape[1], None
+        if pasts is None:
+            left, blocks = 0, blocks_of(chunk)
+            x = x.index_select(1, blocks.numbers)
+            padding = torch.cat([padding, torch.ones_like(x[:, chunk:, :1])], dim=1)
         mask = torch.cat([padding.unsqueeze(-1) * MASKED_SCORE] * self.num_heads, dim=2)
-        left = 0 if pasts is None else padding_mask.shape[1] - x.shape[1]
-        positions = self.positions(x.shape[1], left)
-        keep = (1.0 - padding)[:, left:] if pasts is not None else 1.0 - padding
+        positions = Positions(self.positions(x.shape[1], left), blocks)
+        keep = 1.0 - padding if pasts is None else (1.0 - padding)[:, left:]
         for i, layer in enumerate(self.layers):
             given = (positions, mask, keep, chunk)
             x = layer(x, *given) if pasts is None else layer(x, *given, pasts[i])
         if factor == 1:
-            return x
+            return x if pasts is not None else x[:, :chunk]
         repeated = torch.cat([x * self.scale] * factor, dim=2).reshape(x.shape[0], -1, x.shape[2])
         return before * (1.0 - self.scale) + repeated[:, : before.shape[1]]
 
@@ -131,10 +145,14 @@ _REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 }
 
 
-def _traced_layer(layer: nn.Module) -> ZipformerLayer:
-    """The same block with its modules replaced for tracing."""
+def _traced_layer(layer: nn.Module, *, in_blocks: bool) -> ZipformerLayer:
+    """The same block with its modules replaced for tracing; `in_blocks`: feed-forward modules are computed in blocks.
+
+    That gains nothing at lower rates, where their tensors are smaller (benchmarks/LOG.md).
+    """
     assert isinstance(layer, ZipformerLayer)
+    replacements = _REPLACEMENTS | {FeedForward: BlockedFeedForward} if in_blocks else _REPLACEMENTS
     for name, module in list(layer.named_children()):
-        if type(module) in _REPLACEMENTS:
-            setattr(layer, name, _REPLACEMENTS[type(module)](module))
+        if type(module) in replacements:
+            setattr(layer, name, replacements[type(module)](module))
     return layer

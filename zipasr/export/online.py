@@ -95,7 +95,7 @@ def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frame
             f"sherpa-onnx expects a Conv-Embed cache of shape {_IMAGE}, but this model's is {image}; train with "
             "encoder.conv_channels=8,32,128 and 80 mel bins, or export without chunks"
         )
-    traced, graphs = for_tracing(encoder), {}
+    traced, graphs = for_tracing(encoder, is_streaming=True), {}
     sizes = (chunk_frames_50hz, left_context_frames_50hz)
     if model.transducer is not None:
         head = model.transducer.joiner.encoder_proj

@@ -17,6 +17,7 @@ import numpy as np
 from zipasr import checkpoint
 from zipasr.config import to_json
 from zipasr.errors import ConfigError
+from zipasr.export.integer import graphs_in
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
 from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
@@ -242,14 +243,19 @@ def _halve_weights(model: Any) -> None:
     onnxruntime has a converter for computing in float16, but onnxruntime 1.32 crashes when it opens the graph that the
     converter makes of a Zipformer.
     """
+    for graph in reversed(graphs_in(model.graph)):
+        _halve_own_weights(graph)
+
+
+def _halve_own_weights(graph: Any) -> None:
     onnx = import_onnx()
     casts = []
-    for tensor in model.graph.initializer:
+    for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < _FEWEST_HALVED:
             continue
         wide, name = onnx.numpy_helper.to_array(tensor), tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(wide.astype(np.float16), f"{name}.float16"))
         casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT, name=f"{name}.cast"))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)

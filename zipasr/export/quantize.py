@@ -1,17 +1,14 @@
 """8-bit export with a gate: `export_int8` writes graphs only if their word error rate on given recordings is good enough.
 
-onnxruntime's dynamic quantization computes products with constant weights in 8 bits: weights are quantized per output
-channel, activations per tensor at run time. The predictor stays in float32, and so do the modules whose quantization changes
+Products with constant weights are in 8 bits: weights are quantized per output channel, activations per tensor at run time
+(`export.integer`). The predictor stays in float32, and so do the modules whose quantization changes
 the encoder's output most. Their share starts small and grows until the word error rate rises by no more than allowed.
 """
 
-import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.errors import ConfigError, DataError, ExportError
+from zipasr.errors import DataError, ExportError
+from zipasr.export import integer
+from zipasr.export.integer import WEIGHT_STEPS
 from zipasr.export.offline import offline_graphs
 from zipasr.export.onnx import (
     ExportReport,
@@ -33,15 +32,13 @@ from zipasr.export.onnx import (
 from zipasr.features import Fbank
 from zipasr.hub import local_model
 from zipasr.model import AsrModel, resolve_model_folder
-from zipasr.onnx_runtime import INSTALL, open_graphs
+from zipasr.onnx_runtime import open_graphs
 from zipasr.recognizer import Recognizer
 
 QUANTIZATION_FILE = "quantization.json"
 """Document of an exported folder: the `quantization` part of `QuantizationReport.to_dict`."""
 FLOAT_SHARES = (0.1, 0.25, 0.5)
 """Shares of the encoder's modules that stay in float32, tried in this order; with the last, the joiner does too."""
-_WEIGHT_STEPS = 64
-"""Weights are -64 ... 64: with all 8 bits, sums of two products overflow on processors without VNNI."""
 _ACTIVATION_STEPS = 255
 _SAMPLE_S = 20.0
 """Seconds of audio on which the sensitivity of the modules is measured."""
@@ -196,36 +193,12 @@ def _quantize_head(
 
 def quantize(graph: Any, *, keep: Sequence[str]) -> Any:
     """A copy of a graph whose products with constant weights are in 8 bits, except in the modules of `keep`."""
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ConfigError(f"quantization needs onnx and onnxruntime; {INSTALL}") from error
-    excluded = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not _is_quantized(node.name, keep)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        logging.disable(logging.WARNING)  # hides the advice to simplify the graph first, which has no effect on ours
-        try:
-            quantize_dynamic(
-                graph,
-                path,
-                op_types_to_quantize=["MatMul"],
-                nodes_to_exclude=excluded,
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
-        quantized = onnx.load(path)
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(graph.metadata_props)
-    return quantized
+    return integer.quantize(graph, lambda name: _is_quantized(name, keep))
 
 
 def _is_quantized(node_name: str, keep: Sequence[str]) -> bool:
     """Whether a product, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is computed in 8 bits."""
-    linear = node_name.strip("/").replace("/", ".").removesuffix(".MatMul")
+    linear = node_name.strip("/").rpartition("/")[0].replace("/", ".")
     return not _is_always_float(linear) and _module_of(linear) not in keep
 
 
@@ -236,7 +209,7 @@ def _is_always_float(linear: str) -> bool:
 
 def _module_of(linear: str) -> str:
     """The module that a linear layer belongs to: stacks.0.layers.1.conv1 of stacks.0.layers.1.conv1.out_proj.linear."""
-    names = linear.split(".")
+    names = [name for name in linear.split(".") if name != "block"]  # that of a loop
     return ".".join(names[:5]) if names[0] == "stacks" else ".".join(names[:2])
 
 
@@ -283,7 +256,7 @@ def _forward_in_8_bits(linear: nn.Module, given: tuple[Tensor, ...], _: Tensor) 
     x, weight = given[0], linear.weight
     low, high = x.min().clamp(max=0.0), x.max().clamp(min=0.0)
     step = ((high - low) / _ACTIVATION_STEPS).clamp(min=1e-12)
-    weight_step = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / _WEIGHT_STEPS
+    weight_step = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / WEIGHT_STEPS
     return functional.linear((x / step).round() * step, (weight / weight_step).round() * weight_step, linear.bias)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zipasr import __version__
 from zipasr.errors import ConfigError, ExportError
+from zipasr.export.scan import insert_loops, names_read
 from zipasr.onnx_runtime import INSTALL, open_session
 
 OPSET = 13
@@ -87,6 +88,7 @@ def trace(graph: Graph) -> Any:
             dynamo=False,
         )
         model = onnx.load(path)
+    insert_loops(model)
     # An input with an initializer of the same name may be left out; runtimes do not count it among their inputs.
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in graph.defaults.items())
     return _described(model, graph)
@@ -115,7 +117,7 @@ def join(encoder: Any, head: Any, graph: Graph) -> Any:
     nodes = []
     for node in reversed(model.node):
         if not needed.isdisjoint(node.output):
-            needed.update(node.input)
+            needed.update(names_read(node))
             nodes.append(node)
     weights = [tensor for tensor in model.initializer if tensor.name in needed]
     for field_name, values in (("node", [*reversed(nodes), *added.node]), ("initializer", [*weights, *added.initializer])):

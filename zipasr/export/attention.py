@@ -1,0 +1,143 @@
+"""Replacements for the attention modules of a Zipformer block in a graph; `export.graph` inserts them.
+
+Attention weights are (M, H, N, R, L + T): M blocks of R query frames, and the keys that the module sees. Each block of an
+utterance is computed by itself, with only the offsets that it needs (`scan`); the chunk of a stream is one block.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.export.blocks import Blocks, linear_of
+from zipasr.export.scan import scan
+from zipasr.nn.attention import AttentionWeights, NonlinAttention, RelativePositionalEncoding, SelfAttention
+from zipasr.nn.past import Past, join
+
+
+class Positions(NamedTuple):
+    """What the modules of a stack share: position encodings, and the blocks of queries."""
+
+    table: Tensor
+    """(2T + L, D) for T queries and L + T keys."""
+    blocks: Blocks | None
+    """None: the chunk of a stream, whose queries are one block."""
+
+
+class TracedPositions(nn.Module):
+    """Replaces `RelativePositionalEncoding`: computed in the graph, for sequences of any length."""
+
+    def __init__(self, module: RelativePositionalEncoding) -> None:
+        super().__init__()
+        self.length = math.sqrt(module.channels)
+        self.frequency = 2.0 * math.pi / (module.length_factor * module.channels)
+        self.multiples: Tensor
+        self.register_buffer("multiples", torch.arange(1.0, module.channels // 2 + 1))
+
+    def forward(self, num_frames: Tensor | int, left_context: Tensor | int) -> Tensor:
+        """Encodings (2T + L, D) of the offsets -(T + L) ... T - 1; the first only makes the relative shift simple."""
+        first = num_frames + left_context
+        offsets = torch.arange(first + num_frames).to(torch.float32).unsqueeze(1) - first  # type: ignore[arg-type]
+        compressed = offsets.sign() * ((offsets.abs() + self.length) / self.length).log() * self.length
+        angles = (compressed * self.frequency).atan() * self.multiples
+        table = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
+        return torch.cat([table[:, :-1], torch.ones_like(table[:, :1])], dim=1)
+
+
+class TracedAttentionWeights(nn.Module):
+    """Replaces `AttentionWeights`. The mask is a score that is added for each key, times an extra channel of 1."""
+
+    def __init__(self, module: AttentionWeights) -> None:
+        super().__init__()
+        self.num_heads, self.query_head_dim, self.pos_head_dim = module.num_heads, module.query_head_dim, module.pos_head_dim
+        heads, dim = module.num_heads, module.query_head_dim
+        weight, bias = module.in_proj.weight, module.in_proj.bias
+        query, key, pos = weight.split([heads * dim, heads * dim, heads * module.pos_head_dim])
+        query_bias, key_bias, pos_bias = bias.split([len(query), len(key), len(pos)])
+        query = functional.pad(query.view(heads, dim, -1), (0, 0, 0, 1)).flatten(0, 1)
+        query_bias = functional.pad(query_bias.view(heads, dim), (0, 1), value=1.0).flatten()
+        self.query_proj, self.key_proj = linear_of(query, query_bias), linear_of(key, key_bias)
+        self.pos_proj = linear_of(pos, pos_bias)
+        self.linear_pos = module.linear_pos
+
+    def forward(self, x: Tensor, positions: Positions, mask: Tensor, past: Past | None = None) -> Tensor:
+        """Weights (M, H, N, R, L + T).
+
+        Args:
+            x: (N, T, D).
+            positions: from `TracedPositions`.
+            mask: (N, L + T, H, 1), a score for each key.
+            past: keys of earlier chunks.
+        """
+        key = torch.cat([self._in_heads(join(past, self.key_proj(x))), mask], dim=3).permute(2, 0, 3, 1)
+        encoded = self.linear_pos(positions.table)
+        encoded = encoded.reshape(encoded.shape[0], 1, self.num_heads, self.pos_head_dim).permute(2, 1, 3, 0)
+        blocks = positions.blocks
+        query = self._in_heads(self.query_proj(x)).permute(2, 0, 1, 3)
+        pos_query = self._in_heads(self.pos_proj(x)).permute(2, 0, 1, 3)
+        if blocks is None:
+            return self._weights(query, pos_query, key, encoded, x.shape[1]).unsqueeze(0)
+        num_rows = blocks.rows.shape[0]
+
+        def weights(begin: Tensor, offset: Tensor) -> Tensor:
+            """Weights of the block that begins at this query, with encodings from this offset on."""
+            rows = slice(begin, begin + num_rows)
+            offsets = encoded[..., offset : offset + (num_rows + key.shape[3])]
+            return self._weights(query[:, :, rows], pos_query[:, :, rows], key, offsets, num_rows)
+
+        return scan(weights, [blocks.starts, blocks.starts.flip(0)])
+
+    def _weights(self, query: Tensor, pos_query: Tensor, key: Tensor, encoded: Tensor, num_rows: int) -> Tensor:
+        """Weights (H, N, R, K) of R queries (H, N, R, d) for keys (H, N, d, K) with encodings (H, 1, d', R + K).
+
+        The relative shift, shifted[i, j] = scores[i, R - i + j], drops the first R scores, so that rows are one shorter.
+        """
+        scores = pos_query @ encoded
+        scores = scores.reshape(self.num_heads, scores.shape[1], -1)[:, :, num_rows:]
+        shifted = scores.reshape(self.num_heads, key.shape[1], num_rows, -1)[..., : key.shape[3]]
+        return (query @ key + shifted).softmax(-1)
+
+    def _in_heads(self, x: Tensor) -> Tensor:
+        """(N, T, H·d) -> (N, T, H, d)."""
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, x.shape[2] // self.num_heads)
+
+
+def _in_one(x_MNRD: Tensor, past: Past | None) -> Tensor:
+    """Blocks (M, N, R, D) as one (N, M · R, D); with a past there is one."""
+    if past is not None:
+        return x_MNRD.squeeze(0)
+    joined = x_MNRD.transpose(0, 1)
+    return joined.reshape(joined.shape[0], -1, joined.shape[3])
+
+
+class TracedSelfAttention(nn.Module):
+    """Replaces `SelfAttention`."""
+
+    def __init__(self, module: SelfAttention) -> None:
+        super().__init__()
+        self.num_heads, self.in_proj, self.out_proj = module.num_heads, module.in_proj, module.out_proj
+
+    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) under weights (M, H, N, R, L + T) to (N, T, D)."""
+        values, width = join(past, self.in_proj(x)), self.in_proj.out_features
+        values = values.reshape(values.shape[0], values.shape[1], self.num_heads, width // self.num_heads)
+        attended = (weights @ values.permute(2, 0, 1, 3)).permute(0, 2, 3, 1, 4)
+        attended = attended.reshape(attended.shape[0], attended.shape[1], attended.shape[2], width)
+        return self.out_proj(_in_one(attended, past))
+
+
+class TracedNonlinAttention(nn.Module):
+    """Replaces `NonlinAttention`."""
+
+    def __init__(self, module: NonlinAttention) -> None:
+        super().__init__()
+        parts = zip(module.in_proj.weight.chunk(3), module.in_proj.bias.chunk(3), strict=True)
+        self.gate_proj, self.content_proj, self.outer_proj = (linear_of(weight, bias) for weight, bias in parts)
+        self.out_proj = module.out_proj
+
+    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, D) under the weights (M, N, R, L + T) of one head to (N, T, D)."""
+        gated = join(past, self.content_proj(x) * self.gate_proj(x).tanh())
+        return self.out_proj(_in_one(weights @ gated, past) * self.outer_proj(x))

@@ -1,0 +1,115 @@
+"""Replacement for Conv-Embed in a graph; `export.graph` inserts it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zipasr.encoder.frontend import ConvEmbed
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, FRAMES_AHEAD, MIN_FEATURES, embed_length
+from zipasr.export.blocks import (
+    TracedNorm,
+    blocks_of,
+    excess,
+    linear_after_swoosh,
+    linear_of,
+    shift_of,
+    shifted_linear,
+    swoosh,
+)
+from zipasr.export.scan import scan
+from zipasr.nn.norm import BiasNorm
+from zipasr.nn.past import Past
+
+_BLOCK_FRAMES = 64
+"""Most frames in a block; its largest tensor has 5 MB in the published models."""
+_OVERLAP = MIN_FEATURES - FEATURES_PER_FRAME_50HZ
+"""Features by which the windows of two frames overlap."""
+
+
+class TracedConvEmbed(nn.Module):
+    """Replaces `ConvEmbed`; images are (N, C, T, F) in the convolutions, (N, T, F, C) after them.
+
+    An utterance is processed in blocks of frames, since its hidden channels are the largest tensor of the encoder.
+    """
+
+    def __init__(self, module: ConvEmbed) -> None:
+        super().__init__()
+        self.block = _EmbeddedBlock(module)
+
+    def forward(self, features: Tensor, past: Past | None = None) -> Tensor:
+        """Map (N, T, F) to (N, T', D); see `ConvEmbed.forward`. A past is (N, 3, F', C)."""
+        if past is not None:
+            return self.block.embed_chunk(features, past)
+        num_frames = embed_length(features.shape[1])
+        blocks = blocks_of(num_frames, _BLOCK_FRAMES)
+        # The first and the last block need features of frames that do not exist; the block masks these.
+        reach = FEATURES_PER_FRAME_50HZ * FRAMES_AHEAD
+        num_needed = FEATURES_PER_FRAME_50HZ * blocks.num_frames + 2 * reach + _OVERLAP
+        index = (torch.arange(num_needed) - reach).clamp(0, features.shape[1] - 1)
+        filled, offsets = features.index_select(1, index), torch.arange(blocks.rows.shape[0] + 2 * FRAMES_AHEAD)
+        frames_MNRD = scan(lambda start: self.block(start, filled, offsets, num_frames), [blocks.starts])
+        frames = frames_MNRD.transpose(0, 1)
+        return frames.reshape(frames.shape[0], -1, frames.shape[3])[:, :num_frames]
+
+
+class _EmbeddedBlock(nn.Module):
+    """Conv-Embed of a block of frames, and of the chunk of a stream."""
+
+    def __init__(self, module: ConvEmbed) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = module.conv1, module.conv2, module.conv3
+        self.depthwise, kind = module.convnext.depthwise, module.activation
+        self.excess = excess(kind)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            assert conv.bias is not None
+            conv.bias.data -= shift_of(kind)
+        for conv in (self.conv2, self.conv3):  # they have no padding, so a constant input is a constant output
+            assert conv.bias is not None
+            conv.bias.data -= self.excess * conv.weight.sum((1, 2, 3))
+        inner = module.convnext
+        self.pointwise1 = shifted_linear(inner.pointwise1, inner.activation)
+        self.pointwise2 = linear_after_swoosh(inner.pointwise2.weight, inner.pointwise2.bias, inner.activation)
+        channels = self.conv3.out_channels
+        width = module.out.in_features // channels
+        weight = module.out.weight.view(-1, channels, width).transpose(1, 2).flatten(1)
+        self.out = linear_of(weight, module.out.bias)
+        norm = module.out_norm
+        assert isinstance(norm, BiasNorm)
+        self.out_norm = TracedNorm(norm)
+
+    def forward(self, start: Tensor, features: Tensor, offsets: Tensor, num_frames: Tensor | int) -> Tensor:
+        """Frames (N, R, D) from number `start` on.
+
+        Args:
+            start: (), int64.
+            features: (N, 2 (M R + 6) + 7, F); those of frame 0 start at 6.
+            offsets: (R + 6,), counting from 0.
+            num_frames: T'.
+        """
+        begin, width = FEATURES_PER_FRAME_50HZ * start, FEATURES_PER_FRAME_50HZ * offsets.shape[0] + _OVERLAP
+        image = self._image(features[:, begin : begin + width])
+        place = offsets + (start - FRAMES_AHEAD)
+        exists = ((place >= 0) & (place < num_frames)).to(image.dtype)
+        image = image * exists.reshape(-1, 1)  # beyond the ends, the depthwise convolution sees zeros
+        reached = functional.conv2d(
+            image, self.depthwise.weight, self.depthwise.bias, padding=(0, FRAMES_AHEAD), groups=image.shape[1]
+        )
+        inner = image[:, :, FRAMES_AHEAD:-FRAMES_AHEAD].permute(0, 2, 3, 1)
+        return self._embedded(inner, reached.permute(0, 2, 3, 1))
+
+    def embed_chunk(self, features: Tensor, past: Past) -> Tensor:
+        """Frames (N, T', D) of a chunk; `past` is (N, 3, F', C)."""
+        image = self._image(features).permute(0, 2, 3, 1)
+        joined, conv = past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2), self.depthwise
+        reached = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
+        return self._embedded(image[:, :-FRAMES_AHEAD], reached.permute(0, 2, 3, 1))
+
+    def _image(self, features: Tensor) -> Tensor:
+        """(N, T, F) -> (N, C, T', F')."""
+        image = swoosh(self.conv1(features.unsqueeze(1)))
+        return swoosh(self.conv3(swoosh(self.conv2(image)))) - self.excess
+
+    def _embedded(self, image: Tensor, reached: Tensor) -> Tensor:
+        """(N, T, F', C), before and after the depthwise convolution -> (N, T, D)."""
+        image = image + self.pointwise2(swoosh(self.pointwise1(reached)))
+        return self.out_norm(self.out(image.flatten(2)))
