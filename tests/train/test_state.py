@@ -110,11 +110,11 @@ def test_another_rank_has_a_random_state_of_its_own(tmp_path: Path) -> None:
 def test_another_number_of_ranks_resumes_at_about_the_same_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = new_state()
     state.position.index = 7
-    state._write(tmp_path, TOKENIZER, [None, state._of_rank()])
+    state._write(tmp_path, TOKENIZER, [None, state._of_rank()], 2)
     for size, index in ((1, 14), (2, 7), (4, 3)):
         state.load(tmp_path, Ranks(0, size))
         assert state.position.index == index
-    assert caplog.text.count("processes instead of 2") == 2
+    assert caplog.text.count("batches instead of 2") == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
