@@ -90,11 +90,12 @@ def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> 
 
     from zipasr.device import SMALL_MODEL_PARAMETERS, configure_threads, select_device, split_threads
     from zipasr.model import AsrModel
+    from zipasr.train.rounds import has_rounds
 
     device = select_device(config.device)
     num_parameters = _num_parameters(lambda: AsrModel(config.model))
     is_small = device.type == "cpu" and num_parameters < SMALL_MODEL_PARAMETERS
-    if is_small and num_threads != 1 and _can_start_processes():
+    if is_small and num_threads != 1 and has_rounds(config) and _can_start_processes():
         wanted = num_cores() if num_threads is None else split_threads(num_threads, num_readers=0, device=device)[0]
         size = min(wanted, MOST_PROCESSES)
         if size > 1:

@@ -9,6 +9,7 @@ when rank 0 does, however it ends.
 import logging
 import logging.handlers
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -163,7 +164,7 @@ class Team:
         with _interrupts_ignored():  # the new processes inherit it
             for rank in range(1, size):
                 own, theirs = _CONTEXT.Pipe()
-                process = _CONTEXT.Process(target=_assist, args=(rank, size, theirs, os.getpid(), self.prepare))  # type: ignore[attr-defined]
+                process = _CONTEXT.Process(target=_assist, args=(rank, size, theirs, self.prepare))  # type: ignore[attr-defined]
                 process.start()
                 theirs.close()
                 self._connections.append(own)
@@ -219,10 +220,10 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _assist(rank: int, size: int, connection: Connection, parent: int, prepare: Callable[[], object] | None) -> None:
+def _assist(rank: int, size: int, connection: Connection, prepare: Callable[[], object] | None) -> None:
     """Call the functions that rank 0 names, until it names none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # rank 0 has the same
     logging.getLogger().addHandler(_Forwarder(connection))
     torch.set_num_threads(1)
@@ -246,10 +247,12 @@ def _tell(connection: Connection, error: Exception) -> None:
         connection.send((_FAILED, error))
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent."""
-    while os.getppid() == parent:
-        time.sleep(_POLL_S)
+def _end_with_parent() -> None:
+    """End this process soon after its parent; a reader of data that outlives the parent may hold the sentinel open."""
+    parent, parent_id = multiprocessing.parent_process(), os.getppid()
+    assert parent is not None, "only processes of a team are started here"
+    while not multiprocessing.connection.wait([parent.sentinel], _POLL_S) and os.getppid() == parent_id:
+        pass
     os._exit(1)
 
 

@@ -4,7 +4,8 @@ A step of a small model on a CPU is thousands of small operations, which a secon
 batch takes nearly as long as a whole one. Therefore each process computes the gradients of a whole step of its own, with the
 weights at the start of the round; then all processes take these steps in order, with the same result. Batches, number of
 steps, schedules and learning rates are those of a single process. The difference is that the gradients of the second step of
-a round are those of weights that are one step old, of the third two steps, and so on.
+a round are those of weights to which momentum alone takes the model (most of the way that the first step does), those of the
+third likewise, and so on.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from zipasr.data.batching import Batch, BatchReader
 from zipasr.data.plan import BatchPlan
 from zipasr.data.reading import read_chosen
 from zipasr.errors import ZipasrError
+from zipasr.optim import ScaledAdam
+from zipasr.optim.look_ahead import looking_ahead
 from zipasr.randomness import random_state
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
@@ -95,6 +99,10 @@ class RoundStepper(Stepper):
         self.team = ranks
         self._gradients = SharedGradients(self.parameters, ranks)
 
+    def _looking_ahead(self, num_steps: int) -> AbstractContextManager[None]:
+        optimizer = self.state.optimizer
+        return looking_ahead(optimizer, num_steps) if isinstance(optimizer, ScaledAdam) else nullcontext()
+
     def round(
         self, batches: Sequence[Batch | None], num_steps: Sequence[int], *, stop_signal: int = 0
     ) -> Iterator[StepResult]:
@@ -108,7 +116,8 @@ class RoundStepper(Stepper):
         rank, self.suspects = self.team.rank, []
         own = [batch for batch in batches if batch is not None]
         self.random_before = random_state(self.device)
-        found = self._learn(own, num_steps[rank] if rank < len(num_steps) else num_steps[-1])
+        with self._looking_ahead(rank if own else 0):
+            found = self._learn(own, num_steps[rank] if rank < len(num_steps) else num_steps[-1])
         signs = self._signs(found, own, stop_signal)
         problems = self._problems(found, own, is_loss_bad=signs.bad_losses > 0, is_bad=signs.bad > 0)
         has_gradient = self._gradients.write()
@@ -130,6 +139,11 @@ class RoundStepper(Stepper):
             self.state.optimizer.zero_grad(set_to_none=True)
             asked = _stop_signal(all_signs) if number == num_steps[-1] else 0
             yield StepResult(is_learned, losses if is_learned else {}, signs.audio_s, tuple(texts), is_diverging, asked)
+
+
+def has_rounds(config: TrainConfig) -> bool:
+    """Whether several steps of a run may be computed at once: ScaledAdam knows where its steps will lead."""
+    return config.adam is None
 
 
 def new_stepper(config: TrainConfig, state: TrainState, ranks: Ranks, device: torch.device) -> Stepper:
