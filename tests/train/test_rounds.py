@@ -1,10 +1,9 @@
-"""Rounds. Law: they contain the steps of a run in order and end where it saves; two processes take the steps that one process
+"""Rounds. Law: they contain the steps of a run in order and end where it saves; several processes take the steps that one
 takes with the same gradients, to the bit, whatever goes wrong in one of them.
 
 The processes are threads here, which talk over pipes like processes.
 """
 
-import dataclasses
 import itertools
 import math
 import tempfile
@@ -105,11 +104,11 @@ def batches(num_steps: int, accumulate_batches: int = 1, num_views: int = 1) -> 
     generator = torch.Generator().manual_seed(0)
     made = [[random_batch(generator, 1 if i % 2 else 3) for _ in range(accumulate_batches)] for i in range(num_steps)]
     if num_views == 2:
-        made = [[dataclass_with_views(batch, generator) for batch in step] for step in made]
+        made = [[with_two_views(batch, generator) for batch in step] for step in made]
     return made
 
 
-def dataclass_with_views(batch: Batch, generator: torch.Generator) -> Batch:
+def with_two_views(batch: Batch, generator: torch.Generator) -> Batch:
     features = torch.cat([batch.features, batch.features + 0.1 * torch.randn(batch.features.shape, generator=generator)])
     return batch._replace(features=features, feature_lens=batch.feature_lens.repeat(2))
 

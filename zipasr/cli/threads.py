@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     from zipasr.train.config import TrainConfig
 
-MOST_PROCESSES = 4
-"""Most processes that train a small model: the gradients of a step are up to that many steps less one old."""
+MOST_PROCESSES = 2
+"""Most processes that train a small model. With four, the loss falls more slowly at first (benchmarks/LOG.md)."""
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _CORE_LIMITS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # of versions 2 and 1 of control groups
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -116,7 +117,7 @@ def num_cores() -> int:
     limits = [torch.get_num_threads()]  # OMP_NUM_THREADS, or the cores that this process may use
     for names in _CORE_LIMITS:
         try:
-            texts = [(Path("/sys/fs/cgroup") / name).read_text() for name in names]
+            texts = [(_CONTROL_GROUP / name).read_text() for name in names]
             quota, period = " ".join(texts).split()
             if quota not in ("max", "-1"):
                 limits.append(max(1, int(quota) // int(period)))

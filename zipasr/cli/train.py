@@ -57,8 +57,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_threads_option(
         parser,
         ", readers of data included",
-        "OMP_NUM_THREADS, else one per core; on a CPU, models below 5 M parameters use them in up to "
-        f"{MOST_PROCESSES} processes of one thread",
+        "OMP_NUM_THREADS, else one per core; on a CPU, a model below 5 M parameters uses up to "
+        f"{MOST_PROCESSES}, in processes of one thread each",
     )
     parser.add_argument("--show", action="store_true", help="print the resolved configuration as JSON and exit")
     parser.add_argument(

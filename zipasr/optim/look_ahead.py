@@ -1,7 +1,7 @@
 """The weights to come: where the momentum of ScaledAdam alone takes the parameters of a model in some steps.
 
-Gradients of these weights fit a later step better than those of the present weights, since beta1, nine tenths, of the update
-of a step is momentum.
+Gradients of these weights fit a later step better than those of the present weights: of the update of a step, beta1 (nine
+tenths) of the momentum before it, and a tenth of a new step, the first part is known.
 """
 
 from collections.abc import Iterator

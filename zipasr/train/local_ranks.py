@@ -118,10 +118,8 @@ class LocalRanks(Ranks):
         connection = self._connections[i]
         while True:
             try:
-                if not connection.poll(_POLL_S):
-                    if self._processes and not self._processes[i].is_alive() and not connection.poll():
-                        self._raise_lost(i, None)
-                    continue
+                while not connection.poll(_POLL_S):
+                    self._check(i)
                 kind, content = connection.recv()
             except (EOFError, OSError) as error:
                 self._raise_lost(i, error)
@@ -132,7 +130,12 @@ class LocalRanks(Ranks):
             else:
                 return content
 
-    def _raise_lost(self, i: int, error: Exception | None) -> NoReturn:
+    def _check(self, i: int) -> None:
+        """Raise EOFError if a process has ended and will send no more; its readers of data may hold the pipe open."""
+        if self._processes and not self._processes[i].is_alive() and not self._connections[i].poll():
+            raise EOFError
+
+    def _raise_lost(self, i: int, error: Exception) -> NoReturn:
         if not self._processes:
             raise LostRankError("the process that started this one must be there, but has ended") from error
         process = self._processes[i]
@@ -141,7 +144,7 @@ class LocalRanks(Ranks):
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         memory = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         raise LostRankError(
-            f"process {i + 1} of {self.size}, which computed a part of this run, {how}{memory}. What is saved is not "
+            f"process {i + 2} of {self.size}, which computed a part of this run, {how}{memory}. What is saved is not "
             "lost: run the same command again to go on from the last checkpoint; with --threads 1 it needs no other process"
         ) from error
 

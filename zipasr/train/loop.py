@@ -205,20 +205,20 @@ class _Run:
         if isinstance(self.stepper, RoundStepper):
             plan, reader = self.setup.plan, self.setup.reader
             for turn, batches in read_rounds(plan, reader, self.config, self.state.position, self.ranks):
-                yield from self._round(self.stepper, turn, batches, stop_signal=request.signal)
+                yield from self._round(self.stepper, turn, batches, request)
             return
         for batches, is_last_of_epoch in self._steps():
             yield self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=request.signal)
 
     def _round(
-        self, stepper: RoundStepper, turn: Round, batches: Sequence[Batch | None], *, stop_signal: int
+        self, stepper: RoundStepper, turn: Round, batches: Sequence[Batch | None], request: StopRequest
     ) -> Iterator[StepResult]:
         """Take the steps of a round; average, log, validate and save if due after each."""
         first, position = self.state.position.num_steps + 1, self.state.position
         numbers = range(first, first + len(turn.steps))
         self.state.model.train()
         set_step(self.state.model, self.config.schedule_progress(min(first + self.ranks.rank, numbers[-1])))
-        results = stepper.round(batches, numbers, stop_signal=stop_signal)
+        results = stepper.round(batches, numbers, request=request)
         for number, indices in zip(numbers, turn.steps, strict=True):
             position.num_steps = number
             result = next(results)

@@ -31,6 +31,7 @@ from zipasr.randomness import random_state
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks
 from zipasr.train.local_ranks import LocalRanks
+from zipasr.train.signals import StopRequest
 from zipasr.train.state import Position, TrainState
 from zipasr.train.step import Signs, Stepper, StepResult
 
@@ -104,21 +105,21 @@ class RoundStepper(Stepper):
         return looking_ahead(optimizer, num_steps) if isinstance(optimizer, ScaledAdam) else nullcontext()
 
     def round(
-        self, batches: Sequence[Batch | None], num_steps: Sequence[int], *, stop_signal: int = 0
+        self, batches: Sequence[Batch | None], num_steps: Sequence[int], *, request: StopRequest | None = None
     ) -> Iterator[StepResult]:
         """Compute one step, then take all steps of a round; yield the result of each before the next is taken.
 
         Args:
             batches: those of the step of this process; None is a batch in which nothing could be read.
             num_steps: numbers of the steps of the round, from 1.
-            stop_signal: signal that requested a stop on this process, or 0; the result of the last step has those of all.
+            request: says whether a stop is requested on this process; the result of the last step tells of all processes.
         """
         rank, self.suspects = self.team.rank, []
         own = [batch for batch in batches if batch is not None]
         self.random_before = random_state(self.device)
         with self._looking_ahead(rank if own else 0):
             found = self._learn(own, num_steps[rank] if rank < len(num_steps) else num_steps[-1])
-        signs = self._signs(found, own, stop_signal)
+        signs = self._signs(found, own, request.signal if request is not None else 0)
         problems = self._problems(found, own, is_loss_bad=signs.bad_losses > 0, is_bad=signs.bad > 0)
         has_gradient = self._gradients.write()
         told = self.team.exchange([list(signs), found.norm, found.losses, problems, has_gradient])
