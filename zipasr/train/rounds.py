@@ -165,32 +165,38 @@ class SharedGradients:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], ranks: LocalRanks) -> None:
         """Allocate the memory; all processes must call this."""
-        self.parameters, self.ranks = list(parameters), ranks
-        self._sizes = [p.numel() for p in self.parameters]
+        self.parameters = list(parameters)
+        num_elements = sum(p.numel() for p in self.parameters)
         # Two sets, in turn: a process may have its next gradients before another has read the last ones.
-        self._shared = _shared_zeros((2, ranks.size, sum(self._sizes)), ranks)
-        self._own = torch.zeros(sum(self._sizes))
-        self._written, self._readable = 0, 1
+        self._shared = _shared_zeros((2, ranks.size, num_elements), ranks)
+        self._own = torch.zeros(num_elements)
+        self._own_views = self._views(self._own)
+        self._shared_views = [self._views(one[ranks.rank]) for one in self._shared]
+        self._written = 0
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     @torch.no_grad()
     def write(self) -> list[bool]:
         """Tell the gradients of this process; returns which parameters have one. Others see them after an exchange."""
-        row = self._shared[self._written, self.ranks.rank]
-        for p, part in zip(self.parameters, row.split(self._sizes), strict=True):
-            if p.grad is not None:
-                part.copy_(p.grad.reshape(-1))
-        return [p.grad is not None for p in self.parameters]
+        pairs = [(p.grad, view) for p, view in zip(self.parameters, self._shared_views[self._written], strict=True)]
+        grads = [grad for grad, _ in pairs if grad is not None]
+        if grads:
+            torch._foreach_copy_([view for grad, view in pairs if grad is not None], grads)
+        return [grad is not None for grad, _ in pairs]
 
     def turn(self) -> None:
         """Make what was written before an exchange readable, and the other set writable."""
-        self._readable, self._written = self._written, self._readable
+        self._written = 1 - self._written
 
     @torch.no_grad()
     def read(self, rank: int, has_gradient: Sequence[bool]) -> None:
         """Replace the gradients of all parameters by those of a process, which may be changed."""
-        self._own.copy_(self._shared[self._readable, rank])
-        for p, part, is_used in zip(self.parameters, self._own.split(self._sizes), has_gradient, strict=True):
-            p.grad = part.view_as(p) if is_used else None
+        self._own.copy_(self._shared[1 - self._written, rank])
+        for p, view, is_used in zip(self.parameters, self._own_views, has_gradient, strict=True):
+            p.grad = view if is_used else None
 
 
 def _shared_zeros(shape: tuple[int, ...], ranks: LocalRanks) -> Tensor:
