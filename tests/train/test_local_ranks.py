@@ -254,9 +254,17 @@ def children_of(pid: int) -> list[int]:
 
 def wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + WATCHDOG_S
-    while Path(f"/proc/{pid}").exists():
+    while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that has ended may remain as a zombie where nobody waits for orphans."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")

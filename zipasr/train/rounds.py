@@ -1,11 +1,11 @@
 """Rounds: steps that several processes of one machine compute at once, and take one after another.
 
 A step of a small model on a CPU is thousands of small operations, which a second thread does not make faster, and half a
-batch takes nearly as long as a whole one. Therefore each process computes the gradients of a whole step of its own, with the
-weights at the start of the round; then all processes take these steps in order, with the same result. Batches, number of
-steps, schedules and learning rates are those of a single process. The difference is that the gradients of the second step of
-a round are those of weights to which momentum alone takes the model (most of the way that the first step does), those of the
-third likewise, and so on.
+batch takes much more than half the time of a whole one (benchmarks/LOG.md). Therefore each process computes the gradients of
+a whole step of its own, with the weights at the start of the round; then all processes take these steps in order, with the
+same result. Batches, number of steps, schedules and learning rates are those of a single process. The difference is that the
+gradients of the second step of a round are those of weights to which momentum alone takes the model, instead of those after
+the first step; those of the third likewise, and so on.
 """
 
 import dataclasses
