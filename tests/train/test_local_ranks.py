@@ -21,7 +21,8 @@ from tests.train.runs import assert_same, content, stop_after
 from tests.train.tones import minute_config, write_tones
 from tests.watchdog import WATCHDOG_S
 from zipasr.checkpoint import CheckpointFolder
-from zipasr.errors import DataError
+from zipasr.data.batching import Batch
+from zipasr.errors import DataError, ZipasrError
 from zipasr.train import length, local_ranks
 from zipasr.train.config import TrainConfig
 from zipasr.train.length import fit_to_time
@@ -29,6 +30,7 @@ from zipasr.train.local_ranks import LocalRanks, LostRankError, Team
 from zipasr.train.loop import TrainReport, train
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import TRAINING_FILE, checkpoint_folders
+from zipasr.train.step import Stepper
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +183,31 @@ def test_run_resumes_with_another_number_of_processes(
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
     assert lines[0][4]["loss"] == lines[1][4]["loss"]
     assert lines[0][-1]["loss"] == pytest.approx(lines[1][-1]["loss"], rel=0.2)
+
+
+def diverge(config: TrainConfig, out: Path, *, ranks: LocalRanks) -> TrainReport:
+    """Train a run in which the second process has no finite loss."""
+    losses = Stepper.losses
+
+    def spoil(self: Stepper, batch: Batch, num_steps: int) -> Any:
+        parts, total = losses(self, batch, num_steps)
+        return parts, total * float("nan")
+
+    if ranks.rank == 1:
+        Stepper.losses = spoil  # type: ignore[method-assign]
+    return train(config, out, is_quiet=True, ranks=ranks)
+
+
+def test_processes_go_back_and_give_up_together(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = minute_config(data, save_interval=3, max_skipped_batches=1, max_rollbacks=1)
+    with Team() as team:
+        team.start(2)
+        with pytest.raises(ZipasrError, match="were not in 1 steps in a row, and going back 1 times"):
+            team.call(diverge, config, tmp_path)
+    error = capsys.readouterr().err
+    assert "the last 1 steps up to 2 were not finite: going back to step 0 with the learning rate times 0.5" in error
+    assert error.count("skipped a batch whose loss is nan") == 2
+    assert "diagnosis of step 2: learning rate" in error
 
 
 def test_sigterm_to_any_process_stops_all(data: Path, tmp_path: Path) -> None:

@@ -133,18 +133,18 @@ class RoundStepper(Stepper):
             if is_learned:
                 self._gradients.read(i, used)
                 is_learned = self._update(norm, number, signs.audio_s)
-            is_diverging = signs.bad > 0
-            if is_diverging and signs.bad_losses == 0 and self.config.precision == "float16":
-                is_diverging = not self.state.loss_scale.after_overflow()
             self.suspects = own if signs.bad and i == rank else []
             self.state.optimizer.zero_grad(set_to_none=True)
             asked = _stop_signal(all_signs) if number == num_steps[-1] else 0
-            yield StepResult(is_learned, losses if is_learned else {}, signs.audio_s, tuple(texts), is_diverging, asked)
+            yield StepResult(is_learned, losses if is_learned else {}, signs.audio_s, tuple(texts), signs.bad > 0, asked)
 
 
 def has_rounds(config: TrainConfig) -> bool:
-    """Whether several steps of a run may be computed at once: ScaledAdam knows where its steps will lead."""
-    return config.adam is None
+    """Whether several steps of a run may be computed at once: with ScaledAdam, whose momentum tells where steps lead.
+
+    In float16, the loss scale of a step depends on the steps before it.
+    """
+    return config.adam is None and config.precision != "float16"
 
 
 def new_stepper(config: TrainConfig, state: TrainState, ranks: Ranks, device: torch.device) -> Stepper:
