@@ -1,12 +1,14 @@
 """Contract: PyTorch and exported graphs use `--threads` threads, reader processes included; threads do not spin by
 default."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -14,10 +16,12 @@ import torch
 
 from tests.tiny_model import noise, save_tiny
 from tests.train.tones import minute_config
-from zipasr.cli import main
-from zipasr.cli.threads import use_threads, use_threads_for_training, wait_without_spinning
+from zipasr.cli import main, threads
+from zipasr.cli.threads import num_cores, use_threads, use_threads_for_training, wait_without_spinning
 from zipasr.device import SMALL_MODEL_PARAMETERS
 from zipasr.onnx_runtime import graph as onnx_graph
+from zipasr.recipes.find import find_recipe
+from zipasr.train.config import AdamConfig, TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +75,62 @@ def test_a_larger_model_keeps_all_cores(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 3
 
 
+def adam_config(**changes: Any) -> TrainConfig:
+    """A run whose steps cannot be computed at once."""
+    return minute_config(num_workers=2, device="cpu", adam=AdamConfig(), **changes)
+
+
 def test_training_counts_its_readers() -> None:
-    config = minute_config(num_workers=2, device="cpu")
-    assert use_threads_for_training(config, None) == config
+    assert use_threads_for_training(adam_config(), None) == (adam_config(), 1)
     assert torch.get_num_threads() == 1
-    assert use_threads_for_training(config, 5).num_workers == 1
+    assert use_threads_for_training(adam_config(), 5) == (dataclasses.replace(adam_config(), num_workers=1), 1)
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "num_processes", "num_workers"), [(1, 1, 0), (2, 2, 0), (3, 2, 0), (6, 2, 2), (None, 2, 3)]
+)
+def test_small_model_trains_in_processes_of_one_thread(
+    num_threads: int | None, num_processes: int, num_workers: int
+) -> None:
+    """The default is the number of cores. Readers are of each process."""
+    config = minute_config(num_workers=7, device="cpu")
+    expected = dataclasses.replace(config, num_workers=num_workers)
+    assert use_threads_for_training(config, num_threads) == (expected, num_processes)
+    assert torch.get_num_threads() == 1
+
+
+def test_larger_model_trains_in_one_process() -> None:
+    config = minute_config(device="cpu", model=find_recipe("librispeech:small").model)
+    assert use_threads_for_training(config, 2) == (config, 1)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("variables", [{"TORCHELASTIC_RUN_ID": "x"}, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}])
+def test_processes_of_torchrun_start_no_others(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert use_threads_for_training(minute_config(device="cpu"), 2).num_processes == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 3),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 3),
+        ({"cpu.max": "no number"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_cores_of_a_container(files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "_CONTROL_GROUP", tmp_path)
+    assert num_cores() == expected
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "serve", "train"])
@@ -113,7 +167,7 @@ class Finder:
             print(json.dumps(os.environ.get("OMP_WAIT_POLICY")))
             raise SystemExit(0)
 sys.meta_path.insert(0, Finder())
-from zipasr.cli import main
+from zipasr.cli import main, threads
 main(["profile", "tiny", "--no-time"])
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP", "KMP"))}

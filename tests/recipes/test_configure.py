@@ -53,10 +53,15 @@ def fake_fit(config: TrainConfig, budget_s: float, *, made_for: Length | None) -
 
 
 def test_budget_fits_the_run_and_settings_hold(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configure, "fit_to_time", fake_fit)
     told: list[TrainConfig] = []
-    run = configure_run(str(data), ["lr=0.01"], out, budget="20m", before_timing=told.append)
+
+    def fit(config: TrainConfig, budget_s: float, *, made_for: Length | None) -> BudgetedRun:
+        told.append(config)
+        return fake_fit(config, budget_s, made_for=made_for)
+
+    run = configure_run(str(data), ["lr=0.01"], out, budget="20m", fit=fit)
     assert [config.lr for config in told] == [0.01]
+    monkeypatch.setattr(configure, "fit_to_time", fake_fit)
     assert (run.config.max_batches, run.config.lr, run.config.lr_batches) == (1200, 0.01, 77.0)
     assert "20 minutes are 1,200 batches of 1.00 s" in run.notes[-1]
     assert not any(note.startswith("length:") for note in run.notes)

@@ -17,15 +17,18 @@ from zipasr.errors import CheckpointError
 from zipasr.model import AsrModel
 from zipasr.nn.constraint import Whiten
 from zipasr.train.distributed import Ranks
+from zipasr.train.local_ranks import LocalRanks
 from zipasr.train.state import (
     AVERAGE_FILE,
     TENSORS_FILE,
     TRAINING_FILE,
     Position,
     TrainState,
+    _batches_per_step,
     checkpoint_folders,
     checkpoint_path,
     load_newest,
+    read_note,
     remove_old,
 )
 
@@ -96,7 +99,7 @@ def test_another_rank_has_a_random_state_of_its_own(tmp_path: Path) -> None:
     expected = torch.get_rng_state()
     torch.manual_seed(6)
     of_second["whiten_prob"] = dict.fromkeys(of_second["whiten_prob"], Whiten.min_prob)
-    state._write(tmp_path, TOKENIZER, [None, of_second])
+    state._write(tmp_path, TOKENIZER, [None, of_second], 2)
     first, second = new_state(), new_state()
     second.load(tmp_path, Ranks(1, 2))
     assert torch.equal(torch.get_rng_state(), expected)
@@ -110,11 +113,26 @@ def test_another_rank_has_a_random_state_of_its_own(tmp_path: Path) -> None:
 def test_another_number_of_ranks_resumes_at_about_the_same_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = new_state()
     state.position.index = 7
-    state._write(tmp_path, TOKENIZER, [None, state._of_rank()])
+    state._write(tmp_path, TOKENIZER, [None, state._of_rank()], 2)
     for size, index in ((1, 14), (2, 7), (4, 3)):
         state.load(tmp_path, Ranks(0, size))
         assert state.position.index == index
-    assert caplog.text.count("processes instead of 2") == 2
+    assert caplog.text.count("batches instead of 2") == 2
+
+
+def test_local_ranks_take_one_batch_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their number does not change the position; in checkpoints of 0.2.0 the number of ranks is that of batches."""
+    state = new_state()
+    state.position.index = 7
+    state._write(tmp_path / "local", TOKENIZER, [None, state._of_rank()], 1)
+    for ranks in (LocalRanks(0, 3, []), LocalRanks(0, 2, []), Ranks()):
+        state.load(tmp_path / "local", ranks)
+        assert state.position.index == 7
+    assert read_note(tmp_path / "local").batches_per_step == 1
+    assert not caplog.text
+    document = json.loads((tmp_path / "local" / TRAINING_FILE).read_text())
+    del document["batches_per_step"]
+    assert _batches_per_step(document) == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

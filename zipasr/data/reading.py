@@ -1,11 +1,12 @@
 """The batches of a run from any position, prefetched by worker processes: plan and reader in, `PlacedBatch` out.
 
-If several processes train together, they receive batches s * world_size, s * world_size + 1, ... in step s of an epoch.
+If several processes train together, they receive batches s * world_size, s * world_size + 1, ... in step s of an epoch, or
+those that they choose.
 """
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -117,11 +118,43 @@ def read_batches(
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to world_size - 1, but is {rank} of {world_size}")
+    requests = _requests(plan, start, num_epochs, rank=rank, world_size=world_size)
+    for (epoch, index, is_last), batch in _read(plan, reader, requests, num_workers=num_workers, pin_memory=pin_memory):
+        yield PlacedBatch(epoch, index, is_last, batch)
+
+
+def read_chosen(
+    plan: BatchPlan, reader: BatchReader, places: Iterable[tuple[int, int]], *, num_workers: int
+) -> Iterator[Batch | None]:
+    """Yield some batches of a run; None is one in which nothing can be read.
+
+    Args:
+        plan: what to read.
+        reader: how to read it.
+        places: epoch, and index in it, of each batch.
+        num_workers: number of worker processes; 0 reads in this one.
+    Raises:
+        DataError: too many utterances cannot be read, or a worker died.
+    """
+    requests = ((None, (epoch, index, plan.epoch(epoch)[index])) for epoch, index in places)
+    for _, batch in _read(plan, reader, requests, num_workers=num_workers):
+        yield batch
+
+
+def _read(
+    plan: BatchPlan,
+    reader: BatchReader,
+    requests: Iterable[tuple[Any, Any]],
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Any, Batch | None]]:
+    """Yield the batch of each request, with the position in it."""
     unreadable = _UnreadableCounter(len(plan.durations_s), reader.config.max_unreadable_share)
     loader: DataLoader[Any] = DataLoader(
         _PlacedReader(reader),
         batch_size=None,
-        sampler=_requests(plan, start, num_epochs, rank=rank, world_size=world_size),
+        sampler=requests,
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_interrupts_to_main,
@@ -131,7 +164,7 @@ def read_batches(
     batches = iter(loader)
     while True:
         try:
-            (epoch, index, is_last), read = next(batches)
+            position, read = next(batches)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -144,7 +177,7 @@ def read_batches(
         if isinstance(read, DataError):
             raise read
         unreadable.count(read)
-        yield PlacedBatch(epoch, index, is_last, read.batch)
+        yield position, read.batch
 
 
 def _unchanged(batch: Any) -> Any:

@@ -11,7 +11,7 @@ from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import MADE_FOR, fit_to_data
 from zipasr.train.config import TrainConfig
 from zipasr.train.folder import stored_config
-from zipasr.train.length import fit_to_time, parse_duration_s
+from zipasr.train.length import BudgetedRun, fit_to_time, parse_duration_s
 from zipasr.train.resolve import resolve
 
 _LENGTHS = ("num_epochs", "max_batches")
@@ -32,7 +32,7 @@ def configure_run(
     *,
     checkpoint: str | None = None,
     budget: str | None = None,
-    before_timing: Callable[[TrainConfig], object] | None = None,
+    fit: Callable[..., BudgetedRun] | None = None,
 ) -> ConfiguredRun:
     """The configuration of a command line.
 
@@ -44,7 +44,7 @@ def configure_run(
         out: the folder of the run.
         checkpoint: checkpoint to start from; see `resolve`.
         budget: maximum duration of the run on this machine, such as `20m`.
-        before_timing: called with the run before its steps are timed, to configure what affects them, such as threads.
+        fit: `fit_to_time` or what calls it, for example in several processes; None: `fit_to_time`.
     Raises:
         ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
         CheckpointError: the checkpoint, or the run in `out`, cannot be read.
@@ -71,9 +71,7 @@ def configure_run(
     config = resolve(base, settings, checkpoint, out)
     if budget_s is None:
         return ConfiguredRun(config, notes)
-    if before_timing is not None:
-        before_timing(config)
-    run = fit_to_time(config, budget_s, made_for=made_for)
+    run = (fit or fit_to_time)(config, budget_s, made_for=made_for)
     note = (
         f"budget: {budget_s / 60:g} minutes are {run.num_steps:,} batches of {run.pace.step_s:.2f} s on this machine, "
         f"with validations of {run.pace.validation_s:.1f} s"

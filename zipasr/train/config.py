@@ -305,9 +305,12 @@ class TrainConfig:
                 "search"
             )
 
-    def schedule_progress(self, num_steps: int, *, num_ranks: int = 1) -> float:
-        """Progress of the schedules inside the model after `num_steps` optimizer steps, in units of `ref_duration_s`."""
-        duration_s = self.batch.max_duration_s * self.accumulate_batches * num_ranks
+    def schedule_progress(self, num_steps: int, *, batches_per_step: int = 1) -> float:
+        """Progress of the schedules inside the model after `num_steps` optimizer steps, in units of `ref_duration_s`.
+
+        `batches_per_step` is that of the ranks, without `accumulate_batches`.
+        """
+        duration_s = self.batch.max_duration_s * self.accumulate_batches * batches_per_step
         offset = self.finetune.step_offset if self.finetune is not None else 0.0
         return offset + num_steps * duration_s / self.ref_duration_s
 

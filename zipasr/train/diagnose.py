@@ -129,7 +129,7 @@ def schedule_progress_of(model_folder: Path) -> float:
     if config is None:
         return math.inf
     note = read_note(folder)
-    return config.schedule_progress(note.position.num_steps, num_ranks=note.num_ranks)
+    return config.schedule_progress(note.position.num_steps, batches_per_step=note.batches_per_step)
 
 
 def read_speech(

@@ -1,7 +1,8 @@
 """The processes ("ranks") that train one model together, and their communication.
 
 They are started by `torchrun`, whose environment variables define the rendezvous; without them a run is a single rank, and
-everything here is a no-op. Each rank reads its own batches and holds the whole model; gradients are summed.
+everything here is a no-op. (Processes that a run on a CPU starts itself are in `local_ranks`.) Each rank reads its own
+batches and holds the whole model; gradients are summed.
 There are two channels: gradients use NCCL between GPUs (gloo between CPUs), and a message of a few numbers per step always
 uses gloo. When a rank dies its gloo channel closes, so the others notice at once, before they start NCCL work and hang.
 
@@ -49,6 +50,16 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes, prints and validates."""
         return self.rank == 0
+
+    @property
+    def batches_per_step(self) -> int:
+        """Number of batches that all ranks together take in a step, for each that is accumulated."""
+        return self.size
+
+    @property
+    def steps_at_once(self) -> int:
+        """Number of steps that are computed at once, at most."""
+        return 1
 
     def device(self, name: str) -> torch.device:
         """The device of this rank: with CUDA, each rank of a machine uses its own GPU.
@@ -238,14 +249,15 @@ def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def joined(device_name: str, timeout_s: float) -> Iterator[tuple[Ranks, torch.device]]:
-    """Context manager: the connected ranks of torchrun's environment, or a single rank, and the device of this rank.
+def joined(device_name: str, timeout_s: float, ranks: Ranks | None = None) -> Iterator[tuple[Ranks, torch.device]]:
+    """Context manager: the connected ranks, and the device of this rank.
 
     Args:
         device_name: see `select_device`.
         timeout_s: seconds that a rank may keep the others waiting in a step before the run fails.
+        ranks: the ranks; None: those of torchrun's environment, or a single one.
     """
-    ranks = ranks_of_environment()
+    ranks = ranks or ranks_of_environment()
     device = ranks.device(device_name)
     if not ranks.is_main:  # one rank is enough to warn about what concerns all
         logging.getLogger("zipasr").setLevel(logging.ERROR)

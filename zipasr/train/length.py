@@ -9,21 +9,21 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
-from zipasr.data.plan import BatchPlan
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
 from zipasr.nn.schedule import set_step
-from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
-from zipasr.train.data import TrainData
 from zipasr.train.distributed import Ranks
-from zipasr.train.setup import new_state, open_data
+from zipasr.train.rounds import RoundStepper, new_stepper, read_rounds
+from zipasr.train.setup import RunData, new_state, open_data
+from zipasr.train.state import Position
 from zipasr.train.step import Stepper
 from zipasr.train.validation import validate, validation_batches
 
@@ -35,7 +35,8 @@ MIN_BATCHES = 200
 """Minimum length of a run: with fewer batches nothing is learned from any data."""
 _MEASURE_S = 8.0
 """Seconds of training to measure the duration of a step; steps differ by the lengths of their utterances."""
-_WARMUP_STEPS = 2
+_WARMUP_TURNS = 2
+"""Number of first steps, or rounds of them, that are not timed."""
 _SPARE_SHARE = 0.05
 """Share of a time budget reserved for startup, checkpoints and varying speed of the machine."""
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
@@ -107,7 +108,9 @@ def scaled_to(config: TrainConfig, num_steps: int, *, steps_per_epoch: float, ma
     )
 
 
-def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None = None) -> BudgetedRun:
+def fit_to_time(
+    config: TrainConfig, budget_s: float, *, made_for: Length | None = None, ranks: Ranks | None = None
+) -> BudgetedRun:
     """Scale a run to about a given duration on this machine, by timing some of its steps.
 
     Nothing is written. Later changes in the load of the machine are not taken into account.
@@ -116,16 +119,26 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
         config: the run, its data prepared.
         budget_s: seconds from start to end.
         made_for: the length that `config` was tuned for; None: its own length on this data.
+        ranks: the processes of this machine that will train, which must all call this; None: this one alone.
     Raises:
         ConfigError: the time is too short to learn anything.
         DataError: the data cannot be used.
     """
-    started = time.monotonic()
-    config, tokenizer, data = open_data(config)
-    plan, device = data.plan(config), select_device(config.device)
-    with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
-        pace = _measure(config, data, plan, tokenizer, device)
-    left_s = (1.0 - _SPARE_SHARE) * (budget_s - (time.monotonic() - started)) - NUM_VALIDATIONS * pace.validation_s
+    started, ranks = time.monotonic(), ranks or Ranks()
+    run = ranks.main_first(lambda: open_data(config))
+    config = run.config
+    with fast_matmul(select_device(config.device)) if config.use_onednn_matmul else nullcontext():
+        pace = _measure(run, ranks)
+    num_steps = ranks.from_main(lambda: _num_steps(pace, budget_s, time.monotonic() - started))
+    per_epoch = run.data.plan(config).num_batches(0) / config.accumulate_batches
+    if made_for is None:
+        made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
+    return BudgetedRun(scaled_to(config, num_steps, steps_per_epoch=per_epoch, made_for=made_for), pace, num_steps)
+
+
+def _num_steps(pace: Pace, budget_s: float, spent_s: float) -> int:
+    """Number of steps in a time budget, of which some seconds are spent."""
+    left_s = (1.0 - _SPARE_SHARE) * (budget_s - spent_s) - NUM_VALIDATIONS * pace.validation_s
     num_steps = int(left_s / pace.step_s)
     if num_steps < MIN_BATCHES:
         needed_s = (MIN_BATCHES * pace.step_s + NUM_VALIDATIONS * pace.validation_s) / (1.0 - _SPARE_SHARE)
@@ -133,32 +146,51 @@ def fit_to_time(config: TrainConfig, budget_s: float, *, made_for: Length | None
             f"the budget must be enough for {MIN_BATCHES} batches, which take {pace.step_s:.2f} s each here, but is "
             f"{budget_s / 60:.1f} minutes; give {needed_s / 60 + 1:.0f} minutes or more"
         )
-    per_epoch = plan.num_batches(0) / config.accumulate_batches
-    if made_for is None:
-        made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
-    return BudgetedRun(scaled_to(config, num_steps, steps_per_epoch=per_epoch, made_for=made_for), pace, num_steps)
+    return num_steps
 
 
-def _measure(config: TrainConfig, data: TrainData, plan: BatchPlan, tokenizer: Tokenizer, device: torch.device) -> Pace:
-    """Train for some seconds and validate once, with a temporary model."""
+def _measure(run: RunData, ranks: Ranks) -> Pace:
+    """Train for some seconds and, on rank 0, validate once, with a temporary model."""
+    (config, tokenizer, data), device = run, select_device(run.config.device)
     torch.manual_seed(config.seed)
     state, _ = new_state(config, device, tokenizer)
-    stepper = Stepper(config, state, Ranks(), device)
-    num_steps, clock = 0, time.monotonic()
-    for placed in read_batches(plan, data.reader(config, tokenizer), num_epochs=config.num_epochs, num_workers=0):
-        if num_steps == _WARMUP_STEPS:
+    num_batches, clock = 0, time.monotonic()
+    for i, number in enumerate(_turns(run, new_stepper(config, state, ranks, device), ranks), start=1):
+        num_batches += number if i > _WARMUP_TURNS else 0
+        if i == _WARMUP_TURNS:
             clock = time.monotonic()
-        state.model.train()
-        set_step(state.model, config.schedule_progress(num_steps + 1))
-        stepper.step([placed.batch], num_steps + 1)
-        num_steps += 1
-        if num_steps > _WARMUP_STEPS and time.monotonic() - clock > _MEASURE_S:
+        elif ranks.exchange(num_batches > 0 and time.monotonic() - clock > _MEASURE_S)[0]:
             break
-    step_s = config.accumulate_batches * (time.monotonic() - clock) / max(1, num_steps - _WARMUP_STEPS)
+    step_s = config.accumulate_batches * (time.monotonic() - clock) / max(1, num_batches)
+    if not ranks.is_main:
+        return Pace(step_s, 0.0)
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
     validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device, config.search)
     return Pace(step_s, time.monotonic() - clock)
+
+
+def _turns(run: RunData, stepper: Stepper, ranks: Ranks) -> Iterator[int]:
+    """Take steps, those of a round at once; yield the number of batches that each turn took on all processes."""
+    (config, tokenizer, data), state = run, stepper.state
+    plan, reader = data.plan(config), data.reader(config, tokenizer)
+    if isinstance(stepper, RoundStepper):
+        plain = dataclasses.replace(config, num_workers=0)
+        for turn, batches in read_rounds(plan, reader, plain, Position(), ranks):
+            first = state.position.num_steps + 1
+            numbers = range(first, first + len(turn.steps))
+            state.model.train()
+            set_step(state.model, config.schedule_progress(first))
+            for number, _ in zip(numbers, stepper.round(batches, numbers), strict=True):
+                state.position.num_steps = number
+            yield sum(map(len, turn.steps))
+        return
+    for placed in read_batches(plan, reader, num_epochs=config.num_epochs, num_workers=0):
+        state.position.num_steps += 1
+        state.model.train()
+        set_step(state.model, config.schedule_progress(state.position.num_steps))
+        stepper.step([placed.batch], state.position.num_steps)
+        yield 1
 
 
 def _rounded(value: float) -> float:

@@ -2,7 +2,8 @@
 
 A run lives in a folder: `config.json`, `checkpoints/batch-N/` (to resume from), `model/` (the averaged model of the
 last validation, to evaluate and use), `best/`, `metrics.jsonl`, `tensorboard/`. The same command on the same folder goes on
-where the run stopped. Under torchrun several processes run this loop in step; see `distributed`.
+where the run stopped. Under torchrun several processes run this loop in step; see `distributed`. Those that a run on a CPU
+starts itself do too; see `rounds`.
 """
 
 import logging
@@ -33,14 +34,16 @@ from zipasr.search.default_search import write_default_search
 from zipasr.train.acceleration import compile_blocks, recompute_activations
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
-from zipasr.train.distributed import joined
+from zipasr.train.distributed import Ranks, joined
+from zipasr.train.local_ranks import LocalRanks
 from zipasr.train.metrics import RunLog, SilentLog, peak_memory_gib, read_metrics, sparing_warnings
 from zipasr.train.outlook import describe_data, describe_length
 from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
+from zipasr.train.rounds import Round, RoundStepper, new_stepper, read_rounds
 from zipasr.train.setup import RunSetup, expected_length, new_state, set_up
 from zipasr.train.signals import StopRequest, stop_request
 from zipasr.train.state import TrainState, checkpoint_path, keep_best, load_newest, remove_old
-from zipasr.train.step import Stepper, StepResult
+from zipasr.train.step import StepResult
 from zipasr.train.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
@@ -69,7 +72,14 @@ class TrainReport:
     """Findings from the differences between the searches, each with its cure."""
 
 
-def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_interval_given: bool = True) -> TrainReport:
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    is_quiet: bool = False,
+    is_save_interval_given: bool = True,
+    ranks: Ranks | None = None,
+) -> TrainReport:
     """Train a model in the folder `out`, or resume the run that is there.
 
     Args:
@@ -78,6 +88,7 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_int
         is_quiet: whether to hide the progress bar.
         is_save_interval_given: whether `config.save_interval` is what the user wants. Otherwise a new run chooses another if
             its length needs one, and a resumed run keeps its own, unless its length has changed.
+        ranks: the processes that train together; None: those of torchrun's environment, or this one alone.
     Raises:
         ConfigError: the configuration is inconsistent, or conflicts with the device or the run in `out`.
         DataError: the data cannot be used.
@@ -86,13 +97,14 @@ def train(config: TrainConfig, out: Path, *, is_quiet: bool = False, is_save_int
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     config.check_complete()
-    with joined(config.device, config.rank_timeout_s) as (ranks, device):
+    with joined(config.device, config.rank_timeout_s, ranks) as (ranks, device):
         check_precision(config.precision, device, is_training=True)
         cuts, dev_cuts = ranks.main_first(lambda: [read_split(config.data, name) for name in ("train", "dev")])
         with locked(out) if ranks.is_main else nullcontext():
             setup = set_up(config, out, ranks, device, cuts, dev_cuts, is_save_interval_given=is_save_interval_given)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
-            with stop_request() as request, matmul, sparing_warnings(scaled_adam.__name__):
+            is_helper = isinstance(ranks, LocalRanks) and not ranks.is_main
+            with stop_request(is_helper=is_helper) as request, matmul, sparing_warnings(scaled_adam.__name__):
                 while True:  # once, and again after each rollback to an earlier checkpoint
                     log, state = _begin(setup, is_quiet=is_quiet)
                     try:
@@ -123,6 +135,7 @@ def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     num_parameters = sum(p.numel() for p in state.model.parameters())
     verb = "continuing with" if is_resumed else "training"
     where = f"{setup.device} x {ranks.size}" if ranks.size > 1 else str(setup.device)
+    where = f"{setup.device} in {ranks.size} processes" if ranks.steps_at_once > 1 else where
     log.message(
         f"{verb} {num_parameters / 1e6:.2f} M parameters on {where} in {out}: "
         f"{describe_data(setup.data, setup.tokenizer.vocab_size)}"
@@ -141,7 +154,7 @@ class _Run:
     def __init__(self, setup: RunSetup, state: TrainState, log: RunLog) -> None:
         self.setup, self.state, self.log = setup, state, log
         self.config, self.out, self.ranks = setup.config, setup.out, setup.ranks
-        self.stepper = Stepper(setup.config, state, setup.ranks, setup.device)
+        self.stepper = new_stepper(setup.config, state, setup.ranks, setup.device)
         # Creating a new model would advance the random state just restored.
         self.dev_model = merged_copy(state.model).eval() if self.ranks.is_main else None
         self.dev_texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev} if self.ranks.is_main else {}
@@ -160,8 +173,7 @@ class _Run:
         """Train to the end or until a stop is requested; None after a rollback, when the run must be restarted."""
         if self._owes_validation():
             self.validate()
-        for batches, is_last_of_epoch in self._steps():
-            result = self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=request.signal)
+        for result in self._results(request):
             if self.state.divergence.num_skipped >= self.config.max_skipped_batches:
                 self._go_back()
                 return None
@@ -188,6 +200,32 @@ class _Run:
             lambda: not any(line["kind"] == "dev" and line["step"] == b for line in read_metrics(self.out))
         )
 
+    def _results(self, request: StopRequest) -> Iterator[StepResult]:
+        """Take all steps; yield the result of each before the next is taken."""
+        if isinstance(self.stepper, RoundStepper):
+            plan, reader = self.setup.plan, self.setup.reader
+            for turn, batches in read_rounds(plan, reader, self.config, self.state.position, self.ranks):
+                yield from self._round(self.stepper, turn, batches, request)
+            return
+        for batches, is_last_of_epoch in self._steps():
+            yield self.step(batches, is_last_of_epoch=is_last_of_epoch, stop_signal=request.signal)
+
+    def _round(
+        self, stepper: RoundStepper, turn: Round, batches: Sequence[Batch | None], request: StopRequest
+    ) -> Iterator[StepResult]:
+        """Take the steps of a round; average, log, validate and save if due after each."""
+        first, position = self.state.position.num_steps + 1, self.state.position
+        numbers = range(first, first + len(turn.steps))
+        self.state.model.train()
+        set_step(self.state.model, self.config.schedule_progress(min(first + self.ranks.rank, numbers[-1])))
+        results = stepper.round(batches, numbers, request=request)
+        for number, indices in zip(numbers, turn.steps, strict=True):
+            position.num_steps = number
+            result = next(results)
+            is_last = turn.is_last and number == numbers[-1]
+            self._account(result, num_batches=len(indices), is_last_of_epoch=is_last)
+            yield result
+
     def _steps(self) -> Iterator[tuple[list[Batch | None], bool]]:
         """Yield the batches of each step of this rank, and whether the step is the last of its epoch."""
         position, group, limit = self.state.position, list[Batch | None](), self.config.max_batches or math.inf
@@ -212,13 +250,20 @@ class _Run:
 
     def step(self, batches: Sequence[Batch | None], *, is_last_of_epoch: bool, stop_signal: int = 0) -> StepResult:
         """Take one training step, then average, log, validate and save if due."""
-        config, state, position = self.config, self.state, self.state.position
+        state, position = self.state, self.state.position
         position.num_steps += 1
         b = position.num_steps
         state.model.train()
         # Differs: the published trainer does this every 10 batches, which for schedules over thousands makes no difference.
-        set_step(state.model, config.schedule_progress(b, num_ranks=self.ranks.size))
+        set_step(state.model, self.config.schedule_progress(b, batches_per_step=self.ranks.batches_per_step))
         result = self.stepper.step(batches, b, stop_signal=stop_signal)
+        self._account(result, num_batches=len(batches), is_last_of_epoch=is_last_of_epoch)
+        return result
+
+    def _account(self, result: StepResult, *, num_batches: int, is_last_of_epoch: bool) -> None:
+        """Average, log, validate and save if due after a step."""
+        config, state, position = self.config, self.state, self.state.position
+        b = position.num_steps
         if result.is_learned or result.is_diverging:
             state.divergence.num_skipped = state.divergence.num_skipped + 1 if result.is_diverging else 0
         for problem in result.problems:
@@ -229,7 +274,7 @@ class _Run:
         position.audio_s = position.audio_after(result.audio_s)
         position.train_s += time.monotonic() - self.clock  # includes reading the batch
         self.clock = time.monotonic()
-        position.index += len(batches)
+        position.index += num_batches
         if is_last_of_epoch:
             position.epoch, position.index = position.epoch + 1, 0
             if not state.scheduler.is_by_hours:
@@ -248,7 +293,6 @@ class _Run:
             self.validate()
         self.log.pause(time.monotonic() - self.clock)
         self.clock = time.monotonic()
-        return result
 
     def save(self) -> None:
         """Write a checkpoint to resume from, and delete the oldest beyond those to keep."""

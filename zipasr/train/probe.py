@@ -86,12 +86,13 @@ class ProbeReport:
         return "\n".join(lines)
 
 
-def probe(config: TrainConfig, out: Path) -> ProbeReport:
+def probe(config: TrainConfig, out: Path, *, num_processes: int = 1) -> ProbeReport:
     """Find the largest safe `batch.max_duration_s` of a run; nothing is written.
 
     Args:
         config: configuration of the run.
         out: folder of the run, whose vocabulary is used if the run has started.
+        num_processes: processes of this machine that will train together, each with a batch and an equal part of the memory.
     Raises:
         ConfigError: the device or its precision is not available.
         DataError: the data cannot be used.
@@ -102,10 +103,11 @@ def probe(config: TrainConfig, out: Path) -> ProbeReport:
     check_precision(config.precision, device, is_training=True)
     config, tokenizer, data = open_data(config, tokenizer_folder(out))
     sizes = _sizes(data.train, tokenizer)
-    budget = memory_budget(device)
+    budget = memory_budget(device) // num_processes
+    name = f"{device} in each of {num_processes} processes" if num_processes > 1 else str(device)
     with fast_matmul(device) if config.use_onednn_matmul else nullcontext():
         trier = _Trier(config, tokenizer, device)
-        return find_largest(config, sizes, trier.peak, budget, str(device), may_overshoot=device.type == "cuda")
+        return find_largest(config, sizes, trier.peak, budget, name, may_overshoot=device.type == "cuda")
 
 
 def find_largest(

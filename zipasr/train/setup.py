@@ -113,7 +113,7 @@ def expected_length(config: TrainConfig, plan: BatchPlan, ranks: Ranks, position
     position = position or Position()
     epochs_left = max(config.num_epochs - position.epoch, 0)
     total = position.num_steps - position.index // config.accumulate_batches
-    batches_a_step = config.accumulate_batches * ranks.size
+    batches_a_step = config.accumulate_batches * ranks.batches_per_step
     total += epochs_left and epochs_left * math.ceil(plan.num_batches(position.epoch) / batches_a_step)
     num_steps = min(total, config.max_batches or total)
     return RunLength(num_steps, config.num_epochs * num_steps / max(total, 1))

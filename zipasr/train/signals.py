@@ -21,22 +21,27 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(*, is_helper: bool = False) -> Iterator[StopRequest]:
     """Context manager that turns the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once.
 
     It has no effect outside the main thread. Under torchrun a second SIGINT is ignored, because the agent forwards a
     signal that the terminal has already sent.
+
+    Args:
+        is_helper: whether another process, which started this one, reports what happens and takes care of Ctrl-C. Then
+            only SIGTERM is a request, and nothing is written.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGTERM,) if is_helper else (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
 
     def handle(number: int, frame: FrameType | None) -> None:
         first = not request
         request.signal = request.signal or number
-        if not first:
+        if not first or is_helper:
             return
         if is_under_torchrun():
             os.write(2, b"\nstopping: a checkpoint is saved after this batch\n")

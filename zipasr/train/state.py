@@ -49,9 +49,9 @@ class Position:
     epoch: int = 0
     """Number of finished epochs."""
     index: int = 0
-    """Finished batches of the current epoch, per rank."""
+    """Finished batches of the current epoch, divided by `Ranks.batches_per_step`."""
     num_steps: int = 0
-    """Optimizer steps since the start; each is of `accumulate_batches` batches on every rank."""
+    """Optimizer steps since the start; each is of `accumulate_batches` times `Ranks.batches_per_step` batches."""
     audio_s: float = 0.0
     """Seconds of audio processed since the start, by all ranks, whether the model learned from it or not."""
     train_s: float = 0.0
@@ -90,9 +90,9 @@ class TrainState:
         """Write a training checkpoint, atomically; with several ranks, all must call this."""
         ranks = ranks or Ranks()
         told = ranks.exchange(None if ranks.is_main else self._of_rank())
-        ranks.from_main(lambda: self._write(folder, tokenizer, told))
+        ranks.from_main(lambda: self._write(folder, tokenizer, told, ranks.batches_per_step))
 
-    def _write(self, folder: Path, tokenizer: Tokenizer, told: list[Any]) -> None:
+    def _write(self, folder: Path, tokenizer: Tokenizer, told: list[Any], batches_per_step: int) -> None:
         documents, tensors, blobs = self.model.to_files(tokenizer)
         adapters = lora_state_dict(self.model)
         if adapters:
@@ -106,6 +106,7 @@ class TrainState:
             "divergence": dataclasses.asdict(self.divergence),
             "loss_scale": dataclasses.asdict(self.loss_scale),
             "ranks": told,
+            "batches_per_step": batches_per_step,
         }
         named |= {f"random.{name}": tensor for name, tensor in random_state(self._device).items()}
         tensors |= {TENSORS_FILE: named, AVERAGE_FILE: self.average.tensors}
@@ -114,8 +115,8 @@ class TrainState:
     def load(self, folder: Path, ranks: Ranks | None = None) -> None:
         """Restore everything from a training checkpoint.
 
-        If it was written by a different number of ranks, the position is converted to about the same number of batches, and
-        additional ranks keep their current random state.
+        If its steps were of a different number of batches, the position is converted to about the same number of batches.
+        Ranks that did not exist keep their current random state.
 
         Raises:
             CheckpointError: the checkpoint is damaged or belongs to another model or version.
@@ -136,8 +137,8 @@ class TrainState:
             self.position = Position(**document["position"])
             self.divergence = DivergenceState(**document["divergence"])
             self.loss_scale = LossScale(**document["loss_scale"])
-        if ranks is not None and len(told) != ranks.size:
-            self._change_ranks(len(told), ranks.size)
+        if ranks is not None and (before := _batches_per_step(document)) != ranks.batches_per_step:
+            self._change_ranks(before, ranks.batches_per_step)
         if own is not None:
             set_random_state(_from_hex(own["random"]), self._device)
         elif rank == 0:
@@ -146,8 +147,8 @@ class TrainState:
 
     def _change_ranks(self, before: int, now: int) -> None:
         logger.warning(
-            "the run continues with %d processes instead of %d: schedules count steps, whose size has changed, and "
-            "some batches of this epoch may be read twice",
+            "the run continues in steps of %d batches instead of %d, one for each process of torchrun: schedules "
+            "count steps, and some batches of this epoch may be read twice",
             now,
             before,
         )
@@ -176,7 +177,8 @@ class CheckpointNote(NamedTuple):
 
     position: Position
     divergence: DivergenceState
-    num_ranks: int
+    batches_per_step: int
+    """See `Ranks`."""
 
 
 def read_note(folder: Path) -> CheckpointNote:
@@ -188,8 +190,13 @@ def read_note(folder: Path) -> CheckpointNote:
     document = checkpoint.CheckpointFolder(folder).document(TRAINING_FILE)
     with _of_this_version(folder):
         return CheckpointNote(
-            Position(**document["position"]), DivergenceState(**document["divergence"]), len(document["ranks"])
+            Position(**document["position"]), DivergenceState(**document["divergence"]), _batches_per_step(document)
         )
+
+
+def _batches_per_step(document: Mapping[str, Any]) -> int:
+    """`Ranks.batches_per_step` of those that wrote a checkpoint; up to version 0.2.0 it was their number."""
+    return int(document.get("batches_per_step", len(document["ranks"])))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class _Gradients(NamedTuple):
     """Utterances that do not fit into memory even alone."""
 
 
-class _Signs(NamedTuple):
+class Signs(NamedTuple):
     """Numbers of one rank in a step, or sums over all ranks: each counts ranks unless stated otherwise."""
 
     sigint: float
@@ -103,21 +103,9 @@ class Stepper:
         own = [batch for batch in batches if batch is not None]
         self.random_before = random_state(self.device)
         found = self._learn(own, num_steps)
-        is_loss_bad = not all(map(math.isfinite, found.losses.values()))
-        is_bad = is_loss_bad or not math.isfinite(found.norm)
-        signs, losses = self._agree(
-            _Signs(
-                sigint=stop_signal == signal.SIGINT,
-                sigterm=stop_signal == signal.SIGTERM,
-                bad_losses=is_loss_bad,
-                bad=is_bad,
-                pieces=found.num_pieces,
-                split=found.num_pieces > len(own),
-                unfit=len(found.unfit),
-                audio_s=sum(batch.audio_s for batch in own),
-            ),
-            {name: 0.0 if is_bad else loss for name, loss in found.losses.items()},
-        )
+        own_signs = self._signs(found, own, stop_signal)
+        is_loss_bad, is_bad = own_signs.bad_losses > 0, own_signs.bad > 0
+        signs, losses = self._agree(own_signs, {name: 0.0 if is_bad else loss for name, loss in found.losses.items()})
         has_problems = signs.bad or signs.split or signs.unfit
         problems = self._problems(found, own, is_loss_bad, is_bad) if has_problems else ()
 
@@ -132,10 +120,24 @@ class Stepper:
         self.state.optimizer.zero_grad(set_to_none=True)
         return StepResult(is_learned, losses if is_learned else {}, signs.audio_s, problems, is_diverging, signs.stop_signal)
 
-    def _agree(self, signs: _Signs, losses: dict[str, float]) -> tuple[_Signs, dict[str, float]]:
+    def _signs(self, found: _Gradients, own: Sequence[Batch], stop_signal: int) -> Signs:
+        """The numbers of this rank in a step."""
+        is_loss_bad = not all(map(math.isfinite, found.losses.values()))
+        return Signs(
+            sigint=stop_signal == signal.SIGINT,
+            sigterm=stop_signal == signal.SIGTERM,
+            bad_losses=is_loss_bad,
+            bad=is_loss_bad or not math.isfinite(found.norm),
+            pieces=found.num_pieces,
+            split=found.num_pieces > len(own),
+            unfit=len(found.unfit),
+            audio_s=sum(batch.audio_s for batch in own),
+        )
+
+    def _agree(self, signs: Signs, losses: dict[str, float]) -> tuple[Signs, dict[str, float]]:
         """The sums over all ranks, in one message."""
         sums = self.ranks.sum([*map(float, signs), *losses.values()])
-        return _Signs(*sums[: len(signs)]), dict(zip(losses, sums[len(signs) :], strict=True))
+        return Signs(*sums[: len(signs)]), dict(zip(losses, sums[len(signs) :], strict=True))
 
     def losses(self, batch: Batch, num_steps: int) -> tuple[dict[str, Tensor], Tensor]:
         """Each loss, and their weighted sum; all summed over the batch, in nats.
