@@ -8,6 +8,7 @@ Memory is the peak of the process above the loaded model (Linux only), in the fi
 import argparse
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import resource
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if args.change != "without kept memory":
+    if args.change != "without kept memory" and importlib.util.find_spec("zipasr.cli.memory"):  # the first versions lack it
         from zipasr.cli.memory import keep_freed_memory
 
         keep_freed_memory()
