@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants  # noqa: F401  HF_HUB_OFFLINE is read here, before tests set it
 import pytest
 import soundfile
 
