@@ -6,7 +6,9 @@ Memory is the peak of the process above the loaded model (Linux only), in the fi
 """
 
 import argparse
+import ctypes
 import dataclasses
+import gc
 import hashlib
 import importlib.util
 import json
@@ -71,12 +73,15 @@ def encode(preset: str, batch: int, seconds: float, precision: str = "float32") 
 
 def encode_exported(preset: str, batch: int, seconds: float) -> Work:
     """The exported offline encoder in onnxruntime."""
-    from export_speed import open_session
+    import onnxruntime
 
     from zipasr.export.offline import offline_graphs
     from zipasr.export.trace import trace
 
-    session = open_session(trace(offline_graphs(make_model(preset))["encoder"]), torch.get_num_threads())
+    graph = trace(offline_graphs(make_model(preset))["encoder"]).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     features, lens = noise(batch, round(100 * seconds))
     given = {"x": features.numpy(), "x_lens": lens.numpy()}
     return lambda: session.run(None, given)[:1]
@@ -141,7 +146,7 @@ def step_optimizer(kind: str) -> Work:
 
 
 def start_cold() -> Work:
-    """`zipasr transcribe` with `tiny` on one second, from start to end of the process."""
+    """`zipasr transcribe` with `tiny` on one second, from start to end of the process, in a folder without another zipasr."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = Tokenizer.train(["abcdefghijklmnopqrstuvwxyz '"], kind="char", vocab_size=None)
     torch.manual_seed(0)
@@ -154,7 +159,7 @@ def start_cold() -> Work:
     command = [sys.executable, "-m", "zipasr", "transcribe", str(folder / "model"), str(folder / "noise.wav")]
 
     def run() -> Iterable[Any]:
-        return [np.frombuffer(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout, np.uint8)]
+        return [np.frombuffer(subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout, np.uint8)]
 
     return run
 
@@ -225,6 +230,10 @@ def digest(values: Iterable[Any]) -> str:
 def measure(case: str, repeats: int, minimum_s: float = 0.5) -> dict[str, Any]:
     """Medians of `repeats` repetitions after one that does not count; each lasts at least `minimum_s`, by calling again."""
     work = CASES[case]()
+    gc.collect()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # what the preparation has freed would hide what the work needs
+        library.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM starts anew
     before_mib = resident_mib("VmRSS")
     started = time.monotonic()
