@@ -146,7 +146,7 @@ def step_optimizer(kind: str) -> Work:
 
 
 def start_cold() -> Work:
-    """`zipasr transcribe` with `tiny` on one second, from start to end of the process, in a folder without another zipasr."""
+    """`zipasr transcribe` with `tiny` on one second, from start to end of the process, where no other zipasr lies."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = Tokenizer.train(["abcdefghijklmnopqrstuvwxyz '"], kind="char", vocab_size=None)
     torch.manual_seed(0)
