@@ -43,15 +43,8 @@ def size_name(value: Any) -> str:
     return f"{value.__module__.split('.')[-1]}.{value.__name__}" if callable(value) else str(value)
 
 
-FIRST_SIZES = [size for i, size in enumerate(GFLOPS) if i == 0 or size[0].__module__ != GFLOPS[i - 1][0].__module__]
-"""The smallest model of each family."""
-
-
-@pytest.mark.parametrize(
-    ("size", "gflops", "device"),
-    [*((*size, "meta") for size in GFLOPS), *((*size, "cpu") for size in FIRST_SIZES)],
-    ids=size_name,
-)
+@pytest.mark.parametrize(("size", "gflops"), GFLOPS, ids=size_name)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @torch.no_grad()
 def test_flops(size: Callable[[], Any], gflops: float, device: str) -> None:
     encoder = on_meta(size())

@@ -2,6 +2,7 @@
 the content of padding, the order of a batch and later chunks change nothing; same seed, same output. Contract: parameter
 counts, lengths, impossible configurations, behavior in training."""
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -75,15 +76,18 @@ def test_gradients_equal_golden() -> None:
     x = batch_first(golden["in.x"]).double().requires_grad_()
     encoder.encode_frames(x, golden["in.x_lens"]).frames.backward(batch_first(gradients["in.y_grad"]).double())
     assert x.grad is not None
-    # The original's float32 is this far from float64; a wrong formula would be off by whole units.
-    assert_close_to(x.grad, batch_first(gradients["grad.x"]), 2e-3)
-    assert_gradients(encoder, encoder_tensors(gradients, "grad.w."), 2e-3)
+    # The original's float32 is this far from float64; a wrong formula would be off by whole units. The largest difference is
+    # that of one bias, whose gradient is a sum of terms that cancel: 1.6e-3.
+    limits = collections.defaultdict(lambda: 1e-3, {"stacks.1.downsample.bias": 2e-3})
+    assert_close_to(x.grad, batch_first(gradients["grad.x"]), 1e-3)
+    for name, gradient in encoder_tensors(gradients, "grad.w.").items():
+        assert_gradients(encoder, {name: gradient}, limits[name])
     norms = encoder_tensors(dict(zip(meta["names"], gradients["grad.norms"], strict=True)), "")
     own = dict(encoder.named_parameters())
     for name, norm in norms.items():
         gradient = own[name].grad
         actual = -1.0 if gradient is None else gradient.norm().item()  # -1: the original has no limit either
-        assert actual == pytest.approx(norm.item(), rel=2e-3), name
+        assert actual == pytest.approx(norm.item(), rel=limits[name]), name
 
 
 # Parameters and lengths
