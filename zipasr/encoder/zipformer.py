@@ -269,10 +269,10 @@ class Zipformer(nn.Module):
         stacks = zip(self.stacks, config.channels, config.num_layers, self._feature_masks(x), strict=True)
         for stack, channels, num_layers, feature_mask in stacks:
             own = None if pasts is None else pasts[first : first + num_layers]
-            x = stack(_to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk, own)
+            x = stack(to_width(x, channels), feature_mask, attention_mask, padding_mask, chunk, own)
             outputs.append(x)
             first += num_layers
-        return self.output_downsample(_join_outputs(outputs))
+        return self.output_downsample(join_outputs(outputs))
 
     def _halve(self, lens: Tensor) -> Tensor:
         """Lengths after the final Downsample."""
@@ -427,14 +427,14 @@ def _chunk_mask(num_frames: int, chunk: int, left: int, device: torch.device) ->
     return (source > target) | (source < target - left_chunks)
 
 
-def _to_width(x: Tensor, channels: int) -> Tensor:
-    """Truncate (N, T, D) to `channels` or append zero channels."""
+def to_width(x: Tensor, channels: int) -> Tensor:
+    """(N, T, D) truncated to `channels`, or with zero channels appended."""
     if x.shape[2] >= channels:
         return x[:, :, :channels]
     return nn.functional.pad(x, (0, channels - x.shape[2]))
 
 
-def _join_outputs(outputs: list[Tensor]) -> Tensor:
+def join_outputs(outputs: list[Tensor]) -> Tensor:
     """Concatenate the stacks' outputs: each channel comes from the last stack that is wide enough."""
     pieces, width = [outputs[-1]], outputs[-1].shape[2]
     for output in reversed(outputs[:-1]):

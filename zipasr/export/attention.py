@@ -1,7 +1,7 @@
 """Replacements for the attention modules of a Zipformer block in a graph; `export.graph` inserts them.
 
-Attention weights are (M, H, N, R, L + T): M blocks of R query frames, and the keys that the module sees. Each block of an
-utterance is computed by itself, with only the offsets that it needs (`scan`); the chunk of a stream is one block.
+Attention weights are (M, H, N, R, T): M blocks of R query frames, and T keys. Each block is computed by itself, with only
+the offsets that it needs (`scan`).
 """
 
 import math
@@ -14,16 +14,14 @@ from torch.nn import functional
 from zipasr.export.blocks import Blocks, linear_of
 from zipasr.export.scan import scan
 from zipasr.nn.attention import AttentionWeights, NonlinAttention, RelativePositionalEncoding, SelfAttention
-from zipasr.nn.past import Past, join
 
 
 class Positions(NamedTuple):
     """What the modules of a stack share: position encodings, and the blocks of queries."""
 
     table: Tensor
-    """(2T + L, D) for T queries and L + T keys."""
-    blocks: Blocks | None
-    """None: the chunk of a stream, whose queries are one block."""
+    """(2T, D) for T queries and keys."""
+    blocks: Blocks
 
 
 class TracedPositions(nn.Module):
@@ -36,10 +34,9 @@ class TracedPositions(nn.Module):
         self.multiples: Tensor
         self.register_buffer("multiples", torch.arange(1.0, module.channels // 2 + 1))
 
-    def forward(self, num_frames: Tensor | int, left_context: Tensor | int) -> Tensor:
-        """Encodings (2T + L, D) of the offsets -(T + L) ... T - 1; the first only makes the relative shift simple."""
-        first = num_frames + left_context
-        offsets = torch.arange(first + num_frames).to(torch.float32).unsqueeze(1) - first  # type: ignore[arg-type]
+    def forward(self, num_frames: Tensor | int) -> Tensor:
+        """Encodings (2T, D) of the offsets -T ... T - 1; the first only makes the relative shift simple."""
+        offsets = torch.arange(num_frames + num_frames).to(torch.float32).unsqueeze(1) - num_frames  # type: ignore[arg-type]
         compressed = offsets.sign() * ((offsets.abs() + self.length) / self.length).log() * self.length
         angles = (compressed * self.frequency).atan() * self.multiples
         table = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
@@ -62,23 +59,21 @@ class TracedAttentionWeights(nn.Module):
         self.pos_proj = linear_of(pos, pos_bias)
         self.linear_pos = module.linear_pos
 
-    def forward(self, x: Tensor, positions: Positions, mask: Tensor, past: Past | None = None) -> Tensor:
-        """Weights (M, H, N, R, L + T).
+    def forward(self, x: Tensor, positions: Positions, mask: Tensor, past: None = None) -> Tensor:
+        """Weights (M, H, N, R, T).
 
         Args:
             x: (N, T, D).
             positions: from `TracedPositions`.
-            mask: (N, L + T, H, 1), a score for each key.
-            past: keys of earlier chunks.
+            mask: (N, T, H, 1), a score for each key.
+            past: not for utterances.
         """
-        key = torch.cat([self._in_heads(join(past, self.key_proj(x))), mask], dim=3).permute(2, 0, 3, 1)
+        key = torch.cat([self._in_heads(self.key_proj(x)), mask], dim=3).permute(2, 0, 3, 1)
         encoded = self.linear_pos(positions.table)
         encoded = encoded.reshape(encoded.shape[0], 1, self.num_heads, self.pos_head_dim).permute(2, 1, 3, 0)
-        blocks = positions.blocks
         query = self._in_heads(self.query_proj(x)).permute(2, 0, 1, 3)
         pos_query = self._in_heads(self.pos_proj(x)).permute(2, 0, 1, 3)
-        if blocks is None:
-            return self._weights(query, pos_query, key, encoded, x.shape[1]).unsqueeze(0)
+        blocks = positions.blocks
         num_rows = blocks.rows.shape[0]
 
         def weights(begin: Tensor, offset: Tensor) -> Tensor:
@@ -104,10 +99,8 @@ class TracedAttentionWeights(nn.Module):
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, x.shape[2] // self.num_heads)
 
 
-def _in_one(x_MNRD: Tensor, past: Past | None) -> Tensor:
-    """Blocks (M, N, R, D) as one (N, M · R, D); with a past there is one."""
-    if past is not None:
-        return x_MNRD.squeeze(0)
+def _in_one(x_MNRD: Tensor) -> Tensor:
+    """Blocks (M, N, R, D) as one (N, M · R, D)."""
     joined = x_MNRD.transpose(0, 1)
     return joined.reshape(joined.shape[0], -1, joined.shape[3])
 
@@ -119,13 +112,13 @@ class TracedSelfAttention(nn.Module):
         super().__init__()
         self.num_heads, self.in_proj, self.out_proj = module.num_heads, module.in_proj, module.out_proj
 
-    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
-        """Map (N, T, D) under weights (M, H, N, R, L + T) to (N, T, D)."""
-        values, width = join(past, self.in_proj(x)), self.in_proj.out_features
+    def forward(self, x: Tensor, weights: Tensor, past: None = None) -> Tensor:
+        """Map (N, T, D) under weights (M, H, N, R, T) to (N, T, D)."""
+        values, width = self.in_proj(x), self.in_proj.out_features
         values = values.reshape(values.shape[0], values.shape[1], self.num_heads, width // self.num_heads)
         attended = (weights @ values.permute(2, 0, 1, 3)).permute(0, 2, 3, 1, 4)
         attended = attended.reshape(attended.shape[0], attended.shape[1], attended.shape[2], width)
-        return self.out_proj(_in_one(attended, past))
+        return self.out_proj(_in_one(attended))
 
 
 class TracedNonlinAttention(nn.Module):
@@ -137,7 +130,7 @@ class TracedNonlinAttention(nn.Module):
         self.gate_proj, self.content_proj, self.outer_proj = (linear_of(weight, bias) for weight, bias in parts)
         self.out_proj = module.out_proj
 
-    def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
-        """Map (N, T, D) under the weights (M, N, R, L + T) of one head to (N, T, D)."""
-        gated = join(past, self.content_proj(x) * self.gate_proj(x).tanh())
-        return self.out_proj(_in_one(weights @ gated, past) * self.outer_proj(x))
+    def forward(self, x: Tensor, weights: Tensor, past: None = None) -> Tensor:
+        """Map (N, T, D) under the weights (M, N, R, T) of one head to (N, T, D)."""
+        gated = self.content_proj(x) * self.gate_proj(x).tanh()
+        return self.out_proj(_in_one(weights @ gated) * self.outer_proj(x))

@@ -14,7 +14,6 @@ from zipasr.export.scan import scan
 from zipasr.nn.convolution import ChunkCausalDepthwiseConv, ConvolutionModule, depthwise_conv
 from zipasr.nn.feedforward import FeedForward
 from zipasr.nn.norm import BiasNorm
-from zipasr.nn.past import Past
 from zipasr.nn.swoosh import SHIFT_AND_OFFSET, SLOPE, ActivationKind, SwooshLinear
 
 
@@ -147,7 +146,7 @@ class TracedBypass(nn.Module):
 
 
 class TracedChunkConv(nn.Module):
-    """Replaces `ChunkCausalDepthwiseConv` where all frames are one chunk: offline, or the chunk of a stream."""
+    """Replaces `ChunkCausalDepthwiseConv` where all frames are one chunk."""
 
     def __init__(self, module: ChunkCausalDepthwiseConv, *, shift: float) -> None:
         super().__init__()
@@ -160,11 +159,10 @@ class TracedChunkConv(nn.Module):
         self.register_buffer("start_scale", 1.0 + functional.pad(scale_2KD[0], (0, 0, 0, 1)))  # far from the start: 1
         self.register_buffer("end_scale", functional.pad(scale_2KD[1], (0, 0, 1, 0)))  # far from the end: 0
 
-    def forward(self, x: Tensor, chunk_frames: Tensor | int, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, chunk_frames: Tensor | int) -> Tensor:
         """Map (N, T, D) to (N, T, D); see `ChunkCausalDepthwiseConv.forward`. Frames after those of the chunk are zero."""
         reach = self.kernel_size // 2
-        reached = functional.pad(x, (0, 0, reach, 0)) if past is None else past.join(x)
-        causal = depthwise_conv(reached, self.causal_weight, self.causal_bias)
+        causal = depthwise_conv(functional.pad(x, (0, 0, reach, 0)), self.causal_weight, self.causal_bias)
         chunked = depthwise_conv(x, self.chunkwise_weight, self.chunkwise_bias, padding=reach)
         from_start = torch.arange(x.shape[1])
         from_end = from_start + (self.kernel_size + 1 - chunk_frames)
@@ -187,9 +185,9 @@ class TracedConvolution(nn.Module):
             assert module.depthwise.bias is not None
             module.depthwise.bias.data -= shift
 
-    def forward(self, x: Tensor, keep: Tensor, chunk_frames: Tensor | int, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor, chunk_frames: Tensor | int, past: None = None) -> Tensor:
         """Map (N, T, D) to (N, T, D); `keep` (N, T, 1) is 1, at padding 0."""
         gated = self.content_proj(x) * self.gate_proj(x).sigmoid() * keep
         if isinstance(self.depthwise, TracedChunkConv):
-            return self.out_proj(self.depthwise(gated, chunk_frames, past))
+            return self.out_proj(self.depthwise(gated, chunk_frames))
         return self.out_proj(self.depthwise(gated))

@@ -18,7 +18,6 @@ from zipasr.export.blocks import (
 )
 from zipasr.export.scan import scan
 from zipasr.nn.norm import BiasNorm
-from zipasr.nn.past import Past
 
 _BLOCK_FRAMES = 64
 """Most frames in a block; its largest tensor has 5 MB in the published models."""
@@ -34,12 +33,10 @@ class TracedConvEmbed(nn.Module):
 
     def __init__(self, module: ConvEmbed) -> None:
         super().__init__()
-        self.block = _EmbeddedBlock(module)
+        self.block = EmbeddedBlock(module)
 
-    def forward(self, features: Tensor, past: Past | None = None) -> Tensor:
-        """Map (N, T, F) to (N, T', D); see `ConvEmbed.forward`. A past is (N, 3, F', C)."""
-        if past is not None:
-            return self.block.embed_chunk(features, past)
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, T, F) to (N, T', D)."""
         num_frames = embed_length(features.shape[1])
         blocks = blocks_of(num_frames, _BLOCK_FRAMES)
         # The first and the last block need features of frames that do not exist; the block masks these.
@@ -52,8 +49,8 @@ class TracedConvEmbed(nn.Module):
         return frames.reshape(frames.shape[0], -1, frames.shape[3])[:, :num_frames]
 
 
-class _EmbeddedBlock(nn.Module):
-    """Conv-Embed of a block of frames, and of the chunk of a stream."""
+class EmbeddedBlock(nn.Module):
+    """Conv-Embed of a block of frames; the parts that a chunk of a stream needs, too."""
 
     def __init__(self, module: ConvEmbed) -> None:
         super().__init__()
@@ -95,21 +92,29 @@ class _EmbeddedBlock(nn.Module):
             image, self.depthwise.weight, self.depthwise.bias, padding=(0, FRAMES_AHEAD), groups=image.shape[1]
         )
         inner = image[:, :, FRAMES_AHEAD:-FRAMES_AHEAD].permute(0, 2, 3, 1)
-        return self._embedded(inner, reached.permute(0, 2, 3, 1))
+        y = self._after_convnext(inner, reached.permute(0, 2, 3, 1))
+        return self.out_norm(self.out(y.flatten(2)))
 
-    def embed_chunk(self, features: Tensor, past: Past) -> Tensor:
-        """Frames (N, T', D) of a chunk; `past` is (N, 3, F', C)."""
-        image = self._image(features).permute(0, 2, 3, 1)
-        joined, conv = past.join(image, num_ahead=FRAMES_AHEAD).permute(0, 3, 1, 2), self.depthwise
+    def image_of_chunk(self, features: Tensor, past: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """The image (N, T, F', C) of the T frames of a chunk after the ConvNeXt layer, and the next past.
+
+        Args:
+            features: (N, 2 T + 13, F).
+            past: (N, C, 3, F').
+            num_frames: T.
+        """
+        image, conv = self._image(features), self.depthwise
+        joined = torch.cat([past, image], dim=2)
         reached = functional.conv2d(joined, conv.weight, conv.bias, padding=(0, FRAMES_AHEAD), groups=conv.groups)
-        return self._embedded(image[:, :-FRAMES_AHEAD], reached.permute(0, 2, 3, 1))
+        following = joined[:, :, num_frames : num_frames + FRAMES_AHEAD]
+        own = image[:, :, :num_frames].permute(0, 2, 3, 1)
+        return self._after_convnext(own, reached.permute(0, 2, 3, 1)), following
 
     def _image(self, features: Tensor) -> Tensor:
         """(N, T, F) -> (N, C, T', F')."""
         image = swoosh(self.conv1(features.unsqueeze(1)))
         return swoosh(self.conv3(swoosh(self.conv2(image)))) - self.excess
 
-    def _embedded(self, image: Tensor, reached: Tensor) -> Tensor:
-        """(N, T, F', C), before and after the depthwise convolution -> (N, T, D)."""
-        image = image + self.pointwise2(swoosh(self.pointwise1(reached)))
-        return self.out_norm(self.out(image.flatten(2)))
+    def _after_convnext(self, image: Tensor, reached: Tensor) -> Tensor:
+        """(N, T, F', C), before and after the depthwise convolution -> (N, T, F', C)."""
+        return image + self.pointwise2(swoosh(self.pointwise1(reached)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.encoder.ablation import AblationConfig
-from zipasr.encoder.layer import Bypass, LayerPast, ZipformerLayer
+from zipasr.encoder.layer import Bypass, ZipformerLayer
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
@@ -42,14 +42,27 @@ from zipasr.nn.feedforward import FeedForward
 from zipasr.nn.norm import BiasNorm
 
 
-def for_tracing(encoder: Zipformer, *, is_streaming: bool = False) -> Zipformer:
-    """A copy of an encoder in eval mode with stacks and Conv-Embed replaced for tracing.
+def for_tracing(encoder: Zipformer) -> Zipformer:
+    """A copy of an encoder in eval mode with stacks and Conv-Embed replaced, so that `encode_frames` can be traced.
 
-    Args:
-        encoder: the encoder.
-        is_streaming: `encode_chunk_unchecked` is to be traced; otherwise `encode_frames`.
     Raises:
-        ConfigError: the encoder is an ablation, which other runtimes do not support.
+        ConfigError: the encoder is an ablation.
+    """
+    check_standard(encoder)
+    traced = copy.deepcopy(encoder).eval().requires_grad_(False)
+    traced.frontend = TracedConvEmbed(traced.frontend)  # type: ignore[assignment]
+    for i, stack in enumerate(traced.stacks):
+        assert isinstance(stack, ZipformerStack)
+        traced.stacks[i] = TracedStack(stack)
+    traced.output_downsample = TracedDownsample(traced.output_downsample)  # type: ignore[assignment]
+    return traced
+
+
+def check_standard(encoder: Zipformer) -> None:
+    """Check that other runtimes support an encoder.
+
+    Raises:
+        ConfigError: it is an ablation.
     """
     config = encoder.config
     if config.ablation != AblationConfig() or config.conv_embed_rate != 2:
@@ -57,13 +70,6 @@ def for_tracing(encoder: Zipformer, *, is_streaming: bool = False) -> Zipformer:
             "export supports only the standard Zipformer, but this encoder is one of its ablations "
             f"({config.ablation}, conv_embed_rate {config.conv_embed_rate}); train one with the default ingredients"
         )
-    traced = copy.deepcopy(encoder).eval().requires_grad_(False)
-    traced.frontend = TracedConvEmbed(traced.frontend)  # type: ignore[assignment]
-    for i, stack in enumerate(traced.stacks):
-        assert isinstance(stack, ZipformerStack)
-        traced.stacks[i] = TracedStack(stack, is_streaming=is_streaming)
-    traced.output_downsample = TracedDownsample(traced.output_downsample)  # type: ignore[assignment]
-    return traced
 
 
 class TracedDownsample(nn.Module):
@@ -87,13 +93,11 @@ class TracedDownsample(nn.Module):
 class TracedStack(nn.Module):
     """Replaces `ZipformerStack` in a graph."""
 
-    def __init__(self, module: ZipformerStack, *, is_streaming: bool) -> None:
+    def __init__(self, module: ZipformerStack) -> None:
         super().__init__()
         self.factor = module.factor
         self.positions = TracedPositions(module.positions)
-        self.layers = nn.ModuleList(
-            _traced_layer(layer, in_blocks=self.factor == 1 and not is_streaming) for layer in module.layers
-        )
+        self.layers = nn.ModuleList(_traced_layer(layer, in_blocks=self.factor == 1) for layer in module.layers)
         first = self.layers[0].attention_weights
         assert isinstance(first, TracedAttentionWeights)
         self.num_heads = first.num_heads
@@ -108,28 +112,25 @@ class TracedStack(nn.Module):
         attention_mask: Tensor | None,
         padding_mask: Tensor,
         chunk: int,
-        pasts: list[LayerPast] | None = None,
+        pasts: None = None,
     ) -> Tensor:
-        """Map (N, T, D) to (N, T, D) at 50 Hz; arguments as in `ZipformerStack.forward`, both masks None."""
-        assert feature_mask is None and attention_mask is None
+        """Map (N, T, D) to (N, T, D) at 50 Hz; arguments as in `ZipformerStack.forward`, masks of frames None."""
+        assert feature_mask is None and attention_mask is None and pasts is None
         before, factor = x, self.factor
         if factor > 1:
             x = self.downsample(x)
             padding_mask = padding_mask[:, ::factor]
-        padding = padding_mask.to(x.dtype).unsqueeze(-1)  # (N, L + T, 1)
-        chunk, left, blocks = x.shape[1], padding_mask.shape[1] - x.shape[1], None
-        if pasts is None:
-            left, blocks = 0, blocks_of(chunk)
-            x = x.index_select(1, blocks.numbers)
-            padding = torch.cat([padding, torch.ones_like(x[:, chunk:, :1])], dim=1)
+        num_frames = x.shape[1]
+        blocks = blocks_of(num_frames)
+        x = x.index_select(1, blocks.numbers)
+        padding = padding_mask.to(x.dtype).unsqueeze(-1)  # (N, T, 1)
+        padding = torch.cat([padding, torch.ones_like(x[:, num_frames:, :1])], dim=1)
         mask = torch.cat([padding.unsqueeze(-1) * MASKED_SCORE] * self.num_heads, dim=2)
-        positions = Positions(self.positions(x.shape[1], left), blocks)
-        keep = 1.0 - padding if pasts is None else (1.0 - padding)[:, left:]
-        for i, layer in enumerate(self.layers):
-            given = (positions, mask, keep, chunk)
-            x = layer(x, *given) if pasts is None else layer(x, *given, pasts[i])
+        positions = Positions(self.positions(x.shape[1]), blocks)
+        for layer in self.layers:
+            x = layer(x, positions, mask, 1.0 - padding, num_frames)
         if factor == 1:
-            return x if pasts is not None else x[:, :chunk]
+            return x[:, :num_frames]
         repeated = torch.cat([x * self.scale] * factor, dim=2).reshape(x.shape[0], -1, x.shape[2])
         return before * (1.0 - self.scale) + repeated[:, : before.shape[1]]
 

@@ -25,7 +25,7 @@ def quantize(model: Any, is_quantized: Callable[[str], bool]) -> Any:
         is_quantized: whether the product with a constant matrix of this node name is computed in 8 bits.
     """
     model = copy.deepcopy(model)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
     made: dict[str, list[Any]] = {}
     for graph in reversed(graphs_in(model.graph)):  # those inside first, since a graph gets copies of its nodes
         _quantize_nodes(graph, weights, made, is_quantized)

@@ -129,7 +129,6 @@ def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
     head, config = model.transducer, model.config
     if head is None:
         return {}
-    own = head.config
     encoder = Graph(
         name="encoder",
         module=OfflineModel(traced, copy.deepcopy(head.joiner.encoder_proj)),
@@ -140,6 +139,14 @@ def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
         expected=_after_encoder(model, model.project_frames),
         is_valid=_is_before_end,
     )
+    return {"encoder": encoder, **label_graphs(model)}
+
+
+def label_graphs(model: AsrModel) -> dict[str, Graph]:
+    """The graphs of the decoder and the joiner of a transducer."""
+    head, config = model.transducer, model.config
+    assert head is not None
+    own = head.config
     decoder = Graph(
         name="decoder",
         module=Decoder(copy.deepcopy(head.predictor), copy.deepcopy(head.joiner.predictor_proj)),
@@ -158,7 +165,7 @@ def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
         cases=[(normal(size, own.joiner_dim), normal(size, own.joiner_dim)) for size in (3, 1, 8)],
         expected=lambda frames, contexts: [model.join(frames, contexts)],
     )
-    return {"encoder": encoder, "decoder": decoder, "joiner": joiner}
+    return {"decoder": decoder, "joiner": joiner}
 
 
 def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from zipasr.encoder.frontend import image_width
 from zipasr.encoder.rates import FRAMES_AHEAD, window_length
 from zipasr.encoder.state import StreamState
-from zipasr.encoder.zipformer import Zipformer
 from zipasr.errors import ConfigError
-from zipasr.export.graph import for_tracing
-from zipasr.export.offline import CtcOutput, check_exportable, ctc_head_graph, normal, transducer_graphs
+from zipasr.export.chunk import ChunkEncoder
+from zipasr.export.graph import check_standard
+from zipasr.export.offline import CtcOutput, check_exportable, ctc_head_graph, label_graphs, normal
 from zipasr.export.trace import Axes, Graph
 from zipasr.model import AsrModel
 from zipasr.onnx_runtime import VALID_FEATURES
@@ -62,16 +62,15 @@ def _moved(layers: Iterable[Tensor], *, back: bool) -> list[Tensor]:
 class StreamingModel(nn.Module):
     """A window and the state of its streams -> output of `head` for the frames, and the next state."""
 
-    def __init__(self, encoder: Zipformer, head: nn.Module, *, chunk_frames_50hz: int) -> None:
+    def __init__(self, encoder: ChunkEncoder, head: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.head, self.chunk_frames_50hz = encoder, head, chunk_frames_50hz
+        self.encoder, self.head = encoder, head
 
     def forward(self, x: Tensor, *states_and_lens: Tensor) -> tuple[Tensor, ...]:
         """Map (N, 2 C + 13, F), the published states and (N,) lengths to (N, C / 2, J or V) and the next states."""
         *states, lens = states_and_lens
-        state = StreamState.from_flat(from_published(states), chunk_frames_50hz=self.chunk_frames_50hz)
-        encoded, after = self.encoder.encode_chunk_unchecked(x, lens, state)
-        return (self.head(encoded.frames), *to_published(after.to_flat()))
+        frames, following = self.encoder.encode_chunk(x, states, lens)
+        return (self.head(frames), *following)
 
 
 def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> dict[str, Graph]:
@@ -95,12 +94,13 @@ def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frame
             f"sherpa-onnx expects a Conv-Embed cache of shape {_IMAGE}, but this model's is {image}; train with "
             "encoder.conv_channels=8,32,128 and 80 mel bins, or export without chunks"
         )
-    traced, graphs = for_tracing(encoder, is_streaming=True), {}
-    sizes = (chunk_frames_50hz, left_context_frames_50hz)
+    check_standard(encoder)
+    sizes, graphs = (chunk_frames_50hz, left_context_frames_50hz), {}
+    traced = ChunkEncoder(encoder, *sizes)
     if model.transducer is not None:
         head = model.transducer.joiner.encoder_proj
         graphs["encoder"] = _graph("encoder", "encoder_out", model, traced, head, head, *sizes)
-        graphs |= {part: graph for part, graph in transducer_graphs(model, traced).items() if part != "encoder"}
+        graphs |= label_graphs(model)
     if model.ctc is not None:
         graphs["ctc"] = _graph("CTC model", "log_probs", model, traced, CtcOutput(model.ctc.output), model.ctc, *sizes)
     return graphs | ctc_head_graph(model)
@@ -110,7 +110,7 @@ def _graph(
     name: str,
     output: str,
     model: AsrModel,
-    traced: Zipformer,
+    traced: ChunkEncoder,
     traced_head: nn.Module,
     head: nn.Module,
     chunk: int,
@@ -133,7 +133,7 @@ def _graph(
 
     return Graph(
         name=f"streaming {name}",
-        module=StreamingModel(traced, copy.deepcopy(traced_head), chunk_frames_50hz=chunk),
+        module=StreamingModel(traced, copy.deepcopy(traced_head)),
         inputs=[Axes("x", {0: "N"}), *states, Axes(VALID_FEATURES, {0: "M"})],
         outputs=[Axes(output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
         defaults={VALID_FEATURES: np.array([window_frames])},
@@ -156,7 +156,7 @@ def _case(model: AsrModel, size: int, num_chunks: int, num_missing: int, chunk: 
     return (window, *(tensor.contiguous() for tensor in to_published([*noise, processed])), lens)
 
 
-def _metadata(encoder: Zipformer, chunk: int, left: int) -> dict[str, str | int]:
+def _metadata(encoder: ChunkEncoder, chunk: int, left: int) -> dict[str, str | int]:
     config = encoder.config
     head_dims = [config.head_dims(i) for i in range(len(config.channels))]
 

@@ -57,12 +57,18 @@ def scan(body: Callable[..., Tensor], blocked: Sequence[Tensor]) -> Tensor:
             computes without them is computed once.
         blocked: tensors whose first axis counts the blocks.
     """
-    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return torch.stack([body(*block) for block in zip(*blocked, strict=True)])
-    number = next(_numbers)
-    result = body(*(_element(tensor, number) for tensor in blocked))
-    stacked: Tensor = _stack(result, blocked[0], result.dim() + 1, number)
+    (stacked,) = scan_several(lambda *block: (body(*block),), blocked)
     return stacked
+
+
+def scan_several(body: Callable[..., Sequence[Tensor]], blocked: Sequence[Tensor]) -> list[Tensor]:
+    """`scan` of a body that returns several tensors."""
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        results = [body(*block) for block in zip(*blocked, strict=True)]
+        return [torch.stack(tensors) for tensors in zip(*results, strict=True)]
+    number = next(_numbers)
+    of_first = body(*(_element(tensor, number) for tensor in blocked))
+    return [_stack(result, blocked[0], result.dim() + 1, number) for result in of_first]
 
 
 def insert_loops(model: Any) -> None:
@@ -70,11 +76,16 @@ def insert_loops(model: Any) -> None:
     loop_of: dict[str, int] = {}  # the loop, by value that depends on its blocks
     elements: dict[int, list[Any]] = {}
     bodies: dict[int, list[Any]] = {}
+    stacks: dict[int, list[Any]] = {}
+    for node in model.graph.node:
+        if node.domain == _DOMAIN and node.op_type == "Stack":
+            stacks.setdefault(_attribute(node, "number"), []).append(node)
     nodes = []
     for node in model.graph.node:
         if node.domain == _DOMAIN and node.op_type == "Stack":
             number = _attribute(node, "number")
-            nodes.append(_loop(node, elements[number], bodies[number], model.graph.initializer))
+            if node is stacks[number][0]:  # the body is complete before the first of its results is stacked
+                nodes.append(_loop(stacks[number], elements[number], bodies[number], model.graph.initializer))
             continue
         if node.domain == _DOMAIN:
             number, group = _attribute(node, "number"), elements
@@ -92,7 +103,7 @@ def insert_loops(model: Any) -> None:
             del model.opset_import[i]
 
 
-def _loop(stack: Any, elements: Sequence[Any], body: Sequence[Any], initializers: Any) -> Any:
+def _loop(stacks: Sequence[Any], elements: Sequence[Any], body: Sequence[Any], initializers: Any) -> Any:
     """The `Scan` that takes the place of markers and of the nodes between them."""
     import onnx
 
@@ -106,15 +117,19 @@ def _loop(stack: Any, elements: Sequence[Any], body: Sequence[Any], initializers
     for node in elements:
         kind = onnx.TensorProto.FLOAT if _attribute(node, "is_float") else onnx.TensorProto.INT64
         inputs.append(onnx.helper.make_tensor_value_info(node.output[0], kind, [None] * _attribute(node, "num_axes")))
-    output = onnx.helper.make_tensor_value_info(
-        stack.input[0], onnx.TensorProto.FLOAT, [None] * (_attribute(stack, "num_axes") - 1)
-    )
+    outputs = [
+        onnx.helper.make_tensor_value_info(
+            node.input[0], onnx.TensorProto.FLOAT, [None] * (_attribute(node, "num_axes") - 1)
+        )
+        for node in stacks
+    ]
+    name = stacks[0].name
     return onnx.helper.make_node(
         "Scan",
         [node.input[0] for node in elements],
-        stack.output,
-        stack.name.removesuffix("Stack") + "Scan",
-        body=onnx.helper.make_graph(body, stack.name, inputs, [output], weights),
+        [node.output[0] for node in stacks],
+        name.removesuffix("Stack") + "Scan",
+        body=onnx.helper.make_graph(body, name, inputs, outputs, weights),
         num_scan_inputs=len(inputs),
     )
 
