@@ -12,14 +12,16 @@ from zipasr.onnx_runtime import open_session
 
 
 class Products(nn.Module):
-    """Two products of one input, and one in a loop, which is exported as Gemm."""
+    """Two products of one input, one with a constant that is no matrix, and one in a loop, which is exported as Gemm."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.looped = nn.Linear(16, 8), nn.Linear(16, 24, bias=False), nn.Linear(32, 4)
+        self.register_buffer("heads", torch.randn(2, 1, 16, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, 16) to (N, T, 4)."""
+        """Map (N, T, 32) to (N, T, 4)."""
+        x = (torch.stack(x.chunk(2, dim=2)) @ self.heads).sum(0)
         return scan(lambda block: self.looped(block), [torch.cat([self.first(x), self.second(x)], dim=2)])
 
 
@@ -38,7 +40,7 @@ def rounded(linear: nn.Linear, x: Tensor) -> Tensor:
 def test_products_are_those_of_rounded_values(kept: str) -> None:
     torch.manual_seed(0)
     module = Products().eval()
-    x = torch.randn(2, 5, 16)
+    x = torch.randn(2, 5, 32)
     axes = {0: "N", 1: "T"}
     graph = trace(
         Graph(
@@ -61,7 +63,8 @@ def test_products_are_those_of_rounded_values(kept: str) -> None:
         return linear(given) if name == kept else rounded(linear, given)
 
     with torch.no_grad():
-        inner = torch.cat([product("first", x), product("second", x)], dim=2)
+        summed = (torch.stack(x.chunk(2, dim=2)) @ module.heads).sum(0)
+        inner = torch.cat([product("first", summed), product("second", summed)], dim=2)
         expected = torch.stack([product("looped", block) for block in inner])
         exact = module(x)
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.export.integer import graphs_in
-from zipasr.export.scan import names_read, scan
+from zipasr.export.scan import names_read, scan, scan_several
 from zipasr.export.trace import Axes, Graph, compare, trace
 
 
@@ -59,6 +59,38 @@ def test_without_tracing_blocks_are_called_one_by_one() -> None:
     x = torch.arange(6.0).reshape(3, 2)
     assert torch.equal(scan(body, [x]), 2.0 * x)
     assert len(seen) == 3
+
+
+class Several(nn.Module):
+    """A loop with two results, of which the second, with another number of axes, is read first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, T, 3) to (N, 2) and (N, T, 2)."""
+        projected, total = scan_several(lambda block: ((y := self.linear(block)), y.sum(0)), [x])
+        return total + 1.0, projected
+
+
+def test_a_loop_may_have_several_results() -> None:
+    torch.manual_seed(0)
+    module = Several()
+    graph = Graph(
+        name="loop",
+        module=module,
+        inputs=(Axes("x", {0: "N"}),),
+        outputs=(Axes("total", {0: "N"}), Axes("projected", {0: "N"})),
+        cases=[(torch.randn(size, 5, 3),) for size in (2, 1, 4)],
+        expected=lambda x: list(module(x)),
+    )
+    model = trace(graph)
+    assert [node.op_type for node in model.graph.node].count("Scan") == 1
+    assert compare(model, graph) < 1e-6
+    x = graph.cases[0][0]
+    projected = module.linear(x)
+    assert all(map(torch.allclose, module(x), (projected.sum(1) + 1.0, projected)))
 
 
 def test_what_does_not_depend_on_the_block_is_outside(graph: Graph) -> None:

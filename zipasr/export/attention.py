@@ -68,7 +68,9 @@ class TracedAttentionWeights(nn.Module):
             mask: (N, T, H, 1), a score for each key.
             past: not for utterances.
         """
-        key = torch.cat([self._in_heads(self.key_proj(x)), mask], dim=3).permute(2, 0, 3, 1)
+        key = torch.cat([self._in_heads(self.key_proj(x)), mask], dim=3).permute(2, 0, 1, 3)
+        # The exporter would merge this with the transposition for the product, which costs onnxruntime nothing by itself.
+        key = key.reshape(self.num_heads, x.shape[0], x.shape[1], self.query_head_dim + 1)
         encoded = self.linear_pos(positions.table)
         encoded = encoded.reshape(encoded.shape[0], 1, self.num_heads, self.pos_head_dim).permute(2, 1, 3, 0)
         query = self._in_heads(self.query_proj(x)).permute(2, 0, 1, 3)
@@ -79,20 +81,20 @@ class TracedAttentionWeights(nn.Module):
         def weights(begin: Tensor, offset: Tensor) -> Tensor:
             """Weights of the block that begins at this query, with encodings from this offset on."""
             rows = slice(begin, begin + num_rows)
-            offsets = encoded[..., offset : offset + (num_rows + key.shape[3])]
+            offsets = encoded[..., offset : offset + (num_rows + key.shape[2])]
             return self._weights(query[:, :, rows], pos_query[:, :, rows], key, offsets, num_rows)
 
         return scan(weights, [blocks.starts, blocks.starts.flip(0)])
 
     def _weights(self, query: Tensor, pos_query: Tensor, key: Tensor, encoded: Tensor, num_rows: int) -> Tensor:
-        """Weights (H, N, R, K) of R queries (H, N, R, d) for keys (H, N, d, K) with encodings (H, 1, d', R + K).
+        """Weights (H, N, R, K) of R queries (H, N, R, d) for keys (H, N, K, d) with encodings (H, 1, d', R + K).
 
         The relative shift, shifted[i, j] = scores[i, R - i + j], drops the first R scores, so that rows are one shorter.
         """
         scores = pos_query @ encoded
         scores = scores.reshape(self.num_heads, scores.shape[1], -1)[:, :, num_rows:]
-        shifted = scores.reshape(self.num_heads, key.shape[1], num_rows, -1)[..., : key.shape[3]]
-        return (query @ key + shifted).softmax(-1)
+        shifted = scores.reshape(self.num_heads, key.shape[1], num_rows, -1)[..., : key.shape[2]]
+        return (query @ key.transpose(2, 3) + shifted).softmax(-1)
 
     def _in_heads(self, x: Tensor) -> Tensor:
         """(N, T, H·d) -> (N, T, H, d)."""
