@@ -28,7 +28,7 @@ _OVERLAP = MIN_FEATURES - FEATURES_PER_FRAME_50HZ
 class TracedConvEmbed(nn.Module):
     """Replaces `ConvEmbed`; images are (N, C, T, F) in the convolutions, (N, T, F, C) after them.
 
-    An utterance is processed in blocks of frames, since its hidden channels are the largest tensor of the encoder.
+    Every utterance is processed in blocks of frames, since its hidden channels are the largest tensor of the encoder.
     """
 
     def __init__(self, module: ConvEmbed) -> None:
@@ -41,12 +41,15 @@ class TracedConvEmbed(nn.Module):
         blocks = blocks_of(num_frames, _BLOCK_FRAMES)
         # The first and the last block need features of frames that do not exist; the block masks these.
         reach = FEATURES_PER_FRAME_50HZ * FRAMES_AHEAD
-        num_needed = FEATURES_PER_FRAME_50HZ * blocks.num_frames + 2 * reach + _OVERLAP
-        index = (torch.arange(num_needed) - reach).clamp(0, features.shape[1] - 1)
-        filled, offsets = features.index_select(1, index), torch.arange(blocks.rows.shape[0] + 2 * FRAMES_AHEAD)
-        frames_MNRD = scan(lambda start: self.block(start, filled, offsets, num_frames), [blocks.starts])
-        frames = frames_MNRD.transpose(0, 1)
-        return frames.reshape(frames.shape[0], -1, frames.shape[3])[:, :num_frames]
+        num_offsets = blocks.rows.shape[0] + 2 * FRAMES_AHEAD
+        num_needed = FEATURES_PER_FRAME_50HZ * num_offsets + _OVERLAP
+        index = (FEATURES_PER_FRAME_50HZ * blocks.starts - reach).unsqueeze(1) + torch.arange(num_needed)
+        index = index.clamp(0, features.shape[1] - 1).flatten()
+        windows = features.index_select(1, index).reshape(-1, num_needed, features.shape[2])
+        starts = blocks.starts.repeat(features.shape[0])
+        offsets = torch.arange(num_offsets)
+        frames = scan(lambda window, start: self.block(window, start, offsets, num_frames), [windows, starts])
+        return frames.reshape(features.shape[0], -1, frames.shape[2])[:, :num_frames]
 
 
 class EmbeddedBlock(nn.Module):
@@ -74,17 +77,16 @@ class EmbeddedBlock(nn.Module):
         assert isinstance(norm, BiasNorm)
         self.out_norm = TracedNorm(norm)
 
-    def forward(self, start: Tensor, features: Tensor, offsets: Tensor, num_frames: Tensor | int) -> Tensor:
-        """Frames (N, R, D) from number `start` on.
+    def forward(self, window: Tensor, start: Tensor, offsets: Tensor, num_frames: Tensor | int) -> Tensor:
+        """Frames (R, D) of an utterance from number `start` on.
 
         Args:
+            window: (2 (R + 6) + 5, F), features from 6 before those of frame `start` on.
             start: (), int64.
-            features: (N, 2 (M R + 6) + 7, F); those of frame 0 start at 6.
             offsets: (R + 6,), counting from 0.
             num_frames: T'.
         """
-        begin, width = FEATURES_PER_FRAME_50HZ * start, FEATURES_PER_FRAME_50HZ * offsets.shape[0] + _OVERLAP
-        image = self._image(features[:, begin : begin + width])
+        image = self._image(window.unsqueeze(0))
         place = offsets + (start - FRAMES_AHEAD)
         exists = ((place >= 0) & (place < num_frames)).to(image.dtype)
         image = image * exists.reshape(-1, 1)  # beyond the ends, the depthwise convolution sees zeros
@@ -93,7 +95,7 @@ class EmbeddedBlock(nn.Module):
         )
         inner = image[:, :, FRAMES_AHEAD:-FRAMES_AHEAD].permute(0, 2, 3, 1)
         y = self._after_convnext(inner, reached.permute(0, 2, 3, 1))
-        return self.out_norm(self.out(y.flatten(2)))
+        return self.out_norm(self.out(y.squeeze(0).flatten(1)))
 
     def image_of_chunk(self, features: Tensor, past: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """The image (N, T, F', C) of the T frames of a chunk after the ConvNeXt layer, and the next past.
