@@ -1,7 +1,8 @@
 """Contract: the real sherpa-onnx loads exported folders and finds the tokens that our searches find.
 
 Random weights suffice, since both sides compute the same features up to rounding; with these seeds no two tokens compete
-closely. tests/test_trained.py makes the same comparison with the model of the quick start.
+closely: frames with a random error of 2e-4 give the same ones. tests/test_trained.py makes the same comparison with the
+model of the quick start.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ from zipasr.tokenizer.model_file import table_model
 
 @pytest.mark.parametrize("method", SEARCHES)
 def test_sherpa_finds_what_we_find(method: str, model_dir: Path, report: ExportReport) -> None:
-    recordings = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 1.1, 3.3))]
+    recordings = [noise(2.0, seed=1), noise(1.1, seed=4), noise(3.3, seed=3)]
     transcripts = transcripts_without_padding(model_dir, recordings, method)
     num_tokens = 0
     for expected, result in zip(transcripts, sherpa_results(report.folder, recordings, method), strict=True):

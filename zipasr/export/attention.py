@@ -1,6 +1,7 @@
 """Replacements for the attention modules of a Zipformer block in a graph; `export.graph` inserts them.
 
-Attention weights are (M, H, N, R, T): M blocks of R query frames, and T keys. Each block is computed by itself, with only
+Frames go in and out as rows (N T, D): onnxruntime adds the bias of a linear layer within the product only of rows. Attention
+weights are (M, H, N, R, T): M blocks of R query frames, and T keys. Each block is computed by itself, with only
 the offsets that it needs (`scan`).
 """
 
@@ -63,18 +64,19 @@ class TracedAttentionWeights(nn.Module):
         """Weights (M, H, N, R, T).
 
         Args:
-            x: (N, T, D).
+            x: rows (N T, D).
             positions: from `TracedPositions`.
             mask: (N, T, H, 1), a score for each key.
             past: not for utterances.
         """
-        key = torch.cat([self._in_heads(self.key_proj(x)), mask], dim=3).permute(2, 0, 1, 3)
+        num_frames = mask.shape[1]
+        key = torch.cat([self._in_heads(self.key_proj(x), num_frames), mask], dim=3).permute(2, 0, 1, 3)
         # The exporter would merge this with the transposition for the product, which costs onnxruntime nothing by itself.
-        key = key.reshape(self.num_heads, x.shape[0], x.shape[1], self.query_head_dim + 1)
+        key = key.reshape(self.num_heads, -1, num_frames, self.query_head_dim + 1)
         encoded = self.linear_pos(positions.table)
         encoded = encoded.reshape(encoded.shape[0], 1, self.num_heads, self.pos_head_dim).permute(2, 1, 3, 0)
-        query = self._in_heads(self.query_proj(x)).permute(2, 0, 1, 3)
-        pos_query = self._in_heads(self.pos_proj(x)).permute(2, 0, 1, 3)
+        query = self._in_heads(self.query_proj(x), num_frames).permute(2, 0, 1, 3)
+        pos_query = self._in_heads(self.pos_proj(x), num_frames).permute(2, 0, 1, 3)
         blocks = positions.blocks
         num_rows = blocks.rows.shape[0]
 
@@ -96,15 +98,14 @@ class TracedAttentionWeights(nn.Module):
         shifted = scores.reshape(self.num_heads, key.shape[1], num_rows, -1)[..., : key.shape[2]]
         return (query @ key.transpose(2, 3) + shifted).softmax(-1)
 
-    def _in_heads(self, x: Tensor) -> Tensor:
-        """(N, T, H·d) -> (N, T, H, d)."""
-        return x.reshape(x.shape[0], x.shape[1], self.num_heads, x.shape[2] // self.num_heads)
+    def _in_heads(self, x: Tensor, num_frames: Tensor | int) -> Tensor:
+        """(N T, H·d) -> (N, T, H, d)."""
+        return x.reshape(-1, num_frames, self.num_heads, x.shape[1] // self.num_heads)  # type: ignore[arg-type]
 
 
-def _in_one(x_MNRD: Tensor) -> Tensor:
-    """Blocks (M, N, R, D) as one (N, M · R, D)."""
-    joined = x_MNRD.transpose(0, 1)
-    return joined.reshape(joined.shape[0], -1, joined.shape[3])
+def _in_rows(x_MNRD: Tensor, width: int) -> Tensor:
+    """Blocks (M, N, R, ...) with `width` channels as rows (N M R, width)."""
+    return x_MNRD.transpose(0, 1).reshape(-1, width)
 
 
 class TracedSelfAttention(nn.Module):
@@ -115,12 +116,11 @@ class TracedSelfAttention(nn.Module):
         self.num_heads, self.in_proj, self.out_proj = module.num_heads, module.in_proj, module.out_proj
 
     def forward(self, x: Tensor, weights: Tensor, past: None = None) -> Tensor:
-        """Map (N, T, D) under weights (M, H, N, R, T) to (N, T, D)."""
-        values, width = self.in_proj(x), self.in_proj.out_features
-        values = values.reshape(values.shape[0], values.shape[1], self.num_heads, width // self.num_heads)
-        attended = (weights @ values.permute(2, 0, 1, 3)).permute(0, 2, 3, 1, 4)
-        attended = attended.reshape(attended.shape[0], attended.shape[1], attended.shape[2], width)
-        return self.out_proj(_in_one(attended))
+        """Map rows (N T, D) under weights (M, H, N, R, T) to rows."""
+        width = self.in_proj.out_features
+        values = self.in_proj(x).reshape(-1, weights.shape[4], self.num_heads, width // self.num_heads)
+        attended = weights @ values.permute(2, 0, 1, 3)
+        return self.out_proj(_in_rows(attended.permute(0, 2, 3, 1, 4), width))
 
 
 class TracedNonlinAttention(nn.Module):
@@ -133,6 +133,7 @@ class TracedNonlinAttention(nn.Module):
         self.out_proj = module.out_proj
 
     def forward(self, x: Tensor, weights: Tensor, past: None = None) -> Tensor:
-        """Map (N, T, D) under the weights (M, N, R, T) of one head to (N, T, D)."""
-        gated = self.content_proj(x) * self.gate_proj(x).tanh()
-        return self.out_proj(_in_one(weights @ gated) * self.outer_proj(x))
+        """Map rows (N T, D) under the weights (M, N, R, T) of one head to rows."""
+        width = self.content_proj.out_features
+        gated = (self.content_proj(x) * self.gate_proj(x).tanh()).reshape(-1, weights.shape[3], width)
+        return self.out_proj(_in_rows(weights @ gated, width) * self.outer_proj(x))

@@ -1,6 +1,6 @@
 """Replacements for the modules of a Zipformer block and of Conv-Embed in a graph; `export.graph` inserts them.
 
-Each computes the same (N, T, D) as the module that it replaces does in eval mode. Constants are computed in advance.
+Each computes the same values as the module that it replaces does in eval mode. Constants are computed in advance.
 """
 
 from typing import NamedTuple
@@ -89,7 +89,7 @@ class TracedSwooshLinear(nn.Module):
         self.linear = linear_after_swoosh(module.weight, module.bias, module.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, in) to (N, T, out)."""
+        """Map (..., in) to (..., out)."""
         return self.linear(swoosh(x))
 
 
@@ -102,22 +102,22 @@ class TracedFeedForward(nn.Module):
         self.out_proj = TracedSwooshLinear(module.out_proj)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D)."""
+        """Map (..., D) to (..., D)."""
         return self.out_proj(self.in_proj(x))
 
 
 class BlockedFeedForward(nn.Module):
-    """`TracedFeedForward` of an utterance: block by block, since its hidden channels are large."""
+    """`TracedFeedForward` of utterances: block by block, since its hidden channels are large."""
 
     def __init__(self, module: FeedForward) -> None:
         super().__init__()
-        self.block = TracedFeedForward(module)
+        self.block, self.width = TracedFeedForward(module), module.in_proj.in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, M R, D) to the same shape."""
-        num_blocks = (x.shape[1] + (BLOCK_ROWS - 1)) // BLOCK_ROWS
-        y = scan(self.block, [x.reshape(-1, x.shape[1] // num_blocks, x.shape[2])])
-        return y.reshape(x.shape[0], -1, x.shape[2])
+        """Map rows (N T, D) to rows."""
+        blocks = blocks_of(x.shape[0])
+        filled = x.index_select(0, blocks.numbers).reshape(-1, blocks.rows.shape[0], self.width)
+        return scan(self.block, [filled]).reshape(-1, self.width)[: x.shape[0]]
 
 
 class TracedNorm(nn.Module):
@@ -186,8 +186,8 @@ class TracedConvolution(nn.Module):
             module.depthwise.bias.data -= shift
 
     def forward(self, x: Tensor, keep: Tensor, chunk_frames: Tensor | int, past: None = None) -> Tensor:
-        """Map (N, T, D) to (N, T, D); `keep` (N, T, 1) is 1, at padding 0."""
-        gated = self.content_proj(x) * self.gate_proj(x).sigmoid() * keep
-        if isinstance(self.depthwise, TracedChunkConv):
-            return self.out_proj(self.depthwise(gated, chunk_frames))
-        return self.out_proj(self.depthwise(gated))
+        """Map rows (N T, D) to rows; `keep` (N, T, 1) is 1, at padding 0."""
+        width = self.content_proj.out_features
+        gated = (self.content_proj(x) * self.gate_proj(x).sigmoid()).reshape(-1, keep.shape[1], width) * keep
+        y = self.depthwise(gated, chunk_frames) if isinstance(self.depthwise, TracedChunkConv) else self.depthwise(gated)
+        return self.out_proj(y.reshape(-1, width))

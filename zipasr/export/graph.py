@@ -127,8 +127,10 @@ class TracedStack(nn.Module):
         padding = torch.cat([padding, torch.ones_like(x[:, num_frames:, :1])], dim=1)
         mask = torch.cat([padding.unsqueeze(-1) * MASKED_SCORE] * self.num_heads, dim=2)
         positions = Positions(self.positions(x.shape[1]), blocks)
+        rows, size, width = x.reshape(-1, x.shape[2]), x.shape[:2], x.shape[2]
         for layer in self.layers:
-            x = layer(x, positions, mask, 1.0 - padding, num_frames)
+            rows = layer(rows, positions, mask, 1.0 - padding, num_frames)
+        x = rows.reshape(*size, width)
         if factor == 1:
             return x[:, :num_frames]
         repeated = torch.cat([x * self.scale] * factor, dim=2).reshape(x.shape[0], -1, x.shape[2])
