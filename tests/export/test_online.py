@@ -15,6 +15,7 @@ from tests.export.signatures import FLOAT, INT64, metadata, signature
 from tests.tiny_model import noise, tiny_tokenizer
 from zipasr.errors import ConfigError
 from zipasr.export import ExportReport, export_model
+from zipasr.export.integer import graphs_in
 from zipasr.export.online import from_published, online_graphs, to_published
 from zipasr.features import Fbank
 from zipasr.model import AsrModel
@@ -77,6 +78,13 @@ def test_signature_and_metadata(stem: str, output: tuple[str, int], streaming: E
         "value_head_dims": "12,12,12",
         "num_heads": "2,4,2",
     }
+
+
+def test_sizes_are_constants(streaming: ExportReport) -> None:
+    model = onnx.load(streaming.folder / "encoder-chunk-16-left-64.onnx")
+    kinds = [node.op_type for graph in graphs_in(model.graph) for node in graph.node if "/layers." in node.name]
+    assert not {"Shape", "Range", "Gather", "Expand"} & set(kinds)
+    assert (kinds.count("Gemm"), kinds.count("MatMul")) == (23 * LAYERS, 5 * LAYERS)  # linear layers, products of frames
 
 
 def test_lengths_may_be_left_out(streaming: ExportReport) -> None:

@@ -235,7 +235,7 @@ class ChunkStack(nn.Module):
         if self.factor == 1:
             return rows.reshape(self.num_frames, -1, width)
         groups = (rows * self.scale).reshape(self.num_frames, 1, -1)
-        repeated = groups.expand(-1, self.factor, -1).reshape(self.num_frames * self.factor, -1, width)
+        repeated = torch.cat([groups] * self.factor, dim=1).reshape(self.num_frames * self.factor, -1, width)
         return before * (1.0 - self.scale) + repeated
 
 
