@@ -54,12 +54,11 @@ class RelativePositionalEncoding(nn.Module):
 
     def forward(self, num_frames: int, left_context: int = 0) -> Tensor:
         """Encodings (2T + left - 1, D) of the offsets -(T + left - 1) ... T - 1 for T = `num_frames`."""
-        reach = num_frames + left_context
-        middle = self.table.shape[0] // 2
-        if reach > middle + 1:
-            self.table = self._compute(2 * reach).to(self.table)
-            middle = self.table.shape[0] // 2
-        rows = self.table[middle - reach + 1 : middle + num_frames]
+        table, reach = self.table, num_frames + left_context
+        if reach > table.shape[0] // 2 + 1:
+            self.table = table = self._compute(2 * reach).to(table)  # another thread may replace it again by its own
+        middle = table.shape[0] // 2
+        rows = table[middle - reach + 1 : middle + num_frames]
         return functional.dropout(rows, self.dropout, self.training)
 
 
