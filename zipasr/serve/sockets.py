@@ -22,12 +22,12 @@ from zipasr.serve.metrics import Metrics
 from zipasr.serve.protocol import (
     SERVER_DONE,
     LiveReader,
+    LiveWriter,
     RecordingReader,
     SentRecording,
     TooLong,
     check_text,
     close_reason,
-    to_live_json,
     to_recording_json,
 )
 from zipasr.serve.recordings import Transcriber
@@ -149,7 +149,7 @@ class SocketEndpoints:
 
     async def _write_results(self, socket: WebSocket, session: LiveSession) -> _End | None:
         """Send results until the last one; return why they ended early, if they did."""
-        is_eof, has_words = False, _offers_subprotocol(socket)
+        is_eof, writer = False, LiveWriter(has_words=_offers_subprotocol(socket))
         try:
             while not is_eof:
                 try:
@@ -159,13 +159,12 @@ class SocketEndpoints:
                 except RuntimeError as error:
                     return _End(_CODE_FAILED, str(error))
                 is_eof = result.is_eof
-                message = to_live_json(
+                message = writer.write(
                     result.transcript,
                     segment=result.segment,
                     start_s=result.start_s,
                     is_final=result.is_final,
                     is_eof=is_eof,
-                    has_words=has_words,
                 )
                 await _send(socket, message)
             await _send(socket, SERVER_DONE)
