@@ -129,20 +129,22 @@ class Server:
         self.process.wait()
 
 
-def load(port: int, num_clients: int, duration_s: float) -> tuple[int, int]:
-    """Send live audio at the pace of speech; return the numbers of messages and of results."""
+def load(server: Server, num_clients: int, duration_s: float) -> tuple[float, int, int]:
+    """Send live audio at the pace of speech; return the seconds of the event loop, those for handshakes left out, and the
+    numbers of messages and of results."""
     mask = bytes([1, 2, 3, 4])
     message = b"\x82\xfe" + (4 * PIECE_SAMPLES).to_bytes(2, "big") + mask + mask * PIECE_SAMPLES  # zeros, masked
     draw, selector, num_results = random.Random(0), selectors.DefaultSelector(), 0
     clients = []
     for _ in range(num_clients):
-        client = socket.create_connection(("127.0.0.1", port))
+        client = socket.create_connection(("127.0.0.1", server.port))
         client.sendall(_UPGRADE.encode())
         assert client.recv(65536).startswith(b"HTTP/1.1 101")
         selector.register(client, selectors.EVENT_READ)
         clients.append(client)
     offsets = sorted((draw.random() * PIECE_S, i) for i in range(num_clients))
-    start_s, num_pieces = time.monotonic(), round(duration_s / PIECE_S)
+    time.sleep(0.3)
+    spent_s, start_s, num_pieces = server.loop_s(), time.monotonic(), round(duration_s / PIECE_S)
     for piece, (offset_s, i) in itertools.product(range(num_pieces), offsets):
         due_s = start_s + piece * PIECE_S + offset_s
         while True:
@@ -154,9 +156,10 @@ def load(port: int, num_clients: int, duration_s: float) -> tuple[int, int]:
     time.sleep(0.3)
     for key, _ in selector.select(0):
         num_results += key.fileobj.recv(2**20).count(b'"is_eof"')  # type: ignore[union-attr]
+    spent_s = server.loop_s() - spent_s
     for client in clients:
         client.close()
-    return num_pieces * num_clients, num_results
+    return spent_s, num_pieces * num_clients, num_results
 
 
 def measure(root: Path, loop: str, num_clients: int, duration_s: float) -> dict[str, float]:
@@ -164,13 +167,8 @@ def measure(root: Path, loop: str, num_clients: int, duration_s: float) -> dict[
     spent: dict[int, tuple[float, int, int]] = {}
     for chunk_samples in (CHUNK_SAMPLES, 10**9):
         server = Server(root, chunk_samples, loop)
-        load(server.port, num_clients, 0.5)  # warms up
-        before_s = server.loop_s()
-        time.sleep(1.0)
-        idle_s = server.loop_s() - before_s  # of a second without clients
-        before_s = server.loop_s()
-        counts = load(server.port, num_clients, duration_s)
-        spent[chunk_samples] = (server.loop_s() - before_s - idle_s * duration_s, *counts)
+        load(server, num_clients, 0.5)  # warms up
+        spent[chunk_samples] = load(server, num_clients, duration_s)
         server.stop()
     (all_s, num_messages, num_results), (messages_s, num_alone, _) = spent.values()
     message_us = 1e6 * messages_s / num_alone

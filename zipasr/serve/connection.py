@@ -1,19 +1,37 @@
 """uvicorn's TCP connections, bounded in number and in the time that a client may take to send the head of a request, to read
-a response and to close.
+a response and to close. A WebSocket can pass its messages on as they arrive, without the queues and tasks of ASGI.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CLOSE_TIMEOUT_S = 10.0
 """How long a WebSocket that the server closes waits for the client's close frame: uvicorn's own value."""
 _QUIET_S = 0.5
 """A client that violated the protocol is disconnected after this time without a byte."""
+_EXTENSION = "zipasr.connection"
+"""Name in the extensions of an ASGI scope."""
+
+
+class Receiver(Protocol):
+    """Takes the messages of a WebSocket as they arrive, in the event loop."""
+
+    is_full: bool
+    """Whether the connection must not read more for now; `SocketConnection.resume_receiving` ends that."""
+
+    def message_received(self, message: bytes | str) -> None:
+        """Called with each message; those that have been read already come even when the receiver is full."""
+
+    def disconnected(self) -> None:
+        """Called when no further message can come; possibly more than once."""
 
 
 class _WriteTimeout(asyncio.Protocol):
@@ -88,13 +106,75 @@ class Connection(_WriteTimeout, H11Protocol):
 
 
 class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
-    """A connection after its request to become a WebSocket, with bounds; made by `socket_class`."""
+    """A connection after its request to become a WebSocket, with bounds; made by `socket_class`.
+
+    ASGI's `receive` costs a message a queue, a future and two switches of tasks; after `deliver_to`, messages skip all that.
+    """
 
     _latest_close_s = 0.0
+    _receiver: Receiver | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.close_timeout = min(_CLOSE_TIMEOUT_S, self.timeout_s)
+
+    def handle_connect(self, event: Any) -> None:
+        """Called with the request; the application finds this connection by `connection_of`."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+            scope["extensions"][_EXTENSION] = weakref.ref(self)  # weak, since the connection refers to the scope
+
+    def deliver_to(self, receiver: Receiver | None) -> None:
+        """Pass messages on to a receiver from now on, waiting ones first; None: drop them.
+
+        The connection and the receiver then refer to each other, so call this with None in the end.
+        """
+        self._receiver = receiver
+        waiting, self.queue = self.queue, asyncio.Queue() if receiver is None else _Deliveries(receiver)
+        while receiver is not None and not waiting.empty():
+            self.queue.put_nowait(waiting.get_nowait())
+        if receiver is not None and not receiver.is_full:
+            self.resume_receiving()
+
+    def resume_receiving(self) -> None:
+        """Read further messages."""
+        if self.read_paused:
+            self.read_paused = False
+            if self.writable.is_set():  # else `resume_writing` does it
+                self.transport.resume_reading()
+
+    def handle_bytes(self, event: Any) -> None:
+        """Called with a binary frame."""
+        if self._receiver is None or self.close_sent or not event.fin:
+            super().handle_bytes(event)
+            return
+        self._receiver.message_received(event.data)
+        if self._receiver is not None and self._receiver.is_full and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def send_receive_event_to_app(self) -> None:
+        """Called with a text or the last frame of a message; uvicorn then pauses until the application takes it."""
+        super().send_receive_event_to_app()
+        if self._receiver is not None and not self._receiver.is_full:
+            self.resume_receiving()
+
+    async def send_text(self, text: str) -> None:
+        """Send a text message, as soon as the client has read enough of the earlier ones.
+
+        Raises:
+            ClientDisconnected: the connection is closed, or about to be.
+        """
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise ClientDisconnected
+        try:
+            self.conn.send_text(text.encode())
+        except InvalidState:  # the client has sent a close frame
+            raise ClientDisconnected from None
+        self.transport.write(b"".join(self.conn.data_to_send()))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -152,6 +232,29 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
             # The head is short enough for HTTP but too long for a WebSocket: uvicorn would wait for another one forever.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+
+class _Deliveries(asyncio.Queue[Any]):
+    """Takes the place of the queue of a connection, and passes its events on to a receiver."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__()
+        self._receiver = receiver
+
+    def put_nowait(self, item: Mapping[str, Any]) -> None:
+        """Pass an event of ASGI on."""
+        if item["type"] == "websocket.receive":
+            text = item.get("text")
+            self._receiver.message_received(item["bytes"] if text is None else text)
+        else:
+            self._receiver.disconnected()
+
+
+def connection_of(scope: Mapping[str, Any]) -> SocketConnection:
+    """The connection of a WebSocket's ASGI scope."""
+    connection = scope["extensions"][_EXTENSION]()
+    assert isinstance(connection, SocketConnection)  # it lives as long as the task of the application
+    return connection
 
 
 def connection_class(max_open: int, timeout_s: float) -> type[asyncio.Protocol]:

@@ -77,6 +77,12 @@ class RecordingReader:
         """
         self.max_duration_s, self.max_bytes = max_duration_s, max_bytes
         self._held = bytearray()
+        self._num_wanted_bytes = _HEADER_BYTES
+
+    @property
+    def num_missing_bytes(self) -> int:
+        """Bytes after which `read` has something to do: check a header, or yield a recording."""
+        return self._num_wanted_bytes - len(self._held)
 
     @property
     def is_between(self) -> bool:
@@ -87,6 +93,10 @@ class RecordingReader:
     def num_held_bytes(self) -> int:
         """Bytes received of an incomplete recording."""
         return len(self._held)
+
+    def add(self, message: bytes) -> None:
+        """Receive a message with fewer than `num_missing_bytes`."""
+        self._held += message
 
     def read(self, message: bytes) -> Iterator[SentRecording]:
         """Yield the recordings that are complete with this message, lazily: a message may contain a million of them.
@@ -99,10 +109,11 @@ class RecordingReader:
         while len(self._held) >= _HEADER_BYTES:
             rate_hz, num_bytes = struct.unpack_from("<ii", self._held)
             self._check_header(rate_hz, num_bytes)
-            end = _HEADER_BYTES + num_bytes
-            if len(self._held) < end:
+            self._num_wanted_bytes = _HEADER_BYTES + num_bytes
+            if len(self._held) < self._num_wanted_bytes:
                 return
-            yield SentRecording(self._take(end), rate_hz)
+            samples, self._num_wanted_bytes = self._take(self._num_wanted_bytes), _HEADER_BYTES
+            yield SentRecording(samples, rate_hz)
 
     def _take(self, end: int) -> np.ndarray:
         """Remove the first recording, which ends at a byte; most often it is all that is held, and needs no copy."""
