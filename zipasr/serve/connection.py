@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
+from websockets.protocol import State
+
+from zipasr.serve.frames import FrameCutter, text_frame
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CLOSE_TIMEOUT_S = 10.0
@@ -109,10 +111,13 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
     """A connection after its request to become a WebSocket, with bounds; made by `socket_class`.
 
     ASGI's `receive` costs a message a queue, a future and two switches of tasks; after `deliver_to`, messages skip all that.
+    Most of them skip uvicorn's parser, too.
     """
 
     _latest_close_s = 0.0
     _receiver: Receiver | None = None
+    _cutter: FrameCutter | None = None
+    _has_early_data = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -131,6 +136,8 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
         The connection and the receiver then refer to each other, so call this with None in the end.
         """
         self._receiver = receiver
+        if receiver is not None and not self._has_early_data:  # else the parser may be in the middle of a frame
+            self._cutter = FrameCutter()
         waiting, self.queue = self.queue, asyncio.Queue() if receiver is None else _Deliveries(receiver)
         while receiver is not None and not waiting.empty():
             self.queue.put_nowait(waiting.get_nowait())
@@ -144,18 +151,8 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
             if self.writable.is_set():  # else `resume_writing` does it
                 self.transport.resume_reading()
 
-    def handle_bytes(self, event: Any) -> None:
-        """Called with a binary frame."""
-        if self._receiver is None or self.close_sent or not event.fin:
-            super().handle_bytes(event)
-            return
-        self._receiver.message_received(event.data)
-        if self._receiver is not None and self._receiver.is_full and not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
-
     def send_receive_event_to_app(self) -> None:
-        """Called with a text or the last frame of a message; uvicorn then pauses until the application takes it."""
+        """Called with a message that the parser has read; uvicorn then pauses until the application takes it."""
         super().send_receive_event_to_app()
         if self._receiver is not None and not self._receiver.is_full:
             self.resume_receiving()
@@ -168,13 +165,9 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
         """
         if not self.writable.is_set():
             await self.writable.wait()
-        if self.disconnected or self.close_sent or self.transport.is_closing():
+        if self.disconnected or self.close_sent or self.transport.is_closing() or self.conn.state is not State.OPEN:
             raise ClientDisconnected
-        try:
-            self.conn.send_text(text.encode())
-        except InvalidState:  # the client has sent a close frame
-            raise ClientDisconnected from None
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write(text_frame(text.encode()))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -227,6 +220,26 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_at(min(now_s + _QUIET_S, self._latest_close_s), self.transport.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._cutter is not None and (self._receiver is None or self.conn.state is not State.OPEN):
+            data, self._cutter = self._cutter.held + data, None  # from now on all data is for the parser
+        if self._cutter is None:
+            self._has_early_data = self.handshake_initiated
+            self._parse(data)
+            return
+        for content, is_message in self._cutter.cut(data):
+            if not is_message:
+                self._parse(content)
+            elif self.conn.state is State.OPEN:  # else the client has closed, or violated the protocol
+                self._deliver(content)
+
+    def _deliver(self, message: bytes) -> None:
+        assert self._receiver is not None
+        self._receiver.message_received(message)
+        if self._receiver.is_full and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # The head is short enough for HTTP but too long for a WebSocket: uvicorn would wait for another one forever.
