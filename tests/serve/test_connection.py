@@ -16,6 +16,7 @@ from tests.watchdog import WATCHDOG_S
 from zipasr.serve.connection import SocketConnection, break_stuck
 from zipasr.serve.protocol import write_recording
 
+pytestmark = pytest.mark.usefixtures("each_loop")
 MB = 1_000_000
 
 

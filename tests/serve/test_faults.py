@@ -46,6 +46,7 @@ from zipasr.serve.connection import Connection
 from zipasr.serve.live import LiveSession
 from zipasr.serve.protocol import write_recording
 
+pytestmark = pytest.mark.usefixtures("each_loop")
 MB = 1_000_000
 
 

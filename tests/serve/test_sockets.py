@@ -33,6 +33,7 @@ from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
 from zipasr.transcript import to_cues
 
+pytestmark = pytest.mark.usefixtures("each_loop")
 ONLINE_KEYS = {
     *("text", "tokens", "timestamps", "ys_probs", "lm_probs", "context_scores", "segment", "words", "start_time"),
     *("is_final", "is_eof"),
@@ -46,7 +47,7 @@ def streaming() -> Recognizer:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Service]:
+def server(each_loop: str) -> Iterator[Service]:
     with running(streaming_recognizer(), max_utterance_s=60.0) as service:
         yield service
 

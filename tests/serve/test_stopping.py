@@ -26,6 +26,8 @@ from tests.serve.running import gauge, held, running, sentence, streaming_recogn
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:

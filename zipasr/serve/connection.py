@@ -1,19 +1,39 @@
 """uvicorn's TCP connections, bounded in number and in the time that a client may take to send the head of a request, to read
-a response and to close.
+a response and to close. A WebSocket can pass its messages on as they arrive, without the queues and tasks of ASGI.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
+
+from zipasr.serve.frames import FrameCutter, text_frame
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CLOSE_TIMEOUT_S = 10.0
 """How long a WebSocket that the server closes waits for the client's close frame: uvicorn's own value."""
 _QUIET_S = 0.5
 """A client that violated the protocol is disconnected after this time without a byte."""
+_EXTENSION = "zipasr.connection"
+"""Name in the extensions of an ASGI scope."""
+
+
+class Receiver(Protocol):
+    """Takes the messages of a WebSocket as they arrive, in the event loop."""
+
+    is_full: bool
+    """Whether the connection must not read more for now; `SocketConnection.resume_receiving` ends that."""
+
+    def message_received(self, message: bytes | str) -> None:
+        """Called with each message; those that have been read already come even when the receiver is full."""
+
+    def disconnected(self) -> None:
+        """Called when no further message can come; possibly more than once."""
 
 
 class _WriteTimeout(asyncio.Protocol):
@@ -88,13 +108,66 @@ class Connection(_WriteTimeout, H11Protocol):
 
 
 class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
-    """A connection after its request to become a WebSocket, with bounds; made by `socket_class`."""
+    """A connection after its request to become a WebSocket, with bounds; made by `socket_class`.
+
+    ASGI's `receive` costs a message a queue, a future and two switches of tasks; after `deliver_to`, messages skip all that.
+    Most of them skip uvicorn's parser, too.
+    """
 
     _latest_close_s = 0.0
+    _receiver: Receiver | None = None
+    _cutter: FrameCutter | None = None
+    _has_early_data = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.close_timeout = min(_CLOSE_TIMEOUT_S, self.timeout_s)
+
+    def handle_connect(self, event: Any) -> None:
+        """Called with the request; the application finds this connection by `connection_of`."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+            scope["extensions"][_EXTENSION] = weakref.ref(self)  # weak, since the connection refers to the scope
+
+    def deliver_to(self, receiver: Receiver | None) -> None:
+        """Pass messages on to a receiver from now on, waiting ones first; None: drop them.
+
+        The connection and the receiver then refer to each other, so call this with None in the end.
+        """
+        self._receiver = receiver
+        if receiver is not None and not self._has_early_data:  # else the parser may be in the middle of a frame
+            self._cutter = FrameCutter()
+        waiting, self.queue = self.queue, asyncio.Queue() if receiver is None else _Deliveries(receiver)
+        while receiver is not None and not waiting.empty():
+            self.queue.put_nowait(waiting.get_nowait())
+        if receiver is not None and not receiver.is_full:
+            self.resume_receiving()
+
+    def resume_receiving(self) -> None:
+        """Read further messages."""
+        if self.read_paused:
+            self.read_paused = False
+            if self.writable.is_set():  # else `resume_writing` does it
+                self.transport.resume_reading()
+
+    def send_receive_event_to_app(self) -> None:
+        """Called with a message that the parser has read; uvicorn then pauses until the application takes it."""
+        super().send_receive_event_to_app()
+        if self._receiver is not None and not self._receiver.is_full:
+            self.resume_receiving()
+
+    async def send_text(self, text: str) -> None:
+        """Send a text message, as soon as the client has read enough of the earlier ones.
+
+        Raises:
+            ClientDisconnected: the connection is closed, or about to be.
+        """
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing() or self.conn.state is not State.OPEN:
+            raise ClientDisconnected
+        self.transport.write(text_frame(text.encode()))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -147,11 +220,54 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_at(min(now_s + _QUIET_S, self._latest_close_s), self.transport.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._cutter is not None and (self._receiver is None or self.conn.state is not State.OPEN):
+            data, self._cutter = self._cutter.held + data, None  # from now on all data is for the parser
+        if self._cutter is None:
+            self._has_early_data = self.handshake_initiated
+            self._parse(data)
+            return
+        for content, is_message in self._cutter.cut(data):
+            if not is_message:
+                self._parse(content)
+            elif self.conn.state is State.OPEN:  # else the client has closed, or violated the protocol
+                self._deliver(content)
+
+    def _deliver(self, message: bytes) -> None:
+        assert self._receiver is not None
+        self._receiver.message_received(message)
+        if self._receiver.is_full and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # The head is short enough for HTTP but too long for a WebSocket: uvicorn would wait for another one forever.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+
+class _Deliveries(asyncio.Queue[Any]):
+    """Takes the place of the queue of a connection, and passes its events on to a receiver."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__()
+        self._receiver = receiver
+
+    def put_nowait(self, item: Mapping[str, Any]) -> None:
+        """Pass an event of ASGI on."""
+        if item["type"] == "websocket.receive":
+            text = item.get("text")
+            self._receiver.message_received(item["bytes"] if text is None else text)
+        else:
+            self._receiver.disconnected()
+
+
+def connection_of(scope: Mapping[str, Any]) -> SocketConnection:
+    """The connection of a WebSocket's ASGI scope."""
+    connection = scope["extensions"][_EXTENSION]()
+    assert isinstance(connection, SocketConnection)  # it lives as long as the task of the application
+    return connection
 
 
 def connection_class(max_open: int, timeout_s: float) -> type[asyncio.Protocol]:

@@ -10,16 +10,17 @@ JSON for each recording; `Done` closes the connection.
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ
 from zipasr.errors import ProtocolError
-from zipasr.transcript import Token, Transcript, to_cues
+from zipasr.transcript import Token, Transcript, Word, to_cues
 
+T = TypeVar("T")
 CLIENT_DONE, SERVER_DONE = "Done", "Done!"
 _BYTES_PER_SAMPLE = 4
 _HEADER_BYTES = 8
@@ -48,11 +49,12 @@ class LiveReader:
         self._rest = b""
 
     def read(self, message: bytes) -> np.ndarray:
-        """The samples (samples,) float32 that are complete with this message."""
-        message = self._rest + message
-        num_bytes = len(message) - len(message) % _BYTES_PER_SAMPLE
-        self._rest = message[num_bytes:]
-        return np.frombuffer(message[:num_bytes], "<f4").astype(np.float32)
+        """The samples (samples,) float32 that are complete with this message; read-only, since they lie in its memory."""
+        if self._rest:
+            message = self._rest + message
+        num_samples, num_left = divmod(len(message), _BYTES_PER_SAMPLE)
+        self._rest = message[len(message) - num_left :]
+        return np.frombuffer(message, "<f4", num_samples).astype(np.float32, copy=False)
 
 
 class SentRecording(NamedTuple):
@@ -75,6 +77,12 @@ class RecordingReader:
         """
         self.max_duration_s, self.max_bytes = max_duration_s, max_bytes
         self._held = bytearray()
+        self._num_wanted_bytes = _HEADER_BYTES
+
+    @property
+    def num_missing_bytes(self) -> int:
+        """Bytes after which `read` has something to do: check a header, or yield a recording."""
+        return self._num_wanted_bytes - len(self._held)
 
     @property
     def is_between(self) -> bool:
@@ -85,6 +93,10 @@ class RecordingReader:
     def num_held_bytes(self) -> int:
         """Bytes received of an incomplete recording."""
         return len(self._held)
+
+    def add(self, message: bytes) -> None:
+        """Receive a message with fewer than `num_missing_bytes`."""
+        self._held += message
 
     def read(self, message: bytes) -> Iterator[SentRecording]:
         """Yield the recordings that are complete with this message, lazily: a message may contain a million of them.
@@ -97,12 +109,20 @@ class RecordingReader:
         while len(self._held) >= _HEADER_BYTES:
             rate_hz, num_bytes = struct.unpack_from("<ii", self._held)
             self._check_header(rate_hz, num_bytes)
-            end = _HEADER_BYTES + num_bytes
-            if len(self._held) < end:
+            self._num_wanted_bytes = _HEADER_BYTES + num_bytes
+            if len(self._held) < self._num_wanted_bytes:
                 return
-            samples = np.frombuffer(bytes(self._held[_HEADER_BYTES:end]), "<f4").astype(np.float32)
-            del self._held[:end]
+            samples, self._num_wanted_bytes = self._take(self._num_wanted_bytes), _HEADER_BYTES
             yield SentRecording(samples, rate_hz)
+
+    def _take(self, end: int) -> np.ndarray:
+        """Remove the first recording, which ends at a byte; most often it is all that is held, and needs no copy."""
+        if end == len(self._held):
+            content, self._held = self._held, bytearray()
+        else:
+            content = self._held[:end]
+            del self._held[:end]
+        return np.frombuffer(content, "<f4", offset=_HEADER_BYTES).astype(np.float32, copy=False)
 
     def _check_header(self, rate_hz: int, num_bytes: int) -> None:
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
@@ -124,41 +144,88 @@ def write_recording(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes
     return struct.pack("<ii", rate_hz, len(body)) + body
 
 
+class LiveWriter:
+    """Results of a live stream in, JSON out, as sherpa-onnx's clients expect it: each time, the whole utterance so far.
+
+    Only what is new in an utterance is encoded, so that the work for a result does not grow with the utterance.
+    """
+
+    def __init__(self, *, has_words: bool = False) -> None:
+        """Create a writer for one stream.
+
+        Args:
+            has_words: whether to add fields that sherpa-onnx's JSON lacks, with times in seconds from the start of the
+                stream: `timed_words`, each with `word`, `start`, `end` and `confidence`, and, for a final utterance,
+                `timed_segments`, its subtitles, each with `start`, `end`, `text` and the `lines` that are displayed.
+        """
+        self.has_words = has_words
+        self._start_s = math.nan
+        self._tokens: _Columns[Token] = _Columns()
+        self._words: _Columns[Word] = _Columns(lambda word: _encode(_timed_word(word)))
+
+    def write(self, transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool) -> str:
+        """The JSON of an utterance so far.
+
+        Args:
+            transcript: the utterance; its times count from the start of the stream.
+            segment: number of utterances before it.
+            start_s: start of the utterance in the stream; the times of its tokens are written relative to it.
+            is_final: whether the utterance has ended.
+            is_eof: whether it is the last one.
+        """
+        if start_s != self._start_s:
+            self._start_s = start_s
+            self._tokens = _Columns(
+                lambda token: _encode(_token_text(token)),
+                lambda token: str(round(max(token.start_s - start_s, 0.0), 2)),
+                lambda token: str(_log_prob(token)),
+            )
+        texts, times, log_probs = self._tokens.update(transcript.tokens)
+        extra = ""
+        if self.has_words:
+            segments = _encode(_segments(transcript)) if is_final else "[]"
+            extra = f', "timed_words": {self._timed_words(transcript.words)}, "timed_segments": {segments}'
+        # sherpa-onnx reports `lm_probs` and `context_scores` separately; our searches add them to the model's score.
+        # `words` are word ids of a decoding graph, which we do not use.
+        return (
+            f'{{"text": {_encode(transcript.text)}, "tokens": [{texts}], "timestamps": [{times}], '
+            f'"ys_probs": [{log_probs}], "lm_probs": [], "context_scores": [], "segment": {segment}, "words": [], '
+            f'"start_time": {round(start_s, 2)}, "is_final": {_BOOLEANS[is_final]}, "is_eof": {_BOOLEANS[is_eof]}{extra}}}'
+        )
+
+    def _timed_words(self, words: tuple[Word, ...]) -> str:
+        """The JSON of the words; the last one may still change."""
+        (complete,) = self._words.update(words[:-1])
+        return f"[{complete}{', ' if complete else ''}{''.join(_encode(_timed_word(word)) for word in words[-1:])}]"
+
+
+class _Columns(Generic[T]):
+    """The JSON of lists with one entry each for every item of a list, which mostly grows at its end."""
+
+    def __init__(self, *entries: Callable[[T], str]) -> None:
+        """Create empty lists; `entries` write the entry of an item, one for each list."""
+        self._entries = entries
+        self._items: tuple[T, ...] = ()
+        self._written = [""] * len(entries)
+
+    def update(self, items: tuple[T, ...]) -> list[str]:
+        """The entries of all items for every list, without brackets; those of items that were there before are kept."""
+        num_kept = len(self._items)
+        if items[:num_kept] != self._items:
+            num_kept, self._written = 0, [""] * len(self._entries)
+        if added := items[num_kept:]:
+            new = [", ".join(map(entry, added)) for entry in self._entries]
+            self._written = [f"{old}, {more}" if old else more for old, more in zip(self._written, new, strict=True)]
+        self._items = items
+        return self._written
+
+
 def to_live_json(
     transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool, has_words: bool = False
 ) -> str:
-    """The JSON of an utterance so far, as sherpa-onnx's clients expect it.
-
-    Args:
-        transcript: the utterance; its times count from the start of the stream.
-        segment: number of utterances before it.
-        start_s: start of the utterance in the stream; the times of its tokens are written relative to it.
-        is_final: whether the utterance has ended.
-        is_eof: whether it is the last one.
-        has_words: whether to add fields that sherpa-onnx's JSON lacks, with times in seconds from the start of the stream:
-            `timed_words`, each with `word`, `start`, `end` and `confidence`, and, for a final utterance,
-            `timed_segments`, its subtitles, each with `start`, `end`, `text` and the `lines` that are displayed.
-    """
-    extra: dict[str, object] = {}
-    if has_words:
-        extra = {"timed_words": timed_words(transcript), "timed_segments": _segments(transcript) if is_final else []}
-    return write_json(
-        {
-            "text": transcript.text,
-            "tokens": [_token_text(token) for token in transcript.tokens],
-            "timestamps": [round(max(token.start_s - start_s, 0.0), 2) for token in transcript.tokens],
-            "ys_probs": _log_probs(transcript.tokens),
-            # sherpa-onnx reports these scores separately; our searches add them to the model's score.
-            "lm_probs": [],
-            "context_scores": [],
-            "segment": segment,
-            "words": [],  # word ids of a decoding graph, which we do not use
-            "start_time": round(start_s, 2),
-            "is_final": is_final,
-            "is_eof": is_eof,
-            **extra,
-        }
-    )
+    """The JSON of a single result; see `LiveWriter`, which has the same arguments."""
+    writer = LiveWriter(has_words=has_words)
+    return writer.write(transcript, segment=segment, start_s=start_s, is_final=is_final, is_eof=is_eof)
 
 
 def to_recording_json(transcript: Transcript) -> str:
@@ -172,7 +239,7 @@ def to_recording_json(transcript: Transcript) -> str:
             "timestamps": [round(token.start_s, 2) for token in transcript.tokens],
             "durations": [round(token.end_s - token.start_s, 2) for token in transcript.tokens],
             "tokens": [_token_text(token) for token in transcript.tokens],
-            "ys_log_probs": _log_probs(transcript.tokens),
+            "ys_log_probs": [_log_prob(token) for token in transcript.tokens],
             "words": [],
         }
     )
@@ -180,15 +247,16 @@ def to_recording_json(transcript: Transcript) -> str:
 
 def timed_words(transcript: Transcript) -> list[dict[str, object]]:
     """The words in the form of OpenAI's API, with their confidence added; times in seconds."""
-    return [
-        {
-            "word": word.text,
-            "start": round(word.start_s, 3),
-            "end": round(word.end_s, 3),
-            "confidence": round(word.confidence, 4),
-        }
-        for word in transcript.words
-    ]
+    return [_timed_word(word) for word in transcript.words]
+
+
+def _timed_word(word: Word) -> dict[str, object]:
+    return {
+        "word": word.text,
+        "start": round(word.start_s, 3),
+        "end": round(word.end_s, 3),
+        "confidence": round(word.confidence, 4),
+    }
 
 
 def _segments(transcript: Transcript) -> list[dict[str, object]]:
@@ -213,12 +281,15 @@ def _token_text(token: Token) -> str:
     return token.text.replace("\u2581", " ")
 
 
-def _log_probs(tokens: Sequence[Token]) -> list[float]:
-    """Log-probabilities with 6 digits; JSON has no infinity, so the lowest float32 replaces it."""
-    lowest = -3.4e38
-    return [round(token.log_prob, 6) if math.isfinite(token.log_prob) else lowest for token in tokens]
+def _log_prob(token: Token) -> float:
+    """Its log-probability with 6 digits; JSON has no infinity, so the lowest float32 replaces it."""
+    return round(token.log_prob, 6) if math.isfinite(token.log_prob) else -3.4e38
+
+
+_BOOLEANS = ("false", "true")
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def write_json(message: Mapping[str, object]) -> str:
     """A message as JSON; numbers must be finite."""
-    return json.dumps(message, ensure_ascii=False, allow_nan=False)
+    return _encode(message)
