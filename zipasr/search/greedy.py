@@ -80,14 +80,14 @@ class _Ahead:
         """Labels that it has emitted already."""
         self.guesses: list[int | None] = [None] * num_frames
         """The label that each frame is guessed to emit; None: none."""
-        self.frames: list[int] = []
+        self.frames: Sequence[int] = ()
         """The frame of each step."""
+        self.expected: Sequence[int | None] = ()
+        """The guess of each step."""
         self.rows: list[int] = []
         """Row of the label context of each step, if all guesses before it are right."""
         self.hotwords: list[HotwordState] = []
         """State of the hotwords of each step, likewise."""
-        self.expected: list[int | None] = []
-        """The guess of each step."""
 
     def guess(self, frames: Sequence[int], labels: Sequence[int], silent: set[int | None], previous: int | None) -> None:
         """Take the first label of each frame as a guess, but not if it repeats the one before: the context knows of it then.
@@ -106,18 +106,29 @@ class _Ahead:
 
     def plan(self, num_frames: int, max_symbols: int, contexts: Contexts) -> None:
         """Plan the steps of the next frames."""
+        self.frames = range(self.frame, min(self.frame + num_frames, self.num_frames))
+        self.expected = self.guesses[self.frame : self.frame + num_frames]
+        if max_symbols > 1:
+            if self.num_here:
+                self.expected[0] = None
+            steps = [
+                (frame, label)
+                for frame, guess in zip(self.frames, self.expected, strict=True)
+                for label in ((None,) if guess is None else (guess, None))
+            ]
+            self.frames, self.expected = zip(*steps, strict=True)
         row, hotwords, graph = self.state.context_row, self.state.hotword_state, self.state.hotwords
-        self.frames, self.rows, self.hotwords, self.expected = [], [], [], []
-        for frame in range(self.frame, min(self.frame + num_frames, self.num_frames)):
-            guess = None if frame == self.frame and self.num_here else self.guesses[frame]
-            for label in (None,) if guess is None else (guess, None)[:max_symbols]:
-                self.frames.append(frame)
-                self.rows.append(row)
-                self.hotwords.append(hotwords)
-                self.expected.append(label)
+        self.rows = []
+        for label in self.expected:
+            self.rows.append(row)
+            if label is not None:
+                row = contexts.row_after(row, label)
+        self.hotwords = [hotwords] * len(self.rows)
+        if not graph.is_empty:
+            for i, label in enumerate(self.expected):
+                self.hotwords[i] = hotwords
                 if label is not None:
-                    row = contexts.row_after(row, label)
-                    hotwords = hotwords if graph.is_empty else graph.extend([hotwords], [label])[0][0]
+                    hotwords = graph.extend([hotwords], [label])[0][0]
 
 
 class GreedySearch:
@@ -166,7 +177,7 @@ class GreedySearch:
             labels, log_probs = self._best(active, projected_NTJ, contexts)
             first = 0
             for _, utterance in active:
-                last = first + len(utterance.frames)
+                last = first + len(utterance.rows)
                 self._follow(utterance, labels[first:last], log_probs[first:last], contexts)
                 first = last
             active = [(n, utterance) for n, utterance in active if utterance.frame < utterance.num_frames]
@@ -177,11 +188,11 @@ class GreedySearch:
         self, active: Sequence[tuple[int, _Ahead]], projected_NTJ: Tensor, contexts: Contexts
     ) -> tuple[list[int], list[float]]:
         """The label of every planned step of some rows, one row after the other, with its log-probability."""
-        places = (
-            [n for n, utterance in active for _ in utterance.frames],
-            [frame for _, utterance in active for frame in utterance.frames],
-            [row for _, utterance in active for row in utterance.rows],
-        )
+        places: tuple[list[int], list[int], list[int]] = [], [], []
+        for n, utterance in active:
+            places[0].extend([n] * len(utterance.rows))
+            places[1].extend(utterance.frames)
+            places[2].extend(utterance.rows)
         rows_M, frames_M, contexts_M = torch.tensor(places, device=projected_NTJ.device).unbind()
         log_probs_MV = label_log_probs(
             self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
