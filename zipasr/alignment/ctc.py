@@ -133,7 +133,7 @@ def ctc_align_batch(
             batch.append(n)
         elif is_possible:
             with suppress(ValueError):  # no path has a finite score
-                found[n] = ctc_align(log_probs_NTV[n, : lens[n]], labels_S, blank_id=blank_id)
+                found[n] = ctc_align(log_probs_NTV[n, : lens[n]], ids[n], blank_id=blank_id)
     batch.sort(key=lambda n: -lens[n])
     if not batch:
         return found

@@ -8,16 +8,17 @@ from torch import nn
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FEATURE_RATE_HZ
-from zipasr.nn.encoded import Encoded, join_batches
+from zipasr.nn.encoded import join_batches
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.transcripts import to_transcripts
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.strategy import SearchConfig
 from zipasr.transcript import Transcript
 
-_CPU_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 600.0
+_CPU_BATCH_S, _EXPORTED_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 30.0, 600.0
 # On two CPU cores the encoder's time per second of audio is flat from 8 to 60 s in a batch and a third higher at 240 s,
-# which no longer fits the caches (`small`, sentences of 4 s and of 30 s); an accelerator needs many at once.
+# which no longer fits the caches (`small`, sentences of 4 s and of 30 s). Exported `small` takes 16 ms per second at 15 s in
+# a batch, 17 at 30 s and 19 at 60 s (sentences of 7.5 s, one core). An accelerator needs many at once.
 _SEARCH_S = 120.0
 """Audio that is searched at once, padding included. A search takes as many calls for many utterances as for the longest of
 them; scores of 5,000 labels take 60 MB."""
@@ -69,13 +70,13 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
         engine: the model.
         lens: number of features of each recording, at 100 Hz.
         max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60 on a
-            CPU, 600 elsewhere.
+            CPU, 30 for exported graphs, 600 elsewhere.
     Raises:
         ValueError: `max_batch_s` is not positive.
     """
-    is_cpu = engine.device.type == "cpu"
+    is_cpu, is_exported = engine.device.type == "cpu", not isinstance(engine.scorer, nn.Module)
     if max_batch_s is None:
-        max_batch_s = _CPU_BATCH_S if is_cpu else _ACCELERATOR_BATCH_S
+        max_batch_s = _EXPORTED_BATCH_S if is_exported else _CPU_BATCH_S if is_cpu else _ACCELERATOR_BATCH_S
     if not max_batch_s > 0:
         raise ValueError(f"max_batch_s must be positive, but is {max_batch_s}")
     long_enough = [i for i, length in enumerate(lens) if engine.scorer.output_length(length) > 0]
@@ -83,8 +84,7 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
     padded = [lens[i] + engine.tail_padding_frames for i in order]
     max_frames = max_batch_s * FEATURE_RATE_HZ
     if is_cpu:
-        run_frames = _RUN_FRAMES if isinstance(engine.scorer, nn.Module) else _EXPORTED_RUN_FRAMES
-        sizes = _cheapest_batches(padded, run_frames, max_frames)
+        sizes = _cheapest_batches(padded, _EXPORTED_RUN_FRAMES if is_exported else _RUN_FRAMES, max_frames)
     else:
         sizes = _full_batches(padded, max_frames)
     start = 0
@@ -95,7 +95,8 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
 
 def _full_batches(lens: Sequence[int], max_frames: float) -> list[int]:
     """Sizes of the batches of recordings, longest first, if each takes as many as fit."""
-    sizes, longest = [], 0
+    sizes: list[int] = []
+    longest = 0
     for length in lens:
         if sizes and longest * (sizes[-1] + 1) <= max_frames:
             sizes[-1] += 1
