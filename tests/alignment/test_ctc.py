@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.instructions import num_instructions
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.alignment import ctc
-from zipasr.alignment.ctc import Alignment, align_batch, ctc_align
+from zipasr.alignment.ctc import Alignment, align_batch, ctc_align, ctc_align_batch
 from zipasr.nn.encoded import Encoded
 
 
@@ -85,6 +85,33 @@ def test_batch_and_order_and_padding_change_nothing() -> None:
     order = [3, 0, 4, 2, 1]
     mixed = Encoded(encoded.frames[order], encoded.lens[order])
     assert align_batch(scorer, mixed, [ids[n] for n in order]) == [together[n] for n in order]
+
+
+@pytest.mark.parametrize("block", [2048, 12])
+def test_a_batch_equals_utterances_alone(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also of those too long for a batch; those without a path have none."""
+    monkeypatch.setattr(ctc, "_BLOCK_FRAMES_25HZ", block)
+    rng = np.random.default_rng(0)
+    lens = [10, 3, 90, 0, 1, 30, 4, 30, 0, 25]
+    ids = [rng.integers(1, 4, size).tolist() for size in (3, 4, 40, 0, 1, 0, 4, 15, 1, 24)]
+    log_probs_NTV = np.stack([random_log_probs(max(lens), 4, seed) for seed in range(len(lens))]).astype(np.float32)
+    log_probs_NTV[5:7, :, 2] = -np.inf  # no frame of utterance 6 can have label 2
+    ids[6] = [1, 2]
+    expected: list[Alignment | None] = []
+    for log_probs_TV, length, labels in zip(log_probs_NTV, lens, ids, strict=True):
+        try:
+            expected.append(ctc_align(log_probs_TV[:length], labels, blank_id=0))
+        except ValueError:
+            expected.append(None)
+    assert expected.count(None) == 4
+    assert ctc_align_batch(log_probs_NTV, lens, ids, blank_id=0) == expected
+    with pytest.raises(ValueError, match="none the blank, 0, but one is 0"):
+        ctc_align_batch(log_probs_NTV[:1], [9], [[0]], blank_id=0)
+
+
+def test_an_utterance_of_a_batch_without_a_path_is_named() -> None:
+    with pytest.raises(ValueError, match="2 labels need 3 frames at 25 Hz or more, but there are 2"):
+        align_batch(ToyScorer(4), toy_encoded([3, 2], 4, seed=0), [(1,), (2, 2)])
 
 
 def test_blank_has_another_id() -> None:

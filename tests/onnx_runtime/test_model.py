@@ -71,6 +71,31 @@ def test_predictor_and_joiner_equal_those_of_pytorch(pair: tuple[AsrModel, Path]
     assert graphs.predict(contexts[:0]).shape == (0, 128)
 
 
+def test_label_contexts_are_remembered(
+    pair: tuple[AsrModel, Path], exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known contexts take no run of the graph, and their number is bounded."""
+    if not pair[0].has_transducer:
+        pytest.skip("a CTC model has no label contexts")
+    monkeypatch.setattr(zipasr.onnx_runtime.model, "_MAX_KNOWN_CONTEXTS", 6)
+    graphs = load(pair[1]).scorer
+    runs: list[int] = []
+    run = graphs._graphs["decoder"].run
+    monkeypatch.setattr(graphs._graphs["decoder"], "run", lambda ids: [runs.append(len(ids)), *run(ids)][1:])
+    everything = torch.tensor([[i, j] for i in range(4) for j in range(4)])
+    with torch.inference_mode():
+        expected = pair[0].predict(everything)
+        close(graphs.predict(everything[[0, 1, 1, 2]]), expected[[0, 1, 1, 2]])
+        close(graphs.predict(everything[[2, 0]]), expected[[2, 0]])
+        assert runs == [3]
+        close(graphs.predict(everything[[1, 3, 4, 5, 6, 3]]), expected[[1, 3, 4, 5, 6, 3]])
+        assert runs == [3, 4]
+        close(graphs.predict(everything[[0, 1]]), expected[[0, 1]])  # 0 has made room
+        assert runs == [3, 4, 1]
+        assert len(graphs._known_contexts) == 6
+        close(graphs.predict(everything), expected)
+
+
 SEARCHES = [
     *(SearchConfig(method=method) for method in ("greedy", "beam", "ctc_greedy", "ctc_beam")),  # type: ignore[arg-type]
     *(SearchConfig(method=method, max_symbols_per_frame=3) for method in ("greedy", "beam")),  # type: ignore[arg-type]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from tests.golden_files import assert_close_to
+from tests.golden_files import assert_close_to, seeded
 from tests.search.golden_model import golden_encoded, golden_model, ragged
 from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
@@ -136,6 +137,36 @@ def test_batch_and_order_and_padding_change_nothing(search) -> None:
         assert_same(alone, together[n : n + 1])
     order = [3, 0, 4, 2, 1]
     assert_same(search(scorer, Encoded(encoded.frames[order], encoded.lens[order])), [together[n] for n in order])
+
+
+class Guessing(ToyScorer):
+    """The toy scorer with a CTC head of its own, which may say anything."""
+
+    def __init__(self, vocab_size: int, logits_NTV: Tensor | None) -> None:
+        super().__init__(vocab_size)
+        self.has_ctc, self.logits_NTV = logits_NTV is not None, logits_NTV  # type: ignore[misc]
+
+    def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
+        assert self.logits_NTV is not None
+        return self.logits_NTV.log_softmax(-1)
+
+
+@pytest.mark.parametrize("max_symbols", [1, 3])
+def test_guesses_of_the_ctc_head_change_the_speed_alone(max_symbols: int) -> None:
+    lens = [40, 13, 0, 27]
+    encoded = toy_encoded(lens, 6, seed=5, blank_bonus=3.0)
+    alone = Guessing(6, None)
+    expected = greedy_search(alone, encoded, max_symbols_per_frame=max_symbols)
+    right_NTV = torch.zeros(len(lens), max(lens), 6)
+    right_NTV[..., 0] = 1.0
+    for n, hypothesis in enumerate(expected):
+        for label, frame in zip(hypothesis.ids, hypothesis.frames, strict=True):
+            right_NTV[n, frame] = torch.eye(6)[label]
+    for logits_NTV in (right_NTV, seeded(len(lens), max(lens), 6, seed=1)):
+        scorer = Guessing(6, logits_NTV)
+        assert_same(greedy_search(scorer, encoded, max_symbols_per_frame=max_symbols), expected)
+        if logits_NTV is right_NTV:
+            assert scorer.num_joins < alone.num_joins / (2 if max_symbols == 1 else 1)
 
 
 def test_window_saves_joiner_calls() -> None:

@@ -72,6 +72,22 @@ def test_verbose_json(client: openai.OpenAI, recognizer: Recognizer) -> None:
     assert all(segment.avg_logprob <= 0 and segment.start <= segment.end for segment in answer.segments)
 
 
+@pytest.mark.parametrize(("format", "has_times"), [("json", False), ("text", False), ("srt", True), ("verbose_json", True)])
+def test_words_are_aligned_for_formats_with_times(
+    format: str, has_times: bool, server: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    transcribe_many = Recognizer.transcribe_many
+
+    def observed(self: Recognizer, recordings: list[np.ndarray], *, use_true_times: bool, **others: object) -> object:
+        asked.append(use_true_times)
+        return transcribe_many(self, recordings, use_true_times=use_true_times, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Recognizer, "transcribe_many", observed)
+    assert post(server, wav(sentence()), response_format=format).status_code == 200
+    assert asked == [has_times]
+
+
 @pytest.mark.parametrize("format", ["text", "srt", "vtt"])
 def test_written_formats(format: str, client: openai.OpenAI, recognizer: Recognizer) -> None:
     samples = sentence(2)

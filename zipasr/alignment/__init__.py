@@ -1,6 +1,6 @@
 """Alignment: where the labels and words of a text are. Scores of a model and a known text -> frames and times."""
 
-from zipasr.alignment.ctc import Alignment, align_batch, ctc_align
+from zipasr.alignment.ctc import Alignment, align_batch, ctc_align, ctc_align_batch
 from zipasr.alignment.emission import EmissionStats, align_transducer, measure_emission
 from zipasr.alignment.known_text import align_features
 from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans
@@ -14,6 +14,7 @@ __all__ = [
     "align_hypotheses",
     "align_transducer",
     "ctc_align",
+    "ctc_align_batch",
     "emission_spans",
     "measure_emission",
 ]

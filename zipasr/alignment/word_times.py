@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.alignment.ctc import Alignment, ctc_align
+from zipasr.alignment.ctc import Alignment, ctc_align_batch
 from zipasr.encoder.rates import FEATURES_PER_FRAME_25HZ
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
@@ -90,15 +90,14 @@ def align_hypotheses(
     if not any(hypothesis.ids for hypothesis in hypotheses):
         return [[] for _ in hypotheses]
     log_probs_NTV = scorer.ctc_log_probs(encoded.frames).float().cpu().numpy()
-    spans = []
-    for log_probs_TV, length, features_TF, hypothesis in zip(log_probs_NTV, lens, features, hypotheses, strict=True):
-        try:
-            alignment = ctc_align(log_probs_TV[:length], hypothesis.ids, blank_id=scorer.blank_id)
-        except ValueError:  # more labels than frames, which a transducer may emit
-            spans.append(emission_spans(hypothesis.frames))
-        else:
-            spans.append(token_spans(hypothesis.ids, alignment, energy_db(features_TF), tokenizer=tokenizer))
-    return spans
+    ids = [hypothesis.ids for hypothesis in hypotheses]
+    alignments = ctc_align_batch(log_probs_NTV, lens, ids, blank_id=scorer.blank_id)
+    return [
+        token_spans(hypothesis.ids, alignment, energy_db(features_TF), tokenizer=tokenizer)
+        if alignment is not None
+        else emission_spans(hypothesis.frames)  # more labels than frames, which a transducer may emit
+        for alignment, features_TF, hypothesis in zip(alignments, features, hypotheses, strict=True)
+    ]
 
 
 def energy_db(features: Tensor) -> np.ndarray:
@@ -223,11 +222,24 @@ def _pauses(
     is_near = num_frames <= _PAUSE_FRAMES + _EARLY_FRAMES
     before = _PAUSE_FRAMES if is_start_open and (is_near or is_quiet_T[0]) else 0
     after = _PAUSE_FRAMES if is_end_open and (is_near or is_quiet_T[-1]) else 0
-    changes = np.flatnonzero(np.diff(np.pad(is_quiet_T, (before, after), constant_values=True), prepend=False, append=False))
-    stretches = [(int(start) - before, int(end) - before) for start, end in changes.reshape(-1, 2)]
+    stretches = _stretches(is_quiet_T, before, after)
     pauses = [stretch for stretch in stretches if stretch[1] - stretch[0] >= _PAUSE_FRAMES]
     pauses = pauses or [max(stretches, key=lambda stretch: stretch[1] - stretch[0])]
     return [(max(start, 0), min(end, num_frames)) for start, end in pauses]
+
+
+def _stretches(is_true_T: np.ndarray, before: int, after: int) -> list[tuple[int, int]]:
+    """First index of each stretch of True and the index after its last, with so many True before and after the array."""
+    edges: list[int] = (np.flatnonzero(is_true_T[1:] != is_true_T[:-1]) + 1).tolist()
+    if is_true_T[0]:
+        edges.insert(0, -before)
+    elif before:
+        edges[:0] = (-before, 0)
+    if is_true_T[-1]:
+        edges.append(len(is_true_T) + after)
+    elif after:
+        edges += (len(is_true_T), len(is_true_T) + after)
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 class _WordIndices(NamedTuple):

@@ -3,10 +3,12 @@
 An encoder maps features (N, T, F) at 100 Hz to frames (N, T', D) at 25 Hz.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zipasr.nn.placement import moved
 
@@ -23,6 +25,15 @@ class Encoded(NamedTuple):
     def is_padding_NT(self) -> Tensor:
         """Bool (N, T), True beyond `lens`, on the device of `frames`."""
         return padding_mask(self.lens, self.frames)
+
+
+def join_batches(batches: Sequence[Encoded]) -> Encoded:
+    """The utterances of several batches, in order, as one; there must be a batch."""
+    if len(batches) == 1:
+        return batches[0]
+    num_frames = max(batch.frames.shape[1] for batch in batches)
+    frames = [functional.pad(batch.frames, (0, 0, 0, num_frames - batch.frames.shape[1])) for batch in batches]
+    return Encoded(torch.cat(frames), torch.cat([batch.lens for batch in batches]))
 
 
 def padding_mask(lens: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from zipasr.onnx_runtime.graph import Graph
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.onnx_runtime.session import with_hidden_frames
 
+_MAX_KNOWN_CONTEXTS = 4096
+"""Label contexts whose projections are kept, 8 MB with 512 channels; the same ones come again and again."""
+
 
 class OnnxModel:
     """A `Scorer` that runs graphs of whole utterances in onnxruntime. The attention decoder is not exported."""
@@ -49,6 +52,7 @@ class OnnxModel:
                 graph = with_hidden_frames(graph, name)
             self._graphs[part] = graph if isinstance(graph, Graph) else Graph(graph, name=name, num_threads=threads)
         self._encoder = self._graphs["encoder" if has_parts else "ctc"]
+        self._known_contexts: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -120,8 +124,14 @@ class OnnxModel:
         self._check_transducer()
         if not len(contexts_MC):
             return torch.zeros(0, self.config.joiner_dim)
-        (contexts_MJ,) = run_tensors(self._graphs["decoder"], contexts_MC)
-        return contexts_MJ
+        contexts = [tuple(context) for context in contexts_MC.tolist()]
+        known = self._known_contexts
+        if new := [context for context in dict.fromkeys(contexts) if context not in known]:
+            (new_MJ,) = run_tensors(self._graphs["decoder"], torch.tensor(new))
+            if len(known) + len(new) > _MAX_KNOWN_CONTEXTS:  # another thread may still read the old ones
+                known = self._known_contexts = {context: known[context] for context in contexts if context in known}
+            known.update(zip(new, new_MJ, strict=True))
+        return torch.stack([known[context] for context in contexts])
 
     def join(self, frames_MJ: Tensor, contexts_MJ: Tensor) -> Tensor:
         """Logits (..., V) of projected frames and contexts that broadcast against each other."""

@@ -68,6 +68,8 @@ def to_transcripts(
     ranked: Sequence[Sequence[Hypothesis]],
     durations_s: Sequence[float],
     calibration: Calibration | None,
+    *,
+    use_true_times: bool = True,
 ) -> list[Transcript]:
     """The transcript of every utterance of a batch, with its other hypotheses as alternatives.
 
@@ -78,12 +80,13 @@ def to_transcripts(
         ranked: n-best hypotheses of each utterance.
         durations_s: length of each recording.
         calibration: see `to_transcript`.
+        use_true_times: whether tokens get their true times where the engine finds them; see `Engine.use_true_times`.
     """
     transcripts: list[list[Transcript]] = [[] for _ in ranked]
     for rank in range(max(map(len, ranked), default=0)):
         hypotheses = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in ranked]
         spans: Sequence[Sequence[TokenSpan] | None] = [None] * len(hypotheses)
-        if engine.use_true_times:
+        if engine.use_true_times and use_true_times:
             spans = align_hypotheses(engine.scorer, encoded, features, hypotheses, tokenizer=engine.tokenizer)
         for n, hypothesis in enumerate(hypotheses):
             if rank < len(ranked[n]):

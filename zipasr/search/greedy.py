@@ -1,8 +1,9 @@
 """Greedy searches: the best label of every frame. Encoded frames (N, T, D) at 25 Hz -> one `Hypothesis` an utterance.
 
-The transducer search emits at most one label a frame, as the published decoder does, unless configured otherwise. Between
-two labels the context does not change, so a window of frames can be scored in one joiner call and all after its first label
-is discarded: the result is that of going frame by frame, with far fewer calls.
+The transducer search emits at most one label a frame, as the published decoder does, unless configured otherwise. It looks
+ahead: one joiner call scores a window of frames of every utterance with the contexts that follow from guessed labels, and
+what comes after the first wrong guess is discarded. The result is that of going frame by frame, with far fewer calls.
+Guesses are the labels of the CTC head, if there is one, and those that were discarded.
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
-from zipasr.search.hotwords import HotwordGraph
+from zipasr.search.hotwords import HotwordGraph, HotwordState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import check_states, search_all
 from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
-"""Frames scored ahead in one joiner call: 4 to 8 are the fastest for one and for eight utterances (benchmarks/search.py)."""
+"""Frames scored ahead in one joiner call (benchmarks/search.py)."""
 
 
 class _Found:
@@ -54,14 +55,80 @@ class GreedyState(_Found):
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; the bonus of hotwords is added to the score here."""
-        (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
-        self.score += bonus
+        if not self.hotwords.is_empty:
+            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
+            self.score += bonus
         super().emit(label, frame, log_prob)
 
     def hypothesis(self) -> Hypothesis:
         """The hypothesis so far, without the boosts of phrases that are not complete."""
         found = super().hypothesis()
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
+
+
+class _Ahead:
+    """Frames of an utterance that are not decided yet: guesses of their labels, and the steps that one joiner call scores.
+
+    A step finds one label: that of a frame, or of the same frame again after a label that leaves room for another.
+    """
+
+    def __init__(self, state: GreedyState, num_frames: int) -> None:
+        self.state, self.num_frames = state, num_frames
+        self.frame = 0
+        """The next frame to decide."""
+        self.num_here = 0
+        """Labels that it has emitted already."""
+        self.guesses: list[int | None] = [None] * num_frames
+        """The label that each frame is guessed to emit; None: none."""
+        self.frames: Sequence[int] = ()
+        """The frame of each step."""
+        self.expected: Sequence[int | None] = ()
+        """The guess of each step."""
+        self.rows: list[int] = []
+        """Row of the label context of each step, if all guesses before it are right."""
+        self.hotwords: list[HotwordState] = []
+        """State of the hotwords of each step, likewise."""
+
+    def guess(self, frames: Sequence[int], labels: Sequence[int], silent: set[int | None], previous: int | None) -> None:
+        """Take the first label of each frame as a guess, but not if it repeats the one before: the context knows of it then.
+
+        Args:
+            frames: frames in order.
+            labels: a label of each.
+            silent: labels that count as none.
+            previous: the label before them.
+        """
+        latest = -1
+        for frame, label in zip(frames, labels, strict=True):
+            if frame > latest:
+                self.guesses[frame] = None if label == previous or label in silent else label
+                previous, latest = label, frame
+
+    def plan(self, num_frames: int, max_symbols: int, contexts: Contexts) -> None:
+        """Plan the steps of the next frames."""
+        self.frames = range(self.frame, min(self.frame + num_frames, self.num_frames))
+        self.expected = self.guesses[self.frame : self.frame + num_frames]
+        if max_symbols > 1:
+            if self.num_here:
+                self.expected[0] = None
+            steps = [
+                (frame, label)
+                for frame, guess in zip(self.frames, self.expected, strict=True)
+                for label in ((None,) if guess is None else (guess, None))
+            ]
+            self.frames, self.expected = zip(*steps, strict=True)
+        row, hotwords, graph = self.state.context_row, self.state.hotword_state, self.state.hotwords
+        self.rows = []
+        for label in self.expected:
+            self.rows.append(row)
+            if label is not None:
+                row = contexts.row_after(row, label)
+        self.hotwords = [hotwords] * len(self.rows)
+        if not graph.is_empty:
+            for i, label in enumerate(self.expected):
+                self.hotwords[i] = hotwords
+                if label is not None:
+                    hotwords = graph.extend([hotwords], [label])[0][0]
 
 
 class GreedySearch:
@@ -94,58 +161,70 @@ class GreedySearch:
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        device = encoded.frames.device
         contexts = Contexts(self.scorer)
         for state in states:
             state.context_row = contexts.row_of(state.context)
+        utterances = [_Ahead(state, length) for state, length in zip(states, lens, strict=True)]
+        if self.scorer.has_ctc and max(lens, default=0) > 1:
+            labels_NT = self.scorer.ctc_log_probs(encoded.frames).argmax(-1).tolist()
+            for utterance, labels, length in zip(utterances, labels_NT, lens, strict=True):
+                utterance.guess(range(length), labels[:length], self.silent, None)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
-        offsets_W = torch.arange(self.window_frames_25hz, device=device)
-        starts = [0] * len(lens)
-        while active := [n for n, start in enumerate(starts) if start < lens[n]]:
-            width = min(self.window_frames_25hz, max(lens[n] - starts[n] for n in active))
-            rows = torch.tensor(active, device=device).unsqueeze(1)
-            first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
-            # Frames beyond the end of an utterance are scored with those of the others and ignored.
-            window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
-            labels_AW, log_probs_AW = self._best([states[n] for n in active], projected_NTJ[rows, window_AW], contexts)
-            for n, labels, log_probs in zip(active, labels_AW, log_probs_AW, strict=True):
-                num_left = lens[n] - starts[n]
-                starts[n] += self._follow(states[n], labels[:num_left], log_probs[:num_left], contexts)
+        active = [(n, utterance) for n, utterance in enumerate(utterances) if utterance.num_frames]
+        while active:
+            for _, utterance in active:
+                utterance.plan(self.window_frames_25hz, self.max_symbols_per_frame, contexts)
+            labels, log_probs = self._best(active, projected_NTJ, contexts)
+            first = 0
+            for _, utterance in active:
+                last = first + len(utterance.rows)
+                self._follow(utterance, labels[first:last], log_probs[first:last], contexts)
+                first = last
+            active = [(n, utterance) for n, utterance in active if utterance.frame < utterance.num_frames]
         for state in states:
             state.context = contexts.context(state.context_row)
 
     def _best(
-        self, states: Sequence[GreedyState], projected_AWJ: Tensor, contexts: Contexts
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """The label of every frame of a window with its log-probability, if no label came before it in the window."""
-        device = projected_AWJ.device
-        contexts_A1J = contexts.gather(torch.tensor([state.context_row for state in states], device=device)).unsqueeze(1)
-        logits_AWV = self.scorer.join(projected_AWJ, contexts_A1J)
-        log_probs_AWV = label_log_probs(
-            logits_AWV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
+        self, active: Sequence[tuple[int, _Ahead]], projected_NTJ: Tensor, contexts: Contexts
+    ) -> tuple[list[int], list[float]]:
+        """The label of every planned step of some rows, one row after the other, with its log-probability."""
+        places: tuple[list[int], list[int], list[int]] = [], [], []
+        for n, utterance in active:
+            places[0].extend([n] * len(utterance.rows))
+            places[1].extend(utterance.frames)
+            places[2].extend(utterance.rows)
+        rows_M, frames_M, contexts_M = torch.tensor(places, device=projected_NTJ.device).unbind()
+        log_probs_MV = label_log_probs(
+            self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
+            blank_id=self.scorer.blank_id,
+            blank_penalty=self.blank_penalty,
+            temperature=self.temperature,
         )
-        if all(state.hotwords.is_empty for state in states):
-            best_log_probs_AW, best_AW = log_probs_AWV.max(-1)
+        if all(utterance.state.hotwords.is_empty for _, utterance in active):
+            best_log_probs_M, best_M = log_probs_MV.max(-1)
         else:
-            bonus_AV, is_inside_A = _bonus(states, log_probs_AWV.shape[-1], device)
-            best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV, is_inside_A, self.silent)
-        return best_AW.tolist(), best_log_probs_AW.tolist()
+            bonus_MV, is_inside_M = _bonus([utterance for _, utterance in active], log_probs_MV)
+            best_log_probs_M, best_M = _best_with_bonus(log_probs_MV, bonus_MV, is_inside_M, self.silent)
+        return best_M.tolist(), best_log_probs_M.tolist()
 
-    def _follow(self, state: GreedyState, labels: list[int], log_probs: list[float], contexts: Contexts) -> int:
-        """Follow the frames of a window up to its first label; return the number of frames followed."""
-        for i, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
-            state.score += log_prob
-            if label not in self.silent:
-                frame = state.num_frames + i
-                state.emit(label, frame, log_prob)
+    def _follow(self, ahead: _Ahead, labels: Sequence[int], log_probs: Sequence[float], contexts: Contexts) -> None:
+        """Follow the steps up to the first wrong guess; the labels after it become guesses."""
+        state, first_frame = ahead.state, ahead.frame
+        for i, (frame, guess, label) in enumerate(zip(ahead.frames, ahead.expected, labels, strict=True)):
+            state.score += log_probs[i]
+            is_silent = label in self.silent
+            if not is_silent:
+                state.emit(label, state.num_frames + frame - first_frame, log_probs[i])
                 state.context_row = contexts.row_after(state.context_row, label)
-                is_full = state.frames[-self.max_symbols_per_frame :] == [frame] * self.max_symbols_per_frame
-                num_done = i + 1 if is_full else i
+                ahead.num_here += 1
+            is_done = is_silent or ahead.num_here == self.max_symbols_per_frame
+            ahead.frame = frame + is_done
+            if is_done:
+                ahead.num_here = 0
+            if guess != (None if is_silent else label):
+                ahead.guess(ahead.frames[i + 1 :], labels[i + 1 :], self.silent, label)
                 break
-        else:
-            num_done = len(labels)
-        state.num_frames += num_done
-        return num_done
+        state.num_frames += ahead.frame - first_frame
 
     def hypotheses(self, states: Sequence[GreedyState]) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
@@ -196,25 +275,29 @@ def greedy_search(
     return [ranked[0] for ranked in search_all(search, encoded, hotwords)]
 
 
-def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The bonus of hotwords for each label (A, V), and whether an utterance is inside a phrase (A,)."""
-    bonuses = [state.hotwords.bonus_V(state.hotword_state, vocab_size) for state in states]
-    is_inside = [state.hotword_state is not state.hotwords.start() for state in states]
-    return torch.stack(bonuses).to(device), torch.tensor(is_inside, device=device)
+def _bonus(planned: Sequence[_Ahead], log_probs_MV: Tensor) -> tuple[Tensor, Tensor]:
+    """The bonus of hotwords for each label (M, V) of the planned steps, and whether each is inside a phrase (M,)."""
+    steps = [(utterance.state.hotwords, state) for utterance in planned for state in utterance.hotwords]
+    different = dict.fromkeys(steps)
+    bonus_SV = torch.stack([graph.bonus_V(state, log_probs_MV.shape[-1]) for graph, state in different])
+    numbers = {step: number for number, step in enumerate(different)}
+    bonus_MV = bonus_SV[[numbers[step] for step in steps]].to(log_probs_MV.device)
+    is_inside = [state is not graph.start() for graph, state in steps]
+    return bonus_MV, torch.tensor(is_inside, device=log_probs_MV.device)
 
 
 def _best_with_bonus(
-    log_probs_AWV: Tensor, bonus_AV: Tensor, is_inside_A: Tensor, silent: set[int | None]
+    log_probs_MV: Tensor, bonus_MV: Tensor, is_inside_M: Tensor, silent: set[int | None]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and id of the best label of each frame with the bonus of hotwords."""
-    silent_ids = torch.tensor([i for i in silent if i is not None], device=log_probs_AWV.device)
-    silence_AW, silence_place_AW = log_probs_AWV.index_select(-1, silent_ids).max(-1)
-    spoken_AWV = log_probs_AWV.index_fill(-1, silent_ids, -torch.inf)
-    label_AW = (spoken_AWV + bonus_AV.unsqueeze(1)).argmax(-1)
-    against_silence_AV = bonus_AV.clamp(min=0.0) * is_inside_A.unsqueeze(-1)
-    is_spoken_AW = (spoken_AWV + against_silence_AV.unsqueeze(1)).amax(-1) > silence_AW
-    winner_AW = torch.where(is_spoken_AW, label_AW, silent_ids[silence_place_AW])
-    return log_probs_AWV.gather(-1, winner_AW.unsqueeze(-1)).squeeze(-1), winner_AW
+    """Log-probability and id of the best label of each step with the bonus of hotwords."""
+    silent_ids = torch.tensor([i for i in silent if i is not None], device=log_probs_MV.device)
+    silence_M, silence_place_M = log_probs_MV.index_select(-1, silent_ids).max(-1)
+    spoken_MV = log_probs_MV.index_fill(-1, silent_ids, -torch.inf)
+    label_M = (spoken_MV + bonus_MV).argmax(-1)
+    against_silence_MV = bonus_MV.clamp(min=0.0) * is_inside_M.unsqueeze(-1)
+    is_spoken_M = (spoken_MV + against_silence_MV).amax(-1) > silence_M
+    winner_M = torch.where(is_spoken_M, label_M, silent_ids[silence_place_M])
+    return log_probs_MV.gather(-1, winner_M.unsqueeze(-1)).squeeze(-1), winner_M
 
 
 class CtcGreedyState(_Found):

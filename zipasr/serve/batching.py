@@ -30,8 +30,10 @@ _BATCH_S, _BATCH_BESIDE_STREAMS_S = 60.0, 10.0
 class Job:
     """A waiting recording, or a piece of one, and the future of its transcript."""
 
-    def __init__(self, samples: np.ndarray, hotwords: Hotwords, num_best: int | None = None) -> None:
-        self.samples, self.hotwords, self.num_best = samples, hotwords, num_best
+    def __init__(
+        self, samples: np.ndarray, hotwords: Hotwords, num_best: int | None = None, *, needs_times: bool = True
+    ) -> None:
+        self.samples, self.hotwords, self.num_best, self.needs_times = samples, hotwords, num_best, needs_times
         self.future: Future[Transcript] = Future()
         self.since_s = time.monotonic()
 
@@ -87,7 +89,9 @@ class BatchingWorker:
         with self._wakes:
             self._wakes.notify_all()
 
-    def submit(self, samples: np.ndarray, hotwords: Hotwords = None, *, num_best: int | None = None) -> "Future[Transcript]":
+    def submit(
+        self, samples: np.ndarray, hotwords: Hotwords = None, *, num_best: int | None = None, needs_times: bool = True
+    ) -> "Future[Transcript]":
         """Queue a recording that is transcribed in one piece and return the future of its transcript.
 
         Cancel the future to remove the recording from the queue.
@@ -96,6 +100,7 @@ class BatchingWorker:
             samples: (samples,) float32 at 16 kHz.
             hotwords: phrases to prefer.
             num_best: size of the n-best list; None: that of the recognizer's search.
+            needs_times: whether the times of words and tokens matter; others may come with it in a batch.
 
         Raises:
             ServerBusy: the queue is full, or the server is shutting down.
@@ -106,7 +111,7 @@ class BatchingWorker:
             self._short = deque(job for job in self._short if not job.future.cancelled())
             if len(self._short) >= self.max_waiting:
                 raise ServerBusy(f"The queue is full with {len(self._short)} recordings; please retry later.")
-            job = Job(samples, hotwords, num_best)
+            job = Job(samples, hotwords, num_best, needs_times=needs_times)
             self._short.append(job)
             self._wakes.notify_all()
         self._count_waiting()
@@ -206,7 +211,10 @@ class BatchingWorker:
         started_s = time.monotonic()
         try:
             transcripts = self.recognizer.transcribe_many(
-                [job.samples for job in batch], hotwords=batch[0].hotwords, num_best=batch[0].num_best
+                [job.samples for job in batch],
+                hotwords=batch[0].hotwords,
+                num_best=batch[0].num_best,
+                use_true_times=any(job.needs_times for job in batch),
             )
         except Exception as error:  # any error belongs to the waiting request, and the thread must continue
             if len(batch) == 1:  # without the traceback, which refers to the batch, its future and so the error: a cycle

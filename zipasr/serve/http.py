@@ -36,6 +36,8 @@ from zipasr.transcript import Token, Transcript
 
 T = TypeVar("T")
 _MAX_LOGGED_FIELDS = 100
+_SHORT_FIELDS_BYTES, _SHORT_ANSWER_S = 500, 60.0
+"""Fields and transcripts up to these sizes are processed in the event loop, in less than a millisecond."""
 _PROGRESS_EVERY_S = 0.5
 _KEEP_ALIVE_S = 15.0
 """A stream of events sends something at least this often: many proxies cut a connection that is quiet for 60 s."""
@@ -97,8 +99,9 @@ class HttpEndpoints:
                 await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:
-            # In a thread: with many hotwords this takes a tenth of a second.
-            options = await asyncio.to_thread(parse_request, upload.fields, self._model)
+            # With many hotwords this takes a tenth of a second.
+            num_bytes = sum(len(value) for _, value in upload.fields)
+            options = await _computed(parse_request, upload.fields, self._model, is_long=num_bytes > _SHORT_FIELDS_BYTES)
         except RequestError as error:
             await upload.file.close()
             return self._error_response(error)
@@ -111,8 +114,9 @@ class HttpEndpoints:
             return self._error_response(error, upload)
         if transcript is None:
             return self._disconnected_response()
-        # In a thread: for four hours of audio this takes half a second, which would delay live audio.
-        content_type, text = await asyncio.to_thread(write_answer, options, transcript)
+        # For four hours of audio this takes half a second, which would delay live audio.
+        is_long = transcript.duration_s > _SHORT_ANSWER_S
+        content_type, text = await _computed(write_answer, options, transcript, is_long=is_long)
         return Response(text, headers={"content-type": content_type})
 
     def _report_ignored(self, names: Sequence[str]) -> None:
@@ -135,6 +139,7 @@ class HttpEndpoints:
                 file,
                 hotwords=options.hotwords,
                 num_best=options.num_best,
+                needs_times=options.has_times,
                 on_progress=on_progress,
                 on_text=on_text,
             )
@@ -228,6 +233,11 @@ class HttpEndpoints:
     async def show_metrics(self, request: Request) -> Response:
         """The counters in the text format of Prometheus."""
         return Response(self.metrics.to_text(), headers={"content-type": CONTENT_TYPE})
+
+
+async def _computed(function: Callable[..., T], *args: object, is_long: bool) -> T:
+    """The result of a function, which is called in a thread only if that takes long: changing threads takes 0.1 ms."""
+    return await asyncio.to_thread(function, *args) if is_long else function(*args)
 
 
 async def unless(stops: Awaitable[object], work: Awaitable[T]) -> T | None:

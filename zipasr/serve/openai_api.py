@@ -82,6 +82,11 @@ class TranscriptionRequest:
     cues: CueConfig | None = None
     """Limits of subtitles and segments; None: the defaults."""
 
+    @property
+    def has_times(self) -> bool:
+        """Whether the response shows times."""
+        return self.response_format not in ("json", "text")
+
 
 def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> TranscriptionRequest:
     """Parse the fields of a form; an empty value is an absent one.

@@ -61,6 +61,7 @@ class Transcriber:
         sample_rate_hz: int | None = None,
         hotwords: Hotwords = None,
         num_best: int | None = None,
+        needs_times: bool = True,
         on_progress: Callable[[float], None] | None = None,
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
@@ -71,6 +72,8 @@ class Transcriber:
             sample_rate_hz: rate of samples; None for a file.
             hotwords: phrases to prefer; None: those of the recognizer.
             num_best: size of the n-best list of a recording that is transcribed in one piece; None: that of the search.
+            needs_times: whether the times of words and tokens matter; without them, a recording that is transcribed in one
+                piece takes less time.
             on_progress: called in the event loop with the seconds of a long recording that are done.
             on_text: called in the event loop with each stretch of the text of a long recording and its tokens, as soon as
                 it is final; the returned transcript contains the rest.
@@ -98,7 +101,8 @@ class Transcriber:
         try:
             samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
-                transcript: Transcript = await asyncio.wrap_future(self.worker.submit(samples, hotwords, num_best=num_best))
+                waiting = self.worker.submit(samples, hotwords, num_best=num_best, needs_times=needs_times)
+                transcript: Transcript = await asyncio.wrap_future(waiting)
                 return transcript
             self._check_long(num_best)
             self._num_long += 1
