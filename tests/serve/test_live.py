@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.serve.running import sentence, streaming_recognizer
-from zipasr.recognizer import Recognizer
+from zipasr.recognizer import Recognizer, Stream
 from zipasr.serve.live import LiveResult, LiveSession, LiveSessions
 from zipasr.serve.metrics import Metrics
 
@@ -94,6 +94,47 @@ def test_minutes_at_once_delay_no_other_stream(recognizer: Recognizer) -> None:
         assert session.stream.result().duration_s == 60.0
 
     asyncio.run(run())
+
+
+def test_audio_waits_until_it_completes_a_chunk(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker thread is woken once for a chunk, and its features are computed at once."""
+    num_woken, accepted, accept = 0, list[int](), Stream.accept_waveform
+
+    def count(stream: Stream, samples: np.ndarray) -> None:
+        accepted.append(len(samples))
+        accept(stream, samples)
+
+    def wake() -> None:
+        nonlocal num_woken
+        num_woken += 1
+
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), wake)
+        session = sessions.open()
+        sessions.step()
+        assert num_woken == 1
+        assert session.stream is not None
+        first = round(session.stream.latency_ms * 16)
+        samples = sentence(0, 2.0)
+        for start in range(0, first, 1600):
+            assert not sessions.has_work()
+            session.push(samples[start : min(start + 1600, first)])
+        assert sessions.has_work() and num_woken == 2
+        session.push(samples[first : first + 800])
+        sessions.step()
+        assert accepted == [first]
+        assert not sessions.has_work() and num_woken == 2
+        sessions.step()  # with nothing to decode, what is there is taken in
+        assert accepted == [first, 800]
+        session.push(samples[first + 800 :])
+        session.finish()
+        while sessions.step():
+            pass
+        assert (await results_of(session))[-1].transcript.text == text_alone(recognizer, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "accept_waveform", count)
+        asyncio.run(run())
 
 
 def test_a_socket_must_wait_while_much_audio_waits(recognizer: Recognizer) -> None:
