@@ -15,7 +15,6 @@ import soxr
 import torch
 from torch import Tensor
 
-from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_S_25HZ
 from zipasr.encoder.window import WindowBuffer
@@ -23,8 +22,8 @@ from zipasr.features import PADDING_VALUE
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, sizes_of, window_frames_of
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
+from zipasr.recognizer.growing import GrowingTranscript
 from zipasr.recognizer.slots import Slot
-from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior, make_search
@@ -70,6 +69,8 @@ class Stream:
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
         self._search_state = self._search.start(prior)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
+        self._growing: list[GrowingTranscript] = []
+        """The transcripts of the best hypotheses of the utterance."""
         self._fbank = engine.fbank.stream()
         window_frames = window_frames_of(engine.scorer, self.sizes)
         self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
@@ -174,7 +175,7 @@ class Stream:
     @property
     def text(self) -> str:
         """Text of the current utterance as far as it is decoded; later words may change earlier ones."""
-        return self.engine.tokenizer.decode(self._hypotheses()[0].ids)
+        return self._transcribe(1)[0].text
 
     def result(self) -> Transcript:
         """Transcript of the current utterance as far as it is decoded.
@@ -182,19 +183,17 @@ class Stream:
         Times are seconds from the start of the stream to the emission of a token; `duration_s` is the audio received since
         the start of the stream.
         """
+        best, *others = self._transcribe(self.search_config.num_best)
+        return dataclasses.replace(best, alternatives=tuple(others)) if others else best
+
+    def _transcribe(self, num_best: int) -> list[Transcript]:
+        """The transcripts of the best hypotheses."""
         duration_s = self._num_samples / (self._sample_rate_hz or SAMPLE_RATE_HZ)
-        transcripts = []
-        for hypothesis in self._hypotheses()[: self.search_config.num_best]:
-            transcripts.append(
-                to_transcript(
-                    hypothesis,
-                    duration_s,
-                    tokenizer=self.engine.tokenizer,
-                    spans=emission_spans([self._segment_start_frame + frame for frame in hypothesis.frames]),
-                    calibration=self.engine.calibrations.get(self.search_config.method),
-                )
-            )
-        return dataclasses.replace(transcripts[0], alternatives=tuple(transcripts[1:]))
+        ranked = self._hypotheses()[:num_best]
+        while len(self._growing) < len(ranked):
+            calibration = self.engine.calibrations.get(self.search_config.method)
+            self._growing.append(GrowingTranscript(self.engine.tokenizer, calibration, self._segment_start_frame))
+        return [growing.update(hypothesis, duration_s) for growing, hypothesis in zip(self._growing, ranked, strict=False)]
 
     def _hypotheses(self) -> list[Hypothesis]:
         if self._ranked is None:
@@ -223,7 +222,7 @@ class Stream:
         self.segment += bool(self.text)
         self._segment_start_frame += self._search_state.num_frames
         self._search_state = self._search.restart(self._search_state)
-        self._ranked = None
+        self._ranked, self._growing = None, []
 
     def finish(self) -> Transcript:
         """End the input unless `input_finished` has, decode the rest, and return the last utterance.

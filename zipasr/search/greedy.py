@@ -31,6 +31,7 @@ class _Found:
         self.frames: list[int] = []
         self.log_probs: list[float] = []
         self.score = 0.0
+        self._hypothesis = Hypothesis()
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; its log-probability is added to the score separately."""
@@ -39,8 +40,12 @@ class _Found:
         self.log_probs.append(log_prob)
 
     def hypothesis(self) -> Hypothesis:
-        """The hypothesis so far, as if the utterance ended here."""
-        return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
+        """The hypothesis so far, as if the utterance ended here; without new labels, its tuples are those of the last."""
+        ids, frames, log_probs, _ = self._hypothesis
+        if len(ids) < len(self.ids):
+            ids, frames, log_probs = tuple(self.ids), tuple(self.frames), tuple(self.log_probs)
+        self._hypothesis = Hypothesis(ids, frames, log_probs, self.score)
+        return self._hypothesis
 
 
 class GreedyState(_Found):
@@ -61,6 +66,8 @@ class GreedyState(_Found):
     def hypothesis(self) -> Hypothesis:
         """The hypothesis so far, without the boosts of phrases that are not complete."""
         found = super().hypothesis()
+        if self.hotwords.is_empty:
+            return found
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
 
 
