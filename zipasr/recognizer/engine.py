@@ -30,8 +30,9 @@ from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each
+from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each, make_search
 from zipasr.tokenizer import Tokenizer
 
 TAIL_PADDING_FRAMES = 32
@@ -65,6 +66,7 @@ class Engine:
 
     slots: Slots[BatchedState] = field(default_factory=Slots, init=False)
     """The encoder's states of all streams."""
+    _searches: dict[SearchConfig, AnySearch] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_precision(self.precision, self.device)
@@ -133,6 +135,12 @@ class Engine:
                 pieces.append(encoded.frames[0, : encoded.lens[0]])
             frames.append(torch.cat(pieces))
         return Encoded(pad_sequence(frames, batch_first=True), torch.tensor(list(map(len, frames)), device=self.device))
+
+    def stream_search(self, config: SearchConfig) -> AnySearch:
+        """The search of all streams with the same settings, which `resolve_search` has checked."""
+        if config not in self._searches:
+            self._searches[config] = make_search(self.scorer, config, unk_id=self.tokenizer.unk_id)
+        return self._searches[config]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
         """Encoder frames in float32, which heads and searches compute in.

@@ -14,7 +14,7 @@ from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.text import are_unspaced
 from zipasr.tokenizer import WORD_START, Tokenizer
-from zipasr.transcript import Transcript, word_starts, words_from_tokens
+from zipasr.transcript import Transcript, word_starts
 
 
 class _Mark(NamedTuple):
@@ -115,7 +115,7 @@ class GrowingTranscript:
             return
         if hypothesis.frames[position] == hypothesis.frames[position - 1]:  # tokens of a frame share its time
             return
-        num_words = len(words_from_tokens(rest.tokens[:place], is_each_a_word=is_each_a_word, is_mixed=is_mixed))
+        num_words = len(rest.words) - bool("".join(texts[place:]).replace(WORD_START, ""))
         text = self._joined(self._transcript.text[: last.num_characters], self._tokenizer.decode(ids[:place]), last.is_apart)
         is_apart = texts[place].startswith(WORD_START)
         self._marks.append(_Mark(position, last.num_tokens + place, last.num_words + num_words, len(text), is_apart))

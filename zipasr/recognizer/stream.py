@@ -26,7 +26,7 @@ from zipasr.recognizer.growing import GrowingTranscript
 from zipasr.recognizer.slots import Slot
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.strategy import SearchConfig, make_prior, make_search
+from zipasr.search.strategy import SearchConfig, make_prior
 from zipasr.transcript import Transcript
 
 _FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
@@ -65,7 +65,7 @@ class Stream:
         self.engine, self.search_config, self.endpoint = engine, search, endpoint
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
         self._slot = Slot(initial_state(engine.scorer, self.sizes))
-        self._search = make_search(engine.scorer, search, unk_id=engine.tokenizer.unk_id)
+        self._search = engine.stream_search(search)
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
         self._search_state = self._search.start(prior)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk

@@ -6,8 +6,10 @@ is discarded: the result is that of going frame by frame, with far fewer calls.
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
+import threading
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call: 4 to 8 are the fastest for one and for eight utterances (benchmarks/search.py)."""
+_MAX_CONTEXTS = 2000
+"""Label contexts that a search knows before it forgets them all: of letters nearly all that occur; with a wide joiner they
+take 8 MB."""
 
 
 class _Found:
@@ -59,8 +64,9 @@ class GreedyState(_Found):
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; the bonus of hotwords is added to the score here."""
-        (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
-        self.score += bonus
+        if not self.hotwords.is_empty:
+            (self.hotword_state,), (bonus,) = self.hotwords.extend([self.hotword_state], [label])
+            self.score += bonus
         super().emit(label, frame, log_prob)
 
     def hypothesis(self) -> Hypothesis:
@@ -92,6 +98,7 @@ class GreedySearch:
         self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
+        self._contexts, self._lock = Contexts(scorer), threading.Lock()
 
     def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
         """State of an utterance before its first frame."""
@@ -101,23 +108,23 @@ class GreedySearch:
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        device = encoded.frames.device
-        contexts = Contexts(self.scorer)
+        with self._lock:  # streams of several threads may share the search
+            if self._contexts.num_rows > _MAX_CONTEXTS:
+                self._contexts = Contexts(self.scorer)
+            self._advance(states, encoded, lens, self._contexts)
+
+    def _advance(self, states: Sequence[GreedyState], encoded: Encoded, lens: Sequence[int], contexts: Contexts) -> None:
         for state in states:
             state.context_row = contexts.row_of(state.context)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
-        offsets_W = torch.arange(self.window_frames_25hz, device=device)
-        starts = [0] * len(lens)
-        while active := [n for n, start in enumerate(starts) if start < lens[n]]:
+        starts, active = [0] * len(lens), [n for n, length in enumerate(lens) if length]
+        while active:
             width = min(self.window_frames_25hz, max(lens[n] - starts[n] for n in active))
-            rows = torch.tensor(active, device=device).unsqueeze(1)
-            first = torch.tensor([starts[n] for n in active], device=device).unsqueeze(1)
-            # Frames beyond the end of an utterance are scored with those of the others and ignored.
-            window_AW = (first + offsets_W[:width]).clamp(max=projected_NTJ.shape[1] - 1)
-            labels_AW, log_probs_AW = self._best([states[n] for n in active], projected_NTJ[rows, window_AW], contexts)
+            window_AWJ = _window(projected_NTJ, active, [starts[n] for n in active], width)
+            labels_AW, log_probs_AW = self._best([states[n] for n in active], window_AWJ, contexts)
             for n, labels, log_probs in zip(active, labels_AW, log_probs_AW, strict=True):
-                num_left = lens[n] - starts[n]
-                starts[n] += self._follow(states[n], labels[:num_left], log_probs[:num_left], contexts)
+                starts[n] += self._follow(states[n], labels, log_probs, lens[n] - starts[n], contexts)
+            active = [n for n in active if starts[n] < lens[n]]
         for state in states:
             state.context = contexts.context(state.context_row)
 
@@ -126,7 +133,8 @@ class GreedySearch:
     ) -> tuple[list[list[int]], list[list[float]]]:
         """The label of every frame of a window with its log-probability, if no label came before it in the window."""
         device = projected_AWJ.device
-        contexts_A1J = contexts.gather(torch.tensor([state.context_row for state in states], device=device)).unsqueeze(1)
+        rows_A = np.array([state.context_row for state in states])
+        contexts_A1J = contexts.gather(torch.from_numpy(rows_A).to(device)).unsqueeze(1)
         logits_AWV = self.scorer.join(projected_AWJ, contexts_A1J)
         log_probs_AWV = label_log_probs(
             logits_AWV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
@@ -138,19 +146,25 @@ class GreedySearch:
             best_log_probs_AW, best_AW = _best_with_bonus(log_probs_AWV, bonus_AV, is_inside_A, self.silent)
         return best_AW.tolist(), best_log_probs_AW.tolist()
 
-    def _follow(self, state: GreedyState, labels: list[int], log_probs: list[float], contexts: Contexts) -> int:
-        """Follow the frames of a window up to its first label; return the number of frames followed."""
-        for i, (label, log_prob) in enumerate(zip(labels, log_probs, strict=True)):
-            state.score += log_prob
-            if label not in self.silent:
-                frame = state.num_frames + i
-                state.emit(label, frame, log_prob)
-                state.context_row = contexts.row_after(state.context_row, label)
-                is_full = state.frames[-self.max_symbols_per_frame :] == [frame] * self.max_symbols_per_frame
-                num_done = i + 1 if is_full else i
+    def _follow(
+        self, state: GreedyState, labels: list[int], log_probs: list[float], num_frames: int, contexts: Contexts
+    ) -> int:
+        """Follow at most `num_frames` frames of a window up to its first label; return the number of frames followed."""
+        silent, score, num_done = self.silent, state.score, 0
+        for label, log_prob in zip(labels[:num_frames], log_probs, strict=False):
+            score += log_prob
+            if label not in silent:
                 break
+            num_done += 1
         else:
-            num_done = len(labels)
+            label = -1
+        state.score = score
+        if label >= 0:
+            frame = state.num_frames + num_done
+            state.emit(label, frame, log_probs[num_done])
+            state.context_row = contexts.row_after(state.context_row, label)
+            is_full = state.frames[-self.max_symbols_per_frame :] == [frame] * self.max_symbols_per_frame
+            num_done += is_full
         state.num_frames += num_done
         return num_done
 
@@ -201,6 +215,17 @@ def greedy_search(
         window_frames_25hz=window_frames_25hz,
     )
     return [ranked[0] for ranked in search_all(search, encoded, hotwords)]
+
+
+def _window(projected_NTJ: Tensor, active: Sequence[int], starts: Sequence[int], width: int) -> Tensor:
+    """The frames (A, W, J) of some utterances from their starts on; beyond the last frame, that frame, to be ignored."""
+    num_utterances, num_frames = projected_NTJ.shape[:2]
+    if len(active) == num_utterances and width == num_frames and not any(starts):
+        return projected_NTJ
+    frames_AW = np.array(starts)[:, None] + np.arange(width)
+    places_AW = np.minimum(frames_AW, num_frames - 1) + num_frames * np.array(active)[:, None]
+    places_M = torch.from_numpy(places_AW.reshape(-1)).to(projected_NTJ.device)
+    return projected_NTJ.flatten(0, 1).index_select(0, places_M).view(len(active), width, -1)
 
 
 def _bonus(states: Sequence[GreedyState], vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
