@@ -1,6 +1,7 @@
 """Law: streams of many connections are decoded together, each as it would be alone; the backlog is bounded."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -134,6 +135,42 @@ def test_audio_waits_until_it_completes_a_chunk(recognizer: Recognizer, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Stream, "accept_waveform", count)
+        asyncio.run(run())
+
+
+def test_complete_chunks_wait_for_streams_that_should_come_soon(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: two streams in pieces of 0.1 s, the second 0.03 s later; a third is silent."""
+    now_s = 100.0
+
+    async def run() -> None:
+        nonlocal now_s
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None, max_wait_s=0.04)
+        first, second, _ = (sessions.open() for _ in range(3))
+        assert sessions.wait_s() == 0
+        sessions.step()
+        assert first.stream is not None
+        num_pieces = -(-round(first.stream.latency_ms * 16) // 1600)
+        for _ in range(num_pieces - 1):
+            first.push(sentence(0, 0.1))
+            now_s += 0.03
+            second.push(sentence(1, 0.1))
+            now_s += 0.07
+        assert sessions.wait_s() == 0  # there is nothing to decode
+        assert second.expected_s == pytest.approx(now_s + 0.03)
+        first.push(sentence(0, 0.1))
+        assert sessions.wait_s() == 0  # the load is low
+        sessions._gathering.record(now_s - 5.0, now_s)
+        assert sessions.wait_s() == pytest.approx(0.032)
+        now_s += 0.03
+        second.push(sentence(1, 0.1))
+        assert sessions.wait_s() == 0
+        sessions.step()
+        assert (first._num_chunks, second._num_chunks) == (1, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now_s)
         asyncio.run(run())
 
 

@@ -8,6 +8,7 @@ the delay that one session causes the others: a step takes no more of its audio 
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
+from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
 
@@ -59,6 +61,7 @@ class LiveSession:
         """Whether `notify` has yet to be called."""
         self.stream: Stream | None = None
         self._num_pushed = self._num_taken = self._num_due = 0
+        self._pushed_s, self._piece_samples = -math.inf, 1
         self._num_chunks = self._segment = 0
         self._start_s = 0.0
 
@@ -67,6 +70,7 @@ class LiveSession:
         with self._lock:
             self._inbox.extend(samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
             self._num_pushed += len(samples)
+            self._pushed_s, self._piece_samples = time.monotonic(), max(1, len(samples))
             is_due = self._num_pushed >= self._num_due
         if is_due:
             self._announce(self)
@@ -133,6 +137,13 @@ class LiveSession:
     def is_at_end(self) -> bool:
         """Whether only the last result is missing."""
         return self.is_active and self.is_input_finished and not self.is_ready
+
+    @property
+    def expected_s(self) -> float:
+        """When the next chunk will be complete at the pace of speech, on the clock `time.monotonic`."""
+        with self._lock:
+            num_pieces = math.ceil((self._num_due - self._num_pushed) / self._piece_samples)
+            return self._pushed_s + num_pieces * self._piece_samples / SAMPLE_RATE_HZ
 
     def take_in(self, recognizer: Recognizer) -> None:
         """Pass queued samples to the stream until it has a chunk to decode."""
@@ -202,13 +213,23 @@ class LiveSession:
 class LiveSessions:
     """All live sessions of a server; `step` and `has_work` are for the worker thread."""
 
-    def __init__(self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None]) -> None:
-        """Create an empty set of sessions; `wake` wakes the worker thread."""
+    def __init__(
+        self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None], *, max_wait_s: float = 0.0
+    ) -> None:
+        """Create an empty set of sessions.
+
+        Args:
+            recognizer: decodes the streams.
+            metrics: counters of the server.
+            wake: wakes the worker thread.
+            max_wait_s: longest time that a complete chunk waits for those of other streams; 0: none.
+        """
         self._recognizer, self._metrics, self._wake = recognizer, metrics, wake
+        self._gathering = Gathering(max_wait_s, time.monotonic())
         self._lock = threading.Lock()
         self._sessions: dict[LiveSession, None] = {}
-        self._waiting: dict[LiveSession, None] = {}
-        """Sessions with a complete chunk or an end. A step looks at no others, however many are open."""
+        self._waiting: dict[LiveSession, float] = {}
+        """Sessions with a complete chunk or an end, and since when. A step looks at no others, however many are open."""
 
     def open(self) -> LiveSession:
         """Start a stream; to be called in the event loop."""
@@ -223,7 +244,7 @@ class LiveSessions:
         with self._lock:
             is_known = session in self._waiting
             if session in self._sessions:
-                self._waiting[session] = None
+                self._waiting.setdefault(session, time.monotonic())
         if not is_known:
             self._wake()
 
@@ -231,8 +252,18 @@ class LiveSessions:
         """Whether there is a chunk to decode, or an end."""
         return bool(self._waiting)
 
+    def wait_s(self) -> float:
+        """How long the next step should wait for more streams; 0: not at all. A session that wakes the thread ends it."""
+        with self._lock:
+            sizes = next((session.stream.sizes for session in self._waiting if session.stream is not None), None)
+            if sizes is None:
+                return 0.0
+            others = (session.expected_s for session in self._sessions if session not in self._waiting)
+            return self._gathering.wait_s(time.monotonic(), self._waiting.values(), others, sizes.chunk * FRAME_S_50HZ)
+
     def step(self) -> bool:
         """Accept queued samples and decode a chunk of every stream that has one; return whether there are streams."""
+        started_s = time.monotonic()
         with self._lock:
             # With nothing to decode there is time for audio that completes no chunk, and for finding that it is none.
             sessions, self._waiting = list(self._waiting or self._sessions), {}
@@ -249,8 +280,9 @@ class LiveSessions:
                     session.publish_end()
                     self._metrics.utterances.inc()
         notify(sessions)
+        self._gathering.record(started_s, time.monotonic())
         with self._lock:
-            self._waiting |= {session: None for session in sessions if session.has_work()}
+            self._waiting |= {session: -math.inf for session in sessions if session.has_work()}  # late: no more waiting
             for session in sessions:
                 if not session.is_active:
                     self._sessions.pop(session, None)
