@@ -172,20 +172,25 @@ class FbankStream:
         """
         self._check_open()
         values = np.asarray(samples)
-        if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
+        if values.ndim != 1 or values.dtype.kind != "f":
             raise ValueError(
                 f"samples must be (samples,) of floats in about [-1, 1], but have shape {values.shape} of {values.dtype}; "
                 "zipasr.audio.load_audio makes them from any recording or array"
             )
-        values = values.astype(np.float32, copy=False)
-        frames = []
-        for start in range(0, len(values), _BLOCK_SAMPLES):
+        values = np.ascontiguousarray(values, np.float32)
+        if len(values) <= _BLOCK_SAMPLES:
+            return self._accept_block(values)
+        blocks = (values[start : start + _BLOCK_SAMPLES] for start in range(0, len(values), _BLOCK_SAMPLES))
+        return torch.cat([self._accept_block(block) for block in blocks])
+
+    def _accept_block(self, values: np.ndarray) -> Tensor:
+        if len(values):
             # array: the binding iterates over a Python sequence; this is faster than numpy (54 instead of 74 ms per
             # minute of audio) and takes less memory than a list of floats.
-            block = array("f", values[start : start + _BLOCK_SAMPLES].tobytes())
+            block = array("f")
+            block.frombytes(values.data.cast("B"))
             self._extractor.accept_waveform(SAMPLE_RATE_HZ, block)
-            frames.append(self._take())
-        return torch.cat(frames) if frames else torch.zeros(0, self._num_mel_bins)
+        return self._take()
 
     def finish(self) -> Tensor:
         """End the recording and return its last frames, (t, F) float32 at 100 Hz.

@@ -392,15 +392,19 @@ def test_alternatives_and_calibrated_confidence() -> None:
 
 def test_a_stream_keeps_nothing_of_its_batch_and_little_of_its_past() -> None:
     recognizer = causal_recognizer()
-    streams = [recognizer.stream() for _ in range(4)]
-    for seed, stream in enumerate(streams):
-        stream.accept_waveform(noise(10.0, seed))
-        stream.decode()
-        assert stream._buffer._num_frames < stream._buffer.window_frames
-    for stream in streams:
-        stream.accept_waveform(noise(1.0))
-    assert recognizer.decode_streams(streams) == 4
-    for tensor in streams[0]._encoder_state.to_flat():
+    for num_streams in (8, 2):
+        streams = [recognizer.stream() for _ in range(num_streams)]
+        for seed, stream in enumerate(streams):
+            stream.accept_waveform(noise(4.0, seed))
+            stream.decode()
+            assert stream._buffer._num_frames < stream._buffer.window_frames
+            stream.accept_waveform(noise(1.0))
+        assert recognizer.decode_streams(streams) == num_streams
+        if num_streams == 8:
+            paused = streams[3]  # the others are gone
+    batch, row = paused._slot.place
+    assert (batch.state.batch_size, row) == (1, 0)
+    for tensor in batch.state.to_flat():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 

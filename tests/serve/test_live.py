@@ -1,12 +1,13 @@
 """Law: streams of many connections are decoded together, each as it would be alone; the backlog is bounded."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
 
 from tests.serve.running import sentence, streaming_recognizer
-from zipasr.recognizer import Recognizer
+from zipasr.recognizer import Recognizer, Stream
 from zipasr.serve.live import LiveResult, LiveSession, LiveSessions
 from zipasr.serve.metrics import Metrics
 
@@ -94,6 +95,83 @@ def test_minutes_at_once_delay_no_other_stream(recognizer: Recognizer) -> None:
         assert session.stream.result().duration_s == 60.0
 
     asyncio.run(run())
+
+
+def test_audio_waits_until_it_completes_a_chunk(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker thread is woken once for a chunk, and its features are computed at once."""
+    num_woken, accepted, accept = 0, list[int](), Stream.accept_waveform
+
+    def count(stream: Stream, samples: np.ndarray) -> None:
+        accepted.append(len(samples))
+        accept(stream, samples)
+
+    def wake() -> None:
+        nonlocal num_woken
+        num_woken += 1
+
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), wake)
+        session = sessions.open()
+        sessions.step()
+        assert num_woken == 1
+        assert session.stream is not None
+        first = round(session.stream.latency_ms * 16)
+        samples = sentence(0, 2.0)
+        for start in range(0, first, 1600):
+            assert not sessions.has_work()
+            session.push(samples[start : min(start + 1600, first)])
+        assert sessions.has_work() and num_woken == 2
+        session.push(samples[first : first + 800])
+        sessions.step()
+        assert accepted == [first]
+        assert not sessions.has_work() and num_woken == 2
+        sessions.step()  # with nothing to decode, what is there is taken in
+        assert accepted == [first, 800]
+        session.push(samples[first + 800 :])
+        session.finish()
+        while sessions.step():
+            pass
+        assert (await results_of(session))[-1].transcript.text == text_alone(recognizer, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "accept_waveform", count)
+        asyncio.run(run())
+
+
+def test_complete_chunks_wait_for_streams_that_should_come_soon(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: two streams in pieces of 0.1 s, the second 0.03 s later; a third is silent."""
+    now_s = 100.0
+
+    async def run() -> None:
+        nonlocal now_s
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None, max_wait_s=0.04)
+        first, second, _ = (sessions.open() for _ in range(3))
+        assert sessions.wait_s() == 0
+        sessions.step()
+        assert first.stream is not None
+        num_pieces = -(-round(first.stream.latency_ms * 16) // 1600)
+        for _ in range(num_pieces - 1):
+            first.push(sentence(0, 0.1))
+            now_s += 0.03
+            second.push(sentence(1, 0.1))
+            now_s += 0.07
+        assert sessions.wait_s() == 0  # there is nothing to decode
+        assert second.expected_s == pytest.approx(now_s + 0.03)
+        first.push(sentence(0, 0.1))
+        assert sessions.wait_s() == 0  # the load is low
+        sessions._gathering.record(now_s - 5.0, now_s)
+        assert sessions.wait_s() == pytest.approx(0.032)
+        now_s += 0.03
+        second.push(sentence(1, 0.1))
+        assert sessions.wait_s() == 0
+        sessions.step()
+        assert (first._num_chunks, second._num_chunks) == (1, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now_s)
+        asyncio.run(run())
 
 
 def test_a_socket_must_wait_while_much_audio_waits(recognizer: Recognizer) -> None:

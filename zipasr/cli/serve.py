@@ -38,6 +38,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--max-connections", type=int, metavar="N", help="most open requests and WebSockets (default: 200)")
     parser.add_argument("--max-waiting", type=int, metavar="N", help="most recordings in the queue (default: 64)")
     parser.add_argument(
+        "--max-wait-ms",
+        type=float,
+        metavar="X",
+        help="under load, let live audio wait this long for that of other streams, at most a quarter of a chunk: together "
+        "they cost less (default: 40; 0: never)",
+    )
+    parser.add_argument(
         "--idle-timeout-s",
         type=float,
         metavar="X",

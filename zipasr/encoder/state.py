@@ -97,8 +97,17 @@ class StreamState:
                 )
         if len(states) == 1:
             return first
-        flat = [torch.cat(tensors) for tensors in zip(*(state.to_flat() for state in states), strict=True)]
-        return StreamState.from_flat(flat, chunk_frames_50hz=first.chunk_frames_50hz)
+        return StreamState.select([(state, slice(None)) for state in states])
+
+    @staticmethod
+    def select(parts: Sequence[tuple["StreamState", slice]]) -> "StreamState":
+        """A new batch of streams of states with the same sizes, copied: of each state, the streams of the slice."""
+        slices, flats = [rows for _, rows in parts], [state.to_flat() for state, _ in parts]
+        flat = [
+            torch.cat([tensor[rows] for tensor, rows in zip(tensors, slices, strict=True)])
+            for tensors in zip(*flats, strict=True)
+        ]
+        return StreamState.from_flat(flat, chunk_frames_50hz=parts[0][0].chunk_frames_50hz)
 
     def unstack(self) -> list["StreamState"]:
         """One state of batch size 1 per stream; copies, or a paused stream would keep the whole batch in memory."""

@@ -59,6 +59,11 @@ class WindowBuffer:
         self._is_finished = True
 
     @property
+    def num_missing(self) -> int:
+        """Features that the next window still needs; of the last windows, some may never come."""
+        return max(0, self.window_frames - self._num_frames)
+
+    @property
     def is_ready(self) -> bool:
         """Whether `pop` would return a window."""
         if self._is_finished:

@@ -28,7 +28,29 @@ class OnnxStreamState:
     """State of streams in the layout of a graph; immutable: a step returns a new state."""
 
     arrays: tuple[np.ndarray, ...]
-    """In the order of the graph's inputs; the axis of the streams differs between arrays."""
+    """In the order of the graph's inputs."""
+    axes: tuple[int, ...]
+    """The axis of the streams in each array."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of streams N."""
+        return self.arrays[0].shape[self.axes[0]]
+
+    @staticmethod
+    def select(parts: Sequence[tuple["OnnxStreamState", slice]]) -> "OnnxStreamState":
+        """A new batch of streams of several states, copied: of each state, the streams of the slice."""
+        axes = parts[0][0].axes
+        indices = [[(slice(None),) * axis + (rows,) for axis in axes] for _, rows in parts]
+        arrays = tuple(
+            np.concatenate([state.arrays[i][index[i]] for (state, _), index in zip(parts, indices, strict=True)], axis)
+            for i, axis in enumerate(axes)
+        )
+        return OnnxStreamState(arrays, axes)
+
+    def unstack(self) -> list["OnnxStreamState"]:
+        """One state for each stream; copies, or a paused stream would keep the whole batch in memory."""
+        return [self.select([(self, slice(n, n + 1))]) for n in range(self.batch_size)]
 
 
 class OnnxStreamingModel(OnnxModel):
@@ -50,7 +72,7 @@ class OnnxStreamingModel(OnnxModel):
         self._features, *self._states = self._encoder.inputs
         self.window_frames = self._window_frames()
         """Features per window at 100 Hz."""
-        self._stream_axes = [_free_axis(given) for given in self._states]
+        self._stream_axes = tuple(_free_axis(given) for given in self._states)
 
     @property
     def takes_lengths(self) -> bool:
@@ -79,7 +101,8 @@ class OnnxStreamingModel(OnnxModel):
             tuple(
                 np.zeros([batch_size if size is None else size for size in given.shape], given.dtype)
                 for given in self._states
-            )
+            ),
+            self._stream_axes,
         )
 
     def encode_chunks(
@@ -88,17 +111,14 @@ class OnnxStreamingModel(OnnxModel):
         """Encode the next chunk of every stream in one batch; see `AsrModel.encode_chunks`."""
         if len(states) != len(features):
             raise ValueError(f"there must be a state for each of {len(features)} windows, but there are {len(states)}")
-        arrays = [
-            np.concatenate(parts, axis) if len(states) > 1 else parts[0]
-            for axis, parts in zip(self._stream_axes, zip(*(state.arrays for state in states), strict=True), strict=True)
-        ]
-        encoded, after = self._encode(features, lens, arrays)
-        # Copied: otherwise the state of a paused stream would keep the whole last batch in memory.
-        split = [
-            [part.copy() for part in np.split(array, len(states), axis)]
-            for axis, array in zip(self._stream_axes, after, strict=True)
-        ]
-        return encoded, [OnnxStreamState(arrays) for arrays in zip(*split, strict=True)]
+        whole = states[0] if len(states) == 1 else OnnxStreamState.select([(state, slice(None)) for state in states])
+        encoded, after = self.encode_chunk(features, lens, whole)
+        return encoded, after.unstack()
+
+    def encode_chunk(self, features: Tensor, lens: Tensor, state: OnnxStreamState) -> tuple[Encoded, OnnxStreamState]:
+        """Encode the next chunk of streams that share a state; see `AsrModel.encode_chunk`."""
+        encoded, arrays = self._encode(features, lens, state.arrays)
+        return encoded, OnnxStreamState(arrays, state.axes)
 
     def encode(
         self,

@@ -17,6 +17,7 @@ from zipasr.errors import ConfigError
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
+from zipasr.recognizer.slots import BatchedState
 from zipasr.search.scorer import Scorer
 
 STREAM_TAIL_FRAMES = 30
@@ -55,22 +56,20 @@ class StreamingEncoder(Protocol[EncoderState]):
     def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> EncoderState:
         """The state of streams before their first chunk."""
 
-    def encode_chunks(
-        self, features: Tensor, lens: Tensor, states: Sequence[EncoderState]
-    ) -> tuple[Encoded, list[EncoderState]]:
-        """Encode the next chunk of every stream in one batch: its frames, and the states for the chunks after it."""
+    def encode_chunk(self, features: Tensor, lens: Tensor, state: EncoderState) -> tuple[Encoded, EncoderState]:
+        """Encode the next chunk of every stream of a batch: its frames, and the state for the chunks after it."""
 
 
-def streaming_encoder(scorer: Scorer) -> StreamingEncoder[object]:
+def streaming_encoder(scorer: Scorer) -> StreamingEncoder[BatchedState]:
     """The encoder of a model that can stream. It takes back only states that it returned itself.
 
     Raises:
         ConfigError: the model cannot stream.
     """
-    return cast(StreamingEncoder[object], _streaming_model(scorer))
+    return cast(StreamingEncoder[BatchedState], _streaming_model(scorer))
 
 
-def initial_state(scorer: Scorer, sizes: ChunkSizes) -> object:
+def initial_state(scorer: Scorer, sizes: ChunkSizes) -> BatchedState:
     """The encoder's state of a stream before its first chunk.
 
     Raises:

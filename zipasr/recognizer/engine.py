@@ -5,7 +5,7 @@ batch included, is followed by a few frames of padding, so that its result does 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ from zipasr.recognizer.chunks import (
     streaming_encoder,
     window_frames_of,
 )
+from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each
+from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each, make_search
 from zipasr.tokenizer import Tokenizer
 
 TAIL_PADDING_FRAMES = 32
@@ -61,6 +63,10 @@ class Engine:
     """Chunks in which whole recordings are encoded; None: each as a whole."""
     use_true_times: bool
     """Whether tokens get the times at which they were said, found with the CTC head, rather than when they were emitted."""
+
+    slots: Slots[BatchedState] = field(default_factory=Slots, init=False)
+    """The encoder's states of all streams."""
+    _searches: dict[SearchConfig, AnySearch] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_precision(self.precision, self.device)
@@ -97,24 +103,23 @@ class Engine:
             )
         return self.to_float32(encoded)
 
-    def encode_windows(
-        self, windows: Sequence[tuple[Tensor, int]], states: Sequence[object]
-    ) -> tuple[Encoded, list[object]]:
-        """Encoder frames at 25 Hz of the next window of every stream, and the states for the windows after it.
+    def encode_windows(self, windows: Sequence[tuple[Tensor, int]], state: BatchedState) -> tuple[Encoded, BatchedState]:
+        """Encoder frames at 25 Hz of the next window of every stream, and the state for the windows after it.
 
         Args:
             windows: features of each stream with the number of valid ones, from `WindowBuffer.pop`.
-            states: state of each stream, from `streaming_encoder`.
+            state: of these streams, from `streaming_encoder`.
         """
-        if masks_padding(self.scorer):
-            normalized = [torch.cat([self.fbank.normalized(window[:valid]), window[valid:]]) for window, valid in windows]
-        else:
-            normalized = [self.fbank.normalized(window) for window, _ in windows]
-        features = torch.stack(normalized).to(self.device)
+        features = torch.stack([self._normalized(*window) for window in windows]).to(self.device)
         lens_N = torch.tensor([valid for _, valid in windows], device=self.device)
         with torch.inference_mode(), arithmetic(self.precision, self.device):
-            encoded, after = streaming_encoder(self.scorer).encode_chunks(features, lens_N, states)
+            encoded, after = streaming_encoder(self.scorer).encode_chunk(features, lens_N, state)
         return self.to_float32(encoded), after
+
+    def _normalized(self, window: Tensor, num_valid: int) -> Tensor:
+        if num_valid == len(window) or not masks_padding(self.scorer):
+            return self.fbank.normalized(window)
+        return torch.cat([self.fbank.normalized(window[:num_valid]), window[num_valid:]])
 
     def _encode_as_streams(self, features: Sequence[Tensor], sizes: ChunkSizes) -> Encoded:
         """`encode` window by window, for features that depend on the window."""
@@ -124,12 +129,18 @@ class Engine:
             buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
             buffer.push(torch.nn.functional.pad(own, (0, 0, 0, STREAM_TAIL_FRAMES), value=PADDING_VALUE))
             buffer.finish()
-            states, pieces = [initial_state(self.scorer, sizes)], []
+            state, pieces = initial_state(self.scorer, sizes), []
             while (window := buffer.pop()) is not None:
-                encoded, states = self.encode_windows([window], states)
+                encoded, state = self.encode_windows([window], state)
                 pieces.append(encoded.frames[0, : encoded.lens[0]])
             frames.append(torch.cat(pieces))
         return Encoded(pad_sequence(frames, batch_first=True), torch.tensor(list(map(len, frames)), device=self.device))
+
+    def stream_search(self, config: SearchConfig) -> AnySearch:
+        """The search of all streams with the same settings, which `resolve_search` has checked."""
+        if config not in self._searches:
+            self._searches[config] = make_search(self.scorer, config, unk_id=self.tokenizer.unk_id)
+        return self._searches[config]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
         """Encoder frames in float32, which heads and searches compute in.

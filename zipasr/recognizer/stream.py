@@ -6,6 +6,7 @@ on the whole recording, encoded under the same chunk mask with the same padding 
 """
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +15,6 @@ import soxr
 import torch
 from torch import Tensor
 
-from zipasr.alignment.word_times import emission_spans
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.encoder.rates import FEATURE_RATE_HZ, FRAME_S_25HZ
 from zipasr.encoder.window import WindowBuffer
@@ -22,10 +22,11 @@ from zipasr.features import PADDING_VALUE
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, sizes_of, window_frames_of
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
-from zipasr.recognizer.transcripts import to_transcript
+from zipasr.recognizer.growing import GrowingTranscript
+from zipasr.recognizer.slots import Slot
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.strategy import SearchConfig, make_prior, make_search
+from zipasr.search.strategy import SearchConfig, make_prior
 from zipasr.transcript import Transcript
 
 _FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
@@ -63,11 +64,13 @@ class Stream:
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         self.engine, self.search_config, self.endpoint = engine, search, endpoint
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
-        self._encoder_state = initial_state(engine.scorer, self.sizes)
-        self._search = make_search(engine.scorer, search, unk_id=engine.tokenizer.unk_id)
+        self._slot = Slot(initial_state(engine.scorer, self.sizes))
+        self._search = engine.stream_search(search)
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
         self._search_state = self._search.start(prior)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
+        self._growing: list[GrowingTranscript] = []
+        """The transcripts of the best hypotheses of the utterance."""
         self._fbank = engine.fbank.stream()
         window_frames = window_frames_of(engine.scorer, self.sizes)
         self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
@@ -151,6 +154,19 @@ class Stream:
         """Whether there is audio for another chunk, or the rest after the end."""
         return self._buffer.is_ready
 
+    @property
+    def missing_samples(self) -> int:
+        """Samples at 16 kHz that must still come until the next chunk is complete; 0 if it is, or the input has ended.
+
+        An estimate if samples have another rate, since resampling delays them, and with Whisper's filterbank.
+        """
+        num_missing = self._buffer.num_missing
+        if not num_missing or not self._is_open:
+            return 0
+        end_ms = (self._num_features + num_missing - 1) * _FEATURE_MS + _FEATURE_REACH_MS
+        received = self._num_samples * SAMPLE_RATE_HZ // (self._sample_rate_hz or SAMPLE_RATE_HZ)
+        return max(0, math.ceil(end_ms * SAMPLE_RATE_HZ / 1000) - received)
+
     def decode(self) -> None:
         """Decode every chunk that is ready."""
         while decode_streams([self]):
@@ -159,7 +175,7 @@ class Stream:
     @property
     def text(self) -> str:
         """Text of the current utterance as far as it is decoded; later words may change earlier ones."""
-        return self.engine.tokenizer.decode(self._hypotheses()[0].ids)
+        return self._transcribe(1)[0].text
 
     def result(self) -> Transcript:
         """Transcript of the current utterance as far as it is decoded.
@@ -167,19 +183,17 @@ class Stream:
         Times are seconds from the start of the stream to the emission of a token; `duration_s` is the audio received since
         the start of the stream.
         """
+        best, *others = self._transcribe(self.search_config.num_best)
+        return dataclasses.replace(best, alternatives=tuple(others)) if others else best
+
+    def _transcribe(self, num_best: int) -> list[Transcript]:
+        """The transcripts of the best hypotheses."""
         duration_s = self._num_samples / (self._sample_rate_hz or SAMPLE_RATE_HZ)
-        transcripts = []
-        for hypothesis in self._hypotheses()[: self.search_config.num_best]:
-            transcripts.append(
-                to_transcript(
-                    hypothesis,
-                    duration_s,
-                    tokenizer=self.engine.tokenizer,
-                    spans=emission_spans([self._segment_start_frame + frame for frame in hypothesis.frames]),
-                    calibration=self.engine.calibrations.get(self.search_config.method),
-                )
-            )
-        return dataclasses.replace(transcripts[0], alternatives=tuple(transcripts[1:]))
+        ranked = self._hypotheses()[:num_best]
+        while len(self._growing) < len(ranked):
+            calibration = self.engine.calibrations.get(self.search_config.method)
+            self._growing.append(GrowingTranscript(self.engine.tokenizer, calibration, self._segment_start_frame))
+        return [growing.update(hypothesis, duration_s) for growing, hypothesis in zip(self._growing, ranked, strict=False)]
 
     def _hypotheses(self) -> list[Hypothesis]:
         if self._ranked is None:
@@ -208,7 +222,7 @@ class Stream:
         self.segment += bool(self.text)
         self._segment_start_frame += self._search_state.num_frames
         self._search_state = self._search.restart(self._search_state)
-        self._ranked = None
+        self._ranked, self._growing = None, []
 
     def finish(self) -> Transcript:
         """End the input unless `input_finished` has, decode the rest, and return the last utterance.
@@ -242,15 +256,20 @@ def decode_streams(streams: Iterable[Stream]) -> int:
 
 def _decode_batch(streams: Sequence[Stream]) -> None:
     engine = streams[0].engine
+    streams = [streams[n] for n in engine.slots.in_order([stream._slot for stream in streams])]
+    slots = [stream._slot for stream in streams]
     windows = [window for stream in streams if (window := stream._buffer.pop()) is not None]
-    encoded, states = engine.encode_windows(windows, [stream._encoder_state for stream in streams])
+    encoded, state = engine.encode_windows(windows, engine.slots.gather(slots))
+    engine.slots.put(slots, state)
     streams[0]._search.advance([stream._search_state for stream in streams], encoded)
-    for stream, state in zip(streams, states, strict=True):
-        stream._encoder_state, stream._ranked = state, None
+    for stream in streams:
+        stream._ranked = None
 
 
 def _check_kinds(samples: object, sample_rate_hz: object) -> None:
     """Raise ValueError for bytes, and for arguments in the order of other recognizers: the rate, then the samples."""
+    if isinstance(samples, (np.ndarray, Tensor)) and isinstance(sample_rate_hz, int):
+        return
     if isinstance(samples, (bytes, bytearray, memoryview)):
         raise ValueError(
             f"samples must be an array of numbers, but are {type(samples).__name__}; for 16-bit PCM pass "
@@ -266,7 +285,7 @@ def _check_kinds(samples: object, sample_rate_hz: object) -> None:
 
 
 def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
-    """Samples (samples,) as float32.
+    """Samples (samples,) as float32: those given, if they are.
 
     Raises:
         ValueError: not (samples,), of another kind, NaN, infinite or beyond 10.
@@ -279,10 +298,10 @@ def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
         raise ValueError(
             f"samples must be (samples,), but have shape {values.shape}; pass one channel, or the mean of all of them"
         )
-    values = scaled(values)
-    is_good = np.abs(values) <= MAX_LEVEL  # NaN is not
-    if not is_good.all():
-        first = int(is_good.argmin())
+    if values.dtype != np.float32:
+        values = scaled(values)
+    if not np.abs(values).max(initial=0.0) <= MAX_LEVEL:  # NaN is not
+        first = int((np.abs(values) <= MAX_LEVEL).argmin())
         cure = INT16_CURE if np.isfinite(values[first]) else "drop it or fix its source"
         raise ValueError(
             f"samples must be finite numbers, -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}; "

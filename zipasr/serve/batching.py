@@ -1,8 +1,9 @@
 """The worker thread that runs the model: recordings (samples,) in, transcripts out; waiting recordings share a batch.
 
-The thread takes what is waiting as soon as it is idle, so a request never waits for a batch to fill. It alternates between
-one chunk of all live streams and one batch of recordings, which is kept short while there are streams. Pieces of long
-recordings fill the space that short ones leave in a batch; the oldest job of either kind goes first.
+The thread takes what is waiting as soon as it is idle, so a recording never waits for a batch to fill; live streams wait for
+each other where that saves time (gathering.py). It alternates between one chunk of all live streams and one batch of
+recordings, which is kept short while there are streams. Pieces of long recordings fill the space that short ones leave in a
+batch; the oldest job of either kind goes first.
 """
 
 import threading
@@ -161,9 +162,9 @@ class BatchingWorker:
     def _run(self) -> None:
         while True:
             with self._wakes:
-                self._wakes.wait_for(
-                    lambda: self._is_stopping or self._short or self._pieces or (self.live and self.live.has_work())
-                )
+                self._wakes.wait_for(lambda: self._has_others() or (self.live and self.live.has_work()))
+                while self.live and not self._has_others() and (wait_s := self.live.wait_s()) > 0:
+                    self._wakes.wait(wait_s)
                 if self._is_stopping:
                     return
             has_streams = self.live.step() if self.live is not None else False
@@ -171,6 +172,10 @@ class BatchingWorker:
             if batch:
                 self._compute(batch)
             self._count_waiting()
+
+    def _has_others(self) -> bool:
+        """Whether there is something to do besides live streams."""
+        return self._is_stopping or bool(self._short or self._pieces)
 
     def _next_batch(self, max_s: float) -> list[Job]:
         """The oldest waiting job and later jobs that have the same search and fit."""

@@ -34,6 +34,9 @@ class ServeConfig:
     """Largest number of open requests and WebSockets, waiting ones included. A few hundred idle connections come on top."""
     max_waiting: int = 64
     """Largest number of recordings that wait to be transcribed."""
+    max_wait_ms: float = 40.0
+    """Longest time that a complete chunk of live audio waits for those of other streams, to be decoded together; at most a
+    quarter of a chunk, and none on a server that is nearly idle. 0: none."""
     idle_timeout_s: float = 60.0
     """How long the server waits for a client that should send or read data. 0: for audio, forever."""
     drain_timeout_s: float = 120.0
@@ -64,8 +67,9 @@ class ServeConfig:
         for name in ("max_connections", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        if not 0 <= self.idle_timeout_s < math.inf:
-            raise ConfigError(f"idle_timeout_s must be finite and not below 0, but is {self.idle_timeout_s}; 0: never")
+        for name in ("idle_timeout_s", "max_wait_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be finite and not below 0, but is {getattr(self, name)}; 0: never")
         for name in ("max_upload_mb", "max_audio_s", "max_utterance_s", "drain_timeout_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0 and finite, but is {getattr(self, name)}")

@@ -1,5 +1,6 @@
 """Live audio of many connections, decoded in one batch: each socket holds a `LiveSession`, and the worker thread advances
-all of them by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every chunk.
+those with a complete chunk by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every
+chunk. Audio that completes no chunk only waits: the features of a whole chunk cost less at once than piece by piece.
 
 The backlog is bounded: `LiveSession.room` keeps a socket from reading while too much audio, or too many results, wait. So is
 the delay that one session causes the others: a step takes no more of its audio than the chunk that it decodes.
@@ -7,10 +8,11 @@ the delay that one session causes the others: a step takes no more of its audio 
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
+from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
 
@@ -43,9 +46,10 @@ class LiveResult(NamedTuple):
 class LiveSession:
     """One live stream: its socket pushes samples and waits for results in the event loop, the worker thread decodes."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """Create a session; use `LiveSessions.open`. `wake` wakes the worker thread."""
-        self._wake = wake
+    def __init__(self, announce: Callable[["LiveSession"], None]) -> None:
+        """Create a session; use `LiveSessions.open`. `announce` tells the worker thread that a step would do something for
+        it."""
+        self._announce = announce
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
         self._lock = threading.Lock()
@@ -53,8 +57,11 @@ class LiveSession:
         self._results: deque[LiveResult] = deque()
         self._failure: tuple[bool, str] | None = None
         self.is_finished = self.is_gone = self.is_over = self.is_input_finished = False
+        self.has_published = False
+        """Whether `notify` has yet to be called."""
         self.stream: Stream | None = None
-        self._num_pushed = 0
+        self._num_pushed = self._num_taken = self._num_due = 0
+        self._pushed_s, self._piece_samples = -math.inf, 1
         self._num_chunks = self._segment = 0
         self._start_s = 0.0
 
@@ -63,19 +70,22 @@ class LiveSession:
         with self._lock:
             self._inbox.extend(samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
             self._num_pushed += len(samples)
-        self._wake()
+            self._pushed_s, self._piece_samples = time.monotonic(), max(1, len(samples))
+            is_due = self._num_pushed >= self._num_due
+        if is_due:
+            self._announce(self)
 
     def finish(self) -> None:
         """Mark the end of the audio; the last result follows."""
         self.is_finished = True
-        self._wake()
+        self._announce(self)
 
     def leave(self) -> None:
         """Abandon the stream and drop its audio and results."""
         self.is_gone = True
         with self._lock:
             self._inbox.clear()
-        self._wake()
+        self._announce(self)
 
     @property
     def is_active(self) -> bool:
@@ -118,24 +128,53 @@ class LiveSession:
 
     # The following methods are for the worker thread.
 
-    def has_work(self) -> bool:
-        """Whether `take_in` or a step would do something."""
-        is_ready = self.stream is not None and self.stream.is_ready()
-        return bool(self._inbox) or is_ready or self.is_gone or self.is_finished or self.stream is None
+    @property
+    def is_ready(self) -> bool:
+        """Whether the stream has a chunk to decode."""
+        return self.is_active and self.stream is not None and self.stream.is_ready()
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether only the last result is missing."""
+        return self.is_active and self.is_input_finished and not self.is_ready
+
+    @property
+    def expected_s(self) -> float:
+        """When the next chunk will be complete at the pace of speech, on the clock `time.monotonic`."""
+        with self._lock:
+            num_pieces = math.ceil((self._num_due - self._num_pushed) / self._piece_samples)
+            return self._pushed_s + num_pieces * self._piece_samples / SAMPLE_RATE_HZ
 
     def take_in(self, recognizer: Recognizer) -> None:
         """Pass queued samples to the stream until it has a chunk to decode."""
         if self.stream is None:
             self.stream = recognizer.stream()
-        while not self.stream.is_ready():
-            with self._lock:
-                if not self._inbox:
-                    break
-                samples = self._inbox.popleft()
+        while not self.stream.is_ready() and (samples := self._next_samples(self.stream.missing_samples)) is not None:
             self.stream.accept_waveform(samples)
         if self.is_finished and not self._inbox and not self.is_input_finished:
             self.is_input_finished = True
             self.stream.input_finished()
+
+    def _next_samples(self, num_wanted: int) -> np.ndarray | None:
+        """The next pieces of the queue in one, as many samples as are wanted if there are so many; None: it is empty."""
+        pieces, num_samples = [], 0
+        with self._lock:
+            while self._inbox and num_samples < num_wanted:
+                pieces.append(self._inbox.popleft())
+                num_samples += len(pieces[-1])
+            self._num_taken += num_samples
+        if not pieces:
+            return None
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def has_work(self) -> bool:
+        """Whether a step would do something; if not, the push that completes the next chunk announces the session."""
+        assert self.stream is not None or not self.is_active
+        with self._lock:
+            if self.stream is not None:
+                self._num_due = self._num_taken + max(1, self.stream.missing_samples)
+            is_due = self._num_pushed >= self._num_due
+        return self.is_active and (is_due or self.is_finished or self.is_ready)
 
     def publish_chunk(self) -> bool:
         """Publish the result after a chunk; return whether an utterance has ended."""
@@ -168,52 +207,85 @@ class LiveSession:
                     self._results.pop()  # a partial result that was not fetched in time
                 self._results.append(result)
             self.is_over = is_over
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._has_news.set)
+        self.has_published = True
 
 
 class LiveSessions:
     """All live sessions of a server; `step` and `has_work` are for the worker thread."""
 
-    def __init__(self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None]) -> None:
-        """Create an empty set of sessions; `wake` wakes the worker thread."""
+    def __init__(
+        self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None], *, max_wait_s: float = 0.0
+    ) -> None:
+        """Create an empty set of sessions.
+
+        Args:
+            recognizer: decodes the streams.
+            metrics: counters of the server.
+            wake: wakes the worker thread.
+            max_wait_s: longest time that a complete chunk waits for those of other streams; 0: none.
+        """
         self._recognizer, self._metrics, self._wake = recognizer, metrics, wake
+        self._gathering = Gathering(max_wait_s, time.monotonic())
         self._lock = threading.Lock()
-        self._sessions: list[LiveSession] = []
+        self._sessions: dict[LiveSession, None] = {}
+        self._waiting: dict[LiveSession, float] = {}
+        """Sessions with a complete chunk or an end, and since when. A step looks at no others, however many are open."""
 
     def open(self) -> LiveSession:
         """Start a stream; to be called in the event loop."""
-        session = LiveSession(self._wake)
+        session = LiveSession(self._announce)
         with self._lock:
-            self._sessions.append(session)
+            self._sessions[session] = None
             self._metrics.live.set(len(self._sessions))
-        self._wake()
+        self._announce(session)
         return session
 
-    def has_work(self) -> bool:
-        """Whether a step would do something."""
+    def _announce(self, session: LiveSession) -> None:
         with self._lock:
-            return any(session.has_work() for session in self._sessions)
+            is_known = session in self._waiting
+            if session in self._sessions:
+                self._waiting.setdefault(session, time.monotonic())
+        if not is_known:
+            self._wake()
+
+    def has_work(self) -> bool:
+        """Whether there is a chunk to decode, or an end."""
+        return bool(self._waiting)
+
+    def wait_s(self) -> float:
+        """How long the next step should wait for more streams; 0: not at all. A session that wakes the thread ends it."""
+        with self._lock:
+            sizes = next((session.stream.sizes for session in self._waiting if session.stream is not None), None)
+            if sizes is None:
+                return 0.0
+            others = (session.expected_s for session in self._sessions if session not in self._waiting)
+            return self._gathering.wait_s(time.monotonic(), self._waiting.values(), others, sizes.chunk * FRAME_S_50HZ)
 
     def step(self) -> bool:
         """Accept queued samples and decode a chunk of every stream that has one; return whether there are streams."""
+        started_s = time.monotonic()
         with self._lock:
-            sessions = list(self._sessions)
+            # With nothing to decode there is time for audio that completes no chunk, and for finding that it is none.
+            sessions, self._waiting = list(self._waiting or self._sessions), {}
         for session in sessions:
-            if not session.is_gone:
+            if session.is_active:
                 with _failing(session):
                     session.take_in(self._recognizer)
-        ready = [session for session in sessions if session.is_active and session.stream and session.stream.is_ready()]
+        ready = [session for session in sessions if session.is_ready]
         for start in range(0, len(ready), _MAX_BATCH):
             self._decode(ready[start : start + _MAX_BATCH])
         for session in sessions:
-            is_last = session.is_input_finished and session.stream is not None and not session.stream.is_ready()
-            if is_last and session.is_active:
+            if session.is_at_end:
                 with _failing(session):
                     session.publish_end()
                     self._metrics.utterances.inc()
+        notify(sessions)
+        self._gathering.record(started_s, time.monotonic())
         with self._lock:
-            self._sessions = [session for session in self._sessions if session.is_active]
+            self._waiting |= {session: -math.inf for session in sessions if session.has_work()}  # late: no more waiting
+            for session in sessions:
+                if not session.is_active:
+                    self._sessions.pop(session, None)
             self._metrics.live.set(len(self._sessions))
             return bool(self._sessions)
 
@@ -231,7 +303,25 @@ class LiveSessions:
         self._metrics.batch_size.labels("streams").observe(len(sessions))
         for session in sessions:
             with _failing(session):
-                self._metrics.utterances.inc(session.publish_chunk())
+                if session.publish_chunk():
+                    self._metrics.utterances.inc()
+
+
+def notify(sessions: Iterable[LiveSession]) -> None:
+    """Wake the sockets of sessions that have published something, with one call for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for session in sessions:
+        if session.has_published:
+            session.has_published = False
+            by_loop.setdefault(session._loop, []).append(session._has_news)
+    for loop, events in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set_all, events)
+
+
+def _set_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 @contextlib.contextmanager

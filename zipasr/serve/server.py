@@ -134,7 +134,8 @@ class Service:
         from zipasr.serve.sockets import SocketEndpoints
 
         worker = transcriber.worker
-        live = None if self.why_no_stream else LiveSessions(self.recognizer, metrics, worker.wake)
+        max_wait_s = self.config.max_wait_ms / 1000
+        live = None if self.why_no_stream else LiveSessions(self.recognizer, metrics, worker.wake, max_wait_s=max_wait_s)
         worker.live = live
         http = HttpEndpoints(
             transcriber, self.config, self._admission, metrics, model_name=self.model_name, can_stream=live is not None

@@ -199,9 +199,10 @@ class Tokenizer:
         return [decoder.decode(self._written[i]).replace(" ", WORD_START) for i in ids]
 
     def _check(self, ids: Sequence[int]) -> None:
+        num_ids = self.vocab_size
         for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"ids must be from 0 to {self.vocab_size - 1}, but one is {i}; use its own tokenizer")
+            if not 0 <= i < num_ids:
+                raise ValueError(f"ids must be from 0 to {num_ids - 1}, but one is {i}; use its own tokenizer")
 
     def unknown_characters(self, text: str) -> set[str]:
         """Return the characters of a text that would be encoded as `unk_id`, or that no tokens can write."""
