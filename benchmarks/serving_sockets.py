@@ -241,21 +241,24 @@ def over_tcp(server: Child, port: int, num_clients: int, duration_s: float) -> F
         selector.register(client, selectors.EVENT_READ)
         clients.append(client)
     offsets, num_results = sorted((draw.random() * PIECE_S, i) for i in range(num_clients)), 0
+
+    def read(wait_s: float) -> int:
+        return sum(key.fileobj.recv(2**20).count(b'"is_eof"') for key, _ in selector.select(wait_s))  # type: ignore[union-attr]
+
     time.sleep(0.3)
     before_s, start_s, num_pieces = server.spent_s(), time.monotonic(), round(duration_s / PIECE_S)
     for piece, (offset_s, i) in itertools.product(range(num_pieces), offsets):
         due_s = start_s + piece * PIECE_S + offset_s
         while True:
-            for key, _ in selector.select(max(due_s - time.monotonic(), 0.0)):
-                num_results += key.fileobj.recv(2**20).count(b'"is_eof"')  # type: ignore[union-attr]
+            num_results += read(max(due_s - time.monotonic(), 0.0))
             if time.monotonic() >= due_s:
                 break
         clients[i].sendall(MESSAGE)
-    time.sleep(0.3)
+    while num_results < num_pieces // 4 * num_clients * 0.98:  # the newest replaces one that has not been sent in time
+        num_results += read(60.0)
     spent_us = 1e6 * (server.spent_s() - before_s) / (num_pieces * num_clients / 4)
     for client in clients:
         client.close()
-    assert num_results >= num_pieces // 4 * num_clients * 0.9, "the server was too slow for its clients"
     return {"loop_us": float(spent_us[0]), "process_us": float(spent_us[1])}
 
 
