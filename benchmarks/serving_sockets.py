@@ -67,6 +67,10 @@ class Stream:
     def is_ready(self) -> bool:
         return self.num_samples >= CHUNK_SAMPLES
 
+    @property
+    def missing_samples(self) -> int:
+        return max(0, CHUNK_SAMPLES - self.num_samples)
+
     def is_endpoint(self) -> bool:
         return self.num_tokens >= TOKENS_PER_UTTERANCE
 
