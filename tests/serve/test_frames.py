@@ -61,6 +61,10 @@ def test_the_cutter_changes_nothing(frames: list[tuple[int, int, bytes]], cuts: 
     expected = [one for block in blocks for one in frames_of(alone, block)]
     found = []
     for block in blocks:
+        whole = cutter.whole(block) if beside.state is State.OPEN else None
+        if whole is not None:
+            found.append((int(Opcode.BINARY), True, whole))
+            continue
         for content, is_message in cutter.cut(block):
             if not is_message:
                 found += frames_of(beside, content)
@@ -78,6 +82,8 @@ def test_short_messages_skip_the_parser(size: int) -> None:
         found += cutter.cut(data[start : start + size])
     assert [(len(content), is_message) for content, is_message in found] == [(5120, True)] * 4
     assert cutter.held == b""
+    assert cutter.whole(data[: len(data) // 4]) == found[0].content
+    assert cutter.whole(data) is None
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 125, 126, 65_535, 65_536])

@@ -180,6 +180,41 @@ def test_live_audio_is_read_no_faster_than_there_is_room() -> None:
     run(work)
 
 
+def test_a_client_that_does_not_read_is_not_read_from_either() -> None:
+    """Even when there is room again: every ping that is read adds a pong to the full buffer."""
+
+    async def work() -> None:
+        async with opened() as one:
+            audio, one.session.has_room = one.live(), False
+            one.connection.data_received(frame(2, PIECE))
+            one.connection.pause_writing()
+            one.session.has_room = True
+            one.session.has_news.set()
+            await asyncio.sleep(0.01)
+            assert not audio.is_full and not one.transport.reads
+            one.connection.resume_writing()
+            assert one.transport.reads
+            audio.stop()
+
+    run(work)
+
+
+def test_a_violation_of_the_protocol_ends_the_messages() -> None:
+    """In one read with good messages before and after it; the client can still be read from, and so sees the reason."""
+
+    async def work() -> None:
+        async with opened() as one:
+            audio, unknown = one.live(), b"\x83\x80" + bytes(4)
+            one.connection.data_received(frame(2, PIECE) * 2 + unknown + frame(2, PIECE))
+            one.connection.data_received(frame(2, PIECE))
+            assert ((await audio.ended).code, one.session.num_samples, one.transport.reads) == (0, 2 * 1280, True)
+            assert one.transport.written.rpartition(b"\x88")[2][1:3] == (1002).to_bytes(2, "big")
+            audio.stop()
+            one.transport.close()
+
+    run(work)
+
+
 def test_messages_before_the_receiver_are_first() -> None:
     """A client may send audio without waiting for the response to its handshake."""
 

@@ -226,6 +226,9 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
             self._has_early_data = self.handshake_initiated
             self._parse(data)
             return
+        if (message := self._cutter.whole(data)) is not None:
+            self._deliver(message)
+            return
         for content, is_message in self._cutter.cut(data):
             if not is_message:
                 self._parse(content)

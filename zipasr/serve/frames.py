@@ -17,6 +17,7 @@ _WHOLE_BINARY, _WHOLE_TEXT = 0x82, 0x81
 _FIN, _OPCODE, _MASK, _LENGTH = 0x80, 0x0F, 0x80, 0x7F
 _IN_2_BYTES, _IN_8_BYTES = 126, 127
 _FIRST_CONTROL = 8
+_USUAL_START, _USUAL_CONTENT = bytes([_WHOLE_BINARY, _MASK | _IN_2_BYTES]), 8
 
 
 class Piece(NamedTuple):
@@ -35,6 +36,14 @@ class FrameCutter:
         """The start of a frame of which more must come before it is known what it is, or before it is a message."""
         self._num_passing = 0  # bytes that are missing of a frame for the parser
         self._is_fragmented = False  # between frames of a message, a whole one is an error, which the parser reports
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The content of a message if these bytes are one of 126 bytes or more and nothing else, as most often; the rest is
+        for `cut`."""
+        is_between = not (self.held or self._num_passing or self._is_fragmented)
+        if is_between and data[:2] == _USUAL_START and len(data) == _USUAL_CONTENT + int.from_bytes(data[2:4], "big"):
+            return apply_mask(data[_USUAL_CONTENT:], data[4:_USUAL_CONTENT])
+        return None
 
     def cut(self, data: bytes) -> list[Piece]:
         """The pieces that are complete with these bytes."""
