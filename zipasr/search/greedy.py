@@ -168,7 +168,7 @@ class GreedySearch:
         state.num_frames += num_done
         return num_done
 
-    def hypotheses(self, states: Sequence[GreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[GreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 
@@ -291,7 +291,7 @@ class CtcGreedySearch:
             state.score += log_prob
         state.num_frames += len(labels)
 
-    def hypotheses(self, states: Sequence[CtcGreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[CtcGreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 
