@@ -25,8 +25,8 @@ def busy(share: float = 0.7, max_wait_s: float = MAX_WAIT_S) -> Gathering:
 @pytest.mark.parametrize(
     ("ready_s", "expected_s", "wait_s"),
     [
-        ([10.0], [10.01, 10.03], 0.012),  # decide again when the next one should be there
-        ([10.0], [10.03, 10.01], 0.012),
+        ([10.0], [10.01, 10.03], 0.012),  # decide again when it should be there
+        ([10.0], [10.1, 10.03, 10.01], 0.032),  # another wakes the thread if it comes first
         ([9.98], [10.01], 0.012),
         ([9.98, 10.0], [10.03], 0.0),  # too late for the chunk that has waited
         ([9.96], [10.001], 0.0),

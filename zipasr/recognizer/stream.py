@@ -197,7 +197,7 @@ class Stream:
 
     def _hypotheses(self) -> list[Hypothesis]:
         if self._ranked is None:
-            (self._ranked,) = self._search.hypotheses([self._search_state])
+            (self._ranked,) = self._search.hypotheses([self._search_state], self.search_config.num_best)
         return self._ranked
 
     def is_endpoint(self) -> bool:

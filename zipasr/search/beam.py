@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import Hypothesis, normalized
 from zipasr.search.label_tree import (
     Emission,
     LabelNode,
@@ -167,23 +167,25 @@ class BeamSearch:
 
         return map(continuations, beams, best_AB.tolist(), steps_AB.tolist())
 
-    def hypotheses(self, states: Sequence[BeamState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[BeamState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its hypotheses, the best first by `normalized_score`; see `ResumableSearch`."""
-        return [[hypothesis for hypothesis, _ in self._ranked(state)] for state in states]
+        return [
+            [to_hypothesis(path.prefix, path.last, score) for score, path in self._ranked(state)[:num_best]]
+            for state in states
+        ]
 
     def restart(self, state: BeamState) -> BeamState:
         """State of the next utterance; see `ResumableSearch`."""
         _, best = self._ranked(state)[0]
-        return BeamState(best.context(state.context), state.prior)
+        return BeamState(best.prefix.context(state.context), state.prior)
 
-    def _ranked(self, state: BeamState) -> list[tuple[Hypothesis, LabelNode]]:
-        """The hypotheses with their nodes, the best first."""
+    def _ranked(self, state: BeamState) -> list[tuple[float, _Path]]:
+        """The live hypotheses with their scores, the best first, before any of them is spelled out."""
         prior_scores = final_scores([path.prefix for path in state.paths], state.prior)
-        found = [
-            (to_hypothesis(path.prefix, path.last, path.log_prob + score), path.prefix)
-            for path, score in zip(state.paths, prior_scores, strict=True)
-        ]
-        return sorted(found, key=lambda pair: -pair[0].normalized_score(self.scorer.context_size))
+        found = [(path.log_prob + score, path) for path, score in zip(state.paths, prior_scores, strict=True)]
+        return sorted(
+            found, key=lambda pair: -normalized(pair[0], pair[1].prefix.num_labels, context_size=self.scorer.context_size)
+        )
 
 
 # Differs: nine parameters, since one call covers all that the search can do.

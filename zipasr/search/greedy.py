@@ -245,7 +245,7 @@ class GreedySearch:
                 break
         state.num_frames += ahead.frame - first_frame
 
-    def hypotheses(self, states: Sequence[GreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[GreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 
@@ -361,7 +361,7 @@ class CtcGreedySearch:
             state.score += log_prob
         state.num_frames += len(labels)
 
-    def hypotheses(self, states: Sequence[CtcGreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[CtcGreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 

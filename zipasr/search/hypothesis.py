@@ -21,4 +21,9 @@ class Hypothesis(NamedTuple):
 
     def normalized_score(self, context_size: int) -> float:
         """Score per label, by which the beam ranks; the `context_size` labels of the first context count as well."""
-        return self.score / (len(self.ids) + context_size)
+        return normalized(self.score, len(self.ids), context_size=context_size)
+
+
+def normalized(score: float, num_labels: int, *, context_size: int) -> float:
+    """Score per label; see `Hypothesis.normalized_score`."""
+    return score / (num_labels + context_size)

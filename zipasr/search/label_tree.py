@@ -14,10 +14,12 @@ from zipasr.search.prior import AnyPrior
 class LabelNode:
     """A label sequence: that of its parent and one more label. The root is the empty one."""
 
-    __slots__ = ("_children", "context_row", "label", "parent", "prior_score", "prior_state")
+    __slots__ = ("_children", "context_row", "label", "num_labels", "parent", "prior_score", "prior_state")
 
     def __init__(self, parent: "LabelNode | None" = None, label: int = -1) -> None:
         self.parent, self.label = parent, label
+        self.num_labels: int = 0 if parent is None else parent.num_labels + 1
+        """Length of the sequence."""
         self.context_row: int | None = None
         """Row of the label context at the end of the sequence; None until a search sets it."""
         self._children: dict[int, LabelNode] = {}

@@ -130,10 +130,11 @@ class CtcPrefixSearch:
                 state.paths = sorted(paths, key=lambda path: -path.score)[: self.beam]
                 state.num_frames += 1
 
-    def hypotheses(self, states: Sequence[CtcPrefixState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[CtcPrefixState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its hypotheses, the most probable first; see `ResumableSearch`."""
         return [
-            [to_hypothesis(path.prefix, path.emission, score) for score, path in self._ranked(state)] for state in states
+            [to_hypothesis(path.prefix, path.emission, score) for score, path in self._ranked(state)[:num_best]]
+            for state in states
         ]
 
     def restart(self, state: CtcPrefixState) -> CtcPrefixState:

@@ -45,8 +45,13 @@ class ResumableSearch(Protocol[State, PriorT_contra]):
             ValueError: there is not one row for each state, or lengths do not fit the frames.
         """
 
-    def hypotheses(self, states: Sequence[State]) -> list[list[Hypothesis]]:
-        """For each state its hypotheses, the best first, as if the utterance ended here; the state can still be advanced."""
+    def hypotheses(self, states: Sequence[State], num_best: int | None = None) -> list[list[Hypothesis]]:
+        """For each state its best hypotheses, the best first, as if the utterance ended here; it can still be advanced.
+
+        Args:
+            states: the utterances.
+            num_best: largest number of hypotheses of each; None: all.
+        """
 
     def restart(self, state: State) -> State:
         """State of the next utterance: no labels yet and frames counted from 0, but aware of the labels before.

@@ -37,7 +37,7 @@ class Gathering:
         return self._load * math.exp(min(0.0, self._until_s - now_s) / _MEMORY_S)
 
     def wait_s(self, now_s: float, ready_s: Iterable[float], expected_s: Iterable[float], chunk_s: float) -> float:
-        """How long to wait for the next chunk before deciding again; 0: step now.
+        """How long to wait for one of the expected chunks, unless another comes first, before deciding again; 0: step now.
 
         Args:
             now_s: the time.
@@ -51,5 +51,6 @@ class Gathering:
         limit_s = min(waiting, default=now_s) + min(self._max_wait_s, _MAX_SHARE * chunk_s)
         if len(waiting) >= ENOUGH_STREAMS or limit_s <= now_s:
             return 0.0
-        next_s = min((time_s + _SLACK_S for time_s in expected_s if now_s < time_s + _SLACK_S <= limit_s), default=now_s)
-        return next_s - now_s
+        # Any of them will do: if another chunk comes earlier, the thread is woken and decides again.
+        waits_s = (time_s + _SLACK_S - now_s for time_s in expected_s)
+        return next((wait_s for wait_s in waits_s if 0 < wait_s <= limit_s - now_s), 0.0)

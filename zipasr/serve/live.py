@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.audio.samples import MAX_LEVEL
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
 from zipasr.serve.gathering import Gathering
@@ -67,12 +68,13 @@ class LiveSession:
 
     def push(self, samples: np.ndarray) -> None:
         """Queue samples; wait for `room` before the next call."""
+        is_bad = not np.abs(samples).max(initial=0.0) <= MAX_LEVEL  # such as NaN: the stream is to refuse it at once
         with self._lock:
             self._inbox.extend(samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
             self._num_pushed += len(samples)
             self._pushed_s, self._piece_samples = time.monotonic(), max(1, len(samples))
             is_due = self._num_pushed >= self._num_due
-        if is_due:
+        if is_due or is_bad:
             self._announce(self)
 
     def finish(self) -> None:
