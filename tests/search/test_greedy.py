@@ -14,7 +14,8 @@ from tests.search.golden_model import golden_encoded, golden_model, ragged
 from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.nn.encoded import Encoded
-from zipasr.search.greedy import ctc_greedy_search, greedy_search
+from zipasr.search import greedy
+from zipasr.search.greedy import GreedySearch, ctc_greedy_search, greedy_search
 from zipasr.search.hypothesis import Hypothesis
 
 
@@ -214,3 +215,29 @@ def test_wrong_arguments() -> None:
         greedy_search(scorer, encoded, temperature=0.0)
     with pytest.raises(ValueError, match="lens must be 1 lengths from 0 to 3"):
         greedy_search(scorer, Encoded(encoded.frames, torch.tensor([4])))
+
+
+@pytest.mark.parametrize(("max_contexts", "is_forgetful"), [(1000, False), (3, True)])
+def test_label_contexts_are_known_in_the_next_chunk(
+    max_contexts: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictor is not asked for them again, until there are too many."""
+    monkeypatch.setattr(greedy, "_MAX_CONTEXTS", max_contexts)
+    scorer, encoded, num_predicted = ToyScorer(6), toy_encoded([40] * 3, 6, seed=4), 0
+    expected, predict = [h.ids for h in greedy_search(scorer, encoded)], scorer.predict
+
+    def count(contexts_MC: torch.Tensor) -> torch.Tensor:
+        nonlocal num_predicted
+        num_predicted += len(contexts_MC)
+        return predict(contexts_MC)
+
+    monkeypatch.setattr(scorer, "predict", count)
+    search, totals = GreedySearch(scorer), []
+    for _ in range(3):
+        states = [search.start() for _ in range(3)]
+        for start in range(0, 40, 8):
+            search.advance(states, Encoded(encoded.frames[:, start : start + 8], torch.full((3,), 8)))
+        assert [state.hypothesis().ids for state in states] == expected
+        totals.append(num_predicted)
+    assert (totals[2] > totals[0]) == is_forgetful
+    assert search._contexts.num_rows <= max_contexts + 3 * 8 + 3

@@ -4,6 +4,7 @@ The predictor sees only the last few labels, so hypotheses, utterances and frame
 a search holds row numbers and gathers projected contexts (..., J) from one table.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def first_context(scorer: Scorer) -> tuple[int, ...]:
 class Contexts:
     """Every label context so far, by row, with the output of the predictor.
 
-    It grows with every new context, so a search that runs for hours creates a new one for every chunk.
+    It grows with every new context, so a search that runs for hours creates a new one now and then.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -31,6 +32,11 @@ class Contexts:
         self._rows = {self._contexts[0]: FIRST_ROW}
         self._num_known = 0
         self._table_MJ: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Number of contexts."""
+        return len(self._contexts)
 
     def row_of(self, context: tuple[int, ...]) -> int:
         """Row of a context, the last `context_size` labels."""
@@ -51,7 +57,7 @@ class Contexts:
         """Projected contexts (..., J) of any rows."""
         num_rows = len(self._contexts)
         if self._num_known < num_rows:
-            new_MC = torch.tensor(self._contexts[self._num_known :], device=rows.device)
+            new_MC = torch.from_numpy(np.array(self._contexts[self._num_known :])).to(rows.device)
             new_MJ = self._scorer.predict(new_MC)
             if self._table_MJ is None or self._table_MJ.shape[0] < num_rows:
                 table_MJ = new_MJ.new_empty(2 * num_rows + 64, new_MJ.shape[1])
@@ -61,4 +67,4 @@ class Contexts:
             self._table_MJ[self._num_known : num_rows] = new_MJ
             self._num_known = num_rows
         assert self._table_MJ is not None
-        return self._table_MJ[rows]
+        return self._table_MJ.index_select(0, rows) if rows.dim() == 1 else self._table_MJ[rows]

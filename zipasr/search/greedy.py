@@ -7,8 +7,10 @@ Guesses are the labels of the CTC head, if there is one, and those that were dis
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
+import threading
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,9 @@ from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call (benchmarks/search.py)."""
+_MAX_CONTEXTS = 2000
+"""Label contexts that a search knows before it forgets them all: of letters nearly all that occur; with a wide joiner they
+take 8 MB."""
 
 
 class _Found:
@@ -32,6 +37,7 @@ class _Found:
         self.frames: list[int] = []
         self.log_probs: list[float] = []
         self.score = 0.0
+        self._hypothesis = Hypothesis()
 
     def emit(self, label: int, frame: int, log_prob: float) -> None:
         """Append a label; its log-probability is added to the score separately."""
@@ -40,8 +46,12 @@ class _Found:
         self.log_probs.append(log_prob)
 
     def hypothesis(self) -> Hypothesis:
-        """The hypothesis so far, as if the utterance ended here."""
-        return Hypothesis(tuple(self.ids), tuple(self.frames), tuple(self.log_probs), self.score)
+        """The hypothesis so far, as if the utterance ended here; without new labels, its tuples are those of the last."""
+        ids, frames, log_probs, _ = self._hypothesis
+        if len(ids) < len(self.ids):
+            ids, frames, log_probs = tuple(self.ids), tuple(self.frames), tuple(self.log_probs)
+        self._hypothesis = Hypothesis(ids, frames, log_probs, self.score)
+        return self._hypothesis
 
 
 class GreedyState(_Found):
@@ -63,6 +73,8 @@ class GreedyState(_Found):
     def hypothesis(self) -> Hypothesis:
         """The hypothesis so far, without the boosts of phrases that are not complete."""
         found = super().hypothesis()
+        if self.hotwords.is_empty:
+            return found
         return found._replace(score=found.score + self.hotwords.finish([self.hotword_state])[0])
 
 
@@ -152,6 +164,7 @@ class GreedySearch:
         self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
+        self._contexts, self._lock = Contexts(scorer), threading.Lock()
 
     def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
         """State of an utterance before its first frame."""
@@ -161,7 +174,12 @@ class GreedySearch:
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        contexts = Contexts(self.scorer)
+        with self._lock:  # streams of several threads may share the search
+            if self._contexts.num_rows > _MAX_CONTEXTS:
+                self._contexts = Contexts(self.scorer)
+            self._advance(states, encoded, lens, self._contexts)
+
+    def _advance(self, states: Sequence[GreedyState], encoded: Encoded, lens: Sequence[int], contexts: Contexts) -> None:
         for state in states:
             state.context_row = contexts.row_of(state.context)
         utterances = [_Ahead(state, length) for state, length in zip(states, lens, strict=True)]
@@ -193,7 +211,7 @@ class GreedySearch:
             places[0].extend([n] * len(utterance.rows))
             places[1].extend(utterance.frames)
             places[2].extend(utterance.rows)
-        rows_M, frames_M, contexts_M = torch.tensor(places, device=projected_NTJ.device).unbind()
+        rows_M, frames_M, contexts_M = torch.from_numpy(np.array(places)).to(projected_NTJ.device).unbind()
         log_probs_MV = label_log_probs(
             self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
             blank_id=self.scorer.blank_id,
@@ -209,24 +227,28 @@ class GreedySearch:
 
     def _follow(self, ahead: _Ahead, labels: Sequence[int], log_probs: Sequence[float], contexts: Contexts) -> None:
         """Follow the steps up to the first wrong guess; the labels after it become guesses."""
-        state, first_frame = ahead.state, ahead.frame
-        for i, (frame, guess, label) in enumerate(zip(ahead.frames, ahead.expected, labels, strict=True)):
-            state.score += log_probs[i]
-            is_silent = label in self.silent
+        state, score, silent = ahead.state, ahead.state.score, self.silent
+        first_frame, num_followed = ahead.frame, 0
+        for frame, guess, label, log_prob in zip(ahead.frames, ahead.expected, labels, log_probs, strict=True):
+            score += log_prob
+            num_followed += 1
+            is_silent = label in silent
             if not is_silent:
-                state.emit(label, state.num_frames + frame - first_frame, log_probs[i])
-                state.context_row = contexts.row_after(state.context_row, label)
+                state.score = score
+                state.emit(label, state.num_frames + frame - first_frame, log_prob)
+                state.context_row, score = contexts.row_after(state.context_row, label), state.score
                 ahead.num_here += 1
-            is_done = is_silent or ahead.num_here == self.max_symbols_per_frame
-            ahead.frame = frame + is_done
-            if is_done:
-                ahead.num_here = 0
+            if is_silent or ahead.num_here == self.max_symbols_per_frame:
+                ahead.frame, ahead.num_here = frame + 1, 0
+            else:
+                ahead.frame = frame
             if guess != (None if is_silent else label):
-                ahead.guess(ahead.frames[i + 1 :], labels[i + 1 :], self.silent, label)
+                ahead.guess(ahead.frames[num_followed:], labels[num_followed:], silent, label)
                 break
+        state.score = score
         state.num_frames += ahead.frame - first_frame
 
-    def hypotheses(self, states: Sequence[GreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[GreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 
@@ -342,7 +364,7 @@ class CtcGreedySearch:
             state.score += log_prob
         state.num_frames += len(labels)
 
-    def hypotheses(self, states: Sequence[CtcGreedyState]) -> list[list[Hypothesis]]:
+    def hypotheses(self, states: Sequence[CtcGreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The one hypothesis of each state; see `ResumableSearch`."""
         return [[state.hypothesis()] for state in states]
 
