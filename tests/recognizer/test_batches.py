@@ -17,12 +17,12 @@ from zipasr.recognizer.batches import plan_batches
 LENS = [300, 310, 90, 900, 40, 95, 120, 0, 305, 5]
 
 
-def cost_of(sizes: Sequence[int], lens: Sequence[int], run_frames: int) -> int:
+def cost_of(sizes: Sequence[int], lens: Sequence[int], run_frames: int, run_utterances: float) -> float:
     starts = list(itertools.accumulate(sizes, initial=0))
-    return sum(run_frames + lens[start] * size for start, size in zip(starts, sizes, strict=False))
+    return sum(run_frames + lens[start] * (size + run_utterances) for start, size in zip(starts, sizes, strict=False))
 
 
-def cheapest(lens: Sequence[int], run_frames: int, max_frames: int) -> int:
+def cheapest(lens: Sequence[int], run_frames: int, max_frames: int, run_utterances: float) -> float:
     """The least cost of all divisions of recordings, longest first."""
     costs = []
     for cuts in itertools.product([False, True], repeat=len(lens) - 1):
@@ -34,17 +34,18 @@ def cheapest(lens: Sequence[int], run_frames: int, max_frames: int) -> int:
                 sizes[-1] += 1
         starts = itertools.accumulate(sizes, initial=0)
         if all(size == 1 or lens[start] * size <= max_frames for start, size in zip(starts, sizes, strict=False)):
-            costs.append(cost_of(sizes, lens, run_frames))
+            costs.append(cost_of(sizes, lens, run_frames, run_utterances))
     return min(costs)
 
 
 @pytest.mark.parametrize("run_frames", [0, 50, 120, 1000])
 @pytest.mark.parametrize("max_frames", [100, 650, 3000])
-def test_the_batches_are_the_cheapest(run_frames: int, max_frames: int) -> None:
+@pytest.mark.parametrize("run_utterances", [0.0, 2.5])
+def test_the_batches_are_the_cheapest(run_frames: int, max_frames: int, run_utterances: float) -> None:
     lens = sorted(LENS, reverse=True)
-    sizes = module._cheapest_batches(lens, run_frames, max_frames)
+    sizes = module._cheapest_batches(lens, run_frames, max_frames, run_utterances=run_utterances)
     assert sum(sizes) == len(lens)
-    assert cost_of(sizes, lens, run_frames) == cheapest(lens, run_frames, max_frames)
+    assert cost_of(sizes, lens, run_frames, run_utterances) == cheapest(lens, run_frames, max_frames, run_utterances)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zipasr.nn.placement import moved
 
@@ -31,9 +30,13 @@ def join_batches(batches: Sequence[Encoded]) -> Encoded:
     """The utterances of several batches, in order, as one; there must be a batch."""
     if len(batches) == 1:
         return batches[0]
-    num_frames = max(batch.frames.shape[1] for batch in batches)
-    frames = [functional.pad(batch.frames, (0, 0, 0, num_frames - batch.frames.shape[1])) for batch in batches]
-    return Encoded(torch.cat(frames), torch.cat([batch.lens for batch in batches]))
+    first, num_frames = batches[0].frames, max(batch.frames.shape[1] for batch in batches)
+    frames_NTD = first.new_zeros(sum(len(batch.frames) for batch in batches), num_frames, first.shape[2])
+    start = 0
+    for frames, _ in batches:
+        frames_NTD[start : start + len(frames), : frames.shape[1]] = frames
+        start += len(frames)
+    return Encoded(frames_NTD, torch.cat([batch.lens for batch in batches]))
 
 
 def padding_mask(lens: Tensor, x: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ _CPU_BATCH_S, _EXPORTED_BATCH_S, _ACCELERATOR_BATCH_S = 60.0, 30.0, 600.0
 _SEARCH_S = 120.0
 """Audio that is searched at once, padding included. A search takes as many calls for many utterances as for the longest of
 them; scores of 5,000 labels take 60 MB."""
+_CHUNKED_BATCH_S, _CHUNKED_RUN_UTTERANCES = 240.0, 2.5
+"""The same for graphs of chunks, which run for every chunk of the longest: a run of 1, 4 and 16 streams takes 4.9, 8.7 and
+26 ms (`prompts:streaming`), and 14, 26 and 67 ms (`small`)."""
 _RUN_FRAMES, _EXPORTED_RUN_FRAMES = 300, 120
 """What a run of the encoder on a CPU costs beside its frames, in frames at 100 Hz: 410 for `tiny` and 270 for `small`, for
 exported `tiny` 100 to 140 (one thread, batches of 1 to 8 utterances of 1 to 8 s)."""
@@ -70,20 +73,25 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
         engine: the model.
         lens: number of features of each recording, at 100 Hz.
         max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60 on a
-            CPU, 30 for exported graphs, 600 elsewhere.
+            CPU, 30 for exported graphs, 240 for those of chunks, 600 elsewhere.
     Raises:
         ValueError: `max_batch_s` is not positive.
     """
     is_cpu, is_exported = engine.device.type == "cpu", not isinstance(engine.scorer, nn.Module)
-    if max_batch_s is None:
-        max_batch_s = _EXPORTED_BATCH_S if is_exported else _CPU_BATCH_S if is_cpu else _ACCELERATOR_BATCH_S
+    is_chunked = is_exported and engine.chunk_sizes is not None
+    if max_batch_s is None and is_exported:
+        max_batch_s = _CHUNKED_BATCH_S if is_chunked else _EXPORTED_BATCH_S
+    elif max_batch_s is None:
+        max_batch_s = _CPU_BATCH_S if is_cpu else _ACCELERATOR_BATCH_S
     if not max_batch_s > 0:
         raise ValueError(f"max_batch_s must be positive, but is {max_batch_s}")
     long_enough = [i for i, length in enumerate(lens) if engine.scorer.output_length(length) > 0]
     order = sorted(long_enough, key=lambda i: -lens[i])
     padded = [lens[i] + engine.tail_padding_frames for i in order]
     max_frames = max_batch_s * FEATURE_RATE_HZ
-    if is_cpu:
+    if is_chunked:
+        sizes = _cheapest_batches(padded, 0, max_frames, run_utterances=_CHUNKED_RUN_UTTERANCES)
+    elif is_cpu:
         sizes = _cheapest_batches(padded, _EXPORTED_RUN_FRAMES if is_exported else _RUN_FRAMES, max_frames)
     else:
         sizes = _full_batches(padded, max_frames)
@@ -106,20 +114,22 @@ def _full_batches(lens: Sequence[int], max_frames: float) -> list[int]:
     return sizes
 
 
-def _cheapest_batches(lens: Sequence[int], run_frames: int, max_frames: float) -> list[int]:
+def _cheapest_batches(
+    lens: Sequence[int], run_frames: float, max_frames: float, *, run_utterances: float = 0.0
+) -> list[int]:
     """Sizes of the batches of recordings, longest first, with the least cost in total.
 
-    A batch costs `run_frames` and its frames, padding included. The best division of the first recordings ends in one batch
-    and is, before it, the best of the recordings before.
+    A batch costs `run_frames`, its frames, padding included, and as much as `run_utterances` more of its longest utterance.
+    The best division of the first recordings ends in one batch and is, before it, the best of the recordings before.
     """
-    costs, last_sizes = [0], [0]
+    costs, last_sizes = [0.0], [0]
     for stop in range(1, len(lens) + 1):
-        best, best_size = costs[stop - 1] + run_frames + lens[stop - 1], 1
+        best, best_size = costs[stop - 1] + run_frames + lens[stop - 1] * (1 + run_utterances), 1
         for size in range(2, stop + 1):
             num_frames = lens[stop - size] * size
             if num_frames > max_frames:
                 break
-            cost = costs[stop - size] + run_frames + num_frames
+            cost = costs[stop - size] + run_frames + num_frames + lens[stop - size] * run_utterances
             if cost < best:
                 best, best_size = cost, size
         costs.append(best)

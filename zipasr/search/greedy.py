@@ -212,9 +212,8 @@ class GreedySearch:
             places[1].extend(utterance.frames)
             places[2].extend(utterance.rows)
         rows_M, frames_M, contexts_M = torch.from_numpy(np.array(places)).to(projected_NTJ.device).unbind()
-        frames_MJ = projected_NTJ.flatten(0, 1).index_select(0, rows_M * projected_NTJ.shape[1] + frames_M)
         log_probs_MV = label_log_probs(
-            self.scorer.join(frames_MJ, contexts.gather(contexts_M)),
+            self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
             blank_id=self.scorer.blank_id,
             blank_penalty=self.blank_penalty,
             temperature=self.temperature,
@@ -228,21 +227,25 @@ class GreedySearch:
 
     def _follow(self, ahead: _Ahead, labels: Sequence[int], log_probs: Sequence[float], contexts: Contexts) -> None:
         """Follow the steps up to the first wrong guess; the labels after it become guesses."""
-        state, first_frame = ahead.state, ahead.frame
-        for i, (frame, guess, label) in enumerate(zip(ahead.frames, ahead.expected, labels, strict=True)):
-            state.score += log_probs[i]
-            is_silent = label in self.silent
+        state, score, silent = ahead.state, ahead.state.score, self.silent
+        first_frame, num_followed = ahead.frame, 0
+        for frame, guess, label, log_prob in zip(ahead.frames, ahead.expected, labels, log_probs, strict=True):
+            score += log_prob
+            num_followed += 1
+            is_silent = label in silent
             if not is_silent:
-                state.emit(label, state.num_frames + frame - first_frame, log_probs[i])
-                state.context_row = contexts.row_after(state.context_row, label)
+                state.score = score
+                state.emit(label, state.num_frames + frame - first_frame, log_prob)
+                state.context_row, score = contexts.row_after(state.context_row, label), state.score
                 ahead.num_here += 1
-            is_done = is_silent or ahead.num_here == self.max_symbols_per_frame
-            ahead.frame = frame + is_done
-            if is_done:
-                ahead.num_here = 0
+            if is_silent or ahead.num_here == self.max_symbols_per_frame:
+                ahead.frame, ahead.num_here = frame + 1, 0
+            else:
+                ahead.frame = frame
             if guess != (None if is_silent else label):
-                ahead.guess(ahead.frames[i + 1 :], labels[i + 1 :], self.silent, label)
+                ahead.guess(ahead.frames[num_followed:], labels[num_followed:], silent, label)
                 break
+        state.score = score
         state.num_frames += ahead.frame - first_frame
 
     def hypotheses(self, states: Sequence[GreedyState], num_best: int | None = None) -> list[list[Hypothesis]]:

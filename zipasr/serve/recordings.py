@@ -102,8 +102,7 @@ class Transcriber:
             samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
                 waiting = self.worker.submit(samples, hotwords, num_best=num_best, needs_times=needs_times)
-                transcript: Transcript = await asyncio.wrap_future(waiting)
-                return transcript
+                return await asyncio.wrap_future(waiting)
             self._check_long(num_best)
             self._num_long += 1
             try:
