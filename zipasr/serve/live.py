@@ -1,7 +1,7 @@
 """Live audio of many connections, decoded in one batch: each socket holds a `LiveSession`, and a worker thread advances
 those of its `LiveSessions` that have a complete chunk by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in,
-`LiveResult`s out after every chunk. Audio that completes no chunk only waits: the features of a whole chunk cost less at once
-than piece by piece.
+`LiveResult`s out after every chunk. Audio that completes no chunk only waits: the features of a whole chunk cost less at
+once than piece by piece.
 
 The backlog is bounded: `LiveSession.room` keeps a socket from reading while too much audio, or too many results, wait. So is
 the delay that one session causes the others: a step takes no more of its audio than the chunk that it decodes.
