@@ -351,14 +351,9 @@ def print_figures(figures: Mapping[str, Any], args: argparse.Namespace) -> None:
     of_streams = {**times, "max_ms": "max ms", **costs, "cpu_ms_per_stream_s": "ms/s", "late_ms": "late ms"}
     agreement = {"same_texts_percent": "same texts %", "words_unlike_first_percent": "other words %", "wer": "WER %"}
     streams = figures["streams"]
-    print(
-        f"Streams of {args.duration_s:g} s, chunks of {args.chunk_ms} ms, {args.search} search, cores {args.cores} for the servers"
-    )
+    print(f"Streams of {args.duration_s:g} s, chunks of {args.chunk_ms} ms, {args.search} search, servers on {args.cores}")
     rows = sorted(streams["rows"], key=lambda row: (args.servers.index(row["server"]), row["streams"]))
-    print_table(
-        rows,
-        {"server": "server", "streams": "streams", **of_streams},
-    )
+    print_table(rows, {"server": "server", "streams": "streams", **of_streams})
     print(f"\nMost streams with 95 % of the latencies within {args.target_latency_ms:g} ms")
     held = {"server": "server", "streams": "held", "next_that_was_not_held": "not held", "streams_by_round": "by round"}
     print_table(streams["most"], held)
@@ -370,7 +365,7 @@ def print_figures(figures: Mapping[str, Any], args: argparse.Namespace) -> None:
     )
     if "recordings" in figures:
         recordings = figures["recordings"]
-        print(f"\nRecordings, {args.requests} requests of {args.clients} clients, cores {args.cores} for the servers")
+        print(f"\nRecordings, {args.requests} requests of {args.clients} clients, servers on {args.cores}")
         rates = {"files_per_s": "files/s", "sound_per_s": "s of sound per s"}
         print_table(recordings["rows"], {"server": "server", **rates, **times, **costs})
         print("\nWhat they say of each recording, beside the first")
