@@ -5,8 +5,9 @@ and with exported graphs, beside the WebSocket servers of sherpa-onnx on the sam
     python benchmarks/serving_load.py exp/streaming data/prompts/test_cuts.jsonl.gz --offline-model exp/quickstart
 
 All servers are up at once, each with one computing thread and pinned to the same core; one at a time is loaded, in turns, so
-that a change of the machine meets all of them. The clients are on the other cores. All search greedily, or all with a beam
-of four.
+that a change of the machine meets all of them. The clients are on the other cores. With `--cores 0,1 --workers 2`, zipasr's
+servers compute in two threads, on two cores, which the clients share if there are no others. All search greedily, or all
+with a beam of four. With `--rounds 3`, the number of streams is the median of three searches.
 
 Streams. Every client sends prompts joined with pauses of 0.3 to 2 s, a piece of 80 ms at the moment its last sample has been
 spoken; clients begin at random moments within a chunk. The latency of a partial result runs from when the piece that
@@ -20,8 +21,9 @@ latencies are within the target (default: a chunk) and nothing failed; the large
 Recordings. Clients ask for one after the other: over HTTP as FLAC files, over the WebSocket for recordings as samples. The
 wheel of sherpa-onnx has no server for HTTP.
 
-"CPU" is the server's share of its core, "others" what everybody else took of this core, stolen time included: if that is not
-near 0, the figures say little. "Late" is how late the clients themselves were with their pieces (99th percentile).
+"CPU" is the server's share of its core (of several, the sum), "ms/s" the same for each stream and second, "others" what
+everybody else took of the cores, stolen time included: if that is not near 0 on cores without clients, the figures say
+little. "Late" is how late the clients themselves were with their pieces (99th percentile).
 """
 
 import argparse
@@ -73,11 +75,13 @@ from zipasr.evaluate import error_rates
 
 NUM_TRACKS = 16
 """Different ones; of more clients, several send the same."""
+NEAR = 0.9
+"""A later round begins with this share of what the round before it found."""
 FIRST_STREAMS, MAX_GROWTH, OVERSHOOT, PRECISION = 4, 4.0, 1.3, 0.08
 """Numbers of streams grow beyond where the core would be full if chunks cost the same in larger batches: they cost less."""
 NOISY_PERCENT = 10
 """Of the servers' core for others: from here on the figures are not to be trusted."""
-NUM_TURNS = 2
+FEWEST_TURNS = 2
 """In which the recordings of a server are sent."""
 _CHUNK_STEP_MS = 160
 
@@ -85,17 +89,18 @@ _CHUNK_STEP_MS = 160
 class StreamSearch:
     """Looks for the most streams that a server holds."""
 
-    def __init__(self, target_ms: float, counts: Sequence[int], max_s: float) -> None:
+    def __init__(self, target_ms: float, counts: Sequence[int], max_s: float, first: int = FIRST_STREAMS) -> None:
         """Begin.
 
         Args:
             target_ms: what 95 % of the latencies must be within.
             counts: the numbers to try; none: those that the search needs.
             max_s: time after which the search tries nothing more.
+            first: the number that is tried first.
         """
         self.target_ms, self.counts, self.max_s = target_ms, counts, max_s
         self.held, self.missed, self.spent_s = 0, 0, 0.0
-        self._num_tried, self._next = 0, FIRST_STREAMS
+        self._num_tried, self._next = 0, first
 
     @property
     def is_found(self) -> bool:
@@ -143,6 +148,7 @@ def measure_streams(server: Server, tracks: Sequence[Track], num_streams: int, c
         "max_ms": percentile_ms(found, 100),
         "num_results": len(found),
         "cpu_percent": round(100 * load.server_share),
+        "cpu_ms_per_stream_s": round(1000 * load.server_share / num_streams, 2),
         "others_percent": round(100 * load.others_share),
         "late_ms": percentile_ms(late_s, 99),
         "errors": len(problems),
@@ -193,20 +199,33 @@ def compare_texts(texts: Mapping[str, Sequence[str]], references: Sequence[str |
 
 
 def run_streams(servers: Sequence[Server], tracks: Sequence[Track], args: argparse.Namespace) -> dict[str, Any]:
-    """Rows of all servers, measured in turns, and the most streams that each holds."""
-    searches = {server: StreamSearch(args.target_latency_ms, args.streams, 60 * args.max_minutes) for server in servers}
+    """Rows of all servers, measured in turns, and the most streams that each holds: the median of several rounds."""
     rows: list[dict[str, Any]] = []
-    while any(search.next_count() is not None for search in searches.values()):
-        for server, search in searches.items():
-            if (count := search.next_count()) is not None:
-                started_s = time.monotonic()
-                rows.append(measure_streams(server, tracks, count, args.chunk_ms))
-                search.learn(rows[-1], time.monotonic() - started_s)
-    held = [
-        {"server": server.name, "streams": search.held, "next_that_was_not_held": search.missed or None}
-        for server, search in searches.items()
-    ]
-    return {"rows": rows, "most": held}
+    rounds: dict[str, list[StreamSearch]] = {server.name: [] for server in servers}
+    for number in range(args.rounds):
+        for server in servers:
+            before = rounds[server.name]
+            first = round(NEAR * before[-1].held) if before and before[-1].held else FIRST_STREAMS
+            before.append(StreamSearch(args.target_latency_ms, args.streams, 60 * args.max_minutes, first))
+        searches = {server: rounds[server.name][-1] for server in servers}
+        while any(search.next_count() is not None for search in searches.values()):
+            for server, search in searches.items():
+                if (count := search.next_count()) is not None:
+                    started_s = time.monotonic()
+                    rows.append({**measure_streams(server, tracks, count, args.chunk_ms), "round": number})
+                    search.learn(rows[-1], time.monotonic() - started_s)
+    return {"rows": rows, "most": [_most(name, searches) for name, searches in rounds.items()]}
+
+
+def _most(name: str, rounds: Sequence[StreamSearch]) -> dict[str, Any]:
+    """The most streams that a server holds."""
+    middle = sorted(rounds, key=lambda search: search.held)[len(rounds) // 2]
+    return {
+        "server": name,
+        "streams": middle.held,
+        "next_that_was_not_held": middle.missed or None,
+        "streams_by_round": [search.held for search in rounds],
+    }
 
 
 def run_recordings(servers: Sequence[Server], prompts: Sequence[Prompt], args: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +248,7 @@ def run_recordings(servers: Sequence[Server], prompts: Sequence[Prompt], args: a
             raise ZipasrError(f"{name} must answer, but failed: {answers.problems[0]}")
         texts[name] = [answers.texts[i] for i in range(len(prompts))]
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in ways}
-    for _ in range(NUM_TURNS):
+    for _ in range(max(args.rounds, FEWEST_TURNS)):
         for name, server, connect in ways:
             turns[name].append(_measure_recordings(server, connect, prompts, args))
     return {
@@ -246,7 +265,7 @@ def _measure_recordings(
     server: Server, connect: Connect, prompts: Sequence[Prompt], args: argparse.Namespace
 ) -> dict[str, Any]:
     before, started_s = server.usage(), time.monotonic()
-    answers = ask_all(connect, server.port, prompts, args.requests // NUM_TURNS, args.clients)
+    answers = ask_all(connect, server.port, prompts, args.requests // max(args.rounds, FEWEST_TURNS), args.clients)
     wall_s = time.monotonic() - started_s
     return {"answers": answers, "wall_s": wall_s, "shares": server.shares_since(before)}
 
@@ -277,9 +296,10 @@ def live_programs(folder: Path, args: argparse.Namespace) -> list[Program]:
     """Those that hear live sound."""
     lengths = ["--chunk-ms", str(args.chunk_ms), "--left-context-ms", str(args.left_context_ms)]
     exported = export(args.model, folder / "streaming_exported", *lengths)
+    workers = ("--workers", str(args.workers), "--threads", str(args.workers))
     return [
-        zipasr_program(PYTORCH, args.model, args.search, *lengths),
-        zipasr_program(ONNX, exported, args.search),
+        zipasr_program(PYTORCH, args.model, args.search, *lengths, *workers),
+        zipasr_program(ONNX, exported, args.search, *workers),
         sherpa_program("online", exported, args.search),
     ]
 
@@ -287,9 +307,10 @@ def live_programs(folder: Path, args: argparse.Namespace) -> list[Program]:
 def recording_programs(folder: Path, args: argparse.Namespace) -> list[Program]:
     """Those that take recordings."""
     exported = export(args.offline_model, folder / "offline_exported")
+    workers = ("--workers", str(args.workers), "--threads", str(args.workers))
     return [
-        zipasr_program(PYTORCH, args.offline_model, args.search),
-        zipasr_program(ONNX, exported, args.search),
+        zipasr_program(PYTORCH, args.offline_model, args.search, *workers),
+        zipasr_program(ONNX, exported, args.search, *workers),
         sherpa_program("offline", exported, args.search),
     ]
 
@@ -300,7 +321,7 @@ def measure(prompts: Sequence[Prompt], args: argparse.Namespace) -> dict[str, An
 
     def started(stack: ExitStack, programs: Sequence[Program]) -> list[Server]:
         wanted = [program for program in programs if program.name in args.servers]
-        return [stack.enter_context(running(program, args.core, folder)) for program in wanted]
+        return [stack.enter_context(running(program, args.cores, folder)) for program in wanted]
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -327,22 +348,24 @@ def print_figures(figures: Mapping[str, Any], args: argparse.Namespace) -> None:
     """All tables."""
     times = {"p50_ms": "p50 ms", "p95_ms": "p95 ms"}
     costs = {"cpu_percent": "CPU %", "others_percent": "others %", "errors": "errors"}
+    of_streams = {**times, "max_ms": "max ms", **costs, "cpu_ms_per_stream_s": "ms/s", "late_ms": "late ms"}
     agreement = {"same_texts_percent": "same texts %", "words_unlike_first_percent": "other words %", "wer": "WER %"}
     streams = figures["streams"]
-    print(f"Streams of {args.duration_s:g} s, chunks of {args.chunk_ms} ms, {args.search} search, servers on one core")
+    print(f"Streams of {args.duration_s:g} s, chunks of {args.chunk_ms} ms, {args.search} search, servers on {args.cores}")
     rows = sorted(streams["rows"], key=lambda row: (args.servers.index(row["server"]), row["streams"]))
-    print_table(rows, {"server": "server", "streams": "streams", **times, "max_ms": "max ms", **costs, "late_ms": "late ms"})
-    print(f"\nStreams per core: most with 95 % of the latencies within {args.target_latency_ms:g} ms")
-    print_table(streams["most"], {"server": "server", "streams": "held", "next_that_was_not_held": "not held"})
+    print_table(rows, {"server": "server", "streams": "streams", **of_streams})
+    print(f"\nMost streams with 95 % of the latencies within {args.target_latency_ms:g} ms")
+    held = {"server": "server", "streams": "held", "next_that_was_not_held": "not held", "streams_by_round": "by round"}
+    print_table(streams["most"], held)
     print(f"\nWhat they say of {NUM_TRACKS} streams, beside the first")
     print_table(streams["texts"], {"server": "server", **agreement})
     others = max(row["others_percent"] for row in streams["rows"])
     print(
-        f"\nOthers took up to {others} % of the servers' core" + (": not a quiet machine" if others > NOISY_PERCENT else "")
+        f"\nOthers took up to {others} % of the servers' cores" + (": not a quiet machine" if others > NOISY_PERCENT else "")
     )
     if "recordings" in figures:
         recordings = figures["recordings"]
-        print(f"\nRecordings, {args.requests} requests of {args.clients} clients, servers on one core")
+        print(f"\nRecordings, {args.requests} requests of {args.clients} clients, servers on {args.cores}")
         rates = {"files_per_s": "files/s", "sound_per_s": "s of sound per s"}
         print_table(recordings["rows"], {"server": "server", **rates, **times, **costs})
         print("\nWhat they say of each recording, beside the first")
@@ -364,7 +387,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=3.0, help="of the search of each server")
     parser.add_argument("--clients", type=int, default=8, help="that ask for recordings at once")
     parser.add_argument("--requests", type=int, default=400, help="for recordings")
-    parser.add_argument("--core", type=int, help="of the servers (default: the last)")
+    parser.add_argument("--rounds", type=int, default=1, help="searches for the most streams, of which the median counts")
+    parser.add_argument("--cores", type=_counts, help="of the servers, as 0,1 (default: the last); clients have the others")
+    parser.add_argument("--workers", type=int, default=1, help="of zipasr's servers")
     parser.add_argument("--servers", nargs="+", choices=[PYTORCH, ONNX, SHERPA], default=[PYTORCH, ONNX, SHERPA])
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
@@ -380,18 +405,16 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def settle_cores(args: argparse.Namespace) -> None:
-    """Choose the core of the servers, and leave it to them.
+    """Choose the cores of the servers, and leave them to them, unless that leaves none for the clients.
 
     Raises:
-        ConfigError: there is no other core for the clients, or not that one.
+        ConfigError: there are not these cores, or only one.
     """
     cores = sorted(os.sched_getaffinity(0))
-    args.core = cores[-1] if args.core is None else args.core
-    if args.core not in cores or len(cores) < 2:
-        raise ConfigError(
-            f"there must be core {args.core} for the servers and another for the clients, but there are {cores}"
-        )
-    os.sched_setaffinity(0, set(cores) - {args.core})
+    args.cores = (cores[-1],) if args.cores is None else args.cores
+    if not set(args.cores) <= set(cores) or len(cores) < 2:
+        raise ConfigError(f"there must be cores {args.cores} for the servers, and two at least, but there are {cores}")
+    os.sched_setaffinity(0, set(cores) - set(args.cores) or cores)
     torch.set_num_threads(1)
 
 

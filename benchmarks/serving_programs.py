@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,13 +32,13 @@ class Program(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Clocks of a server and its core, in seconds."""
+    """Clocks of a server and its cores, in seconds."""
 
     wall_s: float
     server_s: float
     """All its threads together."""
-    core_s: float
-    """The core, busy with whatever; stolen time counts."""
+    cores_s: float
+    """All its cores together, busy with whatever; stolen time counts."""
 
 
 class Server(NamedTuple):
@@ -47,23 +47,25 @@ class Server(NamedTuple):
     name: str
     port: int
     pid: int
-    core: int
+    cores: Sequence[int]
 
     def usage(self) -> Usage:
         """What it has used so far."""
         ticks_per_s = os.sysconf("SC_CLK_TCK")
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        lines = Path("/proc/stat").read_text().splitlines()
-        core = next(line for line in lines if line.startswith(f"cpu{self.core} "))
-        user, nice, system, _idle, _wait, irq, softirq, steal = map(int, core.split()[1:9])
-        core_ticks = user + nice + system + irq + softirq + steal
+        core_ticks = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name in {f"cpu{core}" for core in self.cores}:
+                user, nice, system, _idle, _wait, irq, softirq, steal = map(int, ticks[:8])
+                core_ticks += user + nice + system + irq + softirq + steal
         return Usage(time.monotonic(), (int(fields[11]) + int(fields[12])) / ticks_per_s, core_ticks / ticks_per_s)
 
     def shares_since(self, before: Usage) -> tuple[float, float]:
-        """Shares of the core since then: the server's, and that of everybody else."""
+        """Cores used since then: by the server, and by everybody else."""
         now = self.usage()
         wall_s, server_s = now.wall_s - before.wall_s, now.server_s - before.server_s
-        return server_s / wall_s, max(0.0, now.core_s - before.core_s - server_s) / wall_s
+        return server_s / wall_s, max(0.0, now.cores_s - before.cores_s - server_s) / wall_s
 
     def settle(self) -> None:
         """Wait until it is done with what clients have left behind."""
@@ -113,12 +115,12 @@ def sherpa_program(kind: Literal["online", "offline"], exported: Path, search: s
 
 
 @contextmanager
-def running(program: Program, core: int, folder: Path) -> Iterator[Server]:
-    """A server on one core while the block lasts; it is ended in every case.
+def running(program: Program, cores: Sequence[int], folder: Path) -> Iterator[Server]:
+    """A server on some cores while the block lasts; it is ended in every case.
 
     Args:
         program: what to start.
-        core: where all its threads run.
+        cores: where all its threads run.
         folder: for what it prints.
     Raises:
         ZipasrError: it does not start.
@@ -134,7 +136,7 @@ def running(program: Program, core: int, folder: Path) -> Iterator[Server]:
             stdout=output,
             stderr=output,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
             start_new_session=True,  # Ctrl-C is for us, and we end it
         )
     try:
@@ -144,7 +146,7 @@ def running(program: Program, core: int, folder: Path) -> Iterator[Server]:
                 said = " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
                 raise ZipasrError(f"{program.name} must start, but did not: {said}")
             time.sleep(0.05)
-        yield Server(program.name, port, process.pid, core)
+        yield Server(program.name, port, process.pid, cores)
     finally:
         process.terminate()
         try:

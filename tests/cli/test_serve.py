@@ -126,6 +126,8 @@ def test_a_port_in_use(model: Path, capsys: pytest.CaptureFixture) -> None:
     [
         (["--port", "70000"], "from 0 to 65535"),
         (["--max-connections", "0"], "at least 1"),
+        (["--workers", "0"], "at least 1"),
+        (["--workers", "3", "--threads", "2"], "--workers must be from 1 to the number of threads, 2, but is 3"),
         (["--idle-timeout-s", "-1"], "not below 0"),
         (["--host", "nowhere.invalid", "--port", "0"], "an address of this machine"),
         (["--host", "a" * 100, "--port", "0"], "an address of this machine"),

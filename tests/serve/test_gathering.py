@@ -9,6 +9,7 @@ from tests.serve.running import sentence, streaming_recognizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve.batching import BatchingWorker
 from zipasr.serve.gathering import ENOUGH_STREAMS, Gathering
+from zipasr.serve.live import LiveStreams
 from zipasr.serve.metrics import Metrics
 
 CHUNK_S, MAX_WAIT_S = 0.32, 0.04
@@ -77,7 +78,7 @@ class Live:
 @pytest.mark.parametrize("is_recording", [False, True])
 def test_another_stream_or_a_recording_ends_the_wait_of_the_thread(is_recording: bool) -> None:
     worker, live = BatchingWorker(streaming_recognizer(), Metrics(), max_waiting=1), Live()
-    worker.live = live  # type: ignore[assignment]
+    worker.live = LiveStreams([live])  # type: ignore[list-item]
     worker.start()
     try:
         assert live.is_waiting.wait(WATCHDOG_S)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.model_argument import fetch_model
-from zipasr.cli.threads import add_threads_option, use_threads
+from zipasr.cli.threads import add_threads_option, divide_threads, use_threads
 from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def load_recognizer(
     *,
     long_recordings: "LongRecordingConfig | None" = None,
     simulate_streaming: bool = False,
+    num_workers: int = 1,
 ) -> "Recognizer":
     """The recognizer of the argument DIR, configured by the flags.
 
@@ -133,6 +134,7 @@ def load_recognizer(
         args: the parsed command line; a reference to the hub in it becomes a local folder.
         long_recordings: how to split recordings that are too long to transcribe at once.
         simulate_streaming: whether whole recordings are processed in the chunks of the flags too.
+        num_workers: threads of `--workers` that will run the model; they share those of `--threads`.
 
     Raises:
         ConfigError: flags contradict each other or the model, or the hotwords cannot be used.
@@ -144,7 +146,10 @@ def load_recognizer(
 
     search = search_config(args)
     fetch_model(args)
-    use_threads(args.model, args.threads)
+    num_threads = args.threads
+    if num_workers > 1:
+        num_threads = divide_threads(args.model, num_workers, num_threads, flag="--workers")
+    use_threads(args.model, num_threads)
     return Recognizer.load(
         args.model,
         device=args.device,

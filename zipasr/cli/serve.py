@@ -36,6 +36,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--max-upload-mb", type=float, metavar="X", help="largest request, in MB (default: 500)")
     parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording, in seconds (default: 14400)")
     parser.add_argument("--max-connections", type=int, metavar="N", help="most open requests and WebSockets (default: 200)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that run the model at once, each with live streams and batches of its own; they share the threads of "
+        "--threads (default: 1)",
+    )
     parser.add_argument("--max-waiting", type=int, metavar="N", help="most recordings in the queue (default: 64)")
     parser.add_argument(
         "--max-wait-ms",
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
     config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
     name = model_name(args.model)
-    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad))
+    recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), num_workers=config.workers)
 
     def on_ready(url: str) -> None:
         print(url, flush=True)

@@ -55,18 +55,23 @@ def use_threads(model: str, num_threads: int | None = None) -> int:
     return configure_threads(num_threads, num_parameters=sum(path.stat().st_size for path in weights) // 4)  # 4 bytes each
 
 
-def divide_threads(model: str, num_jobs: int, num_threads: int | None = None) -> int:
-    """The threads for each of several processes with a model on disk, which together have those of `--threads`.
+def divide_threads(model: str, num_jobs: int, num_threads: int | None = None, *, flag: str = "--jobs") -> int:
+    """The threads for each of several jobs with a model on disk, which together have those of `--threads`.
 
+    Args:
+        model: the model.
+        num_jobs: the number that `flag` gives.
+        num_threads: of all together; None: those that the model may use.
+        flag: for messages.
     Raises:
-        ConfigError: there are fewer threads than processes.
+        ConfigError: there are fewer threads than jobs.
         CheckpointError: there is no such model.
     """
     import torch
 
     from zipasr.recognizer import threads_per_job
 
-    share = threads_per_job(num_jobs, torch.get_num_threads() if num_threads is None else num_threads)
+    share = threads_per_job(num_jobs, torch.get_num_threads() if num_threads is None else num_threads, flag=flag)
     return share if num_threads is not None else min(share, use_threads(model))
 
 

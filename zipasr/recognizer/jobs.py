@@ -23,15 +23,19 @@ _load: Callable[[], Recognizer] | None = None
 """Gives the recognizer of this process, if it is one of `transcribe_in_processes`."""
 
 
-def threads_per_job(num_jobs: int, num_threads: int) -> int:
-    """The threads of each of some processes that together use at most `num_threads`.
+def threads_per_job(num_jobs: int, num_threads: int, *, flag: str = "--jobs") -> int:
+    """The threads of each of some jobs that together use at most `num_threads`.
 
+    Args:
+        num_jobs: the number that `flag` gives.
+        num_threads: of all together.
+        flag: for messages.
     Raises:
         ConfigError: there are not that many threads.
     """
     if not 1 <= num_jobs <= num_threads:
         raise ConfigError(
-            f"--jobs must be from 1 to the number of threads, {num_threads}, but is {num_jobs}; give more with --threads"
+            f"{flag} must be from 1 to the number of threads, {num_threads}, but is {num_jobs}; give more with --threads"
         )
     return num_threads // num_jobs
 

@@ -1,9 +1,9 @@
-"""The worker thread that runs the model: recordings (samples,) in, transcripts out; waiting recordings share a batch.
+"""The threads that run the model: recordings (samples,) in, transcripts out; waiting recordings share a batch.
 
-The thread takes what is waiting as soon as it is idle, so a recording never waits for a batch to fill; live streams wait for
-each other where that saves time (gathering.py). It alternates between one chunk of all live streams and one batch of
+A thread takes what is waiting as soon as it is idle, so a recording never waits for a batch to fill; live streams wait for
+each other where that saves time (gathering.py). It alternates between one chunk of all its live streams and one batch of
 recordings, which is kept short while there are streams. Pieces of long recordings fill the space that short ones leave in a
-batch; the oldest job of either kind goes first.
+batch; the oldest job of either kind goes first. Several threads share the recordings, and each has live streams of its own.
 """
 
 import threading
@@ -17,7 +17,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.recognizer import Recognizer
 from zipasr.serve.limits import ServerBusy
-from zipasr.serve.live import LiveSessions
+from zipasr.serve.live import LiveStreams
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
 
@@ -49,44 +49,53 @@ class Job:
 
 
 class BatchingWorker:
-    """The worker thread and its queues. `submit` and `transcribe_pieces` may be called from any thread."""
+    """The threads and their queues. `submit` and `transcribe_pieces` may be called from any thread."""
 
-    def __init__(self, recognizer: Recognizer, metrics: Metrics, *, max_waiting: int) -> None:
+    def __init__(self, recognizer: Recognizer, metrics: Metrics, *, max_waiting: int, num_threads: int = 1) -> None:
         """Create the worker; call `start` before use.
 
         Args:
-            recognizer: runs the model; from now on only this thread may use it.
+            recognizer: runs the model; from now on only these threads may use it.
             metrics: counters of the server.
             max_waiting: largest number of recordings in the queue.
+            num_threads: threads that run the model at once.
         """
         self.recognizer, self.metrics, self.max_waiting = recognizer, metrics, max_waiting
-        self.live: LiveSessions | None = None
+        self.live: LiveStreams | None = None
+        """Live streams, divided among as many groups as there are threads."""
         self._short: deque[Job] = deque()
         self._pieces: deque[Job] = deque()
         self._wakes = threading.Condition()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="zipasr-recognizer", daemon=True)
+        self._num_computing = 0
+        """Threads that compute a batch of recordings."""
+        self._threads = [
+            threading.Thread(target=self._run, args=(i,), name=f"zipasr-recognizer-{i}", daemon=True)
+            for i in range(num_threads)
+        ]
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is running; only a bug of ours can end it before `stop`."""
-        return self._thread.is_alive()
+        """Whether all threads are running; only a bug of ours can end one before `stop`."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after its current batch and cancel waiting jobs."""
+        """Stop the threads after their current batches and cancel waiting jobs."""
         with self._wakes:
             self._is_stopping = True
             self._wakes.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         for job in (*self._short, *self._pieces):
             job.future.cancel()
 
     def wake(self) -> None:
-        """Tell the thread that a stream has work."""
+        """Tell the threads that a stream has work."""
         with self._wakes:
             self._wakes.notify_all()
 
@@ -159,18 +168,21 @@ class BatchingWorker:
     def _count_waiting(self) -> None:
         self.metrics.waiting.set(len(self._short) + len(self._pieces))
 
-    def _run(self) -> None:
+    def _run(self, i: int) -> None:
+        live = self.live.groups[i] if self.live is not None else None
         while True:
             with self._wakes:
-                self._wakes.wait_for(lambda: self._has_others() or (self.live and self.live.has_work()))
-                while self.live and not self._has_others() and (wait_s := self.live.wait_s()) > 0:
+                self._wakes.wait_for(lambda: self._has_others() or (live is not None and live.has_work()))
+                while live is not None and not self._has_others() and (wait_s := live.wait_s()) > 0:
                     self._wakes.wait(wait_s)
                 if self._is_stopping:
                     return
-            has_streams = self.live.step() if self.live is not None else False
+            has_streams = live.step() if live is not None else False
             batch = self._next_batch(_BATCH_BESIDE_STREAMS_S if has_streams else _BATCH_S)
             if batch:
                 self._compute(batch)
+                with self._wakes:
+                    self._num_computing -= 1
             self._count_waiting()
 
     def _has_others(self) -> bool:
@@ -183,6 +195,10 @@ class BatchingWorker:
             for queue in (self._short, self._pieces):
                 while queue and queue[0].future.cancelled():
                     queue.popleft()
+            num_idle = len(self._threads) - self._num_computing
+            if num_idle > 1:  # the others get their share
+                waiting_s = sum(job.duration_s for queue in (self._short, self._pieces) for job in queue)
+                max_s = min(max_s, waiting_s / num_idle)
             batch: list[Job] = []
             if self._pieces and self._short:  # the older one first, so that neither kind starves the other
                 first = min(self._pieces[0], self._short[0], key=lambda job: job.since_s)
@@ -190,6 +206,7 @@ class BatchingWorker:
             for queue in (self._short, self._pieces):
                 if queue:
                     self._take(queue, batch, max_s, batch[0] if batch else queue[0], len(queue))
+            self._num_computing += bool(batch)
         return batch
 
     def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, like: Job, max_num: int) -> None:

@@ -32,6 +32,8 @@ class ServeConfig:
     """Longest recording over a WebSocket, which is kept in memory; the limit of sherpa-onnx's own servers."""
     max_connections: int = 200
     """Largest number of open requests and WebSockets, waiting ones included. A few hundred idle connections come on top."""
+    workers: int = 1
+    """Threads that run the model at once, each with live streams and batches of its own; the model is in memory once."""
     max_waiting: int = 64
     """Largest number of recordings that wait to be transcribed."""
     max_wait_ms: float = 40.0
@@ -64,7 +66,7 @@ class ServeConfig:
             raise ConfigError(
                 "the API key must be printable ASCII, but is empty or has other characters; leave it out to let everybody in"
             )
-        for name in ("max_connections", "max_waiting"):
+        for name in ("max_connections", "max_waiting", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("idle_timeout_s", "max_wait_ms"):

@@ -1,6 +1,7 @@
-"""Live audio of many connections, decoded in one batch: each socket holds a `LiveSession`, and the worker thread advances
-those with a complete chunk by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in, `LiveResult`s out after every
-chunk. Audio that completes no chunk only waits: the features of a whole chunk cost less at once than piece by piece.
+"""Live audio of many connections, decoded in one batch: each socket holds a `LiveSession`, and a worker thread advances
+those of its `LiveSessions` that have a complete chunk by `LiveSessions.step`. Samples (samples,) float32 at 16 kHz in,
+`LiveResult`s out after every chunk. Audio that completes no chunk only waits: the features of a whole chunk cost less at
+once than piece by piece.
 
 The backlog is bounded: `LiveSession.room` keeps a socket from reading while too much audio, or too many results, wait. So is
 the delay that one session causes the others: a step takes no more of its audio than the chunk that it decodes.
@@ -213,7 +214,7 @@ class LiveSession:
 
 
 class LiveSessions:
-    """All live sessions of a server; `step` and `has_work` are for the worker thread."""
+    """The live sessions that a worker thread decodes; `step` and `has_work` are for this thread."""
 
     def __init__(
         self, recognizer: Recognizer, metrics: Metrics, wake: Callable[[], None], *, max_wait_s: float = 0.0
@@ -223,7 +224,7 @@ class LiveSessions:
         Args:
             recognizer: decodes the streams.
             metrics: counters of the server.
-            wake: wakes the worker thread.
+            wake: wakes the thread.
             max_wait_s: longest time that a complete chunk waits for those of other streams; 0: none.
         """
         self._recognizer, self._metrics, self._wake = recognizer, metrics, wake
@@ -233,12 +234,16 @@ class LiveSessions:
         self._waiting: dict[LiveSession, float] = {}
         """Sessions with a complete chunk or an end, and since when. A step looks at no others, however many are open."""
 
+    def __len__(self) -> int:
+        """Number of sessions."""
+        return len(self._sessions)
+
     def open(self) -> LiveSession:
         """Start a stream; to be called in the event loop."""
         session = LiveSession(self._announce)
         with self._lock:
             self._sessions[session] = None
-            self._metrics.live.set(len(self._sessions))
+        self._metrics.live.inc()
         self._announce(session)
         return session
 
@@ -285,10 +290,10 @@ class LiveSessions:
         self._gathering.record(started_s, time.monotonic())
         with self._lock:
             self._waiting |= {session: -math.inf for session in sessions if session.has_work()}  # late: no more waiting
-            for session in sessions:
-                if not session.is_active:
-                    self._sessions.pop(session, None)
-            self._metrics.live.set(len(self._sessions))
+            over = [session for session in sessions if not session.is_active and session in self._sessions]
+            for session in over:
+                del self._sessions[session]
+            self._metrics.live.dec(len(over))
             return bool(self._sessions)
 
     def _decode(self, sessions: Sequence[LiveSession]) -> None:
@@ -307,6 +312,17 @@ class LiveSessions:
             with _failing(session):
                 if session.publish_chunk():
                     self._metrics.utterances.inc()
+
+
+class LiveStreams:
+    """All live sessions of a server, in a group for each worker thread."""
+
+    def __init__(self, groups: Sequence[LiveSessions]) -> None:
+        self.groups = groups
+
+    def open(self) -> LiveSession:
+        """Start a stream in the smallest group; to be called in the event loop."""
+        return min(self.groups, key=len).open()
 
 
 def notify(sessions: Iterable[LiveSession]) -> None:

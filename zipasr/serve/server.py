@@ -1,6 +1,6 @@
 """The server: `Service` creates its parts and runs them; `serve` runs a service until a signal.
 
-Two threads matter: the event loop's, which talks to clients, and the worker of `batching`, which runs the model.
+Two kinds of threads matter: the event loop's, which talks to clients, and those of `batching`, which run the model.
 """
 
 import asyncio
@@ -103,7 +103,9 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._draining = asyncio.Event()
         metrics = Metrics()
-        worker = BatchingWorker(self.recognizer, metrics, max_waiting=self.config.max_waiting)
+        worker = BatchingWorker(
+            self.recognizer, metrics, max_waiting=self.config.max_waiting, num_threads=self.config.workers
+        )
         transcriber = Transcriber(worker, self.config)
         app = self._app(transcriber, metrics)
         self._server = _make_server(app, self.config, on_signal=self._on_signal)
@@ -129,15 +131,17 @@ class Service:
         from zipasr.serve.cross_origin import Origins
         from zipasr.serve.gate import Gate
         from zipasr.serve.http import HttpEndpoints
-        from zipasr.serve.live import LiveSessions
+        from zipasr.serve.live import LiveSessions, LiveStreams
         from zipasr.serve.proxy import BehindProxy
         from zipasr.serve.routing import router
         from zipasr.serve.sockets import SocketEndpoints
 
         worker = transcriber.worker
         max_wait_s = self.config.max_wait_ms / 1000
-        live = None if self.why_no_stream else LiveSessions(self.recognizer, metrics, worker.wake, max_wait_s=max_wait_s)
-        worker.live = live
+        groups = [
+            LiveSessions(self.recognizer, metrics, worker.wake, max_wait_s=max_wait_s) for _ in range(self.config.workers)
+        ]
+        worker.live = live = None if self.why_no_stream else LiveStreams(groups)
         http = HttpEndpoints(
             transcriber, self.config, self._admission, metrics, model_name=self.model_name, can_stream=live is not None
         )

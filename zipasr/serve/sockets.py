@@ -16,7 +16,7 @@ from zipasr.errors import AudioError, ProtocolError
 from zipasr.serve.connection import SocketConnection, connection_of
 from zipasr.serve.gate import SUBPROTOCOL
 from zipasr.serve.limits import ServeConfig, ServerBusy
-from zipasr.serve.live import LiveSession, LiveSessions
+from zipasr.serve.live import LiveSession, LiveStreams
 from zipasr.serve.metrics import Metrics
 from zipasr.serve.protocol import (
     SERVER_DONE,
@@ -55,7 +55,7 @@ class SocketEndpoints:
 
     transcriber: Transcriber
     """Transcribes recordings."""
-    live: LiveSessions | None
+    live: LiveStreams | None
     """Decodes live audio; None: the model cannot."""
     config: ServeConfig
     """Limits of the server."""
