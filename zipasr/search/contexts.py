@@ -12,6 +12,8 @@ from zipasr.search.scorer import Scorer
 
 FIRST_ROW = 0
 """Row of `first_context`."""
+_MAX_CONTEXTS = 2000
+"""Contexts that are known from chunk to chunk: of letters nearly all that occur; with a wide joiner they take 8 MB."""
 
 
 def first_context(scorer: Scorer) -> tuple[int, ...]:
@@ -22,7 +24,7 @@ def first_context(scorer: Scorer) -> tuple[int, ...]:
 class Contexts:
     """Every label context so far, by row, with the output of the predictor.
 
-    It grows with every new context, so a search that runs for hours creates a new one now and then.
+    It grows with every new context, so a search that runs for hours goes on with `bounded`.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -33,10 +35,9 @@ class Contexts:
         self._num_known = 0
         self._table_MJ: Tensor | None = None
 
-    @property
-    def num_rows(self) -> int:
-        """Number of contexts."""
-        return len(self._contexts)
+    def bounded(self) -> "Contexts":
+        """These contexts for the next chunk, or a new table if there are too many."""
+        return self if len(self._contexts) <= _MAX_CONTEXTS else Contexts(self._scorer)
 
     def row_of(self, context: tuple[int, ...]) -> int:
         """Row of a context, the last `context_size` labels."""
