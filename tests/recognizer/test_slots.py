@@ -3,6 +3,7 @@ step together, and the batches take at most twice the memory of the streams."""
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from zipasr.recognizer.slots import Slot, Slots
 
@@ -90,3 +91,26 @@ def test_paused_streams_keep_no_batch_and_none_is_kept_without_streams() -> None
     assert [slot.state.values for slot in paused] == [[1000 + n] for n in range(30)]
     del paused
     assert num_rows(slots) == 0
+
+
+def test_threads_may_step_different_streams() -> None:
+    """Whatever their order: rows of paused streams are moved by the one while the other steps them."""
+    slots = Slots[Numbers]()
+    streams = [Slot(Numbers([n])) for n in range(16)]
+    step(slots, streams)
+
+    def run(own: Sequence[Slot[Numbers]], seed: int) -> None:
+        generator = random.Random(seed)
+        for _ in range(300):
+            step(slots, generator.sample(own, 3))
+        for slot in own:
+            step(slots, [slot])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, [streams[n::4] for n in range(4)], range(4)))
+    num_steps = [1] * len(streams)
+    for seed in range(4):
+        generator, own = random.Random(seed), range(seed, 16, 4)
+        for n in [n for _ in range(300) for n in generator.sample(own, 3)] + [*own]:
+            num_steps[n] += 1
+    assert [slot.state.values for slot in streams] == [[1000 * k + n] for n, k in enumerate(num_steps)]

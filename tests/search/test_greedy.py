@@ -3,6 +3,8 @@
 Golden: the original's tokens and times. Reference: frame by frame. Law: windows and batches change nothing.
 """
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +15,9 @@ from tests.golden_files import assert_close_to, seeded
 from tests.search.golden_model import golden_encoded, golden_model, ragged
 from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
+from tests.watchdog import WATCHDOG_S
 from zipasr.nn.encoded import Encoded
-from zipasr.search import greedy
+from zipasr.search import contexts
 from zipasr.search.greedy import GreedySearch, ctc_greedy_search, greedy_search
 from zipasr.search.hypothesis import Hypothesis
 
@@ -222,7 +225,7 @@ def test_label_contexts_are_known_in_the_next_chunk(
     max_contexts: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The predictor is not asked for them again, until there are too many."""
-    monkeypatch.setattr(greedy, "_MAX_CONTEXTS", max_contexts)
+    monkeypatch.setattr(contexts, "_MAX_CONTEXTS", max_contexts)
     scorer, encoded, num_predicted = ToyScorer(6), toy_encoded([40] * 3, 6, seed=4), 0
     expected, predict = [h.ids for h in greedy_search(scorer, encoded)], scorer.predict
 
@@ -240,4 +243,23 @@ def test_label_contexts_are_known_in_the_next_chunk(
         assert [state.hypothesis().ids for state in states] == expected
         totals.append(num_predicted)
     assert (totals[2] > totals[0]) == is_forgetful
-    assert search._contexts.num_rows <= max_contexts + 3 * 8 + 3
+    assert len(search._contexts.get()) <= max_contexts + 3 * 8 + 3
+
+
+def test_each_thread_has_its_own_label_contexts() -> None:
+    search, encoded = GreedySearch(ToyScorer(6)), toy_encoded([40] * 3, 6, seed=4)
+    expected, found, known = [h.ids for h in greedy_search(ToyScorer(6), encoded)], [], []
+
+    def run() -> None:
+        states = [search.start() for _ in range(3)]
+        search.advance(states, encoded)
+        found.append([state.hypothesis().ids for state in states])
+        known.append(search._contexts.get())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WATCHDOG_S)
+    assert found == [expected] * 2
+    assert known[0] is not known[1]

@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
+from zipasr.search.contexts import FIRST_ROW, Contexts, KeptContexts, first_context
 from zipasr.search.hypothesis import Hypothesis, normalized
 from zipasr.search.label_tree import (
     Emission,
@@ -88,6 +89,7 @@ class BeamSearch:
         self.scorer, self.beam, self.max_symbols_per_frame = scorer, beam, max_symbols_per_frame
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.silent = {scorer.blank_id, unk_id}
+        self._contexts = KeptContexts(scorer)
 
     def start(self, prior: AnyPrior | None = None) -> BeamState:
         """State of an utterance before its first frame."""
@@ -97,8 +99,8 @@ class BeamSearch:
     def advance(self, states: Sequence[BeamState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
+        contexts = self._contexts.get()
         projected_NTJ = self.scorer.project_frames(encoded.frames)
-        contexts = Contexts(self.scorer)
         for state in states:
             state.trunk = prune(state.trunk, [path.prefix for path in state.paths])
             for path in state.paths:
@@ -255,11 +257,9 @@ def _to_tensors(beams: Sequence[_Beam], device: torch.device) -> tuple[Tensor, T
         open_scores.append([path.score - top for path in opened] + [-math.inf] * num_empty)
         num_empty = num_finished - len(finished)
         finished_scores.append([path.score - top for path in finished] + [-math.inf] * num_empty)
-    return (
-        torch.tensor(rows, device=device),
-        torch.tensor(open_scores, dtype=torch.float32, device=device),
-        torch.tensor(finished_scores, dtype=torch.float32, device=device) if num_finished else None,
-    )
+    # By way of numpy, which takes nested lists faster.
+    open_AK, finished_AF = (torch.from_numpy(np.array(x, np.float32)).to(device) for x in (open_scores, finished_scores))
+    return torch.from_numpy(np.array(rows)).to(device), open_AK, finished_AF if num_finished else None
 
 
 def _merge(

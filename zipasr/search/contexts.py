@@ -4,6 +4,8 @@ The predictor sees only the last few labels, so hypotheses, utterances and frame
 a search holds row numbers and gathers projected contexts (..., J) from one table.
 """
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from zipasr.search.scorer import Scorer
 
 FIRST_ROW = 0
 """Row of `first_context`."""
+_MAX_CONTEXTS = 2000
+"""Contexts that are known from chunk to chunk: of letters nearly all that occur; with a wide joiner they take 8 MB."""
 
 
 def first_context(scorer: Scorer) -> tuple[int, ...]:
@@ -22,7 +26,7 @@ def first_context(scorer: Scorer) -> tuple[int, ...]:
 class Contexts:
     """Every label context so far, by row, with the output of the predictor.
 
-    It grows with every new context, so a search that runs for hours creates a new one now and then.
+    It grows with every new context; `KeptContexts` bounds it in a search that runs for hours.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -33,8 +37,7 @@ class Contexts:
         self._num_known = 0
         self._table_MJ: Tensor | None = None
 
-    @property
-    def num_rows(self) -> int:
+    def __len__(self) -> int:
         """Number of contexts."""
         return len(self._contexts)
 
@@ -68,3 +71,18 @@ class Contexts:
             self._num_known = num_rows
         assert self._table_MJ is not None
         return self._table_MJ.index_select(0, rows) if rows.dim() == 1 else self._table_MJ[rows]
+
+
+class KeptContexts:
+    """The contexts of a search from chunk to chunk. Threads may use the search at once: each has a table of its own."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._of_thread = threading.local()
+
+    def get(self) -> Contexts:
+        """The contexts that this thread knows, or a new table if there are too many."""
+        known: Contexts | None = getattr(self._of_thread, "contexts", None)
+        if known is None or len(known) > _MAX_CONTEXTS:
+            known = self._of_thread.contexts = Contexts(self._scorer)
+        return known

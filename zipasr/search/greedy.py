@@ -7,7 +7,6 @@ Guesses are the labels of the CTC head, if there is one, and those that were dis
 Source: Graves 2012, section 2.4; the published recipe's `greedy_search_batch`.
 """
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.contexts import FIRST_ROW, Contexts, first_context
+from zipasr.search.contexts import FIRST_ROW, Contexts, KeptContexts, first_context
 from zipasr.search.hotwords import HotwordGraph, HotwordState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import check_states, search_all
@@ -23,9 +22,6 @@ from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call (benchmarks/search.py)."""
-_MAX_CONTEXTS = 2000
-"""Label contexts that a search knows before it forgets them all: of letters nearly all that occur; with a wide joiner they
-take 8 MB."""
 
 
 class _Found:
@@ -164,7 +160,7 @@ class GreedySearch:
         self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
         self.blank_penalty, self.temperature = blank_penalty, temperature
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
-        self._contexts, self._lock = Contexts(scorer), threading.Lock()
+        self._contexts = KeptContexts(scorer)
 
     def start(self, hotwords: HotwordGraph | None = None) -> GreedyState:
         """State of an utterance before its first frame."""
@@ -174,12 +170,7 @@ class GreedySearch:
     def advance(self, states: Sequence[GreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        with self._lock:  # streams of several threads may share the search
-            if self._contexts.num_rows > _MAX_CONTEXTS:
-                self._contexts = Contexts(self.scorer)
-            self._advance(states, encoded, lens, self._contexts)
-
-    def _advance(self, states: Sequence[GreedyState], encoded: Encoded, lens: Sequence[int], contexts: Contexts) -> None:
+        contexts = self._contexts.get()
         for state in states:
             state.context_row = contexts.row_of(state.context)
         utterances = [_Ahead(state, length) for state, length in zip(states, lens, strict=True)]
