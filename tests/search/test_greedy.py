@@ -13,7 +13,7 @@ from tests.search.golden_model import golden_encoded, golden_model, ragged
 from tests.search.hypotheses import assert_same
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.nn.encoded import Encoded
-from zipasr.search import contexts
+from zipasr.search import greedy
 from zipasr.search.greedy import GreedySearch, ctc_greedy_search, greedy_search
 from zipasr.search.hypothesis import Hypothesis
 
@@ -191,7 +191,7 @@ def test_label_contexts_are_known_in_the_next_chunk(
     max_contexts: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The predictor is not asked for them again, until there are too many."""
-    monkeypatch.setattr(contexts, "_MAX_CONTEXTS", max_contexts)
+    monkeypatch.setattr(greedy, "_MAX_CONTEXTS", max_contexts)
     scorer, encoded, num_predicted = ToyScorer(6), toy_encoded([40] * 3, 6, seed=4), 0
     expected, predict = [h.ids for h in greedy_search(scorer, encoded)], scorer.predict
 
@@ -209,4 +209,4 @@ def test_label_contexts_are_known_in_the_next_chunk(
         assert [state.hypothesis().ids for state in states] == expected
         totals.append(num_predicted)
     assert (totals[2] > totals[0]) == is_forgetful
-    assert len(search._contexts._contexts) <= max_contexts + 3 * 8 + 3
+    assert search._contexts.num_rows <= max_contexts + 3 * 8 + 3

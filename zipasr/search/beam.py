@@ -35,6 +35,9 @@ from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
 from zipasr.search.scorer import Scorer, label_log_probs
 
+_MAX_CONTEXTS = 2000
+"""As in the greedy search: label contexts that a search knows before it forgets them all."""
+
 
 class _Path(NamedTuple):
     """A live hypothesis: all paths with one token sequence, with the times of the best path."""
@@ -101,7 +104,8 @@ class BeamSearch:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         with self._lock:  # streams of several threads may share the search
-            self._contexts = self._contexts.bounded()
+            if self._contexts.num_rows > _MAX_CONTEXTS:
+                self._contexts = Contexts(self.scorer)
             self._advance(states, encoded, lens, self._contexts)
 
     def _advance(self, states: Sequence[BeamState], encoded: Encoded, lens: Sequence[int], contexts: Contexts) -> None:

@@ -12,8 +12,6 @@ from zipasr.search.scorer import Scorer
 
 FIRST_ROW = 0
 """Row of `first_context`."""
-_MAX_CONTEXTS = 2000
-"""Contexts that are known from chunk to chunk: of letters nearly all that occur; with a wide joiner they take 8 MB."""
 
 
 def first_context(scorer: Scorer) -> tuple[int, ...]:
@@ -24,7 +22,7 @@ def first_context(scorer: Scorer) -> tuple[int, ...]:
 class Contexts:
     """Every label context so far, by row, with the output of the predictor.
 
-    It grows with every new context, so a search that runs for hours goes on with `bounded`.
+    It grows with every new context, so a search that runs for hours creates a new one now and then.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -35,9 +33,10 @@ class Contexts:
         self._num_known = 0
         self._table_MJ: Tensor | None = None
 
-    def bounded(self) -> "Contexts":
-        """These contexts for the next chunk, or a new table if there are too many."""
-        return self if len(self._contexts) <= _MAX_CONTEXTS else Contexts(self._scorer)
+    @property
+    def num_rows(self) -> int:
+        """Number of contexts."""
+        return len(self._contexts)
 
     def row_of(self, context: tuple[int, ...]) -> int:
         """Row of a context, the last `context_size` labels."""

@@ -22,6 +22,9 @@ from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call: 4 to 8 are the fastest for one and for eight utterances (benchmarks/search.py)."""
+_MAX_CONTEXTS = 2000
+"""Label contexts that a search knows before it forgets them all: of letters nearly all that occur; with a wide joiner they
+take 8 MB."""
 
 
 class _Found:
@@ -106,7 +109,8 @@ class GreedySearch:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
         with self._lock:  # streams of several threads may share the search
-            self._contexts = self._contexts.bounded()
+            if self._contexts.num_rows > _MAX_CONTEXTS:
+                self._contexts = Contexts(self.scorer)
             self._advance(states, encoded, lens, self._contexts)
 
     def _advance(self, states: Sequence[GreedyState], encoded: Encoded, lens: Sequence[int], contexts: Contexts) -> None:
