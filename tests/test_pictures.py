@@ -27,7 +27,7 @@ from tests.import_map import HEIGHT, PACKAGE
 from tests.tiny_model import noise, tiny_asr_model, tiny_tokenizer
 from zipasr.encoder import rates
 from zipasr.encoder.layer import LayerShape, ZipformerLayer
-from zipasr.encoder.zipformer import Zipformer, _join_outputs
+from zipasr.encoder.zipformer import Zipformer, join_outputs
 from zipasr.nn import swoosh
 from zipasr.nn.attention import AttentionWeights, NonlinAttention, RelativePositionalEncoding, SelfAttention
 from zipasr.nn.convolution import ConvolutionModule
@@ -124,7 +124,7 @@ def test_stacks_are_those_of_the_published_medium_model() -> None:
     "channels", [preset_encoder().channels, (192, 256, 256, 256, 256, 256), (8, 16, 8), (16, 8, 16), (24, 8, 16), (8,)]
 )
 def test_output_joins_the_channels_that_the_picture_says(channels: tuple[int, ...]) -> None:
-    joined = _join_outputs([torch.full((1, 1, width), float(i)) for i, width in enumerate(channels)]).flatten()
+    joined = join_outputs([torch.full((1, 1, width), float(i)) for i, width in enumerate(channels)]).flatten()
     size = len(channels)
     config = dataclasses.replace(
         preset_encoder(),

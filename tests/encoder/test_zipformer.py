@@ -142,7 +142,7 @@ def test_output_length_of_too_short_input_is_zero() -> None:
 
 def test_each_output_channel_comes_from_the_last_stack_that_has_it() -> None:
     outputs = [torch.full((1, 2, width), float(i)) for i, width in enumerate((16, 24, 32, 24, 20))]
-    joined = zipformer._join_outputs(outputs)
+    joined = zipformer.join_outputs(outputs)
     assert joined[0, 0].tolist() == [4.0] * 20 + [3.0] * 4 + [2.0] * 8
 
 

@@ -40,8 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--workers",
         type=int,
         metavar="N",
-        help="threads that run the model at once, each with live streams and batches of its own; they share the threads of "
-        "--threads (default: 1)",
+        help="batches computed at once, with the threads of --threads in all (default: 1)",
     )
     parser.add_argument("--max-waiting", type=int, metavar="N", help="most recordings in the queue (default: 64)")
     parser.add_argument(
