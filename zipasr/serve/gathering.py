@@ -1,6 +1,6 @@
 """How long a step of live streams waits for company: one step of several streams costs less than a step for each. No I/O.
 
-At 40 % load and less, nothing waits. At the limit of a machine steps grow by themselves, since many chunks become complete
+At 70 % load and less, nothing waits. At the limit of a machine steps grow by themselves, since many chunks become complete
 during each. In between, waiting saves processor time at the price of a fraction of a chunk of latency (benchmarks/LOG.md,
 "Serving").
 """
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 ENOUGH_STREAMS = 16
 """A step of so many costs a stream 4 % more than one of 64, one of 4 streams 40 % (exported `prompts:streaming`)."""
-_MIN_LOAD = 0.4
+_MIN_LOAD = 0.7
+"""With 0.4, 16 streams on a slow core had a 95th percentile of 62 instead of 22 ms (benchmarks/LOG.md)."""
 _MEMORY_S = 1.0
 """Time over which the load is averaged."""
 _MAX_SHARE = 0.25
