@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tabulation import grid, measured, record, records, spread
+from tabulation import Record, grid, measured, record, records, spread
 
 SERVERS = {
     "zipasr PyTorch": "`zipasr serve exp/streaming`",
@@ -164,19 +164,39 @@ def long_recordings() -> str:
 def serving_streams() -> str:
     """Live streams that each server sustains."""
     found = record("serving_load")
-    header = ("server", "streams per core", "95th percentile at 16 streams", "at the sustained number", "not sustained")
-    percentiles = {(row["server"], row["streams"]): f"{row['p95_ms']:.0f} ms" for row in found["streams"]["rows"]}
+    header = ("server", "streams per core", "in each round", "95th percentile", "processor time a stream and second")
+    measurements = {(row["server"], row["streams"]): row for row in found["streams"]["rows"]}
     rows = []
-    for row in found["streams"]["most"]:
-        server, streams = row["server"], row["streams"]
-        both = (percentiles[server, 16], percentiles[server, streams])
-        rows.append((SERVERS[server], streams, *both, row["next_that_was_not_held"]))
+    for most in found["streams"]["most"]:
+        row = measurements[most["server"], most["streams"]]
+        by_round = ", ".join(map(str, most["streams_by_round"]))
+        rows.append((SERVERS[most["server"]], most["streams"], by_round, *_latency_and_cost(row)))
     return f"{grid(header, rows)}\n\n{measured(found)}"
+
+
+def serving_few_streams() -> str:
+    """Latency of servers with few live streams."""
+    found = records("serving_workers")[0]
+    header = ("server", "streams", "95th percentile", "processor time a stream and second")
+    rows = [(SERVERS[row["server"]], row["streams"], *_latency_and_cost(row)) for row in found["streams"]["rows"]]
+    return f"{grid(header, rows)}\n\n{measured(found)}"
+
+
+def serving_workers() -> str:
+    """Live streams of a server with one and two workers."""
+    found = records("serving_workers")[1:]
+    header = ("workers", "streams", "95th percentile", "processor time a stream and second")
+    rows = [(line["workers"], row["streams"], *_latency_and_cost(row)) for line in found for row in line["streams"]["rows"]]
+    return f"{grid(header, rows)}\n\n{measured(*found)}"
+
+
+def _latency_and_cost(row: Record) -> tuple[str, str]:
+    return f"{row['p95_ms']:.0f} ms", f"{row['cpu_ms_per_stream_s']:.1f} ms"
 
 
 def serving_recordings() -> str:
     """Recordings that each server takes."""
-    found = record("serving_load_recordings")
+    found = record("serving_load")
     rows = [
         (
             RECORDING_SERVERS[row["server"]],
@@ -268,7 +288,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-time-factors": real_time_factors,
     "scaled-adam": scaled_adam,
     "serving-recordings": serving_recordings,
+    "serving-few-streams": serving_few_streams,
     "serving-streams": serving_streams,
+    "serving-workers": serving_workers,
     "train-step": train_step,
     "train-throughput": train_throughput,
     "transducer-loss": transducer_loss,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 ENOUGH_STREAMS = 16
 """A step of so many costs a stream 4 % more than one of 64, one of 4 streams 40 % (exported `prompts:streaming`)."""
 _MIN_LOAD = 0.7
-"""With 0.4, 16 streams on a slow core had a 95th percentile of 62 instead of 22 ms (benchmarks/LOG.md)."""
+"""With 0.4, 16 streams on a slow core had a 95th percentile of 62 instead of 16 ms (benchmarks/LOG.md)."""
 _MEMORY_S = 1.0
 """Time over which the load is averaged."""
 _MAX_SHARE = 0.25
