@@ -316,10 +316,6 @@ class Zipformer(nn.Module):
             ValueError: the model is in training mode, or shapes, window and state do not match each other or the model.
         """
         self._check_window(features, lens, state)
-        return self.encode_chunk_unchecked(features, lens, state)
-
-    def encode_chunk_unchecked(self, features: Tensor, lens: Tensor, state: StreamState) -> tuple[Encoded, StreamState]:
-        """`encode_chunk` without its checks: tensor operations only, so that it can be traced."""
         num_valid = rates.embed_lengths(lens).clamp(max=state.chunk_frames_50hz)
         embed_past, layer_pasts = state.pasts()
         frames = self.frontend(features, embed_past)

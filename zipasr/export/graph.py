@@ -1,11 +1,12 @@
-"""Replacements for the modules of a Zipformer while it is traced: `for_tracing`.
+"""Replacements for the modules of a Zipformer that encodes utterances, while it is traced: `for_tracing`. `export.chunk` has
+those for streams.
 
 They compute the same values (N, T, D) by operations that onnxruntime runs fast and that keep every length dynamic. The
-differences: attention weights, Conv-Embed and feed-forward modules of utterances are computed in blocks; the relative shift
-reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses
-operations that onnxruntime vectorizes, with its shift and offset in the neighboring biases; masks are a score that an extra
-channel of query and key adds in their product; position encodings have any length; two products replace a split.
-docs/export.md says what each of them gains.
+differences: attention weights, Conv-Embed and feed-forward modules are computed in blocks; frames are rows within a stack;
+the relative shift reshapes instead of using strides, which ONNX lacks, or gathering, which is slow; Swoosh uses operations
+that onnxruntime vectorizes, with its shift and offset in the neighboring biases; masks are a score that an extra channel of
+query and key adds in their product; position encodings have any length; two products replace a split. docs/export.md says
+what each of them gains.
 """
 
 import copy
