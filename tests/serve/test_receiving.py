@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from tests.serve.clients import connect, frame, raw_socket, results_of, send_recordings, stream_samples, ws
 from tests.serve.running import gauge, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
-from zipasr.serve import ServeConfig, server
+from zipasr.serve import ServeConfig, receiving, server
 from zipasr.serve.connection import SocketConnection, connection_of, socket_class
 from zipasr.serve.protocol import RecordingReader, write_recording
 from zipasr.serve.receiving import LiveAudio, Recordings, _Receiving
@@ -107,8 +107,19 @@ async def opened() -> AsyncIterator[Opened]:
         await asyncio.sleep(0)
     yield Opened(found[0], transport)
     is_over.set()
-    await asyncio.sleep(0.01)
-    assert not transport.is_open
+    await until(lambda: not transport.is_open)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until a condition is true; `run` ends a test in which it never is."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def turn(number: int = 50) -> None:
+    """Let the event loop turn, more often than a chain of callbacks needs."""
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 def run(work: Callable[[], Any]) -> None:
@@ -148,7 +159,7 @@ def test_a_message_costs_no_task_future_or_timer() -> None:
             header = np.array([16_000, 101 * len(PIECE)], "<i4").tobytes()
             assert not list(recordings._reader.read(header))
             taking = asyncio.ensure_future(recordings.next())
-            await asyncio.sleep(0.01)
+            await until(lambda: recordings._news is not None)
             before = Counting.num_made
             for _ in range(100):
                 one.connection.data_received(frame(2, PIECE))
@@ -169,12 +180,11 @@ def test_live_audio_is_read_no_faster_than_there_is_room() -> None:
             one.session.has_room = False
             one.connection.data_received(frame(2, PIECE) * 3)  # in one read, and so all are taken
             assert (one.session.num_samples, one.transport.reads) == (3 * 1280, False)
-            await asyncio.sleep(0.01)
+            await turn()
             assert not one.transport.reads
             one.session.has_room = True
             one.session.has_news.set()
-            await asyncio.sleep(0.01)
-            assert one.transport.reads
+            await until(lambda: one.transport.reads)
             audio.stop()
 
     run(work)
@@ -190,8 +200,9 @@ def test_a_client_that_does_not_read_is_not_read_from_either() -> None:
             one.connection.pause_writing()
             one.session.has_room = True
             one.session.has_news.set()
-            await asyncio.sleep(0.01)
-            assert not audio.is_full and not one.transport.reads
+            await until(lambda: not audio.is_full)
+            await turn()
+            assert not one.transport.reads
             one.connection.resume_writing()
             assert one.transport.reads
             audio.stop()
@@ -231,7 +242,7 @@ def test_messages_before_the_receiver_are_first() -> None:
     run(work)
 
 
-def test_a_late_event_loop_reads_what_has_arrived_before_the_end() -> None:
+def test_a_late_event_loop_reads_what_has_arrived_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is shutting down, and the loop is so late that the time for further messages is over."""
 
     async def work() -> None:
@@ -241,11 +252,12 @@ def test_a_late_event_loop_reads_what_has_arrived_before_the_end() -> None:
             for name in ("connection_made", "connection_lost", "eof_received"):
                 setattr(reading, name, lambda *_: None)
             await asyncio.get_running_loop().create_connection(lambda: reading, sock=ours)
+            monkeypatch.setattr(receiving, "_BACKLOG_S", 0.5)  # so that only this test makes the loop late
             one.draining.set()
-            await asyncio.sleep(0.005)
+            await until(lambda: audio._backlog_timer is not None)
             with theirs:
                 theirs.sendall(frame(2, PIECE))
-                time.sleep(0.2)
+                time.sleep(0.6)
                 end = await audio.ended
             assert (end.code, end.has_results, one.session.num_samples) == (1012, True, 1280)
             audio.stop()
