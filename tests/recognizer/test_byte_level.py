@@ -29,7 +29,7 @@ from zipasr.search.hotwords import encode_hotwords
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.serve.hints import writable_phrases
 from zipasr.serve.openai_api import _log_probs
-from zipasr.serve.protocol import to_live_json
+from zipasr.serve.protocol import LiveWriter
 from zipasr.text import MIXED_JOINER, MixedJoiner
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import CueConfig, Transcript, merge_channels, to_cues
@@ -179,7 +179,7 @@ def test_channels_and_subtitles() -> None:
 def test_tokens_for_clients_spell_the_text() -> None:
     tokens = spoken("今天 HELLO").tokens
     assert b"".join(bytes(entry["bytes"]) for entry in _log_probs(tokens)).decode().split() == ["今", "天", "HELLO"]  # type: ignore[arg-type]
-    live = json.loads(to_live_json(spoken("今天 HELLO"), start_s=0.0, segment=0, is_final=True, is_eof=False))
+    live = json.loads(LiveWriter().write(spoken("今天 HELLO"), start_s=0.0, segment=0, is_final=True, is_eof=False))
     assert "".join(live["tokens"]).split() == ["今", "天", "HELLO"]
 
 

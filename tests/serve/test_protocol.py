@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.instructions import num_instructions
 from zipasr.errors import ProtocolError
 from zipasr.serve import protocol
-from zipasr.serve.protocol import LiveReader, LiveWriter, RecordingReader, TooLong, to_live_json, write_recording
+from zipasr.serve.protocol import LiveReader, LiveWriter, RecordingReader, TooLong, write_recording
 from zipasr.transcript import Token, Transcript, words_from_tokens
 
 HEADER_BYTES = 8
@@ -51,8 +51,8 @@ def test_a_recording_that_is_short_and_large() -> None:
 
 
 def test_words_are_sent_only_on_request() -> None:
-    plain = to_live_json(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True)
-    asked = to_live_json(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True, has_words=True)
+    plain = LiveWriter().write(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True)
+    asked = LiveWriter(has_words=True).write(Transcript(""), segment=0, start_s=0.0, is_final=True, is_eof=True)
     assert "timed_" not in plain and asked == plain[:-1] + ', "timed_words": [], "timed_segments": []}'
 
 
@@ -91,13 +91,13 @@ def test_results_do_not_depend_on_those_before(steps: list[tuple[list[str], floa
     for texts, log_prob, is_final in steps:
         said = utterance(texts, start_s, log_prob)
         state = {"segment": segment, "start_s": start_s, "is_final": is_final, "is_eof": len(texts) == 6}
-        assert writer.write(said, **state) == to_live_json(said, has_words=has_words, **state)  # type: ignore[arg-type]
+        assert writer.write(said, **state) == LiveWriter(has_words=has_words).write(said, **state)  # type: ignore[arg-type]
         segment, start_s = segment + is_final, start_s + 1.28 * is_final
 
 
 def test_a_result_in_full() -> None:
     said = utterance(["\u2581a", "b", '\u2581"\u00e9'], first_s=2.0)
-    written = to_live_json(said, segment=3, start_s=1.9999, is_final=True, is_eof=False, has_words=True)
+    written = LiveWriter(has_words=True).write(said, segment=3, start_s=1.9999, is_final=True, is_eof=False)
     expected = {
         "text": 'ab "\u00e9',
         "tokens": [" a", "b", ' "\u00e9'],

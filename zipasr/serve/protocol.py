@@ -220,14 +220,6 @@ class _Columns(Generic[T]):
         return self._written
 
 
-def to_live_json(
-    transcript: Transcript, *, segment: int, start_s: float, is_final: bool, is_eof: bool, has_words: bool = False
-) -> str:
-    """The JSON of a single result; see `LiveWriter`, which has the same arguments."""
-    writer = LiveWriter(has_words=has_words)
-    return writer.write(transcript, segment=segment, start_s=start_s, is_final=is_final, is_eof=is_eof)
-
-
 def to_recording_json(transcript: Transcript) -> str:
     """The JSON of a recording. Fields that our models lack (language, emotion, event) are empty, as in sherpa-onnx."""
     return write_json(
