@@ -12,6 +12,7 @@ from torch.nn import functional
 from tests.golden_files import assert_close_to, load_golden, seeded, weights
 from zipasr.errors import ConfigError
 from zipasr.heads.transducer import Predictor, TransducerConfig, TransducerHead
+from zipasr.losses.lattice import LatticeKind
 from zipasr.losses.transducer import full_transducer_loss, simple_transducer_loss
 from zipasr.nn.encoded import Encoded
 
@@ -126,6 +127,25 @@ def test_loss_is_the_sum_over_the_batch() -> None:
     ]
     for name, loss in together.items():
         torch.testing.assert_close(loss, torch.stack([losses[name] for losses in alone]).sum())
+
+
+@pytest.mark.parametrize(("lattice", "most"), [("regular", 8), ("modified", 2), ("constrained", 2)])
+def test_more_labels_than_frames_can_emit_count_as_zero(lattice: LatticeKind, most: int) -> None:
+    module = head(lattice=lattice)
+    frames = ENCODED.frames.clone().requires_grad_()
+    labels = seeded(2, most + 1).abs().long() % 5 + 1
+    encoded = Encoded(frames[:2], torch.tensor([9, 2]))
+    expected = module.loss(Encoded(frames[:1], torch.tensor([9])), labels[:1, :3], torch.tensor([3]))
+    losses = module.loss(encoded, labels, torch.tensor([3, most + 1]))
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name])
+    (losses["simple"] + losses["pruned"]).backward()
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+    assert not frames.grad[1].any()
+    for name, loss in module.loss(encoded, labels, torch.tensor([3, most])).items():
+        assert loss.isfinite()
+        assert loss > expected[name]
 
 
 @pytest.mark.parametrize("padding", [0, 5, -1, -100])

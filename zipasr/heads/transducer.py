@@ -111,6 +111,8 @@ class TransducerHead(nn.Module):
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
         """The simple and the pruned transducer loss, each summed over the batch, in nats.
 
+        Utterances with more labels than their frames can emit contribute 0; the data checks have already reported them.
+
         Args:
             encoded: frames and lengths at 25 Hz.
             labels_NS: (N, S) ids without blank; padding must be a valid id or -1 and is not scored.
@@ -140,7 +142,16 @@ class TransducerHead(nn.Module):
             pruned_N = pruned_transducer_loss(
                 logits_NTRV.float(), band.first_label_NT, *targets, blank=self.blank, kind=config.lattice
             )
-        return {"simple": simple.loss_N.sum(), "pruned": pruned_N.sum()}
+        is_possible_N = label_lens <= self._most_labels_per_frame * moved(encoded.lens, label_lens.device)
+        return {
+            name: loss_N.masked_fill(~moved(is_possible_N, loss_N.device), 0.0).sum()
+            for name, loss_N in (("simple", simple.loss_N), ("pruned", pruned_N))
+        }
+
+    @property
+    def _most_labels_per_frame(self) -> int:
+        """Labels that a frame can emit in the band: its rows above the first, or one if the lattice says so."""
+        return self.config.prune_range - 1 if self.config.lattice == "regular" else 1
 
     def _joiner_in_band(self, frames: Tensor, contexts_NUP: Tensor, positions_NTR: Tensor) -> Tensor:
         """Logits (N, T, R, V) at the label positions of the band."""
