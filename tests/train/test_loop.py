@@ -28,7 +28,7 @@ from zipasr.cli import main
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrModel
-from zipasr.train import loop
+from zipasr.train import validator
 from zipasr.train.config import ConsistencyConfig
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
@@ -258,7 +258,7 @@ def test_sigterm_saves_and_ends_well(
 
 def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([90.0, 70.0, 80.0, 70.0, 95.0, 60.0])
-    monkeypatch.setattr(loop, "validate", lambda *args: validation_of(wer=next(rates)))
+    monkeypatch.setattr(validator, "validate", lambda *args: validation_of(wer=next(rates)))
     run(minute_config(small_data, num_epochs=2, valid_interval=1, keep_best=3), tmp_path)
     kept = sorted(path.name for path in (tmp_path / "best").iterdir())
     assert kept == ["batch-00000002", "batch-00000004", "batch-00000006"]

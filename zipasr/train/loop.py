@@ -24,13 +24,9 @@ from zipasr.data.batching import Batch
 from zipasr.data.reading import read_batches
 from zipasr.device import check_precision, fast_matmul
 from zipasr.errors import ZipasrError
-from zipasr.model import MODEL_SUBFOLDER
-from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.nn.schedule import set_step
 from zipasr.optim import scaled_adam
 from zipasr.randomness import stable_seed
-from zipasr.search.comparison import explain_differences
-from zipasr.search.default_search import write_default_search
 from zipasr.train.acceleration import compile_blocks, recompute_activations
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
@@ -42,14 +38,12 @@ from zipasr.train.rescue import diagnosis, good_checkpoints, roll_back
 from zipasr.train.rounds import Round, RoundStepper, new_stepper, read_rounds
 from zipasr.train.setup import RunSetup, expected_length, new_state, set_up
 from zipasr.train.signals import StopRequest, stop_request
-from zipasr.train.state import TrainState, checkpoint_path, keep_best, load_newest, remove_old
+from zipasr.train.state import TrainState, checkpoint_path, load_newest, remove_old
 from zipasr.train.step import StepResult
-from zipasr.train.validation import Validation, validate
+from zipasr.train.validation import Validation
+from zipasr.train.validator import Validator
 
 logger = logging.getLogger(__name__)
-
-_LEARNED_WER = 50.0
-"""Percent. While every search is above this, the model has learned too little for their differences to mean anything."""
 
 
 @dataclass(frozen=True)
@@ -155,17 +149,13 @@ class _Run:
         self.setup, self.state, self.log = setup, state, log
         self.config, self.out, self.ranks = setup.config, setup.out, setup.ranks
         self.stepper = new_stepper(setup.config, state, setup.ranks, setup.device)
-        # Creating a new model would advance the random state just restored.
-        self.dev_model = merged_copy(state.model).eval() if self.ranks.is_main else None
-        self.dev_texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev} if self.ranks.is_main else {}
+        self.validator = Validator(setup, state, log) if self.ranks.is_main else None
         if self.config.use_activation_checkpointing:
             recompute_activations(state.model.encoder)
         if self.config.use_compile:
             compile_blocks(state.model.encoder)
         self.last_validated = -1
         self.last_metrics: dict[str, float] = {}
-        self.last_validation: Validation | None = None
-        self.has_warned = False
         self.last_saved = state.position.num_steps
         self.clock = time.monotonic()
 
@@ -304,39 +294,15 @@ class _Run:
 
     def validate(self) -> dict[str, float]:
         """Average the model, evaluate it on dev and write it to the `model` folder on rank 0; the other ranks wait."""
-        b = self.state.position.num_steps
-        self.last_metrics = self.ranks.from_main(lambda: self._validate(b))
-        self.last_validated = b
+        self.last_metrics = self.ranks.from_main(lambda: self._validator.validate())
+        self.last_validated = self.state.position.num_steps
         return self.last_metrics
 
-    def _validate(self, b: int) -> dict[str, float]:
-        setup, model = self.setup, self.dev_model
-        assert model is not None
-        model.load_state_dict(merged_state_dict(self.state.model) | setup.span.averaged_weights(self.state))
-        found = validate(model, setup.dev_batches, self.dev_texts, setup.tokenizer, setup.device, self.config.search)
-        self.last_validation, metrics = found, found.metrics
-        model.save(self.out / MODEL_SUBFOLDER, setup.tokenizer)
-        kept = keep_best(self.out, model, setup.tokenizer, metrics, b, self.config.keep_best)
-        for folder in (self.out / MODEL_SUBFOLDER, *([kept] if kept is not None else [])):
-            write_default_search(folder, found.best.search, found.searches, chosen_on=found.what)
-        searches = {str(result.search): round(result.wer, 4) for result in found.searches}
-        self.log.line("dev", b, {**metrics, "search": str(found.best.search), "searches": searches})
-        self.log.message(
-            f"batch {b}, epoch {self.state.position.epoch}: dev "
-            + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            + f", best search {found.best.search}"
-        )
-        findings = self._findings()
-        if findings and not self.has_warned and found.best.wer < _LEARNED_WER:
-            self.has_warned = True
-            self.log.message("\n".join(f"note: {finding}" for finding in findings))
-        return metrics
-
-    def _findings(self) -> tuple[str, ...]:
-        """Findings from the differences between the searches of the last validation."""
-        head, found = self.config.model.transducer, self.last_validation
-        lattice = head.lattice if head is not None else None
-        return tuple(explain_differences(found.searches, lattice=lattice)) if found is not None else ()
+    @property
+    def _validator(self) -> Validator:
+        """The validator; only rank 0 has one."""
+        assert self.validator is not None
+        return self.validator
 
     def _go_back(self) -> None:
         """Roll the run back to a good checkpoint, or give up after too many rollbacks.
@@ -383,14 +349,15 @@ class _Run:
             self.save()
         if self.last_validated != position.num_steps:
             self.validate()
+        validator = self.validator
         return TrainReport(
             self.out,
             position.num_steps,
             self.last_metrics["wer"],
             self._speed(),
             is_main=self.ranks.is_main,
-            validation=self.last_validation,
-            findings=self._findings(),
+            validation=validator.last if validator is not None else None,
+            findings=validator.findings() if validator is not None else (),
         )
 
     def _speed(self) -> float:

@@ -1,0 +1,62 @@
+"""What rank 0 of a run does at each validation: average the model, measure it on dev, write it and its default search."""
+
+from zipasr.model import MODEL_SUBFOLDER
+from zipasr.nn.lora import merged_copy, merged_state_dict
+from zipasr.search.comparison import explain_differences
+from zipasr.search.default_search import write_default_search
+from zipasr.train.metrics import RunLog
+from zipasr.train.setup import RunSetup
+from zipasr.train.state import TrainState, keep_best
+from zipasr.train.validation import Validation, validate
+
+_LEARNED_WER = 50.0
+"""Percent. While every search is above this, the model has learned too little for their differences to mean anything."""
+
+
+class Validator:
+    """Validates the models of one run and writes them into its folder."""
+
+    def __init__(self, setup: RunSetup, state: TrainState, log: RunLog) -> None:
+        """Prepare a copy of the model; `state` is the run's, which changes."""
+        self.setup, self.state, self.log = setup, state, log
+        self.last: Validation | None = None
+        # Creating a new model would advance the random state that a resumed run has just restored.
+        self._model = merged_copy(state.model).eval()
+        self._texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev}
+        self._has_warned = False
+
+    def validate(self) -> dict[str, float]:
+        """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`; metrics."""
+        setup, model, out = self.setup, self._model, self.setup.out
+        b = self.state.position.num_steps
+        model.load_state_dict(merged_state_dict(self.state.model) | setup.span.averaged_weights(self.state))
+        found = self._evaluated()
+        metrics = found.metrics
+        model.save(out / MODEL_SUBFOLDER, setup.tokenizer)
+        kept = keep_best(out, model, setup.tokenizer, metrics, b, setup.config.keep_best)
+        for folder in (out / MODEL_SUBFOLDER, *([kept] if kept is not None else [])):
+            write_default_search(folder, found.best.search, found.searches, chosen_on=found.what)
+        searches = {str(result.search): round(result.wer, 4) for result in found.searches}
+        self.log.line("dev", b, {**metrics, "search": str(found.best.search), "searches": searches})
+        self.log.message(
+            f"batch {b}, epoch {self.state.position.epoch}: dev "
+            + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+            + f", best search {found.best.search}"
+        )
+        findings = self.findings()
+        if findings and not self._has_warned and found.best.wer < _LEARNED_WER:
+            self._has_warned = True
+            self.log.message("\n".join(f"note: {finding}" for finding in findings))
+        return metrics
+
+    def findings(self) -> tuple[str, ...]:
+        """Findings from the differences between the searches of the last validation."""
+        head = self.setup.config.model.transducer
+        lattice = head.lattice if head is not None else None
+        return tuple(explain_differences(self.last.searches, lattice=lattice)) if self.last is not None else ()
+
+    def _evaluated(self) -> Validation:
+        """The copy of the model, measured on dev."""
+        setup = self.setup
+        self.last = validate(self._model, setup.dev_batches, self._texts, setup.tokenizer, setup.device, setup.config.search)
+        return self.last
