@@ -266,6 +266,38 @@ def test_best_models_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pyt
     AsrModel.load(tmp_path / "best" / kept[0])
 
 
+@pytest.mark.parametrize(
+    ("selection", "rates", "chosen", "num_validations"),
+    [
+        ("last", [60.0, 70.0, 95.0], 3, 3),
+        ("best", [60.0, 70.0, 95.0], 1, 4),
+        ("best", [60.0, 55.0, 55.0], 3, 3),
+        ("best", [60.0, 55.0, 55.5], 2, 4),
+    ],
+)
+def test_model_of_a_finished_run(
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    selection: Literal["last", "best"],
+    rates: list[float],
+    chosen: int,
+    num_validations: int,
+) -> None:
+    asked = [*rates, rates[chosen - 1]]
+    validations = iter(validation_of(wer=wer) for wer in asked)
+    monkeypatch.setattr(validator, "validate", lambda *args: next(validations))
+    config = minute_config(small_data, num_epochs=1, valid_interval=1, keep_best=3, selection=selection)
+    report = run(config, tmp_path)
+    assert report.wer == rates[chosen - 1]
+    assert len(list(validations)) == len(asked) - num_validations
+    model, best = (
+        AsrModel.load(path)[0].state_dict() for path in (tmp_path / "model", tmp_path / f"best/batch-{chosen:08d}")
+    )
+    torch.testing.assert_close(model, best, rtol=0, atol=0)
+    assert (tmp_path / "model" / "search.json").is_file()
+
+
 def test_checkpoint_of_another_version_is_refused(small_data: Path, tmp_path: Path) -> None:
     config = minute_config(small_data, num_epochs=1)
     run(config, tmp_path)

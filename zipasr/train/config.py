@@ -208,6 +208,9 @@ class TrainConfig:
     """Number of newest checkpoints to keep."""
     keep_best: int = 3
     """Number of averaged models to keep, those with the lowest error rates in validation; 0: only the last."""
+    selection: Literal["last", "best"] = "last"
+    """Model that a finished run has in `model/`: that of its last validation, as published, or of the kept ones the one with
+    the lowest error rate in validation, which is safer with little data."""
     log_interval: int = 50
     """Batches between lines of the log."""
 
@@ -265,6 +268,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(f"rollback_lr_factor must be above 0 and at most 1, but is {self.rollback_lr_factor}")
+        if self.selection == "best" and not self.keep_best:
+            raise ConfigError("keep_best must be at least 1 if selection is best, but is 0; set it, or selection=last")
         if not 0.0 < self.average_share <= 1.0:
             raise ConfigError(f"average_share must be above 0 and at most 1, but is {self.average_share}")
         if sum(part.share for part in self.mix) >= 1.0:

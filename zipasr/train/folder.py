@@ -32,7 +32,7 @@ _NOISE_BEFORE = "noise"
 _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
-    "max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share "
+    "selection max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share "
     "max_unknown_share search tokenizer.max_texts".split()
 )
 """Fields, and parts with all their fields, that a resumed run may change: none of them affects what a step does

@@ -349,6 +349,7 @@ class _Run:
             self.save()
         if self.last_validated != position.num_steps:
             self.validate()
+        self.last_metrics = self.ranks.from_main(lambda: self._validator.choose())
         validator = self.validator
         return TrainReport(
             self.out,

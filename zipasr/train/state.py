@@ -298,7 +298,7 @@ def keep_best(
     Returns:
         The path of the written model, or None.
     """
-    found = {path: _validation_wer(path) for path in best_folders(run_folder).values()}
+    found = {path: validation_wer(path) for path in best_folders(run_folder).values()}
     own = run_folder / "best" / f"batch-{num_steps:08d}"
     found[own] = metrics["wer"]
     best = sorted(found, key=lambda path: (found[path], path.name))[:keep]
@@ -312,7 +312,8 @@ def keep_best(
     return own if own in best else None
 
 
-def _validation_wer(folder: Path) -> float:
+def validation_wer(folder: Path) -> float:
+    """Error rate on dev of a model in `best/`, in percent; infinite if the folder is damaged."""
     try:
         return float(checkpoint.CheckpointFolder(folder).document(VALIDATION_FILE)["wer"])
     except CheckpointError:

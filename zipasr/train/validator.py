@@ -1,12 +1,12 @@
 """What rank 0 of a run does at each validation: average the model, measure it on dev, write it and its default search."""
 
-from zipasr.model import MODEL_SUBFOLDER
+from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.search.comparison import explain_differences
 from zipasr.search.default_search import write_default_search
 from zipasr.train.metrics import RunLog
 from zipasr.train.setup import RunSetup
-from zipasr.train.state import TrainState, keep_best
+from zipasr.train.state import TrainState, best_folders, keep_best, validation_wer
 from zipasr.train.validation import Validation, validate
 
 _LEARNED_WER = 50.0
@@ -48,6 +48,26 @@ class Validator:
             self._has_warned = True
             self.log.message("\n".join(f"note: {finding}" for finding in findings))
         return metrics
+
+    def choose(self) -> dict[str, float]:
+        """At the end, make the model with the lowest error rate that of the run, if configured so; its metrics."""
+        assert self.last is not None
+        folders, b = best_folders(self.setup.out), self.state.position.num_steps
+        if self.setup.config.selection == "last" or not folders:
+            return self.last.metrics
+        rates = {number: validation_wer(folder) for number, folder in folders.items()}
+        best = min(rates, key=lambda number: (rates[number], -number))
+        if not rates[best] < self.last.metrics["wer"]:
+            return self.last.metrics
+        self.log.message(
+            f"the model of batch {best} has a lower error rate on dev than that of batch {b}, {rates[best]:.2f} % and "
+            f"{self.last.metrics['wer']:.2f} %; it becomes the model of the run"
+        )
+        self._model.load_state_dict(AsrModel.load(folders[best])[0].state_dict())
+        found = self._evaluated()
+        self._model.save(self.setup.out / MODEL_SUBFOLDER, self.setup.tokenizer)
+        write_default_search(self.setup.out / MODEL_SUBFOLDER, found.best.search, found.searches, chosen_on=found.what)
+        return found.metrics
 
     def findings(self) -> tuple[str, ...]:
         """Findings from the differences between the searches of the last validation."""
