@@ -1,0 +1,68 @@
+"""`TokenGraph`: what a search under a graph walks through, arcs over the tokens of one model, in flat arrays.
+
+A is the number of arcs, G of states. Scores are log-probabilities in nats. Arcs without a token take no frame. With
+`has_ctc_topology` the blanks and repeats of CTC are arcs of the graph itself (H, HL, HLG); otherwise the searches add them:
+a loop of blank at every state, and for CTC the repeats of a token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_TOKEN = -1
+"""Token of an arc that consumes none."""
+NO_SYMBOL = 0
+"""Symbol of an arc that puts out none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenGraph:
+    """A weighted graph over tokens. Raises ValueError if its arrays do not fit each other."""
+
+    first_arc: NDArray[np.int64]
+    """(G + 1,) arcs of state g are those from `first_arc[g]` to before `first_arc[g + 1]`."""
+    tokens: NDArray[np.int32]
+    """(A,) token id of each arc, or `NO_TOKEN`; with `has_ctc_topology` the blank is one of them."""
+    output_symbols: NDArray[np.int32]
+    """(A,) index of the output of each arc in `symbols`, or `NO_SYMBOL`."""
+    scores: NDArray[np.float32]
+    """(A,) log-probability of each arc, nats."""
+    targets: NDArray[np.int32]
+    """(A,) state that each arc enters."""
+    final_scores: NDArray[np.float32]
+    """(G,) log-probability of ending in each state, nats; -inf: the state is not final."""
+    start: int = 0
+    """The start state."""
+    symbols: tuple[str, ...] = ("",)
+    """Outputs, `symbols[0]` is that of `NO_SYMBOL`: words as they are written, and tags, which start with `{`."""
+    has_ctc_topology: bool = False
+    """Whether blanks and repeats are arcs of the graph."""
+
+    def __post_init__(self) -> None:
+        num_arcs, num_states = len(self.tokens), len(self.first_arc) - 1
+        if not len(self.output_symbols) == len(self.scores) == len(self.targets) == num_arcs:
+            raise ValueError(
+                f"tokens, output_symbols, scores and targets must have one length, but have {num_arcs}, "
+                f"{len(self.output_symbols)}, {len(self.scores)} and {len(self.targets)}"
+            )
+        if num_states < 1 or len(self.final_scores) != num_states:
+            raise ValueError(f"final_scores must have {max(num_states, 1)} states, but has {len(self.final_scores)}")
+        if self.first_arc[0] != 0 or self.first_arc[-1] != num_arcs or (np.diff(self.first_arc) < 0).any():
+            raise ValueError(f"first_arc must rise from 0 to {num_arcs}, the number of arcs, but does not")
+        if not 0 <= self.start < num_states:
+            raise ValueError(f"start must be from 0 to {num_states - 1}, but is {self.start}")
+        if num_arcs and not (0 <= self.targets.min() and self.targets.max() < num_states):
+            raise ValueError(f"targets must be states from 0 to {num_states - 1}, but are not")
+        if num_arcs and not (0 <= self.output_symbols.min() and self.output_symbols.max() < len(self.symbols)):
+            raise ValueError(f"output_symbols must be indices of {len(self.symbols)} symbols, but are not")
+
+    @property
+    def num_states(self) -> int:
+        """Number of states G."""
+        return len(self.first_arc) - 1
+
+    @property
+    def num_arcs(self) -> int:
+        """Number of arcs A."""
+        return len(self.tokens)
