@@ -40,6 +40,8 @@ _BLOCK_SAMPLES = SAMPLE_RATE_HZ
 _WHISPER_BINS = (80, 128)
 _WHISPER_RANGE = 8.0
 """Range of normalized frames in powers of ten, below the maximum."""
+_SLANEY_KNEE = 15.0
+"""Mel of 1 kHz on Slaney's scale, below which it is linear."""
 _REACH_SAMPLES = 200
 """Half a frame of Whisper's filterbank: its signal is reflected by so much at both ends."""
 
@@ -74,9 +76,13 @@ class FbankConfig:
             if getattr(self, name) != default[name]:
                 raise ConfigError(f"{name} must be left out with Whisper's filterbank, but is {getattr(self, name):g}")
 
+    @property
+    def top_hz(self) -> float:
+        """Upper edge of the last filter of Kaldi's filterbank."""
+        return self.high_freq_hz if self.high_freq_hz > 0 else SAMPLE_RATE_HZ / 2 + self.high_freq_hz
+
     def _check_kaldi(self) -> None:
-        nyquist_hz = SAMPLE_RATE_HZ / 2
-        top_hz = self.high_freq_hz if self.high_freq_hz > 0 else nyquist_hz + self.high_freq_hz
+        nyquist_hz, top_hz = SAMPLE_RATE_HZ / 2, self.top_hz
         if not 0 <= self.low_freq_hz < top_hz <= nyquist_hz:
             raise ConfigError(
                 f"low_freq_hz and high_freq_hz must be 0 <= low < high <= {nyquist_hz:g} Hz (a high one of zero or less "
@@ -273,12 +279,27 @@ class _WhisperExtractor:
         self._extractor.pop(num_frames)
 
 
+def filter_centers_hz(config: FbankConfig) -> np.ndarray:
+    """(F,) center frequencies of the mel filters in Hz, rising."""
+    number = config.num_mel_bins
+    if config.kind == "whisper":
+        mels = np.linspace(0.0, _slaney_mel(SAMPLE_RATE_HZ / 2), number + 2)[1:-1]
+        return np.where(mels < _SLANEY_KNEE, mels * 1000.0 / _SLANEY_KNEE, 1000.0 * 6.4 ** ((mels - _SLANEY_KNEE) / 27.0))
+    mels = np.linspace(_mel(config.low_freq_hz), _mel(config.top_hz), number + 2)[1:-1]
+    return 700.0 * np.expm1(mels / 1127.0)
+
+
 def _num_frames(num_samples: int) -> int:
     return (num_samples + _FRAME_SHIFT_SAMPLES // 2) // _FRAME_SHIFT_SAMPLES
 
 
 def _mel(freq_hz: float | np.ndarray) -> np.ndarray:
     return 1127.0 * np.log1p(np.asarray(freq_hz) / 700.0)
+
+
+def _slaney_mel(freq_hz: float) -> float:
+    """Mel of a frequency from 1 kHz on, where Slaney's scale is logarithmic."""
+    return _SLANEY_KNEE + 27.0 * math.log(freq_hz / 1000.0) / math.log(6.4)
 
 
 def _options(config: FbankConfig) -> kaldi_native_fbank.FbankOptions:

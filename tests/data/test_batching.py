@@ -13,6 +13,7 @@ import torch
 from tests.data.tone_batches import CONFIG, assert_same, tone_cuts, tone_tokenizer
 from tests.train.tones import RATE_HZ, cut_of, say
 from zipasr.data.batching import BatchConfig, BatchReader, Item
+from zipasr.data.variation import VariationConfig
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.tokenizer import Tokenizer
@@ -48,6 +49,23 @@ def make(cuts: list[Any], tokenizer: Tokenizer, config: BatchConfig = CONFIG) ->
 def test_wrong_settings_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BatchConfig(**wrong)
+
+
+def test_variation_changes_frames_and_nothing_else(cuts: list, tokenizer: Tokenizer) -> None:
+    plain = dataclasses.replace(CONFIG, spec_augment=None)
+    vary = dataclasses.replace(plain, variation=VariationConfig())
+    items = (Item((0,), 1.0), Item((3, 1), 0.9))
+    before, batch, again, other = (
+        make(cuts, tokenizer, config)[0, index, items] for config, index in ((plain, 0), (vary, 0), (vary, 0), (vary, 1))
+    )
+    assert_same(batch, again)
+    assert not torch.equal(batch.feature_lens, other.feature_lens)
+    assert torch.equal(batch.labels, before.labels) and batch.ids == before.ids
+    added = batch.feature_lens - before.feature_lens
+    assert (added >= 0).all() and (added <= 80).all() and added.any()
+    assert batch.audio_s == pytest.approx(before.audio_s + float(added.sum()) / 100)
+    off = VariationConfig(frequency_warp=0.0, gain_db=0.0, edge_s=0.0)
+    assert_same(make(cuts, tokenizer, dataclasses.replace(plain, variation=off))[0, 0, items], before)
 
 
 def test_content_of_a_batch(cuts: list, tokenizer: Tokenizer) -> None:

@@ -575,9 +575,10 @@ PUBLISHED = {
 """The runs by the name of our recipe."""
 
 OURS = frozenset(
-    "data batch.noise.cuts batch.concat_max_s batch.max_unreadable_share batch.cache_mb tokenizer.file max_batches "
-    "max_lost_share max_unknown_share keep_best selection use_activation_checkpointing use_compile use_onednn_matmul device "
-    "max_skipped_batches rollback_lr_factor max_rollbacks rank_timeout_s model.encoder.dropout.default".split()
+    "data batch.variation batch.noise.cuts batch.concat_max_s batch.max_unreadable_share batch.cache_mb "
+    "tokenizer.file max_batches max_lost_share max_unknown_share keep_best selection use_activation_checkpointing "
+    "use_compile use_onednn_matmul device max_skipped_batches rollback_lr_factor max_rollbacks rank_timeout_s "
+    "model.encoder.dropout.default".split()
 )
 """Settings that the original does not have, or that do not affect what a run learns."""
 

@@ -17,13 +17,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.data.noise import NoiseConfig, NoiseMixer
+from zipasr.data.variation import Variation, VariationConfig
 from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import PADDING_VALUE, Fbank, FbankConfig
 from zipasr.randomness import stable_seed
 from zipasr.tokenizer import Tokenizer
+
+_VARIATION = 1
+"""Number of the variation's random draws among those of a batch."""
+_SAMPLES_PER_FRAME = SAMPLE_RATE_HZ / FEATURE_RATE_HZ
 
 
 class Batch(NamedTuple):
@@ -66,6 +72,8 @@ class BatchConfig:
     """Upper bound on the duration of a concatenated utterance, before its speed is changed."""
     noise: NoiseConfig | None = None
     """Noise to mix into the features, or None."""
+    variation: VariationConfig | None = None
+    """Variation of voice, level and silence, or None; for data with few voices."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     """Time warping and masks, or None."""
     spec_augment_from_epoch: int = 0
@@ -150,6 +158,7 @@ class BatchReader(Dataset[Batch]):
         self.time_mask_ratio = time_mask_ratio
         self.fbank = Fbank(features)
         self._noise = NoiseMixer(config.noise, self.fbank) if config.noise is not None else None
+        self._variation = Variation(config.variation, features) if config.variation is not None else None
         self._cache: OrderedDict[tuple[int, float], _Utterance] = OrderedDict()
         self._cache_bytes = 0
 
@@ -185,8 +194,9 @@ class BatchReader(Dataset[Batch]):
                 utterances.append(_Utterance(features, sum(part[2].num_samples for part in parts)))
         if not utterances:
             return ReadBatch(None, tuple(unreadable), num_planned)
-        lens = torch.tensor([len(utterance.features) for utterance in utterances])
         seed = stable_seed(self.seed, epoch, index)
+        utterances = self._varied(utterances, np.random.default_rng((seed, _VARIATION)))
+        lens = torch.tensor([len(utterance.features) for utterance in utterances])
         padded = self._padded(utterances, np.random.default_rng(seed))
         with seeded(seed):
             views = self._views(padded, lens, epoch)
@@ -200,6 +210,16 @@ class BatchReader(Dataset[Batch]):
             audio_s=float(lens.sum()) / FEATURE_RATE_HZ,
         )
         return ReadBatch(batch, tuple(unreadable), num_planned)
+
+    def _varied(self, utterances: list[_Utterance], rng: np.random.Generator) -> list[_Utterance]:
+        """The utterances, varied if configured."""
+        if self._variation is None:
+            return utterances
+        varied = [self._variation(utterance.features, rng) for utterance in utterances]
+        return [
+            _Utterance(frames, utterance.num_samples + round((len(frames) - len(utterance.features)) * _SAMPLES_PER_FRAME))
+            for frames, utterance in zip(varied, utterances, strict=True)
+        ]
 
     def _padded(self, utterances: Sequence[_Utterance], noise_rng: np.random.Generator) -> Tensor:
         """Features (N, T, F) of a batch, with noise as drawn; it continues over the padding of its utterance."""
