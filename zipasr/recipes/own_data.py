@@ -15,6 +15,7 @@ import numpy as np
 
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.plan import BatchPlan
+from zipasr.data.variation import VariationConfig
 from zipasr.losses.lattice import LatticeKind
 from zipasr.recipes import prompts
 from zipasr.train.config import TokenizerConfig, TrainConfig
@@ -38,6 +39,8 @@ DENSE_SHARE = 0.01
 utterances, mostly single words of a third of a second, can neither be trained on nor recognized letter by letter."""
 MIN_DURATION_S = 0.15
 """Duration below which utterances are skipped: a short word, trimmed tightly, is longer."""
+VARIED_BELOW_HOURS = 20.0
+"""Hours below which voices, levels and silence are varied; the published recipes, for more data, do not vary them."""
 LARGE_FROM_HOURS = 20.0
 """Hours from which `tiny` is too small."""
 FEW_TEXTS_SHARE = 0.5
@@ -108,8 +111,15 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
     assert tiny.model.transducer is not None
     model = dataclasses.replace(tiny.model, transducer=dataclasses.replace(tiny.model.transducer, lattice=lattice))
+    variation = VariationConfig() if facts.hours < VARIED_BELOW_HOURS else None
     recipe = dataclasses.replace(
-        tiny, data=folder, model=model, tokenizer=tokenizer, min_duration_s=MIN_DURATION_S, selection="best"
+        tiny,
+        data=folder,
+        model=model,
+        tokenizer=tokenizer,
+        batch=dataclasses.replace(tiny.batch, variation=variation),
+        min_duration_s=MIN_DURATION_S,
+        selection="best",
     )
     config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     reasons = [
