@@ -89,7 +89,7 @@ def test_silence_before_and_after_comes_from_the_quietest_frames() -> None:
         for row in (*made[:lead], *made[lead + len(frames) :]):
             assert any(torch.equal(row, quiet) for quiet in frames[::10])
     assert max(leads) <= 40 and max(trails) <= 40
-    assert 10 <= leads.count(0) <= 30 and 10 <= trails.count(0) <= 30  # one of three has none
+    assert 30 <= leads.count(0) <= 50 and 30 <= trails.count(0) <= 50  # two of three have none
     assert max(leads) > 30 and max(trails) > 30
     assert leads != trails
 

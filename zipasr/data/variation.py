@@ -33,7 +33,7 @@ class VariationConfig:
     gain_db: float = 6.0
     """Largest change of the level in decibels, drawn uniformly; 0: none."""
     edge_s: float = 0.4
-    """Longest silence before and after an utterance in seconds, drawn uniformly in two of three cases; 0: none."""
+    """Longest silence before and after an utterance in seconds, drawn uniformly in one of three cases each; 0: none."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.frequency_warp <= 0.5:
@@ -61,7 +61,7 @@ class Variation:
         config = self.config
         factor = 1.0 + config.frequency_warp * rng.uniform(-1.0, 1.0)
         gain_db = config.gain_db * rng.uniform(-1.0, 1.0)
-        lead, trail = (round(config.edge_s * FEATURE_RATE_HZ * max(0.0, rng.uniform(-0.5, 1.0))) for _ in range(2))
+        lead, trail = (round(config.edge_s * FEATURE_RATE_HZ * max(0.0, rng.uniform(-2.0, 1.0))) for _ in range(2))
         silence = np.random.default_rng(rng.integers(2**63))
         if not len(frames):
             return frames
