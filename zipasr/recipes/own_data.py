@@ -39,6 +39,8 @@ DENSE_SHARE = 0.01
 utterances, mostly single words of a third of a second, can neither be trained on nor recognized letter by letter."""
 MIN_DURATION_S = 0.15
 """Duration below which utterances are skipped: a short word, trimmed tightly, is longer."""
+MASKS_FROM_EPOCH = 4
+"""First epoch with masks, of `MADE_FOR`: half an hour of many voices learns to align in fewer than 17 minutes of one."""
 VARIED_BELOW_HOURS = 20.0
 """Hours below which voices, levels and silence are varied; the published recipes, for more data, do not vary them."""
 LARGE_FROM_HOURS = 20.0
@@ -117,7 +119,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         data=folder,
         model=model,
         tokenizer=tokenizer,
-        batch=dataclasses.replace(tiny.batch, variation=variation),
+        batch=dataclasses.replace(tiny.batch, variation=variation, spec_augment_from_epoch=MASKS_FROM_EPOCH),
         min_duration_s=MIN_DURATION_S,
         selection="best",
     )
