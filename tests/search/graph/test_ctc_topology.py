@@ -25,14 +25,17 @@ def random_graph(seed: int, *, num_states: int = 4, num_arcs: int = 9) -> TokenG
         token = NO_TOKEN if is_empty else int(generator.integers(1, NUM_TOKENS))
         rows.add((source, token, int(generator.integers(3)), target))
     arcs = sorted(rows)
+    start = int(generator.integers(num_states))
+    finals = np.where(generator.random(num_states) < 0.6, -generator.random(num_states), -np.inf).astype(np.float32)
+    finals[start] = -0.25  # so that every graph says something
     return TokenGraph(
         first_arc=np.searchsorted([arc[0] for arc in arcs], np.arange(num_states + 1)),
         tokens=np.array([arc[1] for arc in arcs], np.int32),
         output_symbols=np.array([arc[2] for arc in arcs], np.int32),
         scores=-generator.random(num_arcs).astype(np.float32),
         targets=np.array([arc[3] for arc in arcs], np.int32),
-        final_scores=np.where(generator.random(num_states) < 0.6, -generator.random(num_states), -np.inf).astype(np.float32),
-        start=int(generator.integers(num_states)),
+        final_scores=finals,
+        start=start,
         symbols=("", "a", "b"),
     )
 
