@@ -66,3 +66,28 @@ class TokenGraph:
     def num_arcs(self) -> int:
         """Number of arcs A."""
         return len(self.tokens)
+
+
+def empty_cycle(graph: TokenGraph) -> int | None:
+    """Return a state in a loop of arcs without tokens, which no search could leave; None: there is no such loop."""
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
+    is_empty = graph.tokens == NO_TOKEN
+    sources, targets = sources[is_empty], graph.targets[is_empty]
+    while len(sources):
+        is_left = np.zeros(graph.num_states, np.bool_)
+        is_left[sources] = True
+        is_inside = is_left[targets]  # arcs into states without such arcs are in no loop
+        if is_inside.all():
+            return int(_revisited(sources, targets))
+        sources, targets = sources[is_inside], targets[is_inside]
+    return None
+
+
+def _revisited(sources: NDArray[np.int64], targets: NDArray[np.int32]) -> int:
+    """The state that a walk along arcs visits twice; every state that an arc enters must have an arc."""
+    after = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    state, seen = next(iter(after)), set[int]()
+    while state not in seen:
+        seen.add(state)
+        state = after[state]
+    return state
