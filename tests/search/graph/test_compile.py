@@ -18,7 +18,7 @@ from tests.search.graph.vocabularies import VOCABULARIES
 from zipasr.errors import ConfigError, DataError
 from zipasr.lm.estimate import estimate_ngram
 from zipasr.search.graph import NO_TOKEN, Lexicon, TokenGraph, WordArc, WordGraph, compile_ngram, compile_words
-from zipasr.search.graph.arcs import logger as arcs_logger
+from zipasr.search.graph.spelled_arcs import logger as arcs_logger
 from zipasr.search.graph.token_graph import empty_cycle
 from zipasr.tokenizer import Tokenizer
 from zipasr.tokenizer.vocabulary import PieceList

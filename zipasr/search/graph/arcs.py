@@ -1,191 +1,141 @@
-"""Arcs over words, in arrays -> `TokenGraph`: words are spelled in tokens, and equal parts of paths are shared.
+"""The arcs of token graphs as a search expands them: those with a token apart from those without, and the graphs of a batch
+joined to one. Arrays of arcs (A,) and of states (G,); scores in nats."""
 
-The compiled graph has the paths of the word arcs: for every sequence of tokens and outputs the best score of it. An output
-stands at the last token of its word, a tag in an arc after it. A token and an output are one label while the graph is
-determinized, so that words of equal spelling both stay, and no disambiguation symbols are needed.
-"""
-
-import logging
-import tempfile
+import functools
+import weakref
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.errors import ConfigError
-from zipasr.search.graph.lexicon import Lexicon
-from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
 
-logger = logging.getLogger(__name__)
-
-_DELTA = 2.0**-16
-"""Nats; scores that differ by less count as equal in determinizing and minimizing. Sums of hundreds stay exact to 0.01."""
-_MAX_GROWTH, _MIN_STATES = 4, 10_000
-"""Determinizing ends when it makes so many times the states, and more than the minimum: some loops have no finite result."""
+_MAX_JOINED = 8
+"""Sets of graphs that are kept joined, for the batches that follow."""
 
 
-class WordArcs(NamedTuple):
-    """The arcs of a graph over words, in arrays (A,)."""
+class Arcs(NamedTuple):
+    """Arcs in order of the states that they leave."""
 
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    words: NDArray[np.int64]
-    """Index of the word of each arc; -1: none."""
-    outputs: NDArray[np.int64]
-    """Symbol that each arc puts out besides its word, or `NO_SYMBOL`."""
+    first: NDArray[np.int64]
+    """(G + 1,) arcs of state g are those from `first[g]` to before `first[g + 1]`."""
+    tokens: NDArray[np.int32]
+    symbols: NDArray[np.int32]
     scores: NDArray[np.float64]
-
-
-class TokenArcs(NamedTuple):
-    """The arcs of a graph over tokens, in arrays (A,)."""
-
-    sources: NDArray[np.int64]
     targets: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    outputs: NDArray[np.int64]
-    scores: NDArray[np.float64]
+
+    def leaving(self, states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All arcs that leave some states: (E,) place of the state in `states`, and (E,) index of the arc."""
+        first = self.first[states]
+        counts = self.first[states + 1] - first
+        places = np.repeat(np.arange(len(states)), counts)
+        arcs = np.arange(len(places)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        return places, arcs
 
 
-def require_kaldifst() -> Any:
-    """Return the module kaldifst.
+class PreparedGraph(NamedTuple):
+    """A graph, or several that are joined, for a search."""
+
+    emitting: Arcs
+    """The arcs with a token."""
+    silent: Arcs
+    """The arcs without one."""
+
+    @property
+    def num_states(self) -> int:
+        """Number of states G."""
+        return len(self.emitting.first) - 1
+
+
+class JoinedGraphs(NamedTuple):
+    """The graphs of a batch side by side."""
+
+    arcs: PreparedGraph
+    first_states: dict[TokenGraph, int]
+    """The state of `arcs` that is state 0 of each graph."""
+
+
+_PREPARED: "weakref.WeakKeyDictionary[TokenGraph, PreparedGraph]" = weakref.WeakKeyDictionary()
+
+
+def prepare(graph: TokenGraph) -> PreparedGraph:
+    """The arcs of a graph, divided once as long as the graph lives."""
+    known = _PREPARED.get(graph)
+    if known is None:
+        is_silent = graph.tokens == NO_TOKEN
+        known = _PREPARED[graph] = PreparedGraph(_chosen(graph, ~is_silent), _chosen(graph, is_silent))
+    return known
+
+
+def _chosen(graph: TokenGraph, is_chosen: NDArray[np.bool_]) -> Arcs:
+    first = np.concatenate([[0], np.cumsum(is_chosen)])[graph.first_arc].astype(np.int64)
+    return Arcs(
+        first,
+        graph.tokens[is_chosen],
+        graph.output_symbols[is_chosen],
+        graph.scores[is_chosen].astype(np.float64),
+        graph.targets[is_chosen].astype(np.int64),
+    )
+
+
+def join_graphs(graphs: Sequence[TokenGraph]) -> JoinedGraphs:
+    """The different ones of some graphs side by side; of a single one nothing is copied."""
+    return _joined(tuple(sorted(set(graphs), key=id)))
+
+
+@functools.lru_cache(_MAX_JOINED)
+def _joined(graphs: tuple[TokenGraph, ...]) -> JoinedGraphs:
+    prepared = [prepare(graph) for graph in graphs]
+    starts = np.cumsum([0, *(one.num_states for one in prepared)]).tolist()
+    first_states = dict(zip(graphs, starts[:-1], strict=True))
+    if len(prepared) == 1:
+        return JoinedGraphs(prepared[0], first_states)
+    emitting = _side_by_side([one.emitting for one in prepared], starts)
+    return JoinedGraphs(PreparedGraph(emitting, _side_by_side([one.silent for one in prepared], starts)), first_states)
+
+
+def _side_by_side(parts: Sequence[Arcs], starts: Sequence[int]) -> Arcs:
+    num_arcs = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    first = [part.first[:-1] + offset for part, offset in zip(parts, num_arcs, strict=False)]
+    targets = [part.targets + start for part, start in zip(parts, starts, strict=False)]
+    return Arcs(
+        np.concatenate([*first, num_arcs[-1:]]),
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.symbols for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(targets),
+    )
+
+
+def check_graph(graph: TokenGraph, *, blank_id: int) -> None:
+    """Check that a graph can be searched.
 
     Raises:
-        ConfigError: it is not installed.
+        ValueError: it has blanks although it has no CTC topology, negative tokens, or scores that are NaN or +inf.
     """
-    try:
-        import kaldifst
-    except ImportError as error:
-        raise ConfigError(
-            'compiling a graph needs kaldifst, but it is not installed; pip install "zipasr[graph]"'
-        ) from error
-    return kaldifst
+    tokens = prepare(graph).emitting.tokens
+    if not graph.has_ctc_topology and (tokens == blank_id).any():
+        raise ValueError(
+            f"a graph without CTC topology must have no blanks, but arcs have token {blank_id}, the blank; set "
+            "has_ctc_topology if it is an H, HL or HLG"
+        )
+    if (tokens < 0).any():
+        raise ValueError(f"tokens of a graph must be 0 or more, or {NO_TOKEN} for none, but one is {tokens.min()}")
+    if not (graph.scores < np.inf).all() or not (graph.final_scores < np.inf).all():
+        raise ValueError("scores of a graph must be below infinity, but are not, or are no numbers; compile it again")
 
 
-def compile_arcs(
-    arcs: WordArcs, finals: NDArray[np.float64], words: Sequence[str], lexicon: Lexicon, symbols: tuple[str, ...]
-) -> TokenGraph:
-    """Return the graph over tokens of word arcs; its start is state 0.
-
-    Args:
-        arcs: the arcs; a word is put out as symbol 1 + its index.
-        finals: (G,) score of ending in each state.
-        words: all words, which must have spellings.
-        lexicon: their spellings.
-        symbols: the outputs, the words first.
-    Raises:
-        ConfigError: kaldifst is not installed.
-    """
-    num_contexts = lexicon.num_contexts
-    num_states = len(finals) * num_contexts
-    parts = []
-    for context in range(num_contexts):
-        part = _spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, first_inner=num_states)
-        num_states = max(num_states, 1 + int(part.targets.max(initial=-1)))
-        parts.append(part)
-    token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    final_scores = np.full(num_states, -np.inf)
-    final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
-    return _optimized(token_arcs, final_scores, symbols)
+def check_tokens(graph: PreparedGraph, vocab_size: int) -> None:
+    """Raise ValueError if a graph has tokens that a model lacks."""
+    largest = int(graph.emitting.tokens.max(initial=0))
+    if largest >= vocab_size:
+        raise ValueError(
+            f"the tokens of a graph must be below {vocab_size}, the vocabulary of the model, but one is {largest}; compile "
+            "the graph with this model"
+        )
 
 
-def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int) -> WordArcs:
-    """The arcs between copies of the states, one for each context: those that leave states of one context."""
-    num_contexts = lexicon.num_contexts
-    after = np.array([*map(lexicon.context_after, words), context], np.int64)  # the last: an arc without a word
-    return arcs._replace(
-        sources=arcs.sources * num_contexts + context, targets=arcs.targets * num_contexts + after[arcs.words]
-    )
-
-
-def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, first_inner: int) -> TokenArcs:
-    """The chains of token arcs of word arcs; their inner states are numbered from `first_inner`."""
-    spellings = [lexicon.spellings(word, context) for word in words]
-    num_spellings = np.array([*map(len, spellings), 1], np.int64)  # the last entry stands for no word, as index -1
-    flat = [spelling for of_word in spellings for spelling in of_word]
-    lens = np.array([*map(len, flat), 0], np.int64)
-    tokens = np.array([token for spelling in flat for token in spelling], np.int64)
-    first_token = np.concatenate([[0], np.cumsum(lens)])
-    first_spelling = np.concatenate([[0], np.cumsum(num_spellings)])
-
-    copies = num_spellings[arcs.words]
-    arc_of = np.repeat(np.arange(len(copies)), copies)
-    nth = np.arange(len(arc_of)) - np.repeat(np.cumsum(copies) - copies, copies)
-    spelling_of = first_spelling[:-1][arcs.words][arc_of] + nth
-    num_tokens, outputs = lens[spelling_of], arcs.outputs[arc_of]
-    counts = np.where(num_tokens > 0, num_tokens + (outputs != NO_SYMBOL), 1)
-
-    chain_of = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(chain_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_first, is_last = place == 0, place == counts[chain_of] - 1
-    inner = first_inner + (np.cumsum(counts - 1) - (counts - 1))[chain_of] + place
-    is_token = place < num_tokens[chain_of]
-    at = np.where(is_token, first_token[spelling_of][chain_of] + place, 0)
-    is_word_end = place == num_tokens[chain_of] - 1
-    words_out = np.where(is_word_end, arcs.words[arc_of][chain_of] + 1, NO_SYMBOL)
-    return TokenArcs(
-        np.where(is_first, arcs.sources[arc_of][chain_of], inner - 1),
-        np.where(is_last, arcs.targets[arc_of][chain_of], inner),
-        np.where(is_token, np.append(tokens, NO_TOKEN)[at], NO_TOKEN),
-        np.where(is_token, words_out, outputs[chain_of]),
-        np.where(is_first, arcs.scores[arc_of][chain_of], 0.0),
-    )
-
-
-def _optimized(arcs: TokenArcs, finals: NDArray[np.float64], symbols: tuple[str, ...]) -> TokenGraph:
-    """The graph of token arcs, determinized as far as that is possible, and minimized."""
-    keys, labels = np.unique((arcs.tokens + 1) * len(symbols) + arcs.outputs, return_inverse=True)
-    if keys[0] != 0:
-        keys = np.concatenate([[0], keys])  # label 0 is the arc without token and output, which OpenFst removes
-        labels = labels + 1
-    order = np.argsort(arcs.sources, kind="stable")
-    fst = Fst(
-        0,
-        np.searchsorted(arcs.sources[order], np.arange(len(finals) + 1)),
-        labels[order].astype(np.int32),
-        np.zeros(len(order), np.int32),
-        -arcs.scores[order].astype(np.float32),
-        arcs.targets[order].astype(np.int32),
-        -finals.astype(np.float32),
-    )
-    fst = _minimized(fst)
-    tokens, outputs = np.divmod(keys[fst.inputs], len(symbols))
-    return TokenGraph(
-        first_arc=fst.first_arc,
-        tokens=(tokens - 1).astype(np.int32),
-        output_symbols=outputs.astype(np.int32),
-        scores=-fst.costs,
-        targets=fst.targets,
-        final_scores=-fst.final_costs,
-        start=fst.start,
-        symbols=symbols,
-    )
-
-
-def _minimized(fst: Fst) -> Fst:
-    """An acceptor without arcs of label 0, determinized unless it would grow too much, and minimized."""
-    kaldifst = require_kaldifst()
-    with tempfile.TemporaryDirectory(prefix="zipasr-graph-") as folder:
-        path = str(Path(folder) / "acceptor.fst")
-        Path(path).write_bytes(to_bytes(fst))
-        acceptor = kaldifst.StdVectorFst.read(path)
-        kaldifst.connect(acceptor)
-        most = max(_MIN_STATES, _MAX_GROWTH * acceptor.num_states)
-        try:
-            kaldifst.determinize_star(acceptor, delta=_DELTA, max_states=most)
-        except RuntimeError as error:
-            if "aborted" not in str(error):
-                raise
-            logger.warning(
-                "the graph has no deterministic form of at most %d states, so equal beginnings are not all shared; "
-                "decoding takes longer with it",
-                most,
-            )
-            acceptor = kaldifst.StdVectorFst.read(path)
-            kaldifst.rmepsilon(acceptor, delta=_DELTA)
-        kaldifst.minimize_encoded(acceptor, delta=_DELTA)
-        kaldifst.arcsort(acceptor, sort_type="ilabel")
-        acceptor.write(path)
-        return from_bytes(Path(path).read_bytes(), "the compiled graph")
+def has_symbols(graph: TokenGraph) -> bool:
+    """Whether a graph puts out anything but its tokens."""
+    return bool((graph.output_symbols != NO_SYMBOL).any())

@@ -9,9 +9,9 @@ import numpy as np
 from zipasr.errors import ConfigError
 from zipasr.lm.arpa import NgramGraph, read_arpa
 from zipasr.lm.ngram import NgramModel
-from zipasr.search.graph.arcs import WordArcs, compile_arcs, require_kaldifst
 from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.lexicon import Lexicon, require_spellings
+from zipasr.search.graph.spelled_arcs import WordArcs, compile_arcs, require_kaldifst
 from zipasr.search.graph.token_graph import NO_SYMBOL, TokenGraph
 from zipasr.search.graph.word_graph import WordGraph
 from zipasr.tokenizer import WORD_START, Tokenizer
