@@ -58,7 +58,6 @@ def stitch(
     parts: list[_Part] = []
     num_reported = 0
     first: Transcript | None = None
-    num_pieces = 0
     score = end_s = seam_s = last_start_s = 0.0
     for piece in pieces:
         transcript, start_s, overlap_s = piece
@@ -67,7 +66,7 @@ def stitch(
                 f"pieces must come in order of time, with overlaps of 0 s up to their length, but one at {start_s} s of "
                 f"{transcript.duration_s} s with an overlap of {overlap_s} s follows one at {last_start_s} s"
             )
-        first, num_pieces = first or transcript, num_pieces + 1
+        first = first or transcript
         last_start_s, end_s = start_s, max(end_s, start_s + transcript.duration_s)
         score += transcript.score
         part = _Part(transcript.text, _placed_words(transcript, start_s))
@@ -94,7 +93,6 @@ def stitch(
         duration_s=end_s if duration_s is None else duration_s,
         score=score,
         alternatives=(),
-        **({} if num_pieces == 1 else {"slots": None, "shortfall": None}),
     )
 
 

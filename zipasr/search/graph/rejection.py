@@ -27,8 +27,8 @@ def rejection_threshold(graph: LoadedGraph) -> float:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ConfigError(
-            f"the setting {REJECTION} of the graph {graph.name} must be a number of nats per token, or null, but is {value!r}; "
-            "correct its graph.json"
+            f"the setting {REJECTION} of the graph {graph.name} must be a number of nats per token, or null, but is "
+            f"{value!r}; correct its graph.json"
         )
     return float(value)
 
