@@ -15,7 +15,7 @@ ROWS = (
     ("recipes",),
     ("serve", "export", "train", "evaluate", "prepare"),
     ("recognizer", "data", "profile"),
-    ("hub", "alignment"),
+    ("hub", "alignment", "grammar"),
     ("search", "presets"),
     ("model", "onnx_runtime", "lm", "vad"),
     ("heads",),

@@ -16,6 +16,7 @@ SENTENCES = {
     "profile": "Measures the cost of an encoder.",
     "hub": "Loads the checkpoints of icefall.",
     "alignment": "Finds where words are in the audio.",
+    "grammar": "Says what may be said.",
     "search": "Turns scores into hypotheses.",
     "presets": "Names the models of the paper.",
     "model": "Joins an encoder and its heads.",

@@ -43,7 +43,7 @@ class _Found:
 
     def hypothesis(self) -> Hypothesis:
         """The hypothesis so far, as if the utterance ended here; without new labels, its tuples are those of the last."""
-        ids, frames, log_probs, _ = self._hypothesis
+        ids, frames, log_probs = self._hypothesis[:3]
         if len(ids) < len(self.ids):
             ids, frames, log_probs = tuple(self.ids), tuple(self.frames), tuple(self.log_probs)
         self._hypothesis = Hypothesis(ids, frames, log_probs, self.score)

@@ -3,6 +3,15 @@
 from typing import NamedTuple
 
 
+class Output(NamedTuple):
+    """A symbol that a path through a graph puts out: a word as it is written, or a tag."""
+
+    symbol: str
+    """The word, or the tag, which starts with `{`."""
+    place: int
+    """Number of tokens before it; a word that its first token puts out is at that token."""
+
+
 class Hypothesis(NamedTuple):
     """A token sequence with the frames and probabilities of its tokens."""
 
@@ -18,6 +27,13 @@ class Hypothesis(NamedTuple):
     Greedy searches follow one path; beam searches sum the paths with equal ids that they kept. Rescoring adds the weighted
     score of another model.
     """
+    outputs: tuple[Output, ...] = ()
+    """What a path through a graph puts out, in order; empty without a graph."""
+    shortfall: float | None = None
+    """Nats per token by which the audio is less probable on a path through a graph than by free decoding of the same
+    frames, below 0 if it is more probable; infinite if no path is left; None without a graph."""
+    is_complete: bool = True
+    """Whether it ends where a graph allows it to end."""
 
     def normalized_score(self, context_size: int) -> float:
         """Score per label, by which the beam ranks; the `context_size` labels of the first context count as well."""

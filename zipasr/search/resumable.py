@@ -75,6 +75,23 @@ def search_all(
     return search.hypotheses(states)
 
 
+def search_each(
+    search: ResumableSearch[State, PriorT], encoded: Encoded, priors: PriorT | Sequence[PriorT]
+) -> list[list[Hypothesis]]:
+    """The same with a prior of its own for each utterance, or one for all.
+
+    Raises:
+        ValueError: there is not one prior for each utterance.
+    """
+    num_utterances = len(encoded.lens)
+    own = list(priors) if isinstance(priors, Sequence) else [priors] * num_utterances
+    if len(own) != num_utterances:
+        raise ValueError(f"there must be one graph for each of {num_utterances} utterances, but there are {len(own)}")
+    states = [search.start(prior) for prior in own]
+    search.advance(states, encoded)
+    return search.hypotheses(states)
+
+
 def check_states(states: Sequence[SearchState], encoded: Encoded) -> list[int]:
     """The lengths of a batch as a list.
 

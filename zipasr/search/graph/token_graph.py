@@ -5,7 +5,8 @@ A is the number of arcs, G of states. Scores are log-probabilities in nats. Arcs
 a loop of blank at every state, and for CTC the repeats of a token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +67,74 @@ class TokenGraph:
     def num_arcs(self) -> int:
         """Number of arcs A."""
         return len(self.tokens)
+
+
+def empty_cycle(graph: TokenGraph) -> int | None:
+    """Return a state in a loop of arcs without tokens, which no search could leave; None: there is no such loop."""
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
+    is_empty = graph.tokens == NO_TOKEN
+    sources, targets = sources[is_empty], graph.targets[is_empty]
+    while len(sources):
+        is_left = np.zeros(graph.num_states, np.bool_)
+        is_left[sources] = True
+        is_inside = is_left[targets]  # arcs into states without such arcs are in no loop
+        if is_inside.all():
+            return int(_revisited(sources, targets))
+        sources, targets = sources[is_inside], targets[is_inside]
+    return None
+
+
+def _revisited(sources: NDArray[np.int64], targets: NDArray[np.int32]) -> int:
+    """The state that a walk along arcs visits twice; every state that an arc enters must have an arc."""
+    after = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    state, seen = next(iter(after)), set[int]()
+    while state not in seen:
+        seen.add(state)
+        state = after[state]
+    return state
+
+
+def reachable(graph: TokenGraph) -> TokenGraph:
+    """Return the graph of the states that its start leads to, numbered in the same order."""
+    is_reached = np.zeros(graph.num_states, np.bool_)
+    new = np.array([graph.start])
+    while len(new):
+        is_reached[new] = True
+        _, places = arcs_of(graph.first_arc, new)
+        found = distinct(graph.targets[places])
+        new = found[~is_reached[found]]
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
+    is_kept, numbers = is_reached[sources], np.cumsum(is_reached) - 1
+    counts = np.diff(graph.first_arc)[is_reached]
+    return replace(
+        graph,
+        first_arc=np.concatenate([[0], np.cumsum(counts)]),
+        tokens=graph.tokens[is_kept],
+        output_symbols=graph.output_symbols[is_kept],
+        scores=graph.scores[is_kept],
+        targets=numbers[graph.targets[is_kept]].astype(np.int32),
+        final_scores=graph.final_scores[is_reached],
+        start=int(numbers[graph.start]),
+    )
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the distinct values, sorted.
+
+    `numpy.unique` puts them into a hash table since 2.3, which took minutes for millions of regular integers."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+
+
+def is_among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each value whether it is one of the known ones, which are sorted."""
+    if not len(known):
+        return np.zeros(len(values), np.bool_)
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+
+
+def arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, for the arcs of several states one after another, which of the states each leaves, and its place."""
+    counts = first_arc[states + 1] - first_arc[states]
+    which = np.repeat(np.arange(len(states)), counts)
+    return which, np.arange(len(which)) + np.repeat(first_arc[states] - (np.cumsum(counts) - counts), counts)

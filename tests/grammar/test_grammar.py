@@ -1,0 +1,56 @@
+"""Contract: `read_grammar` reads both kinds of files, and what a model cannot write is told word by word."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.grammar.grammars import HEADER, grammar_of, sentences, slots
+from zipasr.errors import ConfigError
+from zipasr.grammar import read_grammar, require_spelling
+from zipasr.tokenizer import Tokenizer
+
+
+def test_kind_of_file_is_told_by_its_first_line_or_its_name(tmp_path: Path) -> None:
+    assert grammar_of(tmp_path, "public <a> = x;", name="orders.txt").name == "test"
+    assert grammar_of(tmp_path, "public a = x;", name="orders.txt", header="").name == "phrases"
+    with pytest.raises(ConfigError, match="must start with #JSGF"):
+        grammar_of(tmp_path, "public <a> = x;", name="orders.jsgf", header="")
+
+
+def test_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a file with a grammar, but cannot be read"):
+        read_grammar(tmp_path / "none.jsgf")
+
+
+def test_what_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match="must be text in utf-8-sig, but its byte 3 is not"):
+        read_grammar(tmp_path / "a.txt")
+
+
+def test_rules_of_tables_are_known_by_their_full_names(tmp_path: Path) -> None:
+    table = tmp_path / "numeri.jsgf"
+    table.write_text("#JSGF V1.0;\ngrammar numeri;\n<uno> = uno {+1};\npublic <n> = <uno> | due {+2};", encoding="utf-8")
+    path = tmp_path / "test.jsgf"
+    path.write_text(f"{HEADER}public <a> = <numeri.n> {{n}} | <zipasr.digit> {{d}};", encoding="utf-8")
+    grammar = read_grammar(path, tables=[table])
+    assert slots(grammar, "due") == {"n": 2} and slots(grammar, "two") == {"d": "2"}
+    with pytest.raises(ConfigError, match=r"<numeri\.n> is not"):
+        read_grammar(path)
+
+
+def test_words_that_a_vocabulary_cannot_spell_are_told_with_their_places(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["THE QUICK BROWN FOX JUMPS"], kind="char", vocab_size=None)
+    grammar = grammar_of(tmp_path, "public <a> = the\n  7-up | кофе | the;")
+    with pytest.raises(ConfigError) as caught:
+        require_spelling(grammar, tokenizer)
+    path = tmp_path / "test.jsgf"
+    assert f"lacks '-7екоф' of {path}:4:3: '7-up', {path}:4:10: 'кофе';" in str(caught.value)
+    require_spelling(grammar, tokenizer, lexicon={"7-up", "кофе"})
+    require_spelling(grammar_of(tmp_path, "public <a> = the | The;"), tokenizer)
+
+
+def test_words_that_cannot_be_said_are_not_asked_for(tmp_path: Path) -> None:
+    grammar = grammar_of(tmp_path, "public <a> = x | y <VOID>; <unused> = z;")
+    assert set(grammar.places) == {"x"}
+    assert sentences(grammar, 2) == {"x"}
