@@ -54,7 +54,6 @@ __all__ = [
 ]
 
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
-_FOR_GRAPHS = ("graph_beam_nats", "max_states", "max_contexts")
 
 RESCORING_MARGIN_NATS = 8.0
 """Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
@@ -141,8 +140,6 @@ def _check_graphs(config: SearchConfig, graphs: Sequence[TokenGraph], *, has_lm:
         )
     if not graphs and method in GRAPH_METHODS:
         raise ConfigError(f"the search {method} needs a graph, but there is none; give one with --graph, or use auto")
-    if not graphs and (unused := [name for name in _FOR_GRAPHS if name in config.changes()]):
-        raise ConfigError(f"{unused[0]} has no effect without a graph; give one, or leave it out")
     if not graphs:
         return
     if method == "graph" and any(graph.has_ctc_topology for graph in graphs):
