@@ -7,10 +7,10 @@ from zipasr.search.graph import NO_TOKEN, LoadedGraph
 from zipasr.tokenizer import Tokenizer
 
 ORDERS = {
-    "QUICK FOX": '{animal=fox}',
-    "LAZY DOG": '{animal=dog}',
-    "FIVE JUGS": '{count=5}',
-    "ONE TWO THREE": '{count=3}',
+    "QUICK FOX": "{animal=fox}",
+    "LAZY DOG": "{animal=dog}",
+    "FIVE JUGS": "{count=5}",
+    "ONE TWO THREE": "{count=3}",
 }
 """Phrases in the words of `tests.tiny_model.TEXTS`, each with the tag after it."""
 

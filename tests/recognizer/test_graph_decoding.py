@@ -89,7 +89,9 @@ def test_alternatives_are_other_phrases(method: str) -> None:
     assert all(transcript.slots for transcript in ranked)
     scores = [transcript.score for transcript in ranked]
     assert scores == sorted(scores, reverse=True)
-    assert_same(dataclasses.replace(found, alternatives=()), recognizer_of(method, **all_contexts(method)).transcribe(noise(3.0, 5)))
+    assert_same(
+        dataclasses.replace(found, alternatives=()), recognizer_of(method, **all_contexts(method)).transcribe(noise(3.0, 5))
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,7 +206,7 @@ def test_auto_searches_with_the_head_of_the_default() -> None:
     topology = token_graph([(0, 0, 1, "", 0.0)], {0: 0.0}, has_ctc_topology=True)
     arguments["graph"] = graph._replace(graph=topology)
     assert Recognizer(**arguments).search.method == "ctc_graph"
-    with pytest.raises(ConfigError, match=r"one is for CTC \(H, HL or HLG\); use ctc_graph"):
+    with pytest.raises(ConfigError, match=r"this one is for CTC \(H, HL or HLG\); use ctc_graph"):
         Recognizer(**arguments, search=SearchConfig(method="graph"))
 
 
