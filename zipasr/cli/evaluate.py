@@ -70,7 +70,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="compare all searches (default: without --search, --lm and --hotwords, for up to half an hour of audio)",
+        help="compare all searches (default: without --search, --lm, --hotwords, --graph, for up to half an hour)",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration to this file")
     parser.add_argument("--out", metavar="FILE", help="write a JSON line per utterance to this file")
@@ -90,8 +90,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.compare is False and args.save and args.tune is None and not args.calibration:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
-    if args.compare and (args.lm is not None or args.hotwords is not None):
-        raise ConfigError("--compare compares searches without language models and hotwords; leave --lm and --hotwords out")
+    if args.compare and (args.lm is not None or args.hotwords is not None or args.graph is not None):
+        raise ConfigError(
+            "--compare compares searches without language models, hotwords and graphs; leave --lm, --hotwords and --graph "
+            "out"
+        )
+    if args.save and args.graph is not None and not args.calibration:
+        raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
     recognizer = load_recognizer(args, simulate_streaming=True)
     with open_references(args.cuts, has_progress=True) as references:
         if args.tune is not None:
@@ -164,7 +169,7 @@ def _compared(
     """The results of all searches on the same recordings, if requested, or if cheap and no search was chosen; else empty."""
     from zipasr.evaluate import compare_searches
 
-    is_plain = args.search == "auto" and args.lm is None and args.hotwords is None and not args.calibration
+    is_plain = args.search == "auto" and not (args.lm or args.hotwords or args.graph or args.calibration)
     is_cheap = report.audio_s <= _COMPARED_S
     is_wanted = args.compare if args.compare is not None else (is_plain and is_cheap) or (args.save and not args.calibration)
     return compare_searches(recognizer, _utterances(references), scoring=args.scoring) if is_wanted else []

@@ -18,7 +18,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the search, the device, the precision and the threads to a verb."""
     parser.add_argument(
         "--search",
-        choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"),
+        choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring", "graph", "ctc_graph"),
         default="auto",
         help="search method; auto: the default search of the model, saved by train or evaluate --save, else beam for a "
         "transducer head, attention_rescoring for an attention decoder, ctc_greedy for others (ctc_beam if a flag below "
@@ -54,6 +54,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
+    _add_graph_options(parser)
     parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, hf:OWNER/NAME, or an ARPA file")
     parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
@@ -65,6 +66,22 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add_device_option(parser)
     add_precision_option(parser)
     add_threads_option(parser)
+
+
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--graph",
+        metavar="DIR",
+        help="folder of compile-graph: allow only what its grammar or lexicon allows; the answer to anything else is "
+        "nothing, if the graph has a threshold",
+    )
+    parser.add_argument(
+        "--graph-beam-nats", type=float, metavar="X", help="paths through --graph to keep, below the best by X (default: 20)"
+    )
+    parser.add_argument("--max-states", type=int, metavar="N", help="states of --graph to keep per frame (default: 1000)")
+    parser.add_argument(
+        "--max-contexts", type=int, metavar="N", help="label contexts to score per frame with --graph (default: 8)"
+    )
 
 
 def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -106,7 +123,9 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     """
     from zipasr.search.strategy import SearchConfig
 
-    for scale, of in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")):
+    needed = [("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")]
+    needed += [(name, "graph") for name in ("graph_beam_nats", "max_states", "max_contexts")]
+    for scale, of in needed:
         if getattr(args, scale) is not None and getattr(args, of) is None:
             flag = f"--{scale.replace('_', '-')}"
             raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
@@ -159,6 +178,7 @@ def load_recognizer(
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
+        graph=getattr(args, "graph", None),
         long_recordings=long_recordings,
         chunks=chunk_config(args, simulate_streaming=simulate_streaming),
     )

@@ -18,6 +18,7 @@ from zipasr.evaluate.style import describe_style
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
 from zipasr.search.edits import ErrorRates, count_text_errors
+from zipasr.search.graph.rejection import judged
 from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
 from zipasr.text import words_apart
@@ -174,8 +175,10 @@ def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence
     hotwords = recognizer.hotword_graph()
     for batch in plan_batches(recognizer.engine, [len(frames) for frames in features]):
         encoded = recognizer.engine.encode([features[i] for i in batch])
-        results = recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords)
+        graphs = [] if recognizer.graph is None else [recognizer.graph.graph] * len(batch)
+        results = recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords, graphs=graphs)
         for found, of_batch in zip(texts, results, strict=True):
             for i, ranked in zip(batch, of_batch, strict=True):
-                found[i] = recognizer.engine.tokenizer.decode(ranked[0].ids)
+                best = ranked[0] if recognizer.graph is None else judged(ranked, recognizer.graph)[0]
+                found[i] = recognizer.engine.tokenizer.decode(best.ids)
     return texts

@@ -11,6 +11,8 @@ from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.nn.encoded import join_batches
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.transcripts import to_transcripts
+from zipasr.search.graph import LoadedGraph
+from zipasr.search.graph.rejection import judged
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.strategy import SearchConfig
 from zipasr.transcript import Transcript
@@ -36,19 +38,27 @@ def transcribe_batches(
     search: SearchConfig,
     *,
     hotwords: HotwordGraph | None = None,
+    graphs: Sequence[LoadedGraph] = (),
     max_batch_s: float | None = None,
     use_true_times: bool = True,
 ) -> list[Transcript]:
-    """A transcript of each recording; see `Recognizer.transcribe_many`. `resolve_search` must have checked the search."""
+    """A transcript of each recording; see `Recognizer.transcribe_many`. `resolve_search` must have checked the search.
+
+    `graphs` has one for each recording, or none at all.
+    """
     durations_s = [len(samples) / SAMPLE_RATE_HZ for samples in recordings]
     lens = [engine.fbank.num_frames(len(samples)) for samples in recordings]
-    transcripts = [Transcript("", duration_s=duration_s) for duration_s in durations_s]
+    slots: dict[str, object] | None = {} if graphs else None
+    transcripts = [Transcript("", duration_s=duration_s, slots=slots) for duration_s in durations_s]
     calibration = engine.calibrations.get(search.method)
     for batches in _searched_together(plan_batches(engine, lens, max_batch_s=max_batch_s), lens):
         group = [i for batch in batches for i in batch]
         features = {i: engine.fbank(recordings[i]) for i in group}
         encoded = join_batches([engine.encode([features[i] for i in batch]) for batch in batches])
-        ranked = engine.find(encoded, search, hotwords=hotwords)
+        chosen = [graphs[i] for i in group] if graphs else []
+        ranked = engine.find(encoded, search, hotwords=hotwords, graphs=[graph.graph for graph in chosen])
+        if chosen:
+            ranked = [judged(hypotheses, graph) for hypotheses, graph in zip(ranked, chosen, strict=True)]
         made = to_transcripts(
             engine,
             encoded,

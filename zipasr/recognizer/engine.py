@@ -28,6 +28,7 @@ from zipasr.recognizer.chunks import (
 )
 from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
+from zipasr.search.graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import AnySearch
@@ -139,7 +140,9 @@ class Engine:
     def stream_search(self, config: SearchConfig) -> AnySearch:
         """The search of all streams with the same settings, which `resolve_search` has checked."""
         if config not in self._searches:
-            self._searches[config] = make_search(self.scorer, config, unk_id=self.tokenizer.unk_id)
+            self._searches[config] = make_search(
+                self.scorer, config, unk_id=self.tokenizer.unk_id, language_models=self.language_models
+            )
         return self._searches[config]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
@@ -155,7 +158,12 @@ class Engine:
         return encoded if encoded.frames.dtype == torch.float32 else encoded._replace(frames=encoded.frames.float())
 
     def find(
-        self, encoded: Encoded, search: SearchConfig, *, hotwords: HotwordGraph | None = None
+        self,
+        encoded: Encoded,
+        search: SearchConfig,
+        *,
+        hotwords: HotwordGraph | None = None,
+        graphs: Sequence[TokenGraph] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best hypotheses of each utterance of a batch, by a search that `resolve_search` has checked."""
         return find_hypotheses(
@@ -165,10 +173,16 @@ class Engine:
             unk_id=self.tokenizer.unk_id,
             language_models=self.language_models,
             hotwords=hotwords,
+            graphs=graphs,
         )
 
     def find_with_each(
-        self, encoded: Encoded, searches: Sequence[SearchConfig], *, hotwords: HotwordGraph | None = None
+        self,
+        encoded: Encoded,
+        searches: Sequence[SearchConfig],
+        *,
+        hotwords: HotwordGraph | None = None,
+        graphs: Sequence[TokenGraph] = (),
     ) -> Iterator[list[list[Hypothesis]]]:
         """Yield `find` for each of several searches; weights of the attention decoder share the hypotheses."""
         return find_with_each(
@@ -178,4 +192,5 @@ class Engine:
             unk_id=self.tokenizer.unk_id,
             language_models=self.language_models,
             hotwords=hotwords,
+            graphs=graphs,
         )

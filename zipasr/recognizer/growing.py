@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zipasr.alignment.word_times import emission_spans
-from zipasr.recognizer.transcripts import to_transcript
+from zipasr.recognizer.transcripts import slots_by, to_transcript
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.text import are_unspaced
@@ -64,6 +64,8 @@ class GrowingTranscript:
             duration_s=duration_s,
             score=hypothesis.score,
             joiner=known.joiner,
+            slots=slots_by(hypothesis),
+            shortfall=hypothesis.shortfall,
         )
 
     def _rebuild(self, hypothesis: Hypothesis, duration_s: float) -> None:

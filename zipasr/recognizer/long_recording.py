@@ -73,7 +73,7 @@ def transcribe_blocks(
     Returns:
         The transcript, with times in the recording and without alternatives, which cannot be combined across pieces.
     """
-    num_samples = 0
+    num_samples = num_pieces = 0
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal num_samples
@@ -82,6 +82,8 @@ def transcribe_blocks(
             yield block
 
     def placed(group: Sequence[Piece]) -> Iterator[PlacedTranscript]:
+        nonlocal num_pieces
+        num_pieces += len(group)
         for piece, transcript in zip(group, transcribe_many([piece.samples for piece in group]), strict=True):
             yield PlacedTranscript(transcript, piece.start_s, piece.overlap_s)
         if on_progress is not None and group:
@@ -103,4 +105,6 @@ def transcribe_blocks(
         yield from placed(group)
 
     transcript = stitch(all_placed(), joiner=joiner, on_text=on_text)
+    if num_pieces > 1:  # what is measured under a graph is that of a piece
+        transcript = dataclasses.replace(transcript, slots=None, shortfall=None)
     return dataclasses.replace(transcript, duration_s=num_samples / SAMPLE_RATE_HZ)

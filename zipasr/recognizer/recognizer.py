@@ -5,6 +5,8 @@ hypotheses for each, and the tokenizer turns them into a `Transcript`. Recording
 first (`long_recording.py`). What is loaded is in `Recognizer.engine`; this file resolves the settings of a call.
 """
 
+# Differs: more than 400 lines, most of them docstrings of the one class that every user calls.
+
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +29,8 @@ from zipasr.recognizer.opening import open_language_models, open_model
 from zipasr.recognizer.stream import Stream, decode_streams
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
+from zipasr.search.graph import LoadedGraph, load_graph
+from zipasr.search.graph.rejection import rejection_threshold
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, resolve_search
@@ -43,7 +47,7 @@ _MAX_HOTWORD_GRAPHS = 32
 class Recognizer:
     """A model, its tokenizer and a search. Use `load` for a model that was trained here."""
 
-    # Differs: fourteen parameters, keyword-only settings that callers combine as they need; a class for them would be a
+    # Differs: fifteen parameters, keyword-only settings that callers combine as they need; a class for them would be a
     # second way to set what `Engine`, `SearchConfig`, `ChunkConfig` and `LongRecordingConfig` hold.
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Recognizer:
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
         hotwords: Sequence[str | Hotword] = (),
+        graph: LoadedGraph | None = None,
         calibrations: Mapping[str, Calibration] | None = None,
         long_recordings: LongRecordingConfig | None = None,
         chunks: ChunkConfig | None = None,
@@ -69,6 +74,7 @@ class Recognizer:
             scorer: the model, on `device` and in eval mode.
             tokenizer: the one that the model was trained with.
             features: configuration of the model's features; None: the published filterbank.
+            graph: what may be said, in calls that name no graph; None: anything.
             default_search: what `auto` stands for, if the model has its head; None: the best that its heads allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original system, whose results
                 depend on the batch.
@@ -99,10 +105,11 @@ class Recognizer:
             partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
         )
         self._resolve = partial(resolve_search, scorer=scorer, language_models=language_models, default=default_search)
-        self.search = self._resolve(self._requested, has_hotwords=self.hotword_graph() is not None)
+        self.graph = graph
+        self.search = self._resolved_for(self._requested, self.hotword_graph(), () if graph is None else (graph,))
         self.long_recordings = long_recordings or LongRecordingConfig()
 
-    # Differs: eleven parameters, for the same reason.
+    # Differs: twelve parameters, for the same reason.
     @classmethod
     def load(
         cls,
@@ -115,6 +122,7 @@ class Recognizer:
         lm: str | os.PathLike[str] | None = None,
         lodr: str | os.PathLike[str] | None = None,
         hotwords: Sequence[str | Hotword] = (),
+        graph: str | os.PathLike[str] | None = None,
         long_recordings: LongRecordingConfig | None = None,
         chunks: ChunkConfig | None = None,
     ) -> "Recognizer":
@@ -131,14 +139,15 @@ class Recognizer:
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
             lodr: an ARPA file of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
             hotwords: phrases to prefer in calls that name none, in plain words.
+            graph: folder of `zipasr compile-graph`: what may be said, in calls that name no graph.
             long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
             chunks: chunks in which a causal model encodes streams, and whole recordings if it simulates streaming.
         Raises:
             CheckpointError: a folder is missing, incomplete or damaged.
-            DataError: an ARPA file is missing or damaged.
+            DataError: an ARPA file or the folder of a graph is missing or damaged.
             ConfigError: this machine has no such device or precision, the model lacks the head that the search needs, a
-                language model has another vocabulary or the search cannot use it, a phrase cannot be written, or the
-                model does not support these chunks.
+                language model or a graph has another vocabulary or the search cannot use it, a phrase cannot be written, or
+                the model does not support these chunks.
         """
         scorer, tokenizer, features, chosen, path = open_model(folder, device)
         default = read_default_search(path)
@@ -152,11 +161,13 @@ class Recognizer:
             default_search=default.search.reset(explicit) if default is not None else None,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
+            graph=None if graph is None else load_graph(graph, tokenizer),
             calibrations=read_calibrations(path),
             long_recordings=long_recordings,
             chunks=chunks,
         )
 
+    # Differs: nine parameters, since a call may differ from others in each.
     def transcribe(
         self,
         audio: AudioSource,
@@ -167,6 +178,7 @@ class Recognizer:
         audio_track: int | None = None,
         allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
+        graph: LoadedGraph | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """The transcript of one recording of any length: a path, the bytes of a file, a file object or an array.
@@ -182,6 +194,7 @@ class Recognizer:
             audio_track: index of the audio track of a file with several, from 0; None: the default track.
             allow_damaged: whether to accept a damaged or truncated file, with silence for what cannot be decoded.
             hotwords: phrases to prefer, instead of the recognizer's own; empty: none.
+            graph: what may be said, from `load_graph`, instead of the recognizer's graph and hotwords.
             on_progress: called with the seconds that are done of a recording in several pieces.
         Returns:
             The transcript; empty for audio without words or too short to hold any (below 90 ms).
@@ -198,7 +211,7 @@ class Recognizer:
             allow_damaged=allow_damaged,
             max_s=self.long_recordings.max_piece_s,
         )
-        (transcript,) = self._transcribe_read(channels, hotwords, on_progress)
+        (transcript,) = self._transcribe_read(channels, hotwords, graph, on_progress)
         return transcript
 
     def transcribe_channels(
@@ -210,6 +223,7 @@ class Recognizer:
         audio_track: int | None = None,
         allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
+        graph: LoadedGraph | None = None,
     ) -> list[Transcript]:
         """The transcript of each channel of a recording, such as a call with one speaker per channel; see `transcribe`."""
         if not isinstance(audio, (str, os.PathLike, bytes, np.ndarray, Tensor)):
@@ -223,7 +237,7 @@ class Recognizer:
             allow_damaged=allow_damaged,
             max_s=self.long_recordings.max_piece_s,
         )
-        return list(self._transcribe_read(channels, hotwords))
+        return list(self._transcribe_read(channels, hotwords, graph))
 
     def transcribe_files(
         self,
@@ -234,6 +248,7 @@ class Recognizer:
         audio_track: int | None = None,
         allow_damaged: bool = False,
         hotwords: Sequence[str | Hotword] | None = None,
+        graph: LoadedGraph | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[FileResult]:
         """The results of files in their order; short ones that follow each other are transcribed in batches.
@@ -241,7 +256,7 @@ class Recognizer:
         Args:
             paths: files and pipes; each is read when its turn comes.
             is_per_channel: whether to transcribe every channel separately.
-            channel, audio_track, allow_damaged, hotwords, on_progress: see `transcribe`.
+            channel, audio_track, allow_damaged, hotwords, graph, on_progress: see `transcribe`.
         Yields:
             A result for each file, or each channel, in order. A file that cannot be read gives its error.
         """
@@ -256,33 +271,35 @@ class Recognizer:
         return transcribe_in_batches(
             paths,
             channels_of=channels_of,
-            transcribe_many=lambda recordings: self.transcribe_many(recordings, hotwords=hotwords),
-            transcribe_long=lambda blocks: self._transcribe_long(blocks, hotwords, on_progress),
+            transcribe_many=lambda recordings: self.transcribe_many(recordings, hotwords=hotwords, graph=graph),
+            transcribe_long=lambda blocks: self._transcribe_long(blocks, hotwords, graph, on_progress),
         )
 
     def _transcribe_read(
         self,
         channels: Iterable[ReadChannel],
         hotwords: Sequence[str | Hotword] | None,
+        graph: LoadedGraph | None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript]:
         """The transcript of each channel of a recording, one by one."""
         for channel, samples, blocks in channels:
             if samples is not None:
-                (transcript,) = self.transcribe_many([samples], hotwords=hotwords)
+                (transcript,) = self.transcribe_many([samples], hotwords=hotwords, graph=graph)
             else:
-                transcript = self._transcribe_long(blocks, hotwords, on_progress)
+                transcript = self._transcribe_long(blocks, hotwords, graph, on_progress)
             yield dataclasses.replace(transcript, channel=channel)
 
     def _transcribe_long(
         self,
         blocks: Iterator[np.ndarray],
         hotwords: Sequence[str | Hotword] | None,
+        graph: LoadedGraph | None,
         on_progress: Callable[[float], None] | None,
     ) -> Transcript:
         return transcribe_blocks(
             blocks,
-            lambda pieces: self.transcribe_many(pieces, hotwords=hotwords),
+            lambda pieces: self.transcribe_many(pieces, hotwords=hotwords, graph=graph),
             self.long_recordings,
             detector=self._detector,
             joiner=self.engine.tokenizer.word_joiner,
@@ -300,6 +317,7 @@ class Recognizer:
         chunk_frames_50hz: int | None = None,
         left_context_frames_50hz: int | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
+        graph: LoadedGraph | None = None,
         endpoint: EndpointConfig | None = None,
     ) -> Stream:
         """A new stream, for audio that is still coming in; see `Stream`. Needs a model that was trained to be causal.
@@ -307,19 +325,21 @@ class Recognizer:
         Args:
             chunk_frames_50hz: frames that are encoded at once, instead of those of the recognizer's `ChunkConfig`.
             left_context_frames_50hz: frames before a chunk that attention sees, likewise.
-            hotwords: see `transcribe`.
+            hotwords, graph: see `transcribe`.
             endpoint: when an utterance ends; None: the published rules.
         Raises:
             ConfigError: the model cannot stream, or not with this chunk or left context; the search is
                 attention_rescoring; or a phrase cannot be written in the model's vocabulary.
         """
-        graph = self.hotword_graph(hotwords)
+        graph = self.graph if graph is None else graph
+        phrases = self._phrases_beside(hotwords, graph)
         return Stream(
             self.engine,
-            self._resolve(self._requested, has_hotwords=graph is not None, is_streaming=True),
+            self._resolved_for(self._requested, phrases, () if graph is None else (graph,), is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
-            hotwords=graph,
+            hotwords=phrases,
+            graph=graph,
             endpoint=endpoint or EndpointConfig(),
         )
 
@@ -340,6 +360,7 @@ class Recognizer:
         *,
         max_batch_s: float | None = None,
         hotwords: Sequence[str | Hotword] | None = None,
+        graph: LoadedGraph | Sequence[LoadedGraph] | None = None,
         num_best: int | None = None,
         use_true_times: bool = True,
     ) -> list[Transcript]:
@@ -349,6 +370,7 @@ class Recognizer:
             recordings: each (samples,) float32 at 16 kHz.
             max_batch_s: see `plan_batches`.
             hotwords: see `transcribe`.
+            graph: see `transcribe`; also one for each recording.
             num_best: size of the n-best lists; None: that of the recognizer's search.
             use_true_times: whether to find the times at which tokens were said, which takes 6 % of the time of short
                 recordings; otherwise they are the times when the search emitted them. No effect if the recognizer was
@@ -357,19 +379,53 @@ class Recognizer:
             A transcript for each, in the order given; they do not depend on what else was given.
         Raises:
             ConfigError: a phrase cannot be written in the model's vocabulary, or the search has no n-best list.
+            ValueError: there are several graphs, but not one for each recording.
         """
-        graph = self.hotword_graph(hotwords)
+        graphs = self._graphs_of(graph, len(recordings))
+        phrases = self._phrases_beside(hotwords, graphs[0] if graphs else None)
         requested = self._requested
         if num_best is not None:
             requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
-        search = self._resolve(requested, has_hotwords=graph is not None)
+        search = self._resolved_for(requested, phrases, graphs)
         return transcribe_batches(
             self.engine,
             recordings,
             search,
-            hotwords=graph,
+            hotwords=phrases,
+            graphs=graphs,
             max_batch_s=max_batch_s,
             use_true_times=use_true_times,
+        )
+
+    def _graphs_of(self, graph: LoadedGraph | Sequence[LoadedGraph] | None, num: int) -> Sequence[LoadedGraph]:
+        """The graph of each of some recordings; empty: they have none."""
+        graph = self.graph if graph is None else graph
+        graphs = [graph] * num if isinstance(graph, LoadedGraph) else list(graph or ())
+        if graphs and len(graphs) != num:
+            raise ValueError(f"graph must be one, or one for each of {num} recordings, but there are {len(graphs)}")
+        return graphs
+
+    def _phrases_beside(self, hotwords: Sequence[str | Hotword] | None, graph: LoadedGraph | None) -> HotwordGraph | None:
+        """The hotwords of a call; without a word about them, a graph that is not the recognizer's replaces its own."""
+        is_replaced = hotwords is None and graph is not None and graph is not self.graph
+        return self.hotword_graph(() if is_replaced else hotwords)
+
+    def _resolved_for(
+        self,
+        requested: SearchConfig,
+        hotwords: HotwordGraph | None,
+        graphs: Sequence[LoadedGraph],
+        *,
+        is_streaming: bool = False,
+    ) -> SearchConfig:
+        """The search of a call, checked; so are the settings of its graphs."""
+        for graph in graphs:
+            rejection_threshold(graph)
+        return self._resolve(
+            requested,
+            has_hotwords=hotwords is not None,
+            graphs=[graph.graph for graph in graphs],
+            is_streaming=is_streaming,
         )
 
     @property

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -24,6 +25,9 @@ from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.growing import GrowingTranscript
 from zipasr.recognizer.slots import Slot
+from zipasr.search.graph import LoadedGraph
+from zipasr.search.graph.graph_search import GraphSearch
+from zipasr.search.graph.rejection import judged
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.strategy import SearchConfig, make_prior
@@ -59,6 +63,7 @@ class Stream:
         chunk_frames_50hz: int | None,
         left_context_frames_50hz: int | None,
         hotwords: HotwordGraph | None,
+        graph: LoadedGraph | None = None,
         endpoint: EndpointConfig,
     ) -> None:
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
@@ -66,8 +71,9 @@ class Stream:
         self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
         self._slot = Slot(initial_state(engine.scorer, self.sizes))
         self._search = engine.stream_search(search)
+        self._graph = graph
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
-        self._search_state = self._search.start(prior)
+        self._search_state: Any = self._search.start(prior) if graph is None else self._graph_search.start(graph.graph)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
         self._growing: list[GrowingTranscript] = []
         """The transcripts of the best hypotheses of the utterance."""
@@ -180,6 +186,9 @@ class Stream:
     def result(self) -> Transcript:
         """Transcript of the current utterance as far as it is decoded.
 
+        Under a graph it may stop inside a phrase until the utterance is over, by `is_endpoint` or `finish`; then it is a
+        whole phrase, or nothing.
+
         Times are seconds from the start of the stream to the emission of a token; `duration_s` is the audio received since
         the start of the stream.
         """
@@ -196,13 +205,30 @@ class Stream:
         return [growing.update(hypothesis, duration_s) for growing, hypothesis in zip(self._growing, ranked, strict=False)]
 
     def _hypotheses(self) -> list[Hypothesis]:
-        if self._ranked is None:
+        """The best hypotheses, judged; under a graph those that are whole phrases once the utterance is over."""
+        if self._ranked is None and self._graph is None:
             (self._ranked,) = self._search.hypotheses([self._search_state], self.search_config.num_best)
+        elif self._ranked is None and self._graph is not None:
+            search, state, num_best = self._graph_search, self._search_state, self.search_config.num_best
+            is_over = self._is_finished or self.is_endpoint()
+            (ranked,) = (search.hypotheses if is_over else search.partial_hypotheses)([state], num_best)
+            self._ranked = judged(ranked, self._graph)
+        assert self._ranked is not None
         return self._ranked
+
+    @property
+    def _graph_search(self) -> GraphSearch:
+        return cast(GraphSearch, self._search)
+
+    def _free_hypothesis(self) -> Hypothesis:
+        """The best hypothesis that a graph does not restrict; whether there is speech does not depend on the graph."""
+        if self._graph is None:
+            return self._hypotheses()[0]
+        return self._graph_search.free_hypothesis(self._search_state)
 
     def is_endpoint(self) -> bool:
         """Whether the endpoint rules say that the utterance is over; nothing else changes until `reset`."""
-        num_frames, frames = self._search_state.num_frames, self._hypotheses()[0].frames
+        num_frames, frames = self._search_state.num_frames, self._free_hypothesis().frames
         num_silent = num_frames - (frames[-1] + 1 if frames else 0)
         return is_endpoint(
             self.endpoint, trailing_silence_s=num_silent * FRAME_S_25HZ, utterance_length_s=num_frames * FRAME_S_25HZ
@@ -235,7 +261,7 @@ class Stream:
         if self._is_open:
             self.input_finished()
         self.decode()
-        self._is_finished = True
+        self._is_finished, self._ranked = True, None
         return self.result()
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from zipasr.alignment.word_times import TokenSpan, align_hypotheses, emission_spans
 from zipasr.encoder.rates import FRAME_S_25HZ
+from zipasr.grammar import slots_of
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.engine import Engine
 from zipasr.search.confidence import Calibration
@@ -58,7 +60,16 @@ def to_transcript(
         duration_s=duration_s,
         score=hypothesis.score,
         joiner=tokenizer.word_joiner,
+        slots=slots_by(hypothesis),
+        shortfall=hypothesis.shortfall,
     )
+
+
+def slots_by(hypothesis: Hypothesis) -> dict[str, Any] | None:
+    """The slots of a hypothesis under a graph, none if it stops inside a phrase; None: it is of a search without a graph."""
+    if hypothesis.shortfall is None:
+        return None
+    return slots_of(output.symbol for output in hypothesis.outputs) if hypothesis.is_complete else {}
 
 
 def to_transcripts(

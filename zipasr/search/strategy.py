@@ -7,129 +7,58 @@ all resolve and check their searches here.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import BeamSearch
+from zipasr.search.graph.ctc_search import CtcGraphSearch
+from zipasr.search.graph.graph_search import GraphSearch
+from zipasr.search.graph.passing import Limits
+from zipasr.search.graph.token_graph import TokenGraph
+from zipasr.search.graph.transducer_search import GraphBeamSearch
 from zipasr.search.greedy import CtcGreedySearch, GreedySearch
-from zipasr.search.hotwords import DEFAULT_BOOST, HotwordGraph
+from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import AnyPrior, WeightedPriors
 from zipasr.search.rescoring import attention_scores, rescored
-from zipasr.search.resumable import AnySearch, search_all
+from zipasr.search.resumable import AnySearch, search_all, search_each
 from zipasr.search.scorer import Scorer
+from zipasr.search.search_config import (
+    BEAM_METHODS,
+    CTC_METHODS,
+    GRAPH_METHODS,
+    MAX_BEAM,
+    MAX_SYMBOLS_PER_FRAME,
+    METHODS,
+    TRANSDUCER_METHODS,
+    Method,
+    SearchConfig,
+)
 
-Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring"]
-METHODS: tuple[Method, ...] = ("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
-_BEAM_METHODS = ("beam", "ctc_beam", "attention_rescoring")
+__all__ = [
+    "GRAPH_METHODS",
+    "MAX_BEAM",
+    "MAX_SYMBOLS_PER_FRAME",
+    "METHODS",
+    "NO_LANGUAGE_MODELS",
+    "LanguageModels",
+    "Method",
+    "SearchConfig",
+    "find_hypotheses",
+    "find_with_each",
+    "make_prior",
+    "make_search",
+    "resolve_search",
+]
+
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
-_CTC_METHODS = ("ctc_greedy", "ctc_beam", "attention_rescoring")
-_TRANSDUCER_METHODS = ("beam", "greedy")
-_USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
-    "num_best": (_BEAM_METHODS, "a beam search"),
-    "beam": (_BEAM_METHODS, "a beam search"),
-    "max_symbols_per_frame": (_TRANSDUCER_METHODS, "beam or greedy"),
-    "attention_scale": (("attention_rescoring",), "attention_rescoring"),
-}
-"""The searches that a setting has an effect on, and how a message names them."""
+_FOR_GRAPHS = ("graph_beam_nats", "max_states", "max_contexts")
 
 RESCORING_MARGIN_NATS = 8.0
 """Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
 (`output_beam`), and with a beam of 100 most of the time would go into them."""
-MAX_BEAM = 1000
-"""Time and memory grow with the beam; far smaller beams are as accurate."""
-MAX_SYMBOLS_PER_FRAME = 100
-"""Far more than speech has in 40 ms; the bound stops a model that never emits blank."""
-
-
-_MAX_WEIGHT = 1e6
-"""In nats, or a factor of nats: far beyond any useful weight, while scores still fit in float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """Configuration of a search."""
-
-    method: Method = "auto"
-    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
-    the attention decoder choose among the hypotheses of `ctc_beam`. `auto` is the default of the model's folder, which
-    training chooses on its dev set; without one it is `beam` with a transducer head, else `attention_rescoring` with an
-    attention decoder (published results use these), else `ctc_greedy`. If hotwords, a language model or several alternatives
-    need a beam, `auto` is the beam search of the same head."""
-    beam: int = 4
-    """Continuations that a beam search keeps, and hypotheses to choose from in rescoring."""
-    num_best: int = 1
-    """Size of the n-best list to return for an utterance, at most `beam`."""
-    max_symbols_per_frame: int = 1
-    """Tokens that `beam` and `greedy` may emit in a frame of 40 ms before they advance to the next. Published results use
-    1; a model that has learned to emit tokens in bursts needs more, or words are missing."""
-    attention_scale: float = 1.0
-    """Weight of the attention decoder's log-probability in rescoring, where CTC has weight 1; tune it on a dev set."""
-    blank_penalty: float = 0.0
-    """Subtracted from the score of blank; positive values delete fewer words."""
-    temperature: float = 1.0
-    """Divides the scores before they become probabilities; the greedy searches find the same tokens at any."""
-    lm_scale: float = 0.3
-    """Weight of a language model's log-probability (0.3 as published for shallow fusion); tune it on a dev set."""
-    lodr_scale: float = -0.15
-    """Weight of the n-gram that approximates the internal language model of the transducer, 0 or below. Published with a
-    language model at 0.52 is -0.26; the default is in the same proportion."""
-    hotword_boost: float = DEFAULT_BOOST
-    """Nats for each token of a hotword without a boost of its own."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError(f"the search must be one of {', '.join(METHODS)}, but is {self.method!r}")
-        if self.beam < 1:
-            raise ConfigError(f"beam must be at least 1, but is {self.beam}")
-        if self.beam > MAX_BEAM:
-            raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
-        if not 1 <= self.num_best <= self.beam:
-            raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
-        for name, (methods, shown) in _USED_BY.items():
-            if self._is_changed(name) and self.method not in ("auto", *methods):
-                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")
-        if self.max_symbols_per_frame < 1:
-            raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
-        if self.max_symbols_per_frame > MAX_SYMBOLS_PER_FRAME:
-            raise ConfigError(
-                f"max_symbols_per_frame must be at most {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
-            )
-        for name in ("attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale", "hotword_boost"):
-            if _MAX_WEIGHT < abs(getattr(self, name)) < math.inf:
-                raise ConfigError(f"{name} must be at most {_MAX_WEIGHT:g} in size, but is {getattr(self, name)}")
-        if not 0 < self.attention_scale < math.inf:
-            raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature must be positive, but is {self.temperature}")
-        if not 0 <= self.lm_scale < math.inf:
-            raise ConfigError(f"lm_scale must be 0 or more, but is {self.lm_scale}")
-        if not -math.inf < self.lodr_scale <= 0:
-            raise ConfigError(f"lodr_scale must be 0 or below, since that model is subtracted, but is {self.lodr_scale}")
-        if not math.isfinite(self.blank_penalty):
-            raise ConfigError(f"blank_penalty must be a finite number, but is {self.blank_penalty}")
-        if not 0 < self.hotword_boost < math.inf:
-            raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
-
-    def changes(self) -> dict[str, Any]:
-        """The fields without their default value, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if self._is_changed(field.name)}
-
-    def reset(self, names: Iterable[str]) -> "SearchConfig":
-        """The same with these fields at their default value."""
-        defaults: dict[str, Any] = {name: type(self).__dataclass_fields__[name].default for name in names}
-        return dataclasses.replace(self, **defaults)
-
-    def __str__(self) -> str:
-        """The method, and the other fields without their default value."""
-        others = {name: value for name, value in self.changes().items() if name != "method"}
-        return ", ".join([self.method, *(f"{name} {value:g}" for name, value in others.items())])
-
-    def _is_changed(self, name: str) -> bool:
-        return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
 
 
 class LanguageModels(NamedTuple):
@@ -150,6 +79,7 @@ def resolve_search(
     *,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     has_hotwords: bool = False,
+    graphs: Sequence[TokenGraph] = (),
     default: SearchConfig | None = None,
     is_streaming: bool = False,
 ) -> SearchConfig:
@@ -160,12 +90,13 @@ def resolve_search(
         scorer: the model.
         language_models: language models for the search.
         has_hotwords: whether there are phrases to prefer.
+        graphs: the graphs of the utterances; empty: there are none.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
         is_streaming: whether it is for streams. Where `auto` stands for attention_rescoring, which needs whole utterances,
             the result is then the search that finds the hypotheses to be rescored.
     Raises:
-        ConfigError: the model lacks the head that the search needs, the search cannot use language models or hotwords, or
-            attention_rescoring is requested for streams.
+        ConfigError: the model lacks the head that the search needs, the search cannot use language models, hotwords or a
+            graph, or lacks one, or attention_rescoring is requested for streams.
     """
     if is_streaming and config.method == "attention_rescoring":
         raise ConfigError(
@@ -174,17 +105,20 @@ def resolve_search(
         )
     requested = config
     has_lm = language_models.main is not None
-    if config.method == "auto":
+    if config.method == "auto" and graphs:
+        config = _resolved_with_graph(config, scorer, default, needs_ctc=any(graph.has_ctc_topology for graph in graphs))
+    elif config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
         config = _resolved(config, scorer, default, needs_beam=needs_beam)
     method = config.method
-    if method in _CTC_METHODS and not scorer.has_ctc:
+    if method in CTC_METHODS and not scorer.has_ctc:
         raise ConfigError(f"the search {method} needs a CTC head, but this model has none; use beam or greedy")
     if method == "attention_rescoring" and not scorer.has_attention:
         raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
-    if method in _TRANSDUCER_METHODS and not scorer.has_transducer:
+    if method in TRANSDUCER_METHODS and not scorer.has_transducer:
         raise ConfigError(f"the search {method} needs a transducer head, but this model has none; use ctc_greedy")
-    if has_lm and method not in _BEAM_METHODS:
+    _check_graphs(config, graphs, has_lm=has_lm, has_hotwords=has_hotwords)
+    if has_lm and method not in (*BEAM_METHODS, *GRAPH_METHODS):
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
     if language_models.subtracted is not None and not has_lm:
         raise ConfigError(
@@ -197,6 +131,47 @@ def resolve_search(
     return config
 
 
+def _check_graphs(config: SearchConfig, graphs: Sequence[TokenGraph], *, has_lm: bool, has_hotwords: bool) -> None:
+    """Raise ConfigError for a search that does not go with its graphs, or with their absence."""
+    method = config.method
+    if graphs and method not in GRAPH_METHODS:
+        raise ConfigError(
+            f"the search {method} cannot use a graph; use auto, graph (transducer head) or ctc_graph (CTC head), or leave "
+            "the graph out"
+        )
+    if not graphs and method in GRAPH_METHODS:
+        raise ConfigError(f"the search {method} needs a graph, but there is none; give one with --graph, or use auto")
+    if not graphs and (unused := [name for name in _FOR_GRAPHS if name in config.changes()]):
+        raise ConfigError(f"{unused[0]} has no effect without a graph; give one, or leave it out")
+    if not graphs:
+        return
+    if method == "graph" and any(graph.has_ctc_topology for graph in graphs):
+        raise ConfigError("the search graph needs a graph over tokens, but one is for CTC (H, HL or HLG); use ctc_graph")
+    if has_hotwords:
+        raise ConfigError("a graph allows only its own phrases, so hotwords have no effect; leave them or the graph out")
+    if "beam" in config.changes() and config.num_best == 1 and not has_lm:
+        raise ConfigError(
+            "beam has no effect on a search through a graph for the best hypothesis alone; use graph_beam_nats, or num_best"
+        )
+
+
+def _resolved_with_graph(
+    config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_ctc: bool
+) -> SearchConfig:
+    """The search through a graph for `auto`: by the head of the model's default, or by the transducer if there is one."""
+    requested = {name: value for name, value in config.changes().items() if name != "method"}
+    known = default if default is not None and _has_head(default.method, scorer) else None
+    has_ctc = known.method in CTC_METHODS if known is not None else not scorer.has_transducer
+    if scorer.has_transducer and {"max_symbols_per_frame", "max_contexts"} & set(requested):
+        has_ctc = False
+    method: Method = "ctc_graph" if has_ctc or needs_ctc else "graph"
+    kept: dict[str, Any] = {}
+    if known is not None and (known.method in CTC_METHODS) == (method == "ctc_graph"):  # they were tuned for this head
+        shared = ("max_symbols_per_frame", "blank_penalty", "temperature", "lm_scale", "lodr_scale")
+        kept = {name: value for name, value in known.changes().items() if name in shared}
+    return SearchConfig(**{**kept, **requested, "method": method})
+
+
 def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
     """The search for `auto`: the model's default with the requested fields, or the best that its heads allow."""
     requested = {name: value for name, value in config.changes().items() if name != "method"}
@@ -207,7 +182,7 @@ def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None
             return dataclasses.replace(config, method="attention_rescoring")
         return dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
     method, kept = default.method, default.changes()
-    if "max_symbols_per_frame" in requested and method in _CTC_METHODS and scorer.has_transducer:
+    if "max_symbols_per_frame" in requested and method in CTC_METHODS and scorer.has_transducer:
         method, kept = "beam", {}  # settings tuned for one head do not suit the other
     elif "attention_scale" in requested and scorer.has_attention:
         method = "attention_rescoring"
@@ -218,21 +193,31 @@ def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None
 
 def _has_head(method: str, scorer: Scorer) -> bool:
     """Whether a model has the heads that a search needs."""
-    if method in _CTC_METHODS:
+    if method in CTC_METHODS:
         return scorer.has_ctc and (method != "attention_rescoring" or scorer.has_attention)
     return scorer.has_transducer
 
 
-def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = None) -> AnySearch:
+def make_search(
+    scorer: Scorer,
+    config: SearchConfig,
+    *,
+    unk_id: int | None = None,
+    language_models: LanguageModels = NO_LANGUAGE_MODELS,
+) -> AnySearch:
     """The search that finds hypotheses, and for attention_rescoring those to be rescored.
 
     Args:
         scorer: the model.
         config: a search that `resolve_search` has checked.
         unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
+        language_models: those that a search through a graph rescores its hypotheses with; the others get them when they
+            start, by `make_prior`.
     """
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
-    search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch
+    search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch | GraphSearch
+    if config.method in GRAPH_METHODS:
+        return cast(AnySearch, _graph_search(scorer, config, unk_id, language_models))
     if config.method == "ctc_greedy":
         search = CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
     elif config.method == "greedy":
@@ -256,6 +241,27 @@ def make_search(scorer: Scorer, config: SearchConfig, *, unk_id: int | None = No
     return cast(AnySearch, search)  # narrower than the interface: each search takes only its own states and priors
 
 
+def _graph_search(scorer: Scorer, config: SearchConfig, unk_id: int | None, language_models: LanguageModels) -> GraphSearch:
+    prior = _weighted(config, language_models, None)
+    limits = Limits(
+        config.graph_beam_nats, config.max_states, config.beam if config.num_best > 1 or prior is not None else 1
+    )
+    if config.method == "ctc_graph":
+        return CtcGraphSearch(
+            scorer, limits, blank_penalty=config.blank_penalty, temperature=config.temperature, prior=prior
+        )
+    return GraphBeamSearch(
+        scorer,
+        limits,
+        max_contexts=config.max_contexts,
+        blank_penalty=config.blank_penalty,
+        temperature=config.temperature,
+        unk_id=unk_id,
+        max_symbols_per_frame=config.max_symbols_per_frame,
+        prior=prior,
+    )
+
+
 def make_prior(
     config: SearchConfig,
     *,
@@ -263,8 +269,10 @@ def make_prior(
     hotwords: HotwordGraph | None = None,
 ) -> AnyPrior | None:
     """The prior for `ResumableSearch.start` of a search: language models and hotwords, weighted; None without any."""
-    if config.method not in _BEAM_METHODS:
-        return hotwords
+    return _weighted(config, language_models, hotwords) if config.method in BEAM_METHODS else hotwords
+
+
+def _weighted(config: SearchConfig, language_models: LanguageModels, hotwords: HotwordGraph | None) -> AnyPrior | None:
     parts: Sequence[tuple[AnyPrior | None, float]] = (
         (language_models.main, config.lm_scale),
         (language_models.subtracted, config.lodr_scale),
@@ -282,6 +290,7 @@ def find_hypotheses(
     unk_id: int | None = None,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
+    graphs: Sequence[TokenGraph] = (),
 ) -> list[list[Hypothesis]]:
     """The n-best hypotheses of each utterance of a batch.
 
@@ -292,10 +301,13 @@ def find_hypotheses(
         unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
         language_models: language models for the beam searches.
         hotwords: phrases to prefer.
+        graphs: the graph of each utterance; empty: the search needs none.
     Returns:
         For each utterance 1 to `config.num_best` hypotheses, the best first.
     """
-    (found,) = find_with_each(scorer, encoded, [config], unk_id=unk_id, language_models=language_models, hotwords=hotwords)
+    (found,) = find_with_each(
+        scorer, encoded, [config], unk_id=unk_id, language_models=language_models, hotwords=hotwords, graphs=graphs
+    )
     return found
 
 
@@ -307,6 +319,7 @@ def find_with_each(
     unk_id: int | None = None,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     hotwords: HotwordGraph | None = None,
+    graphs: Sequence[TokenGraph] = (),
 ) -> Iterator[list[list[Hypothesis]]]:
     """Yield `find_hypotheses` for each of several searches; those that differ in `attention_scale` alone share the work."""
     shared: dict[SearchConfig, tuple[list[list[Hypothesis]], list[list[float]]]] = {}
@@ -315,8 +328,12 @@ def find_with_each(
         if key in shared:
             ranked, scores = shared[key]
         else:
-            prior = make_prior(config, language_models=language_models, hotwords=hotwords)
-            ranked = search_all(make_search(scorer, config, unk_id=unk_id), encoded, prior)
+            search = make_search(scorer, config, unk_id=unk_id, language_models=language_models)
+            if config.method in GRAPH_METHODS:
+                ranked = search_each(cast(GraphSearch, search), encoded, graphs)
+            else:
+                prior = make_prior(config, language_models=language_models, hotwords=hotwords)
+                ranked = search_all(search, encoded, prior)
             scores = attention_scores(scorer, encoded, ranked) if is_rescored else []
         if is_rescored:
             shared[key] = ranked, scores

@@ -2,9 +2,10 @@
 start of the recording."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from zipasr.text import are_unspaced
 
@@ -63,6 +64,12 @@ class Transcript:
     """Transcribed channel of the recording, from 0; None: all channels, mixed."""
     joiner: str | None = None
     """Separator of words in the language of the model, if known."""
+    slots: Mapping[str, Any] | None = None
+    """Values by name that the tags of a graph put out, such as {"size": "large"}; None: it was not decoded under a graph, or
+    is that of a recording in several pieces."""
+    shortfall: float | None = None
+    """Nats per token by which the best path through a graph is less probable than free decoding; see
+    `search.graph.rejection`. It is there also when the answer is nothing for that reason. None: as `slots`."""
 
     @property
     def word_joiner(self) -> str:
@@ -74,6 +81,9 @@ class Transcript:
     def to_dict(self) -> dict[str, object]:
         """Return the fields for JSON: times rounded to 1 ms, other numbers to 6 digits, non-finite numbers as null."""
         optional: dict[str, object] = {} if self.channel is None else {"channel": self.channel}
+        if self.slots is not None:
+            optional["slots"] = dict(self.slots)
+            optional["shortfall"] = None if self.shortfall is None else _rounded(self.shortfall, 6)
         if self.alternatives:
             optional["alternatives"] = [hypothesis.to_dict() for hypothesis in self.alternatives]
         return {

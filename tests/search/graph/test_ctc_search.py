@@ -24,6 +24,7 @@ from zipasr.errors import ConfigError
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph import NO_TOKEN, TokenGraph
 from zipasr.search.graph.ctc_search import CtcGraphSearch, ctc_graph_search
+from zipasr.search.graph.passing import Limits
 from zipasr.search.greedy import ctc_greedy_search
 from zipasr.search.hypothesis import Hypothesis, Output
 
@@ -118,6 +119,6 @@ def test_what_does_not_fit_is_refused() -> None:
         ctc_graph_search(scorer, encoded, [graph])
     with pytest.raises(ValueError, match="but there is none"):
         CtcGraphSearch(scorer).start()
-    for setting in ({"beam_nats": 0.0}, {"max_states": 0}, {"num_kept": 0}):
+    for limits in (Limits(0.0, 1000), Limits(20.0, 0), Limits(20.0, 1000, 0)):
         with pytest.raises(ValueError, match="must be"):
-            CtcGraphSearch(scorer, **setting)  # type: ignore[arg-type]
+            CtcGraphSearch(scorer, limits)

@@ -16,17 +16,18 @@ from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.ctc_search import CtcGraphSearch
 from zipasr.search.graph.graph_search import GraphSearch
+from zipasr.search.graph.passing import Limits
 from zipasr.search.graph.transducer_search import GraphBeamSearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import search_all
 
 VOCAB = 6
 SEARCHES: dict[str, Callable[[ToyScorer], GraphSearch]] = {
-    "ctc": lambda scorer: CtcGraphSearch(scorer, beam_nats=6.0),
-    "ctc, n best": lambda scorer: CtcGraphSearch(scorer, num_kept=4, temperature=1.3, max_states=20),
+    "ctc": lambda scorer: CtcGraphSearch(scorer, Limits(6.0, 1000)),
+    "ctc, n best": lambda scorer: CtcGraphSearch(scorer, Limits(20.0, 20, 4), temperature=1.3),
     "transducer": lambda scorer: GraphBeamSearch(scorer, blank_penalty=0.5, max_contexts=4),
-    "transducer, n best": lambda scorer: GraphBeamSearch(scorer, num_kept=4, unk_id=1, max_states=20),
-    "transducer, 3 a frame": lambda scorer: GraphBeamSearch(scorer, max_symbols_per_frame=3, num_kept=2),
+    "transducer, n best": lambda scorer: GraphBeamSearch(scorer, Limits(20.0, 20, 4), unk_id=1),
+    "transducer, 3 a frame": lambda scorer: GraphBeamSearch(scorer, Limits(20.0, 1000, 2), max_symbols_per_frame=3),
 }
 
 

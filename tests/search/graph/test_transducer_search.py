@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.search.graph.hand_graphs import Ids, assert_best, random_graph, token_graph, truths_of
 from tests.search.toy_scorer import ToyScorer, label_scores, toy_encoded
 from zipasr.search.graph import TokenGraph
+from zipasr.search.graph.passing import Limits
 from zipasr.search.graph.transducer_search import GraphBeamSearch, transducer_graph_search
 from zipasr.search.greedy import greedy_search
 
@@ -123,7 +124,7 @@ def test_contexts_are_scored_once_and_at_most_so_many() -> None:
         return plain(frames_MJ, contexts_MJ)
 
     scorer.join = join  # type: ignore[method-assign]
-    search = GraphBeamSearch(scorer, max_contexts=3, beam_nats=1e9)
+    search = GraphBeamSearch(scorer, Limits(1e9, 1000), max_contexts=3)
     search.free_search = GraphBeamSearch(ToyScorer(6, 2, 1)).free_search  # not counted
     state = search.start(random_graph(6, 7, num_states=30, num_arcs=120))
     search.advance([state], encoded)

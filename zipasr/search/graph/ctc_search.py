@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_tokens
-from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_MAX_STATES, GraphSearch
+from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_LIMITS, DEFAULT_MAX_STATES, GraphSearch
 from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, joined, staying
 from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph
 from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import search_each
 from zipasr.search.scorer import Scorer, ctc_label_log_probs
 
@@ -31,17 +32,22 @@ class CtcGraphSearch(GraphSearch):
     def __init__(
         self,
         scorer: Scorer,
+        limits: Limits = DEFAULT_LIMITS,
         *,
-        beam_nats: float = DEFAULT_BEAM_NATS,
-        max_states: int = DEFAULT_MAX_STATES,
-        num_kept: int = 1,
         blank_penalty: float = 0.0,
         temperature: float = 1.0,
+        prior: AnyPrior | None = None,
     ) -> None:
-        """Configure the search; arguments as in `ctc_graph_search`."""
+        """Configure the search; other arguments as in `ctc_graph_search`.
+
+        Args:
+            limits: which paths to keep.
+            prior: language models, already weighted, whose score of a hypothesis is added to its own before the hypotheses
+                are ranked; it chooses among those of the best `limits.num_kept` paths.
+        """
         self.blank_penalty, self.temperature = blank_penalty, temperature
         free = CtcGreedySearch(scorer, blank_penalty=blank_penalty, temperature=temperature)
-        super().__init__(scorer, free, Limits(beam_nats, max_states, num_kept))
+        super().__init__(scorer, free, limits, prior)
 
     def _first_state(self, graph: TokenGraph) -> GraphState:
         return GraphState(graph, _NO_LABEL)
@@ -131,12 +137,6 @@ def ctc_graph_search(
             setting is out of range, or there is no CTC head.
         ConfigError: a graph has a cycle of arcs without tokens that gains.
     """
-    search = CtcGraphSearch(
-        scorer,
-        beam_nats=beam_nats,
-        max_states=max_states,
-        num_kept=num_best,
-        blank_penalty=blank_penalty,
-        temperature=temperature,
-    )
+    limits = Limits(beam_nats, max_states, num_best)
+    search = CtcGraphSearch(scorer, limits, blank_penalty=blank_penalty, temperature=temperature)
     return search_each(search, encoded, graphs)

@@ -17,6 +17,8 @@ from zipasr.search.graph.arcs import check_graph
 from zipasr.search.graph.passing import GraphBatch, GraphState, Limits
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prior import AnyPrior
+from zipasr.search.rescoring import rescored_by_prior
 from zipasr.search.resumable import ResumableSearch, check_states
 from zipasr.search.scorer import Scorer
 
@@ -24,18 +26,23 @@ DEFAULT_BEAM_NATS = 20.0
 """As published: `beam` of fast_beam_search and `search_beam` of HLG decoding in the recipes."""
 DEFAULT_MAX_STATES = 1000
 """Between the published 64 of fast_beam_search and 10,000 of HLG decoding."""
+DEFAULT_LIMITS = Limits(DEFAULT_BEAM_NATS, DEFAULT_MAX_STATES)
+"""Those of a search for the best path alone."""
 
 
 class GraphSearch(ABC):
     """A search through a graph as a `ResumableSearch`; what CTC and a transducer do in a frame is theirs."""
 
-    def __init__(self, scorer: Scorer, free_search: ResumableSearch[Any, Any], limits: Limits) -> None:
+    def __init__(
+        self, scorer: Scorer, free_search: ResumableSearch[Any, Any], limits: Limits, prior: AnyPrior | None
+    ) -> None:
         """Configure the search.
 
         Args:
             scorer: the model.
             free_search: the search of the same head without a graph, with the same settings.
             limits: which paths to keep.
+            prior: see `CtcGraphSearch`.
         """
         if not limits.beam_nats > 0:
             raise ValueError(f"beam_nats must be positive, but is {limits.beam_nats}")
@@ -43,7 +50,7 @@ class GraphSearch(ABC):
             raise ValueError(f"max_states must be at least 1, but is {limits.max_states}")
         if limits.num_kept < 1:
             raise ValueError(f"num_kept must be at least 1, but is {limits.num_kept}")
-        self.scorer, self.free_search, self.limits = scorer, free_search, limits
+        self.scorer, self.free_search, self.limits, self.prior = scorer, free_search, limits, prior
 
     def start(self, graph: TokenGraph | None = None) -> GraphState:
         """State of an utterance before its first frame, whose search is to follow the graph.
@@ -85,17 +92,25 @@ class GraphSearch(ABC):
 
         If no path can end, there is one without tokens, whose score is -inf.
         """
-        return [self._ranked(state, num_best, is_partial=False) for state in states]
+        ranked = [self._ranked(state, None, is_partial=False) for state in states]
+        if self.prior is not None:
+            ranked = [rescored_by_prior(hypotheses, self.prior) for hypotheses in ranked]
+        return [hypotheses[:num_best] for hypotheses in ranked]
 
     def partial_hypotheses(self, states: Sequence[GraphState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """The same, wherever they end: what has been said so far of something that the graph allows."""
         return [self._ranked(state, num_best, is_partial=True) for state in states]
 
+    def free_hypothesis(self, state: GraphState) -> Hypothesis:
+        """The hypothesis of the free search beside."""
+        (free,) = self.free_search.hypotheses([state.free])[0]
+        return free
+
     def _ranked(self, state: GraphState, num_best: int | None, *, is_partial: bool) -> list[Hypothesis]:
         paths, finals = state.paths, state.graph.final_scores[state.paths.states].astype(np.float64)
         is_final = finals > -math.inf
         totals = paths.scores + np.where(is_final, finals, 0.0 if is_partial else -math.inf)
-        (free,) = self.free_search.hypotheses([state.free])[0]
+        free = self.free_hypothesis(state)
         found: list[Hypothesis] = []
         seen: set[int] = set()
         limit = self.limits.num_kept if num_best is None else min(num_best, self.limits.num_kept)

@@ -16,7 +16,7 @@ from torch import Tensor
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import Contexts, KeptContexts, first_context
 from zipasr.search.graph.arcs import check_tokens
-from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_MAX_STATES, GraphSearch
+from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_LIMITS, DEFAULT_MAX_STATES, GraphSearch
 from zipasr.search.graph.passing import (
     Continuations,
     GraphBatch,
@@ -30,6 +30,7 @@ from zipasr.search.graph.passing import (
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.greedy import GreedySearch
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import search_each
 from zipasr.search.scorer import Scorer, label_log_probs
 
@@ -42,21 +43,19 @@ _ROWS = 1 << 32
 class GraphBeamSearch(GraphSearch):
     """Transducer search through a graph as a `ResumableSearch`; see `transducer_graph_search`."""
 
-    # Differs: nine parameters, one for each setting of the search.
     def __init__(
         self,
         scorer: Scorer,
+        limits: Limits = DEFAULT_LIMITS,
         *,
-        beam_nats: float = DEFAULT_BEAM_NATS,
         max_contexts: int = DEFAULT_MAX_CONTEXTS,
-        max_states: int = DEFAULT_MAX_STATES,
-        num_kept: int = 1,
         blank_penalty: float = 0.0,
         temperature: float = 1.0,
         unk_id: int | None = None,
         max_symbols_per_frame: int = 1,
+        prior: AnyPrior | None = None,
     ) -> None:
-        """Configure the search; arguments as in `transducer_graph_search`."""
+        """Configure the search; `limits` and `prior` as in `CtcGraphSearch`, others as in `transducer_graph_search`."""
         if max_contexts < 1:
             raise ValueError(f"max_contexts must be at least 1, but is {max_contexts}")
         self.max_contexts, self.max_symbols_per_frame = max_contexts, max_symbols_per_frame
@@ -69,7 +68,7 @@ class GraphBeamSearch(GraphSearch):
             unk_id=unk_id,
             max_symbols_per_frame=max_symbols_per_frame,
         )
-        super().__init__(scorer, free, Limits(beam_nats, max_states, num_kept))
+        super().__init__(scorer, free, limits, prior)
         self._contexts = KeptContexts(scorer)
 
     def _first_state(self, graph: TokenGraph) -> GraphState:
@@ -196,10 +195,8 @@ def transducer_graph_search(
     """
     search = GraphBeamSearch(
         scorer,
-        beam_nats=beam_nats,
+        Limits(beam_nats, max_states, num_best),
         max_contexts=max_contexts,
-        max_states=max_states,
-        num_kept=num_best,
         blank_penalty=blank_penalty,
         temperature=temperature,
         unk_id=unk_id,
