@@ -198,13 +198,14 @@ def missing_extras(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "plot": ("train", ["plot", str(run)]),
         "vad": ("vad", ["transcribe", model, str(folder / "long.wav"), "--vad"]),
         "lm": ("lm", ["transcribe", model, audio, "--lm", str(folder / "lm.arpa")]),
+        "graph": ("graph", ["compile-graph", model, str(folder / "a.txt"), "--out", str(folder / "graph")]),
         "export": ("onnx", ["export", model, "--out", str(folder / "exported")]),
         "serve": ("serve", ["serve", model]),
         "hub": ("hub", ["transcribe", "hf:someone/model", audio]),
     }
 
 
-CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "export", "serve", "hub")
+CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "graph", "export", "serve", "hub")
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
         ["prepare", str(folder / "in"), "--out", str(data), "--set", "dev_share=0.3", "test_share=0.1"],
         ["train", f"{folder / 'recipe.py'}:minute", "--out", run, "--set", "num_epochs=1"],
         ["train-lm", str(folder / "text.txt"), "--model", model, "--out", str(out / "lm"), "--set", "num_epochs=1"],
+        ["compile-graph", model, str(folder / "text.txt"), "--out", str(out / "graph")],
         ["average", run, "--last", "1", "--out", str(out / "averaged")],
         ["plot", run],
         ["evaluate", model, dev],
@@ -96,7 +97,7 @@ def test_no_verb_fails_for_lack_of_a_character(folder: Path, tmp_path: Path) -> 
     names, results = said[::2], said[1::2]
     assert [name.split("\n")[0] for name in names] == [argv[0] for argv in argvs]
     # A missing recording and a missing model both fail; the address does not exist; repositories have no such names.
-    codes = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 2, 0, 1, 2, 0, 0, 1]
+    codes = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 2, 0, 1, 2, 0, 0, 1]
     assert [int(code.split("\n")[0]) for code in results] == codes, error
     by_json = [json.loads(name.split("\n", 1)[1]) for name in names[-3:-1]]
     assert [row["audio"] for row in by_json] == [argvs[-3][2]] * 2

@@ -79,6 +79,10 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
         "prepare": [["prepare", str(folder / "in"), "--out", str(out / "data")]],
         "train": [["train", recipe, "--out", str(out / "run"), "--check"]],
         "train-lm": [[*lm, "--out", str(out / "a.arpa"), "--kind", "ngram"], [*lm, "--out", str(out / "lm")]],
+        "compile-graph": [
+            ["compile-graph", model, str(folder / "text.txt"), "--out", str(out / "graph")],
+            ["compile-graph", model, "--arpa", "FILE", "--out", str(out / "graph")],
+        ],
         "average": [["average", run, "--out", str(out / "model"), "--last", "1"]],
         "plot": [["plot", run, "--out", str(out / "curves.png")]],
         "evaluate": [["evaluate", model, cuts], ["evaluate", model, cuts, "--calibration"]],

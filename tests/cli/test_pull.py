@@ -123,6 +123,7 @@ def test_every_verb_that_takes_a_model_takes_a_reference(
     hub: StandIn, audio: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "texts.txt").write_text("".join(f"{'ONE TWO ' * n}\n" for n in range(1, 40)))
+    (tmp_path / "words.txt").write_text("ONE\nTWO\n")
     folder, recordings = str(tmp_path), tmp_path / "recordings"
     recordings.mkdir()
     soundfile.write(recordings / "a.wav", noise(1.0), 16_000)
@@ -134,6 +135,7 @@ def test_every_verb_that_takes_a_model_takes_a_reference(
         "profile": ["profile", NAME, "--no-time"],
         "average": ["average", "--checkpoints", NAME, "--out", f"{folder}/averaged"],
         "train-lm": ["train-lm", f"{folder}/texts.txt", "--model", NAME, "--kind", "ngram", "--out", f"{folder}/lm.arpa"],
+        "compile-graph": ["compile-graph", NAME, f"{folder}/words.txt", "--out", f"{folder}/graph"],
         "export": ["export", NAME, "--out", f"{folder}/exported"],
     }
     assert commands.keys() <= set(VERBS)

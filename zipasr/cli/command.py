@@ -24,6 +24,7 @@ VERBS = (
     "prepare",
     "train",
     "train-lm",
+    "compile-graph",
     "average",
     "plot",
     "evaluate",

@@ -1,6 +1,7 @@
 """Decoding under a graph: what may be said, as a graph over the tokens of a model."""
 
-from zipasr.search.graph.compile import compile_words
+from zipasr.search.graph.compile import compile_ngram, compile_words
+from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.folder import LoadedGraph, load_graph, save_graph
 from zipasr.search.graph.lexicon import Lexicon, read_lexicon
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
@@ -14,6 +15,8 @@ __all__ = [
     "TokenGraph",
     "WordArc",
     "WordGraph",
+    "add_ctc_topology",
+    "compile_ngram",
     "compile_words",
     "load_graph",
     "read_lexicon",

@@ -1,69 +1,25 @@
-"""`WordGraph` or n-gram model -> `TokenGraph`: words are spelled in tokens, equal parts of paths are shared.
+"""Grammars and n-gram models -> `TokenGraph` of one model, with kaldifst (Apache-2.0), the Python face of OpenFst."""
 
-The compiled graph has the paths of the word graph: for every sequence of tokens and outputs the best score of it. An output
-stands at the last token of its word, a tag in an arc after it. A token and an output are one label while the graph is
-determinized, so that words of equal spelling both stay, and no disambiguation symbols are needed.
-"""
-
+import dataclasses
 import logging
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+import os
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
+from zipasr.lm.arpa import NgramGraph, read_arpa
+from zipasr.lm.ngram import NgramModel
+from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.lexicon import Lexicon, require_spellings
-from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.spelled_arcs import WordArcs, compile_arcs, require_kaldifst
+from zipasr.search.graph.token_graph import NO_SYMBOL, TokenGraph
 from zipasr.search.graph.word_graph import WordGraph
-from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer import WORD_START, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_DELTA = 2.0**-16
-"""Nats; scores that differ by less count as equal in determinizing and minimizing. Sums of hundreds stay exact to 0.01."""
-_MAX_GROWTH, _MIN_STATES = 4, 10_000
-"""Determinizing ends when it makes so many times the states, and more than the minimum: some loops have no finite result."""
-
-
-class WordArcs(NamedTuple):
-    """The arcs of a graph over words, in arrays (A,)."""
-
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    words: NDArray[np.int64]
-    """Index of the word of each arc; -1: none."""
-    outputs: NDArray[np.int64]
-    """Symbol that each arc puts out besides its word, or `NO_SYMBOL`."""
-    scores: NDArray[np.float64]
-
-
-class TokenArcs(NamedTuple):
-    """The arcs of a graph over tokens, in arrays (A,)."""
-
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    outputs: NDArray[np.int64]
-    scores: NDArray[np.float64]
-
-
-def require_kaldifst() -> Any:
-    """Return the module kaldifst.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import kaldifst
-    except ImportError as error:
-        raise ConfigError(
-            'compiling a graph needs kaldifst, but it is not installed; pip install "zipasr[graph]"'
-        ) from error
-    return kaldifst
+_MIN_WRITABLE_SHARE = 0.5
+"""Of the words of an n-gram model; the rest, such as foreign names, can never be recognized."""
 
 
 def compile_words(graph: WordGraph, tokenizer: Tokenizer, *, lexicon: Lexicon | None = None) -> TokenGraph:
@@ -98,126 +54,99 @@ def compile_words(graph: WordGraph, tokenizer: Tokenizer, *, lexicon: Lexicon | 
     return compile_arcs(arcs, finals, words, lexicon, symbols)
 
 
-# Differs: the parts of a word graph are five parameters, so that graphs of a million arcs are never Python objects.
-def compile_arcs(
-    arcs: WordArcs, finals: NDArray[np.float64], words: Sequence[str], lexicon: Lexicon, symbols: tuple[str, ...]
+def compile_ngram(
+    path: str | os.PathLike[str],
+    tokenizer: Tokenizer,
+    *,
+    lexicon: Lexicon | None = None,
+    scale: float = 1.0,
+    has_ctc_topology: bool = False,
 ) -> TokenGraph:
-    """Return the graph over tokens of word arcs; its start is state 0.
+    """Return a graph over the tokens of a model with the word sequences of an n-gram model.
+
+    Backing off is an arc without a token, so that the score of a sentence is the best of all ways to back off, as in the
+    field's graphs; it is not below the score that the ARPA format defines. Words that the model cannot write are left out.
 
     Args:
-        arcs: the arcs; a word is put out as symbol 1 + its index.
-        finals: (G,) score of ending in each state.
-        words: all words, which must have spellings.
-        lexicon: their spellings.
-        symbols: the outputs, the words first; the last one is that of arcs to keep without a token, if it is "#0".
+        path: an ARPA file of words or of the model's tokens, plain or gzipped.
+        tokenizer: the model's.
+        lexicon: spellings of words; None: those of the tokenizer.
+        scale: weight of the scores.
+        has_ctc_topology: whether to put blanks and repeats of CTC into the graph: HLG, as other programs need it.
+    Raises:
+        DataError: see `read_arpa`.
+        ConfigError: the model cannot write most of the words, `scale` is not 0 or more and finite, or kaldifst is not
+            installed.
     """
-    num_contexts = lexicon.num_contexts
-    num_states = len(finals) * num_contexts
-    parts = []
-    for context in range(num_contexts):
-        part = _spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, first_inner=num_states)
-        num_states = max(num_states, 1 + int(part.targets.max(initial=-1)))
-        parts.append(part)
-    token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    final_scores = np.full(num_states, -np.inf)
-    final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
-    return _optimized(token_arcs, final_scores, symbols)
-
-
-def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int) -> WordArcs:
-    """The arcs between copies of the states, one for each context: those that leave states of one context."""
-    num_contexts = lexicon.num_contexts
-    after = np.array([*map(lexicon.context_after, words), context], np.int64)  # the last: an arc without a word
-    return arcs._replace(
-        sources=arcs.sources * num_contexts + context, targets=arcs.targets * num_contexts + after[arcs.words]
-    )
-
-
-def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, first_inner: int) -> TokenArcs:
-    """The chains of token arcs of word arcs; their inner states are numbered from `first_inner`."""
-    spellings = [lexicon.spellings(word, context) for word in words]
-    num_spellings = np.array([*map(len, spellings), 1], np.int64)  # the last entry stands for no word, as index -1
-    flat = [spelling for of_word in spellings for spelling in of_word]
-    lens = np.array([*map(len, flat), 0], np.int64)
-    tokens = np.array([token for spelling in flat for token in spelling], np.int64)
-    first_token = np.concatenate([[0], np.cumsum(lens)])
-    first_spelling = np.concatenate([[0], np.cumsum(num_spellings)])
-
-    copies = num_spellings[arcs.words]
-    arc_of = np.repeat(np.arange(len(copies)), copies)
-    nth = np.arange(len(arc_of)) - np.repeat(np.cumsum(copies) - copies, copies)
-    spelling_of = first_spelling[:-1][arcs.words][arc_of] + nth
-    num_tokens, outputs = lens[spelling_of], arcs.outputs[arc_of]
-    counts = np.where(num_tokens > 0, num_tokens + (outputs != NO_SYMBOL), 1)
-
-    chain_of = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(chain_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_first, is_last = place == 0, place == counts[chain_of] - 1
-    inner = first_inner + (np.cumsum(counts - 1) - (counts - 1))[chain_of] + place
-    is_token = place < num_tokens[chain_of]
-    at = np.where(is_token, first_token[spelling_of][chain_of] + place, 0)
-    is_word_end = place == num_tokens[chain_of] - 1
-    words_out = np.where(is_word_end, arcs.words[arc_of][chain_of] + 1, NO_SYMBOL)
-    return TokenArcs(
-        np.where(is_first, arcs.sources[arc_of][chain_of], inner - 1),
-        np.where(is_last, arcs.targets[arc_of][chain_of], inner),
-        np.where(is_token, np.append(tokens, NO_TOKEN)[at], NO_TOKEN),
-        np.where(is_token, words_out, outputs[chain_of]),
-        np.where(is_first, arcs.scores[arc_of][chain_of], 0.0),
-    )
-
-
-def _optimized(arcs: TokenArcs, finals: NDArray[np.float64], symbols: tuple[str, ...]) -> TokenGraph:
-    """The graph of token arcs, determinized as far as that is possible, and minimized."""
-    keys, labels = np.unique((arcs.tokens + 1) * len(symbols) + arcs.outputs, return_inverse=True)
-    if keys[0] != 0:
-        keys = np.concatenate([[0], keys])  # label 0 is the arc without token and output, which OpenFst removes
-        labels = labels + 1
-    order = np.argsort(arcs.sources, kind="stable")
-    fst = Fst(
-        0,
-        np.searchsorted(arcs.sources[order], np.arange(len(finals) + 1)),
-        labels[order].astype(np.int32),
-        np.zeros(len(order), np.int32),
-        -arcs.scores[order].astype(np.float32),
-        arcs.targets[order].astype(np.int32),
-        -finals.astype(np.float32),
-    )
-    fst = _minimized(fst)
-    tokens, outputs = np.divmod(keys[fst.inputs], len(symbols))
-    return TokenGraph(
-        first_arc=fst.first_arc,
-        tokens=(tokens - 1).astype(np.int32),
-        output_symbols=outputs.astype(np.int32),
-        scores=-fst.costs,
-        targets=fst.targets,
-        final_scores=-fst.final_costs,
-        start=fst.start,
-        symbols=symbols,
-    )
-
-
-def _minimized(fst: Fst) -> Fst:
-    """An acceptor without arcs of label 0, determinized unless it would grow too much, and minimized."""
-    kaldifst = require_kaldifst()
-    with tempfile.TemporaryDirectory(prefix="zipasr-graph-") as folder:
-        path = str(Path(folder) / "acceptor.fst")
-        Path(path).write_bytes(to_bytes(fst))
-        acceptor = kaldifst.StdVectorFst.read(path)
-        kaldifst.connect(acceptor)
-        most = max(_MIN_STATES, _MAX_GROWTH * acceptor.num_states)
-        if kaldifst.determinize_star(acceptor, delta=_DELTA, max_states=most):  # True: it has ended early
-            logger.warning(
-                "the graph has no deterministic form of at most %d states, so equal beginnings are not all shared; "
-                "decoding takes longer with it",
-                most,
+    if not 0 <= scale < float("inf"):
+        raise ConfigError(
+            f"the scale of an n-gram model must be 0 or more, but is {scale:g}; 1 leaves its scores as they are"
+        )
+    require_kaldifst()
+    ngram = read_arpa(path)
+    symbols = NgramModel(ngram).known_symbols
+    pieces = set(tokenizer.pieces)
+    is_of_tokens = any(s.startswith(WORD_START) for s in symbols) or (tokenizer.is_spaceless and pieces.issuperset(symbols))
+    if is_of_tokens:
+        if lexicon is not None:
+            raise ConfigError(
+                f"{path} must be of words for a lexicon to have an effect, but is of tokens; leave the lexicon out"
             )
-            acceptor = kaldifst.StdVectorFst.read(path)
-            kaldifst.rmepsilon(acceptor, delta=_DELTA)
-        kaldifst.minimize_encoded(acceptor, delta=_DELTA)
-        kaldifst.arcsort(acceptor, sort_type="ilabel")
-        acceptor.write(path)
-        return from_bytes(Path(path).read_bytes(), "the compiled graph")
+        ids = {piece: i for i, piece in reversed(list(enumerate(tokenizer.pieces)))}
+        lexicon = Lexicon(tokenizer, {symbol: [(ids[symbol],)] for symbol in symbols if symbol in ids})
+        words = [symbol for symbol in symbols if symbol in ids]
+    else:
+        lexicon = lexicon or Lexicon(tokenizer)
+        words = [symbol for symbol in symbols if lexicon.spellings(symbol)]
+    _report_unwritable(symbols, words, path)
+    graph = _compiled(ngram, words, lexicon, scale)
+    if is_of_tokens:  # what is said follows from the tokens
+        graph = dataclasses.replace(graph, output_symbols=np.zeros_like(graph.output_symbols), symbols=("",))
+    return add_ctc_topology(graph, tokenizer.blank_id) if has_ctc_topology else graph
+
+
+def _report_unwritable(symbols: list[str], words: list[str], path: str | os.PathLike[str]) -> None:
+    """Log how many words of an n-gram model are left out; raise ConfigError if they are most of them."""
+    kept = set(words)
+    lost = [symbol for symbol in symbols if symbol not in kept]
+    if not words or len(words) < _MIN_WRITABLE_SHARE * len(symbols):
+        raise ConfigError(
+            f"{path} must have words that the model can write, but of {len(symbols)} it cannot write {len(lost)}, such as "
+            f"{', '.join(lost[:5]) or 'none'}; use an n-gram model of texts in the model's own writing"
+        )
+    if lost:
+        shown = ", ".join(lost[:5])
+        logger.warning(
+            "%s: %d of %d words are left out, since the model cannot write them: %s", path, len(lost), len(symbols), shown
+        )
+
+
+def _compiled(ngram: NgramGraph, words: list[str], lexicon: Lexicon, scale: float) -> TokenGraph:
+    """The graph over tokens of an n-gram model, with the words that are given."""
+    num_symbols = len(ngram.symbols)
+    index_of = {word: i for i, word in enumerate(words)}
+    indices = np.array([index_of.get(symbol, -1) for symbol in ngram.symbols], np.int64)
+    states, arc_words = ngram.arc_keys // num_symbols, indices[ngram.arc_keys % num_symbols]
+    is_kept = arc_words >= 0
+    backs = np.flatnonzero(ngram.backoff_targets != np.arange(len(ngram.backoff_targets)))
+    backoff = 1 + len(words)  # a symbol of its own, so that these arcs are not removed, which would multiply the others
+    sources = np.concatenate([states[is_kept], backs])
+    targets = np.concatenate([ngram.arc_targets[is_kept], ngram.backoff_targets[backs]]).astype(np.int64)
+    numbers = np.arange(len(ngram.final_scores))
+    numbers[[0, ngram.start]] = numbers[[ngram.start, 0]]  # the start is state 0
+    num_words = int(is_kept.sum())
+    arcs = WordArcs(
+        numbers[sources],
+        numbers[targets],
+        np.concatenate([arc_words[is_kept], np.full(len(backs), -1)]),
+        np.concatenate([np.full(num_words, NO_SYMBOL), np.full(len(backs), backoff)]),
+        scale * np.concatenate([ngram.arc_scores[is_kept], ngram.backoff_scores[backs]]).astype(np.float64),
+    )
+    finals = scale * np.nan_to_num(ngram.final_scores[numbers].astype(np.float64), nan=-np.inf, neginf=-np.inf)
+    finals = np.where(np.isnan(finals), -np.inf, finals)  # 0 * -inf
+    graph = compile_arcs(arcs, finals, words, lexicon, ("", *words, "#0"))
+    outputs = np.where(graph.output_symbols == backoff, NO_SYMBOL, graph.output_symbols).astype(np.int32)
+    return dataclasses.replace(graph, output_symbols=outputs, symbols=graph.symbols[:-1])
 
 
 def _refuse_empty_loops(graph: WordGraph) -> None:

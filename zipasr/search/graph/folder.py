@@ -1,5 +1,6 @@
 """Folders of graphs: `graph.fst` (OpenFst), `words.txt` (symbols of its outputs) and `graph.json` (what it was made of).
 
+`HLG.fst`, if it was asked for, is the same graph for sherpa-onnx, with blanks and repeats of CTC and the same `words.txt`.
 A graph belongs to a vocabulary; `graph.json` has its hash, so that a graph of another model is refused.
 """
 
@@ -14,12 +15,15 @@ from typing import Any, NamedTuple
 from zipasr.checkpoint import write_text
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import read_lines
+from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.openfst import read_graph, write_graph
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.tokenizer import Tokenizer
 
 GRAPH_FILE, WORDS_FILE, ABOUT_FILE = "graph.fst", "words.txt", "graph.json"
 """Names of the files of a folder."""
+HLG_FILE = "HLG.fst"
+"""The graph with the topology of CTC, for other programs."""
 EPSILON = "<eps>"
 """The symbol of no output in words.txt."""
 
@@ -48,7 +52,8 @@ def save_graph(
     name: str | None = None,
     made_of: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> None:
+    has_hlg: bool = False,
+) -> TokenGraph | None:
     """Write a graph into a folder, created if missing; an earlier graph there is replaced.
 
     Args:
@@ -58,6 +63,9 @@ def save_graph(
         name: name of the graph; None: that of the folder.
         made_of: what it was made of, for people.
         settings: how to decode under it.
+        has_hlg: whether to write `HLG.fst` too.
+    Returns:
+        The graph of `HLG.fst`; None: it was not asked for.
     Raises:
         ConfigError: a symbol cannot stand in words.txt.
         DataError: the folder cannot be written.
@@ -67,11 +75,16 @@ def save_graph(
     for symbol in graph.symbols[1:]:
         if symbol.strip() != symbol or not symbol or len(symbol.splitlines()) > 1:
             raise ConfigError(f"an output must be text in one line without spaces around, but is {symbol!r}; change it")
+    is_ready = graph.has_ctc_topology or not has_hlg
+    hlg = graph if is_ready else add_ctc_topology(graph, tokenizer.blank_id)
     lines = (f"{symbol or EPSILON} {i}\n" for i, symbol in enumerate(graph.symbols))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ABOUT_FILE).unlink(missing_ok=True)  # written last: a folder without it is incomplete
+        (folder / HLG_FILE).unlink(missing_ok=True)
         write_graph(graph, folder / GRAPH_FILE)
+        if has_hlg:
+            write_graph(hlg, folder / HLG_FILE)
         (folder / WORDS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
         about = {
             "format": _FORMAT,
@@ -86,6 +99,7 @@ def save_graph(
         raise DataError(
             f"{folder} must be writable, but is not: {error.strerror}; check permissions and free space"
         ) from error
+    return hlg if has_hlg else None
 
 
 def load_graph(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> LoadedGraph:
@@ -166,7 +180,8 @@ def vocabulary_hash(tokenizer: Tokenizer) -> str:
 
 
 def _to_text(about: dict[str, Any]) -> str:
-    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # names of files may not be UTF-8
 
 
 def _hash_of(content: bytes) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import read_lines
 from zipasr.text import is_unspaced
-from zipasr.tokenizer import WORD_START, Tokenizer
+from zipasr.tokenizer import Tokenizer
 
 Spelling = tuple[int, ...]
 """Token ids of a word, one or more."""
@@ -106,7 +106,7 @@ class Lexicon:
 def read_lexicon(path: str | os.PathLike[str], tokenizer: Tokenizer) -> Lexicon:
     """Read a lexicon file: a line has a word and its tokens, separated by spaces; words may have several lines.
 
-    `▁` also stands for the token of a space. Words that are spelled with the unknown token, as <UNK> is in published
+    Words that are spelled with the unknown token, as <UNK> is in published
     lexicons, are left out, since a recognizer hardly ever puts it out.
 
     Raises:
@@ -116,8 +116,6 @@ def read_lexicon(path: str | os.PathLike[str], tokenizer: Tokenizer) -> Lexicon:
     ids: dict[str, int] = {}
     for id, piece in enumerate(tokenizer.pieces):
         ids.setdefault(piece, id)
-    if WORD_START not in ids and " " in ids:
-        ids[WORD_START] = ids[" "]
     words: dict[str, list[Spelling]] = {}
     for number, line in read_lines(path):
         if line is None:

@@ -1,0 +1,172 @@
+"""Blanks and repeats of CTC as arcs of a graph: `TokenGraph` -> `TokenGraph` with `has_ctc_topology`, H composed with it.
+
+The standard topology: a token lasts one frame or more, blanks may stand between tokens, and equal tokens need one between
+them. The graph has one path for every path of the given graph and every alignment of its tokens. Searches of this project
+need no such graph; programs that only walk arcs, such as sherpa-onnx, do.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+
+_MAX_COPIES = 2
+"""A state's arcs are copied to the states before it, instead of being reached by arcs without tokens, where that makes at
+most so many times the arcs: between the tokens of a word. Between words it would multiply them by the last tokens."""
+
+
+def add_ctc_topology(graph: TokenGraph, blank_id: int) -> TokenGraph:
+    """Return a graph over frames: its tokens are the best labels of each frame, the blank among them.
+
+    Args:
+        graph: a graph over tokens, without loops of arcs that have no token.
+        blank_id: the blank.
+    Raises:
+        ValueError: the graph has the topology already, or an arc of the blank.
+    """
+    if graph.has_ctc_topology or (graph.tokens == blank_id).any():
+        raise ValueError("the graph must be one over tokens, but has blanks; give the graph without the topology of CTC")
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
+    is_token = graph.tokens != NO_TOKEN
+    num_keys = 1 + int(graph.tokens.max(initial=0))
+    pairs = _Pairs(graph, sources, is_token, num_keys)
+    # States: those of the graph; pairs of a state and the token before, which must not come next; pairs that have just been
+    # entered, whose token may last; and states after a blank.
+    num_states, num_blocked = graph.num_states, len(pairs.blocked)
+    first_entered = num_states + num_blocked
+    after_blank = np.unique(np.append(graph.targets[is_token], graph.start)).astype(np.int64)
+    first_after_blank = first_entered + len(pairs.entered)
+    total = first_after_blank + len(after_blank)
+    blank_states = first_after_blank + np.arange(len(after_blank))
+    entered_states = first_entered + np.arange(len(pairs.entered))
+    arcs = _Arcs()
+    enters = first_entered + np.searchsorted(pairs.entered, graph.targets * np.int64(num_keys) + graph.tokens)
+    targets = np.where(is_token, enters, graph.targets)
+    arcs.add(sources, graph.tokens, graph.output_symbols, graph.scores, targets)
+    _add_blocked(arcs, graph, pairs, enters)
+    states, tokens = np.divmod(pairs.entered, num_keys)
+    arcs.add(entered_states, tokens, NO_SYMBOL, 0.0, entered_states)
+    arcs.add(entered_states, blank_id, NO_SYMBOL, 0.0, first_after_blank + np.searchsorted(after_blank, states))
+    arcs.add(blank_states, blank_id, NO_SYMBOL, 0.0, blank_states)
+    finals = np.full(total, -np.inf, np.float32)
+    finals[:num_states] = graph.final_scores
+    finals[num_states:first_entered] = graph.final_scores[pairs.blocked // num_keys]
+    continuing = np.concatenate([entered_states, blank_states])
+    continued = np.concatenate([pairs.state_of(pairs.entered, num_states), after_blank])
+    _continue(arcs, finals, continuing, continued)
+    start = first_after_blank + int(np.searchsorted(after_blank, graph.start))
+    return arcs.graph(finals, start, graph.symbols)
+
+
+class _Pairs:
+    """Pairs of a state and the token before it, as state * num_keys + token, sorted."""
+
+    def __init__(self, graph: TokenGraph, sources: NDArray[np.int64], is_token: NDArray[np.bool_], num_keys: int) -> None:
+        self.num_keys = num_keys
+        self.entered = np.unique(graph.targets[is_token] * np.int64(num_keys) + graph.tokens[is_token])
+        """Pairs that an arc with a token enters."""
+        empty_first = np.searchsorted(sources[~is_token], np.arange(graph.num_states + 1))
+        empty_targets = graph.targets[~is_token].astype(np.int64)
+        layers, links = [self.entered], []
+        while len(layers[-1]):
+            states, tokens = np.divmod(layers[-1], num_keys)
+            which, places = _arcs_of(empty_first, states)
+            found = empty_targets[places] * num_keys + tokens[which]
+            links.append((layers[-1][which], found))
+            layers.append(np.setdiff1d(found, np.concatenate(layers)))
+        own = sources[is_token] * np.int64(num_keys) + graph.tokens[is_token]
+        blocked = np.intersect1d(np.concatenate(layers), own)
+        self.blocked = blocked
+        """Pairs whose token is the next one on an arc of the state, or of one behind arcs without tokens."""
+        while True:
+            found = np.concatenate([blocked, *(before[np.isin(after, blocked)] for before, after in links)])
+            self.blocked = np.unique(found)
+            if len(self.blocked) == len(blocked):
+                break
+            blocked = self.blocked
+
+    def state_of(self, pairs: NDArray[np.int64], num_states: int) -> NDArray[np.int64]:
+        """The state in which a path goes on without a blank: that of the blocked pair, or that of the graph."""
+        if not len(self.blocked):
+            return pairs // self.num_keys
+        places = np.minimum(np.searchsorted(self.blocked, pairs), len(self.blocked) - 1)
+        return np.where(self.blocked[places] == pairs, num_states + places, pairs // self.num_keys)
+
+
+class _Arcs:
+    """Arcs that are collected in parts."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.int64], ...]] = []
+
+    def add(self, sources: NDArray[np.int64], *columns: object) -> None:
+        """Add arcs: sources, tokens, outputs, scores and targets, each for all or for each."""
+        self._parts.append((sources, *(np.broadcast_to(np.asarray(column), sources.shape) for column in columns)))
+
+    def columns(self) -> list[NDArray[np.int64]]:
+        """The columns of all arcs, sorted by source."""
+        columns = [np.concatenate(parts) for parts in zip(*self._parts, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return [column[order] for column in columns]
+
+    def graph(self, finals: NDArray[np.float32], start: int, symbols: tuple[str, ...]) -> TokenGraph:
+        """The graph of the states that can be reached."""
+        sources, tokens, outputs, scores, targets = self.columns()
+        first_arc = np.searchsorted(sources, np.arange(len(finals) + 1))
+        is_reached = _reached(first_arc, targets, start)
+        numbers = np.cumsum(is_reached) - 1
+        is_kept = is_reached[sources]
+        kept_first = np.searchsorted(numbers[sources[is_kept]], np.arange(int(is_reached.sum()) + 1))
+        return TokenGraph(
+            first_arc=kept_first.astype(np.int64),
+            tokens=tokens[is_kept].astype(np.int32),
+            output_symbols=outputs[is_kept].astype(np.int32),
+            scores=scores[is_kept].astype(np.float32),
+            targets=numbers[targets[is_kept]].astype(np.int32),
+            final_scores=finals[is_reached],
+            start=int(numbers[start]),
+            symbols=symbols,
+            has_ctc_topology=True,
+        )
+
+
+def _add_blocked(arcs: _Arcs, graph: TokenGraph, pairs: _Pairs, enters: NDArray[np.int64]) -> None:
+    """Add the arcs of blocked pairs: those of their state, except with their token."""
+    states, tokens = np.divmod(pairs.blocked, pairs.num_keys)
+    which, places = _arcs_of(graph.first_arc, states)
+    is_allowed = graph.tokens[places] != tokens[which]
+    which, places = which[is_allowed], places[is_allowed]
+    passed = pairs.state_of(graph.targets[places] * np.int64(pairs.num_keys) + tokens[which], graph.num_states)
+    targets = np.where(graph.tokens[places] != NO_TOKEN, enters[places], passed)
+    arcs.add(graph.num_states + which, graph.tokens[places], graph.output_symbols[places], graph.scores[places], targets)
+
+
+def _continue(arcs: _Arcs, finals: NDArray[np.float32], continuing: NDArray[np.int64], continued: NDArray[np.int64]) -> None:
+    """Let states go on as others do: by copies of their arcs and final scores, or by arcs without tokens."""
+    sources, *columns = arcs.columns()
+    first_arc = np.searchsorted(sources, np.arange(len(finals) + 1))
+    degrees, uses = np.diff(first_arc), np.bincount(continued, minlength=len(finals))
+    is_copied = (degrees * uses <= _MAX_COPIES * (degrees + uses))[continued]
+    which, places = _arcs_of(first_arc, continued[is_copied])
+    arcs.add(continuing[is_copied][which], *(column[places] for column in columns))
+    finals[continuing[is_copied]] = finals[continued[is_copied]]
+    arcs.add(continuing[~is_copied], NO_TOKEN, NO_SYMBOL, 0.0, continued[~is_copied])
+
+
+def _arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For the arcs of several states, one after another: which of the states each leaves, and its place."""
+    counts = first_arc[states + 1] - first_arc[states]
+    which = np.repeat(np.arange(len(states)), counts)
+    return which, np.arange(len(which)) + np.repeat(first_arc[states] - (np.cumsum(counts) - counts), counts)
+
+
+def _reached(first_arc: NDArray[np.int64], targets: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
+    """Which states can be reached from the start."""
+    is_reached = np.zeros(len(first_arc) - 1, np.bool_)
+    new = np.array([start])
+    while len(new):
+        is_reached[new] = True
+        _, places = _arcs_of(first_arc, new)
+        found = np.unique(targets[places])
+        new = found[~is_reached[found]]
+    return is_reached

@@ -1,0 +1,191 @@
+"""Arcs over words, in arrays -> `TokenGraph`: words are spelled in tokens, and equal parts of paths are shared.
+
+The compiled graph has the paths of the word arcs: for every sequence of tokens and outputs the best score of it. An output
+stands at the last token of its word, a tag in an arc after it. A token and an output are one label while the graph is
+determinized, so that words of equal spelling both stay, and no disambiguation symbols are needed.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zipasr.errors import ConfigError
+from zipasr.search.graph.lexicon import Lexicon
+from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+
+logger = logging.getLogger(__name__)
+
+_DELTA = 2.0**-16
+"""Nats; scores that differ by less count as equal in determinizing and minimizing. Sums of hundreds stay exact to 0.01."""
+_MAX_GROWTH, _MIN_STATES = 4, 10_000
+"""Determinizing ends when it makes so many times the states, and more than the minimum: some loops have no finite result."""
+
+
+class WordArcs(NamedTuple):
+    """The arcs of a graph over words, in arrays (A,)."""
+
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    words: NDArray[np.int64]
+    """Index of the word of each arc; -1: none."""
+    outputs: NDArray[np.int64]
+    """Symbol that each arc puts out besides its word, or `NO_SYMBOL`."""
+    scores: NDArray[np.float64]
+
+
+class TokenArcs(NamedTuple):
+    """The arcs of a graph over tokens, in arrays (A,)."""
+
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def require_kaldifst() -> Any:
+    """Return the module kaldifst.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import kaldifst
+    except ImportError as error:
+        raise ConfigError(
+            'compiling a graph needs kaldifst, but it is not installed; pip install "zipasr[graph]"'
+        ) from error
+    return kaldifst
+
+
+def compile_arcs(
+    arcs: WordArcs, finals: NDArray[np.float64], words: Sequence[str], lexicon: Lexicon, symbols: tuple[str, ...]
+) -> TokenGraph:
+    """Return the graph over tokens of word arcs; its start is state 0.
+
+    Args:
+        arcs: the arcs; a word is put out as symbol 1 + its index.
+        finals: (G,) score of ending in each state.
+        words: all words, which must have spellings.
+        lexicon: their spellings.
+        symbols: the outputs, the words first.
+    Raises:
+        ConfigError: kaldifst is not installed.
+    """
+    num_contexts = lexicon.num_contexts
+    num_states = len(finals) * num_contexts
+    parts = []
+    for context in range(num_contexts):
+        part = _spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, first_inner=num_states)
+        num_states = max(num_states, 1 + int(part.targets.max(initial=-1)))
+        parts.append(part)
+    token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    final_scores = np.full(num_states, -np.inf)
+    final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
+    return _optimized(token_arcs, final_scores, symbols)
+
+
+def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int) -> WordArcs:
+    """The arcs between copies of the states, one for each context: those that leave states of one context."""
+    num_contexts = lexicon.num_contexts
+    after = np.array([*map(lexicon.context_after, words), context], np.int64)  # the last: an arc without a word
+    return arcs._replace(
+        sources=arcs.sources * num_contexts + context, targets=arcs.targets * num_contexts + after[arcs.words]
+    )
+
+
+def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, first_inner: int) -> TokenArcs:
+    """The chains of token arcs of word arcs; their inner states are numbered from `first_inner`."""
+    spellings = [lexicon.spellings(word, context) for word in words]
+    num_spellings = np.array([*map(len, spellings), 1], np.int64)  # the last entry stands for no word, as index -1
+    flat = [spelling for of_word in spellings for spelling in of_word]
+    lens = np.array([*map(len, flat), 0], np.int64)
+    tokens = np.array([token for spelling in flat for token in spelling], np.int64)
+    first_token = np.concatenate([[0], np.cumsum(lens)])
+    first_spelling = np.concatenate([[0], np.cumsum(num_spellings)])
+
+    copies = num_spellings[arcs.words]
+    arc_of = np.repeat(np.arange(len(copies)), copies)
+    nth = np.arange(len(arc_of)) - np.repeat(np.cumsum(copies) - copies, copies)
+    spelling_of = first_spelling[:-1][arcs.words][arc_of] + nth
+    num_tokens, outputs = lens[spelling_of], arcs.outputs[arc_of]
+    counts = np.where(num_tokens > 0, num_tokens + (outputs != NO_SYMBOL), 1)
+
+    chain_of = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(chain_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_first, is_last = place == 0, place == counts[chain_of] - 1
+    inner = first_inner + (np.cumsum(counts - 1) - (counts - 1))[chain_of] + place
+    is_token = place < num_tokens[chain_of]
+    at = np.where(is_token, first_token[spelling_of][chain_of] + place, 0)
+    is_word_end = place == num_tokens[chain_of] - 1
+    words_out = np.where(is_word_end, arcs.words[arc_of][chain_of] + 1, NO_SYMBOL)
+    return TokenArcs(
+        np.where(is_first, arcs.sources[arc_of][chain_of], inner - 1),
+        np.where(is_last, arcs.targets[arc_of][chain_of], inner),
+        np.where(is_token, np.append(tokens, NO_TOKEN)[at], NO_TOKEN),
+        np.where(is_token, words_out, outputs[chain_of]),
+        np.where(is_first, arcs.scores[arc_of][chain_of], 0.0),
+    )
+
+
+def _optimized(arcs: TokenArcs, finals: NDArray[np.float64], symbols: tuple[str, ...]) -> TokenGraph:
+    """The graph of token arcs, determinized as far as that is possible, and minimized."""
+    keys, labels = np.unique((arcs.tokens + 1) * len(symbols) + arcs.outputs, return_inverse=True)
+    if keys[0] != 0:
+        keys = np.concatenate([[0], keys])  # label 0 is the arc without token and output, which OpenFst removes
+        labels = labels + 1
+    order = np.argsort(arcs.sources, kind="stable")
+    fst = Fst(
+        0,
+        np.searchsorted(arcs.sources[order], np.arange(len(finals) + 1)),
+        labels[order].astype(np.int32),
+        np.zeros(len(order), np.int32),
+        -arcs.scores[order].astype(np.float32),
+        arcs.targets[order].astype(np.int32),
+        -finals.astype(np.float32),
+    )
+    fst = _minimized(fst)
+    tokens, outputs = np.divmod(keys[fst.inputs], len(symbols))
+    return TokenGraph(
+        first_arc=fst.first_arc,
+        tokens=(tokens - 1).astype(np.int32),
+        output_symbols=outputs.astype(np.int32),
+        scores=-fst.costs,
+        targets=fst.targets,
+        final_scores=-fst.final_costs,
+        start=fst.start,
+        symbols=symbols,
+    )
+
+
+def _minimized(fst: Fst) -> Fst:
+    """An acceptor without arcs of label 0, determinized unless it would grow too much, and minimized."""
+    kaldifst = require_kaldifst()
+    with tempfile.TemporaryDirectory(prefix="zipasr-graph-") as folder:
+        path = str(Path(folder) / "acceptor.fst")
+        Path(path).write_bytes(to_bytes(fst))
+        acceptor = kaldifst.StdVectorFst.read(path)
+        kaldifst.connect(acceptor)
+        most = max(_MIN_STATES, _MAX_GROWTH * acceptor.num_states)
+        try:
+            kaldifst.determinize_star(acceptor, delta=_DELTA, max_states=most)
+        except RuntimeError as error:
+            if "aborted" not in str(error):
+                raise
+            logger.warning(
+                "the graph has no deterministic form of at most %d states, so equal beginnings are not all shared; "
+                "decoding takes longer with it",
+                most,
+            )
+            acceptor = kaldifst.StdVectorFst.read(path)
+            kaldifst.rmepsilon(acceptor, delta=_DELTA)
+        kaldifst.minimize_encoded(acceptor, delta=_DELTA)
+        kaldifst.arcsort(acceptor, sort_type="ilabel")
+        acceptor.write(path)
+        return from_bytes(Path(path).read_bytes(), "the compiled graph")
