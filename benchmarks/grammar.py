@@ -21,7 +21,7 @@ import torch
 from machine import origin, write
 from numpy.typing import NDArray
 
-from zipasr.audio import load_audio
+from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.grammar import Grammar, match_words, read_grammar, slots_of
 from zipasr.lm import estimate_ngram
 from zipasr.nn.encoded import Encoded
@@ -218,7 +218,9 @@ def measure_all(model: str, corpora: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "utterances": {corpus: sum(one.corpus == corpus for one in clean) for corpus in ("barista", "ljspeech", "commands")},
         "graph": {"states": graph.num_states, "arcs": graph.num_arcs, "compile_s": round(compile_s, 3)},
+        "audio_s": round(sum(len(one.samples) for one in clean) / SAMPLE_RATE_HZ, 1),
         "rows": [],
+        "seconds": {},
         "thresholds": {},
     }
     thresholds: dict[tuple[str, str], float] = {}
@@ -234,9 +236,16 @@ def measure_all(model: str, corpora: Path) -> dict[str, Any]:
         lens = [length for encoded in batches for length in encoded.lens.tolist()]
         texts: dict[str, list[str]] = {}
         for head, method in HEADS.items():
+            started = time.process_time()
             compared = free(engine, batches, SearchConfig(method=method))  # type: ignore[arg-type]
+            free_s = time.process_time() - started
+            best_paths = through(graph, engine, batches, head)
+            result["seconds"][f"{condition}, {head}"] = {
+                "free": round(free_s, 2),
+                "grammar": round(time.process_time() - started - free_s, 2),
+            }
             texts[f"free, {head}"] = [engine.tokenizer.decode(best.ids) for best in compared]
-            answers = answered(through(graph, engine, batches, head), compared, lens)
+            answers = answered(best_paths, compared, lens)
             add(condition, f"grammar, {head}", [answer.slots for answer in answers])
             for measure in MEASURES:
                 if snr_db is None:
