@@ -86,7 +86,7 @@ def with_noise(spoken: Sequence[Spoken], noises: Sequence[NDArray[np.float32]], 
         return list(spoken)
     generator, mixed = np.random.default_rng(_NOISE_SEED), []
     for one in spoken:
-        noise = np.resize(noises[generator.integers(len(noises))], len(one.samples))
+        noise = np.resize(noises[int(generator.integers(len(noises)))], len(one.samples))
         gain = np.sqrt((one.samples**2).sum() / (noise**2).sum() / 10 ** (snr_db / 10))
         mixed.append(one._replace(samples=(one.samples + gain * noise).astype(np.float32)))
     return mixed
