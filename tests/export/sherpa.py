@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import sherpa_onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import ExportedFiles, GraphFiles, find_foreign, load
@@ -94,3 +95,34 @@ def sherpa_recognizer(folder: Path, method: str) -> sherpa_onnx.OnlineRecognizer
         tokens=tokens,
         decoding_method={"greedy": "greedy_search", "beam": "modified_beam_search"}[method],
     )
+
+
+def constant_ctc_graph(log_probs_TV: np.ndarray) -> bytes:
+    """A CTC graph with these scores for every recording."""
+    num_frames, vocab_size = log_probs_TV.shape
+    constants = {
+        "constant": log_probs_TV[None].astype(np.float32),
+        "zero": np.zeros((), np.float32),
+        "len": np.array([num_frames], np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["constant", "nothing"], ["log_probs"]),
+        helper.make_node("Identity", ["len"], ["log_probs_len"]),
+    ]
+    float32, int64 = TensorProto.FLOAT, TensorProto.INT64
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("x", float32, ["N", "T", 80]), helper.make_tensor_value_info("x_lens", int64, ["N"])],
+        [
+            helper.make_tensor_value_info("log_probs", float32, ["N", "U", vocab_size]),
+            helper.make_tensor_value_info("log_probs_len", int64, ["N"]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {"model_type": "zipformer2_ctc", "version": "1", "model_author": "", "comment": ""})
+    content: bytes = model.SerializeToString()
+    return content

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import sherpa_onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from tests.export.models import random_model
-from tests.export.sherpa import SEARCHES, sherpa_results, transcripts_without_padding
+from tests.export.sherpa import SEARCHES, constant_ctc_graph, sherpa_results, transcripts_without_padding
 from tests.tiny_model import TEXTS, noise
 from zipasr.export import ExportReport, export_model
 from zipasr.export.readme import vocabulary_limits
@@ -44,30 +43,9 @@ BYTES = Tokenizer.train(["今天天气很好", "我们去北京 HELLO WORLD"] * 
 def constant_graph(ids: list[int], vocab_size: int) -> bytes:
     """A CTC graph that finds these tokens in every recording."""
     emitted = [label for id in ids for label in (id, 0)]
-    log_probs_NTV = np.full((1, len(emitted), vocab_size), -20.0, np.float32)
-    log_probs_NTV[0, np.arange(len(emitted)), emitted] = 0.0
-    constants = {"constant": log_probs_NTV, "zero": np.zeros((), np.float32), "len": np.array([len(emitted)], np.int64)}
-    nodes = [
-        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
-        helper.make_node("Add", ["constant", "nothing"], ["log_probs"]),
-        helper.make_node("Identity", ["len"], ["log_probs_len"]),
-    ]
-    float32, int64 = TensorProto.FLOAT, TensorProto.INT64
-    graph = helper.make_graph(
-        nodes,
-        "constant",
-        [helper.make_tensor_value_info("x", float32, ["N", "T", 80]), helper.make_tensor_value_info("x_lens", int64, ["N"])],
-        [
-            helper.make_tensor_value_info("log_probs", float32, ["N", "U", vocab_size]),
-            helper.make_tensor_value_info("log_probs_len", int64, ["N"]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    helper.set_model_props(model, {"model_type": "zipformer2_ctc", "version": "1", "model_author": "", "comment": ""})
-    content: bytes = model.SerializeToString()
-    return content
+    log_probs_TV = np.full((len(emitted), vocab_size), -20.0, np.float32)
+    log_probs_TV[np.arange(len(emitted)), emitted] = 0.0
+    return constant_ctc_graph(log_probs_TV)
 
 
 def sherpa_text(tokenizer: Tokenizer, ids: list[int], folder: Path) -> str:
