@@ -11,7 +11,7 @@ from zipasr.lm.arpa import NgramGraph, read_arpa
 from zipasr.lm.ngram import NgramModel
 from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.lexicon import Lexicon, require_spellings
-from zipasr.search.graph.spelled_arcs import WordArcs, compile_arcs, require_kaldifst
+from zipasr.search.graph.spelled_arcs import WordArcs, compile_arcs
 from zipasr.search.graph.token_graph import NO_SYMBOL, TokenGraph
 from zipasr.search.graph.word_graph import WordGraph
 from zipasr.tokenizer import WORD_START, Tokenizer
@@ -75,14 +75,12 @@ def compile_ngram(
         has_ctc_topology: whether to put blanks and repeats of CTC into the graph: HLG, as other programs need it.
     Raises:
         DataError: see `read_arpa`.
-        ConfigError: the model cannot write most of the words, `scale` is not 0 or more and finite, or kaldifst is not
-            installed.
+        ConfigError: the model cannot write most of the words, or `scale` is not 0 or more and finite.
     """
     if not 0 <= scale < float("inf"):
         raise ConfigError(
             f"the scale of an n-gram model must be 0 or more, but is {scale:g}; 1 leaves its scores as they are"
         )
-    require_kaldifst()
     ngram = read_arpa(path)
     symbols = NgramModel(ngram).known_symbols
     pieces = set(tokenizer.pieces)
@@ -129,24 +127,25 @@ def _compiled(ngram: NgramGraph, words: list[str], lexicon: Lexicon, scale: floa
     states, arc_words = ngram.arc_keys // num_symbols, indices[ngram.arc_keys % num_symbols]
     is_kept = arc_words >= 0
     backs = np.flatnonzero(ngram.backoff_targets != np.arange(len(ngram.backoff_targets)))
-    backoff = 1 + len(words)  # a symbol of its own, so that these arcs are not removed, which would multiply the others
     sources = np.concatenate([states[is_kept], backs])
     targets = np.concatenate([ngram.arc_targets[is_kept], ngram.backoff_targets[backs]]).astype(np.int64)
     numbers = np.arange(len(ngram.final_scores))
     numbers[[0, ngram.start]] = numbers[[ngram.start, 0]]  # the start is state 0
-    num_words = int(is_kept.sum())
     arcs = WordArcs(
         numbers[sources],
         numbers[targets],
         np.concatenate([arc_words[is_kept], np.full(len(backs), -1)]),
-        np.concatenate([np.full(num_words, NO_SYMBOL), np.full(len(backs), backoff)]),
+        np.full(len(sources), NO_SYMBOL),
         scale * np.concatenate([ngram.arc_scores[is_kept], ngram.backoff_scores[backs]]).astype(np.float64),
     )
     finals = scale * np.nan_to_num(ngram.final_scores[numbers].astype(np.float64), nan=-np.inf, neginf=-np.inf)
     finals = np.where(np.isnan(finals), -np.inf, finals)  # 0 * -inf
-    graph = compile_arcs(arcs, finals, words, lexicon, ("", *words, "#0"))
-    outputs = np.where(graph.output_symbols == backoff, NO_SYMBOL, graph.output_symbols).astype(np.int32)
-    return dataclasses.replace(graph, output_symbols=outputs, symbols=graph.symbols[:-1])
+    if not (finals > -np.inf).any():
+        raise ConfigError(
+            "an n-gram model must say how probable the end of a sentence is (</s>), but does not; write it anew"
+        )
+    # Minimizing would remove the arcs of backing off, and so multiply the others.
+    return compile_arcs(arcs, finals, words, lexicon, ("", *words), is_minimized=False)
 
 
 def _refuse_empty_loops(graph: WordGraph) -> None:

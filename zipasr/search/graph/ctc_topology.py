@@ -8,7 +8,7 @@ need no such graph; programs that only walk arcs, such as sherpa-onnx, do.
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, arcs_of, reachable
 
 _MAX_COPIES = 2
 """A state's arcs are copied to the states before it, instead of being reached by arcs without tokens, where that makes at
@@ -70,7 +70,7 @@ class _Pairs:
         layers, links = [self.entered], []
         while len(layers[-1]):
             states, tokens = np.divmod(layers[-1], num_keys)
-            which, places = _arcs_of(empty_first, states)
+            which, places = arcs_of(empty_first, states)
             found = empty_targets[places] * num_keys + tokens[which]
             links.append((layers[-1][which], found))
             layers.append(np.setdiff1d(found, np.concatenate(layers)))
@@ -112,28 +112,25 @@ class _Arcs:
     def graph(self, finals: NDArray[np.float32], start: int, symbols: tuple[str, ...]) -> TokenGraph:
         """The graph of the states that can be reached."""
         sources, tokens, outputs, scores, targets = self.columns()
-        first_arc = np.searchsorted(sources, np.arange(len(finals) + 1))
-        is_reached = _reached(first_arc, targets, start)
-        numbers = np.cumsum(is_reached) - 1
-        is_kept = is_reached[sources]
-        kept_first = np.searchsorted(numbers[sources[is_kept]], np.arange(int(is_reached.sum()) + 1))
-        return TokenGraph(
-            first_arc=kept_first.astype(np.int64),
-            tokens=tokens[is_kept].astype(np.int32),
-            output_symbols=outputs[is_kept].astype(np.int32),
-            scores=scores[is_kept].astype(np.float32),
-            targets=numbers[targets[is_kept]].astype(np.int32),
-            final_scores=finals[is_reached],
-            start=int(numbers[start]),
-            symbols=symbols,
-            has_ctc_topology=True,
+        return reachable(
+            TokenGraph(
+                first_arc=np.searchsorted(sources, np.arange(len(finals) + 1)),
+                tokens=tokens.astype(np.int32),
+                output_symbols=outputs.astype(np.int32),
+                scores=scores.astype(np.float32),
+                targets=targets.astype(np.int32),
+                final_scores=finals,
+                start=start,
+                symbols=symbols,
+                has_ctc_topology=True,
+            )
         )
 
 
 def _add_blocked(arcs: _Arcs, graph: TokenGraph, pairs: _Pairs, enters: NDArray[np.int64]) -> None:
     """Add the arcs of blocked pairs: those of their state, except with their token."""
     states, tokens = np.divmod(pairs.blocked, pairs.num_keys)
-    which, places = _arcs_of(graph.first_arc, states)
+    which, places = arcs_of(graph.first_arc, states)
     is_allowed = graph.tokens[places] != tokens[which]
     which, places = which[is_allowed], places[is_allowed]
     passed = pairs.state_of(graph.targets[places] * np.int64(pairs.num_keys) + tokens[which], graph.num_states)
@@ -147,26 +144,7 @@ def _continue(arcs: _Arcs, finals: NDArray[np.float32], continuing: NDArray[np.i
     first_arc = np.searchsorted(sources, np.arange(len(finals) + 1))
     degrees, uses = np.diff(first_arc), np.bincount(continued, minlength=len(finals))
     is_copied = (degrees * uses <= _MAX_COPIES * (degrees + uses))[continued]
-    which, places = _arcs_of(first_arc, continued[is_copied])
+    which, places = arcs_of(first_arc, continued[is_copied])
     arcs.add(continuing[is_copied][which], *(column[places] for column in columns))
     finals[continuing[is_copied]] = finals[continued[is_copied]]
     arcs.add(continuing[~is_copied], NO_TOKEN, NO_SYMBOL, 0.0, continued[~is_copied])
-
-
-def _arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For the arcs of several states, one after another: which of the states each leaves, and its place."""
-    counts = first_arc[states + 1] - first_arc[states]
-    which = np.repeat(np.arange(len(states)), counts)
-    return which, np.arange(len(which)) + np.repeat(first_arc[states] - (np.cumsum(counts) - counts), counts)
-
-
-def _reached(first_arc: NDArray[np.int64], targets: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
-    """Which states can be reached from the start."""
-    is_reached = np.zeros(len(first_arc) - 1, np.bool_)
-    new = np.array([start])
-    while len(new):
-        is_reached[new] = True
-        _, places = _arcs_of(first_arc, new)
-        found = np.unique(targets[places])
-        new = found[~is_reached[found]]
-    return is_reached

@@ -7,7 +7,7 @@ determinized, so that words of equal spelling both stay, and no disambiguation s
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zipasr.errors import ConfigError
 from zipasr.search.graph.lexicon import Lexicon
 from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, reachable
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,13 @@ def require_kaldifst() -> Any:
 
 
 def compile_arcs(
-    arcs: WordArcs, finals: NDArray[np.float64], words: Sequence[str], lexicon: Lexicon, symbols: tuple[str, ...]
+    arcs: WordArcs,
+    finals: NDArray[np.float64],
+    words: Sequence[str],
+    lexicon: Lexicon,
+    symbols: tuple[str, ...],
+    *,
+    is_minimized: bool = True,
 ) -> TokenGraph:
     """Return the graph over tokens of word arcs; its start is state 0.
 
@@ -75,20 +81,22 @@ def compile_arcs(
         words: all words, which must have spellings.
         lexicon: their spellings.
         symbols: the outputs, the words first.
+        is_minimized: whether to determinize and minimize the graph, which removes arcs without token and output; otherwise
+            only words behind one state share what they start with.
     Raises:
-        ConfigError: kaldifst is not installed.
+        ConfigError: kaldifst is not installed, and `is_minimized`.
     """
     num_contexts = lexicon.num_contexts
     num_states = len(finals) * num_contexts
     parts = []
     for context in range(num_contexts):
-        part = _spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, first_inner=num_states)
-        num_states = max(num_states, 1 + int(part.targets.max(initial=-1)))
-        parts.append(part)
+        found = list(_spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, num_states=num_states))
+        num_states = max(num_states, *(1 + int(part.targets.max(initial=-1)) for part in found))
+        parts += found
     token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     final_scores = np.full(num_states, -np.inf)
     final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
-    return _optimized(token_arcs, final_scores, symbols)
+    return (_optimized if is_minimized else _sorted)(token_arcs, final_scores, symbols)
 
 
 def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int) -> WordArcs:
@@ -100,37 +108,63 @@ def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context:
     )
 
 
-def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, first_inner: int) -> TokenArcs:
-    """The chains of token arcs of word arcs; their inner states are numbered from `first_inner`."""
+def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, num_states: int) -> Iterator[TokenArcs]:
+    """The token arcs of word arcs, in parts: a tree for each state, in which spellings with the same beginning share it.
+
+    A score is put out as early as possible: on the arc to a state is what the best word behind it has left. States of the
+    trees are numbered from `num_states`.
+    """
     spellings = [lexicon.spellings(word, context) for word in words]
-    num_spellings = np.array([*map(len, spellings), 1], np.int64)  # the last entry stands for no word, as index -1
     flat = [spelling for of_word in spellings for spelling in of_word]
+    num_spellings = np.array([*map(len, spellings), 1], np.int64)  # the last entry stands for no word, as index -1
+    first_spelling = np.concatenate([[0], np.cumsum(num_spellings)])[:-1]
     lens = np.array([*map(len, flat), 0], np.int64)
-    tokens = np.array([token for spelling in flat for token in spelling], np.int64)
+    tokens = np.array([token for spelling in flat for token in spelling] + [NO_TOKEN], np.int64)
     first_token = np.concatenate([[0], np.cumsum(lens)])
-    first_spelling = np.concatenate([[0], np.cumsum(num_spellings)])
 
     copies = num_spellings[arcs.words]
     arc_of = np.repeat(np.arange(len(copies)), copies)
     nth = np.arange(len(arc_of)) - np.repeat(np.cumsum(copies) - copies, copies)
-    spelling_of = first_spelling[:-1][arcs.words][arc_of] + nth
-    num_tokens, outputs = lens[spelling_of], arcs.outputs[arc_of]
-    counts = np.where(num_tokens > 0, num_tokens + (outputs != NO_SYMBOL), 1)
+    spelling_of = first_spelling[arcs.words][arc_of] + nth
+    num_tokens, first, tags = lens[spelling_of], first_token[spelling_of], arcs.outputs[arc_of]
+    num_parts = np.where(num_tokens > 0, num_tokens + (tags != NO_SYMBOL), 1)  # a tag is an arc after the last token
+    nodes, left = arcs.sources[arc_of].copy(), arcs.scores[arc_of].copy()
+    open_, depth, num_outputs = np.arange(len(arc_of)), 0, 1 + len(words)  # an output before the last part is a word
+    num_labels = (2 + int(tokens.max())) * num_outputs
+    while len(open_):
+        is_token = depth < num_tokens[open_]
+        part_tokens = tokens[np.where(is_token, first[open_] + depth, -1)]
+        words_out = np.where(depth == num_tokens[open_] - 1, arcs.words[arc_of[open_]] + 1, NO_SYMBOL)
+        outputs = np.where(is_token, words_out, tags[open_])
+        is_last = depth == num_parts[open_] - 1
+        ends = open_[is_last]
+        yield TokenArcs(nodes[ends], arcs.targets[arc_of[ends]], part_tokens[is_last], outputs[is_last], left[ends])
+        open_, part_tokens, outputs = open_[~is_last], part_tokens[~is_last], outputs[~is_last]
+        labels = (part_tokens + 1) * num_outputs + outputs
+        keys, firsts, child_of = np.unique(nodes[open_] * num_labels + labels, return_index=True, return_inverse=True)
+        best = np.full(len(keys), -np.inf)
+        np.maximum.at(best, child_of, left[open_])
+        children = num_states + np.arange(len(keys))
+        yield TokenArcs(keys // num_labels, children, part_tokens[firsts], outputs[firsts], best)
+        num_states += len(keys)
+        nodes[open_] = children[child_of]
+        left[open_] -= best[child_of]
+        depth += 1
 
-    chain_of = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(chain_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_first, is_last = place == 0, place == counts[chain_of] - 1
-    inner = first_inner + (np.cumsum(counts - 1) - (counts - 1))[chain_of] + place
-    is_token = place < num_tokens[chain_of]
-    at = np.where(is_token, first_token[spelling_of][chain_of] + place, 0)
-    is_word_end = place == num_tokens[chain_of] - 1
-    words_out = np.where(is_word_end, arcs.words[arc_of][chain_of] + 1, NO_SYMBOL)
-    return TokenArcs(
-        np.where(is_first, arcs.sources[arc_of][chain_of], inner - 1),
-        np.where(is_last, arcs.targets[arc_of][chain_of], inner),
-        np.where(is_token, np.append(tokens, NO_TOKEN)[at], NO_TOKEN),
-        np.where(is_token, words_out, outputs[chain_of]),
-        np.where(is_first, arcs.scores[arc_of][chain_of], 0.0),
+
+def _sorted(arcs: TokenArcs, finals: NDArray[np.float64], symbols: tuple[str, ...]) -> TokenGraph:
+    """The graph of token arcs, as far as the start leads."""
+    order = np.argsort(arcs.sources, kind="stable")
+    return reachable(
+        TokenGraph(
+            first_arc=np.searchsorted(arcs.sources[order], np.arange(len(finals) + 1)),
+            tokens=arcs.tokens[order].astype(np.int32),
+            output_symbols=arcs.outputs[order].astype(np.int32),
+            scores=arcs.scores[order].astype(np.float32),
+            targets=arcs.targets[order].astype(np.int32),
+            final_scores=finals.astype(np.float32),
+            symbols=symbols,
+        )
     )
 
 

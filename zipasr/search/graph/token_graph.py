@@ -5,7 +5,7 @@ A is the number of arcs, G of states. Scores are log-probabilities in nats. Arcs
 a loop of blank at every state, and for CTC the repeats of a token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,3 +91,34 @@ def _revisited(sources: NDArray[np.int64], targets: NDArray[np.int32]) -> int:
         seen.add(state)
         state = after[state]
     return state
+
+
+def reachable(graph: TokenGraph) -> TokenGraph:
+    """Return the graph of the states that its start leads to, numbered in the same order."""
+    is_reached = np.zeros(graph.num_states, np.bool_)
+    new = np.array([graph.start])
+    while len(new):
+        is_reached[new] = True
+        _, places = arcs_of(graph.first_arc, new)
+        found = np.unique(graph.targets[places])
+        new = found[~is_reached[found]]
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
+    is_kept, numbers = is_reached[sources], np.cumsum(is_reached) - 1
+    counts = np.diff(graph.first_arc)[is_reached]
+    return replace(
+        graph,
+        first_arc=np.concatenate([[0], np.cumsum(counts)]),
+        tokens=graph.tokens[is_kept],
+        output_symbols=graph.output_symbols[is_kept],
+        scores=graph.scores[is_kept],
+        targets=numbers[graph.targets[is_kept]].astype(np.int32),
+        final_scores=graph.final_scores[is_reached],
+        start=int(numbers[graph.start]),
+    )
+
+
+def arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, for the arcs of several states one after another, which of the states each leaves, and its place."""
+    counts = first_arc[states + 1] - first_arc[states]
+    which = np.repeat(np.arange(len(states)), counts)
+    return which, np.arange(len(which)) + np.repeat(first_arc[states] - (np.cumsum(counts) - counts), counts)
