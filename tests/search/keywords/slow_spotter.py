@@ -79,8 +79,9 @@ def slow_step(
     unk: int,
 ) -> list[SlowPath]:
     """The paths after a frame."""
+    max_symbols = config.max_symbols_per_frame or 1
     inside, finished = live, []
-    for num_symbols in range(1, config.max_symbols_per_frame + 1):
+    for num_symbols in range(1, max_symbols + 1):
         pool = [(path.score, path, -1, 0.0) for path in finished]
         for path in inside:
             steps = label_scores(scorer, frame, path.context).tolist()
@@ -90,7 +91,7 @@ def slow_step(
             if label in (-1, 0, unk):
                 finished.append(path.same(score))
             else:
-                group = inside if num_symbols < config.max_symbols_per_frame else finished
+                group = inside if num_symbols < max_symbols else finished
                 group.append(path.after(label, step, t, spellings))
         inside, finished = merge(inside, scorer.context_size), merge(finished, scorer.context_size)
         if not inside:

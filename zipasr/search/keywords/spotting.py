@@ -46,8 +46,9 @@ class SpotterConfig:
     near: float | None = None
     """Report near misses too: keywords whose score is at least this share of their threshold; 0: all that the beam has;
     None: none."""
-    max_symbols_per_frame: int = 1
-    """Tokens that a frame of 40 ms may emit, as in the beam search; the ecosystem's spotter emits one."""
+    max_symbols_per_frame: int | None = None
+    """Tokens that a frame of 40 ms may emit, as in the beam search; the ecosystem's spotter emits one. None: as many as the
+    recognizer's search, which training has chosen; one in a search without a recognizer."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= MAX_BEAM:
@@ -58,7 +59,7 @@ class SpotterConfig:
             raise ConfigError(f"refractory_s must be finite and not below 0, but is {self.refractory_s}")
         if self.near is not None and not 0 <= self.near <= 1:
             raise ConfigError(f"near must be a share of the threshold from 0 to 1, but is {self.near}")
-        if not 1 <= self.max_symbols_per_frame <= MAX_SYMBOLS_PER_FRAME:
+        if self.max_symbols_per_frame is not None and not 1 <= self.max_symbols_per_frame <= MAX_SYMBOLS_PER_FRAME:
             raise ConfigError(
                 f"max_symbols_per_frame must be from 1 to {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
             )
@@ -154,6 +155,7 @@ class KeywordSearch:
         if not scorer.has_transducer:
             raise ConfigError("keyword spotting needs a transducer head, but this model has none; train one with it")
         self.scorer, self.config = scorer, config
+        self._max_symbols = config.max_symbols_per_frame or 1
         self.silent = {scorer.blank_id, unk_id}
         self._chooser = Chooser(scorer=scorer, beam=config.beam)
         self._contexts = KeptContexts(scorer)
@@ -182,9 +184,9 @@ class KeywordSearch:
     def _advance_frame(self, states: Sequence[SpotterState], projected_NJ: Tensor, contexts: Contexts) -> None:
         beams = [Beam(state.paths, []) for state in states]
         active, projected_AJ = list(range(len(states))), projected_NJ
-        for num_symbols in range(1, self.config.max_symbols_per_frame + 1):
+        for num_symbols in range(1, self._max_symbols + 1):
             chosen = self._chooser.choose([beams[n] for n in active], projected_AJ, contexts)
-            is_last = num_symbols == self.config.max_symbols_per_frame
+            is_last = num_symbols == self._max_symbols
             for n, continuations in zip(active, chosen, strict=True):
                 beams[n] = self._merged(states[n], continuations, contexts, is_last=is_last)
             active = [n for n in active if beams[n].open]
