@@ -2,20 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 
 from tests.recognizer.causal_models import (
     KEYWORDS,
     RECORDINGS,
     causal_model,
     causal_recognizer,
-    pausing_model,
     pausing_recognizer,
 )
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from zipasr.errors import ConfigError
 from zipasr.recognizer import (
-    ChunkConfig,
     Keyword,
     KeywordEvent,
     KeywordSpotter,
@@ -109,24 +106,6 @@ def test_as_many_symbols_as_the_search() -> None:
     assert causal_recognizer().spotter(words).config.max_symbols_per_frame == 1
     own = SpotterConfig(max_symbols_per_frame=2)
     assert causal_recognizer("beam", 3).spotter(words, config=own).config is own
-
-
-@torch.inference_mode()
-def test_the_scores_are_those_of_the_transducer() -> None:
-    """The tokens of an event have the probabilities that the joiner gives them after the labels before them."""
-    model, tokenizer = pausing_model(), tiny_tokenizer()
-    whole = Recognizer(model, tokenizer, chunks=ChunkConfig(simulate_streaming=True)).engine
-    events = pausing_recognizer().spotter(KEYWORDS, threshold=0.55).spot(RECORDINGS[0])
-    assert len(events) > 2
-    frames_TJ = model.project_frames(whole.encode([whole.fbank(RECORDINGS[0])]).frames)[0]
-    for event in events:
-        labels, probs = [model.blank_id], []
-        for token, time_s in zip(event.tokens, event.times_s, strict=True):
-            context = [-1, *labels][-model.context_size :]
-            logits = model.join(frames_TJ[round(time_s / 0.04)], model.predict(torch.tensor([context]))[0])
-            labels.append(tokenizer.pieces.index(token))
-            probs.append(float(logits.softmax(-1)[labels[-1]]))
-        assert event.score == pytest.approx(sum(probs) / len(probs), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ VERBS = (
     "evaluate",
     "transcribe",
     "align",
+    "spot",
     "profile",
     "diagnose",
     "export",

@@ -111,9 +111,12 @@ def slow_spotter(
             live = slow_step(scorer, frames[t], t, live, spellings, config, unk)
         now = len(frames) - 1 if t is None else t
         matches: list[Found] = []
-        for path in sorted(live, key=lambda path: -path.score):
+        ranked = sorted(live, key=lambda path: -path.score)
+        for rank, path in enumerate(ranked):
             is_over = t is None or now - (path.frames or (now,))[-1] > config.num_trailing_blanks
             ends = [s for s in spellings if s.ids == path.labels[-len(s.ids) :]] if is_over else []
+            better = [other.labels for other in ranked[:rank]]
+            ends = [s for s in ends if not any(b[: len(s.ids)] == s.ids and len(b) > len(s.ids) for b in better)]
             for s in sorted(ends, key=lambda s: -len(s.ids)):
                 score = float(np.mean(path.probs[-len(s.ids) :]))
                 matches.append((s.keyword, path.frames[-len(s.ids) :], score, now, score < s.threshold))

@@ -226,6 +226,15 @@ def test_a_path_that_is_not_the_best_is_judged() -> None:
     assert match[2] == pytest.approx((0.9 + 0.4 / 1.2875) / 2, abs=1e-5)
 
 
+def test_a_keyword_waits_while_a_better_path_goes_on_from_it() -> None:
+    """The second path has label 1 alone; the best one is in the middle of 1 2 3."""
+    encoded = emitting(1, 2, 0, 3, 0, 0, 0, probs=[0.9, 0.6, 0.9, 0.9, 0.9, 0.9, 0.9])
+    encoded.frames[0, 1, 0] = math.log(0.35)
+    short, long = spelling((1,), 0, boost=0.0), spelling((1, 2, 3), 1, boost=0.0)
+    assert [match[0] for match in events(encoded, [short, long])] == [1]
+    assert [match[0] for match in events(encoded, [short, spelling((4, 4), 1)])] == [0]
+
+
 def test_blanks_must_follow_except_at_the_end() -> None:
     keyword = [spelling((1, 2))]
     assert [match[3] for match in events(emitting(1, 2, 0, 0, 0, 0), keyword)] == [3]

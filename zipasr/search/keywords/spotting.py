@@ -7,7 +7,8 @@ tokens reaches the threshold; then all paths start over.
 
 Differs: the ecosystem's spotter judges the best path alone, averages the first tokens of a path where a keyword is a suffix
 of it, and takes it for a miss if a longer keyword that it ends with is below its threshold. Here all live paths are judged,
-from the best, and in each all keywords that end there, each by its own tokens.
+from the best, and in each all keywords that end there, each by its own tokens; a keyword waits while a better path goes on
+from it.
 Source: modified beam search, Kang et al. 2022, arXiv:2211.00484; the algorithm of the ecosystem's keyword spotter.
 """
 
@@ -227,17 +228,22 @@ class KeywordSearch:
             self._judge(state, -1)
 
     def _judge(self, state: SpotterState, num_blanks: int) -> None:
-        """Report the keyword of the best path whose score reaches its threshold, and start over; or the near misses."""
+        """Report the keyword of the best path whose score reaches its threshold, and start over; or the near misses.
+
+        A keyword waits while a better path goes on from it: in the middle of PLEASE ENTER, PLEASE is in a worse path.
+        """
         near: list[KeywordMatch] = []
+        begun: frozenset[Spelling] = frozenset()
         for path in state.paths:
-            if not path.node.ends or state.num_frames - 1 - path.emissions[-1].frame <= num_blanks:
-                continue
-            for match in _matches(path, state.num_frames - 1):
-                if not match.is_near:
-                    self._report(state, match)
+            if path.node.ends and state.num_frames - 1 - path.emissions[-1].frame > num_blanks:
+                matches = [match for match in _matches(path, state.num_frames - 1) if match.spelling not in begun]
+                event = next((match for match in matches if not match.is_near), None)
+                if event is not None:
+                    self._report(state, event)
                     state.restart()
                     return
-                near.append(match)
+                near += matches
+            begun |= path.node.begun
         if self.config.near is not None:
             for match in near:
                 _tell(state, match, self.config.near)

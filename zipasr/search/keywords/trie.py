@@ -44,6 +44,8 @@ class TrieState:
     """The spelling that these labels are."""
     ends: tuple[Spelling, ...] = ()
     """All spellings that end with the last label, the longest first."""
+    begun: frozenset[Spelling] = frozenset()
+    """All spellings that the labels start with and go on from."""
     fail: "TrieState" = field(init=False)
     """State of the longest proper suffix that starts a keyword."""
 
@@ -93,6 +95,7 @@ class KeywordTrie:
                 child.score = node.score + child.boost
                 child.fail = self.root if node is self.root else self._after(node.fail, label)
                 child.end_score = child.fail.end_score + (child.score if child.own is not None else 0.0)
+                child.begun = node.begun if node.own is None else node.begun | {node.own}
                 child.ends = (() if child.own is None else (child.own,)) + child.fail.ends
                 nodes.append(child)
 
