@@ -5,7 +5,7 @@ batch; what is found depends neither on the pieces nor on the other streams. Tim
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,16 @@ class KeywordSpotter:
             ConfigError: the model cannot stream, or not with these chunks.
         """
         return SpotterStream(self, chunk_frames_50hz=self._chunk, left_context_frames_50hz=self._left_context)
+
+    def reporting_everything(self) -> "KeywordSpotter":
+        """A spotter of the same keywords that tells all that its beam completes as near misses, and never starts over."""
+        return KeywordSpotter(
+            self.engine,
+            self.keywords.without_events(),
+            replace(self.config, near=0.0),
+            chunk_frames_50hz=self._chunk,
+            left_context_frames_50hz=self._left_context,
+        )
 
     def spot(self, samples: np.ndarray) -> list[KeywordEvent]:
         """The events in a recording: samples (samples,) at 16 kHz."""

@@ -6,6 +6,7 @@ from zipasr.search.keywords.phrases import (
     Keyword,
     KeywordSet,
     encode_keywords,
+    keyword_line,
     parse_keyword,
     read_keywords,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "SpotterState",
     "TrieState",
     "encode_keywords",
+    "keyword_line",
     "parse_keyword",
     "read_keywords",
 ]

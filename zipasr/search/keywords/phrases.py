@@ -59,6 +59,11 @@ class KeywordSet:
     trie: KeywordTrie
     """Their automaton."""
 
+    def without_events(self) -> "KeywordSet":
+        """The same keywords with thresholds that no score reaches: all that is found are near misses."""
+        spellings = tuple(spelling._replace(threshold=2.0) for spelling in self.spellings)
+        return KeywordSet(names=self.names, spellings=spellings, trie=KeywordTrie(spellings))
+
     def lines(self, tokenizer: Tokenizer) -> list[str]:
         """The lines of a file in tokens that the ecosystem's spotter reads; its names have no spaces."""
         return [
@@ -201,6 +206,12 @@ def parse_keyword(line: str, *, place: str = "") -> Keyword:
     if threshold is not None:
         _checked_threshold(threshold, keyword)
     return keyword._replace(boost=boost, threshold=threshold)
+
+
+def keyword_line(keyword: Keyword) -> str:
+    """The line of a keyword, which `parse_keyword` reads."""
+    marks = ((":", keyword.boost), ("#", keyword.threshold), ("@", keyword.name))
+    return " ".join([keyword.text, *(f"{mark}{value}" for mark, value in marks if value is not None)])
 
 
 def _number(text: str | None, mark: str, line: str, where: str) -> float | None:
