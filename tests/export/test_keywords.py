@@ -18,8 +18,8 @@ from zipasr.onnx_runtime import load
 from zipasr.recognizer import Recognizer, SpotterConfig
 from zipasr.search.keywords import read_keywords
 
-KEYWORDS = ("▁DO ▁DO @TWICE", "L ▁TH @BEFORE", "▁TH L @AFTER", "▁DO @ONCE")
-"""Keywords that the model below emits in noise."""
+KEYWORDS = ("▁DO @ONCE", "▁DO ▁DO ▁DO @THRICE", "▁TH ▁DO @OTHER", "QUICK FOX")
+"""Keywords, of which the model below emits the first."""
 Event = tuple[str, tuple[float, ...]]
 
 
@@ -28,8 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Streaming graphs with keywords whose thresholds some of the events exceed."""
     model = causal_model()
     assert model.transducer is not None
-    with torch.no_grad():  # blanks follow some of its tokens, as they must follow keywords
-        model.transducer.joiner.output.bias[model.blank_id] += 9.0
+    with torch.no_grad():  # sure of its tokens, so that there is one path; blanks follow some, as they must follow keywords
+        model.transducer.joiner.output.weight.mul_(10.0)
+        model.transducer.joiner.output.bias[model.blank_id] += 100.0
     model_dir = model.save(tmp_path_factory.mktemp("models") / "model", tiny_tokenizer())
     keywords = [f"{keyword} #0.4" for keyword in KEYWORDS]
     report: ExportReport = export_model(
@@ -74,16 +75,17 @@ def test_the_same_events_in_sherpa(folder: Path) -> None:
         # sherpa-onnx shows one event a chunk, the last; with these chunks there are never two
         assert sherpa_events(folder, samples) == ours
         num_events += len(ours)
-    assert num_events > 5
+    assert num_events >= 5
 
 
 def test_the_folder_holds_keywords_and_says_how_to_use_them(folder: Path) -> None:
+    tokens = [tiny_tokenizer().pieces[i] for i in tiny_tokenizer().encode("QUICK FOX")]
     lines = (folder / "keywords.txt").read_text(encoding="utf-8").splitlines()
     assert lines == [
-        "▁DO ▁DO :1 #0.4 @TWICE",
-        "L ▁TH :1 #0.4 @BEFORE",
-        "▁TH L :1 #0.4 @AFTER",
         "▁DO :1 #0.4 @ONCE",
+        "▁DO ▁DO ▁DO :1 #0.4 @THRICE",
+        "▁TH ▁DO :1 #0.4 @OTHER",
+        f"{' '.join(tokens)} :1 #0.4 @QUICK_FOX",
     ]
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "--keywords-file=keywords.txt" in readme and "- `keywords.txt`" in readme

@@ -65,8 +65,11 @@ class Service:
             ZipasrError: the port is in use or not available.
         """
         check_packages()
+        from zipasr.serve.spotting import KeywordRequests
+
         self.recognizer, self.config, self.model_name = recognizer, config or ServeConfig(), model_name
         self.why_no_stream = _why_no_stream(recognizer)
+        self._keywords = KeywordRequests(recognizer, self.config.keywords)
         self._socket = _listening_socket(self.config.host, self.config.port)
         self._admission = Admission(self.config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,7 +149,13 @@ class Service:
             transcriber, self.config, self._admission, metrics, model_name=self.model_name, can_stream=live is not None
         )
         sockets = SocketEndpoints(
-            transcriber, live, self.config, metrics, draining=self._draining, why_no_stream=self.why_no_stream
+            transcriber,
+            live,
+            self.config,
+            metrics,
+            draining=self._draining,
+            why_no_stream=self.why_no_stream,
+            keywords=self._keywords,
         )
         app, config = router([*http.routes(), *sockets.routes()]), self.config
         gate = Gate(app, self._admission, metrics, api_key=config.api_key, origins=Origins(config.allow_origins))
