@@ -15,13 +15,14 @@ import soundfile
 
 from tests.conftest import REPOSITORY, skip_unless_time_is_left
 from tests.error_rate import wer
-from tests.export.sherpa import sherpa_recognizer, sherpa_tokens
+from tests.export.sherpa import sherpa_events, sherpa_recognizer, sherpa_tokens
 from tests.serve.browser import FAKE_MICROPHONE, browser
 from tests.serve.clients import connect, results_of, stream_file, stream_samples
 from tests.serve.running import running
 from zipasr.evaluate import ReferenceUtterance, read_cuts
 from zipasr.export import export_model
-from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig
+from zipasr.recognizer import ChunkConfig, Recognizer, SearchConfig, SpotterConfig
+from zipasr.search.keywords import read_keywords
 
 RUN, SHORT_RUN = REPOSITORY / "exp" / "streaming", REPOSITORY / "exp" / "streaming_short"
 DATA = REPOSITORY / "data" / "prompts_streaming"  # its own: the quick start may write data/prompts now
@@ -135,6 +136,22 @@ def test_streams_graphs_and_sherpa_onnx_say_the_same(
     assert len(other) <= (MAX_TIES if run == SHORT_RUN else 0)
     ties = {i: tied_texts(run, method, recordings[i]) for i in other}
     assert all(told[i] in ties[i] for i in other), [(expected[i], told[i]) for i in other]
+
+
+def test_keywords_are_those_of_sherpa_onnx(run: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:
+    """Words of the prompts as keywords. sherpa-onnx judges the best path alone, where zipasr finds a few more."""
+    keywords = ["CONFERENCE", "NUMBER", "MESSAGE", "ENTER", "PRESS", "POUND"]
+    folder = export_model(run, tmp_path / "out", chunk_ms=20 * CHUNK, left_context_ms=20 * LEFT, keywords=keywords).folder
+    config = SpotterConfig(refractory_s=0.0, max_symbols_per_frame=1)
+    spotter = Recognizer.load(folder).spotter(read_keywords(folder / "keywords.txt"), config=config)
+    different, num_events = 0, 0
+    for samples in recordings:
+        ours = [(event.keyword, event.times_s) for event in spotter.spot(samples)]
+        different += ours != sherpa_events(folder, samples)
+        num_events += len(ours)
+    print(f"{run.name}: {num_events} events, {different} of {len(recordings)} recordings with other events in sherpa-onnx")
+    assert num_events > 0.2 * len(recordings)
+    assert different <= 0.1 * len(recordings)
 
 
 def test_live_audio_over_sockets(run: Path, exported: Path, recordings: list[np.ndarray], tmp_path: Path) -> None:

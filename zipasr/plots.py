@@ -241,6 +241,39 @@ def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], p
     return _save(figure, path)
 
 
+def plot_detection(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | os.PathLike[str],
+    *,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+) -> Path:
+    """Draw the detection error tradeoff of keywords: missed over false alarms, one curve for each.
+
+    Args:
+        curves: label in the legend -> (false alarms an hour, percent missed) at each threshold.
+        path: PNG to write.
+        marks: the point of each curve at the threshold in use.
+    Raises:
+        DataError: there is no curve, the file cannot be written, or matplotlib is not installed.
+    """
+    if not curves:
+        raise DataError("there must be keywords to draw, but there are none")
+    figure = _new_figure(figsize=(7.0, 5.0))
+    axes = figure.add_subplot()
+    for i, (name, points) in enumerate(curves.items()):
+        color = _COLORS[i % len(_COLORS)]
+        axes.step(*zip(*points, strict=True), where="post", color=color, linewidth=1.5, label=name)
+        if marks and name in marks:
+            axes.plot(*marks[name], color=color, marker=_MARKERS[i % len(_MARKERS)])
+    axes.set(xlabel="false alarms per hour", ylabel="missed (%)")
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return _save(figure, path)
+
+
 def _new_figure(figsize: tuple[float, float]) -> Any:
     try:
         from matplotlib.figure import Figure

@@ -126,3 +126,32 @@ def constant_ctc_graph(log_probs_TV: np.ndarray) -> bytes:
     helper.set_model_props(model, {"model_type": "zipformer2_ctc", "version": "1", "model_author": "", "comment": ""})
     content: bytes = model.SerializeToString()
     return content
+
+
+def sherpa_events(folder: Path, samples: np.ndarray, **settings: Any) -> list[tuple[str, tuple[float, ...]]]:
+    """The keywords that sherpa-onnx spots with an exported folder, and the times of their tokens.
+
+    Streams are not reset after an event, which would clear the encoder's state too. Of several events in a chunk it shows
+    the last one. `settings` are further arguments of its `KeywordSpotter`.
+    """
+    files = graph_files(folder)
+    spotter = sherpa_onnx.KeywordSpotter(
+        tokens=str(folder / "tokens.txt"),
+        encoder=str(folder / str(files.encoder)),
+        decoder=str(folder / str(files.decoder)),
+        joiner=str(folder / str(files.joiner)),
+        keywords_file=str(folder / "keywords.txt"),
+        num_threads=1,
+        **settings,
+    )
+    stream = spotter.create_stream()
+    found: list[tuple[str, tuple[float, ...]]] = []
+    stream.accept_waveform(16_000, samples)
+    stream.input_finished()
+    while spotter.is_ready(stream):
+        spotter.decode_stream(stream)
+        result = spotter.keyword_spotter.get_result(stream)
+        event = (result.keyword, tuple(round(time_s, 2) for time_s in result.timestamps))
+        if result.keyword and found[-1:] != [event]:
+            found.append(event)
+    return found

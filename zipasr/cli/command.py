@@ -30,6 +30,7 @@ VERBS = (
     "evaluate",
     "transcribe",
     "align",
+    "spot",
     "profile",
     "diagnose",
     "export",

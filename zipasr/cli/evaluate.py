@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.keyword_evaluation import add_keyword_evaluation_options, check_keyword_evaluation, evaluate_spotter
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 from zipasr.errors import ConfigError
@@ -72,7 +73,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action=argparse.BooleanOptionalAction,
         help="compare all searches (default: without --search, --lm, --hotwords, --graph, for up to half an hour)",
     )
-    parser.add_argument("--plot", metavar="PNG", help="draw the reliability curve of --calibration to this file")
+    add_keyword_evaluation_options(parser)
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        help="draw the reliability curve of --calibration, or misses over false alarms of --keywords, to this file",
+    )
     parser.add_argument("--out", metavar="FILE", help="write a JSON line per utterance to this file")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, rates in percent")
     parser.set_defaults(run=run)
@@ -82,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
     from zipasr.prepare import open_references
 
-    if args.plot and not args.calibration:
-        raise ConfigError("--plot has no effect without --calibration; give that too, or leave --plot out")
+    check_keyword_evaluation(args)
+    if args.plot and not args.calibration and args.keywords is None:
+        raise ConfigError("--plot has no effect without --calibration or --keywords; give one too, or leave --plot out")
     if args.tune is not None and (args.calibration or args.out or args.compare):
         raise ConfigError(
             "--tune tries many settings, but --calibration, --compare and --out evaluate one; use them in separate commands"
@@ -99,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
     recognizer = load_recognizer(args, simulate_streaming=True)
     with open_references(args.cuts, has_progress=True) as references:
+        if args.keywords is not None:
+            return evaluate_spotter(args, recognizer, references)
         if args.tune is not None:
             return _tune(args, recognizer, references)
         return _evaluate(args, recognizer, references)

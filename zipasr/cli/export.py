@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
 from zipasr.errors import ConfigError
@@ -11,7 +12,7 @@ from zipasr.errors import ConfigError
 if TYPE_CHECKING:
     from zipasr.export import ExportReport, QuantizationReport
     from zipasr.onnx_runtime import Precision
-    from zipasr.recognizer import Recognizer
+    from zipasr.recognizer import Keyword, Recognizer
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -52,6 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="X",
         help="largest allowed difference from PyTorch, relative to the largest value (default: 1e-4, with --fp16 0.01)",
     )
+    add_keyword_file_option(parser, "with --chunk-ms: write keywords.txt for sherpa-onnx's keyword spotter")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run)
 
@@ -79,9 +81,17 @@ def run(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
         chunk_ms=args.chunk_ms,
         left_context_ms=args.left_context_ms,
+        keywords=_keywords(args),
     )
     print(_output(report, args))
     return 0
+
+
+def _keywords(args: argparse.Namespace) -> "list[Keyword]":
+    """The keywords of the flag; none without it."""
+    from zipasr.search.keywords import read_keywords
+
+    return [] if args.keywords is None else read_keywords(args.keywords)
 
 
 def _output(report: "ExportReport | QuantizationReport", args: argparse.Namespace) -> str:
@@ -115,4 +125,5 @@ def _export_int8(args: argparse.Namespace) -> "QuantizationReport":
         tolerance=args.tolerance,
         chunk_ms=args.chunk_ms,
         left_context_ms=args.left_context_ms,
+        keywords=_keywords(args),
     )

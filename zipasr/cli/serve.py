@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
@@ -86,6 +87,7 @@ def _add_recognition_options(parser: argparse.ArgumentParser) -> None:
         help="folders of compile-graph that requests may name, by the names of the folders: the field graph, or ?graph=NAME "
         "of a WebSocket",
     )
+    add_keyword_file_option(parser, "keywords of the WebSocket /spot for clients that name none")
 
 
 def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
@@ -113,12 +115,16 @@ def run(args: argparse.Namespace) -> int:
         from zipasr.hub import model_name
         from zipasr.progress import write_line
         from zipasr.recognizer import LongRecordingConfig
+        from zipasr.search.keywords import read_keywords
         from zipasr.serve import ServeConfig, serve
         from zipasr.serve.server import check_packages
 
     check_packages()
     names = [field.name for field in dataclasses.fields(ServeConfig)]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    given.pop("keywords", None)
+    if args.keywords is not None:
+        given["keywords"] = read_keywords(args.keywords)
     given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
     config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
     name = model_name(args.model)

@@ -2,6 +2,7 @@
 
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
 from zipasr.evaluate.compare import compare_searches, explain, save_default_search
+from zipasr.evaluate.keywords import KeywordReport, KeywordResult, evaluate_keywords, together
 from zipasr.evaluate.rates import (
     ErrorRates,
     Errors,
@@ -25,6 +26,8 @@ __all__ = [
     "ErrorRates",
     "Errors",
     "EvaluationReport",
+    "KeywordReport",
+    "KeywordResult",
     "ReferenceUtterance",
     "TunedSetting",
     "UtteranceResult",
@@ -36,11 +39,13 @@ __all__ = [
     "describe_style",
     "error_rates",
     "evaluate",
+    "evaluate_keywords",
     "explain",
     "parse_grid",
     "read_cuts",
     "readable_groups",
     "save_calibration",
     "save_default_search",
+    "together",
     "tune",
 ]

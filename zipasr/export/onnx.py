@@ -7,7 +7,7 @@ before anything is written, and the folder is written atomically.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zipasr import checkpoint
 from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.integer import graphs_in
+from zipasr.export.keywords import check_spotting, keyword_files
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
 from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
@@ -28,6 +29,7 @@ from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, Expo
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
 from zipasr.search.default_search import SEARCH_FILE, read_default_search
+from zipasr.search.keywords import Keyword
 from zipasr.tokenizer import Tokenizer
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
@@ -81,6 +83,7 @@ def export_model(
     tolerance: float | None = None,
     chunk_ms: int | None = None,
     left_context_ms: int | None = None,
+    keywords: Sequence[str | Keyword] = (),
 ) -> ExportReport:
     """Export a model to a folder of ONNX graphs and return a report.
 
@@ -91,6 +94,7 @@ def export_model(
         tolerance: largest allowed difference from PyTorch, relative to the largest value; None: that of `TOLERANCES`.
         chunk_ms: chunk length for streaming with a causal model; None: the graphs process whole utterances.
         left_context_ms: left context that attention sees, a multiple of the chunk; None: `LEFT_CONTEXT_MS`.
+        keywords: keywords to write in the form of sherpa-onnx's spotter; they need streaming graphs of a transducer.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
@@ -100,9 +104,11 @@ def export_model(
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
+    if keywords:
+        check_spotting(has_transducer=model.has_transducer, is_streaming=sizes is not None)
     graphs, differences = make_graphs(wanted_graphs(model, sizes), precision=precision, tolerance=tolerance)
     config = exported_config(model, graphs, precision, sizes)
-    return write_graphs(source, out, tokenizer, config, graphs, differences)
+    return write_graphs(source, out, tokenizer, config, graphs, differences, keywords=keywords)
 
 
 def sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
@@ -169,22 +175,25 @@ def write_graphs(
     differences: dict[str, float],
     *,
     documents: Mapping[str, Any] | None = None,
+    keywords: Sequence[str | Keyword] = (),
 ) -> ExportReport:
-    """Write an exported folder atomically: graphs, tokenizer, README, default search and calibrations."""
+    """Write an exported folder atomically: graphs, tokenizer, README, default search, calibrations and keywords."""
     names = config.files.named()
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)
     notes = [sherpa_onnx_limits(config, default) if default is not None else None, vocabulary_limits(tokenizer)]
     limits = " ".join(filter(None, notes)) or None
+    keyword_blobs = keyword_files(keywords, tokenizer, config)
     readme = describe(
         config,
         limits=limits,
         is_spaceless=tokenizer.is_spaceless,
         is_byte_level=tokenizer.is_byte_level,
         can_encode=tokenizer.can_encode,
+        has_keywords=bool(keyword_blobs),
     )
-    blobs |= tokenizer.to_files() | {"README.md": readme.encode()}
+    blobs |= keyword_blobs | tokenizer.to_files() | {"README.md": readme.encode()}
     if config.files.encoder is not None and tokenizer.can_encode and not tokenizer.is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}

@@ -19,6 +19,7 @@ from torch.nn import functional
 from zipasr.errors import DataError, ExportError
 from zipasr.export import integer
 from zipasr.export.integer import WEIGHT_STEPS
+from zipasr.export.keywords import check_spotting
 from zipasr.export.offline import offline_graphs
 from zipasr.export.onnx import (
     ExportReport,
@@ -34,6 +35,7 @@ from zipasr.hub import local_model
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import open_graphs
 from zipasr.recognizer import Recognizer
+from zipasr.search.keywords import Keyword
 
 QUANTIZATION_FILE = "quantization.json"
 """Document of an exported folder: the `quantization` part of `QuantizationReport.to_dict`."""
@@ -105,6 +107,7 @@ class QuantizationReport:
         return "\n".join([*lines, *notes])
 
 
+# Differs: nine parameters, those of `export_model` and what is measured.
 def export_int8(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -115,6 +118,7 @@ def export_int8(
     tolerance: float | None = None,
     chunk_ms: int | None = None,
     left_context_ms: int | None = None,
+    keywords: Sequence[str | Keyword] = (),
 ) -> QuantizationReport:
     """Export a model to a folder of 8-bit ONNX graphs, if they are good enough, and return a report.
 
@@ -126,7 +130,7 @@ def export_int8(
         max_increase: points by which the word error rate of each head may exceed that in float32.
         tolerance: largest allowed difference from PyTorch before quantization; see `export_model`.
         chunk_ms: chunk length for streaming with a causal model; the measured recognizers use these chunks too.
-        left_context_ms: see `export_model`.
+        left_context_ms, keywords: see `export_model`.
     Raises:
         CheckpointError: the model cannot be read, or the folder cannot be written.
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
@@ -137,6 +141,8 @@ def export_int8(
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
+    if keywords:
+        check_spotting(has_transducer=model.has_transducer, is_streaming=sizes is not None)
     samples = _sample(recordings)
     graphs, differences = make_graphs(wanted_graphs(model, sizes), tolerance=tolerance)
 
@@ -156,7 +162,7 @@ def export_int8(
         quantized |= chosen
     config = exported_config(model, quantized, "int8", sizes)
     documents = {QUANTIZATION_FILE: _to_dict(heads, sensitivity)}
-    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents)
+    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents, keywords=keywords)
     return QuantizationReport(export=report, heads=heads, sensitivity=sensitivity)
 
 

@@ -49,6 +49,13 @@ Python, arguments of the same names):
 
     --hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit={unit}{vocab}
 """
+_KEYWORDS = """
+The keywords of keywords.txt:
+
+    zipasr spot . --keywords keywords.txt audio.wav
+    sherpa-onnx-keyword-spotter --tokens=tokens.txt --encoder={encoder} --decoder={decoder} \\
+      --joiner={joiner} --keywords-file=keywords.txt audio.wav
+"""
 _CTC = """
 With sherpa-onnx (`pip install sherpa-onnx sherpa-onnx-bin`), the CTC head{how}:
 
@@ -143,6 +150,7 @@ def describe(
     is_spaceless: bool = False,
     is_byte_level: bool = False,
     can_encode: bool = True,
+    has_keywords: bool = False,
 ) -> str:
     """The text of the README.
 
@@ -152,6 +160,7 @@ def describe(
         is_spaceless: whether the vocabulary is one of characters without spaces.
         is_byte_level: whether its pieces are bytes.
         can_encode: whether texts can be cut into its tokens, as hotwords must be.
+        has_keywords: whether there is a file of keywords.
     """
     names = config.files.named()
     is_streaming = config.chunk_frames_50hz is not None
@@ -166,6 +175,8 @@ def describe(
             vocab="" if is_spaceless else f" --bpe-vocab={VOCAB_FILE}",
             letters="Chinese characters (sherpa-onnx cuts others wrongly)" if is_byte_level else "the letters of tokens.txt",
         )
+    if has_keywords:
+        text += _KEYWORDS.format(**words)
     if limits is not None:
         text += f"\n{limits}\n"
     if config.files.ctc is not None:
@@ -176,6 +187,7 @@ def describe(
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
+        *(["- `keywords.txt`: the keywords in tokens, with boosts and thresholds"] if has_keywords else []),
         *([f"- `{VOCAB_FILE}`: scores of its pieces, for hotwords in sherpa-onnx"] if has_vocab else []),
         "- `tokenizer.model`, `export.json`, `checksums.json`: for zipasr",
     ]

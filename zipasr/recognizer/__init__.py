@@ -8,7 +8,9 @@ from zipasr.recognizer.files import AudioSource, FileResult, merge_results
 from zipasr.recognizer.jobs import threads_per_job, transcribe_in_processes
 from zipasr.recognizer.long_recording import LongRecordingConfig
 from zipasr.recognizer.recognizer import Hotword, Recognizer, SearchConfig, load
+from zipasr.recognizer.spotter import KeywordEvent, KeywordSpotter, SpotterStream
 from zipasr.recognizer.stream import Stream
+from zipasr.search.keywords import Keyword, SpotterConfig
 
 __all__ = [
     "TAIL_PADDING_FRAMES",
@@ -20,9 +22,14 @@ __all__ = [
     "Engine",
     "FileResult",
     "Hotword",
+    "Keyword",
+    "KeywordEvent",
+    "KeywordSpotter",
     "LongRecordingConfig",
     "Recognizer",
     "SearchConfig",
+    "SpotterConfig",
+    "SpotterStream",
     "Stream",
     "align_file",
     "align_text",

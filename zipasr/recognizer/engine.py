@@ -31,6 +31,7 @@ from zipasr.search.confidence import Calibration
 from zipasr.search.graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.keywords import KeywordSearch, SpotterConfig
 from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each, make_search
@@ -68,6 +69,7 @@ class Engine:
     slots: Slots[BatchedState] = field(default_factory=Slots, init=False)
     """The encoder's states of all streams."""
     _searches: dict[SearchConfig, AnySearch] = field(default_factory=dict, init=False)
+    _keyword_searches: dict[SpotterConfig, KeywordSearch] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_precision(self.precision, self.device)
@@ -144,6 +146,16 @@ class Engine:
                 self.scorer, config, unk_id=self.tokenizer.unk_id, language_models=self.language_models
             )
         return self._searches[config]
+
+    def keyword_search(self, config: SpotterConfig) -> KeywordSearch:
+        """The search for keywords of all streams with the same settings.
+
+        Raises:
+            ConfigError: the model has no transducer head.
+        """
+        if config not in self._keyword_searches:
+            self._keyword_searches[config] = KeywordSearch(self.scorer, config, unk_id=self.tokenizer.unk_id)
+        return self._keyword_searches[config]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
         """Encoder frames in float32, which heads and searches compute in.

@@ -24,14 +24,17 @@ from zipasr.recognizer.chunks import ChunkConfig, recording_sizes
 from zipasr.recognizer.endpoint import EndpointConfig
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.files import AudioSource, FileResult, ReadChannel, read_channels, transcribe_in_batches
+from zipasr.recognizer.incoming import IncomingAudio, decode_streams
 from zipasr.recognizer.long_recording import LongRecordingConfig, transcribe_blocks
 from zipasr.recognizer.opening import open_language_models, open_model
-from zipasr.recognizer.stream import Stream, decode_streams
+from zipasr.recognizer.spotter import KeywordSpotter
+from zipasr.recognizer.stream import Stream
 from zipasr.search.confidence import Calibration, read_calibrations
 from zipasr.search.default_search import read_default_search
 from zipasr.search.graph import LoadedGraph, load_graph
 from zipasr.search.graph.rejection import rejection_threshold
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
+from zipasr.search.keywords import DEFAULT_BOOST, DEFAULT_THRESHOLD, Keyword, SpotterConfig, encode_keywords
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, resolve_search
 from zipasr.tokenizer import Tokenizer
@@ -343,7 +346,40 @@ class Recognizer:
             endpoint=endpoint or EndpointConfig(),
         )
 
-    def decode_streams(self, streams: Iterable[Stream]) -> int:
+    def spotter(
+        self,
+        keywords: Sequence[str | Keyword],
+        *,
+        boost: float = DEFAULT_BOOST,
+        threshold: float = DEFAULT_THRESHOLD,
+        config: SpotterConfig | None = None,
+    ) -> KeywordSpotter:
+        """A spotter of keywords in audio that is still coming in; see `KeywordSpotter`. Needs a causal transducer.
+
+        Args:
+            keywords: phrases in plain words or in the model's tokens, with or without marks (`search.keywords`).
+            boost: nats for each token of a keyword without a boost of its own.
+            threshold: mean probability of the tokens from which a keyword counts, for those without one of their own.
+            config: how to search; None: the defaults.
+        Raises:
+            ConfigError: the model cannot stream or has no transducer head, a keyword cannot be written in its vocabulary, or
+                a value is out of range.
+        """
+        config = config or SpotterConfig()
+        if config.max_symbols_per_frame is None:
+            config = dataclasses.replace(config, max_symbols_per_frame=self.search.max_symbols_per_frame)
+        found = encode_keywords(keywords, self.engine.tokenizer, default_boost=boost, default_threshold=threshold)
+        spotter = KeywordSpotter(
+            self.engine,
+            found,
+            config,
+            chunk_frames_50hz=self._chunks.chunk_frames_50hz,
+            left_context_frames_50hz=self._chunks.left_context_frames_50hz,
+        )
+        spotter.stream()  # to find at once that it cannot
+        return spotter
+
+    def decode_streams(self, streams: Iterable[IncomingAudio]) -> int:
         """Decode one chunk of every stream that is ready, in one batch; return the number of streams that were ready.
 
         Raises:

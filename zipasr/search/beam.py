@@ -8,17 +8,15 @@ hotwords) has its place in the node.
 Source: Kang et al. 2023, "Fast and parallel decoding for transducer", arXiv:2211.00484, section 2 (one label a frame).
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.contexts import FIRST_ROW, Contexts, KeptContexts, first_context
+from zipasr.search.contexts import Contexts, KeptContexts, first_context
+from zipasr.search.continuations import Beam, Chooser, Continuation
 from zipasr.search.hypothesis import Hypothesis, normalized
 from zipasr.search.label_tree import (
     Emission,
@@ -32,7 +30,7 @@ from zipasr.search.label_tree import (
 )
 from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
-from zipasr.search.scorer import Scorer, label_log_probs
+from zipasr.search.scorer import Scorer
 
 
 class _Path(NamedTuple):
@@ -48,14 +46,11 @@ class _Path(NamedTuple):
         """Score for ranking: that of the transducer and the prior."""
         return self.log_prob + self.prefix.prior_score
 
-
-class _Beam(NamedTuple):
-    """The live hypotheses of an utterance within a frame, each list ordered from the best at the last choice."""
-
-    open: list[_Path]
-    """Hypotheses still in the frame: they have taken a label in every sub-step so far."""
-    finished: list[_Path]
-    """Hypotheses that wait for the next frame: they have taken a blank, or a label in the last sub-step."""
+    @property
+    def context_row(self) -> int:
+        """Row of the label context."""
+        assert self.prefix.context_row is not None
+        return self.prefix.context_row
 
 
 class BeamState:
@@ -86,8 +81,8 @@ class BeamSearch:
             raise ValueError(f"beam must be at least 1, but is {beam}")
         if max_symbols_per_frame < 1:
             raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
-        self.scorer, self.beam, self.max_symbols_per_frame = scorer, beam, max_symbols_per_frame
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self.scorer, self.max_symbols_per_frame = scorer, max_symbols_per_frame
+        self._chooser = Chooser(scorer=scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature)
         self.silent = {scorer.blank_id, unk_id}
         self._contexts = KeptContexts(scorer)
 
@@ -116,10 +111,10 @@ class BeamSearch:
 
     def _advance_frame(self, states: Sequence[BeamState], projected_NJ: Tensor, contexts: Contexts) -> None:
         """Advance every state by one frame, in sub-steps of the states that have open paths left."""
-        beams = [_Beam(state.paths, []) for state in states]
+        beams = [Beam(state.paths, []) for state in states]
         active, projected_AJ = list(range(len(states))), projected_NJ
         for num_symbols in range(1, self.max_symbols_per_frame + 1):
-            chosen = self._choose([beams[n] for n in active], projected_AJ, contexts)
+            chosen = self._chooser.choose([beams[n] for n in active], projected_AJ, contexts)
             is_last = num_symbols == self.max_symbols_per_frame
             for n, continuations in zip(active, chosen, strict=True):
                 beams[n] = _merge(continuations, states[n].num_frames, self.silent, contexts, is_last=is_last)
@@ -136,38 +131,6 @@ class BeamSearch:
         for state, beam in zip(states, beams, strict=True):
             state.paths = beam.finished
             state.num_frames += 1
-
-    def _choose(
-        self, beams: Sequence[_Beam], projected_AJ: Tensor, contexts: Contexts
-    ) -> Iterator[Iterator[tuple[_Path, int, float]]]:
-        """For each beam its continuations after a sub-step, the best first: a path, its next label and its log-probability.
-
-        A finished path that is kept has a blank of log-probability 0.
-        """
-        rows_AK, open_AK, finished_AF = _to_tensors(beams, projected_AJ.device)
-        logits_AKV = self.scorer.join(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
-        log_probs_AKV = label_log_probs(
-            logits_AKV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
-        )
-        vocab_size = log_probs_AKV.shape[-1]
-        pool_AP, steps_AP = (log_probs_AKV + open_AK.unsqueeze(-1)).flatten(1), log_probs_AKV.flatten(1)
-        num_open = pool_AP.shape[1]
-        if finished_AF is not None:
-            pool_AP = torch.cat([pool_AP, finished_AF], dim=1)
-            steps_AP = functional.pad(steps_AP, (0, finished_AF.shape[1]))
-        best_AB = pool_AP.topk(min(self.beam, pool_AP.shape[1])).indices
-        steps_AB = steps_AP.gather(1, best_AB)
-
-        def continuations(beam: _Beam, places: list[int], steps: list[float]) -> Iterator[tuple[_Path, int, float]]:
-            for place, step in zip(places, steps, strict=True):
-                slot, label = divmod(place, vocab_size)
-                if slot < len(beam.open):
-                    yield beam.open[slot], label, step
-                elif num_open <= place < num_open + len(beam.finished):
-                    yield beam.finished[place - num_open], self.scorer.blank_id, step
-                # else an empty slot of the tensors: all real paths have been taken
-
-        return map(continuations, beams, best_AB.tolist(), steps_AB.tolist())
 
     def hypotheses(self, states: Sequence[BeamState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its hypotheses, the best first by `normalized_score`; see `ResumableSearch`."""
@@ -241,36 +204,15 @@ def modified_beam_search(
     return search_all(search, encoded, prior)
 
 
-def _to_tensors(beams: Sequence[_Beam], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Context rows and scores (A, K) of open paths, and scores (A, F) of finished ones if there are any.
-
-    Scores are -inf where there is no path, and else relative to the best of the utterance: so they keep their precision in
-    float32 however long the recording is.
-    """
-    num_slots = max([len(beam.open) for beam in beams])
-    num_finished = max([len(beam.finished) for beam in beams])
-    rows, open_scores, finished_scores = [], [], []
-    for opened, finished in beams:
-        top = max([path.score for paths in (opened, finished) for path in paths])
-        num_empty = num_slots - len(opened)
-        rows.append([path.prefix.context_row for path in opened] + [FIRST_ROW] * num_empty)
-        open_scores.append([path.score - top for path in opened] + [-math.inf] * num_empty)
-        num_empty = num_finished - len(finished)
-        finished_scores.append([path.score - top for path in finished] + [-math.inf] * num_empty)
-    # By way of numpy, which takes nested lists faster.
-    open_AK, finished_AF = (torch.from_numpy(np.array(x, np.float32)).to(device) for x in (open_scores, finished_scores))
-    return torch.from_numpy(np.array(rows)).to(device), open_AK, finished_AF if num_finished else None
-
-
 def _merge(
-    continuations: Iterable[tuple[_Path, int, float]],
+    continuations: Iterable[Continuation[_Path]],
     frame: int,
     silent: set[int | None],
     contexts: Contexts,
     *,
     is_last: bool,
-) -> _Beam:
-    """The beam after a sub-step, from the (path, label, log-probability) that are kept, the best first.
+) -> Beam[_Path]:
+    """The beam after a sub-step, from the continuations that are kept, the best first.
 
     In the last sub-step of a frame a label finishes it as blank does.
     """
@@ -290,4 +232,4 @@ def _merge(
             merged[prefix] = better._replace(log_prob=log_add(better.log_prob, log_prob))
         else:
             merged[prefix] = _Path(prefix, log_prob, last)
-    return _Beam(list(still_open.values()), list(finished.values()))
+    return Beam(list(still_open.values()), list(finished.values()))

@@ -230,11 +230,11 @@ def encode_hotwords(
         boost = default_boost if boost is None else boost
         if not 0 < boost < math.inf:
             raise ConfigError(f"the boost of hotword {text!r} must be above 0 and finite, but is {boost}; 1 to 3 is usual")
-        phrases += [(variant, boost) for variant in _variants(text, ids, tokenizer)]
+        phrases += [(variant, boost) for variant in phrase_variants(text, ids, tokenizer)]
     return HotwordGraph(phrases, starts_word=None if tokenizer.is_spaceless else _word_starts(tokenizer))
 
 
-def _variants(text: str, ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
+def phrase_variants(text: str, ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
     """The tokens of a phrase, and in mixed scripts those that a model may emit instead.
 
     They have ▁ before every character of Chinese and Japanese, or none in front of a phrase that follows such a character.
@@ -261,7 +261,7 @@ def _without_word_start(ids: list[int], tokenizer: Tokenizer) -> list[int]:
 
 def is_writable(text: str, tokenizer: Tokenizer) -> bool:
     """Whether a model can write a text, as given or in another case."""
-    return _ids_of(text, tokenizer) is not None
+    return phrase_ids(text, tokenizer) is not None
 
 
 def check_writable(texts: Iterable[str], tokenizer: Tokenizer) -> None:
@@ -280,7 +280,7 @@ def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
         tokenizer.require_encoding(f"hotword {text!r}")
         if not normalize(text).strip():
             raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
-        ids = _ids_of(text, tokenizer)
+        ids = phrase_ids(text, tokenizer)
         if ids is None:
             wrong.append(repr(text))
             lacking |= tokenizer.unknown_characters(tokenizer.spelling(text))
@@ -295,7 +295,7 @@ def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     return found
 
 
-def _ids_of(text: str, tokenizer: Tokenizer) -> list[int] | None:
+def phrase_ids(text: str, tokenizer: Tokenizer) -> list[int] | None:
     """The tokens of a phrase; None: the vocabulary cannot write it."""
     spelling = tokenizer.spelling(text)
     ids = tokenizer.encode(spelling)

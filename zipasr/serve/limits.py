@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from zipasr.errors import ConfigError, ZipasrError
+from zipasr.search.keywords import Keyword
 from zipasr.serve.addresses import check_root_path, parse_network, parse_origin
 
 _STALL_S = 60.0
@@ -49,6 +50,8 @@ class ServeConfig:
     """The path below which a proxy publishes the server, such as /speech; requests may come with or without it."""
     forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses and networks of proxies whose X-Forwarded-Host and X-Forwarded-Proto count; `*`: those of everybody."""
+    keywords: tuple[Keyword, ...] = ()
+    """Keywords of /spot for clients that name none."""
     language: str | None = None
     """Language of the model, such as en or pt-BR; None: not declared, and a request may name any."""
 

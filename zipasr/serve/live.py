@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_LEVEL
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
+from zipasr.recognizer.incoming import IncomingAudio
 from zipasr.search.graph import LoadedGraph
 from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
@@ -62,7 +63,7 @@ class LiveSession:
         self.is_finished = self.is_gone = self.is_over = self.is_input_finished = False
         self.has_published = False
         """Whether `notify` has yet to be called."""
-        self.stream: Stream | None = None
+        self.stream: IncomingAudio | None = None
         self._num_pushed = self._num_taken = self._num_due = 0
         self._pushed_s, self._piece_samples = -math.inf, 1
         self._num_chunks = self._segment = 0
@@ -120,11 +121,14 @@ class LiveSession:
             with self._lock:
                 if self._results:
                     return self._results.popleft()
-                if self._failure is not None:
-                    is_of_samples, message = self._failure
-                    raise ValueError(message) if is_of_samples else RuntimeError(message)
+                self._raise_failure()
                 self._has_news.clear()
             await self._has_news.wait()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            is_of_samples, message = self._failure
+            raise ValueError(message) if is_of_samples else RuntimeError(message)
 
     def _decoded_s(self) -> float:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
@@ -152,12 +156,15 @@ class LiveSession:
     def take_in(self, recognizer: Recognizer) -> None:
         """Pass queued samples to the stream until it has a chunk to decode."""
         if self.stream is None:
-            self.stream = recognizer.stream(graph=self._graph)
+            self.stream = self._open_stream(recognizer)
         while not self.stream.is_ready() and (samples := self._next_samples(self.stream.missing_samples)) is not None:
             self.stream.accept_waveform(samples)
         if self.is_finished and not self._inbox and not self.is_input_finished:
             self.is_input_finished = True
             self.stream.input_finished()
+
+    def _open_stream(self, recognizer: Recognizer) -> IncomingAudio:
+        return recognizer.stream(graph=self._graph)
 
     def _next_samples(self, num_wanted: int) -> np.ndarray | None:
         """The next pieces of the queue in one, as many samples as are wanted if there are so many; None: it is empty."""
@@ -182,7 +189,7 @@ class LiveSession:
 
     def publish_chunk(self) -> bool:
         """Publish the result after a chunk; return whether an utterance has ended."""
-        assert self.stream is not None
+        assert isinstance(self.stream, Stream)
         self._num_chunks += 1
         is_end = self.stream.is_endpoint()
         self._publish(LiveResult(self.stream.result(), self._segment, self._start_s, is_end, False))
@@ -194,7 +201,7 @@ class LiveSession:
 
     def publish_end(self) -> None:
         """Publish the result of the last utterance."""
-        assert self.stream is not None
+        assert isinstance(self.stream, Stream)
         self._publish(LiveResult(self.stream.finish(), self._segment, self._start_s, True, True), is_over=True)
 
     def fail(self, error: Exception) -> None:
@@ -212,6 +219,9 @@ class LiveSession:
                 self._results.append(result)
             self.is_over = is_over
         self.has_published = True
+
+
+Session = TypeVar("Session", bound=LiveSession)
 
 
 class LiveSessions:
@@ -241,7 +251,11 @@ class LiveSessions:
 
     def open(self, graph: LoadedGraph | None = None) -> LiveSession:
         """Start a stream, under a graph if there is one; to be called in the event loop."""
-        session = LiveSession(self._announce, graph)
+        return self.add(lambda announce: LiveSession(announce, graph))
+
+    def add(self, make: Callable[[Callable[[LiveSession], None]], Session]) -> Session:
+        """Start a session that `make` creates, from the function that announces it; to be called in the event loop."""
+        session = make(self._announce)
         with self._lock:
             self._sessions[session] = None
         self._metrics.live.inc()
@@ -323,7 +337,11 @@ class LiveStreams:
 
     def open(self, graph: LoadedGraph | None = None) -> LiveSession:
         """Start a stream in the smallest group; to be called in the event loop."""
-        return min(self.groups, key=len).open(graph)
+        return self.add(lambda announce: LiveSession(announce, graph))
+
+    def add(self, make: Callable[[Callable[[LiveSession], None]], Session]) -> Session:
+        """Start a session of another kind likewise; see `LiveSessions.add`."""
+        return min(self.groups, key=len).add(make)
 
 
 def notify(sessions: Iterable[LiveSession]) -> None:

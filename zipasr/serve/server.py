@@ -76,11 +76,14 @@ class Service:
             ZipasrError: the port is in use or not available.
         """
         check_packages()
+        from zipasr.serve.spotting import KeywordRequests
+
         self.recognizer, self.config, self.model_name = recognizer, config or ServeConfig(), model_name
         self.graphs = load_graphs(graphs, recognizer.engine.tokenizer)
         for graph in self.graphs.values():
             recognizer.check_graph(graph)
         self.why_no_stream = _why_no_stream(recognizer)
+        self._keywords = KeywordRequests(recognizer, self.config.keywords)
         self._socket = _listening_socket(self.config.host, self.config.port)
         self._admission = Admission(self.config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -173,6 +176,7 @@ class Service:
             draining=self._draining,
             why_no_stream=self.why_no_stream,
             graphs=self.graphs,
+            keywords=self._keywords,
         )
         app, config = router([*http.routes(), *sockets.routes()]), self.config
         gate = Gate(app, self._admission, metrics, api_key=config.api_key, origins=Origins(config.allow_origins))

@@ -1,9 +1,10 @@
 """The WebSocket endpoints, with sherpa-onnx's protocols: `/online` for live audio, `/offline` for recordings. `/`, which
-sherpa-onnx's clients use, is the one of them that the model supports.
+sherpa-onnx's clients use, is the one of them that the model supports. `/spot` takes live audio too, and sends events.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ from zipasr.serve.receiving import (
 )
 from zipasr.serve.recordings import Transcriber
 from zipasr.serve.refusal import refuse
+from zipasr.serve.spotting import KeywordRequests, SpotSession, to_event_json
 
 _CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED, _CODE_BUSY = 1007, 1009, 1011, 1013
 _MAX_HELD_BYTES = 1_000_000_000
@@ -67,6 +69,8 @@ class SocketEndpoints:
     """Set when the server is shutting down."""
     why_no_stream: str
     """Message for clients that want to stream if the model cannot."""
+    keywords: KeywordRequests
+    """Makes spotters."""
     graphs: Graphs = field(default_factory=dict)
     """Graphs that clients may name, as `?graph=NAME` in the URL."""
     _num_held_bytes: int = field(default=0, init=False)
@@ -77,6 +81,7 @@ class SocketEndpoints:
             WebSocketRoute("/", self.offline if self.live is None else self.online),
             WebSocketRoute("/online", self.online),
             WebSocketRoute("/offline", self.offline),
+            WebSocketRoute("/spot", self.spot),
         ]
 
     async def online(self, socket: WebSocket) -> None:
@@ -90,9 +95,34 @@ class SocketEndpoints:
             await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
             return
         connection, session = await _accept(socket), self.live.open(graph)
+        writer = LiveWriter(has_words=_offers_ours(socket))
+        await self._process(socket, connection, session, self._write_results(connection, session, writer))
+
+    async def spot(self, socket: WebSocket) -> None:
+        """Serve a connection for keyword spotting: live audio in, an event for each keyword out."""
+        if self.live is None:
+            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            return
+        try:
+            spotter = self.keywords.spotter(socket.query_params)
+        except ConfigError as error:
+            await refuse(socket.scope, socket.receive, socket.send, 400, str(error))
+            return
+        connection = await _accept(socket)
+        session = self.live.add(lambda announce: SpotSession(announce, spotter))
+        await self._process(socket, connection, session, self._write_events(connection, session))
+
+    async def _process(
+        self,
+        socket: WebSocket,
+        connection: SocketConnection,
+        session: LiveSession,
+        results: Coroutine[Any, Any, End | None],
+    ) -> None:
+        """Pass live audio on to its session while `results` sends what is found, until one of them ends."""
         max_drain_s = self.config.drain_timeout_s * _RECEIVE_SHARE
         audio = LiveAudio(connection, session, self.config, self.draining, max_drain_s=max_drain_s)
-        writing = asyncio.ensure_future(self._write_results(connection, session, LiveWriter(has_words=_offers_ours(socket))))
+        writing = asyncio.ensure_future(results)
         try:
             audio.start()
             both: list[asyncio.Future[Any]] = [audio.ended, writing]
@@ -133,6 +163,24 @@ class SocketEndpoints:
                     is_eof=is_eof,
                 )
                 await connection.send_text(message)
+            await connection.send_text(SERVER_DONE)
+        except ClientDisconnected:
+            return End(0)
+        return None
+
+    async def _write_events(self, connection: SocketConnection, session: SpotSession) -> End | None:
+        """Send events until the audio has ended; return why they ended early, if they did."""
+        is_eof = False
+        try:
+            while not is_eof:
+                try:
+                    events, is_eof = await session.next_events()
+                except ValueError as error:
+                    return End(_CODE_BAD_DATA, str(error))
+                except RuntimeError as error:
+                    return End(_CODE_FAILED, str(error))
+                for event in events:
+                    await connection.send_text(to_event_json(event))
             await connection.send_text(SERVER_DONE)
         except ClientDisconnected:
             return End(0)

@@ -1,0 +1,164 @@
+"""`zipasr evaluate --keywords`: its flags, and what it prints."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zipasr.cli.keyword_options import add_keyword_file_option, add_spotter_options, check_keyword_flags, make_spotter
+from zipasr.cli.recordings import write_result
+from zipasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zipasr.evaluate import KeywordReport, KeywordResult, ReferenceUtterance
+    from zipasr.prepare import References
+    from zipasr.recognizer import Recognizer
+
+_OTHERS = ("tune", "calibration", "save", "compare", "scoring", "lm", "hotwords", "beam", "blank_penalty")
+"""Flags of the evaluation of texts, which have no effect on keywords."""
+
+
+def add_keyword_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of keyword spotting to `evaluate`."""
+    add_keyword_file_option(parser, "measure keyword spotting instead of transcripts")
+    parser.add_argument(
+        "--negatives",
+        action="append",
+        metavar="SET",
+        help="with --keywords: more recordings, to count false alarms in; may be repeated",
+    )
+    parser.add_argument(
+        "--max-alarms",
+        type=float,
+        metavar="X",
+        help="with --keywords: choose thresholds with at most this many false alarms per hour (default: 1)",
+    )
+    parser.add_argument(
+        "--save-keywords", metavar="FILE", help="write the keywords with the chosen thresholds to this file; use a dev set"
+    )
+    add_spotter_options(parser)
+
+
+def check_keyword_evaluation(args: argparse.Namespace) -> None:
+    """Check that flags of keywords and of transcripts are not mixed.
+
+    Raises:
+        ConfigError: they are.
+    """
+    check_keyword_flags(args)
+    if args.keywords is None:
+        for name in ("negatives", "max_alarms", "save_keywords"):
+            if getattr(args, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
+        return
+    for name in _OTHERS:
+        if getattr(args, name) not in (None, False):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} has no effect with --keywords; leave one out, or use two commands")
+
+
+def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
+    """Evaluate the keywords and print the results; return the exit code."""
+    from zipasr.evaluate import evaluate_keywords
+    from zipasr.progress import write_line
+
+    max_alarms_per_h = 1.0 if args.max_alarms is None else args.max_alarms
+    spotter = make_spotter(args, recognizer)
+    report = evaluate_keywords(spotter, _utterances(args, references), max_alarms_per_h=max_alarms_per_h)
+    for id, problem in report.unreadable:
+        write_line(f"zipasr: skipped {id}: {problem}")
+    print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else _table(report, max_alarms_per_h))
+    if args.plot:
+        write_line(f"zipasr: detection error tradeoff: {_plot(report, args.plot)}")
+    if args.out:
+        write_result(Path(args.out), "".join(f"{line}\n" for line in _rows(report)))
+        write_line(f"zipasr: what was found in each recording: {args.out}")
+    if args.save_keywords:
+        write_result(Path(args.save_keywords), _with_thresholds(args, report))
+        write_line(f"zipasr: keywords with the chosen thresholds: {args.save_keywords}")
+    return 1 if report.unreadable else 0
+
+
+def _utterances(args: argparse.Namespace, references: "References") -> "Iterator[ReferenceUtterance]":
+    """The recordings of the set, then those of the negatives."""
+    from zipasr.evaluate import ReferenceUtterance, read_cuts
+    from zipasr.prepare import open_references
+    from zipasr.progress import track
+
+    yield from track(read_cuts(references.cuts), "spot", unit="utterances")
+    yield from (ReferenceUtterance(id, None, "", problem) for id, problem in references.rejected)
+    for source in args.negatives or ():
+        with open_references(source, has_progress=True) as more:
+            yield from track(read_cuts(more.cuts), "spot negatives", unit="utterances")
+            yield from (ReferenceUtterance(id, None, "", problem) for id, problem in more.rejected)
+
+
+def _table(report: "KeywordReport", max_alarms_per_h: float) -> str:
+    """Two tables: with the thresholds that were given, and with the chosen ones."""
+    lines = [
+        "keywords at their thresholds:",
+        *_rows_of(report.results),
+        f"at the thresholds with the fewest misses and at most {max_alarms_per_h:g} false alarms per hour of each keyword:",
+        *_rows_of(report.chosen),
+        f"{len(report.utterances)} recordings, {report.audio_s:.1f} s of audio in {report.decode_s:.1f} s",
+    ]
+    if report.unreadable:
+        lines.append(f"{len(report.unreadable)} skipped because they cannot be read")
+    return "\n".join(lines)
+
+
+def _rows_of(results: "tuple[KeywordResult, ...]") -> list[str]:
+    from zipasr.evaluate import together
+
+    shown = [*results, together(results)] if len(results) > 1 else list(results)
+    rows = [("keyword", "threshold", "missed", "of", "%", "false alarms", "in hours", "per hour, 95 % sure: below")]
+    for result in shown:
+        rows.append(
+            (
+                result.name,
+                f"{result.threshold:.2f}" if result in results else "",
+                str(result.num_missed),
+                str(result.num_said),
+                f"{result.miss_rate:.1f}",
+                str(result.num_alarms),
+                f"{result.negative_h:.3f}",
+                f"{result.alarms_bound_per_h:.2f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _plot(report: "KeywordReport", path: str) -> Path:
+    from zipasr.plots import plot_detection
+
+    curves, marks = {}, {}
+    for result in report.results:
+        said, hours = max(1, result.num_said), result.negative_h or 1.0
+        curves[result.name] = [(p.num_alarms / hours, 100.0 * p.num_missed / said) for p in report.curves[result.name]]
+        marks[result.name] = (result.num_alarms / hours, result.miss_rate)
+    return plot_detection(curves, path, marks=marks)
+
+
+def _rows(report: "KeywordReport") -> Iterator[str]:
+    """A JSON line for each recording."""
+    for utterance in report.utterances:
+        row = {
+            "id": utterance.id,
+            "duration_s": round(utterance.duration_s, 3),
+            "said": sorted(utterance.said),
+            "found": [event.to_dict() for event in utterance.candidates],
+        }
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def _with_thresholds(args: argparse.Namespace, report: "KeywordReport") -> str:
+    """The file of keywords with the chosen thresholds."""
+    from zipasr.search.keywords import keyword_line, read_keywords
+
+    chosen = [result.threshold for result in report.chosen]
+    keywords = read_keywords(args.keywords)
+    pairs = zip(keywords, chosen, strict=True)
+    return "".join(f"{keyword_line(keyword._replace(threshold=threshold))}\n" for keyword, threshold in pairs)

@@ -1,0 +1,102 @@
+"""The flags of keyword spotting, and the spotter that they configure."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from zipasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zipasr.recognizer import KeywordSpotter, Recognizer, SpotterConfig
+
+_FLAGS = ("boost", "threshold", "trailing_blanks", "refractory_s", "near", "paths")
+
+
+def add_keyword_file_option(parser: argparse.ArgumentParser, what: str, *, is_required: bool = False) -> None:
+    """Add `--keywords` to a verb; `what` starts its help."""
+    parser.add_argument(
+        "--keywords",
+        metavar="FILE",
+        required=is_required,
+        help=f"{what}: a file with a phrase in each line, in plain words or in tokens, optionally followed by ` :BOOST "
+        "#THRESHOLD @NAME`",
+    )
+
+
+def add_spotter_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the search for keywords to a verb."""
+    parser.add_argument(
+        "--boost", type=float, metavar="X", help="nats for each token of a keyword without a boost of its own (default: 1)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="mean probability of its tokens from which a keyword counts that has no threshold of its own (default: 0.25)",
+    )
+    parser.add_argument("--paths", type=int, metavar="N", help="paths that the search keeps (default: 4)")
+    parser.add_argument(
+        "--trailing-blanks",
+        type=int,
+        metavar="N",
+        help="more blank frames of 40 ms than these must follow a keyword; more tell keywords apart that start with another "
+        "keyword (default: 1)",
+    )
+    parser.add_argument(
+        "--refractory-s",
+        type=float,
+        metavar="X",
+        help="do not report a keyword again that ends within this time after its last event (default: 0.5)",
+    )
+
+
+def add_near_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--near` to a verb."""
+    parser.add_argument(
+        "--near",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="SHARE",
+        help="also report near misses, whose score is at least this share of the threshold (without a number: 0.5)",
+    )
+
+
+def check_keyword_flags(args: argparse.Namespace) -> None:
+    """Check that no flag of keyword spotting is given without `--keywords`.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name in _FLAGS:
+        if args.keywords is None and getattr(args, name, None) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
+
+
+def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
+    """The search for keywords that the flags configure.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    from zipasr.recognizer import SpotterConfig
+
+    given = {"beam": args.paths, "num_trailing_blanks": args.trailing_blanks, "refractory_s": args.refractory_s}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return SpotterConfig(near=getattr(args, "near", None), **settings)
+
+
+def make_spotter(args: argparse.Namespace, recognizer: "Recognizer") -> "KeywordSpotter":
+    """The spotter of the flags.
+
+    Raises:
+        ConfigError: the file cannot be used, the model cannot spot keywords, or a value is out of range.
+    """
+    from zipasr.search.keywords import DEFAULT_BOOST, DEFAULT_THRESHOLD, read_keywords
+
+    return recognizer.spotter(
+        read_keywords(args.keywords),
+        boost=DEFAULT_BOOST if args.boost is None else args.boost,
+        threshold=DEFAULT_THRESHOLD if args.threshold is None else args.threshold,
+        config=spotter_config(args),
+    )
