@@ -96,6 +96,39 @@ def hotwords() -> str:
     return f"{grid(header, rows)}\n\n{found['num_hotwords']} hotwords. {measured(found)}"
 
 
+_GRAMMAR_METHODS = {
+    "grammar, transducer": "grammar",
+    "grammar, transducer, rejection per token": "grammar with rejection",
+    "grammar, CTC": "grammar, CTC head",
+    "grammar, CTC, rejection per token": "grammar with rejection, CTC head",
+    "free, transducer, whole orders": "free decoding, whole orders only",
+    "free, CTC, whole orders": "free decoding, whole orders only, CTC head",
+    "free, transducer, phrases": "free decoding, phrases of slots",
+    "bigram, whole orders": "word bigram, whole orders only",
+    "bigram, phrases": "word bigram, phrases of slots",
+    "hotwords, 0.5, whole orders": "hotwords (0.5), whole orders only",
+    "hotwords, 0.5, phrases": "hotwords (0.5), phrases of slots",
+}
+"""The rows of `grammar`, as the record and the table call them."""
+
+
+def grammar() -> str:
+    """Orders that are right, and answers to other speech, with and without noise."""
+    found = record("grammar")
+    by_method: dict[str, list[Record]] = {}
+    for row in found["rows"]:
+        by_method.setdefault(row["method"], []).append(row)
+    conditions = [row["condition"] for row in by_method["grammar, transducer"]]
+    header = ("method", *(f"{kind}, {name}" for kind in ("right", "LJSpeech", "commands") for name in conditions))
+    rows = []
+    for method, name in _GRAMMAR_METHODS.items():
+        own = by_method[method]
+        rows.append((name, *(f"{row[kind]:.1f}" for kind in ("right", "ljspeech", "commands") for row in own)))
+    num = found["utterances"]
+    counts = f"{num['barista']} orders, {num['ljspeech']} sentences of LJSpeech, {num['commands']} commands."
+    return f"{grid(header, rows)}\n\n{counts} {measured(found)}"
+
+
 def confidence() -> str:
     """Quality of confidences before and after calibration."""
     found = records("confidence")
@@ -216,6 +249,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comparison-optimizers": functools.partial(comparison, "comparison_optimizers"),
     "confidence": confidence,
     "finetune-french": french,
+    "grammar": grammar,
     "hotwords": hotwords,
     "int8": int8,
     "language-models": language_models,

@@ -259,7 +259,7 @@ def test_tune_can_save_its_best_setting(cuts: Path, tmp_path: Path, capsys: pyte
     ("options", "message"),
     [
         (["--save", "--no-compare"], "--no-compare compares none"),
-        (["--compare", "--lm", "x"], "leave --lm and --hotwords out"),
+        (["--compare", "--lm", "x"], "leave --lm, --hotwords and --graph out"),
         (["--compare", "--tune"], "--tune tries many settings"),
         (["--plot", "x.png"], "--plot has no effect without --calibration"),
     ],

@@ -1,9 +1,12 @@
 """Contract: `read_grammar` reads both kinds of files, and what a model cannot write is told word by word."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.grammar.grammars import HEADER, grammar_of, sentences, slots
 from zipasr.errors import ConfigError
 from zipasr.grammar import read_grammar, require_spelling
@@ -54,3 +57,18 @@ def test_words_that_cannot_be_said_are_not_asked_for(tmp_path: Path) -> None:
     grammar = grammar_of(tmp_path, "public <a> = x | y <VOID>; <unused> = z;")
     assert set(grammar.places) == {"x"}
     assert sentences(grammar, 2) == {"x"}
+
+
+def test_example_of_the_documentation_is_true(tmp_path: Path) -> None:
+    page = next(
+        text for path in (REPOSITORY / "docs").glob("*.md") if "grammar coffee;" in (text := path.read_text("utf-8"))
+    )
+    example = re.search(r"```text\n(#JSGF.*?)```", page, re.DOTALL)
+    said = re.search(r"`make me ([^`]*)`", page.replace("\n", " "))
+    values = re.search(r"```json\n(.*?)```", page[example.end() :] if example else "", re.DOTALL)
+    assert example and said and values
+    grammar = grammar_of(tmp_path, example[1], header="", name="orders.jsgf")
+    assert slots(grammar, f"make me {said[1]}") == json.loads(values[1])
+    with pytest.raises(ConfigError) as caught:
+        grammar_of(tmp_path, example[1].replace("<drink> {drink}", "<drnik> {drink}"), header="", name="orders.jsgf")
+    assert str(caught.value).removeprefix(f"{tmp_path}/") in page

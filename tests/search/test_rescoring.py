@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from tests.search.golden_model import golden_encoded, golden_model
+from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
 from zipasr.search import strategy
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
-from zipasr.search.rescoring import SCALES, attention_rescoring, attention_scores
+from zipasr.search.rescoring import SCALES, attention_rescoring, attention_scores, rescored_by_prior
 from zipasr.search.strategy import SearchConfig, find_hypotheses, find_with_each
 
 
@@ -111,3 +112,20 @@ def test_wrong_arguments_are_refused() -> None:
         attention_scores(LongLover(5), encoded, [[], []])
     with pytest.raises(ValueError, match="no attention decoder"):
         attention_scores(ToyScorer(5), encoded, [[Hypothesis()]])
+
+
+def test_a_prior_ranks_by_the_score_of_labels_and_end() -> None:
+    prior = ToyPrior(5, seed=2, end=0.3)
+    hypotheses = [of((1, 2, 3), -1.0), of((), -1.5), of((4,), -0.5), of((1, 2), -0.8)]
+
+    def total(hypothesis: Hypothesis) -> float:
+        state, score = prior.start(), hypothesis.score
+        for label in hypothesis.ids:
+            (state,), (more,) = prior.extend([state], [label])
+            score += more
+        return score + prior.finish([state])[0]
+
+    found = rescored_by_prior(hypotheses, prior)
+    assert [h.score for h in found] == pytest.approx(sorted(map(total, hypotheses), reverse=True))
+    assert {h.ids: h.score for h in found} == pytest.approx({h.ids: total(h) for h in hypotheses})
+    assert rescored_by_prior([], prior) == []

@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
+from tests.search.graph.hand_graphs import random_graph
 from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
+from zipasr.search.graph.ctc_search import ctc_graph_search
+from zipasr.search.graph.transducer_search import transducer_graph_search
 from zipasr.search.greedy import greedy_search
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
+from zipasr.search.rescoring import rescored_by_prior
 from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, resolve_search
 
 
@@ -107,3 +111,40 @@ def test_weights_of_zero_ask_no_model() -> None:
     config = SearchConfig(method="beam", lm_scale=0.0)
     find_hypotheses(ToyScorer(5), toy_encoded([5], 5, seed=1), config, language_models=LanguageModels(lm))
     assert lm.num_calls == 0
+
+
+def test_searches_through_graphs_get_what_they_are_given() -> None:
+    scorer, encoded, lm, ngram = ToyScorer(5), toy_encoded([7, 4], 5, seed=1), ToyPrior(5, seed=1), ToyPrior(5, seed=2)
+    graphs = [random_graph(5, seed, num_states=6, num_arcs=30) for seed in (1, 2)]
+    models = LanguageModels(lm, ngram)
+    config = SearchConfig(method="graph", beam=5, num_best=3, lm_scale=0.4, lodr_scale=-0.2, max_contexts=4, max_states=50)
+    limits: dict[str, Any] = {"beam_nats": 9.0, "max_states": 50, "num_best": 5}
+    for method, search in (("graph", transducer_graph_search), ("ctc_graph", ctc_graph_search)):
+        own = dataclasses.replace(config, method=method, max_contexts=4 if method == "graph" else 8, graph_beam_nats=9.0)
+        settings = limits | ({"max_contexts": 4, "unk_id": 3} if method == "graph" else {})
+        plain = search(scorer, encoded, graphs, **settings)  # type: ignore[operator]
+        assert find_hypotheses(scorer, encoded, own, graphs=graphs, unk_id=3) == [ranked[:3] for ranked in plain]
+        found = find_hypotheses(scorer, encoded, own, graphs=graphs, unk_id=3, language_models=models)
+        prior = WeightedPriors([(lm, 0.4), (ngram, -0.2)])
+        assert found == [rescored_by_prior(ranked, prior)[:3] for ranked in plain]
+        assert found != [ranked[:3] for ranked in plain]
+        one = dataclasses.replace(own, num_best=1)
+        assert find_hypotheses(scorer, encoded, one, graphs=graphs, unk_id=3, language_models=models) == [
+            ranked[:1] for ranked in found
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"graph_beam_nats": 0.0}, "graph_beam_nats must be above 0 and finite"),
+        ({"max_states": 0}, "max_states must be from 1 to 1000000, but is 0"),
+        ({"max_contexts": 10**7}, "max_contexts must be from 1 to 1000000"),
+        ({"method": "beam", "graph_beam_nats": 5.0}, "graph_beam_nats has no effect on the search beam"),
+        ({"method": "ctc_graph", "max_contexts": 4}, "max_contexts has no effect on the search ctc_graph"),
+        ({"method": "ctc_graph", "max_symbols_per_frame": 2}, "max_symbols_per_frame has no effect on the search ctc_graph"),
+    ],
+)
+def test_settings_of_graphs_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**fields)

@@ -6,8 +6,9 @@ import gc
 import io
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import httpx2
@@ -48,9 +49,10 @@ def streaming_recognizer() -> Recognizer:
 
 
 @contextmanager
-def running(recognizer: Recognizer, **limits: object) -> Iterator[Service]:
+def running(recognizer: Recognizer, graphs: Sequence[Path] = (), **limits: object) -> Iterator[Service]:
     """A server that runs during the block and must then shut down cleanly."""
-    service = Service(recognizer, ServeConfig(**{"port": 0, "drain_timeout_s": WATCHDOG_S / 2} | limits), model_name="tiny")  # type: ignore[arg-type]
+    config = ServeConfig(**{"port": 0, "drain_timeout_s": WATCHDOG_S / 2} | limits)  # type: ignore[arg-type]
+    service = Service(recognizer, config, model_name="tiny", graphs=graphs)
     is_ready, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
     thread.start()

@@ -20,9 +20,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--search",
         choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring", "graph", "ctc_graph"),
         default="auto",
-        help="search method; auto: the default search of the model, saved by train or evaluate --save, else beam for a "
-        "transducer head, attention_rescoring for an attention decoder, ctc_greedy for others (ctc_beam if a flag below "
-        "needs it)",
+        metavar="METHOD",
+        help="beam or greedy (transducer head), ctc_beam or ctc_greedy (CTC head), attention_rescoring, with --graph graph "
+        "(transducer head) or ctc_graph (CTC head), or auto (default): the default search of the model, saved by train or "
+        "evaluate --save, else beam for a transducer head, attention_rescoring for an attention decoder, ctc_greedy for "
+        "others (ctc_beam if a flag below needs it)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="beam size: hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(

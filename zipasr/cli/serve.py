@@ -60,6 +60,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--drain-timeout-s", type=float, metavar="X", help="seconds that accepted requests have after SIGTERM (default: 120)"
     )
+    _add_recognition_options(parser)
+    _add_proxy_options(parser)
+    add_search_options(parser)
+    add_chunk_options(parser, "process live audio in chunks of this length")
+    parser.set_defaults(run=run)
+
+
+def _add_recognition_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language",
         metavar="CODE",
@@ -70,10 +78,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action=argparse.BooleanOptionalAction,
         help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
     )
-    _add_proxy_options(parser)
-    add_search_options(parser)
-    add_chunk_options(parser, "process live audio in chunks of this length")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--graphs",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of compile-graph that requests may name, by the names of the folders: the field graph, or ?graph=NAME "
+        "of a WebSocket",
+    )
 
 
 def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         print(url, flush=True)
         write_line(f"zipasr: serving {name}; Ctrl-C stops it")
 
-    if not serve(recognizer, config, model_name=name, on_ready=on_ready):
+    if not serve(recognizer, config, model_name=name, graphs=args.graphs, on_ready=on_ready):
         print("zipasr: error: some requests could not be completed in time", file=sys.stderr)
         return 1
     return 0

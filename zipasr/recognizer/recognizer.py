@@ -106,7 +106,7 @@ class Recognizer:
         )
         self._resolve = partial(resolve_search, scorer=scorer, language_models=language_models, default=default_search)
         self.graph = graph
-        self.search = self._resolved_for(self._requested, self.hotword_graph(), () if graph is None else (graph,))
+        self.search = self._resolved_for(self._requested, self.hotword_graph(), graph)
         self.long_recordings = long_recordings or LongRecordingConfig()
 
     # Differs: twelve parameters, for the same reason.
@@ -335,7 +335,7 @@ class Recognizer:
         phrases = self._phrases_beside(hotwords, graph)
         return Stream(
             self.engine,
-            self._resolved_for(self._requested, phrases, () if graph is None else (graph,), is_streaming=True),
+            self._resolved_for(self._requested, phrases, graph, is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=phrases,
@@ -386,16 +386,29 @@ class Recognizer:
         requested = self._requested
         if num_best is not None:
             requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
-        search = self._resolved_for(requested, phrases, graphs)
-        return transcribe_batches(
-            self.engine,
-            recordings,
-            search,
-            hotwords=phrases,
-            graphs=graphs,
-            max_batch_s=max_batch_s,
-            use_true_times=use_true_times,
-        )
+        if not graphs:
+            groups = {self._resolved_for(requested, phrases): list(range(len(recordings)))}
+        else:  # graphs for CTC and others may need different searches, whatever else is in the batch
+            groups = {}
+            for i, one in enumerate(graphs):
+                groups.setdefault(self._resolved_for(requested, phrases, one), []).append(i)
+        found: dict[int, Transcript] = {}
+        for search, chosen in groups.items():
+            transcripts = transcribe_batches(
+                self.engine,
+                [recordings[i] for i in chosen],
+                search,
+                hotwords=phrases,
+                graphs=[graphs[i] for i in chosen] if graphs else (),
+                max_batch_s=max_batch_s,
+                use_true_times=use_true_times,
+            )
+            found |= zip(chosen, transcripts, strict=True)
+        return [found[i] for i in range(len(recordings))]
+
+    def check_graph(self, graph: LoadedGraph) -> None:
+        """Raise ConfigError if calls cannot name this graph, since the model or the search does not go with it."""
+        self._resolved_for(self._requested, None, graph)
 
     def _graphs_of(self, graph: LoadedGraph | Sequence[LoadedGraph] | None, num: int) -> Sequence[LoadedGraph]:
         """The graph of each of some recordings; empty: they have none."""
@@ -414,24 +427,24 @@ class Recognizer:
         self,
         requested: SearchConfig,
         hotwords: HotwordGraph | None,
-        graphs: Sequence[LoadedGraph],
+        graph: LoadedGraph | None = None,
         *,
         is_streaming: bool = False,
     ) -> SearchConfig:
-        """The search of a call, checked; so are the settings of its graphs."""
-        for graph in graphs:
+        """The search of a call, checked; so are the settings of its graph."""
+        if graph is not None:
             rejection_threshold(graph)
         return self._resolve(
             requested,
             has_hotwords=hotwords is not None,
-            graphs=[graph.graph for graph in graphs],
+            graph=None if graph is None else graph.graph,
             is_streaming=is_streaming,
         )
 
     @property
     def can_use_hotwords(self) -> bool:
         """Whether the search can prefer phrases and the vocabulary can encode them."""
-        if not self.engine.tokenizer.can_encode:
+        if not self.engine.tokenizer.can_encode or self.graph is not None:
             return False
         try:
             self._resolve(self._requested, has_hotwords=True)

@@ -24,7 +24,7 @@ TRANSDUCER_METHODS: tuple[Method, ...] = ("beam", "greedy", "graph")
 _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
     "num_best": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
     "beam": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
-    "max_symbols_per_frame": (TRANSDUCER_METHODS, "beam, greedy or graph"),
+    "max_symbols_per_frame": (TRANSDUCER_METHODS, "beam or greedy"),
     "attention_scale": (("attention_rescoring",), "attention_rescoring"),
     "graph_beam_nats": (GRAPH_METHODS, "a graph"),
     "max_states": (GRAPH_METHODS, "a graph"),

@@ -54,7 +54,6 @@ __all__ = [
 ]
 
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
-_FOR_GRAPHS = ("graph_beam_nats", "max_states", "max_contexts")
 
 RESCORING_MARGIN_NATS = 8.0
 """Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
@@ -79,7 +78,7 @@ def resolve_search(
     *,
     language_models: LanguageModels = NO_LANGUAGE_MODELS,
     has_hotwords: bool = False,
-    graphs: Sequence[TokenGraph] = (),
+    graph: TokenGraph | None = None,
     default: SearchConfig | None = None,
     is_streaming: bool = False,
 ) -> SearchConfig:
@@ -90,7 +89,7 @@ def resolve_search(
         scorer: the model.
         language_models: language models for the search.
         has_hotwords: whether there are phrases to prefer.
-        graphs: the graphs of the utterances; empty: there are none.
+        graph: the graph of the utterance; None: anything may be said.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
         is_streaming: whether it is for streams. Where `auto` stands for attention_rescoring, which needs whole utterances,
             the result is then the search that finds the hypotheses to be rescored.
@@ -105,8 +104,8 @@ def resolve_search(
         )
     requested = config
     has_lm = language_models.main is not None
-    if config.method == "auto" and graphs:
-        config = _resolved_with_graph(config, scorer, default, needs_ctc=any(graph.has_ctc_topology for graph in graphs))
+    if config.method == "auto" and graph is not None:
+        config = _resolved_with_graph(config, scorer, default, needs_ctc=graph.has_ctc_topology)
     elif config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1
         config = _resolved(config, scorer, default, needs_beam=needs_beam)
@@ -117,7 +116,7 @@ def resolve_search(
         raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
     if method in TRANSDUCER_METHODS and not scorer.has_transducer:
         raise ConfigError(f"the search {method} needs a transducer head, but this model has none; use ctc_greedy")
-    _check_graphs(config, graphs, has_lm=has_lm, has_hotwords=has_hotwords)
+    _check_graph(config, graph, has_lm=has_lm, has_hotwords=has_hotwords)
     if has_lm and method not in (*BEAM_METHODS, *GRAPH_METHODS):
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
     if language_models.subtracted is not None and not has_lm:
@@ -131,22 +130,22 @@ def resolve_search(
     return config
 
 
-def _check_graphs(config: SearchConfig, graphs: Sequence[TokenGraph], *, has_lm: bool, has_hotwords: bool) -> None:
-    """Raise ConfigError for a search that does not go with its graphs, or with their absence."""
+def _check_graph(config: SearchConfig, graph: TokenGraph | None, *, has_lm: bool, has_hotwords: bool) -> None:
+    """Raise ConfigError for a search that does not go with its graph, or with its absence."""
     method = config.method
-    if graphs and method not in GRAPH_METHODS:
+    if graph is not None and method not in GRAPH_METHODS:
         raise ConfigError(
             f"the search {method} cannot use a graph; use auto, graph (transducer head) or ctc_graph (CTC head), or leave "
             "the graph out"
         )
-    if not graphs and method in GRAPH_METHODS:
+    if graph is None and method in GRAPH_METHODS:
         raise ConfigError(f"the search {method} needs a graph, but there is none; give one with --graph, or use auto")
-    if not graphs and (unused := [name for name in _FOR_GRAPHS if name in config.changes()]):
-        raise ConfigError(f"{unused[0]} has no effect without a graph; give one, or leave it out")
-    if not graphs:
+    if graph is None:
         return
-    if method == "graph" and any(graph.has_ctc_topology for graph in graphs):
-        raise ConfigError("the search graph needs a graph over tokens, but one is for CTC (H, HL or HLG); use ctc_graph")
+    if method == "graph" and graph.has_ctc_topology:
+        raise ConfigError(
+            "the search graph needs a graph over tokens, but this one is for CTC (H, HL or HLG); use ctc_graph"
+        )
     if has_hotwords:
         raise ConfigError("a graph allows only its own phrases, so hotwords have no effect; leave them or the graph out")
     if "beam" in config.changes() and config.num_best == 1 and not has_lm:

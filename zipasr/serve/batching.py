@@ -16,6 +16,7 @@ import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.recognizer import Recognizer
+from zipasr.search.graph import LoadedGraph
 from zipasr.serve.limits import ServerBusy
 from zipasr.serve.live import LiveStreams
 from zipasr.serve.metrics import Metrics
@@ -32,9 +33,16 @@ class Job:
     """A waiting recording, or a piece of one, and the future of its transcript."""
 
     def __init__(
-        self, samples: np.ndarray, hotwords: Hotwords, num_best: int | None = None, *, needs_times: bool = True
+        self,
+        samples: np.ndarray,
+        hotwords: Hotwords,
+        num_best: int | None = None,
+        *,
+        graph: LoadedGraph | None = None,
+        needs_times: bool = True,
     ) -> None:
         self.samples, self.hotwords, self.num_best, self.needs_times = samples, hotwords, num_best, needs_times
+        self.graph = graph
         self.future: Future[Transcript] = Future()
         self.since_s = time.monotonic()
 
@@ -45,7 +53,8 @@ class Job:
 
     def fits(self, other: "Job") -> bool:
         """Whether one search can transcribe both."""
-        return (self.hotwords, self.num_best) == (other.hotwords, other.num_best)
+        is_same_kind = (self.graph is None) == (other.graph is None)
+        return is_same_kind and (self.hotwords, self.num_best) == (other.hotwords, other.num_best)
 
 
 class BatchingWorker:
@@ -100,7 +109,13 @@ class BatchingWorker:
             self._wakes.notify_all()
 
     def submit(
-        self, samples: np.ndarray, hotwords: Hotwords = None, *, num_best: int | None = None, needs_times: bool = True
+        self,
+        samples: np.ndarray,
+        hotwords: Hotwords = None,
+        *,
+        graph: LoadedGraph | None = None,
+        num_best: int | None = None,
+        needs_times: bool = True,
     ) -> "Future[Transcript]":
         """Queue a recording that is transcribed in one piece and return the future of its transcript.
 
@@ -109,6 +124,7 @@ class BatchingWorker:
         Args:
             samples: (samples,) float32 at 16 kHz.
             hotwords: phrases to prefer.
+            graph: what may be said.
             num_best: size of the n-best list; None: that of the recognizer's search.
             needs_times: whether the times of words and tokens matter; others may come with it in a batch.
 
@@ -121,7 +137,7 @@ class BatchingWorker:
             self._short = deque(job for job in self._short if not job.future.cancelled())
             if len(self._short) >= self.max_waiting:
                 raise ServerBusy(f"The queue is full with {len(self._short)} recordings; please retry later.")
-            job = Job(samples, hotwords, num_best, needs_times=needs_times)
+            job = Job(samples, hotwords, num_best, graph=graph, needs_times=needs_times)
             self._short.append(job)
             self._wakes.notify_all()
         self._count_waiting()
@@ -131,6 +147,7 @@ class BatchingWorker:
         self,
         pieces: Sequence[np.ndarray],
         hotwords: Hotwords,
+        graph: LoadedGraph | None,
         is_cancelled: Callable[[], bool],
         on_piece: Callable[[float], None],
     ) -> Iterator[Transcript]:
@@ -138,7 +155,7 @@ class BatchingWorker:
 
         Args:
             pieces: each (samples,).
-            hotwords: as for `submit`.
+            hotwords, graph: as for `submit`.
             is_cancelled: called several times a second; True: the transcript is no longer needed.
             on_piece: called with the length in seconds of each piece that is done.
         Yields:
@@ -146,7 +163,7 @@ class BatchingWorker:
         Raises:
             CancelledError: the request was cancelled, or the worker stops.
         """
-        jobs = [Job(samples, hotwords) for samples in pieces]
+        jobs = [Job(samples, hotwords, graph=graph) for samples in pieces]
         with self._wakes:
             self._pieces.extend(jobs)
             self._wakes.notify_all()
@@ -235,6 +252,7 @@ class BatchingWorker:
             transcripts = self.recognizer.transcribe_many(
                 [job.samples for job in batch],
                 hotwords=batch[0].hotwords,
+                graph=[job.graph for job in batch if job.graph is not None] or None,
                 num_best=batch[0].num_best,
                 use_true_times=any(job.needs_times for job in batch),
             )

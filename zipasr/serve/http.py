@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
+from zipasr.serve.graphs import Graphs
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
 from zipasr.serve.openai_api import (
@@ -64,6 +65,8 @@ class HttpEndpoints:
     """Name of the model for clients."""
     can_stream: bool
     """Whether the model can process live audio."""
+    graphs: Graphs = field(default_factory=dict)
+    """Graphs that requests may name."""
     _ignored: set[str] = field(default_factory=set, init=False)
 
     @functools.cached_property
@@ -74,6 +77,7 @@ class HttpEndpoints:
             tokenizer=recognizer.engine.tokenizer,
             language=self.config.language,
             has_hotwords=recognizer.can_use_hotwords,
+            graphs=self.graphs,
         )
 
     def routes(self) -> list[BaseRoute]:
@@ -138,6 +142,7 @@ class HttpEndpoints:
             transcript = await self.transcriber.transcribe(
                 file,
                 hotwords=options.hotwords,
+                graph=options.graph,
                 num_best=options.num_best,
                 needs_times=options.has_times,
                 on_progress=on_progress,
@@ -225,6 +230,7 @@ class HttpEndpoints:
             "max_upload_mb": self.config.max_upload_mb,
             "max_audio_s": self.config.max_audio_s,
             "max_num_best_s": self.transcriber.longest_piece_s,
+            "graphs": sorted(self.graphs),
             # The page compares it with its own address: only here a proxy's change of it shows.
             "host": request.headers.get("host", ""),
         }

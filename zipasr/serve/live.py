@@ -22,6 +22,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_LEVEL
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
+from zipasr.search.graph import LoadedGraph
 from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
 from zipasr.transcript import Transcript
@@ -48,10 +49,10 @@ class LiveResult(NamedTuple):
 class LiveSession:
     """One live stream: its socket pushes samples and waits for results in the event loop, the worker thread decodes."""
 
-    def __init__(self, announce: Callable[["LiveSession"], None]) -> None:
+    def __init__(self, announce: Callable[["LiveSession"], None], graph: LoadedGraph | None = None) -> None:
         """Create a session; use `LiveSessions.open`. `announce` tells the worker thread that a step would do something for
         it."""
-        self._announce = announce
+        self._announce, self._graph = announce, graph
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
         self._lock = threading.Lock()
@@ -151,7 +152,7 @@ class LiveSession:
     def take_in(self, recognizer: Recognizer) -> None:
         """Pass queued samples to the stream until it has a chunk to decode."""
         if self.stream is None:
-            self.stream = recognizer.stream()
+            self.stream = recognizer.stream(graph=self._graph)
         while not self.stream.is_ready() and (samples := self._next_samples(self.stream.missing_samples)) is not None:
             self.stream.accept_waveform(samples)
         if self.is_finished and not self._inbox and not self.is_input_finished:
@@ -238,9 +239,9 @@ class LiveSessions:
         """Number of sessions."""
         return len(self._sessions)
 
-    def open(self) -> LiveSession:
-        """Start a stream; to be called in the event loop."""
-        session = LiveSession(self._announce)
+    def open(self, graph: LoadedGraph | None = None) -> LiveSession:
+        """Start a stream, under a graph if there is one; to be called in the event loop."""
+        session = LiveSession(self._announce, graph)
         with self._lock:
             self._sessions[session] = None
         self._metrics.live.inc()
@@ -320,9 +321,9 @@ class LiveStreams:
     def __init__(self, groups: Sequence[LiveSessions]) -> None:
         self.groups = groups
 
-    def open(self) -> LiveSession:
+    def open(self, graph: LoadedGraph | None = None) -> LiveSession:
         """Start a stream in the smallest group; to be called in the event loop."""
-        return min(self.groups, key=len).open()
+        return min(self.groups, key=len).open(graph)
 
 
 def notify(sessions: Iterable[LiveSession]) -> None:

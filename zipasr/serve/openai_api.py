@@ -5,17 +5,21 @@ A value that asks for another transcript than ours is refused with an explanatio
 and unknown ones, are accepted, since many applications always send them; docs/serving.md lists the fields.
 """
 
+# Differs: more than 400 lines, since all fields of a request and of its answers are here.
+
 import bisect
 import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zipasr.errors import ConfigError, ProtocolError
+from zipasr.search.graph import LoadedGraph
 from zipasr.search.hotwords import check_writable
+from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.hints import phrases_of, writable_phrases
-from zipasr.serve.protocol import timed_words, write_json
+from zipasr.serve.protocol import slots_field, timed_words, write_json
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import CUE_FORMATS, CueConfig, Token, Transcript, to_cues, writer
@@ -59,6 +63,8 @@ class ServedModel:
     """Its declared language; None: not declared."""
     has_hotwords: bool = True
     """Whether its search can use hotwords."""
+    graphs: Graphs = field(default_factory=dict)
+    """Graphs that a request may name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,8 @@ class TranscriptionRequest:
     has_log_probs: bool = False
     hotwords: tuple[str, ...] | None = None
     """Hotwords of the request; None: those of the server."""
+    graph: LoadedGraph | None = None
+    """The graph that the request names; None: that of the server, if it has one."""
     num_best: int | None = None
     """Size of the n-best list; None: only the best hypothesis is asked for."""
     language: str = "unknown"
@@ -100,7 +108,9 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
     language = _language(single.pop("language", ""), model.language)
     response_format = _choice("response_format", single.pop("response_format", "json"), RESPONSE_FORMATS)
     is_stream = _choice("stream", single.pop("stream", "false").lower(), ("true", "false")) == "true"
-    hotwords = _hotwords(single.pop("prompt", ""), repeated["keywords"], model)
+    graph = _graph(single.pop("graph", None), model, repeated["keywords"])
+    hotwords = _hotwords("" if graph else single.get("prompt", ""), repeated["keywords"], model)
+    single.pop("prompt", None)
     num_best = _num_best(single.pop("num_best", None), response_format)
     cues = _cues(single, response_format)
     if is_stream and response_format not in ("json", "text", "verbose_json"):
@@ -131,6 +141,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         has_segments="segment" in granularities or not granularities,
         has_log_probs=bool(included),
         hotwords=hotwords,
+        graph=graph,
         num_best=num_best,
         language=language,
         ignored=tuple(single),
@@ -250,6 +261,17 @@ def _num_best(value: str | None, response_format: str) -> int | None:
     return int(value)
 
 
+def _graph(name: str | None, model: ServedModel, keywords: Sequence[str]) -> LoadedGraph | None:
+    """The graph of a request; a prompt beside it has no effect, since many applications always send one."""
+    try:
+        graph = chosen_graph(model.graphs, name)
+    except ConfigError as error:
+        raise RequestError(f"{error}.", param="graph") from error
+    if graph is not None and keywords:
+        raise RequestError("keywords have no effect with a graph, which allows only its own phrases.", param="keywords")
+    return graph
+
+
 def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple[str, ...] | None:
     """The hotwords of a request: every keyword, and what of the prompt the model can write; None: there are none."""
     named, described = [single_spaced(normalize(keyword)) for keyword in keywords], phrases_of(normalize(prompt))
@@ -283,6 +305,7 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple
         answer: dict[str, object] = {"text": transcript.text}
         if request.has_log_probs:
             answer["logprobs"] = _log_probs(transcript.tokens)
+        answer |= slots_field(transcript)
         answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
         return "application/json", write_json(answer)
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", writer(kind, request.cues)(transcript, "")
@@ -310,7 +333,7 @@ class EventWriter:
         assert transcript.text.startswith(self._text), "the text sent so far must be a prefix of the transcript"
         rest = transcript.text[len(self._text) :]
         last = self.delta(rest, transcript.tokens[self._num_tokens :]) if rest else ""
-        done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
+        done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text, **slots_field(transcript)}
         if self._request.has_log_probs:
             done["logprobs"] = _log_probs(transcript.tokens)
         if self._request.response_format == "verbose_json":
@@ -340,6 +363,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript) -> dict[str,
         "language": request.language,
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
+        **slots_field(transcript),
     }
     if request.has_segments:
         answer["segments"] = _segments(transcript, request.cues)

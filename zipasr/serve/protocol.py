@@ -185,6 +185,8 @@ class LiveWriter:
         if self.has_words:
             segments = _encode(_segments(transcript)) if is_final else "[]"
             extra = f', "timed_words": {self._timed_words(transcript.words)}, "timed_segments": {segments}'
+        if transcript.slots is not None:
+            extra += f', "slots": {_encode(dict(transcript.slots))}'
         # sherpa-onnx reports `lm_probs` and `context_scores` separately; our searches add them to the model's score.
         # `words` are word ids of a decoding graph, which we do not use.
         return (
@@ -233,8 +235,14 @@ def to_recording_json(transcript: Transcript) -> str:
             "tokens": [_token_text(token) for token in transcript.tokens],
             "ys_log_probs": [_log_prob(token) for token in transcript.tokens],
             "words": [],
+            **slots_field(transcript),
         }
     )
+
+
+def slots_field(transcript: Transcript) -> dict[str, object]:
+    """The field `slots` of a transcript under a graph; no field otherwise."""
+    return {} if transcript.slots is None else {"slots": dict(transcript.slots)}
 
 
 def timed_words(transcript: Transcript) -> list[dict[str, object]]:

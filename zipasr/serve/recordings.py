@@ -18,6 +18,7 @@ from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
 from zipasr.errors import AudioError, ConfigError
 from zipasr.recognizer.files import read_short
 from zipasr.recognizer.long_recording import transcribe_blocks
+from zipasr.search.graph import LoadedGraph
 from zipasr.serve.batching import BatchingWorker, Hotwords
 from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.transcript import Token, Transcript
@@ -60,6 +61,7 @@ class Transcriber:
         *,
         sample_rate_hz: int | None = None,
         hotwords: Hotwords = None,
+        graph: LoadedGraph | None = None,
         num_best: int | None = None,
         needs_times: bool = True,
         on_progress: Callable[[float], None] | None = None,
@@ -70,10 +72,9 @@ class Transcriber:
         Args:
             recording: a file object that can seek and stays open until this returns, or samples (samples,).
             sample_rate_hz: rate of samples; None for a file.
-            hotwords: phrases to prefer; None: those of the recognizer.
+            hotwords, graph: phrases to prefer, and what may be said; None: those of the recognizer.
             num_best: size of the n-best list of a recording that is transcribed in one piece; None: that of the search.
-            needs_times: whether the times of words and tokens matter; without them, a recording that is transcribed in one
-                piece takes less time.
+            needs_times: whether the times of words and tokens matter; without them, a short recording takes less time.
             on_progress: called in the event loop with the seconds of a long recording that are done.
             on_text: called in the event loop with each stretch of the text of a long recording and its tokens, as soon as
                 it is final; the returned transcript contains the rest.
@@ -101,13 +102,13 @@ class Transcriber:
         try:
             samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
-                waiting = self.worker.submit(samples, hotwords, num_best=num_best, needs_times=needs_times)
+                waiting = self.worker.submit(samples, hotwords, graph=graph, num_best=num_best, needs_times=needs_times)
                 return await asyncio.wrap_future(waiting)
             self._check_long(num_best)
             self._num_long += 1
             try:
                 work = loop.run_in_executor(
-                    self._long, self._transcribe_long, blocks, hotwords, is_cancelled, report_done, report_text
+                    self._long, self._transcribe_long, blocks, hotwords, graph, is_cancelled, report_done, report_text
                 )
                 return await _finished(work, is_cancelled)
             finally:
@@ -152,6 +153,7 @@ class Transcriber:
         self,
         blocks: Blocks,
         hotwords: Hotwords,
+        graph: LoadedGraph | None,
         is_cancelled: threading.Event,
         on_progress: Callable[[float], None],
         on_text: Callable[[str, Sequence[Token]], None],
@@ -169,7 +171,7 @@ class Transcriber:
         with contextlib.closing(blocks()) as reading:
             return transcribe_blocks(
                 reading,
-                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, is_cancelled.is_set, on_piece),
+                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, graph, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
                 detector=recognizer.long_recordings.detector(),
                 joiner=recognizer.engine.tokenizer.word_joiner,

@@ -11,13 +11,14 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError, ZipasrError
 from zipasr.recognizer import Recognizer
+from zipasr.serve.graphs import load_graphs
 from zipasr.serve.limits import Admission, ServeConfig
 
 if TYPE_CHECKING:
@@ -53,19 +54,32 @@ def check_packages() -> None:
 class Service:
     """A server that transcribes with one recognizer."""
 
-    def __init__(self, recognizer: Recognizer, config: ServeConfig | None = None, *, model_name: str = "zipasr") -> None:
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        config: ServeConfig | None = None,
+        *,
+        model_name: str = "zipasr",
+        graphs: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
         """Create the server and listen on its port; `run` serves.
 
         Args:
             recognizer: the model and search; from now on only this server may use it.
             config: address and limits.
             model_name: name of the model for clients.
+            graphs: folders of graphs that requests may name.
         Raises:
-            ConfigError: packages are missing, or the host is not an address of this machine.
+            DataError: the folder of a graph is missing or damaged.
+            ConfigError: a graph does not go with the model or its search, packages are missing, or the host is not an
+                address of this machine.
             ZipasrError: the port is in use or not available.
         """
         check_packages()
         self.recognizer, self.config, self.model_name = recognizer, config or ServeConfig(), model_name
+        self.graphs = load_graphs(graphs, recognizer.engine.tokenizer)
+        for graph in self.graphs.values():
+            recognizer.check_graph(graph)
         self.why_no_stream = _why_no_stream(recognizer)
         self._socket = _listening_socket(self.config.host, self.config.port)
         self._admission = Admission(self.config.max_connections)
@@ -143,10 +157,22 @@ class Service:
         ]
         worker.live = live = None if self.why_no_stream else LiveStreams(groups)
         http = HttpEndpoints(
-            transcriber, self.config, self._admission, metrics, model_name=self.model_name, can_stream=live is not None
+            transcriber,
+            self.config,
+            self._admission,
+            metrics,
+            model_name=self.model_name,
+            can_stream=live is not None,
+            graphs=self.graphs,
         )
         sockets = SocketEndpoints(
-            transcriber, live, self.config, metrics, draining=self._draining, why_no_stream=self.why_no_stream
+            transcriber,
+            live,
+            self.config,
+            metrics,
+            draining=self._draining,
+            why_no_stream=self.why_no_stream,
+            graphs=self.graphs,
         )
         app, config = router([*http.routes(), *sockets.routes()]), self.config
         gate = Gate(app, self._admission, metrics, api_key=config.api_key, origins=Origins(config.allow_origins))
@@ -189,6 +215,7 @@ def serve(
     config: ServeConfig | None = None,
     *,
     model_name: str = "zipasr",
+    graphs: Iterable[str | os.PathLike[str]] = (),
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT; return whether all accepted requests were completed. See `Service`.
@@ -197,9 +224,10 @@ def serve(
         recognizer: the model and search.
         config: address and limits.
         model_name: name of the model for clients.
+        graphs: folders of graphs that requests may name.
         on_ready: called with the URL of the page when the server is ready.
     """
-    service = Service(recognizer, config, model_name=model_name)
+    service = Service(recognizer, config, model_name=model_name, graphs=graphs)
     return service.run(lambda: on_ready(service.url))
 
 

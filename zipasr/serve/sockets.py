@@ -12,9 +12,11 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 
-from zipasr.errors import AudioError, ProtocolError
+from zipasr.errors import AudioError, ConfigError, ProtocolError
+from zipasr.search.graph import LoadedGraph
 from zipasr.serve.connection import SocketConnection, connection_of
 from zipasr.serve.gate import SUBPROTOCOL
+from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.serve.live import LiveSession, LiveStreams
 from zipasr.serve.metrics import Metrics
@@ -65,6 +67,8 @@ class SocketEndpoints:
     """Set when the server is shutting down."""
     why_no_stream: str
     """Message for clients that want to stream if the model cannot."""
+    graphs: Graphs = field(default_factory=dict)
+    """Graphs that clients may name, as `?graph=NAME` in the URL."""
     _num_held_bytes: int = field(default=0, init=False)
 
     def routes(self) -> list[BaseRoute]:
@@ -80,7 +84,12 @@ class SocketEndpoints:
         if self.live is None:
             await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
             return
-        connection, session = await _accept(socket), self.live.open()
+        try:
+            graph = self._graph(socket)
+        except ConfigError as error:
+            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            return
+        connection, session = await _accept(socket), self.live.open(graph)
         max_drain_s = self.config.drain_timeout_s * _RECEIVE_SHARE
         audio = LiveAudio(connection, session, self.config, self.draining, max_drain_s=max_drain_s)
         writing = asyncio.ensure_future(self._write_results(connection, session, LiveWriter(has_words=_offers_ours(socket))))
@@ -131,6 +140,11 @@ class SocketEndpoints:
 
     async def offline(self, socket: WebSocket) -> None:
         """Serve a connection of the "offline" protocol: recordings in, a transcript for each out."""
+        try:
+            graph = self._graph(socket)
+        except ConfigError as error:
+            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            return
         connection, num_held_bytes = await _accept(socket), 0
         reader = RecordingReader(self.config.max_utterance_s, self.config.max_upload_bytes)
 
@@ -153,7 +167,7 @@ class SocketEndpoints:
                 if not may_hold(len(message)):
                     raise Close(_CODE_BUSY, "The server holds too many recordings; please retry later.")
                 for recording in reader.read(message):
-                    await connection.send_text(await recordings.unless_disconnected(self._transcribed(recording)))
+                    await connection.send_text(await recordings.unless_disconnected(self._transcribed(recording, graph)))
                 may_hold(reader.num_held_bytes - num_held_bytes)
             raise Close(CODE_RESTART, STOPPING)
         except (Close, ProtocolError) as error:
@@ -164,10 +178,13 @@ class SocketEndpoints:
             self._num_held_bytes -= num_held_bytes
             recordings.stop()
 
-    async def _transcribed(self, recording: SentRecording) -> str:
+    def _graph(self, socket: WebSocket) -> LoadedGraph | None:
+        return chosen_graph(self.graphs, socket.query_params.get("graph"))
+
+    async def _transcribed(self, recording: SentRecording, graph: LoadedGraph | None) -> str:
         samples: np.ndarray = recording.samples
         try:
-            transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz)
+            transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz, graph=graph)
         except AudioError as error:
             self.metrics.recordings.labels("refused").inc()
             raise Close(_CODE_BAD_DATA, str(error).replace("the array", "the recording")) from error

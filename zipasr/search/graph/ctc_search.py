@@ -49,7 +49,7 @@ class CtcGraphSearch(GraphSearch):
         free = CtcGreedySearch(scorer, blank_penalty=blank_penalty, temperature=temperature)
         super().__init__(scorer, free, limits, prior)
 
-    def _first_state(self, graph: TokenGraph) -> GraphState:
+    def first_state(self, graph: TokenGraph) -> GraphState:
         return GraphState(graph, _NO_LABEL)
 
     def _next_state(self, state: GraphState) -> GraphState:
@@ -57,7 +57,7 @@ class CtcGraphSearch(GraphSearch):
         best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else _NO_LABEL
         return GraphState(state.graph, best)
 
-    def _pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
+    def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         log_probs_NTV = ctc_label_log_probs(
             self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
         ).cpu()

@@ -64,7 +64,7 @@ class GraphSearch(ABC):
                 "a search through a graph must have one for each utterance, but there is none; pass it to start"
             )
         check_graph(graph, blank_id=self.scorer.blank_id)
-        return self._begun(self._first_state(graph), self.free_search.start())
+        return self._begun(self.first_state(graph), self.free_search.start())
 
     def _begun(self, state: GraphState, free: Any) -> GraphState:
         """A state whose paths have followed the arcs without tokens from the start."""
@@ -85,7 +85,7 @@ class GraphSearch(ABC):
         if not states:
             return
         self.free_search.advance([state.free for state in states], encoded)
-        self._pass_on(GraphBatch(states, self.limits), states, encoded, lens)
+        self.pass_on(GraphBatch(states, self.limits), states, encoded, lens)
 
     def hypotheses(self, states: Sequence[GraphState], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its hypotheses that end where the graph allows it, the best first; see `ResumableSearch`.
@@ -131,7 +131,7 @@ class GraphSearch(ABC):
         return self._begun(self._next_state(state), self.free_search.restart(state.free))
 
     @abstractmethod
-    def _first_state(self, graph: TokenGraph) -> GraphState:
+    def first_state(self, graph: TokenGraph) -> GraphState:
         """State before the first frame, with the one path at the start of the graph."""
 
     @abstractmethod
@@ -139,5 +139,5 @@ class GraphSearch(ABC):
         """The same for the utterance after another one."""
 
     @abstractmethod
-    def _pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
+    def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         """Advance the paths of a batch by the frames of every row and store them in the states."""

@@ -80,6 +80,31 @@ class Continuations(NamedTuple):
         return Continuations._make(column[index] for column in self)
 
 
+class Transitions(NamedTuple):
+    """Steps of the paths of a batch, from a state and a side in one layer to those in the same or the next one."""
+
+    utterances: NDArray[np.int64]
+    source_layers: NDArray[np.int64]
+    source_states: NDArray[np.int64]
+    source_sides: NDArray[np.int64]
+    target_layers: NDArray[np.int64]
+    target_states: NDArray[np.int64]
+    target_sides: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    symbols: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
+    graph_scores: NDArray[np.float64]
+
+    def take(self, index: NDArray[np.bool_]) -> "Transitions":
+        """Some of the steps."""
+        return Transitions._make(column[index] for column in self)
+
+
+_KINDS = (*(np.int64,) * 9, *(np.float64,) * 2)
+NO_TRANSITIONS = Transitions._make(np.zeros(0, kind) for kind in _KINDS)
+"""No steps at all."""
+
+
 def staying(
     sources: NDArray[np.int64], paths: Paths, sides: NDArray[np.int64], log_probs: NDArray[np.float64]
 ) -> Continuations:
@@ -125,7 +150,7 @@ class GraphBatch:
         self._states, self.limits = states, limits
         graphs: JoinedGraphs = join_graphs([state.graph for state in states])
         self.graph: PreparedGraph = graphs.arcs
-        self._first_states = np.array([graphs.first_states[state.graph] for state in states])
+        self.first_states = np.array([graphs.first_states[state.graph] for state in states])
         self._records = Records([state.history for state in states])
         self._first_frames = np.array([state.num_frames for state in states])
         self._has_symbols = np.array([has_symbols(state.graph) for state in states])
@@ -133,12 +158,14 @@ class GraphBatch:
         """(N,) whether blanks and repeats are arcs of the graph of an utterance."""
         self.paths = concatenated([self._shifted(n, state.paths) for n, state in enumerate(states)])
         self._done: list[Paths] = []
+        self.transitions: list[Transitions] | None = None
+        """Every step that was within the beam, for a lattice; None: they are not kept."""
 
     def _shifted(self, n: int, paths: Paths) -> Paths:
         is_first = paths.records == NO_RECORD
         return paths._replace(
             utterances=np.full(len(paths.states), n),
-            states=paths.states + self._first_states[n],
+            states=paths.states + self.first_states[n],
             records=np.where(is_first, NO_RECORD, paths.records + self._records.first[n]),
         )
 
@@ -164,7 +191,7 @@ class GraphBatch:
             own = Paths._make(column[bounds[n] : bounds[n + 1]] for column in paths)
             live = state.history.settle(records[n], places[own.records])
             state.paths = own._replace(
-                utterances=np.zeros(len(live), np.int64), states=own.states - self._first_states[n], records=live
+                utterances=np.zeros(len(live), np.int64), states=own.states - self.first_states[n], records=live
             )
             state.num_frames += lens[n]
 
@@ -178,14 +205,37 @@ class GraphBatch:
         np.maximum.at(best, utterances, scores)
         return np.asarray((scores >= best[utterances] - self.limits.beam_nats) & (scores > -np.inf))
 
-    def follow(self, paths: Paths, found: Continuations, frame: int) -> Paths:
+    def _keep(self, paths: Paths, found: Continuations, frame: int, is_silent: bool) -> None:
+        """Keep steps for a lattice, whose layers are 0 before the first frame and t + 1 after frame t."""
+        if self.transitions is None:
+            return
+        layers = np.full(len(found.sources), frame + 1)
+        self.transitions.append(
+            Transitions(
+                paths.utterances[found.sources],
+                layers if is_silent else layers - 1,
+                paths.states[found.sources],
+                paths.sides[found.sources],
+                layers,
+                found.states,
+                found.sides,
+                found.labels,
+                found.symbols,
+                found.scores - paths.scores[found.sources] - found.graph_scores,
+                found.graph_scores,
+            )
+        )
+
+    def follow(self, paths: Paths, found: Continuations, frame: int, *, is_silent: bool = False) -> Paths:
         """The paths after some continuations, the best of those that meet.
 
         Args:
             paths: the paths that are continued.
             found: their continuations, all within the beam.
             frame: number of the frame in this batch, from 0.
+            is_silent: whether they take no frame.
         """
+        self._keep(paths, found, frame, is_silent)
         utterances = paths.utterances[found.sources]
         hashes = self._hashed(utterances, paths.hashes[found.sources], found)
         new = Paths(utterances, found.states, found.sides, found.scores, found.graph_scores, utterances, hashes)
@@ -241,7 +291,7 @@ class GraphBatch:
             is_good = self.within_beam(utterances, np.concatenate([paths.scores, scores]))[num_known:]
             if not is_good.any():
                 return paths
-            both = concatenated([paths, self.follow(front, found.take(is_good), frame)])
+            both = concatenated([paths, self.follow(front, found.take(is_good), frame, is_silent=True)])
             kept = best_of_each(both, self.limits.num_kept)
             front, paths = both.take(kept[kept >= num_known]), both.take(kept)
             if not len(front.states):

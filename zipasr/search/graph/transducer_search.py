@@ -71,7 +71,7 @@ class GraphBeamSearch(GraphSearch):
         super().__init__(scorer, free, limits, prior)
         self._contexts = KeptContexts(scorer)
 
-    def _first_state(self, graph: TokenGraph) -> GraphState:
+    def first_state(self, graph: TokenGraph) -> GraphState:
         if graph.has_ctc_topology:
             raise ValueError(
                 "the graph of a transducer must be over tokens, such as a grammar or LG, but this one has the topology of "
@@ -84,7 +84,7 @@ class GraphBeamSearch(GraphSearch):
         best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else None
         return GraphState(state.graph, 0, [first_context(self.scorer) if best is None else state.contexts[best]])
 
-    def _pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
+    def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         contexts = self._contexts.get()
         _to_rows(batch, states, contexts)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
