@@ -8,7 +8,7 @@ need no such graph; programs that only walk arcs, such as sherpa-onnx, do.
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, arcs_of, reachable
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, arcs_of, distinct, is_among, reachable
 
 _MAX_COPIES = 2
 """A state's arcs are copied to the states before it, instead of being reached by arcs without tokens, where that makes at
@@ -34,7 +34,7 @@ def add_ctc_topology(graph: TokenGraph, blank_id: int) -> TokenGraph:
     # entered, whose token may last; and states after a blank.
     num_states, num_blocked = graph.num_states, len(pairs.blocked)
     first_entered = num_states + num_blocked
-    after_blank = np.unique(np.append(graph.targets[is_token], graph.start)).astype(np.int64)
+    after_blank = distinct(np.append(graph.targets[is_token], graph.start)).astype(np.int64)
     first_after_blank = first_entered + len(pairs.entered)
     total = first_after_blank + len(after_blank)
     blank_states = first_after_blank + np.arange(len(after_blank))
@@ -63,24 +63,26 @@ class _Pairs:
 
     def __init__(self, graph: TokenGraph, sources: NDArray[np.int64], is_token: NDArray[np.bool_], num_keys: int) -> None:
         self.num_keys = num_keys
-        self.entered = np.unique(graph.targets[is_token] * np.int64(num_keys) + graph.tokens[is_token])
+        self.entered = distinct(graph.targets[is_token] * np.int64(num_keys) + graph.tokens[is_token])
         """Pairs that an arc with a token enters."""
         empty_first = np.searchsorted(sources[~is_token], np.arange(graph.num_states + 1))
         empty_targets = graph.targets[~is_token].astype(np.int64)
-        layers, links = [self.entered], []
-        while len(layers[-1]):
-            states, tokens = np.divmod(layers[-1], num_keys)
+        new, links, followed = self.entered, [], self.entered
+        while len(new):
+            states, tokens = np.divmod(new, num_keys)
             which, places = arcs_of(empty_first, states)
             found = empty_targets[places] * num_keys + tokens[which]
-            links.append((layers[-1][which], found))
-            layers.append(np.setdiff1d(found, np.concatenate(layers)))
+            links.append((new[which], found))
+            new = distinct(found)
+            new = new[~is_among(new, followed)]
+            followed = np.sort(np.concatenate([followed, new]))
         own = sources[is_token] * np.int64(num_keys) + graph.tokens[is_token]
-        blocked = np.intersect1d(np.concatenate(layers), own)
+        blocked = followed[is_among(followed, distinct(own))]
         self.blocked = blocked
         """Pairs whose token is the next one on an arc of the state, or of one behind arcs without tokens."""
         while True:
-            found = np.concatenate([blocked, *(before[np.isin(after, blocked)] for before, after in links)])
-            self.blocked = np.unique(found)
+            found = np.concatenate([blocked, *(before[is_among(after, blocked)] for before, after in links)])
+            self.blocked = distinct(found)
             if len(self.blocked) == len(blocked):
                 break
             blocked = self.blocked

@@ -111,8 +111,9 @@ def _in_context(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context:
 def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int, *, num_states: int) -> Iterator[TokenArcs]:
     """The token arcs of word arcs, in parts: a tree for each state, in which spellings with the same beginning share it.
 
-    A score is put out as early as possible: on the arc to a state is what the best word behind it has left. States of the
-    trees are numbered from `num_states`.
+    Where a word is alone in its tree, what follows is shared by all trees in which the word leads to the same state. A score
+    is put out as early as possible: on the arc to a state is what the best word behind it has left. States of the trees are
+    numbered from `num_states`.
     """
     spellings = [lexicon.spellings(word, context) for word in words]
     flat = [spelling for of_word in spellings for spelling in of_word]
@@ -128,28 +129,91 @@ def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int,
     spelling_of = first_spelling[arcs.words][arc_of] + nth
     num_tokens, first, tags = lens[spelling_of], first_token[spelling_of], arcs.outputs[arc_of]
     num_parts = np.where(num_tokens > 0, num_tokens + (tags != NO_SYMBOL), 1)  # a tag is an arc after the last token
-    nodes, left = arcs.sources[arc_of].copy(), arcs.scores[arc_of].copy()
-    open_, depth, num_outputs = np.arange(len(arc_of)), 0, 1 + len(words)  # an output before the last part is a word
+    chains = _Chains(arcs.sources[arc_of], arcs.targets[arc_of], arcs.words[arc_of], tags, num_tokens, first, num_parts)
+    yield from _tree(chains, arcs.scores[arc_of], tokens, num_words=len(words), num_states=num_states)
+
+
+class _Chains(NamedTuple):
+    """The parts of spelled word arcs, in arrays (B,): each has its tokens and then, if it has one, its tag."""
+
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    words: NDArray[np.int64]
+    tags: NDArray[np.int64]
+    num_tokens: NDArray[np.int64]
+    first_token: NDArray[np.int64]
+    """Place of its first token among the tokens of all spellings, of which the last is `NO_TOKEN`."""
+    num_parts: NDArray[np.int64]
+
+    def part(self, chains: NDArray[np.int64], depth: Any, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Tokens and outputs of the parts of some chains at a depth, and whether they are the last ones."""
+        num_tokens = self.num_tokens[chains]
+        is_token = depth < num_tokens
+        words_out = np.where(depth == num_tokens - 1, self.words[chains] + 1, NO_SYMBOL)
+        outputs = np.where(is_token, words_out, self.tags[chains])
+        return tokens[np.where(is_token, self.first_token[chains] + depth, -1)], outputs, depth == self.num_parts[chains] - 1
+
+
+def _tree(
+    chains: _Chains, scores: NDArray[np.float64], tokens: NDArray[np.int64], *, num_words: int, num_states: int
+) -> Iterator[TokenArcs]:
+    """The arcs of chains: beginnings shared by those of one source, and ends by those of one word and target."""
+    nodes, left = chains.sources.copy(), scores.copy()
+    num_outputs = 1 + num_words  # an output before the last part is a word
     num_labels = (2 + int(tokens.max())) * num_outputs
+    open_, depth = np.arange(len(nodes)), 0
+    alone: list[tuple[NDArray[np.int64], ...]] = []  # arcs to the ends: source, token, output, chain, depth of the end
+    alone_scores = []
     while len(open_):
-        is_token = depth < num_tokens[open_]
-        part_tokens = tokens[np.where(is_token, first[open_] + depth, -1)]
-        words_out = np.where(depth == num_tokens[open_] - 1, arcs.words[arc_of[open_]] + 1, NO_SYMBOL)
-        outputs = np.where(is_token, words_out, tags[open_])
-        is_last = depth == num_parts[open_] - 1
+        part_tokens, outputs, is_last = chains.part(open_, depth, tokens)
         ends = open_[is_last]
-        yield TokenArcs(nodes[ends], arcs.targets[arc_of[ends]], part_tokens[is_last], outputs[is_last], left[ends])
+        yield TokenArcs(nodes[ends], chains.targets[ends], part_tokens[is_last], outputs[is_last], left[ends])
         open_, part_tokens, outputs = open_[~is_last], part_tokens[~is_last], outputs[~is_last]
         labels = (part_tokens + 1) * num_outputs + outputs
         keys, firsts, child_of = np.unique(nodes[open_] * num_labels + labels, return_index=True, return_inverse=True)
+        is_alone = np.bincount(child_of, minlength=len(keys)) == 1
+        depth += 1
+        singles = open_[firsts[is_alone]]
+        at = firsts[is_alone]
+        alone.append((nodes[singles], part_tokens[at], outputs[at], singles, np.full(len(singles), depth)))
+        alone_scores.append(left[singles])
         best = np.full(len(keys), -np.inf)
         np.maximum.at(best, child_of, left[open_])
-        children = num_states + np.arange(len(keys))
-        yield TokenArcs(keys // num_labels, children, part_tokens[firsts], outputs[firsts], best)
-        num_states += len(keys)
+        children = num_states + np.cumsum(~is_alone) - 1
+        shared = firsts[~is_alone]
+        yield TokenArcs(nodes[open_[shared]], children[~is_alone], part_tokens[shared], outputs[shared], best[~is_alone])
+        num_states += len(shared)
+        is_shared = ~is_alone[child_of]
+        open_, child_of = open_[is_shared], child_of[is_shared]
         nodes[open_] = children[child_of]
         left[open_] -= best[child_of]
-        depth += 1
+    sources, part_tokens, outputs, ends, depths = (np.concatenate(columns) for columns in zip(*alone, strict=True))
+    entries, tail = _tails(chains, ends, depths, tokens, num_states=num_states)
+    yield TokenArcs(sources, entries, part_tokens, outputs, np.concatenate(alone_scores))
+    yield tail
+
+
+def _tails(
+    chains: _Chains, ends: NDArray[np.int64], depths: NDArray[np.int64], tokens: NDArray[np.int64], *, num_states: int
+) -> tuple[NDArray[np.int64], TokenArcs]:
+    """The states in which ends of chains start, and the arcs of these ends, once for each word, tag and target."""
+    columns = (chains.first_token[ends], chains.targets[ends], chains.tags[ends])
+    keys = np.zeros(len(ends), np.int64)
+    for column in columns:
+        keys = np.unique(keys * (1 + int(column.max(initial=0))) + column, return_inverse=True)[1]
+    num_kinds = 1 + int(keys.max(initial=-1))
+    shortest = np.full(num_kinds, np.iinfo(np.int64).max)
+    np.minimum.at(shortest, keys, depths)
+    example = np.zeros(num_kinds, np.int64)
+    example[keys] = ends
+    counts = chains.num_parts[example] - shortest
+    first_state = num_states + np.cumsum(counts) - counts
+    kind = np.repeat(np.arange(num_kinds), counts)
+    place = np.arange(len(kind)) - np.repeat(np.cumsum(counts) - counts, counts)
+    part_tokens, outputs, is_last = chains.part(example[kind], shortest[kind] + place, tokens)
+    states = first_state[kind] + place
+    targets = np.where(is_last, chains.targets[example[kind]], states + 1)
+    return first_state[keys] + depths - shortest[keys], TokenArcs(states, targets, part_tokens, outputs, np.zeros(len(kind)))
 
 
 def _sorted(arcs: TokenArcs, finals: NDArray[np.float64], symbols: tuple[str, ...]) -> TokenGraph:

@@ -6,6 +6,7 @@ a loop of blank at every state, and for CTC the repeats of a token.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def reachable(graph: TokenGraph) -> TokenGraph:
     while len(new):
         is_reached[new] = True
         _, places = arcs_of(graph.first_arc, new)
-        found = np.unique(graph.targets[places])
+        found = distinct(graph.targets[places])
         new = found[~is_reached[found]]
     sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first_arc))
     is_kept, numbers = is_reached[sources], np.cumsum(is_reached) - 1
@@ -115,6 +116,21 @@ def reachable(graph: TokenGraph) -> TokenGraph:
         final_scores=graph.final_scores[is_reached],
         start=int(numbers[graph.start]),
     )
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the distinct values, sorted.
+
+    `numpy.unique` puts them into a hash table since 2.3, which took minutes for millions of regular integers."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+
+
+def is_among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each value whether it is one of the known ones, which are sorted."""
+    if not len(known):
+        return np.zeros(len(values), np.bool_)
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
 
 
 def arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
