@@ -29,6 +29,7 @@ GROUPS = {
     "tokenizer": Group("Tokenizers and texts", ("zipasr.tokenizer", "zipasr.text")),
     "search": Group("Searches", ("zipasr.search",)),
     "lm": Group("Language models", ("zipasr.lm",)),
+    "grammar": Group("Grammars", ("zipasr.grammar",)),
     "model": Group("Models", ("zipasr.model", "zipasr.presets")),
     "encoder": Group("The Zipformer encoder", ("zipasr.encoder",)),
     "nn": Group("Building blocks", ("zipasr.nn",)),

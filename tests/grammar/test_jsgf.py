@@ -1,12 +1,14 @@
 """Law: a JSGF grammar allows what its rules say, tried sentence by sentence; each mistake is told with its place."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.grammar.grammars import HEADER, grammar_of, sentences, slots
 from zipasr.errors import ConfigError
-from zipasr.grammar import read_grammar
+from zipasr.grammar import match_words, read_grammar
 
 
 @pytest.mark.parametrize(
@@ -153,3 +155,39 @@ def test_grammar_that_nests_too_deep_is_refused(tmp_path: Path) -> None:
 
 def test_header_of_the_tests_is_that_of_the_format() -> None:
     assert HEADER.count("\n") == 2, "the tests above count lines from 3"
+
+
+def expressions() -> list[tuple[str, str]]:
+    """All ways to nest two signs of a grammar around words, each with the regular expression that says the same."""
+    words = [("x", "x"), ("y", "y"), ("<NULL>", "")]
+
+    def around(item: tuple[str, str]) -> list[tuple[str, str]]:
+        rule, pattern = item
+        return [(f"[{rule}]", f"(?:{pattern})?"), (f"({rule})*", f"(?:{pattern})*"), (f"({rule})+", f"(?:{pattern})+")]
+
+    def joined(one: tuple[str, str], other: tuple[str, str]) -> list[tuple[str, str]]:
+        return [
+            (f"({one[0]} {other[0]})", f"(?:{one[1]})(?:{other[1]})"),
+            (f"({one[0]} | {other[0]})", f"(?:(?:{one[1]})|(?:{other[1]}))"),
+        ]
+
+    once = [made for word in words for made in around(word)]
+    once += [made for one in words for other in words for made in joined(one, other)]
+    twice = [made for item in once for made in around(item)]
+    return twice + [
+        made for item in once for word in words for pair in ((item, word), (word, item)) for made in joined(*pair)
+    ]
+
+
+def test_nested_signs_are_regular_expressions(tmp_path: Path) -> None:
+    texts = ["".join(letters) for length in range(5) for letters in itertools.product("xy", repeat=length)]
+    for rule, pattern in expressions():
+        expected = {text for text in texts if re.fullmatch(pattern, text)}
+        if expected == {""}:
+            with pytest.raises(ConfigError, match="must allow at least one word"):
+                grammar_of(tmp_path, f"public <a> = {rule};")
+            continue
+        for rules in (f"public <a> = {rule};", f"public <a> = <b>; <b> = {rule};"):
+            graph = grammar_of(tmp_path, rules).graph
+            assert {text for text in texts if match_words(graph, list(text)) is not None} == expected, rules
+            assert not [arc for arc in graph.arcs if arc.word is None], "arcs without words and tags are removed"

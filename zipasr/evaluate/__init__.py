@@ -15,6 +15,7 @@ from zipasr.evaluate.rates import (
     read_cuts,
     readable_groups,
 )
+from zipasr.evaluate.rejection import TunedRejection, tune_rejection
 from zipasr.evaluate.scoring import SCORING
 from zipasr.evaluate.style import describe_style
 from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
@@ -26,6 +27,7 @@ __all__ = [
     "Errors",
     "EvaluationReport",
     "ReferenceUtterance",
+    "TunedRejection",
     "TunedSetting",
     "UtteranceResult",
     "calibrate",
@@ -43,4 +45,5 @@ __all__ = [
     "save_calibration",
     "save_default_search",
     "tune",
+    "tune_rejection",
 ]
