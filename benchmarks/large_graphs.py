@@ -25,6 +25,10 @@ from zipasr.evaluate import ReferenceUtterance, error_rates, read_cuts
 from zipasr.lm.estimate import estimate_ngram
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.recognizer.graph_compilation import GraphSource, compile_graph
+from zipasr.recognizer.opening import open_tokenizer
+from zipasr.search.graph import add_ctc_topology, load_graph
+from zipasr.search.graph.folder import GRAPH_FILE, HLG_FILE
+from zipasr.search.graph.openfst import write_graph
 
 _ONSETS = ("", *"bcdfghklmnprstvw", "st", "tr", "br")
 _VOWELS = (*"aeiou", "ea", "oo")
@@ -32,35 +36,48 @@ _CODAS = ("", *"nrstl", "nd")
 
 
 def synthetic_sentences(num_words: int, *, seed: int = 0) -> Iterator[list[str]]:
-    """Sentences of eight words of one to four syllables: each word once, and as many again by Zipf's law, four times."""
+    """Sentences of eight words of one to four syllables: each word once, and as many again by Zipf's law."""
     generator = np.random.default_rng(seed)
     syllables = [onset + vowel + coda for onset in _ONSETS for vowel in _VOWELS for coda in _CODAS]
     words: dict[str, None] = {}
     while len(words) < num_words:
         words["".join(syllables[i] for i in generator.integers(len(syllables), size=generator.integers(1, 5)))] = None
     shares = 1 / np.arange(1, num_words + 1)
-    ids = np.concatenate([np.arange(num_words), generator.choice(num_words, 4 * num_words, p=shares / shares.sum())])
+    ids = np.concatenate([np.arange(num_words), generator.choice(num_words, num_words, p=shares / shares.sum())])
     generator.shuffle(ids)
     names = list(words)
     for first in range(0, len(ids), 8):
         yield [names[i] for i in ids[first : first + 8]]
 
 
-def measure_compiling(model: str, arpa: Path, out: Path, *, has_hlg: bool) -> dict[str, Any]:
-    """Compile in a process of its own, since memory is measured at its highest."""
-    command = [sys.executable, __file__, model, str(out), "--compile", str(arpa), *(["--hlg"] if has_hlg else [])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+def measure_stage(*arguments: str) -> dict[str, Any]:
+    """Run a stage in a process of its own, since memory is measured at its highest."""
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout))
 
 
-def compile_here(model: str, arpa: str, out: str, *, has_hlg: bool) -> dict[str, Any]:
-    """Compile and say what it took, the start of the process included."""
-    report = compile_graph(model, GraphSource(arpa=arpa), out, has_hlg=has_hlg)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sizes_mib = {path.name: round(path.stat().st_size / 2**20, 1) for path in sorted(Path(out).glob("*.fst"))}
-    children_s = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = time.process_time() + children_s.ru_utime + children_s.ru_stime
-    return {"cpu_s": round(cpu_s, 1), "peak_mib": round(peak_mib), "mib": sizes_mib, **report.to_dict(), "graph": None}
+def compile_here(model: str, arpa: str, out: str) -> dict[str, Any]:
+    """Compile the graph, and say what it took, the start of the process included."""
+    report = compile_graph(model, GraphSource(arpa=arpa), out)
+    return {"states": report.num_states, "arcs": report.num_arcs, **cost_of_process(Path(out) / GRAPH_FILE)}
+
+
+def add_topology_here(model: str, out: str) -> dict[str, Any]:
+    """Read the graph, write its HLG, and say what it took, the start of the process included."""
+    tokenizer = open_tokenizer(model)
+    hlg = add_ctc_topology(load_graph(out, tokenizer).graph, tokenizer.blank_id)
+    write_graph(hlg, Path(out) / HLG_FILE)
+    return {"states": hlg.num_states, "arcs": hlg.num_arcs, **cost_of_process(Path(out) / HLG_FILE)}
+
+
+def cost_of_process(file: Path) -> dict[str, Any]:
+    """Processor time of this process and its children, the most memory that one of them had, and the size of a file."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "cpu_s": round(sum(usage.ru_utime + usage.ru_stime for usage in used), 1),
+        "peak_mib": round(max(usage.ru_maxrss for usage in used) / 1024),
+        "file_mib": round(file.stat().st_size / 2**20),
+    }
 
 
 def decode(
@@ -72,7 +89,7 @@ def decode(
     recognizers = {}
     for name, options in searches.items():
         search = SearchConfig(**options["search"])
-        recognizers[name] = Recognizer.load(model, search=search, graph=options.get("graph"), use_true_times=False)
+        recognizers[name] = Recognizer.load(model, search=search, graph=options.get("graph"))
     texts, times = {}, {name: [] for name in searches}
     for _ in range(num_rounds):
         for name, recognizer in recognizers.items():
@@ -95,15 +112,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("--words", type=int, default=200_000)
-    parser.add_argument("--utterances", type=int, default=24, help="recordings to decode under the large graph")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--utterances", type=int, default=12, help="recordings to decode under the large graph")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scales", type=float, nargs="+", default=[0.3, 0.6, 1.0])
     parser.add_argument("--compile", help=argparse.SUPPRESS)
-    parser.add_argument("--hlg", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--topology", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    if args.compile:
-        print(json.dumps(compile_here(args.model, args.compile, args.data, has_hlg=args.hlg)))
+    if args.compile or args.topology:
+        row = compile_here(args.model, args.compile, args.data) if args.compile else add_topology_here(args.model, args.data)
+        print(json.dumps(row))
         return
     head = origin()
     torch.set_num_threads(1)
@@ -121,8 +139,8 @@ def measure_large(args: argparse.Namespace, utterances: Sequence[ReferenceUttera
     arpa, graph = folder / "large.arpa", folder / "large"
     ngrams = estimate_ngram(synthetic_sentences(args.words), arpa, order=3)
     compiled = {
-        "LG": measure_compiling(args.model, arpa, graph, has_hlg=False),
-        "HLG": measure_compiling(args.model, arpa, folder / "large-hlg", has_hlg=True),
+        "LG": measure_stage(args.model, str(graph), "--compile", str(arpa)),
+        "HLG from LG": measure_stage(args.model, str(graph), "--topology"),
     }
     print(f"{args.words} words, n-grams {ngrams}: {compiled}", flush=True)
     print("| search | WER | processor time per second of audio |\n|---|---:|---:|")
