@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.graph.test_openfst import assert_same
+from tests.search.graph.random_graphs import assert_same
 from tests.search.graph.vocabularies import VOCABULARIES
 from zipasr.errors import ConfigError, DataError, ZipasrError
 from zipasr.search.graph import TokenGraph, WordArc, WordGraph, add_ctc_topology, compile_words, load_graph, save_graph
