@@ -2,9 +2,9 @@
 
     python benchmarks/graph_search.py exp/own_data/barista-42/model CORPORA --json benchmarks/results/graph_search.json
 
-The orders of barista's dev set, clean and with noise at 0 dB, under `examples/barista.jsgf`, by both heads, and free searches
-beside them. Encoder frames are computed once; the searches take turns, several rounds on one thread, and of each the round
-with the least processor time counts. CORPORA as for grammar.py.
+The orders of barista's dev set, clean and with noise at 0 dB, under `examples/barista.jsgf`, by both heads, and free
+searches beside them. Encoder frames are computed once; the searches take turns, several rounds on one thread, and of each
+the round with the least processor time counts. CORPORA as for grammar.py.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main() -> None:
     for row in figures["searches"]:
         print(row)
     if args.json:
-        write(args.json, head | {"note": "the machine was busy: two trainings and other programs"}, figures)
+        write(args.json, head, figures)
 
 
 if __name__ == "__main__":

@@ -119,13 +119,16 @@ def grammar() -> str:
     for row in found["rows"]:
         by_method.setdefault(row["method"], []).append(row)
     conditions = [row["condition"] for row in by_method["grammar, transducer"]]
-    header = ("method", *(f"{kind}, {name}" for kind in ("right", "LJSpeech", "commands") for name in conditions))
+    kinds = ("right", "LJSpeech", "commands")
+    header = ("method", *(f"{kind}, {name}" for kind in kinds for name in conditions), "noise alone")
     rows = []
     for method, name in _GRAMMAR_METHODS.items():
         own = by_method[method]
-        rows.append((name, *(f"{row[kind]:.1f}" for kind in ("right", "ljspeech", "commands") for row in own)))
+        cells = [row[kind.lower()] for kind in kinds for row in own] + [own[0]["noise"]]
+        rows.append((name, *(f"{cell:.1f}" for cell in cells)))
     num = found["utterances"]
-    counts = f"{num['barista']} orders, {num['ljspeech']} sentences of LJSpeech, {num['commands']} commands."
+    counts = f"{num['barista']} orders, {num['ljspeech']} sentences of LJSpeech, {num['commands']} commands, "
+    counts += f"{num['noise']} noises without speech."
     return f"{grid(header, rows)}\n\n{counts} {measured(found)}"
 
 

@@ -42,6 +42,16 @@ def test_rules_of_tables_are_known_by_their_full_names(tmp_path: Path) -> None:
         read_grammar(path)
 
 
+def test_tables_may_replace_built_in_rules(tmp_path: Path) -> None:
+    table = tmp_path / "english.jsgf"
+    table.write_text("#JSGF V1.0;\ngrammar zipasr;\n<digit> = nought {&0} | niner {&9};", encoding="utf-8")
+    path = tmp_path / "test.jsgf"
+    path.write_text(f"{HEADER}public <a> = <zipasr.digits> {{d}} | <zipasr.month>;", encoding="utf-8")
+    grammar = read_grammar(path, tables=[table])
+    assert slots(grammar, "niner nought") == {"d": "90"}
+    assert "nine" not in grammar.graph.words and "may" in grammar.graph.words
+
+
 def test_words_that_a_vocabulary_cannot_spell_are_told_with_their_places(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(["THE QUICK BROWN FOX JUMPS"], kind="char", vocab_size=None)
     grammar = grammar_of(tmp_path, "public <a> = the\n  7-up | кофе | the;")

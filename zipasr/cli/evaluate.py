@@ -58,6 +58,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "default grid; use a dev set",
     )
     parser.add_argument(
+        "--tune-rejection",
+        metavar="SET",
+        help="with --graph: other speech, in any form that prepare takes; find the threshold above which the answer is best "
+        "nothing, given a dev set of what the graph allows as the other SET",
+    )
+    parser.add_argument(
         "--calibration",
         action="store_true",
         help="also measure how reliable word confidence is, raw and calibrated; use a dev set",
@@ -66,7 +72,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--save",
         action="store_true",
         help="save the result in the model's folder: the calibration of --calibration, or, as the default search, the "
-        "best setting of --tune or the best of the compared searches; use a dev set",
+        "best setting of --tune or the best of the compared searches; or the threshold of --tune-rejection in the folder of "
+        "the graph; use a dev set",
     )
     parser.add_argument(
         "--compare",
@@ -95,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "--tune tries many settings, but --calibration, --compare and --out evaluate one; use them in separate commands"
         )
+    if args.tune_rejection is not None:
+        _check_rejection(args)
+        return _tune_rejection(args)
     if args.compare is False and args.save and args.tune is None and not args.calibration:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
     if args.compare and (args.lm is not None or args.hotwords is not None or args.graph is not None):
@@ -216,6 +226,39 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
         _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
+    return 1 if unreadable else 0
+
+
+def _check_rejection(args: argparse.Namespace) -> None:
+    if args.graph is None:
+        raise ConfigError("--tune-rejection has no effect without --graph; give that too, or leave --tune-rejection out")
+    if args.tune is not None or args.calibration or args.compare or args.out:
+        raise ConfigError(
+            "--tune-rejection gives a threshold, but --tune, --calibration, --compare and --out give other results; use "
+            "them in separate commands"
+        )
+
+
+def _tune_rejection(args: argparse.Namespace) -> int:
+    from zipasr.evaluate import tune_rejection
+    from zipasr.prepare import open_references
+    from zipasr.progress import write_line
+    from zipasr.search.graph.folder import write_settings
+    from zipasr.search.graph.rejection import REJECTION
+
+    recognizer = load_recognizer(args, simulate_streaming=True)
+    unreadable: list[tuple[str, str]] = []
+    with (
+        open_references(args.cuts, has_progress=True) as allowed,
+        open_references(args.tune_rejection, has_progress=True) as other,
+    ):
+        sets = (_readable(_utterances(references), unreadable) for references in (allowed, other))
+        tuned = tune_rejection(recognizer, *sets, scoring=args.scoring)
+    _report_unreadable(unreadable)
+    print(json.dumps(tuned.to_dict()) if args.json else tuned)
+    if args.save:
+        write_settings(args.graph, {REJECTION: tuned.threshold})
+        write_line(f"zipasr: the threshold is saved: {args.graph}")
     return 1 if unreadable else 0
 
 

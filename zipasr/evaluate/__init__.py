@@ -16,6 +16,7 @@ from zipasr.evaluate.rates import (
     read_cuts,
     readable_groups,
 )
+from zipasr.evaluate.rejection import TunedRejection, tune_rejection
 from zipasr.evaluate.scoring import SCORING
 from zipasr.evaluate.style import describe_style
 from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
@@ -29,6 +30,7 @@ __all__ = [
     "KeywordReport",
     "KeywordResult",
     "ReferenceUtterance",
+    "TunedRejection",
     "TunedSetting",
     "UtteranceResult",
     "calibrate",
@@ -48,4 +50,5 @@ __all__ = [
     "save_default_search",
     "together",
     "tune",
+    "tune_rejection",
 ]

@@ -266,6 +266,12 @@ def test_scales_that_mean_nothing_are_refused(tmp_path: Path, scale: float) -> N
         compile_ngram(write_ngram(tmp_path, 1), CHARACTERS, scale=scale)
 
 
+def test_an_ngram_model_without_the_end_of_sentences_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-99\t<s>\n-0.5\tw0\n\n\\end\\\n")
+    with pytest.raises(ConfigError, match="must say how probable the end of a sentence is"):
+        compile_ngram(tmp_path / "a.arpa", CHARACTERS)
+
+
 def test_a_damaged_ngram_model_is_refused(tmp_path: Path) -> None:
     path = write_ngram(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:200])

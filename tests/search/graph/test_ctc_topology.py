@@ -2,51 +2,22 @@
 a token sequence of the graph, once for each path, with its scores and outputs."""
 
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
 
 from tests.search.graph.paths import Said, token_paths
-from zipasr.search.graph import NO_TOKEN, TokenGraph, WordArc, WordGraph, add_ctc_topology, compile_words
+from tests.search.graph.random_graphs import NUM_TOKENS, counted, random_graph
+from zipasr.search.graph import TokenGraph, WordArc, WordGraph, add_ctc_topology, compile_words
 from zipasr.search.graph.token_graph import empty_cycle
 from zipasr.tokenizer import Tokenizer
 
-BLANK, NUM_TOKENS, MAX_FRAMES = 0, 4, 4
-
-
-def random_graph(seed: int, *, num_states: int = 4, num_arcs: int = 9) -> TokenGraph:
-    """A graph over tokens with loops, outputs, and arcs without tokens to later states."""
-    generator = np.random.default_rng(seed)
-    rows = set()
-    while len(rows) < num_arcs:
-        source, target = (int(state) for state in generator.integers(num_states, size=2))
-        is_empty = source < target and generator.random() < 0.4
-        token = NO_TOKEN if is_empty else int(generator.integers(1, NUM_TOKENS))
-        rows.add((source, token, int(generator.integers(3)), target))
-    arcs = sorted(rows)
-    start = int(generator.integers(num_states))
-    finals = np.where(generator.random(num_states) < 0.6, -generator.random(num_states), -np.inf).astype(np.float32)
-    finals[start] = -0.25  # so that every graph says something
-    return TokenGraph(
-        first_arc=np.searchsorted([arc[0] for arc in arcs], np.arange(num_states + 1)),
-        tokens=np.array([arc[1] for arc in arcs], np.int32),
-        output_symbols=np.array([arc[2] for arc in arcs], np.int32),
-        scores=-generator.random(num_arcs).astype(np.float32),
-        targets=np.array([arc[3] for arc in arcs], np.int32),
-        final_scores=finals,
-        start=start,
-        symbols=("", "a", "b"),
-    )
+BLANK, MAX_FRAMES = 0, 4
 
 
 def collapsed(labels: tuple[int, ...]) -> tuple[int, ...]:
     """The tokens of the labels of frames."""
     return tuple(label for label, _ in itertools.groupby(labels) if label != BLANK)
-
-
-def counted(paths: list[tuple[Said, float]]) -> Counter[tuple[Said, float]]:
-    return Counter((said, round(score, 3)) for said, score in paths)
 
 
 def expected_paths(graph: TokenGraph) -> list[tuple[Said, float]]:

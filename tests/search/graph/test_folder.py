@@ -1,11 +1,12 @@
 """Contract: a folder gives back the graph that was written; graphs of other vocabularies and damaged folders are refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.search.graph.test_openfst import assert_same
+from tests.search.graph.random_graphs import assert_same
 from tests.search.graph.vocabularies import VOCABULARIES
 from zipasr.errors import ConfigError, DataError, ZipasrError
 from zipasr.search.graph import TokenGraph, WordArc, WordGraph, add_ctc_topology, compile_words, load_graph, save_graph
@@ -27,6 +28,13 @@ def test_a_folder_gives_back_the_graph(tmp_path: Path, has_topology: bool) -> No
     assert_same(loaded.graph, graph)
     assert loaded[1:] == ("lights", {"rejection": 0.7}, {"grammar": "grün.jsgf"})
     assert sorted(path.name for path in (tmp_path / "lights").iterdir()) == ["graph.fst", "graph.json", "words.txt"]
+
+
+def test_a_folder_is_read_without_kaldifst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = compiled()
+    save_graph(tmp_path, graph, BPE)
+    monkeypatch.setitem(sys.modules, "kaldifst", None)
+    assert_same(load_graph(tmp_path, BPE).graph, graph)
 
 
 def test_a_graph_replaces_the_one_before(tmp_path: Path) -> None:

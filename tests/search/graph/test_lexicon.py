@@ -10,6 +10,7 @@ from tests.search.graph.vocabularies import VOCABULARIES
 from zipasr.errors import ConfigError, DataError
 from zipasr.search.graph.lexicon import START, Lexicon, read_lexicon, require_spellings
 from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.vocabulary import PieceList
 
 BPE = VOCABULARIES["bpe"].tokenizer
 
@@ -48,6 +49,25 @@ def test_words_in_another_case_are_spelled_in_that_of_the_vocabulary() -> None:
     assert lexicon.spellings("light") == lexicon.spellings("Light") == (tuple(BPE.encode("LIGHT")),)
     both = Tokenizer.train(["a A b B"], kind="char", vocab_size=None)
     assert Lexicon(both).spellings("aB") == (tuple(both.encode("aB")),)
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_words_are_spelled_as_the_tokenizer_chooses_their_case(kind: str) -> None:
+    tokenizer, words = VOCABULARIES[kind]
+    lexicon = Lexicon(tokenizer)
+    versions = [[word, word.lower(), word.title(), f"{word}é", f"{word}9"] for word in words]
+    for word in itertools.chain(*versions):
+        text = tokenizer.spelling(word)
+        expected = () if tokenizer.unknown_characters(text) else (tuple(tokenizer.encode(text)),)
+        assert lexicon.spellings(word) == expected, word
+
+
+def test_bytes_stand_for_letters_that_have_no_piece() -> None:
+    pieces = ["<blk>", "<sos/eos>", "<unk>", "▁", "A", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer.from_bytes(PieceList(pieces=pieces, cut="unigram", scores=[0.0] * 3 + [-2.0] * 259).to_bytes())
+    for word in ("a", "A", "B", "b", "ab", "é", "É", "aé"):
+        assert Lexicon(tokenizer).spellings(word) == (tuple(tokenizer.encode(tokenizer.spelling(word))),), word
+    assert Lexicon(tokenizer).spellings("a") == ((3, 4),)
 
 
 def write(folder: Path, text: str) -> Path:

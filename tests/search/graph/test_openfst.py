@@ -7,23 +7,13 @@ import numpy as np
 import pytest
 
 from tests.search.graph.paths import token_paths
-from tests.search.graph.test_ctc_topology import NUM_TOKENS, counted, random_graph
+from tests.search.graph.random_graphs import NUM_TOKENS, assert_same, counted, random_graph
 from zipasr.errors import DataError
 from zipasr.search.graph import NO_TOKEN, TokenGraph, add_ctc_topology
 from zipasr.search.graph.openfst import Fst, from_bytes, from_graph, read_graph, to_bytes, write_graph
 from zipasr.search.graph.token_graph import empty_cycle
 
 SYMBOLS = ("", "a", "b")
-
-
-def assert_same(found: TokenGraph, expected: TokenGraph) -> None:
-    for name in ("first_arc", "tokens", "output_symbols", "scores", "targets", "final_scores"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-    assert (found.start, found.symbols, found.has_ctc_topology) == (
-        expected.start,
-        expected.symbols,
-        expected.has_ctc_topology,
-    )
 
 
 def read(path: Path, symbols: tuple[str, ...] | None = SYMBOLS) -> TokenGraph:

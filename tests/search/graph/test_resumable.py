@@ -126,8 +126,9 @@ def test_a_restart_of_a_transducer_keeps_the_label_context() -> None:
     assert search.restart(state).contexts == [best.ids[-2:]]
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", ["ctc", "transducer"])
 def test_memory_does_not_grow_with_the_stream(name: str) -> None:
+    """Of the n best, the second may differ from the best in a label long ago; then what follows is kept twice."""
     graph = token_graph([(0, 0, token, "", 0.0) for token in range(1, VOCAB)], {0: 0.0})
     search = SEARCHES[name](ToyScorer(VOCAB))
     state, sizes = search.start(graph), []

@@ -41,6 +41,10 @@ class PreparedGraph(NamedTuple):
     """The arcs with a token."""
     silent: Arcs
     """The arcs without one."""
+    max_token: int
+    """The largest token; -1 without any."""
+    has_symbols: bool
+    """Whether a graph puts out anything but its tokens; of joined graphs, whether any does."""
 
     @property
     def num_states(self) -> int:
@@ -56,6 +60,8 @@ class JoinedGraphs(NamedTuple):
     """The state of `arcs` that is state 0 of each graph."""
 
 
+_CHECKED: "weakref.WeakKeyDictionary[TokenGraph, set[int]]" = weakref.WeakKeyDictionary()
+"""Graphs that can be searched, with the ids of blank for which that is known."""
 _PREPARED: "weakref.WeakKeyDictionary[TokenGraph, PreparedGraph]" = weakref.WeakKeyDictionary()
 
 
@@ -64,7 +70,12 @@ def prepare(graph: TokenGraph) -> PreparedGraph:
     known = _PREPARED.get(graph)
     if known is None:
         is_silent = graph.tokens == NO_TOKEN
-        known = _PREPARED[graph] = PreparedGraph(_chosen(graph, ~is_silent), _chosen(graph, is_silent))
+        known = _PREPARED[graph] = PreparedGraph(
+            _chosen(graph, ~is_silent),
+            _chosen(graph, is_silent),
+            int(graph.tokens.max(initial=NO_TOKEN)),
+            bool((graph.output_symbols != NO_SYMBOL).any()),
+        )
     return known
 
 
@@ -81,7 +92,10 @@ def _chosen(graph: TokenGraph, is_chosen: NDArray[np.bool_]) -> Arcs:
 
 def join_graphs(graphs: Sequence[TokenGraph]) -> JoinedGraphs:
     """The different ones of some graphs side by side; of a single one nothing is copied."""
-    return _joined(tuple(sorted(set(graphs), key=id)))
+    different = tuple(sorted(set(graphs), key=id))
+    if len(different) == 1:
+        return JoinedGraphs(prepare(different[0]), {different[0]: 0})
+    return _joined(different)
 
 
 @functools.lru_cache(_MAX_JOINED)
@@ -89,10 +103,10 @@ def _joined(graphs: tuple[TokenGraph, ...]) -> JoinedGraphs:
     prepared = [prepare(graph) for graph in graphs]
     starts = np.cumsum([0, *(one.num_states for one in prepared)]).tolist()
     first_states = dict(zip(graphs, starts[:-1], strict=True))
-    if len(prepared) == 1:
-        return JoinedGraphs(prepared[0], first_states)
     emitting = _side_by_side([one.emitting for one in prepared], starts)
-    return JoinedGraphs(PreparedGraph(emitting, _side_by_side([one.silent for one in prepared], starts)), first_states)
+    silent = _side_by_side([one.silent for one in prepared], starts)
+    max_token, has_symbols = max(one.max_token for one in prepared), any(one.has_symbols for one in prepared)
+    return JoinedGraphs(PreparedGraph(emitting, silent, max_token, has_symbols), first_states)
 
 
 def _side_by_side(parts: Sequence[Arcs], starts: Sequence[int]) -> Arcs:
@@ -109,11 +123,13 @@ def _side_by_side(parts: Sequence[Arcs], starts: Sequence[int]) -> Arcs:
 
 
 def check_graph(graph: TokenGraph, *, blank_id: int) -> None:
-    """Check that a graph can be searched.
+    """Check that a graph can be searched; each is looked at once.
 
     Raises:
         ValueError: it has blanks although it has no CTC topology, negative tokens, or scores that are NaN or +inf.
     """
+    if blank_id in _CHECKED.get(graph, ()):
+        return
     tokens = prepare(graph).emitting.tokens
     if not graph.has_ctc_topology and (tokens == blank_id).any():
         raise ValueError(
@@ -124,18 +140,13 @@ def check_graph(graph: TokenGraph, *, blank_id: int) -> None:
         raise ValueError(f"tokens of a graph must be 0 or more, or {NO_TOKEN} for none, but one is {tokens.min()}")
     if not (graph.scores < np.inf).all() or not (graph.final_scores < np.inf).all():
         raise ValueError("scores of a graph must be below infinity, but are not, or are no numbers; compile it again")
+    _CHECKED.setdefault(graph, set()).add(blank_id)
 
 
 def check_tokens(graph: PreparedGraph, vocab_size: int) -> None:
     """Raise ValueError if a graph has tokens that a model lacks."""
-    largest = int(graph.emitting.tokens.max(initial=0))
-    if largest >= vocab_size:
+    if graph.max_token >= vocab_size:
         raise ValueError(
-            f"the tokens of a graph must be below {vocab_size}, the vocabulary of the model, but one is {largest}; compile "
-            "the graph with this model"
+            f"the tokens of a graph must be below {vocab_size}, the vocabulary of the model, but one is {graph.max_token}; "
+            "compile the graph with this model"
         )
-
-
-def has_symbols(graph: TokenGraph) -> bool:
-    """Whether a graph puts out anything but its tokens."""
-    return bool((graph.output_symbols != NO_SYMBOL).any())

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import read_lines
-from zipasr.text import is_unspaced
-from zipasr.tokenizer import Tokenizer
+from zipasr.text import is_unspaced, lower, upper
+from zipasr.tokenizer import WORD_START, Tokenizer
 
 Spelling = tuple[int, ...]
 """Token ids of a word, one or more."""
@@ -34,7 +34,8 @@ class Lexicon:
         """
         self._tokenizer = tokenizer
         self._given = {word: tuple(dict.fromkeys(spellings)) for word, spellings in (words or {}).items()}
-        self._is_plain: dict[str, bool] = {}
+        self._has_character: dict[str, bool] = {}
+        self._spelled: dict[tuple[str, int], tuple[Spelling, ...]] = {}
         letters = _typical_letters(tokenizer) if tokenizer.can_encode else {}
         self._letters = ["", *dict.fromkeys(letters.values())]
         """What stands for the word before in each context."""
@@ -66,29 +67,38 @@ class Lexicon:
         """Return the spellings of a word in a context; none if the vocabulary cannot write it."""
         if word in self._given:
             return self._given[word]
-        text = self._text(word) if self._tokenizer.can_encode else None
-        ids = self._after(self._letters[context], text) if text else ()
-        return (ids,) if ids else ()
+        if (word, context) not in self._spelled:
+            text = self._text(word) if self._tokenizer.can_encode else None
+            ids = self._after(self._letters[context], text) if text else ()
+            self._spelled[word, context] = (ids,) if ids else ()
+        return self._spelled[word, context]
 
     def unknown_words(self, words: Iterable[str]) -> list[str]:
         """Return the words that have no spelling, in order."""
         return [word for word in words if not self.spellings(word)]
 
     def _text(self, word: str) -> str | None:
-        """A word as the vocabulary writes it; None: it cannot."""
+        """A word as the vocabulary writes it; None: it cannot.
+
+        `Tokenizer.spelling` says how, but asks for every character of every version; here characters are remembered, since
+        lexicons are long.
+        """
         text = self._tokenizer.respelled(word)
-        if all(map(self._writes_plainly, text)):
-            return text
+        for version in (text, upper(text), lower(text)):  # the first one that has all characters is the spelling
+            if all(map(self._has, version)):
+                return version
         text = self._tokenizer.spelling(word)
         return None if self._tokenizer.unknown_characters(text) else text
 
-    def _writes_plainly(self, character: str) -> bool:
-        """Whether a character is written as it is, so that no other case is better; remembered, since lexicons are long."""
-        if character not in self._is_plain:
+    def _has(self, character: str) -> bool:
+        """Whether a character is written as it is, and not by bytes that stand for a piece that is missing."""
+        if character not in self._has_character:
             tokenizer = self._tokenizer
-            is_usual = tokenizer.spelling(character) == tokenizer.respelled(character) == character
-            self._is_plain[character] = is_usual and not tokenizer.unknown_characters(character)
-        return self._is_plain[character]
+            is_written = tokenizer.respelled(character) == character and not tokenizer.unknown_characters(character)
+            pieces = "".join(tokenizer.pieces[id] for id in tokenizer.encode(character)) if is_written else ""
+            is_own = tokenizer.is_byte_level or pieces.removeprefix(WORD_START) == character
+            self._has_character[character] = is_written and is_own
+        return self._has_character[character]
 
     def _after(self, letter: str, text: str) -> Spelling:
         """The ids of a text after a word."""

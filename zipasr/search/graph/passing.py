@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
-from zipasr.search.graph.arcs import JoinedGraphs, PreparedGraph, has_symbols, join_graphs
+from zipasr.search.graph.arcs import JoinedGraphs, PreparedGraph, join_graphs, prepare
 from zipasr.search.graph.histories import NO_RECORD, History, RecordArrays, Records
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
 
@@ -153,7 +153,7 @@ class GraphBatch:
         self.first_states = np.array([graphs.first_states[state.graph] for state in states])
         self._records = Records([state.history for state in states])
         self._first_frames = np.array([state.num_frames for state in states])
-        self._has_symbols = np.array([has_symbols(state.graph) for state in states])
+        self._has_symbols = np.array([prepare(state.graph).has_symbols for state in states])
         self.has_topology = np.array([state.graph.has_ctc_topology for state in states])
         """(N,) whether blanks and repeats are arcs of the graph of an utterance."""
         self.paths = concatenated([self._shifted(n, state.paths) for n, state in enumerate(states)])
@@ -315,6 +315,8 @@ class GraphBatch:
 
 def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
     """Which paths stay: for each utterance, state and side the best `num_kept` with different outputs, sorted by these."""
+    if num_kept == 1 and _fits(paths):
+        return _best_of_equal(paths.utterances << 52 | paths.states << 22 | paths.sides, paths.scores)
     keys = paths.utterances << 40 | paths.states
     order = np.lexsort((-paths.scores, paths.sides, keys))
     if num_kept > 1:
@@ -327,6 +329,31 @@ def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
     starts = np.flatnonzero(is_first)
     ranks = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
     return order[ranks < num_kept]
+
+
+def _fits(paths: Paths) -> bool:
+    """Whether an utterance, a state and a side go into one integer of 63 bits; so they do but in huge batches."""
+    return bool(
+        paths.utterances.max(initial=0) < 1 << 11
+        and paths.states.max(initial=0) < 1 << 30
+        and paths.sides.max(initial=0) < 1 << 22
+    )
+
+
+def _best_of_equal(keys: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The place of the best score of each key, in order of the keys; of equal scores the first place."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    order = np.argsort(keys, kind="stable")
+    keys, scores = keys[order], scores[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(is_first)
+    groups = np.cumsum(is_first) - 1
+    best = np.flatnonzero(scores == np.maximum.reduceat(scores, starts)[groups])
+    is_first_best = np.ones(len(best), bool)
+    is_first_best[1:] = groups[best[1:]] != groups[best[:-1]]
+    return order[best[is_first_best]]
 
 
 def _is_first_with_outputs(

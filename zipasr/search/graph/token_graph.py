@@ -121,7 +121,8 @@ def reachable(graph: TokenGraph) -> TokenGraph:
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
     """Return the distinct values, sorted.
 
-    `numpy.unique` puts them into a hash table since 2.3, which took minutes for millions of regular integers."""
+    `numpy.unique` puts them into a hash table since 2.3, which took minutes for millions of regular integers.
+    """
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
