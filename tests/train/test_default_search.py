@@ -145,6 +145,7 @@ def test_search_that_a_run_cannot_have_is_refused() -> None:
     both = with_attention(minute_config())
     for setting, message in (
         ('search={"beam": 3}', "search must name a method with one hypothesis"),
+        ('search={"method": "ctc_graph"}', "search must name a method with one hypothesis and no graph"),
         ('search={"method": "beam", "num_best": 2}', "search must name a method with one hypothesis"),
     ):
         with pytest.raises(ConfigError, match=message):

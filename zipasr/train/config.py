@@ -7,7 +7,7 @@ from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
 from zipasr.nn.lora import LoraConfig
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.strategy import GRAPH_METHODS, SearchConfig
 from zipasr.tokenizer import TokenizerKind
 
 
@@ -297,10 +297,10 @@ class TrainConfig:
             )
 
     def _check_search(self, search: SearchConfig) -> None:
-        if search.method == "auto" or search.num_best > 1:
+        if search.method in ("auto", *GRAPH_METHODS) or search.num_best > 1:
             raise ConfigError(
-                f"search must name a method with one hypothesis, such as attention_rescoring, but is {search}; leave it out "
-                "(search=none) for the best of all"
+                f"search must name a method with one hypothesis and no graph, such as attention_rescoring, but is {search}; "
+                "leave it out (search=none) for the best of all"
             )
         model, by_ctc = self.model, "ctc" in search.method or search.method == "attention_rescoring"
         needed = {"ctc": by_ctc, "transducer": not by_ctc, "attention": search.method == "attention_rescoring"}
