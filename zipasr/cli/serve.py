@@ -71,14 +71,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action=argparse.BooleanOptionalAction,
         help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
     )
-    add_keyword_file_option(parser, "keywords of the WebSocket /spot for clients that name none")
-    _add_proxy_options(parser)
+    _add_rare_options(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process live audio in chunks of this length")
     parser.set_defaults(run=run)
 
 
-def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
+def _add_rare_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of keywords and of what is in front of the server."""
+    add_keyword_file_option(parser, "keywords of the WebSocket /spot for clients that name none")
     parser.add_argument(
         "--allow-origin",
         action="append",
