@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.tones import write_tones
+from zipasr.data.lengths import num_encoder_frames
 from zipasr.recipes import prompts
 from zipasr.recipes.own_data import MADE_FOR, DataFacts, batches_to_train, describe, fit, fit_to_data
 from zipasr.train.data import read_cuts
@@ -19,6 +20,7 @@ def facts(**changes: object) -> DataFacts:
         num_distinct_words=55,
         num_distinct_texts=440,
         num_speakers=50,
+        dense_share=0.0,
         is_spaceless=False,
     )
     return usual._replace(**changes)
@@ -76,6 +78,9 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
         ({"hours": 30.0}, "unigram", "modified"),
         ({"hours": 500.0}, "unigram", "regular"),
         ({"is_spaceless": True, "hours": 30.0}, "spaceless", "modified"),
+        ({"is_spaceless": True, "dense_share": 0.5}, "spaceless", "modified"),
+        ({"dense_share": 0.01}, "char", "modified"),
+        ({"dense_share": 0.02}, "bpe", "modified"),
     ],
 )
 def test_tokens_and_lattice(changes: dict[str, object], kind: str, lattice: str) -> None:
@@ -110,6 +115,18 @@ def test_facts_of_a_folder(tmp_path: Path) -> None:
     assert run.config.data == str(data)
     assert run.config.max_batches == 3000
     assert "30 utterances" in run.reasons[0] and "5 distinct words" in run.reasons[0]
+
+
+def test_share_of_utterances_with_more_characters_than_frames(tmp_path: Path) -> None:
+    data = write_tones(tmp_path, num_train=12, num_dev=1)
+    cuts = read_cuts(data / "train_cuts.jsonl.gz")
+    shares = []
+    for speed in (1.0, 2.0, 4.0, 20.0):
+        frames = [num_encoder_frames(int(cut.num_samples / speed)) for cut in cuts]
+        is_dense = [len(cut.supervisions[0].text) > number for cut, number in zip(cuts, frames, strict=True)]
+        shares.append(sum(is_dense) / len(is_dense))
+        assert describe(cuts, max_speed=speed).dense_share == pytest.approx(shares[-1])
+    assert shares[0] < shares[-1] == 1.0
 
 
 def test_a_script_without_spaces_is_noticed(tmp_path: Path) -> None:

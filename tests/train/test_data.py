@@ -77,7 +77,7 @@ def opened_cuts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_frames_of_many_equal_frames_of_one() -> None:
     durations_s = np.random.default_rng(0).uniform(0.01, 3.0, 2000)
     for speed in (0.9, 1.0, 1.1):
-        found = data_module._num_encoder_frames(durations_s, speed)
+        found = data_module.encoder_frames_at(durations_s, speed)
         expected = [num_encoder_frames(int(int(d * 16_000 + 0.5) / speed)) for d in durations_s]
         assert found.tolist() == expected
 

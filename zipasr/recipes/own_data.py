@@ -18,7 +18,7 @@ from zipasr.data.plan import BatchPlan
 from zipasr.losses.lattice import LatticeKind
 from zipasr.recipes import prompts
 from zipasr.train.config import TokenizerConfig, TrainConfig
-from zipasr.train.data import read_split
+from zipasr.train.data import encoder_frames_at, read_split
 from zipasr.train.length import Length, scaled_to
 
 MADE_FOR = Length(num_steps=4670, num_epochs=18)
@@ -33,6 +33,11 @@ PIECES_FROM_HOURS = 20.0
 """Hours from which the vocabulary consists of pieces, as published; with less data, pieces were worse than characters."""
 REGULAR_FROM_HOURS = 100.0
 """Hours from which the lattice is `regular`, as published."""
+DENSE_SHARE = 0.01
+"""Share of utterances with more characters than encoder frames from which on the vocabulary consists of pieces: such
+utterances, mostly single words of a third of a second, can neither be trained on nor recognized letter by letter."""
+MIN_DURATION_S = 0.15
+"""Duration below which utterances are skipped: a short word, trimmed tightly, is longer."""
 LARGE_FROM_HOURS = 20.0
 """Hours from which `tiny` is too small."""
 FEW_TEXTS_SHARE = 0.5
@@ -62,6 +67,8 @@ class DataFacts(NamedTuple):
     num_distinct_texts: int
     num_speakers: int
     """Number of speakers; 0 if they are not labeled."""
+    dense_share: float
+    """Share of utterances with more characters than encoder frames at the highest speed."""
     is_spaceless: bool
     """Whether the script writes no spaces between words, as Chinese, Japanese and Thai do."""
 
@@ -83,8 +90,8 @@ def fit_to_data(folder: str) -> FittedRun:
         DataError: there are no cuts to train on.
     """
     cuts = read_split(folder, "train")
-    facts = describe(cuts)
     base = prompts.tiny()
+    facts = describe(cuts, max_speed=max(base.batch.speed_factors))
     return fit(facts, folder, batches_per_epoch=BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0))
 
 
@@ -101,7 +108,9 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
     assert tiny.model.transducer is not None
     model = dataclasses.replace(tiny.model, transducer=dataclasses.replace(tiny.model.transducer, lattice=lattice))
-    recipe = dataclasses.replace(tiny, data=folder, model=model, tokenizer=tokenizer)
+    recipe = dataclasses.replace(
+        tiny, data=folder, model=model, tokenizer=tokenizer, min_duration_s=MIN_DURATION_S, selection="best"
+    )
     config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     reasons = [
         f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
@@ -123,9 +132,10 @@ def batches_to_train(batches_per_epoch: float) -> int:
     return math.ceil(max(usual, FEWEST_EPOCHS * batches_per_epoch))
 
 
-def describe(cuts: IndexedCuts) -> DataFacts:
-    """Properties of cuts; for very many cuts, texts and speakers come from an evenly spread sample."""
+def describe(cuts: IndexedCuts, *, max_speed: float = 1.0) -> DataFacts:
+    """Properties of cuts at up to a speed; for very many cuts, texts and speakers come from an evenly spread sample."""
     hours = float(cuts.durations_s.sum()) / 3600
+    is_dense_N = cuts.num_characters > encoder_frames_at(cuts.durations_s, max_speed)
     chosen = cuts if len(cuts) <= MOST_TEXTS else cuts.take(np.linspace(0, len(cuts) - 1, MOST_TEXTS).astype(np.int64))
     words, texts, num_words = set[str](), set[int](), 0
     num_characters = num_spaceless = 0
@@ -145,6 +155,7 @@ def describe(cuts: IndexedCuts) -> DataFacts:
         num_distinct_words=len(words),
         num_distinct_texts=len(texts),
         num_speakers=len(speakers),
+        dense_share=float(is_dense_N.mean()),
         is_spaceless=num_spaceless > 0.5 * num_characters,
     )
 
@@ -155,9 +166,11 @@ def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
         return TokenizerConfig(kind="spaceless", vocab_size=None), "single characters, as the script has no spaces"
     if facts.hours >= PIECES_FROM_HOURS:
         return TokenizerConfig(), "500 pieces, as published"
-    return TokenizerConfig(
-        kind="char", vocab_size=None
-    ), f"characters, since there are less than {PIECES_FROM_HOURS:g} hours"
+    if facts.dense_share > DENSE_SHARE:
+        why = f"pieces, since {facts.dense_share:.1%} of the utterances have more characters than encoder frames"
+        return TokenizerConfig(kind="bpe"), why
+    why = f"characters, since there are less than {PIECES_FROM_HOURS:g} hours"
+    return TokenizerConfig(kind="char", vocab_size=None), why
 
 
 def _warnings(facts: DataFacts) -> list[str]:

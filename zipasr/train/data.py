@@ -262,7 +262,7 @@ def _are_dense(
     tokens_per_character = tokenizer.most_tokens_per_character
     for first in range(0, len(cuts), _BLOCK_CUTS):
         block = slice(first, first + _BLOCK_CUTS)
-        frames_at = [_num_encoder_frames(cuts.durations_s[block], float(speed)) for speed in speeds_L]
+        frames_at = [encoder_frames_at(cuts.durations_s[block], float(speed)) for speed in speeds_L]
         num_frames_NL = np.stack(frames_at, axis=1)
         if not config.use_token_limit:
             is_dense_NL[block] = num_frames_NL < 1
@@ -274,8 +274,8 @@ def _are_dense(
     return is_dense_NL
 
 
-def _num_encoder_frames(durations_s: NDArray[np.float64], speed: float) -> NDArray[np.int64]:
-    """`data.lengths.num_encoder_frames` of many utterances of these seconds, at a speed: frames at 25 Hz."""
+def encoder_frames_at(durations_s: NDArray[np.float64], speed: float) -> NDArray[np.int64]:
+    """(N,) frames at 25 Hz of utterances of these seconds at a speed; see `data.lengths.num_encoder_frames`."""
     num_samples = np.floor(np.round(durations_s * SAMPLE_RATE_HZ, 8) + 0.5)  # as lhotse counts the samples of a cut
     at_speed: Any = (num_samples / speed).astype(np.int64)
     num_frames: Any = Fbank().num_frames(at_speed)
