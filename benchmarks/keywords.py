@@ -1,6 +1,7 @@
 """Misses of keywords at stated false alarms, clean and in noise, beside sherpa-onnx's spotter on the same weights.
 
-    python benchmarks/keywords.py MODEL keywords.txt --set dev.jsonl --negatives other.jsonl --noise FOLDER \\
+    python benchmarks/keywords.py MODEL benchmarks/wakewords.txt --set SPEECH/wakewords/dev.jsonl \\
+        --negatives SPEECH/commands/dev.jsonl --negatives SPEECH/ljspeech/dev.jsonl --noise SPEECH/noise/dev \\
         --json benchmarks/results/keywords.json
 
 MODEL is a run or a model of ours; it is exported with chunks of `--chunk-ms`, and both spotters run the exported graphs.

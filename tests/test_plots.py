@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from zipasr import plots
 from zipasr.errors import DataError
-from zipasr.plots import plot_costs, plot_curves, plot_losses
+from zipasr.plots import plot_costs, plot_curves, plot_detection, plot_losses
 
 TRAIN = [{"kind": "train", "step": b, "loss": 9.0 / b, "simple": 5.0 / b, "pruned": 3.0 / b, "ctc": 2.0 / b} for b in (1, 2)]
 ALL_HEADS = [
@@ -130,3 +130,20 @@ def test_resumed_runs_are_drawn_in_order(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append(x))
     plot_curves([{"kind": "train", "step": b, "ctc": 1.0} for b in (3, 1, 2)], tmp_path / "curves.png")
     assert drawn == [(1, 2, 3)]
+
+
+def test_misses_over_false_alarms_as_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[tuple[float, ...]]] = {}
+    step = Axes.step
+
+    def noted(axes: Axes, x: tuple[float, ...], y: tuple[float, ...], **style: object) -> object:
+        drawn[str(style["label"])] = [x, y]
+        return step(axes, x, y, **style)
+
+    monkeypatch.setattr(Axes, "step", noted)
+    curves = {"COMPUTER": [(9.0, 0.0), (1.5, 10.0), (0.0, 60.0)], "SNOWBOY": [(2.0, 5.0), (0.0, 5.0)]}
+    path = plot_detection(curves, tmp_path / "det.png", marks={"COMPUTER": (1.5, 10.0)})
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert drawn["COMPUTER"] == [(9.0, 1.5, 0.0), (0.0, 10.0, 60.0)] and "SNOWBOY" in drawn
+    with pytest.raises(DataError, match="must be keywords to draw"):
+        plot_detection({}, tmp_path / "none.png")

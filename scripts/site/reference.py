@@ -27,7 +27,7 @@ GROUPS = {
     "audio": Group("Audio", ("zipasr.audio", "zipasr.vad")),
     "features": Group("Features", ("zipasr.features",)),
     "tokenizer": Group("Tokenizers and texts", ("zipasr.tokenizer", "zipasr.text")),
-    "search": Group("Searches", ("zipasr.search", "zipasr.search.graph")),
+    "search": Group("Searches", ("zipasr.search", "zipasr.search.graph", "zipasr.search.keywords")),
     "lm": Group("Language models", ("zipasr.lm",)),
     "grammar": Group("Grammars", ("zipasr.grammar",)),
     "model": Group("Models", ("zipasr.model", "zipasr.presets")),

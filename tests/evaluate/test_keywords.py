@@ -128,6 +128,8 @@ def test_sets_that_cannot_be_used_are_refused() -> None:
         evaluate_keywords(spotter, UTTERANCES)
     with pytest.raises(DataError, match="none can be read; the first of 1: x: broken"):
         evaluate_keywords(spotter, [ReferenceUtterance("x", None, "", "broken")])
+    with pytest.raises(ConfigError, match="names of their own to be measured, but two are 'FOX'"):
+        evaluate_keywords(pausing_recognizer().spotter(["QUICK FOX @FOX", "BROWN FOX @FOX"]), UTTERANCES)
     with pytest.raises(ConfigError, match="allowed false alarms an hour"):
         evaluate_keywords(spotter, UTTERANCES, max_alarms_per_h=-1.0)
 

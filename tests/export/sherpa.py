@@ -128,14 +128,10 @@ def constant_ctc_graph(log_probs_TV: np.ndarray) -> bytes:
     return content
 
 
-def sherpa_events(folder: Path, samples: np.ndarray, **settings: Any) -> list[tuple[str, tuple[float, ...]]]:
-    """The keywords that sherpa-onnx spots with an exported folder, and the times of their tokens.
-
-    Streams are not reset after an event, which would clear the encoder's state too. Of several events in a chunk it shows
-    the last one. `settings` are further arguments of its `KeywordSpotter`.
-    """
+def sherpa_spotter(folder: Path, **settings: Any) -> sherpa_onnx.KeywordSpotter:
+    """The keyword spotter of the real sherpa-onnx on streaming graphs and their keywords; `settings` are its arguments."""
     files = graph_files(folder)
-    spotter = sherpa_onnx.KeywordSpotter(
+    return sherpa_onnx.KeywordSpotter(
         tokens=str(folder / "tokens.txt"),
         encoder=str(folder / str(files.encoder)),
         decoder=str(folder / str(files.decoder)),
@@ -144,6 +140,14 @@ def sherpa_events(folder: Path, samples: np.ndarray, **settings: Any) -> list[tu
         num_threads=1,
         **settings,
     )
+
+
+def sherpa_events(spotter: sherpa_onnx.KeywordSpotter, samples: np.ndarray) -> list[tuple[str, tuple[float, ...]]]:
+    """The keywords that sherpa-onnx spots in a recording, and the times of their tokens.
+
+    Streams are not reset after an event, which would clear the encoder's state too. Of several events in a chunk it shows
+    the last one.
+    """
     stream = spotter.create_stream()
     found: list[tuple[str, tuple[float, ...]]] = []
     stream.accept_waveform(16_000, samples)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zipasr.prepare import References
     from zipasr.recognizer import Recognizer
 
-_OTHERS = ("tune", "calibration", "save", "compare", "scoring", "lm", "hotwords", "beam", "blank_penalty")
+_OTHERS = ("tune", "calibration", "save", "compare", "scoring", "lm", "hotwords", "beam", "blank_penalty", "attention_scale")
 """Flags of the evaluation of texts, which have no effect on keywords."""
 
 

@@ -62,7 +62,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--drain-timeout-s", type=float, metavar="X", help="seconds that accepted requests have after SIGTERM (default: 120)"
     )
     _add_recognition_options(parser)
-    _add_proxy_options(parser)
+    _add_rare_options(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process live audio in chunks of this length")
     parser.set_defaults(run=run)
@@ -87,10 +87,11 @@ def _add_recognition_options(parser: argparse.ArgumentParser) -> None:
         help="folders of compile-graph that requests may name, by the names of the folders: the field graph, or ?graph=NAME "
         "of a WebSocket",
     )
+
+
+def _add_rare_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of keywords and of what is in front of the server."""
     add_keyword_file_option(parser, "keywords of the WebSocket /spot for clients that name none")
-
-
-def _add_proxy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-origin",
         action="append",

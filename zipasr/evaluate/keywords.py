@@ -129,21 +129,23 @@ def evaluate_keywords(
         utterances: recordings with and without keywords.
         max_alarms_per_h: false alarms an hour that a keyword may have at the chosen threshold.
     Raises:
-        ConfigError: `max_alarms_per_h` is negative or not finite.
+        ConfigError: `max_alarms_per_h` is negative or not finite, or two keywords have one name.
         DataError: no recording can be read, or none has a keyword.
     """
     if not 0 <= max_alarms_per_h < math.inf:
         raise ConfigError(f"the allowed false alarms an hour must be finite and not below 0, but are {max_alarms_per_h:g}")
+    names = spotter.keywords.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"keywords must have names of their own to be measured, but two are {twice!r}; add @NAME to one")
     unreadable: list[tuple[str, str]] = []
-    started_s = time.perf_counter()
-    spotted = list(spotted_utterances(spotter, utterances, unreadable))
-    decode_s = time.perf_counter() - started_s
+    spotted, decode_s = _spotted(spotter, utterances, unreadable)
     if not spotted:
         why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"the set must contain recordings, but none can be read{why}")
     if not any(utterance.said for utterance in spotted):
         raise DataError(
-            f"the texts must have keywords, but none of {len(spotted)} has one of {', '.join(spotter.keywords.names)}; "
+            f"the texts must have keywords, but none of {len(spotted)} has one of {', '.join(names)}; "
             "spell keywords and texts alike"
         )
     thresholds = thresholds_of(spotter.keywords)
@@ -154,24 +156,29 @@ def evaluate_keywords(
         results=results_at(thresholds, spotted, refractory_s),
         chosen=results_at(chosen, spotted, refractory_s),
         curves=curves,
-        utterances=tuple(spotted),
+        utterances=spotted,
         audio_s=sum(utterance.duration_s for utterance in spotted),
         decode_s=decode_s,
         unreadable=tuple(unreadable),
     )
 
 
-def spotted_utterances(
+def _spotted(
     spotter: KeywordSpotter, utterances: Iterable[ReferenceUtterance], unreadable: list[tuple[str, str]]
-) -> Iterable[SpottedUtterance]:
-    """Yield the readable recordings with all that could be found in them; the others are added to `unreadable`."""
+) -> tuple[tuple[SpottedUtterance, ...], float]:
+    """The readable recordings with all that could be found in them, and the time that took; the others are added to
+    `unreadable`."""
     phrases = _phrases(spotter.keywords, spotter.engine.tokenizer)
     joiner, everything = spotter.engine.tokenizer.word_joiner, spotter.reporting_everything()
+    spotted, decode_s = [], 0.0
     for group in readable_groups(utterances, unreadable):
+        started_s = time.perf_counter()
         found = everything.spot_many([samples for _, samples, _ in group])
+        decode_s += time.perf_counter() - started_s
         for (id, samples, text), candidates in zip(group, found, strict=True):
             said = frozenset(name for name, own in phrases.items() if any(_is_said(p, text, joiner) for p in own))
-            yield SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, tuple(candidates))
+            spotted.append(SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, tuple(candidates)))
+    return tuple(spotted), decode_s
 
 
 def thresholds_of(keywords: KeywordSet) -> dict[str, float]:

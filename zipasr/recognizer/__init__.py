@@ -7,10 +7,9 @@ from zipasr.recognizer.file_alignment import align_file, align_text
 from zipasr.recognizer.files import AudioSource, FileResult, merge_results
 from zipasr.recognizer.jobs import threads_per_job, transcribe_in_processes
 from zipasr.recognizer.long_recording import LongRecordingConfig
-from zipasr.recognizer.recognizer import Hotword, Recognizer, SearchConfig, load
+from zipasr.recognizer.recognizer import Hotword, Keyword, Recognizer, SearchConfig, SpotterConfig, load
 from zipasr.recognizer.spotter import KeywordEvent, KeywordSpotter, SpotterStream
 from zipasr.recognizer.stream import Stream
-from zipasr.search.keywords import Keyword, SpotterConfig
 
 __all__ = [
     "TAIL_PADDING_FRAMES",

@@ -41,7 +41,7 @@ from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
-__all__ = ["AudioSource", "Hotword", "Recognizer", "SearchConfig", "load"]
+__all__ = ["AudioSource", "Hotword", "Keyword", "Recognizer", "SearchConfig", "SpotterConfig", "load"]
 
 _MAX_HOTWORD_GRAPHS = 32
 """Sets of hotwords whose graphs are kept, for calls that name the same ones."""

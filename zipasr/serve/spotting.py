@@ -19,6 +19,8 @@ from zipasr.serve.protocol import write_json
 _MAX_SPOTTERS = 32
 """Sets of keywords that are kept, for clients that name the same ones."""
 _PARAMETERS = ("keyword", "near")
+_MAX_EVENTS = 1000
+"""Events that wait for a client to read them before its audio has to wait too."""
 
 
 class SpotResult(NamedTuple):
@@ -90,6 +92,11 @@ class SpotSession(LiveSession):
         super().__init__(announce)
         self._spotter = spotter
         self._events: list[KeywordEvent] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the backlog is small enough for more samples, or the session is over."""
+        return super().has_room and (self.is_over or len(self._events) <= _MAX_EVENTS)
 
     async def next_events(self) -> SpotResult:
         """The events since the last call, as soon as there are any, or the audio has ended.

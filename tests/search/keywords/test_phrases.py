@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny_model import TEXTS, tiny_tokenizer
 from zipasr.errors import ConfigError
-from zipasr.search.keywords import Keyword, encode_keywords, parse_keyword, read_keywords
+from zipasr.search.keywords import Keyword, encode_keywords, keyword_line, parse_keyword, read_keywords
 from zipasr.tokenizer import Tokenizer
 from zipasr.tokenizer.model_file import table_model
 
@@ -29,6 +29,7 @@ PHONES = ("<blk>", "<unk>", "HH", "AH0", "L", "OW1")
 )
 def test_lines(line: str, keyword: Keyword) -> None:
     assert parse_keyword(line) == keyword
+    assert parse_keyword(keyword_line(keyword)) == keyword
 
 
 @pytest.mark.parametrize(
