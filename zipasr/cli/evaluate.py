@@ -50,6 +50,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="as-is (default); words: ignore case and punctuation, hyphens separate words; or the rules of a published "
         "corpus: gigaspeech",
     )
+    _add_tuning_options(parser)
+    parser.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="compare all searches (default: without --search, --lm, --hotwords, --graph, for up to half an hour)",
+    )
+    add_keyword_evaluation_options(parser)
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        help="draw the reliability curve of --calibration, or misses over false alarms of --keywords, to this file",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write a JSON line per utterance to this file")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, rates in percent")
+    parser.set_defaults(run=run)
+
+
+def _add_tuning_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose settings on a dev set, and save them."""
     parser.add_argument(
         "--tune",
         nargs="*",
@@ -75,20 +94,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "best setting of --tune or the best of the compared searches; or the threshold of --tune-rejection in the folder of "
         "the graph; use a dev set",
     )
-    parser.add_argument(
-        "--compare",
-        action=argparse.BooleanOptionalAction,
-        help="compare all searches (default: without --search, --lm, --hotwords, --graph, for up to half an hour)",
-    )
-    add_keyword_evaluation_options(parser)
-    parser.add_argument(
-        "--plot",
-        metavar="PNG",
-        help="draw the reliability curve of --calibration, or misses over false alarms of --keywords, to this file",
-    )
-    parser.add_argument("--out", metavar="FILE", help="write a JSON line per utterance to this file")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, rates in percent")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
