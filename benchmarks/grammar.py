@@ -4,8 +4,8 @@
 
 CORPORA has the folders barista, ljspeech, commands and noise, each with JSONL manifests. An order counts as right if all of
 its slots are, and no others. Free decoding, hotwords and bigram give texts; slots are read from them twice: by the grammar,
-which takes whole orders only, and by looking for the phrases of slots in them. An answer to ljspeech, commands or noise alone
-is a false acceptance. Thresholds of rejection are tuned on the clean dev sets of speech and kept for those with noise.
+which takes whole orders only, and by looking for the phrases of slots in them. An answer to ljspeech, commands or noise is a
+false acceptance. Thresholds of rejection are tuned on the clean dev sets of speech and kept for those with noise.
 """
 
 import argparse
