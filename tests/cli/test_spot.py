@@ -116,6 +116,7 @@ def test_what_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: py
         (("a.wav", "--sample-rate", "8000"), "--sample-rate is for raw samples"),
         (("a.wav", "--near", "2"), "near must be a share"),
         (("a.wav", "--paths", "0"), "beam must be from 1"),
+        (("a.wav", "--max-symbols-per-frame", "0"), "max_symbols_per_frame must be from 1"),
         (("a.wav", "--threshold", "0", "--keywords", "plain.txt"), "threshold of keyword"),
         (("a.wav", "--boost", "-1", "--keywords", "plain.txt"), "boost of keyword"),
         (("a.wav", "--keywords", "missing.txt"), "missing.txt must be a file of keywords"),

@@ -81,7 +81,12 @@ def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
     """
     from zipasr.recognizer import SpotterConfig
 
-    given = {"beam": args.paths, "num_trailing_blanks": args.trailing_blanks, "refractory_s": args.refractory_s}
+    given = {
+        "max_symbols_per_frame": args.max_symbols_per_frame,
+        "beam": args.paths,
+        "num_trailing_blanks": args.trailing_blanks,
+        "refractory_s": args.refractory_s,
+    }
     settings = {name: value for name, value in given.items() if value is not None}
     return SpotterConfig(near=getattr(args, "near", None), **settings)
 

@@ -59,6 +59,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--sample-rate", type=int, metavar="HZ", help=f"rate of the samples on the standard input (default: {_RATE_HZ})"
     )
     add_spotter_options(parser)
+    parser.add_argument(
+        "--max-symbols-per-frame",
+        type=int,
+        metavar="N",
+        help="tokens that a frame of 40 ms may emit (default: as many as the model's default search)",
+    )
     add_near_option(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each event")
     add_file_options(parser)
