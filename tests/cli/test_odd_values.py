@@ -14,7 +14,8 @@ import pytest
 import soundfile
 
 from tests.hub.published_layouts import icefall_folder, model_of, sentencepiece_model
-from tests.tiny_model import noise
+from tests.recognizer.causal_models import KEYWORDS, pausing_model
+from tests.tiny_model import noise, tiny_tokenizer
 from tests.train.tones import minute_config, minute_model, write_tones
 from zipasr import profile
 from zipasr.cli import command, main
@@ -43,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / "in" / f"{i}.wav", noise(0.4, i), 16_000)
         (folder / "in" / f"{i}.txt").write_text("LO HI")
     (folder / "text.txt").write_text("LO HI\nUP DOWN\n" * 3)
+    pausing_model().save(folder / "causal", tiny_tokenizer())
+    (folder / "keywords.txt").write_text(f"{KEYWORDS[0]}\n", encoding="utf-8")
     (folder / "folder" / "inner").mkdir(parents=True)
     (folder / "file").write_bytes(bytes(range(256)))
     recipe = f"""
@@ -91,6 +94,7 @@ def bases(folder: Path, out: Path) -> dict[str, list[list[str]]]:
         "profile": [["profile", "tiny"], ["profile", "--all"]],
         "diagnose": [["diagnose", model, cuts]],
         "export": [["export", model, "--out", str(out / "onnx")]],
+        "spot": [["spot", str(folder / "causal"), wav, "--keywords", str(folder / "keywords.txt")]],
         "serve": [["serve", model]],
         "models": [["models"]],
         "pull": [["pull", "hf:me/mine"]],

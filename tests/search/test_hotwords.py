@@ -171,6 +171,7 @@ def test_a_phrase_does_nothing_for_longer_words() -> None:
         ("Łódź", "'Łódź' must be writable.* lacks 'ÓŁŹ'"),
         ("  ", "empty"),
         (Hotword("FOX", -1.0), "boost of hotword 'FOX'"),
+        (Hotword("FOX", 1e308), "boost of hotword 'FOX'"),
         (Hotword("FOX", float("inf")), "boost of hotword 'FOX'"),
     ],
 )
@@ -190,7 +191,7 @@ def test_file_of_hotwords(tmp_path: Path) -> None:
     assert read_hotwords(path) == [Hotword("NEW YORK", 2.5), Hotword("anna maria"), Hotword("ratio 3:4")]
 
 
-@pytest.mark.parametrize("line", ["ANNA :high", "ANNA :-1", "ANNA :0", "ANNA :inf", "ANNA :", ":2"])
+@pytest.mark.parametrize("line", ["ANNA :high", "ANNA :-1", "ANNA :0", "ANNA :inf", "ANNA :1e308", "ANNA :", ":2"])
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "hotwords.txt"
     path.write_text(f"FINE\n{line}\n", encoding="utf-8")

@@ -29,6 +29,10 @@ DEFAULT_BOOST = 1.5
 """Nats for each token of a phrase, the default of the ecosystem's runtime."""
 
 
+MAX_BOOST = 1e6
+"""In nats: far beyond any useful boost, while scores still fit in float32."""
+
+
 class Hotword(NamedTuple):
     """A phrase to prefer, in plain words."""
 
@@ -71,11 +75,11 @@ class HotwordGraph:
         """The graph of some phrases.
 
         Args:
-            phrases: token ids and boost in nats per token; one or more ids, a finite boost above 0.
+            phrases: token ids and boost in nats per token; one or more ids, a boost above 0 and at most `MAX_BOOST`.
             starts_word: for each id of the vocabulary, whether it starts a word; None: every token is a word, or words do
                 not matter.
         Raises:
-            ValueError: a phrase is empty, or its boost is not above 0 and finite.
+            ValueError: a phrase is empty, or its boost is not above 0 and at most `MAX_BOOST`.
         """
         self._starts_word = starts_word
         self._root = HotwordState()
@@ -83,8 +87,8 @@ class HotwordGraph:
         for ids, boost in phrases:
             if not ids:
                 raise ValueError("a hotword must have one token or more, but has none")
-            if not 0 < boost < math.inf:
-                raise ValueError(f"the boost of a hotword must be above 0 and finite, but is {boost}")
+            if not 0 < boost <= MAX_BOOST:
+                raise ValueError(f"the boost of a hotword must be above 0 and at most {MAX_BOOST:g}, but is {boost}")
             node = self._root
             for label in ids:
                 if label not in node.children:
@@ -219,17 +223,21 @@ def encode_hotwords(
         default_boost: nats per token of a phrase without a boost of its own.
     Raises:
         ConfigError: a phrase is empty or cannot be written with this vocabulary, the vocabulary cannot encode, or a boost is
-            not above 0 and finite.
+            not above 0 and at most `MAX_BOOST`.
     """
-    if not 0 < default_boost < math.inf:
-        raise ConfigError(f"the boost of hotwords must be above 0 and finite, but is {default_boost}; 1 to 3 is usual")
+    if not 0 < default_boost <= MAX_BOOST:
+        raise ConfigError(
+            f"the boost of hotwords must be above 0 and at most {MAX_BOOST:g}, but is {default_boost}; 1 to 3 is usual"
+        )
     phrases = []
     encoded = _encode_all([hotword.text if isinstance(hotword, Hotword) else hotword for hotword in hotwords], tokenizer)
     for hotword, ids in zip(hotwords, encoded, strict=True):
         text, boost = hotword if isinstance(hotword, Hotword) else (hotword, None)
         boost = default_boost if boost is None else boost
-        if not 0 < boost < math.inf:
-            raise ConfigError(f"the boost of hotword {text!r} must be above 0 and finite, but is {boost}; 1 to 3 is usual")
+        if not 0 < boost <= MAX_BOOST:
+            raise ConfigError(
+                f"the boost of hotword {text!r} must be above 0 and at most {MAX_BOOST:g}, but is {boost}; 1 to 3 is usual"
+            )
         phrases += [(variant, boost) for variant in phrase_variants(text, ids, tokenizer)]
     return HotwordGraph(phrases, starts_word=None if tokenizer.is_spaceless else _word_starts(tokenizer))
 
@@ -311,7 +319,7 @@ def read_hotwords(path: str | os.PathLike[str]) -> list[Hotword]:
     """The hotwords of a file: one phrase per line in plain words, optionally followed by ` :boost`; empty lines are skipped.
 
     Raises:
-        ConfigError: there is no such file, it is not UTF-8 text, or a boost is not a number above 0.
+        ConfigError: there is no such file, it is not UTF-8 text, or a boost is not a number above 0 and at most `MAX_BOOST`.
     """
     try:
         content = Path(path).read_bytes()
@@ -338,9 +346,9 @@ def _boost_of(text: str, number: int, line: str, path: str | os.PathLike[str]) -
         boost = float(text)
     except ValueError:
         boost = math.nan
-    if not 0 < boost < math.inf:
+    if not 0 < boost <= MAX_BOOST:
         raise ConfigError(
-            f"the boost in line {number} of {path} must be a finite number above 0, but the line is {line!r}; write "
-            "`PHRASE :2.5`, or leave it out for the default"
+            f"the boost in line {number} of {path} must be a number above 0 and at most {MAX_BOOST:g}, but the line is "
+            f"{line!r}; write `PHRASE :2.5`, or leave it out for the default"
         )
     return boost

@@ -35,8 +35,8 @@ def test_states_and_boosts_equal_those_of_strings(seed: int) -> None:
     [
         ([], "one entry or more"),
         ([Spelling((), 0, 1.0, 0.3)], "one token or more"),
-        ([Spelling((1,), 0, -1.0, 0.3)], "boost of a keyword must be finite"),
-        ([Spelling((1,), 0, math.inf, 0.3)], "boost of a keyword must be finite"),
+        ([Spelling((1,), 0, -1.0, 0.3)], "boost of a keyword must be from 0 to"),
+        ([Spelling((1,), 0, math.inf, 0.3)], "boost of a keyword must be from 0 to"),
         ([Spelling((1,), 0, 1.0, 0.0)], "threshold of a keyword must be above 0"),
         ([Spelling((1,), 0, 1.0, 0.3), Spelling((1,), 1, 1.0, 0.3)], "must differ"),
     ],

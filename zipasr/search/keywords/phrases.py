@@ -5,7 +5,6 @@ tokens, ` @NAME`. The ecosystem's spotter reads the same lines in tokens; 0 in a
 """
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.search.hotwords import phrase_ids, phrase_variants
+from zipasr.search.hotwords import MAX_BOOST, phrase_ids, phrase_variants
 from zipasr.search.keywords.trie import KeywordTrie, Spelling
 from zipasr.text import is_unspaced, normalize
 from zipasr.tokenizer import WORD_START, Tokenizer
@@ -123,8 +122,8 @@ def _title(keyword: Keyword, ids: tuple[int, ...], tokenizer: Tokenizer) -> str:
 
 
 def _checked_boost(boost: float, keyword: Keyword) -> float:
-    if not 0 <= boost < math.inf:
-        raise ConfigError(f"the boost of {keyword.shown} must be finite and not below 0, but is {boost:g}; 1 to 2 is usual")
+    if not 0 <= boost <= MAX_BOOST:
+        raise ConfigError(f"the boost of {keyword.shown} must be from 0 to {MAX_BOOST:g}, but is {boost:g}; 1 to 2 is usual")
     return boost
 
 

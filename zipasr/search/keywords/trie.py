@@ -6,10 +6,11 @@ for good, so that it outlives its neighbors until it is judged. Boosts are in na
 Source: Aho and Corasick 1975; boosts as the ecosystem's spotter counts them, so that both report the same events.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from zipasr.search.hotwords import MAX_BOOST
 
 
 class Spelling(NamedTuple):
@@ -60,8 +61,8 @@ class KeywordTrie:
         """Build it.
 
         Raises:
-            ValueError: there is no spelling, one is empty or occurs twice, a boost is negative or not finite, or a threshold
-                is not above 0.
+            ValueError: there is no spelling, one is empty or occurs twice, a boost is not from 0 to `MAX_BOOST`, or a
+                threshold is not above 0.
         """
         if not spellings:
             raise ValueError("spellings must have one entry or more, but have none")
@@ -73,8 +74,8 @@ class KeywordTrie:
     def _add(self, spelling: Spelling) -> None:
         if not spelling.ids:
             raise ValueError("a keyword must have one token or more, but has none")
-        if not 0 <= spelling.boost < math.inf:
-            raise ValueError(f"the boost of a keyword must be finite and not below 0, but is {spelling.boost}")
+        if not 0 <= spelling.boost <= MAX_BOOST:
+            raise ValueError(f"the boost of a keyword must be from 0 to {MAX_BOOST:g}, but is {spelling.boost}")
         if not spelling.threshold > 0:
             raise ValueError(f"the threshold of a keyword must be above 0, but is {spelling.threshold}")
         node = self.root
