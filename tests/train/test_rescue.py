@@ -17,7 +17,7 @@ from tests.train.states import train as train_state
 from tests.train.tones import minute_config, validation_of, write_tones
 from zipasr.checkpoint import CheckpointFolder
 from zipasr.cli import main
-from zipasr.train import loop, rescue
+from zipasr.train import rescue, validator
 from zipasr.train.config import TrainConfig
 from zipasr.train.loop import train
 from zipasr.train.metrics import read_metrics
@@ -115,7 +115,7 @@ def test_best_models_and_metrics_of_the_abandoned_branch_go(
         seen.append((list(best_folders(tmp_path)), noted))
         return validation_of(wer=next(rates))
 
-    monkeypatch.setattr(loop, "validate", rate)
+    monkeypatch.setattr(validator, "validate", rate)
     diverge(monkeypatch, 9, above_lr=0.03)
     changes = {"num_epochs": 4, "save_interval": 6, "valid_interval": 2, "keep_best": 4}
     train(config(data, **changes), tmp_path, is_quiet=True)
