@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.tiny_model import noise
+from tests.recognizer.causal_models import RECORDINGS, pausing_model
+from tests.tiny_model import noise, tiny_tokenizer
 from tests.train.tones import minute_config, minute_model
 from zipasr.cli import command, main
 from zipasr.cli.console import configure_streams, log_lines
@@ -44,6 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train([LETTERS], kind="char", vocab_size=None)
     minute_model(vocab_size=tokenizer.vocab_size).save(folder / "model", tokenizer)
     (folder / "text.txt").write_text("\n".join([LETTERS, "甲乙", "É Ł"] * 10), encoding="utf-8")
+    pausing_model().save(folder / "causal", tiny_tokenizer())
+    soundfile.write(folder / "spoken.wav", RECORDINGS[0], 16_000, subtype="FLOAT")
+    (folder / "keywords.txt").write_text("▁JU ▁JU #0.55 @甲\n", encoding="utf-8")
     config = to_json(minute_config(folder / "data"))
     recipe = f"""
 from zipasr.config import from_json
@@ -71,6 +75,7 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
         ["evaluate", model, dev],
         ["transcribe", model, wav, "missing 甲.wav"],
         ["align", model, wav],
+        ["spot", str(folder / "causal"), str(folder / "spoken.wav"), "--keywords", str(folder / "keywords.txt")],
         ["profile", model, "--no-time"],
         ["diagnose", model, dev],
         ["export", model, "--out", str(out / "exported")],
@@ -97,8 +102,9 @@ def test_no_verb_fails_for_lack_of_a_character(folder: Path, tmp_path: Path) -> 
     names, results = said[::2], said[1::2]
     assert [name.split("\n")[0] for name in names] == [argv[0] for argv in argvs]
     # A missing recording and a missing model both fail; the address does not exist; repositories have no such names.
-    codes = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 2, 0, 1, 2, 0, 0, 1]
+    codes = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0, 2, 0, 1, 2, 0, 0, 1]
     assert [int(code.split("\n")[0]) for code in results] == codes, error
+    assert r" \u7532 0." in names[argvs.index(next(argv for argv in argvs if argv[0] == "spot"))]
     by_json = [json.loads(name.split("\n", 1)[1]) for name in names[-3:-1]]
     assert [row["audio"] for row in by_json] == [argvs[-3][2]] * 2
     assert by_json[1]["text"] == "甲 乙 É Ł 𝄞"
