@@ -33,7 +33,8 @@ from packaging.utils import canonicalize_name
 
 import zipasr
 from tests.conftest import REPOSITORY
-from tests.tiny_model import noise, save_tiny, tiny_recognizer
+from tests.recognizer.causal_models import KEYWORDS, pausing_model
+from tests.tiny_model import noise, save_tiny, tiny_recognizer, tiny_tokenizer
 from zipasr.cli import main
 
 PACKAGE = REPOSITORY / "zipasr"
@@ -186,6 +187,9 @@ def missing_extras(folder: Path) -> dict[str, tuple[str, list[str]]]:
     soundfile.write(folder / "long.wav", noise(40.0), 16_000)
     (folder / "lm.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tA\n\n\\end\\\n")
     write_cuts(folder)
+    pausing_model().save(folder / "causal", tiny_tokenizer())
+    (folder / "keywords.txt").write_text(f"{KEYWORDS[0]}\n", encoding="utf-8")
+    spot = ["spot", str(folder / "causal"), "--keywords", str(folder / "keywords.txt")]
     run = folder / "run"
     run.mkdir(exist_ok=True)
     lines = [{"kind": kind, "step": 1, "loss": 1.0, "wer": 1.0, "lr": 0.1, "epoch": 1} for kind in ("train", "valid")]
@@ -199,13 +203,14 @@ def missing_extras(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "vad": ("vad", ["transcribe", model, str(folder / "long.wav"), "--vad"]),
         "lm": ("lm", ["transcribe", model, audio, "--lm", str(folder / "lm.arpa")]),
         "graph": ("graph", ["compile-graph", model, str(folder / "a.txt"), "--out", str(folder / "graph")]),
+        "microphone": ("microphone", [*spot, "--microphone"]),
         "export": ("onnx", ["export", model, "--out", str(folder / "exported")]),
         "serve": ("serve", ["serve", model]),
         "hub": ("hub", ["transcribe", "hf:someone/model", audio]),
     }
 
 
-CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "graph", "export", "serve", "hub")
+CASES = ("prepare", "train", "evaluate", "diagnose", "plot", "vad", "lm", "graph", "microphone", "export", "serve", "hub")
 
 
 @pytest.fixture

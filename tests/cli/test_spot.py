@@ -98,7 +98,7 @@ def test_the_microphone(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert len(capsys.readouterr().out.splitlines()) == len(expected(RECORDINGS[0]))
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert spot(folder, "--microphone") == 2
-    assert "pip install sounddevice" in capsys.readouterr().err
+    assert 'pip install "zipasr[microphone]"' in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -52,9 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "processed as they come",
     )
     add_keyword_file_option(parser, "keywords", is_required=True)
-    parser.add_argument(
-        "--microphone", action="store_true", help="listen to the microphone until Ctrl-C (needs sounddevice)"
-    )
+    parser.add_argument("--microphone", action="store_true", help="process the audio of the microphone until Ctrl-C")
     parser.add_argument(
         "--sample-rate", type=int, metavar="HZ", help=f"rate of the samples on the standard input (default: {_RATE_HZ})"
     )
@@ -171,11 +169,12 @@ def _microphone() -> "Iterator[np.ndarray]":
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the library PortAudio is missing
         raise ConfigError(
-            f"--microphone needs sounddevice, but it cannot be loaded: {error}; pip install sounddevice"
+            f"--microphone needs sounddevice, but it cannot be loaded: {error}; pip install "
+            '"zipasr[microphone]", and on Linux the library PortAudio (libportaudio2)'
         ) from error
     try:
         with sounddevice.InputStream(samplerate=_RATE_HZ, channels=1, dtype="float32") as device:
-            print("zipasr: listening; Ctrl-C stops", file=sys.stderr)
+            print("zipasr: the microphone is on; Ctrl-C stops", file=sys.stderr)
             while True:
                 samples, _ = device.read(round(_PIECE_S * _RATE_HZ))
                 yield samples[:, 0]
