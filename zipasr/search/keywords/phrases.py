@@ -20,8 +20,10 @@ from zipasr.tokenizer import WORD_START, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BOOST, DEFAULT_THRESHOLD = 1.0, 0.25
-"""Nats for each token, and mean probability of the tokens: the defaults of the ecosystem's spotter."""
+DEFAULT_BOOST = 1.0
+"""Nats for each token, the default of the ecosystem's spotter."""
+DEFAULT_THRESHOLD = 0.25
+"""Mean probability of the tokens from which a keyword is reported, the default of the ecosystem's spotter."""
 MIN_LETTERS, MIN_UNSPACED = 4, 3
 """Keywords with fewer letters, or fewer characters of Chinese and Japanese, get a warning: other words contain them.
 Published spotters miss more of them too (English words of three phones)."""
