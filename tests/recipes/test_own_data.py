@@ -52,7 +52,7 @@ def test_length_grows_with_the_data_within_bounds(per_epoch: float, expected: in
 
 
 def test_half_an_hour_is_trained_as_the_prompts_are() -> None:
-    """11,808 batches under these schedules reached 1.1 % on half an hour of 50 voices (docs/own_data.md)."""
+    """11,808 batches under these schedules reached 1.1 % on half an hour of 38 voices (docs/own_data.md)."""
     config, tiny = fit(facts(), "data", batches_per_epoch=656).config, prompts.tiny()
     assert (config.max_batches, config.num_epochs) == (11_808, 18)
     assert (config.lr_batches, config.lr_epochs) == (tiny.lr_batches, tiny.lr_epochs)
