@@ -315,21 +315,29 @@ def _word_starts(tokenizer: Tokenizer) -> tuple[bool, ...]:
     return tuple(tokenizer.starts_word(i) for i in range(tokenizer.vocab_size))
 
 
+def read_phrase_lines(path: str | os.PathLike[str], *, what: str) -> list[str]:
+    """The lines of a file of phrases; `what` is the plural that messages call them.
+
+    Raises:
+        ConfigError: there is no such file, or it is not UTF-8 text.
+    """
+    try:
+        content = Path(path).read_bytes()
+        refuse_pointer(content, path, ConfigError)
+        return content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} must be a file of {what}, a phrase a line, but cannot be read: {reason}") from error
+
+
 def read_hotwords(path: str | os.PathLike[str]) -> list[Hotword]:
     """The hotwords of a file: one phrase per line in plain words, optionally followed by ` :boost`; empty lines are skipped.
 
     Raises:
         ConfigError: there is no such file, it is not UTF-8 text, or a boost is not a number above 0 and at most `MAX_BOOST`.
     """
-    try:
-        content = Path(path).read_bytes()
-        refuse_pointer(content, path, ConfigError)
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path} must be a file of hotwords, a phrase a line, but cannot be read: {reason}") from error
     hotwords = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_phrase_lines(path, what="hotwords"), start=1):
         text, colon, boost = line.strip().rpartition(" :")
         if not colon:
             text, boost = line.strip(), ""

@@ -8,12 +8,10 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from zipasr.errors import ConfigError
-from zipasr.lfs import refuse_pointer
-from zipasr.search.hotwords import MAX_BOOST, phrase_ids, phrase_variants
+from zipasr.search.hotwords import MAX_BOOST, phrase_ids, phrase_variants, read_phrase_lines
 from zipasr.search.keywords.trie import KeywordTrie, Spelling
 from zipasr.text import is_unspaced, normalize
 from zipasr.tokenizer import WORD_START, Tokenizer
@@ -234,13 +232,7 @@ def read_keywords(path: str | os.PathLike[str]) -> list[Keyword]:
     Raises:
         ConfigError: there is no such file, it is not UTF-8 text, it holds no keyword, or a line is wrong.
     """
-    try:
-        content = Path(path).read_bytes()
-        refuse_pointer(content, path, ConfigError)
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path} must be a file of keywords, a phrase a line, but cannot be read: {reason}") from error
+    lines = read_phrase_lines(path, what="keywords")
     found = [
         parse_keyword(line, place=f"line {number} of {path}") for number, line in enumerate(lines, start=1) if line.strip()
     ]
