@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.search.chunked import advance_in_chunks
 from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
@@ -84,18 +85,9 @@ def test_any_split_in_any_batch_equals_one_call(
     encoded = toy_encoded(lens, VOCAB, seed=seed + 1, blank_bonus=blank_bonus)
     search, prior = SEARCHES[name](scorer), PRIORS[prior_name]()
     expected = search_all(search, encoded, prior)
-    states, done = [search.start(prior) for _ in lens], [0] * len(lens)
-    while done != lens:
-        chosen = generator.sample(range(len(lens)), generator.randint(1, len(lens)))
-        sizes = [generator.randint(0, min(7, lens[n] - done[n])) for n in chosen]
-        chunk = torch.full((len(chosen), max(sizes), VOCAB), 9.0)  # large values where no frame is valid
-        for row_TV, n, size in zip(chunk, chosen, sizes, strict=True):
-            row_TV[:size] = encoded.frames[n, done[n] : done[n] + size]
-        search.advance([states[n] for n in chosen], Encoded(chunk, torch.tensor(sizes)))
-        for n, size in zip(chosen, sizes, strict=True):
-            done[n] += size
-            assert states[n].num_frames == done[n]
-        if generator.random() < 0.3:
+    states = [search.start(prior) for _ in lens]
+    for is_asked in advance_in_chunks(search, states, encoded, generator, most_frames=7):
+        if is_asked:
             search.hypotheses(states)
     for found, wanted in zip(search.hypotheses(states), expected, strict=True):
         assert_same(found, wanted)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.search.chunked import advance_in_chunks
 from tests.search.graph.hand_graphs import random_graph, token_graph
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
@@ -56,18 +57,9 @@ def test_any_split_in_any_batch_equals_one_call_alone(name: str, lens: list[int]
     alone = [search.start(graph) for graph in graphs]
     for n, state in enumerate(alone):
         search.advance([state], Encoded(encoded.frames[n : n + 1, : lens[n]], encoded.lens[n : n + 1]))
-    states, done = [search.start(graph) for graph in graphs], [0] * len(lens)
-    while done != lens:
-        chosen = generator.sample(range(len(lens)), generator.randint(1, len(lens)))
-        sizes = [generator.randint(0, min(5, lens[n] - done[n])) for n in chosen]
-        chunk = torch.full((len(chosen), max(sizes), VOCAB), 9.0)  # large values where no frame is valid
-        for row_TV, n, size in zip(chunk, chosen, sizes, strict=True):
-            row_TV[:size] = encoded.frames[n, done[n] : done[n] + size]
-        search.advance([states[n] for n in chosen], Encoded(chunk, torch.tensor(sizes)))
-        for n, size in zip(chosen, sizes, strict=True):
-            done[n] += size
-            assert states[n].num_frames == done[n]
-        if generator.random() < 0.3:
+    states = [search.start(graph) for graph in graphs]
+    for is_asked in advance_in_chunks(search, states, encoded, generator, most_frames=5):
+        if is_asked:
             search.hypotheses(states)
             search.partial_hypotheses(states)
     for get in (search.hypotheses, search.partial_hypotheses):
