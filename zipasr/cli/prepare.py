@@ -44,9 +44,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--as",
         dest="split",
-        choices=("train", "dev", "test"),
-        help="keep the whole source as this part, and leave the other parts in DIR (default: the parts that the source "
-        "names, or 10 %% each for dev and test)",
+        choices=("train", "dev", "test", "noise"),
+        help="keep the whole source as this part, and leave the other parts in DIR; noise: recordings without texts, which "
+        "training mixes into the others (default: the parts that the source names, or 10 %% each for dev and test)",
     )
     parser.add_argument(
         "--text-style",

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
-from zipasr.data.noise import NoiseConfig, NoiseMixer
+from zipasr.data.noise import NoiseConfig, NoiseDraws, NoiseMixer
 from zipasr.data.variation import Variation, VariationConfig
 from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
@@ -197,7 +197,10 @@ class BatchReader(Dataset[Batch]):
         seed = stable_seed(self.seed, epoch, index)
         utterances = self._varied(utterances, np.random.default_rng((seed, _VARIATION)))
         lens = torch.tensor([len(utterance.features) for utterance in utterances])
-        padded = self._padded(utterances, np.random.default_rng(seed))
+        draws = self._noise.draw(len(utterances), np.random.default_rng(seed)) if self._noise is not None else None
+        if draws is not None and draws.is_alone is not None:
+            texts = ["" if is_alone else text for text, is_alone in zip(texts, draws.is_alone, strict=True)]
+        padded = self._padded(utterances, draws)
         with seeded(seed):
             views = self._views(padded, lens, epoch)
         labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
@@ -221,11 +224,10 @@ class BatchReader(Dataset[Batch]):
             for frames, utterance in zip(varied, utterances, strict=True)
         ]
 
-    def _padded(self, utterances: Sequence[_Utterance], noise_rng: np.random.Generator) -> Tensor:
+    def _padded(self, utterances: Sequence[_Utterance], draws: NoiseDraws | None) -> Tensor:
         """Features (N, T, F) of a batch, with noise as drawn; it continues over the padding of its utterance."""
         features = [utterance.features for utterance in utterances]
-        if self._noise is not None:
-            draws = self._noise.draw(len(features), noise_rng)
+        if self._noise is not None and draws is not None:
             features = self._noise.mix(features, [utterance.num_samples for utterance in utterances], draws)
         features = [self.fbank.normalized(frames) for frames in features]
         return pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)

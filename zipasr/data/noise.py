@@ -1,13 +1,16 @@
 """Noise augmentation in training: features in, features out, (T, F) log-mel energies at 100 Hz.
 
-The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz`, which `zipasr prepare musan:DIR` writes. It is mixed
-as in the published runs, by the rules of lhotse's `CutMix` on stored features: different noises, each from its start, follow
-one another to the end of the longest utterance of the batch, over the padding of the shorter ones, and the mel energies of
-speech and noise are added. A sum of waveforms has other energies: the product of both signals cancels only on average.
+The noise comes from a manifest of lhotse cuts, `noise_cuts.jsonl.gz`, which `zipasr prepare musan:DIR` writes, and
+`zipasr prepare SOURCE --as noise`. It is mixed as in the published runs, by the rules of lhotse's `CutMix` on stored
+features: different noises, each from its start, follow one another to the end of the longest utterance of the batch, over
+the padding of the shorter ones, and the mel energies of speech and noise are added. A sum of waveforms has other energies:
+the product of both signals cancels only on average. Noise may also replace an utterance, which then has no text, so that a
+model learns to write nothing where nobody speaks.
 """
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +44,19 @@ class NoiseConfig:
     """How noise is mixed in. The defaults are those of the published recipes."""
 
     cuts: str = "data/musan/noise_cuts.jsonl.gz"
-    """Manifest of the noise, from `zipasr prepare musan:DIR --out data/musan`."""
+    """Manifest of the noise, from `zipasr prepare musan:DIR --out data/musan`, or `zipasr prepare SOURCE --as noise`."""
     prob: float = 0.5
     """Probability that an utterance gets noise."""
     snr_db: tuple[float, float] = (10.0, 20.0)
     """Range of the signal-to-noise ratio in decibels, which is drawn uniformly. It is the ratio of the energy of the whole
     utterance to that of one noise: a noise of 10 s in an utterance of 20 s is 3 dB louder."""
+    alone_prob: float = 0.0
+    """Probability that noise, as loud as it would be otherwise, replaces an utterance and its text."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.prob <= 1.0:
-            raise ConfigError(f"prob must be within 0 and 1, but is {self.prob}")
+        for name in ("prob", "alone_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         if not self.snr_db[0] <= self.snr_db[1]:
             raise ConfigError(f"snr_db must be the lower and the upper end of a range, but is {self.snr_db}")
 
@@ -62,6 +68,8 @@ class NoiseDraws(NamedTuple):
     """Signal-to-noise ratio for each utterance; None: no noise."""
     noises: Iterator[int]
     """Numbers of the noises, in the order in which the utterances take them."""
+    is_alone: tuple[bool, ...] | None = None
+    """Whether the noise replaces the utterance, for each; None: nowhere."""
 
 
 class NoiseMixer:
@@ -94,8 +102,12 @@ class NoiseMixer:
         """
         is_noisy = generator.random(num_utterances) < self.config.prob
         snr_db = generator.uniform(*self.config.snr_db, num_utterances)
+        is_alone = None
+        if self.config.alone_prob > 0.0:  # runs without it draw the same as they always did
+            is_alone = generator.random(num_utterances) < self.config.alone_prob
+            is_noisy |= is_alone
         ratios = (float(ratio) if noisy else None for noisy, ratio in zip(is_noisy, snr_db, strict=True))
-        return NoiseDraws(tuple(ratios), self._shuffled(generator))
+        return NoiseDraws(tuple(ratios), self._shuffled(generator), None if is_alone is None else tuple(is_alone.tolist()))
 
     def mix(self, features: Sequence[Tensor], num_samples: Sequence[int], draws: NoiseDraws) -> list[Tensor]:
         """Mix noise into the utterances of a batch as drawn.
@@ -106,24 +118,29 @@ class NoiseMixer:
             draws: which utterances get which noises, from `draw`.
         Returns:
             Features of each utterance: the same tensor where no noise was drawn, otherwise up to the end of its noise,
-            (T', F) with T <= T' <= the longest T of the batch.
+            (T', F) with T <= T' <= the longest T of the batch; of the noise alone where it replaces the utterance.
         Raises:
             DataError: the manifest or a noise cannot be read.
         """
         num_frames, end_samples = max(map(len, features)), max(num_samples)
-        return [
-            utterance if ratio is None else self._with_noise(utterance, ratio, num_frames, end_samples, draws.noises)
-            for utterance, ratio in zip(features, draws.snr_db, strict=True)
-        ]
+        mixed = []
+        for utterance, ratio, is_alone in zip(
+            features, draws.snr_db, draws.is_alone or (False,) * len(features), strict=True
+        ):
+            if ratio is not None:
+                # Differs: of utterances that were concatenated, lhotse takes the energy of the first alone.
+                noise_energy = _sum(utterance.exp()) * 10.0 ** (-ratio / 10.0)
+                speech = torch.full_like(utterance, -math.inf) if is_alone else utterance
+                utterance = self._with_noise(speech, noise_energy, num_frames, end_samples, draws.noises)
+            mixed.append(utterance)
+        return mixed
 
     def _with_noise(
-        self, features: Tensor, snr_db: float, num_frames: int, end_samples: int, noises: Iterator[int]
+        self, features: Tensor, noise_energy: float, num_frames: int, end_samples: int, noises: Iterator[int]
     ) -> Tensor:
         """One utterance with noises one after another up to `end_samples`, at most (num_frames, F)."""
         energies = torch.zeros(num_frames, features.shape[1])
         energies[: len(features)] = features.exp()
-        # Differs: of utterances that were concatenated, lhotse takes the energy of the first alone.
-        noise_energy = _sum(energies) * 10.0 ** (-snr_db / 10.0)
         offset_samples, num_covered = 0, len(features)
         while offset_samples == 0 or offset_samples < end_samples - _UNCOVERED_SAMPLES:
             noise, length_samples = self._noise(next(noises), end_samples - offset_samples)

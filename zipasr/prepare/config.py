@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from zipasr.errors import ConfigError
-from zipasr.prepare.splits import SPLITS
+from zipasr.prepare.splits import NOISE, SPLITS
 from zipasr.prepare.validate import Limits
 
 TEXT_STYLES = ("as-written", "words")
@@ -19,8 +19,8 @@ class PrepareConfig:
     text_style: str | None = None
     """as-written, or words (upper case, no punctuation, digits spelled out). None: words for prompts only."""
     split: str | None = None
-    """train, dev or test, to keep the whole source as this part, beside the others in the output folder; None: as the source
-    names its parts, or by the shares below."""
+    """train, dev or test, to keep the whole source as this part, beside the others in the output folder; noise, for
+    recordings to mix into utterances, without their texts; None: as the source names its parts, or by the shares below."""
     tags: str | None = None
     """What to do with tags in texts, such as [laughter] and <noise>: keep or drop. None: drop if the texts become words."""
     dev_share: float = 0.1
@@ -47,8 +47,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.text_style not in (None, *TEXT_STYLES):
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
-        if self.split not in (None, *SPLITS):
-            raise ConfigError(f"split must be {', '.join(SPLITS)}, or none, but is {self.split!r} instead")
+        if self.split not in (None, *SPLITS, NOISE):
+            raise ConfigError(f"split must be {', '.join(SPLITS)}, {NOISE} or none, but is {self.split!r} instead")
         if self.tags not in (None, *TAGS):
             raise ConfigError(f"tags must be {' or '.join(TAGS)}, but is {self.tags!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:

@@ -37,7 +37,9 @@ _SPLIT_FOLDER = re.compile(r"([a-z]+)(?:[-_.].*)?")
 """Name of a top-level folder whose first word may be a split, such as dev-clean."""
 
 
-def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[Utterance | Rejected]:
+def read_folder(
+    folder: Path, lang: str, skip: Path | None = None, *, needs_texts: bool = True
+) -> Iterator[Utterance | Rejected]:
     """Yield the utterances of recordings with their texts beside them, also in subfolders.
 
     The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
@@ -48,6 +50,7 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
     Args:
         lang: language of all entries.
         skip: a folder to ignore, such as the output folder.
+        needs_texts: whether a recording without a text is rejected; otherwise its text is empty.
     Raises:
         DataError: there is no recording, or no recording has a text.
     """
@@ -60,7 +63,7 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
         raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")
     texts, unmatched = _texts_beside(recordings, files)
     lines, rejected = _lines_of_transcripts(recordings, files)
-    if not texts and not lines:
+    if needs_texts and not texts and not lines:
         first = recordings[0]
         raise DataError(
             f"{first.name} must have {first.stem}.txt with its words beside it, but none of the {len(recordings)} "
@@ -78,6 +81,8 @@ def read_folder(folder: Path, lang: str, skip: Path | None = None) -> Iterator[U
                 yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
         elif path in lines:
             yield replace(whole, text=lines[path].text, speaker=lines[path].speaker)
+        elif not needs_texts:
+            yield whole
         else:
             detail = f"expected {path.stem}.txt beside it, got none"
             yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)

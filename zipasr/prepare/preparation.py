@@ -1,10 +1,11 @@
 """From any source of speech to a folder of training data: cuts, audio, and a list of rejected entries.
 
-`prepare` writes `{train,dev,test}_cuts.jsonl.gz` (Lhotse), `audio/*.flac` at 16 kHz mono for recordings in other formats,
-`rejected.jsonl` and `prepare.json`. Paths in the cuts are relative to the folder for audio in it, so that it can be moved,
-and absolute for other recordings. The same source gives the same bytes.
+`prepare` writes `{train,dev,test}_cuts.jsonl.gz` or `noise_cuts.jsonl.gz` (Lhotse), `audio/*.flac` at 16 kHz mono for
+recordings in other formats, `rejected.jsonl` and `prepare.json`. Paths in the cuts are relative to the folder for audio in
+it, so that it can be moved, and absolute for other recordings. The same source gives the same bytes.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.sources import OpenSource, open_source
-from zipasr.prepare.splits import SPLITS, split_utterances
+from zipasr.prepare.splits import NOISE, SPLITS, split_utterances
 from zipasr.prepare.spoken import has_digits, spoken_words
 from zipasr.prepare.tags import TAGS, has_unwritten_words, without_tags
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
@@ -60,14 +61,18 @@ def _untagged(utterance: Utterance) -> Utterance | Rejected:
 
 
 def _checked(
-    entries: Iterable[Utterance | Rejected], text_style: str, *, is_untagged: bool
+    entries: Iterable[Utterance | Rejected], text_style: str, config: PrepareConfig
 ) -> Iterator[Utterance | Rejected]:
-    """Apply the checks that need no audio; with `is_untagged`, drop the tags in texts."""
+    """Apply the checks that need no audio, and convert the texts; noise has none."""
+    is_untagged = (config.tags or ("drop" if text_style == "words" else "keep")) == "drop"
     seen: set[str] = set()
     for entry in entries:
         if isinstance(entry, Utterance):
             fault = check_id(entry, seen)
             seen.add(entry.id)
+            if config.split == NOISE:
+                yield fault or replace(entry, text="")
+                continue
             entry = fault or (_untagged(entry) if is_untagged else entry)
             entry = _styled(entry, text_style) if isinstance(entry, Utterance) else entry
         yield entry
@@ -177,14 +182,17 @@ def prepare(
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
         raise DataError(f"the output must be another folder than the source, but is {out} for both; choose a new one")
-    opened = open_source(source, config.lang, skip=out)
+    if config.split == NOISE and config.align_with is not None:
+        raise ConfigError(f"align_with must be left out for noise, which has no texts, but is {config.align_with}")
+    opened = open_source(source, config.lang, skip=out, needs_texts=config.split != NOISE)
     if opened.kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if opened.kind == "prompts" else config.text_style or "as-written"
-    is_untagged = (config.tags or ("drop" if text_style == "words" else "keep")) == "drop"
-    utterances, rejected = _separated(_checked(opened.entries, text_style, is_untagged=is_untagged))
+    utterances, rejected = _separated(_checked(opened.entries, text_style, config))
     audio = out / "audio" / (config.split or "")  # ids of parts that are prepared one by one may be the same
-    converter = Converter(audio, config, Recognizer.load(config.align_with) if config.align_with else None)
+    limits = replace(config.limits, max_duration_s=math.inf) if config.split == NOISE else config.limits
+    recognizer = Recognizer.load(config.align_with) if config.align_with else None
+    converter = Converter(audio, replace(config, limits=limits), recognizer)
     try:
         audio.mkdir(parents=True, exist_ok=True)
         ready, unusable = _separated(converter.convert(utterances, has_progress=has_progress))
@@ -214,7 +222,8 @@ def _write(
     """Split the utterances; write the cuts of each split and the summary."""
     utterances = [item.utterance for item in ready]
     splits = _assign(utterances, opened.kind, config)
-    parts = {split: [item for item in ready if splits[item.utterance.id] == split] for split in SPLITS}
+    names = (*SPLITS, NOISE) if config.split == NOISE else SPLITS
+    parts = {split: [item for item in ready if splits[item.utterance.id] == split] for split in names}
     for split, part in parts.items():
         path = out / f"{split}_cuts.jsonl.gz"
         if part:

@@ -29,13 +29,13 @@ from zipasr.prepare.corpora import (
     read_musan,
 )
 from zipasr.prepare.report import PrepareReport
+from zipasr.prepare.splits import NOISE
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 from zipasr.prepare.validate import check_samples
 from zipasr.progress import track
 from zipasr.text import normalize
 
 MUSAN = "musan"
-NOISE = "noise"
 
 
 class CorpusFolder(NamedTuple):

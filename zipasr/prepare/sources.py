@@ -79,7 +79,7 @@ def _is_restart(meanings: Mapping[str, set[object]]) -> bool:
     return len(meanings) > 1 and len(set.union(*meanings.values())) > 1
 
 
-def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
+def _open_folder(folder: Path, lang: str, skip: Path | None, *, needs_texts: bool) -> OpenSource:
     """Open a folder source of any kind."""
     if (folder / "wav.scp").is_file():
         return OpenSource("kaldi", read_kaldi(folder, lang), "Kaldi directory")
@@ -94,7 +94,8 @@ def _open_folder(folder: Path, lang: str, skip: Path | None) -> OpenSource:
         found = [manifest for part in by_part for manifest in _manifests_in(part)]
     if found:
         return _open_manifests(folder, found, lang)
-    return OpenSource("folder", read_folder(folder, lang, skip), "recordings with texts beside them")
+    name = "recordings with texts beside them" if needs_texts else "recordings"
+    return OpenSource("folder", read_folder(folder, lang, skip, needs_texts=needs_texts), name)
 
 
 def _manifests_in(folder: Path) -> list[Manifest]:
@@ -130,13 +131,14 @@ def _entries(manifest: Manifest, lang: str, split: str | None = None) -> Iterato
     return read_manifest(manifest, lang, split)
 
 
-def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None) -> OpenSource:
+def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = None, needs_texts: bool = True) -> OpenSource:
     """Detect the kind of a source and open it.
 
     Args:
         source: a path, or the word `prompts` (write `./prompts` for a folder of that name).
         lang: language of entries that name none.
         skip: a subfolder of a folder source to ignore.
+        needs_texts: whether the recordings of a folder must have texts beside them.
     Raises:
         DataError: the kind is unknown, or a file cannot be read; also while the entries are read.
     """
@@ -144,7 +146,7 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
         return OpenSource("prompts", read_prompts(lang), "telephone prompts")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _open_folder(path, lang, skip)
+        return _open_folder(path, lang, skip, needs_texts=needs_texts)
     if not path.exists():
         raise DataError(f"{EXPECTED}, but {path} does not exist")
     manifest = recognize(path)

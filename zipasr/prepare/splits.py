@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from zipasr.prepare.utterance import Utterance
 
 SPLITS = ("train", "dev", "test")
+NOISE = "noise"
+"""The part of recordings without texts, which training mixes into utterances."""
 MIN_SPEAKERS = 10
 """With at least this many speakers, no speaker is in two splits."""
 

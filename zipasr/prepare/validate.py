@@ -28,7 +28,7 @@ class Limits:
     min_duration_s: float = 0.1
     """Lower bound. The encoder needs 9 features for one frame (`encoder.rates.MIN_FEATURES`), which is 0.085 s of audio."""
     max_duration_s: float = 30.0
-    """Upper bound, so that one training batch fits the memory of a small machine."""
+    """Upper bound, so that one training batch fits the memory of a small machine. Noise may be longer."""
 
     def __post_init__(self) -> None:
         """Refuse limits that no utterance could pass."""
