@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from zipasr import __version__
 from zipasr.config import from_json
+from zipasr.eight_bit import from_eight_bits, is_in_eight_bits
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
@@ -190,11 +191,13 @@ class CheckpointFolder:
             raise CheckpointError(str(error)) from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The named tensors of one safetensors file, on the CPU."""
+        """The named tensors of one safetensors file, on the CPU; those in eight bits as float32."""
         try:
-            return safetensors.torch.load(self.blob(name))
+            return from_eight_bits(safetensors.torch.load(self.blob(name)))
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
 
     def open_tensors(self, name: str) -> Any:
         """One safetensors file to read tensor by tensor: `keys()` and `get_tensor(key)`, on the CPU.
@@ -202,13 +205,18 @@ class CheckpointFolder:
         The checksum is verified in pieces, so that memory holds no more than the tensors asked for.
 
         Raises:
-            CheckpointError: as for `blob`.
+            CheckpointError: as for `blob`, or its weights are in eight bits.
         """
         self.checksum(name)
         try:
-            return safetensors.safe_open(self.path / name, framework="pt")
+            opened = safetensors.safe_open(self.path / name, framework="pt")
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{self.path / name} is not a safetensors file: {error}") from error
+        if is_in_eight_bits(opened.keys()):
+            raise CheckpointError(
+                f"{self.path / name} must have its weights in full, but has them in eight bits; use the model it was made of"
+            )
+        return opened
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:

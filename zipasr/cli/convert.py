@@ -1,4 +1,4 @@
-"""`zipasr convert PATH --out DIR`: a PyTorch checkpoint of icefall, or of a package with its models, as a model folder."""
+"""`zipasr convert PATH --out DIR`: another project's checkpoint as a model folder, or ours with int8 weights."""
 
 import argparse
 import json
@@ -19,7 +19,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="make a model folder of a PyTorch checkpoint of icefall",
         description="Write a PyTorch checkpoint as a model folder (configuration, safetensors, vocabulary): checkpoints of "
         "icefall's zipformer recipes, of the authors' zipformer package, and of soundsgoodai. Nothing in their files is "
-        "executed. The sizes come from the tensors, and other settings from scripts and config.yaml beside them.",
+        "executed. The sizes come from the tensors, and other settings from scripts and config.yaml beside them. With "
+        "--int8, PATH may also be a model folder or the folder of a run.",
     )
     parser.add_argument(
         "path",
@@ -43,6 +44,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--beam", type=int, metavar="N", help="beam of the default search")
     parser.add_argument(
         "--max-gb", type=float, metavar="X", help="largest checkpoint that is opened (default: 12; 5 from the hub)"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="store weights in eight bits, with a scale for each row: a quarter of the size, and float32 again when opened",
     )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run)
@@ -73,16 +79,48 @@ def run(args: argparse.Namespace) -> int:
 def _convert_local(args: argparse.Namespace) -> "Path":
     from pathlib import Path
 
-    from zipasr.hub import MAX_CHECKPOINT_GB, convert, find_local
+    from zipasr.hub import MAX_CHECKPOINT_GB, convert, find_local, shrink
 
     tokenizer = None if args.tokenizer is None else Path(args.tokenizer)
+    if args.int8 and (own := _own_model(args.path)) is not None:
+        return _shrunk(own, args)
     root, files = find_local(Path(args.path), needs_vocabulary=tokenizer is None)
     max_gb = MAX_CHECKPOINT_GB if args.max_gb is None else args.max_gb
-    return convert(root, files, args.out, settings=_settings(args), tokenizer=tokenizer, max_gb=max_gb)
+    out = convert(root, files, args.out, settings=_settings(args), tokenizer=tokenizer, max_gb=max_gb)
+    return shrink(out, out) if args.int8 else out
+
+
+def _own_model(path: str) -> "Path | None":
+    """The folder of a model that needs no conversion; None for anything else."""
+    from zipasr.errors import CheckpointError
+    from zipasr.hub import local_model
+    from zipasr.model import resolve_model_folder
+
+    try:
+        return resolve_model_folder(local_model(path))
+    except CheckpointError:
+        return None
+
+
+def _shrunk(folder: "Path", args: argparse.Namespace) -> "Path":
+    """Write a model of ours with its weights in eight bits.
+
+    Raises:
+        ConfigError: flags say how to convert the checkpoint of another project.
+    """
+    from zipasr.errors import ConfigError
+    from zipasr.hub import ModelSettings, shrink
+
+    if args.tokenizer is not None or args.max_gb is not None or _settings(args) != ModelSettings():
+        raise ConfigError(
+            f"{args.path} has all its settings, so that only --int8 and --out apply to it; leave the other flags out"
+        )
+    return shrink(folder, args.out)
 
 
 def _convert_published(args: argparse.Namespace) -> "Path":
     from zipasr.errors import ConfigError
+    from zipasr.hub import shrink
     from zipasr.hub.local import MAX_GB, check_target, copy_model, fetched_family, local_model
 
     if args.tokenizer is not None:
@@ -91,12 +129,14 @@ def _convert_published(args: argparse.Namespace) -> "Path":
         )
     check_target(args.out)
     folder = local_model(args.path, settings=_settings(args), max_gb=MAX_GB if args.max_gb is None else args.max_gb)
-    if (family := fetched_family(folder)) not in ("icefall", "authors", "soundsgoodai"):
+    if (family := fetched_family(folder)) == "zipasr" and args.int8:
+        return _shrunk(folder, args)
+    if family not in ("icefall", "authors", "soundsgoodai"):
         raise ConfigError(
             f"{args.path} must be a checkpoint of another project, but is {family}; it needs no conversion: zipasr pull "
             f"{args.path} --out {args.out}"
         )
-    return copy_model(folder, args.out)
+    return shrink(folder, args.out) if args.int8 else copy_model(folder, args.out)
 
 
 def _settings(args: argparse.Namespace) -> "ModelSettings":
@@ -123,7 +163,6 @@ def _written(out: "Path") -> dict[str, Any]:
     folder = CheckpointFolder(out)
     config, source = folder.config(AsrConfig, CONFIG_FILE), folder.document(SOURCE_FILE)
     default = read_default_search(out)
-    assert isinstance(config.encoder, ZipformerConfig), "others are refused"
     return {
         "model": str(out),
         "from": ", ".join(source["files"]),
@@ -131,7 +170,7 @@ def _written(out: "Path") -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "can_encode": Tokenizer.from_bytes(folder.blob(MODEL_FILE)).can_encode,
         "heads": [head for head in ("transducer", "ctc", "attention") if getattr(config, head) is not None],
-        "is_causal": config.encoder.is_causal,
+        "is_causal": isinstance(config.encoder, ZipformerConfig) and config.encoder.is_causal,
         "features": config.features.kind,
         "search": default.search.changes() if default is not None else None,
     }

@@ -98,7 +98,9 @@ def _add_tuning_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the results; return the exit code."""
+    from zipasr.hub import refuse_built_in
     from zipasr.prepare import open_references
+    from zipasr.recognizer.opening import search_folder
 
     check_keyword_evaluation(args)
     if args.plot and not args.calibration and args.keywords is None:
@@ -120,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     if args.save and args.graph is not None and not args.calibration:
         raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
     recognizer = load_recognizer(args, simulate_streaming=True)
+    if args.save:
+        refuse_built_in(search_folder(args.model))
     with open_references(args.cuts, has_progress=True) as references:
         if args.keywords is not None:
             return evaluate_spotter(args, recognizer, references)

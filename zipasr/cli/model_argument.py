@@ -1,4 +1,4 @@
-"""The argument that names a model: a folder, or `hf:OWNER/NAME` for one on the hub, which is fetched when it is needed."""
+"""The argument that names a model: a folder, a model of the package, or `hf:OWNER/NAME`, which is fetched when needed."""
 
 import argparse
 
@@ -8,12 +8,13 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="DIR",
-        help="the folder of a training run or of a model, or hf:OWNER/NAME for a model on the hub (see zipasr pull)",
+        help="the folder of a training run or of a model, commands for the model that comes with zipasr, or hf:OWNER/NAME "
+        "for a model on the hub (see zipasr pull)",
     )
 
 
 def fetch_model(args: argparse.Namespace) -> None:
-    """Make the argument `model` a local folder: fetch a model on the hub that is not in the cache yet.
+    """Make the argument `model` a local folder: that of a model of the package, or of one on the hub, fetched if need be.
 
     Call it after flags are checked, so that nobody waits for a download before they learn of a misspelled flag.
 
@@ -21,8 +22,8 @@ def fetch_model(args: argparse.Namespace) -> None:
         ConfigError: the reference is malformed, or huggingface_hub is not installed.
         CheckpointError: the model cannot be fetched or used.
     """
-    from zipasr.hub import is_reference, local_model
+    from zipasr.hub import is_built_in, is_reference, local_model
 
     folder = local_model(args.model)
-    if is_reference(args.model):
+    if is_reference(args.model) or is_built_in(args.model):
         args.model = str(folder)

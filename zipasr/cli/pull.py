@@ -1,4 +1,4 @@
-"""`zipasr pull REF`: fetch a model of the hub, and print the folder in which everything else opens it."""
+"""`zipasr pull REF`: fetch a model of the hub, or copy one of the package, and print the folder in which it is."""
 
 import argparse
 
@@ -14,12 +14,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="fetch a published model",
         description="Fetch a model from the hub into its cache, convert it if it is a checkpoint of another project, and "
         "print the folder of the model. All verbs do the same when they are given hf:OWNER/NAME instead of a folder. "
-        "Offline, they use what is in the cache.",
+        "Offline, they use what is in the cache. The name of a model that comes with zipasr (commands) needs no download.",
     )
     parser.add_argument(
         "reference",
         metavar="REF",
-        help="hf:OWNER/NAME[@REVISION][#SUBFOLDER]: a branch, tag or commit; the folder of the model, if there are several",
+        help="hf:OWNER/NAME[@REVISION][#SUBFOLDER]: a branch, tag or commit; the folder of the model, if there are several; "
+        "or the name of a model that comes with zipasr",
     )
     parser.add_argument("--out", metavar="DIR", help="also copy the folder of the model to DIR, and print that")
     parser.add_argument(
@@ -34,11 +35,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Fetch the model and print its folder; return the exit code."""
+    from zipasr.hub import is_built_in
     from zipasr.hub.local import MAX_GB, check_target, copy_model, local_model
     from zipasr.hub.reference import is_reference, parse_reference
 
-    parse_reference(args.reference)
-    if not is_reference(args.reference):
+    if not is_built_in(args.reference):
+        parse_reference(args.reference)
+    if not (is_reference(args.reference) or is_built_in(args.reference)):
         raise ConfigError(f"REF must be a model on the hub, but {args.reference} is here; use it as it is, without a pull")
     if args.out is not None:
         check_target(args.out)

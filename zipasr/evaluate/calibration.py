@@ -9,6 +9,7 @@ from typing import Any
 
 from zipasr.errors import DataError
 from zipasr.evaluate.rates import UtteranceResult
+from zipasr.hub import refuse_built_in
 from zipasr.recognizer.opening import search_folder
 from zipasr.search.confidence import (
     Calibration,
@@ -105,8 +106,11 @@ def save_calibration(folder: str | os.PathLike[str], method: str, calibration: C
 
     Raises:
         CheckpointError: there is no model, or the file cannot be written.
+        ConfigError: the model comes with the package.
     """
-    return write_calibration(search_folder(folder), method, calibration)
+    place = search_folder(folder)
+    refuse_built_in(place)
+    return write_calibration(place, method, calibration)
 
 
 def _quality(words: Sequence[tuple[float, bool]]) -> ConfidenceQuality:

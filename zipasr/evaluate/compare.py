@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.hub import refuse_built_in
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
@@ -67,8 +68,11 @@ def save_default_search(
 
     Raises:
         CheckpointError: there is no model, or the file cannot be written.
-        ConfigError: the search returns n-best hypotheses, which a default search does not.
+        ConfigError: the search returns n-best hypotheses, which a default search does not, or the model comes with the
+            package.
     """
     if search.num_best > 1:
         raise ConfigError(f"a default search returns one hypothesis, but num_best is {search.num_best}; leave it out")
-    return write_default_search(search_folder(folder), search, compared, chosen_on=chosen_on)
+    place = search_folder(folder)
+    refuse_built_in(place)
+    return write_default_search(place, search, compared, chosen_on=chosen_on)

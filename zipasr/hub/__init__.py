@@ -1,7 +1,8 @@
 """Models from elsewhere as ours: references to the hub (`local_model`), and checkpoints of icefall and other projects."""
 
+from zipasr.hub.built_in import built_in_names, is_built_in, refuse_built_in
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
-from zipasr.hub.conversion import MAX_CHECKPOINT_GB, OpenedCheckpoint, convert, open_checkpoint
+from zipasr.hub.conversion import MAX_CHECKPOINT_GB, OpenedCheckpoint, convert, open_checkpoint, shrink
 from zipasr.hub.inspection import Inspection, inspect_model
 from zipasr.hub.interop import load_icefall, model_from_icefall
 from zipasr.hub.local import local_model, pinned
@@ -23,12 +24,14 @@ __all__ = [
     "OpenedCheckpoint",
     "Origin",
     "PublishedRate",
+    "built_in_names",
     "convert",
     "find_checkpoint",
     "find_known",
     "find_local",
     "find_models",
     "inspect_model",
+    "is_built_in",
     "is_reference",
     "known_models",
     "known_settings",
@@ -41,8 +44,10 @@ __all__ = [
     "original_key",
     "parse_sizes",
     "pinned",
+    "refuse_built_in",
     "rename_key",
     "rename_layer_key",
     "rename_state_dict",
+    "shrink",
     "source_document",
 ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from zipasr.checkpoint import CHECKSUMS, clean_up, replace_folder, write_text
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.hub.built_in import built_in_folder, is_built_in
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, import_client, open_hub
 from zipasr.hub.conversion import MAX_CHECKPOINT_GB, convert, default_search
@@ -48,12 +49,13 @@ def local_model(
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """The local folder of a model: fetched, and converted if necessary, for `hf:OWNER/NAME`; a path is returned as it is.
+    """The local folder of a model: fetched, and converted if necessary, for `hf:OWNER/NAME`; that of the package for a
+    model that comes with it; any other path is returned as it is.
 
     Where the hub cannot be reached, the commit that was fetched last is used.
 
     Args:
-        model: a path, or a reference `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`.
+        model: a path, a name in `built_in_names`, or a reference `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`.
         precision: that of ONNX graphs, where several are published.
         settings: what the caller knows of a checkpoint of others; it counts more than what its files say.
         max_gb: size up to which files are fetched.
@@ -68,7 +70,7 @@ def local_model(
     """
     if not is_reference(model):
         refuse_page(model)
-        return Path(model)
+        return built_in_folder(os.fspath(model)) if is_built_in(model) else Path(model)
     reference = parse_reference(model)
     if not max_gb > 0:
         raise ConfigError(f"the largest size to fetch must be above 0 GB, but is {max_gb:g}; leave it out for {MAX_GB:g}")
