@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
 from tests.hub.published_layouts import (
     icefall_folder,
@@ -13,9 +14,9 @@ from tests.hub.published_layouts import (
     soundsgoodai_folder,
     soundsgoodai_model,
 )
-from tests.tiny_model import noise
+from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
-from zipasr.model import AsrModel
+from zipasr.model import WEIGHTS_FILE, AsrModel
 
 
 @pytest.fixture
@@ -102,3 +103,35 @@ def test_other_verbs_say_how_to_open_a_checkpoint(repository: Path, capsys: pyte
     assert f"it holds a checkpoint of another project; convert it: zipasr convert {repository} --out DIR" in (
         capsys.readouterr().err
     )
+
+
+def test_int8_shrinks_a_model_of_ours_and_of_others(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text stays the same or nearly so; a second conversion replaces the first; the default search is kept."""
+    assert main(["convert", str(repository), "--out", str(tmp_path / "full"), "--beam", "2"]) == 0
+    assert main(["convert", str(repository), "--out", str(tmp_path / "direct"), "--beam", "2", "--int8"]) == 0
+    for _ in range(2):
+        assert main(["convert", str(tmp_path / "full"), "--out", str(tmp_path / "small"), "--int8"]) == 0
+    assert "default search: method beam, beam 2" in capsys.readouterr().out
+    sizes = {name: (tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("full", "small", "direct")}
+    assert sizes["small"] == sizes["direct"] < 0.5 * sizes["full"]
+    full, small = (AsrModel.load(tmp_path / name)[0].state_dict() for name in ("full", "small"))
+    for name, weights in full.items():
+        if weights.is_floating_point() and weights.ndim > 1:
+            bound = weights.flatten(1).abs().amax(1).max() / 254 * 1.001
+            assert (small[name] - weights).abs().max() <= bound, name
+        else:
+            assert torch.equal(small[name], weights), name
+
+
+def test_int8_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny(tmp_path / "run" / "model")
+    assert main(["convert", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--int8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["family"] == "zipasr"
+    soundfile.write(tmp_path / "a.wav", noise(0.5), 16_000)
+    assert main(["transcribe", str(tmp_path / "out"), str(tmp_path / "a.wav")]) == 0
+    assert main(["average", "--checkpoints", str(tmp_path / "out"), "--out", str(tmp_path / "mean")]) == 1
+    assert "must have its weights in full, but has them in eight bits" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "run"), "--out", str(tmp_path / "new"), "--int8", "--beam", "2"]) == 2
+    assert "only --int8 and --out apply to it" in capsys.readouterr().err

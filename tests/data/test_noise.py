@@ -112,6 +112,29 @@ def test_probability(noise: NoiseConfig) -> None:
     assert mixer_of(dataclasses.replace(noise, prob=0.0)).draw(20, np.random.default_rng(0)).snr_db == (None,) * 20
 
 
+def test_noise_alone_is_what_is_added_to_silence(noise: NoiseConfig) -> None:
+    """Its level is that of noise in the utterance that it replaces; the others are what they would be."""
+    speech, ratio_db = FBANK(SPEECH), 3.0
+    num_samples = [len(SPEECH)] * 2
+    both = NoiseDraws((ratio_db, ratio_db), iter([0, 1, 2] * 2), (False, True))
+    in_speech, alone = mixer_of(noise).mix([speech] * 2, num_samples, both)
+    first, second = mixer_of(noise).mix([speech] * 2, num_samples, NoiseDraws((ratio_db,) * 2, iter([0, 1, 2] * 2)))
+    assert torch.equal(in_speech, first)
+    torch.testing.assert_close(energies(alone) + energies(speech), energies(second), rtol=1e-3, atol=1e-8)
+    num_noises = np.ceil(2 * len(SPEECH) / RATE_HZ)
+    assert energies(alone).sum() < 1.01 * energies(speech).sum() * 10 ** (-ratio_db / 10) * num_noises
+
+
+def test_probability_of_noise_alone(noise: NoiseConfig) -> None:
+    """The other draws of a run without it stay as they were before there was such a setting."""
+    draws = mixer_of(dataclasses.replace(noise, prob=0.2, alone_prob=0.3)).draw(1000, np.random.default_rng(0))
+    plain = mixer_of(dataclasses.replace(noise, prob=0.2)).draw(1000, np.random.default_rng(0))
+    assert plain.is_alone is None and draws.is_alone is not None
+    assert 250 < sum(draws.is_alone) < 350
+    for alone, ratio, ratio_without in zip(draws.is_alone, draws.snr_db, plain.snr_db, strict=True):
+        assert ratio is not None if alone else ratio == ratio_without
+
+
 def test_long_noise_is_used_in_windows(tmp_path: Path) -> None:
     """All of a long recording is used, without a short rest; so is short noise, unless it has no frames to speak of."""
     generator = np.random.default_rng(0)
@@ -147,6 +170,8 @@ def test_refused(tmp_path: Path, noise: NoiseConfig) -> None:
         mixer_of(NoiseConfig(cuts=str(tmp_path / "absent.jsonl.gz")))
     with pytest.raises(ConfigError, match="prob must be within 0 and 1, but is 2"):
         NoiseConfig(prob=2.0)
+    with pytest.raises(ConfigError, match="alone_prob must be within 0 and 1, but is -1"):
+        NoiseConfig(alone_prob=-1.0)
     with pytest.raises(ConfigError, match="snr_db must be the lower and the upper end"):
         NoiseConfig(snr_db=(20.0, 10.0))
     (tmp_path / "n0.wav").unlink()
@@ -226,3 +251,13 @@ def test_settings_survive_json(noise: NoiseConfig) -> None:
     config = BatchConfig(noise=noise)
     assert from_json(BatchConfig, to_json(config)) == config
     assert BatchConfig().noise is None
+
+
+def test_noise_alone_has_no_labels(noise: NoiseConfig, reader: Callable[..., BatchReader]) -> None:
+    batch = reader(dataclasses.replace(noise, alone_prob=1.0))[0, 0, (Item((0,), 1.0), Item((1,), 1.0))]
+    assert batch.label_lens.tolist() == [0, 0] and batch.labels.shape == (2, 0)
+    batches = [
+        reader(dataclasses.replace(noise, alone_prob=0.5))[0, i, (Item((0,), 1.0), Item((1,), 1.0))] for i in range(20)
+    ]
+    lens = torch.stack([batch.label_lens for batch in batches])
+    assert set(lens.flatten().tolist()) == {0, 5}

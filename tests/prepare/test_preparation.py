@@ -10,11 +10,14 @@ import soundfile
 from lhotse import CutSet
 
 from tests.prepare.prepared import RATE_HZ, contents, cuts_of, put, rejected_of, tone
+from tests.tiny_model import noise
 from zipasr.audio import load_audio
 from zipasr.data.audio_paths import read_located
 from zipasr.data.manifest_index import open_cuts
+from zipasr.data.noise import NoiseConfig, NoiseMixer
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import read_cuts
+from zipasr.features import Fbank
 from zipasr.prepare import PrepareConfig, PrepareReport, prepare
 from zipasr.prepare.utterance import Reason
 from zipasr.train.data import read_split
@@ -357,7 +360,7 @@ def test_a_source_is_kept_whole_as_one_part(tmp_path: Path) -> None:
         assert [cut.id for cut in cuts] == ["test/0", "test/1", "test/2"]
         spectrum = np.abs(np.fft.rfft(cuts[0].load_audio()[0]))
         assert np.argmax(spectrum) == pytest.approx(200 * number, abs=2)
-    with pytest.raises(ConfigError, match="split must be train, dev, test, or none, but is 'eval'"):
+    with pytest.raises(ConfigError, match="split must be train, dev, test, noise, or none, but is 'eval'"):
         PrepareConfig(split="eval")
 
 
@@ -373,3 +376,28 @@ def test_texts_get_one_spelling(tmp_path: Path) -> None:
         prepare(tmp_path / "in", tmp_path / style, PrepareConfig(text_style=style))
         assert {id: cut.supervisions[0].text for id, cut in cuts_of(tmp_path / style).items()} == expected
         assert rejected_of(tmp_path / style) == {"c": "no text"}
+
+
+def test_noise_needs_no_texts_and_may_be_long(tmp_path: Path) -> None:
+    """`--as noise`: recordings to mix in, beside the parts that are there; what texts there are is ignored."""
+    put(tmp_path / "speech", "a.wav")
+    prepare(tmp_path / "speech", tmp_path / "out", PrepareConfig(split="train"))
+    put(tmp_path / "noise", "street/long.wav", noise(40.0), None)
+    put(tmp_path / "noise", "door.flac", noise(0.5), "DOOR")
+    put(tmp_path / "noise", "quiet.wav", np.zeros(RATE_HZ, np.float32), None)
+    report = prepare(tmp_path / "noise", tmp_path / "out", PrepareConfig(split="noise"))
+    assert report.num_utterances == {"train": 0, "dev": 0, "test": 0, "noise": 2}
+    assert rejected_of(tmp_path / "out") == {"quiet": "silence"}
+    cuts = cuts_of(tmp_path / "out")
+    assert {id: cut.supervisions[0].text for id, cut in cuts.items()} == {"a": "HELLO WORLD", "street/long": "", "door": ""}
+    assert cuts["street/long"].duration == 40.0 and cuts["door"].load_audio().shape == (1, RATE_HZ // 2)
+    assert len(list(read_located(tmp_path / "out" / "noise_cuts.jsonl.gz"))) == 2
+    mixer = NoiseMixer(NoiseConfig(cuts=str(tmp_path / "out" / "noise_cuts.jsonl.gz"), prob=1.0), Fbank())
+    (mixed,) = mixer.mix([Fbank()(tone(1.0))], [RATE_HZ], mixer.draw(1, np.random.default_rng(0)))
+    assert mixed.isfinite().all()
+
+
+def test_noise_is_not_aligned(tmp_path: Path) -> None:
+    put(tmp_path / "noise", "a.wav", None, None)
+    with pytest.raises(ConfigError, match="align_with must be left out for noise, which has no texts, but is m"):
+        prepare(tmp_path / "noise", tmp_path / "out", PrepareConfig(split="noise", align_with="m"))

@@ -158,6 +158,7 @@ DATA = {
     "batch.speed_factors": [0.9, 1.0, 1.1],
     "batch.concat_prob": 0.0,
     "batch.noise.prob": 0.5,
+    "batch.noise.alone_prob": 0.0,
     "batch.noise.snr_db": [10.0, 20.0],
     "batch.spec_augment.time_warp_frames": 80,
     "batch.spec_augment.num_frequency_masks": 2,

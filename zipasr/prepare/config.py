@@ -48,7 +48,7 @@ class PrepareConfig:
         if self.text_style not in (None, *TEXT_STYLES):
             raise ConfigError(f"text_style must be {' or '.join(TEXT_STYLES)}, but is {self.text_style!r} instead")
         if self.split not in (None, *SPLITS, NOISE):
-            raise ConfigError(f"split must be {', '.join(SPLITS)}, {NOISE} or none, but is {self.split!r} instead")
+            raise ConfigError(f"split must be {', '.join(SPLITS)}, {NOISE}, or none, but is {self.split!r} instead")
         if self.tags not in (None, *TAGS):
             raise ConfigError(f"tags must be {' or '.join(TAGS)}, but is {self.tags!r} instead")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
