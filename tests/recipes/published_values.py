@@ -576,7 +576,7 @@ PUBLISHED = {
 """The runs by the name of our recipe."""
 
 OURS = frozenset(
-    "data batch.variation batch.noise.cuts batch.concat_max_s batch.max_unreadable_share batch.cache_mb "
+    "data batch.variation batch.reverberation batch.noise.cuts batch.concat_max_s batch.max_unreadable_share batch.cache_mb "
     "tokenizer.file max_batches max_lost_share max_unknown_share keep_best selection use_activation_checkpointing "
     "use_compile use_onednn_matmul device max_skipped_batches rollback_lr_factor max_rollbacks rank_timeout_s "
     "model.encoder.dropout.default".split()

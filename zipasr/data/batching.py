@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.data.noise import NoiseConfig, NoiseDraws, NoiseMixer
+from zipasr.data.reverberation import ReverberationConfig, draw_room, reverberated
 from zipasr.data.variation import Variation, VariationConfig
 from zipasr.encoder.rates import FEATURE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
@@ -29,6 +30,8 @@ from zipasr.tokenizer import Tokenizer
 
 _VARIATION = 1
 """Number of the variation's random draws among those of a batch."""
+_ROOMS = 2
+"""Number of those of the reverberation."""
 _SAMPLES_PER_FRAME = SAMPLE_RATE_HZ / FEATURE_RATE_HZ
 
 
@@ -72,6 +75,8 @@ class BatchConfig:
     """Upper bound on the duration of a concatenated utterance, before its speed is changed."""
     noise: NoiseConfig | None = None
     """Noise to mix into the features, or None."""
+    reverberation: ReverberationConfig | None = None
+    """Random rooms, or None; reverberated utterances do not come from the cache."""
     variation: VariationConfig | None = None
     """Variation of voice, level and silence, or None; for data with few voices."""
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
@@ -178,13 +183,17 @@ class BatchReader(Dataset[Batch]):
         """The readable part of the batch of `key` = (epoch, index, items)."""
         epoch, index, items = key
         ids, texts, utterances, unreadable = [], [], [], []
+        seed = stable_seed(self.seed, epoch, index)
+        rooms = np.random.default_rng((seed, _ROOMS))
         num_planned = sum(len(item.utterances) for item in items)
         for item in items:
             parts = []
             for utterance in item.utterances:
+                config = self.config.reverberation
+                room = draw_room(config, rooms) if config is not None else None
                 try:
                     cut = self.cuts[utterance]
-                    parts.append((cut.id, cut.supervisions[0].text, self._read(utterance, cut, item.speed)))
+                    parts.append((cut.id, cut.supervisions[0].text, self._read(utterance, cut, item.speed, room)))
                 except _UnreadableError as error:
                     unreadable.append(Unreadable(utterance, str(error)))
             if parts:
@@ -194,7 +203,6 @@ class BatchReader(Dataset[Batch]):
                 utterances.append(_Utterance(features, sum(part[2].num_samples for part in parts)))
         if not utterances:
             return ReadBatch(None, tuple(unreadable), num_planned)
-        seed = stable_seed(self.seed, epoch, index)
         utterances = self._varied(utterances, np.random.default_rng((seed, _VARIATION)))
         lens = torch.tensor([len(utterance.features) for utterance in utterances])
         draws = self._noise.draw(len(utterances), np.random.default_rng(seed)) if self._noise is not None else None
@@ -241,9 +249,9 @@ class BatchReader(Dataset[Batch]):
             return spec_augment(padded, lens, config)
         return two_views(padded, lens, config, time_mask_ratio=ratio)
 
-    def _read(self, utterance: int, cut: Any, speed: float) -> _Utterance:
-        """One utterance at one speed, from the cache or from its audio."""
-        cached = self._cache.get((utterance, speed))
+    def _read(self, utterance: int, cut: Any, speed: float, room: np.ndarray | None) -> _Utterance:
+        """One utterance at one speed, from the cache or from its audio; in a room if the response of one is given."""
+        cached = self._cache.get((utterance, speed)) if room is None else None
         if cached is not None:
             self._cache.move_to_end((utterance, speed))
             return cached
@@ -259,6 +267,8 @@ class BatchReader(Dataset[Batch]):
             raise _UnreadableError(
                 f"the audio of {cut.id} ({files}) can no longer be read: {reason}; run zipasr prepare again"
             ) from error
+        if room is not None:
+            return _Utterance(self.fbank(reverberated(samples, room)), len(samples))
         read = _Utterance(self.fbank(samples), len(samples))
         self._remember((utterance, speed), read)
         return read
