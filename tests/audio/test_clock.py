@@ -16,6 +16,7 @@ from tests.audio.muxing import mux
 from tests.audio.tones import ENCODED, LEVEL, encode_by_av, tone
 from zipasr.audio import SAMPLE_RATE_HZ, audio_duration_s, load_audio, read_blocks
 from zipasr.audio.clock import Clock
+from zipasr.audio.ffmpeg import decoder_of
 from zipasr.audio.samples import scaled
 from zipasr.errors import AudioError
 
@@ -161,10 +162,12 @@ def test_a_damaged_page_of_ogg_is_a_gap() -> None:
 
 
 def frames_joined(data: bytes) -> np.ndarray:
-    """The frames that FFmpeg decodes, joined."""
+    """The frames that the decoder gives, joined."""
     with av.open(io.BytesIO(data)) as container:
-        frames = [scaled(frame.to_ndarray()).reshape(-1) for frame in container.decode(audio=0)]
-        rate_hz = container.streams.audio[0].rate
+        stream = container.streams.audio[0]
+        decoder, rate_hz = decoder_of(stream), stream.rate
+        decoded = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
+        frames = [scaled(frame.to_ndarray()).reshape(-1) for frame in decoded]
     return load_audio(np.concatenate(frames), sample_rate_hz=rate_hz)
 
 

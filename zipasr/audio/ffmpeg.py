@@ -43,6 +43,7 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
+_REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
 @contextmanager
@@ -105,6 +106,45 @@ def audio_stream(container: "av.container.InputContainer", name: str, track: int
     return stream
 
 
+class _ReferenceOpus:
+    """Decodes the packets of an Opus track by libopus.
+
+    FFmpeg's own decoder makes some valid files of speech at 32 kbit/s thousands of times as loud for an instant, and what it
+    decodes from low rates is up to two samples late.
+    """
+
+    def __init__(self, own: "av.AudioCodecContext") -> None:
+        self._context = av.AudioCodecContext.create(_REFERENCE_OPUS, "r")
+        self._context.extradata, self._context.options = own.extradata, {"request_sample_fmt": "flt"}
+        self._skipped_samples = 0
+
+    def decode(self, packet: "av.Packet") -> list["av.AudioFrame"]:
+        """The frames of a packet. Those that lost samples to the delay of the encoder start when what is left starts.
+
+        FFmpeg moves the timestamps itself if it knows the time base of the packets, which PyAV cannot tell this decoder.
+        """
+        if packet.has_sidedata("skip_samples"):
+            self._skipped_samples += int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
+        frames = self._context.decode(packet)
+        if self._skipped_samples and packet.duration:
+            step_samples = float(packet.time_base * _OPUS_RATE_HZ)
+            missing = round(packet.duration * step_samples) - sum(frame.samples for frame in frames)
+            skipped = min(self._skipped_samples, max(0, missing))
+            self._skipped_samples -= skipped
+            for frame in frames[:1]:
+                if frame.pts is not None:
+                    frame.pts += round(skipped / step_samples)
+        return list(frames)
+
+
+def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecContext":
+    """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
+    own = stream.codec_context
+    if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
+        return own  # PyAV before 14.4 does not tell how many samples to skip
+    return _ReferenceOpus(own)
+
+
 def no_such_track(track: int, name: str, tracks: Sequence[str]) -> AudioError:
     """The error for an audio track that a file does not have."""
     listed = ", ".join(f"{i} ({described})" for i, described in enumerate(tracks)) or "none"
@@ -122,9 +162,10 @@ def _described(stream: "av.AudioStream") -> str:
 
 def first_num_channels(container: "av.container.InputContainer", stream: "av.AudioStream") -> int:
     """The number of channels of the first frame that decodes; some AAC headers say mono although the audio is stereo."""
+    decoder = decoder_of(stream)
     for packet in container.demux(stream):
         with contextlib.suppress(av.FFmpegError):
-            for frame in packet.decode():
+            for frame in decoder.decode(packet):
                 return int(frame.layout.nb_channels)
     return int(stream.codec_context.channels)
 
@@ -167,6 +208,7 @@ class _Track:
         self, container: "av.container.InputContainer", stream: "av.AudioStream", name: str, *, allow_damaged: bool
     ) -> None:
         self._container, self._stream, self._name, self._allow_damaged = container, stream, name, allow_damaged
+        self._decoder = decoder_of(stream)
         self._has_clock = container.format.name in _WITH_CLOCK
         self.is_mp3 = container.format.name == "mp3"
         others_start_s = _others_start_s(container, stream) if self._has_clock else None
@@ -208,7 +250,7 @@ class _Track:
         """Decoded frames. Damage raises, except in mp3, where players skip junk between and after the frames."""
         for packet in self._packets():
             try:
-                decoded = packet.decode()
+                decoded = self._decoder.decode(packet)
             except av.FFmpegError as error:
                 if self._allow_damaged:
                     self.clock.lose(float((packet.duration or 0) * packet.time_base))
@@ -222,7 +264,7 @@ class _Track:
         streams = list(self._container.streams) if self._container.format.name == _MATROSKA else [self._stream]
         try:
             for packet in self._container.demux(streams):
-                if packet.stream_index == self._stream.index:
+                if packet.stream.index == self._stream.index:
                     yield packet
                 elif packet.pts is not None:
                     end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
