@@ -17,50 +17,24 @@ runs at thresholds from 0.05 to 0.95 in steps of 0.05.
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import origin, write
+from noisy import noises_of, utterances_of, with_noise
 
-from zipasr.audio import AUDIO_SUFFIXES, load_audio
-from zipasr.evaluate import ReferenceUtterance, evaluate_keywords, read_cuts
+from zipasr.evaluate import ReferenceUtterance, evaluate_keywords
 from zipasr.evaluate.keywords import KeywordResult, SpottedUtterance, alarms_bound, results_at
 from zipasr.export import export_model
-from zipasr.prepare import open_references
 from zipasr.recognizer import KeywordEvent, Recognizer, SpotterConfig
 from zipasr.search.keywords import KeywordSet, read_keywords
 
 STEPS = tuple(i / 20 for i in range(1, 20))
 _SILENCE = np.zeros(round(0.66 * 16_000), np.float32)
 """What sherpa-onnx's example adds to a recording, so that its last chunk is decoded."""
-
-
-def utterances_of(source: str) -> list[ReferenceUtterance]:
-    """The readable recordings of a set."""
-    with open_references(source) as references:
-        return [utterance for utterance in read_cuts(references.cuts) if utterance.samples is not None]
-
-
-def noises_of(folder: Path) -> list[np.ndarray]:
-    """The noises of a folder, in the order of their names, without silence."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    noises = [load_audio(path) for path in files]
-    return [noise for noise in noises if np.any(noise)]
-
-
-def with_noise(
-    utterances: Sequence[ReferenceUtterance], noises: Sequence[np.ndarray], snr_db: float
-) -> Iterator[ReferenceUtterance]:
-    """The recordings with noise, the same for every spotter."""
-    for number, utterance in enumerate(utterances):
-        assert utterance.samples is not None
-        noise = np.resize(noises[number % len(noises)], len(utterance.samples))
-        energy, noise_energy = (float(np.mean(np.square(x, dtype=np.float64))) for x in (utterance.samples, noise))
-        gain = np.sqrt(energy / max(noise_energy, 1e-12) * 10.0 ** (-snr_db / 10.0))
-        yield utterance._replace(samples=(utterance.samples + gain * noise).astype(np.float32))
 
 
 class Sherpa:

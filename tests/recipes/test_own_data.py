@@ -7,9 +7,20 @@ import pytest
 
 from tests.train.tones import write_tones
 from zipasr.data.lengths import num_encoder_frames
+from zipasr.data.noise import NoiseConfig
 from zipasr.data.variation import VariationConfig
 from zipasr.recipes import prompts
-from zipasr.recipes.own_data import MADE_FOR, MASKS_FROM_EPOCH, DataFacts, batches_to_train, describe, fit, fit_to_data
+from zipasr.recipes.own_data import (
+    MADE_FOR,
+    MASKS_FROM_EPOCH,
+    NOISE_ALONE_PROB,
+    NOISE_FILE,
+    DataFacts,
+    batches_to_train,
+    describe,
+    fit,
+    fit_to_data,
+)
 from zipasr.train.data import read_cuts
 from zipasr.train.length import scaled_to
 
@@ -105,6 +116,15 @@ def test_tokens_and_lattice(changes: dict[str, object], kind: str, lattice: str)
 def test_notes_about_limited_data(changes: dict[str, object], said: str) -> None:
     assert said in "\n".join(fit(facts(**changes), "data", batches_per_epoch=656).reasons)
     assert said not in "\n".join(fit(facts(), "data", batches_per_epoch=656).reasons)
+
+
+def test_noise_beside_the_data_is_mixed_in(tmp_path: Path) -> None:
+    assert fit(facts(), str(tmp_path), batches_per_epoch=656).config.batch.noise is None
+    (tmp_path / NOISE_FILE).touch()
+    fitted = fit(facts(), str(tmp_path), batches_per_epoch=656)
+    assert fitted.config.batch.noise == NoiseConfig(cuts=str(tmp_path / NOISE_FILE), alone_prob=NOISE_ALONE_PROB)
+    said = f"noise: {tmp_path / NOISE_FILE}, in 50% of the utterances at 10 to 20 dB, and alone instead of 5%"
+    assert said in fitted.reasons
 
 
 def test_facts_of_a_folder(tmp_path: Path) -> None:

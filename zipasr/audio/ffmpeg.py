@@ -141,7 +141,7 @@ def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecConte
     """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
     own = stream.codec_context
     if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
-        return own  # PyAV before 14.4 does not tell how many samples to skip
+        return own  # older versions of PyAV do not tell how many samples to skip
     return _ReferenceOpus(own)
 
 

@@ -9,11 +9,13 @@ published recipes. Hours are those of the training set.
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from zipasr.data.manifest_index import IndexedCuts
+from zipasr.data.noise import NoiseConfig
 from zipasr.data.plan import BatchPlan
 from zipasr.data.variation import VariationConfig
 from zipasr.losses.lattice import LatticeKind
@@ -43,6 +45,10 @@ MASKS_FROM_EPOCH = 4
 """First epoch with masks, of `MADE_FOR`: half an hour of many voices learns to align in fewer than 17 minutes of one."""
 VARIED_BELOW_HOURS = 20.0
 """Hours below which voices, levels and silence are varied; the published recipes, for more data, do not vary them."""
+NOISE_FILE = "noise_cuts.jsonl.gz"
+"""Noise of the data (`zipasr prepare SOURCE --as noise`), which is mixed in if it is there."""
+NOISE_ALONE_PROB = 0.05
+"""Share of utterances that noise replaces, so that a model writes nothing where nobody speaks."""
 LARGE_FROM_HOURS = 20.0
 """Hours from which `tiny` is too small."""
 FEW_TEXTS_SHARE = 0.5
@@ -114,12 +120,14 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
     assert tiny.model.transducer is not None
     model = dataclasses.replace(tiny.model, transducer=dataclasses.replace(tiny.model.transducer, lattice=lattice))
     variation = VariationConfig() if facts.hours < VARIED_BELOW_HOURS else None
+    noise_file = Path(folder) / NOISE_FILE
+    noise = NoiseConfig(cuts=str(noise_file), alone_prob=NOISE_ALONE_PROB) if noise_file.is_file() else None
     recipe = dataclasses.replace(
         tiny,
         data=folder,
         model=model,
         tokenizer=tokenizer,
-        batch=dataclasses.replace(tiny.batch, variation=variation, spec_augment_from_epoch=MASKS_FROM_EPOCH),
+        batch=dataclasses.replace(tiny.batch, variation=variation, noise=noise, spec_augment_from_epoch=MASKS_FROM_EPOCH),
         min_duration_s=MIN_DURATION_S,
         selection="best",
     )
@@ -133,9 +141,20 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         + ("as published" if lattice == "regular" else "since little data teaches a transducer to emit in bursts otherwise"),
         f"length: {num_batches:,} batches of {config.batch.max_duration_s:g} s, which are "
         f"{num_batches / batches_per_epoch:.1f} epochs at {len(config.batch.speed_factors)} speeds each",
+        *_noise_reason(noise),
         *_warnings(facts),
     ]
     return FittedRun(config, tuple(reasons), recipe)
+
+
+def _noise_reason(noise: NoiseConfig | None) -> tuple[str, ...]:
+    if noise is None:
+        return ()
+    low_db, high_db = noise.snr_db
+    return (
+        f"noise: {noise.cuts}, in {noise.prob:.0%} of the utterances at {low_db:g} to {high_db:g} dB, and alone instead of "
+        f"{noise.alone_prob:.0%}",
+    )
 
 
 def batches_to_train(batches_per_epoch: float) -> int:
