@@ -1,6 +1,6 @@
 """Write the tables of the documentation from benchmarks/results, so that a page cannot differ from its records.
 
-    python benchmarks/tables.py            # rewrites README.md and docs/*.md in place
+    python benchmarks/tables.py            # rewrites README.md, docs/*.md and model cards in place
     python benchmarks/tables.py --check    # changes nothing; exits with 1 if a page is not up to date
 
 A page marks where a table goes. Everything between the marks is replaced, so write nothing there:
@@ -8,8 +8,8 @@ A page marks where a table goes. Everything between the marks is replaced, so wr
     <!-- table NAME -->
     <!-- end NAME -->
 
-Names are those in tables_accuracy.py and tables_speed.py. Within a sentence, `<!-- figure NAME -->` and `<!-- end NAME -->`
-do the same for a single figure.
+Names are those in tables_accuracy.py, tables_commands.py and tables_speed.py. Within a sentence, `<!-- figure NAME -->` and
+`<!-- end NAME -->` do the same for a single figure.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import tables_accuracy
+import tables_commands
 import tables_speed
 
 REPOSITORY = Path(__file__).parents[1]
-TABLES: Mapping[str, Callable[[], str]] = tables_accuracy.TABLES | tables_speed.TABLES
+TABLES: Mapping[str, Callable[[], str]] = tables_accuracy.TABLES | tables_commands.TABLES | tables_speed.TABLES
 FIGURES: Mapping[str, Callable[[], str]] = tables_accuracy.FIGURES
 _OPENING = re.compile(r"<!-- (table|figure) ([\w-]+) -->")
 _ANY_MARK = re.compile(r"<!-- (?:table|figure|end)\b")
@@ -31,6 +32,7 @@ def pages() -> Iterator[Path]:
     """The files that may hold tables."""
     yield REPOSITORY / "README.md"
     yield from sorted((REPOSITORY / "docs").rglob("*.md"))
+    yield from sorted((REPOSITORY / "zipasr" / "pretrained").rglob("*.md"))
 
 
 def filled(text: str) -> str:
