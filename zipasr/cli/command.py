@@ -49,9 +49,10 @@ Your own recordings, each beside its text (a.wav, a.txt):
   zipasr prepare recordings --out data/mine
   zipasr train data/mine --out exp/mine
   zipasr transcribe exp/mine new.wav
-The folder of a model:
+The folder of a model, or the one that comes with zipasr (English commands, digits, spelled letters):
   zipasr transcribe MODEL a.wav
-A first look: train on 22 minutes of telephone prompts, downloaded from Debian:
+  zipasr serve commands
+A first look at training: train on 22 minutes of telephone prompts, downloaded from Debian:
   zipasr prepare prompts --out data/prompts
   zipasr train prompts:tiny --out exp/quickstart
 All verbs: zipasr --help. One verb, with an example: zipasr train --help."""
