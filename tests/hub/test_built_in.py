@@ -69,16 +69,15 @@ def test_verbs_take_its_name(audio: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_training_starts_from_it() -> None:
     source = open_source(FinetuneConfig(checkpoint=NAME))
-    assert source.folder == FOLDER and source.tokenizer.can_encode
+    assert source.path == FOLDER and source.tokenizer.can_encode
 
 
 def test_a_folder_of_its_name_comes_first(audio: str, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny(Path(NAME))
     assert not is_built_in(NAME) and local_model(NAME) == Path(NAME)
     assert main(["inspect", NAME, "--json"]) == 0
-    assert (
-        json.loads(capsys.readouterr().out)["vocab_size"] != CheckpointFolder(FOLDER).document("config.json")["vocab_size"]
-    )
+    own_size = CheckpointFolder(FOLDER).document("config.json")["vocab_size"]
+    assert json.loads(capsys.readouterr().out)["vocab_size"] != own_size
     shutil.rmtree(NAME)
     Path(NAME).write_text("no model")
     assert main(["transcribe", NAME, audio]) == 1
