@@ -4,7 +4,7 @@ import functools
 import statistics
 from collections.abc import Callable, Mapping
 
-from tabulation import Record, grid, measured, or_dash, record, records, spread
+from tabulation import Record, day, grid, measured, or_dash, record, records, spread
 
 WORD_TIMES = {
     "transducer beam, emission frames": "transducer beam, frames that emitted",
@@ -54,6 +54,44 @@ def search_comparison() -> str:
         figures = (f"{row[key]:.1f}" for key in ("wer", "deletions", "cer", "decode_s"))
         rows.append((f"**{name}**" if search == found["chosen"] else name, *figures))
     return f"{grid(header, rows)}\n\n{measured(found)}"
+
+
+def own_data() -> str:
+    """What the default commands give on corpora that nobody tuned for, a row for each run."""
+    found = sorted(records("own_data"), key=lambda row: (list(_CORPORA).index(row["corpus"]), row["seed"]))
+    header = ("corpus", "seed", "default search", "WER dev", "greedy", "beam", "CTC greedy", "CTC beam", "words", "batches")
+    rows = []
+    for row in found:
+        dev, searches = row["dev"], row["dev"]["searches"]
+        others = (f"{searches[name]:.1f} %" for name in ("greedy", "beam", "ctc_greedy", "ctc_beam"))
+        rows.append(
+            (
+                _CORPORA[row["corpus"]],
+                row["seed"],
+                row["default"].replace("_", " ").replace("ctc", "CTC"),
+                f"**{dev['wer']:.1f} %**",
+                *others,
+                dev["num_words"],
+                f"{row['batches']:,}",
+            )
+        )
+    days = " and ".join(dict.fromkeys(day(row["date"]) for row in found))
+    machines = " and ".join(dict.fromkeys(row["machine"] for row in found))
+    return f"{grid(header, rows, 3)}\n\nMeasured on {days} with `python benchmarks/own_data.py`; {machines}."
+
+
+_CORPORA = {
+    "barista": "coffee orders, 33 min, 38 voices",
+    "alphanumeric": "digits and spelled names, 11 min, 45 voices",
+    "wakewords": "six wake words, 61 min",
+    "commands": "single words, 30 min, 159 voices",
+    "commands+commands_rest": "single words, 50 min, 159 voices",
+    "digits": "single digits, 16 min, 4 voices",
+    "malayalam": "read Malayalam, 1.6 h, 33 voices",
+    "ljspeech": "a reader of books, 33 min",
+    "prompts": "telephone prompts, 17 min, 1 voice",
+}
+"""Corpora of own_data.py by their descriptions, in the order of the table."""
 
 
 def french() -> str:
@@ -252,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comparison-optimizers": functools.partial(comparison, "comparison_optimizers"),
     "confidence": confidence,
     "finetune-french": french,
+    "own-data": own_data,
     "grammar": grammar,
     "hotwords": hotwords,
     "int8": int8,

@@ -24,9 +24,8 @@ from zipasr.recipes import prompts
 from zipasr.recipes.own_data import MIN_DURATION_S
 from zipasr.train.config import TrainConfig
 
-NUM_BATCHES = 18_000
-_NUM_EPOCHS = NUM_BATCHES / 3592
-"""Epochs of three hours of speech in batches of 12 s, each utterance at three speeds."""
+NUM_BATCHES = 14_000
+"""Length of the run: nearly four epochs of three hours of speech, each utterance at three speeds."""
 
 
 def pretrained() -> TrainConfig:
@@ -36,8 +35,7 @@ def pretrained() -> TrainConfig:
     one after another, since people do not press a button before each word.
     """
     config = prompts.streaming()
-    assert config.model.transducer is not None and config.lr_epochs is not None
-    by_epochs = _NUM_EPOCHS / config.num_epochs
+    assert config.model.transducer is not None
     return dataclasses.replace(
         config,
         data="data/commands",
@@ -51,11 +49,11 @@ def pretrained() -> TrainConfig:
             spec_augment_from_epoch=1,
             cache_mb=1024,
         ),
-        num_epochs=6,
+        num_epochs=4,
         max_batches=NUM_BATCHES,
-        lr_epochs=round(config.lr_epochs * by_epochs, 2),
+        lr_epochs=2.23,
         min_duration_s=MIN_DURATION_S,
         selection="best",
-        valid_interval=1500,
+        valid_interval=5000,
         save_interval=750,
     )
