@@ -1,6 +1,7 @@
 """Law: a weight in eight bits is off by half a step at most, and everything else comes back as it was. Contract: what cannot
 be such a file is refused; checkpoints read it like any other."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zipasr.checkpoint import CheckpointFolder, write_folder
+from zipasr.checkpoint import CHECKSUMS, FORMAT_VERSION, CheckpointFolder, write_folder
 from zipasr.eight_bit import from_eight_bits, is_in_eight_bits, to_eight_bits
 from zipasr.errors import CheckpointError
 
@@ -63,5 +64,7 @@ def test_a_reader_of_single_tensors_refuses_eight_bits(tmp_path: Path) -> None:
     stored = to_eight_bits({"w": torch.ones(2, 40)})
     folder = write_folder(tmp_path / "m", documents={}, tensors={"x.safetensors": stored}, blobs={})
     torch.testing.assert_close(CheckpointFolder(folder).tensors("x.safetensors")["w"], torch.ones(2, 40))
+    versions = json.loads((folder / CHECKSUMS).read_text())["version"], FORMAT_VERSION
+    assert versions == (2, 2), "older programs ask for an upgrade"
     with pytest.raises(CheckpointError, match="must have its weights in full, but has them in eight bits"):
         CheckpointFolder(folder).open_tensors("x.safetensors")

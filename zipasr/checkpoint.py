@@ -32,7 +32,8 @@ from zipasr.lfs import HEAD_BYTES, refuse_pointer
 T = TypeVar("T")
 
 CHECKSUMS = "checksums.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of folders with weights in eight bits; all others have version 1, which older programs read too."""
 CHECKPOINTS_SUBFOLDER = "checkpoints"
 """Folder of the training checkpoints inside the folder of a run."""
 LOCK_FILE = ".lock"
@@ -75,7 +76,8 @@ def write_folder(
             checksums[name] = _write_file(partial / name, safetensors.torch.save(contiguous))
         for name, content in (replaceable or {}).items():
             _write_file(partial / name, content)
-        index = {"format": "zipasr", "version": FORMAT_VERSION, "written_by": __version__, "sha256": checksums}
+        version = FORMAT_VERSION if any(map(is_in_eight_bits, tensors.values())) else 1
+        index = {"format": "zipasr", "version": version, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
         _sync_folder(partial)
         replace_folder(partial, folder)
