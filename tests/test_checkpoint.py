@@ -84,7 +84,7 @@ def test_damaged_or_missing_checksums(tmp_path: Path) -> None:
             CheckpointFolder(tmp_path / "model")
     checksums.write_text(content.replace('"version": 1', '"version": 99'))
     with pytest.raises(
-        CheckpointError, match=r"must have checkpoint format 1 or older, but has format 99, which zipasr .* wrote"
+        CheckpointError, match=r"must have checkpoint format 2 or older, but has format 99, which zipasr .* wrote"
     ):
         CheckpointFolder(tmp_path / "model")
     checksums.unlink()
