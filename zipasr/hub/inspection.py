@@ -16,6 +16,7 @@ from typing import Any
 from zipasr import onnx_runtime
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.hub.built_in import built_in_folder, is_built_in
 from zipasr.hub.capabilities import ABILITIES, KINDS, Capability, capabilities
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, open_hub
@@ -102,13 +103,15 @@ def inspect_model(model: str | os.PathLike[str]) -> Inspection:
     """What a model is, and what zipasr can do with it.
 
     Args:
-        model: a reference `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`, a folder, or a checkpoint file.
+        model: a reference `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`, a folder, a checkpoint file, or a model of the package.
     Raises:
         CheckpointError: there is no such file, folder, repository or revision, or the hub cannot be reached.
         ConfigError: the reference is malformed.
     """
     if is_reference(model):
         return _inspect_reference(parse_reference(model))
+    if is_built_in(model):
+        return replace(inspect_model(built_in_folder(os.fspath(model))), model=os.fspath(model))
     refuse_page(model)
     path = Path(model)
     if not path.exists():
