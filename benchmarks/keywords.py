@@ -12,7 +12,7 @@ one of the folder, chosen by the number of the recording and repeated to its len
 For each condition and spotter: misses and false alarms of all keywords (without ALEXA where there are others) at their own
 thresholds, and at those with the fewest misses and at most `--max-alarms` an hour of each; false alarms as count, hours, and
 the rate that is not exceeded with 95 % confidence. The JSON has each keyword. Since sherpa-onnx reports events alone, it
-runs at thresholds from 0.05 to 0.95 in steps of 0.05.
+runs once for each of `--sherpa-thresholds`.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from zipasr.export import export_model
 from zipasr.recognizer import KeywordEvent, Recognizer, SpotterConfig
 from zipasr.search.keywords import KeywordSet, read_keywords
 
-STEPS = tuple(i / 20 for i in range(1, 20))
 _SILENCE = np.zeros(round(0.66 * 16_000), np.float32)
 """What sherpa-onnx's example adds to a recording, so that its last chunk is decoded."""
 
@@ -103,8 +102,9 @@ def sherpa_rows(
     utterances: Sequence[ReferenceUtterance],
     spotted: Sequence[SpottedUtterance],
     max_alarms_per_h: float,
+    thresholds: Sequence[float],
 ) -> dict[str, Any]:
-    """What sherpa-onnx's spotter misses."""
+    """What sherpa-onnx's spotter misses, at the thresholds of the keywords and at the best of some for each keyword."""
 
     def run(threshold: float | None) -> list[KeywordResult]:
         spotter = Sherpa(folder, keywords, recognizer, threshold)
@@ -112,7 +112,7 @@ def sherpa_rows(
         return counted(events, spotted, keywords.names)
 
     own = run(None)
-    by_threshold = {threshold: run(threshold) for threshold in STEPS}
+    by_threshold = {threshold: run(threshold) for threshold in thresholds}
     chosen = []
     for number, result in enumerate(own):
         allowed = [
@@ -120,7 +120,7 @@ def sherpa_rows(
             for threshold, results in by_threshold.items()
             if results[number].num_alarms <= max_alarms_per_h * result.negative_h
         ]
-        last = replace(by_threshold[STEPS[-1]][number], threshold=STEPS[-1])
+        last = replace(by_threshold[thresholds[-1]][number], threshold=thresholds[-1])
         chosen.append(min(allowed or [last], key=lambda r: r.num_missed))
     return {"own": [result.to_dict() for result in own], "chosen": [result.to_dict() for result in chosen]}
 
@@ -137,7 +137,9 @@ def measure(
         rows.append({"condition": condition, "spotter": "zipasr"} | ours)
         show(rows[-1])
         if args.sherpa:
-            theirs = sherpa_rows(folder, spotter.keywords, recognizer, utterances, report.utterances, args.max_alarms)
+            theirs = sherpa_rows(
+                folder, spotter.keywords, recognizer, utterances, report.utterances, args.max_alarms, args.sherpa_thresholds
+            )
             rows.append({"condition": condition, "spotter": "sherpa-onnx"} | theirs)
             show(rows[-1])
     return rows
@@ -170,6 +172,9 @@ def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=320)
     parser.add_argument("--max-alarms", type=float, default=1.0, help="false alarms per hour of each keyword")
     parser.add_argument("--max-symbols", type=int, help="tokens per frame (default: those of the model's search)")
+    parser.add_argument(
+        "--sherpa-thresholds", nargs="+", type=float, default=[i / 20 for i in range(1, 20)], help="in ascending order"
+    )
     parser.add_argument("--sherpa", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
