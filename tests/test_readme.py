@@ -37,16 +37,17 @@ SHORT = "--set num_epochs=1 --set batch.speed_factors=1.0 --set device=cpu"
 
 
 def furnish(folder: Path) -> None:
-    """Recordings with texts (recordings/a.wav to x.wav), a prompt, and a quick-start model without training."""
+    """Recordings with texts (recordings/a.wav to x.wav), two prompts, and a quick-start model without training."""
     generator = np.random.default_rng(0)
     (folder / "recordings").mkdir()
     for name in "abcdefghijklmnopqrstuvwx":
         words = [str(word) for word in generator.choice(list(WORDS), size=3)]
         soundfile.write(folder / "recordings" / f"{name}.wav", say(words, generator), RATE_HZ)
         (folder / "recordings" / f"{name}.txt").write_text(" ".join(words))
-    prompt = folder / "data" / "prompts" / "audio" / "cannot-complete-as-dialed.flac"
-    prompt.parent.mkdir(parents=True)
-    soundfile.write(prompt, say(list(WORDS), generator), RATE_HZ)
+    prompts = folder / "data" / "prompts" / "audio"
+    (prompts / "digits").mkdir(parents=True)
+    for name in ("cannot-complete-as-dialed", "digits/7"):
+        soundfile.write(prompts / f"{name}.flac", say(list(WORDS), generator), RATE_HZ)
     save_tiny(folder / "exp" / "quickstart" / "model")
 
 
