@@ -49,7 +49,7 @@ Your own recordings, each beside its text (a.wav, a.txt):
   zipasr prepare recordings --out data/mine
   zipasr train data/mine --out exp/mine
   zipasr transcribe exp/mine new.wav
-The folder of a model, or the one that comes with zipasr (English commands, digits, spelled letters):
+The folder of a model, or the one that comes with zipasr (English commands, digits):
   zipasr transcribe MODEL a.wav
   zipasr serve commands
 A first look at training: train on 22 minutes of telephone prompts, downloaded from Debian:

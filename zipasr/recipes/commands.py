@@ -1,4 +1,4 @@
-"""The model that ships: commands, digits, spelled letters, coffee orders and wake words, in English, streaming.
+"""The model that ships: single words, digits, coffee orders and wake words, in English, streaming.
 
     zipasr prepare noise --out data/commands --as noise
     zipasr prepare speech --out data/commands --set limits.min_duration_s=0.15
