@@ -66,8 +66,8 @@ def pretrained() -> TrainConfig:
 def refined() -> TrainConfig:
     """The second run, from the model of the first, in which digits and spelled names occur six times as often.
 
-    In the first one they are so rare, 14 of 189 minutes, that it learns little of them. The rate starts at about twice that at
-    which the first run ended.
+    In the first one they are so rare, 14 of 189 minutes, that it learns little of them. The rate starts at about twice that
+    at which the first run ended.
     """
     config = pretrained()
     return dataclasses.replace(
