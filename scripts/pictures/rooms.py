@@ -44,6 +44,7 @@ SENTENCES = {
     "progress": "Shows how far a command is.",
     "randomness": "Keeps random choices repeatable.",
     "lfs": "Detects pointers of Git LFS.",
+    "eight_bit": "Weights in eight bits, and back.",
     "errors": "Defines the exceptions.",
 }
 """One sentence for every part of the import map."""

@@ -90,6 +90,7 @@ ALL_MODULES = [module for group in GROUPS.values() for module in group.modules]
 NOT_PUBLIC = {
     "zipasr.cli": "the command line: `zipasr VERB --help`",
     "zipasr.lfs": "refuses Git LFS pointers",
+    "zipasr.eight_bit": "weights in eight bits on disk",
     "zipasr.lines": "lines of files",
     "zipasr.progress": "progress bars",
     "zipasr.randomness": "seeds",

@@ -49,10 +49,9 @@ Your own recordings, each beside its text (a.wav, a.txt):
   zipasr prepare recordings --out data/mine
   zipasr train data/mine --out exp/mine
   zipasr transcribe exp/mine new.wav
-The folder of a model, or the one that comes with zipasr (English commands, digits):
-  zipasr transcribe MODEL a.wav
-  zipasr serve commands
-A first look at training: train on 22 minutes of telephone prompts, downloaded from Debian:
+A model: commands, which comes with zipasr (single English words), or a folder:
+  zipasr transcribe commands a.wav
+A first look at training: 22 minutes of telephone prompts, from Debian:
   zipasr prepare prompts --out data/prompts
   zipasr train prompts:tiny --out exp/quickstart
 All verbs: zipasr --help. One verb, with an example: zipasr train --help."""
