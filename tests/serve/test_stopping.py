@@ -40,7 +40,7 @@ def test_stopping_under_load(recognizer: Recognizer) -> None:
     with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(8) as pool:
         with connect(ws(service, "/online")) as live, connect(ws(service, "/offline")) as idle:
             stream_samples(live, samples)
-            first = [live.recv(WATCHDOG_S) for _ in range(2)]
+            first = live.recv(WATCHDOG_S)  # one: a busy machine may send the results of several chunks as one
             answers = [pool.submit(post, service, wav(sentence(seed))) for seed in range(4)]
             assert is_held.wait(WATCHDOG_S)
             wait_until(lambda: gauge(service, "open") == 6)
@@ -55,7 +55,7 @@ def test_stopping_under_load(recognizer: Recognizer) -> None:
             assert closed(live)[0] == 1012
         expected = recognizer.transcribe_many([sentence(seed) for seed in range(4)])
         assert [answer.result().json()["text"] for answer in answers] == [transcript.text for transcript in expected]
-    assert all(first)
+    assert first
     assert (results[-1]["is_final"], results[-1]["is_eof"]) == (True, True)
     assert results[-1]["text"] == utterances_of(recognizer, samples)[-1].text
 
