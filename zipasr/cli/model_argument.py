@@ -22,8 +22,16 @@ def fetch_model(args: argparse.Namespace) -> None:
         ConfigError: the reference is malformed, or huggingface_hub is not installed.
         CheckpointError: the model cannot be fetched or used.
     """
+    args.model = local_path(args.model)
+
+
+def local_path(model: str) -> str:
+    """The folder of a model of the package or of the hub, fetched if need be; what names a path stays as it is written.
+
+    Raises:
+        ConfigError, CheckpointError: as for `fetch_model`.
+    """
     from zipasr.hub import is_built_in, is_reference, local_model
 
-    folder = local_model(args.model)
-    if is_reference(args.model) or is_built_in(args.model):
-        args.model = str(folder)
+    folder = local_model(model)
+    return str(folder) if is_reference(model) or is_built_in(model) else model

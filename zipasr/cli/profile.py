@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zipasr.cli.model_argument import local_path
 from zipasr.errors import ConfigError, ZipasrError
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Count, measure and print; a model that cannot be measured is reported and skipped. Return the exit code."""
-    from zipasr.hub import is_built_in, is_reference, local_model
     from zipasr.presets import TABLE_2, find_config
     from zipasr.profile import plot_profiles, profile_encoder, profile_model
     from zipasr.progress import track, write_line
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in _MEASURING if getattr(args, name) is not None}
     profiles, num_failed = [], 0
     for name in track(names, "profile", unit="models"):
-        config, measured = find_config(local_model(name) if is_reference(name) or is_built_in(name) else name), None
+        config, measured = find_config(local_path(name)), None
         try:
             measured = profile_encoder(config, **chosen) if args.time else None
         except ConfigError:
