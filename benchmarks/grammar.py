@@ -27,13 +27,14 @@ from zipasr.lm import estimate_ngram
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.engine import Engine
+from zipasr.search.finding import find_hypotheses
 from zipasr.search.graph import TokenGraph, compile_words
 from zipasr.search.graph.compile import compile_ngram
 from zipasr.search.graph.ctc_search import ctc_graph_search
 from zipasr.search.graph.transducer_search import transducer_graph_search
 from zipasr.search.hotwords import HotwordGraph, encode_hotwords
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.strategy import SearchConfig, find_hypotheses
+from zipasr.search.strategy import SearchConfig
 
 GRAMMAR = Path(__file__).parent.parent / "examples" / "barista.jsgf"
 CORPORA = ("barista", "ljspeech", "commands", "noise")

@@ -19,8 +19,9 @@ from machine import origin, write
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.grammar import read_grammar, slots_of
 from zipasr.recognizer import Recognizer
+from zipasr.search.finding import find_hypotheses
 from zipasr.search.graph import compile_words
-from zipasr.search.strategy import GRAPH_METHODS, SearchConfig, find_hypotheses
+from zipasr.search.strategy import GRAPH_METHODS, SearchConfig
 
 ROUNDS = 3
 LIMITS: dict[str, dict[str, Any]] = {

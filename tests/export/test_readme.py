@@ -108,6 +108,13 @@ def test_limits_name_the_ctc_head_where_the_transducer_is_worse(report: ExportRe
     assert sherpa_onnx_limits(report.config, chosen(ctc, greedy=2.2, beam=2.0, own=1.9)) is None  # within a tenth
 
 
+def test_limits_name_the_error_rate_without_the_second_head(report: ExportReport) -> None:
+    joint = SearchConfig(method="joint", ctc_scale=1.0)
+    limits = sherpa_onnx_limits(report.config, chosen(joint, greedy=28.7, beam=29.6, own=20.9))
+    assert limits is not None and "with one head alone" in limits and "the default has 20.9 %" in limits
+    assert sherpa_onnx_limits(report.config, chosen(joint, greedy=21.0, beam=22.0, own=20.9)) is None
+
+
 def test_no_limits_for_what_sherpa_onnx_can_search(report: ExportReport) -> None:
     config = report.config
     assert sherpa_onnx_limits(config, chosen(SearchConfig(method="beam"), ctc_greedy=50.0, greedy=5.0, own=4.0)) is None

@@ -31,8 +31,8 @@ from zipasr.features import Fbank
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.search.finding import find_hypotheses
 from zipasr.search.greedy import greedy_search
-from zipasr.search.strategy import find_hypotheses
 
 CHUNK, LEFT = 16, 64
 RECORDINGS = [noise(duration_s, seed) for seed, duration_s in enumerate((2.0, 1.1, 3.3, 1.1, 0.3))]

@@ -61,7 +61,8 @@ def test_what_is_compared_follows_from_the_heads() -> None:
 
     assert {search.method for search in searches_to_compare(Heads(5))} == {"greedy", "beam"}
     both = searches_to_compare(ToyScorer(5))
-    assert {search.method for search in both} == {"greedy", "beam", "ctc_greedy", "ctc_beam"}
+    assert {search.method for search in both} == {"greedy", "beam", "ctc_greedy", "ctc_beam", "joint"}
+    assert [search.ctc_scale for search in both if search.method == "joint"] == [0.3, 1.0]
     assert sum(search.max_symbols_per_frame > 1 for search in both) == 2
 
 

@@ -25,6 +25,18 @@ def test_round_trip(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_search_of_whole_utterances_names_another_for_streams(tmp_path: Path) -> None:
+    joint = SearchConfig(method="joint", ctc_scale=1.0)
+    write_default_search(tmp_path, joint, [of(SEVERAL, 12), of(CTC, 10), of(joint, 4)], chosen_on="dev")
+    found = read_default_search(tmp_path)
+    assert found is not None
+    assert (found.search, found.streaming) == (joint, CTC)
+    write_default_search(tmp_path, CTC, [of(SEVERAL, 12), of(CTC, 10)], chosen_on="dev")
+    found = read_default_search(tmp_path)
+    assert found is not None and found.streaming is None
+    assert "streaming" not in found.to_dict()
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", '{"search": {"method": "viterbi"}}', '{"search": 3}', "{}", '{"search": {"beem": 4}}', '{"search": {}'],

@@ -10,11 +10,12 @@ from tests.search.golden_model import golden_encoded, golden_model
 from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from zipasr.nn.encoded import Encoded
-from zipasr.search import strategy
+from zipasr.search import finding
+from zipasr.search.finding import find_hypotheses, find_with_each
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.rescoring import SCALES, attention_rescoring, attention_scores, rescored_by_prior
-from zipasr.search.strategy import SearchConfig, find_hypotheses, find_with_each
+from zipasr.search.strategy import SearchConfig
 
 
 class LongLover(ToyScorer):
@@ -64,13 +65,13 @@ def test_scales_share_one_search_and_change_nothing(monkeypatch: pytest.MonkeyPa
     alone = [find_hypotheses(model, encoded, search) for search in searches]
     calls = {"search_all": 0, "attention_scores": 0}
     for name in calls:
-        original = getattr(strategy, name)
+        original = getattr(finding, name)
 
         def counted(*given: Any, name: str = name, original: Any = original) -> Any:
             calls[name] += 1
             return original(*given)
 
-        monkeypatch.setattr(strategy, name, counted)
+        monkeypatch.setattr(finding, name, counted)
     assert list(find_with_each(model, encoded, searches)) == alone
     assert calls == {"search_all": 3, "attention_scores": 2}
     assert len({tuple(best.ids for (best,) in found) for found in alone}) > 1, "the scales make no difference"

@@ -11,6 +11,7 @@ from tests.search.toy_prior import ToyPrior
 from tests.search.toy_scorer import Heads, ToyScorer, toy_encoded
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
+from zipasr.search.finding import find_hypotheses
 from zipasr.search.graph.ctc_search import ctc_graph_search
 from zipasr.search.graph.transducer_search import transducer_graph_search
 from zipasr.search.greedy import greedy_search
@@ -18,7 +19,7 @@ from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.rescoring import rescored_by_prior
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, resolve_search
+from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search
 
 
 def test_auto_takes_the_best_that_the_heads_allow() -> None:

@@ -18,13 +18,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the search, the device, the precision and the threads to a verb."""
     parser.add_argument(
         "--search",
-        choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring", "graph", "ctc_graph"),
+        choices=("auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "joint", "attention_rescoring", "graph", "ctc_graph"),
         default="auto",
         metavar="METHOD",
-        help="beam or greedy (transducer head), ctc_beam or ctc_greedy (CTC head), attention_rescoring, with --graph graph "
-        "(transducer head) or ctc_graph (CTC head), or auto (default): the default search of the model, saved by train or "
-        "evaluate --save, else beam for a transducer head, attention_rescoring for an attention decoder, ctc_greedy for "
-        "others (ctc_beam if a flag below needs it)",
+        help="beam or greedy (transducer head), ctc_beam or ctc_greedy (CTC head), joint (both heads), attention_rescoring; "
+        "with --graph graph (transducer head) or ctc_graph (CTC head); or auto (default): the default search of the model, "
+        "saved by train or evaluate --save, else beam for a transducer head, attention_rescoring for an attention decoder, "
+        "ctc_greedy for others (ctc_beam if a flag below needs it)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="beam size: hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
@@ -32,6 +32,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="tokens that beam and greedy may emit per frame of 40 ms; try more if words are missing (default: 1)",
+    )
+    parser.add_argument(
+        "--ctc-scale",
+        type=float,
+        metavar="X",
+        help="weight of the CTC head in joint, relative to 1 for the transducer (default: 0.3)",
     )
     parser.add_argument(
         "--attention-scale",

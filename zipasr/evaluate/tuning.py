@@ -26,6 +26,7 @@ from zipasr.text import words_apart
 TUNABLE = (
     "beam",
     "max_symbols_per_frame",
+    "ctc_scale",
     "attention_scale",
     "blank_penalty",
     "temperature",
@@ -74,6 +75,8 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
     if recognizer.search.method == "attention_rescoring":
         # All published ones, unless a language model multiplies the combinations.
         grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0) if grid else SCALES
+    if recognizer.search.method == "joint":
+        grid["ctc_scale"] = (0.1, 0.3, 0.5, 1.0, 2.0)
     return grid | {"blank_penalty": (0.0, 0.5, 1.0, 2.0)}
 
 

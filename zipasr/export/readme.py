@@ -107,6 +107,8 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
             f"words.{rates}"
         )
         return text + (" Its CTC head has no such limit." if has_ctc else "")
+    if default.search.method == "joint" and rates:
+        return f"The default search of this model lets both heads choose; sherpa-onnx searches with one head alone.{rates}"
     if default.search.method in ("ctc_greedy", "ctc_beam") and rates:
         advice = "use the CTC graph" if has_ctc else "no CTC graph was exported"
         return f"The default search of this model uses its CTC head; its transducer is worse: {advice}.{rates}"

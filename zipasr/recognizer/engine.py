@@ -28,13 +28,14 @@ from zipasr.recognizer.chunks import (
 )
 from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
+from zipasr.search.finding import find_hypotheses, find_with_each
 from zipasr.search.graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.keywords import KeywordSearch, SpotterConfig
 from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import LanguageModels, SearchConfig, find_hypotheses, find_with_each, make_search
+from zipasr.search.strategy import LanguageModels, SearchConfig, make_search
 from zipasr.tokenizer import Tokenizer
 
 TAIL_PADDING_FRAMES = 32

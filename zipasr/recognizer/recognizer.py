@@ -62,6 +62,7 @@ class Recognizer:
         precision: Precision = "float32",
         search: SearchConfig | None = None,
         default_search: SearchConfig | None = None,
+        streaming_default: SearchConfig | None = None,
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
         hotwords: Sequence[str | Hotword] = (),
@@ -78,9 +79,9 @@ class Recognizer:
             tokenizer: the one that the model was trained with.
             features: configuration of the model's features; None: the published filterbank.
             graph: what may be said, in calls that name no graph; None: anything.
-            default_search: what `auto` stands for, if the model has its head; None: the best that its heads allow.
-            tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original system, whose results
-                depend on the batch.
+            default_search: what `auto` stands for, if the model has its heads; None: the best that they allow.
+            streaming_default: the same for streams; None: `default_search`.
+            tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original, where the batch matters.
             use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
                 head; otherwise, or without that head, the times when the search emitted them.
         Raises:
@@ -107,9 +108,9 @@ class Recognizer:
         self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
             partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
         )
-        self._resolve = partial(resolve_search, scorer=scorer, language_models=language_models, default=default_search)
+        self._defaults = {False: default_search, True: streaming_default or default_search}
         self.graph = graph
-        self.search = self._resolved_for(self._requested, self.hotword_graph(), graph)
+        self.search = self._resolved_for(self._requested, graph, has_hotwords=self.hotword_graph() is not None)
         self.long_recordings = long_recordings or LongRecordingConfig()
 
     # Differs: twelve parameters, for the same reason.
@@ -162,6 +163,7 @@ class Recognizer:
             precision=precision,
             search=search,
             default_search=default.search.reset(explicit) if default is not None else None,
+            streaming_default=default.streaming.reset(explicit) if default is not None and default.streaming else None,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             graph=None if graph is None else load_graph(graph, tokenizer),
@@ -331,14 +333,14 @@ class Recognizer:
             hotwords, graph: see `transcribe`.
             endpoint: when an utterance ends; None: the published rules.
         Raises:
-            ConfigError: the model cannot stream, or not with this chunk or left context; the search is
-                attention_rescoring; or a phrase cannot be written in the model's vocabulary.
+            ConfigError: the model cannot stream, or not with this chunk or left context; the search needs whole utterances
+                (joint, attention_rescoring); or a phrase cannot be written in the model's vocabulary.
         """
         graph = self.graph if graph is None else graph
         phrases = self._phrases_beside(hotwords, graph)
         return Stream(
             self.engine,
-            self._resolved_for(self._requested, phrases, graph, is_streaming=True),
+            self._resolved_for(self._requested, graph, has_hotwords=phrases is not None, is_streaming=True),
             chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
             left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
             hotwords=phrases,
@@ -423,11 +425,11 @@ class Recognizer:
         if num_best is not None:
             requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
         if not graphs:
-            groups = {self._resolved_for(requested, phrases): list(range(len(recordings)))}
+            groups = {self._resolved_for(requested, has_hotwords=phrases is not None): list(range(len(recordings)))}
         else:  # graphs for CTC and others may need different searches, whatever else is in the batch
             groups = {}
             for i, one in enumerate(graphs):
-                groups.setdefault(self._resolved_for(requested, phrases, one), []).append(i)
+                groups.setdefault(self._resolved_for(requested, one, has_hotwords=phrases is not None), []).append(i)
         found: dict[int, Transcript] = {}
         for search, chosen in groups.items():
             transcripts = transcribe_batches(
@@ -444,7 +446,7 @@ class Recognizer:
 
     def check_graph(self, graph: LoadedGraph) -> None:
         """Raise ConfigError if calls cannot name this graph, since the model or the search does not go with it."""
-        self._resolved_for(self._requested, None, graph)
+        self._resolved_for(self._requested, graph, has_hotwords=False)
 
     def _graphs_of(self, graph: LoadedGraph | Sequence[LoadedGraph] | None, num: int) -> Sequence[LoadedGraph]:
         """The graph of each of some recordings; empty: they have none."""
@@ -462,17 +464,20 @@ class Recognizer:
     def _resolved_for(
         self,
         requested: SearchConfig,
-        hotwords: HotwordGraph | None,
         graph: LoadedGraph | None = None,
         *,
+        has_hotwords: bool,
         is_streaming: bool = False,
     ) -> SearchConfig:
         """The search of a call, checked; so are the settings of its graph."""
         if graph is not None:
             rejection_threshold(graph)
-        return self._resolve(
+        return resolve_search(
             requested,
-            has_hotwords=hotwords is not None,
+            self.engine.scorer,
+            language_models=self.engine.language_models,
+            default=self._defaults[is_streaming],
+            has_hotwords=has_hotwords,
             graph=None if graph is None else graph.graph,
             is_streaming=is_streaming,
         )
@@ -483,7 +488,7 @@ class Recognizer:
         if not self.engine.tokenizer.can_encode or self.graph is not None:
             return False
         try:
-            self._resolve(self._requested, has_hotwords=True)
+            self._resolved_for(self._requested, has_hotwords=True)
         except ConfigError:
             return False
         return True

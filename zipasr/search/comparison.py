@@ -12,10 +12,12 @@ from typing import Any
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.edits import ErrorRates, Errors, count_text_errors
+from zipasr.search.finding import find_with_each
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.joint import CTC_SCALES
 from zipasr.search.rescoring import SCALES
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import SearchConfig, find_with_each
+from zipasr.search.strategy import SearchConfig
 from zipasr.text import words_apart
 from zipasr.tokenizer import Tokenizer
 
@@ -72,6 +74,8 @@ def searches_to_compare(scorer: Scorer) -> list[SearchConfig]:
     if scorer.has_transducer:
         searches.append(SearchConfig(method="beam"))
         searches.append(SearchConfig(method="beam", max_symbols_per_frame=SEVERAL_SYMBOLS))
+    if scorer.has_ctc and scorer.has_transducer:
+        searches += [SearchConfig(method="joint", ctc_scale=scale) for scale in CTC_SCALES]
     if scorer.has_ctc and scorer.has_attention:
         searches.append(SearchConfig(method="attention_rescoring"))
     return searches
@@ -122,8 +126,17 @@ class SearchComparison:
 
     def results(self) -> list[ComparedSearch]:
         """The searches in the order in which they were given."""
-        triples = zip(self.searches, self._errors, self._decode_s, strict=True)
+        triples = zip(self.searches, self._errors, map(self._seconds, range(len(self.searches))), strict=True)
         return [ComparedSearch(search=search, errors=errors, decode_s=decode_s) for search, errors, decode_s in triples]
+
+    def _seconds(self, i: int) -> float:
+        """Seconds of a search, with those of the searches whose hypotheses and scores it shares."""
+        if self.searches[i].method != "joint":
+            return self._decode_s[i]
+        alone = self.searches[i].reset(["ctc_scale"])
+        shared = [dataclasses.replace(alone, method=method) for method in ("beam", "ctc_beam")]
+        pairs = zip(self.searches, self._decode_s, strict=True)
+        return sum(spent for search, spent in pairs if search in shared or search.reset(["ctc_scale"]) == alone)
 
 
 class ScaleTuning(SearchComparison):

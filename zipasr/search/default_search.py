@@ -14,8 +14,8 @@ from typing import Any
 from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
-from zipasr.search.comparison import ComparedSearch
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.comparison import ComparedSearch, best_search
+from zipasr.search.strategy import WHOLE_METHODS, SearchConfig
 
 SEARCH_FILE = "search.json"
 """File in a model folder."""
@@ -26,6 +26,8 @@ class DefaultSearch:
     """A model's default search and how it was chosen."""
 
     search: SearchConfig
+    streaming: SearchConfig | None = None
+    """The one of streams, if `search` needs whole utterances; None: the same, or what `resolve_search` makes of it."""
     chosen_on: str = ""
     """The set that it was chosen on, such as `dev (55 utterances)`."""
     compared: tuple[dict[str, Any], ...] = ()
@@ -33,7 +35,8 @@ class DefaultSearch:
 
     def to_dict(self) -> dict[str, Any]:
         """The document for JSON; of the search, only fields without their default value."""
-        return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}
+        streaming = {} if self.streaming is None else {"streaming": self.streaming.changes()}
+        return {"search": self.search.changes(), **streaming, "chosen_on": self.chosen_on, "compared": list(self.compared)}
 
     def to_json(self) -> str:
         """The content of the file."""
@@ -51,8 +54,10 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        streaming = document.get("streaming")
         return DefaultSearch(
             search=from_json(SearchConfig, document["search"], where="search"),
+            streaming=None if streaming is None else from_json(SearchConfig, streaming, where="streaming"),
             chosen_on=str(document.get("chosen_on", "")),
             compared=tuple(document.get("compared", ())),
         )
@@ -68,8 +73,16 @@ def write_default_search(
 ) -> Path:
     """Make a search the default of a model folder; the file is written atomically.
 
+    If it needs whole utterances, the best of the others in `compared` becomes the default of streams.
+
     Raises:
         CheckpointError: it cannot be written.
     """
-    default = DefaultSearch(search=search, chosen_on=chosen_on, compared=tuple(result.to_dict() for result in compared))
+    others = [result for result in compared if result.search.method not in WHOLE_METHODS]
+    default = DefaultSearch(
+        search=search,
+        streaming=best_search(others).search if search.method in WHOLE_METHODS and others else None,
+        chosen_on=chosen_on,
+        compared=tuple(result.to_dict() for result in compared),
+    )
     return write_text(Path(folder) / SEARCH_FILE, default.to_json())

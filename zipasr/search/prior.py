@@ -1,4 +1,4 @@
-"""Scores of label sequences that do not depend on the audio: `LabelPrior`, and the weighted sum of several.
+"""Scores of label sequences that do not depend on the audio: `LabelPrior`, the weighted sum of several, and whole texts.
 
 A language model, an n-gram that is subtracted (LODR) and hotwords all score label sequences one label at a time. The
 beams keep a prior's state in the nodes of their label tree, where equal sequences meet, and ask for all new nodes of a
@@ -69,3 +69,15 @@ class WeightedPriors:
             scores = prior.finish([state[i] for state in states])
             totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
         return totals
+
+
+def prior_scores(texts: Sequence[Sequence[int]], prior: AnyPrior) -> list[float]:
+    """The score of whole label sequences by a prior, the end included. It scores the labels at one place in one call."""
+    states, totals = [prior.start() for _ in texts], [0.0] * len(texts)
+    for place in range(max(map(len, texts), default=0)):
+        longer = [k for k, labels in enumerate(texts) if len(labels) > place]
+        found, scores = prior.extend([states[k] for k in longer], [texts[k][place] for k in longer])
+        for k, state, score in zip(longer, found, scores, strict=True):
+            states[k], totals[k] = state, totals[k] + score
+    ends = prior.finish(states) if states else []
+    return [total + end for total, end in zip(totals, ends, strict=True)]

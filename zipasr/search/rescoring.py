@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.nn.encoded import Encoded
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.prior import AnyPrior
+from zipasr.search.prior import AnyPrior, prior_scores
 from zipasr.search.scorer import Scorer, check_encoded
 
 # fmt: off
@@ -94,19 +94,7 @@ def rescored(
 
 
 def rescored_by_prior(hypotheses: Sequence[Hypothesis], prior: AnyPrior) -> list[Hypothesis]:
-    """Hypotheses ranked by their own score plus that of a prior, such as language models, the end included.
-
-    The prior scores the labels at one place of all hypotheses in one call.
-    """
-    states, totals = [prior.start() for _ in hypotheses], [0.0] * len(hypotheses)
-    for place in range(max((len(hypothesis.ids) for hypothesis in hypotheses), default=0)):
-        longer = [k for k, hypothesis in enumerate(hypotheses) if len(hypothesis.ids) > place]
-        found, scores = prior.extend([states[k] for k in longer], [hypotheses[k].ids[place] for k in longer])
-        for k, state, score in zip(longer, found, scores, strict=True):
-            states[k], totals[k] = state, totals[k] + score
-    ends = prior.finish(states) if states else []
-    new = [
-        hypothesis._replace(score=hypothesis.score + total + end)
-        for hypothesis, total, end in zip(hypotheses, totals, ends, strict=True)
-    ]
+    """Hypotheses ranked by their own score plus that of a prior, such as language models, the end included."""
+    totals = prior_scores([hypothesis.ids for hypothesis in hypotheses], prior)
+    new = [hypothesis._replace(score=hypothesis.score + total) for hypothesis, total in zip(hypotheses, totals, strict=True)]
     return sorted(new, key=lambda hypothesis: -hypothesis.score)

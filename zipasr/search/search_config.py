@@ -11,20 +11,23 @@ from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_MAX_STAT
 from zipasr.search.graph.transducer_search import DEFAULT_MAX_CONTEXTS
 from zipasr.search.hotwords import DEFAULT_BOOST
 
-Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring", "graph", "ctc_graph"]
+Method = Literal["auto", "beam", "greedy", "ctc_greedy", "ctc_beam", "joint", "attention_rescoring", "graph", "ctc_graph"]
 METHODS: tuple[Method, ...] = get_args(Method)
 GRAPH_METHODS: tuple[Method, ...] = ("graph", "ctc_graph")
 """The searches that need a graph."""
-BEAM_METHODS: tuple[Method, ...] = ("beam", "ctc_beam", "attention_rescoring")
+BEAM_METHODS: tuple[Method, ...] = ("beam", "ctc_beam", "joint", "attention_rescoring")
 """The searches with a beam, without those through graphs."""
+WHOLE_METHODS: tuple[Method, ...] = ("joint", "attention_rescoring")
+"""Those that choose among hypotheses of whole utterances, so that streams cannot use them."""
 CTC_METHODS: tuple[Method, ...] = ("ctc_greedy", "ctc_beam", "attention_rescoring", "ctc_graph")
-"""Those of the CTC head."""
-TRANSDUCER_METHODS: tuple[Method, ...] = ("beam", "greedy", "graph")
-"""Those of the transducer head."""
+"""Those of the CTC head alone, or with an attention decoder."""
+TRANSDUCER_METHODS: tuple[Method, ...] = ("beam", "greedy", "joint", "graph")
+"""Those of the transducer head; `joint` needs the CTC head too."""
 _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
     "num_best": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
     "beam": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
     "max_symbols_per_frame": (TRANSDUCER_METHODS, "beam or greedy"),
+    "ctc_scale": (("joint",), "joint"),
     "attention_scale": (("attention_rescoring",), "attention_rescoring"),
     "graph_beam_nats": (GRAPH_METHODS, "a graph"),
     "max_states": (GRAPH_METHODS, "a graph"),
@@ -48,12 +51,12 @@ class SearchConfig:
     """Configuration of a search."""
 
     method: Method = "auto"
-    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `attention_rescoring` lets
-    the attention decoder choose among the hypotheses of `ctc_beam`. `auto` is the default of the model's folder, which
-    training chooses on its dev set; without one it is `beam` with a transducer head, else `attention_rescoring` with an
-    attention decoder (published results use these), else `ctc_greedy`. If hotwords, a language model or several alternatives
-    need a beam, `auto` is the beam search of the same head. `graph` and `ctc_graph` allow only what a graph allows, by the
-    transducer or the CTC head; with a graph, `auto` is the one of the same head."""
+    """`beam` and `greedy` use the transducer head, `ctc_greedy` and `ctc_beam` the CTC head; `joint` lets both choose among
+    the hypotheses of both beams, and `attention_rescoring` the attention decoder among those of `ctc_beam`. `auto` is the
+    default of the model's folder, which training chooses on its dev set; without one it is `beam` with a transducer head,
+    else `attention_rescoring` with an attention decoder (published results use these), else `ctc_greedy`. If hotwords, a
+    language model or several alternatives need a beam, `auto` is the beam search of the same head. `graph` and `ctc_graph`
+    allow only what a graph allows, by the transducer or the CTC head; with a graph, `auto` is the one of the same head."""
     beam: int = 4
     """Continuations that a beam search keeps, and hypotheses to choose from in rescoring. Of a search through a graph
     that is to find several hypotheses: those kept at each state."""
@@ -62,6 +65,8 @@ class SearchConfig:
     max_symbols_per_frame: int = 1
     """Tokens that `beam` and `greedy` may emit in a frame of 40 ms before they advance to the next. Published results use
     1; a model that has learned to emit tokens in bursts needs more, or words are missing."""
+    ctc_scale: float = 0.3
+    """Weight of the CTC head's log-probability in `joint`, where the transducer has weight 1; tune it on a dev set."""
     attention_scale: float = 1.0
     """Weight of the attention decoder's log-probability in rescoring, where CTC has weight 1; tune it on a dev set."""
     blank_penalty: float = 0.0
@@ -100,11 +105,21 @@ class SearchConfig:
             raise ConfigError(
                 f"max_symbols_per_frame must be at most {MAX_SYMBOLS_PER_FRAME}, but is {self.max_symbols_per_frame}"
             )
-        for name in ("attention_scale", "blank_penalty", "temperature", "lm_scale", "lodr_scale", "hotword_boost"):
+        for name in (
+            "ctc_scale",
+            "attention_scale",
+            "blank_penalty",
+            "temperature",
+            "lm_scale",
+            "lodr_scale",
+            "hotword_boost",
+        ):
             if _MAX_WEIGHT < abs(getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at most {_MAX_WEIGHT:g} in size, but is {getattr(self, name)}")
         if not 0 < self.attention_scale < math.inf:
             raise ConfigError(f"attention_scale must be positive, but is {self.attention_scale}; without it use ctc_beam")
+        if not 0 < self.ctc_scale < math.inf:
+            raise ConfigError(f"ctc_scale must be positive, but is {self.ctc_scale}; without it use beam")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
         if not 0 <= self.lm_scale < math.inf:

@@ -1,16 +1,14 @@
-"""The choice and the settings of a search: `SearchConfig`, `resolve_search`, `make_search` and `find_hypotheses`.
+"""The choice and the settings of a search: `SearchConfig`, `resolve_search`, `make_search` and `make_prior`.
 
-Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utterance out. Transcripts, evaluation and tuning
-all resolve and check their searches here.
+Transcripts, streams, evaluation and tuning all resolve and check their searches here; `finding` runs them.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from zipasr.errors import ConfigError
-from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import BeamSearch
 from zipasr.search.graph.ctc_search import CtcGraphSearch
 from zipasr.search.graph.graph_search import GraphSearch
@@ -19,11 +17,9 @@ from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.graph.transducer_search import GraphBeamSearch
 from zipasr.search.greedy import CtcGreedySearch, GreedySearch
 from zipasr.search.hotwords import HotwordGraph
-from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.prior import AnyPrior, WeightedPriors
-from zipasr.search.rescoring import attention_scores, rescored
-from zipasr.search.resumable import AnySearch, search_all, search_each
+from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
 from zipasr.search.search_config import (
     BEAM_METHODS,
@@ -33,6 +29,7 @@ from zipasr.search.search_config import (
     MAX_SYMBOLS_PER_FRAME,
     METHODS,
     TRANSDUCER_METHODS,
+    WHOLE_METHODS,
     Method,
     SearchConfig,
 )
@@ -43,17 +40,18 @@ __all__ = [
     "MAX_SYMBOLS_PER_FRAME",
     "METHODS",
     "NO_LANGUAGE_MODELS",
+    "WHOLE_METHODS",
     "LanguageModels",
     "Method",
     "SearchConfig",
-    "find_hypotheses",
-    "find_with_each",
     "make_prior",
     "make_search",
     "resolve_search",
 ]
 
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
+_FOR_STREAMS: dict[Method, Method] = {"joint": "beam", "attention_rescoring": "ctc_beam"}
+"""Searches of streams in place of those that need whole utterances, unless the model's folder names a better one."""
 
 RESCORING_MARGIN_NATS = 8.0
 """Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
@@ -91,16 +89,16 @@ def resolve_search(
         has_hotwords: whether there are phrases to prefer.
         graph: the graph of the utterance; None: anything may be said.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
-        is_streaming: whether it is for streams. Where `auto` stands for attention_rescoring, which needs whole utterances,
-            the result is then the search that finds the hypotheses to be rescored.
+        is_streaming: whether it is for streams. Where `auto` stands for a search that needs whole utterances, the result is
+            then one that finds the hypotheses to be rescored.
     Raises:
-        ConfigError: the model lacks the head that the search needs, the search cannot use language models, hotwords or a
-            graph, or lacks one, or attention_rescoring is requested for streams.
+        ConfigError: the model lacks a head that the search needs, the search cannot use language models, hotwords or a
+            graph, or lacks one, or a search that needs whole utterances is requested for streams.
     """
-    if is_streaming and config.method == "attention_rescoring":
+    if is_streaming and config.method in WHOLE_METHODS:
         raise ConfigError(
-            "the search attention_rescoring reads whole utterances, and a stream has none before its end; use ctc_beam, or "
-            "transcribe the recording"
+            f"the search {config.method} reads whole utterances, and a stream has none before its end; use "
+            f"{_FOR_STREAMS[config.method]}, or transcribe the recording"
         )
     requested = config
     has_lm = language_models.main is not None
@@ -116,6 +114,8 @@ def resolve_search(
         raise ConfigError("the search attention_rescoring needs an attention decoder, but this model has none; use ctc_beam")
     if method in TRANSDUCER_METHODS and not scorer.has_transducer:
         raise ConfigError(f"the search {method} needs a transducer head, but this model has none; use ctc_greedy")
+    if method == "joint" and not scorer.has_ctc:
+        raise ConfigError("the search joint needs a CTC head beside the transducer, but this model has none; use beam")
     _check_graph(config, graph, has_lm=has_lm, has_hotwords=has_hotwords)
     if has_lm and method not in (*BEAM_METHODS, *GRAPH_METHODS):
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
@@ -125,8 +125,9 @@ def resolve_search(
         )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
-    if is_streaming and method == "attention_rescoring":
-        return dataclasses.replace(config, method="ctc_beam", beam=requested.beam, attention_scale=requested.attention_scale)
+    if is_streaming and method in WHOLE_METHODS:
+        as_requested = {name: getattr(requested, name) for name in ("beam", "ctc_scale", "attention_scale")}
+        return dataclasses.replace(config, method=_FOR_STREAMS[method], **as_requested)
     return config
 
 
@@ -174,6 +175,8 @@ def _resolved_with_graph(
 def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
     """The search for `auto`: the model's default with the requested fields, or the best that its heads allow."""
     requested = {name: value for name, value in config.changes().items() if name != "method"}
+    if "ctc_scale" in requested and _has_head("joint", scorer):
+        return dataclasses.replace(config, method="joint")
     if default is None or not _has_head(default.method, scorer):
         if scorer.has_transducer:
             return dataclasses.replace(config, method="beam")
@@ -194,7 +197,7 @@ def _has_head(method: str, scorer: Scorer) -> bool:
     """Whether a model has the heads that a search needs."""
     if method in CTC_METHODS:
         return scorer.has_ctc and (method != "attention_rescoring" or scorer.has_attention)
-    return scorer.has_transducer
+    return scorer.has_transducer and (method != "joint" or scorer.has_ctc)
 
 
 def make_search(
@@ -279,62 +282,3 @@ def _weighted(config: SearchConfig, language_models: LanguageModels, hotwords: H
     )
     used = [(prior, weight) for prior, weight in parts if prior is not None and weight != 0.0]
     return WeightedPriors(used) if used else None
-
-
-def find_hypotheses(
-    scorer: Scorer,
-    encoded: Encoded,
-    config: SearchConfig,
-    *,
-    unk_id: int | None = None,
-    language_models: LanguageModels = NO_LANGUAGE_MODELS,
-    hotwords: HotwordGraph | None = None,
-    graphs: Sequence[TokenGraph] = (),
-) -> list[list[Hypothesis]]:
-    """The n-best hypotheses of each utterance of a batch.
-
-    Args:
-        scorer: the model.
-        encoded: frames (N, T, D) at 25 Hz and their lengths.
-        config: a search that `resolve_search` has checked.
-        unk_id: a label that the transducer searches skip like blank; None: the vocabulary has none.
-        language_models: language models for the beam searches.
-        hotwords: phrases to prefer.
-        graphs: the graph of each utterance; empty: the search needs none.
-    Returns:
-        For each utterance 1 to `config.num_best` hypotheses, the best first.
-    """
-    (found,) = find_with_each(
-        scorer, encoded, [config], unk_id=unk_id, language_models=language_models, hotwords=hotwords, graphs=graphs
-    )
-    return found
-
-
-def find_with_each(
-    scorer: Scorer,
-    encoded: Encoded,
-    configs: Iterable[SearchConfig],
-    *,
-    unk_id: int | None = None,
-    language_models: LanguageModels = NO_LANGUAGE_MODELS,
-    hotwords: HotwordGraph | None = None,
-    graphs: Sequence[TokenGraph] = (),
-) -> Iterator[list[list[Hypothesis]]]:
-    """Yield `find_hypotheses` for each of several searches; those that differ in `attention_scale` alone share the work."""
-    shared: dict[SearchConfig, tuple[list[list[Hypothesis]], list[list[float]]]] = {}
-    for config in configs:
-        is_rescored, key = config.method == "attention_rescoring", config.reset(["attention_scale"])
-        if key in shared:
-            ranked, scores = shared[key]
-        else:
-            search = make_search(scorer, config, unk_id=unk_id, language_models=language_models)
-            if config.method in GRAPH_METHODS:
-                ranked = search_each(cast(GraphSearch, search), encoded, graphs)
-            else:
-                prior = make_prior(config, language_models=language_models, hotwords=hotwords)
-                ranked = search_all(search, encoded, prior)
-            scores = attention_scores(scorer, encoded, ranked) if is_rescored else []
-        if is_rescored:
-            shared[key] = ranked, scores
-            ranked = rescored(ranked, scores, scale=config.attention_scale)
-        yield [hypotheses[: config.num_best] for hypotheses in ranked]

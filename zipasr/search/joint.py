@@ -1,0 +1,181 @@
+"""Joint search: the transducer and the CTC head of a model choose together among the hypotheses of both.
+
+Encoded frames (N, T, D) at 25 Hz and hypotheses of both beam searches in, their scores and the new order out.
+
+    score(y) = log P_transducer(y | x) + ctc_scale · log P_CTC(y | x), each summed over all alignments
+
+With language models or hotwords, their score is added to that of each head, as in the searches of one head. The heads share
+an encoder but fail differently: on little data the transducer learns later where a label begins, and CTC knows nothing of
+the labels before. A text that one of them finds impossible is rarely right.
+Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", section II.C.3, with a
+transducer in place of the attention decoder; the sums over alignments are those of the losses.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from zipasr.losses.ctc import ctc_loss
+from zipasr.losses.lattice import sum_paths
+from zipasr.nn.encoded import Encoded
+from zipasr.search.contexts import first_context
+from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prior import AnyPrior, prior_scores
+from zipasr.search.scorer import Scorer, check_encoded, ctc_label_log_probs, label_log_probs
+
+CTC_SCALES = (0.3, 1.0)
+"""Weights of the CTC head to compare on a dev set: where the transducer is the better head, and where neither is."""
+_CHUNK_ELEMENTS = 1 << 20
+"""Log-probabilities to compute at once, 4 MB: some frames with all label contexts of an utterance."""
+
+
+class JointScores(NamedTuple):
+    """The hypotheses of an utterance and their log-probabilities by both heads, in nats."""
+
+    hypotheses: list[Hypothesis]
+    """Distinct texts: those of the transducer, then those that only CTC has found."""
+    transducer: list[float]
+    """Score of each by the transducer: the log-probability summed over alignments, and the score of the prior."""
+    ctc: list[float]
+    """The same by the CTC head."""
+
+    def ranked(self, *, ctc_scale: float) -> list[Hypothesis]:
+        """The hypotheses with the weighted sum of both as their score, the best first."""
+        totals = [
+            hypothesis._replace(score=transducer + ctc_scale * ctc)
+            for hypothesis, transducer, ctc in zip(self.hypotheses, self.transducer, self.ctc, strict=True)
+        ]
+        return sorted(totals, key=lambda hypothesis: -hypothesis.score)
+
+
+class JointScorer:
+    """Scores hypotheses by both heads of a model."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        unk_id: int | None = None,
+        max_symbols_per_frame: int = 1,
+    ) -> None:
+        """Configure it; the arguments are those of `modified_beam_search` and, for CTC, `ctc_prefix_search`."""
+        self.scorer, self.unk_id = scorer, unk_id
+        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self.is_modified = max_symbols_per_frame == 1
+
+    @torch.inference_mode()
+    def score(
+        self,
+        encoded: Encoded,
+        by_transducer: Sequence[Sequence[Hypothesis]],
+        by_ctc: Sequence[Sequence[Hypothesis]],
+        *,
+        prior: AnyPrior | None = None,
+        is_best_enough: bool = False,
+    ) -> list[JointScores]:
+        """The hypotheses of both heads with their scores, utterance by utterance: the batch changes nothing.
+
+        Args:
+            encoded: frames (N, T, D) at 25 Hz and their lengths.
+            by_transducer: hypotheses of each of the N utterances, the best first.
+            by_ctc: the same by CTC.
+            prior: language models and hotwords, already weighted.
+            is_best_enough: whether only the best hypothesis matters. Where both heads have the same one, no other has a
+                higher sum, so nothing is computed: it is returned alone, with the scores that the searches gave it.
+        Raises:
+            ValueError: not N lists each, lengths do not fit the frames, or a head is missing.
+        """
+        lens = check_encoded(encoded)
+        if not len(lens) == len(by_transducer) == len(by_ctc):
+            raise ValueError(
+                f"there must be hypotheses for each of {len(lens)} utterances, but there are {len(by_transducer)} lists by "
+                f"the transducer and {len(by_ctc)} by CTC"
+            )
+        found = []
+        for n, (length, ours, theirs) in enumerate(zip(lens, by_transducer, by_ctc, strict=True)):
+            if is_best_enough and ours and theirs and ours[0].ids == theirs[0].ids:
+                found.append(JointScores([ours[0]], [ours[0].score], [theirs[0].score]))
+                continue
+            known = {hypothesis.ids for hypothesis in ours}
+            hypotheses = [*ours, *(hypothesis for hypothesis in theirs if hypothesis.ids not in known)]
+            frames_1TD = encoded.frames[n : n + 1, :length]
+            texts = [hypothesis.ids for hypothesis in hypotheses]
+            extra = prior_scores(texts, prior) if prior is not None else [0.0] * len(texts)
+            both = (self._by_transducer(frames_1TD, texts), self._by_ctc(frames_1TD, texts))
+            found.append(JointScores(hypotheses, *(list(map(sum, zip(scores, extra, strict=True))) for scores in both)))
+        return found
+
+    def _by_transducer(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]]) -> list[float]:
+        """Log-probability of each of K texts, summed over the paths of the search's lattice."""
+        if not texts or not frames_1TD.shape[1]:
+            return _of_nothing(texts)
+        device = frames_1TD.device
+        labels_KS, lens_K = _padded(texts, device)
+        rows_KU, contexts_MC = _contexts(self.scorer, texts)
+        rows_KU = rows_KU.to(device)
+        context_MJ = self.scorer.predict(contexts_MC.to(device))
+        projected_TJ = self.scorer.project_frames(frames_1TD)[0]
+        label_KU = torch.nn.functional.pad(labels_KS, (0, 1), value=self.scorer.blank_id)
+        vocab_size = self.scorer.join(projected_TJ[:1], context_MJ[:1]).shape[-1]
+        pieces = []
+        for some_BJ in projected_TJ.split(max(1, _CHUNK_ELEMENTS // (len(context_MJ) * vocab_size))):
+            log_probs_BMV = label_log_probs(
+                self.scorer.join(some_BJ.unsqueeze(1), context_MJ.unsqueeze(0)),
+                blank_id=self.scorer.blank_id,
+                blank_penalty=self.blank_penalty,
+                temperature=self.temperature,
+            )
+            blank_BM = log_probs_BMV[..., self.scorer.blank_id]
+            if self.unk_id is not None:  # the search skips it like blank
+                blank_BM = torch.logaddexp(blank_BM, log_probs_BMV[..., self.unk_id])
+            pieces.append(torch.stack([log_probs_BMV[:, rows_KU, label_KU], blank_BM[:, rows_KU]]))
+        symbol_KTU, blank_KTU = torch.cat(pieces, dim=1).transpose(1, 2)
+        return sum_paths(
+            symbol_KTU,
+            blank_KTU,
+            torch.full_like(lens_K, len(projected_TJ)),
+            lens_K,
+            kind="modified" if self.is_modified else "regular",
+            num_positions=label_KU.shape[1],
+        ).log_prob_N.tolist()
+
+    def _by_ctc(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]]) -> list[float]:
+        """Log-probability of each text, summed over its alignments."""
+        if not texts or not frames_1TD.shape[1]:
+            return _of_nothing(texts)
+        labels_KS, lens_K = _padded(texts, frames_1TD.device)
+        log_probs_1TV = ctc_label_log_probs(
+            self.scorer, frames_1TD, blank_penalty=self.blank_penalty, temperature=self.temperature
+        ).float()
+        log_probs_KTV = log_probs_1TV.expand(len(texts), -1, -1)
+        num_frames_K = torch.full_like(lens_K, log_probs_1TV.shape[1])
+        return (-ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)).tolist()
+
+
+def _of_nothing(texts: Sequence[tuple[int, ...]]) -> list[float]:
+    """Log-probabilities of texts without a frame to say them in."""
+    return [-math.inf if ids else 0.0 for ids in texts]
+
+
+def _padded(texts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Labels (K, S) and their lengths (K,)."""
+    labels_KS = pad_sequence([torch.tensor(text, dtype=torch.int64) for text in texts], batch_first=True)
+    return labels_KS.to(device), torch.tensor([len(text) for text in texts], device=device)
+
+
+def _contexts(scorer: Scorer, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """The row of the label context at each of U positions of K texts, (K, U), and the M distinct contexts (M, C)."""
+    rows: dict[tuple[int, ...], int] = {}
+    first, size = first_context(scorer), scorer.context_size
+    rows_of_texts = []
+    for text in texts:
+        labels = (*first, *text)
+        contexts = (labels[u : u + size] for u in range(len(text) + 1))
+        rows_of_texts.append(torch.tensor([rows.setdefault(context, len(rows)) for context in contexts]))
+    return pad_sequence(rows_of_texts, batch_first=True), torch.tensor(list(rows))
