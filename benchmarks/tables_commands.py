@@ -20,13 +20,13 @@ def commands_rates() -> str:
     """Error rates of the model that ships by corpus, clean and in noise."""
     found = record("commands")
     conditions = [key for key in found["rows"][0] if key == "clean" or key.endswith(" dB")]
-    header = ("dev part of", "recordings", "words", *(f"WER {condition}" for condition in conditions))
+    header = ("dev part of", "recordings", "words", *(f"WER {condition}" for condition in conditions), "whole, clean")
     rows = [
         (
             _NAMES[row["corpus"]],
             row["recordings"],
             row["words"],
-            *(f"{row[condition]['wer']:.1f} %" for condition in conditions),
+            *(f"{row[condition]['wer']:.1f} %" for condition in (*conditions, "whole")),
         )
         for row in found["rows"]
     ]

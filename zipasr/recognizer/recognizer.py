@@ -80,7 +80,7 @@ class Recognizer:
             features: configuration of the model's features; None: the published filterbank.
             graph: what may be said, in calls that name no graph; None: anything.
             default_search: what `auto` stands for, if the model has its heads; None: the best that they allow.
-            streaming_default: the same for streams; None: `default_search`.
+            streaming_default: the same for streams and where `chunks` simulate them; None: `default_search`.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original, where the batch matters.
             use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
                 head; otherwise, or without that head, the times when the search emitted them.
@@ -476,7 +476,7 @@ class Recognizer:
             requested,
             self.engine.scorer,
             language_models=self.engine.language_models,
-            default=self._defaults[is_streaming],
+            default=self._defaults[is_streaming or self._chunks.simulate_streaming],
             has_hotwords=has_hotwords,
             graph=None if graph is None else graph.graph,
             is_streaming=is_streaming,
