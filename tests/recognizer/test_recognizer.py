@@ -12,11 +12,12 @@ import soundfile
 import torch
 
 import zipasr
+from tests.recognizer.causal_models import causal_model
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.errors import AudioError, CheckpointError, ConfigError
 from zipasr.features import Fbank
-from zipasr.recognizer import Hotword, LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.recognizer import ChunkConfig, Hotword, LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.search.confidence import Calibration, write_calibration
 from zipasr.search.hypothesis import Hypothesis
@@ -25,7 +26,7 @@ from zipasr.search.rescoring import attention_scores
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 
-METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam", "attention_rescoring")
+METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam", "joint", "attention_rescoring")
 DURATIONS_S = (1.3, 0.4, 2.9, 0.7, 2.1)
 
 
@@ -289,6 +290,28 @@ def test_search_follows_the_heads() -> None:
             Recognizer(model, tokenizer, search=SearchConfig(attention_scale=0.5))
     search = SearchConfig(attention_scale=0.5, beam=8)
     assert Recognizer(ctc_attention, tokenizer, search=search).search.attention_scale == 0.5
+
+
+def test_a_search_may_be_named_by_its_method_alone(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    assert zipasr.load(folder, search="ctc_beam").search == SearchConfig(method="ctc_beam")
+    with pytest.raises(ConfigError, match=r"the search must be one of auto, beam.*but is 'viterbi'"):
+        zipasr.load(folder, search="viterbi")  # type: ignore[arg-type]
+
+
+def test_simulated_streams_have_the_default_of_streams() -> None:
+    def loaded(chunks: ChunkConfig | None) -> Recognizer:
+        return Recognizer(
+            causal_model(),
+            tiny_tokenizer(),
+            default_search=SearchConfig(method="joint"),
+            streaming_default=SearchConfig(method="ctc_greedy"),
+            chunks=chunks,
+        )
+
+    assert loaded(None).search.method == "joint"
+    assert loaded(None).stream().search_config.method == "ctc_greedy"
+    assert loaded(ChunkConfig(chunk_frames_50hz=16, simulate_streaming=True)).search.method == "ctc_greedy"
 
 
 def test_search_settings_have_an_effect() -> None:

@@ -36,7 +36,7 @@ from zipasr.search.graph.rejection import rejection_threshold
 from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords
 from zipasr.search.keywords import DEFAULT_BOOST, DEFAULT_THRESHOLD, Keyword, SpotterConfig, encode_keywords
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, resolve_search
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, Method, SearchConfig, resolve_search
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript
 from zipasr.vad import Detector
@@ -60,7 +60,7 @@ class Recognizer:
         features: FbankConfig | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
-        search: SearchConfig | None = None,
+        search: SearchConfig | Method | None = None,
         default_search: SearchConfig | None = None,
         streaming_default: SearchConfig | None = None,
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
@@ -104,7 +104,7 @@ class Recognizer:
             use_true_times=use_true_times and scorer.has_ctc,
         )
         self.hotwords = tuple(hotwords)
-        self._requested = search or SearchConfig()
+        self._requested = SearchConfig(method=search) if isinstance(search, str) else search or SearchConfig()
         self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
             partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
         )
@@ -121,7 +121,7 @@ class Recognizer:
         *,
         device: str = "auto",
         precision: Precision = "float32",
-        search: SearchConfig | None = None,
+        search: SearchConfig | Method | None = None,
         explicit: Iterable[str] = (),
         lm: str | os.PathLike[str] | None = None,
         lodr: str | os.PathLike[str] | None = None,
@@ -137,7 +137,7 @@ class Recognizer:
                 `hf:OWNER/NAME[@REVISION][#SUBFOLDER]`, which is fetched once (`zipasr.hub.local_model`).
             device: cpu, cuda, cuda:N, mps or auto.
             precision: precision of the encoder: float32, tf32 (CUDA), bfloat16 or float16.
-            search: how to search; None: the default of the folder, see `SearchConfig.method`.
+            search: how to search, or the name of a method; None: the default of the folder, see `SearchConfig.method`.
             explicit: fields of `search` that apply although they have their default value, such as a beam of 4 where the
                 folder has 8.
             lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
