@@ -66,6 +66,13 @@ def test_what_is_compared_follows_from_the_heads() -> None:
     assert sum(search.max_symbols_per_frame > 1 for search in both) == 2
 
 
+def test_the_transducer_is_advised_unless_both_heads_are_better() -> None:
+    (found,) = explain_differences([of(CTC, 30), of(GREEDY, 20), of(SearchConfig(method="joint"), 20)])
+    assert "search with the transducer. Times of words come from the CTC head" in found
+    (found,) = explain_differences([of(CTC, 30), of(GREEDY, 20), of(SearchConfig(method="joint"), 15)])
+    assert "the transducer has 20.0 %: times of words come from the CTC head" in found
+
+
 def test_bursts_are_explained_with_their_cure() -> None:
     (found,) = explain_differences([of(GREEDY, 30, deletions=20), of(SEVERAL, 5)], lattice="regular")
     assert "bursts" in found and "30.0 % WER (20.0 % deleted)" in found and "several a frame 5.0 %" in found

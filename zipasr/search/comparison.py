@@ -215,9 +215,12 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | Non
             f"{by_ctc.wer:.1f} %: {cause}"
         )
     elif transducer is not None and by_ctc is not None and _is_notable(by_ctc, transducer):
+        together = _best(result for result in results if result.search.method == "joint")
+        is_best = together is not None and _num_errors(together) < _num_errors(transducer)
+        advice = "times" if is_best else "search with the transducer. Times"
         findings.append(
-            f"the CTC head has {by_ctc.wer:.1f} % WER where the transducer has {transducer.wer:.1f} %: search with the "
-            "transducer. Times of words come from the CTC head and may be off where it is wrong"
+            f"the CTC head has {by_ctc.wer:.1f} % WER where the transducer has {transducer.wer:.1f} %: {advice} of words "
+            "come from the CTC head and may be off where it is wrong"
         )
     return findings
 
