@@ -50,6 +50,26 @@ def commands_empty() -> str:
     return grid(header, rows)
 
 
+def new_words() -> str:
+    """What finetuning on ten recordings of each of some words brings and costs."""
+    found = record("new_words")
+    header = ("model", "missed", "false alarms", "missed, tuned", "false alarms, tuned", "WER new words", "WER other words")
+    rows = [
+        (
+            row["model"],
+            *(
+                cell
+                for kind in ("default", "chosen")
+                for cell in (f"{row[kind]['missed']} of {row[kind]['said']}", row[kind]["alarms"])
+            ),
+            f"{row['new_wer']:.1f} %",
+            f"{row['old_wer']:.1f} %",
+        )
+        for row in found["rows"]
+    ]
+    return f"{grid(header, rows)}\n\n{measured(found)}"
+
+
 def keywords() -> str:
     """Misses of wake words at stated false alarms, beside sherpa-onnx."""
     found = record("keywords")
@@ -99,6 +119,7 @@ def keywords_alexa() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "commands-rates": commands_rates,
     "commands-empty": commands_empty,
+    "new-words": new_words,
     "keywords": keywords,
     "keywords-alexa": keywords_alexa,
 }
