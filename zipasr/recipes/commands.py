@@ -9,9 +9,10 @@
 
 `speech` is a folder with train.jsonl and dev.jsonl that list these recordings, which may be redistributed with credit:
 
-- Speech Commands v0.02 by P. Warden, its official test set (CC-BY-4.0), 35 single words;
-- speech-to-intent-benchmark of Picovoice (Apache-2.0), coffee orders;
-- wake-word-benchmark of Picovoice (Apache-2.0), commit 84919190fb1891bf0936dcb577d9268e467f876f, six wake words;
+- Speech Commands v0.02 by P. Warden, its official test set (CC-BY-4.0), 35 single words, as in
+  github.com/thegtagamer/PICO-tinyML-benchmark, commit c66f6b0d;
+- github.com/Picovoice/speech-to-intent-benchmark (Apache-2.0), coffee orders;
+- github.com/Picovoice/wake-word-benchmark (Apache-2.0), commit 84919190fb1891bf0936dcb577d9268e467f876f, six wake words;
 - alphanumeric-audio-dataset (MIT), digits and spelled names;
 - LJSpeech 1.1 (public domain), chapters 1 to 3 of its recordings.
 
