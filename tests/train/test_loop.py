@@ -32,6 +32,7 @@ from zipasr.train import validator
 from zipasr.train.config import ConsistencyConfig
 from zipasr.train.metrics import read_metrics
 from zipasr.train.state import AVERAGE_FILE, TRAINING_FILE, checkpoint_folders, checkpoint_path
+from zipasr.train.validation import Validation
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -296,6 +297,26 @@ def test_model_of_a_finished_run(
     )
     torch.testing.assert_close(model, best, rtol=0, atol=0)
     assert (tmp_path / "model" / "search.json").is_file()
+
+
+def test_a_damaged_model_of_a_validation_does_not_end_the_run(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The next best one that can be read becomes the model of the run."""
+    rates = iter([55.0, 60.0, 95.0, 60.0])
+
+    def validated(*args: object) -> Validation:
+        wer = next(rates)
+        if wer == 95.0:
+            (tmp_path / "best" / "batch-00000001" / "model.safetensors").write_bytes(b"")
+        return validation_of(wer=wer)
+
+    monkeypatch.setattr(validator, "validate", validated)
+    report = run(minute_config(small_data, num_epochs=1, valid_interval=1, keep_best=3, selection="best"), tmp_path)
+    assert report.wer == 60.0
+    printed = "".join(capsys.readouterr())
+    assert "batch-00000001 is damaged, so it cannot become the model of the run" in printed
+    assert "the model of batch 2 has a lower error rate" in printed
 
 
 def test_checkpoint_of_another_version_is_refused(small_data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """What rank 0 of a run does at each validation: average the model, measure it on dev, write it and its default search."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zipasr.errors import CheckpointError
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.search.comparison import explain_differences
@@ -56,18 +60,29 @@ class Validator:
         if self.setup.config.selection == "last" or not folders:
             return self.last.metrics
         rates = {number: validation_wer(folder) for number, folder in folders.items()}
-        best = min(rates, key=lambda number: (rates[number], -number))
-        if not rates[best] < self.last.metrics["wer"]:
+        better = [number for number in rates if rates[number] < self.last.metrics["wer"]]
+        best = self._load_first(folders, sorted(better, key=lambda number: (rates[number], -number)))
+        if best is None:
             return self.last.metrics
         self.log.message(
             f"the model of batch {best} has a lower error rate on dev than that of batch {b}, {rates[best]:.2f} % and "
             f"{self.last.metrics['wer']:.2f} %; it becomes the model of the run"
         )
-        self._model.load_state_dict(AsrModel.load(folders[best])[0].state_dict())
         found = self._evaluated()
         self._model.save(self.setup.out / MODEL_SUBFOLDER, self.setup.tokenizer)
         write_default_search(self.setup.out / MODEL_SUBFOLDER, found.best.search, found.searches, chosen_on=found.what)
         return found.metrics
+
+    def _load_first(self, folders: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
+        """Load the first of the models that is not damaged, and return its number; None: there is none."""
+        for number in numbers:
+            try:
+                self._model.load_state_dict(AsrModel.load(folders[number])[0].state_dict())
+            except CheckpointError as error:
+                self.log.message(f"{folders[number]} is damaged, so it cannot become the model of the run: {error}")
+            else:
+                return number
+        return None
 
     def findings(self) -> tuple[str, ...]:
         """Findings from the differences between the searches of the last validation."""
