@@ -1,6 +1,7 @@
 """The comparison of searches. Reference: errors counted by hand on a model whose output is known. Contract: the printed
 explanations."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,11 @@ def test_what_is_compared_follows_from_the_heads() -> None:
     both = searches_to_compare(ToyScorer(5))
     assert {search.method for search in both} == {"greedy", "beam", "ctc_greedy", "ctc_beam", "joint"}
     assert [search.ctc_scale for search in both if search.method == "joint"] == [0.3, 1.0]
-    assert sum(search.max_symbols_per_frame > 1 for search in both) == 2
+    assert [search.method for search in both if search.max_symbols_per_frame > 1] == ["greedy", "beam"]
+    assert searches_to_compare(ToyScorer(5), lattice="regular") == both
+    of_one_symbol = searches_to_compare(ToyScorer(5), lattice="modified")
+    assert [search.method for search in of_one_symbol if search.max_symbols_per_frame > 1] == ["greedy"]
+    assert [search for search in both if search not in of_one_symbol] == [dataclasses.replace(SEVERAL, method="beam")]
 
 
 def test_the_transducer_is_advised_unless_both_heads_are_better() -> None:

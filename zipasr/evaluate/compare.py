@@ -7,6 +7,7 @@ from pathlib import Path
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
 from zipasr.hub import refuse_built_in
+from zipasr.losses import LatticeKind
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
@@ -34,7 +35,7 @@ def compare_searches(
         DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
-    searches = searches_to_compare(recognizer.engine.scorer)
+    searches = searches_to_compare(recognizer.engine.scorer, lattice=_lattice(recognizer))
     if recognizer.search not in searches:
         searches.append(recognizer.search)
     comparison = SearchComparison(recognizer.engine.scorer, recognizer.engine.tokenizer, searches)
@@ -56,9 +57,14 @@ def compare_searches(
 
 def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[str]:
     """Findings about the model from the differences between its searches; see `explain_differences`."""
+    return explain_differences(compared, lattice=_lattice(recognizer))
+
+
+def _lattice(recognizer: Recognizer) -> LatticeKind | None:
+    """The kind of lattice that the transducer head was trained with; None: unknown, or there is no such head."""
     scorer = recognizer.engine.scorer
     head = scorer.config.transducer if isinstance(scorer, AsrModel) else None
-    return explain_differences(compared, lattice=head.lattice if head is not None else None)
+    return head.lattice if head is not None else None
 
 
 def save_default_search(

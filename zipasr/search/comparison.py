@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zipasr.losses import LatticeKind
 from zipasr.nn.encoded import Encoded
 from zipasr.search.edits import ErrorRates, Errors, count_text_errors
 from zipasr.search.finding import find_with_each
@@ -61,8 +62,14 @@ class ComparedSearch:
         }
 
 
-def searches_to_compare(scorer: Scorer) -> list[SearchConfig]:
-    """The searches that the heads of a model allow, the cheapest first."""
+def searches_to_compare(scorer: Scorer, *, lattice: LatticeKind | None = None) -> list[SearchConfig]:
+    """The searches that the heads of a model allow, the cheapest first.
+
+    Args:
+        scorer: the model.
+        lattice: the kind of lattice that its transducer head was trained with; None: unknown. If it has one symbol a frame,
+            several a frame only harm; one search with several shows it, and the most expensive of all is left out.
+    """
     searches = []
     if scorer.has_ctc:
         searches.append(SearchConfig(method="ctc_greedy"))
@@ -73,7 +80,8 @@ def searches_to_compare(scorer: Scorer) -> list[SearchConfig]:
         searches.append(SearchConfig(method="ctc_beam"))
     if scorer.has_transducer:
         searches.append(SearchConfig(method="beam"))
-        searches.append(SearchConfig(method="beam", max_symbols_per_frame=SEVERAL_SYMBOLS))
+        if lattice in (None, "regular"):
+            searches.append(SearchConfig(method="beam", max_symbols_per_frame=SEVERAL_SYMBOLS))
     if scorer.has_ctc and scorer.has_transducer:
         searches += [SearchConfig(method="joint", ctc_scale=scale) for scale in CTC_SCALES]
     if scorer.has_ctc and scorer.has_attention:
@@ -84,16 +92,16 @@ def searches_to_compare(scorer: Scorer) -> list[SearchConfig]:
 class SearchComparison:
     """Counts the errors of several searches, batch by batch."""
 
-    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, searches: Sequence[SearchConfig] | None = None) -> None:
+    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, searches: Sequence[SearchConfig]) -> None:
         """A comparison without utterances.
 
         Args:
             scorer: the model.
             tokenizer: turns labels into text.
-            searches: searches to compare, the cheapest first, each resolved; None: `searches_to_compare`.
+            searches: searches to compare, the cheapest first, each resolved.
         """
         self.scorer, self.tokenizer = scorer, tokenizer
-        self.searches = list(searches_to_compare(scorer) if searches is None else searches)
+        self.searches = list(searches)
         self._errors = [ErrorRates()] * len(self.searches)
         self._decode_s = [0.0] * len(self.searches)
 
@@ -179,7 +187,7 @@ def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *
     return "\n".join(lines)
 
 
-def explain_differences(results: Sequence[ComparedSearch], *, lattice: str | None = None) -> list[str]:
+def explain_differences(results: Sequence[ComparedSearch], *, lattice: LatticeKind | None = None) -> list[str]:
     """Findings from the differences between the searches, each with its likely cause and the cure.
 
     Args:

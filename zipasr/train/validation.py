@@ -14,7 +14,7 @@ from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
-from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search
+from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search, searches_to_compare
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
@@ -81,7 +81,9 @@ def validate(
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
-    compared = SearchComparison(model, tokenizer)
+    head = model.config.transducer
+    searches = searches_to_compare(model, lattice=head.lattice if head is not None else None)
+    compared = SearchComparison(model, tokenizer, searches)
     tuning = ScaleTuning(model, tokenizer, search) if search is not None else None
     losses: dict[str, float] = {}
     audio_s = sum(batch.audio_s for batch in batches)
@@ -100,14 +102,14 @@ def validate(
             others.add(encoded, [texts[name] for name in batch.ids])
         if model.has_transducer and i % emission_stride == 0:
             emission = emission.plus(_emission(model, encoded, batch.labels, batch.label_lens))
-    searches = compared.results()
+    results = compared.results()
     metrics = {f"{name}_loss": total / max(audio_s, 1e-9) for name, total in losses.items()}
     for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
-        same = next(result for result in searches if result.search == search)
+        same = next(result for result in results if result.search == search)
         metrics[name] = same.errors.words.plus(rest.errors.words).rate
     own = tuning.tuned() if tuning is not None else None
-    searches += [own] if own is not None else []
-    found = Validation(metrics, searches, num_utterances, stride == 1, own)
+    results += [own] if own is not None else []
+    found = Validation(metrics, results, num_utterances, stride == 1, own)
     metrics["wer"] = found.best.wer if stride == 1 else min(metrics[name] for name in greedy)
     metrics["deletions"] = found.best.deletions
     metrics |= _figures(emission)
