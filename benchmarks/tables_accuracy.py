@@ -59,11 +59,13 @@ def search_comparison() -> str:
 def own_data() -> str:
     """What the default commands give on corpora that nobody tuned for, a row for each run."""
     found = sorted(records("own_data"), key=lambda row: (list(_CORPORA).index(row["corpus"]), row["seed"]))
-    header = ("corpus", "seed", "default search", "WER dev", "greedy", "beam", "CTC greedy", "CTC beam", "words", "batches")
+    names = ("greedy", "beam", "ctc_greedy", "ctc_beam", "joint", "joint, ctc_scale 1")
+    shown = (name.replace("ctc_scale 1", "1").replace("_", " ").replace("ctc", "CTC") for name in names)
+    header = ("corpus", "seed", "default search", "WER dev", *shown, "words", "batches", "WER test")
     rows = []
     for row in found:
         dev, searches = row["dev"], row["dev"]["searches"]
-        others = (f"{searches[name]:.1f} %" for name in ("greedy", "beam", "ctc_greedy", "ctc_beam"))
+        others = (f"{searches[name]:.1f} %" if name in searches else "" for name in names)
         rows.append(
             (
                 _CORPORA[row["corpus"]],
@@ -73,6 +75,7 @@ def own_data() -> str:
                 *others,
                 dev["num_words"],
                 f"{row['batches']:,}",
+                f"{row['test']['wer']:.1f} %" if "test" in row else "",
             )
         )
     days = " and ".join(dict.fromkeys(day(row["date"]) for row in found))
