@@ -68,7 +68,7 @@ def searches_to_compare(scorer: Scorer, *, lattice: LatticeKind | None = None) -
     Args:
         scorer: the model.
         lattice: the kind of lattice that its transducer head was trained with; None: unknown. If it has one symbol a frame,
-            several a frame only harm; one search with several shows it, and the most expensive of all is left out.
+            several a frame mostly harm; one search with several shows it, and the most expensive of all is left out.
     """
     searches = []
     if scorer.has_ctc:
