@@ -1,9 +1,11 @@
 """Joint search. Reference: brute force over all alignments of both heads, totals added by hand. Law: the batch changes
 nothing, and where both heads agree nothing is computed."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -243,3 +245,17 @@ def test_auto_stands_for_it_where_the_model_has_its_heads() -> None:
     assert resolve_search(SearchConfig(), Heads(), has_hotwords=True, default=default) == default
     of_streams = resolve_search(SearchConfig(), Heads(), default=default, is_streaming=True)
     assert of_streams == SearchConfig(method="beam", blank_penalty=0.5)
+
+
+def test_a_weight_keeps_what_else_was_tuned_for_the_same_search() -> None:
+    default = SearchConfig(method="joint", ctc_scale=1.0, blank_penalty=0.5, beam=8)
+    found = resolve_search(SearchConfig(ctc_scale=0.5), Heads(), default=default)
+    assert found == dataclasses.replace(default, ctc_scale=0.5)
+    found = resolve_search(SearchConfig(ctc_scale=0.5), Heads(), default=SearchConfig(method="ctc_beam", blank_penalty=2.0))
+    assert found == SearchConfig(method="joint", ctc_scale=0.5)
+
+
+@pytest.mark.parametrize("default", [{"method": "joint", "ctc_scale": 1.0}, {"method": "beam", "max_symbols_per_frame": 5}])
+def test_the_weight_of_the_attention_decoder_takes_nothing_from_the_transducer(default: dict[str, Any]) -> None:
+    found = resolve_search(SearchConfig(attention_scale=2.0), Heads(has_attention=True), default=SearchConfig(**default))
+    assert found == SearchConfig(method="attention_rescoring", attention_scale=2.0)

@@ -154,6 +154,8 @@ def test_search_that_a_run_cannot_have_is_refused() -> None:
         (minute_config(), "attention_rescoring", "attention"),
         (without_heads(both, has_transducer=True, has_ctc=False), "ctc_beam", "ctc"),
         (without_heads(both, has_transducer=False, has_ctc=True), "beam", "transducer"),
+        (without_heads(both, has_transducer=True, has_ctc=False), "joint", "ctc"),
+        (without_heads(both, has_transducer=False, has_ctc=True), "joint", "transducer"),
     ):
         with pytest.raises(ConfigError, match=rf"the search {method} needs the head model\.{head}, but it is None"):
             set_fields(config, [f'search={{"method": "{method}"}}'])

@@ -35,11 +35,13 @@ from zipasr.search.search_config import (
 )
 
 __all__ = [
+    "CTC_METHODS",
     "GRAPH_METHODS",
     "MAX_BEAM",
     "MAX_SYMBOLS_PER_FRAME",
     "METHODS",
     "NO_LANGUAGE_MODELS",
+    "TRANSDUCER_METHODS",
     "WHOLE_METHODS",
     "LanguageModels",
     "Method",
@@ -176,7 +178,8 @@ def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None
     """The search for `auto`: the model's default with the requested fields, or the best that its heads allow."""
     requested = {name: value for name, value in config.changes().items() if name != "method"}
     if "ctc_scale" in requested and _has_head("joint", scorer):
-        return dataclasses.replace(config, method="joint")
+        tuned = default.changes() if default is not None and default.method == "joint" else {}
+        return SearchConfig(**{**tuned, **requested, "method": "joint"})
     if default is None or not _has_head(default.method, scorer):
         if scorer.has_transducer:
             return dataclasses.replace(config, method="beam")
@@ -187,7 +190,7 @@ def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None
     if "max_symbols_per_frame" in requested and method in CTC_METHODS and scorer.has_transducer:
         method, kept = "beam", {}  # settings tuned for one head do not suit the other
     elif "attention_scale" in requested and scorer.has_attention:
-        method = "attention_rescoring"
+        method, kept = "attention_rescoring", kept if method in CTC_METHODS else {}
     elif needs_beam or "beam" in requested:
         method = _WITH_BEAM.get(method, method)
     return SearchConfig(**{**kept, **requested, "method": method})

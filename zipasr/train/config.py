@@ -7,7 +7,7 @@ from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
 from zipasr.nn.lora import LoraConfig
-from zipasr.search.strategy import GRAPH_METHODS, SearchConfig
+from zipasr.search.strategy import CTC_METHODS, GRAPH_METHODS, TRANSDUCER_METHODS, SearchConfig
 from zipasr.tokenizer import TokenizerKind
 
 
@@ -302,9 +302,12 @@ class TrainConfig:
                 f"search must name a method with one hypothesis and no graph, such as attention_rescoring, but is {search}; "
                 "leave it out (search=none) for the best of all"
             )
-        model, by_ctc = self.model, "ctc" in search.method or search.method == "attention_rescoring"
-        needed = {"ctc": by_ctc, "transducer": not by_ctc, "attention": search.method == "attention_rescoring"}
-        for head in (name for name, is_needed in needed.items() if is_needed and getattr(model, name) is None):
+        needed = {
+            "ctc": search.method in (*CTC_METHODS, "joint"),
+            "transducer": search.method in TRANSDUCER_METHODS,
+            "attention": search.method == "attention_rescoring",
+        }
+        for head in (name for name, is_needed in needed.items() if is_needed and getattr(self.model, name) is None):
             raise ConfigError(
                 f"the search {search.method} needs the head model.{head}, but it is None; set search=none first, or another "
                 "search"
