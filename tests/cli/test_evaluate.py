@@ -261,6 +261,8 @@ def test_tune_can_save_its_best_setting(cuts: Path, tmp_path: Path, capsys: pyte
         (["--save", "--no-compare"], "--no-compare compares none"),
         (["--compare", "--lm", "x"], "leave --lm, --hotwords and --graph out"),
         (["--compare", "--tune"], "--tune tries many settings"),
+        (["--save", "--hotwords", "x"], "leave --lm and --hotwords out, or save tuned settings with --tune"),
+        (["--search", "beam", "--ctc-scale", "0.3"], "ctc_scale has no effect on the search beam"),
         (["--plot", "x.png"], "--plot has no effect without --calibration"),
     ],
 )
@@ -274,7 +276,13 @@ def test_flags_that_contradict_each_other(
 def test_an_explicit_flag_overrides_the_models_default(cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_tiny(tmp_path)
     (tmp_path / "search.json").write_text('{"search": {"method": "greedy", "max_symbols_per_frame": 5}}')
-    expected = {(): {"method": "greedy", "max_symbols_per_frame": 5}, ("--max-symbols-per-frame", "1"): {"method": "greedy"}}
+    expected = {
+        (): {"method": "greedy", "max_symbols_per_frame": 5},
+        ("--max-symbols-per-frame", "1"): {"method": "greedy"},
+        ("--beam", "4"): {"method": "beam", "max_symbols_per_frame": 5},
+        ("--temperature", "2"): {"method": "greedy", "max_symbols_per_frame": 5, "temperature": 2.0},
+        ("--ctc-scale", "0.3"): {"method": "joint"},
+    }
     for flags, search in expected.items():
         assert main(["evaluate", str(tmp_path), str(cuts), "--json", "--no-compare", *flags]) == 0
         assert json.loads(capsys.readouterr().out)["search"] == search

@@ -183,6 +183,9 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (("--save-keywords", "x"), "--save-keywords has no effect without --keywords"),
         (("--keywords", "x", "--calibration"), "--calibration has no effect with --keywords"),
         (("--keywords", "x", "--lm", "y"), "--lm has no effect with --keywords"),
+        (("--keywords", "x", "--ctc-scale", "0.5"), "--ctc-scale has no effect with --keywords"),
+        (("--keywords", "x", "--graph", "y"), "--graph has no effect with --keywords"),
+        (("--keywords", "x", "--search", "beam"), "--search has no effect with --keywords"),
         (("--keywords", "missing.txt"), "missing.txt must be a file of keywords"),
     ],
 )

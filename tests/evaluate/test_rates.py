@@ -141,6 +141,8 @@ def test_worst_first() -> None:
 
 def test_scoring_rewrites_both_texts() -> None:
     class Says:
+        engine = tiny_recognizer().engine
+
         def transcribe_many(self, audio: list[np.ndarray], *, max_batch_s: float | None = None) -> list[Transcript]:
             return [Transcript("um WELL KNOWN", duration_s=1.0) for _ in audio]
 

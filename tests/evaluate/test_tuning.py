@@ -25,6 +25,7 @@ from zipasr.evaluate import (
 from zipasr.evaluate.rates import judged_words
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.search.strategy import LanguageModels
+from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
 
 UTTERANCES = [
@@ -46,6 +47,16 @@ def test_each_setting_has_the_error_rates_of_evaluate() -> None:
     totals = [(setting.errors.words.total, setting.errors.characters.total) for setting in tuned]
     assert totals == sorted(totals)
     assert tuned[0].flags() == f"--blank-penalty {tuned[0].values['blank_penalty']:g} --beam {tuned[0].values['beam']:g}"
+
+
+def test_words_are_characters_where_a_script_has_no_spaces() -> None:
+    tokenizer = Tokenizer.train(["今天天气好"], kind="spaceless", vocab_size=None)
+    recognizer = Recognizer(tiny_asr_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    utterances = [ReferenceUtterance("a", noise(1.3), "今天天气好")]
+    report = evaluate(recognizer, utterances)
+    assert report.words == report.characters and report.words.num_reference == 5
+    (tuned,) = tune(recognizer, utterances, {"beam": (4.0,)})
+    assert tuned.errors.words == report.words
 
 
 def test_symbols_per_frame_are_tuned() -> None:
@@ -78,6 +89,8 @@ def test_default_grids() -> None:
 def test_grids_are_parsed() -> None:
     assert parse_grid(["lm_scale=0,0.1", "blank-penalty=1"]) == {"lm_scale": (0.0, 0.1), "blank_penalty": (1.0,)}
     assert parse_grid([]) == {}
+    with pytest.raises(ConfigError, match="beam must be given once, with all values to try"):
+        parse_grid(["beam=4", "beam=8"])
 
 
 @pytest.mark.parametrize("assignment", ["lm_scale", "size=1,2", "lm_scale=high", "lm_scale=", "=1"])

@@ -121,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.save and args.graph is not None and not args.calibration:
         raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
+    if args.save and args.tune is None and not args.calibration and (args.lm is not None or args.hotwords is not None):
+        raise ConfigError(
+            "--save saves the best of the compared searches, which have no language model and no hotwords; leave --lm and "
+            "--hotwords out, or save tuned settings with --tune"
+        )
     recognizer = load_recognizer(args, simulate_streaming=True)
     if args.save:
         refuse_built_in(search_folder(args.model))

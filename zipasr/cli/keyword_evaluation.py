@@ -15,7 +15,23 @@ if TYPE_CHECKING:
     from zipasr.prepare import References
     from zipasr.recognizer import Recognizer
 
-_OTHERS = ("tune", "calibration", "save", "compare", "scoring", "lm", "hotwords", "beam", "blank_penalty", "attention_scale")
+_OTHERS = (
+    "tune",
+    "tune_rejection",
+    "calibration",
+    "save",
+    "compare",
+    "scoring",
+    "lm",
+    "lodr",
+    "hotwords",
+    "graph",
+    "beam",
+    "blank_penalty",
+    "temperature",
+    "ctc_scale",
+    "attention_scale",
+)
 """Flags of the evaluation of texts, which have no effect on keywords."""
 
 
@@ -53,6 +69,8 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
         return
+    if args.search != "auto":
+        raise ConfigError("--search has no effect with --keywords, which the transducer finds; leave one out")
     for name in _OTHERS:
         if getattr(args, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"

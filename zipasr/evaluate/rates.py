@@ -178,7 +178,8 @@ def evaluate(
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
             ref, hyp = rewrite(text), rewrite(transcript.text)
-            errors = count_text_errors(*(words_apart(text, transcript.word_joiner) for text in (ref, hyp)))
+            texts_apart = (words_apart(text, transcript.word_joiner) for text in (ref, hyp))
+            errors = count_text_errors(*texts_apart, is_spaceless=recognizer.engine.tokenizer.is_spaceless)
             results.append(
                 UtteranceResult(
                     id=id,

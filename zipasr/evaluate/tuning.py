@@ -84,7 +84,8 @@ def parse_grid(assignments: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """The grid of assignments `name=value,value,...`, one for each setting to tune.
 
     Raises:
-        ConfigError: an assignment has another form, a name that cannot be tuned, or a value that is not a number.
+        ConfigError: an assignment has another form, a name that cannot be tuned or is there twice, or a value that is not
+            a number.
     """
     grid: dict[str, tuple[float, ...]] = {}
     for assignment in assignments:
@@ -94,6 +95,8 @@ def parse_grid(assignments: Sequence[str]) -> dict[str, tuple[float, ...]]:
             raise ConfigError(
                 f"a setting to tune must be NAME=VALUE,VALUE,... with a name of {', '.join(TUNABLE)}, but is {assignment!r}"
             )
+        if name in grid:
+            raise ConfigError(f"{name} must be given once, with all values to try, but is given again: {assignment!r}")
         try:
             grid[name] = tuple(float(value) for value in values.split(","))
         except ValueError as error:
@@ -121,7 +124,7 @@ def tune(
         ConfigError: a setting is out of range or has no effect, there are too many, or `scoring` is unknown.
         DataError: no utterance can be read.
     """
-    rewrite, joiner = rewriting(scoring), recognizer.engine.tokenizer.word_joiner
+    rewrite, tokenizer = rewriting(scoring), recognizer.engine.tokenizer
     settings = _settings(recognizer, grid)
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
@@ -132,11 +135,11 @@ def tune(
         for n, (_, _, reference) in enumerate(group):
             pairs.append((reference, texts[0][n]))
             for i, found in enumerate(texts):
-                texts_apart = (words_apart(rewrite(text), joiner) for text in (reference, found[n]))
-                totals[i] = totals[i].plus(count_text_errors(*texts_apart))
+                texts_apart = (words_apart(rewrite(text), tokenizer.word_joiner) for text in (reference, found[n]))
+                totals[i] = totals[i].plus(count_text_errors(*texts_apart, is_spaceless=tokenizer.is_spaceless))
     if not num_utterances:
         raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
-    hint = describe_style(pairs, recognizer.engine.tokenizer) if scoring in (None, AS_IS) else None
+    hint = describe_style(pairs, tokenizer) if scoring in (None, AS_IS) else None
     if hint is not None:
         logger.warning("%s", hint)
     tuned = [
