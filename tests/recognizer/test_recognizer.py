@@ -188,6 +188,25 @@ def test_hotwords_of_a_request_and_of_the_recognizer() -> None:
         plain.transcribe(noise(0.5), hotwords=["THE", "Ω"])
 
 
+def test_boost_of_hotwords_is_that_of_the_search() -> None:
+    plain = tiny_recognizer()
+    word = recognized_word(plain)
+    default = SearchConfig(method="beam", hotword_boost=5.0)
+    found = Recognizer(tiny_asr_model(), tiny_tokenizer(), default_search=default, hotwords=[word])
+    assert_same(found.transcribe(noise(1.3)), plain.transcribe(noise(1.3), hotwords=[Hotword(word, 5.0)]))
+
+
+def test_one_string_is_no_list_of_phrases() -> None:
+    recognizer = tiny_recognizer()
+    for call in (
+        lambda: recognizer.transcribe(noise(0.5), hotwords="THE"),
+        lambda: recognizer.spotter("THE"),
+        lambda: Recognizer(tiny_asr_model(), tiny_tokenizer(), hotwords="THE"),
+    ):
+        with pytest.raises(ValueError, match=r"must be a list, but are one string; write \['THE'\]"):
+            call()
+
+
 def test_hotwords_turn_an_automatic_ctc_search_into_a_beam() -> None:
     only_ctc = tiny_asr_model(7, has_transducer=False)  # emits words
     recognizer = Recognizer(only_ctc, tiny_tokenizer())
@@ -284,7 +303,8 @@ def test_search_follows_the_heads() -> None:
     with pytest.raises(ConfigError, match="attention_rescoring needs an attention decoder"):
         Recognizer(only_ctc, tokenizer, search=SearchConfig(method="attention_rescoring"))
     with pytest.raises(ConfigError, match="beam has no effect on the search ctc_greedy"):
-        Recognizer(only_ctc, tokenizer, search=SearchConfig(beam=8))
+        Recognizer(only_ctc, tokenizer, search=SearchConfig(method="ctc_greedy", beam=8))
+    assert Recognizer(only_ctc, tokenizer, search=SearchConfig(beam=8)).search.method == "ctc_beam"
     for model in (only_ctc, only_transducer):
         with pytest.raises(ConfigError, match="attention_scale has no effect on the search"):
             Recognizer(model, tokenizer, search=SearchConfig(attention_scale=0.5))
@@ -299,19 +319,11 @@ def test_a_search_may_be_named_by_its_method_alone(tmp_path: Path) -> None:
         zipasr.load(folder, search="viterbi")  # type: ignore[arg-type]
 
 
-def test_simulated_streams_have_the_default_of_streams() -> None:
-    def loaded(chunks: ChunkConfig | None) -> Recognizer:
-        return Recognizer(
-            causal_model(),
-            tiny_tokenizer(),
-            default_search=SearchConfig(method="joint"),
-            streaming_default=SearchConfig(method="ctc_greedy"),
-            chunks=chunks,
-        )
-
-    assert loaded(None).search.method == "joint"
-    assert loaded(None).stream().search_config.method == "ctc_greedy"
-    assert loaded(ChunkConfig(chunk_frames_50hz=16, simulate_streaming=True)).search.method == "ctc_greedy"
+def test_streams_and_simulated_ones_have_the_default_of_the_folder() -> None:
+    joint = SearchConfig(method="joint", ctc_scale=1.0)
+    for chunks in (None, ChunkConfig(chunk_frames_50hz=16, simulate_streaming=True)):
+        recognizer = Recognizer(causal_model(), tiny_tokenizer(), default_search=joint, chunks=chunks)
+        assert recognizer.search == recognizer.stream().search_config == joint
 
 
 def test_search_settings_have_an_effect() -> None:

@@ -30,10 +30,11 @@ from zipasr.recognizer import EndpointConfig, EndpointRule, Recognizer, SearchCo
 from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, choose_sizes
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.strategy import LanguageModels, make_prior, make_search
+from zipasr.search.strategy import LanguageModels, make_prior
+from zipasr.search.two_pass import make_stream_search
 from zipasr.transcript import Transcript
 
-METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam")
+METHODS = ("beam", "greedy", "ctc_greedy", "ctc_beam", "joint")
 DURATIONS_S = (2.3, 0.0, 0.01, 4.1, 0.6)
 HOTWORDS = ("THE", "BROWN FOX", "OVER")
 
@@ -109,7 +110,7 @@ def test_streams_give_the_results_of_the_whole(method: str, max_symbols: int, ch
     assert most == max_symbols
 
 
-@pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam"])
+@pytest.mark.parametrize("method", ["beam", "greedy", "ctc_beam", "joint"])
 def test_hotwords_of_each_stream(method: str) -> None:
     recognizer = causal_recognizer(method)
     recordings, hotwords = [noise(2.0, 5)] * 3, [(), HOTWORDS, ("LAZY DOG",)]
@@ -126,7 +127,10 @@ def test_hotwords_of_each_stream(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
-    """Utterances that end at random are what the search finds when it is restarted there, over frames of the whole."""
+    """Utterances that end at random are what the search finds when it is restarted there, over frames of the whole.
+
+    Before the end of the audio, nothing tells a search by both heads that an utterance is over.
+    """
     recognizer, generator = causal_recognizer(method), random.Random(3)
     recordings = [noise(5.0, 1), noise(4.0, 2)]
     streams = [recognizer.stream(chunk_frames_50hz=16) for _ in recordings]
@@ -146,11 +150,12 @@ def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
         encoded, start = whole_encoded(recognizer, samples, *stream.sizes), 0
         ended.append((int(encoded.lens), stream.finish()))
         assert sum(bool(transcript.text) for _, transcript in ended) > 2
-        search = make_search(recognizer.engine.scorer, recognizer.search, unk_id=tiny_tokenizer().unk_id)
+        search: Any = make_stream_search(recognizer.engine.scorer, recognizer.search, unk_id=tiny_tokenizer().unk_id)
+        find_early = search.partial_hypotheses if method == "joint" else search.hypotheses
         state = search.start(make_prior(recognizer.search))
-        for end, transcript in ended:
+        for i, (end, transcript) in enumerate(ended, 1):
             search.advance([state], Encoded(encoded.frames[:, start:end], torch.tensor([end - start])))
-            ((expected, *_),) = search.hypotheses([state])
+            ((expected, *_),) = (search.hypotheses if i == len(ended) else find_early)([state], 1)
             assert_emits(transcript, expected, start)
             state, start = search.restart(state), end
 
@@ -408,17 +413,33 @@ def test_a_stream_keeps_nothing_of_its_batch_and_little_of_its_past() -> None:
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
+def test_attention_decoder_chooses_at_the_end_of_a_stream() -> None:
+    model = causal_model(has_transducer=False, has_attention=True)
+    search = SearchConfig(method="attention_rescoring", attention_scale=50.0, num_best=4)
+    recognizer = Recognizer(model, tiny_tokenizer(), search=search)
+    stream = recognizer.stream()
+    stream.accept_waveform(noise(2.0))
+    stream.decode()
+    by_ctc = stream.text
+    found = stream.finish()
+    (ranked,) = recognizer.engine.find(whole_encoded(recognizer, noise(2.0), *stream.sizes), search)
+    for transcript, expected in zip((found, *found.alternatives), ranked, strict=True):
+        assert_emits(transcript, expected)
+        assert transcript.score == pytest.approx(expected.score, abs=0.1)
+    (alone,) = recognizer.engine.find(whole_encoded(recognizer, noise(2.0), *stream.sizes), SearchConfig(method="ctc_beam"))
+    assert found.text != tiny_tokenizer().decode(alone[0].ids) != ""
+    assert by_ctc and found.text.split()[0] != by_ctc
+
+
 def test_models_and_searches_that_cannot_stream() -> None:
     with pytest.raises(ConfigError, match=r"causal Zipformer, but .*sees the future; train one with .*is_causal=true"):
         Recognizer(tiny_asr_model(), tiny_tokenizer()).stream()
     ablation = AblationConfig(has_nonlin_attention=False)
     with pytest.raises(ConfigError, match=r"this model cannot stream: .*; use transcribe"):
         Recognizer(causal_model(ablation=ablation), tiny_tokenizer()).stream()
-    model = causal_model(has_transducer=False, has_attention=True)
-    rescoring = Recognizer(model, tiny_tokenizer(), search=SearchConfig(method="attention_rescoring"))
-    with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        rescoring.stream()
-    assert Recognizer(model, tiny_tokenizer()).stream().search_config.method == "ctc_beam"
+    for sizes in ({"chunk_frames_50hz": 0}, {"left_context_frames_50hz": 0}):
+        with pytest.raises(ConfigError, match=r"frames_50hz must be a multiple of .*, but is 0"):
+            causal_recognizer().stream(**sizes)
     with pytest.raises(ConfigError, match="'Ω' must be writable"):
         causal_recognizer().stream(hotwords=["Ω"])
 

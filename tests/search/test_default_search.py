@@ -25,16 +25,19 @@ def test_round_trip(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_search_of_whole_utterances_names_another_for_streams(tmp_path: Path) -> None:
-    joint = SearchConfig(method="joint", ctc_scale=1.0)
-    write_default_search(tmp_path, joint, [of(SEVERAL, 12), of(CTC, 10), of(joint, 4)], chosen_on="dev")
+def test_what_was_measured_on_the_same_set_stays_with_a_tuned_search(tmp_path: Path) -> None:
+    write_default_search(tmp_path, CTC, [of(CTC, 10), of(SEVERAL, 12)], chosen_on="dev")
+    tuned = SearchConfig(method="ctc_beam", blank_penalty=1.0)
+    write_default_search(tmp_path, tuned, [], chosen_on="dev")
     found = read_default_search(tmp_path)
-    assert found is not None
-    assert (found.search, found.streaming) == (joint, CTC)
-    write_default_search(tmp_path, CTC, [of(SEVERAL, 12), of(CTC, 10)], chosen_on="dev")
+    assert found is not None and found.search == tuned
+    assert [entry["wer"] for entry in found.compared] == [10.0, 12.0]
+    write_default_search(tmp_path, tuned, [], chosen_on="another set")
     found = read_default_search(tmp_path)
-    assert found is not None and found.streaming is None
-    assert "streaming" not in found.to_dict()
+    assert found is not None and found.compared == ()
+    (tmp_path / SEARCH_FILE).write_text("{")
+    write_default_search(tmp_path, tuned, [], chosen_on="dev")
+    assert read_default_search(tmp_path) is not None
 
 
 @pytest.mark.parametrize(
@@ -95,15 +98,44 @@ def test_what_does_not_go_together_is_refused_all_the_same() -> None:
         resolve_search(SearchConfig(attention_scale=2.0), Heads(), default=SearchConfig(method="beam"))
 
 
-def test_streams_follow_it_too_but_for_rescoring() -> None:
-    assert resolve_search(SearchConfig(), Heads(), default=SEVERAL, is_streaming=True) == SEVERAL
-    rescoring = SearchConfig(method="attention_rescoring", attention_scale=2.0)
-    found = resolve_search(SearchConfig(), Heads(has_attention=True), default=rescoring, is_streaming=True)
-    assert found == SearchConfig(method="ctc_beam")
-    wide = SearchConfig(method="attention_rescoring", beam=100)
-    assert resolve_search(SearchConfig(), Heads(has_attention=True), default=wide, is_streaming=True) == found
-    asked = resolve_search(SearchConfig(beam=8), Heads(has_attention=True), default=wide, is_streaming=True)
-    assert asked == SearchConfig(method="ctc_beam", beam=8)
+@pytest.mark.parametrize(
+    ("asked", "default", "expected"),
+    [
+        ({"beam": 4}, {"method": "greedy"}, {"method": "beam"}),
+        ({"beam": 4}, {"method": "beam", "beam": 16}, {"method": "beam"}),
+        ({"ctc_scale": 0.3}, {"method": "beam"}, {"method": "joint"}),
+        ({"max_symbols_per_frame": 1}, {"method": "ctc_greedy"}, {"method": "beam"}),
+        ({"blank_penalty": 0.0}, {"method": "beam", "blank_penalty": 2.0}, {"method": "beam"}),
+    ],
+)
+def test_explicit_fields_are_requested_whatever_their_value(
+    asked: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    found = resolve_search(SearchConfig(**asked), Heads(), default=SearchConfig(**default), explicit=asked)
+    assert found == SearchConfig(**expected)
+
+
+def test_explicit_fields_must_have_an_effect() -> None:
+    with pytest.raises(ConfigError, match="ctc_scale has no effect on the search beam"):
+        resolve_search(SearchConfig(method="beam", ctc_scale=0.3), Heads(), explicit=["ctc_scale"])
+    with pytest.raises(ConfigError, match="beam has no effect on the search greedy"):
+        resolve_search(SearchConfig(method="greedy"), Heads(), explicit=["beam", "blank_penalty"])
+
+
+@pytest.mark.parametrize("method", ["beam", "ctc_beam", "joint"])
+def test_n_best_lists_widen_the_beam_of_the_default(method: Any) -> None:
+    default = SearchConfig(method=method, beam=2)
+    assert resolve_search(SearchConfig(num_best=4), Heads(), default=default).beam == 4
+    assert resolve_search(SearchConfig(num_best=2), Heads(), default=default).beam == 2
+    wide = SearchConfig(method=method, beam=16)
+    assert resolve_search(SearchConfig(num_best=4), Heads(), default=wide).beam == 16
+
+
+def test_a_beam_needs_a_beam_search_with_and_without_a_default() -> None:
+    only_ctc = Heads(has_transducer=False)
+    for default in (None, SearchConfig(method="ctc_greedy")):
+        found = resolve_search(SearchConfig(beam=8), only_ctc, default=default)
+        assert found == SearchConfig(method="ctc_beam", beam=8)
 
 
 def test_fields_as_usual_hold_where_they_are_explicit() -> None:

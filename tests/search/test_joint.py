@@ -117,7 +117,8 @@ def test_equal_texts_are_scored_once_with_the_times_of_the_transducer() -> None:
 
 def test_nothing_is_computed_where_both_heads_agree_on_the_best() -> None:
     scorer, encoded = ToyScorer(4), toy_encoded([4, 4], 4, seed=0)
-    ours, theirs = [[of((1,), -2.0), of((2,))]] * 2, [[of((1,), -3.0), of(())], [of((2,)), of((1,))]]
+    ours = [[of((1,), -2.0), of((2,), -4.0)]] * 2
+    theirs = [[of((1,), -3.0), of((), -5.0)], [of((2,), -1.0), of((1,), -2.0)]]
     agreed, disputed = JointScorer(scorer).score(encoded, ours, theirs, is_best_enough=True)
     assert agreed == JointScores([of((1,), -2.0)], [-2.0], [-3.0])
     assert [hypothesis.ids for hypothesis in disputed.hypotheses] == [(1,), (2,)]
@@ -175,6 +176,14 @@ def test_results_depend_neither_on_the_batch_nor_on_its_order() -> None:
         assert [h.score for h in alone] == pytest.approx([h.score for h in together[n]], rel=1e-5)
 
 
+def test_a_best_per_label_need_not_be_the_best() -> None:
+    """The transducer's beam ranks by score per label: its first may have a lower score than another."""
+    scorer, encoded = ToyScorer(5), toy_encoded([6], 5, seed=1)
+    first, higher = of((1, 2), -4.0), of((), -3.5)
+    (found,) = JointScorer(scorer).score(encoded, [[first, higher]], [[first]], is_best_enough=True)
+    assert [hypothesis.ids for hypothesis in found.hypotheses] == [(1, 2), ()]
+
+
 def test_small_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, tensors = golden_model()
     encoded = golden_encoded(tensors)
@@ -226,15 +235,13 @@ def test_wrong_arguments_are_refused() -> None:
         SearchConfig(method="beam", ctc_scale=0.5)
 
 
-def test_it_needs_both_heads_and_whole_utterances() -> None:
+def test_it_needs_both_heads() -> None:
     joint = SearchConfig(method="joint")
     assert resolve_search(joint, Heads()) == joint
     with pytest.raises(ConfigError, match="joint needs a CTC head beside the transducer"):
         resolve_search(joint, Heads(has_ctc=False))
     with pytest.raises(ConfigError, match="joint needs a transducer head"):
         resolve_search(joint, Heads(has_transducer=False))
-    with pytest.raises(ConfigError, match=r"joint reads whole utterances.*use beam"):
-        resolve_search(joint, Heads(), is_streaming=True)
 
 
 def test_auto_stands_for_it_where_the_model_has_its_heads() -> None:
@@ -243,8 +250,6 @@ def test_auto_stands_for_it_where_the_model_has_its_heads() -> None:
     assert resolve_search(SearchConfig(), Heads(has_ctc=False), default=default).method == "beam"
     assert resolve_search(SearchConfig(ctc_scale=0.5), Heads()) == SearchConfig(method="joint", ctc_scale=0.5)
     assert resolve_search(SearchConfig(), Heads(), has_hotwords=True, default=default) == default
-    of_streams = resolve_search(SearchConfig(), Heads(), default=default, is_streaming=True)
-    assert of_streams == SearchConfig(method="beam", blank_penalty=0.5)
 
 
 def test_a_weight_keeps_what_else_was_tuned_for_the_same_search() -> None:

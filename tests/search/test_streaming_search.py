@@ -27,6 +27,7 @@ from zipasr.search.prefix import CtcPrefixSearch, ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.resumable import AnySearch, search_all
 from zipasr.search.strategy import SearchConfig, make_prior, make_search, resolve_search
+from zipasr.search.two_pass import JointStreamSearch, RescoringStreamSearch, make_stream_search
 
 VOCAB = 6
 GRAPH = HotwordGraph([((2, 3), 1.5), ((4,), 0.7)])
@@ -240,16 +241,15 @@ def test_what_ctc_greedy_cannot_use() -> None:
 
 
 def test_the_searches_of_streams() -> None:
-    assert resolve_search(SearchConfig(), Heads(), is_streaming=True).method == "beam"
-    rescorable = Heads(has_transducer=False, has_attention=True)
-    assert resolve_search(SearchConfig(), rescorable, is_streaming=True).method == "ctc_beam"
-    with pytest.raises(ConfigError, match="attention_rescoring reads whole utterances"):
-        resolve_search(SearchConfig(method="attention_rescoring"), rescorable, is_streaming=True)
     with pytest.raises(ConfigError, match="ctc_greedy cannot use hotwords"):
-        resolve_search(SearchConfig(method="ctc_greedy"), rescorable, has_hotwords=True, is_streaming=True)
+        resolve_search(SearchConfig(method="ctc_greedy"), Heads(), has_hotwords=True)
     kinds = {"beam": BeamSearch, "greedy": GreedySearch, "ctc_greedy": CtcGreedySearch, "ctc_beam": CtcPrefixSearch}
     for method, kind in kinds.items():
         config = dataclasses.replace(SearchConfig(), method=method)
         assert isinstance(make_search(Heads(), config), kind)
+        assert isinstance(make_stream_search(Heads(), config), kind)
         assert make_prior(config) is None
+    of_both = {"joint": JointStreamSearch, "attention_rescoring": RescoringStreamSearch}
+    for method, two_pass in of_both.items():
+        assert isinstance(make_stream_search(Heads(), dataclasses.replace(SearchConfig(), method=method)), two_pass)
     assert make_prior(SearchConfig(method="greedy"), hotwords=GRAPH) is GRAPH

@@ -52,6 +52,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="subtracted from the score of blank; positive values reduce deletions (default: 0)",
     )
     parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="divides the scores before they become probabilities; above 1 a beam search trusts the model less (default: 1)",
+    )
+    parser.add_argument(
         "--hotwords",
         metavar="FILE",
         help="file of phrases to prefer, one per line in plain words, optionally followed by ` :BOOST`",

@@ -111,10 +111,11 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
         assert isinstance(model.config.encoder, ZipformerConfig)
         return choose_sizes(model.config.encoder, chunk, left_context)
     own = ChunkSizes(model.chunk_frames_50hz, model.left_context_frames_50hz)
-    if (chunk or own.chunk, left_context or own.left_context) != own:
+    wanted = ChunkSizes(own.chunk if chunk is None else chunk, own.left_context if left_context is None else left_context)
+    if wanted != own:
         raise ConfigError(
             f"these graphs encode chunks of {own.chunk} frames at 50 Hz with {own.left_context} before them, but "
-            f"{chunk or own.chunk} with {left_context or own.left_context} were requested; export the model with those"
+            f"{wanted.chunk} with {wanted.left_context} were requested; export the model with those"
         )
     return own
 

@@ -35,7 +35,8 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.keywords import KeywordSearch, SpotterConfig
 from zipasr.search.resumable import AnySearch
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import LanguageModels, SearchConfig, make_search
+from zipasr.search.strategy import LanguageModels, SearchConfig
+from zipasr.search.two_pass import make_stream_search
 from zipasr.tokenizer import Tokenizer
 
 TAIL_PADDING_FRAMES = 32
@@ -143,7 +144,7 @@ class Engine:
     def stream_search(self, config: SearchConfig) -> AnySearch:
         """The search of all streams with the same settings, which `resolve_search` has checked."""
         if config not in self._searches:
-            self._searches[config] = make_search(
+            self._searches[config] = make_stream_search(
                 self.scorer, config, unk_id=self.tokenizer.unk_id, language_models=self.language_models
             )
         return self._searches[config]

@@ -11,6 +11,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Recognizer:
         precision: Precision = "float32",
         search: SearchConfig | Method | None = None,
         default_search: SearchConfig | None = None,
-        streaming_default: SearchConfig | None = None,
+        explicit: Iterable[str] = (),
         tail_padding_frames: int = TAIL_PADDING_FRAMES,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
         hotwords: Sequence[str | Hotword] = (),
@@ -80,7 +81,6 @@ class Recognizer:
             features: configuration of the model's features; None: the published filterbank.
             graph: what may be said, in calls that name no graph; None: anything.
             default_search: what `auto` stands for, if the model has its heads; None: the best that they allow.
-            streaming_default: the same for streams and where `chunks` simulate them; None: `default_search`.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original, where the batch matters.
             use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
                 head; otherwise, or without that head, the times when the search emitted them.
@@ -103,14 +103,15 @@ class Recognizer:
             chunk_sizes=recording_sizes(scorer, chunks),
             use_true_times=use_true_times and scorer.has_ctc,
         )
-        self.hotwords = tuple(hotwords)
+        self.hotwords = _phrases(hotwords)
         self._requested = SearchConfig(method=search) if isinstance(search, str) else search or SearchConfig()
-        self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
-            partial(encode_hotwords, tokenizer=tokenizer, default_boost=self._requested.hotword_boost)
-        )
-        self._defaults = {False: default_search, True: streaming_default or default_search}
+        self._default_search, self._explicit = default_search, frozenset(explicit)
         self.graph = graph
-        self.search = self._resolved_for(self._requested, graph, has_hotwords=self.hotword_graph() is not None)
+        self.search = self._resolved_for(self._requested, graph, has_hotwords=bool(self.hotwords))
+        self._encode_hotwords = lru_cache(_MAX_HOTWORD_GRAPHS)(
+            partial(encode_hotwords, tokenizer=tokenizer, default_boost=self.search.hotword_boost)
+        )
+        self.hotword_graph()  # to find at once what cannot be written
         self.long_recordings = long_recordings or LongRecordingConfig()
 
     # Differs: twelve parameters, for the same reason.
@@ -162,8 +163,8 @@ class Recognizer:
             device=chosen,
             precision=precision,
             search=search,
-            default_search=default.search.reset(explicit) if default is not None else None,
-            streaming_default=default.streaming.reset(explicit) if default is not None and default.streaming else None,
+            default_search=None if default is None else default.search,
+            explicit=explicit,
             language_models=open_language_models(lm, lodr, tokenizer, chosen),
             hotwords=hotwords,
             graph=None if graph is None else load_graph(graph, tokenizer),
@@ -333,16 +334,16 @@ class Recognizer:
             hotwords, graph: see `transcribe`.
             endpoint: when an utterance ends; None: the published rules.
         Raises:
-            ConfigError: the model cannot stream, or not with this chunk or left context; the search needs whole utterances
-                (joint, attention_rescoring); or a phrase cannot be written in the model's vocabulary.
+            ConfigError: the model cannot stream, or not with this chunk or left context, or a phrase cannot be written in
+                the model's vocabulary.
         """
         graph = self.graph if graph is None else graph
         phrases = self._phrases_beside(hotwords, graph)
         return Stream(
             self.engine,
-            self._resolved_for(self._requested, graph, has_hotwords=phrases is not None, is_streaming=True),
-            chunk_frames_50hz=chunk_frames_50hz or self._chunks.chunk_frames_50hz,
-            left_context_frames_50hz=left_context_frames_50hz or self._chunks.left_context_frames_50hz,
+            self._resolved_for(self._requested, graph, has_hotwords=phrases is not None),
+            chunk_frames_50hz=_given(chunk_frames_50hz, self._chunks.chunk_frames_50hz),
+            left_context_frames_50hz=_given(left_context_frames_50hz, self._chunks.left_context_frames_50hz),
             hotwords=phrases,
             graph=graph,
             endpoint=endpoint or EndpointConfig(),
@@ -370,7 +371,7 @@ class Recognizer:
         config = config or SpotterConfig()
         if config.max_symbols_per_frame is None:
             config = dataclasses.replace(config, max_symbols_per_frame=self.search.max_symbols_per_frame)
-        found = encode_keywords(keywords, self.engine.tokenizer, default_boost=boost, default_threshold=threshold)
+        found = encode_keywords(_phrases(keywords), self.engine.tokenizer, default_boost=boost, default_threshold=threshold)
         spotter = KeywordSpotter(
             self.engine,
             found,
@@ -467,7 +468,6 @@ class Recognizer:
         graph: LoadedGraph | None = None,
         *,
         has_hotwords: bool,
-        is_streaming: bool = False,
     ) -> SearchConfig:
         """The search of a call, checked; so are the settings of its graph."""
         if graph is not None:
@@ -476,10 +476,10 @@ class Recognizer:
             requested,
             self.engine.scorer,
             language_models=self.engine.language_models,
-            default=self._defaults[is_streaming or self._chunks.simulate_streaming],
+            default=self._default_search,
+            explicit=self._explicit,
             has_hotwords=has_hotwords,
             graph=None if graph is None else graph.graph,
-            is_streaming=is_streaming,
         )
 
     @property
@@ -498,9 +498,24 @@ class Recognizer:
 
         Raises:
             ConfigError: a phrase cannot be written in the model's vocabulary, or a boost is out of range.
+            ValueError: there is one string instead of a list of phrases.
         """
-        phrases = self.hotwords if hotwords is None else tuple(hotwords)
+        phrases = self.hotwords if hotwords is None else _phrases(hotwords)
         return self._encode_hotwords(phrases) if phrases else None
+
+
+Phrase = TypeVar("Phrase")
+
+
+def _phrases(given: Sequence[str | Phrase]) -> tuple[str | Phrase, ...]:
+    """Phrases as a tuple; raise ValueError for one string, which would be taken for a list of letters."""
+    if isinstance(given, str):
+        raise ValueError(f"phrases must be a list, but are one string; write [{given!r}]")
+    return tuple(given)
+
+
+def _given(value: int | None, usual: int | None) -> int | None:
+    return usual if value is None else value
 
 
 load = Recognizer.load

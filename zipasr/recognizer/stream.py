@@ -17,10 +17,11 @@ from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.growing import GrowingTranscript
 from zipasr.recognizer.incoming import IncomingAudio
 from zipasr.search.graph import LoadedGraph
-from zipasr.search.graph.graph_search import GraphSearch
 from zipasr.search.graph.rejection import judged
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.resumable import UtteranceSearch
+from zipasr.search.search_config import UTTERANCE_METHODS
 from zipasr.search.strategy import SearchConfig, make_prior
 from zipasr.transcript import Transcript
 
@@ -57,10 +58,11 @@ class Stream(IncomingAudio):
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         super().__init__(engine, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
         self.search_config, self.endpoint = search, endpoint
-        self._search = engine.stream_search(search)
+        self._search = cast(Any, engine.stream_search(search))
+        self._of_utterances: UtteranceSearch[Any, Any] | None = self._search if search.method in UTTERANCE_METHODS else None
         self._graph = graph
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
-        self._search_state: Any = self._search.start(prior) if graph is None else self._graph_search.start(graph.graph)
+        self._search_state: Any = self._search.start(prior if graph is None else graph.graph)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
         self._growing: list[GrowingTranscript] = []
         """The transcripts of the best hypotheses of the utterance."""
@@ -88,8 +90,9 @@ class Stream(IncomingAudio):
     def result(self) -> Transcript:
         """Transcript of the current utterance as far as it is decoded.
 
-        Under a graph it may stop inside a phrase until the utterance is over, by `is_endpoint` or `finish`; then it is a
-        whole phrase, or nothing.
+        Until the utterance is over, by `is_endpoint` or `finish`, searches in which several heads choose (joint,
+        attention_rescoring) give what the first of them has found, and under a graph it may stop inside a phrase; then
+        all heads have chosen, and it is a whole phrase, or nothing.
 
         Times are seconds from the start of the stream to the emission of a token; `duration_s` is the audio received since
         the start of the stream.
@@ -107,30 +110,19 @@ class Stream(IncomingAudio):
         return [growing.update(hypothesis, duration_s) for growing, hypothesis in zip(self._growing, ranked, strict=False)]
 
     def _hypotheses(self) -> list[Hypothesis]:
-        """The best hypotheses, judged; under a graph those that are whole phrases once the utterance is over."""
-        if self._ranked is None and self._graph is None:
-            (self._ranked,) = self._search.hypotheses([self._search_state], self.search_config.num_best)
-        elif self._ranked is None and self._graph is not None:
-            search, state, num_best = self._graph_search, self._search_state, self.search_config.num_best
-            is_over = self._is_finished or self.is_endpoint()
-            (ranked,) = (search.hypotheses if is_over else search.partial_hypotheses)([state], num_best)
-            self._ranked = judged(ranked, self._graph)
-        assert self._ranked is not None
+        """The best hypotheses, judged under a graph; partial ones before the utterance is over, if the search has them."""
+        if self._ranked is None:
+            find = self._search.hypotheses
+            if self._of_utterances is not None and not (self._is_finished or self.is_endpoint()):
+                find = self._of_utterances.partial_hypotheses
+            (ranked,) = find([self._search_state], self.search_config.num_best)
+            self._ranked = ranked if self._graph is None else judged(ranked, self._graph)
         return self._ranked
-
-    @property
-    def _graph_search(self) -> GraphSearch:
-        return cast(GraphSearch, self._search)
-
-    def _free_hypothesis(self) -> Hypothesis:
-        """The best hypothesis that a graph does not restrict; whether there is speech does not depend on the graph."""
-        if self._graph is None:
-            return self._hypotheses()[0]
-        return self._graph_search.free_hypothesis(self._search_state)
 
     def is_endpoint(self) -> bool:
         """Whether the endpoint rules say that the utterance is over; nothing else changes until `reset`."""
-        num_frames, frames = self._search_state.num_frames, self._free_hypothesis().frames
+        num_frames, search = self._search_state.num_frames, self._of_utterances
+        frames = (search.speech_hypothesis(self._search_state) if search is not None else self._hypotheses()[0]).frames
         num_silent = num_frames - (frames[-1] + 1 if frames else 0)
         return is_endpoint(
             self.endpoint, trailing_silence_s=num_silent * FRAME_S_25HZ, utterance_length_s=num_frames * FRAME_S_25HZ

@@ -4,6 +4,7 @@ Training compares the searches of a model on its dev set; the best one is saved 
 `SearchConfig(method="auto")` stands for it. Exports and averages copy the file.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from typing import Any
 from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
-from zipasr.search.comparison import ComparedSearch, best_search
-from zipasr.search.strategy import WHOLE_METHODS, SearchConfig
+from zipasr.search.comparison import ComparedSearch
+from zipasr.search.strategy import SearchConfig
 
 SEARCH_FILE = "search.json"
 """File in a model folder."""
@@ -26,8 +27,6 @@ class DefaultSearch:
     """A model's default search and how it was chosen."""
 
     search: SearchConfig
-    streaming: SearchConfig | None = None
-    """The one of streams, if `search` needs whole utterances; None: the same, or what `resolve_search` makes of it."""
     chosen_on: str = ""
     """The set that it was chosen on, such as `dev (55 utterances)`."""
     compared: tuple[dict[str, Any], ...] = ()
@@ -35,8 +34,7 @@ class DefaultSearch:
 
     def to_dict(self) -> dict[str, Any]:
         """The document for JSON; of the search, only fields without their default value."""
-        streaming = {} if self.streaming is None else {"streaming": self.streaming.changes()}
-        return {"search": self.search.changes(), **streaming, "chosen_on": self.chosen_on, "compared": list(self.compared)}
+        return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}
 
     def to_json(self) -> str:
         """The content of the file."""
@@ -54,10 +52,8 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        streaming = document.get("streaming")
         return DefaultSearch(
             search=from_json(SearchConfig, document["search"], where="search"),
-            streaming=None if streaming is None else from_json(SearchConfig, streaming, where="streaming"),
             chosen_on=str(document.get("chosen_on", "")),
             compared=tuple(document.get("compared", ())),
         )
@@ -73,16 +69,13 @@ def write_default_search(
 ) -> Path:
     """Make a search the default of a model folder; the file is written atomically.
 
-    If it needs whole utterances, the best of the others in `compared` becomes the default of streams.
-
     Raises:
         CheckpointError: it cannot be written.
     """
-    others = [result for result in compared if result.search.method not in WHOLE_METHODS]
-    default = DefaultSearch(
-        search=search,
-        streaming=best_search(others).search if search.method in WHOLE_METHODS and others else None,
-        chosen_on=chosen_on,
-        compared=tuple(result.to_dict() for result in compared),
-    )
+    results = tuple(result.to_dict() for result in compared)
+    if not results:
+        with contextlib.suppress(CheckpointError):  # a damaged file is replaced
+            known = read_default_search(folder)
+            results = known.compared if known is not None and known.chosen_on == chosen_on else ()
+    default = DefaultSearch(search=search, chosen_on=chosen_on, compared=results)
     return write_text(Path(folder) / SEARCH_FILE, default.to_json())

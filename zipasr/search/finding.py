@@ -4,7 +4,6 @@ Encoded frames (N, T, D) at 25 Hz in, a ranked list of hypotheses for each utter
 hypotheses of others start with theirs, and several searches of one batch share what they have in common.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
@@ -13,13 +12,14 @@ from zipasr.search.graph.graph_search import GraphSearch
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
-from zipasr.search.joint import JointScorer, JointScores
+from zipasr.search.joint import JointScores
 from zipasr.search.prior import AnyPrior
 from zipasr.search.rescoring import attention_scores, rescored
 from zipasr.search.resumable import search_all, search_each
 from zipasr.search.scorer import Scorer
 from zipasr.search.search_config import GRAPH_METHODS, SearchConfig
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, make_prior, make_search
+from zipasr.search.two_pass import first_passes, joint_scorer
 
 
 def find_hypotheses(
@@ -91,7 +91,7 @@ class _Finder:
             return [scores.ranked(ctc_scale=config.ctc_scale) for scores in self._joint_scores(config)]
         if config.method != "attention_rescoring":
             return self._first(config)
-        key = config.reset(["attention_scale"])
+        (key,) = first_passes(config)
         ranked = self._first(key)
         if key not in self._attention:
             self._attention[key] = attention_scores(self.scorer, self.encoded, ranked)
@@ -111,17 +111,10 @@ class _Finder:
     def _joint_scores(self, config: SearchConfig) -> list[JointScores]:
         key = config.reset(["ctc_scale"])
         if key not in self._joint:
-            by_transducer = self._first(dataclasses.replace(key, method="beam"))
-            by_ctc = self._first(dataclasses.replace(key, method="ctc_beam", max_symbols_per_frame=1))
-            joint = JointScorer(
-                self.scorer,
-                blank_penalty=config.blank_penalty,
-                temperature=config.temperature,
-                unk_id=self.unk_id,
-                max_symbols_per_frame=config.max_symbols_per_frame,
-            )
+            by_transducer, by_ctc = map(self._first, first_passes(config))
+            joint, prior = joint_scorer(self.scorer, config, unk_id=self.unk_id), self._prior(config)
             self._joint[key] = joint.score(
-                self.encoded, by_transducer, by_ctc, prior=self._prior(config), is_best_enough=config.num_best == 1
+                self.encoded, by_transducer, by_ctc, prior=prior, is_best_enough=config.num_best == 1
             )
         return self._joint[key]
 

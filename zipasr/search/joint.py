@@ -78,6 +78,7 @@ class JointScorer:
         *,
         prior: AnyPrior | None = None,
         is_best_enough: bool = False,
+        context: tuple[int, ...] | None = None,
     ) -> list[JointScores]:
         """The hypotheses of both heads with their scores, utterance by utterance: the batch changes nothing.
 
@@ -86,8 +87,9 @@ class JointScorer:
             by_transducer: hypotheses of each of the N utterances, the best first.
             by_ctc: the same by CTC.
             prior: language models and hotwords, already weighted.
-            is_best_enough: whether only the best hypothesis matters. Where both heads have the same one, no other has a
-                higher sum, so nothing is computed: it is returned alone, with the scores that the searches gave it.
+            is_best_enough: whether only the best hypothesis matters. Where one has the highest score of both searches,
+                nothing is computed: it is returned alone, with these scores.
+            context: label context of the transducer at the start of the utterances, which follow others; None: none do.
         Raises:
             ValueError: not N lists each, lengths do not fit the frames, or a head is missing.
         """
@@ -99,7 +101,7 @@ class JointScorer:
             )
         found = []
         for n, (length, ours, theirs) in enumerate(zip(lens, by_transducer, by_ctc, strict=True)):
-            if is_best_enough and ours and theirs and ours[0].ids == theirs[0].ids:
+            if is_best_enough and _agree(ours, theirs):
                 found.append(JointScores([ours[0]], [ours[0].score], [theirs[0].score]))
                 continue
             known = {hypothesis.ids for hypothesis in ours}
@@ -107,17 +109,19 @@ class JointScorer:
             frames_1TD = encoded.frames[n : n + 1, :length]
             texts = [hypothesis.ids for hypothesis in hypotheses]
             extra = prior_scores(texts, prior) if prior is not None else [0.0] * len(texts)
-            both = (self._by_transducer(frames_1TD, texts), self._by_ctc(frames_1TD, texts))
+            both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts))
             found.append(JointScores(hypotheses, *(list(map(sum, zip(scores, extra, strict=True))) for scores in both)))
         return found
 
-    def _by_transducer(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]]) -> list[float]:
+    def _by_transducer(
+        self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], context: tuple[int, ...] | None
+    ) -> list[float]:
         """Log-probability of each of K texts, summed over the paths of the search's lattice."""
         if not texts or not frames_1TD.shape[1]:
             return _of_nothing(texts)
         device = frames_1TD.device
         labels_KS, lens_K = _padded(texts, device)
-        rows_KU, contexts_MC = _contexts(self.scorer, texts)
+        rows_KU, contexts_MC = _contexts(texts, context or first_context(self.scorer))
         rows_KU = rows_KU.to(device)
         context_MJ = self.scorer.predict(contexts_MC.to(device))
         projected_TJ = self.scorer.project_frames(frames_1TD)[0]
@@ -158,6 +162,15 @@ class JointScorer:
         return (-ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)).tolist()
 
 
+def _agree(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
+    """Whether both searches have the same best hypothesis, and no other has a higher score in its own.
+
+    The beam search of the transducer ranks by scores per label, so that its first need not have the highest.
+    """
+    is_same = bool(ours and theirs) and ours[0].ids == theirs[0].ids
+    return is_same and all(hypothesis.score <= ranked[0].score for ranked in (ours, theirs) for hypothesis in ranked)
+
+
 def _of_nothing(texts: Sequence[tuple[int, ...]]) -> list[float]:
     """Log-probabilities of texts without a frame to say them in."""
     return [-math.inf if ids else 0.0 for ids in texts]
@@ -169,10 +182,10 @@ def _padded(texts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Ten
     return labels_KS.to(device), torch.tensor([len(text) for text in texts], device=device)
 
 
-def _contexts(scorer: Scorer, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+def _contexts(texts: Sequence[tuple[int, ...]], first: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The row of the label context at each of U positions of K texts, (K, U), and the M distinct contexts (M, C)."""
     rows: dict[tuple[int, ...], int] = {}
-    first, size = first_context(scorer), scorer.context_size
+    size = len(first)
     rows_of_texts = []
     for text in texts:
         labels = (*first, *text)

@@ -61,6 +61,16 @@ class ResumableSearch(Protocol[State, PriorT_contra]):
         """
 
 
+class UtteranceSearch(ResumableSearch[State, PriorT_contra], Protocol):
+    """A search whose hypotheses are those of an utterance that is over; before that there are partial ones."""
+
+    def partial_hypotheses(self, states: Sequence[State], num_best: int | None = None) -> list[list[Hypothesis]]:
+        """`hypotheses` of the frames so far, which those of the whole utterance may contradict."""
+
+    def speech_hypothesis(self, state: State) -> Hypothesis:
+        """The hypothesis whose last frame tells when something was said last."""
+
+
 AnySearch = ResumableSearch[SearchState, AnyPrior]
 """A search chosen at run time, so that the type of its states is open. It takes only states that it started itself, and
 only the prior that `strategy.make_prior` gives for it."""

@@ -17,8 +17,8 @@ GRAPH_METHODS: tuple[Method, ...] = ("graph", "ctc_graph")
 """The searches that need a graph."""
 BEAM_METHODS: tuple[Method, ...] = ("beam", "ctc_beam", "joint", "attention_rescoring")
 """The searches with a beam, without those through graphs."""
-WHOLE_METHODS: tuple[Method, ...] = ("joint", "attention_rescoring")
-"""Those that choose among hypotheses of whole utterances, so that streams cannot use them."""
+UTTERANCE_METHODS: tuple[Method, ...] = ("joint", "attention_rescoring", *GRAPH_METHODS)
+"""Those that know the best hypothesis only when an utterance is over, so that streams have partial ones before that."""
 CTC_METHODS: tuple[Method, ...] = ("ctc_greedy", "ctc_beam", "attention_rescoring", "ctc_graph")
 """Those of the CTC head alone, or with an attention decoder."""
 TRANSDUCER_METHODS: tuple[Method, ...] = ("beam", "greedy", "joint", "graph")
@@ -96,9 +96,7 @@ class SearchConfig:
             raise ConfigError(f"beam must be at most {MAX_BEAM}, but is {self.beam}; 4 to 16 is usual")
         if not 1 <= self.num_best <= self.beam:
             raise ConfigError(f"num_best must be from 1 to the beam, {self.beam}, but is {self.num_best}; widen the beam")
-        for name, (methods, shown) in _USED_BY.items():
-            if self._is_changed(name) and self.method not in ("auto", *methods):
-                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")
+        self.check_used(filter(self._is_changed, _USED_BY))
         if self.max_symbols_per_frame < 1:
             raise ConfigError(f"max_symbols_per_frame must be at least 1, but is {self.max_symbols_per_frame}")
         if self.max_symbols_per_frame > MAX_SYMBOLS_PER_FRAME:
@@ -135,6 +133,13 @@ class SearchConfig:
                 raise ConfigError(f"{name} must be from 1 to {MAX_STATES}, but is {getattr(self, name)}")
         if not 0 < self.hotword_boost < math.inf:
             raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
+
+    def check_used(self, names: Iterable[str]) -> None:
+        """Raise ConfigError for a field among `names` that has no effect on the search."""
+        for name in names:
+            methods, shown = _USED_BY.get(name, ((self.method,), ""))
+            if self.method not in ("auto", *methods):
+                raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")
 
     def changes(self) -> dict[str, Any]:
         """The fields without their default value, by name."""

@@ -3,9 +3,8 @@
 Transcripts, streams, evaluation and tuning all resolve and check their searches here; `finding` runs them.
 """
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 from zipasr.errors import ConfigError
@@ -29,7 +28,7 @@ from zipasr.search.search_config import (
     MAX_SYMBOLS_PER_FRAME,
     METHODS,
     TRANSDUCER_METHODS,
-    WHOLE_METHODS,
+    UTTERANCE_METHODS,
     Method,
     SearchConfig,
 )
@@ -42,7 +41,7 @@ __all__ = [
     "METHODS",
     "NO_LANGUAGE_MODELS",
     "TRANSDUCER_METHODS",
-    "WHOLE_METHODS",
+    "UTTERANCE_METHODS",
     "LanguageModels",
     "Method",
     "SearchConfig",
@@ -52,8 +51,6 @@ __all__ = [
 ]
 
 _WITH_BEAM: dict[Method, Method] = {"greedy": "beam", "ctc_greedy": "ctc_beam"}
-_FOR_STREAMS: dict[Method, Method] = {"joint": "beam", "attention_rescoring": "ctc_beam"}
-"""Searches of streams in place of those that need whole utterances, unless the model's folder names a better one."""
 
 RESCORING_MARGIN_NATS = 8.0
 """Hypotheses that CTC finds less probable than its best one by more are not rescored: the published lattice has none
@@ -80,7 +77,7 @@ def resolve_search(
     has_hotwords: bool = False,
     graph: TokenGraph | None = None,
     default: SearchConfig | None = None,
-    is_streaming: bool = False,
+    explicit: Collection[str] = (),
 ) -> SearchConfig:
     """The search with `auto` resolved, after a check that model, language models and hotwords fit it.
 
@@ -91,24 +88,19 @@ def resolve_search(
         has_hotwords: whether there are phrases to prefer.
         graph: the graph of the utterance; None: anything may be said.
         default: the default search of the model's folder, which `auto` stands for; None: it has none.
-        is_streaming: whether it is for streams. Where `auto` stands for a search that needs whole utterances, the result is
-            then one that finds the hypotheses to be rescored.
+        explicit: fields of `config` that are requested although they have their default value.
     Raises:
-        ConfigError: the model lacks a head that the search needs, the search cannot use language models, hotwords or a
-            graph, or lacks one, or a search that needs whole utterances is requested for streams.
+        ConfigError: the model lacks a head that the search needs, or the search cannot use language models, hotwords or a
+            graph, or lacks one.
     """
-    if is_streaming and config.method in WHOLE_METHODS:
-        raise ConfigError(
-            f"the search {config.method} reads whole utterances, and a stream has none before its end; use "
-            f"{_FOR_STREAMS[config.method]}, or transcribe the recording"
-        )
-    requested = config
     has_lm = language_models.main is not None
+    requested = {name: getattr(config, name) for name in {*config.changes(), *explicit} - {"method"}}
     if config.method == "auto" and graph is not None:
-        config = _resolved_with_graph(config, scorer, default, needs_ctc=graph.has_ctc_topology)
+        config = _resolved_with_graph(requested, scorer, default, needs_ctc=graph.has_ctc_topology)
     elif config.method == "auto":
-        needs_beam = has_hotwords or has_lm or config.num_best > 1
-        config = _resolved(config, scorer, default, needs_beam=needs_beam)
+        needs_beam = has_hotwords or has_lm or config.num_best > 1 or "beam" in requested
+        config = _resolved(requested, scorer, default, needs_beam=needs_beam)
+    config.check_used(requested)
     method = config.method
     if method in CTC_METHODS and not scorer.has_ctc:
         raise ConfigError(f"the search {method} needs a CTC head, but this model has none; use beam or greedy")
@@ -127,9 +119,6 @@ def resolve_search(
         )
     if has_hotwords and method == "ctc_greedy":
         raise ConfigError("the search ctc_greedy cannot use hotwords; use ctc_beam, or leave them out")
-    if is_streaming and method in WHOLE_METHODS:
-        as_requested = {name: getattr(requested, name) for name in ("beam", "ctc_scale", "attention_scale")}
-        return dataclasses.replace(config, method=_FOR_STREAMS[method], **as_requested)
     return config
 
 
@@ -158,10 +147,9 @@ def _check_graph(config: SearchConfig, graph: TokenGraph | None, *, has_lm: bool
 
 
 def _resolved_with_graph(
-    config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_ctc: bool
+    requested: dict[str, Any], scorer: Scorer, default: SearchConfig | None, *, needs_ctc: bool
 ) -> SearchConfig:
     """The search through a graph for `auto`: by the head of the model's default, or by the transducer if there is one."""
-    requested = {name: value for name, value in config.changes().items() if name != "method"}
     known = default if default is not None and _has_head(default.method, scorer) else None
     has_ctc = known.method in CTC_METHODS if known is not None else not scorer.has_transducer
     if scorer.has_transducer and {"max_symbols_per_frame", "max_contexts"} & set(requested):
@@ -174,26 +162,30 @@ def _resolved_with_graph(
     return SearchConfig(**{**kept, **requested, "method": method})
 
 
-def _resolved(config: SearchConfig, scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
+def _resolved(requested: dict[str, Any], scorer: Scorer, default: SearchConfig | None, *, needs_beam: bool) -> SearchConfig:
     """The search for `auto`: the model's default with the requested fields, or the best that its heads allow."""
-    requested = {name: value for name, value in config.changes().items() if name != "method"}
     if "ctc_scale" in requested and _has_head("joint", scorer):
         tuned = default.changes() if default is not None and default.method == "joint" else {}
-        return SearchConfig(**{**tuned, **requested, "method": "joint"})
+        return _with(tuned, requested, "joint")
     if default is None or not _has_head(default.method, scorer):
-        if scorer.has_transducer:
-            return dataclasses.replace(config, method="beam")
-        if scorer.has_attention:
-            return dataclasses.replace(config, method="attention_rescoring")
-        return dataclasses.replace(config, method="ctc_beam" if needs_beam else "ctc_greedy")
+        method_of_heads: Method = "ctc_beam" if needs_beam else "ctc_greedy"
+        if scorer.has_transducer or scorer.has_attention:
+            method_of_heads = "beam" if scorer.has_transducer else "attention_rescoring"
+        return SearchConfig(**requested, method=method_of_heads)
     method, kept = default.method, default.changes()
     if "max_symbols_per_frame" in requested and method in CTC_METHODS and scorer.has_transducer:
         method, kept = "beam", {}  # settings tuned for one head do not suit the other
     elif "attention_scale" in requested and scorer.has_attention:
         method, kept = "attention_rescoring", kept if method in CTC_METHODS else {}
-    elif needs_beam or "beam" in requested:
+    elif needs_beam:
         method = _WITH_BEAM.get(method, method)
-    return SearchConfig(**{**kept, **requested, "method": method})
+    return _with(kept, requested, method)
+
+
+def _with(kept: dict[str, Any], requested: dict[str, Any], method: Method) -> SearchConfig:
+    """A search with settings of a default one and requested ones, with a beam that is wide enough for its n-best list."""
+    beam = max(kept.get("beam", 1), requested.get("num_best", 1))
+    return SearchConfig(**{**kept, **({"beam": beam} if "beam" in kept else {}), **requested, "method": method})
 
 
 def _has_head(method: str, scorer: Scorer) -> bool:

@@ -31,7 +31,7 @@ DEFAULT_LIMITS = Limits(DEFAULT_BEAM_NATS, DEFAULT_MAX_STATES)
 
 
 class GraphSearch(ABC):
-    """A search through a graph as a `ResumableSearch`; what CTC and a transducer do in a frame is theirs."""
+    """A search through a graph as an `UtteranceSearch`; what CTC and a transducer do in a frame is theirs."""
 
     def __init__(
         self, scorer: Scorer, free_search: ResumableSearch[Any, Any], limits: Limits, prior: AnyPrior | None
@@ -101,8 +101,8 @@ class GraphSearch(ABC):
         """The same, wherever they end: what has been said so far of something that the graph allows."""
         return [self._ranked(state, num_best, is_partial=True) for state in states]
 
-    def free_hypothesis(self, state: GraphState) -> Hypothesis:
-        """The hypothesis of the free search beside."""
+    def speech_hypothesis(self, state: GraphState) -> Hypothesis:
+        """The hypothesis of the free search beside: whether somebody speaks does not depend on the graph."""
         (free,) = self.free_search.hypotheses([state.free])[0]
         return free
 
@@ -110,7 +110,7 @@ class GraphSearch(ABC):
         paths, finals = state.paths, state.graph.final_scores[state.paths.states].astype(np.float64)
         is_final = finals > -math.inf
         totals = paths.scores + np.where(is_final, finals, 0.0 if is_partial else -math.inf)
-        free = self.free_hypothesis(state)
+        free = self.speech_hypothesis(state)
         found: list[Hypothesis] = []
         seen: set[int] = set()
         limit = self.limits.num_kept if num_best is None else min(num_best, self.limits.num_kept)
