@@ -92,7 +92,7 @@ def write_folder(
     return folder
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str | bytes) -> Path:
     """Write a separate file, such as a calibration, into a model folder; atomically, and without a checksum.
 
     Raises:
@@ -100,7 +100,7 @@ def write_text(path: Path, text: str) -> Path:
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(text.encode() if isinstance(text, str) else text)
         partial.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check the permissions") from error

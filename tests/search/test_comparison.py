@@ -69,6 +69,14 @@ def test_what_is_compared_follows_from_the_heads() -> None:
     of_one_symbol = searches_to_compare(ToyScorer(5), lattice="modified")
     assert [search.method for search in of_one_symbol if search.max_symbols_per_frame > 1] == ["greedy"]
     assert [search for search in both if search not in of_one_symbol] == [dataclasses.replace(SEVERAL, method="beam")]
+    with_ngram = searches_to_compare(ToyScorer(5), has_ngram=True)
+    assert with_ngram[: len(both)] == both
+    assert [str(search) for search in with_ngram[len(both) :]] == [
+        "ctc_beam, ngram_scale 0.5",
+        "beam, ngram_scale 0.5",
+        "joint, ngram_scale 0.5",
+        "joint, ctc_scale 1, ngram_scale 0.5",
+    ]
 
 
 def test_the_transducer_is_advised_unless_both_heads_are_better() -> None:

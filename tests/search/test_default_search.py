@@ -138,6 +138,29 @@ def test_a_beam_needs_a_beam_search_with_and_without_a_default() -> None:
         assert found == SearchConfig(method="ctc_beam", beam=8)
 
 
+def test_the_ngram_of_the_texts_belongs_to_the_default() -> None:
+    default = SearchConfig(method="joint", ngram_scale=0.5, blank_penalty=0.5)
+    without = SearchConfig(method="joint", blank_penalty=0.5)
+    own = LanguageModels(own=ToyPrior(5))
+    assert resolve_search(SearchConfig(), Heads(), default=default, language_models=own) == default
+    assert resolve_search(SearchConfig(), Heads(), default=default) == without  # its file is missing
+    both = LanguageModels(ToyPrior(5), own=ToyPrior(5))
+    assert resolve_search(SearchConfig(), Heads(), default=default, language_models=both) == without
+    asked = SearchConfig(ngram_scale=0.3)
+    assert resolve_search(asked, Heads(), default=default, language_models=both).ngram_scale == 0.3
+    off = resolve_search(SearchConfig(), Heads(), default=default, language_models=own, explicit=["ngram_scale"])
+    assert off == without
+    greedy = SearchConfig(method="greedy")
+    assert resolve_search(greedy, Heads(), default=default, language_models=own) == greedy
+    assert resolve_search(asked, Heads(), default=greedy, language_models=own) == SearchConfig(
+        method="beam", ngram_scale=0.3
+    )
+    with pytest.raises(ConfigError, match="but the model has none"):
+        resolve_search(asked, Heads(), default=default)
+    with pytest.raises(ConfigError, match="ngram_scale has no effect on the search greedy"):
+        SearchConfig(method="greedy", ngram_scale=0.5)
+
+
 def test_fields_as_usual_hold_where_they_are_explicit() -> None:
     default = SearchConfig(method="beam", beam=8, max_symbols_per_frame=5)
     assert default.reset([]) == default

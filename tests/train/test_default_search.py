@@ -21,6 +21,7 @@ from tests.train.tones import (
 from zipasr.config import set_fields
 from zipasr.errors import ConfigError
 from zipasr.evaluate import compare_searches, default_grid, evaluate, read_cuts
+from zipasr.lm import NGRAM_FILE, TokenNgram
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.search.default_search import SEARCH_FILE, read_default_search
@@ -84,7 +85,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     folder = tmp_path_factory.mktemp("run")
     data = write_tones(folder / "data", num_train=24, num_dev=6)
     config = minute_config(data, num_epochs=6, save_interval=4, valid_interval=4, average_period=1)
-    return train(config, folder / "run", is_quiet=True)
+    return train(dataclasses.replace(config, ngram_order=3), folder / "run", is_quiet=True)
 
 
 def test_chosen_search_lies_beside_every_model(report: TrainReport) -> None:
@@ -98,6 +99,36 @@ def test_chosen_search_lies_beside_every_model(report: TrainReport) -> None:
     kept = list((report.folder / "best").iterdir())
     assert kept and all(read_default_search(folder) is not None for folder in kept)
     assert not list(report.folder.glob(f"checkpoints/*/{SEARCH_FILE}"))
+
+
+def test_ngram_of_the_texts_is_tried_and_kept(report: TrainReport, tmp_path: Path) -> None:
+    assert report.validation is not None
+    tried = {str(result.search) for result in report.validation.searches}
+    assert {"beam, ngram_scale 0.5", "ctc_beam, ngram_scale 0.5", "joint, ngram_scale 0.5"} <= tried
+    for folder in (report.folder / "model", *(report.folder / "best").iterdir()):
+        assert (folder / NGRAM_FILE).is_file()
+    recognizer = Recognizer.load(report.folder, search=SearchConfig(method="beam", ngram_scale=0.5))
+    prior = recognizer.engine.language_models.own
+    assert isinstance(prior, TokenNgram)
+    compared = compare_searches(recognizer, read_cuts(report.folder.parent / "data" / "dev_cuts.jsonl.gz"))
+    assert {str(result.search): result.errors for result in compared} == {
+        str(result.search): result.errors for result in report.validation.searches
+    }
+    copied = tmp_path / "mean"
+    average_checkpoints(list(run_checkpoints(report.folder).values())[-2:], copied)
+    assert (copied / NGRAM_FILE).read_bytes() == (report.folder / "model" / NGRAM_FILE).read_bytes()
+
+
+def test_without_its_file_the_default_search_goes_on(
+    report: TrainReport, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = AsrModel.load(report.folder / "model")
+    folder = model.save(tmp_path / "model", tokenizer)
+    (folder / SEARCH_FILE).write_text('{"search": {"method": "joint", "ngram_scale": 0.5}}')
+    assert Recognizer.load(folder).search == SearchConfig(method="joint")
+    assert "lacks ngram.safetensors, which its default search uses" in caplog.text
+    (folder / NGRAM_FILE).write_bytes((report.folder / "model" / NGRAM_FILE).read_bytes())
+    assert Recognizer.load(folder).search == SearchConfig(method="joint", ngram_scale=0.5)
 
 
 def test_log_names_every_search_and_the_chosen_one(report: TrainReport) -> None:

@@ -72,6 +72,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, hf:OWNER/NAME, or an ARPA file")
     parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
+        "--ngram-scale",
+        type=float,
+        metavar="X",
+        help="weight of the n-gram of the training texts that train puts into the folder of a model (default: 0, or that of "
+        "its default search)",
+    )
+    parser.add_argument(
         "--lodr",
         metavar="ARPA",
         help="token n-gram in ARPA format whose scores are subtracted, to discount what the transducer knows of language",

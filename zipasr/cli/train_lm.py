@@ -24,7 +24,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="the recognizer: a model folder, a run, or hf:OWNER/NAME"
     )
-    parser.add_argument("--out", required=True, help="folder of the run; for an n-gram a file, .arpa or .arpa.gz")
+    parser.add_argument(
+        "--out", required=True, help="folder of the run; for an n-gram a file: .arpa, .arpa.gz or .safetensors"
+    )
     parser.add_argument(
         "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"
     )

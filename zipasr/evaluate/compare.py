@@ -14,7 +14,7 @@ from zipasr.recognizer.batches import plan_batches
 from zipasr.recognizer.opening import search_folder
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import write_default_search
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.strategy import LanguageModels, SearchConfig
 
 
 def compare_searches(
@@ -22,7 +22,7 @@ def compare_searches(
 ) -> list[ComparedSearch]:
     """Count the errors of every search that the heads support, and of the recognizer's own; each batch is encoded once.
 
-    Language models and hotwords are not used.
+    Of language models only the n-gram in the model's folder is used, and no hotwords.
 
     Args:
         recognizer: the model and its search.
@@ -35,10 +35,13 @@ def compare_searches(
         DataError: no utterance can be read.
     """
     rewrite = rewriting(scoring)
-    searches = searches_to_compare(recognizer.engine.scorer, lattice=_lattice(recognizer))
+    own = recognizer.engine.language_models.own
+    searches = searches_to_compare(recognizer.engine.scorer, lattice=_lattice(recognizer), has_ngram=own is not None)
     if recognizer.search not in searches:
         searches.append(recognizer.search)
-    comparison = SearchComparison(recognizer.engine.scorer, recognizer.engine.tokenizer, searches)
+    comparison = SearchComparison(
+        recognizer.engine.scorer, recognizer.engine.tokenizer, searches, language_models=LanguageModels(own=own)
+    )
     num_utterances = 0
     for group in readable_groups(utterances, []):
         features = [recognizer.engine.fbank(samples) for _, samples, _ in group]

@@ -31,6 +31,7 @@ TUNABLE = (
     "blank_penalty",
     "temperature",
     "lm_scale",
+    "ngram_scale",
     "lodr_scale",
 )
 """Fields of `SearchConfig` that a grid may contain."""
@@ -72,6 +73,8 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
         grid["lm_scale"] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     if recognizer.engine.language_models.subtracted is not None:
         grid["lodr_scale"] = (0.0, -0.05, -0.1, -0.15, -0.2, -0.3)
+    if recognizer.search.ngram_scale:
+        grid["ngram_scale"] = (0.0, 0.3, 0.5, 0.7, 1.0)
     if recognizer.search.method == "attention_rescoring":
         # All published ones, unless a language model multiplies the combinations.
         grid["attention_scale"] = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0) if grid else SCALES
@@ -155,7 +158,7 @@ def _settings(recognizer: Recognizer, grid: Mapping[str, Sequence[float]]) -> li
     if unknown:
         raise ConfigError(f"settings to tune must be of {', '.join(TUNABLE)}, but one is {unknown[0]!r}")
     models = recognizer.engine.language_models
-    for name, model in (("lm_scale", models.main), ("lodr_scale", models.subtracted)):
+    for name, model in (("lm_scale", models.main), ("lodr_scale", models.subtracted), ("ngram_scale", models.own)):
         if name in grid and model is None:
             raise ConfigError(f"{name} has no effect without its model; give one, or do not tune it")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

@@ -28,7 +28,7 @@ from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
-from zipasr.search.default_search import SEARCH_FILE, read_default_search
+from zipasr.search.default_search import SEARCH_FILES, read_default_search
 from zipasr.search.keywords import Keyword
 from zipasr.tokenizer import Tokenizer
 
@@ -196,7 +196,7 @@ def write_graphs(
     blobs |= keyword_blobs | tokenizer.to_files() | {"README.md": readme.encode()}
     if config.files.encoder is not None and tokenizer.can_encode and not tokenizer.is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
-    blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, SEARCH_FILE) if (source / name).is_file()}
+    blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, *SEARCH_FILES) if (source / name).is_file()}
     path = checkpoint.write_folder(
         out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
     )

@@ -26,13 +26,13 @@ from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, resolve_model_folder
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.progress import is_terminal, write_line
 from zipasr.search.confidence import CALIBRATION_FILE
-from zipasr.search.default_search import SEARCH_FILE
+from zipasr.search.default_search import SEARCH_FILES
 from zipasr.tokenizer import MODEL_FILE, TOKENS_FILE
 
 CARD_FILE = "README.md"
 _MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, MODEL_FILE, TOKENS_FILE)
 _EXPORT_FILES = (EXPORT_FILE, MODEL_FILE, TOKENS_FILE, "bpe.vocab", "quantization.json")
-_UNCHECKED_FILES = (SEARCH_FILE, CALIBRATION_FILE)
+_UNCHECKED_FILES = (*SEARCH_FILES, CALIBRATION_FILE)
 """Files of a model folder that may be written after its checksums."""
 _SHOWN_SETTINGS = (
     "num_epochs",

@@ -1,4 +1,4 @@
-"""N-gram models from sentences: interpolated modified Kneser-Ney smoothing, written as an ARPA file.
+"""N-gram models from sentences: interpolated modified Kneser-Ney smoothing, as an ARPA file or as a graph.
 
 Counts are sorted arrays, one order at a time: an n-gram is the number of its first n-1 symbols together with its last one.
 Source: Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling", section 3.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.lm.arpa import BACKOFF, BEGIN, END
+from zipasr.lm.arpa import BACKOFF, BEGIN, END, NgramGraph
 
 UNKNOWN = "<unk>"
 MAX_ORDER = 9
@@ -68,17 +68,72 @@ def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[s
     Source: Chen and Goodman 1998, section 3. Checked against sums over dictionaries in
         tests/lm/test_estimate.py::test_equals_slow_code.
     """
+    symbols, orders, scores, gammas = _estimate(sentences, order, what=os.fspath(path))
+    _write(Path(path), orders, scores, gammas, symbols)
+    return [len(grams.symbol) for grams in orders]
+
+
+def estimate_graph(sentences: Iterable[Sequence[str]], *, order: int) -> tuple[NgramGraph, list[int]]:
+    """The model of `estimate_ngram` as `read_arpa` would read it, without a file; and the number of n-grams of each order.
+
+    Raises:
+        ConfigError: the order is out of range.
+        DataError: there are no symbols, or one of them holds white space.
+    """
+    symbols, orders, scores, gammas = _estimate(sentences, order, what="an n-gram model")
+    num_histories = [len(grams.symbol) for grams in orders[: len(gammas)]]
+    first_states = np.cumsum([1, *num_histories])  # state 0 is the empty history
+    num_states = int(first_states[-1])
+    backoff_targets, backoff_scores = np.zeros(num_states, np.int32), np.zeros(num_states, np.float32)
+    final_scores = np.full(num_states, np.nan, np.float32)
+    keys, targets, arc_scores = [], [], []
+    begin, end = symbols.index(BEGIN), symbols.index(END)
+    for n, grams in enumerate(orders):
+        histories, shorter = (_states(first_states, n - 1, of) for of in (grams.prefix, grams.suffix))
+        with np.errstate(divide="ignore"):
+            logs = np.log(scores[n])
+        own = shorter
+        if n < len(gammas):
+            own = first_states[n] + np.arange(len(grams.symbol))
+            backoff_targets[own] = shorter
+            backoff_scores[own] = np.log(np.where(np.isnan(gammas[n]), 1.0, gammas[n]))
+        is_end, is_arc = grams.symbol == end, (grams.symbol != end) & (grams.symbol != begin)
+        final_scores[histories[is_end]] = logs[is_end]
+        keys.append(histories[is_arc] * len(symbols) + grams.symbol[is_arc])
+        targets.append(own[is_arc])
+        arc_scores.append(logs[is_arc])
+    all_keys = np.concatenate(keys).astype(np.int64)
+    by_key = np.argsort(all_keys)
+    graph = NgramGraph(
+        symbols,
+        int(first_states[0] + begin) if gammas else 0,
+        0,
+        all_keys[by_key],
+        np.concatenate(targets).astype(np.int32)[by_key],
+        np.concatenate(arc_scores).astype(np.float32)[by_key],
+        backoff_targets,
+        backoff_scores,
+        final_scores,
+    )
+    return graph, [len(grams.symbol) for grams in orders]
+
+
+def _states(first_states: NDArray[np.int64], order: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The states of n-grams as histories, by their numbers in an order from 0; below it is the empty history alone."""
+    return first_states[order] + numbers if order >= 0 else np.zeros_like(numbers)
+
+
+def _estimate(
+    sentences: Iterable[Sequence[str]], order: int, *, what: str
+) -> tuple[list[str], list[_Order], list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """The symbols, the n-grams of each order, their probabilities, and the gamma of each as a history."""
     if not 1 <= order <= MAX_ORDER:
         raise ConfigError(f"the order of an n-gram model must be 1 to {MAX_ORDER}, but is {order}")
     symbols, text, ends = _numbered(sentences)
     if len(text) == 2 * len(ends):
-        raise DataError(
-            f"there must be sentences to estimate {os.fspath(path)} from, but there is no symbol; check the texts"
-        )
+        raise DataError(f"there must be sentences to estimate {what} from, but there is no symbol; check the texts")
     orders = _count(text, ends, len(symbols), order)
-    scores, backoffs = _smooth(orders, symbols)
-    _write(Path(path), orders, scores, backoffs, symbols)
-    return [len(grams.symbol) for grams in orders]
+    return symbols, orders, *_smooth(orders, symbols)
 
 
 def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:

@@ -8,6 +8,7 @@ import torch
 from zipasr.errors import DataError
 from zipasr.lm.neural import NeuralLm, NeuralPrior
 from zipasr.lm.ngram import TokenNgram, WordNgram, load_ngram
+from zipasr.lm.ngram_file import NGRAM_FILE, read_ngram
 from zipasr.tokenizer import Tokenizer
 
 
@@ -17,7 +18,8 @@ def load_language_model(
     """Open a language model as a prior of the labels of a recognizer.
 
     Args:
-        path: a folder written by `zipasr train-lm`, or an ARPA file (plain or gzipped) of tokens or words.
+        path: a folder written by `zipasr train-lm`, an ARPA file (plain or gzipped) of tokens or words, or an
+            `ngram.safetensors`.
         tokenizer: the recognizer's.
         device: where a neural model computes.
     Raises:
@@ -32,5 +34,7 @@ def load_language_model(
         prior.check_same_vocabulary(tokenizer)
         return prior
     if not path.exists():
-        raise DataError(f"a language model must be a folder or an ARPA file, but there is no {path}; check the path")
-    return load_ngram(path, tokenizer)
+        raise DataError(
+            f"a language model must be a folder, an ARPA file or {NGRAM_FILE}, but there is no {path}; check the path"
+        )
+    return read_ngram(path, tokenizer) if path.suffix == Path(NGRAM_FILE).suffix else load_ngram(path, tokenizer)

@@ -22,7 +22,7 @@ from zipasr.config import differences, from_json, to_json
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
 from zipasr.lm.arpa import read_arpa, require_kaldilm
-from zipasr.lm.estimate import estimate_ngram
+from zipasr.lm.estimate import estimate_graph, estimate_ngram
 from zipasr.lm.neural import (
     MODEL_SUBFOLDER,
     WEIGHTS_FILE,
@@ -32,6 +32,7 @@ from zipasr.lm.neural import (
     TransformerConfig,
 )
 from zipasr.lm.ngram import NgramModel
+from zipasr.lm.ngram_file import NGRAM_FILE, write_ngram
 from zipasr.lm.texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
 from zipasr.progress import track, write_line
 from zipasr.randomness import random_state, set_random_state, stable_seed
@@ -172,7 +173,7 @@ def train_ngram(
     Args:
         texts: files of text or manifests.
         tokenizer: the recognizer's.
-        out: the file, whose name must end in .arpa or .arpa.gz.
+        out: the file: ARPA if its name ends in .arpa or .arpa.gz, or .safetensors, which needs no kaldilm; of tokens only.
         order: length of the longest n-grams.
         unit: unit of the n-grams: token or word.
         dev: files for evaluation; none: some of the lines are held out.
@@ -183,19 +184,30 @@ def train_ngram(
         ConfigError: the text is in another script or case, the order is out of range, or `out` has another extension.
     """
     out = Path(out)
-    if not out.name.endswith((".arpa", ".arpa.gz")):
-        raise ConfigError(f"an n-gram model is a file, so --out must end in .arpa or .arpa.gz, but is {out}")
+    is_own = out.suffix == Path(NGRAM_FILE).suffix
+    if not is_own and not out.name.endswith((".arpa", ".arpa.gz")):
+        raise ConfigError(f"an n-gram model is a file, so --out must end in .arpa, .arpa.gz or .safetensors, but is {out}")
     if unit not in ("token", "word"):
         raise ConfigError(f"unit must be token or word, but is {unit!r}")
+    if is_own and unit == "word":
+        raise ConfigError(
+            f"an n-gram model of words is an ARPA file, but --out is {out}; end it in .arpa, or use --unit token"
+        )
     if unit == "word" and tokenizer.is_spaceless:
         raise ConfigError("the recognizer's tokenizer has characters and no words; use --unit token")
     if unit == "token":
         tokenizer.require_encoding("the text of a language model")
-    require_kaldilm()
+    if not is_own:
+        require_kaldilm()
     read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
-    counts = estimate_ngram(train, out, order=order)
-    model = NgramModel(read_arpa(out))
+    if is_own:
+        graph, counts = estimate_graph(train, order=order)
+        write_ngram(graph, out)
+    else:
+        counts = estimate_ngram(train, out, order=order)
+        graph = read_arpa(out)
+    model = NgramModel(graph)
     total = sum(model.sentence_log_prob(line) for line in others)
     num_predicted = sum(len(line) + 1 for line in others)
     known = set(model.known_symbols)

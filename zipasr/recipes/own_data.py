@@ -44,7 +44,8 @@ MIN_DURATION_S = 0.15
 MASKS_FROM_EPOCH = 4
 """First epoch with masks, of `MADE_FOR`: half an hour of many voices learns to align in fewer than 17 minutes of one."""
 VARIED_BELOW_HOURS = 20.0
-"""Hours below which voices, levels and silence are varied; the published recipes, for more data, do not vary them."""
+"""Hours below which voices, levels and silence are varied, and an n-gram of the texts is tried; the published recipes, for
+more data, have neither."""
 NOISE_FILE = "noise_cuts.jsonl.gz"
 """Noise of the data (`zipasr prepare SOURCE --as noise`), which is mixed in if it is there."""
 NOISE_ALONE_PROB = 0.05
@@ -130,6 +131,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         batch=dataclasses.replace(tiny.batch, variation=variation, noise=noise, spec_augment_from_epoch=MASKS_FROM_EPOCH),
         min_duration_s=MIN_DURATION_S,
         selection="best",
+        ngram_order=tiny.ngram_order if facts.hours < VARIED_BELOW_HOURS else None,
     )
     config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
     reasons = [

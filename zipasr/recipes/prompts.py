@@ -58,6 +58,7 @@ def tiny() -> TrainConfig:
         valid_interval=500,
         save_interval=250,
         keep_checkpoints=8,
+        ngram_order=6,
         log_interval=50,
         use_onednn_matmul=False,
         num_workers=0,

@@ -12,6 +12,7 @@ from zipasr.device import select_device
 from zipasr.errors import ConfigError
 from zipasr.features import FbankConfig
 from zipasr.hub import local_model
+from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.model import WEIGHTS_FILE, AsrModel, resolve_model_folder
 from zipasr.search.scorer import Scorer
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels
@@ -97,14 +98,22 @@ def open_model(folder: str | os.PathLike[str], device: str) -> OpenedModel:
 
 
 def open_language_models(
-    lm: str | os.PathLike[str] | None, lodr: str | os.PathLike[str] | None, tokenizer: Tokenizer, device: torch.device
+    lm: str | os.PathLike[str] | None,
+    lodr: str | os.PathLike[str] | None,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    folder: Path,
 ) -> LanguageModels:
-    """A language model and an n-gram to subtract from it; see `Recognizer.load`."""
-    if lm is None and lodr is None:
+    """A language model, an n-gram to subtract from it, and that of the training texts in the model's folder; see
+    `Recognizer.load`.
+    """
+    own = folder / NGRAM_FILE
+    if lm is None and lodr is None and not own.is_file():
         return NO_LANGUAGE_MODELS
-    from zipasr.lm import load_language_model, load_token_ngram  # rarely needed; reading ARPA takes a package
+    from zipasr.lm import load_language_model, load_token_ngram, read_ngram  # needed by few models
 
     return LanguageModels(
         load_language_model(local_model(lm), tokenizer, device=device) if lm is not None else None,
         load_token_ngram(lodr, tokenizer) if lodr is not None else None,
+        read_ngram(own, tokenizer) if own.is_file() else None,
     )

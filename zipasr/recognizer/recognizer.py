@@ -8,6 +8,7 @@ first (`long_recording.py`). What is loaded is in `Recognizer.engine`; this file
 # Differs: more than 400 lines, most of them docstrings of the one class that every user calls.
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
@@ -20,6 +21,7 @@ from torch import Tensor
 from zipasr.device import Precision
 from zipasr.errors import ConfigError
 from zipasr.features import Fbank, FbankConfig
+from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.recognizer.batches import transcribe_batches
 from zipasr.recognizer.chunks import ChunkConfig, recording_sizes
 from zipasr.recognizer.endpoint import EndpointConfig
@@ -43,6 +45,8 @@ from zipasr.transcript import Transcript
 from zipasr.vad import Detector
 
 __all__ = ["AudioSource", "Hotword", "Keyword", "Recognizer", "SearchConfig", "SpotterConfig", "load"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_HOTWORD_GRAPHS = 32
 """Sets of hotwords whose graphs are kept, for calls that name the same ones."""
@@ -156,6 +160,9 @@ class Recognizer:
         """
         scorer, tokenizer, features, chosen, path = open_model(folder, device)
         default = read_default_search(path)
+        models = open_language_models(lm, lodr, tokenizer, chosen, path)
+        if default is not None and default.search.ngram_scale and models.own is None:
+            logger.warning("%s lacks %s, which its default search uses; it searches without it", path, NGRAM_FILE)
         return cls(
             scorer,
             tokenizer,
@@ -165,7 +172,7 @@ class Recognizer:
             search=search,
             default_search=None if default is None else default.search,
             explicit=explicit,
-            language_models=open_language_models(lm, lodr, tokenizer, chosen),
+            language_models=models,
             hotwords=hotwords,
             graph=None if graph is None else load_graph(graph, tokenizer),
             calibrations=read_calibrations(path),

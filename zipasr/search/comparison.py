@@ -18,13 +18,15 @@ from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.joint import CTC_SCALES
 from zipasr.search.rescoring import SCALES
 from zipasr.search.scorer import Scorer
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig
 from zipasr.text import words_apart
 from zipasr.tokenizer import Tokenizer
 
 SEVERAL_SYMBOLS = 5
 """Labels per frame in searches that allow several: on a model that emits in bursts, 2, 3 and 5 gave 17, 9 and 5 % WER
 where 1 gave 34 %."""
+NGRAM_SCALE = 0.5
+"""Weight of the n-gram of the training texts to compare on a dev set."""
 NOTABLE_SHARE = 0.1
 """Differences between the error counts of two searches are reported if they exceed this share..."""
 NOTABLE_WORDS = 5
@@ -62,13 +64,16 @@ class ComparedSearch:
         }
 
 
-def searches_to_compare(scorer: Scorer, *, lattice: LatticeKind | None = None) -> list[SearchConfig]:
+def searches_to_compare(
+    scorer: Scorer, *, lattice: LatticeKind | None = None, has_ngram: bool = False
+) -> list[SearchConfig]:
     """The searches that the heads of a model allow, the cheapest first.
 
     Args:
         scorer: the model.
         lattice: the kind of lattice that its transducer head was trained with; None: unknown. If it has one symbol a frame,
             several a frame mostly harm; one search with several shows it, and the most expensive of all is left out.
+        has_ngram: whether there is an n-gram of the training texts, which the beam searches are then compared with too.
     """
     searches = []
     if scorer.has_ctc:
@@ -86,21 +91,32 @@ def searches_to_compare(scorer: Scorer, *, lattice: LatticeKind | None = None) -
         searches += [SearchConfig(method="joint", ctc_scale=scale) for scale in CTC_SCALES]
     if scorer.has_ctc and scorer.has_attention:
         searches.append(SearchConfig(method="attention_rescoring"))
-    return searches
+    if not has_ngram:
+        return searches
+    beams = [s for s in searches if s.method in ("beam", "ctc_beam", "joint") and s.max_symbols_per_frame == 1]
+    return searches + [dataclasses.replace(search, ngram_scale=NGRAM_SCALE) for search in beams]
 
 
 class SearchComparison:
     """Counts the errors of several searches, batch by batch."""
 
-    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, searches: Sequence[SearchConfig]) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        tokenizer: Tokenizer,
+        searches: Sequence[SearchConfig],
+        *,
+        language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    ) -> None:
         """A comparison without utterances.
 
         Args:
             scorer: the model.
             tokenizer: turns labels into text.
             searches: searches to compare, the cheapest first, each resolved.
+            language_models: those that they use.
         """
-        self.scorer, self.tokenizer = scorer, tokenizer
+        self.scorer, self.tokenizer, self.language_models = scorer, tokenizer, language_models
         self.searches = list(searches)
         self._errors = [ErrorRates()] * len(self.searches)
         self._decode_s = [0.0] * len(self.searches)
@@ -113,7 +129,9 @@ class SearchComparison:
             references: the text of each utterance.
             rewrite: applied to both texts before they are compared.
         """
-        found = find_with_each(self.scorer, encoded, self.searches, unk_id=self.tokenizer.unk_id)
+        found = find_with_each(
+            self.scorer, encoded, self.searches, unk_id=self.tokenizer.unk_id, language_models=self.language_models
+        )
         for i in range(len(self.searches)):
             started = time.perf_counter()
             ranked = next(found)
@@ -197,6 +215,7 @@ def explain_differences(results: Sequence[ComparedSearch], *, lattice: LatticeKi
         A sentence or two for each finding; nothing where all searches agree.
     """
     is_cured = lattice in ("modified", "constrained")
+    results = [result for result in results if not result.search.ngram_scale]
     by_transducer = [result for result in results if result.search.method in ("greedy", "beam")]
     one = _best(result for result in by_transducer if result.search.max_symbols_per_frame == 1)
     several = _best(result for result in by_transducer if result.search.max_symbols_per_frame > 1)

@@ -15,11 +15,14 @@ from typing import Any
 from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
+from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.search.comparison import ComparedSearch
 from zipasr.search.strategy import SearchConfig
 
 SEARCH_FILE = "search.json"
 """File in a model folder."""
+SEARCH_FILES = (SEARCH_FILE, NGRAM_FILE)
+"""What belongs to the default search of a folder; copies of a model have it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +68,17 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
 
 
 def write_default_search(
-    folder: str | os.PathLike[str], search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str
+    folder: str | os.PathLike[str],
+    search: SearchConfig,
+    compared: Sequence[ComparedSearch],
+    *,
+    chosen_on: str,
+    ngram: bytes | None = None,
 ) -> Path:
     """Make a search the default of a model folder; the file is written atomically.
+
+    Without results, those that the file has from the same set stay. `ngram` is the file of the n-gram of the training texts,
+    for searches with an `ngram_scale`; None: the folder has it already, or needs none.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -78,4 +89,6 @@ def write_default_search(
             known = read_default_search(folder)
             results = known.compared if known is not None and known.chosen_on == chosen_on else ()
     default = DefaultSearch(search=search, chosen_on=chosen_on, compared=results)
+    if ngram is not None:
+        write_text(Path(folder) / NGRAM_FILE, ngram)
     return write_text(Path(folder) / SEARCH_FILE, default.to_json())

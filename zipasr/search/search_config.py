@@ -27,6 +27,7 @@ _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
     "num_best": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
     "beam": ((*BEAM_METHODS, *GRAPH_METHODS), "a beam search"),
     "max_symbols_per_frame": (TRANSDUCER_METHODS, "beam or greedy"),
+    "ngram_scale": (BEAM_METHODS, "a beam search"),
     "ctc_scale": (("joint",), "joint"),
     "attention_scale": (("attention_rescoring",), "attention_rescoring"),
     "graph_beam_nats": (GRAPH_METHODS, "a graph"),
@@ -75,6 +76,8 @@ class SearchConfig:
     """Divides the scores before they become probabilities; the greedy searches find the same tokens at any."""
     lm_scale: float = 0.3
     """Weight of a language model's log-probability (0.3 as published for shallow fusion); tune it on a dev set."""
+    ngram_scale: float = 0.0
+    """Weight of the n-gram model of the training texts that a model's folder may hold; 0: it is not used."""
     lodr_scale: float = -0.15
     """Weight of the n-gram that approximates the internal language model of the transducer, 0 or below. Published with a
     language model at 0.52 is -0.26; the default is in the same proportion."""
@@ -109,6 +112,7 @@ class SearchConfig:
             "blank_penalty",
             "temperature",
             "lm_scale",
+            "ngram_scale",
             "lodr_scale",
             "hotword_boost",
         ):
@@ -120,8 +124,9 @@ class SearchConfig:
             raise ConfigError(f"ctc_scale must be positive, but is {self.ctc_scale}; without it use beam")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
-        if not 0 <= self.lm_scale < math.inf:
-            raise ConfigError(f"lm_scale must be 0 or more, but is {self.lm_scale}")
+        for name in ("lm_scale", "ngram_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not -math.inf < self.lodr_scale <= 0:
             raise ConfigError(f"lodr_scale must be 0 or below, since that model is subtracted, but is {self.lodr_scale}")
         if not math.isfinite(self.blank_penalty):

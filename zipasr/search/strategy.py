@@ -64,6 +64,8 @@ class LanguageModels(NamedTuple):
     """The language model of shallow fusion."""
     subtracted: AnyPrior | None = None
     """The token n-gram that approximates the internal language model of the transducer (LODR)."""
+    own: AnyPrior | None = None
+    """The n-gram of the model's training texts, for `SearchConfig.ngram_scale`."""
 
 
 NO_LANGUAGE_MODELS = LanguageModels()
@@ -98,8 +100,9 @@ def resolve_search(
     if config.method == "auto" and graph is not None:
         config = _resolved_with_graph(requested, scorer, default, needs_ctc=graph.has_ctc_topology)
     elif config.method == "auto":
-        needs_beam = has_hotwords or has_lm or config.num_best > 1 or "beam" in requested
-        config = _resolved(requested, scorer, default, needs_beam=needs_beam)
+        needs_beam = has_hotwords or has_lm or config.num_best > 1 or config.ngram_scale > 0 or "beam" in requested
+        known = _without_ngram(default) if has_lm or language_models.own is None else default
+        config = _resolved(requested, scorer, known, needs_beam=needs_beam)
     config.check_used(requested)
     method = config.method
     if method in CTC_METHODS and not scorer.has_ctc:
@@ -113,6 +116,11 @@ def resolve_search(
     _check_graph(config, graph, has_lm=has_lm, has_hotwords=has_hotwords)
     if has_lm and method not in (*BEAM_METHODS, *GRAPH_METHODS):
         raise ConfigError(f"the search {method} cannot use a language model; use beam or ctc_beam, or leave the model out")
+    if config.ngram_scale > 0 and language_models.own is None:
+        raise ConfigError(
+            "ngram_scale is the weight of the n-gram of the training texts, but the model has none; leave it out, or give a "
+            "language model"
+        )
     if language_models.subtracted is not None and not has_lm:
         raise ConfigError(
             "the n-gram of LODR is subtracted from a language model, but there is none; give one, or leave it out"
@@ -180,6 +188,11 @@ def _resolved(requested: dict[str, Any], scorer: Scorer, default: SearchConfig |
     elif needs_beam:
         method = _WITH_BEAM.get(method, method)
     return _with(kept, requested, method)
+
+
+def _without_ngram(default: SearchConfig | None) -> SearchConfig | None:
+    """A default search without the n-gram of the training texts: another language model replaces it, or it is missing."""
+    return None if default is None else default.reset(["ngram_scale"])
 
 
 def _with(kept: dict[str, Any], requested: dict[str, Any], method: Method) -> SearchConfig:
@@ -272,6 +285,7 @@ def make_prior(
 def _weighted(config: SearchConfig, language_models: LanguageModels, hotwords: HotwordGraph | None) -> AnyPrior | None:
     parts: Sequence[tuple[AnyPrior | None, float]] = (
         (language_models.main, config.lm_scale),
+        (language_models.own, config.ngram_scale),
         (language_models.subtracted, config.lodr_scale),
         (hotwords, 1.0),
     )

@@ -19,7 +19,7 @@ from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub import local_model
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
-from zipasr.search.default_search import SEARCH_FILE
+from zipasr.search.default_search import SEARCH_FILES
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 from zipasr.train.average_span import checkpoints_needed, is_far
 from zipasr.train.averaging import interval_average
@@ -276,6 +276,8 @@ def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], T
             tensor.copy_(value)
     model.save(out, Tokenizer.from_bytes(like.blob(MODEL_FILE)))
     for folder in (like.path, like.path.parent.parent / MODEL_SUBFOLDER):  # a model with a default search, or its run's
-        if (folder / SEARCH_FILE).is_file():
-            write_text(out / SEARCH_FILE, (folder / SEARCH_FILE).read_text(encoding="utf-8"))
+        found = [name for name in SEARCH_FILES if (folder / name).is_file()]
+        for name in found:
+            write_text(out / name, (folder / name).read_bytes())
+        if found:
             break

@@ -5,6 +5,7 @@ from typing import Literal
 
 from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
+from zipasr.lm.estimate import MAX_ORDER
 from zipasr.model import AsrConfig
 from zipasr.nn.lora import LoraConfig
 from zipasr.search.strategy import CTC_METHODS, GRAPH_METHODS, TRANSDUCER_METHODS, SearchConfig
@@ -211,6 +212,9 @@ class TrainConfig:
     selection: Literal["last", "best"] = "last"
     """Model that a finished run has in `model/`: that of its last validation, as published, or of the kept ones the one with
     the lowest error rate in validation, which is safer with little data."""
+    ngram_order: int | None = None
+    """Order of an n-gram model of the tokens of the training texts, which validation tries in the beam searches and which is
+    kept beside the weights; None: there is none, as published."""
     log_interval: int = 50
     """Batches between lines of the log."""
 
@@ -268,6 +272,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(f"rollback_lr_factor must be above 0 and at most 1, but is {self.rollback_lr_factor}")
+        if self.ngram_order is not None and not 1 <= self.ngram_order <= MAX_ORDER:
+            raise ConfigError(f"ngram_order must be from 1 to {MAX_ORDER}, or none, but is {self.ngram_order}")
         if self.selection == "best" and not self.keep_best:
             raise ConfigError("keep_best must be at least 1 if selection is best, but is 0; set it, or selection=last")
         if not 0.0 < self.average_share <= 1.0:

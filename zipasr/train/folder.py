@@ -33,7 +33,7 @@ _MAY_CHANGE = frozenset(
     "num_epochs max_batches device num_workers log_interval valid_interval keep_checkpoints average_share "
     "batch.cache_mb batch.max_unreadable_share finetune.checkpoint finetune.tokenizer keep_best max_skipped_batches "
     "selection max_rollbacks rollback_lr_factor rank_timeout_s use_activation_checkpointing max_lost_share "
-    "max_unknown_share search tokenizer.max_texts".split()
+    "max_unknown_share search tokenizer.max_texts ngram_order".split()
 )
 """Fields, and parts with all their fields, that a resumed run may change: none of them affects what a step does
 (finetune.sha256 identifies the checkpoint, whatever its path; a run keeps its vocabulary) or which checkpoints averages and

@@ -15,7 +15,8 @@ from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search, searches_to_compare
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.prior import AnyPrior
+from zipasr.search.strategy import LanguageModels, SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import plain_batches
@@ -63,6 +64,7 @@ def validate(
     tokenizer: Tokenizer,
     device: torch.device,
     search: SearchConfig | None = None,
+    ngram: AnyPrior | None = None,
 ) -> Validation:
     """Measure a model on the dev set. Each batch is encoded once.
 
@@ -77,13 +79,15 @@ def validate(
         tokenizer: makes words of labels.
         device: where the model is.
         search: search of the run, whose `attention_scale` is tuned; None: the best of several.
+        ngram: the n-gram of the training texts, with which the beam searches are tried too; None: there is none.
     """
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
     head = model.config.transducer
-    searches = searches_to_compare(model, lattice=head.lattice if head is not None else None)
-    compared = SearchComparison(model, tokenizer, searches)
+    lattice = head.lattice if head is not None else None
+    searches = searches_to_compare(model, lattice=lattice, has_ngram=ngram is not None)
+    compared = SearchComparison(model, tokenizer, searches, language_models=LanguageModels(own=ngram))
     tuning = ScaleTuning(model, tokenizer, search) if search is not None else None
     losses: dict[str, float] = {}
     audio_s = sum(batch.audio_s for batch in batches)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zipasr.errors import CheckpointError
+from zipasr.lm.ngram import NgramModel, TokenNgram
+from zipasr.lm.ngram_file import ngram_of_texts, ngram_to_bytes
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.search.comparison import explain_differences
@@ -28,6 +30,10 @@ class Validator:
         self._model = merged_copy(state.model).eval()
         self._texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev}
         self._has_warned = False
+        self._ngram, self._ngram_file = None, None
+        if setup.config.ngram_order is not None and setup.tokenizer.can_encode:
+            graph = ngram_of_texts(setup.data.train.texts(), setup.tokenizer, order=setup.config.ngram_order)
+            self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
     def validate(self) -> dict[str, float]:
         """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`; metrics."""
@@ -39,7 +45,7 @@ class Validator:
         model.save(out / MODEL_SUBFOLDER, setup.tokenizer)
         kept = keep_best(out, model, setup.tokenizer, metrics, b, setup.config.keep_best)
         for folder in (out / MODEL_SUBFOLDER, *([kept] if kept is not None else [])):
-            write_default_search(folder, found.best.search, found.searches, chosen_on=found.what)
+            self._write_search(folder, found)
         searches = {str(result.search): round(result.wer, 4) for result in found.searches}
         self.log.line("dev", b, {**metrics, "search": str(found.best.search), "searches": searches})
         self.log.message(
@@ -70,7 +76,7 @@ class Validator:
         )
         found = self._evaluated()
         self._model.save(self.setup.out / MODEL_SUBFOLDER, self.setup.tokenizer)
-        write_default_search(self.setup.out / MODEL_SUBFOLDER, found.best.search, found.searches, chosen_on=found.what)
+        self._write_search(self.setup.out / MODEL_SUBFOLDER, found)
         return found.metrics
 
     def _load_first(self, folders: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
@@ -93,5 +99,17 @@ class Validator:
     def _evaluated(self) -> Validation:
         """The copy of the model, measured on dev."""
         setup = self.setup
-        self.last = validate(self._model, setup.dev_batches, self._texts, setup.tokenizer, setup.device, setup.config.search)
+        self.last = validate(
+            self._model,
+            setup.dev_batches,
+            self._texts,
+            setup.tokenizer,
+            setup.device,
+            setup.config.search,
+            self._ngram,
+        )
         return self.last
+
+    def _write_search(self, folder: Path, found: Validation) -> None:
+        """Write the default search of a model, and the n-gram that it may use."""
+        write_default_search(folder, found.best.search, found.searches, chosen_on=found.what, ngram=self._ngram_file)
