@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.serve.running import sentence, streaming_recognizer
-from zipasr.recognizer import Recognizer, Stream
+from tests.tiny_model import tiny_tokenizer
+from zipasr.recognizer import Recognizer, SearchConfig, Stream
 from zipasr.serve.live import LiveResult, LiveSession, LiveSessions
 from zipasr.serve.metrics import Metrics
 
@@ -55,6 +56,35 @@ def test_one_step_decodes_a_chunk_of_every_stream(recognizer: Recognizer) -> Non
         for seed, session in enumerate(opened):
             results = await results_of(session)
             assert results[-1].transcript.text == text_alone(recognizer, sentence(seed, 1.0 + seed / 2))
+
+    asyncio.run(run())
+
+
+def test_both_heads_choose_the_final_results() -> None:
+    model = streaming_recognizer().engine.scorer
+    joint = Recognizer(model, tiny_tokenizer(), search=SearchConfig(method="joint", ctc_scale=100.0))
+    transducer = Recognizer(model, tiny_tokenizer(), search=SearchConfig(method="beam"))
+    samples = sentence(0, 3.0)
+
+    async def run() -> None:
+        sessions = LiveSessions(joint, Metrics(), lambda: None)
+        session, texts = sessions.open(), []
+        for piece in np.split(samples, 6):
+            session.push(piece)
+            sessions.step()
+            texts += [session._results[-1].transcript.text] if session._results else []
+        session.finish()
+        while sessions.step():
+            pass
+        final = (await results_of(session))[-1]
+        assert final.is_eof and final.transcript.text == text_alone(joint, samples)
+        assert len(set(texts)) > 1
+        stream = transducer.stream()
+        for piece in np.split(samples, 6):
+            stream.accept_waveform(piece)
+            stream.decode()
+            assert stream.text in ("", *texts)
+        assert final.transcript.text != stream.finish().text
 
     asyncio.run(run())
 

@@ -225,7 +225,8 @@ def _save_default(
     from zipasr.evaluate import save_default_search
     from zipasr.progress import write_line
 
-    chosen_on = f"{Path(args.cuts).name} ({num_utterances} utterances)"
+    chunks = "" if args.chunk_ms is None else f" in chunks of {args.chunk_ms} ms"
+    chosen_on = f"{Path(args.cuts).name} ({num_utterances} utterances{chunks})"
     path = save_default_search(args.model, search, compared, chosen_on=chosen_on)
     write_line(f"zipasr: the default search is now {search}: {path}")
 
