@@ -36,19 +36,20 @@ def _track_number(text: str) -> int:
 
 
 def expand_folders(names: Sequence[str]) -> list[str]:
-    """The recordings that are named: files as they are, and for a folder all recordings in it and below, sorted.
+    """The recordings that are named: files as they are, and for a folder all recordings in it and below, sorted; see
+    `files_below`.
 
     Raises:
         ConfigError: there is no recording in a folder.
     """
-    from zipasr.audio import AUDIO_SUFFIXES
+    from zipasr.audio import AUDIO_SUFFIXES, files_below
 
     paths: list[str] = []
     for name in names:
         if not os.path.isdir(name):
             paths.append(name)
             continue
-        files = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+        files = [path for path in files_below(name) if path.suffix.lower() in AUDIO_SUFFIXES]
         if not files:
             raise ConfigError(f"a folder must hold recordings, but {name} holds none; name files of other kinds one by one")
         paths += map(str, files)
