@@ -284,6 +284,17 @@ def test_out_may_not_be_the_source(tmp_path: Path) -> None:
         prepare(tmp_path, tmp_path)
 
 
+def test_the_source_may_lie_inside_out_but_not_in_its_audio(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / "raw", f"{i}.ogg")
+    first = prepare(tmp_path / "raw", tmp_path)
+    assert sum(first.num_utterances.values()) == 3
+    assert prepare(tmp_path / "raw", tmp_path) == first
+    put(tmp_path / "audio" / "deep", "a.ogg")
+    with pytest.raises(DataError, match=r"the source must be outside of .*audio, where audio is written, but is .*deep; "):
+        prepare(tmp_path / "audio" / "deep", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "..", "a/../../b", ".hidden", "x" * 300, "日本" * 60])
 def test_no_id_writes_outside_the_folder(tmp_path: Path, name: str) -> None:
     put(tmp_path / "in", "a.ogg", text=None)
@@ -362,6 +373,30 @@ def test_a_source_is_kept_whole_as_one_part(tmp_path: Path) -> None:
         assert np.argmax(spectrum) == pytest.approx(200 * number, abs=2)
     with pytest.raises(ConfigError, match="split must be train, dev, test, noise, or none, but is 'eval'"):
         PrepareConfig(split="eval")
+
+
+@pytest.mark.parametrize("split", ["noise", "train", "dev", "test"])
+def test_a_part_does_not_overwrite_audio_of_a_subfolder_of_its_name(tmp_path: Path, split: str) -> None:
+    for i in range(4):
+        put(tmp_path / "speech", f"{split}/{i}.wav", rate_hz=8000)
+        put(tmp_path / "more", f"{i}.wav", tone(2.0), rate_hz=8000)
+    other = "dev" if split == "train" else "train"
+    prepare(tmp_path / "speech", tmp_path / "out", PrepareConfig(split=None if split == "noise" else other))
+    before = contents(tmp_path / "out")
+    prepare(tmp_path / "more", tmp_path / "out", PrepareConfig(split=split))
+    after = contents(tmp_path / "out")
+    assert sum(name.endswith(".flac") for name in before) == 4
+    assert {name: after[name] for name in before if name.endswith(".flac")} == {
+        name: content for name, content in before.items() if name.endswith(".flac")
+    }
+
+
+def test_recordings_of_linked_folders_are_prepared(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav")
+    put(tmp_path / "elsewhere", "b.wav")
+    (tmp_path / "in" / "part").symlink_to(tmp_path / "elsewhere")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert cuts_of(tmp_path / "out").keys() == {"a", "part/b"}
 
 
 def test_texts_get_one_spelling(tmp_path: Path) -> None:

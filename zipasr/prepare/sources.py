@@ -137,7 +137,7 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
     Args:
         source: a path, or the word `prompts` (write `./prompts` for a folder of that name).
         lang: language of entries that name none.
-        skip: a subfolder of a folder source to ignore.
+        skip: the output folder, which a folder source may hold; see `read_folder`.
         needs_texts: whether the recordings of a folder must have texts beside them.
     Raises:
         DataError: the kind is unknown, or a file cannot be read; also while the entries are read.
