@@ -34,6 +34,9 @@ FEWEST_EPOCHS = 2
 """Minimum number of epochs for any amount of data, with each utterance at three speeds."""
 PIECES_FROM_HOURS = 20.0
 """Hours from which the vocabulary consists of pieces, as published; with less data, pieces were worse than characters."""
+FEWEST_LONG_PIECES = 250
+"""Minimum number of pieces of several characters: texts with more characters than this, as in Korean, get more than the 500
+pieces that were published for English. Characters that are rare cost little, and no text is too rich for a vocabulary."""
 REGULAR_FROM_HOURS = 100.0
 """Hours from which the lattice is `regular`, as published."""
 DENSE_SHARE = 0.01
@@ -75,6 +78,7 @@ class DataFacts(NamedTuple):
     num_words: int
     """Number of words in all texts."""
     num_distinct_words: int
+    num_distinct_characters: int
     num_distinct_texts: int
     num_speakers: int
     """Number of speakers; 0 if they are not labeled."""
@@ -184,6 +188,7 @@ def describe(cuts: IndexedCuts, *, max_speed: float = 1.0) -> DataFacts:
         hours=hours,
         num_words=num_words,
         num_distinct_words=len(words),
+        num_distinct_characters=len(cuts.characters.keys() - {" "}),
         num_distinct_texts=len(texts),
         num_speakers=len(speakers),
         dense_share=float(is_dense_N.mean()),
@@ -195,11 +200,17 @@ def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
     """The vocabulary, and the reason for it."""
     if facts.is_spaceless:
         return TokenizerConfig(kind="spaceless", vocab_size=None), "single characters, as the script has no spaces"
+    pieces, num_least = TokenizerConfig(), facts.num_distinct_characters + FEWEST_LONG_PIECES
+    assert pieces.vocab_size is not None
+    why_more = ""
+    if num_least > pieces.vocab_size:
+        pieces = TokenizerConfig(vocab_size=num_least)
+        why_more = f"{num_least:,} pieces, since the texts have {facts.num_distinct_characters:,} different characters"
     if facts.hours >= PIECES_FROM_HOURS:
-        return TokenizerConfig(), "500 pieces, as published"
+        return pieces, why_more or "500 pieces, as published"
     if facts.dense_share > DENSE_SHARE:
         why = f"pieces, since {facts.dense_share:.1%} of the utterances have more characters than encoder frames"
-        return TokenizerConfig(kind="bpe"), why
+        return dataclasses.replace(pieces, kind="bpe"), f"{why}; {why_more}" if why_more else why
     why = f"characters, since there are less than {PIECES_FROM_HOURS:g} hours"
     return TokenizerConfig(kind="char", vocab_size=None), why
 
