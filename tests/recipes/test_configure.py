@@ -35,6 +35,13 @@ def test_folder_is_fitted_with_reasons(data: Path, out: Path) -> None:
     assert run.config.max_batches is not None
 
 
+def test_folder_is_fitted_to_the_processes_of_torchrun(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    fitted = fit_to_data(str(data), batches_per_step=2)
+    assert configure_run(str(data), [], out) == (fitted.config, fitted.reasons)
+
+
 def test_recipe_is_taken_as_it_is(out: Path) -> None:
     assert configure_run("prompts:tiny", [], out) == (prompts.tiny(), ())
 

@@ -87,6 +87,16 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     assert saved_share > config.average_share  # or the average could not start where it should
 
 
+def test_several_processes_take_as_many_steps_with_more_epochs(tmp_path: Path) -> None:
+    alone = fit(facts(), "data", batches_per_epoch=160).config
+    fitted = fit(facts(), "data", batches_per_epoch=160, batches_per_step=8)
+    assert (alone.max_batches, alone.num_epochs) == (3000, 19)
+    assert (fitted.config.max_batches, fitted.config.num_epochs) == (3000, 150)
+    assert any(line.startswith("length: 3,000 × 8 batches of 12 s, which are 150.0 epochs") for line in fitted.reasons)
+    data = str(write_tones(tmp_path, num_train=30, num_dev=1))
+    assert fit_to_data(data, batches_per_step=2).config.num_epochs == 2 * fit_to_data(data).config.num_epochs
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "lattice"),
     [

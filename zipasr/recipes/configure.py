@@ -10,6 +10,7 @@ from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
 from zipasr.recipes.own_data import MADE_FOR, NOISE_FILE, fit_to_data
 from zipasr.train.config import TrainConfig
+from zipasr.train.distributed import ranks_of_environment
 from zipasr.train.folder import stored_config
 from zipasr.train.length import BudgetedRun, fit_to_time, parse_duration_s
 from zipasr.train.resolve import resolve
@@ -46,7 +47,7 @@ def configure_run(
         budget: maximum duration of the run on this machine, such as `20m`.
         fit: `fit_to_time` or what calls it, for example in several processes; None: `fit_to_time`.
     Raises:
-        ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
+        ConfigError: there is no such recipe or setting, the budget is too short or refused, or lengths are given twice.
         CheckpointError: the checkpoint, or the run in `out`, cannot be read.
         DataError: the data cannot be used.
     """
@@ -61,7 +62,7 @@ def configure_run(
     if stored is not None:
         base, budget_s = _at(recipe, stored) if is_folder else stored, None
     elif is_folder:
-        fitted = fit_to_data(recipe)
+        fitted = fit_to_data(recipe, batches_per_step=ranks_of_environment().size)
         base, notes = fitted.config if budget_s is None else fitted.recipe, fitted.reasons
         made_for = MADE_FOR
     else:

@@ -98,27 +98,33 @@ class FittedRun(NamedTuple):
     """The configuration before it was scaled to its length, for `MADE_FOR`."""
 
 
-def fit_to_data(folder: str) -> FittedRun:
+def fit_to_data(folder: str, *, batches_per_step: int = 1) -> FittedRun:
     """The run for a folder written by `zipasr prepare`.
 
+    Args:
+        folder: the folder.
+        batches_per_step: number of batches that all processes together take in a step.
     Raises:
         DataError: there are no cuts to train on.
     """
     cuts = read_split(folder, "train")
     base = prompts.tiny()
     facts = describe(cuts, max_speed=max(base.batch.speed_factors))
-    return fit(facts, folder, batches_per_epoch=BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0))
+    batches_per_epoch = BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0)
+    return fit(facts, folder, batches_per_epoch=batches_per_epoch, batches_per_step=batches_per_step)
 
 
-def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun:
+def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float, batches_per_step: int = 1) -> FittedRun:
     """The run for data with these properties.
 
     Args:
         facts: properties of the training set.
         folder: folder of the data.
         batches_per_epoch: number of batches, with each utterance at every speed.
+        batches_per_step: number of batches that all processes together take in a step.
     """
-    tiny, num_batches = prompts.tiny(), batches_to_train(batches_per_epoch)
+    steps_per_epoch = batches_per_epoch / batches_per_step
+    tiny, num_steps = prompts.tiny(), batches_to_train(steps_per_epoch)
     tokenizer, why_tokens = _tokenizer(facts)
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
     assert tiny.model.transducer is not None
@@ -135,7 +141,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         min_duration_s=MIN_DURATION_S,
         selection="best",
     )
-    config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
+    config = scaled_to(recipe, num_steps, steps_per_epoch=steps_per_epoch, made_for=MADE_FOR)
     reasons = [
         f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
         f"{facts.num_words:,}, {facts.num_distinct_texts:,} distinct texts"
@@ -143,8 +149,9 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         f"tokens: {why_tokens}",
         f"lattice: {lattice}, "
         + ("as published" if lattice == "regular" else "since little data teaches a transducer to emit in bursts otherwise"),
-        f"length: {num_batches:,} batches of {config.batch.max_duration_s:g} s, which are "
-        f"{num_batches / batches_per_epoch:.1f} epochs at {len(config.batch.speed_factors)} speeds each",
+        f"length: {num_steps:,} {'' if batches_per_step == 1 else f'× {batches_per_step} '}batches of "
+        f"{config.batch.max_duration_s:g} s, which are {num_steps / steps_per_epoch:.1f} epochs at "
+        f"{len(config.batch.speed_factors)} speeds each",
         *_noise_reason(noise),
         *_warnings(facts),
     ]
@@ -162,7 +169,7 @@ def _noise_reason(noise: NoiseConfig | None) -> tuple[str, ...]:
 
 
 def batches_to_train(batches_per_epoch: float) -> int:
-    """Number of batches to train: enough for little data, and several epochs for much data."""
+    """Number of batches, or steps of several processes, to train: enough for little data, several epochs for much data."""
     usual = min(max(USUAL_EPOCHS * batches_per_epoch, FEWEST_BATCHES), MOST_BATCHES)
     return math.ceil(max(usual, FEWEST_EPOCHS * batches_per_epoch))
 
