@@ -86,6 +86,24 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
     return paths
 
 
+def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure: str = "") -> None:
+    """Refuse to overwrite files beside recordings: people keep references there, such as a.txt beside a.wav.
+
+    Args:
+        recordings: paths of the recordings; - is the standard input.
+        paths: the output file of each.
+        cure: what to do besides another --out.
+    Raises:
+        ConfigError: an output file exists in the folder of its recording.
+    """
+    for name, path in zip(recordings, paths, strict=True):
+        if name != "-" and path.exists() and os.path.realpath(path.parent) == os.path.realpath(os.path.dirname(name) or "."):
+            raise ConfigError(
+                f"results must not replace files beside recordings, but {path} is there beside {name}; choose another "
+                f"--out, {cure}or delete it if it is an old result"
+            )
+
+
 def write_result(path: Path, content: str) -> None:
     """Write a result to a file, completely or not at all, and create its folder if it is missing.
 

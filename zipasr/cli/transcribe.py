@@ -13,7 +13,14 @@ from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
-from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folders, result_paths, write_result
+from zipasr.cli.recordings import (
+    SINGLE_FORMATS,
+    add_file_options,
+    expand_folders,
+    refuse_overwriting,
+    result_paths,
+    write_result,
+)
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
@@ -112,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
     targets: dict[str, Path] = {}
     if args.out:
         targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format], root=args.root), strict=True))
+        if not args.skip_existing:
+            first = [_of_channel(target, 0) if args.per_channel else target for target in targets.values()]
+            refuse_overwriting(paths, first, cure="skip recordings that have one with --skip-existing, ")
     todo = [path for path in paths if not (args.skip_existing and _is_done(args, path, targets[path]))]
     if len(todo) < len(paths) and not args.quiet:
         print(f"zipasr: skipped {len(paths) - len(todo)} of {len(paths)} recordings, which have results", file=sys.stderr)
