@@ -173,7 +173,8 @@ def _measure(run: RunData, ranks: Ranks) -> Pace:
         return Pace(step_s, 0.0)
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
-    validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device, config.search)
+    batches = validation_batches(data.scored_dev, tokenizer, config)
+    validate(state.model.eval(), batches, texts, tokenizer, device, config.search)
     return Pace(step_s, time.monotonic() - clock)
 
 
