@@ -25,6 +25,7 @@ from zipasr.cli.search_options import add_chunk_options, add_search_options, loa
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import decode_text
 from zipasr.transcript import FILE_ENDINGS, FORMATS, channel_label, writer
 
 if TYPE_CHECKING:
@@ -250,6 +251,9 @@ def _listed(path: str | None) -> list[str]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
     refuse_pointer(content, path, ConfigError)
-    # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
-    lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
+    try:
+        # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
+        lines = decode_text(content, "surrogateescape").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--list must be text in UTF-8 or UTF-16, but {path} is not: {error}; save it in UTF-8") from error
     return [line.strip() for line in lines if line.strip()]
