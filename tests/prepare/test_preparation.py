@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, Recording
 
 from tests.prepare.prepared import RATE_HZ, contents, cuts_of, put, rejected_of, tone
 from tests.tiny_model import noise
@@ -429,6 +429,30 @@ def test_noise_needs_no_texts_and_may_be_long(tmp_path: Path) -> None:
     mixer = NoiseMixer(NoiseConfig(cuts=str(tmp_path / "out" / "noise_cuts.jsonl.gz"), prob=1.0), Fbank())
     (mixed,) = mixer.mix([Fbank()(tone(1.0))], [RATE_HZ], mixer.draw(1, np.random.default_rng(0)))
     assert mixed.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["cuts", "kaldi", "manifest", "cells"])
+def test_noise_of_any_source_needs_no_texts(kind: str, tmp_path: Path) -> None:
+    paths = [put(tmp_path / "in", f"{i}.wav", noise(3.0, i), None) for i in range(3)]
+    source = tmp_path / "noise.jsonl"
+    if kind == "cuts":
+        whole = [Recording.from_file(path).to_cut() for path in paths]
+        CutSet.from_cuts([whole[0], whole[1].truncate(offset=1.0, duration=1.5), whole[2]]).to_file(source)
+    elif kind == "kaldi":
+        source = tmp_path / "kaldi"
+        source.mkdir()
+        (source / "wav.scp").write_text("".join(f"n{path.stem} {path}\n" for path in paths))
+    elif kind == "manifest":
+        source.write_text("".join(json.dumps({"audio": str(path)}) + "\n" for path in paths))
+    else:
+        source = tmp_path / "noise.tsv"
+        source.write_text("path\tkind\n" + "".join(f"{path}\tstreet\n" for path in paths))
+    report = prepare(source, tmp_path / "out", PrepareConfig(split="noise"))
+    assert report.num_utterances["noise"] == 3 and not report.num_rejected
+    durations_s = sorted(cut.duration for cut in cuts_of(tmp_path / "out").values())
+    assert durations_s == [1.5 if kind == "cuts" else 3.0, 3.0, 3.0]
+    with pytest.raises(DataError):
+        prepare(source, tmp_path / "speech", PrepareConfig(split="train"))
 
 
 def test_noise_is_not_aligned(tmp_path: Path) -> None:
