@@ -14,6 +14,20 @@ from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """The text of a file: UTF-8, or UTF-16 if it starts with a byte order mark.
+
+    Args:
+        content: the bytes of the whole file.
+        errors: what to do with bytes that are not UTF-8, as in `bytes.decode`; UTF-16 must be right.
+    Raises:
+        UnicodeDecodeError: the bytes are not text.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig", errors)
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that cannot be decoded.
 
@@ -40,7 +54,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
 def _utf16_lines(content: bytes) -> Iterator[tuple[int, str | None]]:
     """The numbered lines of UTF-16 text; None alone if it cannot be decoded."""
     try:
-        text = content.decode("utf-16")
+        text = decode_text(content)
     except UnicodeDecodeError:
         yield 1, None
         return

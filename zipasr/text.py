@@ -38,6 +38,16 @@ _UNSPACED = "\u2e80-\u2fff\u3001-\u312f\u3190-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\u
 """Characters of Chinese and Japanese, which have no spaces between them."""
 _WIDE_MARKS = "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64"
 """Punctuation of the same scripts."""
+_LANGUAGE_NAMES = {
+    "en": ("eng", "english"),
+    "es": ("spa", "spanish"),
+    "fr": ("fra", "fre", "french"),
+    "it": ("ita", "italian"),
+    "ru": ("rus", "russian"),
+    "tr": ("tur", "turkish"),
+    "az": ("aze", "azerbaijani"),
+}
+"""Other names, in lower case, of the languages whose texts are treated specially."""
 _ONE_UNSPACED = re.compile(f"([{_UNSPACED}])")
 _SPACE_BETWEEN = re.compile(f"(?<=[{_UNSPACED}{_WIDE_MARKS}]) (?=[{_UNSPACED}{_WIDE_MARKS}])")
 
@@ -121,6 +131,15 @@ def words_apart(text: str, joiner: str) -> str:
     return spaced(text) if isinstance(joiner, MixedJoiner) else text
 
 
+def language_code(lang: str) -> str:
+    """Return the code of a language with rules of its own here: "en" for "en-US", "en_US", "EN", "eng" and "English".
+
+    Any other language, such as "pt-BR", is what is left of its code without the region.
+    """
+    name = lang.lower().replace("_", "-").split("-")[0].strip()
+    return next((code for code, names in _LANGUAGE_NAMES.items() if name in names), name)
+
+
 def upper(text: str, lang: str = "") -> str:
     """Return `text` in upper case.
 
@@ -149,4 +168,4 @@ def lower(text: str, lang: str = "") -> str:
 
 def _has_dotless_i(lang: str) -> bool:
     """Whether a language has two letters i, with and without a dot, each in both cases."""
-    return lang.lower().replace("_", "-").split("-")[0] in ("tr", "az")
+    return language_code(lang) in ("tr", "az")

@@ -71,6 +71,14 @@ def test_misuse_exits_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
     assert "usage: zipasr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argv", [["transcribe", "m", ""], ["transcribe", "m", "a.wav", ""], ["train", "", "--out", "o"]])
+def test_empty_arguments_are_refused(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    """They come from unset variables of a shell, and would mean this folder."""
+    assert main(argv) == 2
+    name = "recipe" if "train" in argv else "audio"
+    assert f"{name} must have a value, but is empty; give one or leave it out" in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"zipasr {zipasr.__version__}\n"

@@ -147,6 +147,23 @@ def test_list_of_files(run_folder: Path, recordings: Path, tmp_path: Path, capsy
     assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == files.read_text().split()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_list_of_odd_names_in_either_encoding(
+    encoding: str, run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Lines end at line breaks alone: names may hold what Unicode calls a line separator."""
+    odd = tmp_path / "a\u2028b\x85ü.wav"
+    odd.write_bytes((recordings / "a.wav").read_bytes())
+    files = tmp_path / "files.txt"
+    files.write_bytes(f"{odd}\r\n\r\n{recordings / 'short.wav'}\r\n".encode(encoding))
+    assert main(["transcribe", str(run_folder), "--list", str(files), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
+    assert [row["audio"] for row in rows] == [str(odd), str(recordings / "short.wav")]
+    files.write_bytes(b"\xff\xfea")
+    assert main(["transcribe", str(run_folder), "--list", str(files)]) == 2
+    assert f"--list must be text in UTF-8 or UTF-16, but {files} is not" in capsys.readouterr().err
+
+
 def test_hotwords_from_a_file(run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, hotwords = str(recordings / "a.wav"), tmp_path / "hotwords.txt"
     hotwords.write_text("quick fox :3\njumps\n")

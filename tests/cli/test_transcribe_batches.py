@@ -85,6 +85,25 @@ def test_a_second_run_transcribes_what_is_missing(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("flags", "reference"), [((), "a.txt"), (("--format", "srt"), "a.srt"), (("--per-channel",), "a-0.txt")]
+)
+def test_references_beside_recordings_are_not_replaced(
+    flags: tuple[str, ...], reference: str, model: str, calls: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = calls / "tue/deep" / reference
+    path.write_text("by hand")
+    before = files_in(calls)
+    assert transcribe(model, calls, "--out", calls, *flags) == 2
+    error = capsys.readouterr().err
+    assert f"but {path} is there beside {calls / 'tue/deep/a.wav'}; choose another --out, skip recordings" in error
+    assert transcribe(model, calls / "tue/deep/a.wav", "--out", calls / "tue/../tue/deep", *flags) == 2
+    assert files_in(calls) == before
+    assert transcribe(model, calls, "--out", calls, "--skip-existing", *flags) == 0
+    assert path.read_text() == "by hand"
+    assert len(files_in(calls)) == len(before) + 2
+
+
 def test_a_call_is_done_when_all_its_channels_are(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     soundfile.write(tmp_path / "call.wav", np.stack([noise(0.5, 1), noise(0.5, 2)], axis=1), 16_000)
     command = (tmp_path / "call.wav", "--per-channel", "--out", tmp_path / "out", "--skip-existing")

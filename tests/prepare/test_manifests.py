@@ -83,6 +83,22 @@ def test_common_voice(tmp_path: Path) -> None:
     assert open_source(tmp_path).name == "Common Voice table (TSV): dev.tsv, test.tsv, train.tsv"
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_cells_may_follow_a_space(separator: str, tmp_path: Path) -> None:
+    table = put(
+        tmp_path / "m.csv", f'audio{separator} text\na.wav{separator} "hello{separator} there"\nb.wav{separator} x\n'
+    )
+    good, bad = read(table)
+    assert [entry.text for entry in good] == [f"hello{separator} there", "x"] and not bad
+
+
+def test_a_cell_too_long_for_a_name_is_no_recording_of_ljspeech(tmp_path: Path) -> None:
+    put(tmp_path / "wavs" / "b.wav")
+    table = put(tmp_path / "metadata.csv", f"{'x' * 300}|words\nb|other words\n")
+    good, _ = read(table)
+    assert [entry.text for entry in good] == ["words", "other words"]
+
+
 @pytest.mark.parametrize("column", ["text", "transcription"])
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_hugging_face(tmp_path: Path, ending: str, column: str) -> None:

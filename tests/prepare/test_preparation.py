@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, Recording
 
 from tests.prepare.prepared import RATE_HZ, contents, cuts_of, put, rejected_of, tone
 from tests.tiny_model import noise
@@ -284,6 +284,17 @@ def test_out_may_not_be_the_source(tmp_path: Path) -> None:
         prepare(tmp_path, tmp_path)
 
 
+def test_the_source_may_lie_inside_out_but_not_in_its_audio(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / "raw", f"{i}.ogg")
+    first = prepare(tmp_path / "raw", tmp_path)
+    assert sum(first.num_utterances.values()) == 3
+    assert prepare(tmp_path / "raw", tmp_path) == first
+    put(tmp_path / "audio" / "deep", "a.ogg")
+    with pytest.raises(DataError, match=r"the source must be outside of .*audio, where audio is written, but is .*deep; "):
+        prepare(tmp_path / "audio" / "deep", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "..", "a/../../b", ".hidden", "x" * 300, "日本" * 60])
 def test_no_id_writes_outside_the_folder(tmp_path: Path, name: str) -> None:
     put(tmp_path / "in", "a.ogg", text=None)
@@ -364,6 +375,29 @@ def test_a_source_is_kept_whole_as_one_part(tmp_path: Path) -> None:
         PrepareConfig(split="eval")
 
 
+@pytest.mark.parametrize("split", ["noise", "train", "dev", "test"])
+def test_a_part_does_not_overwrite_audio_of_a_subfolder_of_its_name(tmp_path: Path, split: str) -> None:
+    for i in range(4):
+        put(tmp_path / "speech", f"{split}/{i}.wav", rate_hz=8000)
+        put(tmp_path / "more", f"{i}.wav", tone(2.0), rate_hz=8000)
+    prepare(tmp_path / "speech", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    prepare(tmp_path / "more", tmp_path / "out", PrepareConfig(split=split))
+    after = contents(tmp_path / "out")
+    assert sum(name.endswith(".flac") for name in before) == 4
+    assert {name: after[name] for name in before if name.endswith(".flac")} == {
+        name: content for name, content in before.items() if name.endswith(".flac")
+    }
+
+
+def test_recordings_of_linked_folders_are_prepared(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.wav")
+    put(tmp_path / "elsewhere", "b.wav")
+    (tmp_path / "in" / "part").symlink_to(tmp_path / "elsewhere")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert cuts_of(tmp_path / "out").keys() == {"a", "part/b"}
+
+
 def test_texts_get_one_spelling(tmp_path: Path) -> None:
     texts = {"a": "\ufeffIt’s a cafe\u0301", "b": "it's\u200b a café", "c": "\u200b\u00ad", "d": "It's so"}
     for name, text in texts.items():
@@ -395,6 +429,30 @@ def test_noise_needs_no_texts_and_may_be_long(tmp_path: Path) -> None:
     mixer = NoiseMixer(NoiseConfig(cuts=str(tmp_path / "out" / "noise_cuts.jsonl.gz"), prob=1.0), Fbank())
     (mixed,) = mixer.mix([Fbank()(tone(1.0))], [RATE_HZ], mixer.draw(1, np.random.default_rng(0)))
     assert mixed.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["cuts", "kaldi", "manifest", "cells"])
+def test_noise_of_any_source_needs_no_texts(kind: str, tmp_path: Path) -> None:
+    paths = [put(tmp_path / "in", f"{i}.wav", noise(3.0, i), None) for i in range(3)]
+    source = tmp_path / "noise.jsonl"
+    if kind == "cuts":
+        whole = [Recording.from_file(path).to_cut() for path in paths]
+        CutSet.from_cuts([whole[0], whole[1].truncate(offset=1.0, duration=1.5), whole[2]]).to_file(source)
+    elif kind == "kaldi":
+        source = tmp_path / "kaldi"
+        source.mkdir()
+        (source / "wav.scp").write_text("".join(f"n{path.stem} {path}\n" for path in paths))
+    elif kind == "manifest":
+        source.write_text("".join(json.dumps({"audio": str(path)}) + "\n" for path in paths))
+    else:
+        source = tmp_path / "noise.tsv"
+        source.write_text("path\tkind\n" + "".join(f"{path}\tstreet\n" for path in paths))
+    report = prepare(source, tmp_path / "out", PrepareConfig(split="noise"))
+    assert report.num_utterances["noise"] == 3 and not report.num_rejected
+    durations_s = sorted(cut.duration for cut in cuts_of(tmp_path / "out").values())
+    assert durations_s == [1.5 if kind == "cuts" else 3.0, 3.0, 3.0]
+    with pytest.raises(DataError):
+        prepare(source, tmp_path / "speech", PrepareConfig(split="train"))
 
 
 def test_noise_is_not_aligned(tmp_path: Path) -> None:

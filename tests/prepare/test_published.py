@@ -264,6 +264,13 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     assert peak < 12 * 2**20  # the list itself takes 20 MB
 
 
+def test_the_folder_may_be_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand ~ only at the start of a word."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_musan(tmp_path / "musan")
+    assert prepare("musan:~/musan", tmp_path / "out").num_utterances["noise"] > 0
+
+
 def test_texts_get_one_spelling_and_keep_the_rules_of_their_corpus(tmp_path: Path) -> None:
     folder = write_librispeech(tmp_path / "corpus", num_utterances=1)
     for path in folder.rglob("*.trans.txt"):

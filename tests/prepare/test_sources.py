@@ -225,6 +225,16 @@ def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
     assert not bad
 
 
+def test_names_of_common_voice_1_are_their_splits(tmp_path: Path) -> None:
+    """All of its recordings that were validated are called valid."""
+    for name in ("train", "dev", "test"):
+        put(tmp_path / f"cv-valid-{name}.csv", f"filename,text\ncv-valid-{name}/sample-000000.mp3,{name}\n")
+    good, _ = sorted_out(open_source(tmp_path, "en").entries)
+    assert sorted((utterance.split, utterance.text) for utterance in good.values()) == [
+        *[("dev", "dev"), ("test", "test"), ("train", "train")]
+    ]
+
+
 def test_folder_of_several_nameless_manifests_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.jsonl", '{"audio": "a.wav", "text": "x"}')
     put(tmp_path / "b.jsonl", '{"audio": "b.wav", "text": "x"}')
@@ -286,6 +296,15 @@ def test_kaldi_without_segments_and_in_parts(tmp_path: Path) -> None:
     good, bad = sorted_out(open_source(tmp_path, "en").entries)
     assert {name: utterance.split for name, utterance in good.items()} == {"train-a": "train", "test-a": "test"}
     assert not bad
+
+
+def test_kaldi_paths_that_cannot_be_are_rejected_one_by_one(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / "wav.scp", f"u1 a.wav\nu2 {'x' * 5000}\nu3 {'y' * 300}.ark:42\n")
+    put(tmp_path / "text", "u1 one\nu2 two\nu3 three\n")
+    good, bad = sorted_out(read_kaldi(tmp_path, "en"))
+    assert good["u1"].audio == tmp_path / "a.wav" and len(good["u2"].audio.name) == 5000
+    assert bad == {"u3": Reason.BAD_ENTRY}
 
 
 def test_kaldi_without_text_is_refused(tmp_path: Path) -> None:

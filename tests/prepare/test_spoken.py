@@ -57,6 +57,14 @@ def test_other_languages_keep_the_digits_they_cannot_spell(lang: str, written: s
     assert has_digits(spoken_words(written, lang))
 
 
+@pytest.mark.parametrize("lang", ["en-US", "en_GB", "EN", "eng", "English", "english"])
+def test_tags_and_names_of_a_language_are_its_code(lang: str) -> None:
+    """Lhotse's recipes write English, Common Voice en, others en-US."""
+    assert spoken_words("hello 3 & 12", lang) == "HELLO THREE AND TWELVE"
+    assert spoken_words("marque 8", "es-MX") == "MARQUE OCHO"
+    assert spoken_words("iki", "Turkish") == spoken_words("iki", "tr-TR") == "İKİ"
+
+
 def test_twice_is_once() -> None:
     once = spoken_words("Press * at 9 A.M., don't visit www.example.com!", "en")
     assert spoken_words(once, "en") == once

@@ -1,15 +1,17 @@
 """Contract: the arguments of `zipasr train` become a configuration in which each has an effect, or are refused."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.train.tones import minute_config, write_tones
+from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.recipes import configure, prompts
 from zipasr.recipes.configure import configure_run
-from zipasr.recipes.own_data import MADE_FOR, fit_to_data
+from zipasr.recipes.own_data import MADE_FOR, NOISE_FILE, fit_to_data
 from zipasr.train import length
 from zipasr.train.config import TrainConfig
 from zipasr.train.length import BudgetedRun, Length, Pace
@@ -31,6 +33,13 @@ def test_folder_is_fitted_with_reasons(data: Path, out: Path) -> None:
     fitted = fit_to_data(str(data))
     assert run == (fitted.config, fitted.reasons)
     assert run.config.max_batches is not None
+
+
+def test_folder_is_fitted_to_the_processes_of_torchrun(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    fitted = fit_to_data(str(data), batches_per_step=2)
+    assert configure_run(str(data), [], out) == (fitted.config, fitted.reasons)
 
 
 def test_recipe_is_taken_as_it_is(out: Path) -> None:
@@ -88,6 +97,22 @@ def test_begun_run_keeps_its_configuration(data: Path, out: Path, monkeypatch: p
     assert again.config.model.encoder == config.model.encoder
     assert configure_run(str(data), ["num_epochs=3"], out).config.max_batches is None
     assert configure_run(str(data), ["max_batches=4"], out).config.max_batches == 4
+
+
+def test_a_run_whose_folder_moved_takes_the_noise_along(data: Path, out: Path) -> None:
+    (data / NOISE_FILE).touch()
+    run = configure_run(str(data), [], out).config
+    assert run.batch.noise is not None
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(to_json(run)))
+    moved = data.rename(data.with_name("moved"))
+    again = configure_run(str(moved), [], out).config
+    noise = dataclasses.replace(run.batch.noise, cuts=str(moved / NOISE_FILE))
+    assert again == dataclasses.replace(run, data=str(moved), batch=dataclasses.replace(run.batch, noise=noise))
+    others = configure_run(str(data.parent), ["batch.noise.cuts=other.jsonl.gz"], out).config
+    (out / "config.json").write_text(json.dumps(to_json(others)))
+    kept = configure_run(str(moved), [], out).config.batch.noise
+    assert kept is not None and kept.cuts == "other.jsonl.gz"
 
 
 def test_budget_of_a_folder_is_scaled_from_what_the_recipe_was_made_for(

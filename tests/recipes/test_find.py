@@ -77,6 +77,12 @@ def test_no_such_file(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("promts:tiny", "there is no recipe 'promts:tiny'; did you mean prompts:tiny"),
+        ("./nope:x", "there is no recipe './nope:x'; did you mean"),
+        ("data/v1.2:x", "there is no recipe 'data/v1.2:x'"),
+        ("my_recipe.pyy:function", "there is no recipe 'my_recipe.pyy:function'"),
+        ("..:x", "there is no recipe"),
+        (":x", "there is no recipe"),
+        ("C:\\data", "there is no recipe"),
         ("prompts:tinny", r"'tinny' must be a function of prompts .*; there are tiny"),
         ("find:find_recipe", "there are none"),
         ("no/such/folder", r"is neither; the recipes are .*prompts:tiny.*zipasr prepare SOURCE --out DIR"),

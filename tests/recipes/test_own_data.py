@@ -21,7 +21,8 @@ from zipasr.recipes.own_data import (
     fit,
     fit_to_data,
 )
-from zipasr.train.data import read_cuts
+from zipasr.train.config import TokenizerConfig
+from zipasr.train.data import make_tokenizer, read_cuts
 from zipasr.train.length import scaled_to
 
 
@@ -31,6 +32,7 @@ def facts(**changes: object) -> DataFacts:
         hours=0.55,
         num_words=5047,
         num_distinct_words=55,
+        num_distinct_characters=26,
         num_distinct_texts=440,
         num_speakers=50,
         dense_share=0.0,
@@ -85,6 +87,16 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     assert saved_share > config.average_share  # or the average could not start where it should
 
 
+def test_several_processes_take_as_many_steps_with_more_epochs(tmp_path: Path) -> None:
+    alone = fit(facts(), "data", batches_per_epoch=160).config
+    fitted = fit(facts(), "data", batches_per_epoch=160, batches_per_step=8)
+    assert (alone.max_batches, alone.num_epochs) == (3000, 19)
+    assert (fitted.config.max_batches, fitted.config.num_epochs) == (3000, 150)
+    assert any(line.startswith("length: 3,000 × 8 batches of 12 s, which are 150.0 epochs") for line in fitted.reasons)
+    data = str(write_tones(tmp_path, num_train=30, num_dev=1))
+    assert fit_to_data(data, batches_per_step=2).config.num_epochs == 2 * fit_to_data(data).config.num_epochs
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "lattice"),
     [
@@ -103,6 +115,44 @@ def test_tokens_and_lattice(changes: dict[str, object], kind: str, lattice: str)
     assert run.config.model.transducer is not None and run.config.model.transducer.lattice == lattice
     assert any(line.startswith("tokens: ") for line in run.reasons)
     assert any(line.startswith(f"lattice: {lattice}") for line in run.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "said"),
+    [
+        ({"num_distinct_characters": 250, "hours": 30.0}, TokenizerConfig(vocab_size=500), "500 pieces, as published"),
+        (
+            {"num_distinct_characters": 1500, "hours": 30.0},
+            TokenizerConfig(vocab_size=1750),
+            "1,750 pieces, since the texts",
+        ),
+        (
+            {"num_distinct_characters": 1500, "dense_share": 0.02},
+            TokenizerConfig(kind="bpe", vocab_size=1750),
+            "than encoder frames; 1,750 pieces, since the texts have 1,500 different characters",
+        ),
+        (
+            {"num_distinct_characters": 1500},
+            TokenizerConfig(kind="char", vocab_size=None),
+            "characters, since there are less",
+        ),
+    ],
+)
+def test_texts_of_many_characters_get_more_pieces(changes: dict[str, object], config: TokenizerConfig, said: str) -> None:
+    run = fit(facts(**changes), "data", batches_per_epoch=656)
+    assert run.config.tokenizer == config
+    assert said in next(line for line in run.reasons if line.startswith("tokens: "))
+
+
+def test_pieces_can_be_learned_from_any_number_of_characters(tmp_path: Path) -> None:
+    """600 syllables in 200 words: more than 500 pieces, so that a vocabulary of 500 would be refused."""
+    words = ["".join(chr(0xAC00 + 3 * i + j) for j in range(3)) for i in range(200)]
+    data = write_tones(tmp_path, num_train=400, num_dev=1, sounds={word: (300 + i, 400 + i) for i, word in enumerate(words)})
+    cuts = read_cuts(data / "train_cuts.jsonl.gz")
+    found = describe(cuts)
+    assert found.num_distinct_characters == len(set("".join(cuts.texts())) - {" "}) > 500
+    tokenizer = make_tokenizer(cuts, fit(found._replace(hours=30.0), str(data), batches_per_epoch=656).config.tokenizer)
+    assert tokenizer.vocab_size > found.num_distinct_characters
 
 
 @pytest.mark.parametrize(

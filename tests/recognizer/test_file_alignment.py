@@ -62,11 +62,13 @@ def test_files(tmp_path: Path) -> None:
         align_file(recognizer, audio)
     (tmp_path / "a.txt").write_text("\ufeffThe quick\nbrown fox\n", encoding="utf-8")
     assert align_file(recognizer, audio) == align_text(recognizer, noise(4.0), TEXT)
+    (tmp_path / "a.txt").write_text("The quick\nbrown fox\n", encoding="utf-16")
+    assert align_file(recognizer, audio) == align_text(recognizer, noise(4.0), TEXT)
     assert align_file(recognizer, audio, "LAZY DOG").text == "LAZY DOG"
     with pytest.raises(DataError, match=r"a\.wav: the text must have characters that the model knows"):
         align_file(recognizer, audio, "Ω")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="must be text in UTF-8, but is not"):
+    with pytest.raises(DataError, match="must be text in UTF-8 or UTF-16, but is not"):
         align_file(recognizer, audio)
     with pytest.raises(AudioError):
         align_file(recognizer, tmp_path / "missing.wav", TEXT)

@@ -32,6 +32,7 @@ from zipasr.train.config import MixConfig, TokenizerConfig, TrainConfig
 from zipasr.train.data import ChainedCuts, make_tokenizer, read_cuts, select
 from zipasr.train.folder import DATA_FILE, check_same_data
 from zipasr.train.preflight import examine
+from zipasr.train.validation import validation_batches
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,29 @@ def test_unknown_characters_of_dev(tones: Path, tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, minute_config(tones))
     assert "dev texts hold characters that the vocabulary lacks: Q Ж" in caplog.text
+
+
+def test_dev_cuts_too_short_for_a_frame_are_not_scored(
+    tones: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They come from Lhotse cuts of others, or limits.min_duration_s=0.05, and have no loss."""
+    cuts = read_cuts(tones / "train_cuts.jsonl.gz")
+    tokenizer = make_tokenizer(cuts, TokenizerConfig(kind="char", vocab_size=None))
+    dev = [cut_of(tones / f"dev00{i}.flac", "LO") for i in range(3)]
+    short = [cut.truncate(duration=s, preserve_id=True) for cut, s in zip(dev, (0.05, 0.084, 0.09), strict=True)]
+    write_cuts(tmp_path / "dev_cuts.jsonl.gz", short)
+    config = minute_config(tones)
+    with caplog.at_level(logging.WARNING):
+        data = select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, config)
+    assert "skipped 2 of 3 utterances to validate on: too short for an encoder frame" in caplog.text
+    assert [cut.id for cut in data.scored_dev] == ["dev002"] and len(data.dev) == 3
+    (batch,) = validation_batches(data.scored_dev, tokenizer, config)
+    model = AsrModel(config.model.for_vocabulary(tokenizer)).eval()
+    losses = model(batch.features, batch.feature_lens, batch.labels, batch.label_lens)
+    assert all(loss.isfinite() for loss in losses.values())
+    write_cuts(tmp_path / "dev_cuts.jsonl.gz", short[:2])
+    with pytest.raises(DataError, match=r"utterances of 0\.1 s or more to validate on, but all 2 in dev_cuts"):
+        select(cuts, read_cuts(tmp_path / "dev_cuts.jsonl.gz"), tokenizer, config)
 
 
 # The vocabulary

@@ -16,6 +16,7 @@ from zipasr.baselines import ConformerConfig
 from zipasr.config import to_json
 from zipasr.data.batching import Batch
 from zipasr.errors import CheckpointError, DataError
+from zipasr.features import FbankConfig
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.nn.attention import AttentionWeights
 from zipasr.nn.constraint import Balancer, Whiten, _whitening_metric
@@ -185,6 +186,17 @@ def test_speech_is_spread_over_the_cuts(tmp_path: Path) -> None:
     (tmp_path / "train000.flac").unlink()
     with pytest.raises(DataError, match="can no longer be read"):
         read_speech([missing], tokenizer, config.model.features, num_utterances=5)
+
+
+def test_speech_too_short_for_a_frame_is_left_out(tmp_path: Path) -> None:
+    data = write_tones(tmp_path, num_train=3, num_dev=1)
+    cuts = list(read_cuts(data / "train_cuts.jsonl.gz"))
+    cuts[1] = cuts[1].truncate(duration=0.05, preserve_id=True)
+    tokenizer = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
+    (batch,) = read_speech(cuts, tokenizer, FbankConfig(), num_utterances=3)
+    assert sorted(batch.ids) == [cuts[0].id, cuts[2].id]
+    with pytest.raises(DataError, match=r"of 0\.1 s or more to encode, but all 1 are too short"):
+        read_speech([cuts[1]], tokenizer, FbankConfig(), num_utterances=3)
 
 
 def test_no_speech() -> None:

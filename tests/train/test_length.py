@@ -86,6 +86,28 @@ def test_budget_becomes_batches_by_the_pace_of_the_machine(data: Path, monkeypat
     assert run.config.model.vocab_size == 14
 
 
+@pytest.mark.parametrize(("num_epochs", "max_batches"), [(4, 14_000), (1000, 12), (4, None)])
+def test_budget_scales_from_the_length_that_the_run_has_on_its_data(
+    num_epochs: int, max_batches: int | None, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends at the earlier of its two limits."""
+    monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=1.0, validation_s=0.0))
+    config = minute_config(data, num_epochs=num_epochs, max_batches=max_batches, lr_batches=5.0, lr_epochs=2.0)
+    run = fit_to_time(config, 600.0)
+    per_epoch = length.open_data(config).data.plan(config).num_batches(0) / config.accumulate_batches
+    own_steps = 12 if max_batches == 12 else 4 * per_epoch
+    assert 1 < per_epoch < own_steps < run.num_steps
+    assert run.config.lr_batches == 5.0
+    assert run.config.lr_epochs == pytest.approx(2.0 * run.num_steps / own_steps, rel=0.01)
+
+
+def test_budget_is_refused_for_the_processes_of_torchrun(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"for one process.* but torchrun started 8; leave --budget out .*max_batches=N"):
+        fit_to_time(minute_config(data), 600.0)
+
+
 def test_budget_too_short_says_how_much_is_needed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(length, "_measure", lambda *_: Pace(step_s=0.5, validation_s=3.0))
     with pytest.raises(ConfigError, match=rf"enough for {MIN_BATCHES} batches.*0\.50 s each.*is 1\.0 minutes; give \d+ min"):

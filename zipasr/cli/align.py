@@ -9,7 +9,7 @@ from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.device_options import add_device_option, add_precision_option
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
-from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, result_paths, write_result
+from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, refuse_overwriting, result_paths, write_result
 from zipasr.cli.threads import use_threads
 from zipasr.errors import AudioError, ConfigError, DataError
 from zipasr.transcript import FILE_ENDINGS, FORMATS, writer
@@ -82,7 +82,7 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
     """The output file of each recording; None: stdout.
 
     Raises:
-        ConfigError: a flag cannot be used with several recordings.
+        ConfigError: a flag cannot be used with several recordings, or files beside them would be overwritten.
     """
     if len(args.audio) == 1:
         return [Path(args.out) if args.out else None]
@@ -95,4 +95,6 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
                 f"a {args.format} file holds one recording, but there are {len(args.audio)}; give a folder with --out"
             )
         return [None] * len(args.audio)
-    return list(result_paths(args.audio, args.out, FILE_ENDINGS[args.format]))
+    paths = result_paths(args.audio, args.out, FILE_ENDINGS[args.format])
+    refuse_overwriting(args.audio, paths)
+    return list(paths)

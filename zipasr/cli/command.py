@@ -170,7 +170,7 @@ def _refuse_empty(args: argparse.Namespace) -> None:
         ConfigError: an argument is empty.
     """
     for name, value in vars(args).items():
-        if value == "":
+        if value == "" or (isinstance(value, list) and "" in value):
             raise ConfigError(f"{name.replace('_', '-')} must have a value, but is empty; give one or leave it out")
 
 

@@ -36,19 +36,20 @@ def _track_number(text: str) -> int:
 
 
 def expand_folders(names: Sequence[str]) -> list[str]:
-    """The recordings that are named: files as they are, and for a folder all recordings in it and below, sorted.
+    """The recordings that are named: files as they are, and for a folder all recordings in it and below, sorted; see
+    `files_below`.
 
     Raises:
         ConfigError: there is no recording in a folder.
     """
-    from zipasr.audio import AUDIO_SUFFIXES
+    from zipasr.audio import AUDIO_SUFFIXES, files_below
 
     paths: list[str] = []
     for name in names:
         if not os.path.isdir(name):
             paths.append(name)
             continue
-        files = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+        files = [path for path in files_below(name) if path.suffix.lower() in AUDIO_SUFFIXES]
         if not files:
             raise ConfigError(f"a folder must hold recordings, but {name} holds none; name files of other kinds one by one")
         paths += map(str, files)
@@ -83,6 +84,24 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
         taken[path] = name
         paths.append(path)
     return paths
+
+
+def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure: str = "") -> None:
+    """Refuse to overwrite files beside recordings: people keep references there, such as a.txt beside a.wav.
+
+    Args:
+        recordings: paths of the recordings; - is the standard input.
+        paths: the output file of each.
+        cure: what to do besides another --out.
+    Raises:
+        ConfigError: an output file exists in the folder of its recording.
+    """
+    for name, path in zip(recordings, paths, strict=True):
+        if name != "-" and path.exists() and os.path.realpath(path.parent) == os.path.realpath(os.path.dirname(name) or "."):
+            raise ConfigError(
+                f"results must not replace files beside recordings, but {path} is there beside {name}; choose another "
+                f"--out, {cure}or delete it if it is an old result"
+            )
 
 
 def write_result(path: Path, content: str) -> None:

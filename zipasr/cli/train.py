@@ -90,6 +90,7 @@ def _run(args: argparse.Namespace, team: "Team") -> int:
     from zipasr.config import to_json
     from zipasr.progress import write_line
     from zipasr.recipes.configure import configure_run, is_given
+    from zipasr.train.distributed import ranks_of_environment
     from zipasr.train.length import fit_to_time
     from zipasr.train.loop import train
     from zipasr.train.preflight import check_recipe
@@ -106,7 +107,7 @@ def _run(args: argparse.Namespace, team: "Team") -> int:
         budget=args.budget,
         fit=fit,
     )
-    for note in notes:
+    for note in notes if ranks_of_environment().is_main else ():
         write_line(note)
     if args.show:
         print(json.dumps(to_json(config), indent=1))

@@ -13,11 +13,19 @@ from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
-from zipasr.cli.recordings import SINGLE_FORMATS, add_file_options, expand_folders, result_paths, write_result
+from zipasr.cli.recordings import (
+    SINGLE_FORMATS,
+    add_file_options,
+    expand_folders,
+    refuse_overwriting,
+    result_paths,
+    write_result,
+)
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import decode_text
 from zipasr.transcript import FILE_ENDINGS, FORMATS, channel_label, writer
 
 if TYPE_CHECKING:
@@ -112,6 +120,9 @@ def run(args: argparse.Namespace) -> int:
     targets: dict[str, Path] = {}
     if args.out:
         targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format], root=args.root), strict=True))
+        if not args.skip_existing:
+            first = [_of_channel(target, 0) if args.per_channel else target for target in targets.values()]
+            refuse_overwriting(paths, first, cure="skip recordings that have one with --skip-existing, ")
     todo = [path for path in paths if not (args.skip_existing and _is_done(args, path, targets[path]))]
     if len(todo) < len(paths) and not args.quiet:
         print(f"zipasr: skipped {len(paths) - len(todo)} of {len(paths)} recordings, which have results", file=sys.stderr)
@@ -240,6 +251,9 @@ def _listed(path: str | None) -> list[str]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
     refuse_pointer(content, path, ConfigError)
-    # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
-    lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
+    try:
+        # File names may be any bytes; bytes that are not UTF-8 are preserved so that the file can be opened.
+        lines = decode_text(content, "surrogateescape").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--list must be text in UTF-8 or UTF-16, but {path} is not: {error}; save it in UTF-8") from error
     return [line.strip() for line in lines if line.strip()]

@@ -5,6 +5,7 @@ order, and a `Rejected` for what cannot be used. Lhotse's recipes parse the entr
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
         if not text.strip():
             entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}"))
             continue
-        if not audio.is_file():
+        if not os.path.isfile(audio):  # Path.is_file raises for names that are too long
             entries.append(_no_audio(id, audio))
             continue
         try:
@@ -261,7 +262,7 @@ def _check_header(id: str, path: Path) -> Rejected | None:
     """Reject a recording that does not exist or is not at 16 kHz; only the header is read."""
     import soundfile
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         return _no_audio(id, path)
     try:
         rate_hz = soundfile.info(path).samplerate

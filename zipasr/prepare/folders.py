@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from zipasr.audio import AUDIO_SUFFIXES
+from zipasr.audio import AUDIO_SUFFIXES, files_below
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
 from zipasr.prepare.manifests import SPLIT_NAMES
 from zipasr.prepare.recording_files import composed
+from zipasr.prepare.splits import audio_folders
 from zipasr.prepare.tags import has_unwritten_words
 from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
@@ -49,15 +50,16 @@ def read_folder(
 
     Args:
         lang: language of all entries.
-        skip: a folder to ignore, such as the output folder.
+        skip: the output folder, to ignore; of one that holds `folder`, only its audio is ignored.
         needs_texts: whether a recording without a text is rejected; otherwise its text is empty.
     Raises:
         DataError: there is no recording, or no recording has a text.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = files_below(folder)
     if skip is not None:
-        files = [path for path in files if not path.resolve().is_relative_to(skip.resolve())]
+        is_inside = folder.resolve().is_relative_to(skip.resolve())
+        skipped = [path.resolve() for path in (audio_folders(skip) if is_inside else [skip])]
+        files = [path for path in files if not any(map(path.resolve().is_relative_to, skipped))]
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")

@@ -3,6 +3,7 @@ Times are in seconds.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,8 +61,9 @@ def _kaldi_audio(value: str, folder: Path) -> Path:
         raise _UnusableError(
             f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
         )
-    path = find_recording(value, [folder, Path()] if not Path(value).exists() else [Path()])
-    if not path.exists() and re.search(r"\.ark:\d+$", value):
+    # Path.exists raises for names that are too long, and for folders that cannot be read
+    path = find_recording(value, [Path()] if os.path.exists(value) else [folder, Path()])
+    if not os.path.exists(path) and re.search(r"\.ark:\d+$", value):
         raise _UnusableError(
             f"expected an audio file, got an offset in an archive, {value!r}: extract the archive to files first"
         )
@@ -124,17 +126,24 @@ def _channel(name: str) -> int:
     return "AB".index(name) if name in ("A", "B") else int(name)
 
 
-def read_kaldi(folder: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+def read_kaldi(
+    folder: Path, lang: str, split: str | None = None, *, needs_texts: bool = True
+) -> Iterator[Utterance | Rejected]:
     """Yield the entries of a Kaldi data directory.
 
     Its files are `wav.scp`, `text`, and optionally `segments`, `utt2spk` and `reco2file_and_channel`. Paths in wav.scp are
     relative to the working directory, as in Kaldi, or else to `folder`. Commands are rejected.
 
+    Args:
+        folder: the directory.
+        lang: language of all entries.
+        split: split of all entries.
+        needs_texts: whether there must be a file `text`.
     Raises:
         DataError: the file `text` is missing.
     """
     # Differs: lhotse.kaldi opens every recording while reading and stops if more than a few fail.
-    if not (folder / "text").is_file():
+    if needs_texts and not (folder / "text").is_file():
         raise DataError(f"the Kaldi directory {folder} must contain wav.scp and text, but has no file 'text'")
     tables: dict[str, dict[str, str]] = {}
     for name in ("wav.scp", "text", "utt2spk", "reco2file_and_channel"):

@@ -16,7 +16,7 @@ _ROUNDING_S = 1e-3
 """Times in manifests are rounded by less than this."""
 
 
-def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None) -> Iterator[Utterance]:
+def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None, *, needs_texts: bool) -> Iterator[Utterance]:
     """Yield one utterance per supervision of a Lhotse cut: the part of the recording that the supervision describes.
 
     That part may begin before the cut or end after it, so that audio and text stay together.
@@ -28,7 +28,12 @@ def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None) -> Ite
         raise ValueError(f"a cut must be of one recording, but is a {type(cut).__name__} without one")
     if cut.recording.transforms:
         raise ValueError("a cut must be as recorded, but has transforms; save its audio first")
-    for supervision in cut.supervisions:
+    supervisions = cut.supervisions
+    if not supervisions and not needs_texts:
+        from lhotse import SupervisionSegment
+
+        supervisions = [SupervisionSegment(cut.id, cut.recording.id, 0.0, cut.duration, channel=cut.channel)]
+    for supervision in supervisions:
         if not isinstance(supervision.text, str | None):
             shown = f"{supervision.text!r} ({type(supervision.text).__name__})"
             raise ValueError(f"the text of a supervision must be a string, but is {shown} instead")
@@ -38,7 +43,7 @@ def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None) -> Ite
             raise ValueError(f"a supervision must start in its recording, but starts {-start_s:g} s before it")
         is_whole = start_s <= 0 and abs(duration_s - cut.recording.duration) < _ROUNDING_S
         yield Utterance(
-            id=str(cut.id if len(cut.supervisions) == 1 else supervision.id),
+            id=str(cut.id if len(supervisions) == 1 else supervision.id),
             audio=find_recording(str(audio), [folder, Path()]),
             text=supervision.text or "",
             channel=channel,
@@ -71,9 +76,16 @@ def _file_and_channel(cut: Any, supervision: Any) -> tuple[str, int | None]:
     return sources[0].source, sources[0].channels.index(channels.pop()) if is_one_of_several else None
 
 
-def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utterance | Rejected]:
+def read_cuts(
+    path: Path, lang: str, split: str | None = None, *, needs_texts: bool = True
+) -> Iterator[Utterance | Rejected]:
     """Yield the utterances of Lhotse cuts, one for each supervision; reads line by line.
 
+    Args:
+        path: the file of cuts.
+        lang: language of supervisions that name none.
+        split: split of all utterances.
+        needs_texts: whether a cut without supervisions is rejected; otherwise it is an utterance without text.
     Raises:
         DataError: Lhotse is not installed.
     """
@@ -89,7 +101,7 @@ def read_cuts(path: Path, lang: str, split: str | None = None) -> Iterator[Utter
                 raise ValueError("a line must be UTF-8, but has other bytes")
             cut = deserialize_item(json.loads(line))
             where = str(cut.id)
-            utterances = list(_cut_utterances(cut, path.parent, lang, split))
+            utterances = list(_cut_utterances(cut, path.parent, lang, split, needs_texts=needs_texts))
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             yield Rejected(id=where, audio=path.name, reason=Reason.BAD_ENTRY, detail=str(error) or repr(error))
             continue

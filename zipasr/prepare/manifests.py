@@ -4,6 +4,7 @@
 that cannot be used. Times are in seconds. No audio is opened here.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -64,9 +65,12 @@ _LAYOUTS = (
 """The first whose columns a file has is its kind."""
 
 
-def recognize(path: Path) -> Manifest | None:
+def recognize(path: Path, *, needs_texts: bool = True) -> Manifest | None:
     """What a file of rows is, by its first row; None for a file of another kind.
 
+    Args:
+        path: the file.
+        needs_texts: whether the rows of a manifest must have texts.
     Raises:
         DataError: the file cannot be read.
     """
@@ -74,7 +78,8 @@ def recognize(path: Path) -> Manifest | None:
         names = set(map(canonical, rows.names))
         if rows.separator is None and "type" in names and names & {"supervisions", "tracks", "recording"}:
             return Manifest("cuts", "Lhotse cuts", rows)
-        if all(names.intersection(FIELD_NAMES[field]) for field in ("audio", "text")):
+        needed = ("audio", "text") if needs_texts else ("audio",)
+        if all(names.intersection(FIELD_NAMES[field]) for field in needed):
             layout = next(layout for layout in _LAYOUTS if layout.columns <= names)
             name = f"{layout.name} ({rows.format})"
             return Manifest("manifest", name, rows, layout.subfolder, layout.has_splits_in_paths)
@@ -94,7 +99,7 @@ def _is_ljspeech(file: RowFile) -> bool:
     columns = tuple(map(str, range(len(file.names))))
     rows = [row for _, row in islice(file._replace(names=columns, has_header=False).rows(), _NUM_EXAMINED)]
     texts = [tuple(row.values()) for row in rows if isinstance(row, dict)]
-    if not texts or not any(_find(cells[0], file.path.parent, "wavs").is_file() for cells in texts):
+    if not texts or not any(os.path.isfile(_find(cells[0], file.path.parent, "wavs")) for cells in texts):
         return False
     pairs = [[set(cell.lower().split()) for cell in cells[1:]] for cells in texts]
     return sum(bool(set.intersection(*words)) for words in pairs) > 0.5 * len(pairs)

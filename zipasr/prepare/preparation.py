@@ -1,8 +1,9 @@
 """From any source of speech to a folder of training data: cuts, audio, and a list of rejected entries.
 
 `prepare` writes `{train,dev,test}_cuts.jsonl.gz` or `noise_cuts.jsonl.gz` (Lhotse), `audio/*.flac` at 16 kHz mono for
-recordings in other formats, `rejected.jsonl` and `prepare.json`. Paths in the cuts are relative to the folder for audio in
-it, so that it can be moved, and absolute for other recordings. The same source gives the same bytes.
+recordings in other formats (for a source that is one part, such as dev, `audio-dev/*.flac`), `rejected.jsonl` and
+`prepare.json`. Paths in the cuts are relative to the folder for audio in it, so that it can be moved, and absolute for other
+recordings. The same source gives the same bytes.
 """
 
 import math
@@ -24,7 +25,7 @@ from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.sources import OpenSource, open_source
-from zipasr.prepare.splits import NOISE, SPLITS, split_utterances
+from zipasr.prepare.splits import NOISE, SPLITS, audio_folder, audio_folders, split_utterances
 from zipasr.prepare.spoken import has_digits, spoken_words
 from zipasr.prepare.tags import TAGS, has_unwritten_words, without_tags
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
@@ -180,8 +181,8 @@ def prepare(
         return prepare_published(corpus, out, config, has_progress=has_progress)
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
-    if source != "prompts" and out.is_dir() and Path(source).resolve() == out.resolve():
-        raise DataError(f"the output must be another folder than the source, but is {out} for both; choose a new one")
+    if source != "prompts":
+        _refuse_own_folders(Path(source).expanduser(), out)
     if config.split == NOISE and config.align_with is not None:
         raise ConfigError(f"align_with must be left out for noise, which has no texts, but is {config.align_with}")
     opened = open_source(source, config.lang, skip=out, needs_texts=config.split != NOISE)
@@ -189,7 +190,7 @@ def prepare(
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if opened.kind == "prompts" else config.text_style or "as-written"
     utterances, rejected = _separated(_checked(opened.entries, text_style, config))
-    audio = out / "audio" / (config.split or "")  # ids of parts that are prepared one by one may be the same
+    audio = audio_folder(out, config.split)
     limits = replace(config.limits, max_duration_s=math.inf) if config.split == NOISE else config.limits
     recognizer = Recognizer.load(config.align_with) if config.align_with else None
     converter = Converter(audio, replace(config, limits=limits), recognizer)
@@ -205,6 +206,17 @@ def prepare(
         return _write(ready, rejected, opened, config, out)
     except OSError as error:
         raise DataError(f"{out} must be writable, but: {error}; choose another folder") from error
+
+
+def _refuse_own_folders(source: Path, out: Path) -> None:
+    """Raise DataError if the source is the output folder, or in the folders for audio that it has or may get."""
+    if source.resolve() == out.resolve() and out.is_dir():
+        raise DataError(f"the output must be another folder than the source, but is {out} for both; choose a new one")
+    for folder in audio_folders(out):
+        if source.is_dir() and source.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"the source must be outside of {folder}, where audio is written, but is {source}; choose another output"
+            )
 
 
 def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) -> str:

@@ -54,7 +54,7 @@ def find_corpus(source: str | Path) -> CorpusFolder | None:
     match = re.fullmatch(rf"({'|'.join(PUBLISHED)}|{MUSAN}):(.+)", str(source))
     if match is None:
         return None
-    folder = Path(match[2])
+    folder = Path(match[2]).expanduser()  # the shell leaves ~ after a colon as it is
     if not folder.is_dir():
         raise DataError(f"{match[1]}: must be followed by its folder, but {folder} is not a folder; download it first")
     return CorpusFolder(match[1], folder)

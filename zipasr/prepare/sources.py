@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,9 +45,13 @@ class _Part(NamedTuple):
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a file name such as `librispeech_cuts_dev-clean.jsonl.gz` contains, or None."""
+    """The split that a file name such as `librispeech_cuts_dev-clean.jsonl.gz` contains, or None.
+
+    A split's own name counts before other names for it: Common Voice 1 has cv-valid-train.csv, of its valid recordings.
+    """
     words = re.split(r"[^a-z]+", name.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+    own = (word for word in words if SPLIT_NAMES.get(word) == word)
+    return next(own, None) or next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def _distinct(parts: Sequence[_Part]) -> Iterator[Entry]:
@@ -82,18 +87,19 @@ def _is_restart(meanings: Mapping[str, set[object]]) -> bool:
 def _open_folder(folder: Path, lang: str, skip: Path | None, *, needs_texts: bool) -> OpenSource:
     """Open a folder source of any kind."""
     if (folder / "wav.scp").is_file():
-        return OpenSource("kaldi", read_kaldi(folder, lang), "Kaldi directory")
+        return OpenSource("kaldi", read_kaldi(folder, lang, needs_texts=needs_texts), "Kaldi directory")
     parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
     if parts:
         splits = [SPLIT_NAMES[part.name] for part in parts]
-        kaldi = [_Part(part.name, read_kaldi(part, lang, split)) for part, split in zip(parts, splits, strict=True)]
+        read = partial(read_kaldi, needs_texts=needs_texts)
+        kaldi = [_Part(part.name, read(part, lang, split)) for part, split in zip(parts, splits, strict=True)]
         return OpenSource("kaldi", _distinct(kaldi), f"Kaldi directories {', '.join(part.name for part in parts)}")
     found = _manifests_in(folder)
     by_part = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in SPLIT_NAMES]
     if not found:
         found = [manifest for part in by_part for manifest in _manifests_in(part)]
     if found:
-        return _open_manifests(folder, found, lang)
+        return _open_manifests(folder, found, lang, needs_texts=needs_texts)
     name = "recordings with texts beside them" if needs_texts else "recordings"
     return OpenSource("folder", read_folder(folder, lang, skip, needs_texts=needs_texts), name)
 
@@ -109,7 +115,7 @@ def _manifests_in(folder: Path) -> list[Manifest]:
     return manifests or found
 
 
-def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str) -> OpenSource:
+def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str, *, needs_texts: bool) -> OpenSource:
     """Open the manifests or cuts of a folder: one, or those whose names contain their splits."""
     paths = [manifest.rows.path.relative_to(folder) for manifest in found]
     splits = [_split_of(path.name) or (SPLIT_NAMES.get(path.parts[0]) if len(path.parts) > 1 else None) for path in paths]
@@ -119,15 +125,16 @@ def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str) -> OpenS
             "name one of these files"
         )
     chosen = [row for row in zip(found, paths, splits, strict=True) if len(found) == 1 or row[2]]
-    parts = [_Part(path.parts[0].split(".")[0], _entries(manifest, lang, split)) for manifest, path, split in chosen]
+    read = partial(_entries, needs_texts=needs_texts)
+    parts = [_Part(path.parts[0].split(".")[0], read(manifest, lang, split)) for manifest, path, split in chosen]
     names = ", ".join(dict.fromkeys(manifest.name for manifest, _, _ in chosen))
     return OpenSource(chosen[0][0].kind, _distinct(parts), f"{names}: {', '.join(str(path) for _, path, _ in chosen)}")
 
 
-def _entries(manifest: Manifest, lang: str, split: str | None = None) -> Iterator[Entry]:
+def _entries(manifest: Manifest, lang: str, split: str | None = None, *, needs_texts: bool) -> Iterator[Entry]:
     """The entries of a manifest or of Lhotse cuts."""
     if manifest.kind == "cuts":
-        return read_cuts(manifest.rows.path, lang, split)
+        return read_cuts(manifest.rows.path, lang, split, needs_texts=needs_texts)
     return read_manifest(manifest, lang, split)
 
 
@@ -137,8 +144,8 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
     Args:
         source: a path, or the word `prompts` (write `./prompts` for a folder of that name).
         lang: language of entries that name none.
-        skip: a subfolder of a folder source to ignore.
-        needs_texts: whether the recordings of a folder must have texts beside them.
+        skip: the output folder, which a folder source may hold; see `read_folder`.
+        needs_texts: whether recordings must have texts. In a folder, manifests are recognized by their texts all the same.
     Raises:
         DataError: the kind is unknown, or a file cannot be read; also while the entries are read.
     """
@@ -149,9 +156,9 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
         return _open_folder(path, lang, skip, needs_texts=needs_texts)
     if not path.exists():
         raise DataError(f"{EXPECTED}, but {path} does not exist")
-    manifest = recognize(path)
+    manifest = recognize(path, needs_texts=needs_texts)
     if manifest is None:
         raise DataError(
             f"the first line of {path} must be a Lhotse cut or have 'audio' and 'text', but is neither; {EXPECTED}"
         )
-    return OpenSource(manifest.kind, _entries(manifest, lang), manifest.name)
+    return OpenSource(manifest.kind, _entries(manifest, lang, needs_texts=needs_texts), manifest.name)

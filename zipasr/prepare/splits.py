@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from zipasr.prepare.utterance import Utterance
 
@@ -14,6 +15,20 @@ MIN_SPEAKERS = 10
 
 _SLACK = 1.5
 """A split may exceed its share by this factor, since speakers are not divided."""
+
+
+def audio_folder(out: Path, split: str | None) -> Path:
+    """The folder for the audio of a source in the prepared folder `out`.
+
+    A source that is one part has a folder of its own, because ids of parts that are prepared one by one may be the same. It
+    lies beside `audio`, in which ids name subfolders of any name.
+    """
+    return out / ("audio" if split is None else f"audio-{split}")
+
+
+def audio_folders(out: Path) -> list[Path]:
+    """All folders for audio that a prepared folder may have."""
+    return [audio_folder(out, split) for split in (None, *SPLITS, NOISE)]
 
 
 def _choose(order: Sequence[str], sizes: Mapping[str, int], num_wanted: float) -> list[str]:

@@ -7,7 +7,7 @@ caller drop such an utterance.
 
 import re
 
-from zipasr.text import normalize, upper, words_only
+from zipasr.text import language_code, normalize, upper, words_only
 
 _DIGIT_WORDS = {
     "en": "zero one two three four five six seven eight nine",
@@ -86,8 +86,9 @@ def spoken_words(text: str, lang: str) -> str:
     ASTERISK DOT ORG", "3D" "THREE D". Digits remain if the reading is ambiguous.
 
     Args:
-        lang: language code such as "en"; digits are spelled in en, es, fr, it and ru.
+        lang: language such as "en", "en-US" or "English"; digits are spelled in en, es, fr, it and ru.
     """
+    lang = language_code(lang)
     text = normalize(text).replace("_", " ")
     if lang == "en":
         for symbol, word in _ENGLISH_SYMBOLS.items():

@@ -113,7 +113,7 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
 def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
     """The cells of the rows of a table; only commas and semicolons have quotation marks around cells."""
     if separator in ",;":
-        return csv.reader(lines, delimiter=separator, strict=True)
+        return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from zipasr.config import set_fields
 from zipasr.errors import ConfigError
 from zipasr.recipes.find import find_recipe
-from zipasr.recipes.own_data import MADE_FOR, fit_to_data
+from zipasr.recipes.own_data import MADE_FOR, NOISE_FILE, fit_to_data
 from zipasr.train.config import TrainConfig
+from zipasr.train.distributed import ranks_of_environment
 from zipasr.train.folder import stored_config
 from zipasr.train.length import BudgetedRun, fit_to_time, parse_duration_s
 from zipasr.train.resolve import resolve
@@ -46,7 +47,7 @@ def configure_run(
         budget: maximum duration of the run on this machine, such as `20m`.
         fit: `fit_to_time` or what calls it, for example in several processes; None: `fit_to_time`.
     Raises:
-        ConfigError: there is no such recipe or setting, the time is too short, or lengths are given twice.
+        ConfigError: there is no such recipe or setting, the budget is too short or refused, or lengths are given twice.
         CheckpointError: the checkpoint, or the run in `out`, cannot be read.
         DataError: the data cannot be used.
     """
@@ -59,9 +60,9 @@ def configure_run(
     notes: tuple[str, ...] = ()
     made_for = None
     if stored is not None:
-        base, budget_s = dataclasses.replace(stored, data=recipe) if is_folder else stored, None
+        base, budget_s = _at(recipe, stored) if is_folder else stored, None
     elif is_folder:
-        fitted = fit_to_data(recipe)
+        fitted = fit_to_data(recipe, batches_per_step=ranks_of_environment().size)
         base, notes = fitted.config if budget_s is None else fitted.recipe, fitted.reasons
         made_for = MADE_FOR
     else:
@@ -78,6 +79,14 @@ def configure_run(
     )
     rules = [reason for reason in notes if not reason.startswith("length: ")]
     return ConfiguredRun(set_fields(run.config, settings), (*rules, note))
+
+
+def _at(folder: str, stored: TrainConfig) -> TrainConfig:
+    """The configuration of a run on a folder, which may have moved since its start, with the noise that lies in it."""
+    batch = stored.batch
+    if batch.noise is not None and Path(batch.noise.cuts) == Path(stored.data) / NOISE_FILE:
+        batch = dataclasses.replace(batch, noise=dataclasses.replace(batch.noise, cuts=str(Path(folder) / NOISE_FILE)))
+    return dataclasses.replace(stored, data=folder, batch=batch)
 
 
 def is_given(name: str, recipe: str, settings: Sequence[str]) -> bool:

@@ -28,7 +28,12 @@ def find_recipe(name: str) -> TrainConfig:
             f"RECIPE_OR_DATA must be a recipe or a data folder, but {name!r} is neither; the recipes are "
             f"{', '.join(recipe_names())}; make a data folder with: zipasr prepare SOURCE --out DIR"
         )
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name, name)
+    if module_name.endswith(".py"):
+        module = _load_file(Path(module_name))
+    elif module_name.isidentifier():
+        module = _load_module(module_name, name)
+    else:
+        raise _unknown(name)
     function = _recipes_of(module).get(function_name)
     if function is None:
         raise ConfigError(
@@ -65,8 +70,12 @@ def _load_module(module_name: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != f"zipasr.recipes.{module_name}":
             raise  # one of our own recipes imports something that is missing
-        near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.3) or recipe_names()
-        raise ConfigError(f"there is no recipe {name!r}; did you mean {' or '.join(near)}?") from error
+        raise _unknown(name) from error
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.3) or recipe_names()
+    return ConfigError(f"there is no recipe {name!r}; did you mean {' or '.join(near)}?")
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -34,6 +34,9 @@ FEWEST_EPOCHS = 2
 """Minimum number of epochs for any amount of data, with each utterance at three speeds."""
 PIECES_FROM_HOURS = 20.0
 """Hours from which the vocabulary consists of pieces, as published; with less data, pieces were worse than characters."""
+FEWEST_LONG_PIECES = 250
+"""Minimum number of pieces of several characters: texts with more characters than this, as in Korean, get more than the 500
+pieces that were published for English. Characters that are rare cost little, and no text is too rich for a vocabulary."""
 REGULAR_FROM_HOURS = 100.0
 """Hours from which the lattice is `regular`, as published."""
 DENSE_SHARE = 0.01
@@ -76,6 +79,7 @@ class DataFacts(NamedTuple):
     num_words: int
     """Number of words in all texts."""
     num_distinct_words: int
+    num_distinct_characters: int
     num_distinct_texts: int
     num_speakers: int
     """Number of speakers; 0 if they are not labeled."""
@@ -95,27 +99,33 @@ class FittedRun(NamedTuple):
     """The configuration before it was scaled to its length, for `MADE_FOR`."""
 
 
-def fit_to_data(folder: str) -> FittedRun:
+def fit_to_data(folder: str, *, batches_per_step: int = 1) -> FittedRun:
     """The run for a folder written by `zipasr prepare`.
 
+    Args:
+        folder: the folder.
+        batches_per_step: number of batches that all processes together take in a step.
     Raises:
         DataError: there are no cuts to train on.
     """
     cuts = read_split(folder, "train")
     base = prompts.tiny()
     facts = describe(cuts, max_speed=max(base.batch.speed_factors))
-    return fit(facts, folder, batches_per_epoch=BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0))
+    batches_per_epoch = BatchPlan(cuts.durations_s, base.batch, seed=base.seed).num_batches(0)
+    return fit(facts, folder, batches_per_epoch=batches_per_epoch, batches_per_step=batches_per_step)
 
 
-def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun:
+def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float, batches_per_step: int = 1) -> FittedRun:
     """The run for data with these properties.
 
     Args:
         facts: properties of the training set.
         folder: folder of the data.
         batches_per_epoch: number of batches, with each utterance at every speed.
+        batches_per_step: number of batches that all processes together take in a step.
     """
-    tiny, num_batches = prompts.tiny(), batches_to_train(batches_per_epoch)
+    steps_per_epoch = batches_per_epoch / batches_per_step
+    tiny, num_steps = prompts.tiny(), batches_to_train(steps_per_epoch)
     tokenizer, why_tokens = _tokenizer(facts)
     lattice: LatticeKind = "regular" if facts.hours >= REGULAR_FROM_HOURS else "modified"
     assert tiny.model.transducer is not None
@@ -133,7 +143,7 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         selection="best",
         ngram_order=tiny.ngram_order if facts.hours < VARIED_BELOW_HOURS else None,
     )
-    config = scaled_to(recipe, num_batches, steps_per_epoch=batches_per_epoch, made_for=MADE_FOR)
+    config = scaled_to(recipe, num_steps, steps_per_epoch=steps_per_epoch, made_for=MADE_FOR)
     reasons = [
         f"data: {facts.num_utterances:,} utterances, {facts.hours:.2f} h, {facts.num_distinct_words:,} distinct words in "
         f"{facts.num_words:,}, {facts.num_distinct_texts:,} distinct texts"
@@ -141,8 +151,9 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float) -> FittedRun
         f"tokens: {why_tokens}",
         f"lattice: {lattice}, "
         + ("as published" if lattice == "regular" else "since little data teaches a transducer to emit in bursts otherwise"),
-        f"length: {num_batches:,} batches of {config.batch.max_duration_s:g} s, which are "
-        f"{num_batches / batches_per_epoch:.1f} epochs at {len(config.batch.speed_factors)} speeds each",
+        f"length: {num_steps:,} {'' if batches_per_step == 1 else f'× {batches_per_step} '}batches of "
+        f"{config.batch.max_duration_s:g} s, which are {num_steps / steps_per_epoch:.1f} epochs at "
+        f"{len(config.batch.speed_factors)} speeds each",
         *_noise_reason(noise),
         *_warnings(facts),
     ]
@@ -160,7 +171,7 @@ def _noise_reason(noise: NoiseConfig | None) -> tuple[str, ...]:
 
 
 def batches_to_train(batches_per_epoch: float) -> int:
-    """Number of batches to train: enough for little data, and several epochs for much data."""
+    """Number of batches, or steps of several processes, to train: enough for little data, several epochs for much data."""
     usual = min(max(USUAL_EPOCHS * batches_per_epoch, FEWEST_BATCHES), MOST_BATCHES)
     return math.ceil(max(usual, FEWEST_EPOCHS * batches_per_epoch))
 
@@ -186,6 +197,7 @@ def describe(cuts: IndexedCuts, *, max_speed: float = 1.0) -> DataFacts:
         hours=hours,
         num_words=num_words,
         num_distinct_words=len(words),
+        num_distinct_characters=len(cuts.characters.keys() - {" "}),
         num_distinct_texts=len(texts),
         num_speakers=len(speakers),
         dense_share=float(is_dense_N.mean()),
@@ -197,11 +209,17 @@ def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
     """The vocabulary, and the reason for it."""
     if facts.is_spaceless:
         return TokenizerConfig(kind="spaceless", vocab_size=None), "single characters, as the script has no spaces"
+    pieces, num_least = TokenizerConfig(), facts.num_distinct_characters + FEWEST_LONG_PIECES
+    assert pieces.vocab_size is not None
+    why_more = ""
+    if num_least > pieces.vocab_size:
+        pieces = TokenizerConfig(vocab_size=num_least)
+        why_more = f"{num_least:,} pieces, since the texts have {facts.num_distinct_characters:,} different characters"
     if facts.hours >= PIECES_FROM_HOURS:
-        return TokenizerConfig(), "500 pieces, as published"
+        return pieces, why_more or "500 pieces, as published"
     if facts.dense_share > DENSE_SHARE:
         why = f"pieces, since {facts.dense_share:.1%} of the utterances have more characters than encoder frames"
-        return TokenizerConfig(kind="bpe"), why
+        return dataclasses.replace(pieces, kind="bpe"), f"{why}; {why_more}" if why_more else why
     why = f"characters, since there are less than {PIECES_FROM_HOURS:g} hours"
     return TokenizerConfig(kind="char", vocab_size=None), why
 

@@ -13,6 +13,7 @@ from zipasr.alignment.known_text import align_features
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import DataError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import decode_text
 from zipasr.recognizer.recognizer import Recognizer
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.transcript import Transcript
@@ -78,18 +79,18 @@ def align_text(recognizer: Recognizer, samples: np.ndarray, text: str) -> Transc
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a recording, from a file in UTF-8; line breaks count as spaces.
+    """The text of a recording, from a file in UTF-8 or UTF-16; line breaks count as spaces.
 
     Raises:
-        DataError: the file does not exist or is not UTF-8 text.
+        DataError: the file does not exist or is not such text.
     """
     try:
         content = Path(path).read_bytes()
         refuse_pointer(content, path, DataError)
-        return content.decode("utf-8-sig")
+        return decode_text(content)
     except OSError as error:
         raise DataError(
             f"{path} must hold the text of a recording, but cannot be read: {error.strerror}; write it there or give it"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} must be text in UTF-8, but is not: {error}; save it in UTF-8") from error
+        raise DataError(f"{path} must be text in UTF-8 or UTF-16, but is not: {error}; save it in UTF-8") from error

@@ -76,6 +76,12 @@ class TrainData:
     """(N, speeds) which copies of the utterances are used; None: all."""
 
     @property
+    def scored_dev(self) -> IndexedCuts:
+        """The dev cuts that can be scored: all but those too short for an encoder frame, about 85 ms."""
+        has_frames = encoder_frames_at(self.dev.durations_s, 1.0) > 0
+        return self.dev if has_frames.all() else self.dev.take(np.flatnonzero(has_frames))
+
+    @property
     def cuts(self) -> Sequence[Any]:
         """All cuts that training may read, numbered as in the plan."""
         return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
@@ -188,7 +194,8 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
     have more tokens than encoder frames, as `TrainConfig.use_copy_limits` and `use_token_limit` say.
 
     Raises:
-        DataError: no training utterances are left, there are none to validate on, or data to mix in cannot be used.
+        DataError: no training utterances are left, there are none to validate on that are long enough, or data to mix in
+            cannot be used.
     """
     if not len(dev_cuts):
         raise DataError(
@@ -203,7 +210,17 @@ def select(cuts: IndexedCuts, dev_cuts: IndexedCuts, tokenizer: Tokenizer, confi
     unknown = tokenizer.unknown_characters(" ".join(dev_cuts.characters))
     if unknown:
         logger.warning("dev texts hold characters that the vocabulary lacks: %s", " ".join(sorted(unknown)))
-    return TrainData(train, dev_cuts, dropped, tuple(mixed), copies_NS)
+    data = TrainData(train, dev_cuts, dropped, tuple(mixed), copies_NS)
+    num_short = len(dev_cuts) - len(data.scored_dev)
+    if num_short == len(dev_cuts):
+        raise DataError(
+            f"there must be utterances of 0.1 s or more to validate on, but all {num_short} in dev_cuts.jsonl.gz in "
+            f"{config.data} are too short; prepare longer ones"
+        )
+    if num_short:
+        what = "skipped %d of %d utterances to validate on: too short for an encoder frame"
+        logger.warning(what, num_short, len(dev_cuts))
+    return data
 
 
 def _usable(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zipasr.checkpoint import checkpoint_folders
 from zipasr.data.batching import Batch
+from zipasr.data.lengths import num_encoder_frames
 from zipasr.errors import DataError
 from zipasr.features import FbankConfig
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
@@ -137,13 +138,18 @@ def read_speech(
 ) -> list[Batch]:
     """`plain_batches`, of up to `batch_duration_s` of audio, of at most `num_utterances` utterances, spread evenly.
 
+    Those too short for an encoder frame are left out.
+
     Raises:
-        DataError: there are no cuts, or one cannot be read.
+        DataError: there are no cuts, or none is long enough, or one cannot be read.
     """
     if not len(cuts):
         raise DataError("there must be utterances to encode, but the manifest holds none with a text")
     number = min(num_utterances, len(cuts))
-    chosen = [cuts[i * len(cuts) // number] for i in range(number)]
+    spread = [cuts[i * len(cuts) // number] for i in range(number)]
+    chosen = [cut for cut in spread if num_encoder_frames(cut.num_samples) > 0]
+    if not chosen:
+        raise DataError(f"there must be utterances of 0.1 s or more to encode, but all {number} are too short for a frame")
     return list(plain_batches(chosen, tokenizer, features, max_duration_s=batch_duration_s))
 
 

@@ -20,7 +20,7 @@ from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
 from zipasr.nn.schedule import set_step
 from zipasr.train.config import TrainConfig
-from zipasr.train.distributed import Ranks
+from zipasr.train.distributed import Ranks, ranks_of_environment
 from zipasr.train.rounds import RoundStepper, new_stepper, read_rounds
 from zipasr.train.setup import RunData, new_state, open_data
 from zipasr.train.state import Position
@@ -121,9 +121,15 @@ def fit_to_time(
         made_for: the length that `config` was tuned for; None: its own length on this data.
         ranks: the processes of this machine that will train, which must all call this; None: this one alone.
     Raises:
-        ConfigError: the time is too short to learn anything.
+        ConfigError: the time is too short to learn anything, or torchrun has started several processes.
         DataError: the data cannot be used.
     """
+    size = ranks_of_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"a budget must be for one process, since steps of several are not timed, but torchrun started {size}; leave "
+            "--budget out and give the length with --set max_batches=N, or leave torchrun out"
+        )
     started, ranks = time.monotonic(), ranks or Ranks()
     run = ranks.main_first(lambda: open_data(config))
     config = run.config
@@ -132,7 +138,8 @@ def fit_to_time(
     num_steps = ranks.from_main(lambda: _num_steps(pace, budget_s, time.monotonic() - started))
     per_epoch = run.data.plan(config).num_batches(0) / config.accumulate_batches
     if made_for is None:
-        made_for = Length(config.max_batches or per_epoch * config.num_epochs, config.num_epochs)
+        own_steps = min(config.max_batches or math.inf, per_epoch * config.num_epochs)
+        made_for = Length(own_steps, own_steps / per_epoch)
     return BudgetedRun(scaled_to(config, num_steps, steps_per_epoch=per_epoch, made_for=made_for), pace, num_steps)
 
 
@@ -166,7 +173,8 @@ def _measure(run: RunData, ranks: Ranks) -> Pace:
         return Pace(step_s, 0.0)
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
-    validate(state.model.eval(), validation_batches(data.dev, tokenizer, config), texts, tokenizer, device, config.search)
+    batches = validation_batches(data.scored_dev, tokenizer, config)
+    validate(state.model.eval(), batches, texts, tokenizer, device, config.search)
     return Pace(step_s, time.monotonic() - clock)
 
 

@@ -26,7 +26,7 @@ def describe_data(data: TrainData, vocab_size: int) -> str:
     hours = float(data.train.durations_s.sum()) / 3600
     mixed = f", {sum(len(part.cuts) for part in data.mixed):,} others to mix in" if data.mixed else ""
     return (
-        f"{len(data.train):,} utterances, {hours:.2f} h{mixed}, {len(data.dev):,} to validate on, "
+        f"{len(data.train):,} utterances, {hours:.2f} h{mixed}, {len(data.scored_dev):,} to validate on, "
         f"a vocabulary of {vocab_size:,} tokens"
     )
 

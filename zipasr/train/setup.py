@@ -85,7 +85,7 @@ def set_up(
         write_run(run, out)
 
     ranks.from_main(accept)
-    dev_batches = validation_batches(data.dev, tokenizer, config) if ranks.is_main else []
+    dev_batches = validation_batches(data.scored_dev, tokenizer, config) if ranks.is_main else []
     span, time_left = AverageSpan(config, out), TimeLeft(config.valid_interval)
     return RunSetup(config, out, ranks, device, tokenizer, data, plan, reader, dev_batches, span, time_left)
 
