@@ -577,7 +577,8 @@ PUBLISHED = {
 
 OURS = frozenset(
     "data batch.variation batch.reverberation batch.noise.cuts batch.concat_max_s batch.max_unreadable_share batch.cache_mb "
-    "tokenizer.file max_batches max_lost_share max_unknown_share keep_best selection ngram_order use_activation_checkpointing "
+    "tokenizer.file max_batches max_lost_share max_unknown_share keep_best selection ngram_order "
+    "use_activation_checkpointing "
     "use_compile use_onednn_matmul device max_skipped_batches rollback_lr_factor max_rollbacks rank_timeout_s "
     "model.encoder.dropout.default".split()
 )
