@@ -155,10 +155,14 @@ def _rows(report: "KeywordReport") -> Iterator[str]:
 
 
 def _with_thresholds(args: argparse.Namespace, report: "KeywordReport") -> str:
-    """The file of keywords with the chosen thresholds."""
+    """The file of keywords with the chosen thresholds, and with the boost at which they were chosen."""
     from zipasr.search.keywords import keyword_line, read_keywords
 
     chosen = [result.threshold for result in report.chosen]
     keywords = read_keywords(args.keywords)
     pairs = zip(keywords, chosen, strict=True)
-    return "".join(f"{keyword_line(keyword._replace(threshold=threshold))}\n" for keyword, threshold in pairs)
+    lines = []
+    for keyword, threshold in pairs:
+        boost = args.boost if keyword.boost is None else keyword.boost
+        lines.append(f"{keyword_line(keyword._replace(boost=boost, threshold=threshold))}\n")
+    return "".join(lines)
