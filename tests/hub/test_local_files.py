@@ -23,7 +23,7 @@ def test_a_file_of_a_model_folder_of_ours(name: str, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_others_below_a_model_folder_of_ours(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "model")
+    folder = save_tiny(tmp_path / "data")  # whose files are listed, since vocabularies may be there
     icefall_folder(folder, model_of(tiny_tokenizer().vocab_size), tiny_tokenizer().to_bytes(), "lang_bpe_48/bpe.model")
     root, files = find_local(folder / "exp" / "pretrained.pt", needs_vocabulary=False)
     assert (root / files.checkpoint).samefile(folder / "exp" / "pretrained.pt")
