@@ -23,6 +23,7 @@ from zipasr.hub.description import describe_config
 from zipasr.hub.inspection import inspect_model
 from zipasr.model import AsrModel
 from zipasr.search.hotwords import Hotword
+from zipasr.search.keywords import read_keywords
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.resolve import resolve
@@ -139,6 +140,17 @@ def test_refused_kinds_say_what_they_are_and_what_to_do(kind: str, tmp_path: Pat
 
 
 EXPECTED = {"zipformer 1": "Zipformer 1", "other": "Conformer", "torchscript": "TorchScript"}
+
+
+def test_a_keyword_model_spots_its_keywords(tmp_path: Path) -> None:
+    """What the page says below the table, although random weights find none."""
+    (case,) = (case for case in CASES if case.kind == "keywords")
+    folder = make(case, tmp_path).usable
+    spotter = zipasr.load(folder).spotter(read_keywords(folder / "keywords.txt"))
+    stream = spotter.stream()
+    stream.accept_waveform(SAMPLES)
+    stream.decode()
+    assert spotter.keywords.names == ("THE",) and all(event.keyword == "THE" for event in stream.events())
 
 
 def test_every_kind_has_a_case() -> None:

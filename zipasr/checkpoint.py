@@ -133,6 +133,7 @@ class CheckpointFolder:
                 f"{self.path} must have checkpoint format {FORMAT_VERSION} or older, but has format {version}, which zipasr "
                 f"{index.get('written_by', '(unknown)')} wrote; this is {__version__}: upgrade"
             )
+        self.has_eight_bits = version == FORMAT_VERSION
 
     def names(self) -> list[str]:
         """Names of the files in the folder."""

@@ -317,10 +317,10 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
         if _is_model_folder(folder):
             return folder
     if path.is_file():
-        raise CheckpointError(
-            f"{path} must be a model folder, but is a file; if it is a checkpoint of icefall, make a model folder of it "
-            f"once: zipasr convert {path} --out converted (docs/icefall.md)"
-        )
+        cure = f"if it is icefall's, make a folder of it once: zipasr convert {path} --out converted (docs/icefall.md)"
+        if path.suffix == ".onnx" or (path.parent / checkpoint.CHECKSUMS).is_file():
+            cure = f"give its folder: {path.parent}"
+        raise CheckpointError(f"{path} must be a model folder, but is a file; {cure}")
     saved = [(n, folder) for n, folder in checkpoint.checkpoint_folders(path).items() if _is_model_folder(folder)]
     if saved:
         num_steps, newest = saved[-1]

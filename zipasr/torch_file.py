@@ -30,6 +30,7 @@ _HARMLESS: list[Any] = [
     (str, "torch.torch_version.TorchVersion"),
 ]
 _SAFE_TORCH = (2, 10)  # the first without a known vulnerability in safe loading
+_SUFFIXES = (".pt", ".pth", ".safetensors")
 # Exceptions of torch for bytes that are not a checkpoint or are damaged.
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -71,6 +72,18 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
         # torch's own message on a pickle that it cannot read recommends loading it unsafely.
         reason = "not made of tensors" if isinstance(error, pickle.UnpicklingError) else str(error)[:200]
         raise CheckpointError(f"{path} cannot be read ({reason}); it may be cut short or damaged: copy it again") from error
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether a file is one of `torch.save` or safetensors by its name or its first bytes; the rest of it is not read."""
+    if path.suffix.lower() in _SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return True  # reading it says what is wrong
+    return head.startswith((b"PK", b"\x80")) or head[8:9] == b"{"
 
 
 def _check_archive(path: Path) -> None:

@@ -16,7 +16,12 @@ from tests.hub.published_layouts import (
 )
 from tests.tiny_model import noise, save_tiny
 from zipasr.cli import main
+from zipasr.hub import shrink
+from zipasr.hub.description import describe_folder
 from zipasr.model import WEIGHTS_FILE, AsrModel
+from zipasr.search.confidence import Calibration, read_calibrations, write_calibration
+from zipasr.search.default_search import read_default_search, write_default_search
+from zipasr.search.strategy import SearchConfig
 
 
 @pytest.fixture
@@ -131,7 +136,18 @@ def test_int8_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["family"] == "zipasr"
     soundfile.write(tmp_path / "a.wav", noise(0.5), 16_000)
     assert main(["transcribe", str(tmp_path / "out"), str(tmp_path / "a.wav")]) == 0
+    assert describe_folder(tmp_path / "out").precision == "int8"
+    assert describe_folder(tmp_path / "run" / "model").precision == "float32"
     assert main(["average", "--checkpoints", str(tmp_path / "out"), "--out", str(tmp_path / "mean")]) == 1
     assert "must have its weights in full, but has them in eight bits" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "run"), "--out", str(tmp_path / "new"), "--int8", "--beam", "2"]) == 2
     assert "only --int8 and --out apply to it" in capsys.readouterr().err
+
+
+def test_int8_keeps_the_default_search_and_the_calibrations(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    write_default_search(folder, SearchConfig(method="beam", beam=8), [], chosen_on="dev")
+    write_calibration(folder, "beam", Calibration(temperature=2.0))
+    out = shrink(folder, tmp_path / "out")
+    assert read_default_search(out) == read_default_search(folder)
+    assert read_calibrations(out) == read_calibrations(folder) != {}

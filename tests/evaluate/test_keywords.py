@@ -175,6 +175,21 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert "TWICE" in table and "95 % sure" in table and "at most 1 false alarms per hour" in table
 
 
+def test_saved_keywords_have_the_boost_of_their_thresholds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "keywords.txt").write_text(f"{KEYWORDS[0]} :3\n{KEYWORDS[1]}\n", encoding="utf-8")
+    argv = ["evaluate", str(folder / "model"), str(folder / "set"), "--keywords", str(tmp_path / "keywords.txt")]
+    saved = ["--boost", "2", "--refractory-s", "0.2", "--save-keywords", str(tmp_path / "new.txt"), "--json"]
+    assert main([*argv, *saved]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert [keyword.boost for keyword in read_keywords(tmp_path / "new.txt")] == [3.0, 2.0]
+    argv[-1] = str(tmp_path / "new.txt")
+    assert main([*argv, "--refractory-s", "0.2", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["keywords"] == first["chosen"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -185,6 +200,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (("--keywords", "x", "--lm", "y"), "--lm has no effect with --keywords"),
         (("--keywords", "x", "--ctc-scale", "0.5"), "--ctc-scale has no effect with --keywords"),
         (("--keywords", "x", "--graph", "y"), "--graph has no effect with --keywords"),
+        (("--keywords", "x", "--boost", "0", "--save-keywords", "y"), "a boost of 0 cannot be saved"),
         (("--keywords", "x", "--search", "beam"), "--search has no effect with --keywords"),
         (("--keywords", "missing.txt"), "missing.txt must be a file of keywords"),
     ],

@@ -1,7 +1,9 @@
 """Contract: 8-bit graphs are written only if they pass the gate, and sensitive modules stay in float32; reference: the
 ranking's simulation of 8 bits is what onnxruntime computes."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +13,21 @@ import pytest
 import torch
 
 import zipasr
-from tests.export.models import random_model
+from tests.export.models import causal_model, random_model
 from tests.export.sherpa import SEARCHES, sherpa_results
-from tests.tiny_model import noise
+from tests.tiny_model import noise, tiny_tokenizer
 from zipasr.errors import DataError, ExportError
 from zipasr.export import ExportReport, Measured, QuantizationReport, export_int8
 from zipasr.export.offline import offline_graphs
 from zipasr.export.quantize import FLOAT_SHARES, measure_sensitivity, quantize
 from zipasr.export.quantize import _module_of as module_of
 from zipasr.export.quantize import _rounded as rounded
+from zipasr.features import FbankConfig
+from zipasr.model import AsrModel
 from zipasr.onnx_runtime import load, open_session
 from zipasr.recognizer import ChunkConfig, Recognizer
+from zipasr.search.default_search import SEARCH_FILE, DefaultSearch
+from zipasr.search.strategy import SearchConfig
 
 RECORDINGS = [noise(1.2, seed) for seed in range(2)]
 
@@ -83,6 +89,60 @@ def test_report(quantized: QuantizationReport) -> None:
     assert written == quantized.to_dict()["quantization"]
     assert written["heads"]["transducer"]["word_error_rate"] == [10.0, 10.4]
     assert "WER 10.00 -> 10.40 % (+0.40)" in quantized.table()
+
+
+def test_the_encoder_keeps_what_the_ctc_head_on_its_frames_needs(model_dir: Path, tmp_path: Path) -> None:
+    """The transducer passes at the first attempt, CTC at the second; the transducer is then measured with as much."""
+    measure = scripted(10.0, 10.1, 20.0, 20.6, 20.4, 10.2)
+    report = export_int8(model_dir, tmp_path / "out", recordings=RECORDINGS, measure=measure)
+    transducer, ctc = report.heads["transducer"], report.heads["ctc"]
+    assert transducer.kept_float == ctc.kept_float
+    assert len(ctc.kept_float) == round(FLOAT_SHARES[1] * len(report.sensitivity))
+    assert (transducer.before.word_error_rate, transducer.after.word_error_rate) == (10.0, 10.2)
+    encoder, model = (products(report.export.folder / f"{name}.int8.onnx") for name in ("encoder", "model"))
+    assert encoder["MatMulInteger"] - model["MatMulInteger"] in (0, 1)  # that of the joiner's projection
+
+
+def test_a_joiner_that_must_stay_float_does(model_dir: Path, tmp_path: Path) -> None:
+    """With half in float32, which the CTC head needs here, the joiner is measured in float32 too."""
+    measure = scripted(10.0, 10.1, 20.0, 20.6, 20.6, 20.4, 10.2)
+    report = export_int8(model_dir, tmp_path / "out", recordings=RECORDINGS, measure=measure)
+    assert (report.export.folder / "joiner.onnx").is_file() and report.export.config.files.joiner == "joiner.onnx"
+
+
+@pytest.mark.parametrize(
+    ("default", "transducer", "ctc"),
+    [
+        (SearchConfig(method="joint", ctc_scale=0.7), None, SearchConfig(method="ctc_greedy")),
+        (SearchConfig(method="beam", max_symbols_per_frame=3, blank_penalty=0.5), None, SearchConfig(method="ctc_greedy")),
+        (SearchConfig(method="ctc_beam", blank_penalty=0.5), SearchConfig(method="beam"), None),
+    ],
+    ids=lambda search: getattr(search, "method", None),
+)
+def test_heads_are_measured_with_the_default_search(
+    default: SearchConfig, transducer: SearchConfig | None, ctc: SearchConfig | None, model_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model_dir, tmp_path / "model"))
+    (folder / SEARCH_FILE).write_text(DefaultSearch(search=default).to_json())
+    searches = []
+
+    def measure(recognizer: Recognizer) -> Measured:
+        recognizer.transcribe_many(RECORDINGS[:1])
+        searches.append(recognizer.search)
+        return Measured(10.0, 0.01)
+
+    export_int8(folder, tmp_path / "out", recordings=RECORDINGS, measure=measure)
+    assert searches == [transducer or default] * 2 + [ctc or default] * 2
+
+
+def test_chunks_of_a_model_with_the_filterbank_of_whisper(tmp_path: Path) -> None:
+    config = dataclasses.replace(causal_model().config, features=FbankConfig(kind="whisper"), ctc=None)
+    torch.manual_seed(0)
+    folder = AsrModel(config).eval().save(tmp_path / "model", tiny_tokenizer())
+    report = export_int8(
+        folder, tmp_path / "out", recordings=RECORDINGS, measure=scripted(10.0, 10.0), chunk_ms=320, left_context_ms=1280
+    )
+    assert report.export.config.features.kind == "whisper" and report.export.config.precision == "int8"
 
 
 def test_too_many_errors_are_refused_and_nothing_written(model_dir: Path, tmp_path: Path) -> None:

@@ -14,14 +14,19 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.tiny_model import noise
+from tests.export.models import random_model
+from tests.tiny_model import noise, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 from zipasr.export import ExportReport, export_model
-from zipasr.export.readme import describe, sherpa_onnx_limits
+from zipasr.export.readme import attention_limits, describe, sherpa_onnx_limits, vocabulary_limits
+from zipasr.export.search import search_of_graphs
+from zipasr.hub.description import describe_folder
 from zipasr.recognizer import Recognizer
 from zipasr.search.default_search import SEARCH_FILE, DefaultSearch, read_default_search
 from zipasr.search.strategy import SearchConfig
+from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import table_model
 
 
 def commands(folder: Path) -> list[str]:
@@ -148,3 +153,44 @@ def test_export_copies_the_default_search_and_reports_the_limits(model_dir: Path
     assert report.to_dict()["limits"] == report.limits
     assert read_default_search(report.folder) == default
     assert Recognizer.load(report.folder).search == SEVERAL
+
+
+RESCORED = SearchConfig(method="attention_rescoring", beam=8, blank_penalty=0.5, attention_scale=2.0)
+UNRESCORED = SearchConfig(method="ctc_beam", beam=8, blank_penalty=0.5)
+
+
+def test_export_without_the_attention_decoder_keeps_what_was_tuned_and_says_so(tmp_path: Path) -> None:
+    folder = random_model(has_transducer=False, has_attention=True).save(tmp_path / "model", tiny_tokenizer())
+    (folder / SEARCH_FILE).write_text(json.dumps(chosen(RESCORED, own=5.0).to_dict()))
+    report = export_model(folder, tmp_path / "exported")
+    default = read_default_search(report.folder)
+    assert default is not None and default.search == UNRESCORED == Recognizer.load(report.folder).search
+    assert report.limits is not None and "attention decoder of this model is not exported" in report.limits
+    assert str(RESCORED) in report.limits and str(UNRESCORED) in report.limits
+    assert report.limits in (report.folder / "README.md").read_text()
+    assert describe_folder(report.folder).search == str(UNRESCORED)
+
+
+def test_the_best_compared_search_replaces_that_of_the_attention_decoder(report: ExportReport) -> None:
+    beam = SearchConfig(method="beam", beam=8)
+    compared = ({**beam.changes(), "wer": 6.04}, {**RESCORED.changes(), "wer": 5.0})
+    default = DefaultSearch(search=RESCORED, chosen_on="dev (55 utterances)", compared=compared)
+    graphs = search_of_graphs(default)
+    assert graphs is not None and (graphs.search, graphs.compared) == (beam, compared)
+    assert attention_limits(report.config, default).endswith(
+        "On dev (55 utterances), the word error rate is 6.0 % instead of 5.0 %."
+    )
+    assert search_of_graphs(chosen(SEVERAL)) == chosen(SEVERAL) and search_of_graphs(None) is None
+
+
+def test_limits_of_an_attention_decoder_that_the_default_search_does_not_need(report: ExportReport) -> None:
+    plain = "The attention decoder of this model is not exported."
+    assert attention_limits(report.config, None) == attention_limits(report.config, chosen(SEVERAL)) == plain
+    files = dataclasses.replace(report.config.files, encoder=None, decoder=None, joiner=None)
+    assert "ctc_greedy" in attention_limits(dataclasses.replace(report.config, files=files), None)
+
+
+def test_limits_of_vocabularies_are_those_of_the_heads() -> None:
+    odd = Tokenizer.from_bytes(table_model(["a", "<unk>", "<blk>"]))
+    assert "takes id 0 for the blank" in str(vocabulary_limits(odd))
+    assert vocabulary_limits(odd, has_transducer=False) is None

@@ -88,6 +88,26 @@ def test_dropout_works_while_training_only() -> None:
     assert CtcConfig().dropout == 0.1
 
 
+def test_a_head_in_half_precision_has_a_loss_in_float32() -> None:
+    module, expected = head().bfloat16(), head().loss(ENCODED, LABELS, LABEL_LENS)["ctc"]
+    loss = module.loss(Encoded(ENCODED.frames.bfloat16(), ENCODED.lens), LABELS, LABEL_LENS)["ctc"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=2e-2)
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+def test_gradients_in_double_precision() -> None:
+    module = head().double()
+    frames = ENCODED.frames[:, :5].double().requires_grad_()
+
+    def loss(frames: torch.Tensor) -> torch.Tensor:
+        return module.loss(Encoded(frames, ENCODED.lens.clamp(max=5)), LABELS, LABEL_LENS)["ctc"]
+
+    assert loss(frames).dtype == torch.float64
+    assert torch.autograd.gradcheck(loss, frames)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_the_loss_is_float32_of_finite_gradient(dtype: torch.dtype) -> None:
     module = head()

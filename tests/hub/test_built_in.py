@@ -66,6 +66,17 @@ def test_verbs_take_its_name(audio: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["profile", NAME, "--json"]) == 0
 
 
+@pytest.mark.parametrize("flags", [("--precision", "int8"), ("--precision", "float32"), ("--max-gb", "-3")], ids=" ".join)
+def test_flags_of_downloads_do_not_apply_to_it(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", NAME, *flags]) == 2
+    assert f"{flags[0]} is for models on the hub" in capsys.readouterr().err
+
+
+def test_it_is_described_with_the_precision_of_its_weights(audio: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", NAME, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["description"]["precision"] == "int8"
+
+
 def test_training_starts_from_it() -> None:
     source = open_source(FinetuneConfig(checkpoint=NAME))
     assert source.path == FOLDER and source.tokenizer.can_encode

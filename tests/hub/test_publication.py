@@ -2,6 +2,7 @@
 client is the real one; what was pushed can be loaded, and what is there is not lost, mixed up or seen by everybody."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from zipasr.checkpoint import CheckpointFolder, write_folder
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
+from zipasr.export.keywords import KEYWORDS_FILE
 from zipasr.hub.card import CardFacts, model_card
 from zipasr.hub.publication import Publication, collect, publish
 from zipasr.model import AsrModel
@@ -143,6 +145,15 @@ def test_a_card_of_another_hand_is_replaced_only_if_asked(hub: StandIn, model: P
     assert set(pushed(hub)) == {"README.md"}
     publish(collect(model), CARD, "me/mine", replaces_card=True)
     assert pushed(hub)["README.md"].decode() == CARD
+
+
+def test_the_keywords_of_an_export_are_published(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "exported"))
+    (folder / KEYWORDS_FILE).write_text("A :1 #0.3 @A\n")
+    index = json.loads((folder / "checksums.json").read_text())
+    index["sha256"][KEYWORDS_FILE] = hashlib.sha256((folder / KEYWORDS_FILE).read_bytes()).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(index))
+    assert collect(folder).files[KEYWORDS_FILE] == folder / KEYWORDS_FILE
 
 
 @pytest.mark.parametrize("first", ["model", "exported"])

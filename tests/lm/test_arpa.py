@@ -67,6 +67,16 @@ def test_gzip_line_ends_and_names_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_gzipped", [False, True])
+def test_text_after_the_end_is_no_part_of_the_model(tmp_path: Path, is_gzipped: bool) -> None:
+    content = f"{BIGRAM}\nWritten by hand.\n-0.1\tc\n\\3-grams:\n-0.1\ta b a\n".encode()
+    path = tmp_path / "more.arpa"
+    path.write_bytes(gzip.compress(content) if is_gzipped else content)
+    plain, found = (NgramModel(read_arpa(p)) for p in (write(tmp_path / "plain.arpa"), path))
+    assert found.known_symbols == plain.known_symbols == ["a", "b"]
+    assert found.sentence_log_prob(["a", "a", "b"]) == plain.sentence_log_prob(["a", "a", "b"])
+
+
+@pytest.mark.parametrize("is_gzipped", [False, True])
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path, is_gzipped: bool) -> None:
     """As editors on Windows write it."""
     content = BIGRAM.encode("utf-8-sig")

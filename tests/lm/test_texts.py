@@ -80,6 +80,11 @@ def test_characters(caplog: pytest.LogCaptureFixture) -> None:
     assert "1 of 3 characters are not in the vocabulary and count as <unk>: 'é' 1 times" in caplog.text
     with pytest.raises(ConfigError, match=r"but 2 of 5 characters \(40\.0%\) are not: 'é' 2 times; write the text as"):
         check_characters(["A é B", "C é"], tokenizer(), max_share=0.1)
+    with pytest.raises(ConfigError, match=r"transcripts are written$"):  # an n-gram has no setting for it
+        check_characters(["A é B", "C é"], tokenizer(), max_share=0.1)
+    with pytest.raises(ConfigError, match=r"or accept more: --set max_unknown_share=0\.67$"):
+        check_characters(["é é B"], tokenizer(), max_share=0.1, is_settable=True)
+    check_characters(["é é B"], tokenizer(), max_share=0.67, is_settable=True)
     with pytest.raises(ConfigError, match="writes in upper case, so change the text to upper case"):
         check_characters(["a b c", "d"], tokenizer(), max_share=0.1)
     lower = Tokenizer.train(["a b c"], kind="char", vocab_size=None)

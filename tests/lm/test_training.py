@@ -128,6 +128,12 @@ def test_losses_that_are_not_finite_are_reported(tmp_path: Path, text: Path) -> 
         train_language_model([text], tokenizer(), tmp_path / "run", small(lr=1e30, max_grad_norm=1e9), is_quiet=True)
 
 
+def test_losses_without_a_perplexity_are_reported(tmp_path: Path, text: Path) -> None:
+    """Above 700 nats the perplexity overflows, though the loss is finite."""
+    with pytest.raises(ZipasrError, match=r"must be at most 700 nats per label, but is \d\S+ in epoch 1; lower .*--set lr="):
+        train_language_model([text], tokenizer(), tmp_path / "run", small(lr=3000.0), is_quiet=True)
+
+
 def test_other_settings_texts_and_vocabularies_are_refused(tmp_path: Path, text: Path) -> None:
     out = tmp_path / "run"
     train_language_model([text], tokenizer(), out, small(num_epochs=1), is_quiet=True)

@@ -69,6 +69,8 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
         return
+    if args.save_keywords and args.boost == 0:
+        raise ConfigError("a boost of 0 cannot be saved, since 0 means the default in a file; leave --save-keywords out")
     if args.search != "auto":
         raise ConfigError("--search has no effect with --keywords, which the transducer finds; leave one out")
     for name in _OTHERS:
@@ -173,10 +175,14 @@ def _rows(report: "KeywordReport") -> Iterator[str]:
 
 
 def _with_thresholds(args: argparse.Namespace, report: "KeywordReport") -> str:
-    """The file of keywords with the chosen thresholds."""
+    """The file of keywords with the chosen thresholds, and with the boost at which they were chosen."""
     from zipasr.search.keywords import keyword_line, read_keywords
 
     chosen = [result.threshold for result in report.chosen]
     keywords = read_keywords(args.keywords)
     pairs = zip(keywords, chosen, strict=True)
-    return "".join(f"{keyword_line(keyword._replace(threshold=threshold))}\n" for keyword, threshold in pairs)
+    lines = []
+    for keyword, threshold in pairs:
+        boost = args.boost if keyword.boost is None else keyword.boost
+        lines.append(f"{keyword_line(keyword._replace(boost=boost, threshold=threshold))}\n")
+    return "".join(lines)

@@ -26,7 +26,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--precision",
         choices=("float32", "float16", "int8"),
-        default="float32",
         help="that of ONNX graphs (default: float32)",
     )
     parser.add_argument("--max-gb", type=float, metavar="X", help="fetch files of up to so many GB in all (default: 5)")
@@ -41,11 +40,14 @@ def run(args: argparse.Namespace) -> int:
 
     if not is_built_in(args.reference):
         parse_reference(args.reference)
+    elif args.precision is not None or args.max_gb is not None:
+        flag = "--precision" if args.precision is not None else "--max-gb"
+        raise ConfigError(f"{flag} is for models on the hub, but {args.reference} comes with zipasr; leave it out")
     if not (is_reference(args.reference) or is_built_in(args.reference)):
         raise ConfigError(f"REF must be a model on the hub, but {args.reference} is here; use it as it is, without a pull")
     if args.out is not None:
         check_target(args.out)
     max_gb = MAX_GB if args.max_gb is None else args.max_gb
-    folder = local_model(args.reference, precision=args.precision, max_gb=max_gb)
+    folder = local_model(args.reference, precision=args.precision or "float32", max_gb=max_gb)
     print(copy_model(folder, args.out) if args.out is not None else folder)
     return 0

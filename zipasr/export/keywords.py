@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from zipasr.errors import ConfigError
-from zipasr.onnx_runtime import ExportedConfig
 from zipasr.search.keywords import Keyword, encode_keywords
 from zipasr.tokenizer import Tokenizer
 
@@ -11,26 +10,25 @@ KEYWORDS_FILE = "keywords.txt"
 """Name of the file in an exported folder."""
 
 
-def check_spotting(*, has_transducer: bool, is_streaming: bool) -> None:
-    """Check that graphs can spot keywords.
-
-    Raises:
-        ConfigError: they are of whole utterances, or the model has no transducer head.
-    """
-    if not has_transducer:
-        raise ConfigError("keywords need a transducer head, but this model has none; export without --keywords")
-    if not is_streaming:
-        raise ConfigError("keywords need streaming graphs, but these encode whole utterances; give --chunk-ms too")
-
-
-def keyword_files(keywords: Sequence[str | Keyword], tokenizer: Tokenizer, config: ExportedConfig) -> dict[str, bytes]:
+def keyword_files(
+    keywords: Sequence[str | Keyword], tokenizer: Tokenizer, *, has_transducer: bool, is_streaming: bool
+) -> dict[str, bytes]:
     """The file of keywords for a folder of graphs, by its name; none without keywords.
 
+    Args:
+        keywords: what to spot.
+        tokenizer: the one of the model.
+        has_transducer: whether the graphs have a transducer head.
+        is_streaming: whether they encode chunks.
     Raises:
         ConfigError: the graphs cannot spot keywords, or a keyword cannot be written in the vocabulary.
     """
     if not keywords:
         return {}
-    check_spotting(has_transducer=config.files.encoder is not None, is_streaming=config.chunk_frames_50hz is not None)
+    if not has_transducer:
+        raise ConfigError("keywords need a transducer head, but this model has none; export without --keywords")
+    if not is_streaming:
+        raise ConfigError("keywords need streaming graphs, but these encode whole utterances; give --chunk-ms too")
+
     lines = encode_keywords(keywords, tokenizer).lines(tokenizer)
     return {KEYWORDS_FILE: "".join(f"{line}\n" for line in lines).encode()}

@@ -77,13 +77,16 @@ class JoinerOutput(nn.Module):
         return self.output((encoder_out + decoder_out).tanh())
 
 
-def offline_graphs(model: AsrModel) -> dict[str, Graph]:
+def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, Graph]:
     """The graphs to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
 
+    Args:
+        model: the model.
+        is_streaming: whether graphs of chunks are exported, and these only stand for them in measurements.
     Raises:
         ConfigError: the model cannot be exported.
     """
-    traced = for_tracing(check_exportable(model, is_streaming=False))
+    traced = for_tracing(check_exportable(model, is_streaming=is_streaming))
     graphs = transducer_graphs(model, traced)
     if model.ctc is not None:
         graphs["ctc"] = Graph(

@@ -18,17 +18,18 @@ from zipasr import checkpoint
 from zipasr.config import to_json
 from zipasr.errors import ConfigError
 from zipasr.export.integer import graphs_in
-from zipasr.export.keywords import check_spotting, keyword_files
+from zipasr.export.keywords import keyword_files
 from zipasr.export.offline import offline_graphs
 from zipasr.export.online import online_graphs
-from zipasr.export.readme import VOCAB_FILE, describe, sherpa_onnx_limits, vocabulary_limits
+from zipasr.export.readme import VOCAB_FILE, attention_limits, describe, sherpa_onnx_limits, vocabulary_limits
+from zipasr.export.search import search_of_graphs
 from zipasr.export.trace import Graph, check, import_onnx, join, trace
 from zipasr.hub import local_model
-from zipasr.model import AsrModel, resolve_model_folder
+from zipasr.model import CONFIG_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
-from zipasr.search.default_search import SEARCH_FILES, read_default_search
+from zipasr.search.default_search import SEARCH_FILE, SEARCH_FILES, read_default_search
 from zipasr.search.keywords import Keyword
 from zipasr.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class ExportReport:
     num_bytes: int
     """Total size of the graphs."""
     limits: str | None = None
-    """What sherpa-onnx loses compared with the model's default search, in sentences."""
+    """What the graphs, or sherpa-onnx with them, lose compared with the model and its default search, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""
@@ -104,11 +105,10 @@ def export_model(
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
-    if keywords:
-        check_spotting(has_transducer=model.has_transducer, is_streaming=sizes is not None)
+    files = keyword_files(keywords, tokenizer, has_transducer=model.has_transducer, is_streaming=sizes is not None)
     graphs, differences = make_graphs(wanted_graphs(model, sizes), precision=precision, tolerance=tolerance)
     config = exported_config(model, graphs, precision, sizes)
-    return write_graphs(source, out, tokenizer, config, graphs, differences, keywords=keywords)
+    return write_graphs(source, out, tokenizer, config, graphs, differences, keyword_blobs=files)
 
 
 def sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
@@ -175,16 +175,21 @@ def write_graphs(
     differences: dict[str, float],
     *,
     documents: Mapping[str, Any] | None = None,
-    keywords: Sequence[str | Keyword] = (),
+    keyword_blobs: Mapping[str, bytes] | None = None,
 ) -> ExportReport:
     """Write an exported folder atomically: graphs, tokenizer, README, default search, calibrations and keywords."""
     names = config.files.named()
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)
-    notes = [sherpa_onnx_limits(config, default) if default is not None else None, vocabulary_limits(tokenizer)]
+    search = search_of_graphs(default)
+    has_attention = checkpoint.CheckpointFolder(source).config(AsrConfig, CONFIG_FILE).attention is not None
+    notes = [
+        attention_limits(config, default) if has_attention else None,
+        sherpa_onnx_limits(config, search) if search is not None else None,
+        vocabulary_limits(tokenizer, has_transducer=config.files.encoder is not None),
+    ]
     limits = " ".join(filter(None, notes)) or None
-    keyword_blobs = keyword_files(keywords, tokenizer, config)
     readme = describe(
         config,
         limits=limits,
@@ -193,10 +198,12 @@ def write_graphs(
         can_encode=tokenizer.can_encode,
         has_keywords=bool(keyword_blobs),
     )
-    blobs |= keyword_blobs | tokenizer.to_files() | {"README.md": readme.encode()}
+    blobs |= {**(keyword_blobs or {}), **tokenizer.to_files(), "README.md": readme.encode()}
     if config.files.encoder is not None and tokenizer.can_encode and not tokenizer.is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, *SEARCH_FILES) if (source / name).is_file()}
+    if search is not None and search != default:
+        blobs[SEARCH_FILE] = search.to_json().encode()
     path = checkpoint.write_folder(
         out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
     )

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.nn import functional
 from zipasr.errors import DataError, ExportError
 from zipasr.export import integer
 from zipasr.export.integer import WEIGHT_STEPS
-from zipasr.export.keywords import check_spotting
+from zipasr.export.keywords import keyword_files
 from zipasr.export.offline import offline_graphs
 from zipasr.export.onnx import (
     ExportReport,
@@ -30,11 +31,14 @@ from zipasr.export.onnx import (
     wanted_graphs,
     write_graphs,
 )
+from zipasr.export.search import search_of_graphs, search_of_head
 from zipasr.features import Fbank
 from zipasr.hub import local_model
 from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import open_graphs
 from zipasr.recognizer import Recognizer
+from zipasr.recognizer.opening import open_language_models
+from zipasr.search.default_search import read_default_search
 from zipasr.search.keywords import Keyword
 
 QUANTIZATION_FILE = "quantization.json"
@@ -45,6 +49,9 @@ _ACTIVATION_STEPS = 255
 _SAMPLE_S = 20.0
 """Seconds of audio on which the sensitivity of the modules is measured."""
 _PARTS = {"transducer": ("encoder", "joiner"), "ctc": ("ctc",)}
+"""The graphs of each head that are quantized."""
+_MEASURED_WITH = {"transducer": ("decoder", "ctc_head"), "ctc": ()}
+"""Those that a recognizer with this head needs besides; the CTC head is part of `joint`."""
 
 
 class Measured(NamedTuple):
@@ -126,7 +133,8 @@ def export_int8(
         folder: the folder of a model or of a training run.
         out: the folder to write; an earlier export there is replaced.
         recordings: typical audio, each (samples,) at 16 kHz; some of it is used to rank the modules.
-        measure: measures word error rate and speed of a recognizer on the recordings that decide.
+        measure: measures word error rate and speed of a recognizer on the recordings that decide; its search is the default
+            of the folder if that uses its head.
         max_increase: points by which the word error rate of each head may exceed that in float32.
         tolerance: largest allowed difference from PyTorch before quantization; see `export_model`.
         chunk_ms: chunk length for streaming with a causal model; the measured recognizers use these chunks too.
@@ -141,29 +149,60 @@ def export_int8(
     check_target(out)
     sizes = sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
-    if keywords:
-        check_spotting(has_transducer=model.has_transducer, is_streaming=sizes is not None)
+    files = keyword_files(keywords, tokenizer, has_transducer=model.has_transducer, is_streaming=sizes is not None)
     samples = _sample(recordings)
     graphs, differences = make_graphs(wanted_graphs(model, sizes), tolerance=tolerance)
+    default = search_of_graphs(read_default_search(source))
+    models = open_language_models(None, None, tokenizer, torch.device("cpu"), source)
 
-    def measure_graphs(own: Mapping[str, Any]) -> Measured:
+    def measure_graphs(head: str, own: Mapping[str, Any]) -> Measured:
         config = exported_config(model, own, "float32", sizes)
         names = config.files.named()
         scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
-        return measure(Recognizer(scorer, tokenizer, features=config.features, use_true_times=False))
+        recognizer = Recognizer(
+            scorer,
+            tokenizer,
+            features=config.features,
+            default_search=search_of_head(default, head),
+            language_models=models,
+            use_true_times=False,
+        )
+        return measure(recognizer)
 
-    sensitivity = measure_sensitivity(model, samples)
-    heads, quantized = {}, dict(graphs)
-    for head, parts in _PARTS.items():
-        own = {part: graphs[part] for part in graphs if part in (*parts, "decoder" if head == "transducer" else "")}
-        if parts[0] not in own:
-            continue
-        heads[head], chosen = _quantize_head(head, own, sensitivity, measure_graphs, max_increase)
-        quantized |= chosen
+    sensitivity = measure_sensitivity(model, samples, is_streaming=sizes is not None)
+    heads, chosen = _quantize_heads(graphs, sensitivity, measure_graphs, max_increase)
+    quantized = graphs | chosen
     config = exported_config(model, quantized, "int8", sizes)
     documents = {QUANTIZATION_FILE: _to_dict(heads, sensitivity)}
-    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents, keywords=keywords)
+    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents, keyword_blobs=files)
     return QuantizationReport(export=report, heads=heads, sensitivity=sensitivity)
+
+
+def _quantize_heads(
+    graphs: dict[str, Any],
+    sensitivity: Mapping[str, float],
+    measure: Callable[[str, Mapping[str, Any]], Measured],
+    max_increase: float,
+) -> tuple[dict[str, HeadQuantization], dict[str, Any]]:
+    """The reports of the heads and the quantized graphs.
+
+    In our own folders the CTC head takes its frames from the encoder of the transducer, whose share in float32 must
+    therefore suffice for both.
+    """
+    heads: dict[str, HeadQuantization] = {}
+    chosen: dict[str, dict[str, Any]] = {}
+    for head, parts in _PARTS.items():
+        own = {part: graph for part, graph in graphs.items() if part in (*parts, *_MEASURED_WITH[head])}
+        if parts[0] in own:
+            heads[head], chosen[head] = _quantize_head(head, own, sensitivity, partial(measure, head), max_increase)
+    first, second = (heads.get(head) for head in _PARTS)
+    if first is not None and second is not None and len(first.kept_float) < len(second.kept_float):
+        own = {part: graph for part, graph in graphs.items() if part not in _PARTS["ctc"]}
+        again = partial(measure, "transducer")
+        heads["transducer"], chosen["transducer"] = _quantize_head(
+            "transducer", own, sensitivity, again, max_increase, before=first.before, min_kept=len(second.kept_float)
+        )
+    return heads, {part: graph for of_head in chosen.values() for part, graph in of_head.items()}
 
 
 def _quantize_head(
@@ -172,12 +211,28 @@ def _quantize_head(
     sensitivity: Mapping[str, float],
     measure: Callable[[Mapping[str, Any]], Measured],
     max_increase: float,
+    *,
+    before: Measured | None = None,
+    min_kept: int = 1,
 ) -> tuple[HeadQuantization, dict[str, Any]]:
-    """The report of one head and its quantized graphs, with as few modules in float32 as the gate allows."""
+    """The report of one head and its quantized graphs, with as few modules in float32 as the gate allows.
+
+    Args:
+        head: transducer or ctc.
+        graphs: the graphs to measure, of which those in `_PARTS` are quantized.
+        sensitivity: from `measure_sensitivity`.
+        measure: measures graphs.
+        max_increase: points by which the word error rate may rise.
+        before: the result in float32; None: it is measured.
+        min_kept: modules that stay in float32 at least.
+    Raises:
+        ExportError: it rises more, whatever stays in float32.
+    """
     parts = [part for part in _PARTS[head] if part in graphs]
-    before = measure(graphs)
-    after = before
+    after = before = before or measure(graphs)
     for share in FLOAT_SHARES:
+        if round(share * len(sensitivity)) < min_kept and share != FLOAT_SHARES[-1]:
+            continue
         kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
         is_last = share == FLOAT_SHARES[-1]
         chosen = {part: quantize(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
@@ -219,14 +274,15 @@ def _module_of(linear: str) -> str:
     return ".".join(names[:5]) if names[0] == "stacks" else ".".join(names[:2])
 
 
-def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray]) -> dict[str, float]:
+def measure_sensitivity(model: AsrModel, samples: Sequence[np.ndarray], *, is_streaming: bool = False) -> dict[str, float]:
     """Relative error of the encoder's output when a single module is in 8 bits, by module; the largest first.
 
     Args:
         model: the model.
         samples: recordings, each (samples,) at 16 kHz.
+        is_streaming: whether graphs of chunks are exported; they are encoded as a whole here nevertheless.
     """
-    graphs = offline_graphs(model)
+    graphs = offline_graphs(model, is_streaming=is_streaming)
     module = (graphs.get("encoder") or graphs["ctc"]).module
     fbank = Fbank(model.config.features)
     inputs = [(fbank.normalized(x).unsqueeze(0), torch.tensor([len(x)])) for x in map(fbank, samples)]

@@ -1,9 +1,8 @@
 """The README of an exported folder: a list of its files, and the commands that run them."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
+from zipasr.export.search import search_of_graphs
 from zipasr.onnx_runtime import ExportedConfig
 from zipasr.search.comparison import NOTABLE_SHARE
 from zipasr.search.default_search import DefaultSearch
@@ -117,9 +116,34 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
     return None
 
 
+def attention_limits(config: ExportedConfig, default: DefaultSearch | None) -> str:
+    """What the graphs of a model with an attention decoder lose without it, in sentences.
+
+    Args:
+        config: the exported graphs.
+        default: the model's default search; None: it names none.
+    """
+    text = "The attention decoder of this model is not exported."
+    search = search_of_graphs(default)
+    if default is None or search is None:
+        if config.files.encoder is not None:  # its default is then a search of the transducer
+            return text
+        return f"{text} It rescores by default; the graphs decode with the CTC head alone (ctc_greedy)."
+    if search == default:
+        return text
+    text += f" The default search of this model is {default.search}, which needs it; that of the graphs is {search.search}."
+    rates = default.rates()
+    if default.search not in rates or search.search not in rates:
+        return text
+    return (
+        f"{text} On {default.chosen_on}, the word error rate is {rates[search.search]:.1f} % instead of "
+        f"{rates[default.search]:.1f} %."
+    )
+
+
 def _rates(default: DefaultSearch) -> str:
     """A sentence with the error rates of sherpa-onnx's transducer searches; empty if they are not worse, or unknown."""
-    known = {SearchConfig(**_fields(entry)): float(entry["wer"]) for entry in default.compared if "wer" in entry}
+    known = default.rates()
     own = known.get(default.search)
     theirs = [(method, known.get(SearchConfig(method=method))) for method in ("greedy", "beam")]
     found = [f"{method} search {rate:.1f} %" for method, rate in theirs if rate is not None]
@@ -130,21 +154,17 @@ def _rates(default: DefaultSearch) -> str:
     )
 
 
-def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a compared search that belong to its `SearchConfig`."""
-    return {name: value for name, value in entry.items() if name in SearchConfig.__dataclass_fields__}
-
-
-def vocabulary_limits(tokenizer: Tokenizer) -> str | None:
-    """What sherpa-onnx does not do with a vocabulary, in a sentence; None if it does all."""
-    if tokenizer.blank_id != 0:
-        return f"sherpa-onnx takes id 0 for the blank of a transducer, but here it is {tokenizer.blank_id}."
+def vocabulary_limits(tokenizer: Tokenizer, *, has_transducer: bool = True) -> str | None:
+    """What sherpa-onnx does not do with a vocabulary, in sentences; None if it does all."""
+    sentences = []
+    if has_transducer and tokenizer.blank_id != 0:
+        sentences.append(f"sherpa-onnx takes id 0 for the blank of a transducer, but here it is {tokenizer.blank_id}.")
     if tokenizer.is_byte_level and not any(_KNOWN_AS_BYTES.search(piece) for piece in tokenizer.pieces):
-        return (
+        sentences.append(
             "sherpa-onnx does not notice that the tokens of this model are bytes, since none is of a three-byte character"
             " or a longer one, and shows letters such as é as two other letters."
         )
-    return None
+    return " ".join(sentences) or None
 
 
 def describe(

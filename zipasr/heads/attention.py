@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
+from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.arguments import require_span, require_vocabulary
 from zipasr.losses.label_smoothing import label_smoothing_loss
 from zipasr.nn.constraint import penalize_abs
@@ -74,7 +75,7 @@ class _Attention(nn.Module):
         """Attend where `hidden_NQK` is false; it may be (N, 1, K) if it is the same for all queries."""
         query_NHQE, key_NHKE = self._heads(self.query(x_NQC)), self._heads(self.key(memory_NKM))
         value_NHKE = self._heads(self.value(memory_NKM))
-        scores_NHQK = (query_NHQE @ key_NHKE.transpose(2, 3)).float() / math.sqrt(self.head_dim)
+        scores_NHQK = widened(query_NHQE @ key_NHKE.transpose(2, 3)) / math.sqrt(self.head_dim)
         if self.training:
             scores_NHQK = penalize_abs(scores_NHQK, limit=_SCORE_LIMIT, penalty=_SCORE_PENALTY)
         hidden_NHQK = hidden_NQK.unsqueeze(1)
@@ -138,7 +139,7 @@ class AttentionHead(nn.Module):
         self.output = nn.Linear(config.dim, vocab_size)
 
     def forward(self, encoded: Encoded, labels_NKS: Tensor, label_lens_NK: Tensor) -> Tensor:
-        """Logits (N, K, S + 1, V), float32, of the label after each prefix, the empty one first.
+        """Logits (N, K, S + 1, V), float32 (float64 of float64), of the label after each prefix, the empty one first.
 
         Args:
             encoded: frames and lengths at 25 Hz.
@@ -158,11 +159,12 @@ class AttentionHead(nn.Module):
         hidden_NT = encoded.is_padding_NT
 
         embedded_MUC = self.embedding(ids_MU) * math.sqrt(self.config.dim)
-        x_MUC = self.dropout(embedded_MUC + _positions(num_labels + 1, self.config.dim, device))
+        positions_UC = _positions(num_labels + 1, self.config.dim, device).to(embedded_MUC.dtype)
+        x_MUC = self.dropout(embedded_MUC + positions_UC)
         for layer in self.layers:
             x_MUC = layer(x_MUC, hidden_MUU, encoded.frames, hidden_NT.unsqueeze(1))
         with torch.autocast(device_type=device.type, enabled=False):
-            return self.output(x_MUC.float()).view(size, num_sequences, num_labels + 1, -1)
+            return wide_linear(self.output, x_MUC).view(size, num_sequences, num_labels + 1, -1)
 
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
         """Label-smoothed cross-entropy of the labels and the final eos, summed over the batch, in nats.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.consistency import consistency_loss
 from zipasr.losses.ctc import ctc_loss
 from zipasr.nn.encoded import Encoded
@@ -29,8 +30,8 @@ class CtcHead(nn.Module):
         self.output = nn.Linear(encoder_channels, vocab_size)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Log-probabilities (N, T, V), float32, of encoder frames (N, T, D)."""
-        return self.output(self.dropout(frames)).float().log_softmax(-1)
+        """Log-probabilities (N, T, V), float32 (float64 of float64), of encoder frames (N, T, D)."""
+        return widened(self.output(self.dropout(frames))).log_softmax(-1)
 
     def loss(
         self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor, *, has_two_views: bool = False
@@ -51,7 +52,7 @@ class CtcHead(nn.Module):
             has_two_views: whether row n and row N / 2 + n are two views of one utterance, both with its labels.
         """
         with torch.autocast(device_type=encoded.frames.device.type, enabled=False):
-            log_probs_NTV = self.forward(encoded.frames.float())
+            log_probs_NTV = wide_linear(self.output, self.dropout(widened(encoded.frames))).log_softmax(-1)
             loss_N = ctc_loss(log_probs_NTV, labels_NS, encoded.lens, label_lens, blank=self.blank)
             losses = {"ctc": loss_N.masked_fill(loss_N.isinf(), 0.0).sum()}
             if has_two_views:

@@ -80,7 +80,8 @@ def find_checkpoint(names: Collection[str], subfolder: str = "", *, needs_vocabu
         name for name in names if str(PurePosixPath(name)) == name and {"..", "/"}.isdisjoint(PurePosixPath(name).parts)
     ]
     own = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == CHECKSUMS}  # our model folders
-    names = [name for name in names if own.isdisjoint(PurePosixPath(name).parents)]
+    is_named = within in names and PurePosixPath(within).parent not in own  # in a folder below one of ours
+    names = [name for name in names if own.isdisjoint(PurePosixPath(name).parents) or (is_named and name == within)]
     inside = [name for name in names if not within or name == within or name.startswith(f"{within}/")]
     has_graphs = any(name.lower().endswith(".onnx") for name in inside)
     checkpoint = within if within in names else _choose(inside, within, has_graphs=has_graphs)

@@ -21,6 +21,7 @@ from zipasr.hub.settings import ModelSettings, settings_from_scripts
 from zipasr.hub.weights import read_checkpoint
 from zipasr.lfs import refuse_pointer
 from zipasr.model import WEIGHTS_FILE, AsrModel, resolve_model_folder
+from zipasr.search.confidence import CALIBRATION_FILE
 from zipasr.search.default_search import SEARCH_FILE, SEARCH_FILES, DefaultSearch
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
@@ -108,7 +109,8 @@ def shrink(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         tensors = {WEIGHTS_FILE: to_eight_bits(model.state_dict())}
     except ValueError as error:
         raise CheckpointError(f"{source / WEIGHTS_FILE} is damaged: {error}") from error
-    replaceable = {name: (source / name).read_bytes() for name in SEARCH_FILES if (source / name).is_file()}
+    kept = (*SEARCH_FILES, CALIBRATION_FILE)
+    replaceable = {name: (source / name).read_bytes() for name in kept if (source / name).is_file()}
     return write_folder(out, documents=documents, tensors=tensors, blobs=blobs, replaceable=replaceable)
 
 

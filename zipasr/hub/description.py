@@ -101,11 +101,14 @@ def describe_folder(folder: str | os.PathLike[str]) -> ModelDescription:
     search = describe_search(files.path)
     if EXPORT_FILE in files.names():
         return describe_export(files.config(ExportedConfig, EXPORT_FILE), tokenizer, search=search)
-    return describe_config(files.config(AsrConfig, CONFIG_FILE), tokenizer, search=search)
+    precision = "int8" if files.has_eight_bits else "float32"
+    return describe_config(files.config(AsrConfig, CONFIG_FILE), tokenizer, search=search, precision=precision)
 
 
-def describe_config(config: AsrConfig, tokenizer: Tokenizer, *, search: str = "") -> ModelDescription:
-    """The description of a model with this configuration and vocabulary."""
+def describe_config(
+    config: AsrConfig, tokenizer: Tokenizer, *, search: str = "", precision: str = "float32"
+) -> ModelDescription:
+    """The description of a model with this configuration and vocabulary; the precision is that of its stored weights."""
     heads = {"transducer": config.transducer, "ctc": config.ctc, "attention": config.attention}
     encoder = config.encoder if isinstance(config.encoder, ZipformerConfig) and config.encoder.is_causal else None
     return ModelDescription(
@@ -118,6 +121,7 @@ def describe_config(config: AsrConfig, tokenizer: Tokenizer, *, search: str = ""
         is_causal=encoder is not None,
         chunks_ms=_in_ms(encoder.chunk_frames_50hz) if encoder is not None else (),
         left_contexts_ms=_in_ms(encoder.left_context_frames_50hz) if encoder is not None else (),
+        precision=precision,
         search=search,
     )
 

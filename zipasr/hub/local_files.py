@@ -4,9 +4,11 @@ from pathlib import Path
 
 from zipasr.checkpoint import CHECKSUMS
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.hub.built_in import is_built_in
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 from zipasr.hub.layout import listing_of
 from zipasr.hub.reference import is_reference
+from zipasr.torch_file import is_torch_file
 
 
 def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, CheckpointFiles]:
@@ -21,6 +23,7 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
         ConfigError: there is something that needs no conversion.
     """
     if path.is_file():
+        _check_file(path)
         root, files = _around(path)
     else:
         root, files = _below(path)
@@ -35,11 +38,33 @@ def find_local(path: Path, *, needs_vocabulary: bool = True) -> tuple[Path, Chec
     return root, files
 
 
+def _check_file(path: Path) -> None:
+    """Raise for a file that is no checkpoint of others."""
+    if (path.parent / CHECKSUMS).is_file():
+        raise ConfigError(
+            f"{path} must be a checkpoint of others, but is a file in a folder of zipasr; give the folder: {path.parent}"
+        )
+    if path.suffix.lower() == ".onnx":
+        raise ConfigError(
+            f"{path} must be a PyTorch checkpoint, but is an ONNX graph; graphs need no conversion and are used with their "
+            f"vocabulary: give the folder, {path.parent}"
+        )
+    if not is_torch_file(path):
+        raise CheckpointError(
+            f"{path} must be a checkpoint (pretrained.pt, epoch-N.pt or model.pt) or the folder of one, but is another file"
+        )
+
+
 def _below(path: Path) -> tuple[Path, CheckpointFiles]:
     """The files of a model in a folder."""
     if not path.is_dir() and is_reference(str(path)):
         raise ConfigError(
             f"{path} must be a file or folder here, but is on the hub: zipasr pull {path} --out DIR converts it"
+        )
+    if is_built_in(path):
+        raise ConfigError(
+            f"{path} must be a checkpoint of others, but is a model that comes with zipasr and needs no conversion; use its "
+            f"name as it is, or copy it: zipasr pull {path} --out DIR"
         )
     if not path.is_dir():
         raise CheckpointError(f"{path} must be a checkpoint or the folder of one, but there is no such file or folder")

@@ -31,7 +31,7 @@ from zipasr.tokenizer import MODEL_FILE, TOKENS_FILE
 
 CARD_FILE = "README.md"
 _MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, MODEL_FILE, TOKENS_FILE)
-_EXPORT_FILES = (EXPORT_FILE, MODEL_FILE, TOKENS_FILE, "bpe.vocab", "quantization.json")
+_EXPORT_FILES = (EXPORT_FILE, MODEL_FILE, TOKENS_FILE, "bpe.vocab", "keywords.txt", "quantization.json")
 _UNCHECKED_FILES = (*SEARCH_FILES, CALIBRATION_FILE)
 """Files of a model folder that may be written after its checksums."""
 _SHOWN_SETTINGS = (

@@ -102,13 +102,15 @@ def _copy_checked(path: Path, copy: Path) -> None:
     try:
         with _open(path) as source, copy.open("wb") as target:
             for number, line in enumerate(source):
+                if is_whole:
+                    continue  # what follows \end\ is no part of the model; it is read, since gzip's checksum comes last
                 line = line.removeprefix(codecs.BOM_UTF8 if number == 0 else b"").strip()
                 target.write(line + b"\n")  # kaldilm treats \r as part of the last word
                 if match := _SECTION.match(line):
                     section = int(match[1])
                     found[section] = 0
                 elif line.startswith(b"\\"):
-                    is_whole = is_whole or line == b"\\end\\"
+                    is_whole = line == b"\\end\\"
                 elif line and section:
                     found[section] += 1
                 elif count := _COUNT.match(line):

@@ -6,6 +6,7 @@ A line is a sentence. Files are plain text, or manifests (JSON lines: lhotse cut
 
 import json
 import logging
+import math
 import os
 from array import array
 from collections import Counter
@@ -55,7 +56,13 @@ class Texts(NamedTuple):
 
 
 def read_and_split(
-    texts: Paths, dev: Paths, tokenizer: Tokenizer, held_out: HeldOutConfig, *, max_unknown_share: float
+    texts: Paths,
+    dev: Paths,
+    tokenizer: Tokenizer,
+    held_out: HeldOutConfig,
+    *,
+    max_unknown_share: float,
+    is_share_settable: bool = False,
 ) -> Texts:
     """Read files, check them against the recognizer's vocabulary, and hold lines out if `dev` is empty.
 
@@ -64,7 +71,7 @@ def read_and_split(
         ConfigError: see `check_characters`.
     """
     train, others = read_texts(texts), read_texts(dev) if dev else []
-    check_characters(train + others, tokenizer, max_share=max_unknown_share)
+    check_characters(train + others, tokenizer, max_share=max_unknown_share, is_settable=is_share_settable)
     return Texts(train, others) if dev else hold_out(train, held_out)
 
 
@@ -127,9 +134,14 @@ def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
     return Texts([text for text in texts if text not in held_out], [text for text in different if text in held_out])
 
 
-def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: float) -> None:
+def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: float, is_settable: bool = False) -> None:
     """Raise for texts in another script or case than the recognizer's; a few unknown characters only cause a warning.
 
+    Args:
+        texts: lines.
+        tokenizer: that of the recognizer.
+        max_share: share of the characters up to which they only cause a warning.
+        is_settable: whether the verb takes `--set max_unknown_share`; a message then says so.
     Raises:
         ConfigError: more than `max_share` of the characters, without white space, are not in the vocabulary.
     """
@@ -145,7 +157,9 @@ def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: f
     if num <= max_share * total:
         logger.warning("%d of %d characters are not in the vocabulary and count as <unk>: %s", num, total, listed)
         return
-    cure = "write the text as the recognizer's transcripts are written, or raise max_unknown_share"
+    cure = "write the text as the recognizer's transcripts are written"
+    if is_settable:
+        cure += f", or accept more: --set max_unknown_share={math.ceil(100 * num / total) / 100:g}"
     for name, change in (("upper", upper), ("lower", lower)):
         changed = {change(character) for character in counts}
         if len(tokenizer.unknown_characters(" ".join(changed))) < len(unknown) / 2:

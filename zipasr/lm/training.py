@@ -42,6 +42,8 @@ from zipasr.tokenizer import Tokenizer
 CONFIG_FILE = "train_lm.json"
 CHECKPOINT_SUBFOLDER = "checkpoint"
 _TRAINING_FILE, _TENSORS_FILE = "training.json", "training.safetensors"
+_MAX_LOSS = 700.0
+"""Largest mean loss in nats that counts as finite: exp of little more overflows, and no perplexity is near."""
 _MAY_CHANGE = ("num_epochs", "patience_epochs", "device")
 """Fields that a resumed run may change: none of them affects what an epoch does."""
 
@@ -141,7 +143,8 @@ def train_language_model(
     _check_folder(out)
     device = select_device(config.device)
     tokenizer.require_encoding("the text of a language model")
-    read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=config.max_unknown_share)
+    share = config.max_unknown_share
+    read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=share, is_share_settable=True)
     train, held_out = (encode_lines(part, tokenizer, max_labels=config.max_line_labels) for part in read)
     with checkpoint.locked(out), fast_matmul(device) if device.type == "cpu" else nullcontext():
         _open_run(out, config, tokenizer, train, held_out)
@@ -277,8 +280,7 @@ class _LmRun:
         with torch.no_grad():
             for batch in batches(lines, batch_labels=self.config.batch_labels):
                 total += float(self._nll(lines, batch).double().sum())
-        self._check_finite(total)
-        return math.exp(total / lines.num_predicted)
+        return math.exp(self._checked(total / lines.num_predicted))
 
     def _epoch(self, lines: LabelLines, *, is_quiet: bool) -> float:
         """One pass over the lines; the mean loss in nats per label."""
@@ -296,8 +298,7 @@ class _LmRun:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             self.optimizer.step()
             total += nll_N.detach().double().sum().cpu()
-        self._check_finite(float(total))
-        return float(total) / lines.num_predicted
+        return self._checked(float(total) / lines.num_predicted)
 
     def _nll(self, lines: LabelLines, batch: Any) -> Tensor:
         labels_NS, lens = lines.batch(batch)
@@ -309,12 +310,15 @@ class _LmRun:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.progress.lr_scale * warmup
 
-    def _check_finite(self, total: float) -> None:
-        if not math.isfinite(total):
+    def _checked(self, loss: float) -> float:
+        """A mean loss in nats per label, checked for having a perplexity."""
+        if not loss <= _MAX_LOSS:  # not-a-number too
+            limit = f"at most {_MAX_LOSS:g} nats per label" if math.isfinite(loss) else "finite"
             raise ZipasrError(
-                f"the loss must be finite, but is {total} in epoch {self.progress.epoch + 1}; lower the learning rate with "
-                f"--set lr={self.config.lr / 4:g} and another --out"
+                f"the loss must be {limit}, but is {loss:g} in epoch {self.progress.epoch + 1}; lower the learning rate "
+                f"with --set lr={self.config.lr / 4:g} and another --out"
             )
+        return loss
 
     def _save(self) -> None:
         documents, tensors, blobs = self.model.to_files(self.tokenizer)

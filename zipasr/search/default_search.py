@@ -35,6 +35,15 @@ class DefaultSearch:
     compared: tuple[dict[str, Any], ...] = ()
     """Results of every search there, for information: `ComparedSearch.to_dict`."""
 
+    def rates(self) -> dict[SearchConfig, float]:
+        """The word error rates of the compared searches, in percent."""
+        fields = SearchConfig.__dataclass_fields__
+        return {
+            SearchConfig(**{name: value for name, value in entry.items() if name in fields}): float(entry["wer"])
+            for entry in self.compared
+            if "wer" in entry
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The document for JSON; of the search, only fields without their default value."""
         return {"search": self.search.changes(), "chosen_on": self.chosen_on, "compared": list(self.compared)}

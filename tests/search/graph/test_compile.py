@@ -260,6 +260,14 @@ def test_words_that_the_model_cannot_write_are_left_out(tmp_path: Path, caplog: 
         compile_ngram(path, few)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_ngram_model_with_scale_0_only_says_what_may_be_said(tmp_path: Path) -> None:
+    graph = compile_ngram(write_ngram(tmp_path, 2), CHARACTERS, scale=0.0)
+    allowed = compile_ngram(write_ngram(tmp_path, 2), CHARACTERS)
+    length = len(CHARACTERS.encode("w0"))
+    assert scores_of_tokens(graph, length) == dict.fromkeys(scores_of_tokens(allowed, length), 0.0)
+
+
 @pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
 def test_scales_that_mean_nothing_are_refused(tmp_path: Path, scale: float) -> None:
     with pytest.raises(ConfigError, match="the scale of an n-gram model must be 0 or more"):

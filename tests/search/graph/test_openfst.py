@@ -73,6 +73,15 @@ def test_symbols_in_the_file_are_those_of_the_graph(tmp_path: Path, keeps: bool)
     assert (graph.tokens.tolist(), graph.scores.tolist(), graph.has_ctc_topology) == ([0, 2], [-0.5, 0.0], True)
 
 
+def test_symbols_that_no_arc_puts_out_cost_nothing(tmp_path: Path) -> None:
+    table = kaldifst.SymbolTable()
+    for symbol, i in (("<eps>", 0), ("b", 2), ("far", 2**40)):
+        table.add_symbol(symbol, i)
+    fst = kaldifst.compile("0 1 1 b 0.5\n1", osymbols=table, keep_osymbols=True)
+    fst.write(str(tmp_path / "a.fst"))
+    assert read(tmp_path / "a.fst", None).symbols == ("", "1", "b")
+
+
 def test_arcs_that_are_never_taken_are_dropped(tmp_path: Path) -> None:
     graph = random_graph(1)
     costs = -graph.scores

@@ -32,6 +32,15 @@ def test_lines(line: str, keyword: Keyword) -> None:
     assert parse_keyword(keyword_line(keyword)) == keyword
 
 
+def test_no_boost_cannot_be_written() -> None:
+    """In a file, 0 means the default."""
+    keywords = encode_keywords(["QUICK FOX"], LETTERS, default_boost=0.0)
+    with pytest.raises(ConfigError, match="boost of keyword 'QUICK FOX' must be above 0 to be written"):
+        keywords.lines(LETTERS)
+    with pytest.raises(ConfigError, match="boost of keyword 'FOX' must be above 0 to be written"):
+        keyword_line(Keyword("QUICK FOX", 0.0, name="FOX"))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -5,6 +5,7 @@ import logging
 import os
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
 from zipasr.lm.arpa import NgramGraph, read_arpa
@@ -136,16 +137,21 @@ def _compiled(ngram: NgramGraph, words: list[str], lexicon: Lexicon, scale: floa
         numbers[targets],
         np.concatenate([arc_words[is_kept], np.full(len(backs), -1)]),
         np.full(len(sources), NO_SYMBOL),
-        scale * np.concatenate([ngram.arc_scores[is_kept], ngram.backoff_scores[backs]]).astype(np.float64),
+        _scaled(np.concatenate([ngram.arc_scores[is_kept], ngram.backoff_scores[backs]]).astype(np.float64), scale),
     )
-    finals = scale * np.nan_to_num(ngram.final_scores[numbers].astype(np.float64), nan=-np.inf, neginf=-np.inf)
-    finals = np.where(np.isnan(finals), -np.inf, finals)  # 0 * -inf
+    finals = np.nan_to_num(ngram.final_scores[numbers].astype(np.float64), nan=-np.inf, neginf=-np.inf)
+    finals = _scaled(finals, scale)
     if not (finals > -np.inf).any():
         raise ConfigError(
             "an n-gram model must say how probable the end of a sentence is (</s>), but does not; write it anew"
         )
     # Minimizing would remove the arcs of backing off, and so multiply the others.
     return compile_arcs(arcs, finals, words, lexicon, ("", *words), is_minimized=False)
+
+
+def _scaled(scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Scores times `scale`; what is impossible stays so, with 0 too."""
+    return np.multiply(scores, scale, out=np.full_like(scores, -np.inf), where=scores > -np.inf)
 
 
 def _refuse_empty_loops(graph: WordGraph) -> None:

@@ -188,9 +188,9 @@ def to_graph(
 
 
 def _own_symbols(fst: Fst) -> tuple[str, ...]:
-    """The symbols of the output labels: those of the file's table, numbers elsewhere."""
+    """The symbols of the output labels up to the highest of an arc: those of the file's table, numbers elsewhere."""
     table = fst.output_table or {}
-    highest = max((int(fst.outputs.max()) if fst.outputs.size else 0, *table))
+    highest = int(fst.outputs.max()) if fst.outputs.size else 0
     return ("", *(table.get(i, str(i)) for i in range(NO_SYMBOL + 1, highest + 1)))
 
 

@@ -64,9 +64,13 @@ class KeywordSet:
         return KeywordSet(names=self.names, spellings=spellings, trie=KeywordTrie(spellings))
 
     def lines(self, tokenizer: Tokenizer) -> list[str]:
-        """The lines of a file in tokens that the ecosystem's spotter reads; its names have no spaces."""
+        """The lines of a file in tokens that the ecosystem's spotter reads; its names have no spaces.
+
+        Raises:
+            ConfigError: a boost is 0, which a file cannot say.
+        """
         return [
-            f"{' '.join(tokenizer.pieces[i] for i in ids)} :{boost:g} #{threshold:g} "
+            f"{' '.join(tokenizer.pieces[i] for i in ids)} :{_written_boost(boost, self.names[keyword]):g} #{threshold:g} "
             f"@{'_'.join(self.names[keyword].split())}"
             for ids, keyword, boost, threshold in self.spellings
         ]
@@ -208,9 +212,24 @@ def parse_keyword(line: str, *, place: str = "") -> Keyword:
 
 
 def keyword_line(keyword: Keyword) -> str:
-    """The line of a keyword, which `parse_keyword` reads."""
-    marks = ((":", keyword.boost), ("#", keyword.threshold), ("@", keyword.name))
+    """The line of a keyword, which `parse_keyword` reads.
+
+    Raises:
+        ConfigError: the boost is 0, which a line cannot say.
+    """
+    boost = None if keyword.boost is None else _written_boost(keyword.boost, keyword.name or keyword.text)
+    marks = ((":", boost), ("#", keyword.threshold), ("@", keyword.name))
     return " ".join([keyword.text, *(f"{mark}{value}" for mark, value in marks if value is not None)])
+
+
+def _written_boost(boost: float, name: str) -> float:
+    """The boost of a keyword, checked for being written into a file."""
+    if boost == 0.0:
+        raise ConfigError(
+            f"the boost of keyword {name!r} must be above 0 to be written into a file, where 0 means the default, but is 0; "
+            "give a small one, such as 0.001"
+        )
+    return boost
 
 
 def _number(text: str | None, mark: str, line: str, where: str) -> float | None:
