@@ -196,6 +196,14 @@ def test_the_number_of_hotwords_is_limited(server: Service) -> None:
         assert "at most 20000 characters in total" in message_of(response)
 
 
+def test_every_hotword_may_be_a_field(server: Service) -> None:
+    phrases = ["".join(letters) for letters in itertools.product("ABCDEFGHIJK", repeat=3)]
+    assert post(server, **{"keywords[]": phrases[:260]}).status_code == 200
+    response = post(server, **{"keywords[]": phrases[:1100]})
+    assert response.status_code == 400
+    assert "at most 1000 hotwords, but there are 1100" in message_of(response)
+
+
 def test_a_page_of_another_site_may_not_post(server: Service) -> None:
     def status(**headers: str) -> int:
         files = {"file": ("a.wav", wav(sentence()))}

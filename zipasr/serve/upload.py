@@ -11,14 +11,15 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from zipasr.serve.limits import ServeConfig
-from zipasr.serve.openai_api import RequestError
+from zipasr.serve.openai_api import MAX_PHRASES, RequestError
 
 _MIN_BYTES_PER_S = 1000
 """A body that arrives more slowly, apart from `idle_timeout_s` of grace, is refused; even telephone audio is faster."""
 _MAX_LINGER_BYTES, _LINGER_S = 64_000_000, 5.0
 """How much, and for how long, the body of a refused request is still read: many clients read a response only after they have
 sent everything."""
-_MAX_FIELDS, _MAX_FIELD_BYTES = 200, 100_000
+_MAX_FIELDS, _MAX_FIELD_BYTES = MAX_PHRASES + 200, 100_000
+"""A phrase may be a field of its own."""
 
 
 class Upload(NamedTuple):
