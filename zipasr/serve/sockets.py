@@ -50,7 +50,7 @@ _CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED, _CODE_BUSY = 1007, 1009, 1011, 1013
 _MAX_HELD_BYTES = 1_000_000_000
 """Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
 _RECEIVE_SHARE = 0.5
-"""Live audio without a pause is cut off after this share of the drain timeout; the rest is for the response."""
+"""Live audio without a pause, and recordings, end after this share of the drain timeout; the rest is for responses."""
 
 
 @dataclass(eq=False)
@@ -194,7 +194,8 @@ class SocketEndpoints:
             await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
             return
         connection, num_held_bytes = await _accept(socket), 0
-        reader = RecordingReader(self.config.max_utterance_s, self.config.max_upload_bytes)
+        max_duration_s = min(self.config.max_utterance_s, self.config.max_audio_s)
+        reader = RecordingReader(max_duration_s, self.config.max_upload_bytes)
 
         def may_hold(num_bytes: int) -> bool:
             nonlocal num_held_bytes
@@ -204,7 +205,8 @@ class SocketEndpoints:
             self._num_held_bytes += num_bytes
             return True
 
-        recordings = Recordings(connection, reader, self.config, self.draining, may_add=may_hold)
+        max_drain_s = self.config.drain_timeout_s * _RECEIVE_SHARE
+        recordings = Recordings(connection, reader, self.config, self.draining, may_add=may_hold, max_drain_s=max_drain_s)
         try:
             recordings.start()
             while (message := await recordings.next()) is not None:
