@@ -44,15 +44,21 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             f"{content_type[:80] or 'nothing'!r}."
         )
     try:
-        form = await _Parser(
+        parser = _Parser(
             request.headers,
             Request(request.scope, body.receive).stream(),
             max_files=1,
             max_fields=_MAX_FIELDS,
             max_part_size=_MAX_FIELD_BYTES,
-        ).parse()
+        )
+        form = await parser.parse()
     except MultiPartException as error:
         raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
+    if not parser.is_whole:
+        parser.close_files()
+        raise RequestError(
+            "A request must be a whole form, but ends before its last boundary: it was cut off; send it again."
+        )
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     if [name for name, _ in files] != ["file"]:
@@ -63,6 +69,18 @@ async def read_upload(request: Request, body: "Body") -> Upload:
 
 class _Parser(MultiPartParser):
     """Takes the part `file` as a file even without a filename: Starlette's parser takes such a part as a short text."""
+
+    is_whole = False
+    """Whether the last boundary has come."""
+
+    def on_end(self) -> None:
+        """Called after the last boundary."""
+        self.is_whole = True
+
+    def close_files(self) -> None:
+        """Close all files, also one that is incomplete and so in no form."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
     def on_headers_finished(self) -> None:
         """Called after the headers of a part."""
