@@ -22,10 +22,11 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_LEVEL
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
-from zipasr.recognizer.incoming import IncomingAudio
+from zipasr.recognizer.incoming import NOT_FINITE_CURE, UNCHANGED, IncomingAudio
 from zipasr.search.graph import LoadedGraph
 from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
+from zipasr.serve.protocol import SENT_INT16_CURE
 from zipasr.transcript import Transcript
 
 _MAX_WAITING_S, _MAX_RESULTS = 10.0, 100
@@ -218,7 +219,8 @@ class LiveSession:
         """End the session with an error, which `next_result` raises."""
         # As text: a stored exception would refer to this session and its audio until garbage collection.
         is_of_samples = isinstance(error, ValueError)
-        self._failure = is_of_samples, str(error) if is_of_samples else f"unexpected {type(error).__name__}: {error}"
+        message = str(error).removesuffix(UNCHANGED).replace(NOT_FINITE_CURE, SENT_INT16_CURE)
+        self._failure = is_of_samples, message if is_of_samples else f"unexpected {type(error).__name__}: {error}"
         self._publish(None, is_over=True)
 
     def _publish(self, result: LiveResult | None, *, is_over: bool = False) -> None:
