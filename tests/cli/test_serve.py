@@ -104,7 +104,8 @@ def test_a_second_signal_does_not_wait_for_requests(model: Path) -> None:
 
 
 def test_a_key_from_the_environment(model: Path) -> None:
-    with served(model, key="a secret") as (_, url):
+    """Without the line end of the file that it was read from; addresses of proxies may have spaces between them."""
+    with served(model, "--forwarded-allow-ips", "127.0.0.1, ::1", key="a secret\n") as (_, url):
         assert httpx2.get(f"{url}/v1/models", timeout=WATCHDOG_S).status_code == 401
         assert (
             httpx2.get(f"{url}/v1/models", headers={"authorization": "Bearer a secret"}, timeout=WATCHDOG_S).status_code

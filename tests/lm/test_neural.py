@@ -197,7 +197,7 @@ def test_a_file_is_an_ngram(tmp_path: Path) -> None:
     pieces = [tiny_tokenizer().pieces[i] for i in tiny_tokenizer().encode("THE FOX")]
     estimate_ngram([pieces], tmp_path / "a.arpa.gz", order=2)
     assert isinstance(load_language_model(tmp_path / "a.arpa.gz", tiny_tokenizer()), TokenNgram)
-    with pytest.raises(DataError, match=r"a folder or an ARPA file, but there is no .*nowhere"):
+    with pytest.raises(DataError, match=r"a folder, an ARPA file or ngram\.safetensors, but there is no .*nowhere"):
         load_language_model(tmp_path / "nowhere", tiny_tokenizer())
 
 

@@ -209,7 +209,7 @@ def test_ngram_counts_unknown_words(tmp_path: Path, text: Path) -> None:
 
 
 def test_ngram_refuses(tmp_path: Path, text: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must end in \.arpa or \.arpa\.gz, but is .*run"):
+    with pytest.raises(ConfigError, match=r"must end in \.arpa, \.arpa\.gz or \.safetensors, but is .*run"):
         train_ngram([text], tokenizer(), tmp_path / "run", order=2, unit="token")
     with pytest.raises(ConfigError, match="token or word, but is 'letter'"):
         train_ngram([text], tokenizer(), tmp_path / "a.arpa", order=2, unit="letter")

@@ -1,16 +1,27 @@
-"""Law: several threads of a server run the model at once, with the results of one; recordings are divided among them."""
+"""Law: several threads of a server run the model at once, with the results of one; recordings are divided among them. Long
+recordings take turns."""
 
 import asyncio
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from tests.serve.clients import connect, results_of, stream_samples
-from tests.serve.running import gauge, offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.clients import connect, post, results_of, stream_samples
+from tests.serve.running import (
+    gauge,
+    held,
+    offline_recognizer,
+    running,
+    sentence,
+    streaming_recognizer,
+    wait_until,
+    wav,
+)
 from tests.watchdog import WATCHDOG_S
 from zipasr.recognizer import Recognizer, Stream
 from zipasr.serve.batching import BatchingWorker
@@ -90,6 +101,54 @@ def test_a_thread_takes_everything_if_the_others_are_busy(monkeypatch: pytest.Mo
         go_on.set()
         worker.stop()
     assert found == [1, 3]
+
+
+def test_long_recordings_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of each in a batch of one; the third recording comes while the first batch is computed."""
+    recognizer, found = offline_recognizer(), list[float]()
+    is_held, go_on, transcribe_many = threading.Event(), threading.Event(), recognizer.transcribe_many
+
+    def recording(recordings: Sequence[np.ndarray], **options: object) -> list[Transcript]:
+        found.extend(len(samples) / 16_000 for samples in recordings)
+        is_held.set()
+        assert go_on.wait(WATCHDOG_S)
+        return transcribe_many(recordings, **options)  # type: ignore[arg-type]
+
+    def submit(duration_s: float, number: int) -> None:
+        pieces, num_before = [sentence(0, duration_s) for _ in range(number)], len(worker._pieces)
+        asked = worker.transcribe_pieces(pieces, None, None, lambda: False, lambda _: None)
+        waiting.append(pool.submit(list, asked))
+        wait_until(lambda: len(worker._pieces) > num_before)
+
+    monkeypatch.setattr("zipasr.serve.batching._BATCH_S", 0.1)
+    monkeypatch.setattr(recognizer, "transcribe_many", recording)
+    worker, waiting = BatchingWorker(recognizer, Metrics(), max_waiting=8), list[Future[list[Transcript]]]()
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            submit(1.0, 6)
+            submit(0.5, 2)
+            worker.start()
+            assert is_held.wait(WATCHDOG_S)
+            submit(0.25, 2)
+            go_on.set()
+            assert [len(one.result(WATCHDOG_S)) for one in waiting] == [6, 2, 2]
+        finally:
+            go_on.set()
+            worker.stop()
+    assert found == [1.0, 0.5, 0.25, 1.0, 0.5, 0.25, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_many_long_recordings_are_cut_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third waits for no other: its pieces are in the queue while a batch of the first is computed."""
+    slow, content = offline_recognizer(), wav(np.concatenate([sentence(seed, 8.0) for seed in range(4)]))
+    monkeypatch.setattr("zipasr.serve.batching._BATCH_S", 1.0)  # a piece each
+    with held(slow) as (is_held, go_on), running(slow) as service, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(post, service, content)]
+        assert is_held.wait(WATCHDOG_S)
+        answers += [pool.submit(post, service, content) for _ in range(2)]
+        wait_until(lambda: gauge(service, "waiting") == 3 * 2 - 1)
+        go_on.set()
+        assert len({answer.result().json()["text"] for answer in answers}) == 1
 
 
 def test_streams_are_divided_among_threads_and_end_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.clients import openai_client, post
+from tests.serve.clients import form_of, openai_client, post
 from tests.serve.running import offline_recognizer, running, sentence, wav
+from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
-from zipasr.recognizer import Recognizer
+from zipasr.errors import ConfigError
+from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.serve import Service
-from zipasr.transcript import FORMATS
+from zipasr.transcript import FORMATS, Transcript
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,31 @@ def test_the_number_of_hotwords_is_limited(server: Service) -> None:
         assert "at most 20000 characters in total" in message_of(response)
 
 
+def test_an_error_of_the_search_names_the_field_that_caused_it() -> None:
+    """A prompt is dropped where hotwords cannot be used, so it is never the cause."""
+    greedy = Recognizer(tiny_asr_model(), tiny_tokenizer(), search=SearchConfig(method="ctc_greedy"))
+    with running(greedy) as service:
+        for fields, param in (({"keywords[]": "FOX"}, "keywords"), ({"keywords": "FOX", "prompt": "DOG"}, "keywords")):
+            response = post(service, **fields)  # type: ignore[arg-type]
+            assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+            assert "cannot use hotwords" in message_of(response)
+        greedy.transcribe_many = refusing  # type: ignore[method-assign]
+        response = post(service, prompt="DOG")
+        assert (response.status_code, response.json()["error"]["param"]) == (400, None)
+
+
+def refusing(*_: object, **__: object) -> list[Transcript]:
+    raise ConfigError("the search must be another")
+
+
+def test_every_hotword_may_be_a_field(server: Service) -> None:
+    phrases = ["".join(letters) for letters in itertools.product("ABCDEFGHIJK", repeat=3)]
+    assert post(server, **{"keywords[]": phrases[:260]}).status_code == 200
+    response = post(server, **{"keywords[]": phrases[:1100]})
+    assert response.status_code == 400
+    assert "at most 1000 hotwords, but there are 1100" in message_of(response)
+
+
 def test_a_page_of_another_site_may_not_post(server: Service) -> None:
     def status(**headers: str) -> int:
         files = {"file": ("a.wav", wav(sentence()))}
@@ -243,6 +270,13 @@ def test_no_form_and_no_file(server: Service) -> None:
     without = httpx2.post(url, files={"model": (None, "tiny")}, timeout=WATCHDOG_S)
     assert without.status_code == 400
     assert "no such field" in message_of(without)
+    whole = form_of(wav(sentence()), model="tiny")
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for content in (whole[:20_000], whole[: whole.rindex(b"--x--")]):
+        cut = httpx2.post(url, content=content, headers=headers, timeout=WATCHDOG_S)
+        assert cut.status_code == 400
+        assert "ends before its last boundary" in message_of(cut)
+    assert httpx2.post(url, content=whole.rstrip(), headers=headers, timeout=WATCHDOG_S).status_code == 200
     broken = httpx2.post(
         url, content=b"--x\r\nnonsense", headers={"content-type": "multipart/form-data; boundary=x"}, timeout=WATCHDOG_S
     )

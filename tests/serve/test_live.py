@@ -221,6 +221,51 @@ def test_a_socket_must_wait_while_much_audio_waits(recognizer: Recognizer) -> No
     asyncio.run(run())
 
 
+def test_a_chunk_longer_than_the_backlog_still_becomes_complete(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room until the chunk can be decoded; otherwise the socket and the worker would wait for each other."""
+    monkeypatch.setattr("zipasr.serve.live._MAX_WAITING_S", 0.1)
+
+    async def run() -> None:
+        sessions = LiveSessions(recognizer, Metrics(), lambda: None)
+        session = sessions.open()
+        sessions.step()
+        assert session.stream is not None and session.stream.latency_ms > 500
+        while session.has_room:
+            session.push(sentence(0, 0.1))
+        sessions.step()
+        assert session._num_chunks == 1
+        assert session.has_room
+
+    asyncio.run(run())
+
+
+def test_decoded_audio_is_counted(recognizer: Recognizer) -> None:
+    """By the chunk, the last and partial one too; not the audio of a client that leaves before it is decoded."""
+
+    def counted_s(metrics: Metrics) -> float:
+        return float(metrics.to_text().decode().split("\nzipasr_audio_seconds_total ")[1].split("\n")[0])
+
+    async def run() -> None:
+        metrics = Metrics()
+        sessions = LiveSessions(recognizer, metrics, lambda: None)
+        session, short, gone = (sessions.open() for _ in range(3))
+        session.push(sentence(0, 2.1))
+        sessions.step()
+        assert counted_s(metrics) == pytest.approx(0.64)
+        session.finish()
+        short.push(sentence(0, 0.01))  # not even a frame
+        short.finish()
+        gone.push(sentence(0, 5.0))
+        gone.leave()
+        while sessions.step():
+            pass
+        assert counted_s(metrics) == pytest.approx(2.11)
+
+    asyncio.run(run())
+
+
 def test_only_the_newest_unread_partial_result_is_kept(recognizer: Recognizer) -> None:
     async def run() -> None:
         sessions = LiveSessions(recognizer, Metrics(), lambda: None)

@@ -22,6 +22,22 @@ window.saved = [];
 window.Blob = class extends Blob { constructor(parts, options) { super(parts, options); saved.push(parts.join("")); } };
 HTMLAnchorElement.prototype.click = function () { saved.push(this.download); };
 """
+RESAMPLE_A_SECOND = """
+async (rate) => {
+  const received = [];
+  globalThis.sampleRate = rate;
+  globalThis.AudioWorkletProcessor = class { port = { postMessage: (block) => received.push(...block) }; };
+  const Microphone = await new Promise((resolve) => {
+    globalThis.registerProcessor = (_, found) => resolve(found);
+    import("./microphone.js");
+  });
+  const microphone = new Microphone();
+  for (let start = 0; start < rate; start += 100) {
+    microphone.process([[Float32Array.from({ length: 100 }, (_, i) => start + i)]]);
+  }
+  return JSON.stringify(received);
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +97,19 @@ def test_a_recording(chromium: Browser, wav_file: Path) -> None:
             picture = chromium.screenshot(name, width=width, height=760, is_dark=is_dark)
             assert len(picture) > 5000
             assert chromium.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing may stick out"
+
+
+def test_samples_of_a_microphone_are_at_16_khz(chromium: Browser) -> None:
+    """Where the browser cannot resample: samples are repeated, or each is the mean of those that it covers."""
+    with running(offline_recognizer()) as service:
+        for rate_hz, expected in (
+            (8_000, np.repeat(np.arange(8_000), 2)),
+            (16_000, np.arange(16_000)),
+            (32_000, np.arange(16_000) * 2 + 0.5),
+        ):
+            chromium.open(service.url)
+            received = chromium.evaluate(f"({RESAMPLE_A_SECOND})({rate_hz})")
+            assert np.array_equal(json.loads(str(received)), expected)
 
 
 def test_words_by_keyboard(chromium: Browser, wav_file: Path) -> None:

@@ -154,6 +154,7 @@ def test_the_root_path_without_a_slash_leads_to_the_page() -> None:
         {"root_path": "/v1"},
         {"forwarded_allow_ips": ("proxy.example",)},
         {"forwarded_allow_ips": ("10.0.0.0/40",)},
+        {"api_key": "a secret "},
         {"language": "English, please"},
         {"idle_timeout_s": -1.0},
         {"idle_timeout_s": float("nan")},

@@ -81,9 +81,16 @@ class Opened:
         audio.start()
         return audio
 
-    def recordings(self) -> Recordings:
+    def recordings(self, max_drain_s: float = WATCHDOG_S) -> Recordings:
         reader = RecordingReader(300.0, 10_000_000)
-        found = Recordings(self.connection, reader, self.config, self.draining, may_add=lambda num_bytes: True)
+        found = Recordings(
+            self.connection,
+            reader,
+            self.config,
+            self.draining,
+            may_add=lambda num_bytes: True,
+            max_drain_s=max_drain_s,
+        )
         found.start()
         return found
 
@@ -261,6 +268,49 @@ def test_a_late_event_loop_reads_what_has_arrived_before_the_end(monkeypatch: py
                 end = await audio.ended
             assert (end.code, end.has_results, one.session.num_samples) == (1012, True, 1280)
             audio.stop()
+
+    run(work)
+
+
+def test_recordings_sent_without_a_pause_end_when_the_server_stops() -> None:
+    """What has been read is still answered; of what follows, only the rest of a recording is read."""
+
+    async def work() -> None:
+        async with opened() as one:
+            recordings, content = one.recordings(), write_recording(np.full(100, 0.5, np.float32))
+            one.connection.data_received(frame(2, content) + frame(2, content) + frame(2, content[:50]))
+            assert not one.transport.reads
+            one.draining.set()
+            await turn()
+            for _ in range(2):
+                assert await recordings.next() == content
+                assert len(list(recordings._reader.read(content))) == 1
+                assert not one.transport.reads
+            half = await recordings.next()
+            assert half == content[:50] and not list(recordings._reader.read(half))
+            rest = asyncio.ensure_future(recordings.next())
+            await until(lambda: one.transport.reads)
+            one.connection.data_received(frame(2, content[50:]) + frame(2, content))
+            assert not one.transport.reads
+            assert len(list(recordings._reader.read(await rest))) == 1  # type: ignore[arg-type]
+            assert await recordings.next() == content
+            assert await recordings.next() is None
+            assert one.transport.reads  # for the client's close frame
+            recordings.stop()
+
+    run(work)
+
+
+def test_a_recording_that_is_never_complete_ends_when_the_server_stops() -> None:
+    async def work() -> None:
+        async with opened() as one:
+            recordings, content = one.recordings(max_drain_s=0.01), write_recording(np.full(100, 0.5, np.float32))
+            one.connection.data_received(frame(2, content[:50]))
+            half = await recordings.next()
+            assert half is not None and not list(recordings._reader.read(half))  # type: ignore[arg-type]
+            one.draining.set()
+            assert await recordings.next() is None
+            recordings.stop()
 
     run(work)
 

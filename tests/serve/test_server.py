@@ -2,6 +2,7 @@
 event loop of the process; its thread interrupts no other while it serves."""
 
 import asyncio
+import importlib.util
 import os
 import sys
 import threading
@@ -11,6 +12,8 @@ import pytest
 from tests.serve.clients import post
 from tests.serve.running import offline_recognizer, running
 from tests.watchdog import WATCHDOG_S
+from zipasr.errors import ConfigError
+from zipasr.recognizer import LongRecordingConfig
 from zipasr.serve import ServeConfig, Service
 
 
@@ -58,3 +61,12 @@ def test_a_system_that_forbids_it_is_no_obstacle(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "sched_setscheduler", forbid, raising=False)
     with running(offline_recognizer()) as service:
         assert post(service).status_code == 200
+
+
+def test_voice_activity_detection_that_is_not_installed_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to every client with a long recording."""
+    recognizer, find_spec = offline_recognizer(), importlib.util.find_spec
+    recognizer.long_recordings = LongRecordingConfig(use_vad=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "silero_vad" else find_spec(name))
+    with pytest.raises(ConfigError, match=r'pip install "zipasr\[vad\]"'):
+        Service(recognizer, ServeConfig(port=0))

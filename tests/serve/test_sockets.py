@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import soundfile
@@ -27,10 +28,12 @@ from tests.serve.clients import (
     utterances_of,
     ws,
 )
-from tests.serve.running import offline_recognizer, running, sentence, streaming_recognizer
+from tests.serve.running import gauge, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
+from zipasr.errors import ConfigError
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
+from zipasr.serve.protocol import write_recording
 from zipasr.transcript import to_cues
 
 pytestmark = pytest.mark.usefixtures("each_loop")
@@ -204,6 +207,7 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
     [
         ("/online", "hello", 1003, "but is the text 'hello'"),
         ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "must be finite numbers"),
+        ("/online", b"\x00\x00\xc0\x7f" * 100, 1007, "of 100 is nan; send 16-bit PCM divided by 32768"),
         ("/online", b"this is not audio at all, but enough of it.." * 100, 1007, "must be finite numbers"),
         ("/online", LOUD, 1007, "is 12000; if it is int16 as floats, divide by 32768"),
         (
@@ -222,6 +226,12 @@ LOUD = np.full(3200, 12_000, "<f4").tobytes()
             1007,
             "samples of the recording must be finite",
         ),
+        (
+            "/offline",
+            np.array([16_000, 400], "<i4").tobytes() + b"\x00\x00\xc0\x7f" * 100,
+            1007,
+            "0.00 s on; send 16-bit PCM divided by 32768",
+        ),
     ],
 )
 def test_invalid_messages_are_refused_with_a_reason(
@@ -238,6 +248,58 @@ def test_half_a_recording(server: Service) -> None:
         connection.send(np.array([16_000, 400], "<i4").tobytes() + bytes(100))
         connection.send("Done")
         assert closed(connection) == (1007, "The recording is incomplete: its header states more bytes.")
+
+
+def test_a_recording_above_the_limit_of_the_server_is_refused_by_its_header() -> None:
+    with running(offline_recognizer(), max_audio_s=5.0) as service, connect(ws(service, "/offline")) as connection:
+        connection.send(np.array([16_000, 6 * 64_000], "<i4").tobytes())
+        assert closed(connection) == (1009, "A recording must be at most 5 s long, but has 6 s.")
+
+
+def test_a_search_that_the_server_cannot_do_closes_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConfigError("the search must be another")
+
+    monkeypatch.setattr(Recognizer, "transcribe_many", refuse)
+    with running(offline_recognizer()) as service, connect(ws(service, "/offline")) as connection:
+        connection.send(write_recording(sentence()))
+        assert closed(connection) == (1011, "the search must be another")
+
+
+@pytest.mark.parametrize("path", ["/", "/online", "/offline"])
+def test_unknown_parameters_are_refused(path: str, server: Service) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(ws(server, f"{path}?grpah=orders")):
+        pass
+    assert refused.value.response.status_code == 400
+    assert json.loads(refused.value.response.body)["error"]["message"] == "The only parameter is graph, but one is 'grpah'."
+
+
+def test_recordings_are_counted_by_outcome() -> None:
+    """A client that leaves between recordings has its transcripts; one that leaves in the middle of one has not."""
+    recording = write_recording(sentence())
+
+    def counted(service: Service) -> dict[str, float]:
+        wait_until(lambda: gauge(service, "open") == 0)
+        lines = httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text.splitlines()
+        start = 'zipasr_recordings_total{outcome="'
+        found = (line.removeprefix(start).split('"} ') for line in lines if line.startswith(start))
+        return {outcome: float(number) for outcome, number in found}
+
+    with running(offline_recognizer()) as service:
+        with connect(ws(service)) as leaving:
+            leaving.send(recording)
+            leaving.recv(WATCHDOG_S)
+        assert counted(service) == {"done": 1}
+        with connect(ws(service)) as leaving:
+            leaving.send(recording + recording[:100])
+            leaving.recv(WATCHDOG_S)
+        assert counted(service) == {"done": 2, "left": 1}
+        for rest in (np.array([16_000, 2_000_000_000], "<i4").tobytes(), recording[:100]):  # too long, incomplete
+            with connect(ws(service)) as refused:
+                refused.send(rest)
+                refused.send("Done")
+                assert closed(refused)[0] in (1007, 1009)
+        assert counted(service) == {"done": 2, "left": 1, "refused": 2}
 
 
 @pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])

@@ -19,6 +19,7 @@ MAX_LEVEL = 10.0
 """Largest absolute value of a sample. Loud masters in floats exceed 1, but not by 20 dB; 16-bit integers passed as floats
 reach 32768."""
 INT16_CURE = "if it is int16 as floats, divide by 32768"
+ANOTHER_FILE_CURE = "record or export it again"
 """The cure for samples beyond `MAX_LEVEL`; short, since the close reason of a WebSocket is limited to 123 bytes."""
 _CANCELED = 0.2
 """Channels cancel each other where the power of their mix is below this share of the power that a mix of unrelated channels
@@ -107,8 +108,8 @@ def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: s
         num_bad = int(np.count_nonzero(~is_finite))
         first_s = (start_samples + int(is_finite.argmin())) / rate_hz
         raise AudioError(
-            f"samples of {name} must be finite, but {num_bad} are NaN or infinite from {first_s:.2f} s on; record or "
-            "export it again"
+            f"samples of {name} must be finite, but {num_bad} are NaN or infinite from {first_s:.2f} s on; "
+            f"{ANOTHER_FILE_CURE}"
         )
     first = int(is_good.argmin())
     raise AudioError(

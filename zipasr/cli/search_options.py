@@ -69,6 +69,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
     _add_graph_options(parser)
+    _add_language_model_options(parser)
+    add_device_option(parser)
+    add_precision_option(parser)
+    add_threads_option(parser)
+
+
+def _add_language_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, hf:OWNER/NAME, or an ARPA file")
     parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
@@ -84,9 +91,6 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="token n-gram in ARPA format whose scores are subtracted, to discount what the transducer knows of language",
     )
     parser.add_argument("--lodr-scale", type=float, metavar="X", help="weight of --lodr, 0 or below (default: -0.15)")
-    add_device_option(parser)
-    add_precision_option(parser)
-    add_threads_option(parser)
 
 
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:

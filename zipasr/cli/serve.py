@@ -103,7 +103,7 @@ def _add_rare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root-path", metavar="PATH", help="the path that a proxy publishes the server at, such as /speech")
     parser.add_argument(
         "--forwarded-allow-ips",
-        type=lambda text: text.split(","),
+        type=lambda text: [part.strip() for part in text.split(",")],
         metavar="IPS",
         help="proxies whose X-Forwarded-Host and -Proto count: addresses and networks with commas between them; *: all "
         "(default: 127.0.0.1,::1)",
@@ -144,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
 def _api_key(path: str | None) -> str | None:
     """The API key, from a file or the environment: all users of a machine can read command lines."""
     if path is None:
-        return os.environ.get(_KEY_VARIABLE) or None
+        key = os.environ.get(_KEY_VARIABLE) or None
+        return key.strip() if key is not None else None  # one of spaces alone is refused: it lets nobody in
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

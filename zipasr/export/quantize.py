@@ -159,15 +159,8 @@ def export_int8(
         config = exported_config(model, own, "float32", sizes)
         names = config.files.named()
         scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
-        recognizer = Recognizer(
-            scorer,
-            tokenizer,
-            features=config.features,
-            default_search=search_of_head(default, head),
-            language_models=models,
-            use_true_times=False,
-        )
-        return measure(recognizer)
+        known = partial(Recognizer, default_search=search_of_head(default, head), language_models=models)
+        return measure(known(scorer, tokenizer, features=config.features, use_true_times=False))
 
     sensitivity = measure_sensitivity(model, samples, is_streaming=sizes is not None)
     heads, chosen = _quantize_heads(graphs, sensitivity, measure_graphs, max_increase)

@@ -118,7 +118,8 @@ def transcribe_in_batches(
 
     def flush() -> Iterator[FileResult]:
         """The results of all that wait; the channel of each is in its result already."""
-        transcripts = iter(transcribe_many([samples for _, samples in waiting if samples is not None]))
+        recordings = [samples for _, samples in waiting if samples is not None]
+        transcripts = iter(transcribe_many(recordings) if recordings else ())
         for result, samples in waiting:
             if samples is None or result.transcript is None:
                 yield result
@@ -141,7 +142,8 @@ def transcribe_in_batches(
             yield from read(name)
         except AudioError as error:
             waiting.append((FileResult(name, None, error), None))
-        if sum(len(samples) for _, samples in waiting if samples is not None) >= _BATCH_S * SAMPLE_RATE_HZ:
+        num_samples = [len(samples) for _, samples in waiting if samples is not None]
+        if not num_samples or sum(num_samples) >= _BATCH_S * SAMPLE_RATE_HZ:  # errors alone wait for nothing
             yield from flush()
     yield from flush()
 

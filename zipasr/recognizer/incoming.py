@@ -24,6 +24,8 @@ from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, initial_state, sizes_of
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.slots import Slot
 
+NOT_FINITE_CURE, UNCHANGED = "drop it or fix its source", "; the stream is as it was"
+"""The end of the message about a sample that is NaN or infinite."""
 _FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
 """Step of the features, and the audio that one needs after its start."""
 
@@ -205,9 +207,9 @@ def _checked_samples(samples: np.ndarray | Tensor) -> np.ndarray:
         values = scaled(values)
     if not np.abs(values).max(initial=0.0) <= MAX_LEVEL:  # NaN is not
         first = int((np.abs(values) <= MAX_LEVEL).argmin())
-        cure = INT16_CURE if np.isfinite(values[first]) else "drop it or fix its source"
+        cure = INT16_CURE if np.isfinite(values[first]) else NOT_FINITE_CURE
         raise ValueError(
-            f"samples must be finite numbers, -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}; "
-            "the stream is as it was"
+            f"samples must be finite numbers, -1 to 1, but sample {first} of {len(values)} is {values[first]:g}; {cure}"
+            f"{UNCHANGED}"
         )
     return values

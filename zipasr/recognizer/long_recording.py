@@ -57,6 +57,7 @@ def transcribe_blocks(
     *,
     detector: Detector | None,
     joiner: str,
+    group_s: float = _GROUP_S,
     on_progress: Callable[[float], None] | None = None,
     on_text: Callable[[str, Sequence[Token]], None] | None = None,
 ) -> Transcript:
@@ -68,6 +69,7 @@ def transcribe_blocks(
         config: how to cut the recording.
         detector: finds speech; None: windows.
         joiner: separator of words.
+        group_s: audio that `transcribe_many` gets at once, at least; fewer seconds need less memory.
         on_progress: called with the seconds of the recording that are done, after each group of pieces.
         on_text: called with each further part of the text as soon as it is final; see `stitch`.
     Returns:
@@ -99,7 +101,7 @@ def transcribe_blocks(
             config=config.vad,
         ):
             group.append(piece)
-            if sum(piece.duration_s for piece in group) >= _GROUP_S:
+            if sum(piece.duration_s for piece in group) >= group_s:
                 yield from placed(group)
                 group = []
         yield from placed(group)

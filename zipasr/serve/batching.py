@@ -3,7 +3,8 @@
 A thread takes what is waiting as soon as it is idle, so a recording never waits for a batch to fill; live streams wait for
 each other where that saves time (gathering.py). It alternates between one chunk of all its live streams and one batch of
 recordings, which is kept short while there are streams. Pieces of long recordings fill the space that short ones leave in a
-batch; the oldest job of either kind goes first. Several threads share the recordings, and each has live streams of its own.
+batch; the older job goes first. Long recordings take turns, a piece of each. Several threads share the recordings, and each
+has live streams of its own.
 """
 
 import threading
@@ -45,6 +46,8 @@ class Job:
         self.graph = graph
         self.future: Future[Transcript] = Future()
         self.since_s = time.monotonic()
+        self.round = 0
+        """Turn of a piece: in each round every long recording that waits has one piece."""
 
     @property
     def duration_s(self) -> float:
@@ -73,7 +76,8 @@ class BatchingWorker:
         self.live: LiveStreams | None = None
         """Live streams, divided among as many groups as there are threads."""
         self._short: deque[Job] = deque()
-        self._pieces: deque[Job] = deque()
+        self._pieces: deque[Job] = deque()  # by their rounds
+        self._round = 0
         self._wakes = threading.Condition()
         self._is_stopping = False
         self._num_computing = 0
@@ -165,8 +169,11 @@ class BatchingWorker:
         """
         jobs = [Job(samples, hotwords, graph=graph) for samples in pieces]
         with self._wakes:
-            self._pieces.extend(jobs)
+            for number, job in enumerate(jobs):
+                job.round = self._round + number
+            self._pieces = deque(sorted((*self._pieces, *jobs), key=lambda job: job.round))
             self._wakes.notify_all()
+        self._count_waiting()
         try:
             for job in jobs:
                 transcript = self._wait_for(job, is_cancelled)
@@ -183,7 +190,8 @@ class BatchingWorker:
         raise CancelledError
 
     def _count_waiting(self) -> None:
-        self.metrics.waiting.set(len(self._short) + len(self._pieces))
+        with self._wakes:
+            self.metrics.waiting.set(len(self._short) + len(self._pieces))
 
     def _run(self, i: int) -> None:
         live = self.live.groups[i] if self.live is not None else None
@@ -207,7 +215,7 @@ class BatchingWorker:
         return self._is_stopping or bool(self._short or self._pieces)
 
     def _next_batch(self, max_s: float) -> list[Job]:
-        """The oldest waiting job and later jobs that have the same search and fit."""
+        """The first job of one queue and further jobs that have the same search and fit."""
         with self._wakes:
             for queue in (self._short, self._pieces):
                 while queue and queue[0].future.cancelled():
@@ -234,6 +242,7 @@ class BatchingWorker:
             if batch and sum(job.duration_s for job in batch) + queue[0].duration_s > max_s:
                 return
             job = queue.popleft()
+            self._round = max(self._round, job.round)
             if job.future.set_running_or_notify_cancel():
                 batch.append(job)
 

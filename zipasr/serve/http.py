@@ -202,8 +202,7 @@ class HttpEndpoints:
             name = upload.file.filename if upload is not None and upload.file.filename else "the recording"
             message = message.replace("the file object", name[:100]).replace(_INAPPLICABLE_CURE, "")
             return JSONResponse(error_body(message, param="file"), status_code=400)
-        param = "num_best" if message.startswith("num_best") else "prompt"
-        return JSONResponse(error_body(message, param=param), status_code=400)
+        return JSONResponse(error_body(message, param=_wrong_field(message, upload)), status_code=400)
 
     def _model_object(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": 0, "owned_by": "zipasr", "can_stream": self.can_stream}
@@ -239,6 +238,14 @@ class HttpEndpoints:
     async def show_metrics(self, request: Request) -> Response:
         """The counters in the text format of Prometheus."""
         return Response(self.metrics.to_text(), headers={"content-type": CONTENT_TYPE})
+
+
+def _wrong_field(message: str, upload: Upload | None) -> str | None:
+    """The field of a request that an error of its options is about; None: it is about none."""
+    if message.startswith("num_best"):
+        return "num_best"
+    names = {name.removesuffix("[]") for name, _ in upload.fields} if upload is not None and "hotwords" in message else set()
+    return next((name for name in ("keywords", "prompt") if name in names), None)
 
 
 async def _computed(function: Callable[..., T], *args: object, is_long: bool) -> T:

@@ -65,9 +65,11 @@ class ServeConfig:
             raise ConfigError(f"the language must be a code such as en or pt-BR, but is {self.language!r}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port must be from 0 to 65535, but is {self.port}")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
+        key = self.api_key
+        if key is not None and not (key.isascii() and key.isprintable() and key and key == key.strip()):
             raise ConfigError(
-                "the API key must be printable ASCII, but is empty or has other characters; leave it out to let everybody in"
+                "the API key must be printable ASCII without spaces around it, but is empty or has other characters; leave "
+                "it out to let everybody in"
             )
         for name in ("max_connections", "max_waiting", "workers"):
             if getattr(self, name) < 1:

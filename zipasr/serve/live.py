@@ -22,10 +22,11 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_LEVEL
 from zipasr.encoder.rates import FRAME_S_50HZ
 from zipasr.recognizer import Recognizer, Stream
-from zipasr.recognizer.incoming import IncomingAudio
+from zipasr.recognizer.incoming import NOT_FINITE_CURE, UNCHANGED, IncomingAudio
 from zipasr.search.graph import LoadedGraph
 from zipasr.serve.gathering import Gathering
 from zipasr.serve.metrics import Metrics
+from zipasr.serve.protocol import SENT_INT16_CURE
 from zipasr.transcript import Transcript
 
 _MAX_WAITING_S, _MAX_RESULTS = 10.0, 100
@@ -67,7 +68,7 @@ class LiveSession:
         self._num_pushed = self._num_taken = self._num_due = 0
         self._pushed_s, self._piece_samples = -math.inf, 1
         self._num_chunks = self._segment = 0
-        self._start_s = 0.0
+        self._start_s = self._counted_s = 0.0
 
     def push(self, samples: np.ndarray) -> None:
         """Queue samples; wait for `room` before the next call."""
@@ -101,7 +102,7 @@ class LiveSession:
     def has_room(self) -> bool:
         """Whether the backlog is small enough for more samples, or the session is over."""
         waiting_s = self._num_pushed / SAMPLE_RATE_HZ - self._decoded_s()
-        return self.is_over or (waiting_s <= _MAX_WAITING_S and len(self._results) <= _MAX_RESULTS)
+        return self.is_over or (waiting_s <= self._max_waiting_s() and len(self._results) <= _MAX_RESULTS)
 
     async def room(self) -> None:
         """Wait until `has_room`."""
@@ -129,6 +130,10 @@ class LiveSession:
         if self._failure is not None:
             is_of_samples, message = self._failure
             raise ValueError(message) if is_of_samples else RuntimeError(message)
+
+    def _max_waiting_s(self) -> float:
+        latency_s = self.stream.latency_ms / 1000 if self.stream is not None else 0.0
+        return max(_MAX_WAITING_S, latency_s + 1.0)  # else a long chunk would never be complete
 
     def _decoded_s(self) -> float:
         chunk_frames_50hz = self.stream.sizes.chunk if self.stream is not None else 0
@@ -199,6 +204,12 @@ class LiveSession:
             self._start_s = self._decoded_s()
         return is_end
 
+    def newly_decoded_s(self) -> float:
+        """Seconds of audio that were decoded since the last call; all that is left after the end."""
+        taken_s = self._num_taken / SAMPLE_RATE_HZ
+        before_s, self._counted_s = self._counted_s, taken_s if self.is_over else min(taken_s, self._decoded_s())
+        return self._counted_s - before_s
+
     def publish_end(self) -> None:
         """Publish the result of the last utterance."""
         assert isinstance(self.stream, Stream)
@@ -208,7 +219,8 @@ class LiveSession:
         """End the session with an error, which `next_result` raises."""
         # As text: a stored exception would refer to this session and its audio until garbage collection.
         is_of_samples = isinstance(error, ValueError)
-        self._failure = is_of_samples, str(error) if is_of_samples else f"unexpected {type(error).__name__}: {error}"
+        message = str(error).removesuffix(UNCHANGED).replace(NOT_FINITE_CURE, SENT_INT16_CURE)
+        self._failure = is_of_samples, message if is_of_samples else f"unexpected {type(error).__name__}: {error}"
         self._publish(None, is_over=True)
 
     def _publish(self, result: LiveResult | None, *, is_over: bool = False) -> None:
@@ -301,6 +313,7 @@ class LiveSessions:
                 with _failing(session):
                     session.publish_end()
                     self._metrics.utterances.inc()
+                    self._metrics.audio_s.inc(session.newly_decoded_s())
         notify(sessions)
         self._gathering.record(started_s, time.monotonic())
         with self._lock:
@@ -325,7 +338,9 @@ class LiveSessions:
         self._metrics.batch_size.labels("streams").observe(len(sessions))
         for session in sessions:
             with _failing(session):
-                if session.publish_chunk():
+                is_end = session.publish_chunk()
+                self._metrics.audio_s.inc(session.newly_decoded_s())
+                if is_end:
                     self._metrics.utterances.inc()
 
 

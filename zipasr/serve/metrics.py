@@ -19,7 +19,7 @@ class Metrics:
 
         self.answers = counter("answers", "Responses to HTTP requests and handshakes, by status", "status")
         self.recordings = counter("recordings", "Recordings by outcome; left: the client disconnected", "outcome")
-        self.audio_s = counter("audio_seconds", "Seconds of audio that were transcribed")
+        self.audio_s = counter("audio_seconds", "Seconds of audio, of recordings and live, that were transcribed")
         self.busy_s = counter("busy_seconds", "Seconds in which the recognizer was computing")
         self.utterances = counter("utterances", "Utterances of live audio that have ended")
         self.open = Gauge("zipasr_open", "Open requests and WebSockets", registry=self._registry)

@@ -31,7 +31,7 @@ _GRANULARITIES = ("word", "segment")
 _CONTENT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 _CUE_FIELDS = {"max_line_chars": int, "max_lines": int, "min_cue_s": float, "max_cue_s": float}
 """Fields of `CueConfig`, which OpenAI's API does not have, and how each is read."""
-_MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
+MAX_PHRASES, _MAX_PHRASE_CHARACTERS = 1000, 20_000
 """Limits on the hotwords of a request: their graph grows with their characters, and all requests wait while it is built."""
 _MAX_NUM_BEST = 20
 """The time of a search grows with its beam, which holds the n-best list."""
@@ -276,8 +276,8 @@ def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple
     """The hotwords of a request: every keyword, and what of the prompt the model can write; None: there are none."""
     named, described = [single_spaced(normalize(keyword)) for keyword in keywords], phrases_of(normalize(prompt))
     num_phrases, num_characters = len({*named, *described}), sum(map(len, {*named, *described}))
-    if num_phrases > _MAX_PHRASES:
-        raise RequestError(f"There must be at most {_MAX_PHRASES} hotwords, but there are {num_phrases}.", param="prompt")
+    if num_phrases > MAX_PHRASES:
+        raise RequestError(f"There must be at most {MAX_PHRASES} hotwords, but there are {num_phrases}.", param="prompt")
     if num_characters > _MAX_PHRASE_CHARACTERS:
         raise RequestError(
             f"Hotwords must have at most {_MAX_PHRASE_CHARACTERS} characters in total, but have {num_characters}.",

@@ -22,6 +22,8 @@ from zipasr.transcript import Token, Transcript, Word, to_cues
 
 T = TypeVar("T")
 CLIENT_DONE, SERVER_DONE = "Done", "Done!"
+SENT_INT16_CURE = "send 16-bit PCM divided by 32768"
+"""Advice for NaN, short enough for a close frame: most often, 16-bit samples were sent as they are, not as float32."""
 _BYTES_PER_SAMPLE = 4
 _HEADER_BYTES = 8
 

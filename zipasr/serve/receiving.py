@@ -216,7 +216,11 @@ class LiveAudio(_Receiving):
 
 
 class Recordings(_Receiving):
-    """Keeps the messages of a client until `next` takes them, except those that complete nothing: these go to the reader."""
+    """Keeps the messages of a client until `next` takes them, except those that complete nothing: these go to the reader.
+
+    While the server is shutting down, it reads on only to complete a recording, for a limited time: otherwise a client that
+    sends recordings without waiting for responses would never come to an end.
+    """
 
     def __init__(
         self,
@@ -226,6 +230,7 @@ class Recordings(_Receiving):
         draining: asyncio.Event,
         *,
         may_add: Callable[[int], bool],
+        max_drain_s: float,
     ) -> None:
         """Create a receiver.
 
@@ -235,6 +240,7 @@ class Recordings(_Receiving):
             config: limits of the server.
             draining: set when the server is shutting down.
             may_add: says whether the reader may hold so many bytes more, and counts them if it may.
+            max_drain_s: how long recordings are taken while the server is shutting down.
         """
         super().__init__(connection, config, draining)
         self._reader, self._may_add = reader, may_add
@@ -242,10 +248,17 @@ class Recordings(_Receiving):
         self._news: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._silence = ""
-        self._is_draining = False
+        self._is_draining, self._max_drain_s, self._latest_end_s = False, max_drain_s, float("inf")
+        self._end_timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        super().stop()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
 
     async def next(self) -> bytes | str | None:
-        """The next message that completes something; None: the server is shutting down, and no recording is incomplete.
+        """The next message that completes something; None: the server is shutting down, and no recording is incomplete, or
+        its time is over.
 
         Raises:
             Disconnected: the client has disconnected.
@@ -253,18 +266,20 @@ class Recordings(_Receiving):
         """
         self._latest_s, self._silence = self._loop.time(), ""
         while True:
-            if self._messages:
+            is_late = self._loop.time() >= self._latest_end_s
+            if self._messages and not is_late:
                 message = self._messages.popleft()
-                if not self._messages:
-                    self.is_full = False
-                    self._connection.resume_receiving()
+                if not self._messages and not self._is_draining:
+                    self._make_room()
                 return message
             if self._gone.done():
                 raise Disconnected
             if self._silence:
                 raise Close(CODE_IDLE, self._silence)
-            if self._is_draining and self._reader.is_between:
-                return None
+            if self._is_draining:
+                self._make_room()  # for the rest of the recording, or the end of the connection
+                if is_late or self._reader.is_between:
+                    return None
             self._news = self._loop.create_future()
             try:
                 await self._news
@@ -299,6 +314,10 @@ class Recordings(_Receiving):
             self.is_full = True
             self._wake()
 
+    def _make_room(self) -> None:
+        self.is_full = False
+        self._connection.resume_receiving()
+
     def disconnected(self) -> None:
         if not self._gone.done():
             self._gone.set_result(None)
@@ -316,5 +335,6 @@ class Recordings(_Receiving):
         self._wake()
 
     def _drain(self) -> None:
-        self._is_draining = True
+        self._is_draining, self._latest_end_s = True, self._loop.time() + self._max_drain_s
+        self._end_timer = self._loop.call_later(self._max_drain_s, self._wake)
         self._wake()

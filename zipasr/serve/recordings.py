@@ -1,8 +1,8 @@
 """Recordings of any format and length in, transcripts out, for the event loop. Reading and splitting run in threads of this
 file, the model runs in the worker thread of `batching`.
 
-A short recording is one job. A long one is split into pieces, which are batched with the short recordings that wait, so
-that an hour of audio does not block other requests.
+A short recording is one job. A long one is split into pieces, which are batched with the short recordings that wait and take
+turns with those of other long ones, so that an hour of audio does not block other requests.
 """
 
 import asyncio
@@ -22,25 +22,28 @@ from zipasr.search.graph import LoadedGraph
 from zipasr.serve.batching import BatchingWorker, Hotwords
 from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.transcript import Token, Transcript
+from zipasr.vad import Detector
 
 T = TypeVar("T")
 Blocks = Callable[[], Generator[np.ndarray, None, None]]
 """Starts reading a recording from its start, in blocks (samples,)."""
-_NUM_READERS, _NUM_LONG = 2, 2
-_BLOCK_S = 10.0
+_NUM_READERS, _NUM_LONG = 2, 8
+_BLOCK_S, _GROUP_S = 10.0, 240.0
+"""Each long recording in progress holds a group of pieces, 15 MB, and up to 64 MB of its file."""
 
 
 class Transcriber:
     """Transcribes recordings for the HTTP and WebSocket endpoints."""
 
-    def __init__(self, worker: BatchingWorker, config: ServeConfig) -> None:
+    def __init__(self, worker: BatchingWorker, config: ServeConfig, detector: Detector | None = None) -> None:
         """Create the transcriber.
 
         Args:
             worker: runs the model; already started.
             config: limits of the server.
+            detector: finds speech in long recordings; None: windows.
         """
-        self.worker, self.config = worker, config
+        self.worker, self.config, self._detector = worker, config, detector
         self._readers = ThreadPoolExecutor(_NUM_READERS, "zipasr-reader")
         self._long = ThreadPoolExecutor(_NUM_LONG, "zipasr-long")
         self._num_long = 0
@@ -173,8 +176,9 @@ class Transcriber:
                 reading,
                 lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, graph, is_cancelled.is_set, on_piece),
                 recognizer.long_recordings,
-                detector=recognizer.long_recordings.detector(),
+                detector=self._detector,
                 joiner=recognizer.engine.tokenizer.word_joiner,
+                group_s=_GROUP_S,
                 on_text=on_text,
             )
 

@@ -71,8 +71,8 @@ class Service:
             graphs: folders of graphs that requests may name.
         Raises:
             DataError: the folder of a graph is missing or damaged.
-            ConfigError: a graph does not go with the model or its search, packages are missing, or the host is not an
-                address of this machine.
+            ConfigError: a graph does not go with the model or its search, packages are missing (also those that find speech
+                in long recordings, if they are to be used), or the host is not an address of this machine.
             ZipasrError: the port is in use or not available.
         """
         check_packages()
@@ -82,6 +82,7 @@ class Service:
         self.graphs = load_graphs(graphs, recognizer.engine.tokenizer)
         for graph in self.graphs.values():
             recognizer.check_graph(graph)
+        self._detector = recognizer.long_recordings.detector()
         self.why_no_stream = _why_no_stream(recognizer)
         self._keywords = KeywordRequests(recognizer, self.config.keywords)
         self._socket = _listening_socket(self.config.host, self.config.port)
@@ -123,7 +124,7 @@ class Service:
         worker = BatchingWorker(
             self.recognizer, metrics, max_waiting=self.config.max_waiting, num_threads=self.config.workers
         )
-        transcriber = Transcriber(worker, self.config)
+        transcriber = Transcriber(worker, self.config, self._detector)
         app = self._app(transcriber, metrics)
         self._server = _make_server(app, self.config, on_signal=self._on_signal)
         worker.start()

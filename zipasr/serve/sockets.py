@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 
+from zipasr.audio.samples import ANOTHER_FILE_CURE
 from zipasr.errors import AudioError, ConfigError, ProtocolError
 from zipasr.search.graph import LoadedGraph
 from zipasr.serve.connection import SocketConnection, connection_of
@@ -22,6 +23,7 @@ from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.serve.live import LiveSession, LiveStreams
 from zipasr.serve.metrics import Metrics
 from zipasr.serve.protocol import (
+    SENT_INT16_CURE,
     SERVER_DONE,
     LiveWriter,
     RecordingReader,
@@ -50,7 +52,7 @@ _CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED, _CODE_BUSY = 1007, 1009, 1011, 1013
 _MAX_HELD_BYTES = 1_000_000_000
 """Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
 _RECEIVE_SHARE = 0.5
-"""Live audio without a pause is cut off after this share of the drain timeout; the rest is for the response."""
+"""Live audio without a pause, and recordings, end after this share of the drain timeout; the rest is for responses."""
 
 
 @dataclass(eq=False)
@@ -193,8 +195,9 @@ class SocketEndpoints:
         except ConfigError as error:
             await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
             return
-        connection, num_held_bytes = await _accept(socket), 0
-        reader = RecordingReader(self.config.max_utterance_s, self.config.max_upload_bytes)
+        connection, num_held_bytes, is_open = await _accept(socket), 0, False
+        max_duration_s = min(self.config.max_utterance_s, self.config.max_audio_s)
+        reader = RecordingReader(max_duration_s, self.config.max_upload_bytes)
 
         def may_hold(num_bytes: int) -> bool:
             nonlocal num_held_bytes
@@ -204,7 +207,8 @@ class SocketEndpoints:
             self._num_held_bytes += num_bytes
             return True
 
-        recordings = Recordings(connection, reader, self.config, self.draining, may_add=may_hold)
+        max_drain_s = self.config.drain_timeout_s * _RECEIVE_SHARE
+        recordings = Recordings(connection, reader, self.config, self.draining, may_add=may_hold, max_drain_s=max_drain_s)
         try:
             recordings.start()
             while (message := await recordings.next()) is not None:
@@ -212,21 +216,33 @@ class SocketEndpoints:
                     check_text(message)
                     incomplete = Close(_CODE_BAD_DATA, "The recording is incomplete: its header states more bytes.")
                     raise Close(CODE_DONE) if reader.is_between else incomplete
+                is_open = True
                 if not may_hold(len(message)):
                     raise Close(_CODE_BUSY, "The server holds too many recordings; please retry later.")
                 for recording in reader.read(message):
-                    await connection.send_text(await recordings.unless_disconnected(self._transcribed(recording, graph)))
+                    is_open = True
+                    text = await recordings.unless_disconnected(self._transcribed(recording, graph))
+                    is_open = False
+                    self.metrics.recordings.labels("done").inc()
+                    await connection.send_text(text)
+                is_open = False
                 may_hold(reader.num_held_bytes - num_held_bytes)
             raise Close(CODE_RESTART, STOPPING)
         except (Close, ProtocolError) as error:
+            if is_open or not reader.is_between:
+                self.metrics.recordings.labels("refused").inc()
             await _close(socket, error)
         except (Disconnected, ClientDisconnected):
-            self.metrics.recordings.labels("left").inc()
+            if is_open or not reader.is_between:
+                self.metrics.recordings.labels("left").inc()
         finally:
             self._num_held_bytes -= num_held_bytes
             recordings.stop()
 
     def _graph(self, socket: WebSocket) -> LoadedGraph | None:
+        unknown = [name for name in socket.query_params if name != "graph"]
+        if unknown:
+            raise ConfigError(f"The only parameter is graph, but one is {unknown[0][:50]!r}")
         return chosen_graph(self.graphs, socket.query_params.get("graph"))
 
     async def _transcribed(self, recording: SentRecording, graph: LoadedGraph | None) -> str:
@@ -234,12 +250,12 @@ class SocketEndpoints:
         try:
             transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz, graph=graph)
         except AudioError as error:
-            self.metrics.recordings.labels("refused").inc()
-            raise Close(_CODE_BAD_DATA, str(error).replace("the array", "the recording")) from error
+            message = str(error).replace("the array", "the recording").replace(ANOTHER_FILE_CURE, SENT_INT16_CURE)
+            raise Close(_CODE_BAD_DATA, message) from error
         except ServerBusy as error:
-            self.metrics.recordings.labels("refused").inc()
             raise Close(_CODE_BUSY, str(error)) from error
-        self.metrics.recordings.labels("done").inc()
+        except ConfigError as error:  # of the server, since these clients choose nothing but a graph
+            raise Close(_CODE_FAILED, str(error)) from error
         return to_recording_json(transcript)
 
 

@@ -11,14 +11,15 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from zipasr.serve.limits import ServeConfig
-from zipasr.serve.openai_api import RequestError
+from zipasr.serve.openai_api import MAX_PHRASES, RequestError
 
 _MIN_BYTES_PER_S = 1000
 """A body that arrives more slowly, apart from `idle_timeout_s` of grace, is refused; even telephone audio is faster."""
 _MAX_LINGER_BYTES, _LINGER_S = 64_000_000, 5.0
 """How much, and for how long, the body of a refused request is still read: many clients read a response only after they have
 sent everything."""
-_MAX_FIELDS, _MAX_FIELD_BYTES = 200, 100_000
+_MAX_FIELDS, _MAX_FIELD_BYTES = MAX_PHRASES + 200, 100_000
+"""A phrase may be a field of its own."""
 
 
 class Upload(NamedTuple):
@@ -43,15 +44,21 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             f"{content_type[:80] or 'nothing'!r}."
         )
     try:
-        form = await _Parser(
+        parser = _Parser(
             request.headers,
             Request(request.scope, body.receive).stream(),
             max_files=1,
             max_fields=_MAX_FIELDS,
             max_part_size=_MAX_FIELD_BYTES,
-        ).parse()
+        )
+        form = await parser.parse()
     except MultiPartException as error:
         raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
+    if not parser.is_whole:
+        parser.close_files()
+        raise RequestError(
+            "A request must be a whole form, but ends before its last boundary: it was cut off; send it again."
+        )
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     if [name for name, _ in files] != ["file"]:
@@ -62,6 +69,18 @@ async def read_upload(request: Request, body: "Body") -> Upload:
 
 class _Parser(MultiPartParser):
     """Takes the part `file` as a file even without a filename: Starlette's parser takes such a part as a short text."""
+
+    is_whole = False
+    """Whether the last boundary has come."""
+
+    def on_end(self) -> None:
+        """Called after the last boundary."""
+        self.is_whole = True
+
+    def close_files(self) -> None:
+        """Close all files, also one that is incomplete and so in no form."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
     def on_headers_finished(self) -> None:
         """Called after the headers of a part."""

@@ -84,8 +84,7 @@ def validate(
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
-    head = model.config.transducer
-    lattice = head.lattice if head is not None else None
+    lattice = model.config.transducer.lattice if model.config.transducer is not None else None
     searches = searches_to_compare(model, lattice=lattice, has_ngram=ngram is not None)
     compared = SearchComparison(model, tokenizer, searches, language_models=LanguageModels(own=ngram))
     tuning = ScaleTuning(model, tokenizer, search) if search is not None else None

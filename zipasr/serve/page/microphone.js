@@ -22,8 +22,8 @@ class Microphone extends AudioWorkletProcessor {
       this.numSummed++;
       this.position += RATE_HZ / sampleRate;
       if (this.position >= 1) {
-        this.position -= 1;
-        this.push(this.sum / this.numSummed);
+        const mean = this.sum / this.numSummed;
+        for (; this.position >= 1; this.position -= 1) this.push(mean); // more than once below 16 kHz
         this.sum = this.numSummed = 0;
       }
     }
