@@ -59,8 +59,10 @@ def search_comparison() -> str:
 def own_data() -> str:
     """What the default commands give on corpora that nobody tuned for, a row for each run."""
     found = sorted(records("own_data"), key=lambda row: (list(_CORPORA).index(row["corpus"]), row["seed"]))
-    names = ("greedy", "beam", "ctc_greedy", "ctc_beam", "joint", "joint, ctc_scale 1")
-    shown = (name.replace("ctc_scale 1", "1").replace("_", " ").replace("ctc", "CTC") for name in names)
+    alone = ("greedy", "beam", "ctc_beam", "joint", "joint, ctc_scale 1")
+    names = (*alone, *(f"{name}, ngram_scale 0.5" for name in alone[1:]))
+    short = {"ctc_scale 1": "1", "ngram_scale 0.5": "n-gram", "ctc_beam": "CTC beam"}
+    shown = (", ".join(short.get(part, part) for part in name.split(", ")) for name in names)
     header = ("corpus", "seed", "default search", "WER dev", *shown, "words", "batches", "WER test")
     rows = []
     for row in found:
@@ -70,7 +72,7 @@ def own_data() -> str:
             (
                 _CORPORA[row["corpus"]],
                 row["seed"],
-                row["default"].replace("_", " ").replace("ctc", "CTC"),
+                row["default"].replace("ngram", "n-gram").replace("_", " ").replace("ctc", "CTC"),
                 f"**{dev['wer']:.1f} %**",
                 *others,
                 dev["num_words"],

@@ -87,6 +87,13 @@ def test_more_or_fewer_epochs_keep_the_shares_of_the_schedules(per_epoch: int, n
     assert saved_share > config.average_share  # or the average could not start where it should
 
 
+@pytest.mark.parametrize(("hours", "order"), [(0.1, 6), (19.0, 6), (20.0, None)])
+def test_little_data_has_an_ngram_of_its_texts(hours: float, order: int | None) -> None:
+    run = fit(facts(hours=hours), "data", batches_per_epoch=656)
+    assert run.config.ngram_order == order
+    assert sum(line.startswith("n-gram: of order 6") for line in run.reasons) == (order is not None)
+
+
 def test_several_processes_take_as_many_steps_with_more_epochs(tmp_path: Path) -> None:
     alone = fit(facts(), "data", batches_per_epoch=160).config
     fitted = fit(facts(), "data", batches_per_epoch=160, batches_per_step=8)

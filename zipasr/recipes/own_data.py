@@ -154,10 +154,17 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float, batches_per_
         f"length: {num_steps:,} {'' if batches_per_step == 1 else f'× {batches_per_step} '}batches of "
         f"{config.batch.max_duration_s:g} s, which are {num_steps / steps_per_epoch:.1f} epochs at "
         f"{len(config.batch.speed_factors)} speeds each",
+        *_ngram_reason(recipe),
         *_noise_reason(noise),
         *_warnings(facts),
     ]
     return FittedRun(config, tuple(reasons), recipe)
+
+
+def _ngram_reason(recipe: TrainConfig) -> tuple[str, ...]:
+    if recipe.ngram_order is None:
+        return ()
+    return (f"n-gram: of order {recipe.ngram_order}, of the texts; its beam searches are tried beside those without it",)
 
 
 def _noise_reason(noise: NoiseConfig | None) -> tuple[str, ...]:
