@@ -8,7 +8,15 @@ import pytest
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.layout import Layout, listing_of, recognize
 
-MODEL = ("config.json", "model.safetensors", "checksums.json", "tokenizer.model", "tokens.txt", "search.json")
+MODEL = (
+    "config.json",
+    "model.safetensors",
+    "checksums.json",
+    "tokenizer.model",
+    "tokens.txt",
+    "search.json",
+    "ngram.safetensors",
+)
 EXPORT = ("export.json", "checksums.json", "encoder.onnx", "decoder.onnx", "joiner.onnx", "tokenizer.model")
 LM = ("language_model.json", "language_model.safetensors", "checksums.json", "tokenizer.model")
 ICEFALL = ("exp/pretrained.pt", "exp/epoch-30.pt", "exp/jit_script.pt", "exp/decode.sh", "data/lang_bpe_500/bpe.model")
@@ -39,6 +47,7 @@ def recognized(*names: str, folder: str = "", **options: str) -> Layout:
         (ICEFALL, "icefall", ("exp/pretrained.pt", "exp/decode.sh", "data/lang_bpe_500/bpe.model")),
         (("model.pt", "data/zh-en-8776.vocab", "ctc.onnx"), "authors", ("model.pt", "data/zh-en-8776.vocab")),
         (("model.pt", "bpe.model", "tokens.txt", "config.yaml"), "soundsgoodai", ("model.pt", "bpe.model", "config.yaml")),
+        ((*EXPORT, "ngram.safetensors"), "zipasr export", None),
         (GRAPHS, "onnx", ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt")),
         (("am-onnx/encoder.onnx", "am-onnx/decoder.onnx", "am-onnx/joiner.onnx", "lang/tokens.txt"), "onnx", None),
         (("ctc.onnx", "tokens.txt", "ctc.onnx.data"), "onnx", ("ctc.onnx", "tokens.txt", "ctc.onnx.data")),

@@ -26,6 +26,8 @@ from zipasr.lm import (
 from zipasr.lm.arpa import NgramGraph, read_arpa
 from zipasr.lm.ngram import NgramModel
 from zipasr.lm.training import train_ngram
+from zipasr.tokenizer import Tokenizer
+from zipasr.tokenizer.model_file import table_model
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
@@ -67,6 +69,15 @@ def test_it_needs_no_package_for_arpa_files(tmp_path: Path, monkeypatch: pytest.
     assert read_ngram(tmp_path / NGRAM_FILE, tiny_tokenizer()).model.known_symbols
     with pytest.raises(DataError, match="needs kaldilm"):
         train_ngram([tmp_path / "texts.txt"], tiny_tokenizer(), tmp_path / "x.arpa", order=3, unit="token")
+
+
+def test_a_token_that_is_a_space_counts_as_unknown(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_bytes(table_model(["<blk>", "<unk>", " ", *"AB"]))
+    write_ngram(ngram_of_texts(["A B", "B A"], tokenizer, order=2), tmp_path / NGRAM_FILE)
+    prior = read_ngram(tmp_path / NGRAM_FILE, tokenizer)
+    assert prior.model.known_symbols == ["A", "B"]
+    _, scores = prior.extend([prior.start()] * 2, [2, 3])
+    assert all(-5.0 < score < 0.0 for score in scores)
 
 
 def test_words_have_no_such_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 from zipasr.lm.neural import CONFIG_FILE as LM_CONFIG_FILE
 from zipasr.lm.neural import WEIGHTS_FILE as LM_WEIGHTS_FILE
+from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE
 from zipasr.onnx_runtime.foreign_files import GraphFiles, find_graphs
 from zipasr.onnx_runtime.layout import EXPORT_FILE, Precision
@@ -26,7 +27,7 @@ _OWN = {
     LANGUAGE_MODEL: (LM_CONFIG_FILE, LM_WEIGHTS_FILE, CHECKSUMS),
 }
 """The files by which our own folders are known."""
-_OWN_WEIGHTS = {EXPORT: (".onnx",), MODEL: (WEIGHTS_FILE,), LANGUAGE_MODEL: (LM_WEIGHTS_FILE,)}
+_OWN_WEIGHTS = {EXPORT: (".onnx", NGRAM_FILE), MODEL: (WEIGHTS_FILE, NGRAM_FILE), LANGUAGE_MODEL: (LM_WEIGHTS_FILE,)}
 _OWN_SMALL = (".json", ".model", ".txt", ".vocab")
 _RUN_SUBFOLDERS = (CHECKPOINTS_SUBFOLDER, "best", "finetuned_from")
 """Folders of a training run with models that are not its result."""

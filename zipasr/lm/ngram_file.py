@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zipasr.checkpoint import write_text
 from zipasr.errors import CheckpointError
 from zipasr.lm.arpa import NgramGraph
-from zipasr.lm.estimate import estimate_graph
+from zipasr.lm.estimate import UNKNOWN, estimate_graph
 from zipasr.lm.ngram import NgramModel, TokenNgram
 from zipasr.tokenizer import Tokenizer
 
@@ -34,15 +34,15 @@ _ARRAYS = {
 
 
 def ngram_of_texts(texts: Iterable[str], tokenizer: Tokenizer, *, order: int) -> NgramGraph:
-    """The n-gram model of the tokens of texts; see `estimate_graph`.
+    """The n-gram model of the tokens of texts; see `estimate_graph`. Tokens with white space count as unknown.
 
     Raises:
         ConfigError: the order is out of range, or the tokenizer cannot encode.
         DataError: there are no tokens.
     """
     tokenizer.require_encoding("the text of a language model")
-    sentences = ([tokenizer.pieces[i] for i in tokenizer.encode(text)] for text in texts)
-    return estimate_graph(sentences, order=order)[0]
+    symbols = [piece if piece.split() == [piece] else UNKNOWN for piece in tokenizer.pieces]
+    return estimate_graph(([symbols[i] for i in tokenizer.encode(text)] for text in texts), order=order)[0]
 
 
 def ngram_to_bytes(graph: NgramGraph) -> bytes:

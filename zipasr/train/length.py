@@ -18,6 +18,7 @@ import torch
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
+from zipasr.lm.ngram import NgramModel, TokenNgram
 from zipasr.nn.schedule import set_step
 from zipasr.train.config import TrainConfig
 from zipasr.train.distributed import Ranks, ranks_of_environment
@@ -25,7 +26,7 @@ from zipasr.train.rounds import RoundStepper, new_stepper, read_rounds
 from zipasr.train.setup import RunData, new_state, open_data
 from zipasr.train.state import Position
 from zipasr.train.step import Stepper
-from zipasr.train.validation import validate, validation_batches
+from zipasr.train.validation import text_ngram, validate, validation_batches
 
 NUM_CHECKPOINTS = 20
 """Number of checkpoints of a scaled run, of which about the last fifth is averaged."""
@@ -174,7 +175,9 @@ def _measure(run: RunData, ranks: Ranks) -> Pace:
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
     batches = validation_batches(data.scored_dev, tokenizer, config)
-    validate(state.model.eval(), batches, texts, tokenizer, device, config.search)
+    graph = text_ngram(config, data.train.texts(), tokenizer)
+    ngram = TokenNgram(NgramModel(graph), tokenizer) if graph is not None else None
+    validate(state.model.eval(), batches, texts, tokenizer, device, config.search, ngram)
     return Pace(step_s, time.monotonic() - clock)
 
 

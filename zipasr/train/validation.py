@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from zipasr.alignment.emission import EmissionStats, measure_emission
 from zipasr.data.batching import Batch
 from zipasr.features import PADDING_VALUE
+from zipasr.lm.arpa import NgramGraph
+from zipasr.lm.ngram_file import ngram_of_texts
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
@@ -117,6 +119,13 @@ def validate(
     metrics["deletions"] = found.best.deletions
     metrics |= _figures(emission)
     return found
+
+
+def text_ngram(config: TrainConfig, texts: Iterable[str], tokenizer: Tokenizer) -> NgramGraph | None:
+    """The n-gram of the training texts that validation tries; None: the run has none, or the vocabulary cannot encode."""
+    if config.ngram_order is None or not tokenizer.can_encode:
+        return None
+    return ngram_of_texts(texts, tokenizer, order=config.ngram_order)
 
 
 def _emission(model: AsrModel, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> EmissionStats:

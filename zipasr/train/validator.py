@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zipasr.errors import CheckpointError
 from zipasr.lm.ngram import NgramModel, TokenNgram
-from zipasr.lm.ngram_file import ngram_of_texts, ngram_to_bytes
+from zipasr.lm.ngram_file import ngram_to_bytes
 from zipasr.model import MODEL_SUBFOLDER, AsrModel
 from zipasr.nn.lora import merged_copy, merged_state_dict
 from zipasr.search.comparison import explain_differences
@@ -13,7 +13,7 @@ from zipasr.search.default_search import write_default_search
 from zipasr.train.metrics import RunLog
 from zipasr.train.setup import RunSetup
 from zipasr.train.state import TrainState, best_folders, keep_best, validation_wer
-from zipasr.train.validation import Validation, validate
+from zipasr.train.validation import Validation, text_ngram, validate
 
 _LEARNED_WER = 50.0
 """Percent. While every search is above this, the model has learned too little for their differences to mean anything."""
@@ -31,8 +31,7 @@ class Validator:
         self._texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev}
         self._has_warned = False
         self._ngram, self._ngram_file = None, None
-        if setup.config.ngram_order is not None and setup.tokenizer.can_encode:
-            graph = ngram_of_texts(setup.data.train.texts(), setup.tokenizer, order=setup.config.ngram_order)
+        if (graph := text_ngram(setup.config, setup.data.train.texts(), setup.tokenizer)) is not None:
             self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
     def validate(self) -> dict[str, float]:
