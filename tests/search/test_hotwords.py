@@ -202,9 +202,17 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
         read_hotwords(path)
 
 
+def test_lines_end_at_line_feeds_in_either_encoding(tmp_path: Path) -> None:
+    expected = [Hotword("ONE\u2028LINE", 2.0), Hotword("TWO")]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "x.txt").write_bytes("ONE\u2028LINE :2\r\nTWO\r\n".encode(encoding))
+        assert read_hotwords(tmp_path / "x.txt") == expected
+
+
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_hotwords(tmp_path / "none.txt")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ConfigError, match="UTF-8"):
-        read_hotwords(tmp_path / "binary")
+    for content in (b"\xff\xfe\x00\x80\x01", b"\x89PNG\r\n"):
+        (tmp_path / "binary").write_bytes(content)
+        with pytest.raises(ConfigError, match="not UTF-8 text, nor UTF-16"):
+            read_hotwords(tmp_path / "binary")

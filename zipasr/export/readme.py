@@ -107,7 +107,7 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
         )
         return text + (" Its CTC head has no such limit." if has_ctc else "")
     if default.search.ngram_scale and rates:
-        return f"The default search of this model uses an n-gram of its training texts, and sherpa-onnx cannot.{rates}"
+        return f"The default search of this model uses an n-gram of its training texts, which sherpa-onnx does not.{rates}"
     if default.search.method == "joint" and rates:
         return f"The default search of this model lets both heads choose; sherpa-onnx searches with one head alone.{rates}"
     if default.search.method in ("ctc_greedy", "ctc_beam") and rates:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import decode_text
 from zipasr.text import is_unspaced, normalize, spaced
 from zipasr.tokenizer import WORD_START, Tokenizer
 
@@ -319,14 +320,14 @@ def read_phrase_lines(path: str | os.PathLike[str], *, what: str) -> list[str]:
     """The lines of a file of phrases; `what` is the plural that messages call them.
 
     Raises:
-        ConfigError: there is no such file, or it is not UTF-8 text.
+        ConfigError: there is no such file, or it is not UTF-8 text, nor UTF-16.
     """
     try:
         content = Path(path).read_bytes()
         refuse_pointer(content, path, ConfigError)
-        return content.decode("utf-8-sig").splitlines()
+        return decode_text(content).replace("\r\n", "\n").removesuffix("\n").split("\n") if content else []
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, nor UTF-16"
         raise ConfigError(f"{path} must be a file of {what}, a phrase a line, but cannot be read: {reason}") from error
 
 
