@@ -86,6 +86,10 @@ class TrainData:
         """All cuts that training may read, numbered as in the plan."""
         return ChainedCuts([self.train, *(part.cuts for part in self.mixed)]) if self.mixed else self.train
 
+    def texts(self) -> Iterator[str]:
+        """The texts of all cuts that training may read."""
+        return itertools.chain(self.train.texts(), *(part.cuts.texts() for part in self.mixed))
+
     def plan(self, config: TrainConfig) -> BatchPlan:
         """Which utterances each batch of a run has."""
         mixed = [MixedPart(part.cuts.durations_s, part.share, part.copies_NS) for part in self.mixed]

@@ -175,7 +175,7 @@ def _measure(run: RunData, ranks: Ranks) -> Pace:
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
     batches = validation_batches(data.scored_dev, tokenizer, config)
-    graph = text_ngram(config, data.train.texts(), tokenizer)
+    graph = text_ngram(config, data.texts(), tokenizer)
     ngram = TokenNgram(NgramModel(graph), tokenizer) if graph is not None else None
     validate(state.model.eval(), batches, texts, tokenizer, device, config.search, ngram)
     return Pace(step_s, time.monotonic() - clock)

@@ -31,7 +31,7 @@ class Validator:
         self._texts = {cut.id: cut.supervisions[0].text for cut in setup.data.dev}
         self._has_warned = False
         self._ngram, self._ngram_file = None, None
-        if (graph := text_ngram(setup.config, setup.data.train.texts(), setup.tokenizer)) is not None:
+        if (graph := text_ngram(setup.config, setup.data.texts(), setup.tokenizer)) is not None:
             self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
     def validate(self) -> dict[str, float]:
