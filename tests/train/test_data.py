@@ -274,6 +274,7 @@ def test_other_folders_are_mixed_in(tones: Path, old_tones: Path) -> None:
     assert [cut.id for cut in data.cuts] == [
         cut.id for folder in (tones, old_tones) for cut in read_cuts(folder / "train_cuts.jsonl.gz")
     ]
+    assert list(data.texts()) == [cut.supervisions[0].text for cut in data.cuts]
     reader = BatchReader(data.cuts, tokenizer, FbankConfig(), config.batch, seed=config.seed)
     epochs: list[set[str]] = [set(), set()]
     for placed in read_batches(data.plan(config), reader, num_epochs=2, num_workers=0):
