@@ -129,17 +129,18 @@ def test_hotwords_of_each_stream(method: str) -> None:
 def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
     """Utterances that end at random are what the search finds when it is restarted there, over frames of the whole.
 
-    Before the end of the audio, nothing tells a search by both heads that an utterance is over.
+    Before the end of the decoded audio, nothing tells a search by both heads that an utterance is over.
     """
     recognizer, generator = causal_recognizer(method), random.Random(3)
     recordings = [noise(5.0, 1), noise(4.0, 2)]
     streams = [recognizer.stream(chunk_frames_50hz=16) for _ in recordings]
-    utterances: list[list[tuple[int, Transcript]]] = [[], []]
+    utterances: list[list[tuple[int, bool, Transcript]]] = [[], []]
 
     def reset_sometimes() -> None:
         for stream, ended in zip(streams, utterances, strict=True):
             if generator.random() < 0.2:
-                ended.append((stream._segment_start_frame + stream._search_state.num_frames, stream.result()))
+                end, is_last = stream._segment_start_frame + stream._search_state.num_frames, not stream._is_open
+                ended.append((end, is_last and not stream.is_ready(), stream.result()))
                 segment, has_text = stream.segment, bool(stream.result().tokens)
                 stream.reset()
                 assert stream.text == ""
@@ -148,14 +149,14 @@ def test_resets_cut_nothing_and_forget_nothing(method: str) -> None:
     run(recognizer, streams, recordings, seed=4, on_step=reset_sometimes)
     for stream, samples, ended in zip(streams, recordings, utterances, strict=True):
         encoded, start = whole_encoded(recognizer, samples, *stream.sizes), 0
-        ended.append((int(encoded.lens), stream.finish()))
-        assert sum(bool(transcript.text) for _, transcript in ended) > 2
+        ended.append((int(encoded.lens), True, stream.finish()))
+        assert sum(bool(transcript.text) for *_, transcript in ended) > 2
         search: Any = make_stream_search(recognizer.engine.scorer, recognizer.search, unk_id=tiny_tokenizer().unk_id)
         find_early = search.partial_hypotheses if method == "joint" else search.hypotheses
         state = search.start(make_prior(recognizer.search))
-        for i, (end, transcript) in enumerate(ended, 1):
+        for end, is_over, transcript in ended:
             search.advance([state], Encoded(encoded.frames[:, start:end], torch.tensor([end - start])))
-            ((expected, *_),) = (search.hypotheses if i == len(ended) else find_early)([state], 1)
+            ((expected, *_),) = (search.hypotheses if is_over else find_early)([state], 1)
             assert_emits(transcript, expected, start)
             state, start = search.restart(state), end
 
@@ -429,6 +430,19 @@ def test_attention_decoder_chooses_at_the_end_of_a_stream() -> None:
     (alone,) = recognizer.engine.find(whole_encoded(recognizer, noise(2.0), *stream.sizes), SearchConfig(method="ctc_beam"))
     assert found.text != tiny_tokenizer().decode(alone[0].ids) != ""
     assert by_ctc and found.text.split()[0] != by_ctc
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_decoded_input_that_has_ended_is_over_before_finish(scale: float) -> None:
+    search = SearchConfig(method="joint", ctc_scale=scale)
+    stream = Recognizer(causal_model(), tiny_tokenizer(), search=search).stream()
+    stream.accept_waveform(noise(2.0))
+    stream.decode()
+    assert stream.text
+    stream.input_finished()
+    stream.decode()
+    before = stream.result()
+    assert stream.finish() == before
 
 
 def test_models_and_searches_that_cannot_stream() -> None:

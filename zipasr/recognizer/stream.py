@@ -90,7 +90,7 @@ class Stream(IncomingAudio):
     def result(self) -> Transcript:
         """Transcript of the current utterance as far as it is decoded.
 
-        Until the utterance is over, by `is_endpoint` or `finish`, searches in which several heads choose (joint,
+        Until the utterance is over, by `is_endpoint` or the end of the input, searches in which several heads choose (joint,
         attention_rescoring) give what the first of them has found, and under a graph it may stop inside a phrase; then
         all heads have chosen, and it is a whole phrase, or nothing.
 
@@ -113,11 +113,16 @@ class Stream(IncomingAudio):
         """The best hypotheses, judged under a graph; partial ones before the utterance is over, if the search has them."""
         if self._ranked is None:
             find = self._search.hypotheses
-            if self._of_utterances is not None and not (self._is_finished or self.is_endpoint()):
+            if self._of_utterances is not None and not self._is_over():
                 find = self._of_utterances.partial_hypotheses
             (ranked,) = find([self._search_state], self.search_config.num_best)
             self._ranked = ranked if self._graph is None else judged(ranked, self._graph)
         return self._ranked
+
+    def _is_over(self) -> bool:
+        """Whether no more audio will change the utterance: its input is decoded to the end, or it has an endpoint."""
+        is_decoded = not self._is_open and not self.is_ready()
+        return self._is_finished or is_decoded or self.is_endpoint()
 
     def is_endpoint(self) -> bool:
         """Whether the endpoint rules say that the utterance is over; nothing else changes until `reset`."""
