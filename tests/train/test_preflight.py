@@ -19,8 +19,9 @@ from zipasr.losses.ctc import ctc_loss
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import FinetuneConfig, TrainConfig
 from zipasr.train.data import read_cuts, select
+from zipasr.train.data_report import DataReport
 from zipasr.train.loop import train
-from zipasr.train.preflight import DataReport, check_new_run, check_recipe, examine, read_splits
+from zipasr.train.preflight import check_new_run, check_recipe, examine, read_splits
 
 TOKENIZER = Tokenizer.train(["LO MID HI UP DOWN"], kind="char", vocab_size=None)
 

@@ -6,9 +6,7 @@ manifest only a sample is checked, and the table says so.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,12 @@ from zipasr.checkpoint import checkpoint_folders
 from zipasr.data.audio_paths import missing_recording
 from zipasr.data.lengths import frames_needed, num_encoder_frames
 from zipasr.data.manifest_index import IndexedCuts
-from zipasr.errors import DataError
 from zipasr.progress import write_line
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
-from zipasr.train.bars import bars
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import read_split
+from zipasr.train.data_report import DataReport, Finding, SplitReport
 from zipasr.train.folder import tokenizer_folder
 from zipasr.train.resolve import with_vocabulary
 from zipasr.train.spellings import Spellings
@@ -33,158 +30,8 @@ MOST_UTTERANCES = 50_000
 _NUM_FILES = 2000
 """Number of files whose existence is checked; beyond it every fiftieth, because the folder may be on a slow network."""
 _FILE_STRIDE = 50
-_NUM_EXAMPLES = 3
-_NUM_CHARACTERS = 30
 _ROUNDING_S = 0.1
 """Tolerance by which cuts may end after their recording, because manifests round durations."""
-
-_NO_TEXT = "without exactly one text"
-_EMPTY = "without audio"
-_RATE = f"not at {SAMPLE_RATE_HZ // 1000} kHz"
-_SHORT, _LONG = "too short", "too long"
-_TOKENS = "with more tokens than encoder frames"
-_COPIES = "not used at every speed"
-_DUPLICATE = "with an id that came before"
-_SHARED_ID = "with an id of the training part"
-_SHARED_TEXT = "with a text of the training part"
-_BEYOND = "ending after the recording does"
-_UNKNOWN = "with characters that the vocabulary lacks"
-_MISSING = "without their recording"
-
-
-@dataclass
-class SplitReport:
-    """Findings in one split."""
-
-    name: str
-    num_utterances: int = 0
-    """Number of checked utterances."""
-    num_there: int | None = None
-    """Total number of utterances; None if unknown without reading on."""
-    num_textless: int = 0
-    """Number of further utterances that the index skips because they have no text or several."""
-    durations_s: list[float] = field(default_factory=list)
-    token_counts: list[int] = field(default_factory=list)
-    """Number of tokens of each utterance that has a text."""
-    num_lost: Counter[str] = field(default_factory=Counter)
-    """Number of utterances that cannot be used, by reason; each counts once."""
-    num_missing: int = 0
-    """Number of utterances without their recording, of `num_files_checked`."""
-    num_files_checked: int = 0
-    num_noted: Counter[str] = field(default_factory=Counter)
-    """Number of utterances that are used despite an irregularity, by kind."""
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the first affected utterances, by reason."""
-    unknown: str = ""
-    """Characters that are not in the vocabulary."""
-
-    @property
-    def is_sample(self) -> bool:
-        """Whether only a part of the utterances was checked."""
-        return self.num_there is None or self.num_there > self.num_utterances
-
-    @property
-    def lost_share(self) -> float:
-        """Share of the utterances that cannot be used."""
-        missing = self.num_missing / max(self.num_files_checked, 1)
-        lost = min(1.0, self.num_lost.total() / max(self.num_utterances, 1) + missing)
-        textless = self.num_textless / max(self.num_textless + (self.num_there or self.num_utterances), 1)
-        return textless + (1.0 - textless) * lost
-
-    def lose(self, reason: str, id: str) -> None:
-        """Count an utterance that cannot be used."""
-        self.num_lost[reason] += 1
-        self.remember(reason, id)
-
-    def note(self, what: str, id: str) -> None:
-        """Count an utterance with an irregularity."""
-        self.num_noted[what] += 1
-        self.remember(what, id)
-
-    def remember(self, reason: str, id: str) -> None:
-        """Keep an id as an example, up to a maximum number."""
-        known = self.examples.setdefault(reason, [])
-        if len(known) < _NUM_EXAMPLES:
-            known.append(id)
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """Findings in the data of a run."""
-
-    splits: dict[str, SplitReport]
-    max_lost_share: float
-    max_unknown_share: float = 1.0
-    vocabulary_cure: str = ""
-    """What to do if the vocabulary lacks characters."""
-    mixtures: str = ""
-    """A line about spellings that are mixed, or empty."""
-
-    def require_usable(self) -> None:
-        """Check that enough training data is left, that it is in the vocabulary, and that validation is meaningful.
-
-        Raises:
-            DataError: the training set would lose more than `max_lost_share`, or everything; more than `max_unknown_share`
-                of it has unknown characters; the dev set is empty or has a repeated id.
-        """
-        train, dev = self.splits["train"], self.splits["dev"]
-        if train.num_utterances == 0:
-            raise DataError(
-                "there must be utterances to train on, but the training manifest holds none; prepare the data again"
-            )
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in train.num_lost.most_common())
-        if train.num_textless:
-            reasons += f"{', ' if reasons else ''}{train.num_textless:,} {_NO_TEXT}"
-        if train.num_missing:
-            reasons += (
-                f"{', ' if reasons else ''}{train.num_missing:,} of {train.num_files_checked:,} without their recording, "
-                f"such as {train.examples[_MISSING][0]}"
-            )
-        if train.lost_share > self.max_lost_share or train.lost_share >= 1.0:
-            raise DataError(
-                f"at most {self.max_lost_share:.0%} of the training utterances may be lost (max_lost_share), but "
-                f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; {', or '.join(_cures(train))}"
-            )
-        self._require_known_characters(train)
-        if dev.num_utterances == 0:
-            raise DataError(
-                "there must be utterances to validate on, but the dev manifest holds none; move some there from the "
-                "training manifest, or prepare 3 utterances or more"
-            )
-        if dev.num_noted[_DUPLICATE]:
-            names = ", ".join(dev.examples[_DUPLICATE])
-            raise DataError(
-                f"every utterance to validate on must have an id of its own, but {dev.num_noted[_DUPLICATE]:,} ids come "
-                f"again ({names}), so that errors would be counted against another text; rename them"
-            )
-
-    def _require_known_characters(self, train: SplitReport) -> None:
-        num_unknown = train.num_noted[_UNKNOWN]
-        if num_unknown > self.max_unknown_share * train.num_utterances:
-            raise DataError(
-                f"at most {self.max_unknown_share:.0%} of the training utterances may have characters that the vocabulary "
-                f"lacks (max_unknown_share), but {num_unknown / train.num_utterances:.1%} of {train.num_utterances:,} have: "
-                f"{' '.join(train.unknown[:_NUM_CHARACTERS])}{' ...' if len(train.unknown) > _NUM_CHARACTERS else ''}; the "
-                f"model would learn to write <unk> there. {self.vocabulary_cure}"
-            )
-
-    def format_table(self) -> str:
-        """The report as a table for a terminal."""
-        lines = [f"{'split':<8}{'utterances':>12}{'hours':>10}{'lost':>9}   looked at"]
-        for name, split in self.splits.items():
-            looked_at = "all"
-            if split.is_sample:
-                looked_at = f"{split.num_utterances:,}, spread evenly" if split.num_there else "the first ones only"
-            number = split.num_there or split.num_utterances
-            hours = sum(split.durations_s) / 3600.0 * number / max(split.num_utterances, 1)
-            lines.append(f"{name:<8}{number:>12,}{hours:>10,.2f}{split.lost_share:>9.2%}   {looked_at}")
-        for name, split in self.splits.items():
-            lines += _problems(name, split)
-        lines += [self.mixtures] if self.mixtures else []
-        train = self.splits["train"]
-        lines += bars("train: seconds of an utterance", train.durations_s)
-        lines += bars("train: tokens of an utterance", train.token_counts)
-        return "\n".join(line.rstrip() for line in lines)
 
 
 def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
@@ -250,14 +97,14 @@ def examine(
             report.num_utterances += 1
             report.durations_s.append(float(cut.duration))
             if cut.id in own_ids:
-                report.note(_DUPLICATE, cut.id)
+                report.note(Finding.REPEATED_ID, cut.id)
             own_ids.add(cut.id)
             if not is_train and cut.id in ids:
-                report.note(_SHARED_ID, cut.id)
+                report.note(Finding.SHARED_ID, cut.id)
             _look_for_file(cut, report)
             text = _text_of(cut)
             if text is None:
-                report.lose(_NO_TEXT, cut.id)
+                report.lose(Finding.NO_TEXT, cut.id)
                 continue
             spellings.add(text)
             text = single_spaced(normalize(text))
@@ -266,11 +113,11 @@ def examine(
             if is_train:
                 texts.add(words)
             elif words in texts:
-                report.note(_SHARED_TEXT, cut.id)
+                report.note(Finding.SHARED_TEXT, cut.id)
             tokens = tokenizer.encode(text)
             has_no_unk = tokenizer.unk_id is None
             if tokenizer.unknown_characters(text) if has_no_unk else tokenizer.unk_id in tokens:
-                report.note(_UNKNOWN, cut.id)
+                report.note(Finding.UNKNOWN_CHARACTERS, cut.id)
             _apply_rules(cut, tokens, config, report, is_train=is_train)
         if is_train:
             ids = own_ids
@@ -296,35 +143,36 @@ def _apply_rules(cut: Any, tokens: Sequence[int], config: TrainConfig, report: S
     """Count an utterance with a text under the first rule that it violates; length limits apply to training only."""
     report.token_counts.append(len(tokens))
     if cut.has_recording and cut.end > cut.recording.duration + _ROUNDING_S:
-        report.note(_BEYOND, cut.id)
+        report.note(Finding.BEYOND_RECORDING, cut.id)
     problems = _problems_of_copies(cut, tokens, config, is_train=is_train)
+    found = [problem for problem in problems if problem]
     if cut.sampling_rate != SAMPLE_RATE_HZ:
-        report.lose(_RATE, cut.id)
+        report.lose(Finding.SAMPLING_RATE, cut.id)
     elif cut.num_samples <= 0:
-        report.lose(_EMPTY, cut.id)
-    elif all(problems):
-        report.lose(problems[0] if len(set(problems)) == 1 else _TOKENS, cut.id)
-    elif any(problems):
-        report.note(_COPIES, cut.id)
+        report.lose(Finding.NO_AUDIO, cut.id)
+    elif len(found) == len(problems):
+        report.lose(found[0] if len(set(found)) == 1 else Finding.TOO_MANY_TOKENS, cut.id)
+    elif found:
+        report.note(Finding.NOT_EVERY_SPEED, cut.id)
 
 
-def _problems_of_copies(cut: Any, tokens: Sequence[int], config: TrainConfig, *, is_train: bool) -> list[str]:
-    """The first rule that each copy at another speed violates, or "" if none; one for all if they share the decision."""
+def _problems_of_copies(cut: Any, tokens: Sequence[int], config: TrainConfig, *, is_train: bool) -> list[Finding | None]:
+    """The first rule that each copy at another speed violates, or None; one for all if they share the decision."""
     factors = config.batch.speed_factors
     speeds = factors if config.use_copy_limits and is_train else (1.0,)
     needed = frames_needed(tokens, has_ctc=config.model.ctc is not None) if config.use_token_limit else 1
-    problems = []
+    problems: list[Finding | None] = []
     for speed in speeds:
         copy_s = round(cut.duration / speed, 8)
         fastest = max(factors) if is_train and not config.use_copy_limits else speed
         if is_train and copy_s < config.min_duration_s:
-            problems.append(_SHORT)
+            problems.append(Finding.TOO_SHORT)
         elif is_train and copy_s > config.max_duration_s:
-            problems.append(_LONG)
+            problems.append(Finding.TOO_LONG)
         elif num_encoder_frames(int(cut.num_samples / fastest)) < needed:
-            problems.append(_TOKENS)
+            problems.append(Finding.TOO_MANY_TOKENS)
         else:
-            problems.append("")
+            problems.append(None)
     return problems
 
 
@@ -344,7 +192,7 @@ def _look_for_file(cut: Any, report: SplitReport) -> None:
     missing = missing_recording(cut)
     if missing or not cut.has_recording:
         report.num_missing += 1
-        report.remember(_MISSING, f"{missing} ({cut.id})" if missing else cut.id)
+        report.remember(Finding.NO_RECORDING, f"{missing} ({cut.id})" if missing else cut.id)
 
 
 def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any]:
@@ -360,36 +208,3 @@ def _chosen(cuts: Iterable[Any], most: int, report: SplitReport) -> Iterator[Any
     yield from itertools.islice(iterator, most)
     if next(iterator, None) is None:
         report.num_there = report.num_utterances
-
-
-def _problems(name: str, split: SplitReport) -> list[str]:
-    """Messages about skipped utterances and irregularities of a split."""
-    lines = []
-    verb = "lost" if name == "train" else "cannot be scored"
-    found = [(count, split.num_utterances, reason, verb) for reason, count in split.num_lost.most_common()]
-    found += [(split.num_missing, split.num_files_checked, _MISSING, verb)] if split.num_missing else []
-    found += [(count, split.num_utterances, what, "note") for what, count in split.num_noted.most_common()]
-    if split.num_textless:
-        found.append((split.num_textless, split.num_textless + (split.num_there or 0), _NO_TEXT, verb))
-    for count, total, reason, kind in found:
-        examples = split.examples.get(reason, [])
-        more = ", ..." if count > len(examples) > 0 else ""
-        ids = f": {', '.join(examples)}{more}" if examples else ""
-        lines.append(f"{name}: {kind}: {count:,} of {total:,} ({count / total:.2%}) {reason}{ids}")
-    if split.unknown:
-        lines.append(f"{name}: note: the vocabulary lacks {' '.join(split.unknown)}")
-    return lines
-
-
-def _cures(split: SplitReport) -> Iterator[str]:
-    """What to do about the utterances that are lost."""
-    if split.num_missing:
-        yield "put the recordings back, or prepare the data again from where they are now"
-    if split.num_lost[_TOKENS]:
-        yield "use tokens of several letters, which are fewer (tokenizer.kind=unigram, a larger tokenizer.vocab_size)"
-    if split.num_lost[_SHORT] or split.num_lost[_LONG]:
-        yield "change min_duration_s or max_duration_s"
-    if split.num_textless or split.num_lost:
-        yield "fix the data"
-    if split.lost_share < 1.0:
-        yield "raise max_lost_share"
