@@ -17,7 +17,7 @@ from zipasr.data.lengths import num_encoder_frames
 from zipasr.errors import DataError
 from zipasr.losses.ctc import ctc_loss
 from zipasr.tokenizer import Tokenizer
-from zipasr.train.config import FinetuneConfig, TrainConfig
+from zipasr.train.config import FinetuneConfig, MixConfig, TrainConfig
 from zipasr.train.data import read_cuts, select
 from zipasr.train.data_report import DataReport
 from zipasr.train.loop import train
@@ -238,7 +238,7 @@ def test_utterances_that_the_index_leaves_out_are_lost(data: Path, tmp_path: Pat
     cuts = cuts_of(data)
     write_cuts(tmp_path / "train_cuts.jsonl.gz", [with_text(cut, "") for cut in cuts[:5]] + cuts[5:])
     write_cuts(tmp_path / "dev_cuts.jsonl.gz", cuts_of(data, "dev"))
-    report = examine(minute_config(tmp_path, min_duration_s=0.6), TOKENIZER, read_splits(tmp_path))
+    report = examine(minute_config(tmp_path, min_duration_s=0.6), TOKENIZER, read_splits(minute_config(tmp_path)))
     found = report.splits["train"]
     num_short = sum(cut.duration < 0.6 for cut in cuts[5:])
     assert 0 < num_short == found.num_lost.total()
@@ -248,12 +248,54 @@ def test_utterances_that_the_index_leaves_out_are_lost(data: Path, tmp_path: Pat
         report.require_usable()
 
 
+def test_data_to_mix_in_is_examined_like_the_training_part(data: Path, tmp_path: Path) -> None:
+    """What is mixed in has the same limits, is named by its folder, and its texts make those of dev known."""
+    cuts, folders = cuts_of(data), [tmp_path / "good", tmp_path / "old"]
+    for folder in folders:
+        folder.mkdir()
+    write_cuts(folders[0] / "train_cuts.jsonl.gz", cuts[:6])
+    few = [with_text(cut, "LÖ", id=f"old {i}") if i < 2 else cut for i, cut in enumerate(cuts[:10])]
+    moved = [fastcopy(cut, recording=fastcopy(cut.recording, sources=[source_at(cut, tmp_path)])) for cut in few[2:5]]
+    write_cuts(folders[1] / "train_cuts.jsonl.gz", [*few[:2], *moved, *few[5:]])
+    mix = tuple(MixConfig(data=str(folder), share=0.2) for folder in folders)
+    config = minute_config(data, mix=mix, max_lost_share=0.3, max_unknown_share=0.2)
+    splits = {**read_splits(config), "dev": [with_text(cuts_of(data, "dev")[0], "LÖ")]}
+    report = examine(config, TOKENIZER, splits)
+    assert list(report.splits) == ["train", "mix.0", "mix.1", "dev"]
+    old = report.splits["mix.1"]
+    assert (old.num_utterances, old.num_missing, old.unknown) == (10, 3, "Ö")
+    assert report.splits["dev"].num_noted["with a text of the training part"] == 1
+    rows = [line.split() for line in report.format_table().splitlines()[1:4]]
+    assert [row[:2] + row[4:] for row in rows[1:]] == [
+        ["mix.0", "6", "all", "of", str(folders[0])],
+        ["mix.1", "10", "all", "of", str(folders[1])],
+    ]
+    assert "mix.1: lost: 3 of 10 (30.00%) without their recording" in report.format_table()
+    report.require_usable()
+    with pytest.raises(
+        DataError, match=rf"20% of the utterances mixed in from {folders[1]} may be lost .* 30\.0% of 10 would"
+    ):
+        examine(dataclasses.replace(config, max_lost_share=0.2), TOKENIZER, splits).require_usable()
+    with pytest.raises(
+        DataError, match=rf"10% of the utterances mixed in from {folders[1]} may have characters .* Ö; the model"
+    ):
+        examine(dataclasses.replace(config, max_unknown_share=0.1), TOKENIZER, splits).require_usable()
+    with pytest.raises(DataError, match=rf"to train on, but train_cuts.jsonl.gz in {folders[0]} holds none"):
+        examine(config, TOKENIZER, {**splits, "mix.0": []}).require_usable()
+
+
+def test_a_folder_to_mix_in_that_is_not_there(data: Path, tmp_path: Path) -> None:
+    config = minute_config(data, mix=(MixConfig(data=str(tmp_path / "gone"), share=0.2),))
+    with pytest.raises(DataError, match=r"gone.train_cuts.jsonl.gz must be a manifest of cuts, but there is no such file"):
+        check_recipe(config, tmp_path / "run")
+
+
 def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+    config: TrainConfig = minute_config(tmp_path)
     with pytest.raises(DataError, match=r"train_cuts.jsonl.gz must be a manifest of cuts, but there is no such file"):
-        read_splits(tmp_path)
+        read_splits(config)
     (tmp_path / "train_cuts.jsonl.gz").write_text("nonsense")
     write_cuts(tmp_path / "dev_cuts.jsonl.gz", [])
-    config: TrainConfig = minute_config(tmp_path)
     with pytest.raises(DataError, match=r"train_cuts.jsonl.gz must be a lhotse manifest of cuts, but cannot be read"):
         check_new_run(config, TOKENIZER, tmp_path)
 

@@ -33,9 +33,11 @@ class Finding(StrEnum):
 
 @dataclass
 class SplitReport:
-    """Findings in one split."""
+    """Findings in one split, or in a folder that is mixed in."""
 
     name: str
+    mixed_from: str = ""
+    """Folder that is mixed in, or empty for a split of the data of the run."""
     num_utterances: int = 0
     """Number of checked utterances."""
     num_there: int | None = None
@@ -56,6 +58,16 @@ class SplitReport:
     """Ids of the first affected utterances, by reason."""
     unknown: str = ""
     """Characters that are not in the vocabulary."""
+
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether a run learns from these utterances, so that its limits apply to them."""
+        return self.name == "train" or bool(self.mixed_from)
+
+    @property
+    def noun(self) -> str:
+        """What the utterances are called in messages."""
+        return f"utterances mixed in from {self.mixed_from}" if self.mixed_from else "training utterances"
 
     @property
     def is_sample(self) -> bool:
@@ -103,28 +115,14 @@ class DataReport:
         """Check that enough training data is left, that it is in the vocabulary, and that validation is meaningful.
 
         Raises:
-            DataError: the training set would lose more than `max_lost_share`, or everything; more than `max_unknown_share`
-                of it has unknown characters; the dev set is empty or has a repeated id.
+            DataError: the training set, or a folder that is mixed in, would lose more than `max_lost_share`, or everything;
+                more than `max_unknown_share` of it has unknown characters; the dev set is empty or has a repeated id.
         """
-        train, dev = self.splits["train"], self.splits["dev"]
-        if train.num_utterances == 0:
-            raise DataError(
-                "there must be utterances to train on, but the training manifest holds none; prepare the data again"
-            )
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in train.num_lost.most_common())
-        if train.num_textless:
-            reasons += f"{', ' if reasons else ''}{train.num_textless:,} {Finding.NO_TEXT}"
-        if train.num_missing:
-            reasons += (
-                f"{', ' if reasons else ''}{train.num_missing:,} of {train.num_files_checked:,} without their recording, "
-                f"such as {train.examples[Finding.NO_RECORDING][0]}"
-            )
-        if train.lost_share > self.max_lost_share or train.lost_share >= 1.0:
-            raise DataError(
-                f"at most {self.max_lost_share:.0%} of the training utterances may be lost (max_lost_share), but "
-                f"{train.lost_share:.1%} of {train.num_utterances:,} would be: {reasons}; {', or '.join(_cures(train))}"
-            )
-        self._require_known_characters(train)
+        for split in self.splits.values():
+            if split.is_trained_on:
+                self._require_enough(split)
+                self._require_known_characters(split)
+        dev = self.splits["dev"]
         if dev.num_utterances == 0:
             raise DataError(
                 "there must be utterances to validate on, but the dev manifest holds none; move some there from the "
@@ -138,13 +136,31 @@ class DataReport:
                 f"again ({names}), so that errors would be counted against another text; rename them"
             )
 
-    def _require_known_characters(self, train: SplitReport) -> None:
-        num_unknown = train.num_noted[Finding.UNKNOWN_CHARACTERS]
-        if num_unknown > self.max_unknown_share * train.num_utterances:
+    def _require_enough(self, split: SplitReport) -> None:
+        if split.num_utterances == 0:
+            manifest = f"train_cuts.jsonl.gz in {split.mixed_from}" if split.mixed_from else "the training manifest"
+            raise DataError(f"there must be utterances to train on, but {manifest} holds none; prepare the data again")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.num_lost.most_common())
+        if split.num_textless:
+            reasons += f"{', ' if reasons else ''}{split.num_textless:,} {Finding.NO_TEXT}"
+        if split.num_missing:
+            reasons += (
+                f"{', ' if reasons else ''}{split.num_missing:,} of {split.num_files_checked:,} without their recording, "
+                f"such as {split.examples[Finding.NO_RECORDING][0]}"
+            )
+        if split.lost_share > self.max_lost_share or split.lost_share >= 1.0:
             raise DataError(
-                f"at most {self.max_unknown_share:.0%} of the training utterances may have characters that the vocabulary "
-                f"lacks (max_unknown_share), but {num_unknown / train.num_utterances:.1%} of {train.num_utterances:,} have: "
-                f"{' '.join(train.unknown[:_NUM_CHARACTERS])}{' ...' if len(train.unknown) > _NUM_CHARACTERS else ''}; the "
+                f"at most {self.max_lost_share:.0%} of the {split.noun} may be lost (max_lost_share), but "
+                f"{split.lost_share:.1%} of {split.num_utterances:,} would be: {reasons}; {', or '.join(_cures(split))}"
+            )
+
+    def _require_known_characters(self, split: SplitReport) -> None:
+        num_unknown = split.num_noted[Finding.UNKNOWN_CHARACTERS]
+        if num_unknown > self.max_unknown_share * split.num_utterances:
+            raise DataError(
+                f"at most {self.max_unknown_share:.0%} of the {split.noun} may have characters that the vocabulary "
+                f"lacks (max_unknown_share), but {num_unknown / split.num_utterances:.1%} of {split.num_utterances:,} have: "
+                f"{' '.join(split.unknown[:_NUM_CHARACTERS])}{' ...' if len(split.unknown) > _NUM_CHARACTERS else ''}; the "
                 f"model would learn to write <unk> there. {self.vocabulary_cure}"
             )
 
@@ -155,6 +171,7 @@ class DataReport:
             looked_at = "all"
             if split.is_sample:
                 looked_at = f"{split.num_utterances:,}, spread evenly" if split.num_there else "the first ones only"
+            looked_at += f" of {split.mixed_from}" if split.mixed_from else ""
             number = split.num_there or split.num_utterances
             hours = sum(split.durations_s) / 3600.0 * number / max(split.num_utterances, 1)
             lines.append(f"{name:<8}{number:>12,}{hours:>10,.2f}{split.lost_share:>9.2%}   {looked_at}")
@@ -170,7 +187,7 @@ class DataReport:
 def _problems(name: str, split: SplitReport) -> list[str]:
     """Messages about skipped utterances and irregularities of a split."""
     lines = []
-    verb = "lost" if name == "train" else "cannot be scored"
+    verb = "lost" if split.is_trained_on else "cannot be scored"
     found = [(count, split.num_utterances, reason, verb) for reason, count in split.num_lost.most_common()]
     found += [(split.num_missing, split.num_files_checked, Finding.NO_RECORDING, verb)] if split.num_missing else []
     found += [(count, split.num_utterances, what, "note") for what, count in split.num_noted.most_common()]

@@ -7,6 +7,7 @@ manifest only a sample is checked, and the table says so.
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MOST_UTTERANCES = 50_000
 _NUM_FILES = 2000
 """Number of files whose existence is checked; beyond it every fiftieth, because the folder may be on a slow network."""
 _FILE_STRIDE = 50
+_MIX = "mix."
 _ROUNDING_S = 0.1
 """Tolerance by which cuts may end after their recording, because manifests round durations."""
 
@@ -42,7 +44,7 @@ def check_new_run(config: TrainConfig, tokenizer: Tokenizer, out: Path) -> None:
     """
     if checkpoint_folders(out):
         return
-    report = examine(config, tokenizer, read_splits(Path(config.data)))
+    report = examine(config, tokenizer, read_splits(config))
     write_line(report.format_table())
     report.require_usable()
 
@@ -55,76 +57,95 @@ def check_recipe(config: TrainConfig, out: Path) -> DataReport:
         ConfigError: the vocabulary cannot be created as configured.
         CheckpointError: the vocabulary of the run, or of the model to finetune, cannot be read.
     """
-    splits = read_splits(Path(config.data))
+    splits = read_splits(config)
     config, tokenizer = with_vocabulary(config, splits["train"], tokenizer_folder(out))
     return examine(config, tokenizer, splits)
 
 
-def read_splits(folder: Path) -> dict[str, IndexedCuts]:
-    """The cuts of train, dev and, if it exists, test in a prepared folder.
+def read_splits(config: TrainConfig) -> dict[str, IndexedCuts]:
+    """The cuts of train, of the folders to mix in ("mix.0", "mix.1", ...), of dev and, if it exists, of test.
 
     Raises:
         DataError: train or dev is missing, or a manifest is damaged or has another sampling rate.
     """
-    names = ["train", "dev"]
-    if any((folder / f"test_cuts.jsonl{ending}").is_file() for ending in (".gz", "")):
-        names.append("test")
-    return {name: read_split(folder, name) for name in names}
+    folder = Path(config.data)
+    train = read_split(folder, "train")
+    has_test = any((folder / f"test_cuts.jsonl{ending}").is_file() for ending in (".gz", ""))
+    mixed = {f"{_MIX}{i}": read_split(mix.data, "train") for i, mix in enumerate(config.mix)}
+    others = {name: read_split(folder, name) for name in ("dev", *(["test"] if has_test else []))}
+    return {"train": train, **mixed, **others}
 
 
 def examine(
     config: TrainConfig, tokenizer: Tokenizer, splits: Mapping[str, Iterable[Any]], *, most: int = MOST_UTTERANCES
 ) -> DataReport:
-    """Apply every rule that needs no audio to the cuts of "train", "dev" and optionally "test".
+    """Apply every rule that needs no audio to the cuts of "train", "dev" and optionally "test" and what is mixed in.
 
     Args:
         config: configuration of the run.
         tokenizer: vocabulary of the run.
-        splits: Lhotse cuts, train first. Of a sequence with more than `most` cuts, an evenly spread sample is checked; of
-            an iterable, the first ones.
+        splits: Lhotse cuts, those to train on first; "mix.0" is from `config.mix[0]`. Of a sequence with more than `most`
+            cuts, an evenly spread sample is checked; of an iterable, the first ones.
         most: maximum number of checked utterances per split.
     """
-    ids: set[str] = set()
-    texts: set[int] = set()
-    spellings = Spellings()
+    trained, spellings = _Trained(), Spellings()
     reports = {}
     for name, cuts in splits.items():
-        report = SplitReport(name)
-        is_train = name == "train"
-        own_ids: set[str] = set()
-        characters: set[str] = set()
-        for cut in _chosen(cuts, most, report):
-            report.num_utterances += 1
-            report.durations_s.append(float(cut.duration))
-            if cut.id in own_ids:
-                report.note(Finding.REPEATED_ID, cut.id)
-            own_ids.add(cut.id)
-            if not is_train and cut.id in ids:
-                report.note(Finding.SHARED_ID, cut.id)
-            _look_for_file(cut, report)
-            text = _text_of(cut)
-            if text is None:
-                report.lose(Finding.NO_TEXT, cut.id)
-                continue
-            spellings.add(text)
-            text = single_spaced(normalize(text))
-            characters.update(text)
-            words = hash(text)
-            if is_train:
-                texts.add(words)
-            elif words in texts:
-                report.note(Finding.SHARED_TEXT, cut.id)
-            tokens = tokenizer.encode(text)
-            has_no_unk = tokenizer.unk_id is None
-            if tokenizer.unknown_characters(text) if has_no_unk else tokenizer.unk_id in tokens:
-                report.note(Finding.UNKNOWN_CHARACTERS, cut.id)
-            _apply_rules(cut, tokens, config, report, is_train=is_train)
-        if is_train:
-            ids = own_ids
-        report.unknown = "".join(sorted(tokenizer.unknown_characters(" ".join(sorted(characters)))))
-        reports[name] = report
+        mixed_from = config.mix[int(name.removeprefix(_MIX))].data if name.startswith(_MIX) else ""
+        report = reports[name] = SplitReport(name, mixed_from)
+        _examine_split(_chosen(cuts, most, report), report, config, tokenizer, trained, spellings)
     cure = _vocabulary_cure(tokenizer, config)
     return DataReport(reports, config.max_lost_share, config.max_unknown_share, cure, spellings.describe_mixtures())
+
+
+@dataclass
+class _Trained:
+    """What the parts to train on contain, by which others are judged."""
+
+    ids: set[str] = field(default_factory=set)
+    texts: set[int] = field(default_factory=set)
+    """Hashes of the texts."""
+
+
+def _examine_split(
+    cuts: Iterable[Any],
+    report: SplitReport,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    trained: _Trained,
+    spellings: Spellings,
+) -> None:
+    """Apply the rules to the cuts of one split; what is trained on is added to `trained`, every text to `spellings`."""
+    ids: set[str] = set()
+    characters: set[str] = set()
+    for cut in cuts:
+        report.num_utterances += 1
+        report.durations_s.append(float(cut.duration))
+        if cut.id in ids:
+            report.note(Finding.REPEATED_ID, cut.id)
+        ids.add(cut.id)
+        if not report.is_trained_on and cut.id in trained.ids:
+            report.note(Finding.SHARED_ID, cut.id)
+        _look_for_file(cut, report)
+        text = _text_of(cut)
+        if text is None:
+            report.lose(Finding.NO_TEXT, cut.id)
+            continue
+        spellings.add(text)
+        text = single_spaced(normalize(text))
+        characters.update(text)
+        if report.is_trained_on:
+            trained.texts.add(hash(text))
+        elif hash(text) in trained.texts:
+            report.note(Finding.SHARED_TEXT, cut.id)
+        tokens = tokenizer.encode(text)
+        has_no_unk = tokenizer.unk_id is None
+        if tokenizer.unknown_characters(text) if has_no_unk else tokenizer.unk_id in tokens:
+            report.note(Finding.UNKNOWN_CHARACTERS, cut.id)
+        _apply_rules(cut, tokens, config, report)
+    if report.is_trained_on:
+        trained.ids |= ids
+    report.unknown = "".join(sorted(tokenizer.unknown_characters(" ".join(sorted(characters)))))
 
 
 def _vocabulary_cure(tokenizer: Tokenizer, config: TrainConfig) -> str:
@@ -139,12 +160,12 @@ def _vocabulary_cure(tokenizer: Tokenizer, config: TrainConfig) -> str:
     return f"Either {style}, or learn a new vocabulary with: {new}"
 
 
-def _apply_rules(cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport, *, is_train: bool) -> None:
+def _apply_rules(cut: Any, tokens: Sequence[int], config: TrainConfig, report: SplitReport) -> None:
     """Count an utterance with a text under the first rule that it violates; length limits apply to training only."""
     report.token_counts.append(len(tokens))
     if cut.has_recording and cut.end > cut.recording.duration + _ROUNDING_S:
         report.note(Finding.BEYOND_RECORDING, cut.id)
-    problems = _problems_of_copies(cut, tokens, config, is_train=is_train)
+    problems = _problems_of_copies(cut, tokens, config, is_train=report.is_trained_on)
     found = [problem for problem in problems if problem]
     if cut.sampling_rate != SAMPLE_RATE_HZ:
         report.lose(Finding.SAMPLING_RATE, cut.id)
