@@ -52,6 +52,24 @@ def test_ten_speakers_or_more_are_not_divided(num_speakers: int) -> None:
     assert all(50 <= counts[name] <= 150 for name in ("dev", "test"))
 
 
+@pytest.mark.parametrize("num_unnamed", [1, 300])
+def test_utterances_without_a_speaker_divide_no_speaker(num_unnamed: int) -> None:
+    unnamed = [Utterance(id=f"s{i}", audio=Path("a"), text="x") for i in range(num_unnamed)]  # ids like the speakers' names
+    items = utterances(400, 20)
+    splits = split([*items, *unnamed])
+    parts = [{u.speaker for u in items if splits[u.id] == name} for name in ("train", "dev", "test")]
+    assert sum(map(len, parts)) == 20
+    assert len(parts[0]) >= 14
+    if num_unnamed == 300:
+        assert {splits[u.id] for u in unnamed} == {"train", "dev", "test"}
+        assert {splits[f"s{i}"] == splits[f"u{i}"] for i in range(20)} == {True, False}  # not in the group of the speaker
+
+
+def test_fewer_than_ten_named_speakers_are_divided() -> None:
+    items = [*utterances(900, 9), *(Utterance(id=f"v{i}", audio=Path("a"), text="x") for i in range(100))]
+    assert Counter(split(items).values()) == {"train": 800, "test": 100, "dev": 100}
+
+
 def test_fewer_speakers_are_divided() -> None:
     items = utterances(1000, 9)
     splits = split(items)

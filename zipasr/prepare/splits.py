@@ -49,6 +49,8 @@ def split_utterances(
 ) -> dict[str, str]:
     """Hold out whole speakers if there are ten or more, else single utterances; nothing of fewer than 3 utterances.
 
+    Utterances without a speaker are held out one by one in both cases.
+
     Args:
         utterances: the whole source.
         shares: share of the utterances for each held-out split; at least one utterance is held out unless the share is 0.
@@ -63,11 +65,12 @@ def split_utterances(
     }
     if len(utterances) < 3 or not wanted:
         return splits
-    speakers = {utterance.speaker for utterance in utterances}
-    has_speakers = len(speakers) >= MIN_SPEAKERS and None not in speakers
+    has_speakers = len({utterance.speaker for utterance in utterances} - {None}) >= MIN_SPEAKERS
     groups: dict[str, list[str]] = defaultdict(list)
     for utterance in utterances:
-        groups[str(utterance.speaker) if has_speakers else utterance.id].append(utterance.id)
+        # An id may be the name of a speaker, too; no name has a null character.
+        alone = f"\0{utterance.id}" if has_speakers else utterance.id
+        groups[utterance.speaker if has_speakers and utterance.speaker is not None else alone].append(utterance.id)
     sizes = {name: len(ids) for name, ids in groups.items()}
     # If a few speakers have nearly all utterances, the others are shared by the splits, not all given to the first.
     num_fitting = sum(size for size in sizes.values() if size <= _SLACK * max(wanted.values()))
