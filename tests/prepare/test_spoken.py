@@ -22,6 +22,11 @@ from zipasr.prepare.spoken import has_digits, spoken_words
         ("o'clock isn’t 'quoted' the callers' line", "O'CLOCK ISN'T QUOTED THE CALLERS LINE"),
         ("Yes.No", "YES NO"),
         ("dash [-]", "DASH"),
+        ("press *, then # (or *)", "PRESS STAR THEN POUND OR STAR"),
+        ("*laughs* ok **then** f# and c#", "LAUGHS OK THEN F AND C"),
+        ("AT&T is 5% up, @ home", "AT AND T IS FIVE PERCENT UP AT HOME"),
+        ("COVID-19, a 10-year-old F-16, part 1 - call 2, '3' or \"4\"",
+         "COVID NINETEEN A TEN YEAR OLD F SIXTEEN PART ONE CALL TWO THREE OR FOUR"),
         ("", ""),
         ("...", ""),
     ],
@@ -35,6 +40,37 @@ def test_english(written: str, said: str) -> None:
 )
 def test_a_number_of_uncertain_reading_keeps_digits(written: str) -> None:
     assert has_digits(spoken_words(written, "en"))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        *(
+            ("3/4 cup", "3 4 CUP"),
+            ("5-6 people", "5 6 PEOPLE"),
+            ("5 - 6 people", "5 6 PEOPLE"),
+            ("5–6 people", "5 6 PEOPLE"),
+        ),
+        *(("1+1=2", "1 1 2"), ("1 + 1 = 2", "1 1 2"), ("x = 5", "X 5"), ("2×3", "2 3"), ("5'6 tall", "5'6 TALL")),
+        *(
+            ("-5 degrees", "5 DEGREES"),
+            ("about (-5)", "ABOUT 5"),
+            ("\u22125", "5"),
+            ("~5", "5"),
+            ("+5", "5"),
+            ("5°C", "5 C"),
+        ),
+        *(("#1 fan", "1 FAN"), ("*69", "69"), ("5/day", "5 DAY"), ("the 90s", "THE 90S"), ("₹5", "5"), ("5 ¢", "5")),
+        *(("½ cup", "½ CUP"), ("part \u2163", "PART \u2163")),
+    ],
+)
+def test_signs_beside_a_number_make_its_reading_uncertain(written: str, kept: str) -> None:
+    assert spoken_words(written, "en") == kept
+    assert has_digits(kept)
+
+
+def test_chinese_numbers_are_words() -> None:
+    assert not has_digits(spoken_words("二〇二四年三月", "zh"))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +88,13 @@ def test_other_languages(lang: str, written: str, said: str) -> None:
     assert spoken_words(written, lang) == said
 
 
-@pytest.mark.parametrize(("lang", "written"), [("es", "marque 500"), ("fr", "la 3e"), ("de", "Taste 1")])
+@pytest.mark.parametrize(
+    ("lang", "written"),
+    [
+        *(("es", "marque 500"), ("fr", "la 3e"), ("de", "Taste 1")),
+        *(("es", "el 5%"), ("es", "5-6"), ("fr", "la 1ère"), ("fr", "n° 5"), ("ru", "5-й раз"), ("it", "1/2")),
+    ],
+)
 def test_other_languages_keep_the_digits_they_cannot_spell(lang: str, written: str) -> None:
     assert has_digits(spoken_words(written, lang))
 
