@@ -7,7 +7,7 @@ import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from zipasr.prepare.utterance import Rejected, bad_line
 
 _SEPARATORS = {"\t": "TSV", ",": "CSV", ";": "CSV with semicolons", "|": "table with |"}
 _HEAD_BYTES = 4096
+_MAX_CELL = 1 << 22
+"""Characters of a cell: more than any book has, so that a quotation mark that is never closed does not take in all rows."""
 Numbered = tuple[int, dict[str, Any] | Rejected]
 """The number of a line, from 1, and its row."""
 
@@ -32,6 +34,8 @@ class RowFile(NamedTuple):
     """Between the columns of a table; None: JSON."""
     has_header: bool = True
     """Whether the first line of a table holds the names of its columns."""
+    is_quoted: bool = False
+    """Whether quotation marks around a cell of a table never belong to it: in CSV, and where the header has them, too."""
 
     def rows(self) -> Iterator[Numbered]:
         """Yield the rows with their line numbers."""
@@ -63,8 +67,9 @@ def possible_formats(path: Path) -> Iterator[RowFile]:
     for separator, format in _SEPARATORS.items():
         if separator in first:
             with suppress(csv.Error):
-                cells = next(_cells([first], separator))
-                yield RowFile(path, format, tuple(cell.strip() for cell in cells), separator)
+                is_quoted = separator in ",;" or all(map(_is_in_marks, first.split(separator)))
+                cells = _next_cells(_cells([first], separator, is_quoted=is_quoted)) or []
+                yield RowFile(path, format, tuple(cell.strip() for cell in cells), separator, is_quoted=is_quoted)
 
 
 def _is_binary(path: Path) -> bool:
@@ -110,11 +115,49 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
             yield number, row if isinstance(row, dict) else bad_line(path, number, detail)
 
 
-def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
-    """The cells of the rows of a table; only commas and semicolons have quotation marks around cells."""
-    if separator in ",;":
+def _cells(lines: Iterable[str], separator: str, *, is_quoted: bool) -> Iterator[list[str]]:
+    """The cells of the rows of a table; see `RowFile.is_quoted`."""
+    if is_quoted:
         return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let csv read cells of up to `_MAX_CELL` characters; its limit is one for the whole process."""
+    limit = csv.field_size_limit(_MAX_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
+    """The cells of the next row; None after the last one."""
+    with _long_cells():
+        return next(reader, None)
+
+
+def _is_in_marks(cell: str) -> bool:
+    """Whether a cell starts and ends with a quotation mark, and those in it are doubled."""
+    cell = cell.strip()
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
+
+
+def _unquoted(file: RowFile, cells: Sequence[str]) -> Sequence[str]:
+    """The cells of a row of a table with tabs or bars, without the quotation marks that pandas and Excel put around some.
+
+    In such tables a quotation mark mostly belongs to the text. Marks around a cell do not if others in it are doubled, if
+    the row has the right number of cells only without them, or, in tables with tabs, if the cell has a comma. Common Voice
+    never quotes because of commas, and its sentences may be quotations.
+    """
+    if len(cells) != len(file.names) and file.separator is not None:
+        with suppress(csv.Error):
+            parsed = _next_cells(csv.reader([file.separator.join(cells)], delimiter=file.separator, strict=True)) or []
+            return parsed if len(parsed) == len(file.names) else cells
+    has_commas = file.separator == "\t" and "client_id" not in file.names
+    is_marked = (_is_in_marks(cell) and ('""' in cell[1:-1] or (has_commas and "," in cell)) for cell in cells)
+    return [cell.strip()[1:-1].replace('""', '"') if marked else cell for cell, marked in zip(cells, is_marked, strict=True)]
 
 
 def _table_rows(file: RowFile) -> Iterator[Numbered]:
@@ -133,14 +176,17 @@ def _table_rows(file: RowFile) -> Iterator[Numbered]:
 
     is_header, problem = file.has_header, ""
     assert file.separator is not None
-    reader = _cells(lines(), file.separator)
+    reader = _cells(lines(), file.separator, is_quoted=file.is_quoted)
     while True:
         start = last + 1
         cells: list[str] | None = None
         try:
-            cells, problem = next(reader, None), ""
+            cells, problem = _next_cells(reader), ""
         except csv.Error as error:
-            problem = f"expected quotation marks in pairs, got {error} in lines {start} to {last}; none of them is used"
+            expected = (
+                f"cells of at most {_MAX_CELL} characters" if "field limit" in str(error) else "quotation marks in pairs"
+            )
+            problem = f"expected {expected}, got {error} in lines {start} to {last}; none of them is used"
         yield from ((number, bad_line(file.path, number)) for number in undecodable)
         undecodable.clear()
         if problem:
@@ -155,6 +201,7 @@ def _table_rows(file: RowFile) -> Iterator[Numbered]:
 
 def _row(file: RowFile, cells: Sequence[str], start: int, last: int) -> dict[str, Any] | Rejected:
     """The row of the cells of a line, or of several if a cell holds line breaks."""
+    cells = cells if file.is_quoted else _unquoted(file, cells)
     if len(cells) == len(file.names):
         return dict(zip(file.names, cells, strict=True))
     where = f" in lines {start} to {last}" if last > start and len(cells) > 1 else ""
