@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,6 +315,26 @@ def test_ids_that_look_alike_as_files_stay_apart(tmp_path: Path) -> None:
     prepare(tmp_path / "m.jsonl", tmp_path / "out")
     durations = [round(cut.load_audio().shape[1] / RATE_HZ) for _, cut in sorted(cuts_of(tmp_path / "out").items())]
     assert durations == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"id": 1, "sources": 1, "sampling_rate": 3},
+        {"width": 3, "é": [{"x": None}]},
+        {"array": {"a": 1}},
+        {"shape": [3], "storage_type": "a", "storage_path": "b", "storage_key": "c"},
+    ],
+)
+def test_fields_that_lhotse_would_take_for_its_own_are_kept_as_json(tmp_path: Path, value: dict[str, Any]) -> None:
+    put(tmp_path, "a.wav")
+    row = {"audio": "a.wav", "text": "x", "meta": value, "deeper": {"meta": value}, "more": [value]}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    prepare(tmp_path / "m.jsonl", tmp_path / "out")
+    cut = open_cuts(tmp_path / "out" / "train_cuts.jsonl.gz")[0]
+    custom = cut.supervisions[0].custom
+    assert json.loads(custom["meta"]) == value
+    assert (custom["deeper"], custom["more"]) == ({"meta": value}, [value])
 
 
 # The report

@@ -6,6 +6,7 @@ recordings in other formats (for a source that is one part, such as dev, `audio-
 recordings. The same source gives the same bytes.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -35,6 +36,8 @@ from zipasr.text import normalize, single_spaced
 
 T = TypeVar("T")
 _NUM_TAGS_SHOWN = 3
+_LHOTSE_NAMES = ({"width"}, {"array"}, {"shape"}, {"id", "sources", "sampling_rate"})
+"""Names by which Lhotse takes a value of `custom` for an image, an array or a recording of its own."""
 
 
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
@@ -108,6 +111,12 @@ def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -
     return {utterance.id: splits.get(utterance.id) or utterance.split or "train" for utterance in utterances}
 
 
+def _readable(value: Any) -> Any:
+    """A value of `custom`: as JSON text if Lhotse, when it reads the cut, would take it for an object of its own."""
+    is_taken = isinstance(value, dict) and any(names <= value.keys() for names in _LHOTSE_NAMES)
+    return json.dumps(value, ensure_ascii=False) if is_taken else value
+
+
 def _cut(ready: Ready, out: Path) -> dict[str, Any]:
     """The Lhotse cut of an utterance in the prepared folder `out`, as JSON values."""
     from lhotse import AudioSource, Recording, SupervisionSegment
@@ -128,7 +137,7 @@ def _cut(ready: Ready, out: Path) -> dict[str, Any]:
         text=utterance.text,
         language=utterance.language,
         speaker=utterance.speaker,
-        custom=dict(utterance.custom) or None,
+        custom={name: _readable(value) for name, value in utterance.custom.items()} or None,
     )
     row: dict[str, Any] = make_cut(recording, supervision).to_dict()
     return row
