@@ -1,8 +1,13 @@
-"""Law: the files below a folder are each listed once, sorted, whatever links there are; hidden ones are none."""
+"""Law: the files below a folder are each listed once, sorted, whatever links there are; hidden ones are none. Reference: a
+recording with every ending that counts in a folder."""
 
 from pathlib import Path
 
-from zipasr.audio import files_below
+import numpy as np
+import pytest
+
+from tests.audio.tones import DURATION_S, LEVEL, encode_by_av
+from zipasr.audio import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, files_below, load_audio
 
 
 def put(*paths: Path) -> None:
@@ -42,3 +47,31 @@ def test_a_folder_is_listed_once_and_cycles_end(tmp_path: Path) -> None:
     (here / "two").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "self").symlink_to(tmp_path / "other")
     assert listed(here) == ["one/b.wav", "z/a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "container", "codec"),
+    [
+        *((".mov", "mov", "aac"), (".m4b", "ipod", "aac"), (".m4v", "mp4", "aac"), (".3gp", "3gp", "aac")),
+        *((".avi", "avi", "mp2"), (".mpg", "mpeg", "mp2"), (".mp2", "mp2", "mp2"), (".m2ts", "mpegts", "aac")),
+        *((".flv", "flv", "aac"), (".wmv", "asf", "mp2"), (".caf", "caf", "pcm_s16be"), (".w64", "w64", "pcm_s16le")),
+        *((".wv", "wv", "wavpack"), (".tta", "tta", "tta"), (".voc", "voc", "pcm_s16le"), (".ac3", "ac3", "ac3")),
+        *(
+            (".wave", "wav", "pcm_s16le"),
+            (".snd", "au", "pcm_s16be"),
+            (".aifc", "aiff", "pcm_s16be"),
+            (".ogv", "ogg", "flac"),
+        ),
+    ],
+)
+def test_recordings_of_every_kind_count_in_folders(suffix: str, container: str, codec: str, tmp_path: Path) -> None:
+    assert suffix in AUDIO_SUFFIXES
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encode_by_av(codec, container, 44100))
+    samples = load_audio(path)
+    assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(DURATION_S, abs=0.15)  # AAC pads by up to two packets
+    assert np.abs(samples[8000:12000]).max() == pytest.approx(LEVEL, rel=0.1)
+
+
+def test_programs_are_no_recordings() -> None:
+    assert not AUDIO_SUFFIXES & {".ts", ".mts", ".py", ".json", ".txt"}

@@ -77,6 +77,16 @@ def test_folder_pairs_recordings_with_texts(tmp_path: Path) -> None:
     assert bad == {"lonely": Reason.NO_TEXT, "README": Reason.NO_AUDIO, "bytes": Reason.BAD_ENTRY}
 
 
+@pytest.mark.parametrize("suffix", ["mov", "AVI", "3gp", "gsm", "wv", "m4b"])
+def test_folder_of_other_kinds_of_recordings(tmp_path: Path, suffix: str) -> None:
+    put(tmp_path / f"a.{suffix}")
+    put(tmp_path / "a.txt", "one")
+    put(tmp_path / f"b.{suffix}")
+    put(tmp_path / f"b.{suffix}.txt", "two")
+    good, bad = sorted_out(read_folder(tmp_path, "en"))
+    assert {id: utterance.text for id, utterance in good.items()} == {"a": "one", "b": "two"} and not bad
+
+
 def test_folder_names_its_splits_and_leaves_out_what_is_written(tmp_path: Path) -> None:
     for name in ("train/a", "validation/b", "test/c", "other/d", "out/audio/e"):
         put(tmp_path / f"{name}.wav")

@@ -37,9 +37,11 @@ _MAX_ARRAY_CHANNELS = 8
 _BATCH_SAMPLES = 1 << 16  # FFmpeg decodes about a thousand samples at a time; resampling so few is mostly call overhead
 
 AUDIO_SUFFIXES = frozenset(
-    ".aac .aif .aiff .amr .au .flac .g722 .m4a .mka .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .weba .webm .wma".split()
+    ".3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .awb .caf .eac3 .flac .flv .g722 .gsm .m2ts .m4a "
+    ".m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .snd .spx .sph .tta .voc .w64 .wav .wave "
+    ".weba .webm .wma .wmv .wv".split()
 )
-"""Suffixes of files in a folder that count as recordings."""
+"""Suffixes of files in a folder that count as recordings. Without .ts and .mts, which are mostly programs in TypeScript."""
 
 
 def load_audio(
