@@ -101,7 +101,7 @@ def test_damage_at_the_start_moves_nothing(container: str, codec: str, caplog: p
     assert re.search(r"cannot be decoded: 0\.0\d to 0\.(0|1)\d s$", warnings_of(caplog)[0])
 
 
-@pytest.mark.parametrize("kind", ["wav", "flac", "webm", "aiff"])
+@pytest.mark.parametrize("kind", ["wav", "flac", "webm", "aiff", "sph", "w64", "caf", "voc", "avi"])
 def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     data = ENCODED[kind]()
     cut = data[: int(len(data) * 0.6)]
@@ -113,6 +113,23 @@ def test_a_cut_file(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     keep = len(samples) - 6000  # the last FLAC frame may be padded, and the resampler flushes its tail
     np.testing.assert_allclose(samples[:keep], whole[:keep], atol=1e-4)
     assert any("is truncated: it" in message for message in warnings_of(caplog))
+
+
+@pytest.mark.parametrize("kind", ["sph", "w64", "caf", "voc", "avi", "wavpack", "tta"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6])
+def test_a_cut_file_is_refused(kind: str, share: float) -> None:
+    data = ENCODED[kind]()
+    with pytest.raises(AudioError, match=r"must hold .*: the file is truncated|has damaged data at [01]\.\d\d s"):
+        load_audio(data[: int(len(data) * share)])
+
+
+def test_wavpack_of_unknown_length_is_read_as_far_as_it_goes() -> None:
+    data = bytearray(ENCODED["wavpack"]())
+    whole, start = load_audio(bytes(data)), 0
+    while start < len(data) and data[start : start + 4] == b"wvpk":
+        data[start + 12 : start + 16] = b"\xff" * 4
+        start += 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+    np.testing.assert_array_equal(load_audio(bytes(data)), whole)
 
 
 @pytest.mark.parametrize("kind", ENCODED)

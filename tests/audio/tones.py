@@ -59,6 +59,13 @@ ENCODED: dict[str, Callable[[], bytes]] = {
     "alac": lambda: encode_by_av("alac", "ipod", 44100),
     "aac": lambda: encode_by_av("aac", "adts", 16000),
     "webm": lambda: encode_by_av("libopus", "webm", 48000),
+    "sph": lambda: encode_by_soundfile(tone(16000), 16000, "NIST", "PCM_16"),
+    "w64": lambda: encode_by_soundfile(tone(16000), 16000, "W64", "PCM_16"),
+    "caf": lambda: encode_by_av("pcm_s16be", "caf", 16000),
+    "voc": lambda: encode_by_soundfile(tone(16000), 16000, "VOC", "PCM_16"),
+    "avi": lambda: encode_by_av("pcm_s16le", "avi", 16000),
+    "wavpack": lambda: encode_by_av("wavpack", "wv", 16000),
+    "tta": lambda: encode_by_av("tta", "tta", 16000),
     "webm_live": lambda: encode_by_av("libopus", "webm", 48000, options={"live": "1"}),
 }
 

@@ -5,6 +5,7 @@ timestamps.
 import contextlib
 import logging
 import math
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import av
 from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
+from zipasr.audio.containers import stated_bytes
 from zipasr.audio.samples import Block, check_rate, scaled, truncated
 from zipasr.errors import AudioError
 
@@ -33,7 +35,9 @@ _ALLOWED_CONTAINERS = (
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
 _MATROSKA = "matroska,webm"
-_LENGTH_IN_HEADER = frozenset({"aiff", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "wav"} | HEADERLESS_FORMATS)
+_LENGTH_IN_HEADER = HEADERLESS_FORMATS | {
+    *("aiff", "ape", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "tta", "wav", "wv")
+}
 # Formats that store timestamps. For the others FFmpeg computes them from the bytes or samples before.
 _WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
 # These formats show what a track is only in its first packets. FFmpeg searches the first seconds for them; if it finds none,
@@ -43,6 +47,8 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
+# The last chunk may be smaller than stated, as where programs count its header twice; 4096 bytes of speech are 0.1 s.
+_BYTES_SLACK = 4096
 _REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
@@ -184,6 +190,7 @@ def av_blocks(
     Raises:
         AudioError: no such track, two rates, damage, or fewer samples than the header states.
     """
+    _check_bytes(file, name, headerless, allow_damaged=allow_damaged)
     with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
         stream = audio_stream(container, name, audio_track)
         promised = promised_s(container, stream, file)
@@ -199,6 +206,18 @@ def av_blocks(
         if not allow_damaged:
             raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
         logger.warning("%s is truncated: it ends at %.2f s of %.2f s", name, found_s, promised)
+
+
+def _check_bytes(file: BinaryIO, name: str, headerless: str | None, *, allow_damaged: bool) -> None:
+    """Raise AudioError for a file that is smaller than its headers state, or log a warning if damage is allowed."""
+    stated = stated_bytes(file) if headerless is None else None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if stated is None or size >= stated - _BYTES_SLACK:
+        return
+    if not allow_damaged:
+        raise truncated(name, f"{stated} bytes", f"{size}")
+    logger.warning("%s is truncated: it has %d of %d bytes", name, size, stated)
 
 
 class _Track:
