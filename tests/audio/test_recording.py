@@ -270,10 +270,16 @@ def test_wav_header_that_promises_more() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFF000])
-def test_wav_written_into_a_pipe_is_read_to_its_end(length: int) -> None:
+@pytest.mark.parametrize("file_length", [0, 36, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF024])
+def test_wav_written_into_a_pipe_is_read_to_its_end(length: int, file_length: int) -> None:
     data = ENCODED["wav"]()
-    unknown = struct.pack("<I", length)
-    np.testing.assert_allclose(load_audio(data[:4] + unknown + data[8:40] + unknown + data[44:]), tone(16000), atol=1e-4)
+    piped = data[:4] + struct.pack("<I", file_length) + data[8:40] + struct.pack("<I", length) + data[44:]
+    np.testing.assert_allclose(load_audio(piped), tone(16000), atol=1e-4)
+
+
+def test_a_wav_without_samples_before_another_chunk_is_empty() -> None:
+    data = ENCODED["wav"]()[:40] + bytes(4) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    assert len(load_audio(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])) == 0
 
 
 def test_wav_chunks_before_and_after_the_samples_are_passed_over() -> None:

@@ -315,7 +315,8 @@ def _is_wav_of_stated_length(file: BinaryIO, name: str, allow_damaged: bool) -> 
         return False
     start, length = chunks[b"data"]
     present = size - start
-    if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and riff_size + 8 < size):
+    is_end_unknown = riff_size + 8 < size or riff_size >= _WAV_LENGTH_UNKNOWN
+    if length >= _WAV_LENGTH_UNKNOWN or (length == 0 and present > 0 and is_end_unknown):
         return False
     bytes_per_s = 0
     if b"fmt " in chunks:
