@@ -318,6 +318,27 @@ def test_ids_that_look_alike_as_files_stay_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("peak", "rate_hz", "is_warned"),
+    [(2.0, 48_000, True), (1.02, 48_000, False), (1.0, 48_000, False), (2.0, RATE_HZ, False)],
+)
+def test_clipping_of_loud_recordings_is_told(
+    tmp_path: Path, peak: float, rate_hz: int, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    loud = (peak / 0.3 * tone(1.0, rate_hz=rate_hz)).astype(np.float32)
+    path = put(tmp_path / "in", "loud.wav", loud, rate_hz=rate_hz, subtype="FLOAT")
+    put(tmp_path / "in", "usual.ogg")
+    with caplog.at_level("WARNING", "zipasr.prepare"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    assert [record.getMessage().split(",")[0] for record in caplog.records if "clipped" in record.getMessage()] == (
+        [f"{path} is louder than full scale"] if is_warned else []
+    )
+    samples = cuts_of(tmp_path / "out")["loud"].load_audio()[0]
+    np.testing.assert_allclose(
+        samples, load_audio(path) if rate_hz == RATE_HZ else np.clip(load_audio(path), -1, 1), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
     "value",
     [
         {"id": 1, "sources": 1, "sampling_rate": 3},

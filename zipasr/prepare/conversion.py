@@ -3,6 +3,7 @@ FLAC where it is not plain audio already.
 """
 
 import hashlib
+import logging
 import re
 import threading
 from collections import defaultdict
@@ -25,6 +26,8 @@ from zipasr.prepare.validate import check_samples, check_silence, reject
 from zipasr.progress import track
 from zipasr.recognizer import Recognizer
 
+logger = logging.getLogger(__name__)
+
 _OVERSHOOT_S = 0.5
 """Tolerance for a segment that ends after its recording; Kaldi's extract-segments allows the same."""
 
@@ -33,6 +36,11 @@ _NOT_FINITE = "NaN or infinite"
 
 _ROUNDING_S = 0.1
 """A stated duration that is shorter than the recording by less than this counts as rounded: the whole recording is used."""
+
+
+_MAX_CLIPPED = 1e-4
+"""Power that clipping may take away without a warning, as a share of that of the recording, -40 dB. Lossy formats and
+resampling exceed full scale by a few hundredths where a recording reaches it, which is far less."""
 
 
 class Ready(NamedTuple):
@@ -74,7 +82,9 @@ class Converter:
             reason = Reason.NOT_FINITE if _NOT_FINITE in str(error) else Reason.UNREADABLE
             return [reject(utterance, reason, str(error)) for utterance in utterances]
         pieces = [piece for utterance in utterances for piece in self._pieces(samples, utterance)]
-        return [piece if isinstance(piece, Rejected) else self._write(samples, piece, is_damaged) for piece in pieces]
+        results = [piece if isinstance(piece, Rejected) else self._write(samples, piece, is_damaged) for piece in pieces]
+        _warn_of_clipping(samples, utterances[0].audio, results)
+        return results
 
     def _pieces(self, samples: np.ndarray, utterance: Utterance) -> Iterator[Utterance | Rejected]:
         """The utterance itself, or the pieces of one that is too long, if there is a recognizer to align it."""
@@ -116,6 +126,23 @@ class Converter:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_flac(path, part)
         return Ready(utterance, path, len(part))
+
+
+def _warn_of_clipping(samples: np.ndarray, audio: Path, results: Sequence[Ready | Rejected]) -> None:
+    """Log a warning if FLAC was written of a recording that is louder than it can hold."""
+    is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
+    loudest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+    if not is_written or loudest <= 1:
+        return
+    lost = np.square(np.maximum(np.abs(samples) - 1, 0), dtype=np.float64).mean()
+    if lost > _MAX_CLIPPED * np.square(samples, dtype=np.float64).mean():
+        logger.warning(
+            "%s is louder than full scale, up to %.2f, and is clipped to 1 in the FLAC files of its utterances; divide its "
+            "samples by %.2f and prepare it again",
+            audio,
+            loudest,
+            loudest,
+        )
 
 
 def _flac_path(folder: Path, utterance_id: str) -> Path:
