@@ -128,23 +128,6 @@ class Converter:
         return Ready(utterance, path, len(part))
 
 
-def _warn_of_clipping(samples: np.ndarray, audio: Path, results: Sequence[Ready | Rejected]) -> None:
-    """Log a warning if FLAC was written of a recording that is louder than it can hold."""
-    is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
-    loudest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
-    if not is_written or loudest <= 1:
-        return
-    lost = np.square(np.maximum(np.abs(samples) - 1, 0), dtype=np.float64).mean()
-    if lost > _MAX_CLIPPED * np.square(samples, dtype=np.float64).mean():
-        logger.warning(
-            "%s is louder than full scale, up to %.2f, and is clipped to 1 in the FLAC files of its utterances; divide its "
-            "samples by %.2f and prepare it again",
-            audio,
-            loudest,
-            loudest,
-        )
-
-
 def _flac_path(folder: Path, utterance_id: str) -> Path:
     """Path of the audio of an utterance: its id made safe for a file name, with a hash if that changed the id."""
     parts = [re.sub(r"[^\w.,=+-]", "_", part).lstrip(".")[:50] for part in utterance_id.split("/")]
@@ -179,6 +162,23 @@ def _segment_samples(samples: np.ndarray, utterance: Utterance) -> np.ndarray | 
     if utterance.start_s == 0 and end_s > length_s - _ROUNDING_S:
         return samples
     return samples[round(utterance.start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
+
+
+def _warn_of_clipping(samples: np.ndarray, audio: Path, results: Sequence[Ready | Rejected]) -> None:
+    """Log a warning if FLAC was written of a recording that is louder than it can hold."""
+    is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
+    loudest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+    if not is_written or loudest <= 1:
+        return
+    lost = np.square(np.maximum(np.abs(samples) - 1, 0), dtype=np.float64).mean()
+    if lost > _MAX_CLIPPED * np.square(samples, dtype=np.float64).mean():
+        logger.warning(
+            "%s is louder than full scale, up to %.2f, and is clipped to 1 in the FLAC files of its utterances; divide its "
+            "samples by %.2f and prepare it again",
+            audio,
+            loudest,
+            loudest,
+        )
 
 
 def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
