@@ -23,7 +23,7 @@ from zipasr.text import single_spaced
 
 TEXT_SUFFIXES = (".txt", ".lab", *READERS)
 """Suffixes of files beside a recording that hold its words, the preferred first."""
-_LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+_LANGUAGE_TAG = re.compile(r"\.([a-z]{2,3}(?:[-_][A-Za-z]{2,4})?)")
 """What players of videos put between the name of a recording and the ending of its subtitles."""
 
 EXPECTED = (
@@ -44,9 +44,10 @@ def read_folder(
     """Yield the utterances of recordings with their texts beside them, also in subfolders.
 
     The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
-    NAME.TextGrid, which give an utterance for each text; NAME.wav.txt and NAME.en.srt count, too. The id is the path below
-    `folder` without its suffix. A top-level subfolder called train, dev or test, or dev-clean, is the split. The words may
-    also be in files such as 84-121123.trans.txt, with an id and its words in every line.
+    NAME.TextGrid, which give an utterance for each text. NAME.wav.txt counts, too, and without any of these NAME.en.srt, in
+    `lang` if there are several. The words may also be in files such as 84-121123.trans.txt, with an id and its words in
+    every line. The id is the path below `folder` without its suffix. A top-level subfolder called train, dev or test, or
+    dev-clean, is the split.
 
     Args:
         lang: language of all entries.
@@ -78,7 +79,7 @@ def read_folder(
         whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=_split_of(stem))
         if path in texts:
             try:
-                yield from _utterances_of(whole, texts[path])
+                yield from _utterances_of(whole, _preferred(texts[path], lang))
             except ValueError as error:
                 yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
         elif path in lines:
@@ -90,7 +91,7 @@ def read_folder(
             yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
     for path in unmatched:
         name = path.relative_to(folder)
-        detail = f"expected a recording beside {path.name}, got none"
+        detail = f"expected a recording {path.stem}.wav (or any other audio) beside {path.name}, got none"
         yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
 
 
@@ -100,30 +101,75 @@ def _split_of(stem: Path) -> str | None:
     return SPLIT_NAMES.get(match[1]) if match else None
 
 
-def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
-    """The text file of each recording that has one, by `TEXT_SUFFIXES` the first; and the text files of no recording."""
+class _TextFile(NamedTuple):
+    """A text file beside a recording."""
+
+    path: Path
+    is_of_file: bool
+    """Whether its name is that of the recording with its suffix: NAME.wav.txt."""
+    language: str | None
+    """What NAME.en.srt has between the name of the recording and its suffix."""
+
+
+def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, list[_TextFile]], list[Path]]:
+    """The text files of each recording that has any, and the text files of no recording."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in recordings:
         by_stem[composed(str(path.with_suffix("")))].append(path)
-    texts: dict[Path, Path] = {}
+    texts: dict[Path, list[_TextFile]] = defaultdict(list)
     unmatched = []
-    for path in sorted(files, key=lambda path: path.suffix.lower()):
+    for path in files:
         if path.suffix.lower() not in TEXT_SUFFIXES:
             continue
         stem = path.with_suffix("")
-        if _TRANSCRIPTS_NAME.fullmatch(path.name) and composed(str(stem)) not in by_stem:
+        found, is_of_file, language = by_stem.get(composed(str(stem)), []), False, None
+        if not found and _TRANSCRIPTS_NAME.fullmatch(path.name):
             continue
-        is_longer = stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)
-        if composed(str(stem)) not in by_stem and is_longer:
-            stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
-        found = by_stem.get(composed(str(stem)), [])
+        tag = _LANGUAGE_TAG.fullmatch(stem.suffix) if path.suffix.lower() in READERS else None
+        if not found and stem.suffix.lower() in AUDIO_SUFFIXES:  # NAME.wav.txt
+            found, is_of_file = by_stem.get(composed(str(stem.with_suffix(""))), []), True
+            found = [recording for recording in found if composed(str(recording)) == composed(str(stem))] or found
+        elif not found and tag:  # NAME.en.srt
+            found, language = by_stem.get(composed(str(stem.with_suffix(""))), []), tag[1]
         for recording in found:
-            known = texts.setdefault(recording, path)
-            if TEXT_SUFFIXES.index(path.suffix.lower()) < TEXT_SUFFIXES.index(known.suffix.lower()):
-                texts[recording] = path
+            texts[recording].append(_TextFile(path, is_of_file, language))
         if not found:
             unmatched.append(path)
-    return texts, sorted(unmatched)
+    return texts, unmatched
+
+
+def _preferred(files: Sequence[_TextFile], lang: str) -> Path:
+    """The text file to use: without a language in its name if there is one, else the one in `lang`; by `TEXT_SUFFIXES`.
+
+    Raises:
+        ValueError: there are several languages, and none of them is `lang`, or more than one.
+    """
+
+    def rank(file: _TextFile) -> tuple[int, bool]:
+        return TEXT_SUFFIXES.index(file.path.suffix.lower()), file.is_of_file
+
+    plain = [file for file in files if file.language is None]
+    if plain:
+        return min(plain, key=rank).path
+    languages = {file.language: _language_parts(file.language or "") for file in files}
+    wanted = _language_parts(lang)
+    chosen = (
+        [name for name, parts in languages.items() if parts == wanted]
+        or [name for name, parts in languages.items() if parts[0] == wanted[0]]
+        or list(languages)
+    )
+    if len(chosen) > 1:
+        names = ", ".join(sorted(file.path.name for file in files))
+        raise ValueError(
+            f"a recording must have one text in {lang}, but beside it are {names}; leave out the language in the name of "
+            "the one to use"
+        )
+    return min((file for file in files if file.language == chosen[0]), key=rank).path
+
+
+def _language_parts(name: str) -> list[str]:
+    """The language and the region of en-US."""
+    return re.split("[-_]", name.lower())
 
 
 class _Line(NamedTuple):

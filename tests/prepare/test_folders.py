@@ -1,0 +1,86 @@
+"""Contract: which text of a folder belongs to which recording, and what is said about those that cannot be used.
+
+No audio is opened here, so the recordings are empty files.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.prepare.test_sources import put, sorted_out
+from zipasr.prepare.folders import read_folder
+from zipasr.prepare.utterance import Reason, Rejected
+
+
+def cue(text: str) -> str:
+    return f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n"
+
+
+def texts_of(folder: Path, lang: str = "en") -> dict[str, str]:
+    good, _ = sorted_out(read_folder(folder, lang))
+    return {name: utterance.text for name, utterance in good.items()}
+
+
+def details_of(folder: Path, lang: str = "en") -> dict[str, tuple[Reason, str]]:
+    entries = read_folder(folder, lang)
+    return {entry.id: (entry.reason, entry.detail) for entry in entries if isinstance(entry, Rejected)}
+
+
+@pytest.mark.parametrize("middle", ["asr", "bak", "old", "raw", "en", "xyz"])
+def test_a_text_of_the_name_of_its_recording_is_used(tmp_path: Path, middle: str) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / f"a.{middle}.txt", "machine text")
+    put(tmp_path / "a.txt", "corrected text")
+    put(tmp_path / "b.wav")
+    put(tmp_path / f"b.{middle}.txt", "machine text")
+    assert texts_of(tmp_path) == {"a": "corrected text"}
+    detail = f"expected a recording a.{middle}.wav (or any other audio) beside a.{middle}.txt, got none"
+    assert details_of(tmp_path) == {
+        "b": (Reason.NO_TEXT, "expected b.txt beside it, got none"),
+        f"a.{middle}": (Reason.NO_AUDIO, detail),
+        f"b.{middle}": (Reason.NO_AUDIO, detail.replace("a.", "b.")),
+    }
+
+
+def test_subtitles_without_a_language_come_first(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    for middle in ("", ".de", ".en"):
+        put(tmp_path / f"a{middle}.srt", cue(f"text {middle}"))
+    assert texts_of(tmp_path, "de") == {"a-0001000": "text"}
+
+
+@pytest.mark.parametrize(
+    ("lang", "tags", "used"),
+    [
+        ("en", ("de", "en"), "en"),
+        ("de", ("de", "en", "de-AT"), "de"),
+        ("de_at", ("de", "en", "de-AT"), "de-AT"),
+        ("en-GB", ("de", "en-US"), "en-US"),
+        ("en", ("fr",), "fr"),
+    ],
+)
+def test_subtitles_in_the_language_are_used(tmp_path: Path, lang: str, tags: tuple[str, ...], used: str) -> None:
+    put(tmp_path / "a.wav")
+    for tag in tags:
+        put(tmp_path / f"a.{tag}.srt", cue(f"text {tag}"))
+        put(tmp_path / f"a.{tag}.vtt", cue("the same in another format"))
+    assert texts_of(tmp_path, lang) == {"a-0001000": f"text {used}"}
+
+
+@pytest.mark.parametrize("tags", [("de", "fr"), ("en-GB", "en-US")])
+def test_subtitles_in_several_other_languages_are_rejected(tmp_path: Path, tags: tuple[str, ...]) -> None:
+    put(tmp_path / "a.wav")
+    for tag in tags:
+        put(tmp_path / f"a.{tag}.srt", cue(f"text {tag}"))
+    names = ", ".join(f"a.{tag}.srt" for tag in tags)
+    ((reason, detail),) = details_of(tmp_path).values()
+    assert reason is Reason.BAD_ENTRY
+    assert f"must have one text in en, but beside it are {names}; leave out the language in the name of the one" in detail
+
+
+def test_texts_of_recordings_of_one_name_are_told_by_their_endings(tmp_path: Path) -> None:
+    for ending in ("mp3", "wav"):
+        put(tmp_path / f"a.{ending}")
+        put(tmp_path / f"a.{ending}.txt", f"text of {ending}")
+    entries = list(read_folder(tmp_path, "en"))
+    assert [(entry.audio.name, entry.text) for entry in entries] == [("a.mp3", "text of mp3"), ("a.wav", "text of wav")]
