@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.prepare.test_sources import put, sorted_out
+from tests.prepare.test_timed_texts import LONG_TEXTGRID
 from zipasr.prepare.folders import read_folder
 from zipasr.prepare.utterance import Reason, Rejected
 
@@ -84,3 +85,40 @@ def test_texts_of_recordings_of_one_name_are_told_by_their_endings(tmp_path: Pat
         put(tmp_path / f"a.{ending}.txt", f"text of {ending}")
     entries = list(read_folder(tmp_path, "en"))
     assert [(entry.audio.name, entry.text) for entry in entries] == [("a.mp3", "text of mp3"), ("a.wav", "text of wav")]
+
+
+PHONES = LONG_TEXTGRID.replace('"Ann - words"', '"Ann - phones"')
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.srt", cue("[Music]"), "in a.srt, got none"),
+        ("a.vtt", "WEBVTT\n\n" + cue("\N{EIGHTH NOTE} la \N{EIGHTH NOTE}"), "in a.vtt, got none"),
+        ("a.TextGrid", PHONES, "in a.TextGrid, got none in the tiers 'Ann - phones', 'Ann - phones'"),
+    ],
+)
+def test_a_recording_without_any_text_with_times_is_listed(tmp_path: Path, name: str, content: str, said: str) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / name, content)
+    assert texts_of(tmp_path) == {}
+    assert details_of(tmp_path) == {"a": (Reason.NO_TEXT, f"expected texts with times {said}")}
+
+
+def test_a_cue_without_times_is_listed(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / "a.srt", f"{cue('hello')}\n2\n00:00:05:000 --> 00:00:06:000\nworld\n")
+    assert texts_of(tmp_path) == {"a-0001000": "hello"}
+    detail = "expected times such as 00:00:01,000 --> 00:00:04,000 in a.srt, got '00:00:05:000 --> 00:00:06:000'"
+    assert details_of(tmp_path) == {"a": (Reason.BAD_ENTRY, detail)}
+
+
+def test_texts_beside_noise_are_not_read(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    put(tmp_path / "a.srt", cue("[Music]"))
+    put(tmp_path / "b.wav")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfa")
+    put(tmp_path / "README.txt", "of whom the recordings are")
+    put(tmp_path / "all.trans.txt", "c a recording that is not there\n")
+    entries = list(read_folder(tmp_path, "en", needs_texts=False))
+    assert [(entry.id, entry.text, entry.duration_s) for entry in entries] == [("a", "", None), ("b", "", None)]

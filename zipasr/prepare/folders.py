@@ -3,6 +3,7 @@
 Times are in seconds. No audio is opened here.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from zipasr.prepare.manifests import SPLIT_NAMES
 from zipasr.prepare.recording_files import composed
 from zipasr.prepare.splits import audio_folders
 from zipasr.prepare.tags import has_unwritten_words
-from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, read_timed_texts
+from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, names_of_tiers, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 from zipasr.text import single_spaced
 
@@ -52,7 +53,7 @@ def read_folder(
     Args:
         lang: language of all entries.
         skip: the output folder, to ignore; of one that holds `folder`, only its audio is ignored.
-        needs_texts: whether a recording without a text is rejected; otherwise its text is empty.
+        needs_texts: whether a recording without a text is rejected; otherwise all texts are empty: their files are not read.
     Raises:
         DataError: there is no recording, or no recording has a text.
     """
@@ -64,8 +65,8 @@ def read_folder(
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")
-    texts, unmatched = _texts_beside(recordings, files)
-    lines, rejected = _lines_of_transcripts(recordings, files)
+    texts, unmatched = _texts_beside(recordings, files) if needs_texts else ({}, [])
+    lines, rejected = _lines_of_transcripts(recordings, files) if needs_texts else ({}, [])
     if needs_texts and not texts and not lines:
         first = recordings[0]
         raise DataError(
@@ -226,6 +227,10 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
         yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
         return
     entries = read_timed_texts(path)
+    if not entries:
+        tiers = ", ".join(map(repr, names_of_tiers(path)))
+        detail = f"expected texts with times in {path.name}, got none{f' in the tiers {tiers}' if tiers else ''}"
+        yield Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.NO_TEXT, detail=detail)
     faults = [_fault(entry, whole, path) for entry in entries]
     yield from filter(None, faults)
     for entry in join_neighbors(entry for entry, fault in zip(entries, faults, strict=True) if fault is None):
@@ -242,6 +247,9 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
 
 def _fault(entry: TimedText, whole: Utterance, path: Path) -> Rejected | None:
     """Why a text with times cannot be used; None if it can."""
+    if math.isnan(entry.start_s):
+        detail = f"expected times such as 00:00:01,000 --> 00:00:04,000 in {path.name}, got {entry.text!r}"
+        return Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
     if entry.end_s <= entry.start_s:
         reason = Reason.BAD_ENTRY
         detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
