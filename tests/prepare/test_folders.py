@@ -10,7 +10,7 @@ import pytest
 from tests.prepare.test_sources import put, sorted_out
 from tests.prepare.test_timed_texts import LONG_TEXTGRID
 from zipasr.prepare.folders import read_folder
-from zipasr.prepare.utterance import Reason, Rejected
+from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
 
 def cue(text: str) -> str:
@@ -122,3 +122,25 @@ def test_texts_beside_noise_are_not_read(tmp_path: Path) -> None:
     put(tmp_path / "all.trans.txt", "c a recording that is not there\n")
     entries = list(read_folder(tmp_path, "en", needs_texts=False))
     assert [(entry.id, entry.text, entry.duration_s) for entry in entries] == [("a", "", None), ("b", "", None)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("TRAIN", "train"),
+        ("Training", "train"),
+        ("train-clean-100", "train"),
+        ("Development", "dev"),
+        ("mini_dev2", "dev"),
+        ("testing", "test"),
+        ("EVALUATION_2", "test"),
+        ("contest", None),
+        ("speaker1", None),
+    ],
+)
+def test_names_of_folders_are_splits(tmp_path: Path, folder: str, split: str | None) -> None:
+    put(tmp_path / folder / "a.wav")
+    put(tmp_path / folder / "a.txt", "x")
+    (utterance,) = read_folder(tmp_path, "en")
+    assert isinstance(utterance, Utterance)
+    assert utterance.split == split

@@ -225,6 +225,29 @@ def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
     assert not bad
 
 
+@pytest.mark.parametrize("names", [("train", "dev", "test-clean"), ("TRAIN", "Development", "testing_1")])
+def test_folders_of_manifests_and_kaldi_directories_give_the_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        put(tmp_path / "tables" / name / "metadata.csv", f"file_name,text\n{name}.wav,{name}\n")
+        put(tmp_path / "kaldi" / name / "wav.scp", f"{name} /x/{name}.wav\n")
+        put(tmp_path / "kaldi" / name / "text", f"{name} {name}\n")
+        put(tmp_path / "tables" / "out-test" / "test.jsonl", '{"audio": "a.wav", "text": "of an earlier run"}')
+    for source in ("tables", "kaldi"):
+        good, bad = sorted_out(open_source(tmp_path / source, "en", skip=tmp_path / "tables" / "out-test").entries)
+        assert {entry.text: entry.split for entry in good.values()} == dict(
+            zip(names, ("train", "dev", "test"), strict=True)
+        )
+        assert not bad
+
+
+def test_names_of_splits_in_columns_and_paths(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "a", "split": "test.Clean"}, {"audio": "b.wav", "text": "b", "split": "TESTING"}]
+    put(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    put(tmp_path / "metadata.csv", "file_name,text\nTest-Other/a.wav,a\nvalidation/b.wav,b\n")
+    splits = [entry.split for name in ("rows.jsonl", "metadata.csv") for entry in open_source(tmp_path / name, "en").entries]
+    assert splits == ["test", "test", "test", "dev"]
+
+
 def test_names_of_common_voice_1_are_their_splits(tmp_path: Path) -> None:
     """All of its recordings that were validated are called valid."""
     for name in ("train", "dev", "test"):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from zipasr.audio import AUDIO_SUFFIXES, files_below
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
-from zipasr.prepare.manifests import SPLIT_NAMES
+from zipasr.prepare.manifests import split_of_folder
 from zipasr.prepare.recording_files import composed
 from zipasr.prepare.splits import audio_folders
 from zipasr.prepare.tags import has_unwritten_words
@@ -35,8 +35,6 @@ EXPECTED = (
 )
 _TRANSCRIPTS_NAME = re.compile(r"(?:(.+)\.)?trans(?:cripts?)?\.txt", re.IGNORECASE)
 """Name of a file with an id and its words in every line, as LibriSpeech has it; the prefix is that of the ids."""
-_SPLIT_FOLDER = re.compile(r"([a-z]+)(?:[-_.].*)?")
-"""Name of a top-level folder whose first word may be a split, such as dev-clean."""
 
 
 def read_folder(
@@ -48,7 +46,7 @@ def read_folder(
     NAME.TextGrid, which give an utterance for each text. NAME.wav.txt counts, too, and without any of these NAME.en.srt, in
     `lang` if there are several. The words may also be in files such as 84-121123.trans.txt, with an id and its words in
     every line. The id is the path below `folder` without its suffix. A top-level subfolder called train, dev or test, or
-    dev-clean, is the split.
+    with such a name in its own, as dev-clean, is the split.
 
     Args:
         lang: language of all entries.
@@ -77,7 +75,7 @@ def read_folder(
     yield from rejected
     for path in recordings:
         stem = path.relative_to(folder).with_suffix("")
-        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=_split_of(stem))
+        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=split_of_folder(stem))
         if path in texts:
             try:
                 yield from _utterances_of(whole, _preferred(texts[path], lang))
@@ -94,12 +92,6 @@ def read_folder(
         name = path.relative_to(folder)
         detail = f"expected a recording {path.stem}.wav (or any other audio) beside {path.name}, got none"
         yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
-
-
-def _split_of(stem: Path) -> str | None:
-    """The split that the first word of the top-level folder of a recording names, if any."""
-    match = _SPLIT_FOLDER.fullmatch(stem.parts[0]) if len(stem.parts) > 1 else None
-    return SPLIT_NAMES.get(match[1]) if match else None
 
 
 class _TextFile(NamedTuple):
