@@ -1,16 +1,21 @@
 """Contract: which text of a folder belongs to which recording, and what is said about those that cannot be used.
 
-No audio is opened here, so the recordings are empty files.
+The reader opens no audio, so most recordings are empty files.
 """
 
 from pathlib import Path
 
 import pytest
 
+from tests.prepare.prepared import cuts_of, tone
+from tests.prepare.prepared import put as recording
 from tests.prepare.test_sources import put, sorted_out
 from tests.prepare.test_timed_texts import LONG_TEXTGRID
+from zipasr.errors import DataError
+from zipasr.prepare import PrepareConfig, prepare
 from zipasr.prepare.folders import read_folder
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.prepare.validate import Limits
 
 
 def cue(text: str) -> str:
@@ -144,3 +149,19 @@ def test_names_of_folders_are_splits(tmp_path: Path, folder: str, split: str | N
     (utterance,) = read_folder(tmp_path, "en")
     assert isinstance(utterance, Utterance)
     assert utterance.split == split
+
+
+def test_a_text_without_times_is_named_if_the_recording_is_too_long(tmp_path: Path) -> None:
+    recording(tmp_path / "in", "call.wav", tone(4.0), text="hello")
+    put(tmp_path / "in" / "call.vtt", "WEBVTT\n\n" + cue("hello"))
+    config = PrepareConfig(limits=Limits(max_duration_s=3.0))
+    with pytest.raises(
+        DataError, match=r"call\.vtt has times but is not used, because call\.txt is there: remove call\.txt, or"
+    ):
+        prepare(tmp_path / "in", tmp_path / "out", config)
+    (tmp_path / "in" / "call.txt").unlink()
+    prepare(tmp_path / "in", tmp_path / "out", config)
+    assert cuts_of(tmp_path / "out").keys() == {"call-0001000"}
+    recording(tmp_path / "in", "call.wav", tone(4.0), text="hello")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert cuts_of(tmp_path / "out").keys() == {"call"}

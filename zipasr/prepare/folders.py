@@ -78,7 +78,11 @@ def read_folder(
         whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=split_of_folder(stem))
         if path in texts:
             try:
-                yield from _utterances_of(whole, _preferred(texts[path], lang))
+                used = _preferred(texts[path], lang)
+                timed = [file.path.name for file in texts[path] if file.path.suffix.lower() in READERS]
+                untimed = used.suffix.lower() not in READERS
+                whole = replace(whole, unused_times=(timed[0], used.name) if timed and untimed else None)
+                yield from _utterances_of(whole, used)
             except ValueError as error:
                 yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
         elif path in lines:
