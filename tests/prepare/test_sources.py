@@ -5,6 +5,7 @@ The readers do not open audio, so most recordings here are empty files.
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
 from zipasr.errors import DataError
+from zipasr.prepare import prepare
 from zipasr.prepare.folders import read_folder
 from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
@@ -458,3 +460,21 @@ def test_other_sources_are_refused_with_what_was_expected(tmp_path: Path, name: 
         put(tmp_path / name, '{"a": 1}\n')
     with pytest.raises(DataError, match=" must be "):
         open_source(tmp_path / name, "en")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-this-name/x.jsonl", "librispeech:~nobody-of-this-name/x"])
+def test_a_home_directory_of_nobody(source: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/x.* (does not exist|is not a folder)"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It cannot be read twice; a named one that nobody writes to would never end."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    reader, writer = os.pipe()
+    os.write(writer, b'{"audio": "a.wav", "text": "x"}\n')
+    os.close(writer)
+    for path in (tmp_path / "rows.jsonl", Path(f"/dev/fd/{reader}")):
+        with pytest.raises(DataError, match=r"must be a file that can be read twice, but .* is a pipe or a device; save it"):
+            open_source(path, "en")
+    os.close(reader)

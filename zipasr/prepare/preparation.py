@@ -24,6 +24,7 @@ from zipasr.prepare.conversion import Converter, Ready, move_audio, recordings_i
 from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.sources import OpenSource, open_source
 from zipasr.prepare.splits import NOISE, SPLITS, audio_folder, audio_folders, split_utterances
@@ -186,7 +187,7 @@ def prepare(
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts":
-        _refuse_own_folders(Path(source).expanduser(), out)
+        _refuse_own_folders(expanded(source), out)
     if config.split == NOISE and config.align_with is not None:
         raise ConfigError(f"align_with must be left out for noise, which has no texts, but is {config.align_with}")
     opened = open_source(source, config.lang, skip=out, needs_texts=config.split != NOISE)

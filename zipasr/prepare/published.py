@@ -28,6 +28,7 @@ from zipasr.prepare.corpora import (
     read_json,
     read_musan,
 )
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.splits import NOISE
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
@@ -54,7 +55,7 @@ def find_corpus(source: str | Path) -> CorpusFolder | None:
     match = re.fullmatch(rf"({'|'.join(PUBLISHED)}|{MUSAN}):(.+)", str(source))
     if match is None:
         return None
-    folder = Path(match[2]).expanduser()  # the shell leaves ~ after a colon as it is
+    folder = expanded(match[2])  # the shell leaves ~ after a colon as it is
     if not folder.is_dir():
         raise DataError(f"{match[1]}: must be followed by its folder, but {folder} is not a folder; download it first")
     return CorpusFolder(match[1], folder)

@@ -19,6 +19,7 @@ from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
 from zipasr.prepare.manifests import Manifest, read_manifest, recognize, split_in, split_of_folder
 from zipasr.prepare.prompts import read_prompts
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.utterance import Rejected, Utterance
 
 Entry = Utterance | Rejected
@@ -147,11 +148,15 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
     """
     if source == "prompts":
         return OpenSource("prompts", read_prompts(lang), "telephone prompts")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return _open_folder(path, lang, skip, needs_texts=needs_texts)
     if not path.exists():
         raise DataError(f"{EXPECTED}, but {path} does not exist")
+    if not path.is_file():
+        raise DataError(
+            f"the source must be a file that can be read twice, but {path} is a pipe or a device; save it as a file"
+        )
     manifest = recognize(path, needs_texts=needs_texts)
     if manifest is None:
         raise DataError(
