@@ -19,7 +19,7 @@ from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows, writing_rows
-from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.config import CHOICE_OF_SPLITS, PrepareConfig
 from zipasr.prepare.conversion import Converter, Ready, move_audio, recordings_in, staged_audio
 from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
@@ -171,8 +171,8 @@ def prepare(
     Raises:
         DataError: the kind of the source is unknown, nothing in it can be used, `out` is the source or cannot be written, or
             new audio would replace a recording of the source.
-        ConfigError: `text_style` is as-written for prompts, `subset` is set for a source without subsets, or `align_with` is
-            a model without a CTC head.
+        ConfigError: `text_style` is as-written for prompts, a setting has no effect for this source, or `align_with` is a
+            model without a CTC head.
         CheckpointError: `align_with` is no model folder.
     """
     config = config or PrepareConfig()
@@ -180,16 +180,12 @@ def prepare(
     out = Path(out)
     corpus = find_corpus(source)
     if corpus is not None:
-        for name in ("allow_damaged", "align_with"):
-            if getattr(config, name):
-                raise ConfigError(f"{name} must be left out for {source}, whose audio is not converted, but is set")
         return prepare_published(corpus, out, config, has_progress=has_progress)
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts":
         _refuse_own_folders(expanded(source), out)
-    if config.split == NOISE and config.align_with is not None:
-        raise ConfigError(f"align_with must be left out for noise, which has no texts, but is {config.align_with}")
+    _refuse_without_effect(config, is_prompts=source == "prompts")
     opened = open_source(source, config.lang, skip=out, needs_texts=config.split != NOISE)
     if opened.kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
@@ -213,6 +209,19 @@ def prepare(
             return _write(ready, rejected, opened, config, out, staging)
     except OSError as error:
         raise DataError(f"{out} must be writable, but: {error}; choose another folder") from error
+
+
+def _refuse_without_effect(config: PrepareConfig, *, is_prompts: bool) -> None:
+    """Raise ConfigError if a setting has no effect."""
+    if config.split == NOISE:
+        config.refuse(("align_with", "text_style", "tags"), "noise, which has no texts")
+        config.refuse(("limits.max_duration_s",), "noise, which may be of any length")
+    if config.split is not None:
+        config.refuse(CHOICE_OF_SPLITS, "a source that is kept whole as one part")
+    if is_prompts:
+        config.refuse(CHOICE_OF_SPLITS, "prompts, whose parts are always the same")
+    if config.align_with is None:
+        config.refuse(("min_align_confidence",), "a run without align_with")
 
 
 def _refuse_own_folders(source: Path, out: Path) -> None:

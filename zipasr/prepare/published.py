@@ -17,7 +17,7 @@ from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows, writing_rows
-from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.config import CHOICE_OF_SPLITS, PrepareConfig
 from zipasr.prepare.corpora import (
     PUBLISHED,
     Entry,
@@ -110,12 +110,12 @@ def prepare_published(
 
 
 def _check_config(name: str, config: PrepareConfig) -> None:
-    if config.text_style is not None:
-        raise ConfigError(
-            f"text_style must be left out for {name}, whose texts are as published, but is {config.text_style}"
-        )
-    if config.split is not None:
-        raise ConfigError(f"split must be left out for {name}, which has official parts, but is {config.split}")
+    """Raise ConfigError if a setting has no effect on a corpus."""
+    config.refuse(("text_style", "tags", "lang"), f"{name}, whose texts are as published")
+    config.refuse(("split", *CHOICE_OF_SPLITS), f"{name}, which has official parts")
+    config.refuse(("allow_damaged", "align_with", "min_align_confidence"), f"{name}, whose audio is not converted")
+    if name == MUSAN:
+        config.refuse(("limits",), f"{name}, which may be of any length")
     subsets = PUBLISHED[name].subsets if name in PUBLISHED else ()
     if config.subset is not None and config.subset not in subsets:
         cure = f"one of {', '.join(subsets)}" if subsets else "left out"
