@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepare.entries import put, sorted_out
 from tests.prepare.prepared import cuts_of, tone
 from tests.prepare.prepared import put as recording
-from tests.prepare.test_sources import put, sorted_out
-from tests.prepare.test_timed_texts import LONG_TEXTGRID
 from zipasr.errors import DataError
 from zipasr.prepare import PrepareConfig, prepare
 from zipasr.prepare.folders import read_folder
@@ -92,7 +91,8 @@ def test_texts_of_recordings_of_one_name_are_told_by_their_endings(tmp_path: Pat
     assert [(entry.audio.name, entry.text) for entry in entries] == [("a.mp3", "text of mp3"), ("a.wav", "text of wav")]
 
 
-PHONES = LONG_TEXTGRID.replace('"Ann - words"', '"Ann - phones"')
+TIER = '"IntervalTier" "{}" 0 2 1 0 2 "h"\n'
+PHONES = '"ooTextFile" "TextGrid" 0 2 <exists> 2\n' + TIER.format("Ann - phones") + TIER.format("syllables")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ PHONES = LONG_TEXTGRID.replace('"Ann - words"', '"Ann - phones"')
     [
         ("a.srt", cue("[Music]"), "in a.srt, got none"),
         ("a.vtt", "WEBVTT\n\n" + cue("\N{EIGHTH NOTE} la \N{EIGHTH NOTE}"), "in a.vtt, got none"),
-        ("a.TextGrid", PHONES, "in a.TextGrid, got none in the tiers 'Ann - phones', 'Ann - phones'"),
+        ("a.TextGrid", PHONES, "in a.TextGrid, got none in the tiers 'Ann - phones', 'syllables'"),
     ],
 )
 def test_a_recording_without_any_text_with_times_is_listed(tmp_path: Path, name: str, content: str, said: str) -> None:

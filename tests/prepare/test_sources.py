@@ -14,6 +14,7 @@ import soundfile
 from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
+from tests.prepare.entries import put, sorted_out
 from zipasr.errors import DataError
 from zipasr.prepare import prepare
 from zipasr.prepare.folders import read_folder
@@ -39,20 +40,6 @@ it ends before it starts
 00:01:20,000 --> 00:01:22,000
 please [inaudible] now
 """
-
-
-def put(path: Path, text: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def sorted_out(entries: object) -> tuple[dict[str, Utterance], dict[str, Reason]]:
-    entries = list(entries)
-    good = {entry.id: entry for entry in entries if isinstance(entry, Utterance)}
-    bad = {entry.id: entry.reason for entry in entries if isinstance(entry, Rejected)}
-    assert len(good) + len(bad) == len(entries)
-    return good, bad
 
 
 # Folders
