@@ -151,6 +151,26 @@ def test_names_of_folders_are_splits(tmp_path: Path, folder: str, split: str | N
     assert utterance.split == split
 
 
+@pytest.mark.parametrize(
+    ("others", "splits"),
+    [
+        (("anna",), {"Val": None, "hearing_test": None, "test-clean": "test", "anna": None}),
+        (
+            ("anna", "Training"),
+            {"Val": "dev", "hearing_test": "test", "test-clean": "test", "anna": None, "Training": "train"},
+        ),
+        ((), {"Val": "dev", "hearing_test": "test", "test-clean": "test"}),
+    ],
+)
+def test_names_that_may_mean_something_else(tmp_path: Path, others: tuple[str, ...], splits: dict[str, str | None]) -> None:
+    """Without a part for training, a folder may be a speaker or a task; only plain names of splits count."""
+    for name in ("Val", "hearing_test", "test-clean", *others):
+        put(tmp_path / name / "a.wav")
+        put(tmp_path / name / "a.txt", "x")
+    entries = [entry for entry in read_folder(tmp_path, "en") if isinstance(entry, Utterance)]
+    assert {entry.audio.parent.name: entry.split for entry in entries} == splits
+
+
 def test_a_text_without_times_is_named_if_the_recording_is_too_long(tmp_path: Path) -> None:
     recording(tmp_path / "in", "call.wav", tone(4.0), text="hello")
     put(tmp_path / "in" / "call.vtt", "WEBVTT\n\n" + cue("hello"))

@@ -6,7 +6,7 @@ Times are in seconds. No audio is opened here.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from zipasr.audio import AUDIO_SUFFIXES, files_below
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
-from zipasr.prepare.manifests import split_of_folder
+from zipasr.prepare.manifests import split_in
 from zipasr.prepare.recording_files import composed
 from zipasr.prepare.splits import audio_folders
 from zipasr.prepare.tags import has_unwritten_words
@@ -45,8 +45,8 @@ def read_folder(
     The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
     NAME.TextGrid, which give an utterance for each text. NAME.wav.txt counts, too, and without any of these NAME.en.srt, in
     `lang` if there are several. The words may also be in files such as 84-121123.trans.txt, with an id and its words in
-    every line. The id is the path below `folder` without its suffix. A top-level subfolder called train, dev or test, or
-    with such a name in its own, as dev-clean, is the split.
+    every line. The id is the path below `folder` without its suffix. Top-level subfolders with train, dev or test in their
+    names, as dev-clean, are the splits.
 
     Args:
         lang: language of all entries.
@@ -73,9 +73,11 @@ def read_folder(
             "'audio' and 'text'"
         )
     yield from rejected
-    for path in recordings:
-        stem = path.relative_to(folder).with_suffix("")
-        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=split_of_folder(stem))
+    stems = [path.relative_to(folder).with_suffix("") for path in recordings]
+    splits = _splits_of({stem.parts[0] for stem in stems if len(stem.parts) > 1})
+    for path, stem in zip(recordings, stems, strict=True):
+        split = splits.get(stem.parts[0]) if len(stem.parts) > 1 else None
+        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=split)
         if path in texts:
             try:
                 used = _preferred(texts[path], lang)
@@ -96,6 +98,18 @@ def read_folder(
         name = path.relative_to(folder)
         detail = f"expected a recording {path.stem}.wav (or any other audio) beside {path.name}, got none"
         yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
+
+
+def _splits_of(names: Set[str]) -> dict[str, str]:
+    """The split of each top-level folder whose name is that of one.
+
+    Beside others and without a part for training, Val may be a speaker and hearing_test a task. Then only names in lower
+    case count that start with a split, such as test-clean.
+    """
+    splits = {name: split for name in names if (split := split_in(name))}
+    if "train" in splits.values() or len(splits) == len(names):
+        return splits
+    return {name: split for name, split in splits.items() if split_in(re.split(r"[^a-z]", name)[0])}
 
 
 class _TextFile(NamedTuple):
