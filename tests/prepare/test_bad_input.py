@@ -193,6 +193,42 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], said: st
         PrepareConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("source", "settings", "said"),
+    [
+        ("in", {"split": "noise", "text_style": "words"}, "text_style must be left out for noise, .* but is words"),
+        ("in", {"split": "noise", "tags": "keep"}, "tags must be left out for noise, which has no texts, but is keep"),
+        ("in", {"split": "noise", "limits": Limits(max_duration_s=9.0)}, "limits.max_duration_s must be left out .* is 9.0"),
+        ("in", {"split": "dev", "dev_share": 0.3}, "dev_share must be left out for a source that is kept whole"),
+        ("in", {"split": "train", "seed": 1}, "seed must be left out for a source that is kept whole as one part, but is 1"),
+        ("in", {"min_align_confidence": 0.5}, "min_align_confidence must be left out for a run without align_with"),
+        ("prompts", {"test_share": 0.0}, "test_share must be left out for prompts, whose parts are always the same"),
+        (
+            "librispeech:in",
+            {"tags": "drop"},
+            "tags must be left out for librispeech, whose texts are as published, but is drop",
+        ),
+        ("librispeech:in", {"lang": "de"}, "lang must be left out for librispeech, whose texts are as published, but is de"),
+        ("librispeech:in", {"seed": 1}, "seed must be left out for librispeech, which has official parts, but is 1"),
+        ("librispeech:in", {"max_held_out": 9}, "max_held_out must be left out for librispeech, .* but is 9"),
+        ("librispeech:in", {"min_align_confidence": 0.5}, "min_align_confidence must be left out for librispeech"),
+        (
+            "musan:in",
+            {"limits": Limits(min_duration_s=1.0)},
+            "limits must be left out for musan, which may be of any length",
+        ),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, settings: dict[str, Any], said: str
+) -> None:
+    put(tmp_path / "in", "a.wav")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        prepare(source, "out", PrepareConfig(**settings))
+    assert not (tmp_path / "out").exists()
+
+
 def test_prompts_as_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="text_style must be words for prompts"):
         prepare("prompts", tmp_path, PrepareConfig(text_style="as-written"))

@@ -5,6 +5,7 @@ The readers do not open audio, so most recordings here are empty files.
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import soundfile
 from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
+from tests.prepare.entries import put, sorted_out
 from zipasr.errors import DataError
+from zipasr.prepare import prepare
 from zipasr.prepare.folders import read_folder
 from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
@@ -37,20 +40,6 @@ it ends before it starts
 00:01:20,000 --> 00:01:22,000
 please [inaudible] now
 """
-
-
-def put(path: Path, text: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def sorted_out(entries: object) -> tuple[dict[str, Utterance], dict[str, Reason]]:
-    entries = list(entries)
-    good = {entry.id: entry for entry in entries if isinstance(entry, Utterance)}
-    bad = {entry.id: entry.reason for entry in entries if isinstance(entry, Rejected)}
-    assert len(good) + len(bad) == len(entries)
-    return good, bad
 
 
 # Folders
@@ -233,6 +222,29 @@ def test_folder_of_manifests_gives_the_splits(tmp_path: Path) -> None:
     assert {utterance.split for utterance in good.values()} == {"train", "dev", "test"}
     assert all(utterance.split == utterance.text for utterance in good.values())
     assert not bad
+
+
+@pytest.mark.parametrize("names", [("train", "dev", "test-clean"), ("TRAIN", "Development", "testing_1")])
+def test_folders_of_manifests_and_kaldi_directories_give_the_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        put(tmp_path / "tables" / name / "metadata.csv", f"file_name,text\n{name}.wav,{name}\n")
+        put(tmp_path / "kaldi" / name / "wav.scp", f"{name} /x/{name}.wav\n")
+        put(tmp_path / "kaldi" / name / "text", f"{name} {name}\n")
+        put(tmp_path / "tables" / "out-test" / "test.jsonl", '{"audio": "a.wav", "text": "of an earlier run"}')
+    for source in ("tables", "kaldi"):
+        good, bad = sorted_out(open_source(tmp_path / source, "en", skip=tmp_path / "tables" / "out-test").entries)
+        assert {entry.text: entry.split for entry in good.values()} == dict(
+            zip(names, ("train", "dev", "test"), strict=True)
+        )
+        assert not bad
+
+
+def test_names_of_splits_in_columns_and_paths(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "a", "split": "test.Clean"}, {"audio": "b.wav", "text": "b", "split": "TESTING"}]
+    put(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    put(tmp_path / "metadata.csv", "file_name,text\nTest-Other/a.wav,a\nvalidation/b.wav,b\n")
+    splits = [entry.split for name in ("rows.jsonl", "metadata.csv") for entry in open_source(tmp_path / name, "en").entries]
+    assert splits == ["test", "test", "test", "dev"]
 
 
 def test_names_of_common_voice_1_are_their_splits(tmp_path: Path) -> None:
@@ -445,3 +457,21 @@ def test_other_sources_are_refused_with_what_was_expected(tmp_path: Path, name: 
         put(tmp_path / name, '{"a": 1}\n')
     with pytest.raises(DataError, match=" must be "):
         open_source(tmp_path / name, "en")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-this-name/x.jsonl", "librispeech:~nobody-of-this-name/x"])
+def test_a_home_directory_of_nobody(source: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/x.* (does not exist|is not a folder)"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It cannot be read twice; a named one that nobody writes to would never end."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    reader, writer = os.pipe()
+    os.write(writer, b'{"audio": "a.wav", "text": "x"}\n')
+    os.close(writer)
+    for path in (tmp_path / "rows.jsonl", Path(f"/dev/fd/{reader}")):
+        with pytest.raises(DataError, match=r"must be a file that can be read twice, but .* is a pipe or a device; save it"):
+            open_source(path, "en")
+    os.close(reader)

@@ -1,5 +1,6 @@
 """Contract: subtitles and TextGrids give what was said, and when."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,47 @@ def test_srt(tmp_path: Path, encoding: str) -> None:
 
 def test_srt_of_windows(tmp_path: Path) -> None:
     assert read(tmp_path, "a.srt", SRT.replace("\n", "\r\n")) == read(tmp_path, "b.srt", SRT)
+
+
+def test_texts_of_srt_hold_empty_lines(tmp_path: Path) -> None:
+    cues = "1\n{}Hello\n\nworld again\n\n2\n{}7\n\n3\n\n{}\n8\n\n4\n{}\n5\n{}the\n\nend\n"
+    times = [f"00:00:{start:02d},000 --> 00:00:{start + 4:02d},000\n" for start in (1, 10, 20, 30, 40)]
+    assert read(tmp_path, "a.srt", cues.format(*times)) == [
+        TimedText(1, 5, "Hello world again"),
+        TimedText(10, 14, "7"),
+        TimedText(20, 24, "8"),
+        TimedText(40, 44, "the end"),
+    ]
+
+
+def test_an_empty_line_ends_a_text_of_vtt(tmp_path: Path) -> None:
+    cues = "WEBVTT\n\n00:01.000 --> 00:02.000\nHello\n\nNOTE of the editor\n\n00:05.000 --> 00:06.000\nworld\n"
+    expected = [TimedText(1, 2, "Hello"), TimedText(5, 6, "world")]
+    assert read(tmp_path, "a.vtt", cues) == read(tmp_path, "a.srt", cues) == expected
+
+
+def test_times_without_decimals(tmp_path: Path) -> None:
+    cues = "1\n00:00:01,000 --> 00:00:02,500\nHello\n2\n00:00:05 --> 1:00:06\nworld\n"
+    assert read(tmp_path, "a.srt", cues) == [TimedText(1, 2.5, "Hello"), TimedText(5, 3606, "world")]
+
+
+@pytest.mark.parametrize(
+    ("between", "is_first_kept"),
+    [
+        ("\n2\n00:00:05:000 --> 00:00:06:000\nlost\n", True),
+        ("2\n00:00:05:000 --> 00:00:06:000\nlost\n", True),
+        ("\n00:00:05:000 --> 00:00:06:000\nlost\n", True),
+        ("from A --> B\n", False),
+    ],
+)
+def test_a_cue_whose_times_cannot_be_read_is_told(tmp_path: Path, between: str, is_first_kept: bool) -> None:
+    """An arrow in a text leaves open where that text ends, so that its cue is not used either."""
+    path = tmp_path / "a.srt"
+    path.write_text(f"1\n00:00:01,000 --> 00:00:02,000\nHello\n{between}\n3\n00:00:08,000 --> 00:00:09,000\nworld\n")
+    first, *_ = [line for line in between.splitlines() if "-->" in line]
+    entries = [entry.text if math.isnan(entry.start_s) else entry for entry in read_timed_texts(path)]
+    expected = [TimedText(1, 2, "Hello"), first, TimedText(8, 9, "world")]
+    assert entries == (expected if is_first_kept else expected[1:])
 
 
 def test_vtt(tmp_path: Path) -> None:

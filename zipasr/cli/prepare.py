@@ -39,14 +39,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a manifest, cuts, prompts, or NAME:FOLDER; see below")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; earlier data in it are replaced")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; earlier cuts in it are replaced")
     parser.add_argument("--lang", default="en", help="language of entries that state none (default: en)")
     parser.add_argument(
         "--as",
         dest="split",
         choices=("train", "dev", "test", "noise"),
-        help="keep the whole source as this part, and leave the other parts in DIR; noise: recordings without texts, which "
-        "training mixes into the others (default: the parts that the source names, or 10 %% each for dev and test)",
+        help="keep the whole source as this part, and leave the other parts in DIR, but not rejected.jsonl; noise: "
+        "recordings without texts, which training mixes into the others (default: the parts that the source names, or 10 %% "
+        "each for dev and test)",
     )
     parser.add_argument(
         "--text-style",

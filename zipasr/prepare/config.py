@@ -1,6 +1,8 @@
 """How a source is prepared: the settings of `zipasr prepare`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from zipasr.errors import ConfigError
 from zipasr.prepare.splits import NOISE, SPLITS
@@ -8,6 +10,8 @@ from zipasr.prepare.validate import Limits
 
 TEXT_STYLES = ("as-written", "words")
 TAGS = ("keep", "drop")
+CHOICE_OF_SPLITS = ("dev_share", "test_share", "max_held_out", "seed")
+"""The settings that only matter where utterances are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +66,15 @@ class PrepareConfig:
             raise ConfigError(
                 f"num_jobs and max_held_out must be 1 or more, but are {self.num_jobs} and {self.max_held_out} instead"
             )
+
+    def refuse(self, names: Iterable[str], source: str) -> None:
+        """Raise ConfigError if a setting differs from its default although it has no effect.
+
+        Args:
+            names: settings without effect, such as limits.max_duration_s.
+            source: what they have no effect for, and why.
+        """
+        for name in names:
+            value = attrgetter(name)(self)
+            if value != attrgetter(name)(PrepareConfig()):
+                raise ConfigError(f"{name} must be left out for {source}, but is {value}")

@@ -4,12 +4,15 @@ FLAC where it is not plain audio already.
 
 import hashlib
 import logging
+import os
 import re
+import shutil
+import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -56,15 +59,24 @@ class Converter:
     """Converts the recordings of a source; safe to call from several threads."""
 
     folder: Path
-    """Where audio is written."""
+    """Where audio will be."""
+    staging: Path
+    """Where it is written; see `staged_audio`."""
     config: PrepareConfig
+    kept: Set[Path] = frozenset()
+    """Files in `folder` that must stay; see `recordings_in`."""
     recognizer: Recognizer | None = None
     """Aligns recordings that are too long with their texts; None: they are rejected."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the recognizer aligns."""
 
-    def convert(self, utterances: Sequence[Utterance], *, has_progress: bool) -> Iterator[Ready | Rejected]:
-        """Convert every recording once, `num_jobs` at a time, in the order of the utterances."""
+    def convert(self, utterances: Sequence[Utterance], *, has_progress: bool) -> Generator[Ready | Rejected, None, None]:
+        """Convert every recording once, `num_jobs` at a time, in the order of the utterances; if closed, nothing is written
+        any more.
+
+        Raises:
+            DataError: the audio of an utterance would replace a recording in `kept`.
+        """
         groups: dict[tuple[Path, int | None, int | None], list[Utterance]] = defaultdict(list)
         for utterance in utterances:
             groups[utterance.audio, utterance.channel, utterance.audio_track].append(utterance)
@@ -122,10 +134,47 @@ class Converter:
         is_whole = len(part) == len(samples) and utterance.channel is None and not is_damaged
         if is_whole and _is_plain(utterance.audio, len(samples)):
             return Ready(utterance, utterance.audio.absolute(), len(part))
-        path = _flac_path(self.folder, utterance.id).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_flac(path, part)
+        path, staged = _flac_path(self.folder, utterance.id).absolute(), _flac_path(self.staging, utterance.id)
+        if self.kept and path.resolve() in self.kept:
+            raise DataError(
+                f"the output must not replace a recording of the source, but would do so with {path}; choose another"
+            )
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        save_flac(staged, part)
         return Ready(utterance, path, len(part))
+
+
+@contextmanager
+def staged_audio(folder: Path) -> Iterator[Path]:
+    """Create a folder for audio that is not in its place yet, in `folder` itself, so that it can be renamed into it.
+
+    It is deleted at the end, with what was not moved. Its name is hidden and no id of an utterance has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def move_audio(staging: Path, folder: Path) -> None:
+    """Move all staged files into `folder`, where they replace others of the same name."""
+    for here, _, names in os.walk(staging):
+        target = folder / Path(here).relative_to(staging)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(Path(here, name), target / name)
+
+
+def recordings_in(folder: Path, utterances: Iterable[Utterance]) -> set[Path]:
+    """The recordings of a source that lie in a folder, as real paths."""
+    folder = folder.resolve()
+    parents = {parent: parent.resolve() for parent in {utterance.audio.parent for utterance in utterances}}
+    inside = {parent: real for parent, real in parents.items() if real.is_relative_to(folder)}
+    return {
+        inside[utterance.audio.parent] / utterance.audio.name for utterance in utterances if utterance.audio.parent in inside
+    }
 
 
 def _flac_path(folder: Path, utterance_id: str) -> Path:

@@ -3,9 +3,10 @@
 Times are in seconds. No audio is opened here.
 """
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +14,17 @@ from typing import NamedTuple
 from zipasr.audio import AUDIO_SUFFIXES, files_below
 from zipasr.errors import DataError
 from zipasr.lines import read_lines
-from zipasr.prepare.manifests import SPLIT_NAMES
+from zipasr.prepare.manifests import split_in
 from zipasr.prepare.recording_files import composed
 from zipasr.prepare.splits import audio_folders
 from zipasr.prepare.tags import has_unwritten_words
-from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, read_timed_texts
+from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, names_of_tiers, read_timed_texts
 from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
 from zipasr.text import single_spaced
 
 TEXT_SUFFIXES = (".txt", ".lab", *READERS)
 """Suffixes of files beside a recording that hold its words, the preferred first."""
-_LANGUAGE_TAG = re.compile(r"\.[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+_LANGUAGE_TAG = re.compile(r"\.([a-z]{2,3}(?:[-_][A-Za-z]{2,4})?)")
 """What players of videos put between the name of a recording and the ending of its subtitles."""
 
 EXPECTED = (
@@ -34,8 +35,6 @@ EXPECTED = (
 )
 _TRANSCRIPTS_NAME = re.compile(r"(?:(.+)\.)?trans(?:cripts?)?\.txt", re.IGNORECASE)
 """Name of a file with an id and its words in every line, as LibriSpeech has it; the prefix is that of the ids."""
-_SPLIT_FOLDER = re.compile(r"([a-z]+)(?:[-_.].*)?")
-"""Name of a top-level folder whose first word may be a split, such as dev-clean."""
 
 
 def read_folder(
@@ -44,14 +43,15 @@ def read_folder(
     """Yield the utterances of recordings with their texts beside them, also in subfolders.
 
     The words of NAME.wav (or any audio) are in NAME.txt or NAME.lab, or with their times in NAME.srt, NAME.vtt or
-    NAME.TextGrid, which give an utterance for each text; NAME.wav.txt and NAME.en.srt count, too. The id is the path below
-    `folder` without its suffix. A top-level subfolder called train, dev or test, or dev-clean, is the split. The words may
-    also be in files such as 84-121123.trans.txt, with an id and its words in every line.
+    NAME.TextGrid, which give an utterance for each text. NAME.wav.txt counts, too, and without any of these NAME.en.srt, in
+    `lang` if there are several. The words may also be in files such as 84-121123.trans.txt, with an id and its words in
+    every line. The id is the path below `folder` without its suffix. Top-level subfolders with train, dev or test in their
+    names, as dev-clean, are the splits.
 
     Args:
         lang: language of all entries.
         skip: the output folder, to ignore; of one that holds `folder`, only its audio is ignored.
-        needs_texts: whether a recording without a text is rejected; otherwise its text is empty.
+        needs_texts: whether a recording without a text is rejected; otherwise all texts are empty: their files are not read.
     Raises:
         DataError: there is no recording, or no recording has a text.
     """
@@ -63,8 +63,8 @@ def read_folder(
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         raise DataError(f"{EXPECTED}, but {folder} holds no recording of a known kind")
-    texts, unmatched = _texts_beside(recordings, files)
-    lines, rejected = _lines_of_transcripts(recordings, files)
+    texts, unmatched = _texts_beside(recordings, files) if needs_texts else ({}, [])
+    lines, rejected = _lines_of_transcripts(recordings, files) if needs_texts else ({}, [])
     if needs_texts and not texts and not lines:
         first = recordings[0]
         raise DataError(
@@ -73,12 +73,18 @@ def read_folder(
             "'audio' and 'text'"
         )
     yield from rejected
-    for path in recordings:
-        stem = path.relative_to(folder).with_suffix("")
-        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=_split_of(stem))
+    stems = [path.relative_to(folder).with_suffix("") for path in recordings]
+    splits = _splits_of({stem.parts[0] for stem in stems if len(stem.parts) > 1})
+    for path, stem in zip(recordings, stems, strict=True):
+        split = splits.get(stem.parts[0]) if len(stem.parts) > 1 else None
+        whole = Utterance(id=composed(stem.as_posix()), audio=path, text="", language=lang, split=split)
         if path in texts:
             try:
-                yield from _utterances_of(whole, texts[path])
+                used = _preferred(texts[path], lang)
+                timed = [file.path.name for file in texts[path] if file.path.suffix.lower() in READERS]
+                untimed = used.suffix.lower() not in READERS
+                whole = replace(whole, unused_times=(timed[0], used.name) if timed and untimed else None)
+                yield from _utterances_of(whole, used)
             except ValueError as error:
                 yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
         elif path in lines:
@@ -90,40 +96,91 @@ def read_folder(
             yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
     for path in unmatched:
         name = path.relative_to(folder)
-        detail = f"expected a recording beside {path.name}, got none"
+        detail = f"expected a recording {path.stem}.wav (or any other audio) beside {path.name}, got none"
         yield Rejected(id=name.with_suffix("").as_posix(), audio=name.as_posix(), reason=Reason.NO_AUDIO, detail=detail)
 
 
-def _split_of(stem: Path) -> str | None:
-    """The split that the first word of the top-level folder of a recording names, if any."""
-    match = _SPLIT_FOLDER.fullmatch(stem.parts[0]) if len(stem.parts) > 1 else None
-    return SPLIT_NAMES.get(match[1]) if match else None
+def _splits_of(names: Set[str]) -> dict[str, str]:
+    """The split of each top-level folder whose name is that of one.
+
+    Beside others and without a part for training, Val may be a speaker and hearing_test a task. Then only names in lower
+    case count that start with a split, such as test-clean.
+    """
+    splits = {name: split for name in names if (split := split_in(name))}
+    if "train" in splits.values() or len(splits) == len(names):
+        return splits
+    return {name: split for name, split in splits.items() if split_in(re.split(r"[^a-z]", name)[0])}
 
 
-def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
-    """The text file of each recording that has one, by `TEXT_SUFFIXES` the first; and the text files of no recording."""
+class _TextFile(NamedTuple):
+    """A text file beside a recording."""
+
+    path: Path
+    is_of_file: bool
+    """Whether its name is that of the recording with its suffix: NAME.wav.txt."""
+    language: str | None
+    """What NAME.en.srt has between the name of the recording and its suffix."""
+
+
+def _texts_beside(recordings: Sequence[Path], files: Sequence[Path]) -> tuple[dict[Path, list[_TextFile]], list[Path]]:
+    """The text files of each recording that has any, and the text files of no recording."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in recordings:
         by_stem[composed(str(path.with_suffix("")))].append(path)
-    texts: dict[Path, Path] = {}
+    texts: dict[Path, list[_TextFile]] = defaultdict(list)
     unmatched = []
-    for path in sorted(files, key=lambda path: path.suffix.lower()):
+    for path in files:
         if path.suffix.lower() not in TEXT_SUFFIXES:
             continue
         stem = path.with_suffix("")
-        if _TRANSCRIPTS_NAME.fullmatch(path.name) and composed(str(stem)) not in by_stem:
+        found, is_of_file, language = by_stem.get(composed(str(stem)), []), False, None
+        if not found and _TRANSCRIPTS_NAME.fullmatch(path.name):
             continue
-        is_longer = stem.suffix.lower() in AUDIO_SUFFIXES or _LANGUAGE_TAG.fullmatch(stem.suffix)
-        if composed(str(stem)) not in by_stem and is_longer:
-            stem = stem.with_suffix("")  # NAME.wav.txt, NAME.en.srt
-        found = by_stem.get(composed(str(stem)), [])
+        tag = _LANGUAGE_TAG.fullmatch(stem.suffix) if path.suffix.lower() in READERS else None
+        if not found and stem.suffix.lower() in AUDIO_SUFFIXES:  # NAME.wav.txt
+            found, is_of_file = by_stem.get(composed(str(stem.with_suffix(""))), []), True
+            found = [recording for recording in found if composed(str(recording)) == composed(str(stem))] or found
+        elif not found and tag:  # NAME.en.srt
+            found, language = by_stem.get(composed(str(stem.with_suffix(""))), []), tag[1]
         for recording in found:
-            known = texts.setdefault(recording, path)
-            if TEXT_SUFFIXES.index(path.suffix.lower()) < TEXT_SUFFIXES.index(known.suffix.lower()):
-                texts[recording] = path
+            texts[recording].append(_TextFile(path, is_of_file, language))
         if not found:
             unmatched.append(path)
-    return texts, sorted(unmatched)
+    return texts, unmatched
+
+
+def _preferred(files: Sequence[_TextFile], lang: str) -> Path:
+    """The text file to use: without a language in its name if there is one, else the one in `lang`; by `TEXT_SUFFIXES`.
+
+    Raises:
+        ValueError: there are several languages, and none of them is `lang`, or more than one.
+    """
+
+    def rank(file: _TextFile) -> tuple[int, bool]:
+        return TEXT_SUFFIXES.index(file.path.suffix.lower()), file.is_of_file
+
+    plain = [file for file in files if file.language is None]
+    if plain:
+        return min(plain, key=rank).path
+    languages = {file.language: _language_parts(file.language or "") for file in files}
+    wanted = _language_parts(lang)
+    chosen = (
+        [name for name, parts in languages.items() if parts == wanted]
+        or [name for name, parts in languages.items() if parts[0] == wanted[0]]
+        or list(languages)
+    )
+    if len(chosen) > 1:
+        names = ", ".join(sorted(file.path.name for file in files))
+        raise ValueError(
+            f"a recording must have one text in {lang}, but beside it are {names}; leave out the language in the name of "
+            "the one to use"
+        )
+    return min((file for file in files if file.language == chosen[0]), key=rank).path
+
+
+def _language_parts(name: str) -> list[str]:
+    """The language and the region of en-US."""
+    return re.split("[-_]", name.lower())
 
 
 class _Line(NamedTuple):
@@ -180,6 +237,10 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
         yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
         return
     entries = read_timed_texts(path)
+    if not entries:
+        tiers = ", ".join(map(repr, names_of_tiers(path)))
+        detail = f"expected texts with times in {path.name}, got none{f' in the tiers {tiers}' if tiers else ''}"
+        yield Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.NO_TEXT, detail=detail)
     faults = [_fault(entry, whole, path) for entry in entries]
     yield from filter(None, faults)
     for entry in join_neighbors(entry for entry, fault in zip(entries, faults, strict=True) if fault is None):
@@ -196,6 +257,9 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
 
 def _fault(entry: TimedText, whole: Utterance, path: Path) -> Rejected | None:
     """Why a text with times cannot be used; None if it can."""
+    if math.isnan(entry.start_s):
+        detail = f"expected times such as 00:00:01,000 --> 00:00:04,000 in {path.name}, got {entry.text!r}"
+        return Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
     if entry.end_s <= entry.start_s:
         reason = Reason.BAD_ENTRY
         detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"

@@ -5,6 +5,7 @@ that cannot be used. Times are in seconds. No audio is opened here.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -23,8 +24,11 @@ SPLIT_NAMES = {
     "valid": "dev",
     "validation": "dev",
     "val": "dev",
+    "development": "dev",
     "test": "test",
+    "testing": "test",
     "eval": "test",
+    "evaluation": "test",
 }
 """The split for each name that corpora use for their parts."""
 _NUM_EXAMINED = 50
@@ -63,6 +67,21 @@ _LAYOUTS = (
     _Layout("manifest", frozenset()),
 )
 """The first whose columns a file has is its kind."""
+
+
+def split_in(name: str) -> str | None:
+    """The split that the name of a file or folder such as `librispeech_cuts_dev-clean.jsonl.gz` contains, or None.
+
+    A split's own name counts before other names for it: Common Voice 1 has cv-valid-train.csv, of its valid recordings.
+    """
+    words = re.split(r"[^a-z]+", name.lower())
+    own = (word for word in words if SPLIT_NAMES.get(word) == word)
+    return next(own, None) or next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
+def split_of_folder(path: Path) -> str | None:
+    """The split that the first folder of a relative path contains, or None."""
+    return split_in(path.parts[0]) if len(path.parts) > 1 else None
 
 
 def recognize(path: Path, *, needs_texts: bool = True) -> Manifest | None:
@@ -125,11 +144,11 @@ def _utterance(row: Mapping[str, Any], manifest: Manifest, *, lang: str, split: 
     channel, audio_track, id = fields.channel(), fields.whole("audio_track"), fields.label("id")
     named_split = fields.get("split")
     if named_split is not None:
-        split = SPLIT_NAMES.get(named_split.lower()) if isinstance(named_split, str) else None
+        split = split_in(named_split) if isinstance(named_split, str) else None
         if split is None:
             raise ValueError(f"split must be train, dev or test, but is {named_split!r} instead")
     elif split is None and manifest.has_splits_in_paths:
-        split = SPLIT_NAMES.get(Path(audio).parts[0]) if len(Path(audio).parts) > 1 else None
+        split = split_of_folder(Path(audio))
     path = _find(audio, manifest.rows.path.parent, manifest.subfolder)
     utterance = Utterance(
         id=_made_id(audio, path.suffix, channel, audio_track, start_s) if id is None else id,

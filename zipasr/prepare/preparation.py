@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +19,13 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import require_lhotse
 from zipasr.errors import ConfigError, DataError
-from zipasr.lines import write_rows
-from zipasr.prepare.config import PrepareConfig
-from zipasr.prepare.conversion import Converter, Ready
+from zipasr.lines import write_rows, writing_rows
+from zipasr.prepare.config import CHOICE_OF_SPLITS, PrepareConfig
+from zipasr.prepare.conversion import Converter, Ready, move_audio, recordings_in, staged_audio
 from zipasr.prepare.corpora import make_cut
 from zipasr.prepare.prompts import split_prompts
 from zipasr.prepare.published import find_corpus, prepare_published
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.sources import OpenSource, open_source
 from zipasr.prepare.splits import NOISE, SPLITS, audio_folder, audio_folders, split_utterances
@@ -166,17 +168,20 @@ def prepare(
 ) -> PrepareReport:
     """Convert a source of speech to cuts, audio and a list of rejected entries in the folder `out`.
 
-    A bad recording or entry is listed with its reason, and the others are prepared. An existing `out` is overwritten; if
-    `config.split` is set, only that part.
+    A bad recording or entry is listed with its reason, and the others are prepared. The cuts in an existing `out` are
+    replaced at the end; if `config.split` is set, only those of that part. Until then nothing changes in `out` but
+    `rejected.jsonl`, which is that of the last run, like `prepare.json`. Audio of earlier runs stays, unless there is new
+    audio of the same name.
 
     Args:
         source: a folder, a manifest, Lhotse cuts, a Kaldi directory, or the word `prompts`; see `sources.open_source`. Or
             NAME:FOLDER for a published corpus with its official splits; see `corpora.PUBLISHED`.
         has_progress: whether to show progress on stderr.
     Raises:
-        DataError: the kind of the source is unknown, nothing in it can be used, `out` is the source or cannot be written.
-        ConfigError: `text_style` is as-written for prompts, `subset` is set for a source without subsets, or `align_with` is
-            a model without a CTC head.
+        DataError: the kind of the source is unknown, nothing in it can be used, `out` is the source or cannot be written, or
+            new audio would replace a recording of the source.
+        ConfigError: `text_style` is as-written for prompts, a setting has no effect for this source, or `align_with` is a
+            model without a CTC head.
         CheckpointError: `align_with` is no model folder.
     """
     config = config or PrepareConfig()
@@ -184,16 +189,12 @@ def prepare(
     out = Path(out)
     corpus = find_corpus(source)
     if corpus is not None:
-        for name in ("allow_damaged", "align_with"):
-            if getattr(config, name):
-                raise ConfigError(f"{name} must be left out for {source}, whose audio is not converted, but is set")
         return prepare_published(corpus, out, config, has_progress=has_progress)
     if config.subset is not None:
         raise ConfigError(f"subset must be left out for {source}, which is not a published corpus, but is {config.subset!r}")
     if source != "prompts":
-        _refuse_own_folders(Path(source).expanduser(), out)
-    if config.split == NOISE and config.align_with is not None:
-        raise ConfigError(f"align_with must be left out for noise, which has no texts, but is {config.align_with}")
+        _refuse_own_folders(expanded(source), out)
+    _refuse_without_effect(config, is_prompts=source == "prompts")
     opened = open_source(source, config.lang, skip=out, needs_texts=config.split != NOISE)
     if opened.kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
@@ -202,19 +203,34 @@ def prepare(
     audio = audio_folder(out, config.split)
     limits = replace(config.limits, max_duration_s=math.inf) if config.split == NOISE else config.limits
     recognizer = Recognizer.load(config.align_with) if config.align_with else None
-    converter = Converter(audio, replace(config, limits=limits), recognizer)
     try:
-        audio.mkdir(parents=True, exist_ok=True)
-        ready, unusable = _separated(converter.convert(utterances, has_progress=has_progress))
-        rejected += unusable
-        ready.sort(key=lambda item: item.utterance.id)
-        rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
-        write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
-        if not ready:
-            raise DataError(_no_utterances(source, rejected, out))
-        return _write(ready, rejected, opened, config, out)
+        with staged_audio(audio) as staging:
+            kept = recordings_in(audio, utterances)
+            converter = Converter(audio, staging, replace(config, limits=limits), kept, recognizer)
+            with closing(converter.convert(utterances, has_progress=has_progress)) as results:
+                ready, unusable = _separated(results)
+            rejected += unusable
+            ready.sort(key=lambda item: item.utterance.id)
+            rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
+            write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
+            if not ready:
+                raise DataError(_no_utterances(source, rejected, out))
+            return _write(ready, rejected, opened, config, out, staging)
     except OSError as error:
         raise DataError(f"{out} must be writable, but: {error}; choose another folder") from error
+
+
+def _refuse_without_effect(config: PrepareConfig, *, is_prompts: bool) -> None:
+    """Raise ConfigError if a setting has no effect."""
+    if config.split == NOISE:
+        config.refuse(("align_with", "text_style", "tags"), "noise, which has no texts")
+        config.refuse(("limits.max_duration_s",), "noise, which may be of any length")
+    if config.split is not None:
+        config.refuse(CHOICE_OF_SPLITS, "a source that is kept whole as one part")
+    if is_prompts:
+        config.refuse(CHOICE_OF_SPLITS, "prompts, whose parts are always the same")
+    if config.align_with is None:
+        config.refuse(("min_align_confidence",), "a run without align_with")
 
 
 def _refuse_own_folders(source: Path, out: Path) -> None:
@@ -238,19 +254,23 @@ def _no_utterances(source: str | Path, rejected: Sequence[Rejected], out: Path) 
 
 
 def _write(
-    ready: Sequence[Ready], rejected: Sequence[Rejected], opened: OpenSource, config: PrepareConfig, out: Path
+    ready: Sequence[Ready], rejected: Sequence[Rejected], opened: OpenSource, config: PrepareConfig, out: Path, staging: Path
 ) -> PrepareReport:
-    """Split the utterances; write the cuts of each split and the summary."""
+    """Split the utterances; put audio, the cuts of each split and the summary in their places."""
     utterances = [item.utterance for item in ready]
     splits = _assign(utterances, opened.kind, config)
     names = (*SPLITS, NOISE) if config.split == NOISE else SPLITS
     parts = {split: [item for item in ready if splits[item.utterance.id] == split] for split in names}
-    for split, part in parts.items():
-        path = out / f"{split}_cuts.jsonl.gz"
-        if part:
-            write_rows(path, (_cut(item, out) for item in part))
-        elif config.split is None:
+    paths = {split: out / f"{split}_cuts.jsonl.gz" for split, part in parts.items() if part or config.split is None}
+    with ExitStack() as stack:  # the new cuts appear when all is done
+        for split in filter(parts.__getitem__, paths):
+            write = stack.enter_context(writing_rows(paths[split]))
+            for item in parts[split]:
+                write(_cut(item, out))
+        # The audio may replace that of the old cuts: without these, an interruption leaves no text beside other audio.
+        for path in paths.values():
             path.unlink(missing_ok=True)
+        move_audio(staging, audio_folder(out, config.split))
     report = replace(_report(parts, rejected), source=opened.name, notes=list(_notes(utterances, parts, config)))
     write_rows(out / "prepare.json", [{"kind": opened.kind, "config": asdict(config), "report": report.to_dict()}])
     return report

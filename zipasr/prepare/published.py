@@ -17,7 +17,7 @@ from zipasr.data.audio_paths import path_in
 from zipasr.data.manifest_index import open_cuts
 from zipasr.errors import ConfigError, DataError
 from zipasr.lines import write_rows, writing_rows
-from zipasr.prepare.config import PrepareConfig
+from zipasr.prepare.config import CHOICE_OF_SPLITS, PrepareConfig
 from zipasr.prepare.corpora import (
     PUBLISHED,
     Entry,
@@ -28,6 +28,7 @@ from zipasr.prepare.corpora import (
     read_json,
     read_musan,
 )
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.splits import NOISE
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
@@ -54,7 +55,7 @@ def find_corpus(source: str | Path) -> CorpusFolder | None:
     match = re.fullmatch(rf"({'|'.join(PUBLISHED)}|{MUSAN}):(.+)", str(source))
     if match is None:
         return None
-    folder = Path(match[2]).expanduser()  # the shell leaves ~ after a colon as it is
+    folder = expanded(match[2])  # the shell leaves ~ after a colon as it is
     if not folder.is_dir():
         raise DataError(f"{match[1]}: must be followed by its folder, but {folder} is not a folder; download it first")
     return CorpusFolder(match[1], folder)
@@ -109,12 +110,12 @@ def prepare_published(
 
 
 def _check_config(name: str, config: PrepareConfig) -> None:
-    if config.text_style is not None:
-        raise ConfigError(
-            f"text_style must be left out for {name}, whose texts are as published, but is {config.text_style}"
-        )
-    if config.split is not None:
-        raise ConfigError(f"split must be left out for {name}, which has official parts, but is {config.split}")
+    """Raise ConfigError if a setting has no effect on a corpus."""
+    config.refuse(("text_style", "tags", "lang"), f"{name}, whose texts are as published")
+    config.refuse(("split", *CHOICE_OF_SPLITS), f"{name}, which has official parts")
+    config.refuse(("allow_damaged", "align_with", "min_align_confidence"), f"{name}, whose audio is not converted")
+    if name == MUSAN:
+        config.refuse(("limits",), f"{name}, which may be of any length")
     subsets = PUBLISHED[name].subsets if name in PUBLISHED else ()
     if config.subset is not None and config.subset not in subsets:
         cure = f"one of {', '.join(subsets)}" if subsets else "left out"

@@ -24,10 +24,7 @@ def find_recording(name: str, folders: Sequence[Path]) -> Path:
     Returns:
         The first path that exists; the one in the first folder if none does.
     """
-    path = Path(name)
-    if name.startswith("~"):
-        with suppress(RuntimeError):  # no such user: a file whose name starts with ~
-            path = path.expanduser()
+    path = expanded(name)
     endings = ("",) if path.suffix.lower() in AUDIO_SUFFIXES else _ENDINGS
     for folder in folders:
         for ending in endings:
@@ -35,6 +32,15 @@ def find_recording(name: str, folders: Sequence[Path]) -> Path:
             if found is not None:
                 return found
     return folders[0] / path
+
+
+def expanded(name: str | Path) -> Path:
+    """The path of a name, which may start with ~ for a home directory; if there is no such user, a file of that name."""
+    path = Path(name)
+    if str(name).startswith("~"):
+        with suppress(RuntimeError):
+            path = path.expanduser()
+    return path
 
 
 def composed(name: str) -> str:

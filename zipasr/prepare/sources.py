@@ -17,8 +17,9 @@ from zipasr.errors import DataError
 from zipasr.prepare.folders import EXPECTED, read_folder
 from zipasr.prepare.kaldi import read_kaldi
 from zipasr.prepare.lhotse_cuts import read_cuts
-from zipasr.prepare.manifests import SPLIT_NAMES, Manifest, read_manifest, recognize
+from zipasr.prepare.manifests import Manifest, read_manifest, recognize, split_in, split_of_folder
 from zipasr.prepare.prompts import read_prompts
+from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.utterance import Rejected, Utterance
 
 Entry = Utterance | Rejected
@@ -42,16 +43,6 @@ class _Part(NamedTuple):
 
     name: str
     entries: Iterable[Entry]
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a file name such as `librispeech_cuts_dev-clean.jsonl.gz` contains, or None.
-
-    A split's own name counts before other names for it: Common Voice 1 has cv-valid-train.csv, of its valid recordings.
-    """
-    words = re.split(r"[^a-z]+", name.lower())
-    own = (word for word in words if SPLIT_NAMES.get(word) == word)
-    return next(own, None) or next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def _distinct(parts: Sequence[_Part]) -> Iterator[Entry]:
@@ -88,20 +79,26 @@ def _open_folder(folder: Path, lang: str, skip: Path | None, *, needs_texts: boo
     """Open a folder source of any kind."""
     if (folder / "wav.scp").is_file():
         return OpenSource("kaldi", read_kaldi(folder, lang, needs_texts=needs_texts), "Kaldi directory")
-    parts = [folder / name for name in SPLIT_NAMES if (folder / name / "wav.scp").is_file()]
+    by_part = _parts_of(folder, skip)
+    parts = [part for part in by_part if (part / "wav.scp").is_file()]
     if parts:
-        splits = [SPLIT_NAMES[part.name] for part in parts]
+        splits = [split_in(part.name) for part in parts]
         read = partial(read_kaldi, needs_texts=needs_texts)
         kaldi = [_Part(part.name, read(part, lang, split)) for part, split in zip(parts, splits, strict=True)]
         return OpenSource("kaldi", _distinct(kaldi), f"Kaldi directories {', '.join(part.name for part in parts)}")
     found = _manifests_in(folder)
-    by_part = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in SPLIT_NAMES]
     if not found:
         found = [manifest for part in by_part for manifest in _manifests_in(part)]
     if found:
         return _open_manifests(folder, found, lang, needs_texts=needs_texts)
     name = "recordings with texts beside them" if needs_texts else "recordings"
     return OpenSource("folder", read_folder(folder, lang, skip, needs_texts=needs_texts), name)
+
+
+def _parts_of(folder: Path, skip: Path | None) -> list[Path]:
+    """The folders in a folder that have the name of a split in theirs, without the output folder."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in folders if split_in(path.name) and (skip is None or path.resolve() != skip.resolve())]
 
 
 def _manifests_in(folder: Path) -> list[Manifest]:
@@ -118,7 +115,7 @@ def _manifests_in(folder: Path) -> list[Manifest]:
 def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str, *, needs_texts: bool) -> OpenSource:
     """Open the manifests or cuts of a folder: one, or those whose names contain their splits."""
     paths = [manifest.rows.path.relative_to(folder) for manifest in found]
-    splits = [_split_of(path.name) or (SPLIT_NAMES.get(path.parts[0]) if len(path.parts) > 1 else None) for path in paths]
+    splits = [split_in(path.name) or split_of_folder(path) for path in paths]
     if len(found) > 1 and not any(splits):
         raise DataError(
             f"{folder} must contain one manifest, or names with train, dev and test, but has {', '.join(map(str, paths))}; "
@@ -151,11 +148,15 @@ def open_source(source: str | Path, lang: str = "en", *, skip: Path | None = Non
     """
     if source == "prompts":
         return OpenSource("prompts", read_prompts(lang), "telephone prompts")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return _open_folder(path, lang, skip, needs_texts=needs_texts)
     if not path.exists():
         raise DataError(f"{EXPECTED}, but {path} does not exist")
+    if not path.is_file():
+        raise DataError(
+            f"the source must be a file that can be read twice, but {path} is a pipe or a device; save it as a file"
+        )
     manifest = recognize(path, needs_texts=needs_texts)
     if manifest is None:
         raise DataError(

@@ -7,9 +7,10 @@ words.
 """
 
 import html
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,10 @@ MAX_JOINED_S = 15.0
 MAX_GAP_S = 0.3
 """Longest pause between joined neighbors; sentences are usually further apart."""
 
-_CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _CUE_TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
+_ARROW = "-->"
+"""What only the line of times of a cue may contain."""
 _FORMATTING = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 _LYRICS = re.compile(r"\N{EIGHTH NOTE}[^\N{EIGHTH NOTE}]*\N{EIGHTH NOTE}?|\N{BEAMED EIGHTH NOTES}")
 _DIALOGUE_DASH = re.compile(r"^\s*[-\N{EN DASH}\N{EM DASH}]\s*", re.MULTILINE)
@@ -34,7 +37,10 @@ _PARTS_OF_WORDS = frozenset("phones phone phonemes phoneme segments syllables to
 
 
 class TimedText(NamedTuple):
-    """A text and when it is said."""
+    """A text and when it is said.
+
+    If the times of a cue cannot be read, they are NaN, and the text is the line where they should be.
+    """
 
     start_s: float
     end_s: float
@@ -49,10 +55,30 @@ def read_timed_texts(path: Path) -> list[TimedText]:
         ValueError: the file is not of the format that its ending names.
         DataError: the file cannot be read.
     """
+    return READERS[path.suffix.lower()](_lines(path))
+
+
+def names_of_tiers(path: Path) -> list[str]:
+    """The names of all interval tiers of a TextGrid, also of those that are not read; none of subtitles.
+
+    Raises:
+        ValueError: the file is no TextGrid.
+        DataError: the file cannot be read.
+    """
+    return [name for name, _ in _interval_tiers("\n".join(_lines(path)))] if path.suffix.lower() == ".textgrid" else []
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ValueError: a line is no text.
+        DataError: the file cannot be read.
+    """
     lines = [line for _, line in read_lines(path)]
     if None in lines:
         raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16, but has other bytes; save it in UTF-8")
-    return READERS[path.suffix.lower()]([line for line in lines if line is not None])
+    return [line for line in lines if line is not None]
 
 
 def join_neighbors(entries: Iterable[TimedText]) -> list[TimedText]:
@@ -71,20 +97,33 @@ def join_neighbors(entries: Iterable[TimedText]) -> list[TimedText]:
     return sorted(joined, key=lambda entry: entry.start_s)
 
 
-def _read_subtitles(lines: Sequence[str]) -> list[TimedText]:
-    """The cues of SRT or VTT without what is not speech."""
-    starts = [i for i, line in enumerate(lines) if _CUE_TIMES.fullmatch(line)]
-    if not starts:
+def _read_srt(lines: Sequence[str]) -> list[TimedText]:
+    """The cues of SRT. Texts may hold empty lines: they end where the number and the times of the next cue are."""
+    return _read_cues(lines, has_empty_lines=not "".join(lines[:1]).startswith("WEBVTT"))
+
+
+def _read_cues(lines: Sequence[str], *, has_empty_lines: bool = False) -> list[TimedText]:
+    """The cues of subtitles without what is not speech; a text ends at an empty line, unless it may hold some."""
+    starts = [i for i, line in enumerate(lines) if _ARROW in line]
+    times = {start: match for start in starts if (match := _CUE_TIMES.fullmatch(lines[start]))}
+    bad = set(starts) - times.keys()
+    if not times:
         raise ValueError("subtitles must have lines such as 00:00:01,000 --> 00:00:04,000, but there are none")
     entries: list[TimedText] = []
     shown: list[str] = []
     """The lines of the cue before."""
     shown_until_s = 0.0
-    for first in starts:
-        match = _CUE_TIMES.fullmatch(lines[first])
-        assert match is not None
-        start_s, end_s = _seconds(match.groups()[:4]), _seconds(match.groups()[4:])
-        body = list(_until_empty(lines[first + 1 :]))
+    for first, following in pairwise([*starts, len(lines)]):
+        if first in bad:
+            entries.append(TimedText(math.nan, math.nan, lines[first].strip()))
+            continue
+        between = lines[first + 1 : following]
+        body = list(between) if following == len(lines) else _without_number(between)
+        if not has_empty_lines:
+            body = list(takewhile(bool, body))
+        if following in bad and len(body) == len(between) and body[-1:] != [""]:
+            continue  # the arrow is in the text of this cue; the line that has it stands for both
+        start_s, end_s = _seconds(times[first].groups()[:4]), _seconds(times[first].groups()[4:])
         voice = _VOICE.search(" ".join(body))
         said = [line for line in map(_spoken, body) if line]
         new = said[_num_repeated(shown, said) :] if start_s <= shown_until_s + 0.1 else said
@@ -94,13 +133,14 @@ def _read_subtitles(lines: Sequence[str]) -> list[TimedText]:
     return entries
 
 
-def _until_empty(lines: Sequence[str]) -> Iterator[str]:
-    """The lines of a cue: up to an empty one, or to the number and times of the next cue. A line of spaces is not empty."""
-    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
-        is_number_of_next = line.strip().isdecimal() and _CUE_TIMES.fullmatch(following)
-        if not line or _CUE_TIMES.fullmatch(line) or is_number_of_next:
-            return
-        yield line
+def _without_number(lines: Sequence[str]) -> list[str]:
+    """The lines between two lines of times without the number of the second cue, which may be followed by empty lines."""
+    end = len(lines)
+    while end and not lines[end - 1].strip():
+        end -= 1
+    has_number = end > 0 and lines[end - 1].strip().isdecimal()
+    is_apart = end == len(lines) or (end > 1 and not lines[end - 2].strip())
+    return list(lines[: end - 1] if has_number and is_apart else lines)
 
 
 def _spoken(line: str) -> str:
@@ -182,8 +222,8 @@ def _spoken_tiers(
 
 
 READERS: dict[str, Callable[[Sequence[str]], list[TimedText]]] = {
-    ".srt": _read_subtitles,
-    ".vtt": _read_subtitles,
+    ".srt": _read_srt,
+    ".vtt": _read_cues,
     ".textgrid": _read_textgrid,
 }
 """The reader of each kind of file, by its ending in lower case."""

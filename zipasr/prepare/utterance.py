@@ -48,6 +48,8 @@ class Utterance:
     language: str | None = None
     split: str | None = None
     """train, dev or test if the source names the split."""
+    unused_times: tuple[str, str] | None = None
+    """Names of a file with times for the text, and of the file beside it that is used instead of it."""
     custom: Mapping[str, Any] = field(default_factory=dict)
     """All other fields of the source, as JSON values."""
 

@@ -60,9 +60,13 @@ def check_samples(utterance: Utterance, num_samples: int, limits: Limits) -> Rej
         detail = f"expected at least {limits.min_duration_s:g} s, got {duration_s:.3f} s"
         return reject(utterance, Reason.TOO_SHORT, detail)
     if duration_s > limits.max_duration_s:
+        cure = "put texts with times beside it (.srt, .vtt, .TextGrid)"
+        if utterance.unused_times:
+            timed, used = utterance.unused_times
+            cure = f"{timed} has times but is not used, because {used} is there: remove {used}"
         detail = (
-            f"expected at most {limits.max_duration_s:g} s, got {duration_s:.2f} s; put texts with times beside it (.srt, "
-            ".vtt, .TextGrid), or cut it by its text with --align-with MODEL"
+            f"expected at most {limits.max_duration_s:g} s, got {duration_s:.2f} s; {cure}, or cut it by its text with "
+            "--align-with MODEL"
         )
         return reject(utterance, Reason.TOO_LONG, detail)
     num_words, num_frames = len(utterance.text.split()), num_encoder_frames(num_samples)
