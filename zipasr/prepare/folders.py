@@ -81,10 +81,7 @@ def read_folder(
         if path in texts:
             try:
                 used = _preferred(texts[path], lang)
-                timed = [file.path.name for file in texts[path] if file.path.suffix.lower() in READERS]
-                untimed = used.suffix.lower() not in READERS
-                whole = replace(whole, unused_times=(timed[0], used.name) if timed and untimed else None)
-                yield from _utterances_of(whole, used)
+                yield from _utterances_of(replace(whole, unused_times=_unused_times(texts[path], used)), used)
             except ValueError as error:
                 yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
         elif path in lines:
@@ -176,6 +173,12 @@ def _preferred(files: Sequence[_TextFile], lang: str) -> Path:
             "the one to use"
         )
     return min((file for file in files if file.language == chosen[0]), key=rank).path
+
+
+def _unused_times(files: Sequence[_TextFile], used: Path) -> tuple[str, str] | None:
+    """See `Utterance.unused_times`."""
+    timed = [file.path.name for file in files if file.path.suffix.lower() in READERS]
+    return (timed[0], used.name) if timed and used.suffix.lower() not in READERS else None
 
 
 def _language_parts(name: str) -> list[str]:
