@@ -17,7 +17,7 @@ from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups
 from zipasr.recognizer import KeywordEvent, KeywordSpotter
 from zipasr.search.keywords import KeywordSet
-from zipasr.text import lower, split_words, words_only
+from zipasr.text import lower, normalize, split_words, words_only
 from zipasr.tokenizer import Tokenizer
 
 THRESHOLDS = tuple(i / 100 for i in range(1, 101))
@@ -187,17 +187,18 @@ def thresholds_of(keywords: KeywordSet) -> dict[str, float]:
 
 
 def _phrases(keywords: KeywordSet, tokenizer: Tokenizer) -> dict[str, set[str]]:
-    """What stands for each keyword in a text: its words and its name."""
+    """What stands for each keyword in a text: its words, or also its name if the model writes no words but phones."""
     found: dict[str, set[str]] = {}
     for spelling in keywords.spellings:
         name = keywords.names[spelling.keyword]
-        found.setdefault(name, {name.replace("_", " ")}).add(tokenizer.decode(spelling.ids))
+        named = {name.replace("_", " ")} if tokenizer.are_words else set()
+        found.setdefault(name, named).add(tokenizer.decode(spelling.ids))
     return found
 
 
 def _is_said(phrase: str, text: str, joiner: str) -> bool:
     """Whether the words of a phrase follow each other in a text, in any case."""
-    wanted, words = (split_words(lower(words_only(written)), joiner) for written in (phrase, text))
+    wanted, words = (split_words(lower(words_only(normalize(written))), joiner) for written in (phrase, text))
     return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
 
 
