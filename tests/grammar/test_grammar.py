@@ -63,6 +63,18 @@ def test_words_that_a_vocabulary_cannot_spell_are_told_with_their_places(tmp_pat
     require_spelling(grammar_of(tmp_path, "public <a> = the | The;"), tokenizer)
 
 
+def test_a_model_of_phones_needs_a_lexicon(tmp_path: Path) -> None:
+    (tmp_path / "tokens.txt").write_text("<blk> 0\nHH 1\nAH 2\nL 3\nOW 4\n")
+    phones = Tokenizer.from_tokens(tmp_path / "tokens.txt")
+    grammar = grammar_of(tmp_path, "public <a> = hello | Hello;")
+    require_spelling(grammar, phones, lexicon=("HELLO",))
+    for lexicon in ((), ("HALLO",)):
+        with pytest.raises(
+            ConfigError, match=r"the word 'hello' of a grammar must be .* or give the tokens .* with --lexicon"
+        ):
+            require_spelling(grammar, phones, lexicon=lexicon)
+
+
 def test_words_that_cannot_be_said_are_not_asked_for(tmp_path: Path) -> None:
     grammar = grammar_of(tmp_path, "public <a> = x | y <VOID>; <unused> = z;")
     assert set(grammar.places) == {"x"}
