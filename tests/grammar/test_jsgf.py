@@ -1,6 +1,7 @@
 """Law: a JSGF grammar allows what its rules say, tried sentence by sentence; each mistake is told with its place."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def test_weights_are_relative_to_the_likeliest(tmp_path: Path) -> None:
     grammar = grammar_of(tmp_path, "public <a> = /6/ x | /3/ y | /1.5e0/ z;")
     scores = {arc.word: arc.score for arc in grammar.graph.arcs}
     assert scores == pytest.approx({"x": 0.0, "y": -0.693147, "z": -1.386294}, abs=1e-6)
+
+
+def test_weights_may_be_of_any_size(tmp_path: Path) -> None:
+    grammar = grammar_of(tmp_path, "public <a> = /1e-200/ x | /1e200/ y;")
+    scores = {arc.word: arc.score for arc in grammar.graph.arcs}
+    assert scores == pytest.approx({"x": -400 * math.log(10), "y": 0.0})
 
 
 def test_the_likeliest_of_several_ways_counts(tmp_path: Path) -> None:
