@@ -68,6 +68,13 @@ def test_one_search_tells_what_is_found_at_any_threshold(report: KeywordReport, 
         assert {name for name, _ in told} == {name for name, _ in real}
 
 
+def test_candidates_have_the_threshold_of_their_keyword(report: KeywordReport) -> None:
+    found = [event for utterance in report.utterances for event in utterance.candidates]
+    assert {event.threshold for event in found} == {0.5}
+    assert {event.is_near for event in found} == {True, False}
+    assert all(event.is_near == (event.score < 0.5) for event in found)
+
+
 def test_misses_and_alarms_are_counted(report: KeywordReport) -> None:
     twice, *_, juck = report.results
     assert (twice.name, twice.num_said, juck.name, juck.num_said) == ("TWICE", 2, "JUCK", 1)
@@ -193,6 +200,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert chosen == [result.threshold for result in expected.chosen]
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert [len(row["found"]) for row in rows] == [len(utterance.candidates) for utterance in expected.utterances]
+    assert {found["threshold"] for row in rows for found in row["found"]} == {0.5}
     assert main(argv) == 0
     table = capsys.readouterr().out
     assert "TWICE" in table and "95 % sure" in table and "at most 1 false alarms per hour" in table

@@ -9,7 +9,7 @@ and after an event all paths start over, so that what began before it is not fou
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
@@ -34,7 +34,7 @@ class SpottedUtterance(NamedTuple):
     said: frozenset[str]
     """Names of the keywords that its text has."""
     candidates: tuple[KeywordEvent, ...]
-    """What is reported at some threshold, in the order in which it is found."""
+    """What is reported at some threshold, in the order in which it is found; near misses are below the keyword's own."""
 
 
 class Point(NamedTuple):
@@ -170,6 +170,7 @@ def _spotted(
     `unreadable`."""
     phrases = _phrases(spotter.keywords, spotter.engine.tokenizer)
     joiner, everything = spotter.engine.tokenizer.word_joiner, spotter.reporting_everything()
+    thresholds = thresholds_of(spotter.keywords)
     spotted, decode_s = [], 0.0
     for group in readable_groups(utterances, unreadable):
         started_s = time.perf_counter()
@@ -177,8 +178,14 @@ def _spotted(
         decode_s += time.perf_counter() - started_s
         for (id, samples, text), candidates in zip(group, found, strict=True):
             said = frozenset(name for name, own in phrases.items() if any(_is_said(p, text, joiner) for p in own))
-            spotted.append(SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, tuple(candidates)))
+            judged = tuple(_judged(candidate, thresholds[candidate.keyword]) for candidate in candidates)
+            spotted.append(SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, judged))
     return tuple(spotted), decode_s
+
+
+def _judged(candidate: KeywordEvent, threshold: float) -> KeywordEvent:
+    """What was found by a spotter that reports everything as near misses, with the threshold of the keyword."""
+    return replace(candidate, threshold=threshold, is_near=candidate.score < threshold)
 
 
 def thresholds_of(keywords: KeywordSet) -> dict[str, float]:
