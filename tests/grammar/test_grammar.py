@@ -42,6 +42,15 @@ def test_rules_of_tables_are_known_by_their_full_names(tmp_path: Path) -> None:
         read_grammar(path)
 
 
+def test_a_list_of_phrases_takes_no_tables(tmp_path: Path) -> None:
+    (tmp_path / "phrases.txt").write_text("one box\n")
+    (tmp_path / "numeri.jsgf").write_text(f"{HEADER}public <n> = uno;")
+    with pytest.raises(
+        ConfigError, match=r"phrases\.txt must be JSGF for tables to have an effect, but is a list of phrases"
+    ):
+        read_grammar(tmp_path / "phrases.txt", tables=[tmp_path / "numeri.jsgf"])
+
+
 def test_tables_may_replace_built_in_rules(tmp_path: Path) -> None:
     table = tmp_path / "english.jsgf"
     table.write_text("#JSGF V1.0;\ngrammar zipasr;\n<digit> = nought {&0} | niner {&9};", encoding="utf-8")

@@ -46,10 +46,15 @@ def read_grammar(path: str | os.PathLike[str], *, tables: Sequence[str | os.Path
             <zipasr.digits>, are always known.
     Raises:
         ConfigError: a file cannot be read or is no grammar, a rule is missing, starts with itself or never ends, or nothing
-            can be said; with file, line and column.
+            can be said; with file, line and column. Or there are tables for a list of phrases.
     """
     source = read_source(path)
     is_jsgf = source.text.lstrip().startswith("#JSGF") or Path(path).suffix.lower() in _JSGF_NAMES
+    if tables and not is_jsgf:
+        raise ConfigError(
+            f"{path} must be JSGF for tables to have an effect, but is a list of phrases, which cannot name their rules; "
+            "leave the tables out, or write a JSGF grammar"
+        )
     try:
         file = parse_jsgf(source) if is_jsgf else parse_phrases(source)
         rules = Rules(file, (_built_in(), *(parse_jsgf(read_source(table)) for table in tables)))
