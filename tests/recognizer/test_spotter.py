@@ -10,6 +10,7 @@ from tests.recognizer.causal_models import (
     RECORDINGS,
     causal_model,
     causal_recognizer,
+    pausing_model,
     pausing_recognizer,
 )
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
@@ -77,7 +78,7 @@ def test_streams_with_keywords_of_their_own_are_decoded_together() -> None:
 
 def test_near_misses_of_each_stream_share_a_search() -> None:
     """A client chooses its near misses: many choices must neither be kept nor keep streams from one batch."""
-    recognizer = pausing_recognizer()
+    recognizer = Recognizer(pausing_model(), tiny_tokenizer())
     configs = [SpotterConfig(near=near, refractory_s=0.0) for near in (None, 0.3, 0.6, 0.9)]
     spotters = [recognizer.spotter(KEYWORDS, threshold=0.55, config=config) for config in configs]
     streams = [one.stream() for one in spotters]
