@@ -9,6 +9,7 @@ import soundfile
 
 from tests.recognizer.causal_models import KEYWORDS, RECORDINGS, pausing_model, pausing_recognizer
 from tests.tiny_model import tiny_tokenizer
+from tests.tokenizer.published import write_scores, write_tokens
 from zipasr.cli import main
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate import KeywordReport, ReferenceUtterance, evaluate_keywords
@@ -16,6 +17,8 @@ from zipasr.evaluate.keywords import (
     Point,
     SpottedUtterance,
     _chosen,
+    _is_said,
+    _phrases,
     alarms_bound,
     curve_of,
     events_at,
@@ -23,9 +26,10 @@ from zipasr.evaluate.keywords import (
     together,
 )
 from zipasr.recognizer import KeywordEvent, SpotterConfig
-from zipasr.search.keywords import parse_keyword, read_keywords
+from zipasr.search.keywords import encode_keywords, parse_keyword, read_keywords
+from zipasr.tokenizer import Tokenizer
 
-TEXTS = ("SAY TWICE", "TWICE AND JUCK", "NOTHING")
+TEXTS = ("SAY JU JU", "JU JU AND JUCK", "NOTHING")
 UTTERANCES = [
     ReferenceUtterance(str(n), samples, text) for n, (samples, text) in enumerate(zip(RECORDINGS, TEXTS, strict=True))
 ]
@@ -62,6 +66,13 @@ def test_one_search_tells_what_is_found_at_any_threshold(report: KeywordReport, 
         told = [(e.keyword, e.times_s) for e in events_at(thresholds, utterance.candidates, CONFIG.refractory_s)]
         assert told[:1] == real[:1]
         assert {name for name, _ in told} == {name for name, _ in real}
+
+
+def test_candidates_have_the_threshold_of_their_keyword(report: KeywordReport) -> None:
+    found = [event for utterance in report.utterances for event in utterance.candidates]
+    assert {event.threshold for event in found} == {0.5}
+    assert {event.is_near for event in found} == {True, False}
+    assert all(event.is_near == (event.score < 0.5) for event in found)
 
 
 def test_misses_and_alarms_are_counted(report: KeywordReport) -> None:
@@ -122,6 +133,25 @@ def test_phrases_are_found_in_texts_in_any_case() -> None:
     assert [bool(utterance.said) for utterance in found] == [True, True, False, False]
 
 
+def test_a_name_is_not_looked_for_in_texts(tmp_path: Path) -> None:
+    """Other than for phones, whose words only the name can tell."""
+    keywords = encode_keywords(["QUICK FOX @BIG_DOG"], tiny_tokenizer())
+    assert _phrases(keywords, tiny_tokenizer()) == {"BIG_DOG": {"QUICK FOX"}}
+    spotter = pausing_recognizer().spotter(["QUICK FOX @BIG_DOG"], config=CONFIG)
+    utterances = [ReferenceUtterance(text, RECORDINGS[1], text) for text in ("A BIG DOG", "A QUICK FOX")]
+    assert [bool(utterance.said) for utterance in evaluate_keywords(spotter, utterances).utterances] == [False, True]
+    phones = Tokenizer.from_file(write_tokens(tmp_path / "tokens.txt", ["<blk>", "<unk>", "HH", "AH0", "L", "OW1"]))
+    keywords = encode_keywords(["HH AH0 L OW1 @HELLO_THERE"], phones)
+    assert _phrases(keywords, phones) == {"HELLO_THERE": {"HELLO THERE", "HH AH0 L OW1"}}
+
+
+def test_words_are_found_whatever_apostrophe_the_vocabulary_has(tmp_path: Path) -> None:
+    pieces = [(piece, -float(i)) for i, piece in enumerate(["<blk>", "<sos/eos>", "<unk>", "▁", *"O’NEIL"])]
+    tokenizer = Tokenizer.from_file(write_scores(tmp_path / "m.vocab", pieces))
+    ((phrase,),) = _phrases(encode_keywords(["O'NEILL"], tokenizer), tokenizer).values()
+    assert phrase == "O’NEILL" and _is_said(phrase, "call o'neill", tokenizer.word_joiner)
+
+
 def test_sets_that_cannot_be_used_are_refused() -> None:
     spotter = pausing_recognizer().spotter(["QUICK FOX"])
     with pytest.raises(DataError, match="none of 3 has one of QUICK FOX"):
@@ -170,6 +200,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert chosen == [result.threshold for result in expected.chosen]
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert [len(row["found"]) for row in rows] == [len(utterance.candidates) for utterance in expected.utterances]
+    assert {found["threshold"] for row in rows for found in row["found"]} == {0.5}
     assert main(argv) == 0
     table = capsys.readouterr().out
     assert "TWICE" in table and "95 % sure" in table and "at most 1 false alarms per hour" in table

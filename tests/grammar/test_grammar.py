@@ -42,6 +42,15 @@ def test_rules_of_tables_are_known_by_their_full_names(tmp_path: Path) -> None:
         read_grammar(path)
 
 
+def test_a_list_of_phrases_takes_no_tables(tmp_path: Path) -> None:
+    (tmp_path / "phrases.txt").write_text("one box\n")
+    (tmp_path / "numeri.jsgf").write_text(f"{HEADER}public <n> = uno;")
+    with pytest.raises(
+        ConfigError, match=r"phrases\.txt must be JSGF for tables to have an effect, but is a list of phrases"
+    ):
+        read_grammar(tmp_path / "phrases.txt", tables=[tmp_path / "numeri.jsgf"])
+
+
 def test_tables_may_replace_built_in_rules(tmp_path: Path) -> None:
     table = tmp_path / "english.jsgf"
     table.write_text("#JSGF V1.0;\ngrammar zipasr;\n<digit> = nought {&0} | niner {&9};", encoding="utf-8")
@@ -61,6 +70,18 @@ def test_words_that_a_vocabulary_cannot_spell_are_told_with_their_places(tmp_pat
     assert f"lacks '-7екоф' of {path}:4:3: '7-up', {path}:4:10: 'кофе';" in str(caught.value)
     require_spelling(grammar, tokenizer, lexicon={"7-up", "кофе"})
     require_spelling(grammar_of(tmp_path, "public <a> = the | The;"), tokenizer)
+
+
+def test_a_model_of_phones_needs_a_lexicon(tmp_path: Path) -> None:
+    (tmp_path / "tokens.txt").write_text("<blk> 0\nHH 1\nAH 2\nL 3\nOW 4\n")
+    phones = Tokenizer.from_tokens(tmp_path / "tokens.txt")
+    grammar = grammar_of(tmp_path, "public <a> = hello | Hello;")
+    require_spelling(grammar, phones, lexicon=("HELLO",))
+    for lexicon in ((), ("HALLO",)):
+        with pytest.raises(
+            ConfigError, match=r"the word 'hello' of a grammar must be .* or give the tokens .* with --lexicon"
+        ):
+            require_spelling(grammar, phones, lexicon=lexicon)
 
 
 def test_words_that_cannot_be_said_are_not_asked_for(tmp_path: Path) -> None:

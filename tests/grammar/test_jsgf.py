@@ -1,6 +1,7 @@
 """Law: a JSGF grammar allows what its rules say, tried sentence by sentence; each mistake is told with its place."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from zipasr.grammar import match_words, read_grammar
         ("public <a> = <test.b>; <b> = x;", {"x"}),
         ("// one\npublic /* two\nlines */ <a> = x /* three */ y; // four", {"x y"}),
         ("import <zipasr.digits>;\npublic <a> = x;", {"x"}),
+        ("import <zipasr.weekday>;\npublic <a> = x; <weekday> = y;", {"x"}),
         ("public <import> = x; <grammar> = y;", {"x"}),
     ],
 )
@@ -62,10 +64,29 @@ def test_file_is_read_in_the_encoding_that_it_declares(tmp_path: Path) -> None:
     assert read_grammar(path).graph.words == ("café",)
 
 
+@pytest.mark.parametrize("imported", ["digits", "*"])
+def test_imported_rules_are_known_by_their_simple_names(tmp_path: Path, imported: str) -> None:
+    grammar = grammar_of(tmp_path, f"import <zipasr.{imported}>;\npublic <a> = <digits> {{n}} | at <zipasr.digits> {{m}};")
+    assert slots(grammar, "one two") == {"n": "12"} and slots(grammar, "at two") == {"m": "2"}
+    own = grammar_of(tmp_path, f"import <zipasr.{imported}>;\npublic <a> = <digits>; <digits> = x;")
+    assert sentences(own, 2) == {"x"}
+
+
+def test_private_rules_are_not_among_all_that_are_imported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="<n_1_99> is not"):
+        grammar_of(tmp_path, "import <zipasr.*>;\npublic <a> = <n_1_99>;")
+
+
 def test_weights_are_relative_to_the_likeliest(tmp_path: Path) -> None:
     grammar = grammar_of(tmp_path, "public <a> = /6/ x | /3/ y | /1.5e0/ z;")
     scores = {arc.word: arc.score for arc in grammar.graph.arcs}
     assert scores == pytest.approx({"x": 0.0, "y": -0.693147, "z": -1.386294}, abs=1e-6)
+
+
+def test_weights_may_be_of_any_size(tmp_path: Path) -> None:
+    grammar = grammar_of(tmp_path, "public <a> = /1e-200/ x | /1e200/ y;")
+    scores = {arc.word: arc.score for arc in grammar.graph.arcs}
+    assert scores == pytest.approx({"x": -400 * math.log(10), "y": 0.0})
 
 
 def test_the_likeliest_of_several_ways_counts(tmp_path: Path) -> None:
@@ -93,6 +114,14 @@ def test_the_likeliest_of_several_ways_counts(tmp_path: Path) -> None:
         ("public <a> = ([x] {t})+;", "3:23", "has tags and may be empty"),
         ("public <a> = x;\n<a> = y;", "4:1", "<a> has another in line 3"),
         ("import <other.rule>;\npublic <a> = x;", "3:8", "copy the rules"),
+        ("import <zipasr.nonsense>;\npublic <a> = x;", "3:8", "a rule must be defined, but <zipasr.nonsense> is not"),
+        ("import <zipasr.digit_s>;\npublic <a> = x;", "3:8", "did you mean <zipasr.digits>?"),
+        (
+            "import <zipasr.x.*>;\npublic <a> = x;",
+            "3:8",
+            "a grammar with public rules must be imported, but zipasr.x has none",
+        ),
+        ("public <a> = <digits>;", "3:14", "a rule must be defined, but <digits> is not"),
         ("import other;", "3:8", "must be the name of what to import"),
         ("public <a> = x | ;", "3:18", "there must be words, but there is ;"),
         ("public <a> = ();", "3:15", "there must be words"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.search.graph.paths import scores_of_tokens
-from tests.tiny_model import save_tiny, tiny_tokenizer
+from tests.tiny_model import noise, save_tiny, tiny_tokenizer
 from zipasr.errors import ConfigError
+from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.recognizer.graph_compilation import GraphSource, compile_graph
 from zipasr.search.graph import add_ctc_topology, load_graph
 from zipasr.search.graph.folder import read_symbols
@@ -51,6 +52,10 @@ def test_phrases_with_spellings_of_a_lexicon(model: Path, tmp_path: Path) -> Non
     loaded = load_graph(tmp_path / "graph", TOKENIZER)
     (said,) = scores_of_tokens(loaded.graph, 60)
     assert said.tokens == (*tokens_of("ONE"), 5, 6)
+    search = SearchConfig(method="graph", graph_beam_nats=1e4)
+    found = Recognizer.load(model, search=search, graph=tmp_path / "graph").transcribe(noise(3.0))
+    assert found.text == "ONE 42" and [word.text for word in found.words] == ["ONE", "42"]
+    assert [token.id for token in found.tokens] == [*tokens_of("ONE"), 5, 6]
     assert loaded.name == "numbers"
     with pytest.raises(ConfigError, match=r"phrases\.txt:1:5: '42'"):
         compile_graph(model, GraphSource(grammar=str(tmp_path / "phrases.txt")), tmp_path / "graph")
@@ -89,6 +94,7 @@ def test_an_ngram_model_and_its_hlg_as_another_programs_graph(model: Path, tmp_p
     np.testing.assert_array_equal(again.graph.scores, expected.scores)
     compile_graph(model, GraphSource(fst=str(hlg)), tmp_path / "words")  # without --hlg: that of before is gone
     assert not hlg.exists()
+    assert load_graph(tmp_path / "words", TOKENIZER).graph.symbols == ("",)  # numbers instead of words say nothing
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.recognizer.causal_models import causal_model
+from tests.recognizer.causal_models import causal_model, causal_recognizer
 from tests.recognizer.phrase_graphs import ORDERS, phrase_graph
 from tests.recognizer.pieces import in_pieces
 from tests.search.graph.hand_graphs import token_graph
@@ -227,6 +227,19 @@ def test_what_does_not_go_with_a_graph_is_refused() -> None:
         Recognizer(**arguments, graph=graph._replace(settings={"rejection": "much"}))
     with pytest.raises(ValueError, match="one for each of 1 recordings, but there are 2"):
         Recognizer(**arguments).transcribe_many([np.zeros(16_000, np.float32)], graph=[graph, graph])
+    for wrong in ("graphs/orders", graph.graph, [graph], 0):
+        for call in (
+            lambda wrong=wrong: Recognizer(**arguments, graph=wrong),
+            lambda wrong=wrong: Recognizer(**arguments).check_graph(wrong),
+            lambda wrong=wrong: causal_recognizer().stream(graph=wrong),
+        ):
+            with pytest.raises(
+                ValueError, match=r"graph must be from zipasr\.search\.graph\.load_graph, but is (str|Tok|lis|int)"
+            ):
+                call()
+    for wrong in ("graphs/orders", graph.graph, ["graphs/orders"], 0):
+        with pytest.raises(ValueError, match="graph must be from zipasr"):
+            Recognizer(**arguments).transcribe(noise(1.0), graph=wrong)  # type: ignore[arg-type]
     with_hotwords = Recognizer(**arguments, hotwords=["FOX"])
     assert with_hotwords.transcribe_many([noise(1.0)], graph=graph)[0].slots is not None  # the graph replaces them
     with pytest.raises(ConfigError, match="hotwords have no effect"):

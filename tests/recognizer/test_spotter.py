@@ -1,5 +1,7 @@
 """Keyword spotting on streams. Law: how the audio is cut and which other streams there are changes nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from tests.recognizer.causal_models import (
     RECORDINGS,
     causal_model,
     causal_recognizer,
+    pausing_model,
     pausing_recognizer,
 )
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
@@ -20,6 +23,7 @@ from zipasr.recognizer import (
     SearchConfig,
     SpotterConfig,
 )
+from zipasr.search.keywords import KeywordSearch
 
 NEAR = SpotterConfig(near=0.3, refractory_s=0.0)
 
@@ -70,6 +74,25 @@ def test_streams_with_keywords_of_their_own_are_decoded_together() -> None:
     assert sum(map(len, found)) > 5
     for one, events in zip(spotters, found, strict=True):
         assert_same(events, one.spot(RECORDINGS[0]))
+
+
+def test_near_misses_of_each_stream_share_a_search() -> None:
+    """A client chooses its near misses: many choices must neither be kept nor keep streams from one batch."""
+    recognizer = Recognizer(pausing_model(), tiny_tokenizer())
+    configs = [SpotterConfig(near=near, refractory_s=0.0) for near in (None, 0.3, 0.6, 0.9)]
+    spotters = [recognizer.spotter(KEYWORDS, threshold=0.55, config=config) for config in configs]
+    streams = [one.stream() for one in spotters]
+    assert len({stream.search_key for stream in streams}) == len(recognizer.engine._keyword_searches) == 1
+    for stream in streams:
+        stream.accept_waveform(RECORDINGS[0])
+    while recognizer.decode_streams(streams):
+        pass
+    found = [stream.finish() for stream in streams]
+    assert len({len(events) for events in found}) > 2
+    for events, config in zip(found, configs, strict=True):
+        search = KeywordSearch(recognizer.engine.scorer, config, unk_id=recognizer.engine.tokenizer.unk_id)
+        recognizer.engine._keyword_searches[replace(config, near=None)] = search  # one of its own
+        assert_same(events, recognizer.spotter(KEYWORDS, threshold=0.55, config=config).spot(RECORDINGS[0]))
 
 
 def test_events_are_returned_once_with_their_times() -> None:

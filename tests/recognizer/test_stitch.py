@@ -375,3 +375,20 @@ def test_wrong_pieces() -> None:
     ):
         with pytest.raises(ValueError, match="in order of time"):
             stitch(pieces)
+
+
+def test_words_of_a_graph_keep_their_tokens_where_their_letters_only_are_as_many() -> None:
+    """A lexicon spells words otherwise: here both have five letters, but not the same in each word."""
+
+    def piece(words: str, offset_s: float) -> Transcript:
+        tokens = {"ab": (("▁x", 7.5), ("y", 7.6), ("z", 7.7)), "cde": (("▁u", 8.3), ("v", 8.4))}
+        timed = [(text, time_s - offset_s) for word in words.split() for text, time_s in tokens[word]]
+        own = tuple(Token(text, time_s, time_s + 0.04, -0.1) for text, time_s in timed)
+        spans = {"ab": (7.5, 7.74), "cde": (8.3, 8.44)}
+        said = tuple(Word(w, spans[w][0] - offset_s, spans[w][1] - offset_s, 0.5) for w in words.split())
+        return Transcript(words, own, said, 10.0)
+
+    whole = stitch_silently([PlacedTranscript(piece("ab cde", 0.0), 0.0), PlacedTranscript(piece("ab cde", 6.0), 6.0, 4.0)])
+    assert whole.text == "ab cde" and [word.text for word in whole.words] == ["ab", "cde"]
+    assert [token.text for token in whole.tokens] == ["▁x", "y", "z", "▁u", "v"]
+    assert [token.start_s for token in whole.tokens] == pytest.approx([7.5, 7.6, 7.7, 8.3, 8.4])

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from tests.search.toy_scorer import ToyScorer, toy_encoded
 from tests.tiny_model import tiny_tokenizer
+from tests.tokenizer.published import write_scores
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.greedy import greedy_search
-from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords, read_hotwords
+from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords, is_writable, read_hotwords
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.tokenizer import Tokenizer
@@ -155,6 +156,24 @@ def test_a_phrase_is_found_in_every_spelling() -> None:
         assert total(encode_hotwords([phrase], tokenizer, default_boost=1.0), expected) == pytest.approx(len(expected))
     with pytest.raises(ConfigError, match="is empty"):
         encode_hotwords(["\u200b"], tokenizer, default_boost=1.0)
+
+
+def test_chinese_is_found_however_the_phrase_is_written(tmp_path: Path) -> None:
+    pieces = ["<blk>", "<sos/eos>", "<unk>", "▁", *"张三你"]
+    tokenizer = Tokenizer.from_file(
+        write_scores(tmp_path / "m.vocab", [(piece, -float(i)) for i, piece in enumerate(pieces)])
+    )
+    for phrase in ("张三", "张 三"):
+        graph = encode_hotwords([phrase], tokenizer, default_boost=1.0)
+        for spelled in ("▁张三", "▁张▁三", "▁你张三"):
+            ids = [tokenizer.pieces.index(piece) for piece in spelled]
+            assert total(graph, ids) >= 2.0, (phrase, spelled)
+
+
+def test_tokens_are_no_hotwords() -> None:
+    with pytest.raises(ConfigError, match="hotword '▁FI VE' must be plain words, but has ▁"):
+        encode_hotwords(["▁FI VE"], tiny_tokenizer())
+    assert is_writable("FI VE", tiny_tokenizer()) and not is_writable("▁FI VE", tiny_tokenizer())
 
 
 def test_a_phrase_does_nothing_for_longer_words() -> None:

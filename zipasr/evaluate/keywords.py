@@ -9,7 +9,7 @@ and after an event all paths start over, so that what began before it is not fou
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
@@ -17,7 +17,7 @@ from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, readable_groups
 from zipasr.recognizer import KeywordEvent, KeywordSpotter
 from zipasr.search.keywords import KeywordSet
-from zipasr.text import lower, split_words, words_only
+from zipasr.text import lower, normalize, split_words, words_only
 from zipasr.tokenizer import Tokenizer
 
 THRESHOLDS = tuple(i / 100 for i in range(1, 101))
@@ -34,7 +34,7 @@ class SpottedUtterance(NamedTuple):
     said: frozenset[str]
     """Names of the keywords that its text has."""
     candidates: tuple[KeywordEvent, ...]
-    """What is reported at some threshold, in the order in which it is found."""
+    """What is reported at some threshold, in the order in which it is found; near misses are below the keyword's own."""
 
 
 class Point(NamedTuple):
@@ -170,6 +170,7 @@ def _spotted(
     `unreadable`."""
     phrases = _phrases(spotter.keywords, spotter.engine.tokenizer)
     joiner, everything = spotter.engine.tokenizer.word_joiner, spotter.reporting_everything()
+    thresholds = thresholds_of(spotter.keywords)
     spotted, decode_s = [], 0.0
     for group in readable_groups(utterances, unreadable):
         started_s = time.perf_counter()
@@ -177,8 +178,14 @@ def _spotted(
         decode_s += time.perf_counter() - started_s
         for (id, samples, text), candidates in zip(group, found, strict=True):
             said = frozenset(name for name, own in phrases.items() if any(_is_said(p, text, joiner) for p in own))
-            spotted.append(SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, tuple(candidates)))
+            judged = tuple(_judged(candidate, thresholds[candidate.keyword]) for candidate in candidates)
+            spotted.append(SpottedUtterance(id, len(samples) / SAMPLE_RATE_HZ, said, judged))
     return tuple(spotted), decode_s
+
+
+def _judged(candidate: KeywordEvent, threshold: float) -> KeywordEvent:
+    """What was found by a spotter that reports everything as near misses, with the threshold of the keyword."""
+    return replace(candidate, threshold=threshold, is_near=candidate.score < threshold)
 
 
 def thresholds_of(keywords: KeywordSet) -> dict[str, float]:
@@ -187,17 +194,18 @@ def thresholds_of(keywords: KeywordSet) -> dict[str, float]:
 
 
 def _phrases(keywords: KeywordSet, tokenizer: Tokenizer) -> dict[str, set[str]]:
-    """What stands for each keyword in a text: its words and its name."""
+    """What stands for each keyword in a text: its words, or also its name if the model writes no words but phones."""
     found: dict[str, set[str]] = {}
     for spelling in keywords.spellings:
         name = keywords.names[spelling.keyword]
-        found.setdefault(name, {name.replace("_", " ")}).add(tokenizer.decode(spelling.ids))
+        named = {name.replace("_", " ")} if tokenizer.are_words else set()
+        found.setdefault(name, named).add(tokenizer.decode(spelling.ids))
     return found
 
 
 def _is_said(phrase: str, text: str, joiner: str) -> bool:
     """Whether the words of a phrase follow each other in a text, in any case."""
-    wanted, words = (split_words(lower(words_only(written)), joiner) for written in (phrase, text))
+    wanted, words = (split_words(lower(words_only(normalize(written))), joiner) for written in (phrase, text))
     return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
 
 

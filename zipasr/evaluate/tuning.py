@@ -17,6 +17,7 @@ from zipasr.evaluate.scoring import AS_IS
 from zipasr.evaluate.style import describe_style
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
+from zipasr.recognizer.said_words import said_text
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.graph.rejection import judged
 from zipasr.search.rescoring import SCALES
@@ -189,5 +190,5 @@ def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence
         for found, of_batch in zip(texts, results, strict=True):
             for i, ranked in zip(batch, of_batch, strict=True):
                 best = ranked[0] if recognizer.graph is None else judged(ranked, recognizer.graph)[0]
-                found[i] = recognizer.engine.tokenizer.decode(best.ids)
+                found[i] = said_text(best, recognizer.engine.tokenizer)
     return texts

@@ -117,7 +117,7 @@ class _Expander:
         for choice, weight in zip(choices, weights, strict=True):
             if weight == 0:
                 continue
-            score = math.log(weight / highest)
+            score = math.log(weight) - math.log(highest)  # their ratio may be too small for a number
             first = start
             if score != 0:
                 first = next(self._states)

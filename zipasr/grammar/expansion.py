@@ -95,6 +95,8 @@ class RuleFile(NamedTuple):
     """By the full name."""
     place: Place
     """The place of the name of the grammar."""
+    imports: tuple[Reference, ...] = ()
+    """Rules of another grammar that simple names mean too, by their full names; one called * means all public ones."""
 
 
 def children(expansion: Expansion) -> "tuple[Expansion, ...]":

@@ -15,6 +15,7 @@ from zipasr.grammar.place import Place, Source, read_source
 from zipasr.grammar.rules import Rules
 from zipasr.grammar.slots import slot_name
 from zipasr.search.graph import WordGraph
+from zipasr.text import lower, upper
 from zipasr.tokenizer import Tokenizer
 
 ENGLISH = Path(__file__).with_name("english.jsgf")
@@ -45,10 +46,15 @@ def read_grammar(path: str | os.PathLike[str], *, tables: Sequence[str | os.Path
             <zipasr.digits>, are always known.
     Raises:
         ConfigError: a file cannot be read or is no grammar, a rule is missing, starts with itself or never ends, or nothing
-            can be said; with file, line and column.
+            can be said; with file, line and column. Or there are tables for a list of phrases.
     """
     source = read_source(path)
     is_jsgf = source.text.lstrip().startswith("#JSGF") or Path(path).suffix.lower() in _JSGF_NAMES
+    if tables and not is_jsgf:
+        raise ConfigError(
+            f"{path} must be JSGF for tables to have an effect, but is a list of phrases, which cannot name their rules; "
+            "leave the tables out, or write a JSGF grammar"
+        )
     try:
         file = parse_jsgf(source) if is_jsgf else parse_phrases(source)
         rules = Rules(file, (_built_in(), *(parse_jsgf(read_source(table)) for table in tables)))
@@ -71,14 +77,17 @@ def require_spelling(grammar: Grammar, tokenizer: Tokenizer, *, lexicon: Contain
     Args:
         grammar: the grammar.
         tokenizer: the vocabulary of the model.
-        lexicon: words whose spelling is given.
+        lexicon: words whose spelling is given, in either case.
     Raises:
         ConfigError: it cannot write some; the message names each with file, line and column. Or it cannot encode text.
     """
     lacking = {}
     for word, place in sorted(grammar.places.items(), key=lambda item: item[1]):
-        if word not in lexicon:
-            tokenizer.require_encoding(f"the word {word!r} of a grammar")
+        if not any(version in lexicon for version in (word, upper(word), lower(word))):
+            tokenizer.require_encoding(
+                f"the word {word!r} of a grammar",
+                cure=", or give the tokens of all words of the grammar with --lexicon FILE",
+            )
             if unknown := tokenizer.unknown_characters(tokenizer.spelling(word)):
                 lacking[f"{place}: {word!r}"] = unknown
     if lacking:

@@ -1,6 +1,6 @@
 """The JSpeech Grammar Format (W3C Note of 5 June 2000): text -> rules.
 
-Differs: other grammars are not imported; rules of `zipasr` need no import. A tag has a form (`slots.py`).
+Differs: only rules of `zipasr` are imported, and by their full names they need no import. A tag has a form (`slots.py`).
 """
 
 from zipasr.errors import ConfigError
@@ -69,8 +69,9 @@ class _Parser:
         name = self._expect("word", "", "the name of the grammar, such as `grammar coffee;`")
         self._expect("sign", ";", f"a ; behind the name of the grammar {name.text}")
         self._grammar = name.text
+        imports = []
         while self._is("word", "import"):
-            self._import()
+            imports.append(self._import())
         rules: dict[str, Rule] = {}
         while self._symbol.kind != "end":
             rule = self._rule()
@@ -80,9 +81,9 @@ class _Parser:
                     f"line {rules[rule.name].place.line}; write alternatives with |, or rename one"
                 )
             rules[rule.name] = rule
-        return RuleFile(name.text, rules, name.place)
+        return RuleFile(name.text, rules, name.place, tuple(imports))
 
-    def _import(self) -> None:
+    def _import(self) -> Reference:
         self._take()
         imported = self._expect("name", "", "the name of what to import, such as <zipasr.digits>")
         if not imported.text.startswith(f"{BUILT_IN}."):
@@ -91,6 +92,7 @@ class _Parser:
                 "of the other grammar into this file"
             )
         self._expect("sign", ";", f"a ; behind <{imported.text}>")
+        return Reference(imported.text, self._grammar, imported.place)
 
     def _rule(self) -> Rule:
         is_public = self._is("word", "public")

@@ -26,12 +26,27 @@ class Rules:
         """Join the rules of files; those of `tables` are known by their full names, such as zipasr.digits.
 
         Raises:
-            ConfigError: a reference means no rule.
+            ConfigError: a reference or an import means no rule.
         """
         self.file = file
         self._rules = {name: rule for table in (*tables, file) for name, rule in table.rules.items()}
+        self._imported: dict[tuple[str, str], str] = {}
+        """The full name of the rule that a simple name means in a grammar that imports it."""
+        for reference in (reference for table in (*tables, file) for reference in table.imports):
+            for rule in self._imports(reference):
+                self._imported[reference.grammar, rule.name.rpartition(".")[2]] = rule.name
         self._nullable = self._holding(lambda expansion, known: _can_be(expansion, known, self.find, is_empty=True))
         self._ending = self._holding(lambda expansion, known: _can_be(expansion, known, self.find, is_empty=False))
+
+    def _imports(self, reference: Reference) -> list[Rule]:
+        """The rules that an import names."""
+        grammar, _, name = reference.name.rpartition(".")
+        if name != "*":
+            return [self.find(reference)]
+        found = [rule for rule in self._rules.values() if rule.name.rpartition(".")[0] == grammar and rule.is_public]
+        if not found:
+            raise ConfigError(f"{reference.place}: a grammar with public rules must be imported, but {grammar} has none")
+        return found
 
     def find(self, reference: Reference) -> Rule:
         """The rule that a reference means.
@@ -41,7 +56,7 @@ class Rules:
         """
         own = reference.grammar
         simple = own.rpartition(".")[2]
-        names = [f"{own}.{reference.name}", reference.name]
+        names = [f"{own}.{reference.name}", self._imported.get((own, reference.name), reference.name), reference.name]
         if reference.name.startswith(f"{simple}."):
             names.append(f"{own}.{reference.name.removeprefix(f'{simple}.')}")
         for name in names:

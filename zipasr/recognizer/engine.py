@@ -5,7 +5,7 @@ batch included, is followed by a few frames of padding, so that its result does 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -150,14 +150,15 @@ class Engine:
         return self._searches[config]
 
     def keyword_search(self, config: SpotterConfig) -> KeywordSearch:
-        """The search for keywords of all streams with the same settings.
+        """The search for keywords of all streams with the same settings, whichever near misses each of them tells.
 
         Raises:
             ConfigError: the model has no transducer head.
         """
-        if config not in self._keyword_searches:
-            self._keyword_searches[config] = KeywordSearch(self.scorer, config, unk_id=self.tokenizer.unk_id)
-        return self._keyword_searches[config]
+        shared = replace(config, near=None)
+        if shared not in self._keyword_searches:
+            self._keyword_searches[shared] = KeywordSearch(self.scorer, shared, unk_id=self.tokenizer.unk_id)
+        return self._keyword_searches[shared]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
         """Encoder frames in float32, which heads and searches compute in.

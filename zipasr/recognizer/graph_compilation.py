@@ -1,9 +1,11 @@
 """Grammars, n-gram models and graphs of other programs -> the folder of a graph, for one model."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from zipasr.errors import ConfigError
 from zipasr.grammar import read_grammar, require_spelling
@@ -29,7 +31,7 @@ class GraphSource:
     fst: str | None = None
     """An OpenFst file: H, HL or HLG of another program, for this vocabulary."""
     words: str | None = None
-    """Table of its output labels; None: that in the file, or numbers."""
+    """Table of its output labels; None: that in the file. Without any, what is said follows from the tokens."""
     lexicon: str | None = None
     """Spellings of words in tokens; None: those of the tokenizer."""
 
@@ -133,6 +135,8 @@ def _compile(source: GraphSource, tokenizer: Tokenizer) -> tuple[TokenGraph, tup
     if source.fst is not None:
         symbols = None if source.words is None else read_symbols(source.words)
         graph = read_graph(source.fst, num_tokens=tokenizer.vocab_size, blank_id=tokenizer.blank_id, symbols=symbols)
+        if symbols is None and graph.symbols[1:] == tuple(str(i) for i in range(1, len(graph.symbols))):
+            graph = replace(graph, output_symbols=np.zeros_like(graph.output_symbols), symbols=("",))  # numbers are no words
         return graph, ()
     lexicon = Lexicon(tokenizer) if source.lexicon is None else read_lexicon(source.lexicon, tokenizer)
     if source.arpa is not None:

@@ -2,13 +2,14 @@
 
 Hypotheses with frames at 25 Hz in, transcripts out: those of `to_transcript`, but words that a chunk does not touch are not
 spelled, timed and grouped again. Beam searches may change earlier tokens; the transcript then starts over from the last word
-before them.
+before them. Where a graph puts out words that the tokens do not write, the transcript starts over with each chunk.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from zipasr.alignment.word_times import emission_spans
+from zipasr.recognizer.said_words import said_parts
 from zipasr.recognizer.transcripts import slots_by, to_transcript
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
@@ -29,6 +30,11 @@ class _Mark(NamedTuple):
 
 
 _START = _Mark(0, 0, 0, 0, False)
+
+
+def _from(hypothesis: Hypothesis, start: int) -> Hypothesis:
+    """The tokens of a hypothesis from one on."""
+    return Hypothesis(hypothesis.ids[start:], hypothesis.frames[start:], hypothesis.log_probs[start:])
 
 
 class GrowingTranscript:
@@ -54,6 +60,8 @@ class GrowingTranscript:
             hypothesis: the tokens so far, from a search; frames count from the start of the utterance.
             duration_s: length of the stream so far; it must not fall.
         """
+        if said_parts(hypothesis, self._tokenizer) is not None:
+            return self._transcribe(hypothesis, duration_s)
         if self._is_clipped or hypothesis[:3] != self._hypothesis[:3]:
             self._rebuild(hypothesis, duration_s)
         self._hypothesis, known = hypothesis, self._transcript
@@ -73,7 +81,7 @@ class GrowingTranscript:
         while not self._is_valid(self._marks[-1], hypothesis):
             self._marks.pop()
         mark, known = self._marks[-1], self._transcript
-        rest = self._transcribe(hypothesis, mark.num_ids, duration_s)
+        rest = self._transcribe(_from(hypothesis, mark.num_ids), duration_s)
         self._transcript = Transcript(
             self._joined(known.text[: mark.num_characters], rest.text, mark.is_apart),
             tokens=known.tokens[: mark.num_tokens] + rest.tokens,
@@ -95,13 +103,12 @@ class GrowingTranscript:
             and hypothesis.log_probs[:end] == before.log_probs[:end]
         )
 
-    def _transcribe(self, hypothesis: Hypothesis, start: int, duration_s: float) -> Transcript:
-        frames = hypothesis.frames[start:]
+    def _transcribe(self, hypothesis: Hypothesis, duration_s: float) -> Transcript:
         return to_transcript(
-            Hypothesis(hypothesis.ids[start:], frames, hypothesis.log_probs[start:]),
+            hypothesis,
             duration_s,
             tokenizer=self._tokenizer,
-            spans=emission_spans([self._start_frame + frame for frame in frames]),
+            spans=emission_spans([self._start_frame + frame for frame in hypothesis.frames]),
             calibration=self._calibration,
         )
 

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -459,7 +459,10 @@ class Recognizer:
     def _graphs_of(self, graph: LoadedGraph | Sequence[LoadedGraph] | None, num: int) -> Sequence[LoadedGraph]:
         """The graph of each of some recordings; empty: they have none."""
         graph = self.graph if graph is None else graph
-        graphs = [graph] * num if isinstance(graph, LoadedGraph) else list(graph or ())
+        if graph is None:
+            return ()
+        is_one = isinstance(graph, LoadedGraph) or not isinstance(graph, list | tuple)
+        graphs = cast(Sequence[LoadedGraph], [graph] * num if is_one else graph)
         if graphs and len(graphs) != num:
             raise ValueError(f"graph must be one, or one for each of {num} recordings, but there are {len(graphs)}")
         return graphs
@@ -478,6 +481,7 @@ class Recognizer:
     ) -> SearchConfig:
         """The search of a call, checked; so are the settings of its graph."""
         if graph is not None:
+            _check_kind(graph)
             rejection_threshold(graph)
         return resolve_search(
             requested,
@@ -519,6 +523,15 @@ def _phrases(given: Sequence[str | Phrase]) -> tuple[str | Phrase, ...]:
     if isinstance(given, str):
         raise ValueError(f"phrases must be a list, but are one string; write [{given!r}]")
     return tuple(given)
+
+
+def _check_kind(graph: object) -> None:
+    """Raise ValueError for what is no graph with its settings, such as the path of one."""
+    if not isinstance(graph, LoadedGraph):
+        raise ValueError(
+            f"graph must be from zipasr.search.graph.load_graph, but is {type(graph).__name__}; write "
+            "load_graph(FOLDER, recognizer.engine.tokenizer)"
+        )
 
 
 def _given(value: int | None, usual: int | None) -> int | None:

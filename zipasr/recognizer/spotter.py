@@ -134,12 +134,12 @@ class SpotterStream(IncomingAudio):
         )
         self._spotter = spotter
         self._search = spotter.engine.keyword_search(spotter.config)
-        self._search_state = self._search.start(spotter.keywords.trie)
+        self._search_state = self._search.start(spotter.keywords.trie, near=spotter.config.near)
 
     @property
     def search_key(self) -> SpotterConfig:
-        """What streams must share to be searched together; their keywords may differ."""
-        return self._spotter.config
+        """What streams must share to be searched together; their keywords and near misses may differ."""
+        return self._search.config
 
     def search_together(self, streams: Sequence[IncomingAudio], encoded: Encoded) -> None:
         """Search the next frames of streams; this one is the first of them."""

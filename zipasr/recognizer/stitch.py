@@ -156,9 +156,9 @@ def _report_final(
 
 def _placed_words(transcript: Transcript, offset_s: float) -> list[_PlacedWord]:
     """The words of a piece with their tokens. A token belongs to the word that its first character is in."""
-    lengths = [len(token.text.replace("\u2581", "")) for token in transcript.tokens]
-    if sum(lengths) == sum(len(word.text) for word in transcript.words):
-        starts: Sequence[float] = list(itertools.accumulate(lengths, initial=0))[:-1]
+    texts = [token.text.replace("\u2581", "") for token in transcript.tokens]
+    if "".join(texts) == "".join(word.text for word in transcript.words):
+        starts: Sequence[float] = list(itertools.accumulate(map(len, texts), initial=0))[:-1]
         ends: Sequence[float] = list(itertools.accumulate(len(word.text) for word in transcript.words))
     else:  # the letters of the words are not those of the tokens
         starts = [token.start_s for token in transcript.tokens]

@@ -1,7 +1,7 @@
 """Hypotheses -> transcripts: tokens with their times, words with their confidence, and the text."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +11,11 @@ from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.grammar import slots_of
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.engine import Engine
+from zipasr.recognizer.said_words import SaidPart, said_parts, said_text
 from zipasr.search.confidence import Calibration
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import Token, Transcript, words_from_tokens
+from zipasr.transcript import Token, Transcript, Word, word_of_tokens, words_from_tokens
 
 
 def to_transcript(
@@ -30,14 +31,14 @@ def to_transcript(
     Args:
         hypothesis: the tokens, from a search.
         duration_s: length of the recording.
-        tokenizer: turns tokens into text.
+        tokenizer: turns tokens into text, where a graph puts out no other words.
         spans: times of each token in frames at 25 Hz; None: those of the frame that emitted it.
         calibration: of word confidences; None: they are not changed.
     """
     if spans is None:
         spans = emission_spans(hypothesis.frames)
     # The last feature ends up to 5 ms after the recording, and so may the last token.
-    tokens = tuple(
+    tokens = [
         Token(
             text,
             min(span.start_frame * FRAME_S_25HZ, duration_s),
@@ -48,21 +49,39 @@ def to_transcript(
         for i, text, span, log_prob in zip(
             hypothesis.ids, tokenizer.spell(hypothesis.ids), spans, hypothesis.log_probs, strict=True
         )
-        if i not in tokenizer.special_ids  # a barely trained model may emit sos/eos, but it is not a word
-    )
-    words = words_from_tokens(tokens, is_each_a_word=tokenizer.is_spaceless, is_mixed=tokenizer.is_mixed)
+    ]
+    parts = said_parts(hypothesis, tokenizer)
+    words = list(_words(tokens, [SaidPart(None, 0, len(tokens))] if parts is None else parts, tokenizer))
     if calibration is not None:
-        words = tuple(dataclasses.replace(word, confidence=calibration.apply(word.confidence)) for word in words)
+        words = [dataclasses.replace(word, confidence=calibration.apply(word.confidence)) for word in words]
     return Transcript(
-        tokenizer.decode(hypothesis.ids),
-        tokens=tokens,
-        words=words,
+        said_text(hypothesis, tokenizer, parts),
+        tokens=_without_special(tokens, tokenizer),
+        words=tuple(words),
         duration_s=duration_s,
         score=hypothesis.score,
         joiner=tokenizer.word_joiner,
         slots=slots_by(hypothesis),
         shortfall=hypothesis.shortfall,
     )
+
+
+def _words(tokens: Sequence[Token], parts: Sequence[SaidPart], tokenizer: Tokenizer) -> Iterator[Word]:
+    """The words of the parts of a hypothesis."""
+    for word, start, end in parts:
+        if word is None:
+            written = _without_special(tokens[start:end], tokenizer)
+            yield from words_from_tokens(written, is_each_a_word=tokenizer.is_spaceless, is_mixed=tokenizer.is_mixed)
+        elif start < end:
+            yield word_of_tokens(word, tokens[start:end])
+        else:  # graphs of other programs may put a word out after its tokens, with those of another word
+            near = tokens[max(start - 1, 0)]
+            yield dataclasses.replace(word_of_tokens(word, [near]), start_s=near.end_s)
+
+
+def _without_special(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Token, ...]:
+    """Tokens without sos/eos, which a barely trained model may emit, but which is not a word."""
+    return tuple(token for token in tokens if token.id not in tokenizer.special_ids)
 
 
 def slots_by(hypothesis: Hypothesis) -> dict[str, Any] | None:

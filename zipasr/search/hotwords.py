@@ -23,7 +23,7 @@ from torch import Tensor
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
 from zipasr.lines import decode_text
-from zipasr.text import is_unspaced, normalize, spaced
+from zipasr.text import is_unspaced, normalize, spaced, unspaced
 from zipasr.tokenizer import WORD_START, Tokenizer
 
 DEFAULT_BOOST = 1.5
@@ -246,14 +246,16 @@ def encode_hotwords(
 def phrase_variants(text: str, ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
     """The tokens of a phrase, and in mixed scripts those that a model may emit instead.
 
-    They have ▁ before every character of Chinese and Japanese, or none in front of a phrase that follows such a character.
+    They have ▁ before every character of Chinese and Japanese or before the first of a run only, however the phrase is
+    written, or none in front of a phrase that follows such a character.
     """
     variants = [ids]
     if tokenizer.is_byte_level or not tokenizer.is_mixed:
         return variants
-    apart = tokenizer.encode(spaced(tokenizer.spelling(text)))
-    if apart != ids and tokenizer.unk_id not in apart:
-        variants.append(apart)
+    spelling = tokenizer.spelling(text)
+    for other in (tokenizer.encode(unspaced(spelling)), tokenizer.encode(spaced(spelling))):
+        if other not in variants and tokenizer.unk_id not in other:
+            variants.append(other)
     if is_unspaced(normalize(text).strip()[0]):
         variants += [inside for variant in variants if (inside := _without_word_start(variant, tokenizer))]
     return variants
@@ -289,6 +291,8 @@ def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
         tokenizer.require_encoding(f"hotword {text!r}")
         if not normalize(text).strip():
             raise ConfigError("a hotword must be a word or a phrase, but is empty; leave it out")
+        if WORD_START in text:
+            raise ConfigError(f"hotword {text!r} must be plain words, but has {WORD_START}, as tokens have; write the words")
         ids = phrase_ids(text, tokenizer)
         if ids is None:
             wrong.append(repr(text))
@@ -305,7 +309,9 @@ def _encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def phrase_ids(text: str, tokenizer: Tokenizer) -> list[int] | None:
-    """The tokens of a phrase; None: the vocabulary cannot write it."""
+    """The tokens of a phrase in plain words; None: the vocabulary cannot write it."""
+    if WORD_START in text:  # tokens, whose ▁ would be taken for a space
+        return None
     spelling = tokenizer.spelling(text)
     ids = tokenizer.encode(spelling)
     return ids if ids and tokenizer.unk_id not in ids and not tokenizer.unknown_characters(spelling) else None

@@ -34,6 +34,8 @@ class Hypothesis(NamedTuple):
     frames, below 0 if it is more probable; infinite if no path is left; None without a graph."""
     is_complete: bool = True
     """Whether it ends where a graph allows it to end."""
+    has_words: bool = False
+    """Whether it is of a graph that puts out words, and not only tags; they say what was said where its tokens do not."""
 
     def normalized_score(self, context_size: int) -> float:
         """Score per label, by which the beam ranks; the `context_size` labels of the first context count as well."""

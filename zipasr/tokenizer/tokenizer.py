@@ -61,7 +61,8 @@ class Tokenizer:
         """Whether the pieces are bytes or runs of bytes."""
         self._writes_bytes = self.is_byte_level or bool(self._vocabulary.bytes)
         has_word_starts = any(piece.startswith(WORD_START) for piece in self.pieces)
-        self._are_words = not (self.can_encode or self._writes_bytes or has_word_starts)  # phones, syllables
+        self.are_words: bool = not (self.can_encode or self._writes_bytes or has_word_starts)
+        """Whether all pieces are written with spaces between them, such as phones and syllables."""
         self._written = [self._bytes_of(i) for i in range(self.vocab_size)]
         own = [i for i in range(self.vocab_size) if i != self.unk_id and i not in self._vocabulary.bytes]
         self.letters = frozenset("".join(self._written[i].decode(errors="ignore") for i in own)) - {" "}
@@ -90,7 +91,7 @@ class Tokenizer:
             return bytes([self._vocabulary.bytes[id]])
         if id == self.unk_id:
             return self._vocabulary.unknown_text.encode()
-        if self._are_words:
+        if self.are_words:
             return f" {piece}".encode()
         return to_bytes(piece) if self.is_byte_level else piece.replace(WORD_START, " ").encode()
 
@@ -194,7 +195,7 @@ class Tokenizer:
         """
         self._check(ids)
         if not self._writes_bytes:
-            return [WORD_START + self.pieces[i] if self._are_words else self.pieces[i] for i in ids]
+            return [WORD_START + self.pieces[i] if self.are_words else self.pieces[i] for i in ids]
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         return [decoder.decode(self._written[i]).replace(" ", WORD_START) for i in ids]
 
@@ -249,7 +250,7 @@ class Tokenizer:
 
     def starts_word(self, id: int) -> bool:
         """Return whether the piece of an id starts a word; in a mixed vocabulary, characters without ▁ do too."""
-        if self._are_words:
+        if self.are_words:
             return id not in self.special_ids
         piece = self.pieces[id]
         return piece.startswith(WORD_START) or (self.is_mixed and not self.is_byte_level and is_unspaced(piece[:1]))

@@ -5,7 +5,7 @@ Pure data: no audio, no model.
 
 from zipasr.transcript.channels import Turn, channel_label, is_merged, merge_channels, split_channels, to_turns
 from zipasr.transcript.cues import Cue, CueConfig, to_cues
-from zipasr.transcript.result import Token, Transcript, Word, word_starts, words_from_tokens
+from zipasr.transcript.result import Token, Transcript, Word, word_of_tokens, word_starts, words_from_tokens
 from zipasr.transcript.writers import (
     CUE_FORMATS,
     FILE_ENDINGS,
@@ -43,6 +43,7 @@ __all__ = [
     "to_tsv",
     "to_turns",
     "to_vtt",
+    "word_of_tokens",
     "word_starts",
     "words_from_tokens",
     "writer",

@@ -135,10 +135,15 @@ def words_from_tokens(tokens: Sequence[Token], *, is_each_a_word: bool = False, 
         if text:
             while not group[-1].text:
                 group.pop()
-            mean_log_prob = sum(token.log_prob for token in group) / len(group)
-            start_s, end_s = _extent(group)
-            words.append(Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0))))
+            words.append(word_of_tokens(text, group))
     return tuple(words)
+
+
+def word_of_tokens(text: str, tokens: Sequence[Token]) -> Word:
+    """Return a word with the times and the confidence of its tokens, one or more; see `words_from_tokens`."""
+    mean_log_prob = sum(token.log_prob for token in tokens) / len(tokens)
+    start_s, end_s = _extent(tokens)
+    return Word(text, start_s, end_s, math.exp(min(mean_log_prob, 0.0)))
 
 
 def _extent(tokens: Sequence[Token]) -> tuple[float, float]:

@@ -86,6 +86,13 @@ def test_a_file_has_several_spellings_of_a_word(tmp_path: Path) -> None:
     assert lexicon.spellings("ON") == (tuple(BPE.encode("ON")),)  # other words are the tokenizer's
 
 
+def test_words_of_a_file_are_found_in_either_case() -> None:
+    lexicon = Lexicon(BPE, {"LIGHT": [(5, 6)], "Off": [(7,)], "off": [(8,)], "ON": [(9,)]})
+    assert lexicon.spellings("light") == lexicon.spellings("Light") == lexicon.spellings("LIGHT") == ((5, 6),)
+    assert [lexicon.spellings(word) for word in ("Off", "OFF", "oFF")] == [((7,),), ((8,),), ((8,),)]
+    assert lexicon.spellings("on") == ((9,),) != lexicon.spellings("light")
+
+
 def test_vocabularies_that_only_decode_need_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("<blk> 0\nHH 1\nAH 2\nL 3\nOW 4\n")

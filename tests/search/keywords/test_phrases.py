@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import TEXTS, tiny_tokenizer
+from tests.tokenizer.published import write_scores, write_tokens
 from zipasr.errors import ConfigError
 from zipasr.search.keywords import Keyword, encode_keywords, keyword_line, parse_keyword, read_keywords
 from zipasr.tokenizer import Tokenizer
@@ -14,6 +15,7 @@ from zipasr.tokenizer.model_file import table_model
 LETTERS = Tokenizer.train(TEXTS, kind="char", vocab_size=None)
 CHINESE = Tokenizer.train(["今天天气很好", "小爱同学"], kind="char", vocab_size=None)
 PHONES = ("<blk>", "<unk>", "HH", "AH0", "L", "OW1")
+MIXED = ["<blk>", "<sos/eos>", "<unk>", "▁THE", "▁A", "ING", "▁", *"你好军哥"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,45 @@ def test_other_scripts_and_phones(tmp_path: Path) -> None:
         encode_keywords(["HELLO"], tokenizer)
 
 
+def mixed(folder: Path, *, can_encode: bool) -> Tokenizer:
+    """Chinese and English pieces, as published with scores or without."""
+    scored = [(piece, -float(i)) for i, piece in enumerate(MIXED)]
+    file = write_scores(folder / "m.vocab", scored) if can_encode else write_tokens(folder / "tokens.txt", MIXED)
+    return Tokenizer.from_file(file)
+
+
+def written(keyword: str, tokenizer: Tokenizer) -> list[str]:
+    keywords = encode_keywords([keyword], tokenizer)
+    return [" ".join(tokenizer.pieces[i] for i in spelling.ids) for spelling in keywords.spellings]
+
+
+@pytest.mark.parametrize("can_encode", [False, True])
+def test_chinese_tokens_need_no_mark(tmp_path: Path, can_encode: bool) -> None:
+    """As in published files of keywords."""
+    tokenizer = mixed(tmp_path, can_encode=can_encode)
+    keywords = encode_keywords(["你 好 军 哥"], tokenizer)
+    assert written("你 好 军 哥", tokenizer) == ["你 好 军 哥"] and keywords.names == ("你好军哥",)
+    assert encode_keywords(keywords.lines(tokenizer), tokenizer).spellings == keywords.spellings
+    assert written("▁ 你 好", tokenizer) == ["▁ 你 好"]
+
+
+def test_pieces_are_tokens_where_words_cannot_be_encoded(tmp_path: Path) -> None:
+    tokenizer = mixed(tmp_path, can_encode=False)
+    assert written("ING", tokenizer) == ["ING"]
+    for keyword in ("ING <unk>", "<unk>"):
+        with pytest.raises(ConfigError, match="'<unk>' is none of them"):
+            encode_keywords([keyword], tokenizer)
+    with pytest.raises(ConfigError, match="that lacks 'GIN'"):  # elsewhere it is a word
+        encode_keywords(["ING"], mixed(tmp_path, can_encode=True))
+
+
+def test_tokens_of_another_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"keyword '▁VIEW ▁GL ASS' .* since it has ▁.* '▁VIEW' is none of them; write the"):
+        encode_keywords(["▁VIEW ▁GL ASS @VIEW_GLASS"], LETTERS)
+    with pytest.raises(ConfigError, match="'GL' is none of them"):
+        encode_keywords(["▁ F O X GL"], LETTERS)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
@@ -140,3 +181,16 @@ def test_short_keywords_are_told(
     with caplog.at_level(logging.WARNING):
         encode_keywords([keyword], tokenizer)
     assert ("is short: expect false alarms" in caplog.text) == is_short
+
+
+def test_pieces_are_not_counted_as_phones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pieces = Tokenizer.from_file(write_tokens(tmp_path / "tokens.txt", ["<blk>", "<unk>", "▁HE", "LLO", "▁A"]))
+    phones = Tokenizer.from_file(write_tokens(tmp_path / "phones.txt", PHONES))
+    with caplog.at_level(logging.WARNING):
+        encode_keywords(["▁HE LLO"], pieces)
+        encode_keywords(["HH AH0 L OW1"], phones)
+    assert not caplog.text
+    for keyword, tokenizer in (("▁A ▁HE", pieces), ("HH AH0 L", phones)):
+        with caplog.at_level(logging.WARNING):
+            encode_keywords([keyword], tokenizer)
+        assert f"{keyword!r} is short" in caplog.text

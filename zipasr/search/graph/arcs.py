@@ -45,6 +45,8 @@ class PreparedGraph(NamedTuple):
     """The largest token; -1 without any."""
     has_symbols: bool
     """Whether a graph puts out anything but its tokens; of joined graphs, whether any does."""
+    has_words: bool
+    """The same for words, without tags."""
 
     @property
     def num_states(self) -> int:
@@ -75,8 +77,16 @@ def prepare(graph: TokenGraph) -> PreparedGraph:
             _chosen(graph, is_silent),
             int(graph.tokens.max(initial=NO_TOKEN)),
             bool((graph.output_symbols != NO_SYMBOL).any()),
+            _has_words(graph),
         )
     return known
+
+
+def _has_words(graph: TokenGraph) -> bool:
+    is_used = np.zeros(len(graph.symbols), np.bool_)
+    is_used[graph.output_symbols] = True
+    is_used[NO_SYMBOL] = False
+    return any(not graph.symbols[i].startswith("{") for i in np.flatnonzero(is_used))
 
 
 def _chosen(graph: TokenGraph, is_chosen: NDArray[np.bool_]) -> Arcs:
@@ -106,7 +116,8 @@ def _joined(graphs: tuple[TokenGraph, ...]) -> JoinedGraphs:
     emitting = _side_by_side([one.emitting for one in prepared], starts)
     silent = _side_by_side([one.silent for one in prepared], starts)
     max_token, has_symbols = max(one.max_token for one in prepared), any(one.has_symbols for one in prepared)
-    return JoinedGraphs(PreparedGraph(emitting, silent, max_token, has_symbols), first_states)
+    has_words = any(one.has_words for one in prepared)
+    return JoinedGraphs(PreparedGraph(emitting, silent, max_token, has_symbols, has_words), first_states)
 
 
 def _side_by_side(parts: Sequence[Arcs], starts: Sequence[int]) -> Arcs:

@@ -111,7 +111,8 @@ def _report_unwritable(symbols: list[str], words: list[str], path: str | os.Path
     if not words or len(words) < _MIN_WRITABLE_SHARE * len(symbols):
         raise ConfigError(
             f"{path} must have words that the model can write, but of {len(symbols)} it cannot write {len(lost)}, such as "
-            f"{', '.join(lost[:5]) or 'none'}; use an n-gram model of texts in the model's own writing"
+            f"{', '.join(lost[:5]) or 'none'}; use an n-gram model of texts in the model's own writing, or give the tokens "
+            "of its words in a lexicon"
         )
     if lost:
         shown = ", ".join(lost[:5])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.graph.arcs import check_graph
+from zipasr.search.graph.arcs import check_graph, prepare
 from zipasr.search.graph.passing import GraphBatch, GraphState, Limits
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -110,7 +110,7 @@ class GraphSearch(ABC):
         paths, finals = state.paths, state.graph.final_scores[state.paths.states].astype(np.float64)
         is_final = finals > -math.inf
         totals = paths.scores + np.where(is_final, finals, 0.0 if is_partial else -math.inf)
-        free = self.speech_hypothesis(state)
+        free, has_words = self.speech_hypothesis(state), prepare(state.graph).has_words
         found: list[Hypothesis] = []
         seen: set[int] = set()
         limit = self.limits.num_kept if num_best is None else min(num_best, self.limits.num_kept)
@@ -123,7 +123,8 @@ class GraphSearch(ABC):
             ids, frames, log_probs, outputs = state.history.spell(int(paths.records[i]))
             lost = free.score - float(paths.scores[i] - paths.graph_scores[i])
             shortfall = lost / max(len(ids), len(free.ids), 1)
-            found.append(Hypothesis(ids, frames, log_probs, float(totals[i]), outputs, shortfall, bool(is_final[i])))
+            score, is_complete = float(totals[i]), bool(is_final[i])
+            found.append(Hypothesis(ids, frames, log_probs, score, outputs, shortfall, is_complete, has_words))
         return found or [Hypothesis(score=-math.inf, shortfall=math.inf, is_complete=False)]
 
     def restart(self, state: GraphState) -> GraphState:

@@ -64,9 +64,13 @@ class Lexicon:
         return self._context_after[is_unspaced(word[-1:])]
 
     def spellings(self, word: str, context: int = START) -> tuple[Spelling, ...]:
-        """Return the spellings of a word in a context; none if the vocabulary cannot write it."""
-        if word in self._given:
-            return self._given[word]
+        """Return the spellings of a word in a context; none if the vocabulary cannot write it.
+
+        Given ones are looked up as the word is written, then in upper case, then in lower case.
+        """
+        given = next((version for version in _in_either_case(word) if version in self._given), None)
+        if given is not None:
+            return self._given[given]
         if (word, context) not in self._spelled:
             text = self._text(word) if self._tokenizer.can_encode else None
             ids = self._after(self._letters[context], text) if text else ()
@@ -84,7 +88,7 @@ class Lexicon:
         lexicons are long.
         """
         text = self._tokenizer.respelled(word)
-        for version in (text, upper(text), lower(text)):  # the first one that has all characters is the spelling
+        for version in _in_either_case(text):  # the first one that has all characters is the spelling
             if all(map(self._has, version)):
                 return version
         text = self._tokenizer.spelling(word)
@@ -161,6 +165,11 @@ def require_spellings(lexicon: Lexicon, words: Iterable[str]) -> None:
             f"words must be such that the model can write them, but it cannot write {', '.join(map(repr, unknown[:5]))}"
             f"{more}; write them in the letters of the model's texts, numbers in words, or give their tokens in a lexicon"
         )
+
+
+def _in_either_case(word: str) -> tuple[str, str, str]:
+    """A word as it is written, in upper case and in lower case."""
+    return word, upper(word), lower(word)
 
 
 def _typical_letters(tokenizer: Tokenizer) -> dict[bool, str]:

@@ -143,14 +143,19 @@ def _spellings(keyword: Keyword, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """The token sequences of a keyword."""
     if not normalize(keyword.text).strip():
         raise ConfigError(f"{keyword.shown} must be a word or a phrase, but is empty; leave it out")
-    in_tokens = _as_tokens(keyword.text.split(), tokenizer)
+    symbols = keyword.text.split()
+    in_tokens = _as_tokens(symbols, tokenizer)
     if in_tokens is not None:
         return [in_tokens]
-    if not tokenizer.can_encode:
-        unknown = [symbol for symbol in keyword.text.split() if symbol not in tokenizer.pieces]
+    if WORD_START in keyword.text or not tokenizer.can_encode:
+        known = _tokens(tokenizer)
+        unknown = next(symbol for symbol in symbols if symbol not in known)
+        why = f"it has {WORD_START}, which words do not have"
+        if not tokenizer.can_encode:
+            why = f"the model came with only the list of its {tokenizer.vocab_size} tokens (tokens.txt)"
         raise ConfigError(
-            f"{keyword.shown} must be written in the model's tokens with spaces between them, since the model came with "
-            f"only the list of its {tokenizer.vocab_size} tokens (tokens.txt), but {unknown[0]!r} is none of them"
+            f"{keyword.shown} must be written in the model's tokens with spaces between them, since {why}, but {unknown!r} "
+            f"is none of them{'; write the words instead' if tokenizer.can_encode else ''}"
         )
     ids = phrase_ids(keyword.text, tokenizer)
     if ids is None:
@@ -165,18 +170,26 @@ def _spellings(keyword: Keyword, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
 def _as_tokens(symbols: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...] | None:
     """The ids of symbols that are tokens; None if they are words.
 
-    Where ▁ starts words, tokens have it, so that the words `I` and `A` are not taken for the letters of one word.
+    Where ▁ starts words and words can be encoded, tokens have it, so that the words `I` and `A` are not taken for letters of
+    one word. Characters of Chinese and Japanese are tokens without it, as other programs write them.
     """
-    if any(WORD_START in piece for piece in tokenizer.pieces) and not any(WORD_START in symbol for symbol in symbols):
-        return None
-    known = {piece: i for i, piece in enumerate(tokenizer.pieces) if i not in (*tokenizer.special_ids, tokenizer.unk_id)}
+    if tokenizer.can_encode and any(WORD_START in piece for piece in tokenizer.pieces):
+        is_unspaced_text = tokenizer.is_mixed and all(map(is_unspaced, "".join(symbols)))
+        if not (is_unspaced_text or any(WORD_START in symbol for symbol in symbols)):
+            return None
+    known = _tokens(tokenizer)
     return tuple(known[symbol] for symbol in symbols) if all(symbol in known for symbol in symbols) else None
+
+
+def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the tokens that write something."""
+    return {piece: i for i, piece in enumerate(tokenizer.pieces) if i not in (*tokenizer.special_ids, tokenizer.unk_id)}
 
 
 def _is_short(ids: tuple[int, ...], tokenizer: Tokenizer) -> bool:
     """Whether a keyword has so few letters, or tokens if those are phones, that other speech resembles it."""
     written = "".join(tokenizer.decode(ids).split())
-    if not tokenizer.can_encode and len(written) > len(ids):
+    if tokenizer.are_words and len(written) > len(ids):
         return len(ids) < MIN_LETTERS
     return len(written) < (MIN_UNSPACED if any(map(is_unspaced, written)) else MIN_LETTERS)
 

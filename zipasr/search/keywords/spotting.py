@@ -118,8 +118,8 @@ class SpotterPath(NamedTuple):
 class SpotterState:
     """Progress of the search in one stream."""
 
-    def __init__(self, trie: KeywordTrie, context: tuple[int, ...]) -> None:
-        self.trie, self.num_frames = trie, 0
+    def __init__(self, trie: KeywordTrie, context: tuple[int, ...], near: float | None) -> None:
+        self.trie, self.near, self.num_frames = trie, near, 0
         self.first = SpotterPath(trie.root, context, FIRST_ROW, 0.0, ())
         self.paths = [self.first]
         """The live paths, the best first."""
@@ -161,9 +161,14 @@ class KeywordSearch:
         self._chooser = Chooser(scorer=scorer, beam=config.beam)
         self._contexts = KeptContexts(scorer)
 
-    def start(self, trie: KeywordTrie) -> SpotterState:
-        """State of a stream before its first frame."""
-        return SpotterState(trie, first_context(self.scorer))
+    def start(self, trie: KeywordTrie, *, near: float | None = None) -> SpotterState:
+        """State of a stream before its first frame.
+
+        Args:
+            trie: its keywords.
+            near: the near misses that it tells, as in `SpotterConfig`; None: those of the settings.
+        """
+        return SpotterState(trie, first_context(self.scorer), self.config.near if near is None else near)
 
     @torch.inference_mode()
     def advance(self, states: Sequence[SpotterState], encoded: Encoded) -> None:
@@ -244,9 +249,9 @@ class KeywordSearch:
                     return
                 near += matches
             begun |= path.node.begun
-        if self.config.near is not None:
+        if state.near is not None:
             for match in near:
-                _tell(state, match, self.config.near)
+                _tell(state, match, state.near)
 
     def _report(self, state: SpotterState, match: KeywordMatch) -> None:
         """Add an event, unless the keyword has just been reported."""
