@@ -22,7 +22,7 @@ from zipasr.evaluate import (
     save_calibration,
     tune,
 )
-from zipasr.evaluate.rates import judged_words
+from zipasr.evaluate.rates import judged_words, rewriting
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.search.strategy import LanguageModels
 from zipasr.tokenizer import Tokenizer
@@ -132,6 +132,25 @@ def test_words_are_judged_by_the_alignment() -> None:
     assert [confidence for confidence, _ in judged] == pytest.approx([0.0, 0.1, 0.2, 0.3])
     characters = Transcript("天好", words=tuple(Word(text, 0, 1, 0.5) for text in "天好"))
     assert [is_right for _, is_right in judged_words("今 天", characters)] == [True, False]
+
+
+def test_words_are_judged_as_the_scoring_rewrites_them() -> None:
+    words = tuple(Word(text, i, i + 1, 0.1 * i) for i, text in enumerate(["um", "Well-known", "bird", "well-kept", "."]))
+    transcript = Transcript("um Well-known bird well-kept .", words=words)
+    judged = judged_words("Well known, Bird. Well said.", transcript, rewriting("words"))
+    assert judged == ((0.0, False), (0.1, True), (0.2, True), (words[3].confidence, False))
+    assert judged_words("well known birds", transcript, rewriting("gigaspeech"))[0] == (0.1, True)
+    assert [is_right for _, is_right in judged_words("Well-known Bird.", transcript)] == [False, True, False, False, False]
+
+
+def test_calibration_judges_words_by_the_scoring() -> None:
+    recognizer = tiny_recognizer()
+    samples = noise(1.3)
+    text = recognizer.transcribe(samples).text
+    spoken = [ReferenceUtterance("a", samples, f"{text.lower()}.")]
+    (scored,), (plain,) = (evaluate(recognizer, spoken, scoring=name).results for name in ("words", None))
+    assert scored.words.total == 0 and all(is_right for _, is_right in scored.confidences)
+    assert len(scored.confidences) == len(text.split()) and not any(is_right for _, is_right in plain.confidences)
 
 
 def results_of(confidences: list[tuple[float, bool]], num_utterances: int = 4) -> list[UtteranceResult]:

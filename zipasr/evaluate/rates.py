@@ -60,7 +60,7 @@ class UtteranceResult:
     characters: Errors
     duration_s: float
     confidences: tuple[tuple[float, bool], ...] = ()
-    """Confidence and correctness of each word in the transcript."""
+    """Confidence and correctness of each word in the transcript, without words that the scoring drops."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -188,7 +188,7 @@ def evaluate(
                     words=errors.words,
                     characters=errors.characters,
                     duration_s=transcript.duration_s,
-                    confidences=judged_words(text, transcript),
+                    confidences=judged_words(text, transcript, rewrite),
                 )
             )
     if not results:
@@ -220,13 +220,27 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
     return SCORING[scoring] if scoring is not None else str
 
 
-def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
-    """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference."""
-    reference = normalize(reference)
-    ref = split_words(reference, transcript.word_joiner)
-    pairs = kaldialign.align(ref, [normalize(word.text) for word in transcript.words], _NO_WORD)
-    is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
-    return tuple((word.confidence, right) for word, right in zip(transcript.words, is_right, strict=True))
+def judged_words(
+    reference: str, transcript: Transcript, rewrite: Callable[[str], str] = str
+) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference.
+
+    `rewrite` is that of the scoring. A word that it turns into several is correct if all of them are; one that it drops is
+    not judged.
+    """
+
+    def parts(text: str) -> list[str]:
+        return split_words(rewrite(normalize(text)), transcript.word_joiner)
+
+    parts_of_words = [parts(word.text) for word in transcript.words]
+    pairs = kaldialign.align(parts(reference), [part for of_word in parts_of_words for part in of_word], _NO_WORD)
+    is_right = iter([ref_part == hyp_part for ref_part, hyp_part in pairs if hyp_part != _NO_WORD])
+    judged = []
+    for word, of_word in zip(transcript.words, parts_of_words, strict=True):
+        rights = [next(is_right) for _ in of_word]
+        if rights:
+            judged.append((word.confidence, all(rights)))
+    return tuple(judged)
 
 
 def readable_groups(
