@@ -15,6 +15,7 @@ from zipasr.evaluate import (
     ReferenceUtterance,
     UtteranceResult,
     calibrate,
+    compare_searches,
     count_text_errors,
     default_grid,
     evaluate,
@@ -23,7 +24,7 @@ from zipasr.evaluate import (
     tune,
 )
 from zipasr.evaluate.rates import judged_words, rewriting
-from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.search.strategy import LanguageModels
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
@@ -47,6 +48,22 @@ def test_each_setting_has_the_error_rates_of_evaluate() -> None:
     totals = [(setting.errors.words.total, setting.errors.characters.total) for setting in tuned]
     assert totals == sorted(totals)
     assert tuned[0].flags() == f"--blank-penalty {tuned[0].values['blank_penalty']:g} --beam {tuned[0].values['beam']:g}"
+
+
+@pytest.mark.parametrize("use_vad", [False, None])
+def test_long_recordings_are_tuned_as_they_are_transcribed(use_vad: bool | None) -> None:
+    long = LongRecordingConfig(max_piece_s=6.0, overlap_s=0.5, use_vad=use_vad)
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
+    utterances = [ReferenceUtterance("long", noise(9.0), "THE LAZY DOG"), *UTTERANCES]
+    tuned = tune(recognizer, utterances, {"blank_penalty": (0.0, 3.0)})
+    compared = compare_searches(recognizer, utterances)
+    whole = tune(Recognizer(tiny_asr_model(), tiny_tokenizer()), utterances, {"blank_penalty": (3.0,)})
+    searches = [(one.search, one.errors) for one in tuned] + [(one.search, one.errors) for one in compared]
+    for search, errors in searches:
+        of_search = Recognizer(tiny_asr_model(), tiny_tokenizer(), search=search, long_recordings=long)
+        report = evaluate(of_search, utterances)
+        assert (errors.words, errors.characters) == (report.words, report.characters), search
+    assert whole[0].errors not in [one.errors for one in tuned]
 
 
 def test_words_are_characters_where_a_script_has_no_spaces() -> None:

@@ -6,7 +6,7 @@ Word errors are counted between words separated by white space, character errors
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,10 +159,12 @@ def evaluate(
 ) -> EvaluationReport:
     """Transcribe utterances, count the errors and return a report.
 
+    Long recordings are cut and stitched as `Recognizer.transcribe` does.
+
     Args:
         recognizer: the model and search to evaluate.
         utterances: recordings with their text, for example from `read_cuts`; read lazily and not kept.
-        max_batch_s: see `Recognizer.transcribe_many`.
+        max_batch_s: see `Recognizer.transcribe_many`; for recordings in one piece.
         scoring: a profile of `scoring.SCORING`, whose rules rewrite both texts; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
@@ -174,7 +176,7 @@ def evaluate(
     decode_s = 0.0
     for group in readable_groups(utterances, unreadable):
         started = time.perf_counter()
-        transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
+        transcripts = list(_transcribed(recognizer, [samples for _, samples, _ in group], max_batch_s))
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
             ref, hyp = rewrite(text), rewrite(transcript.text)
@@ -205,6 +207,17 @@ def evaluate(
         results=tuple(results),
         unreadable=tuple(unreadable),
     )
+
+
+def _transcribed(
+    recognizer: Recognizer, recordings: Sequence[np.ndarray], max_batch_s: float | None
+) -> Iterator[Transcript]:
+    """The transcript of each recording: of short ones in batches, of long ones piece by piece."""
+    is_long = [recognizer.long_recordings.is_long(samples) for samples in recordings]
+    short = [samples for samples, one_is_long in zip(recordings, is_long, strict=True) if not one_is_long]
+    transcripts = iter(recognizer.transcribe_many(short, max_batch_s=max_batch_s) if short else ())
+    for samples, one_is_long in zip(recordings, is_long, strict=True):
+        yield recognizer.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ) if one_is_long else next(transcripts)
 
 
 def rewriting(scoring: str | None) -> Callable[[str], str]:
