@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import zipasr
+from tests.recognizer.causal_models import pausing_model
+from tests.recognizer.phrase_graphs import phrase_graph
 from tests.search.toy_prior import ToyPrior
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.cli import main
@@ -25,6 +29,7 @@ from zipasr.evaluate import (
 )
 from zipasr.evaluate.rates import judged_words, rewriting
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.search.graph import save_graph
 from zipasr.search.strategy import LanguageModels
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
@@ -242,11 +247,64 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
         (["--plot", "a.png"], "--plot has no effect without --calibration"),
         (["--tune", "--calibration"], "use them in separate commands"),
         (["--tune", "size=3"], "a setting to tune must be"),
+        (["--tune", "blank_penalty=x"], "the values of blank_penalty must be numbers"),
+        (["--scoring", "strict"], "scoring must be one of as-is, words, gigaspeech"),
+        (["--calibration", "--plot", "no/such/folder/a.png"], "--plot must be a file in an existing folder"),
+        (["--calibration", "--plot", "a.txt"], "--plot must be a file of one of the formats"),
     ],
 )
-def test_misuse(run_folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", str(run_folder), "missing.jsonl.gz", *flags]) == 2
+@pytest.mark.parametrize("model", ["run", "missing"])  # told before the model and the set are read
+def test_misuse(run_folder: Path, model: str, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    folder = run_folder if model == "run" else run_folder / "missing"
+    assert main(["evaluate", str(folder), "missing.jsonl.gz", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_figure_needs_matplotlib_from_the_start(
+    run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["evaluate", str(run_folder / "missing"), "missing.jsonl.gz", "--calibration", "--plot", "a.png"]) == 1
+    assert 'pip install "zipasr[train]"' in capsys.readouterr().err
+
+
+def test_what_is_saved_does_not_depend_on_the_figure(
+    cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DataError("the disk is full")
+
+    save_tiny(tmp_path / "model")
+    monkeypatch.setattr("zipasr.evaluate.calibration._MIN_WORDS", 2)
+    monkeypatch.setattr("zipasr.plots.plot_reliability", full)
+    flags = ["--calibration", "--save", "--plot", str(tmp_path / "curve.png"), "--out", str(tmp_path / "rows")]
+    assert main(["evaluate", str(tmp_path / "model"), str(cuts), *flags]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert zipasr.load(tmp_path / "model").engine.calibrations.keys() == {"beam"} and (tmp_path / "rows").is_file()
+
+
+@pytest.mark.parametrize("flags", [(), ("--tune", "blank_penalty=0"), ("--tune-rejection", "SET"), ("--keywords", "WORDS")])
+def test_reasons_are_told_where_nothing_can_be_read_even_if_quiet(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pausing_model().save(tmp_path / "model", tiny_tokenizer())
+    save_graph(tmp_path / "graph", phrase_graph(tiny_tokenizer()).graph, tiny_tokenizer())
+    (tmp_path / "words.txt").write_text("QUICK FOX\n")
+    (tmp_path / "set").mkdir()
+    for name in ("good", "gone"):
+        soundfile.write(tmp_path / "set" / f"{name}.wav", noise(1.0), 16_000)
+        (tmp_path / "set" / f"{name}.txt").write_text("QUICK FOX")
+    assert main(["prepare", str(tmp_path / "set"), "--out", str(tmp_path / "data"), "--set", "split=test"]) == 0
+    (tmp_path / "set" / "gone.wav").unlink()
+    cuts = tmp_path / "data" / "test_cuts.jsonl.gz"
+    paths = {"SET": str(cuts), "WORDS": str(tmp_path / "words.txt")}
+    command = ["evaluate", str(tmp_path / "model"), str(cuts), *(paths.get(flag, flag) for flag in flags), "--quiet"]
+    command += ["--graph", str(tmp_path / "graph")] if "--tune-rejection" in flags else []
+    assert main(command) == 1
+    assert "gone.wav does not exist; put it back" in capsys.readouterr().err
+    (tmp_path / "set" / "good.wav").unlink()
+    assert main(command) == 1
+    assert "gone.wav does not exist; put it back" in capsys.readouterr().err
 
 
 def test_the_style_of_the_references_is_a_hint(caplog: pytest.LogCaptureFixture) -> None:
