@@ -81,6 +81,13 @@ def test_quiet_shows_errors_alone(monkeypatch: pytest.MonkeyPatch, is_terminal: 
     assert stream.getvalue() == "an error\na note\n"
 
 
+def test_a_closed_stderr_takes_no_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    write_line("a note")
+    write_line("an error", is_error=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_hidden_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     count(10, LINE_INTERVAL_S, is_hidden=True)
     assert capsys.readouterr().err == ""

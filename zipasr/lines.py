@@ -3,10 +3,11 @@
 import codecs
 import gzip
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,33 @@ def _utf16_lines(content: bytes) -> Iterator[tuple[int, str | None]]:
         yield number, line.rstrip("\n")
 
 
+_numbers = itertools.count()
+"""Of temporary files: several may be written in one folder at once."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path to write a whole file to, which replaces the one at `path` when the block ends, or not at all.
+
+    A link stays one, to the new file. What is no file, such as a pipe or /dev/null, is written to itself.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".zipasr-{os.getpid()}-{next(_numbers)}.part")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 @contextmanager
 def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Open a file of JSON lines for writing, gzipped if its name ends in `.gz`; it appears when the block ends.
+    """Open a file of JSON lines for writing, gzipped if its name ends in `.gz`; it appears when the block ends, as for
+    `replacing`.
 
     The same rows give the same bytes. A file name that is not UTF-8 has lone surrogates in Python; they are written as JSON
     escapes, from which they are read back unchanged.
@@ -72,21 +97,16 @@ def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
     Yields:
         A function that writes one row.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
 
     def write_to(file: Any) -> Callable[[Any], None]:
         return lambda row: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
-    try:
-        with temporary.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-                    yield write_to(file)
-            else:
-                yield write_to(raw)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as opened, opened.open("wb") as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+                yield write_to(file)
+        else:
+            yield write_to(raw)
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:

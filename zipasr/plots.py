@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipasr.errors import DataError
+from zipasr.errors import ConfigError, DataError
 
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -272,6 +272,21 @@ def plot_detection(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return _save(figure, path)
+
+
+def check_figure(path: str | os.PathLike[str]) -> None:
+    """Check that a figure can be drawn to a file, before the work whose result it shows.
+
+    Raises:
+        ConfigError: the file is in no folder that exists, or of a format that cannot be written.
+        DataError: matplotlib is not installed.
+    """
+    formats = _new_figure(figsize=(1.0, 1.0)).canvas.get_supported_filetypes()
+    path = Path(path)
+    if not path.resolve().parent.is_dir():
+        raise ConfigError(f"--plot must be a file in an existing folder, but is {path}")
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise ConfigError(f"--plot must be a file of one of the formats {', '.join(sorted(formats))}, but is {path}")
 
 
 def _new_figure(figsize: tuple[float, float]) -> Any:

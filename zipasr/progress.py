@@ -130,7 +130,7 @@ def track(
 
 def write_line(text: str, *, is_error: bool = False) -> None:
     """Write a line to stderr, above the bar if there is one; inside `quiet`, only if it is an error."""
-    if is_error or not _is_quiet.get():
+    if sys.stderr is not None and (is_error or not _is_quiet.get()):  # None: it was closed before the program started
         tqdm.write(text, file=sys.stderr)
 
 

@@ -75,6 +75,36 @@ def test_one_output_file_per_recording(run_folder: Path, recordings: Path, tmp_p
     assert '"QUICK"' in (tmp_path / "a.TextGrid").read_text()
 
 
+def test_folders_are_taken_and_written_to(
+    run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "a.txt", "b.ogg", "b.txt"):
+        (tmp_path / "in" / name).write_bytes((recordings / name).read_bytes())
+    assert main(["align", str(run_folder), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.ctm", "b.ctm"]
+    (tmp_path / "one").mkdir()
+    for flags in ((), ("--text", TEXTS["a"])):
+        assert main(["align", str(run_folder), str(tmp_path / "in/a.wav"), "--out", str(tmp_path / "one"), *flags]) == 0
+    assert (tmp_path / "one/a.ctm").read_text() == (tmp_path / "out/a.ctm").read_text()
+    (tmp_path / "in/a.ctm").write_text("by hand")
+    assert main(["align", str(run_folder), str(tmp_path / "in/a.wav"), "--out", str(tmp_path / "in")]) == 2
+    assert "results must not replace files beside recordings" in capsys.readouterr().err
+
+
+def test_recordings_of_one_name_are_told_apart(
+    run_folder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for folder, name in (("mon", "a.wav"), ("tue", "b.ogg")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.wav").write_bytes((recordings / name).read_bytes())
+        (tmp_path / folder / "x.txt").write_text(TEXTS[name[0]])
+    paths = [str(tmp_path / folder / "x.wav") for folder in ("mon", "tue")]
+    assert main(["align", str(run_folder), *paths]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[4] for row in rows if row[0] == paths[1]] == TEXTS["b"].upper().split()
+
+
 def test_bad_files_are_reported_and_skipped(run_folder: Path, recordings: Path, capsys: pytest.CaptureFixture) -> None:
     bad = {"no_text.wav": "no_text.txt", "odd.wav": "but has %", "short.wav": "does not fit", "broken.wav": "broken.wav"}
     paths = [str(recordings / name) for name in ("a.wav", *bad, "b.ogg")]

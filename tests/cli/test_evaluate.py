@@ -1,12 +1,15 @@
 """Contract: `zipasr evaluate` on a tiny random model and synthetic audio."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 import soundfile
 
 from tests.tiny_model import noise, save_tiny
+from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
 
 
@@ -179,6 +182,21 @@ def test_out_file(run_folder: Path, damaged_cuts: Path, tmp_path: Path, capsys: 
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
     assert str(tmp_path / "results.jsonl") in capsys.readouterr().err
+
+
+def test_out_may_be_a_device_or_a_link(run_folder: Path, cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "results")
+    command = ["evaluate", str(run_folder), str(cuts), "--json", "--no-compare", "--out"]
+    assert main([*command, str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and len((tmp_path / "results").read_text().splitlines()) == 3
+    os.mkfifo(tmp_path / "pipe")
+    received = list[str]()
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    assert main([*command, str(tmp_path / "pipe")]) == 0
+    reader.join(WATCHDOG_S)
+    assert received == [(tmp_path / "results").read_text()] and (tmp_path / "pipe").is_fifo()
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,19 @@ def test_exit_codes(failing_verb: dict, capsys: pytest.CaptureFixture, outcome, 
     assert captured.err == message
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_an_error_keeps_its_exit_code_without_a_stream(
+    name: str, failing_verb: dict, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has None for a stream that was closed before it started, as by `>&-`."""
+    failing_verb["outcome"] = ConfigError("beam must be 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, name, None)
+        assert main(["fail"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == ("zipasr: error: beam must be 1\n" if name == "stdout" else "")
+
+
 def test_a_bug_prints_a_traceback(failing_verb: dict, capsys: pytest.CaptureFixture) -> None:
     failing_verb["outcome"] = ZeroDivisionError("division by zero")
     assert main(["fail"]) == 1

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,40 @@ def test_the_microphone(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert 'pip install "zipasr[microphone]"' in capsys.readouterr().err
 
 
+def interrupted(*_: object, **__: object) -> Iterator[np.ndarray]:
+    """A recording whose reading is interrupted at its end."""
+    yield RECORDINGS[0]
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_ends_files_but_only_completes_live_audio(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("zipasr.audio.read_blocks", interrupted)
+    assert spot(folder, str(folder / "a.wav"), str(folder / "b.wav")) == 130
+    captured = capsys.readouterr()
+    assert captured.err.endswith("zipasr: interrupted\n") and "b.wav" not in captured.out
+    monkeypatch.setattr("zipasr.cli.spot._raw_samples", interrupted)
+    assert spot(folder, "-") == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(expected(RECORDINGS[0]))
+
+
+def test_a_closed_standard_input_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert spot(folder, "-") == 1
+    assert "error: the standard input must be a recording, but is closed; name a file" in capsys.readouterr().err
+
+
+def test_errors_are_json_too(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "text.wav").write_text("this is not audio")
+    assert spot(folder, str(tmp_path / "text.wav"), "--json") == 1
+    captured = capsys.readouterr()
+    (row,) = [json.loads(line) for line in captured.out.splitlines()]
+    assert row["audio"] == str(tmp_path / "text.wav") and captured.err.endswith(f"zipasr: error: {row['error']}\n")
+
+
 def test_what_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "text.wav").write_text("this is not audio")
     assert spot(folder, str(tmp_path / "text.wav"), str(folder / "a.wav")) == 1
@@ -114,6 +149,11 @@ def test_what_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: py
         ((), "there is neither"),
         (("a.wav", "--microphone"), "both are given"),
         (("a.wav", "--sample-rate", "8000"), "--sample-rate is for raw samples"),
+        (("-", "--sample-rate", "0"), "--sample-rate must be from 1000 to 768000 Hz, but is 0"),
+        (("-", "--sample-rate", "4"), "--sample-rate must be from 1000 to 768000 Hz, but is 4"),
+        (("-", "--audio-track", "7", "--allow-damaged"), "--audio-track is for files"),
+        (("--microphone", "--allow-damaged"), "--allow-damaged is for files"),
+        (("-", "-"), "- is named twice"),
         (("a.wav", "--near", "2"), "near must be a share"),
         (("a.wav", "--paths", "0"), "beam must be from 1"),
         (("a.wav", "--max-symbols-per-frame", "0"), "max_symbols_per_frame must be from 1"),

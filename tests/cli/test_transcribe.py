@@ -248,6 +248,21 @@ def test_the_standard_input_and_pipes(
     assert [channel for channel, _ in printed[0]] == [0, 1]
     assert main(["transcribe", str(run_folder), "-", "--list", "-"]) == 2
     assert "the standard input must be a recording or the --list" in capsys.readouterr().err
+    assert main(["transcribe", str(run_folder), "-", "-", "--merge-channels"]) == 2
+    assert "- is named twice" in capsys.readouterr().err
+
+
+def test_a_closed_standard_input_is_told(
+    run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["transcribe", str(run_folder), "-"]) == 1
+    assert "the standard input must be a recording, but is closed; name a file" in capsys.readouterr().err
+    assert main(["transcribe", str(run_folder), "--list", "-"]) == 2
+    assert (
+        "--list must be a file with one path per line, but - cannot be read: the standard input is closed"
+        in capsys.readouterr().err
+    )
 
 
 def test_damaged_recordings_are_accepted_on_request(

@@ -104,6 +104,54 @@ def test_references_beside_recordings_are_not_replaced(
     assert len(files_in(calls)) == len(before) + 2
 
 
+def test_references_of_channels_are_not_replaced(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    soundfile.write(tmp_path / "call.wav", np.stack([noise(0.5, 1), noise(0.5, 2)], axis=1), 16_000)
+    (tmp_path / "call-1.txt").write_text("by hand")
+    command = (tmp_path / "call.wav", "--per-channel", "--out", tmp_path)
+    assert transcribe(model, *command) == 2
+    assert f"but {tmp_path / 'call-1.txt'} is there beside {tmp_path / 'call.wav'}; choose" in capsys.readouterr().err
+    assert not (tmp_path / "call-0.txt").exists()
+    assert transcribe(model, *command, "--skip-existing") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'call-0.txt'}\n"
+    assert (tmp_path / "call-1.txt").read_text() == "by hand"
+    (tmp_path / "call-0.txt").unlink()
+    (tmp_path / "call-1.txt").rename(tmp_path / "call-2.txt")  # the call has no such channel
+    assert transcribe(model, *command) == 0
+    assert files_in(tmp_path) == ["call-0.txt", "call-1.txt", "call-2.txt", "call.wav"]
+
+
+def test_references_beside_a_pipe_of_channels_are_not_replaced(model: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "call.wav")
+    (tmp_path / "call-11.txt").write_text("by hand")
+    assert transcribe(model, tmp_path / "call.wav", "--per-channel", "--out", tmp_path) == 2
+    assert (tmp_path / "call-11.txt").read_text() == "by hand"
+
+
+def test_ctm_tells_recordings_of_one_name_apart(model: str, calls: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = [calls / "mon/a.wav", calls / "tue/a.wav"]
+    assert transcribe(model, *paths, "--format", "ctm") == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == set(map(str, paths))
+    assert transcribe(model, paths[0], "--format", "ctm") == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"a"}
+
+
+def test_progress_counts_all_that_is_done(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{i}.wav" for i in range(5)]
+    for i, (path, duration_s) in enumerate(zip(paths, (1.0, 31.0, 0.5, 32.0, 1.5), strict=True)):
+        soundfile.write(path, noise(duration_s, i), 16_000)
+    paths[2].write_text("not audio")
+    seen = [0.0]
+    monkeypatch.setattr(
+        "zipasr.progress.Progress.set_done", lambda self, number: (seen.append(number), self.update(number - self.done))
+    )
+    assert transcribe(model, *paths, "--no-vad") == 1
+    capsys.readouterr()
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(65.5) and {1.0, 32.0, 64.0} <= {round(number, 3) for number in seen}
+
+
 def test_a_call_is_done_when_all_its_channels_are(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     soundfile.write(tmp_path / "call.wav", np.stack([noise(0.5, 1), noise(0.5, 2)], axis=1), 16_000)
     command = (tmp_path / "call.wav", "--per-channel", "--out", tmp_path / "out", "--skip-existing")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny_model import noise, tiny_recognizer
+from tests.tiny_model import noise, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate import (
     Errors,
@@ -22,7 +22,7 @@ from zipasr.evaluate import (
     evaluate,
     read_cuts,
 )
-from zipasr.recognizer import Recognizer
+from zipasr.recognizer import LongRecordingConfig, Recognizer
 from zipasr.transcript import Transcript
 
 WORDS = st.lists(st.sampled_from(["A", "B", "CC"]), max_size=8)
@@ -142,6 +142,7 @@ def test_worst_first() -> None:
 def test_scoring_rewrites_both_texts() -> None:
     class Says:
         engine = tiny_recognizer().engine
+        long_recordings = tiny_recognizer().long_recordings
 
         def transcribe_many(self, audio: list[np.ndarray], *, max_batch_s: float | None = None) -> list[Transcript]:
             return [Transcript("um WELL KNOWN", duration_s=1.0) for _ in audio]
@@ -154,6 +155,18 @@ def test_scoring_rewrites_both_texts() -> None:
     assert report.words == (0, 1, 0, 3)
     with pytest.raises(ConfigError, match="scoring must be one of as-is, words, gigaspeech, or left out, but is 'x'"):
         evaluate(recognizer, utterances, scoring="x")
+
+
+def test_long_recordings_have_the_text_of_transcribe() -> None:
+    config = LongRecordingConfig(max_piece_s=6.0, overlap_s=0.5, use_vad=False)
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=config)
+    recordings = [noise(duration_s, seed) for seed, duration_s in enumerate((9.0, 1.3, 8.0, 8.001, 2.0))]
+    utterances = [ReferenceUtterance(str(i), samples, "THE DOG") for i, samples in enumerate(recordings)]
+    texts = [result.hyp for result in evaluate(recognizer, utterances).results]
+    in_pieces = [recognizer.transcribe(samples, sample_rate_hz=16_000).text for samples in recordings]
+    whole = [transcript.text for transcript in recognizer.transcribe_many(recordings)]
+    assert [text == other for text, other in zip(in_pieces, whole, strict=True)] == [False, True, False, False, True]
+    assert texts == [in_pieces[0], whole[1], whole[2], in_pieces[3], whole[4]]  # whole up to a third more
 
 
 def test_spellings_are_no_errors() -> None:

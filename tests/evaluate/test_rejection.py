@@ -11,7 +11,7 @@ from tests.recognizer.phrase_graphs import ORDERS, phrase_graph
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
 from zipasr.cli import main
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate import ReferenceUtterance, TunedRejection, tune_rejection
+from zipasr.evaluate import ReferenceUtterance, TunedRejection, tune_rejection, without_long
 from zipasr.evaluate.rejection import best_threshold
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.search.graph import load_graph, save_graph
@@ -75,6 +75,16 @@ def test_what_leaves_nothing_to_tune_is_told() -> None:
         tune_rejection(recognizer(), utterances({0: "NO ORDER"}), some)
     with pytest.raises(ConfigError, match="must have a graph for its rejection to be tuned"):
         tune_rejection(Recognizer(tiny_asr_model(), tiny_tokenizer()), some, some)
+
+
+def test_long_recordings_have_no_threshold() -> None:
+    texts = {seed: recognizer().transcribe(noise(1.5, seed)).text for seed in range(2)}
+    long = ReferenceUtterance("long", noise(41.0), "")
+    tuned = tune_rejection(recognizer(), utterances(texts), [*utterances({2: ""}), long])
+    assert (tuned.num_allowed, tuned.num_other) == (2, 1)
+    kept, left_out = without_long(recognizer(), [ReferenceUtterance("a", noise(40.0), "A"), long])
+    assert kept.samples is not None and left_out.samples is None
+    assert "at most 40 s long for a threshold to be tuned on it, but is 41.0 s; cut it" in left_out.problem
 
 
 def test_verb_saves_the_threshold_in_the_folder_of_the_graph(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

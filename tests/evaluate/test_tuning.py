@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import zipasr
+from tests.recognizer.causal_models import pausing_model
+from tests.recognizer.phrase_graphs import phrase_graph
 from tests.search.toy_prior import ToyPrior
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_recognizer, tiny_tokenizer
 from zipasr.cli import main
@@ -15,6 +19,7 @@ from zipasr.evaluate import (
     ReferenceUtterance,
     UtteranceResult,
     calibrate,
+    compare_searches,
     count_text_errors,
     default_grid,
     evaluate,
@@ -22,8 +27,9 @@ from zipasr.evaluate import (
     save_calibration,
     tune,
 )
-from zipasr.evaluate.rates import judged_words
-from zipasr.recognizer import Recognizer, SearchConfig
+from zipasr.evaluate.rates import judged_words, rewriting
+from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
+from zipasr.search.graph import save_graph
 from zipasr.search.strategy import LanguageModels
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
@@ -47,6 +53,22 @@ def test_each_setting_has_the_error_rates_of_evaluate() -> None:
     totals = [(setting.errors.words.total, setting.errors.characters.total) for setting in tuned]
     assert totals == sorted(totals)
     assert tuned[0].flags() == f"--blank-penalty {tuned[0].values['blank_penalty']:g} --beam {tuned[0].values['beam']:g}"
+
+
+@pytest.mark.parametrize("use_vad", [False, None])
+def test_long_recordings_are_tuned_as_they_are_transcribed(use_vad: bool | None) -> None:
+    long = LongRecordingConfig(max_piece_s=6.0, overlap_s=0.5, use_vad=use_vad)
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), long_recordings=long)
+    utterances = [ReferenceUtterance("long", noise(9.0), "THE LAZY DOG"), *UTTERANCES]
+    tuned = tune(recognizer, utterances, {"blank_penalty": (0.0, 3.0)})
+    compared = compare_searches(recognizer, utterances)
+    whole = tune(Recognizer(tiny_asr_model(), tiny_tokenizer()), utterances, {"blank_penalty": (3.0,)})
+    searches = [(one.search, one.errors) for one in tuned] + [(one.search, one.errors) for one in compared]
+    for search, errors in searches:
+        of_search = Recognizer(tiny_asr_model(), tiny_tokenizer(), search=search, long_recordings=long)
+        report = evaluate(of_search, utterances)
+        assert (errors.words, errors.characters) == (report.words, report.characters), search
+    assert whole[0].errors not in [one.errors for one in tuned]
 
 
 def test_words_are_characters_where_a_script_has_no_spaces() -> None:
@@ -134,6 +156,25 @@ def test_words_are_judged_by_the_alignment() -> None:
     assert [is_right for _, is_right in judged_words("今 天", characters)] == [True, False]
 
 
+def test_words_are_judged_as_the_scoring_rewrites_them() -> None:
+    words = tuple(Word(text, i, i + 1, 0.1 * i) for i, text in enumerate(["um", "Well-known", "bird", "well-kept", "."]))
+    transcript = Transcript("um Well-known bird well-kept .", words=words)
+    judged = judged_words("Well known, Bird. Well said.", transcript, rewriting("words"))
+    assert judged == ((0.0, False), (0.1, True), (0.2, True), (words[3].confidence, False))
+    assert judged_words("well known birds", transcript, rewriting("gigaspeech"))[0] == (0.1, True)
+    assert [is_right for _, is_right in judged_words("Well-known Bird.", transcript)] == [False, True, False, False, False]
+
+
+def test_calibration_judges_words_by_the_scoring() -> None:
+    recognizer = tiny_recognizer()
+    samples = noise(1.3)
+    text = recognizer.transcribe(samples).text
+    spoken = [ReferenceUtterance("a", samples, f"{text.lower()}.")]
+    (scored,), (plain,) = (evaluate(recognizer, spoken, scoring=name).results for name in ("words", None))
+    assert scored.words.total == 0 and all(is_right for _, is_right in scored.confidences)
+    assert len(scored.confidences) == len(text.split()) and not any(is_right for _, is_right in plain.confidences)
+
+
 def results_of(confidences: list[tuple[float, bool]], num_utterances: int = 4) -> list[UtteranceResult]:
     errors = count_text_errors("A", "A")
     empty = UtteranceResult(id="x", ref="", hyp="", words=errors.words, characters=errors.characters, duration_s=1.0)
@@ -206,11 +247,64 @@ def save_and_read(folder: Path, calibration):  # type: ignore[no-untyped-def]
         (["--plot", "a.png"], "--plot has no effect without --calibration"),
         (["--tune", "--calibration"], "use them in separate commands"),
         (["--tune", "size=3"], "a setting to tune must be"),
+        (["--tune", "blank_penalty=x"], "the values of blank_penalty must be numbers"),
+        (["--scoring", "strict"], "scoring must be one of as-is, words, gigaspeech"),
+        (["--calibration", "--plot", "no/such/folder/a.png"], "--plot must be a file in an existing folder"),
+        (["--calibration", "--plot", "a.txt"], "--plot must be a file of one of the formats"),
     ],
 )
-def test_misuse(run_folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", str(run_folder), "missing.jsonl.gz", *flags]) == 2
+@pytest.mark.parametrize("model", ["run", "missing"])  # told before the model and the set are read
+def test_misuse(run_folder: Path, model: str, flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    folder = run_folder if model == "run" else run_folder / "missing"
+    assert main(["evaluate", str(folder), "missing.jsonl.gz", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_figure_needs_matplotlib_from_the_start(
+    run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["evaluate", str(run_folder / "missing"), "missing.jsonl.gz", "--calibration", "--plot", "a.png"]) == 1
+    assert 'pip install "zipasr[train]"' in capsys.readouterr().err
+
+
+def test_what_is_saved_does_not_depend_on_the_figure(
+    cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DataError("the disk is full")
+
+    save_tiny(tmp_path / "model")
+    monkeypatch.setattr("zipasr.evaluate.calibration._MIN_WORDS", 2)
+    monkeypatch.setattr("zipasr.plots.plot_reliability", full)
+    flags = ["--calibration", "--save", "--plot", str(tmp_path / "curve.png"), "--out", str(tmp_path / "rows")]
+    assert main(["evaluate", str(tmp_path / "model"), str(cuts), *flags]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert zipasr.load(tmp_path / "model").engine.calibrations.keys() == {"beam"} and (tmp_path / "rows").is_file()
+
+
+@pytest.mark.parametrize("flags", [(), ("--tune", "blank_penalty=0"), ("--tune-rejection", "SET"), ("--keywords", "WORDS")])
+def test_reasons_are_told_where_nothing_can_be_read_even_if_quiet(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pausing_model().save(tmp_path / "model", tiny_tokenizer())
+    save_graph(tmp_path / "graph", phrase_graph(tiny_tokenizer()).graph, tiny_tokenizer())
+    (tmp_path / "words.txt").write_text("QUICK FOX\n")
+    (tmp_path / "set").mkdir()
+    for name in ("good", "gone"):
+        soundfile.write(tmp_path / "set" / f"{name}.wav", noise(1.0), 16_000)
+        (tmp_path / "set" / f"{name}.txt").write_text("QUICK FOX")
+    assert main(["prepare", str(tmp_path / "set"), "--out", str(tmp_path / "data"), "--set", "split=test"]) == 0
+    (tmp_path / "set" / "gone.wav").unlink()
+    cuts = tmp_path / "data" / "test_cuts.jsonl.gz"
+    paths = {"SET": str(cuts), "WORDS": str(tmp_path / "words.txt")}
+    command = ["evaluate", str(tmp_path / "model"), str(cuts), *(paths.get(flag, flag) for flag in flags), "--quiet"]
+    command += ["--graph", str(tmp_path / "graph")] if "--tune-rejection" in flags else []
+    assert main(command) == 1
+    assert "gone.wav does not exist; put it back" in capsys.readouterr().err
+    (tmp_path / "set" / "good.wav").unlink()
+    assert main(command) == 1
+    assert "gone.wav does not exist; put it back" in capsys.readouterr().err
 
 
 def test_the_style_of_the_references_is_a_hint(caplog: pytest.LogCaptureFixture) -> None:

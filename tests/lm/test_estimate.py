@@ -144,3 +144,10 @@ def test_refuses(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="free some space"):
         estimate_ngram([["a"]], tmp_path / "file" / "a.arpa", order=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.arpa").symlink_to(tmp_path / "model.arpa")
+    estimate_ngram([["a", "b"]], tmp_path / "link.arpa", order=2)
+    assert (tmp_path / "link.arpa").is_symlink() and (tmp_path / "model.arpa").read_text().startswith("\\data\\")
+    assert len(list(tmp_path.iterdir())) == 2

@@ -7,7 +7,7 @@ Xing frame, G.722, raw samples) are read as far as they go. No other part of zip
 """
 
 from zipasr.audio.ffmpeg import HEADERLESS_FORMATS, PCM_FORMATS
-from zipasr.audio.file import audio_duration_s, rereadable
+from zipasr.audio.file import audio_duration_s, rereadable, standard_input
 from zipasr.audio.folder import files_below
 from zipasr.audio.recording import AUDIO_SUFFIXES, load_audio, num_channels, read_blocks, save_flac
 from zipasr.audio.samples import SAMPLE_RATE_HZ
@@ -24,4 +24,5 @@ __all__ = [
     "read_blocks",
     "rereadable",
     "save_flac",
+    "standard_input",
 ]

@@ -245,10 +245,21 @@ def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
             refuse_pointer(file.peek(HEAD_BYTES), path, AudioError)
             yield file
         return
+    yield standard_input(name)
+
+
+def standard_input(name: str) -> BinaryIO:
+    """The bytes of the standard input.
+
+    Args:
+        name: what messages call it.
+    Raises:
+        AudioError: it is closed.
+    """
     stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console
     if stdin is None or stdin.closed:
         raise AudioError(f"{name} must be a recording, but is closed; name a file")
-    yield stdin
+    return cast(BinaryIO, stdin)
 
 
 @contextmanager

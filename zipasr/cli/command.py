@@ -175,6 +175,8 @@ def _refuse_empty(args: argparse.Namespace) -> None:
 
 
 def _report(message: str, code: int) -> int:
-    sys.stdout.flush()
-    print("zipasr:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
+    if sys.stdout is not None:  # None: it was closed before the program started
+        sys.stdout.flush()
+    if sys.stderr is not None:
+        print("zipasr:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
     return code

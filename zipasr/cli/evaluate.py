@@ -102,16 +102,40 @@ def run(args: argparse.Namespace) -> int:
     from zipasr.prepare import open_references
     from zipasr.recognizer.opening import search_folder
 
+    _check(args)
+    if args.tune_rejection is not None:
+        return _tune_rejection(args)
+    recognizer = load_recognizer(args, simulate_streaming=True)
+    if args.save:
+        refuse_built_in(search_folder(args.model))
+    with open_references(args.cuts, has_progress=True) as references:
+        if args.keywords is not None:
+            return evaluate_spotter(args, recognizer, references)
+        if args.tune is not None:
+            return _tune(args, recognizer, references)
+        return _evaluate(args, recognizer, references)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for flags that contradict each other, have no effect or no possible value."""
+    from zipasr.evaluate import parse_grid
+    from zipasr.evaluate.rates import rewriting
+    from zipasr.plots import check_figure
+
     check_keyword_evaluation(args)
+    rewriting(args.scoring)
+    parse_grid(args.tune or ())
     if args.plot and not args.calibration and args.keywords is None:
         raise ConfigError("--plot has no effect without --calibration or --keywords; give one too, or leave --plot out")
+    if args.plot:
+        check_figure(args.plot)
     if args.tune is not None and (args.calibration or args.out or args.compare):
         raise ConfigError(
             "--tune tries many settings, but --calibration, --compare and --out evaluate one; use them in separate commands"
         )
     if args.tune_rejection is not None:
         _check_rejection(args)
-        return _tune_rejection(args)
+        return
     if args.compare is False and args.save and args.tune is None and not args.calibration:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
     if args.compare and (args.lm is not None or args.hotwords is not None or args.graph is not None):
@@ -126,15 +150,6 @@ def run(args: argparse.Namespace) -> int:
             "--save saves the best of the compared searches, which have no language model and no hotwords; leave --lm and "
             "--hotwords out, or save tuned settings with --tune"
         )
-    recognizer = load_recognizer(args, simulate_streaming=True)
-    if args.save:
-        refuse_built_in(search_folder(args.model))
-    with open_references(args.cuts, has_progress=True) as references:
-        if args.keywords is not None:
-            return evaluate_spotter(args, recognizer, references)
-        if args.tune is not None:
-            return _tune(args, recognizer, references)
-        return _evaluate(args, recognizer, references)
 
 
 def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
@@ -161,11 +176,6 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "R
     if args.out:
         report.write_results(args.out)
         write_line(f"zipasr: results per utterance: {args.out}")
-    if measured is not None and args.plot:
-        from zipasr.plots import plot_reliability
-
-        curves = {"raw": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
-        write_line(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}")
     if measured is not None and args.save:
         path = save_calibration(args.model, recognizer.search.method, measured.calibration)
         write_line(f"zipasr: calibration of the search {recognizer.search.method}: {path}")
@@ -173,6 +183,11 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "R
         from zipasr.search.comparison import best_search
 
         _save_default(args, best_search(compared).search, compared, len(report.results))
+    if measured is not None and args.plot:
+        from zipasr.plots import plot_reliability
+
+        curves = {"raw": measured.raw.curve, "calibrated on other utterances": measured.calibrated.curve}
+        write_line(f"zipasr: reliability curve: {plot_reliability(curves, args.plot)}")
     _hint_at_style(args, recognizer, report)
     return 1 if report.unreadable else 0
 
@@ -181,7 +196,7 @@ def _report_unreadable(unreadable: "Iterable[tuple[str, str]]") -> None:
     from zipasr.progress import write_line
 
     for id, problem in unreadable:
-        write_line(f"zipasr: skipped {id}: {problem}")
+        write_line(f"zipasr: skipped {id}: {problem}", is_error=True)
 
 
 def _hint_at_style(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> None:
@@ -236,8 +251,10 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
 
     grid = parse_grid(args.tune) or default_grid(recognizer)
     unreadable: list[tuple[str, str]] = []
-    tuned = tune(recognizer, _readable(_utterances(references), unreadable), grid, scoring=args.scoring)
-    _report_unreadable(unreadable)
+    try:
+        tuned = tune(recognizer, _readable(_utterances(references), unreadable), grid, scoring=args.scoring)
+    finally:
+        _report_unreadable(unreadable)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
         _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
@@ -255,7 +272,7 @@ def _check_rejection(args: argparse.Namespace) -> None:
 
 
 def _tune_rejection(args: argparse.Namespace) -> int:
-    from zipasr.evaluate import tune_rejection
+    from zipasr.evaluate import tune_rejection, without_long
     from zipasr.prepare import open_references
     from zipasr.progress import write_line
     from zipasr.search.graph.folder import write_settings
@@ -267,9 +284,11 @@ def _tune_rejection(args: argparse.Namespace) -> int:
         open_references(args.cuts, has_progress=True) as allowed,
         open_references(args.tune_rejection, has_progress=True) as other,
     ):
-        sets = (_readable(_utterances(references), unreadable) for references in (allowed, other))
-        tuned = tune_rejection(recognizer, *sets, scoring=args.scoring)
-    _report_unreadable(unreadable)
+        sets = (_readable(without_long(recognizer, _utterances(references)), unreadable) for references in (allowed, other))
+        try:
+            tuned = tune_rejection(recognizer, *sets, scoring=args.scoring)
+        finally:
+            _report_unreadable(unreadable)
     print(json.dumps(tuned.to_dict()) if args.json else tuned)
     if args.save:
         write_settings(args.graph, {REJECTION: tuned.threshold})

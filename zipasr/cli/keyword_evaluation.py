@@ -29,6 +29,7 @@ _OTHERS = (
     "beam",
     "blank_penalty",
     "temperature",
+    "ngram_scale",
     "ctc_scale",
     "attention_scale",
 )
@@ -88,16 +89,16 @@ def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", referen
     spotter = make_spotter(args, recognizer)
     report = evaluate_keywords(spotter, _utterances(args, references), max_alarms_per_h=max_alarms_per_h)
     for id, problem in report.unreadable:
-        write_line(f"zipasr: skipped {id}: {problem}")
+        write_line(f"zipasr: skipped {id}: {problem}", is_error=True)
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else _table(report, max_alarms_per_h))
-    if args.plot:
-        write_line(f"zipasr: detection error tradeoff: {_plot(report, args.plot)}")
     if args.out:
         write_result(Path(args.out), "".join(f"{line}\n" for line in _rows(report)))
         write_line(f"zipasr: what was found in each recording: {args.out}")
     if args.save_keywords:
         write_result(Path(args.save_keywords), _with_thresholds(args, report))
         write_line(f"zipasr: keywords with the chosen thresholds: {args.save_keywords}")
+    if args.plot:
+        write_line(f"zipasr: detection error tradeoff: {_plot(report, args.plot)}")
     return 1 if report.unreadable else 0
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zipasr.cli.model_argument import local_path
@@ -98,8 +97,10 @@ def _check(args: argparse.Namespace) -> None:
     useless = [f"--{name}" for name in _MEASURING if getattr(args, name) is not None]
     if useless and not args.time:
         raise ConfigError(f"{', '.join(useless)} would have no effect with --no-time; leave one of them out")
-    if args.plot and not Path(args.plot).resolve().parent.is_dir():
-        raise ConfigError(f"--plot must be a file in an existing folder, but is {args.plot}")
+    if args.plot:
+        from zipasr.plots import check_figure
+
+        check_figure(args.plot)
 
 
 def _table(profiles: "Sequence[ModelProfile]") -> str:

@@ -1,12 +1,13 @@
 """The flags of verbs that read recordings, and their output files: one per recording, named after it."""
 
 import argparse
-import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
+from zipasr.lines import replacing
 
 SINGLE_FORMATS = ("srt", "vtt", "tsv", "textgrid")
 """Formats whose files hold a single recording, so that several recordings cannot share stdout."""
@@ -40,7 +41,7 @@ def expand_folders(names: Sequence[str]) -> list[str]:
     `files_below`.
 
     Raises:
-        ConfigError: there is no recording in a folder.
+        ConfigError: there is no recording in a folder, or the standard input is named twice.
     """
     from zipasr.audio import AUDIO_SUFFIXES, files_below
 
@@ -53,7 +54,15 @@ def expand_folders(names: Sequence[str]) -> list[str]:
         if not files:
             raise ConfigError(f"a folder must hold recordings, but {name} holds none; name files of other kinds one by one")
         paths += map(str, files)
+    if paths.count("-") > 1:
+        raise ConfigError("the standard input can be read once, but - is named twice; name it once")
     return paths
+
+
+def ctm_names(recordings: Sequence[str]) -> dict[str, str]:
+    """The name of each recording in CTM: that of its file without the ending, or its path where several have that name."""
+    numbers = Counter(Path(name).stem for name in set(recordings))
+    return {name: Path(name).stem if numbers[Path(name).stem] == 1 else name for name in recordings}
 
 
 def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: str | None = None) -> list[Path]:
@@ -76,6 +85,10 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
         if below.split(os.sep)[0] == os.pardir:
             raise ConfigError(f"--root must be a folder that every recording is in, but {name} is not in {root}")
         path = Path(folder) / below / f"{Path(name).stem}.{ending}"
+        if path in taken and os.path.abspath(taken[path]) == os.path.abspath(name):
+            raise ConfigError(
+                f"recordings in a folder must have different names with --out, but {name} is named twice; name it once"
+            )
         if path in taken:
             raise ConfigError(
                 "recordings in a folder must have different names with --out, but "
@@ -84,6 +97,11 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
         taken[path] = name
         paths.append(path)
     return paths
+
+
+def is_beside(path: Path, recording: str) -> bool:
+    """Whether a file is, or would be, in the folder of a recording, which the standard input has none of."""
+    return recording != "-" and os.path.realpath(path.parent) == os.path.realpath(os.path.dirname(recording) or ".")
 
 
 def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure: str = "") -> None:
@@ -97,7 +115,7 @@ def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure
         ConfigError: an output file exists in the folder of its recording.
     """
     for name, path in zip(recordings, paths, strict=True):
-        if name != "-" and path.exists() and os.path.realpath(path.parent) == os.path.realpath(os.path.dirname(name) or "."):
+        if path.exists() and is_beside(path, name):
             raise ConfigError(
                 f"results must not replace files beside recordings, but {path} is there beside {name}; choose another "
                 f"--out, {cure}or delete it if it is an old result"
@@ -110,15 +128,9 @@ def write_result(path: Path, content: str) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    temporary = path.with_name(f".zipasr-{os.getpid()}.part")
-    is_special = path.exists() and not path.is_file()  # such as /dev/stdout
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        target = path if is_special else temporary
-        target.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8
-        if not is_special:
-            temporary.replace(os.path.realpath(path))
+        with replacing(path) as target:
+            target.write_text(content, encoding="utf-8", errors="backslashreplace")  # file names may not be UTF-8
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise DataError(f"{path} must be writable, but is not: {error.strerror}; check the path and permissions") from error

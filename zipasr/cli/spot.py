@@ -85,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "--sample-rate is for raw samples on the standard input, but - is not given; files state their own"
         )
+    if (args.audio_track is not None or args.allow_damaged) and all(path == "-" for path in paths):
+        flag = "--allow-damaged" if args.audio_track is None else "--audio-track"
+        raise ConfigError(f"{flag} is for files, but there is only live audio; name files, or leave it out")
+    _rate_hz(args)
     spotter_config(args)  # misuse is reported before work starts
     chunks = chunk_config(args, simulate_streaming=False)
     fetch_model(args)
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     recognizer = Recognizer.load(args.model, device=args.device, precision=args.precision, chunks=chunks)
     spotter = make_spotter(args, recognizer)
     if args.microphone:
-        _print_events(spotter, _microphone(), _RATE_HZ, name=None, is_json=args.json)
+        _print_events(spotter, _microphone(), _RATE_HZ, name=None, is_json=args.json, is_live=True)
         return 0
     num_failed = 0
     for path in paths:
@@ -102,7 +106,23 @@ def run(args: argparse.Namespace) -> int:
         except AudioError as error:
             num_failed += 1
             print(f"zipasr: error: {error}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
     return 1 if num_failed else 0
+
+
+def _rate_hz(args: argparse.Namespace) -> int:
+    """The rate of the samples on the standard input.
+
+    Raises:
+        ConfigError: no audio has such a rate.
+    """
+    from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ
+
+    rate_hz = _RATE_HZ if args.sample_rate is None else int(args.sample_rate)
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise ConfigError(f"--sample-rate must be from {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, but is {rate_hz}")
+    return rate_hz
 
 
 def _spot(args: argparse.Namespace, spotter: "KeywordSpotter", path: str, name: str | None) -> None:
@@ -110,17 +130,23 @@ def _spot(args: argparse.Namespace, spotter: "KeywordSpotter", path: str, name: 
     from zipasr.audio import read_blocks
 
     if path == "-":
-        rate_hz = args.sample_rate or _RATE_HZ
-        _print_events(spotter, _raw_samples(rate_hz), rate_hz, name=name, is_json=args.json)
+        rate_hz = _rate_hz(args)
+        _print_events(spotter, _raw_samples(rate_hz), rate_hz, name=name, is_json=args.json, is_live=True)
         return
     blocks = read_blocks(path, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
     _print_events(spotter, blocks, _RATE_HZ, name=name, is_json=args.json)
 
 
 def _print_events(
-    spotter: "KeywordSpotter", pieces: "Iterable[np.ndarray]", rate_hz: int, *, name: str | None, is_json: bool
+    spotter: "KeywordSpotter",
+    pieces: "Iterable[np.ndarray]",
+    rate_hz: int,
+    *,
+    name: str | None,
+    is_json: bool,
+    is_live: bool = False,
 ) -> None:
-    """Print the events of a stream as they are found."""
+    """Print the events of a stream as they are found; live audio may be ended by Ctrl-C."""
     stream = spotter.stream()
     try:
         for samples in pieces:
@@ -131,7 +157,8 @@ def _print_events(
             stream.decode()
             _write(stream.events(), name, is_json=is_json)
     except KeyboardInterrupt:
-        pass  # Ctrl-C ends live audio; what was said until then counts
+        if not is_live:
+            raise  # else what was said until then counts
     _write(stream.finish(), name, is_json=is_json)
 
 
@@ -150,9 +177,11 @@ def _raw_samples(rate_hz: int) -> "Iterator[np.ndarray]":
     """16-bit samples of the standard input, as they come."""
     import numpy as np
 
+    from zipasr.audio import standard_input
+
     rest = b""
-    standard_input = cast(io.BufferedReader, sys.stdin.buffer)
-    while content := standard_input.read1(2 * round(_PIECE_S * rate_hz)):
+    stdin = cast(io.BufferedReader, standard_input("the standard input"))
+    while content := stdin.read1(2 * round(_PIECE_S * rate_hz)):
         content = rest + content
         num_bytes = len(content) // 2 * 2
         rest = content[num_bytes:]

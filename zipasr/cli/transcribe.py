@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,7 +17,9 @@ from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import (
     SINGLE_FORMATS,
     add_file_options,
+    ctm_names,
     expand_folders,
+    is_beside,
     refuse_overwriting,
     result_paths,
     write_result,
@@ -117,12 +120,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args, format, paths)
     write = writer(format, cue_config(args, format))
     search_config(args)  # misuse is reported before work starts
-    targets: dict[str, Path] = {}
-    if args.out:
-        targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format], root=args.root), strict=True))
-        if not args.skip_existing:
-            first = [_of_channel(target, 0) if args.per_channel else target for target in targets.values()]
-            refuse_overwriting(paths, first, cure="skip recordings that have one with --skip-existing, ")
+    targets = _targets(args, format, paths)
+    names = {} if args.out or format != "ctm" else ctm_names(paths)
     todo = [path for path in paths if not (args.skip_existing and _is_done(args, path, targets[path]))]
     if len(todo) < len(paths) and not args.quiet:
         print(f"zipasr: skipped {len(paths) - len(todo)} of {len(paths)} recordings, which have results", file=sys.stderr)
@@ -138,11 +137,14 @@ def run(args: argparse.Namespace) -> int:
                 if format == "json" and not args.out:
                     print(json.dumps({"audio": result.path, "error": str(result.error)}, ensure_ascii=False), flush=True)
                 continue
-            written = write(result.transcript, Path(result.path).stem if format == "ctm" else result.path)
+            name = Path(result.path).stem if format == "ctm" else result.path
+            written = write(result.transcript, names.get(result.path, name))
             if args.out:
                 target = targets[result.path]
                 if args.per_channel:
                     target = _of_channel(target, result.transcript.channel)
+                if args.skip_existing and target.is_file():  # of a call whose other channels have none
+                    continue
                 write_result(target, written)
                 written = f"{target}\n"
             elif format == "text":
@@ -151,6 +153,35 @@ def run(args: argparse.Namespace) -> int:
                 written = "".join(f"{name}{line}\n" for line in written.splitlines())
             print(written, end="", flush=True)
     return 1 if num_failed else 0
+
+
+def _targets(args: argparse.Namespace, format: str, paths: Sequence[str]) -> dict[str, Path]:
+    """The output file of each recording, from whose name those of its channels follow; empty without --out.
+
+    Raises:
+        ConfigError: two recordings would share a file, or a file beside a recording would be replaced.
+    """
+    if not args.out:
+        return {}
+    targets = dict(zip(paths, result_paths(paths, args.out, FILE_ENDINGS[format], root=args.root), strict=True))
+    if not args.skip_existing:
+        pairs = [(path, output) for path, target in targets.items() for output in _outputs_beside(args, path, target)]
+        recordings, outputs = [path for path, _ in pairs], [output for _, output in pairs]
+        refuse_overwriting(recordings, outputs, cure="skip recordings that have one with --skip-existing, ")
+    return targets
+
+
+def _outputs_beside(args: argparse.Namespace, recording: str, target: Path) -> list[Path]:
+    """The output files of a recording that are in its own folder, where they might replace others."""
+    if not is_beside(target, recording):
+        return []
+    if not args.per_channel:
+        return [target]
+    if os.path.isfile(recording):
+        return [_of_channel(target, channel) for channel in range(_num_channels(args, recording) or 0)]
+    # A pipe, whose channels are not known yet
+    of_channels = re.compile(rf"{re.escape(target.stem)}-\d+{re.escape(target.suffix)}")
+    return [path for path in target.parent.iterdir() if of_channels.fullmatch(path.name)]
 
 
 def _format(args: argparse.Namespace) -> str:
@@ -184,7 +215,16 @@ def _results(args: argparse.Namespace, paths: Sequence[str], progress: "Progress
     from zipasr.recognizer import transcribe_in_processes
 
     if args.jobs == 1:
-        yield from _transcribe(args, _load(args), paths, progress.set_done)
+        done_s = 0.0
+
+        def show(seconds: float) -> None:
+            """Show how much is done, with `seconds` of the recording that is being transcribed."""
+            progress.set_done(done_s + seconds)
+
+        for result in _transcribe(args, _load(args), paths, show):
+            done_s = progress.done if result.transcript is None else done_s + result.transcript.duration_s
+            progress.set_done(done_s)
+            yield result
         return
     fetch_model(args)
     args = argparse.Namespace(**{**vars(args), "threads": divide_threads(args.model, args.jobs, args.threads)})
@@ -231,15 +271,27 @@ def _is_done(args: argparse.Namespace, recording: str, target: Path) -> bool:
     """Whether a recording has all its output files, which are never left half written."""
     if not args.per_channel:
         return target.is_file()
-    from zipasr.audio import num_channels
-
     if not _of_channel(target, 0).is_file() or not os.path.isfile(recording):
         return False
+    number = _num_channels(args, recording)
+    return number is not None and all(_of_channel(target, channel).is_file() for channel in range(number))
+
+
+def _num_channels(args: argparse.Namespace, recording: str) -> int | None:
+    """The number of channels of a file; None: it cannot be read, which is reported when its turn comes."""
+    from zipasr.audio import num_channels
+
     try:
-        number = num_channels(recording, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
-    except AudioError:  # reported when its turn comes
-        return False
-    return all(_of_channel(target, channel).is_file() for channel in range(number))
+        return num_channels(recording, audio_track=args.audio_track, allow_damaged=args.allow_damaged)
+    except AudioError:
+        return None
+
+
+def _standard_input() -> bytes:
+    stdin = getattr(sys.stdin, "buffer", None)  # None: a program without a console
+    if stdin is None:
+        raise ValueError("the standard input is closed")
+    return bytes(stdin.read())
 
 
 def _listed(path: str | None) -> list[str]:
@@ -247,7 +299,7 @@ def _listed(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        content = _standard_input() if path == "-" else Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
     refuse_pointer(content, path, ConfigError)

@@ -16,7 +16,7 @@ from zipasr.evaluate.rates import (
     read_cuts,
     readable_groups,
 )
-from zipasr.evaluate.rejection import TunedRejection, tune_rejection
+from zipasr.evaluate.rejection import TunedRejection, tune_rejection, without_long
 from zipasr.evaluate.scoring import SCORING
 from zipasr.evaluate.style import describe_style
 from zipasr.evaluate.tuning import TunedSetting, default_grid, parse_grid, tune
@@ -51,4 +51,5 @@ __all__ = [
     "together",
     "tune",
     "tune_rejection",
+    "without_long",
 ]

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.evaluate.rates import ReferenceUtterance, is_cut, readable_groups, rewriting
 from zipasr.hub import refuse_built_in
 from zipasr.losses import LatticeKind
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
+from zipasr.recognizer.long_comparison import transcribe_with_each
 from zipasr.recognizer.opening import search_folder
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import write_default_search
@@ -22,7 +23,8 @@ def compare_searches(
 ) -> list[ComparedSearch]:
     """Count the errors of every search that the heads support, and of the recognizer's own; each batch is encoded once.
 
-    Of language models only the n-gram in the model's folder is used, and no hotwords.
+    Long recordings are cut and stitched as in `evaluate`. Of language models only the n-gram in the model's
+    folder is used, and no hotwords.
 
     Args:
         recognizer: the model and its search.
@@ -43,9 +45,14 @@ def compare_searches(
         recognizer.engine.scorer, recognizer.engine.tokenizer, searches, language_models=LanguageModels(own=own)
     )
     num_utterances = 0
-    for group in readable_groups(utterances, []):
+    for readable in readable_groups(utterances, []):
+        num_utterances += len(readable)
+        group = [one for one in readable if not is_cut(recognizer, one[1])]
+        for _, samples, text in readable:
+            if is_cut(recognizer, samples):
+                found = transcribe_with_each(recognizer, samples, comparison.find_with_each, len(searches))
+                comparison.add_texts(text, [transcript.text for transcript in found], rewrite=rewrite)
         features = [recognizer.engine.fbank(samples) for _, samples, _ in group]
-        num_utterances += len(group)
         batches = list(plan_batches(recognizer.engine, [len(frames) for frames in features]))
         for batch in batches:
             encoded = recognizer.engine.encode([features[i] for i in batch])

@@ -6,7 +6,7 @@ Word errors are counted between words separated by white space, character errors
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ class UtteranceResult:
     characters: Errors
     duration_s: float
     confidences: tuple[tuple[float, bool], ...] = ()
-    """Confidence and correctness of each word in the transcript."""
+    """Confidence and correctness of each word in the transcript, without words that the scoring drops."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -159,10 +159,12 @@ def evaluate(
 ) -> EvaluationReport:
     """Transcribe utterances, count the errors and return a report.
 
+    Long recordings are cut and stitched as `Recognizer.transcribe` does, from 40 s on (`max_whole_s`).
+
     Args:
         recognizer: the model and search to evaluate.
         utterances: recordings with their text, for example from `read_cuts`; read lazily and not kept.
-        max_batch_s: see `Recognizer.transcribe_many`.
+        max_batch_s: see `Recognizer.transcribe_many`; for recordings in one piece.
         scoring: a profile of `scoring.SCORING`, whose rules rewrite both texts; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
@@ -174,7 +176,7 @@ def evaluate(
     decode_s = 0.0
     for group in readable_groups(utterances, unreadable):
         started = time.perf_counter()
-        transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], max_batch_s=max_batch_s)
+        transcripts = list(_transcribed(recognizer, [samples for _, samples, _ in group], max_batch_s))
         decode_s += time.perf_counter() - started
         for (id, _, text), transcript in zip(group, transcripts, strict=True):
             ref, hyp = rewrite(text), rewrite(transcript.text)
@@ -188,7 +190,7 @@ def evaluate(
                     words=errors.words,
                     characters=errors.characters,
                     duration_s=transcript.duration_s,
-                    confidences=judged_words(text, transcript),
+                    confidences=judged_words(text, transcript, rewrite),
                 )
             )
     if not results:
@@ -207,6 +209,31 @@ def evaluate(
     )
 
 
+def max_whole_s(recognizer: Recognizer) -> float:
+    """Length in seconds up to which recordings are encoded whole, 40 s by default.
+
+    `Recognizer.transcribe` cuts those over 30 s; published error rates are of whole utterances, which LibriSpeech has up to
+    35 s long.
+    """
+    return recognizer.long_recordings.max_piece_s * 4 / 3
+
+
+def is_cut(recognizer: Recognizer, samples: np.ndarray) -> bool:
+    """Whether a recording (samples,) at 16 kHz is evaluated in pieces; see `max_whole_s`."""
+    return len(samples) > max_whole_s(recognizer) * SAMPLE_RATE_HZ
+
+
+def _transcribed(
+    recognizer: Recognizer, recordings: Sequence[np.ndarray], max_batch_s: float | None
+) -> Iterator[Transcript]:
+    """The transcript of each recording: of short ones in batches, of long ones piece by piece."""
+    is_long = [is_cut(recognizer, samples) for samples in recordings]
+    short = [samples for samples, one_is_long in zip(recordings, is_long, strict=True) if not one_is_long]
+    transcripts = iter(recognizer.transcribe_many(short, max_batch_s=max_batch_s) if short else ())
+    for samples, one_is_long in zip(recordings, is_long, strict=True):
+        yield recognizer.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ) if one_is_long else next(transcripts)
+
+
 def rewriting(scoring: str | None) -> Callable[[str], str]:
     """The function that rewrites both texts before they are compared.
 
@@ -220,13 +247,27 @@ def rewriting(scoring: str | None) -> Callable[[str], str]:
     return SCORING[scoring] if scoring is not None else str
 
 
-def judged_words(reference: str, transcript: Transcript) -> tuple[tuple[float, bool], ...]:
-    """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference."""
-    reference = normalize(reference)
-    ref = split_words(reference, transcript.word_joiner)
-    pairs = kaldialign.align(ref, [normalize(word.text) for word in transcript.words], _NO_WORD)
-    is_right = [ref_word == hyp_word for ref_word, hyp_word in pairs if hyp_word != _NO_WORD]
-    return tuple((word.confidence, right) for word, right in zip(transcript.words, is_right, strict=True))
+def judged_words(
+    reference: str, transcript: Transcript, rewrite: Callable[[str], str] = str
+) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each word in a transcript, and whether it is correct by the alignment with the reference.
+
+    `rewrite` is that of the scoring. A word that it turns into several is correct if all of them are; one that it drops is
+    not judged.
+    """
+
+    def parts(text: str) -> list[str]:
+        return split_words(rewrite(normalize(text)), transcript.word_joiner)
+
+    parts_of_words = [parts(word.text) for word in transcript.words]
+    pairs = kaldialign.align(parts(reference), [part for of_word in parts_of_words for part in of_word], _NO_WORD)
+    is_right = iter([ref_part == hyp_part for ref_part, hyp_part in pairs if hyp_part != _NO_WORD])
+    judged = []
+    for word, of_word in zip(transcript.words, parts_of_words, strict=True):
+        rights = [next(is_right) for _ in of_word]
+        if rights:
+            judged.append((word.confidence, all(rights)))
+    return tuple(judged)
 
 
 def readable_groups(

@@ -5,12 +5,13 @@ than the threshold (`search/graph/rejection.py`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.evaluate.rates import ReferenceUtterance, is_cut, max_whole_s, readable_groups, rewriting
 from zipasr.recognizer import Recognizer
 from zipasr.search.graph.rejection import REJECTION
 
@@ -58,6 +59,8 @@ def tune_rejection(
     scoring: str | None = None,
 ) -> TunedRejection:
     """Choose the threshold with the largest share of right answers less the share of other speech that is answered.
+
+    Long recordings are left out, as those that cannot be read: their pieces have a threshold each (`without_long`).
 
     Args:
         recognizer: a model with a graph; the threshold that it has does not matter.
@@ -113,13 +116,27 @@ def best_threshold(right: Sequence[float], false: Sequence[float], *, num_allowe
     return round((values[best[0]] + after) / 2, 6)
 
 
+def without_long(recognizer: Recognizer, utterances: Iterable[ReferenceUtterance]) -> Iterator[ReferenceUtterance]:
+    """Yield utterances, those that are too long for one answer without samples but with a problem."""
+    for utterance in utterances:
+        if utterance.samples is None or not is_cut(recognizer, utterance.samples):
+            yield utterance
+            continue
+        problem = (
+            f"it must be at most {max_whole_s(recognizer):g} s long for a threshold to be tuned on it, but is "
+            f"{len(utterance.samples) / SAMPLE_RATE_HZ:.1f} s; cut it into utterances, for example with: zipasr prepare "
+            "SOURCE --align-with MODEL --out DIR"
+        )
+        yield utterance._replace(samples=None, problem=problem)
+
+
 def _answers(recognizer: Recognizer, utterances: Iterable[ReferenceUtterance]) -> list[tuple[str, str, float]]:
     """Reference, text and shortfall of every utterance that can be read, without rejection."""
     if recognizer.graph is None:
         raise ConfigError("a recognizer must have a graph for its rejection to be tuned, but has none; give it with --graph")
     graph = recognizer.graph._replace(settings={**recognizer.graph.settings, REJECTION: None})
     found = []
-    for group in readable_groups(utterances, []):
+    for group in readable_groups(without_long(recognizer, utterances), []):
         transcripts = recognizer.transcribe_many([samples for _, samples, _ in group], graph=graph, use_true_times=False)
         for (_, _, reference), transcript in zip(group, transcripts, strict=True):
             shortfall = math.inf if transcript.shortfall is None else transcript.shortfall

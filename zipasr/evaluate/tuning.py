@@ -7,19 +7,22 @@ every setting. Weights of the attention decoder share the hypotheses and their s
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
+from zipasr.evaluate.rates import ReferenceUtterance, is_cut, readable_groups, rewriting
 from zipasr.evaluate.scoring import AS_IS
 from zipasr.evaluate.style import describe_style
+from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
+from zipasr.recognizer.long_comparison import transcribe_with_each
 from zipasr.recognizer.said_words import said_text
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.graph.rejection import judged
+from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.rescoring import SCALES
 from zipasr.search.strategy import SearchConfig
 from zipasr.text import words_apart
@@ -180,15 +183,26 @@ def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
 
 def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence[SearchConfig]) -> list[list[str]]:
     """The text of each recording for each search; empty for recordings that are too short for a frame."""
-    features = [recognizer.engine.fbank(samples) for samples in recordings]
-    texts = [[""] * len(features) for _ in searches]
+    texts = [[""] * len(recordings) for _ in searches]
     hotwords = recognizer.hotword_graph()
+
+    def find(encoded: Encoded) -> Iterator[list[list[Hypothesis]]]:
+        graphs = [] if recognizer.graph is None else [recognizer.graph.graph] * len(encoded.lens)
+        for ranked in recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords, graphs=graphs):
+            yield ranked if recognizer.graph is None else [judged(one, recognizer.graph) for one in ranked]
+
+    short = []
+    for i, samples in enumerate(recordings):
+        if not is_cut(recognizer, samples):
+            short.append(i)
+            continue
+        transcripts = transcribe_with_each(recognizer, samples, find, len(searches))
+        for found, transcript in zip(texts, transcripts, strict=True):
+            found[i] = transcript.text
+    features = [recognizer.engine.fbank(recordings[i]) for i in short]
     for batch in plan_batches(recognizer.engine, [len(frames) for frames in features]):
-        encoded = recognizer.engine.encode([features[i] for i in batch])
-        graphs = [] if recognizer.graph is None else [recognizer.graph.graph] * len(batch)
-        results = recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords, graphs=graphs)
-        for found, of_batch in zip(texts, results, strict=True):
-            for i, ranked in zip(batch, of_batch, strict=True):
-                best = ranked[0] if recognizer.graph is None else judged(ranked, recognizer.graph)[0]
-                found[i] = said_text(best, recognizer.engine.tokenizer)
+        encoded = recognizer.engine.encode([features[n] for n in batch])
+        for found, of_batch in zip(texts, find(encoded), strict=True):
+            for n, (best, *_) in zip(batch, of_batch, strict=True):
+                found[short[n]] = said_text(best, recognizer.engine.tokenizer)
     return texts

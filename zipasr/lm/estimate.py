@@ -7,7 +7,6 @@ Source: Chen and Goodman 1998, "An empirical study of smoothing techniques for l
 # Differs: no library. kaldingram 0.1.2 gives seen n-grams probability 0 and weights above 1 on small texts and knows no
 # <unk>, arpabo 0.3.0 has a single discount, and kenlm comes without its estimator and without wheels.
 
-import contextlib
 import gzip
 import os
 from array import array
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError, DataError
+from zipasr.lines import replacing
 from zipasr.lm.arpa import BACKOFF, BEGIN, END, NgramGraph
 
 UNKNOWN = "<unk>"
@@ -227,17 +227,14 @@ def _write(
     gammas: list[NDArray[np.float64]],
     symbols: list[str],
 ) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_gzipped = path.suffix == ".gz"
-        opened = gzip.open(partial, "wt", encoding="utf-8") if is_gzipped else partial.open("w", encoding="utf-8")
-        with opened as file:
-            file.writelines(_lines(orders, scores, gammas, symbols))
-        partial.replace(path)
+        with replacing(path) as partial:
+            is_gzipped = path.suffix == ".gz"
+            opened = gzip.open(partial, "wt", encoding="utf-8") if is_gzipped else partial.open("w", encoding="utf-8")
+            with opened as file:
+                file.writelines(_lines(orders, scores, gammas, symbols))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise DataError(f"{path} cannot be written: {error}; free some space or choose another place") from error
 
 

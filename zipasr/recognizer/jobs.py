@@ -65,15 +65,19 @@ def transcribe_in_processes(
                 waiting.append(pool.submit(_transcribe, transcribe, path))
             if not waiting:
                 return
-            yield from waiting.popleft().result()
+            results = waiting[0].result()  # it waits until it is here, for what an interruption must end
+            waiting.popleft()
+            yield from results
     except BrokenProcessPool as error:
         raise ZipasrError(
             f"{num_jobs} processes must fit into memory, each with the model, but one was ended; use fewer --jobs"
         ) from error
     finally:
+        # Python 3.14 has terminate_workers(); `active_children` would have those of the caller, too.
+        processes = list((pool._processes or {}).values())
         pool.shutdown(wait=not waiting, cancel_futures=True)
         if waiting:  # interrupted, or a process died
-            for process in multiprocessing.active_children():
+            for process in processes:
                 process.terminate()
 
 

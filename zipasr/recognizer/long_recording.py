@@ -38,6 +38,16 @@ class LongRecordingConfig:
     def __post_init__(self) -> None:
         self.vad.check_lengths(self.max_piece_s, self.overlap_s)
 
+    def is_long(self, samples: np.ndarray) -> bool:
+        """Whether samples (samples,) at 16 kHz are too long to be transcribed whole."""
+        return len(samples) > self.max_piece_s * SAMPLE_RATE_HZ
+
+    def pieces(self, blocks: Iterable[np.ndarray], detector: Detector | None) -> Iterator[Piece]:
+        """The pieces of a recording, from its consecutive blocks; see `vad.split_recording`."""
+        return split_recording(
+            blocks, max_piece_s=self.max_piece_s, overlap_s=self.overlap_s, detector=detector, config=self.vad
+        )
+
     def detector(self) -> Detector | None:
         """The detector of speech, or None for windows.
 
@@ -93,13 +103,7 @@ def transcribe_blocks(
 
     def all_placed() -> Iterator[PlacedTranscript]:
         group: list[Piece] = []
-        for piece in split_recording(
-            counted(),
-            max_piece_s=config.max_piece_s,
-            overlap_s=config.overlap_s,
-            detector=detector,
-            config=config.vad,
-        ):
+        for piece in config.pieces(counted(), detector):
             group.append(piece)
             if sum(piece.duration_s for piece in group) >= group_s:
                 yield from placed(group)

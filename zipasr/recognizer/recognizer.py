@@ -314,14 +314,14 @@ class Recognizer:
             blocks,
             lambda pieces: self.transcribe_many(pieces, hotwords=hotwords, graph=graph),
             self.long_recordings,
-            detector=self._detector,
+            detector=self.detector,
             joiner=self.engine.tokenizer.word_joiner,
             on_progress=on_progress,
         )
 
     @cached_property
-    def _detector(self) -> Detector | None:
-        """The detector of speech, created for the first long recording."""
+    def detector(self) -> Detector | None:
+        """The detector of speech, created for the first long recording; None: long recordings are cut into windows."""
         return self.long_recordings.detector()
 
     def stream(

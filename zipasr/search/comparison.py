@@ -6,7 +6,7 @@ searches. Training does this at validation, `zipasr evaluate` afterwards.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,12 @@ class SearchComparison:
             references: the text of each utterance.
             rewrite: applied to both texts before they are compared.
         """
+        for i, ranked in enumerate(self.find_with_each(encoded)):
+            for reference, (best, *_) in zip(references, ranked, strict=True):
+                self._errors[i] = self._errors[i].plus(self._count(reference, self.tokenizer.decode(best.ids), rewrite))
+
+    def find_with_each(self, encoded: Encoded) -> Iterator[list[list[Hypothesis]]]:
+        """Yield the ranked hypotheses of each utterance of a batch for one search after the other, and count their time."""
         found = find_with_each(
             self.scorer, encoded, self.searches, unk_id=self.tokenizer.unk_id, language_models=self.language_models
         )
@@ -136,18 +142,20 @@ class SearchComparison:
             started = time.perf_counter()
             ranked = next(found)
             self._decode_s[i] += time.perf_counter() - started
-            for reference, (best, *_) in zip(references, ranked, strict=True):
-                self._errors[i] = self._errors[i].plus(self._count(rewrite(reference), best, rewrite))
+            yield ranked
+
+    def add_texts(self, reference: str, texts: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
+        """Count the errors of an utterance, given the text of each search."""
+        for i, text in enumerate(texts):
+            self._errors[i] = self._errors[i].plus(self._count(reference, text, rewrite))
 
     def add_skipped(self, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
         """Count utterances too short for a single frame, with an empty hypothesis for every search."""
         for reference in references:
-            errors = self._count(rewrite(reference), Hypothesis(), rewrite)
-            self._errors = [known.plus(errors) for known in self._errors]
+            self.add_texts(reference, [""] * len(self.searches), rewrite=rewrite)
 
-    def _count(self, reference: str, hypothesis: Hypothesis, rewrite: Callable[[str], str]) -> ErrorRates:
-        pair = (reference, rewrite(self.tokenizer.decode(hypothesis.ids)))
-        texts = (words_apart(text, self.tokenizer.word_joiner) for text in pair)
+    def _count(self, reference: str, text: str, rewrite: Callable[[str], str]) -> ErrorRates:
+        texts = (words_apart(rewrite(one), self.tokenizer.word_joiner) for one in (reference, text))
         return count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
 
     def results(self) -> list[ComparedSearch]:
