@@ -216,6 +216,12 @@ def test_context_of_one_label_needs_no_convolution() -> None:
         ({"prune_range": 1}, "prune_range must be at least 2"),
     ],
 )
-def test_impossible_configurations_are_refused(settings: dict[str, int], message: str) -> None:
+def test_impossible_configurations_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TransducerConfig(**settings)
+        ({"predictor_dim": 0}, "predictor_dim must be at least 1, but is 0"),
+        ({"joiner_dim": -3}, "joiner_dim must be at least 1, but is -3"),
+        ({"lm_scale": 2.0}, "at most 1 together, but are 2.0 and 0.0"),
+        ({"am_scale": -1.0}, "must be at least 0"),
+        ({"lm_scale": 0.6, "am_scale": 0.5}, "at most 1 together"),
+        ({"lm_scale": math.nan}, "must be at least 0"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zipasr.errors import ConfigError
 from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.consistency import consistency_loss
 from zipasr.losses.ctc import ctc_loss
@@ -19,6 +20,10 @@ class CtcConfig:
     dropout: float = 0.1
     """Elementwise dropout of the encoder frames before the output layer."""
 
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be at least 0 and below 1, but is {self.dropout}")
 
 class CtcHead(nn.Module):
     """The CTC head: dropout, linear layer, log-softmax."""

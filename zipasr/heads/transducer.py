@@ -46,10 +46,18 @@ class TransducerConfig:
             raise ConfigError(f"context_size must be at least 1, but is {self.context_size}")
         if self.context_size > 1 and self.predictor_dim % 4:
             raise ConfigError(f"predictor_dim must be a multiple of 4, but is {self.predictor_dim}")
+        for name in ("predictor_dim", "joiner_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.prune_range < 2:
             raise ConfigError(f"prune_range must be at least 2, but is {self.prune_range}")
         if self.lattice not in KINDS:
             raise ConfigError(f"lattice must be one of {', '.join(KINDS)}, but is {self.lattice!r}")
+        if not (self.lm_scale >= 0.0 and self.am_scale >= 0.0 and self.lm_scale + self.am_scale <= 1.0):
+            raise ConfigError(
+                "lm_scale and am_scale must be at least 0, and at most 1 together, but are "
+                f"{self.lm_scale} and {self.am_scale}"
+            )
 
 
 class Predictor(nn.Module):
