@@ -288,7 +288,8 @@ class AsrModel(nn.Module):
         if self.config != (needed := self.config.for_vocabulary(tokenizer)):
             raise ConfigError(
                 f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {needed.vocab_size}; the id "
-                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}"
+                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}; where the model has no output for a "
+                "last piece <unk>, give tokenizer.fitted(model.config.vocab_size)"
             )
         return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: merged_state_dict(self)}, tokenizer.to_files()
 
