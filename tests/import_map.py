@@ -24,7 +24,7 @@ ROWS = (
     ("kernels", "audio", "tokenizer", "transcript", "checkpoint", "torch_file", "plots"),
     # Differs: a row of our own; types of settings, the compute device, seeds and progress matter to every row above alike.
     ("text", "lines", "config", "device", "progress", "randomness"),
-    ("lfs", "eight_bit"),
+    ("lfs", "eight_bit", "folder_swap"),
     ("errors",),
 )
 HEIGHT = {part: -i for i, row in enumerate(ROWS) for part in row}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zipasr import model
+from zipasr.baselines import ConformerConfig
 from zipasr.config import field_names, from_json, set_fields, to_json
 from zipasr.errors import ConfigError
 from zipasr.model import AsrConfig
@@ -37,6 +38,7 @@ class Outer:
     is_on: bool = False
     name: str = "a"
     mode: Literal["fast", "exact"] = "fast"
+    share: Literal[1, 2] = 1
     limit: float | None = None
     inner: Inner = field(default_factory=Inner)
     optional: Inner | None = None
@@ -104,6 +106,8 @@ def test_absent_fields_take_their_defaults() -> None:
         ({"count": None}, r"run\.json\.count must be a whole number, but is None"),
         ({"is_on": 1}, r"run\.json\.is_on must be true or false, but is 1"),
         ({"name": 1}, r"run\.json\.name must be text, but is 1"),
+        ({"share": 2.0}, r"run\.json\.share must be one of 1, 2, but is 2\.0"),
+        ({"share": True}, r"run\.json\.share must be one of 1, 2, but is True"),
         ({"mode": "quick"}, r"run\.json\.mode must be one of fast, exact, but is 'quick'"),
         ({"limit": "x"}, r"run\.json\.limit must be a number, but is 'x'"),
         ({"inner": 3}, r"run\.json\.inner must be an object with the fields of Inner, but is 3"),
@@ -129,6 +133,7 @@ def test_wrong_values_are_named(data: object, message: str) -> None:
         ("name=true", Outer(name="true")),
         ("name=a=b", Outer(name="a=b")),
         ("mode=exact", Outer(mode="exact")),
+        ("share=2", Outer(share=2)),
         ("limit=1e-3", Outer(limit=0.001)),
         ("limit=2", Outer(limit=2.0)),
         ("limit=none", Outer(limit=None)),
@@ -172,6 +177,7 @@ def test_a_field_replaces_its_alternative() -> None:
         ("rate=1", r"there is no setting rate; did you mean inner\.rate"),
         ("count=many", "count must be a whole number, but is 'many'"),
         ("is_on=maybe", "is_on must be true or false, but is 'maybe'"),
+        ("share=2.0", r"share must be one of 1, 2, but is 2\.0"),
         ("mode=quick", "mode must be one of fast, exact, but is 'quick'"),
         ("inner.sizes=1,b", r"inner\.sizes\[1\] must be a whole number"),
         ("inner=3", "inner must be an object with the fields of Inner"),
@@ -191,6 +197,17 @@ def test_field_names_reach_into_nested_configurations() -> None:
     assert "inner.rate" in names
     assert "optional" in names
     assert "optional.rate" not in names
+
+
+def test_the_kind_is_set_with_its_fields() -> None:
+    with pytest.raises(ConfigError) as caught:
+        set_fields(AsrConfig(), ["encoder.kind=conformer"])
+    assert str(caught.value) == (
+        'encoder.kind cannot be set, since another kind has other fields; set encoder={"kind": "conformer"}'
+    )
+    assert set_fields(AsrConfig(), ['encoder={"kind": "conformer"}']).encoder == ConformerConfig()
+    with pytest.raises(ConfigError, match=r"there is no setting encoder\.min_features; did you mean"):
+        set_fields(AsrConfig(encoder=ConformerConfig()), ["encoder.min_features=3"])
 
 
 def test_contradictions_of_the_model() -> None:

@@ -41,11 +41,12 @@ def test_auto_takes_the_best(machine: dict[str, bool], monkeypatch: pytest.Monke
     assert select_device("auto") == torch.device("cuda")
     assert select_device("cpu") == CPU
     assert select_device("cuda:1") == torch.device("cuda", 1)
+    assert select_device("cuda:01") == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match="cuda:2 was requested, but there are 2"):
         select_device("cuda:2")
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "abacus", "CPU", "cuda:x", "cpu:0"])
+@pytest.mark.parametrize("name", ["", "gpu", "abacus", "CPU", "cuda:x", "cpu:0", "cpu:", "mps:", "cuda:", "cuda:²"])
 def test_unknown_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"must be auto, cpu, cuda, cuda:N or mps, but is {name!r}"):
         select_device(name)

@@ -20,6 +20,7 @@ from zipasr.heads.transducer import TransducerConfig
 from zipasr.hub import rename_state_dict
 from zipasr.model import WEIGHTS_FILE, AsrConfig, AsrModel, large, medium, small, tiny
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.lora import LoraConfig, add_lora, lora_layers, merged_copy
 from zipasr.nn.schedule import set_step
 from zipasr.tokenizer import Tokenizer
 
@@ -357,9 +358,21 @@ def test_a_model_saved_while_training_is_the_same(tmp_path: Path, tokenizer: Tok
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_model_with_adapters_is_saved_without(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    model = AsrModel(small_config(tokenizer.vocab_size)).eval()
+    add_lora(model, LoraConfig(rank=2))
+    for layer in lora_layers(model).values():
+        torch.nn.init.normal_(layer.lora_b, std=0.3)
+    model.save(tmp_path / "model", tokenizer)
+    loaded, _ = AsrModel.load(tmp_path / "model")
+    expected = merged_copy(model).state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     model = AsrModel(small_config(tokenizer.vocab_size + 1))
-    with pytest.raises(ConfigError, match=f"{tokenizer.vocab_size + 1} entries, but has {tokenizer.vocab_size}"):
+    with pytest.raises(ConfigError, match=f"{tokenizer.vocab_size + 1} entries, but has {tokenizer.vocab_size}.*fitted"):
         model.save(tmp_path / "model", tokenizer)
     assert not (tmp_path / "model").exists()
 

@@ -27,6 +27,7 @@ from zipasr import __version__
 from zipasr.config import from_json
 from zipasr.eight_bit import from_eight_bits, is_in_eight_bits
 from zipasr.errors import CheckpointError, ConfigError, DataError
+from zipasr.folder_swap import beside, replace_folder, sync_folder
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
 T = TypeVar("T")
@@ -61,9 +62,10 @@ def write_folder(
         The path of the folder.
     Raises:
         CheckpointError: the disk is full or the path is not writable; an existing checkpoint is untouched.
+        ConfigError: the folder has no name of its own (`.`, `..`).
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = beside(folder, "partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -79,7 +81,7 @@ def write_folder(
         version = FORMAT_VERSION if any(map(is_in_eight_bits, tensors.values())) else 1
         index = {"format": "zipasr", "version": version, "written_by": __version__, "sha256": checksums}
         _write_file(partial / CHECKSUMS, json.dumps(index, indent=1).encode())
-        _sync_folder(partial)
+        sync_folder(partial)
         replace_folder(partial, folder)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
@@ -372,29 +374,3 @@ def _write_file(path: Path, content: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(content).hexdigest()
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Replace `folder` by `new`; at any moment, one of the two is complete on disk."""
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(folder)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -92,7 +92,11 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
 def _set_field(config: Any, path: list[str], text: str, full_name: str, done: Set[str]) -> Any:
     hints, changes = typing.get_type_hints(type(config)), dict[str, Any]()
     prefix = full_name.removesuffix(".".join(path))
-    if path[0] not in hints:
+    if path[0] not in {field.name for field in dataclasses.fields(config)}:
+        if path == [KIND] and prefix and hasattr(config, KIND):
+            raise ConfigError(
+                f'{full_name} cannot be set, since another kind has other fields; set {prefix[:-1]}={{"{KIND}": "{text}"}}'
+            )
         _raise_unknown(full_name, field_names(config, prefix), full_name)
     if len(path) > 1:
         inner = getattr(config, path[0])
@@ -153,8 +157,9 @@ def _convert(hint: Any, data: Any, where: str) -> Any:
     if origin is tuple:
         return _convert_tuple(typing.get_args(hint), data, where)
     if origin is Literal:
-        if data in typing.get_args(hint):
-            return data
+        for literal in typing.get_args(hint):
+            if type(literal) is type(data) and literal == data:  # 2.0 and True equal 2 and 1
+                return literal
         raise ConfigError(f"{where} must be one of {', '.join(map(str, typing.get_args(hint)))}, but is {data!r}")
     return _convert_leaf(hint, data, where)
 

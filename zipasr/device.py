@@ -32,14 +32,14 @@ def select_device(name: str = "auto") -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    kind, _, index = name.partition(":")
-    if kind not in available or (index and not (kind == "cuda" and index.isdigit())):
+    kind, colon, index = name.partition(":")
+    if kind not in available or (colon and not (kind == "cuda" and index.isascii() and index.isdigit())):
         raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, but is {name!r}")
     if not available[kind]:
         raise ConfigError(f"device {name} was requested, but this machine has none; use --device auto or cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise ConfigError(f"device {name} was requested, but there are {torch.cuda.device_count()}, counted from 0")
-    return torch.device(name)
+    return torch.device(kind, int(index)) if index else torch.device(kind)
 
 
 def configure_threads(num_threads: int | None = None, *, num_parameters: int) -> int:

@@ -33,6 +33,7 @@ from zipasr.heads.attention import AttentionConfig, AttentionHead
 from zipasr.heads.ctc import CtcConfig, CtcHead
 from zipasr.heads.transducer import TransducerConfig, TransducerHead
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.lora import merged_state_dict
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "config.json"
@@ -283,13 +284,14 @@ class AsrModel(nn.Module):
         return checkpoint.write_folder(folder, documents=documents, tensors=tensors, blobs=blobs)
 
     def to_files(self, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, bytes]]:
-        """The documents, tensors and blobs of a model folder, for `checkpoint.write_folder`."""
+        """The documents, tensors and blobs of a model folder, for `checkpoint.write_folder`; adapters are merged."""
         if self.config != (needed := self.config.for_vocabulary(tokenizer)):
             raise ConfigError(
                 f"the tokenizer must have the model's {self.config.vocab_size} entries, but has {needed.vocab_size}; the id "
-                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}"
+                f"of its blank must be {self.config.blank_id} and is {needed.blank_id}; where the model has no output for a "
+                "last piece <unk>, give tokenizer.fitted(model.config.vocab_size)"
             )
-        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: merged_state_dict(self)}, tokenizer.to_files()
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> tuple["AsrModel", Tokenizer]:
@@ -331,7 +333,6 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
             f"{path} must be a training run with a model or a checkpoint, but it has written none yet; go on with the same "
             "train command"
         )
-    needed = f"{checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}"
     found = "it is not" if path.is_dir() else "there is no such folder"
     cure = f"train one with: zipasr train DATA --out {path}"
     if any(path.glob("*.onnx")) or any(path.glob("*/*.onnx")):
@@ -339,8 +340,8 @@ def resolve_model_folder(path: str | os.PathLike[str]) -> Path:
     elif any(path.glob("*.pt")) or any(path.glob("*/*.pt")):
         found, cure = "it holds a checkpoint of another project", f"convert it: zipasr convert {path} --out DIR"
     raise CheckpointError(
-        f"{path} must be a model folder ({needed}) or the folder of a training run with one in its {MODEL_SUBFOLDER}/, "
-        f"but {found}; {cure}"
+        f"{path} must be a model folder ({checkpoint.CHECKSUMS}, {CONFIG_FILE}, {WEIGHTS_FILE}) or the folder of a training "
+        f"run with one in its {MODEL_SUBFOLDER}/, but {found}; {cure}"
     )
 
 
@@ -384,8 +385,7 @@ def large() -> AsrConfig:
 def tiny() -> AsrConfig:
     """About 2 M parameters for two CPU cores and under an hour of speech; transducer and CTC head.
 
-    Conv-Embed is narrow and the attention at 50 and 25 Hz has two heads, because these would dominate the time of such a
-    small model.
+    Conv-Embed is narrow, and attention at 50 and 25 Hz has two heads: they would dominate the time of such a model.
     """
     encoder = ZipformerConfig(
         conv_channels=(4, 16, 24),

@@ -4,6 +4,7 @@ and configurations, JSON."""
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ def test_padding_and_batch_change_nothing(config: Any) -> None:
         if length:
             alone = encoder(seeded(1, LENS[n], 20, seed=n), torch.tensor([LENS[n]])).frames
             torch.testing.assert_close(frames[n : n + 1, :length], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_may_be_nan(config: Any) -> None:
+    """Neither frames nor gradients depend on it."""
+    results = []
+    for fill in (3.0, math.nan):
+        encoder, (features, lens) = build(config), padded_batch(3.0)
+        for n, length in enumerate(LENS):
+            features[n, length:] += fill
+        frames, frame_lens = encoder(features, lens)
+        valid = torch.cat([frames[n, :length] for n, length in enumerate(frame_lens.tolist())])
+        valid.sin().sum().backward()
+        results.append([valid, *(p.grad for p in encoder.parameters() if p.grad is not None)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ counts, lengths, impossible configurations, behavior in training."""
 
 import collections
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.golden_files import assert_close_to, assert_gradients, batch_first, e
 from zipasr.encoder import zipformer
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig, check_chunk
 from zipasr.errors import ConfigError
-from zipasr.nn.schedule import ScheduledModule, set_step
+from zipasr.nn.schedule import Schedule, ScheduledModule, set_step
 
 # Goldens
 
@@ -182,6 +183,11 @@ def test_each_output_channel_comes_from_the_last_stack_that_has_it() -> None:
         ({"conv_embed_rate": 3}, "conv_embed_rate must be 2, or 4"),
         ({"conv_channels": (0, 8, 8)}, "conv_channels 1 or more"),
         ({"num_features": 4}, "num_features must be 7 or more"),
+        ({"pos_dropout": 1.0}, "pos_dropout must be at least 0 and below 1, but is 1.0"),
+        ({"pos_dropout": math.nan}, "pos_dropout must be at least 0 and below 1, but is nan"),
+        ({"dropout": Schedule(((0.0, 1.5), (9.0, 0.1)))}, "^dropout must be at least 0 and below 1, but is 1.5"),
+        ({"dropout": Schedule(((0.0, 0.3), (9.0, math.nan)))}, "^dropout must be at least 0 and below 1, but is nan"),
+        ({"dropout": Schedule(((0.0, 0.3),), default=-0.1)}, "^dropout must be at least 0 and below 1, but is -0.1"),
     ],
 )
 def test_impossible_configurations_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -257,6 +257,12 @@ def test_dropout_works_while_training_only() -> None:
     assert not torch.equal(module(*arguments), module(*arguments))
 
 
+def test_lengths_may_be_elsewhere_than_labels() -> None:
+    """The meta device stands for an accelerator; it refuses operands of another device likewise."""
+    targets = head()._targets(LABELS.to("meta"), LABEL_LENS)
+    assert targets.device.type == "meta" and targets.shape == (len(LABELS), LABELS.shape[1] + 1)
+
+
 def test_labels_may_be_empty() -> None:
     module = head()
     loss = module.loss(ENCODED, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))["attention"]

@@ -1,11 +1,14 @@
 """Golden: log-probabilities of the original's CTC head. Law: padding, order and impossible utterances. Contract: the
 loss is the sum over the batch, in float32."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
 
 from tests.golden_files import assert_close_to, load_golden, seeded, weights
+from zipasr.errors import ConfigError
 from zipasr.heads.ctc import CtcConfig, CtcHead
 from zipasr.losses import consistency_loss
 from zipasr.nn.encoded import Encoded
@@ -66,6 +69,28 @@ def test_an_utterance_without_alignment_has_zero_loss() -> None:
     for parameter in module.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
+
+
+def test_an_utterance_without_frames_has_zero_loss() -> None:
+    module, rest = head(), [0, 2]
+    frames = ENCODED.frames.clone().requires_grad_()
+    encoded, label_lens = Encoded(frames, torch.tensor([9, 0, 4])), torch.tensor([3, 0, 1])
+    loss = module.loss(encoded, LABELS, label_lens)["ctc"]
+    expected = module.loss(Encoded(frames[rest], encoded.lens[rest]), LABELS[rest], label_lens[rest])["ctc"]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(module.loss(encoded, LABELS, LABEL_LENS)["ctc"], expected)
+    loss.backward()
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+    assert not frames.grad[1].any()
+    with pytest.raises(ValueError, match=r"frame_lens must be in \[1, 9\], as 9 frames are given, but spans -1 to 9"):
+        module.loss(Encoded(frames, torch.tensor([9, -1, 4])), LABELS, label_lens)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, math.nan])
+def test_impossible_configurations_are_refused(dropout: float) -> None:
+    with pytest.raises(ConfigError, match="dropout must be at least 0 and below 1"):
+        CtcConfig(dropout=dropout)
 
 
 def test_two_views_are_compared() -> None:

@@ -148,6 +148,60 @@ def test_more_labels_than_frames_can_emit_count_as_zero(lattice: LatticeKind, mo
         assert loss > expected[name]
 
 
+@pytest.mark.parametrize("label", [-1, 0, 6, 12])
+def test_a_label_outside_the_vocabulary_is_refused(label: int) -> None:
+    labels = LABELS.clone()
+    labels[1, 1] = label
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 6\) and not blank \(0\).*check the tokenizer against"):
+        head().loss(ENCODED, labels, LABEL_LENS)
+
+
+@pytest.mark.parametrize("num_labels", [2, 0])
+def test_an_utterance_without_frames_counts_as_zero(num_labels: int) -> None:
+    module, rest = head(), [0, 2]
+    frames = ENCODED.frames.clone().requires_grad_()
+    encoded, label_lens = Encoded(frames, torch.tensor([9, 0, 4])), torch.tensor([4, num_labels, 1])
+    expected = module.loss(Encoded(frames[rest], encoded.lens[rest]), LABELS[rest], label_lens[rest])
+    losses = module.loss(encoded, LABELS, label_lens)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name])
+    (losses["simple"] + losses["pruned"]).backward()
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+    assert not frames.grad[1].any()
+    with pytest.raises(ValueError, match=r"frame_lens must be in \[1, 9\], as 9 frames are given, but spans -1 to 9"):
+        module.loss(Encoded(frames, torch.tensor([9, -1, 4])), LABELS, label_lens)
+
+
+def test_a_head_in_double_precision_has_losses_in_double_precision() -> None:
+    expected = head().loss(ENCODED, LABELS, LABEL_LENS)
+    losses = head().double().loss(Encoded(ENCODED.frames.double(), ENCODED.lens), LABELS, LABEL_LENS)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float64
+        torch.testing.assert_close(loss.float(), expected[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_head_in_half_precision_has_losses_in_float32(dtype: torch.dtype) -> None:
+    module, expected = head().to(dtype), head().loss(ENCODED, LABELS, LABEL_LENS)
+    losses = module.loss(Encoded(ENCODED.frames.to(dtype), ENCODED.lens), LABELS, LABEL_LENS)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name], rtol=2e-2, atol=2e-2)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_lengths_of_any_integer_type(dtype: torch.dtype) -> None:
+    """Also where four labels in each of 70 frames are more than the type can count."""
+    module, frames = head(), seeded(3, 70, 12)
+    lens = torch.tensor([70, 7, 4])
+    expected = module.loss(Encoded(frames, lens), LABELS, LABEL_LENS)
+    for name, loss in module.loss(Encoded(frames, lens.to(dtype)), LABELS, LABEL_LENS.to(dtype)).items():
+        assert torch.equal(loss, expected[name]), name
+
+
 @pytest.mark.parametrize("padding", [0, 5, -1, -100])
 def test_what_padding_holds_does_not_matter(padding: int) -> None:
     module = head(am_scale=0.1)  # this share depends on all label positions of the batch
@@ -214,8 +268,14 @@ def test_context_of_one_label_needs_no_convolution() -> None:
         ({"context_size": 0}, "context_size must be at least 1"),
         ({"predictor_dim": 10}, "predictor_dim must be a multiple of 4"),
         ({"prune_range": 1}, "prune_range must be at least 2"),
+        ({"predictor_dim": 0}, "predictor_dim must be at least 1, but is 0"),
+        ({"joiner_dim": -3}, "joiner_dim must be at least 1, but is -3"),
+        ({"lm_scale": 2.0}, "at most 1 together, but are 2.0 and 0.0"),
+        ({"am_scale": -1.0}, "must be at least 0"),
+        ({"lm_scale": 0.6, "am_scale": 0.5}, "at most 1 together"),
+        ({"lm_scale": math.nan}, "must be at least 0"),
     ],
 )
-def test_impossible_configurations_are_refused(settings: dict[str, int], message: str) -> None:
+def test_impossible_configurations_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TransducerConfig(**settings)

@@ -329,7 +329,7 @@ def test_hostile_tensors(root: Path, change: dict[str, torch.Tensor], message: s
 
 def test_an_interruption_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(root.parent.rglob("*"))
-    monkeypatch.setattr("zipasr.checkpoint._sync_folder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("zipasr.checkpoint.sync_folder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         convert(*find_local(root), root.parent / "out")
     assert sorted(root.parent.rglob("*")) == before

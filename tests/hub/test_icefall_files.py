@@ -185,6 +185,18 @@ def test_vocabularies_that_cannot_be_used(tmp_path: Path, bpe: Path, state_dict:
             load_icefall(path, tmp_path / name)
 
 
+def test_a_model_without_an_output_for_unk_is_saved_as_documented(tmp_path: Path, state_dict: dict[str, Tensor]) -> None:
+    symbols = ["<blk>", *map(chr, range(0x4E00, 0x4E00 + 47)), "<unk>"]
+    (tmp_path / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
+    torch.save({"model": state_dict}, tmp_path / "pretrained.pt")
+    tokenizer = open_tokenizer(tmp_path / "tokens.txt")
+    loaded = load_icefall(tmp_path / "pretrained.pt", tokenizer)
+    with pytest.raises(ConfigError, match=r"48 entries, but has 49.*give tokenizer\.fitted\(model\.config\.vocab_size\)"):
+        loaded.save(tmp_path / "converted", tokenizer)
+    _, again = AsrModel.load(loaded.save(tmp_path / "converted", tokenizer.fitted(loaded.config.vocab_size)))
+    assert again.pieces == symbols[:48]
+
+
 def test_tables_of_characters(tmp_path: Path, state_dict: dict[str, Tensor]) -> None:
     folder = tmp_path / "lang_char"
     folder.mkdir()

@@ -23,6 +23,7 @@ from zipasr.lm import (
     load_language_model,
 )
 from zipasr.lm.neural import CONFIG_FILE, WEIGHTS_FILE, LmState
+from zipasr.nn.lora import LoraConfig, add_lora, lora_layers, merged_copy
 from zipasr.tokenizer import Tokenizer
 
 NETWORKS = {
@@ -191,6 +192,16 @@ def test_a_folder_keeps_everything(model: NeuralLm, tmp_path: Path) -> None:
         prior = load_language_model(path, tiny_tokenizer(), device=torch.device("cpu"))
         assert isinstance(prior, NeuralPrior)
         assert prior.rescore([[5, 6]]) == NeuralPrior(model, tiny_tokenizer()).rescore([[5, 6]])
+
+
+def test_a_model_with_adapters_is_saved_without(tmp_path: Path) -> None:
+    adapted = make("transformer")
+    add_lora(adapted, LoraConfig(rank=2, targets=("*",)))
+    for layer in lora_layers(adapted).values():
+        torch.nn.init.normal_(layer.lora_b, std=0.3)
+    loaded, _ = NeuralLm.load(adapted.save(tmp_path / "model", tiny_tokenizer()))
+    expected = merged_copy(adapted).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
 
 
 def test_a_file_is_an_ngram(tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def test_encoding_of_long_input_equals_golden_and_the_table_grows() -> None:
     assert_close_to(encoding(37), golden["out.dim48_T37_left0"][0])
 
 
+def test_a_table_that_grew_in_inference_mode_serves_training() -> None:
+    encoding = RelativePositionalEncoding(48, dropout=0.0)
+    with torch.inference_mode():
+        grown = encoding(1500)
+    assert torch.equal(grown, encoding(1500))
+    weight = torch.ones(48, requires_grad=True)
+    rows = encoding(37)
+    (rows * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, rows.sum(0))
+
+
 def test_encoding_with_length_factor_equals_golden() -> None:
     _, golden = load_golden("a_pos_enc")
     encoding = RelativePositionalEncoding(48, length_factor=3.0).eval()

@@ -148,6 +148,37 @@ def test_a_target_that_matches_nothing_names_the_nearest() -> None:
         add_lora(copy.deepcopy(minute_model()), LoraConfig(targets=("ctc.outptu",)))
 
 
+def test_a_layer_gets_one_adapter() -> None:
+    """Another call leaves the layers inside adapters alone, and refuses targets that have one."""
+    model = adapted(LoraConfig(rank=4))
+    before = list(lora_layers(model))
+    expected = losses(model.eval())
+    with pytest.raises(ConfigError, match=rf"'\*' selects {before[0]}, which has an adapter already; use merged_copy first"):
+        add_lora(model, EVERYWHERE)
+    with pytest.raises(ConfigError, match="which has an adapter already"):
+        add_lora(model, LoraConfig(targets=(before[-1],)))
+    with pytest.raises(ConfigError, match="matches none"):
+        add_lora(model, LoraConfig(targets=(f"{before[0]}.base",)))
+    assert list(lora_layers(model)) == before
+
+    assert add_lora(model, LoraConfig(rank=2, targets=("ctc",))) == ["ctc.output"]
+    assert set(lora_layers(model)) == {*before, "ctc.output"}
+    for name, loss in losses(model.eval()).items():
+        assert torch.equal(loss, expected[name]), name
+    assert merged_state_dict(model).keys() == minute_model().state_dict().keys()
+    names = add_lora(merged_copy(model), EVERYWHERE)
+    assert set(before) < set(names) and not any(name.endswith(".base") for name in names)
+    others = add_lora(copy.deepcopy(model), EVERYWHERE, excluded=("encoder", "ctc"))
+    assert others and not any(name.startswith(("encoder.", "ctc.")) for name in others)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 3), SwooshLinear(3, 3, "swoosh_left")])
+def test_a_layer_alone_is_refused(layer: nn.Linear | SwooshLinear) -> None:
+    with pytest.raises(ConfigError, match=f"is itself a {type(layer).__name__}; put it into a module"):
+        add_lora(layer, EVERYWHERE)
+    assert add_lora(nn.Sequential(layer), EVERYWHERE) == ["0"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -52,6 +52,24 @@ def test_frozen_parameters_do_not_move() -> None:
     assert optimizer.param_groups[1]["param_names"] == ["head.weight"]
 
 
+def make_tied_model() -> nn.ModuleDict:
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "output": nn.Linear(4, 5)})
+    model["output"].weight = model["embedding"].weight
+    return model
+
+
+def test_a_shared_parameter_has_all_of_its_names() -> None:
+    assert names_by_rate(parameter_groups(make_tied_model(), 1.0)) == {1.0: ["embedding.weight", "output.bias"]}
+    for frozen in (["output.weight"], ["embedding"]):
+        assert names_by_rate(parameter_groups(make_tied_model(), 1.0, frozen=frozen)) == {1.0: ["output.bias"]}
+    with pytest.raises(ValueError, match="all are frozen"):
+        parameter_groups(make_tied_model(), 1.0, frozen=["output"])
+    groups = parameter_groups(make_tied_model(), 1.0, lr_scale={"output": 0.5, "embedding": 0.5})
+    assert names_by_rate(groups) == {0.25: ["embedding.weight"], 0.5: ["output.bias"]}
+    groups = parameter_groups(make_tied_model(), 1.0, lr_scale={"output.weight": 0.5})
+    assert names_by_rate(groups) == {0.5: ["embedding.weight"], 1.0: ["output.bias"]}
+
+
 def test_refuses() -> None:
     model = make_model()
     with pytest.raises(ValueError, match=r"'encodr' must name .* nearest names are encoder"):

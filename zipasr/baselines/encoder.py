@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from zipasr.baselines.attention import relative_positions
-from zipasr.baselines.blocks import check_heads, check_odd, check_positive, check_rates
+from zipasr.baselines.blocks import check_heads, check_odd, check_positive, check_rates, zero_padding
 from zipasr.baselines.subsampling import MIN_FRAMES, Conv2dSubsampling, output_length, output_lengths
 from zipasr.errors import ConfigError
 from zipasr.nn.constraint import chance
@@ -82,6 +82,7 @@ class BlockEncoder(nn.Module):
             ValueError: shapes or lengths disagree.
         """
         check_input(features, lens, num_features=self.config.num_features, min_frames=MIN_FRAMES)
+        features = zero_padding(features, padding_mask(lens, features))  # nan would spread, even with a weight of 0
         x, lens = self.subsampling(features), output_lengths(lens)
         mask, positions = padding_mask(lens, x), self.dropout(relative_positions(x))
         for block in self.blocks:

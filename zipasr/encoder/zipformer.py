@@ -101,6 +101,14 @@ class ZipformerConfig:
             raise ConfigError(f"the first entry of downsample must be 1, but is {self.downsample[0]}")
         if self.pos_dim % 2 or self.pos_dim < 2:
             raise ConfigError(f"pos_dim must be even and 2 or more, half sines and half cosines, but is {self.pos_dim}")
+        shares = {
+            "pos_dropout": (self.pos_dropout,),
+            "dropout": (self.dropout.default, *(v for _, v in self.dropout.points)),
+        }
+        for name, values in shares.items():
+            for value in values:
+                if not 0.0 <= value < 1.0:
+                    raise ConfigError(f"{name} must be at least 0 and below 1, but is {value}")
         if not self.chunk_frames_50hz or not self.left_context_frames_50hz:
             raise ConfigError(
                 "chunk_frames_50hz and left_context_frames_50hz must have at least one size each, but are "

@@ -24,6 +24,7 @@ from zipasr.export.online import online_graphs
 from zipasr.export.readme import VOCAB_FILE, attention_limits, describe, sherpa_onnx_limits, vocabulary_limits
 from zipasr.export.search import search_of_graphs
 from zipasr.export.trace import Graph, check, import_onnx, join, trace
+from zipasr.folder_swap import require_name
 from zipasr.hub import local_model
 from zipasr.model import CONFIG_FILE, AsrConfig, AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
@@ -157,9 +158,10 @@ def check_target(out: str | os.PathLike[str]) -> None:
     """Check that a folder can be written: it is new, empty or from an earlier export.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it holds something else, or has no name.
     """
     out = Path(out)
+    require_name(out)
     if out.exists() and not is_exported(out) and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(
             f"--out must be a new folder or one of an earlier export, but {out} holds something else; choose another"

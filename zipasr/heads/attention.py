@@ -193,6 +193,7 @@ class AttentionHead(nn.Module):
 
     def _targets(self, labels: Tensor, label_lens: Tensor) -> Tensor:
         """Targets (..., S + 1) of each prefix: the labels, then sos/eos, which also fills the padding."""
+        label_lens = moved(label_lens, labels.device)
         is_padding = torch.arange(labels.shape[-1], device=labels.device) >= label_lens.unsqueeze(-1)
         return functional.pad(labels.masked_fill(is_padding, self.sos_eos), (0, 1), value=self.sos_eos)
 

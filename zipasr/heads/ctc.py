@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zipasr.errors import ConfigError
 from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.consistency import consistency_loss
 from zipasr.losses.ctc import ctc_loss
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.placement import moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,10 @@ class CtcConfig:
 
     dropout: float = 0.1
     """Elementwise dropout of the encoder frames before the output layer."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be at least 0 and below 1, but is {self.dropout}")
 
 
 class CtcHead(nn.Module):
@@ -38,8 +44,8 @@ class CtcHead(nn.Module):
     ) -> dict[str, Tensor]:
         """CTC loss summed over the batch, in nats; with two views also their consistency loss.
 
-        Utterances with fewer frames than their labels and repeats need have no alignment. They contribute 0 here; the
-        data checks have already reported them.
+        Utterances with fewer frames than their labels and repeats need have no alignment, nor have those without any
+        frame. They contribute 0 here; the data checks have already reported them.
         Differs: the published trainers keep utterances that only lack frames for blanks between repeats. Their loss is
         infinite, and float16's loss scaling then skips the whole step. Here no step is lost; no effect on error rates is
         expected. The published output layer computes in half precision under autocast, here in float32: rounding only, for
@@ -53,8 +59,12 @@ class CtcHead(nn.Module):
         """
         with torch.autocast(device_type=encoded.frames.device.type, enabled=False):
             log_probs_NTV = wide_linear(self.output, self.dropout(widened(encoded.frames))).log_softmax(-1)
-            loss_N = ctc_loss(log_probs_NTV, labels_NS, encoded.lens, label_lens, blank=self.blank)
-            losses = {"ctc": loss_N.masked_fill(loss_N.isinf(), 0.0).sum()}
+            is_empty_N = encoded.lens == 0
+            loss_N = ctc_loss(
+                log_probs_NTV, labels_NS, encoded.lens.masked_fill(is_empty_N, 1), label_lens, blank=self.blank
+            )
+            is_left_out_N = loss_N.isinf() | moved(is_empty_N, loss_N.device)
+            losses = {"ctc": loss_N.masked_fill(is_left_out_N, 0.0).sum()}
             if has_two_views:
                 losses["consistency"] = consistency_loss(log_probs_NTV, encoded.lens).sum()
         return losses

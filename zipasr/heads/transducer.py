@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
+from zipasr.heads.precision import widened
+from zipasr.losses.arguments import require_vocabulary
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
@@ -44,10 +46,18 @@ class TransducerConfig:
     def __post_init__(self) -> None:
         if self.context_size < 1:
             raise ConfigError(f"context_size must be at least 1, but is {self.context_size}")
+        for name in ("predictor_dim", "joiner_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.context_size > 1 and self.predictor_dim % 4:
             raise ConfigError(f"predictor_dim must be a multiple of 4, but is {self.predictor_dim}")
         if self.prune_range < 2:
             raise ConfigError(f"prune_range must be at least 2, but is {self.prune_range}")
+        if not (self.lm_scale >= 0.0 and self.am_scale >= 0.0 and self.lm_scale + self.am_scale <= 1.0):
+            raise ConfigError(
+                "lm_scale and am_scale must be at least 0, and at most 1 together, but are "
+                f"{self.lm_scale} and {self.am_scale}"
+            )
         if self.lattice not in KINDS:
             raise ConfigError(f"lattice must be one of {', '.join(KINDS)}, but is {self.lattice!r}")
 
@@ -111,7 +121,8 @@ class TransducerHead(nn.Module):
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
         """The simple and the pruned transducer loss, each summed over the batch, in nats.
 
-        Utterances with more labels than their frames can emit contribute 0; the data checks have already reported them.
+        Utterances without any frame, or with more labels than their frames can emit, contribute 0; the data checks have
+        already reported them.
 
         Args:
             encoded: frames and lengths at 25 Hz.
@@ -121,14 +132,16 @@ class TransducerHead(nn.Module):
         config = self.config
         label_lens = moved(label_lens, labels_NS.device)
         valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
+        require_vocabulary("labels", labels_NS, label_lens, self.predictor.embedding.num_embeddings, blank=self.blank)
         labels_NS = labels_NS.masked_fill(~valid, self.blank)
-        targets = labels_NS, encoded.lens, label_lens
+        frame_lens = encoded.lens.masked_fill(encoded.lens == 0, 1)  # the losses need a frame; these are left out below
+        targets = labels_NS, frame_lens, label_lens
         contexts_NUP = self.predict(moved(labels_NS, encoded.frames.device))
         am_NTV, lm_NUV = self.simple_am(encoded.frames), self.simple_lm(contexts_NUP)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             simple = simple_transducer_loss(
-                am_NTV.float(),
-                lm_NUV.float(),
+                widened(am_NTV),
+                widened(lm_NUV),
                 *targets,
                 blank=self.blank,
                 lm_scale=config.lm_scale,
@@ -136,13 +149,14 @@ class TransducerHead(nn.Module):
                 kind=config.lattice,
             )
             occupations = simple.symbol_occupation_NTS, simple.blank_occupation_NTU
-            band = prune_ranges(*occupations, encoded.lens, label_lens, config.prune_range, config.lattice)
+            band = prune_ranges(*occupations, frame_lens, label_lens, config.prune_range, config.lattice)
         logits_NTRV = self._joiner_in_band(encoded.frames, contexts_NUP, band.positions_NTR)
         with torch.autocast(device_type=am_NTV.device.type, enabled=False):
             pruned_N = pruned_transducer_loss(
-                logits_NTRV.float(), band.first_label_NT, *targets, blank=self.blank, kind=config.lattice
+                widened(logits_NTRV), band.first_label_NT, *targets, blank=self.blank, kind=config.lattice
             )
-        is_possible_N = label_lens <= self._most_labels_per_frame * moved(encoded.lens, label_lens.device)
+        lens = moved(encoded.lens, label_lens.device).long()
+        is_possible_N = (label_lens <= self._most_labels_per_frame * lens) & (lens > 0)
         return {
             name: loss_N.masked_fill(~moved(is_possible_N, loss_N.device), 0.0).sum()
             for name, loss_N in (("simple", simple.loss_N), ("pruned", pruned_N))

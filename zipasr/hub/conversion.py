@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, write_folder
 from zipasr.eight_bit import to_eight_bits
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.folder_swap import require_name
 from zipasr.hub.checkpoint_files import CheckpointFiles
 from zipasr.hub.inside import path_inside
 from zipasr.hub.model_yaml import MAX_BYTES, ModelYaml, read_model_yaml
@@ -118,8 +119,9 @@ def check_place(out: Path) -> None:
     """Check that writing a converted model to a folder replaces nothing but an earlier one.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it would, or the folder has no name.
     """
+    require_name(out)
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not ((out / SOURCE_FILE).is_file() and (out / CHECKSUMS).is_file()):
         raise ConfigError(

@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from zipasr.checkpoint import CHECKSUMS, clean_up, replace_folder, write_text
+from zipasr.checkpoint import CHECKSUMS, clean_up, write_text
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.folder_swap import beside, replace_folder, require_name
 from zipasr.hub.built_in import built_in_folder, is_built_in
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, import_client, open_hub
@@ -143,9 +144,10 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     """Check that a folder can be written without losing anything but an earlier copy, and return it.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it holds something else, or has no name.
     """
     out = Path(out)
+    require_name(out)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SOURCE_FILE).is_file())):
         raise ConfigError(
             f"--out must be a new folder or one of an earlier pull, which is replaced, but {out} holds something else; "
@@ -271,7 +273,7 @@ def _link(paths: Mapping[str, Path], folder: Path) -> None:
 @contextlib.contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
     """Context manager: an empty folder beside another one, on the same disk; it is deleted, whatever is left in it."""
-    work = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    work = beside(folder, "partial")
     work.mkdir(parents=True, exist_ok=True)
     try:
         yield work

@@ -22,6 +22,7 @@ from torch.nn import functional
 from zipasr import checkpoint
 from zipasr.config import to_json
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.nn.lora import merged_state_dict
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
 
 CONFIG_FILE = "language_model.json"
@@ -258,7 +259,7 @@ class NeuralLm(nn.Module):
                 f"the tokenizer must have the model's {own[0]} entries, but has {tokenizer.vocab_size}; the id of its "
                 f"sos/eos must be {own[1]} and is {tokenizer.sos_eos_id}"
             )
-        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: self.state_dict()}, tokenizer.to_files()
+        return {CONFIG_FILE: to_json(self.config)}, {WEIGHTS_FILE: merged_state_dict(self)}, tokenizer.to_files()
 
     def save(self, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> Path:
         """Write configuration, weights and tokenizer into a checkpoint folder, atomically."""

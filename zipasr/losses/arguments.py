@@ -40,9 +40,9 @@ class Targets(NamedTuple):
     labels_NS: Tensor
     """int64; blank for padding."""
     frame_lens: Tensor
-    """(N,)"""
+    """(N,), int64."""
     label_lens: Tensor
-    """(N,)"""
+    """(N,), int64."""
 
 
 def checked_targets(labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *, scores: Tensor, blank: int) -> Targets:
@@ -69,9 +69,10 @@ def checked_targets(labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *
     num_labels = labels_NS.shape[1]
     require_lens(frame_lens, label_lens, num_frames, num_labels)
     require_vocabulary("labels", labels_NS, label_lens, vocab_size, blank=blank)
-    labels_NS, frame_lens, label_lens = (moved(x, scores.device) for x in (labels_NS, frame_lens, label_lens))
+    # As int64: small types overflow in sums of lengths, and one of them, uint8, is a mask where it indexes.
+    labels_NS, frame_lens, label_lens = (moved(x, scores.device).long() for x in (labels_NS, frame_lens, label_lens))
     is_padding_NS = torch.arange(num_labels, device=scores.device) >= label_lens[:, None]
-    return Targets(labels_NS.long().masked_fill(is_padding_NS, blank), frame_lens, label_lens)
+    return Targets(labels_NS.masked_fill(is_padding_NS, blank), frame_lens, label_lens)
 
 
 def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int, *, blank: int | None = None) -> None:

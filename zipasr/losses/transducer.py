@@ -144,6 +144,7 @@ def prune_ranges(
     if prune_range < 2:
         raise ValueError(f"prune_range must be at least 2, or no path can rise, but is {prune_range}")
     require_lens(frame_lens, label_lens, num_frames, num_positions - 1)
+    frame_lens, label_lens = frame_lens.long(), label_lens.long()
     width = prune_range
     if kind == "regular":
         steepest_N = (label_lens - 1).div(frame_lens.to(label_lens.device), rounding_mode="trunc") + 2

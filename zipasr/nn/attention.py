@@ -56,7 +56,8 @@ class RelativePositionalEncoding(nn.Module):
         """Encodings (2T + left - 1, D) of the offsets -(T + left - 1) ... T - 1 for T = `num_frames`."""
         table, reach = self.table, num_frames + left_context
         if reach > table.shape[0] // 2 + 1:
-            self.table = table = self._compute(2 * reach).to(table)  # another thread may replace it again by its own
+            with torch.inference_mode(False):  # a table made in inference mode could not be used in training later
+                self.table = table = self._compute(2 * reach).to(table)  # another thread may replace it again by its own
         middle = table.shape[0] // 2
         rows = table[middle - reach + 1 : middle + num_frames]
         return functional.dropout(rows, self.dropout, self.training)

@@ -95,12 +95,21 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
     Returns:
         The names of the adapted layers, in the model's order.
     Raises:
-        ConfigError: a target matches no linear layer outside `excluded`; the message lists the nearest names.
+        ConfigError: a target matches no linear layer outside `excluded`; the message lists the nearest names. Or it
+            selects a layer that has an adapter already, or the model is itself a layer.
     """
+    if isinstance(model, nn.Linear | SwooshLinear | LoraLinear):
+        raise ConfigError(
+            f"the model must hold the layers to adapt, but is itself a {type(model).__name__}; put it into a module, "
+            "such as nn.Sequential"
+        )
+    present = lora_layers(model)
+    skipped = [*excluded, *(f"{name}.base" for name in present)]
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | SwooshLinear) and not any(f"{name}.".startswith(f"{part}.") for part in excluded)
+        if isinstance(module, nn.Linear | SwooshLinear | LoraLinear)
+        and not any(f"{name}.".startswith(f"{part}.") for part in skipped)
     ]
     chosen: set[str] = set()
     for target in config.targets:
@@ -111,6 +120,11 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
             raise ConfigError(
                 f"a target of lora must name a linear layer or a module with some{but}, but {target!r} matches none; the "
                 f"nearest layers are {', '.join(near) or 'none'}"
+            )
+        if adapted := [name for name in found if name in present]:
+            raise ConfigError(
+                f"the layers of a target of lora must be plain, but {target!r} selects {adapted[0]}, which has an adapter "
+                "already; use merged_copy first, or other targets"
             )
         chosen.update(found)
     for name in names:

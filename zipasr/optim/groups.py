@@ -20,14 +20,18 @@ def parameter_groups(
         module: the model. Parameters that do not require a gradient are left out.
         lr: default learning rate.
         lr_scale: name of a module or parameter inside `module` -> factor on its rate; a parameter takes the product of
-            the factors on its path ("encoder" and "encoder.stacks.0" both apply to parameters of the latter).
+            the factors on its path ("encoder" and "encoder.stacks.0" both apply to parameters of the latter). A shared
+            parameter has several paths, and each factor on any of them applies once.
         frozen: names whose parameters are left out, so that they do not change. The module is not modified; to skip
             computing their gradients too, call `requires_grad_(False)` on them.
     Raises:
         ValueError: a name matches no parameter, a factor is not > 0, or no parameter is left.
     """
     scales = dict(lr_scale or {})
-    names = [name for name, _ in module.named_parameters()]
+    paths: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        paths.setdefault(parameter, []).append(name)
+    names = [name for names in paths.values() for name in names]
     for prefix in [*scales, *frozen]:
         if not any(_lies_in(name, prefix) for name in names):
             raise ValueError(f"{prefix!r} must name a module or parameter, but matches none; {_nearest(prefix, names)}")
@@ -36,14 +40,14 @@ def parameter_groups(
             raise ValueError(f"the factor of {prefix!r} must be > 0, but is {scale}; list it in `frozen` to stop it")
 
     members: dict[float, list[tuple[str, nn.Parameter]]] = {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad or any(_lies_in(name, prefix) for prefix in frozen):
+    for parameter, own in paths.items():
+        if not parameter.requires_grad or any(_lies_in(name, prefix) for prefix in frozen for name in own):
             continue
         rate = lr
         for prefix, scale in scales.items():
-            if _lies_in(name, prefix):
+            if any(_lies_in(name, prefix) for name in own):
                 rate *= scale
-        members.setdefault(rate, []).append((name, parameter))
+        members.setdefault(rate, []).append((own[0], parameter))
     if not members:
         raise ValueError("at least one parameter must be trainable, but all are frozen; shorten `frozen`")
     return [{"params": pairs, "lr": rate} for rate, pairs in members.items()]

@@ -13,7 +13,6 @@ differ (momentum acts on the finished update, the rms is learned every 4 steps),
 are in tests/optim/test_scaled_adam.py::test_golden_trajectory.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -21,14 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zipasr.errors import ZipasrError
-
-log = logging.getLogger(__name__)
+from zipasr.optim.clipping import clip_factor, clipped, new_clipping_state
 
 CHUNK_ELEMENTS = {"cpu": 2**18}  # 2^16 to 2^20 differ by less than 10 %; single tensors or all at once are 20 % slower
 LARGE_CHUNK_ELEMENTS = 2**24  # a few hundred tensors per launch, at most 128 MiB of temporaries
 NO_CORRECTION_FROM = 0.99  # value of 1 - beta2^t from which bias correction is skipped, as in the published code
-EARLY_THRESHOLD_STEPS = (10, 20, 40)  # the median is based on few steps here, so the threshold is doubled
 TINY_LR = 1e-30  # replaces a rate of 0, because the kernel's weight decay is divided by it
 MAX_SIZE_STEP = 0.1  # largest change of a tensor's log rms in one update, before momentum
 
@@ -60,7 +56,9 @@ class ScaledAdam(torch.optim.Optimizer):
     size still apply. To freeze parameters, leave them out (`parameter_groups(..., frozen=...)`).
 
     Clipping is done for each parameter group by itself: one norm, one median (logged), one threshold. It starts after
-    10 steps. Read `last_clip_factor`, `num_clipped` and `model_norm_threshold` to log it; each waits for the device.
+    10 steps; gradients whose norm is not finite are dropped from the first step on. Steps without gradients do not count if
+    there are more of them than others. Read `last_clip_factor`, `num_clipped` and `model_norm_threshold` to log it; each
+    waits for the device.
 
     State: `exp_avg_sq` (v) and `delta` (m / max(r, param_min_rms)) of every parameter. State of a whole group is stored
     with the group's first parameter: `step`; `param_rms`, `scale_grads` and `scale_exp_avg_sq` with one entry per tensor
@@ -166,7 +164,7 @@ class ScaledAdam(torch.optim.Optimizer):
             squares=[self.state[p]["exp_avg_sq"] for p in params],
             deltas=[self.state[p]["delta"] for p in params],
         )
-        factor = _clip_factor(group, shared, tensors.grads, params)
+        factor = clip_factor(group, shared, tensors.grads, params)
         for start, end in _chunks(tensors.values[:num_sized]):
             _update_sized(group, shared, slice(start, end), tensors.part(start, end), factor)
         if num_sized < len(params):
@@ -177,11 +175,16 @@ class ScaledAdam(torch.optim.Optimizer):
         shared["step"] += 1
 
     def _prepare_state(self, group: dict[str, Any], sized: list[Tensor]) -> dict[str, Any]:
-        """Return the group's shared state; create it and the state of every parameter at the first step."""
+        """Return the group's shared state; create what is missing in it, at the first step also the parameters' state."""
         first: Tensor = group["params"][0]
         shared = self.state[first]
-        if shared:
-            return shared
+        if not shared:
+            self._create_state(group, sized, first, shared)
+        if group["clipping_scale"] is not None and "model_norms" not in shared:  # clipping may be enabled at any step
+            shared |= new_clipping_state(first, group["clipping_update_period"])
+        return shared
+
+    def _create_state(self, group: dict[str, Any], sized: list[Tensor], first: Tensor, shared: dict[str, Any]) -> None:
         for p in group["params"]:
             if p.dtype != first.dtype or p.device != first.device:
                 raise ValueError(
@@ -195,12 +198,6 @@ class ScaledAdam(torch.optim.Optimizer):
             shared["param_rms"] = _rms(sized)
             shared["scale_grads"] = first.new_zeros(group["size_update_period"], len(sized))
             shared["scale_exp_avg_sq"] = first.new_zeros(len(sized))
-        if group["clipping_scale"] is not None:
-            shared["model_norms"] = first.new_zeros(group["clipping_update_period"])
-            shared["model_norm_threshold"] = first.new_full((), math.inf)
-            shared["clip_factor"] = first.new_ones(())
-            shared["num_clipped"] = first.new_zeros(())
-        return shared
 
 
 def _update_sized(
@@ -208,7 +205,7 @@ def _update_sized(
 ) -> None:
     """Update tensors with more than one element; `chunk` is their range in the vectors of the shared state."""
     t, period = shared["step"], group["size_update_period"]
-    grads = _clipped(tensors.grads, factor)
+    grads = clipped(tensors.grads, factor)
     scale_grads = shared["scale_grads"][:, chunk]
     dots = [torch.dot(value.view(-1), grad.view(-1)) for value, grad in zip(tensors.values, grads, strict=True)]
     torch.stack(dots, out=scale_grads[t % period])
@@ -229,7 +226,7 @@ def _update_sized(
 
 def _update_scalars(group: dict[str, Any], shared: dict[str, Any], tensors: _Tensors, factor: Tensor | None) -> None:
     """Update tensors with one element: their size is fixed instead of learned, and their values are bounded."""
-    _update_moments(group, shared["step"], tensors, _clipped(tensors.grads, factor))
+    _update_moments(group, shared["step"], tensors, clipped(tensors.grads, factor))
     torch._foreach_add_(tensors.values, tensors.deltas, alpha=group["scalar_lr_scale"])
     torch._foreach_clamp_min_(tensors.values, -group["scalar_max"])
     torch._foreach_clamp_max_(tensors.values, group["scalar_max"])
@@ -271,78 +268,6 @@ def _size_steps(group: dict[str, Any], t: int, rms: Tensor, scale_grads: Tensor,
     steps = scale_grads.sum(dim=0) / (scale_squares.sqrt() + group["eps"]) * rate
     steps.masked_fill_(rms < group["param_min_rms"], 0.0).clamp_(-MAX_SIZE_STEP, MAX_SIZE_STEP)
     return torch.minimum(steps, (group["param_max_rms"] - rms) / rms)
-
-
-def _clip_factor(group: dict[str, Any], shared: dict[str, Any], grads: list[Tensor], params: list[Tensor]) -> Tensor | None:
-    """Return the () factor for this step's gradients, on their device, or None if it is known to be 1.
-
-    The norm weights each gradient by the size of its tensor, so that it measures the resulting step. A norm that is
-    not finite gives 0.
-    """
-    t, scale = shared["step"], group["clipping_scale"]
-    if scale is None or t == 0:
-        return None
-    norms = torch.stack(torch._foreach_norm(grads))
-    num_sized = shared["param_rms"].numel() if "param_rms" in shared else 0
-    norms[:num_sized] *= shared.get("param_rms", 1.0)
-    norms[num_sized:] *= group["scalar_lr_scale"]
-    total = torch.linalg.vector_norm(norms)
-    period = group["clipping_update_period"]
-    shared["model_norms"][t % period] = total
-    if t % period == 0 or t in EARLY_THRESHOLD_STEPS:
-        _set_threshold(shared, t, period, scale)
-    # Differs: the published code lets non-finite gradients pass while there is no threshold. Here inf / inf gives 0.
-    factor = (shared["model_norm_threshold"] / (total + 1e-20)).clamp_max(1.0).nan_to_num(nan=0.0)
-    shared["clip_factor"] = factor
-    shared["num_clipped"] += factor < 1
-    if factor.device.type != "cpu":  # reading it would stall the device
-        return factor
-    if factor < 0.5:
-        _warn_of_clipping(group, shared, norms, params)
-    return factor if factor < 1 else None
-
-
-def _set_threshold(shared: dict[str, Any], t: int, period: int, scale: float) -> None:
-    """Set the clipping threshold from the recent norms, and log their quartiles."""
-    is_early = t % period != 0
-    norms = shared["model_norms"].sort().values
-    if is_early:
-        norms = norms[-t:]  # the zeros before them are slots not yet used
-    num = norms.numel()
-    quartiles = norms[[min(num - 1, num // 4 * k) for k in range(5)]]
-    values = quartiles.tolist()
-    if not math.isfinite(values[2]):
-        raise ZipasrError(
-            f"too many gradients were not finite: at step {t} the median of the recent norms must be finite, but is "
-            f"{values[2]}; lower the learning rate, or look for infinities in the loss or the data"
-        )
-    shared["model_norm_threshold"] = quartiles[2] * (2 * scale if is_early else scale)
-    percent = 100 * float(shared["num_clipped"]) / (t if is_early else period)
-    listed = " ".join(f"{value:.3e}" for value in values)
-    threshold = float(shared["model_norm_threshold"])
-    log.info("step %d: gradient norm quartiles %s, threshold %.3e, clipped %.1f %%", t, listed, threshold, percent)
-    shared["num_clipped"].zero_()
-
-
-def _warn_of_clipping(group: dict[str, Any], shared: dict[str, Any], norms: Tensor, params: list[Tensor]) -> None:
-    names = {id(p): name for p, name in zip(group["params"], group.get("param_names", ()), strict=False)}
-    shares = norms.square() / norms.square().sum()
-    top = torch.topk(shares.nan_to_num(nan=math.inf), k=min(3, len(params))).indices.tolist()
-    listed = ", ".join(
-        f"{names.get(id(params[i]), f'tensor of shape {tuple(params[i].shape)}')} {float(shares[i]):.0%}" for i in top
-    )
-    log.warning("step %d: gradients scaled by %.3g; largest parts: %s", shared["step"], shared["clip_factor"], listed)
-
-
-def _clipped(grads: list[Tensor], factor: Tensor | None) -> list[Tensor]:
-    """Return the gradients times the factor; all are zero if it is 0, even those that are not finite."""
-    if factor is None:
-        return grads
-    scaled = torch._foreach_mul(grads, factor)
-    is_dropped = factor == 0
-    for grad in scaled:
-        grad.masked_fill_(is_dropped, 0.0)
-    return list(scaled)
 
 
 def _dense_gradient(p: Tensor) -> Tensor:

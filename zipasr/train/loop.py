@@ -25,7 +25,7 @@ from zipasr.data.reading import read_batches
 from zipasr.device import check_precision, fast_matmul
 from zipasr.errors import ZipasrError
 from zipasr.nn.schedule import set_step
-from zipasr.optim import scaled_adam
+from zipasr.optim import clipping
 from zipasr.randomness import stable_seed
 from zipasr.train.acceleration import compile_blocks, recompute_activations
 from zipasr.train.config import TrainConfig
@@ -98,7 +98,7 @@ def train(
             setup = set_up(config, out, ranks, device, cuts, dev_cuts, is_save_interval_given=is_save_interval_given)
             matmul = fast_matmul(device) if config.use_onednn_matmul else nullcontext()
             is_helper = isinstance(ranks, LocalRanks) and not ranks.is_main
-            with stop_request(is_helper=is_helper) as request, matmul, sparing_warnings(scaled_adam.__name__):
+            with stop_request(is_helper=is_helper) as request, matmul, sparing_warnings(clipping.__name__):
                 while True:  # once, and again after each rollback to an earlier checkpoint
                     log, state = _begin(setup, is_quiet=is_quiet)
                     try:
