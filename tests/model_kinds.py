@@ -152,7 +152,7 @@ def _vosk(root: Path) -> Path:
 
 def _keywords(root: Path) -> Path:
     _zipformer1(root)
-    (root / "keywords.txt").write_text("\u2581T HE :2.0 #0.3 @THE\n", encoding="utf-8")
+    (root / "keywords.txt").write_text("\u2581TH E :2.0 #0.3 @THE\n", encoding="utf-8")
     return root
 
 

@@ -45,6 +45,7 @@ SENTENCES = {
     "randomness": "Keeps random choices repeatable.",
     "lfs": "Detects pointers of Git LFS.",
     "eight_bit": "Weights in eight bits, and back.",
+    "folder_swap": "Replaces a folder as a whole.",
     "errors": "Defines the exceptions.",
 }
 """One sentence for every part of the import map."""

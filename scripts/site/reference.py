@@ -89,6 +89,7 @@ ALL_MODULES = [module for group in GROUPS.values() for module in group.modules]
 
 NOT_PUBLIC = {
     "zipasr.cli": "the command line: `zipasr VERB --help`",
+    "zipasr.folder_swap": "replaces a folder as a whole",
     "zipasr.lfs": "refuses Git LFS pointers",
     "zipasr.eight_bit": "weights in eight bits on disk",
     "zipasr.lines": "lines of files",
