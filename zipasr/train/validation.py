@@ -81,15 +81,17 @@ def validate(
         tokenizer: makes words of labels.
         device: where the model is.
         search: search of the run, whose `attention_scale` is tuned; None: the best of several.
-        ngram: the n-gram of the training texts, with which the beam searches are tried too; None: there is none.
+        ngram: the n-gram of the training texts, which the beam searches are tried with too, and which `search` uses if it
+            has an `ngram_scale`; None: there is none.
     """
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
     lattice = model.config.transducer.lattice if model.config.transducer is not None else None
     searches = searches_to_compare(model, lattice=lattice, has_ngram=ngram is not None)
-    compared = SearchComparison(model, tokenizer, searches, language_models=LanguageModels(own=ngram))
-    tuning = ScaleTuning(model, tokenizer, search) if search is not None else None
+    models = LanguageModels(own=ngram)
+    compared = SearchComparison(model, tokenizer, searches, language_models=models)
+    tuning = ScaleTuning(model, tokenizer, search, language_models=models) if search is not None else None
     losses: dict[str, float] = {}
     audio_s = sum(batch.audio_s for batch in batches)
     stride, emission_stride = (max(1, math.ceil(audio_s / most_s)) for most_s in (COMPARED_S, EMISSION_S))
@@ -113,7 +115,8 @@ def validate(
         same = next(result for result in results if result.search == search)
         metrics[name] = same.errors.words.plus(rest.errors.words).rate
     own = tuning.tuned() if tuning is not None else None
-    results += [own] if own is not None else []
+    if own is not None:
+        results = [*(result for result in results if result.search != own.search), own]
     found = Validation(metrics, results, num_utterances, stride == 1, own)
     metrics["wer"] = found.best.wer if stride == 1 else min(metrics[name] for name in greedy)
     metrics["deletions"] = found.best.deletions
