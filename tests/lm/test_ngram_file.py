@@ -80,6 +80,18 @@ def test_a_token_that_is_a_space_counts_as_unknown(tmp_path: Path) -> None:
     assert all(-5.0 < score < 0.0 for score in scores)
 
 
+def test_other_pieces_are_refused_and_few_are_enough(tmp_path: Path) -> None:
+    write_ngram(ngram_of_texts(TEXTS[:1], tiny_tokenizer(), order=2), tmp_path / NGRAM_FILE)
+    known = read_ngram(tmp_path / NGRAM_FILE, tiny_tokenizer()).model.known_symbols
+    assert 0 < len(known) < len(tiny_tokenizer().pieces) - 3
+    other = Tokenizer.train([TEXTS[0].lower()], kind="char", vocab_size=None)
+    for read in (read_ngram, load_language_model):
+        with pytest.raises(
+            ConfigError, match=r"ngram\.safetensors must hold the recognizer's pieces, but holds .*make it for"
+        ):
+            read(tmp_path / NGRAM_FILE, other)
+
+
 def test_words_have_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"of words is an ARPA file, .*; end it in \.arpa, or use --unit token"):
         train_ngram([], tiny_tokenizer(), tmp_path / NGRAM_FILE, order=3, unit="word")

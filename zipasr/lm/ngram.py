@@ -235,7 +235,7 @@ def load_ngram(
     if not symbols:
         raise ConfigError(f"{path} must hold words or pieces, but holds special symbols only; have it written from a text")
     if tokenizer.is_spaceless or any(symbol.startswith(_WORD_START) for symbol in symbols):
-        _check_pieces(symbols, tokenizer, path)
+        check_pieces(symbols, tokenizer, path)
         return TokenNgram(model, tokenizer)
     _check_words(symbols, tokenizer, path)
     return WordNgram(model, tokenizer)
@@ -260,7 +260,8 @@ def load_token_ngram(
     return prior
 
 
-def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+def check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+    """Raise ConfigError for symbols of an n-gram model that are no pieces of the tokenizer."""
     strange = sorted(set(symbols) - set(tokenizer.pieces))
     if strange:
         raise ConfigError(
