@@ -17,6 +17,7 @@ from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search, searches_to_compare
+from zipasr.search.default_search import DefaultSearch
 from zipasr.search.prior import AnyPrior
 from zipasr.search.strategy import LanguageModels, SearchConfig
 from zipasr.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ COMPARED_S = 1800.0
 the greedy searches decode the rest: half an hour suffices to find the best search, and beams over ten hours are slow."""
 EMISSION_S = 300.0
 """Audio on which emissions are measured; they are means over all its labels."""
+_SET_NAME = "dev"
 GREEDY = {"transducer_wer": SearchConfig(method="greedy"), "ctc_wer": SearchConfig(method="ctc_greedy")}
 """Searches that decode the whole dev set, by the name of their error rate."""
 
@@ -55,7 +57,12 @@ class Validation(NamedTuple):
     @property
     def what(self) -> str:
         """Description of the utterances on which the searches were compared."""
-        return f"dev ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
+        return f"{_SET_NAME} ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
+
+
+def is_chosen_by_training(search: DefaultSearch) -> bool:
+    """Whether a validation chose the default search of a folder; `evaluate --save` names the file of its set."""
+    return search.chosen_on.startswith(f"{_SET_NAME} (")
 
 
 @torch.no_grad()
