@@ -431,7 +431,8 @@ class Recognizer:
         phrases = self._phrases_beside(hotwords, graphs[0] if graphs else None)
         requested = self._requested
         if num_best is not None:
-            requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
+            beam = max(num_best, self.search.beam) if num_best > requested.beam else requested.beam
+            requested = dataclasses.replace(requested, num_best=num_best, beam=beam)
         if not graphs:
             groups = {self._resolved_for(requested, has_hotwords=phrases is not None): list(range(len(recordings)))}
         else:  # graphs for CTC and others may need different searches, whatever else is in the batch
