@@ -36,7 +36,7 @@ class Validator:
         self._has_warned = False
         self._first_step = state.position.num_steps
         self._ngram, self._ngram_file = None, None
-        if (graph := text_ngram(setup.config, setup.data.texts(), setup.tokenizer)) is not None:
+        if (graph := text_ngram(setup.config, setup.data.epoch_texts(), setup.tokenizer)) is not None:
             self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
     def validate(self, *, is_last: bool = False) -> dict[str, float]:
