@@ -145,8 +145,8 @@ class Recognizer:
             search: how to search, or the name of a method; None: the default of the folder, see `SearchConfig.method`.
             explicit: fields of `search` that apply although they have their default value, such as a beam of 4 where the
                 folder has 8.
-            lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
-            lodr: an ARPA file of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
+            lm: a language model: a folder of `zipasr train-lm`, an ARPA file of tokens or words, or an `ngram.safetensors`.
+            lodr: an n-gram of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
             hotwords: phrases to prefer in calls that name none, in plain words.
             graph: folder of `zipasr compile-graph`: what may be said, in calls that name no graph.
             long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
