@@ -88,8 +88,7 @@ def validate(
         tokenizer: makes words of labels.
         device: where the model is.
         search: search of the run, whose `attention_scale` is tuned; None: the best of several.
-        ngram: the n-gram of the training texts, which the beam searches are tried with too, and which `search` uses if it
-            has an `ngram_scale`; None: there is none.
+        ngram: the n-gram of the training texts, for beam searches with it and for `search`; None: there is none.
     """
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
@@ -121,14 +120,22 @@ def validate(
     for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
         same = next(result for result in results if result.search == search)
         metrics[name] = same.errors.words.plus(rest.errors.words).rate
-    own = tuning.tuned() if tuning is not None else None
-    if own is not None:
-        results = [*(result for result in results if result.search != own.search), own]
+    results, own = _with_own(results, tuning)
     found = Validation(metrics, results, num_utterances, stride == 1, own)
     metrics["wer"] = found.best.wer if stride == 1 else min(metrics[name] for name in greedy)
     metrics["deletions"] = found.best.deletions
     metrics |= _figures(emission)
     return found
+
+
+def _with_own(
+    results: list[ComparedSearch], tuning: ScaleTuning | None
+) -> tuple[list[ComparedSearch], ComparedSearch | None]:
+    """The results with that of the run's own search last, instead of an equal one; and that one, if the run has one."""
+    if tuning is None:
+        return results, None
+    own = tuning.tuned()
+    return [*(result for result in results if result.search != own.search), own], own
 
 
 def text_ngram(config: TrainConfig, texts: Iterable[str], tokenizer: Tokenizer) -> NgramGraph | None:
