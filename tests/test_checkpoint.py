@@ -15,7 +15,7 @@ from tests.forked import Forked
 from tests.tiny_model import noise, save_tiny, tiny_asr_model, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
 from zipasr import checkpoint
-from zipasr.checkpoint import CheckpointFolder, write_folder
+from zipasr.checkpoint import CheckpointFolder, write_folder, write_text
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrModel, tiny
 from zipasr.recognizer import Recognizer
@@ -216,3 +216,19 @@ def test_model_with_another_tokenizer(tmp_path: Path) -> None:
     model = AsrModel(dataclasses.replace(tiny(), vocab_size=77))
     with pytest.raises(ConfigError, match="the tokenizer must have the model's 77 entries, but has"):
         model.save(tmp_path / "model", tiny_tokenizer())
+
+
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def fill(path: Path, content: bytes) -> int:
+        write(path, content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "search.json").write_text("before")
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(
+        CheckpointError, match=r"search\.json cannot be written: No space left on device; check permissions and space"
+    ):
+        write_text(tmp_path / "search.json", "after")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("search.json", "before")]

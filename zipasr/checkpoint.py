@@ -97,16 +97,16 @@ def write_folder(
 def write_text(path: Path, text: str | bytes) -> Path:
     """Write a separate file, such as a calibration, into a model folder; atomically, and without a checksum.
 
-    Raises:
-        CheckpointError: it cannot be written.
+    Raises CheckpointError if it cannot be written; nothing is left of it then.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.write_bytes(text.encode() if isinstance(text, str) else text)
-        partial.replace(path)
+        return partial.replace(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check the permissions") from error
-    return path
+        if partial.is_file():
+            partial.unlink()
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check permissions and space") from error
 
 
 class CheckpointFolder:

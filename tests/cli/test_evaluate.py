@@ -4,13 +4,15 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 
-from tests.tiny_model import noise, save_tiny
+from tests.tiny_model import noise, save_tiny, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.cli import main
+from zipasr.lm import NGRAM_FILE, ngram_of_texts, write_ngram
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +273,27 @@ def test_tune_can_save_its_best_setting(cuts: Path, tmp_path: Path, capsys: pyte
     best = json.loads(capsys.readouterr().out)[0]
     saved = json.loads((tmp_path / "search.json").read_text())
     assert saved["search"] == {"method": "greedy", "blank_penalty": best["blank_penalty"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--tune", "lm_scale=0.1"], {"ngram_scale": 0.5}),
+        (["--search", "ctc_beam", "--tune", "lm_scale=0.1"], {"method": "ctc_beam", "ngram_scale": 0.5}),
+        (["--ngram-scale", "0", "--tune", "lm_scale=0.1"], {}),
+        (["--tune", "lm_scale=0.1", "ngram_scale=0.25"], {"ngram_scale": 0.25}),
+    ],
+)
+def test_tuning_with_a_language_model_leaves_the_ngram_of_the_default_search(
+    cuts: Path, tmp_path: Path, options: list[str], expected: dict[str, Any]
+) -> None:
+    save_tiny(tmp_path)
+    for name in (NGRAM_FILE, "lm.safetensors"):
+        write_ngram(ngram_of_texts(["THE LAZY DOG"], tiny_tokenizer(), order=2), tmp_path / name)
+    (tmp_path / "search.json").write_text('{"search": {"method": "joint", "ngram_scale": 0.5}}')
+    assert main(["evaluate", str(tmp_path), str(cuts), "--lm", str(tmp_path / "lm.safetensors"), *options, "--save"]) == 0
+    saved = json.loads((tmp_path / "search.json").read_text())["search"]
+    assert saved == {"method": "joint", "lm_scale": 0.1} | expected
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from zipasr.evaluate import (
 from zipasr.evaluate.rates import judged_words, rewriting
 from zipasr.recognizer import LongRecordingConfig, Recognizer, SearchConfig
 from zipasr.search.graph import save_graph
-from zipasr.search.strategy import LanguageModels
+from zipasr.search.strategy import LanguageModels, Method
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Transcript, Word
 
@@ -106,6 +106,23 @@ def test_scales_of_language_models_are_tuned() -> None:
 def test_default_grids() -> None:
     assert list(default_grid(tiny_recognizer())) == ["blank_penalty"]
     assert list(default_grid(tiny_recognizer("attention_rescoring"))) == ["attention_scale", "blank_penalty"]
+
+
+@pytest.mark.parametrize(
+    ("method", "has_lm", "names"),
+    [
+        ("joint", False, ["ngram_scale", "ctc_scale", "blank_penalty"]),
+        ("ctc_beam", False, ["ngram_scale", "blank_penalty"]),
+        ("greedy", False, ["blank_penalty"]),
+        ("joint", True, ["lm_scale", "ctc_scale", "blank_penalty"]),
+    ],
+)
+def test_the_ngram_of_a_model_is_tried_unless_a_language_model_replaces_it(
+    method: Method, has_lm: bool, names: list[str]
+) -> None:
+    models = LanguageModels(main=ToyPrior(48) if has_lm else None, own=ToyPrior(48))
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), search=method, language_models=models)
+    assert list(default_grid(recognizer)) == names
 
 
 def test_grids_are_parsed() -> None:

@@ -108,12 +108,14 @@ def test_a_checkpoint_is_converted_once(
     assert pull("hf:someone/icefall") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     (folder / "calibration.json").write_text("{}")
+    (folder / "ngram.safetensors").write_bytes(b"an n-gram")
     monkeypatch.setattr(local, "CONVERTER_VERSION", 99)
     monkeypatch.setattr(origin, "CONVERTER_VERSION", 99)
     num_fetched = len(hub.fetched())
     assert pull("hf:someone/icefall") == folder  # converted again from what is in the cache, without losing what was saved
     assert (folder / "model.safetensors").stat().st_mtime_ns > written
     assert (folder / "calibration.json").read_text() == "{}"
+    assert (folder / "ngram.safetensors").read_bytes() == b"an n-gram"
     assert len(hub.fetched()) == num_fetched
     assert not leftovers(tmp_path)
 

@@ -51,7 +51,7 @@ def test_file_scores_labels_as_the_arpa_file_does(tmp_path: Path) -> None:
     train_ngram([tmp_path / "texts.txt"], tokenizer, tmp_path / "x.arpa", order=4, unit="token")
     report = train_ngram([tmp_path / "texts.txt"], tokenizer, tmp_path / NGRAM_FILE, order=4, unit="token")
     assert report.model == tmp_path / NGRAM_FILE
-    expected, found = load_token_ngram(tmp_path / "x.arpa", tokenizer), read_ngram(tmp_path / NGRAM_FILE, tokenizer)
+    expected, found = load_token_ngram(tmp_path / "x.arpa", tokenizer), load_token_ngram(tmp_path / NGRAM_FILE, tokenizer)
     assert type(load_language_model(tmp_path / NGRAM_FILE, tokenizer)) is type(found)
     for text in TEXTS:
         states, totals = [expected.start(), found.start()], [0.0, 0.0]
@@ -78,6 +78,18 @@ def test_a_token_that_is_a_space_counts_as_unknown(tmp_path: Path) -> None:
     assert prior.model.known_symbols == ["A", "B"]
     _, scores = prior.extend([prior.start()] * 2, [2, 3])
     assert all(-5.0 < score < 0.0 for score in scores)
+
+
+def test_other_pieces_are_refused_and_few_are_enough(tmp_path: Path) -> None:
+    write_ngram(ngram_of_texts(TEXTS[:1], tiny_tokenizer(), order=2), tmp_path / NGRAM_FILE)
+    known = read_ngram(tmp_path / NGRAM_FILE, tiny_tokenizer()).model.known_symbols
+    assert 0 < len(known) < len(tiny_tokenizer().pieces) - 3
+    other = Tokenizer.train([TEXTS[0].lower()], kind="char", vocab_size=None)
+    for read in (read_ngram, load_language_model, load_token_ngram):
+        with pytest.raises(
+            ConfigError, match=r"ngram\.safetensors must hold the recognizer's pieces, but holds .*make it for"
+        ):
+            read(tmp_path / NGRAM_FILE, other)
 
 
 def test_words_have_no_such_file(tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ allowed, results that do not depend on what is searched together."""
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.tiny_model import noise, tiny_recognizer
+from tests.tiny_model import noise, tiny_asr_model, tiny_recognizer, tiny_tokenizer
+from zipasr.recognizer import Recognizer, SearchConfig, transcripts
 from zipasr.recognizer import batches as module
-from zipasr.recognizer import transcripts
+from zipasr.recognizer import recognizer as recognizer_module
 from zipasr.recognizer.batches import plan_batches
+from zipasr.transcript import Transcript
 
 LENS = [300, 310, 90, 900, 40, 95, 120, 0, 305, 5]
 
@@ -96,3 +99,22 @@ def test_without_true_times_nothing_is_aligned(monkeypatch: pytest.MonkeyPatch) 
 def test_too_short_recordings_are_left_out() -> None:
     transcripts = tiny_recognizer().transcribe_many([np.zeros(0, np.float32)] * 2)
     assert [transcript.text for transcript in transcripts] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("num_best", "default", "expected"), [(6, 8, 8), (6, 4, 6), (9, 8, 9), (2, 8, 8), (6, None, 6), (2, None, 4)]
+)
+def test_a_list_never_narrows_a_default_beam(
+    num_best: int, default: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches, transcribe = list[SearchConfig](), recognizer_module.transcribe_batches
+
+    def recorded(engine: Any, recordings: Any, search: SearchConfig, **settings: Any) -> list[Transcript]:
+        searches.append(search)
+        return transcribe(engine, recordings, search, **settings)
+
+    monkeypatch.setattr(recognizer_module, "transcribe_batches", recorded)
+    known = SearchConfig(method="joint", beam=default) if default is not None else None
+    recognizer = Recognizer(tiny_asr_model(), tiny_tokenizer(), default_search=known)
+    recognizer.transcribe_many([noise(0.5)], num_best=num_best)
+    assert [(search.beam, search.num_best) for search in searches] == [(expected, num_best)]

@@ -19,7 +19,7 @@ from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.search.rescoring import rescored_by_prior
-from zipasr.search.strategy import LanguageModels, SearchConfig, resolve_search
+from zipasr.search.strategy import LanguageModels, Method, SearchConfig, resolve_search
 
 
 def test_auto_takes_the_best_that_the_heads_allow() -> None:
@@ -78,6 +78,15 @@ def test_several_symbols_a_frame_need_a_transducer() -> None:
     assert resolve_search(config, Heads()) == SearchConfig(method="beam", max_symbols_per_frame=3)
     with pytest.raises(ConfigError, match="max_symbols_per_frame has no effect on the search ctc_greedy"):
         resolve_search(config, Heads(has_transducer=False))
+
+
+@pytest.mark.parametrize("method", ["greedy", "ctc_greedy"])
+def test_what_is_explicitly_off_suits_any_search(method: Method) -> None:
+    for config, default in ((SearchConfig(), SearchConfig(method=method)), (SearchConfig(method=method), None)):
+        found = resolve_search(config, Heads(), default=default, explicit=("num_best", "ngram_scale"))
+        assert found == SearchConfig(method=method)
+        with pytest.raises(ConfigError, match=f"ctc_scale has no effect on the search {method}"):
+            resolve_search(SearchConfig(method=method), Heads(), explicit=("ctc_scale",))
 
 
 @pytest.mark.parametrize("num_symbols", [1, 2, 3])

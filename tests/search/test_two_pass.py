@@ -17,6 +17,7 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.finding import find_hypotheses
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.joint import JointScorer
+from zipasr.search.prefix import CtcPrefixSearch
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, SearchConfig, make_prior, make_search
 from zipasr.search.two_pass import LONGEST_S, JointStreamSearch, TwoPassState, first_passes, make_stream_search
 
@@ -100,12 +101,34 @@ def test_the_second_pass_continues_after_the_labels_before() -> None:
     wide.advance([begun], rest)
     of_all = {hypothesis.ids: hypothesis.score for hypothesis in wide.hypotheses([begun])[0]}
     (found,) = search.hypotheses([after])
-    ((scores),) = JointScorer(scorer).score(rest, [found], [[]], context=begun.context)
+    before = after.states[1].before  # type: ignore[attr-defined]
+    ((scores),) = JointScorer(scorer).score(rest, [found], [[]], context=begun.context, before=before)
     assert scores.transducer == pytest.approx([of_all[hypothesis.ids] for hypothesis in found], abs=1e-5)
     ((others),) = JointScorer(scorer).score(rest, [found], [[]])
     assert others.transducer != pytest.approx(scores.transducer, abs=1e-2)
     totals = [a + b for a, b in zip(scores.transducer, scores.ctc, strict=True)]
     assert [hypothesis.score for hypothesis in found] == pytest.approx(totals, abs=1e-5)
+
+
+@pytest.mark.parametrize("label_bonus", [0.0, 2.0, 20.0])
+def test_ctc_goes_on_with_the_label_before(label_bonus: float) -> None:
+    """Reference: the first pass, which sums over all alignments. The label lasts over the restart, more or less surely."""
+    scorer, encoded = ToyScorer(4), toy_encoded([8], 4, seed=3)
+    encoded.frames[0, 3:6, 2] += label_bonus
+    by_ctc = CtcPrefixSearch(scorer, beam=1000)
+    state = by_ctc.start()
+    assert state.before is None
+    by_ctc.advance([state], Encoded(encoded.frames[:, :4], torch.tensor([4])))
+    after = by_ctc.restart(by_ctc.restart(state))
+    assert after.before is not None and after.before.label == state.paths[0].prefix.label
+    rest = Encoded(encoded.frames[:, 4:], torch.tensor([4]))
+    by_ctc.advance([after], rest)
+    (found,) = by_ctc.hypotheses([after])
+    assert {(2, 2), (2,), (), (1, 3)} <= {hypothesis.ids for hypothesis in found}
+    (scores,) = JointScorer(scorer).score(rest, [[]], [found], before=after.before)
+    assert scores.ctc == pytest.approx([hypothesis.score for hypothesis in found], abs=1e-4)
+    (others,) = JointScorer(scorer).score(rest, [[]], [found])
+    assert others.ctc != pytest.approx(scores.ctc, abs=1e-2)
 
 
 class DeafTransducer(ToyScorer):

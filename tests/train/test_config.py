@@ -116,6 +116,13 @@ def test_hours_in_place_of_epochs() -> None:
     set_fields(TrainConfig(), ["lr_epochs=none", "adam={}"]).check_complete()
 
 
+def test_a_search_with_an_ngram_needs_one() -> None:
+    settings = ["model.ctc={}", 'search={"method": "joint", "ngram_scale": 0.5}']
+    with pytest.raises(ConfigError, match="ngram_order is None, so there is none; set ngram_order=6"):
+        set_fields(TrainConfig(), settings).check_complete()
+    set_fields(TrainConfig(), [*settings, "ngram_order=6"]).check_complete()
+
+
 def test_consistency_without_ctc_or_masks_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.ctc is None; set model\.ctc=\{\} first"):
         set_fields(TrainConfig(), ["consistency={}"])

@@ -275,6 +275,13 @@ def test_other_folders_are_mixed_in(tones: Path, old_tones: Path) -> None:
         cut.id for folder in (tones, old_tones) for cut in read_cuts(folder / "train_cuts.jsonl.gz")
     ]
     assert list(data.texts()) == [cut.supervisions[0].text for cut in data.cuts]
+    num_own, old_texts = len(data.train), list(data.mixed[0].cuts.texts())
+    drawn = data.train.durations_s.sum() / data.mixed[0].cuts.durations_s.sum()  # half of the hours of an epoch
+    rows = np.linspace(0, len(old_texts) - 1, round(drawn * len(old_texts))).astype(int)
+    assert 2 < len(rows) < len(old_texts)
+    assert list(data.epoch_texts()) == [*data.train.texts(), *(old_texts[i] for i in rows)]
+    more = select(cuts, dev_cuts, tokenizer, with_mix(config, MixConfig(data=str(old_tones), share=0.9)))
+    assert list(more.epoch_texts()) == list(data.texts()) != list(data.texts())[:num_own]
     reader = BatchReader(data.cuts, tokenizer, FbankConfig(), config.batch, seed=config.seed)
     epochs: list[set[str]] = [set(), set()]
     for placed in read_batches(data.plan(config), reader, num_epochs=2, num_workers=0):

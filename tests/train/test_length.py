@@ -115,8 +115,8 @@ def test_budget_too_short_says_how_much_is_needed(data: Path, monkeypatch: pytes
 
 
 def test_pace_is_that_of_real_steps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps take half a second, but the first two 9 s, which do not count; a validation takes 7 s."""
-    clock, step, validate = [0.0], Stepper.step, length.validate
+    """Steps take half a second, but the first two 9 s, which do not count; a validation takes 7 s, the n-gram once 30 s."""
+    clock, step, validate, estimate = [0.0], Stepper.step, length.validate, length.text_ngram
     monkeypatch.setattr(length, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def timed_step(self: Stepper, batches: Any, number: int) -> Any:
@@ -127,11 +127,17 @@ def test_pace_is_that_of_real_steps(data: Path, monkeypatch: pytest.MonkeyPatch)
         clock[0] += 7.0
         return validate(*args)
 
+    def timed_estimation(*args: Any) -> Any:
+        clock[0] += 30.0
+        return estimate(*args)
+
     monkeypatch.setattr(Stepper, "step", timed_step)
+    monkeypatch.setattr(length, "text_ngram", timed_estimation)
     monkeypatch.setattr(length, "validate", timed_validation)
     monkeypatch.setattr(length, "_MEASURE_S", 2.0)
     run = fit_to_time(minute_config(data, num_epochs=1000), 3600.0)
-    assert run.pace == Pace(step_s=0.5, validation_s=7.0)
+    assert run.pace == Pace(step_s=0.5, validation_s=7.0, startup_s=30.0)
+    assert run.num_steps == int((0.95 * (3600.0 - clock[0]) - 30.0 - 7.0 * NUM_VALIDATIONS) / 0.5)
 
 
 def test_budgeted_run_trains_the_planned_batches(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Validation. Reference: manually counted errors on a model whose output is known. Law: batches change nothing."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ from zipasr.model import AsrModel
 from zipasr.search import comparison
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.rescoring import SCALES
-from zipasr.search.strategy import SearchConfig
+from zipasr.search.strategy import Method, SearchConfig
 from zipasr.tokenizer import Tokenizer
 from zipasr.train import validation
 from zipasr.train.validation import validate, validation_batches
@@ -32,6 +32,19 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     for name, text in TEXTS.items():
         soundfile.write(folder / f"{name}.flac", say(text.split(), generator), RATE_HZ)
     return [cut_of(folder / f"{name}.flac", text) for name, text in TEXTS.items()]
+
+
+class Costly:
+    """A prior that makes every label unlikely."""
+
+    def start(self) -> int:
+        return 0
+
+    def extend(self, states: Sequence[int], labels: Sequence[int]) -> tuple[list[int], list[float]]:
+        return [0] * len(states), [-40.0] * len(labels)
+
+    def finish(self, states: Sequence[int]) -> list[float]:
+        return [0.0] * len(states)
 
 
 def dev_batches(cuts: list[Any], max_duration_s: float) -> list[Batch]:
@@ -115,6 +128,21 @@ def test_the_search_of_a_run_is_tuned_and_becomes_the_best(cuts: list[Any], monk
     assert plain.own is None and plain.best.search.method == "ctc_beam"
     fixed = validate(model, batches, TEXTS, TOKENIZER, CPU, SearchConfig(method="ctc_greedy"))
     assert fixed.best.search.method == "ctc_greedy" and fixed.metrics["wer"] > 0.0
+
+
+@pytest.mark.parametrize("method", ["ctc_beam", "joint"])
+def test_the_search_of_a_run_is_measured_with_its_ngram(cuts: list[Any], method: Method) -> None:
+    """It is the one that the comparison also tries, so both have the same errors, and it is listed once."""
+    own = SearchConfig(method=method, ngram_scale=comparison.NGRAM_SCALE)
+    torch.manual_seed(0)
+    model = minute_model(vocab_size=TOKENIZER.vocab_size).eval()
+    batches, ngram = dev_batches(cuts, 100.0), Costly()
+    expected = {found.search: found for found in validate(model, batches, TEXTS, TOKENIZER, CPU, None, ngram).searches}
+    assert expected[own].errors != expected[own.reset(["ngram_scale"])].errors  # the n-gram matters
+    found = validate(model, batches, TEXTS, TOKENIZER, CPU, own, ngram)
+    assert found.own is not None and found.own.errors == expected[own].errors
+    assert [result.search for result in found.searches].count(own) == 1
+    assert found.metrics["wer"] == expected[own].wer
 
 
 @pytest.mark.parametrize("has_attention", [False, True])

@@ -247,7 +247,7 @@ def _save_default(
 
 
 def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
-    from zipasr.evaluate import default_grid, parse_grid, tune
+    from zipasr.evaluate import default_grid, keep_ngram, parse_grid, tune
 
     grid = parse_grid(args.tune) or default_grid(recognizer)
     unreadable: list[tuple[str, str]] = []
@@ -257,7 +257,10 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
         _report_unreadable(unreadable)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
-        _save_default(args, tuned[0].search, [], tuned[0].num_utterances)
+        best = tuned[0].search
+        if args.lm is not None and args.ngram_scale is None and "ngram_scale" not in grid:
+            best = keep_ngram(args.model, best)
+        _save_default(args, best, [], tuned[0].num_utterances)
     return 1 if unreadable else 0
 
 

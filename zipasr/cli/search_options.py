@@ -76,7 +76,9 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_language_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lm", metavar="PATH", help="language model: a folder of train-lm, hf:OWNER/NAME, or an ARPA file")
+    parser.add_argument(
+        "--lm", metavar="PATH", help="language model: a file or folder of train-lm, hf:OWNER/NAME, or an ARPA file"
+    )
     parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
     parser.add_argument(
         "--ngram-scale",
@@ -87,8 +89,9 @@ def _add_language_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lodr",
-        metavar="ARPA",
-        help="token n-gram in ARPA format whose scores are subtracted, to discount what the transducer knows of language",
+        metavar="FILE",
+        help="token n-gram of train-lm or in ARPA format, whose scores are subtracted, to discount what the transducer "
+        "knows of language",
     )
     parser.add_argument("--lodr-scale", type=float, metavar="X", help="weight of --lodr, 0 or below (default: -0.15)")
 

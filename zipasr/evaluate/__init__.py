@@ -1,7 +1,7 @@
 """Evaluation of a recognizer: error rates, search settings tuned on a dev set, and calibration of its confidence."""
 
 from zipasr.evaluate.calibration import CalibrationReport, calibrate, save_calibration
-from zipasr.evaluate.compare import compare_searches, explain, save_default_search
+from zipasr.evaluate.compare import compare_searches, explain, keep_ngram, save_default_search
 from zipasr.evaluate.keywords import KeywordReport, KeywordResult, evaluate_keywords, together
 from zipasr.evaluate.rates import (
     ErrorRates,
@@ -43,6 +43,7 @@ __all__ = [
     "evaluate",
     "evaluate_keywords",
     "explain",
+    "keep_ngram",
     "parse_grid",
     "read_cuts",
     "readable_groups",

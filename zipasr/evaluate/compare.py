@@ -1,5 +1,6 @@
 """Comparison of a model's searches on recordings with known text, and saving the best one as the model's default."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from zipasr.recognizer.batches import plan_batches
 from zipasr.recognizer.long_comparison import transcribe_with_each
 from zipasr.recognizer.opening import search_folder
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
-from zipasr.search.default_search import write_default_search
+from zipasr.search.default_search import read_default_search, write_default_search
+from zipasr.search.search_config import BEAM_METHODS
 from zipasr.search.strategy import LanguageModels, SearchConfig
 
 
@@ -92,3 +94,17 @@ def save_default_search(
     place = search_folder(folder)
     refuse_built_in(place)
     return write_default_search(place, search, compared, chosen_on=chosen_on)
+
+
+def keep_ngram(folder: str | os.PathLike[str], search: SearchConfig) -> SearchConfig:
+    """A search that was tuned with a language model, with the `ngram_scale` of the model's default search.
+
+    A language model replaces the n-gram of the training texts, but a default search is for calls without one too.
+
+    Raises:
+        CheckpointError: there is no model, or its default search is damaged.
+    """
+    known = read_default_search(search_folder(folder))
+    if known is None or search.method not in BEAM_METHODS:
+        return search
+    return dataclasses.replace(search, ngram_scale=known.search.ngram_scale)

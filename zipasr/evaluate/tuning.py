@@ -24,6 +24,7 @@ from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.graph.rejection import judged
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.rescoring import SCALES
+from zipasr.search.search_config import BEAM_METHODS
 from zipasr.search.strategy import SearchConfig
 from zipasr.text import words_apart
 
@@ -77,7 +78,8 @@ def default_grid(recognizer: Recognizer) -> dict[str, tuple[float, ...]]:
         grid["lm_scale"] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     if recognizer.engine.language_models.subtracted is not None:
         grid["lodr_scale"] = (0.0, -0.05, -0.1, -0.15, -0.2, -0.3)
-    if recognizer.search.ngram_scale:
+    is_usable = recognizer.engine.language_models.own is not None and recognizer.search.method in BEAM_METHODS
+    if recognizer.search.ngram_scale or (is_usable and "lm_scale" not in grid):  # a language model replaces it
         grid["ngram_scale"] = (0.0, 0.3, 0.5, 0.7, 1.0)
     if recognizer.search.method == "attention_rescoring":
         # All published ones, unless a language model multiplies the combinations.

@@ -30,6 +30,7 @@ from zipasr.hub.reference import PREFIX, Reference, is_reference, parse_referenc
 from zipasr.hub.refusals import disk_explained, megabytes
 from zipasr.hub.settings import ModelSettings
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.onnx_runtime.layout import Precision
 from zipasr.search.default_search import SEARCH_FILE
 
@@ -253,8 +254,8 @@ def _write_search(folder: Path, layout: Layout, settings: ModelSettings) -> None
 
 
 def _keep_own_files(old: Path, new: Path) -> None:
-    """Copy what the user saved into an earlier folder, such as a calibration, into the one that replaces it."""
-    for path in old.glob("*.json") if old.is_dir() else ():
+    """Copy what the user saved into an earlier folder, such as a calibration or an n-gram, into the one that replaces it."""
+    for path in (*old.glob("*.json"), *old.glob(NGRAM_FILE)) if old.is_dir() else ():
         if not (new / path.name).exists():
             shutil.copy2(path, new / path.name)
 

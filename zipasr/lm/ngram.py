@@ -235,32 +235,14 @@ def load_ngram(
     if not symbols:
         raise ConfigError(f"{path} must hold words or pieces, but holds special symbols only; have it written from a text")
     if tokenizer.is_spaceless or any(symbol.startswith(_WORD_START) for symbol in symbols):
-        _check_pieces(symbols, tokenizer, path)
+        check_pieces(symbols, tokenizer, path)
         return TokenNgram(model, tokenizer)
     _check_words(symbols, tokenizer, path)
     return WordNgram(model, tokenizer)
 
 
-def load_token_ngram(
-    path: str | os.PathLike[str], tokenizer: Tokenizer, *, unknown_log_prob: float = UNKNOWN_LOG_PROB
-) -> TokenNgram:
-    """Read an ARPA file of the tokenizer's pieces, as LODR needs it; see `load_ngram`.
-
-    Raises:
-        DataError: see `read_arpa`.
-        ConfigError: its symbols are not this tokenizer's pieces.
-    """
-    prior = load_ngram(path, tokenizer, unknown_log_prob=unknown_log_prob)
-    if isinstance(prior, WordNgram):
-        raise ConfigError(
-            f"the n-gram model must be of the tokenizer's pieces, but {path} is one of words "
-            f"({', '.join(prior.model.known_symbols[:3])}); make one with: "
-            "zipasr train-lm TEXT --model DIR --kind ngram --unit token --order 2 --out FILE.arpa"
-        )
-    return prior
-
-
-def _check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+def check_pieces(symbols: list[str], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+    """Raise ConfigError for symbols of an n-gram model that are no pieces of the tokenizer."""
     strange = sorted(set(symbols) - set(tokenizer.pieces))
     if strange:
         raise ConfigError(

@@ -18,7 +18,7 @@ from zipasr.checkpoint import write_text
 from zipasr.errors import CheckpointError
 from zipasr.lm.arpa import NgramGraph
 from zipasr.lm.estimate import UNKNOWN, estimate_graph
-from zipasr.lm.ngram import NgramModel, TokenNgram
+from zipasr.lm.ngram import NgramModel, TokenNgram, check_pieces
 from zipasr.tokenizer import Tokenizer
 
 NGRAM_FILE = "ngram.safetensors"
@@ -70,9 +70,10 @@ def read_ngram(path: str | os.PathLike[str], tokenizer: Tokenizer) -> TokenNgram
 
     Args:
         path: the file.
-        tokenizer: that of the recognizer; other symbols than its pieces never occur.
+        tokenizer: that of the recognizer; the file need not have all of its pieces.
     Raises:
         CheckpointError: the file is missing or damaged.
+        ConfigError: its symbols are not this tokenizer's pieces.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -84,7 +85,9 @@ def read_ngram(path: str | os.PathLike[str], tokenizer: Tokenizer) -> TokenNgram
         raise CheckpointError(
             f"{path} must hold the n-gram model of a recognizer, but cannot be read: {error}; copy the model's folder again"
         ) from error
-    return TokenNgram(NgramModel(graph), tokenizer)
+    model = NgramModel(graph)
+    check_pieces(model.known_symbols, tokenizer, path)
+    return TokenNgram(model, tokenizer)
 
 
 def _check(graph: NgramGraph, arrays: dict[str, NDArray[np.generic]]) -> None:

@@ -145,8 +145,8 @@ class Recognizer:
             search: how to search, or the name of a method; None: the default of the folder, see `SearchConfig.method`.
             explicit: fields of `search` that apply although they have their default value, such as a beam of 4 where the
                 folder has 8.
-            lm: a language model: a folder of `zipasr train-lm`, or an ARPA file of tokens or words.
-            lodr: an ARPA file of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
+            lm: a language model: a folder of `zipasr train-lm`, an ARPA file of tokens or words, or an `ngram.safetensors`.
+            lodr: an n-gram of tokens, to subtract the language model that the transducer has learned (LODR); needs `lm`.
             hotwords: phrases to prefer in calls that name none, in plain words.
             graph: folder of `zipasr compile-graph`: what may be said, in calls that name no graph.
             long_recordings: how to cut recordings that are too long to transcribe at once; None: the defaults.
@@ -431,7 +431,8 @@ class Recognizer:
         phrases = self._phrases_beside(hotwords, graphs[0] if graphs else None)
         requested = self._requested
         if num_best is not None:
-            requested = dataclasses.replace(requested, num_best=num_best, beam=max(requested.beam, num_best))
+            beam = max(num_best, self.search.beam) if num_best > requested.beam else requested.beam
+            requested = dataclasses.replace(requested, num_best=num_best, beam=beam)
         if not graphs:
             groups = {self._resolved_for(requested, has_hotwords=phrases is not None): list(range(len(recordings)))}
         else:  # graphs for CTC and others may need different searches, whatever else is in the batch

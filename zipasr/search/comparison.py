@@ -176,11 +176,18 @@ class SearchComparison:
 class ScaleTuning(SearchComparison):
     """Finds the weight of the attention decoder with the fewest errors; a search without one is only measured."""
 
-    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, search: SearchConfig) -> None:
-        """A tuning without utterances, of a search that is resolved."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        tokenizer: Tokenizer,
+        search: SearchConfig,
+        *,
+        language_models: LanguageModels = NO_LANGUAGE_MODELS,
+    ) -> None:
+        """A tuning without utterances, of a search that is resolved, with the language models that it uses."""
         is_rescored = search.method == "attention_rescoring"
         tried = [dataclasses.replace(search, attention_scale=scale) for scale in SCALES] if is_rescored else [search]
-        super().__init__(scorer, tokenizer, tried)
+        super().__init__(scorer, tokenizer, tried, language_models=language_models)
 
     def tuned(self) -> ComparedSearch:
         """The search with its best weight, and the seconds that all weights together took."""

@@ -76,18 +76,28 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
         ) from error
 
 
+def search_files(
+    search: SearchConfig, compared: Sequence[ComparedSearch], *, chosen_on: str, ngram: bytes | None = None
+) -> dict[str, bytes]:
+    """The files of `SEARCH_FILES` by name, for a model folder that is written with them.
+
+    `ngram` is the file of the n-gram of the training texts, for searches with an `ngram_scale`; None: there is none.
+    """
+    results = tuple(result.to_dict() for result in compared)
+    default = DefaultSearch(search=search, chosen_on=chosen_on, compared=results)
+    return {SEARCH_FILE: default.to_json().encode()} | ({NGRAM_FILE: ngram} if ngram is not None else {})
+
+
 def write_default_search(
     folder: str | os.PathLike[str],
     search: SearchConfig,
     compared: Sequence[ComparedSearch],
     *,
     chosen_on: str,
-    ngram: bytes | None = None,
 ) -> Path:
     """Make a search the default of a model folder; the file is written atomically.
 
-    Without results, those that the file has from the same set stay. `ngram` is the file of the n-gram of the training texts,
-    for searches with an `ngram_scale`; None: the folder has it already, or needs none.
+    Without results, those that the file has from the same set stay.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -98,6 +108,4 @@ def write_default_search(
             known = read_default_search(folder)
             results = known.compared if known is not None and known.chosen_on == chosen_on else ()
     default = DefaultSearch(search=search, chosen_on=chosen_on, compared=results)
-    if ngram is not None:
-        write_text(Path(folder) / NGRAM_FILE, ngram)
     return write_text(Path(folder) / SEARCH_FILE, default.to_json())

@@ -24,6 +24,7 @@ from zipasr.losses.lattice import sum_paths
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import first_context
 from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.prefix import LabelBefore
 from zipasr.search.prior import AnyPrior, prior_scores
 from zipasr.search.scorer import Scorer, check_encoded, ctc_label_log_probs, label_log_probs
 
@@ -79,6 +80,7 @@ class JointScorer:
         prior: AnyPrior | None = None,
         is_best_enough: bool = False,
         context: tuple[int, ...] | None = None,
+        before: LabelBefore | None = None,
     ) -> list[JointScores]:
         """The hypotheses of both heads with their scores, utterance by utterance: the batch changes nothing.
 
@@ -90,6 +92,7 @@ class JointScorer:
             is_best_enough: whether only the best hypothesis matters. Where one has the highest score of both searches,
                 nothing is computed: it is returned alone, with these scores.
             context: label context of the transducer at the start of the utterances, which follow others; None: none do.
+            before: label that may go on at their start, by CTC; None: there is none.
         Raises:
             ValueError: not N lists each, lengths do not fit the frames, or a head is missing.
         """
@@ -109,7 +112,7 @@ class JointScorer:
             frames_1TD = encoded.frames[n : n + 1, :length]
             texts = [hypothesis.ids for hypothesis in hypotheses]
             extra = prior_scores(texts, prior) if prior is not None else [0.0] * len(texts)
-            both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts))
+            both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts, before))
             found.append(JointScores(hypotheses, *(list(map(sum, zip(scores, extra, strict=True))) for scores in both)))
         return found
 
@@ -149,17 +152,28 @@ class JointScorer:
             num_positions=label_KU.shape[1],
         ).log_prob_N.tolist()
 
-    def _by_ctc(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]]) -> list[float]:
+    def _by_ctc(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], before: LabelBefore | None) -> list[float]:
         """Log-probability of each text, summed over its alignments."""
         if not texts or not frames_1TD.shape[1]:
             return _of_nothing(texts)
-        labels_KS, lens_K = _padded(texts, frames_1TD.device)
         log_probs_1TV = ctc_label_log_probs(
             self.scorer, frames_1TD, blank_penalty=self.blank_penalty, temperature=self.temperature
         ).float()
+        scores_K = self._summed(log_probs_1TV, texts)
+        if before is None:
+            return scores_K.tolist()
+        # Where the label before goes on, it is the first of the text, in a frame before the first that allows nothing else.
+        lasting_11V = torch.full_like(log_probs_1TV[:, :1], -math.inf)
+        lasting_11V[..., before.label] = 0.0
+        lasting_K = self._summed(torch.cat([lasting_11V, log_probs_1TV], dim=1), [(before.label, *text) for text in texts])
+        return torch.logaddexp(before.ended_log_prob + scores_K, before.lasting_log_prob + lasting_K).tolist()
+
+    def _summed(self, log_probs_1TV: Tensor, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Log-probability (K,) of each text, summed over its alignments with these frames."""
+        labels_KS, lens_K = _padded(texts, log_probs_1TV.device)
         log_probs_KTV = log_probs_1TV.expand(len(texts), -1, -1)
         num_frames_K = torch.full_like(lens_K, log_probs_1TV.shape[1])
-        return (-ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)).tolist()
+        return -ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)
 
 
 def _agree(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:

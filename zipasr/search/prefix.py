@@ -9,6 +9,7 @@ published decoder uses only the `beam` best labels of a frame, as here.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -72,12 +73,26 @@ class _Path:
         return self.blank.emission if self.blank.log_prob >= self.label.log_prob else self.label.emission
 
 
+class LabelBefore(NamedTuple):
+    """The last label of the utterance before, which may go on in the first frames of this one."""
+
+    label: int
+    ended_log_prob: float
+    """Log-probability that it has ended, in a blank."""
+    lasting_log_prob: float
+    """Log-probability that it has not."""
+
+
 class CtcPrefixState:
     """Progress of the search in one utterance."""
 
     def __init__(self, first: _Path, prior: AnyPrior | None) -> None:
         """Start with one sequence, the empty one."""
         self.paths, self.trunk, self.prior, self.num_frames = [first], first.prefix, prior, 0
+        self.before: LabelBefore | None = None
+        """The label that may go on at its start; None: there is none."""
+        if first.label.log_prob > -math.inf:
+            self.before = LabelBefore(first.prefix.label, first.blank.log_prob, first.label.log_prob)
 
 
 class CtcPrefixSearch:

@@ -35,6 +35,8 @@ _USED_BY: dict[str, tuple[tuple[str, ...], str]] = {
     "max_contexts": (("graph",), "a graph and the search graph"),
 }
 """The searches that a setting has an effect on, and how a message names them."""
+_OFF = {"num_best": 1, "ngram_scale": 0.0}
+"""Values that ask for nothing, so that any search does what they say."""
 MAX_BEAM = 1000
 """Time and memory grow with the beam; far smaller beams are as accurate."""
 MAX_STATES = 1_000_000
@@ -140,8 +142,10 @@ class SearchConfig:
             raise ConfigError(f"hotword_boost must be above 0 and finite, but is {self.hotword_boost}; 1 to 3 is usual")
 
     def check_used(self, names: Iterable[str]) -> None:
-        """Raise ConfigError for a field among `names` that has no effect on the search."""
+        """Raise ConfigError for a field among `names` that has no effect on the search, unless its value is "off"."""
         for name in names:
+            if getattr(self, name) == _OFF.get(name):
+                continue
             methods, shown = _USED_BY.get(name, ((self.method,), ""))
             if self.method not in ("auto", *methods):
                 raise ConfigError(f"{name} has no effect on the search {self.method}; leave it out or use {shown}")

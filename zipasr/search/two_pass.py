@@ -20,7 +20,7 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.beam import BeamSearch, BeamState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.joint import JointScorer
-from zipasr.search.prefix import CtcPrefixSearch
+from zipasr.search.prefix import CtcPrefixSearch, CtcPrefixState
 from zipasr.search.prior import AnyPrior
 from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.resumable import AnySearch, SearchState, check_states
@@ -135,6 +135,7 @@ class JointStreamSearch(TwoPassSearch):
             prior=state.prior,
             is_best_enough=is_best_enough,
             context=cast(BeamState, state.states[0]).context,
+            before=cast(CtcPrefixState, state.states[1]).before,
         )
         return scores.ranked(ctc_scale=self.ctc_scale)
 

@@ -214,7 +214,7 @@ class TrainConfig:
     the lowest error rate in validation, which is safer with little data."""
     ngram_order: int | None = None
     """Order of an n-gram model of the tokens of the training texts, which validation tries in the beam searches and which is
-    kept beside the weights; None: there is none, as published."""
+    kept beside the weights; None: there is none, as published. Of the texts of `mix`, it has about as many as an epoch."""
     log_interval: int = 50
     """Batches between lines of the log."""
 
@@ -332,11 +332,17 @@ class TrainConfig:
         """Check what fields mean together. A run calls this at its start, because `--set` cannot set two fields at once.
 
         Raises:
-            ConfigError: see `check_loss_scales`, or Eden has neither epochs nor hours.
+            ConfigError: see `check_loss_scales`, or Eden has neither epochs nor hours, or the search needs the n-gram of the
+                texts, but the run makes none.
         """
         self.check_loss_scales()
         if self.lr_epochs is None and self.lr_hours is None and self.adam is None:
             raise ConfigError("one of lr_epochs and lr_hours must be a number, but both are None; set one of them")
+        if self.search is not None and self.search.ngram_scale > 0.0 and self.ngram_order is None:
+            raise ConfigError(
+                "search.ngram_scale is the weight of the n-gram of the training texts, but ngram_order is None, so there is "
+                "none; set ngram_order=6, or leave search.ngram_scale out"
+            )
 
     def check_loss_scales(self) -> None:
         """Check that without a transducer the weights of CTC and attention decoder sum to 1, as published.

@@ -4,6 +4,7 @@ Cuts and texts are not kept in memory: a selection is an array of indices. A run
 utterances as with ten, except for the index of a manifest and the vocabulary, which are created once.
 """
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,6 +90,16 @@ class TrainData:
     def texts(self) -> Iterator[str]:
         """The texts of all cuts that training may read."""
         return itertools.chain(self.train.texts(), *(part.cuts.texts() for part in self.mixed))
+
+    def epoch_texts(self) -> Iterator[str]:
+        """The texts of about as many cuts as an epoch has: all of `train`, an evenly spread sample of each other folder."""
+        epoch_s = self.train.durations_s.sum() / (1.0 - sum(part.share for part in self.mixed))
+        drawn = []
+        for part in self.mixed:
+            num = len(part.cuts) * min(1.0, part.share * epoch_s / part.cuts.durations_s.sum())
+            rows = np.linspace(0, len(part.cuts) - 1, max(1, round(num))).astype(np.int64)
+            drawn.append(MixedData(part.cuts.take(rows), part.share))
+        return dataclasses.replace(self, mixed=tuple(drawn)).texts()
 
     def plan(self, config: TrainConfig) -> BatchPlan:
         """Which utterances each batch of a run has."""

@@ -57,6 +57,8 @@ class Pace(NamedTuple):
     """Seconds per step, including reading."""
     validation_s: float
     """Seconds per validation."""
+    startup_s: float = 0.0
+    """Seconds before the first step to read the dev set and to estimate the n-gram of the texts."""
 
 
 class BudgetedRun(NamedTuple):
@@ -146,10 +148,11 @@ def fit_to_time(
 
 def _num_steps(pace: Pace, budget_s: float, spent_s: float) -> int:
     """Number of steps in a time budget, of which some seconds are spent."""
-    left_s = (1.0 - _SPARE_SHARE) * (budget_s - spent_s) - NUM_VALIDATIONS * pace.validation_s
+    fixed_s = pace.startup_s + NUM_VALIDATIONS * pace.validation_s
+    left_s = (1.0 - _SPARE_SHARE) * (budget_s - spent_s) - fixed_s
     num_steps = int(left_s / pace.step_s)
     if num_steps < MIN_BATCHES:
-        needed_s = (MIN_BATCHES * pace.step_s + NUM_VALIDATIONS * pace.validation_s) / (1.0 - _SPARE_SHARE)
+        needed_s = (MIN_BATCHES * pace.step_s + fixed_s) / (1.0 - _SPARE_SHARE)
         raise ConfigError(
             f"the budget must be enough for {MIN_BATCHES} batches, which take {pace.step_s:.2f} s each here, but is "
             f"{budget_s / 60:.1f} minutes; give {needed_s / 60 + 1:.0f} minutes or more"
@@ -175,10 +178,11 @@ def _measure(run: RunData, ranks: Ranks) -> Pace:
     clock = time.monotonic()
     texts = {cut.id: cut.supervisions[0].text for cut in data.dev}
     batches = validation_batches(data.scored_dev, tokenizer, config)
-    graph = text_ngram(config, data.texts(), tokenizer)
+    graph = text_ngram(config, data.epoch_texts(), tokenizer)
     ngram = TokenNgram(NgramModel(graph), tokenizer) if graph is not None else None
+    startup_s, clock = time.monotonic() - clock, time.monotonic()
     validate(state.model.eval(), batches, texts, tokenizer, device, config.search, ngram)
-    return Pace(step_s, time.monotonic() - clock)
+    return Pace(step_s, time.monotonic() - clock, startup_s)
 
 
 def _turns(run: RunData, stepper: Stepper, ranks: Ranks) -> Iterator[int]:

@@ -292,9 +292,9 @@ class _Run:
         if self.ranks.is_main:
             remove_old(self.out, self.config.keep_checkpoints, b, self.config.save_interval)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, *, is_last: bool = False) -> dict[str, float]:
         """Average the model, evaluate it on dev and write it to the `model` folder on rank 0; the other ranks wait."""
-        self.last_metrics = self.ranks.from_main(lambda: self._validator.validate())
+        self.last_metrics = self.ranks.from_main(lambda: self._validator.validate(is_last=is_last))
         self.last_validated = self.state.position.num_steps
         return self.last_metrics
 
@@ -348,7 +348,7 @@ class _Run:
         if position.num_steps != self.last_saved:
             self.save()
         if self.last_validated != position.num_steps:
-            self.validate()
+            self.validate(is_last=True)
         self.last_metrics = self.ranks.from_main(lambda: self._validator.choose())
         validator = self.validator
         return TrainReport(

@@ -291,10 +291,25 @@ def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1)
 
 
 def keep_best(
-    run_folder: Path, model: nn.Module, tokenizer: Tokenizer, metrics: Mapping[str, float], num_steps: int, keep: int
+    run_folder: Path,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    metrics: Mapping[str, float],
+    num_steps: int,
+    keep: int,
+    *,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path | None:
     """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; delete the others.
 
+    Args:
+        run_folder: the folder of the run.
+        model: the model.
+        tokenizer: its tokenizer.
+        metrics: those of the validation, with `wer`.
+        num_steps: steps of the run so far.
+        keep: number of models to keep.
+        beside: name -> content of the files of its default search.
     Returns:
         The path of the written model, or None.
     """
@@ -306,7 +321,7 @@ def keep_best(
         assert isinstance(model, AsrModel)
         documents, tensors, blobs = model.to_files(tokenizer)
         documents[VALIDATION_FILE] = dict(metrics)
-        checkpoint.write_folder(own, documents=documents, tensors=tensors, blobs=blobs)
+        checkpoint.write_folder(own, documents=documents, tensors=tensors, blobs=blobs, replaceable=beside)
     for path in found.keys() - set(best):
         shutil.rmtree(path, ignore_errors=True)
     return own if own in best else None

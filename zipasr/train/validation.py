@@ -17,6 +17,7 @@ from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search, searches_to_compare
+from zipasr.search.default_search import DefaultSearch
 from zipasr.search.prior import AnyPrior
 from zipasr.search.strategy import LanguageModels, SearchConfig
 from zipasr.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ COMPARED_S = 1800.0
 the greedy searches decode the rest: half an hour suffices to find the best search, and beams over ten hours are slow."""
 EMISSION_S = 300.0
 """Audio on which emissions are measured; they are means over all its labels."""
+_SET_NAME = "dev"
 GREEDY = {"transducer_wer": SearchConfig(method="greedy"), "ctc_wer": SearchConfig(method="ctc_greedy")}
 """Searches that decode the whole dev set, by the name of their error rate."""
 
@@ -55,7 +57,12 @@ class Validation(NamedTuple):
     @property
     def what(self) -> str:
         """Description of the utterances on which the searches were compared."""
-        return f"dev ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
+        return f"{_SET_NAME} ({self.num_utterances} utterances{'' if self.is_whole else ', a part'})"
+
+
+def is_chosen_by_training(search: DefaultSearch) -> bool:
+    """Whether a validation chose the default search of a folder; `evaluate --save` names the file of its set."""
+    return search.chosen_on.startswith(f"{_SET_NAME} (")
 
 
 @torch.no_grad()
@@ -81,15 +88,16 @@ def validate(
         tokenizer: makes words of labels.
         device: where the model is.
         search: search of the run, whose `attention_scale` is tuned; None: the best of several.
-        ngram: the n-gram of the training texts, with which the beam searches are tried too; None: there is none.
+        ngram: the n-gram of the training texts, for beam searches with it and for `search`; None: there is none.
     """
     has_head = {"transducer_wer": model.has_transducer, "ctc_wer": model.has_ctc}
     greedy = {name: search for name, search in GREEDY.items() if has_head[name]}
     others = SearchComparison(model, tokenizer, list(greedy.values()))
     lattice = model.config.transducer.lattice if model.config.transducer is not None else None
     searches = searches_to_compare(model, lattice=lattice, has_ngram=ngram is not None)
-    compared = SearchComparison(model, tokenizer, searches, language_models=LanguageModels(own=ngram))
-    tuning = ScaleTuning(model, tokenizer, search) if search is not None else None
+    models = LanguageModels(own=ngram)
+    compared = SearchComparison(model, tokenizer, searches, language_models=models)
+    tuning = ScaleTuning(model, tokenizer, search, language_models=models) if search is not None else None
     losses: dict[str, float] = {}
     audio_s = sum(batch.audio_s for batch in batches)
     stride, emission_stride = (max(1, math.ceil(audio_s / most_s)) for most_s in (COMPARED_S, EMISSION_S))
@@ -112,13 +120,22 @@ def validate(
     for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
         same = next(result for result in results if result.search == search)
         metrics[name] = same.errors.words.plus(rest.errors.words).rate
-    own = tuning.tuned() if tuning is not None else None
-    results += [own] if own is not None else []
+    results, own = _with_own(results, tuning)
     found = Validation(metrics, results, num_utterances, stride == 1, own)
     metrics["wer"] = found.best.wer if stride == 1 else min(metrics[name] for name in greedy)
     metrics["deletions"] = found.best.deletions
     metrics |= _figures(emission)
     return found
+
+
+def _with_own(
+    results: list[ComparedSearch], tuning: ScaleTuning | None
+) -> tuple[list[ComparedSearch], ComparedSearch | None]:
+    """The results with that of the run's own search last, instead of an equal one; and that one, if the run has one."""
+    if tuning is None:
+        return results, None
+    own = tuning.tuned()
+    return [*(result for result in results if result.search != own.search), own], own
 
 
 def text_ngram(config: TrainConfig, texts: Iterable[str], tokenizer: Tokenizer) -> NgramGraph | None:
