@@ -305,8 +305,8 @@ class TrainConfig:
     def _check_search(self, search: SearchConfig) -> None:
         if search.method in ("auto", *GRAPH_METHODS) or search.num_best > 1:
             raise ConfigError(
-                f"search must name a method with one hypothesis and no graph, such as attention_rescoring, but is {search}; "
-                "leave it out (search=none) for the best of all"
+                f"search must name a method with one hypothesis and no graph, but is {search}; set "
+                'search={"method": "joint"} or another one, or leave it out (search=none) for the best of all'
             )
         needed = {
             "ctc": search.method in (*CTC_METHODS, "joint"),
