@@ -99,7 +99,7 @@ class HttpEndpoints:
         except ClientDisconnect:
             return self._disconnected_response()
         except RequestError as error:
-            if not body.is_whole and "expect" not in request.headers:  # such a client waits for permission
+            if not body.is_whole and (body.has_started or "expect" not in request.headers):  # it waits for permission
                 await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import importlib.util
+import logging
 import math
 import os
 import socket
@@ -242,6 +243,9 @@ def _make_server(
     import uvicorn
 
     from zipasr.serve.connection import connection_class, socket_class
+
+    # It warns of every malformed form, which is a fault of a client, and which the client is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
