@@ -1,6 +1,7 @@
 """Contract: uploads that are refused while they arrive get the reason, and the rest of them is read first; connections last
 from one upload to the next."""
 
+import socket
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -10,7 +11,8 @@ import pytest
 from starlette.types import Receive
 
 from tests.serve.clients import FORM, PART, answer_of, post, raw_request
-from tests.serve.running import offline_recognizer, running, wait_until
+from tests.serve.clock import IDLE_S, Clock
+from tests.serve.running import gauge, offline_recognizer, running, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve import upload
 from zipasr.serve.upload import linger
@@ -87,3 +89,19 @@ def test_malformed_forms_are_not_logged(caplog: pytest.LogCaptureFixture) -> Non
             url = f"{service.url}/v1/audio/transcriptions"
             assert httpx2.post(url, content=content, headers=headers, timeout=WATCHDOG_S).status_code == 400
     assert not caplog.records
+
+
+def test_a_connection_may_be_idle_between_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as before its first one: clients that keep connections reuse them after more than five seconds."""
+    clock = Clock(monkeypatch)
+    request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with running(offline_recognizer(), idle_timeout_s=IDLE_S) as service:
+        connection = socket.create_connection(("127.0.0.1", service.port), timeout=WATCHDOG_S)
+        for _ in range(3):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            clock.ahead_s += IDLE_S / 2
+            for _ in range(3):  # the event loop looks at its timers
+                gauge(service, "open")
+        with clock.hurrying(service):
+            assert answer_of(connection) == ""

@@ -267,7 +267,8 @@ def _make_server(
             access_log=False,
             server_header=False,
             proxy_headers=False,  # see `BehindProxy`
-            timeout_keep_alive=5,
+            # If the server closes an idle connection before its client does, the client's next request may be lost.
+            timeout_keep_alive=math.ceil(config.stall_timeout_s),
             timeout_graceful_shutdown=_MIN_FLUSH_S,
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             backlog=1024,
