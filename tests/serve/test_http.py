@@ -12,13 +12,14 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.clients import form_of, openai_client, post
+from tests.serve.clients import closed, connect, form_of, openai_client, post, ws
 from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.errors import ConfigError
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.serve import Service
+from zipasr.serve.protocol import write_recording
 from zipasr.transcript import FORMATS, Transcript
 
 
@@ -339,6 +340,29 @@ def test_health_and_metrics(server: Service) -> None:
     assert httpx2.get(f"{server.url}/health", timeout=WATCHDOG_S).json()["status"] == "ok"
     lines = httpx2.get(f"{server.url}/metrics", timeout=WATCHDOG_S).text.splitlines()
     assert "# TYPE zipasr_audio_seconds_total counter" in lines
+def test_a_bug_ends_a_response_and_a_stream_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """In OpenAI's form, logged once, and counted as failed."""
+
+    def broken(*_: object, **__: object) -> list[Transcript]:
+        raise RuntimeError("a bug")
+
+    recognizer = offline_recognizer()
+    recognizer.transcribe_many = broken  # type: ignore[method-assign]
+    with running(recognizer) as service:
+        error = post(service).json()["error"]
+        with openai_client(f"{service.url}/v1") as client, pytest.raises(openai.APIError) as caught:
+            list(client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence())), stream=True))
+        with connect(ws(service)) as connection:
+            connection.send(write_recording(sentence()))
+            code, reason = closed(connection)
+        metrics = httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text
+    assert error["message"] == caught.value.message == reason
+    assert (code, reason) == (1011, "Internal server error: unexpected RuntimeError; please report it.")
+    assert error["type"] == caught.value.type == "server_error"
+    assert 'zipasr_recordings_total{outcome="failed"} 3.0' in metrics
+    assert [record.name for record in caplog.records] == ["zipasr.serve"] * 3
+
+
     assert 'zipasr_batch_size_count{kind="recordings"}' in {line.split(" ")[0] for line in lines}
 
 

@@ -4,6 +4,7 @@ sherpa-onnx's clients use, is the one of them that the model supports. `/spot` t
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,8 +35,8 @@ from zipasr.serve.protocol import (
     to_recording_json,
 )
 from zipasr.serve.receiving import (
-    CODE_DONE,
     CODE_BUSY,
+    CODE_DONE,
     CODE_RESTART,
     CODE_UNSUPPORTED,
     STOPPING,
@@ -46,7 +47,7 @@ from zipasr.serve.receiving import (
     Recordings,
 )
 from zipasr.serve.recordings import Transcriber
-from zipasr.serve.refusal import refuse
+from zipasr.serve.refusal import failure_message, refuse
 from zipasr.serve.spotting import KeywordRequests, SpotSession, to_event_json
 
 _CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED = 1007, 1009, 1011
@@ -54,6 +55,7 @@ _MAX_HELD_BYTES = 1_000_000_000
 """Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
 _RECEIVE_SHARE = 0.5
 """Live audio without a pause, and recordings, end after this share of the drain timeout; the rest is for responses."""
+_log = logging.getLogger("zipasr.serve")
 
 
 @dataclass(eq=False)
@@ -256,6 +258,9 @@ class SocketEndpoints:
             raise Close(CODE_BUSY, str(error)) from error
         except ConfigError as error:  # of the server, since these clients choose nothing but a graph
             raise Close(_CODE_FAILED, str(error)) from error
+        except Exception as error:  # top level of a connection, as in `Gate`, which could not tell the client
+            _log.exception("error in a connection")
+            raise Close(_CODE_FAILED, failure_message(error)) from error
         return to_recording_json(transcript)
 
 
