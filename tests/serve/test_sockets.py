@@ -394,6 +394,7 @@ def test_api_key() -> None:
         assert refused.value.response.status_code == 401
         with connect(ws(service), additional_headers={"Authorization": "Bearer a secret"}) as connection:
             connection.ping()
-        encoded = base64.urlsafe_b64encode(b"a secret").decode().rstrip("=")
-        with connect(ws(service), subprotocols=["zipasr", f"zipasr.key.{encoded}"]) as connection:  # type: ignore[list-item]
-            assert connection.subprotocol == "zipasr"
+        for key in (b"a secret", b" a secret\n"):  # in a header, too, spaces around it do not count
+            encoded = base64.urlsafe_b64encode(key).decode().rstrip("=")
+            with connect(ws(service), subprotocols=["zipasr", f"zipasr.key.{encoded}"]) as connection:  # type: ignore[list-item]
+                assert connection.subprotocol == "zipasr"

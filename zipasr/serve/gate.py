@@ -111,7 +111,7 @@ class Gate:
             if name.startswith(KEY_SUBPROTOCOL):
                 encoded = name.removeprefix(KEY_SUBPROTOCOL)
                 try:
-                    found.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode())
+                    found.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode().strip())
                 except ValueError:
                     continue
         return any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in found)
