@@ -18,6 +18,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.export import export_model
 from zipasr.export.keywords import KEYWORDS_FILE
 from zipasr.hub.card import CardFacts, model_card
+from zipasr.hub.local import local_model
 from zipasr.hub.publication import Publication, collect, publish
 from zipasr.model import AsrModel
 from zipasr.onnx_runtime import load
@@ -124,6 +125,35 @@ def test_a_second_push_makes_a_second_commit_of_what_changed(hub: StandIn, model
     publish(collect(model), CARD, "me/mine")
     publish(collect(model), CARD + "more\n", "me/mine")
     assert pushed(hub)["README.md"].decode() == CARD + "more\n"
+
+
+def test_a_second_push_leaves_nothing_of_the_first_model(hub: StandIn, model: Path, tmp_path: Path) -> None:
+    """Neither its search nor its calibration, which would be applied to the weights of the second; but files of others."""
+    publish(collect(model), CARD, "me/mine")
+    others = {"a.wav": b"RIFF", "keywords.txt": b"A", "more/search.json": b"{}"}
+    hub.add("me/mine", {**hub.files("me/mine"), **others, "source.json": b"{}"})
+    second = save_tiny(tmp_path / "second")
+    publish(collect(second), CARD, "me/mine")
+    names = {"config.json", "model.safetensors", "tokenizer.model", "tokens.txt", "checksums.json", "README.md"}
+    assert set(pushed(hub)) == {*names, *others}
+    assert not list(local_model("hf:me/mine").glob("confidence.json"))
+
+
+@pytest.mark.parametrize("index", [None, b"[", b"[]", b"{}"])
+def test_a_second_push_of_an_export_deletes_the_graphs_of_the_first(
+    index: bytes | None, hub: StandIn, exported: Path
+) -> None:
+    """Those that the first listed; the others are of somebody else. A list that cannot be read lists none."""
+    publish(collect(exported), CARD, "me/mine")
+    before = hub.files("me/mine")
+    listed = json.loads(before["checksums.json"])
+    listed["sha256"]["ctc.onnx"] = "0" * 64
+    others = {"theirs.onnx": b"x", "config.json": b"{}"}
+    old = {"ctc.onnx": b"x", "keywords.txt": b"A", "quantization.json": b"{}"}
+    hub.add("me/mine", {**before, **others, **old, "checksums.json": index or json.dumps(listed).encode()})
+    publish(collect(exported), CARD, "me/mine")
+    left = {"ctc.onnx": b"x"} if index else {}
+    assert hub.files("me/mine") == {**before, **others, **left}
 
 
 def test_a_private_repository_is_private(hub: StandIn, model: Path) -> None:

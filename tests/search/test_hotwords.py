@@ -1,9 +1,13 @@
-"""Hotwords. Reference: the best set of non-overlapping phrases, found by trying all. Law: `bonus_V` equals `extend` for
-every label; unfinished phrases add nothing. Contract: the file, errors that name the phrase."""
+"""Hotwords. Reference: the best set of non-overlapping phrases, found by trying all; what a state keeps when it fails, by
+trying all of its suffixes. Law: `bonus_V` equals `extend` for every label; unfinished phrases add nothing. Contract: the
+file, errors that name the phrase."""
 
 import functools
 import itertools
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -16,7 +20,7 @@ from tests.tokenizer.published import write_scores
 from zipasr.errors import ConfigError
 from zipasr.search.beam import modified_beam_search
 from zipasr.search.greedy import greedy_search
-from zipasr.search.hotwords import Hotword, HotwordGraph, encode_hotwords, is_writable, read_hotwords
+from zipasr.search.hotwords import Hotword, HotwordGraph, HotwordState, encode_hotwords, is_writable, read_hotwords
 from zipasr.search.prefix import ctc_prefix_search
 from zipasr.search.prior import WeightedPriors
 from zipasr.tokenizer import Tokenizer
@@ -87,6 +91,76 @@ def test_bonus_of_all_labels_is_that_of_each(phrases: Phrases, ids: list[int], h
     state = functools.reduce(lambda state, label: graph.extend([state], [label])[0][0], ids, graph.start())
     _, steps = graph.extend([state] * 4, range(4))
     torch.testing.assert_close(graph.bonus_V(state, 4), torch.tensor(steps))
+
+
+def kept(node: HotwordState, starts_word: list[bool] | None, *, is_boundary: bool) -> tuple[float, int]:
+    """What a state keeps when it fails, inside a word or at the end of one: all of its suffixes are tried, one by one."""
+    if node.parent is None:
+        return 0.0, 0
+    best = kept(node.parent, starts_word, is_boundary=starts_word is None or starts_word[node.label])
+    suffix = node
+    while is_boundary and suffix.parent is not None:
+        if suffix.is_end:
+            first = node
+            while first.level > node.level - suffix.level + 1:
+                assert first.parent is not None
+                first = first.parent
+            score = kept(first, starts_word, is_boundary=False)[0] + suffix.score
+            best = (score, node.level) if score >= best[0] else best
+        suffix = suffix.fail
+    return best
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    phrases=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=7), min_size=1, max_size=6),
+    boosts=st.lists(st.sampled_from([0.3, 1.0, 1.7, 2.5]), min_size=6, max_size=6),
+    starts_word=st.none() | st.lists(st.booleans(), min_size=2, max_size=2),
+)
+def test_what_phrases_that_overlap_keep_is_that_of_all_suffixes(
+    phrases: list[list[int]], boosts: list[float], starts_word: list[bool] | None
+) -> None:
+    graph = HotwordGraph(list(zip(phrases, boosts, strict=False)), starts_word=starts_word)
+    nodes = [graph.start()]
+    for node in nodes:
+        nodes += node.children.values()
+        assert node.kept_inside == kept(node, starts_word, is_boundary=False)
+        assert node.kept_at_boundary == kept(node, starts_word, is_boundary=True)
+
+
+def num_lines(run: Callable[[], object]) -> int:
+    """The number of lines of the module that a call executes."""
+    count, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal count
+        count += event == "line" and frame.f_globals["__name__"] == HotwordGraph.__module__
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("num_endings", [0, 20])
+def test_phrases_that_overlap_themselves_take_no_more_steps_than_they_have_labels(num_endings: int) -> None:
+    """A prompt that repeats a word a thousand times must not stop a server; each phrase that ends there is one step more."""
+
+    def steps(num_labels: int, num_endings: int) -> int:
+        phrases = [([1] * length, 1.0) for length in (num_labels, *range(1, num_endings + 1))]
+        return num_lines(lambda: HotwordGraph(phrases))
+
+    def bonus_steps(num_labels: int) -> int:
+        graph = HotwordGraph([([1] * num_labels, 1.0)])
+        state = functools.reduce(lambda state, _: graph.extend([state], [1])[0][0], range(num_labels - 1), graph.start())
+        return num_lines(lambda: graph.bonus_V(state, 3))
+
+    assert steps(400, num_endings) < 2.2 * steps(200, num_endings)
+    assert steps(200, 2 * num_endings) < 2.2 * steps(200, num_endings)
+    assert bonus_steps(400) < 2.2 * bonus_steps(200)
 
 
 def test_boosts_count_by_token_and_the_larger_one_rules_what_phrases_share() -> None:

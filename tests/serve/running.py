@@ -49,10 +49,12 @@ def streaming_recognizer() -> Recognizer:
 
 
 @contextmanager
-def running(recognizer: Recognizer, graphs: Sequence[Path] = (), **limits: object) -> Iterator[Service]:
+def running(
+    recognizer: Recognizer, graphs: Sequence[Path] = (), *, model_name: str = "tiny", **limits: object
+) -> Iterator[Service]:
     """A server that runs during the block and must then shut down cleanly."""
     config = ServeConfig(**{"port": 0, "drain_timeout_s": WATCHDOG_S / 2} | limits)  # type: ignore[arg-type]
-    service = Service(recognizer, config, model_name="tiny", graphs=graphs)
+    service = Service(recognizer, config, model_name=model_name, graphs=graphs)
     is_ready, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(service.run(is_ready.set)), daemon=True)
     thread.start()

@@ -12,13 +12,14 @@ import openai
 import pytest
 
 from tests.audio.muxing import mux
-from tests.serve.clients import form_of, openai_client, post
+from tests.serve.clients import closed, connect, form_of, openai_client, post, ws
 from tests.serve.running import offline_recognizer, running, sentence, wav
 from tests.tiny_model import tiny_asr_model, tiny_tokenizer
 from tests.watchdog import WATCHDOG_S
 from zipasr.errors import ConfigError
 from zipasr.recognizer import Recognizer, SearchConfig
 from zipasr.serve import Service
+from zipasr.serve.protocol import write_recording
 from zipasr.transcript import FORMATS, Transcript
 
 
@@ -181,6 +182,7 @@ def test_prompt_and_keywords_are_hotwords(server: Service, recognizer: Recognize
         ({"timestamp_granularities[]": "word"}, 400, "only on verbose_json"),
         ({"include[]": "logprobs", "response_format": "text"}, 400, "for json only"),
         ({"chunking_strategy": '{"type": "server_vad"}'}, 400, "or give auto"),
+        ({"chunking_strategy[type]": "server_vad"}, 400, "or give auto"),
         ({"stream": ["true", "false"]}, 400, "once"),
     ],
 )
@@ -192,9 +194,13 @@ def test_unsupported_fields_are_refused(fields: dict[str, object], status: int, 
 
 def test_the_number_of_hotwords_is_limited(server: Service) -> None:
     """All requests wait while their graph is built."""
-    for fields in ({"prompt": "A" * 20_001}, {"keywords[]": ["A" * 15_000, "B" * 15_000]}):
+    for fields, param in (
+        ({"prompt": "A" * 20_001}, "prompt"),
+        ({"prompt": "A" * 15_000, "keywords[]": ["B" * 15_000]}, "prompt"),
+        ({"keywords[]": ["A" * 15_000, "B" * 15_000]}, "keywords"),
+    ):
         response = post(server, **fields)  # type: ignore[arg-type]
-        assert response.status_code == 400
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
         assert "at most 20000 characters in total" in message_of(response)
 
 
@@ -219,7 +225,7 @@ def test_every_hotword_may_be_a_field(server: Service) -> None:
     phrases = ["".join(letters) for letters in itertools.product("ABCDEFGHIJK", repeat=3)]
     assert post(server, **{"keywords[]": phrases[:260]}).status_code == 200
     response = post(server, **{"keywords[]": phrases[:1100]})
-    assert response.status_code == 400
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "keywords")
     assert "at most 1000 hotwords, but there are 1100" in message_of(response)
 
 
@@ -332,6 +338,29 @@ def test_a_recording_that_fails_in_a_batch_affects_no_other(recognizer: Recogniz
                 assert "unexpected RuntimeError" in message_of(response)
             else:
                 assert response.json()["text"] == recognizer.transcribe(sentence()[:length]).text
+
+
+def test_a_bug_ends_a_response_and_a_stream_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """In OpenAI's form, logged once, and counted as failed."""
+
+    def broken(*_: object, **__: object) -> list[Transcript]:
+        raise RuntimeError("a bug")
+
+    recognizer = offline_recognizer()
+    recognizer.transcribe_many = broken  # type: ignore[method-assign]
+    with running(recognizer) as service:
+        error = post(service).json()["error"]
+        with openai_client(f"{service.url}/v1") as client, pytest.raises(openai.APIError) as caught:
+            list(client.audio.transcriptions.create(model="tiny", file=("a.wav", wav(sentence())), stream=True))
+        with connect(ws(service)) as connection:
+            connection.send(write_recording(sentence()))
+            code, reason = closed(connection)
+        metrics = httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text
+    assert error["message"] == caught.value.message == reason
+    assert (code, reason) == (1011, "Internal server error: unexpected RuntimeError; please report it.")
+    assert error["type"] == caught.value.type == "server_error"
+    assert 'zipasr_recordings_total{outcome="failed"} 3.0' in metrics
+    assert [record.name for record in caplog.records] == ["zipasr.serve"] * 3
 
 
 def test_health_and_metrics(server: Service) -> None:

@@ -237,7 +237,7 @@ def test_a_server_with_a_key(chromium: Browser, wav_file: Path) -> None:
         transcribe(chromium, wav_file)
         assert "API key" in chromium.text("#error")
         chromium.evaluate(
-            "document.querySelector('#key').value = 'a secret'; document.querySelector('#key-form button').click()"
+            "document.querySelector('#key').value = ' a secret\\t'; document.querySelector('#key-form button').click()"
         )
         transcribe(chromium, wav_file)
         assert chromium.evaluate("document.querySelectorAll('.word').length > 0")
@@ -248,7 +248,7 @@ def test_the_page_shows_a_wrong_key_for_the_microphone(speaking: Browser) -> Non
     with running(streaming_recognizer(), api_key="a secret") as service:
         speaking.open(service.url)
         speaking.wait_for("!document.querySelector('#key-form').hidden")
-        for key, is_right in (("a guess", False), ("a secret", True)):
+        for key, is_right in (("a guess", False), (" a secret ", True)):
             speaking.evaluate(
                 f"document.querySelector('#key').value = {key!r}; document.querySelector('#key-form button').click();"
                 "document.querySelector('#microphone').click()"
@@ -334,6 +334,45 @@ def test_the_page_shows_that_the_server_stops_during_live_audio(speaking: Browse
         assert "shutting down" in speaking.text("#error")
         assert speaking.evaluate("document.querySelectorAll('.final .word').length > 0")
         assert speaking.evaluate("microphone.getTracks().every((track) => track.readyState === 'ended')")
+
+
+def test_the_server_is_asked_when_the_microphone_is_open(speaking: Browser) -> None:
+    """A person may take minutes to allow it; meanwhile the server would disconnect a client that sends nothing."""
+    with running(streaming_recognizer()) as service:
+        speaking.open(service.url)
+        speaking.evaluate(
+            "window.numSockets = 0; window.WebSocket = class extends WebSocket {"
+            "constructor(...options) { super(...options); window.numSockets++; } };"
+            "{const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+            "navigator.mediaDevices.getUserMedia = (what) => new Promise((resolve) => "
+            "{ window.allow = () => resolve(ask(what)); })}"
+        )
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("window.allow !== undefined")
+        assert speaking.evaluate("window.numSockets") == 0
+        speaking.evaluate("window.allow()")
+        speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 5")
+        assert speaking.evaluate("window.numSockets") == 1
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#microphone-label').innerText === 'Speak'")
+
+
+def test_a_page_that_stays_open_while_the_server_gets_another_model(speaking: Browser, wav_file: Path) -> None:
+    """Recordings go to the new one, and the microphone shows the text at once only where that can stream."""
+    with running(streaming_recognizer()) as first:
+        port = first.port
+        speaking.open(first.url)
+        transcribe(speaking, wav_file)
+    with running(offline_recognizer(), port=port, model_name="other"):
+        speaking.evaluate("document.querySelector('#result').hidden = true")
+        transcribe(speaking, wav_file)
+        assert speaking.evaluate("document.querySelector('#error').hidden")
+        assert (speaking.text("#model"), speaking.text("#microphone-hint")) == ("other", "see the text when you stop")
+    with running(streaming_recognizer(), port=port, model_name="third"):
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#transcript .partial')?.innerText.length > 5")
+        speaking.evaluate("document.querySelector('#microphone').click()")
+        speaking.wait_for("document.querySelector('#microphone-label').innerText === 'Speak'")
 
 
 def test_microphone_of_a_model_that_cannot_stream(speaking: Browser) -> None:

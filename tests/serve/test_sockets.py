@@ -28,12 +28,13 @@ from tests.serve.clients import (
     utterances_of,
     ws,
 )
-from tests.serve.running import gauge, offline_recognizer, running, sentence, streaming_recognizer, wait_until
+from tests.serve.running import gauge, held, offline_recognizer, running, sentence, streaming_recognizer, wait_until
 from tests.watchdog import WATCHDOG_S
 from zipasr.errors import ConfigError
 from zipasr.recognizer import Recognizer
 from zipasr.serve import Service
 from zipasr.serve.protocol import write_recording
+from zipasr.serve.receiving import Recordings
 from zipasr.transcript import to_cues
 
 pytestmark = pytest.mark.usefixtures("each_loop")
@@ -362,6 +363,30 @@ def test_recordings_of_all_sockets_together_fit_in_memory(monkeypatch: pytest.Mo
                 assert json.loads(first.recv(WATCHDOG_S))["durations"]
 
 
+def test_recordings_that_wait_for_another_of_their_client_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is answered, and then the client is told; later it may send them again."""
+    monkeypatch.setattr("zipasr.serve.sockets._MAX_HELD_BYTES", 100_000)
+    message, slow, sizes, receive = write_recording(sentence(0, 1.0)), offline_recognizer(), [], Recordings.message_received
+
+    def note(recordings: Recordings, message: bytes | str) -> None:
+        receive(recordings, message)
+        sizes.append(len(message))
+
+    monkeypatch.setattr(Recordings, "message_received", note)
+    with held(slow) as (is_held, go_on), running(slow) as service:
+        with connect(ws(service)) as connection:
+            connection.send(message)
+            assert is_held.wait(WATCHDOG_S)
+            connection.send(message)
+            wait_until(lambda: sizes == [64_008] * 2)
+            go_on.set()
+            assert json.loads(connection.recv(WATCHDOG_S))["durations"]
+            assert closed(connection) == (1013, "The server holds too many recordings; please retry later.")
+        metrics = httpx2.get(f"{service.url}/metrics", timeout=WATCHDOG_S).text
+        assert 'zipasr_recordings_total{outcome="refused"} 1.0' in metrics
+        assert len(send_recordings(ws(service), [sentence(0, 1.0)] * 2)) == 2
+
+
 def test_api_key() -> None:
     with running(streaming_recognizer(), api_key="a secret") as service:
         with pytest.raises(InvalidStatus) as refused, connect(ws(service)):
@@ -369,6 +394,7 @@ def test_api_key() -> None:
         assert refused.value.response.status_code == 401
         with connect(ws(service), additional_headers={"Authorization": "Bearer a secret"}) as connection:
             connection.ping()
-        encoded = base64.urlsafe_b64encode(b"a secret").decode().rstrip("=")
-        with connect(ws(service), subprotocols=["zipasr", f"zipasr.key.{encoded}"]) as connection:  # type: ignore[list-item]
-            assert connection.subprotocol == "zipasr"
+        for key in (b"a secret", b" a secret\n"):  # in a header, too, spaces around it do not count
+            encoded = base64.urlsafe_b64encode(key).decode().rstrip("=")
+            with connect(ws(service), subprotocols=["zipasr", f"zipasr.key.{encoded}"]) as connection:  # type: ignore[list-item]
+                assert connection.subprotocol == "zipasr"

@@ -1,7 +1,8 @@
 """Publishing a model on the hub: the files of a model folder or of an exported one, and its card, in one commit.
 
 `collect` lists what is uploaded, and nothing else is: no state of a training, no recordings, no files that happen to lie in
-the folder. The configuration of a training is read for the card, but only settings that name no file of this machine.
+the folder. The same commit deletes files of an earlier model that this one lacks, such as a calibration. The configuration
+of a training is read for the card, but only settings that name no file of this machine.
 """
 
 import contextlib
@@ -113,6 +114,8 @@ def publish(
 ) -> Published:
     """Upload files and card to OWNER/NAME in one commit; the repository is created where it is missing.
 
+    Files of a model that was pushed there before and that this one lacks are deleted; their history stays on the hub.
+
     Args:
         publication: from `collect`.
         card: from `model_card`.
@@ -130,11 +133,14 @@ def publish(
     sizes = publication.sizes()
     with _explained(hub, repository), _bars():
         url = str(api.create_repo(repository, private=is_private or None, exist_ok=True))
-        _check_repository(api, repository, publication, is_private=is_private, replaces_card=replaces_card)
+        names = _check_repository(api, repository, publication, is_private=is_private, replaces_card=replaces_card)
         write_line(f"zipasr: uploading {len(sizes) + 1} files, {megabytes(sum(sizes.values()))}, to {url}")
-        add = import_client().CommitOperationAdd
+        add, delete = import_client().CommitOperationAdd, import_client().CommitOperationDelete
         files = {CARD_FILE: card.encode(), **publication.files}
         operations = [add(name, content if isinstance(content, bytes) else str(content)) for name, content in files.items()]
+        if outdated := _outdated(api, repository, names, publication):
+            write_line(f"zipasr: deleting files of the model that was there, which this one lacks: {', '.join(outdated)}")
+            operations += [delete(name) for name in outdated]
         done = api.create_commit(repository, operations, commit_message=message)
     return Published(str(done.oid), url)
 
@@ -195,8 +201,10 @@ def _bars() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
-def _check_repository(api: Any, repository: str, publication: Publication, *, is_private: bool, replaces_card: bool) -> None:
-    """Check that nothing in the repository would be lost, mixed up, or seen by everybody.
+def _check_repository(
+    api: Any, repository: str, publication: Publication, *, is_private: bool, replaces_card: bool
+) -> set[str]:
+    """Check that nothing in the repository would be lost, mixed up, or seen by everybody, and return the names of its files.
 
     Raises:
         ConfigError: something would.
@@ -219,13 +227,32 @@ def _check_repository(api: Any, repository: str, publication: Publication, *, is
             f"{repository} must have no model card, or one that zipasr wrote, but has another; --replace-card replaces it "
             "(its history stays on the hub)"
         )
+    return names
+
+
+def _outdated(api: Any, repository: str, names: set[str], publication: Publication) -> list[str]:
+    """The files in a repository that a model of this kind may have and this one lacks: they would be taken for its own.
+
+    Graphs count only if an earlier push listed them; others are of somebody else.
+    """
+    is_export = EXPORT_FILE in publication.files
+    found = names & {*(_EXPORT_FILES if is_export else _MODEL_FILES), *_UNCHECKED_FILES, SOURCE_FILE}
+    if is_export and CHECKSUMS in names:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a list that cannot be read lists nothing
+            listed = set(json.loads(_content(api, repository, CHECKSUMS))["sha256"])
+            found |= {name for name in names & listed if name.endswith(".onnx")}
+    return sorted(found - set(publication.files))
+
+
+def _content(api: Any, repository: str, name: str) -> bytes:
+    """The content of a file of a repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(api.hf_hub_download(repository, name, local_dir=folder)).read_bytes()
 
 
 def _is_ours(api: Any, repository: str) -> bool:
     """Whether zipasr wrote the card of a repository."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(api.hf_hub_download(repository, CARD_FILE, local_dir=folder))
-        return f"library_name: {LIBRARY}" in path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return f"library_name: {LIBRARY}" in _content(api, repository, CARD_FILE).decode(errors="replace").splitlines()
 
 
 def _base_model(folder: CheckpointFolder) -> str:

@@ -58,6 +58,9 @@ class HotwordState:
     is_end: bool = False
     fail: "HotwordState" = field(init=False)
     """State of its longest proper suffix that starts a phrase."""
+    ending: "HotwordState" = field(init=False)
+    """State of its longest proper suffix that is a whole phrase; the root: none is. The failure links of a phrase that
+    overlaps itself lead through thousands of states, few of which are."""
     kept_inside: tuple[float, int] = (0.0, 0)
     """Nats that completed phrases among its labels keep if it fails in the middle of a word, and the number of labels up to
     their end: labels after those may still start another phrase."""
@@ -66,7 +69,7 @@ class HotwordState:
 
     def __post_init__(self) -> None:
         self.level = self.parent.level + 1 if self.parent is not None else 0
-        self.fail = self
+        self.fail = self.ending = self
 
 
 class HotwordGraph:
@@ -100,7 +103,7 @@ class HotwordGraph:
         self._link()
 
     def _link(self) -> None:
-        """Set scores, failure links and what each state keeps when it fails; shorter states first."""
+        """Set scores and links, and then what each state keeps when it fails; shorter states first."""
         nodes = list(self._root.children.values())
         for node in nodes:  # breadth first: the list grows in the loop
             parent = node.parent
@@ -112,25 +115,32 @@ class HotwordGraph:
                 while back is not self._root and node.label not in back.children:
                     back = back.fail
                 node.fail = back.children.get(node.label, self._root)
+            node.ending = node.fail if node.fail.is_end else node.fail.ending
+            nodes.extend(node.children.values())
+        self._set_kept()
+
+    def _set_kept(self) -> None:
+        """Set what each state keeps when it fails."""
+        nodes, path_kept = list(self._root.children.values()), list[float]()
+        while nodes:  # depth first: `path_kept` has what the states from the root to the current one keep inside a word
+            node = nodes.pop()
+            parent = node.parent
+            assert parent is not None
             node.kept_inside = parent.kept_at_boundary if self._is_boundary(node.label) else parent.kept_inside
-            node.kept_at_boundary = self._kept_with_endings(node)
+            path_kept[node.level - 1 :] = [node.kept_inside[0]]
+            node.kept_at_boundary = self._kept_with_endings(node, path_kept)
             nodes.extend(node.children.values())
 
-    def _kept_with_endings(self, node: HotwordState) -> tuple[float, int]:
+    def _kept_with_endings(self, node: HotwordState, path_kept: list[float]) -> tuple[float, int]:
         """The most that completed phrases keep if a word ends here: phrases before it, or one that ends here and those
         before its start."""
         best = node.kept_inside
-        ending: HotwordState = node
+        ending = node if node.is_end else node.ending
         while ending is not self._root:
-            if ending.is_end:
-                first: HotwordState = node  # up to the first label of the phrase that ends here
-                while first.level > node.level - ending.level + 1:
-                    assert first.parent is not None
-                    first = first.parent
-                kept = first.kept_inside[0] + ending.score
-                if kept >= best[0]:
-                    best = (kept, node.level)
-            ending = ending.fail
+            kept = path_kept[node.level - ending.level] + ending.score  # at the first label of the phrase that ends here
+            if kept >= best[0]:
+                best = (kept, node.level)
+            ending = ending.ending
         return best
 
     def _is_boundary(self, label: int) -> bool:
@@ -182,13 +192,12 @@ class HotwordGraph:
                 if self._starts_word is not None:
                     is_start_V[: len(self._starts_word)] = torch.tensor(self._starts_word)
                 known[is_start_V] = boundary
-            node = state
-            while True:
-                for label in node.children:
-                    known[label] = self._step(state, label)[1]
-                if node is self._root:
-                    break
+            node, continued = state, set(self._root.children)
+            while node is not self._root:
+                continued.update(node.children)
                 node = node.fail
+            for label in continued:
+                known[label] = self._step(state, label)[1]
             self._bonuses[state] = known
         return known
 

@@ -4,10 +4,13 @@ proxy publishes the server. Strings in, strings and networks out.
 
 import ipaddress
 import re
+from importlib import resources
 
 from zipasr.errors import ConfigError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_OWN_PATHS = ("v1", "health", "metrics", "online", "offline", "spot")
+"""The first parts of the server's own paths, besides the files of its page."""
 _PORTS = {"http": ":80", "https": ":443"}
 """The ports that browsers leave out of an origin."""
 
@@ -54,5 +57,6 @@ def check_root_path(path: str) -> None:
     """
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
         raise ConfigError(f"the root path must be like /speech, with a slash at its start only, but is {path!r}")
-    if path == "/v1" or path.startswith("/v1/"):
+    first = path.removeprefix("/").partition("/")[0]
+    if first in _OWN_PATHS or (resources.files("zipasr.serve") / "page" / first).is_file():
         raise ConfigError(f"the root path must not be a path of the server itself, but is {path!r}; choose another")

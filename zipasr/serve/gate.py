@@ -20,7 +20,7 @@ from zipasr.serve.limits import Admission, ServerBusy
 from zipasr.serve.metrics import Metrics
 from zipasr.serve.pages import PAGE_PATHS
 from zipasr.serve.proxy import route_path
-from zipasr.serve.refusal import refuse
+from zipasr.serve.refusal import failure_message, refuse
 
 KEY_SUBPROTOCOL = "zipasr.key."
 """A browser cannot send a key in the headers of a WebSocket. Instead it offers this prefix with the key in base64url as a
@@ -73,8 +73,7 @@ class Gate:
         except Exception as error:  # top level of a connection: other connections must not be affected
             _log.exception("error in a connection")
             if not has_answered:
-                message = f"Internal server error: unexpected {type(error).__name__}; please report it."
-                await refuse(scope, receive, counted, 500, message, is_unread=False)
+                await refuse(scope, receive, counted, 500, failure_message(error), is_unread=False)
             else:
                 raise  # uvicorn closes the connection
 
@@ -112,7 +111,7 @@ class Gate:
             if name.startswith(KEY_SUBPROTOCOL):
                 encoded = name.removeprefix(KEY_SUBPROTOCOL)
                 try:
-                    found.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode())
+                    found.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode().strip())
                 except ValueError:
                     continue
         return any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in found)

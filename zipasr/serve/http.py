@@ -31,6 +31,7 @@ from zipasr.serve.openai_api import (
 )
 from zipasr.serve.pages import page_routes
 from zipasr.serve.recordings import Transcriber
+from zipasr.serve.refusal import failure_message
 from zipasr.serve.routing import Endpoint
 from zipasr.serve.upload import Body, Upload, client_disconnected, linger, read_upload
 from zipasr.transcript import Token, Transcript
@@ -99,7 +100,7 @@ class HttpEndpoints:
         except ClientDisconnect:
             return self._disconnected_response()
         except RequestError as error:
-            if not body.is_whole and "expect" not in request.headers:  # such a client waits for permission
+            if not body.is_whole and (body.has_started or "expect" not in request.headers):  # it waits for permission
                 await linger(request.receive, self.config.stall_timeout_s)
             return self._error_response(error)
         try:
@@ -138,7 +139,7 @@ class HttpEndpoints:
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
         """Transcribe an uploaded recording and close its file."""
-        with upload.file.file as file:
+        with upload.file.file as file, self.metrics.counting_failures():
             transcript = await self.transcriber.transcribe(
                 file,
                 hotwords=options.hotwords,
@@ -176,6 +177,9 @@ class HttpEndpoints:
             yield "".join(pending) + await asyncio.to_thread(writer.done, work.result())
         except (AudioError, ConfigError, ServerBusy) as error:
             yield "".join(pending) + write_event(json.loads(bytes(self._error_response(error, upload).body)))
+        except Exception as error:  # top level of a connection, as in `Gate`, whose response cannot follow events
+            _log.exception("error in a stream of events")
+            yield "".join(pending) + write_event(error_body(failure_message(error), status=500))
         finally:
             if not work.done():
                 work.cancel()  # the client disconnected

@@ -1,6 +1,12 @@
 """The counters of a server, in the text format of Prometheus. No I/O."""
 
+import contextlib
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from zipasr.errors import AudioError, ConfigError
+from zipasr.serve.limits import ServerBusy
 
 # Differs: this and the other files behind `server.Service` import the packages of the extra `serve` at the top; the service
 # checks that they are installed before it imports these files.
@@ -18,7 +24,9 @@ class Metrics:
             return Counter(f"zipasr_{name}", what, labels, registry=self._registry)
 
         self.answers = counter("answers", "Responses to HTTP requests and handshakes, by status", "status")
-        self.recordings = counter("recordings", "Recordings by outcome; left: the client disconnected", "outcome")
+        self.recordings = counter(
+            "recordings", "Recordings by outcome; left: the client disconnected; failed: an error of the server", "outcome"
+        )
         self.audio_s = counter("audio_seconds", "Seconds of audio, of recordings and live, that were transcribed")
         self.busy_s = counter("busy_seconds", "Seconds in which the recognizer was computing")
         self.utterances = counter("utterances", "Utterances of live audio that have ended")
@@ -38,6 +46,17 @@ class Metrics:
             buckets=(0.01, 0.1, 0.3, 1, 3, 10, 30, 100),
             registry=self._registry,
         )
+
+    @contextlib.contextmanager
+    def counting_failures(self) -> Iterator[None]:
+        """Context manager: count a recording whose transcription in the block ends with a bug of ours as failed."""
+        try:
+            yield
+        except (AudioError, ConfigError, ServerBusy):  # of the recording, the request or the load
+            raise
+        except Exception:
+            self.recordings.labels("failed").inc()
+            raise
 
     def to_text(self) -> bytes:
         """All counters in the text format of Prometheus."""

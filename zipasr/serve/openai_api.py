@@ -187,7 +187,8 @@ def _check_fixed(single: dict[str, str]) -> None:
         is_valid = False
     if not is_valid:
         raise RequestError(f"temperature must be from 0 to 1, but is {temperature[:100]!r}.", param="temperature")
-    if single.pop("chunking_strategy", "auto") != "auto":
+    objects = [single.pop(name) for name in list(single) if name.startswith("chunking_strategy[")]  # OpenAI's VAD
+    if objects or single.pop("chunking_strategy", "auto") != "auto":
         raise RequestError(
             "The server decides where to split long recordings; leave chunking_strategy out, or give auto.",
             param="chunking_strategy",
@@ -276,12 +277,14 @@ def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple
     """The hotwords of a request: every keyword, and what of the prompt the model can write; None: there are none."""
     named, described = [single_spaced(normalize(keyword)) for keyword in keywords], phrases_of(normalize(prompt))
     num_phrases, num_characters = len({*named, *described}), sum(map(len, {*named, *described}))
+    is_prompt = len(set(named)) <= MAX_PHRASES and sum(map(len, set(named))) <= _MAX_PHRASE_CHARACTERS
+    param = "prompt" if is_prompt else "keywords"
     if num_phrases > MAX_PHRASES:
-        raise RequestError(f"There must be at most {MAX_PHRASES} hotwords, but there are {num_phrases}.", param="prompt")
+        raise RequestError(f"There must be at most {MAX_PHRASES} hotwords, but there are {num_phrases}.", param=param)
     if num_characters > _MAX_PHRASE_CHARACTERS:
         raise RequestError(
             f"Hotwords must have at most {_MAX_PHRASE_CHARACTERS} characters in total, but have {num_characters}.",
-            param="prompt",
+            param=param,
         )
     try:
         check_writable(named, model.tokenizer)

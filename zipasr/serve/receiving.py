@@ -19,7 +19,7 @@ from zipasr.serve.live import LiveSession
 from zipasr.serve.protocol import LiveReader, RecordingReader, check_text
 
 T = TypeVar("T")
-CODE_DONE, CODE_UNSUPPORTED, CODE_IDLE, CODE_RESTART = 1000, 1003, 1008, 1012
+CODE_DONE, CODE_UNSUPPORTED, CODE_IDLE, CODE_RESTART, CODE_BUSY = 1000, 1003, 1008, 1012, 1013
 """Close codes."""
 STOPPING = "The server is shutting down."
 _BACKLOG_S = 0.02
@@ -239,11 +239,14 @@ class Recordings(_Receiving):
             reader: gathers the recordings.
             config: limits of the server.
             draining: set when the server is shutting down.
-            may_add: says whether the reader may hold so many bytes more, and counts them if it may.
+            may_add: says whether the reader and the messages that wait may hold so many bytes more, and counts them if they
+                may.
             max_drain_s: how long recordings are taken while the server is shutting down.
         """
         super().__init__(connection, config, draining)
         self._reader, self._may_add = reader, may_add
+        self.is_refused = False
+        """Whether a message was dropped, since too many bytes were held."""
         self._messages: deque[bytes | str] = deque()
         self._news: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -262,7 +265,7 @@ class Recordings(_Receiving):
 
         Raises:
             Disconnected: the client has disconnected.
-            Close: the client has sent nothing for too long.
+            Close: the client has sent nothing for too long, or something was dropped.
         """
         self._latest_s, self._silence = self._loop.time(), ""
         while True:
@@ -274,6 +277,8 @@ class Recordings(_Receiving):
                 return message
             if self._gone.done():
                 raise Disconnected
+            if self.is_refused:
+                raise Close(CODE_BUSY, "The server holds too many recordings; please retry later.")
             if self._silence:
                 raise Close(CODE_IDLE, self._silence)
             if self._is_draining:
@@ -285,6 +290,11 @@ class Recordings(_Receiving):
                 await self._news
             finally:
                 self._news = None
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """Size of the messages that `next` has not taken yet."""
+        return sum(len(message) for message in self._messages if isinstance(message, bytes))
 
     async def unless_disconnected(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which is cancelled if the client disconnects.
@@ -307,10 +317,13 @@ class Recordings(_Receiving):
         self._latest_s = self._loop.time()
         is_next = self._news is not None and not self._messages
         is_part = isinstance(message, bytes) and len(message) < self._reader.num_missing_bytes
-        if is_next and is_part and self._may_add(len(message)):
+        # What came before is still answered, but nothing after a message that was dropped.
+        self.is_refused = self.is_refused or (isinstance(message, bytes) and not self._may_add(len(message)))
+        if is_next and is_part and not self.is_refused:
             self._reader.add(message)  # type: ignore[arg-type]  # bytes, as `is_part` says
         else:
-            self._messages.append(message)
+            if not self.is_refused:
+                self._messages.append(message)
             self.is_full = True
             self._wake()
 

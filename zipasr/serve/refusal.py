@@ -10,6 +10,11 @@ from zipasr.serve.openai_api import error_body
 from zipasr.serve.upload import linger
 
 
+def failure_message(error: Exception) -> str:
+    """What a client is told about an error that is a bug of ours."""
+    return f"Internal server error: unexpected {type(error).__name__}; please report it."
+
+
 async def refuse(
     scope: Scope,
     receive: Receive,

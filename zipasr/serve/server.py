@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import importlib.util
+import logging
 import math
 import os
 import socket
@@ -243,6 +244,9 @@ def _make_server(
 
     from zipasr.serve.connection import connection_class, socket_class
 
+    # It warns of every malformed form, which is a fault of a client, and which the client is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             on_signal(sig, frame)  # uvicorn would close WebSockets in the middle of an utterance and end the process
@@ -263,7 +267,8 @@ def _make_server(
             access_log=False,
             server_header=False,
             proxy_headers=False,  # see `BehindProxy`
-            timeout_keep_alive=5,
+            # If the server closes an idle connection before its client does, the client's next request may be lost.
+            timeout_keep_alive=math.ceil(config.stall_timeout_s),
             timeout_graceful_shutdown=_MIN_FLUSH_S,
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             backlog=1024,

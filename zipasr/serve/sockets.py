@@ -4,6 +4,7 @@ sherpa-onnx's clients use, is the one of them that the model supports. `/spot` t
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ from zipasr.serve.protocol import (
     to_recording_json,
 )
 from zipasr.serve.receiving import (
+    CODE_BUSY,
     CODE_DONE,
     CODE_RESTART,
     CODE_UNSUPPORTED,
@@ -45,14 +47,15 @@ from zipasr.serve.receiving import (
     Recordings,
 )
 from zipasr.serve.recordings import Transcriber
-from zipasr.serve.refusal import refuse
+from zipasr.serve.refusal import failure_message, refuse
 from zipasr.serve.spotting import KeywordRequests, SpotSession, to_event_json
 
-_CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED, _CODE_BUSY = 1007, 1009, 1011, 1013
+_CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED = 1007, 1009, 1011
 _MAX_HELD_BYTES = 1_000_000_000
 """Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
 _RECEIVE_SHARE = 0.5
 """Live audio without a pause, and recordings, end after this share of the drain timeout; the rest is for responses."""
+_log = logging.getLogger("zipasr.serve")
 
 
 @dataclass(eq=False)
@@ -217,8 +220,6 @@ class SocketEndpoints:
                     incomplete = Close(_CODE_BAD_DATA, "The recording is incomplete: its header states more bytes.")
                     raise Close(CODE_DONE) if reader.is_between else incomplete
                 is_open = True
-                if not may_hold(len(message)):
-                    raise Close(_CODE_BUSY, "The server holds too many recordings; please retry later.")
                 for recording in reader.read(message):
                     is_open = True
                     text = await recordings.unless_disconnected(self._transcribed(recording, graph))
@@ -226,11 +227,12 @@ class SocketEndpoints:
                     self.metrics.recordings.labels("done").inc()
                     await connection.send_text(text)
                 is_open = False
-                may_hold(reader.num_held_bytes - num_held_bytes)
+                may_hold(reader.num_held_bytes + recordings.num_waiting_bytes - num_held_bytes)
             raise Close(CODE_RESTART, STOPPING)
         except (Close, ProtocolError) as error:
-            if is_open or not reader.is_between:
-                self.metrics.recordings.labels("refused").inc()
+            if is_open or recordings.is_refused or not reader.is_between:
+                is_failure = isinstance(error, Close) and error.code == _CODE_FAILED
+                self.metrics.recordings.labels("failed" if is_failure else "refused").inc()
             await _close(socket, error)
         except (Disconnected, ClientDisconnected):
             if is_open or not reader.is_between:
@@ -253,9 +255,12 @@ class SocketEndpoints:
             message = str(error).replace("the array", "the recording").replace(ANOTHER_FILE_CURE, SENT_INT16_CURE)
             raise Close(_CODE_BAD_DATA, message) from error
         except ServerBusy as error:
-            raise Close(_CODE_BUSY, str(error)) from error
+            raise Close(CODE_BUSY, str(error)) from error
         except ConfigError as error:  # of the server, since these clients choose nothing but a graph
             raise Close(_CODE_FAILED, str(error)) from error
+        except Exception as error:  # top level of a connection, as in `Gate`, which could not tell the client
+            _log.exception("error in a connection")
+            raise Close(_CODE_FAILED, failure_message(error)) from error
         return to_recording_json(transcript)
 
 

@@ -1,6 +1,9 @@
 """The body of a request in, the fields of its form and its file out, within limits on size and time."""
 
 import asyncio
+import contextlib
+import logging
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ _MAX_LINGER_BYTES, _LINGER_S = 64_000_000, 5.0
 sent everything."""
 _MAX_FIELDS, _MAX_FIELD_BYTES = MAX_PHRASES + 200, 100_000
 """A phrase may be a field of its own."""
+_log = logging.getLogger("zipasr.serve")
 
 
 class Upload(NamedTuple):
@@ -34,7 +38,8 @@ async def read_upload(request: Request, body: "Body") -> Upload:
     """Read a form with one file.
 
     Raises:
-        RequestError: the body is not such a form, is too large (413) or arrives too slowly (408).
+        RequestError: the body is not such a form, is too large (413), arrives too slowly (408) or finds no room on the disk
+            (503).
         ClientDisconnect: the client has disconnected.
     """
     content_type = request.headers.get("content-type", "")
@@ -52,6 +57,13 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             max_part_size=_MAX_FIELD_BYTES,
         )
         form = await parser.parse()
+    except OSError as error:  # of its file, which it has closed
+        _log.error("an upload cannot be stored in %s: %s", tempfile.tempdir or "no folder for temporary files", error)
+        raise RequestError(
+            f"The server cannot store the recording: {error.strerror or error}; whoever runs it must free space in its folder "
+            "for temporary files, which its log names, or set TMPDIR.",
+            status=503,
+        ) from error
     except MultiPartException as error:
         raise RequestError(f"A request must be a form with one file, but is not: {error.message}") from error
     if not parser.is_whole:
@@ -80,7 +92,8 @@ class _Parser(MultiPartParser):
     def close_files(self) -> None:
         """Close all files, also one that is incomplete and so in no form."""
         for file in self._files_to_close_on_error:
-            file.close()
+            with contextlib.suppress(OSError):  # what is left to write is not needed
+                file.close()
 
     def on_headers_finished(self) -> None:
         """Called after the headers of a part."""
@@ -101,13 +114,15 @@ class Body:
         self._is_too_large = announced.isdigit() and int(announced) > config.max_upload_bytes
         self._start_s = time.monotonic()
         self._num_bytes = 0
-        self.is_whole = False
-        """Whether the body has been read completely."""
+        self.has_started = self.is_whole = False
+        """Whether reading has started: a client that waits for permission to send the body has it then. And whether the body
+        has been read completely."""
 
     async def receive(self) -> Message:
         """The next ASGI message of the body."""
         config = self._config
         if not self._is_too_large:
+            self.has_started = True
             try:
                 message = await asyncio.wait_for(self._receive(), self._timeout_s())
             except TimeoutError as error:

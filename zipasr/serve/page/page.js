@@ -54,6 +54,7 @@ async function busy(action) {
   showError("");
   showState();
   try {
+    await readServer().catch(() => {}); // it may have been restarted with another model; the action tells if it is gone
     await action();
   } catch (error) {
     if (error.status === 401) $("key-form").hidden = false;
@@ -71,19 +72,17 @@ function inWords(seconds) {
   return `${number} ${unit}${number === 1 ? "" : "s"}`;
 }
 
-async function showServer() {
-  try {
-    const health = (state.server = await (await fetch("health")).json());
-    $("accepted").textContent =
-      "Accepted are audio and video of nearly every format (WAV, MP3, M4A, FLAC, Ogg, Opus, WebM, MP4 …) " +
-      `up to ${health.max_upload_mb} MB and ${inWords(health.max_audio_s)}.`;
-    $("model").textContent = health.model;
-    document.title = `${health.model} – zipasr`;
-    $("key-form").hidden = !health.needs_key || key() !== "";
-    showState();
-  } catch {
-    showError(UNREACHABLE);
-  }
+/** What the server is now: its model and its limits. */
+async function readServer() {
+  const health = await (await fetch("health")).json();
+  if (!health.model) throw new Error(UNREACHABLE); // a proxy answered
+  state.server = health;
+  $("accepted").textContent =
+    "Accepted are audio and video of nearly every format (WAV, MP3, M4A, FLAC, Ogg, Opus, WebM, MP4 …) " +
+    `up to ${health.max_upload_mb} MB and ${inWords(health.max_audio_s)}.`;
+  $("model").textContent = health.model;
+  document.title = `${health.model} – zipasr`;
+  showState();
 }
 
 // The transcript: final lines, and under them text that may still change
@@ -195,21 +194,15 @@ function stopWhenAsked(stop, maxS) {
 }
 
 async function transcribeLive(maxS) {
-  const connection = connect(key(), (result) => {
+  let connection = null; // opened when the microphone is: a server disconnects a client that waits long for its person
+  const recorder = await startRecorder((samples) => connection?.send(samples.buffer));
+  connection = connect(key(), (result) => {
     const answer = { text: result.text, words: result.timed_words, segments: result.timed_segments };
     if (result.is_final && result.timed_segments.length) addLines(answer);
     if (result.is_final) return showPartial();
     const whole = [{ start: result.timed_words[0]?.start ?? result.start_time, text: result.text }];
     return showPartial(...(result.text.trim() ? linesOf({ ...answer, segments: whole }, "partial") : []));
   });
-  connection.ended.catch(() => {}); // awaited below, after the microphone
-  let recorder;
-  try {
-    recorder = await startRecorder((samples) => connection.send(samples.buffer));
-  } catch (error) {
-    connection.finish();
-    throw error;
-  }
   const forget = stopWhenAsked(async () => {
     await recorder.stop();
     connection.finish();
@@ -258,6 +251,7 @@ function closeAlternatives() {
 
 /** The other hypotheses, for which the server searches again; a recording that it cuts into pieces has none. */
 async function findAlternatives({ file, duration, texts }) {
+  await readServer().catch(() => {});
   const longest = state.server.max_num_best_s;
   if (duration > longest) {
     return [`Only recordings up to ${inWords(longest)} have alternatives; this one, of ${minutes(duration)}, is transcribed in pieces.`, []];
@@ -314,8 +308,9 @@ for (const [name, isOver] of [["dragenter", true], ["dragover", true], ["draglea
 $("cancel").addEventListener("click", () => state.cancel?.());
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!/^[\x20-\x7e]+$/.test($("key").value)) return showError("An API key has only ASCII characters. Enter it again.");
-  sessionStorage.setItem("key", $("key").value);
+  const entered = $("key").value.trim(); // it may have been pasted with a space
+  if (!/^[\x20-\x7e]+$/.test(entered)) return showError("An API key has only ASCII characters. Enter it again.");
+  sessionStorage.setItem("key", entered);
   $("key-form").hidden = true;
   return showError("");
 });
@@ -335,4 +330,7 @@ $("copy").addEventListener("click", async () => {
 
 watchWords($("transcript"), $("detail"), (word) => player.playFrom(word));
 $("api").textContent = new URL("v1", document.baseURI).href;
-showServer();
+readServer().then(
+  () => ($("key-form").hidden = !state.server.needs_key || key() !== ""),
+  () => showError(UNREACHABLE),
+);
