@@ -60,8 +60,8 @@ async def read_upload(request: Request, body: "Body") -> Upload:
     except OSError as error:  # of its file, which it has closed
         _log.error("an upload cannot be stored in %s: %s", tempfile.tempdir or "no folder for temporary files", error)
         raise RequestError(
-            f"The server cannot store the recording: {error.strerror or error}; whoever runs it must free space in its folder "
-            "for temporary files, which its log names, or set TMPDIR.",
+            f"The server cannot store the recording: {error.strerror or error}; whoever runs it must free space in its "
+            "folder for temporary files, which its log names, or set TMPDIR.",
             status=503,
         ) from error
     except MultiPartException as error:
