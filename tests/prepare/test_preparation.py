@@ -326,11 +326,12 @@ def test_clipping_of_loud_recordings_is_told(
 ) -> None:
     loud = (peak / 0.3 * tone(1.0, rate_hz=rate_hz)).astype(np.float32)
     path = put(tmp_path / "in", "loud.wav", loud, rate_hz=rate_hz, subtype="FLOAT")
+    put(tmp_path / "in", "less.wav", loud / 1.05, rate_hz=rate_hz, subtype="FLOAT")
     put(tmp_path / "in", "usual.ogg")
     with caplog.at_level("WARNING", "zipasr.prepare"):
         prepare(tmp_path / "in", tmp_path / "out")
-    assert [record.getMessage().split(",")[0] for record in caplog.records if "clipped" in record.getMessage()] == (
-        [f"{path} is louder than full scale"] if is_warned else []
+    assert [record.getMessage().split(";")[0] for record in caplog.records if "clipped" in record.getMessage()] == (
+        [f"recordings louder than full scale: 2, such as {path}, up to 2.00"] if is_warned else []
     )
     samples = cuts_of(tmp_path / "out")["loud"].load_audio()[0]
     np.testing.assert_allclose(

@@ -69,6 +69,8 @@ class Converter:
     """Aligns recordings that are too long with their texts; None: they are rejected."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the recognizer aligns."""
+    _clipped: dict[Path, float] = field(default_factory=dict)
+    """The largest sample of each recording that is clipped."""
 
     def convert(self, utterances: Sequence[Utterance], *, has_progress: bool) -> Generator[Ready | Rejected, None, None]:
         """Convert every recording once, `num_jobs` at a time, in the order of the utterances; if closed, nothing is written
@@ -85,6 +87,7 @@ class Converter:
             is_hidden = not has_progress
             for result in track(results, "prepare", total=len(groups), unit="files", is_hidden=is_hidden, is_kept=True):
                 yield from result
+        self._warn_of_clipping()
 
     def _convert_recording(self, utterances: Sequence[Utterance]) -> list[Ready | Rejected]:
         """Decode one channel of one track of one recording, and convert its utterances."""
@@ -95,8 +98,24 @@ class Converter:
             return [reject(utterance, reason, str(error)) for utterance in utterances]
         pieces = [piece for utterance in utterances for piece in self._pieces(samples, utterance)]
         results = [piece if isinstance(piece, Rejected) else self._write(samples, piece, is_damaged) for piece in pieces]
-        _warn_of_clipping(samples, utterances[0].audio, results)
+        audio = utterances[0].audio
+        if any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results) and _is_clipped(
+            samples
+        ):
+            self._clipped[audio] = float(np.abs(samples).max())
         return results
+
+    def _warn_of_clipping(self) -> None:
+        """Log how many recordings are louder than FLAC can hold."""
+        if self._clipped:
+            loudest = max(self._clipped, key=lambda audio: self._clipped[audio])
+            logger.warning(
+                "recordings louder than full scale: %d, such as %s, up to %.2f; they are clipped to 1 in FLAC files, unless "
+                "you scale their samples and prepare them again",
+                len(self._clipped),
+                loudest,
+                self._clipped[loudest],
+            )
 
     def _pieces(self, samples: np.ndarray, utterance: Utterance) -> Iterator[Utterance | Rejected]:
         """The utterance itself, or the pieces of one that is too long, if there is a recognizer to align it."""
@@ -213,21 +232,12 @@ def _segment_samples(samples: np.ndarray, utterance: Utterance) -> np.ndarray | 
     return samples[round(utterance.start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
 
 
-def _warn_of_clipping(samples: np.ndarray, audio: Path, results: Sequence[Ready | Rejected]) -> None:
-    """Log a warning if FLAC was written of a recording that is louder than it can hold."""
-    is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
-    loudest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
-    if not is_written or loudest <= 1:
-        return
+def _is_clipped(samples: np.ndarray) -> bool:
+    """Whether FLAC clips enough of a recording to be told."""
+    if max(samples.max(initial=0.0), -samples.min(initial=0.0)) <= 1:
+        return False
     lost = np.square(np.maximum(np.abs(samples) - 1, 0), dtype=np.float64).mean()
-    if lost > _MAX_CLIPPED * np.square(samples, dtype=np.float64).mean():
-        logger.warning(
-            "%s is louder than full scale, up to %.2f, and is clipped to 1 in the FLAC files of its utterances; divide its "
-            "samples by %.2f and prepare it again",
-            audio,
-            loudest,
-            loudest,
-        )
+    return bool(lost > _MAX_CLIPPED * np.square(samples, dtype=np.float64).mean())
 
 
 def _load(utterance: Utterance, config: PrepareConfig) -> tuple[np.ndarray, bool]:
