@@ -92,7 +92,7 @@ _CORPORA = {
     "commands": "single words, 30 min, 159 voices",
     "commands+commands_rest": "single words, 50 min, 159 voices",
     "digits": "single digits, 16 min, 4 voices",
-    "malayalam": "read Malayalam, 1.6 h, 33 voices",
+    "malayalam": "read Malayalam, 90 min, 33 voices",
     "ljspeech": "a reader of books, 33 min",
     "prompts": "telephone prompts, 17 min, 1 voice",
 }
