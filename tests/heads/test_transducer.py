@@ -129,6 +129,16 @@ def test_loss_is_the_sum_over_the_batch() -> None:
         torch.testing.assert_close(loss, torch.stack([losses[name] for losses in alone]).sum())
 
 
+def check_second_is_left_out(losses: dict[str, Tensor], expected: dict[str, Tensor], frames: Tensor) -> None:
+    """The losses are those of the other utterances, and the second one has finite gradients of 0."""
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name])
+    (losses["simple"] + losses["pruned"]).backward()
+    assert frames.grad is not None
+    assert frames.grad.isfinite().all()
+    assert not frames.grad[1].any()
+
+
 @pytest.mark.parametrize(("lattice", "most"), [("regular", 8), ("modified", 2), ("constrained", 2)])
 def test_more_labels_than_frames_can_emit_count_as_zero(lattice: LatticeKind, most: int) -> None:
     module = head(lattice=lattice)
@@ -136,13 +146,7 @@ def test_more_labels_than_frames_can_emit_count_as_zero(lattice: LatticeKind, mo
     labels = seeded(2, most + 1).abs().long() % 5 + 1
     encoded = Encoded(frames[:2], torch.tensor([9, 2]))
     expected = module.loss(Encoded(frames[:1], torch.tensor([9])), labels[:1, :3], torch.tensor([3]))
-    losses = module.loss(encoded, labels, torch.tensor([3, most + 1]))
-    for name, loss in losses.items():
-        torch.testing.assert_close(loss, expected[name])
-    (losses["simple"] + losses["pruned"]).backward()
-    assert frames.grad is not None
-    assert frames.grad.isfinite().all()
-    assert not frames.grad[1].any()
+    check_second_is_left_out(module.loss(encoded, labels, torch.tensor([3, most + 1])), expected, frames)
     for name, loss in module.loss(encoded, labels, torch.tensor([3, most])).items():
         assert loss.isfinite()
         assert loss > expected[name]
@@ -162,13 +166,7 @@ def test_an_utterance_without_frames_counts_as_zero(num_labels: int) -> None:
     frames = ENCODED.frames.clone().requires_grad_()
     encoded, label_lens = Encoded(frames, torch.tensor([9, 0, 4])), torch.tensor([4, num_labels, 1])
     expected = module.loss(Encoded(frames[rest], encoded.lens[rest]), LABELS[rest], label_lens[rest])
-    losses = module.loss(encoded, LABELS, label_lens)
-    for name, loss in losses.items():
-        torch.testing.assert_close(loss, expected[name])
-    (losses["simple"] + losses["pruned"]).backward()
-    assert frames.grad is not None
-    assert frames.grad.isfinite().all()
-    assert not frames.grad[1].any()
+    check_second_is_left_out(module.loss(encoded, LABELS, label_lens), expected, frames)
     with pytest.raises(ValueError, match=r"frame_lens must be in \[1, 9\], as 9 frames are given, but spans -1 to 9"):
         module.loss(Encoded(frames, torch.tensor([9, -1, 4])), LABELS, label_lens)
 
