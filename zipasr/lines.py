@@ -68,15 +68,16 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, follows_links: bool = True) -> Iterator[Path]:
     """Give the path to write a whole file to, which replaces the one at `path` when the block ends, or not at all.
 
-    A link stays one, to the new file. What is no file, such as a pipe or /dev/null, is written to itself.
+    A link stays one, to the new file, or is itself replaced if links are not followed. What is no file, such as a pipe or
+    /dev/null, is written to itself.
     """
     if path.exists() and not path.is_file():
         yield path
         return
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if follows_links else path
     temporary = target.with_name(f".zipasr-{os.getpid()}-{next(_numbers)}.part")
     try:
         yield temporary
@@ -87,7 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
+def writing_rows(path: Path, *, follows_links: bool = True) -> Iterator[Callable[[Any], None]]:
     """Open a file of JSON lines for writing, gzipped if its name ends in `.gz`; it appears when the block ends, as for
     `replacing`.
 
@@ -101,7 +102,7 @@ def writing_rows(path: Path) -> Iterator[Callable[[Any], None]]:
     def write_to(file: Any) -> Callable[[Any], None]:
         return lambda row: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
-    with replacing(path) as opened, opened.open("wb") as raw:
+    with replacing(path, follows_links=follows_links) as opened, opened.open("wb") as raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
                 yield write_to(file)

@@ -249,6 +249,19 @@ def test_a_second_source_leaves_no_split_of_the_first(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").glob("*_cuts*")] == ["train_cuts.jsonl.gz"]
 
 
+def test_a_link_to_cuts_is_replaced_and_the_cuts_elsewhere_stay(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        put(tmp_path / text, f"{text}.wav", text=text)
+    cuts, elsewhere = tmp_path / "out" / "train_cuts.jsonl.gz", tmp_path / "elsewhere.jsonl.gz"
+    prepare(tmp_path / "old", tmp_path / "out")
+    cuts.rename(elsewhere)
+    cuts.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    prepare(tmp_path / "new", tmp_path / "out")
+    assert not cuts.is_symlink() and list(cuts_of(tmp_path / "out")) == ["new"]
+    assert elsewhere.read_bytes() == before
+
+
 # Laws
 
 

@@ -264,7 +264,7 @@ def _write(
     paths = {split: out / f"{split}_cuts.jsonl.gz" for split, part in parts.items() if part or config.split is None}
     with ExitStack() as stack:  # the new cuts appear when all is done
         for split in filter(parts.__getitem__, paths):
-            write = stack.enter_context(writing_rows(paths[split]))
+            write = stack.enter_context(writing_rows(paths[split], follows_links=False))
             for item in parts[split]:
                 write(_cut(item, out))
         # The audio may replace that of the old cuts: without these, an interruption leaves no text beside other audio.

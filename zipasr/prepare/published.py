@@ -124,7 +124,7 @@ def _check_config(name: str, config: PrepareConfig) -> None:
 
 def _prepare_noise(source: CorpusFolder, out: Path, has_progress: bool) -> PrepareReport:
     counts = _Counts([NOISE])
-    with writing_rows(out / f"{NOISE}_cuts.jsonl.gz") as write:
+    with writing_rows(out / f"{NOISE}_cuts.jsonl.gz", follows_links=False) as write:
         for cut in _with_progress(read_musan(source.folder), has_progress):
             counts.add(NOISE, cut)
             write(_row(cut, out))
@@ -145,7 +145,9 @@ def _prepare_speech(source: CorpusFolder, out: Path, config: PrepareConfig, has_
     names = list(dict.fromkeys(splits.values()))
     counts, found = _Counts(names), set()
     with ExitStack() as stack:
-        writers = {split: stack.enter_context(writing_rows(out / f"{split}_cuts.jsonl.gz")) for split in names}
+        writers = {
+            split: stack.enter_context(writing_rows(out / f"{split}_cuts.jsonl.gz", follows_links=False)) for split in names
+        }
         write_rejected = stack.enter_context(writing_rows(out / "rejected.jsonl"))
         entries = read_json(*source, present) if corpus.json_name else read_folders(*source, present, config.num_jobs)
         for part, entry in _with_progress(entries, has_progress):
