@@ -1,22 +1,22 @@
 """Log-mel filterbanks: (samples,) float32 at 16 kHz -> (T, F) float32 at 100 Hz, in one call or chunk by chunk.
 
-Both kinds are computed by kaldi-native-fbank: frames of 25 ms every 10 ms, natural log, no dither.
+Both kinds have frames of 25 ms every 10 ms, natural log, no dither.
 
-`kaldi`: the signal reflected at both ends, DC removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, triangular
+`kaldi`: the signal mirrored at both ends, DC removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, triangular
 mel filters. Frame j covers samples 160 j - 120 to 160 j + 280.
 
-`whisper`: the signal reflected at both ends, Hann window, 400-point power spectrum, mel filters of equal area on Slaney's
-scale. Frame j is centered on sample 160 j, as in training (sherpa-onnx: on 160 j + 80). A model takes `normalized` frames.
+`whisper`: the signal mirrored at both ends without the edge sample, Hann window, 400-point power spectrum, mel filters of
+equal area on Slaney's scale. Frame j is centered on sample 160 j, as in training (sherpa-onnx: on 160 j + 80). A model takes
+`normalized` frames.
 
-Both ways feed the same extractor, so they give the same bits.
+Both ways compute blocks of the same size, so they give the same bits.
 """
 
 import math
-from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-import kaldi_native_fbank
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,20 +30,21 @@ Whisper's filterbank."""
 FeatureKind = Literal["kaldi", "whisper"]
 """Kinds of filterbank."""
 
-_FRAME_SHIFT_SAMPLES = 160
-_FRAME_LENGTH_MS, _FRAME_SHIFT_MS = 25.0, 10.0
+_FRAME_SAMPLES, _FRAME_SHIFT_SAMPLES = 400, 160
 _FFT_SAMPLES = 512
-# One second per call: 60 s of audio take 54 ms on one core with blocks of 0.5 to 60 s alike, and memory stays small.
-_BLOCK_SAMPLES = SAMPLE_RATE_HZ
+_PREEMPHASIS = 0.97
+_LEAST_ENERGY = 2.0**-23
+"""Floor of the energies of Kaldi's filterbank, float32 epsilon."""
 
+_BLOCK_FRAMES = 64
+"""Frames that are computed at once; fewer are filled up, since a product of another size may round differently."""
+_BLOCK_SAMPLES = _BLOCK_FRAMES * _FRAME_SHIFT_SAMPLES
 
 _WHISPER_BINS = (80, 128)
 _WHISPER_RANGE = 8.0
 """Range of normalized frames in powers of ten, below the maximum."""
 _SLANEY_KNEE = 15.0
 """Mel of 1 kHz on Slaney's scale, below which it is linear."""
-_REACH_SAMPLES = 200
-"""Half a frame of Whisper's filterbank: its signal is reflected by so much at both ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +91,8 @@ class FbankConfig:
             )
         if self.num_mel_bins < 3:
             raise ConfigError(f"num_mel_bins must be at least 3, but is {self.num_mel_bins}")
-        # The C++ code also rejects a filter without an FFT bin, but does not say which setting is wrong.
-        edges_mel = np.linspace(_mel(self.low_freq_hz), _mel(top_hz), self.num_mel_bins + 2)
-        bins_mel = _mel(np.arange(_FFT_SAMPLES // 2) * SAMPLE_RATE_HZ / _FFT_SAMPLES)
+        edges_mel = _kaldi_edges_mel(self)
+        bins_mel = _mel(_bins_hz(_FFT_SAMPLES)[:-1])
         first_inside = np.searchsorted(bins_mel, edges_mel[:-2], side="right")
         first_beyond = np.searchsorted(bins_mel, edges_mel[2:], side="left")
         if (first_inside >= first_beyond).any():
@@ -152,17 +152,20 @@ class Fbank:
 class FbankStream:
     """Filterbank of one recording in pieces: for any split, the concatenated frames are bit-identical to one call.
 
-    A frame is returned as soon as its samples are there: 280 samples (17.5 ms) after its time, or at the end.
+    A frame is returned as soon as its samples are there: 280 samples (17.5 ms) after its time (201 with Whisper's
+    filterbank), or at the end.
     """
 
     def __init__(self, config: FbankConfig) -> None:
-        self._num_mel_bins = config.num_mel_bins
-        self._extractor: kaldi_native_fbank.OnlineFbank | _WhisperExtractor
-        if config.kind == "whisper":
-            self._extractor = _WhisperExtractor(config)
-        else:
-            self._extractor = kaldi_native_fbank.OnlineFbank(_options(config))
-        self._num_taken = 0
+        self._analysis = _analysis(config)
+        self._samples = np.zeros(0, np.float32)
+        """Those that the next frames need, mirrored ones before the start included."""
+        self._start = 0
+        """The place of the first of them in the recording."""
+        self._num_samples = 0
+        """Of the recording so far."""
+        self._num_frames = 0
+        """Frames that were returned."""
         self._is_finished = False
 
     def accept(self, samples: np.ndarray | Tensor) -> Tensor:
@@ -183,20 +186,15 @@ class FbankStream:
                 f"samples must be (samples,) of floats in about [-1, 1], but have shape {values.shape} of {values.dtype}; "
                 "zipasr.audio.load_audio makes them from any recording or array"
             )
-        values = np.ascontiguousarray(values, np.float32)
-        if len(values) <= _BLOCK_SAMPLES:
-            return self._accept_block(values)
-        blocks = (values[start : start + _BLOCK_SAMPLES] for start in range(0, len(values), _BLOCK_SAMPLES))
-        return torch.cat([self._accept_block(block) for block in blocks])
+        starts = range(0, max(1, len(values)), _BLOCK_SAMPLES)
+        blocks = [self._accept_block(values[start : start + _BLOCK_SAMPLES]) for start in starts]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def _accept_block(self, values: np.ndarray) -> Tensor:
-        if len(values):
-            # array: the binding iterates over a Python sequence; this is faster than numpy (54 instead of 74 ms per
-            # minute of audio) and takes less memory than a list of floats.
-            block = array("f")
-            block.frombytes(values.data.cast("B"))
-            self._extractor.accept_waveform(SAMPLE_RATE_HZ, block)
-        return self._take()
+        self._samples = np.concatenate([self._samples, values], dtype=np.float32, casting="same_kind")
+        self._num_samples += len(values)
+        num_complete = (self._num_samples - self._analysis.num_ahead) // _FRAME_SHIFT_SAMPLES + 1
+        return self._next_frames(max(0, num_complete - self._num_frames))
 
     def finish(self) -> Tensor:
         """End the recording and return its last frames, (t, F) float32 at 100 Hz.
@@ -206,87 +204,121 @@ class FbankStream:
         """
         self._check_open()
         self._is_finished = True
-        self._extractor.input_finished()
-        return self._take()
+        return self._next_frames(_num_frames(self._num_samples) - self._num_frames)
 
     def _check_open(self) -> None:
         if self._is_finished:
             raise RuntimeError("a stream must still be open, but this one is finished; start another with Fbank.stream()")
 
-    def _take(self) -> Tensor:
-        """Copy the new frames (the binding returns them one by one: 4 ms per minute of audio) and free them inside."""
-        num_new = self._extractor.num_frames_ready - self._num_taken
-        frames = np.empty((num_new, self._num_mel_bins), np.float32)
-        for index in range(num_new):
-            frames[index] = self._extractor.get_frame(self._num_taken + index)
-        self._extractor.pop(num_new)
-        self._num_taken += num_new
-        return torch.from_numpy(frames)
+    def _next_frames(self, num_frames: int) -> Tensor:
+        """Features (t, F) of the next t frames, of which there are at most a block."""
+        if num_frames <= 0:
+            return torch.zeros(0, self._analysis.filters.shape[1])
+        first = self._num_frames * _FRAME_SHIFT_SAMPLES - self._analysis.num_before
+        stop = first + (num_frames - 1) * _FRAME_SHIFT_SAMPLES + _FRAME_SAMPLES
+        if first < self._start or stop > self._num_samples:
+            before = self._mirrored(np.arange(first, self._start))
+            after = self._mirrored(np.arange(self._num_samples, stop))
+            self._samples, self._start = np.concatenate([before, self._samples, after]), first
+        features = self._analysis(self._samples, num_frames)
+        num_done = num_frames * _FRAME_SHIFT_SAMPLES
+        self._samples, self._start = self._samples[num_done:].copy(), self._start + num_done
+        self._num_frames += num_frames
+        return features
+
+    def _mirrored(self, places: np.ndarray) -> np.ndarray:
+        """The samples at places before the start or after the end of the recording, which is mirrored there."""
+        num_samples, repeats_edge = self._num_samples, self._analysis.repeats_edge
+        period = 2 * num_samples - (0 if repeats_edge else 2)
+        places = places % period
+        mirrored = np.minimum(places, period - places - (1 if repeats_edge else 0))
+        return self._samples[mirrored - self._start]
 
 
-class _WhisperExtractor:
-    """Whisper's filterbank with the interface of `OnlineFbank`.
-
-    The library centers frame j on sample 160 j + 80 and reflects the signal in another way. So it gets 240 more samples at
-    the start, the reflected signal, and its first frame is dropped.
-    """
-
-    _NUM_BEFORE = _REACH_SAMPLES + 40
+class _Analysis:
+    """Log mel energies of frames of samples, as a feature configuration has them."""
 
     def __init__(self, config: FbankConfig) -> None:
-        self._extractor = kaldi_native_fbank.OnlineWhisperFbank(_whisper_options(config))
-        self._num_samples = 0
-        self._waiting = np.zeros(0, np.float32)
-        """The first samples until there are enough to reflect."""
-        self._latest = np.zeros(0, np.float32)
-        """The last samples, to be reflected at the end."""
-        self._is_finished = False
+        angles = 2.0 * np.pi * np.arange(_FRAME_SAMPLES)
+        self.is_kaldi = self.repeats_edge = config.kind == "kaldi"
+        if self.is_kaldi:
+            self.num_before, self.num_ahead = 120, 280
+            self.fft_samples, self.least_energy = _FFT_SAMPLES, _LEAST_ENERGY
+            window, filters = (0.5 - 0.5 * np.cos(angles / (_FRAME_SAMPLES - 1))) ** 0.85, _kaldi_filters(config)
+        else:
+            self.num_before, self.num_ahead = 200, 201  # the first frame is mirrored around its center
+            self.fft_samples, self.least_energy = _FRAME_SAMPLES, 1e-10
+            window, filters = 0.5 - 0.5 * np.cos(angles / _FRAME_SAMPLES), _whisper_filters(config.num_mel_bins)
+        self.window = torch.from_numpy(window).float()
+        self.filters = torch.from_numpy(filters).float()
+        """(bins, F)."""
 
-    def accept_waveform(self, rate_hz: int, samples: "array[float]") -> None:
-        values = np.frombuffer(samples, np.float32)
-        is_first = self._num_samples <= self._NUM_BEFORE
-        self._num_samples += len(values)
-        if is_first:
-            values = self._waiting = np.concatenate([self._waiting, values])
-            if len(values) <= self._NUM_BEFORE:
-                return
-            self._waiting = self._waiting[:0]
-            values = np.pad(values, (self._NUM_BEFORE, 0), mode="reflect")
-        self._extend(values)
+    def __call__(self, samples: np.ndarray, num_frames: int) -> Tensor:
+        """Features (t, F) of the first t frames of (samples,), of which there are at most a block."""
+        frames = torch.zeros(_BLOCK_FRAMES, _FRAME_SAMPLES)
+        frames[:num_frames] = torch.from_numpy(samples).unfold(0, _FRAME_SAMPLES, _FRAME_SHIFT_SAMPLES)[:num_frames]
+        if self.is_kaldi:
+            frames -= frames.mean(1, keepdim=True)
+        windowed = frames * self.window
+        if self.is_kaldi:
+            windowed[:, 1:].addcmul_(frames[:, :-1], self.window[1:], value=-_PREEMPHASIS)
+            windowed[:, 0] *= 1.0 - _PREEMPHASIS
+        spectrum = torch.fft.rfft(windowed, self.fft_samples)
+        power = spectrum.real.square() + spectrum.imag.square()
+        with torch.autocast("cpu", enabled=False):
+            energies = power @ self.filters
+        return energies.clamp(min=self.least_energy).log()[:num_frames]
 
-    def input_finished(self) -> None:
-        if len(self._waiting):
-            self._extend(np.pad(self._waiting, (self._NUM_BEFORE, 0), mode="reflect"))
-        if self._num_samples:
-            self._extend(np.pad(self._latest, (0, _REACH_SAMPLES), mode="reflect")[len(self._latest) :])
-        self._extractor.input_finished()
-        self._is_finished = True
 
-    def _extend(self, values: np.ndarray) -> None:
-        self._extractor.accept_waveform(SAMPLE_RATE_HZ, array("f", values.tobytes()))
-        self._latest = np.concatenate([self._latest, values])[-_REACH_SAMPLES - 1 :]
-
-    @property
-    def num_frames_ready(self) -> int:
-        ready = max(0, self._extractor.num_frames_ready - 1)
-        return min(ready, _num_frames(self._num_samples)) if self._is_finished else ready
-
-    def get_frame(self, index: int) -> np.ndarray:
-        energies = np.asarray(self._extractor.get_frame(index + 1))
-        return np.log(np.maximum(energies, np.float32(1e-10)))
-
-    def pop(self, num_frames: int) -> None:
-        self._extractor.pop(num_frames)
+@lru_cache
+def _analysis(config: FbankConfig) -> _Analysis:
+    """The analysis of a configuration, which all streams share."""
+    return _Analysis(config)
 
 
 def filter_centers_hz(config: FbankConfig) -> np.ndarray:
     """(F,) center frequencies of the mel filters in Hz, rising."""
-    number = config.num_mel_bins
     if config.kind == "whisper":
-        mels = np.linspace(0.0, _slaney_mel(SAMPLE_RATE_HZ / 2), number + 2)[1:-1]
-        return np.where(mels < _SLANEY_KNEE, mels * 1000.0 / _SLANEY_KNEE, 1000.0 * 6.4 ** ((mels - _SLANEY_KNEE) / 27.0))
-    mels = np.linspace(_mel(config.low_freq_hz), _mel(config.top_hz), number + 2)[1:-1]
-    return 700.0 * np.expm1(mels / 1127.0)
+        return _whisper_edges_hz(config.num_mel_bins)[1:-1]
+    return 700.0 * np.expm1(_kaldi_edges_mel(config)[1:-1] / 1127.0)
+
+
+def _kaldi_edges_mel(config: FbankConfig) -> np.ndarray:
+    """(F + 2,) centers of the filters and the outer edges of the first and the last."""
+    return np.linspace(_mel(config.low_freq_hz), _mel(config.top_hz), config.num_mel_bins + 2)
+
+
+def _whisper_edges_hz(num_mel_bins: int) -> np.ndarray:
+    """The same of Whisper's filterbank, from 0 to 8000 Hz. Slaney's scale is linear up to 1 kHz and logarithmic beyond."""
+    top = _SLANEY_KNEE + 27.0 * math.log(8.0) / math.log(6.4)
+    mels = np.linspace(0.0, top, num_mel_bins + 2)
+    return np.where(mels < _SLANEY_KNEE, mels * 1000.0 / _SLANEY_KNEE, 1000.0 * 6.4 ** ((mels - _SLANEY_KNEE) / 27.0))
+
+
+def _kaldi_filters(config: FbankConfig) -> np.ndarray:
+    """(bins, F) weights of filters that are triangles over mel; the bin of 8 kHz belongs to none."""
+    weights = _triangles(_mel(_bins_hz(_FFT_SAMPLES)), _kaldi_edges_mel(config))
+    weights[-1] = 0.0
+    return weights
+
+
+def _whisper_filters(num_mel_bins: int) -> np.ndarray:
+    """(bins, F) weights of filters that are triangles of equal area over Hz."""
+    edges = _whisper_edges_hz(num_mel_bins)
+    return _triangles(_bins_hz(_FRAME_SAMPLES), edges) * 2.0 / (edges[2:] - edges[:-2])
+
+
+def _triangles(bins: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(bins, F) weights of triangles, each from the center before its own to the one after it."""
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - left) / (center - left)
+    falling = (right - bins[:, None]) / (right - center)
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def _bins_hz(fft_samples: int) -> np.ndarray:
+    """(fft_samples / 2 + 1,) frequencies of a spectrum."""
+    return np.arange(fft_samples // 2 + 1) * SAMPLE_RATE_HZ / fft_samples
 
 
 def _num_frames(num_samples: int) -> int:
@@ -295,36 +327,3 @@ def _num_frames(num_samples: int) -> int:
 
 def _mel(freq_hz: float | np.ndarray) -> np.ndarray:
     return 1127.0 * np.log1p(np.asarray(freq_hz) / 700.0)
-
-
-def _slaney_mel(freq_hz: float) -> float:
-    """Mel of a frequency from 1 kHz on, where Slaney's scale is logarithmic."""
-    return _SLANEY_KNEE + 27.0 * math.log(freq_hz / 1000.0) / math.log(6.4)
-
-
-def _options(config: FbankConfig) -> kaldi_native_fbank.FbankOptions:
-    # All relevant options are explicit, so that a changed default in a later version of the library has no effect.
-    options = kaldi_native_fbank.FbankOptions()
-    frame = options.frame_opts
-    frame.samp_freq = float(SAMPLE_RATE_HZ)
-    frame.frame_length_ms, frame.frame_shift_ms = _FRAME_LENGTH_MS, _FRAME_SHIFT_MS
-    frame.dither = 0.0
-    frame.preemph_coeff = 0.97
-    frame.remove_dc_offset = True
-    frame.window_type = "povey"
-    frame.round_to_power_of_two = True
-    frame.snip_edges = False
-    options.mel_opts.num_bins = config.num_mel_bins
-    options.mel_opts.low_freq = config.low_freq_hz
-    options.mel_opts.high_freq = config.high_freq_hz
-    options.use_energy = False
-    options.energy_floor = 1e-10  # has an effect only with use_energy; the mel energies are floored at float32 epsilon
-    options.use_log_fbank = True
-    options.use_power = True
-    return options
-
-
-def _whisper_options(config: FbankConfig) -> kaldi_native_fbank.WhisperFeatureOptions:
-    options = kaldi_native_fbank.WhisperFeatureOptions()
-    options.dim = config.num_mel_bins
-    return options

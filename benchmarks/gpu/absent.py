@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 REPLACEABLE = (
     "av",
     "av.stream",
-    "kaldi_native_fbank",
     "safetensors",
     "safetensors.torch",
     "sentencepiece",

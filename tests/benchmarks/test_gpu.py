@@ -174,7 +174,7 @@ def test_every_block_runs_with_torch_alone(tmp_path: Path) -> None:
     outcomes = [(block["status"], block.get("reason")) for block in document["blocks"].values()]
     assert outcomes == [("ok", None)] * len(BLOCKS)
     placeholders = document["blocks"]["ceilings"]["cases"]["versions"]["placeholders"]
-    assert {"av", "kaldi_native_fbank", "safetensors", "sentencepiece", "soundfile", "soxr"} <= set(placeholders)
+    assert {"av", "safetensors", "sentencepiece", "soundfile", "soxr"} <= set(placeholders)
     cases = document["blocks"]["correctness"]["cases"]
     assert all(case.get("is_within", True) for case in cases.values()), cases
     assert document["blocks"]["training-curve"]["cases"]["float32"]["first_difference"] < 1e-4
