@@ -1,7 +1,7 @@
 """`IncomingAudio`: samples of audio that is still coming in -> windows of features, encoded in batches.
 
-Samples become features (t, F) at 100 Hz as they come. Those are cut into windows of a chunk, and all streams whose next
-window is complete are encoded to 25 Hz in one batch. What is then done with the frames is for the kinds of streams: they are
+Samples wait until they complete a window of a chunk; then they become features (t, F) at 100 Hz. All streams whose next window
+is complete are encoded to 25 Hz in one batch. What is then done with the frames is for the kinds of streams: they are
 searched for text (`Stream`) or for keywords (`SpotterStream`).
 """
 
@@ -43,6 +43,8 @@ class IncomingAudio(ABC):
         self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
         self._sample_rate_hz: int | None = None
         self._resampler: soxr.ResampleStream | None = None
+        self._waiting: list[np.ndarray] = []
+        """Samples at 16 kHz whose features are not computed yet: small pieces would cost several times as much."""
         self._num_samples = self._num_features = 0
         self._is_open, self._is_finished = True, False
 
@@ -68,7 +70,7 @@ class IncomingAudio(ABC):
         return (self._buffer.window_frames - 1) * _FEATURE_MS + _FEATURE_REACH_MS
 
     def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-        """Receive the next samples and compute their features, nothing else.
+        """Receive the next samples; if they complete a chunk, compute its features, nothing else.
 
         Args:
             samples: (samples,), any number: floats in about [-1, 1] or integers of 8, 16 or 32 bits.
@@ -86,7 +88,9 @@ class IncomingAudio(ABC):
         self._num_samples += len(values)
         if self._resampler is not None and len(values):
             values = self._resampler.resample_chunk(values)
-        self._push(self._fbank.accept(values))
+        self._waiting.append(values.copy())
+        if not self.missing_samples:
+            self._compute_features()
 
     def _check_rate(self, sample_rate_hz: int) -> None:
         """Set the rate with the first samples; raise ValueError for a rate that changes or is out of range."""
@@ -100,6 +104,12 @@ class IncomingAudio(ABC):
         if self._sample_rate_hz is None and sample_rate_hz != SAMPLE_RATE_HZ:
             self._resampler = soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
         self._sample_rate_hz = sample_rate_hz
+
+    def _compute_features(self) -> None:
+        """Pass the samples that wait to the window of the next chunk, as features."""
+        samples, self._waiting = self._waiting, []
+        if samples:
+            self._push(self._fbank.accept(np.concatenate(samples)))
 
     def _push(self, features: Tensor) -> None:
         if len(features):
@@ -116,7 +126,8 @@ class IncomingAudio(ABC):
             raise RuntimeError("the audio of a stream can be finished only once; start another with Recognizer.stream()")
         self._is_open = False
         if self._resampler is not None:
-            self._push(self._fbank.accept(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
+            self._waiting.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self._compute_features()
         self._push(self._fbank.finish())
         if self.engine.scorer.output_length(self._num_features) > 0:  # shorter audio has no frame, as in `transcribe`
             num_bins = self.engine.fbank.config.num_mel_bins
