@@ -36,6 +36,8 @@ from zipasr.train.state import Position, TrainState
 from zipasr.train.step import Signs, Stepper, StepResult
 
 _SHARED_MEMORY = Path("/dev/shm")
+_ALIGNED_ELEMENTS = 16
+"""Floats in the 64 bytes to which PyTorch aligns tensors."""
 
 
 class Round(NamedTuple):
@@ -166,7 +168,9 @@ class SharedGradients:
     def __init__(self, parameters: Sequence[torch.nn.Parameter], ranks: LocalRanks) -> None:
         """Allocate the memory; all processes must call this."""
         self.parameters = list(parameters)
-        num_elements = sum(p.numel() for p in self.parameters)
+        # Each gradient starts where one allocated by itself may start: elsewhere, some processors sum in another order.
+        self._sizes = [-(-p.numel() // _ALIGNED_ELEMENTS) * _ALIGNED_ELEMENTS for p in self.parameters]
+        num_elements = sum(self._sizes)
         # Two sets, in turn: a process may have its next gradients before another has read the last ones.
         self._shared = _shared_zeros((2, ranks.size, num_elements), ranks)
         self._own = torch.zeros(num_elements)
@@ -175,8 +179,8 @@ class SharedGradients:
         self._written = 0
 
     def _views(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split([p.numel() for p in self.parameters])
-        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+        parts = flat.split(self._sizes)
+        return [part[: p.numel()].view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     @torch.no_grad()
     def write(self) -> list[bool]:
