@@ -1,7 +1,7 @@
 """`IncomingAudio`: samples of audio that is still coming in -> windows of features, encoded in batches.
 
-Samples wait until they complete a window of a chunk; then they become features (t, F) at 100 Hz. All streams whose next window
-is complete are encoded to 25 Hz in one batch. What is then done with the frames is for the kinds of streams: they are
+Samples wait until they complete the window of a chunk; then they become features (t, F) at 100 Hz. All streams whose next
+window is complete are encoded to 25 Hz in one batch. What is then done with the frames is for the kinds of streams: they are
 searched for text (`Stream`) or for keywords (`SpotterStream`).
 """
 
