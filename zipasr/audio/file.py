@@ -21,12 +21,11 @@ import soundfile
 from zipasr.audio.ffmpeg import (
     HEADERLESS_FORMATS,
     PCM_FORMATS,
-    audio_stream,
     av_blocks,
     first_num_channels,
     head_of,
     no_such_track,
-    opened_by_av,
+    opened_track,
     reason,
     stated_duration_s,
 )
@@ -98,8 +97,8 @@ def file_num_channels(
         if found.opened is not None:
             _check_only_track(audio_track, found.opened, name)
             return int(found.opened.channels)
-        with opened_by_av(found.file, name, found.headerless, sample_rate_hz, audio_track=audio_track) as container:
-            return first_num_channels(container, audio_stream(container, name, audio_track))
+        with opened_track(found.file, name, found.headerless, sample_rate_hz, audio_track=audio_track) as stream:
+            return first_num_channels(stream)
 
 
 def audio_duration_s(path: str | os.PathLike[str]) -> float:
@@ -115,10 +114,10 @@ def audio_duration_s(path: str | os.PathLike[str]) -> float:
     with _selected(path, _headerless_format(path, None, None), is_given=False, allow_damaged=False) as found:
         if found.opened is not None:
             return float(found.opened.frames / found.opened.samplerate)
-        with opened_by_av(found.file, name, found.headerless, None) as container:
-            stated_s = stated_duration_s(container, audio_stream(container, name, None), found.file)
-            if stated_s is not None:
-                return stated_s
+        with opened_track(found.file, name, found.headerless, None) as stream:
+            stated_s = stated_duration_s(stream, found.file)
+        if stated_s is not None:
+            return stated_s
         found.file.seek(0)
         return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(found.file, name, found.headerless, None))
 
