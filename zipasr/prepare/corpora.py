@@ -134,30 +134,24 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
     """The entries of one chapter."""
+    lines = [(number, line) for number, line in read_lines(transcripts) if line is None or line.strip()]
+    return [bad_line(transcripts, number) if line is None else _librispeech_entry(root, line) for number, line in lines]
+
+
+def _librispeech_entry(root: Path, line: str) -> Entry:
     from lhotse.recipes.librispeech import parse_utterance
 
-    entries: list[Entry] = []
-    for number, line in read_lines(transcripts):
-        if line is None:
-            entries.append(bad_line(transcripts, number))
-            continue
-        if not line.strip():
-            continue
-        id, _, text = line.strip().partition(" ")
-        audio = root / Path(id.replace("-", "/")).parent / f"{id}.flac"
-        if not text.strip():
-            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}"))
-            continue
-        if not os.path.isfile(audio):  # Path.is_file raises for names that are too long
-            entries.append(_no_audio(id, audio))
-            continue
-        try:
-            recording, supervision = parse_utterance(root, line, {})
-        except Exception as error:  # lhotse's readers raise many types
-            entries.append(_unreadable(id, audio, error))
-            continue
-        entries.append(_entry(recording, supervision))
-    return entries
+    id, _, text = line.strip().partition(" ")
+    audio = root / Path(id.replace("-", "/")).parent / f"{id}.flac"
+    if not text.strip():
+        return Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}")
+    if not os.path.isfile(audio):  # Path.is_file raises for names that are too long
+        return _no_audio(id, audio)
+    try:
+        recording, supervision = parse_utterance(root, line, {})
+    except Exception as error:  # lhotse's readers raise many types
+        return _unreadable(id, audio, error)
+    return _entry(recording, supervision)
 
 
 def _aishell_texts(folder: Path) -> dict[str, str]:
@@ -173,25 +167,22 @@ def _aishell_texts(folder: Path) -> dict[str, str]:
 
 def _read_aishell(texts: dict[str, str], speaker: Path) -> list[Entry]:
     """The entries of one speaker."""
+    return [_aishell_entry(audio, texts.get(audio.stem, ""), speaker.name) for audio in sorted(speaker.glob("*.wav"))]
+
+
+def _aishell_entry(audio: Path, text: str, speaker: str) -> Entry:
     from lhotse import Recording, SupervisionSegment
 
-    entries: list[Entry] = []
-    for audio in sorted(speaker.glob("*.wav")):
-        id = audio.stem
-        if not texts.get(id, "").strip():
-            detail = "expected a line in aishell_transcript_v0.8.txt, got none"
-            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=detail))
-            continue
-        try:
-            recording = Recording.from_file(audio)
-        except Exception as error:  # lhotse's readers raise many types
-            entries.append(_unreadable(id, audio, error))
-            continue
-        supervision = SupervisionSegment(
-            id, id, 0.0, recording.duration, language="Chinese", speaker=speaker.name, text=texts[id]
-        )
-        entries.append(_entry(recording, supervision))
-    return entries
+    id = audio.stem
+    if not text.strip():
+        detail = "expected a line in aishell_transcript_v0.8.txt, got none"
+        return Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=detail)
+    try:
+        recording = Recording.from_file(audio)
+    except Exception as error:  # lhotse's readers raise many types
+        return _unreadable(id, audio, error)
+    duration_s = recording.duration
+    return _entry(recording, SupervisionSegment(id, id, 0.0, duration_s, language="Chinese", speaker=speaker, text=text))
 
 
 def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[str, Entry]]:
