@@ -24,8 +24,8 @@ from zipasr.errors import AudioError, DataError
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.long_texts import cut_by_alignment
 from zipasr.prepare.timed_texts import MAX_JOINED_S
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id
-from zipasr.prepare.validate import check_samples, check_silence, reject
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id, reject
+from zipasr.prepare.validate import check_samples, check_silence
 from zipasr.progress import track
 from zipasr.recognizer import Recognizer
 
@@ -99,9 +99,8 @@ class Converter:
         pieces = [piece for utterance in utterances for piece in self._pieces(samples, utterance)]
         results = [piece if isinstance(piece, Rejected) else self._write(samples, piece, is_damaged) for piece in pieces]
         audio = utterances[0].audio
-        if any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results) and _is_clipped(
-            samples
-        ):
+        is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
+        if is_written and _is_clipped(samples):
             self._clipped[audio] = float(np.abs(samples).max())
         return results
 

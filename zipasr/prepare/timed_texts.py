@@ -55,7 +55,7 @@ def read_timed_texts(path: Path) -> list[TimedText]:
         ValueError: the file is not of the format that its ending names.
         DataError: the file cannot be read.
     """
-    return READERS[path.suffix.lower()](_lines(path))
+    return READERS[path.suffix.lower()](text_lines(path))
 
 
 def names_of_tiers(path: Path) -> list[str]:
@@ -65,10 +65,10 @@ def names_of_tiers(path: Path) -> list[str]:
         ValueError: the file is no TextGrid.
         DataError: the file cannot be read.
     """
-    return [name for name, _ in _interval_tiers("\n".join(_lines(path)))] if path.suffix.lower() == ".textgrid" else []
+    return [name for name, _ in _interval_tiers("\n".join(text_lines(path)))] if path.suffix.lower() == ".textgrid" else []
 
 
-def _lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:

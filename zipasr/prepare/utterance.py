@@ -75,6 +75,11 @@ class Rejected:
         return {name: str(value) for name, value in asdict(self).items()}
 
 
+def reject(utterance: Utterance, reason: Reason, detail: str) -> Rejected:
+    """The `Rejected` entry of an utterance."""
+    return Rejected(id=utterance.id, audio=str(utterance.audio), reason=reason, detail=detail)
+
+
 def part_id(recording: str, start_s: float) -> str:
     """The id of the part of a recording that starts at a time: sorted by id, the parts are in order of time."""
     return f"{recording}-{round(start_s * 1000):07d}"
