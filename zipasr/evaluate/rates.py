@@ -234,10 +234,8 @@ def _transcribed(
 
 
 def rewriting(scoring: str | None) -> Callable[[str], str]:
-    """The function that rewrites both texts before they are compared.
+    """The function of a profile of `SCORING` that rewrites both texts before they are compared; None: it changes nothing.
 
-    Args:
-        scoring: a profile of `scoring.SCORING`; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
     """
