@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
-from zipasr.audio.samples import Block, check_rate, scaled, truncated
+from zipasr.audio.samples import Block, FileOptions, check_rate, scaled, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -53,24 +53,22 @@ _REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
 @contextmanager
-def opened_track(
-    file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None, *, audio_track: int | None = None
-) -> Iterator["av.AudioStream"]:
+def opened_track(file: BinaryIO, name: str, headerless: str | None, options: FileOptions) -> Iterator["av.AudioStream"]:
     """The audio track of a number, from 0, or the default one; found even if it starts late. Damage in it raises.
 
     Raises:
         AudioError: there is no such track, or its codec or the format of the file is unknown.
     """
-    options = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
+    settings = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
     if headerless in PCM_FORMATS:
-        options["sample_rate"] = str(sample_rate_hz)
-    container = _opened(file, name, headerless, options)
-    if container.format.name in _WITHOUT_LIST_OF_TRACKS and not _is_known(container, audio_track):
+        settings["sample_rate"] = str(options.sample_rate_hz)
+    container = _opened(file, name, headerless, settings)
+    if container.format.name in _WITHOUT_LIST_OF_TRACKS and not _is_known(container, options.audio_track):
         container.close()
         file.seek(0)
-        container = _opened(file, name, headerless, options | _LONG_SEARCH)
+        container = _opened(file, name, headerless, settings | _LONG_SEARCH)
     with container:
-        yield _audio_stream(container, name, audio_track)
+        yield _audio_stream(container, name, options.audio_track)
 
 
 def _is_known(container: "av.container.InputContainer", track: int | None) -> bool:
@@ -81,9 +79,9 @@ def _is_known(container: "av.container.InputContainer", track: int | None) -> bo
     return track < len(tracks) and tracks[track].codec_context is not None and tracks[track].codec_context.channels > 0
 
 
-def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str, str]) -> "av.container.InputContainer":
+def _opened(file: BinaryIO, name: str, headerless: str | None, settings: dict[str, str]) -> "av.container.InputContainer":
     try:
-        return av.open(file, "r", format=headerless, options=options, metadata_errors="replace")
+        return av.open(file, "r", format=headerless, options=settings, metadata_errors="replace")
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
             f"{name} must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format "
@@ -171,25 +169,18 @@ def first_num_channels(stream: "av.AudioStream") -> int:
     return int(stream.codec_context.channels)
 
 
-def av_blocks(
-    file: BinaryIO,
-    name: str,
-    headerless: str | None,
-    sample_rate_hz: int | None,
-    *,
-    audio_track: int | None = None,
-    allow_damaged: bool = False,
-) -> Iterator[Block]:
+def av_blocks(file: BinaryIO, name: str, headerless: str | None, options: FileOptions) -> Iterator[Block]:
     """Decoded blocks of a few thousand samples, placed at their timestamps, with silence in the gaps.
 
     Raises:
         AudioError: no such track, two rates, damage, or fewer samples than the header states.
     """
-    _check_bytes(file, name, headerless, allow_damaged=allow_damaged)
-    with opened_track(file, name, headerless, sample_rate_hz, audio_track=audio_track) as stream:
+    if headerless is None:
+        _check_bytes(file, name, allow_damaged=options.allow_damaged)
+    with opened_track(file, name, headerless, options) as stream:
         promised = _promised_s(stream, file)
         check_rate(int(stream.rate or 0), name)
-        track = _Track(stream, name, allow_damaged=allow_damaged)
+        track = _Track(stream, name, allow_damaged=options.allow_damaged)
         yield from track.blocks()
         clock, found_s = track.clock, track.found_s()
         if clock.num_samples == 0 and track.is_mp3:
@@ -197,14 +188,14 @@ def av_blocks(
     if clock.holes:
         logger.warning("%s is damaged; silence replaces what cannot be decoded: %s", name, places(clock.holes))
     if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
-        if not allow_damaged:
+        if not options.allow_damaged:
             raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
         logger.warning("%s is truncated: it ends at %.2f s of %.2f s", name, found_s, promised)
 
 
-def _check_bytes(file: BinaryIO, name: str, headerless: str | None, *, allow_damaged: bool) -> None:
+def _check_bytes(file: BinaryIO, name: str, *, allow_damaged: bool) -> None:
     """Raise AudioError for a file that is smaller than its headers state, or log a warning if damage is allowed."""
-    stated = stated_bytes(file) if headerless is None else None
+    stated = stated_bytes(file)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if stated is None or size >= stated - _BYTES_SLACK:
