@@ -19,7 +19,7 @@ from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
-from zipasr.prepare.utterance import Reason, Rejected, bad_line
+from zipasr.prepare.utterance import OVERSHOOT_S, Reason, Rejected, bad_line
 
 Entry = Any
 """A lhotse MonoCut with one supervision, or a `Rejected`."""
@@ -81,8 +81,6 @@ PUBLISHED: dict[str, PublishedCorpus] = {
 """The corpora of `zipasr prepare NAME:FOLDER`, by name."""
 
 _CHUNK_CHARACTERS = 1 << 20
-_OVERSHOOT_S = 0.5
-"""Tolerance for a segment that ends after its recording; within it the segment is trimmed, beyond it dropped."""
 
 
 def find_json(name: str, folder: Path) -> Path:
@@ -112,6 +110,8 @@ def read_folders(name: str, folder: Path, parts: Iterable[str], num_jobs: int) -
         folder: `LibriSpeech` or `data_aishell` as downloaded, or its parent.
         parts: official names.
         num_jobs: number of chapters or speakers that are read at once.
+    Raises:
+        DataError: a file of transcripts cannot be read.
     """
     texts = _aishell_texts(_inside(folder, "data_aishell")) if name == "aishell" else {}
     for part in parts:
@@ -155,11 +155,7 @@ def _librispeech_entry(root: Path, line: str) -> Entry:
 
 
 def _aishell_texts(folder: Path) -> dict[str, str]:
-    """The transcript of every utterance id; lines that are not UTF-8 are skipped.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """The transcript of every utterance id; lines that are not UTF-8 are skipped."""
     path = folder / "transcript" / "aishell_transcript_v0.8.txt"
     pairs = (line.strip().partition(" ") for _, line in read_lines(path) if line is not None)
     return {id: text for id, _, text in pairs if id}
@@ -243,7 +239,7 @@ def _gigaspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> 
 def _segment(recording: Any, supervision: Any, path: Path) -> Entry:
     """The cut of a segment, trimmed to its recording."""
     end_s = supervision.start + supervision.duration
-    if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + _OVERSHOOT_S:
+    if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + OVERSHOOT_S:
         detail = f"expected audio from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
         return Rejected(id=supervision.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
     return _entry(recording, supervision.trim(recording.duration))

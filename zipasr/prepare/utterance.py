@@ -10,6 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+OVERSHOOT_S = 0.5
+"""Tolerance for a part that ends after its recording: within it the part is trimmed, beyond it rejected. Kaldi's
+extract-segments allows the same."""
+
 
 class Reason(StrEnum):
     """The reason for rejecting an utterance, as `rejected.jsonl` states it."""
