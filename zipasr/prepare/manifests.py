@@ -88,7 +88,6 @@ def recognize(path: Path, *, needs_texts: bool = True) -> Manifest | None:
     """What a file of rows is, by its first row; None for a file of another kind.
 
     Args:
-        path: the file.
         needs_texts: whether the rows of a manifest must have texts.
     Raises:
         DataError: the file cannot be read.
@@ -131,11 +130,7 @@ def _find(name: str, folder: Path, subfolder: str) -> Path:
 
 
 def _utterance(row: Mapping[str, Any], manifest: Manifest, *, lang: str, split: str | None) -> tuple[Utterance, bool]:
-    """The utterance of one row, and whether its id is made up.
-
-    Raises:
-        ValueError: a field is missing or invalid.
-    """
+    """The utterance of one row, and whether its id is made up; ValueError for a field that is missing or invalid."""
     fields = Fields(row)
     audio = fields.get("audio")
     if not isinstance(audio, str):

@@ -84,11 +84,7 @@ def check_samples(utterance: Utterance, num_samples: int, limits: Limits) -> Rej
 
 
 def check_silence(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
-    """Reject silence, also with dither or clicks; None if there is audio above the silence level.
-
-    Args:
-        samples: (samples,) the utterance.
-    """
+    """Reject an utterance (samples,) of silence, also with dither or clicks; None if it has other audio."""
     level = float(np.quantile(np.abs(samples - np.median(samples)), _LOUD_QUANTILE))
     if level >= _SILENT_LEVEL:
         return None
