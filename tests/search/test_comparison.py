@@ -41,7 +41,7 @@ def test_every_search_is_counted_over_all_batches(monkeypatch: pytest.MonkeyPatc
     assert greedy.errors == error_rates([("LO MID", "LO"), ("HI", "HI")])
     assert ctc.errors == error_rates([("LO MID", "LO MID"), ("HI", "UP HI")])
     assert (greedy.wer, greedy.deletions) == pytest.approx((100 / 3, 100 / 3))
-    counted.add_skipped(["UP DOWN"])
+    counted.add_texts("UP DOWN", ["", ""])
     assert [result.errors.words.deletions for result in counted.results()] == [3, 2]
 
 

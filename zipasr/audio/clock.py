@@ -31,7 +31,6 @@ class Clock:
         """Create an empty timeline.
 
         Args:
-            rate_hz: rate of the samples.
             name: name of the recording in messages.
             others_start_s: timestamp at which the other streams of the file start, such as its video; None: there are none.
             is_seamless: whether the format has no gaps, so that every gap means damage.

@@ -38,7 +38,6 @@ def _end_of_chunks(file: BinaryIO, start: int, head_bytes: int, chunk_bytes: Cal
     """The position after the last chunk that is looked at: it may lie behind the end of the file.
 
     Args:
-        file: the file.
         start: position of the first chunk.
         head_bytes: size of what precedes the contents of a chunk.
         chunk_bytes: from that, the size of the chunk, and whether others follow that count.

@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
-from zipasr.audio.samples import Block, check_rate, scaled, truncated
+from zipasr.audio.samples import Block, FileOptions, check_rate, scaled, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -53,20 +53,22 @@ _REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
 @contextmanager
-def opened_by_av(
-    file: BinaryIO, name: str, headerless: str | None, sample_rate_hz: int | None, *, audio_track: int | None = None
-) -> Iterator["av.container.InputContainer"]:
-    """The opened container of a file; the requested audio track is found even if it starts late."""
-    options = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
+def opened_track(file: BinaryIO, name: str, headerless: str | None, options: FileOptions) -> Iterator["av.AudioStream"]:
+    """The audio track of a number, from 0, or the default one; found even if it starts late. Damage in it raises.
+
+    Raises:
+        AudioError: there is no such track, or its codec or the format of the file is unknown.
+    """
+    settings = {"format_whitelist": headerless or _ALLOWED_CONTAINERS}
     if headerless in PCM_FORMATS:
-        options["sample_rate"] = str(sample_rate_hz)
-    container = _opened(file, name, headerless, options)
-    if container.format.name in _WITHOUT_LIST_OF_TRACKS and not _is_known(container, audio_track):
+        settings["sample_rate"] = str(options.sample_rate_hz)
+    container = _opened(file, name, headerless, settings)
+    if container.format.name in _WITHOUT_LIST_OF_TRACKS and not _is_known(container, options.audio_track):
         container.close()
         file.seek(0)
-        container = _opened(file, name, headerless, options | _LONG_SEARCH)
+        container = _opened(file, name, headerless, settings | _LONG_SEARCH)
     with container:
-        yield container
+        yield _audio_stream(container, name, options.audio_track)
 
 
 def _is_known(container: "av.container.InputContainer", track: int | None) -> bool:
@@ -77,9 +79,9 @@ def _is_known(container: "av.container.InputContainer", track: int | None) -> bo
     return track < len(tracks) and tracks[track].codec_context is not None and tracks[track].codec_context.channels > 0
 
 
-def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str, str]) -> "av.container.InputContainer":
+def _opened(file: BinaryIO, name: str, headerless: str | None, settings: dict[str, str]) -> "av.container.InputContainer":
     try:
-        return av.open(file, "r", format=headerless, options=options, metadata_errors="replace")
+        return av.open(file, "r", format=headerless, options=settings, metadata_errors="replace")
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
             f"{name} must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format "
@@ -88,16 +90,7 @@ def _opened(file: BinaryIO, name: str, headerless: str | None, options: dict[str
         ) from error
 
 
-def audio_stream(container: "av.container.InputContainer", name: str, track: int | None) -> "av.AudioStream":
-    """An audio track of a file, configured so that damage raises.
-
-    Args:
-        container: the opened file.
-        name: name of the recording in messages.
-        track: number of the track, from 0; None: the default one.
-    Raises:
-        AudioError: there is no such track, or its codec is unknown.
-    """
+def _audio_stream(container: "av.container.InputContainer", name: str, track: int | None) -> "av.AudioStream":
     tracks = container.streams.audio
     if track is not None and track >= len(tracks):
         raise no_such_track(track, name, [_described(stream) for stream in tracks])
@@ -166,36 +159,28 @@ def _described(stream: "av.AudioStream") -> str:
     return ", ".join([*words, "default"] if stream.disposition & Disposition.default else words)
 
 
-def first_num_channels(container: "av.container.InputContainer", stream: "av.AudioStream") -> int:
+def first_num_channels(stream: "av.AudioStream") -> int:
     """The number of channels of the first frame that decodes; some AAC headers say mono although the audio is stereo."""
     decoder = decoder_of(stream)
-    for packet in container.demux(stream):
+    for packet in stream.container.demux(stream):
         with contextlib.suppress(av.FFmpegError):
             for frame in decoder.decode(packet):
                 return int(frame.layout.nb_channels)
     return int(stream.codec_context.channels)
 
 
-def av_blocks(
-    file: BinaryIO,
-    name: str,
-    headerless: str | None,
-    sample_rate_hz: int | None,
-    *,
-    audio_track: int | None = None,
-    allow_damaged: bool = False,
-) -> Iterator[Block]:
+def av_blocks(file: BinaryIO, name: str, headerless: str | None, options: FileOptions) -> Iterator[Block]:
     """Decoded blocks of a few thousand samples, placed at their timestamps, with silence in the gaps.
 
     Raises:
         AudioError: no such track, two rates, damage, or fewer samples than the header states.
     """
-    _check_bytes(file, name, headerless, allow_damaged=allow_damaged)
-    with opened_by_av(file, name, headerless, sample_rate_hz, audio_track=audio_track) as container:
-        stream = audio_stream(container, name, audio_track)
-        promised = promised_s(container, stream, file)
+    if headerless is None:
+        _check_bytes(file, name, allow_damaged=options.allow_damaged)
+    with opened_track(file, name, headerless, options) as stream:
+        promised = _promised_s(stream, file)
         check_rate(int(stream.rate or 0), name)
-        track = _Track(container, stream, name, allow_damaged=allow_damaged)
+        track = _Track(stream, name, allow_damaged=options.allow_damaged)
         yield from track.blocks()
         clock, found_s = track.clock, track.found_s()
         if clock.num_samples == 0 and track.is_mp3:
@@ -203,14 +188,14 @@ def av_blocks(
     if clock.holes:
         logger.warning("%s is damaged; silence replaces what cannot be decoded: %s", name, places(clock.holes))
     if promised is not None and found_s < promised - min(_LENGTH_SLACK_S, promised / 2):
-        if not allow_damaged:
+        if not options.allow_damaged:
             raise truncated(name, f"{promised:.2f} s", f"{found_s:.2f} s")
         logger.warning("%s is truncated: it ends at %.2f s of %.2f s", name, found_s, promised)
 
 
-def _check_bytes(file: BinaryIO, name: str, headerless: str | None, *, allow_damaged: bool) -> None:
+def _check_bytes(file: BinaryIO, name: str, *, allow_damaged: bool) -> None:
     """Raise AudioError for a file that is smaller than its headers state, or log a warning if damage is allowed."""
-    stated = stated_bytes(file) if headerless is None else None
+    stated = stated_bytes(file)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if stated is None or size >= stated - _BYTES_SLACK:
@@ -223,16 +208,15 @@ def _check_bytes(file: BinaryIO, name: str, headerless: str | None, *, allow_dam
 class _Track:
     """Decodes one audio track."""
 
-    def __init__(
-        self, container: "av.container.InputContainer", stream: "av.AudioStream", name: str, *, allow_damaged: bool
-    ) -> None:
-        self._container, self._stream, self._name, self._allow_damaged = container, stream, name, allow_damaged
+    def __init__(self, stream: "av.AudioStream", name: str, *, allow_damaged: bool) -> None:
+        self._stream, self._name, self._allow_damaged = stream, name, allow_damaged
         self._decoder = decoder_of(stream)
-        self._has_clock = container.format.name in _WITH_CLOCK
-        self.is_mp3 = container.format.name == "mp3"
-        others_start_s = _others_start_s(container, stream) if self._has_clock else None
+        self._format: str = stream.container.format.name
+        self._has_clock = self._format in _WITH_CLOCK
+        self.is_mp3 = self._format == "mp3"
+        others_start_s = _others_start_s(stream) if self._has_clock else None
         # FFmpeg loses damaged frames of a FLAC file without an error.
-        self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=container.format.name == "flac")
+        self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=self._format == "flac")
         self._others_end_s = 0.0
 
     def blocks(self) -> Iterator[Block]:
@@ -260,8 +244,8 @@ class _Track:
                 yield Block(placed_TC, clock.rate_hz)
 
     def found_s(self) -> float:
-        """Seconds that were found, counted in the same way as `promised_s`."""
-        if _duration_s(self._container, self._stream) is not None:
+        """Seconds that were found, counted in the same way as `_promised_s`."""
+        if _duration_s(self._stream) is not None:
             return (self.clock.num_samples - self.clock.lead_samples) / self.clock.rate_hz
         return max(self.clock.end_s, self.clock.now_s, self._others_end_s)
 
@@ -280,9 +264,9 @@ class _Track:
 
     def _packets(self) -> Iterator["av.Packet"]:
         # A Matroska header states the length of the longest stream, so the other streams are read too.
-        streams = list(self._container.streams) if self._container.format.name == _MATROSKA else [self._stream]
+        container = self._stream.container
         try:
-            for packet in self._container.demux(streams):
+            for packet in container.demux(list(container.streams) if self._format == _MATROSKA else [self._stream]):
                 if packet.stream.index == self._stream.index:
                     yield packet
                 elif packet.pts is not None:
@@ -294,15 +278,16 @@ class _Track:
             self.clock.lose(0.0)
 
 
-def _others_start_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+def _others_start_s(stream: "av.AudioStream") -> float | None:
     """Timestamp at which video and other audio tracks start, without cover pictures; None: there are none.
 
     Together with the first decoded frame it gives the start of the container. FFmpeg's own value includes the encoder
     delay of some formats.
     """
+    streams = stream.container.streams
     starts = [
         float(other.start_time * other.time_base)
-        for other in (*container.streams.video, *container.streams.audio)
+        for other in (*streams.video, *streams.audio)
         if other.index != stream.index and other.start_time is not None and not other.disposition & Disposition.attached_pic
     ]
     return min(starts, default=None)
@@ -328,9 +313,9 @@ def head_of(file: BinaryIO) -> bytes:
     return file.read(12)
 
 
-def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
+def _promised_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
     """Length in seconds that the header states; None where FFmpeg only estimates it from the bit rate."""
-    limit_s = math.inf
+    container, limit_s = stream.container, math.inf
     if container.format.name == "mp3":
         # With junk after the audio FFmpeg ignores the header and estimates the length, so the header's length bounds it.
         limit_s = _xing_length_s(file, stream.rate)
@@ -338,7 +323,7 @@ def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream
         return None
     if limit_s == 0:
         return None
-    duration_s = _duration_s(container, stream)
+    duration_s = _duration_s(stream)
     if duration_s is not None:
         return min(duration_s, limit_s)
     if container.duration and (len(container.streams) == 1 or container.format.name == _MATROSKA):
@@ -346,24 +331,24 @@ def promised_s(container: "av.container.InputContainer", stream: "av.AudioStream
     return None
 
 
-def _duration_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+def _duration_s(stream: "av.AudioStream") -> float | None:
     """Length of a single track; None: the header does not state it.
 
     Matroska never does. FFmpeg then gives the length of the file to a track whose first packet comes late.
     """
-    if not stream.duration or container.format.name == _MATROSKA:
+    if not stream.duration or stream.container.format.name == _MATROSKA:
         return None
     return float(stream.duration * stream.time_base)
 
 
-def stated_duration_s(container: "av.container.InputContainer", stream: "av.AudioStream", file: BinaryIO) -> float | None:
+def stated_duration_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
     """Length of the track on the timeline, including silence before it, as the header states it; None: it does not."""
-    promised = promised_s(container, stream, file)
+    container, promised = stream.container, _promised_s(stream, file)
     if promised is None or container.format.name not in _WITH_CLOCK:
         return promised
     start_s = float((stream.start_time or 0) * stream.time_base)
-    others_start_s = _others_start_s(container, stream)
-    if _duration_s(container, stream) is None:  # Matroska counts from 0 to the end of the longest stream
+    others_start_s = _others_start_s(stream)
+    if _duration_s(stream) is None:  # Matroska counts from 0 to the end of the longest stream
         return promised - start_s if len(container.streams) == 1 else None
     return promised + max(0.0, start_s - others_start_s) if others_start_s is not None else promised
 

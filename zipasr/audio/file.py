@@ -21,16 +21,15 @@ import soundfile
 from zipasr.audio.ffmpeg import (
     HEADERLESS_FORMATS,
     PCM_FORMATS,
-    audio_stream,
     av_blocks,
     first_num_channels,
     head_of,
     no_such_track,
-    opened_by_av,
+    opened_track,
     reason,
     stated_duration_s,
 )
-from zipasr.audio.samples import STDIN, Block, check_rate, name_of, truncated
+from zipasr.audio.samples import STDIN, Block, FileOptions, check_rate, name_of, truncated
 from zipasr.errors import AudioError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 
@@ -55,51 +54,32 @@ class _Selected(NamedTuple):
     """The file opened by soundfile; None: PyAV reads it."""
 
 
-def file_blocks(
-    source: object,
-    *,
-    sample_rate_hz: int | None,
-    format: str | None,
-    audio_track: int | None,
-    allow_damaged: bool,
-) -> Iterator[Block]:
-    """Return the blocks of a file, read lazily; arguments are those of `load_audio` and are checked at once.
+def file_blocks(source: object, options: FileOptions) -> Iterator[Block]:
+    """Return the blocks of a file, read lazily; the options are checked at once.
 
     Raises:
         AudioError: while reading; at the end of the file if it is shorter than its header states.
         ValueError: `format` or `sample_rate_hz` contradict the source.
     """
-    name, headerless = name_of(source), _headerless_format(source, format, sample_rate_hz)
+    name, headerless = name_of(source), _headerless_format(source, options)
 
     def blocks() -> Iterator[Block]:
-        with _selected(source, headerless, is_given=format is not None, allow_damaged=allow_damaged) as found:
+        with _selected(source, headerless, options) as found:
             if found.opened is not None:
-                _check_only_track(audio_track, found.opened, name)
-                yield from _soundfile_blocks(found.opened, name, allow_damaged=allow_damaged)
+                yield from _soundfile_blocks(found.opened, name, allow_damaged=options.allow_damaged)
             else:
-                yield from av_blocks(
-                    found.file,
-                    name,
-                    found.headerless,
-                    sample_rate_hz,
-                    audio_track=audio_track,
-                    allow_damaged=allow_damaged,
-                )
+                yield from av_blocks(found.file, name, found.headerless, options)
 
     return blocks()
 
 
-def file_num_channels(
-    source: object, *, sample_rate_hz: int | None, format: str | None, audio_track: int | None, allow_damaged: bool
-) -> int:
+def file_num_channels(source: object, options: FileOptions) -> int:
     """Return the number of channels, from the header where it can be trusted, else from the first decoded frame."""
-    name, headerless = name_of(source), _headerless_format(source, format, sample_rate_hz)
-    with _selected(source, headerless, is_given=format is not None, allow_damaged=allow_damaged) as found:
+    with _selected(source, _headerless_format(source, options), options) as found:
         if found.opened is not None:
-            _check_only_track(audio_track, found.opened, name)
             return int(found.opened.channels)
-        with opened_by_av(found.file, name, found.headerless, sample_rate_hz, audio_track=audio_track) as container:
-            return first_num_channels(container, audio_stream(container, name, audio_track))
+        with opened_track(found.file, name_of(source), found.headerless, options) as stream:
+            return first_num_channels(stream)
 
 
 def audio_duration_s(path: str | os.PathLike[str]) -> float:
@@ -111,30 +91,25 @@ def audio_duration_s(path: str | os.PathLike[str]) -> float:
     Raises:
         AudioError: as `load_audio`, for errors that are found without decoding.
     """
-    name = name_of(path)
-    with _selected(path, _headerless_format(path, None, None), is_given=False, allow_damaged=False) as found:
+    name, options = name_of(path), FileOptions()
+    with _selected(path, _headerless_format(path, options), options) as found:
         if found.opened is not None:
             return float(found.opened.frames / found.opened.samplerate)
-        with opened_by_av(found.file, name, found.headerless, None) as container:
-            stated_s = stated_duration_s(container, audio_stream(container, name, None), found.file)
-            if stated_s is not None:
-                return stated_s
+        with opened_track(found.file, name, found.headerless, options) as stream:
+            stated_s = stated_duration_s(stream, found.file)
+        if stated_s is not None:
+            return stated_s
         found.file.seek(0)
-        return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(found.file, name, found.headerless, None))
+        return sum(len(block.frames_TC) / block.rate_hz for block in av_blocks(found.file, name, found.headerless, options))
 
 
 # Selecting the reader
 
 
 @contextmanager
-def _selected(source: object, headerless: str | None, *, is_given: bool, allow_damaged: bool) -> Iterator[_Selected]:
-    """The open file of a source and its reader.
+def _selected(source: object, headerless: str | None, options: FileOptions) -> Iterator[_Selected]:
+    """The open file of a source, of the `_headerless_format` or none, and its reader.
 
-    Args:
-        source: as in `load_audio`.
-        headerless: headerless format that the arguments or the file name specify.
-        is_given: whether the arguments specify it.
-        allow_damaged: whether to accept a damaged file.
     Raises:
         AudioError: the source cannot be read; also for errors of the libraries inside the block.
     """
@@ -142,9 +117,9 @@ def _selected(source: object, headerless: str | None, *, is_given: bool, allow_d
     with ExitStack() as stack:
         stack.enter_context(_file_errors(name))
         file = stack.enter_context(_opened(source, name))
-        headerless = _without_signature(file, headerless, name, is_given=is_given)
+        headerless = _without_signature(file, headerless, name, is_given=options.format is not None)
         opened: soundfile.SoundFile | None = None
-        if headerless is None and _is_for_soundfile(file, name, allow_damaged=allow_damaged):
+        if headerless is None and _is_for_soundfile(file, name, allow_damaged=options.allow_damaged):
             file.seek(0)
             with suppress(soundfile.LibsndfileError):  # a codec that it does not know
                 opened = stack.enter_context(soundfile.SoundFile(file))
@@ -152,11 +127,14 @@ def _selected(source: object, headerless: str | None, *, is_given: bool, allow_d
                 opened = None  # libsndfile stops early in mp3 of variable bit rate
         if opened is None:
             file.seek(0)
+        else:
+            _check_only_track(options.audio_track, opened, name)
         yield _Selected(file, headerless, opened)
 
 
-def _headerless_format(source: object, format: str | None, sample_rate_hz: int | None) -> str | None:
-    """The headerless format that the arguments or the file name specify; None for a file with a header."""
+def _headerless_format(source: object, options: FileOptions) -> str | None:
+    """The headerless format that the options or the file name specify; None for a file with a header."""
+    format, sample_rate_hz = options.format, options.sample_rate_hz
     if format is not None and format not in HEADERLESS_FORMATS:
         raise ValueError(
             f"format must be a headerless one ({', '.join(sorted(HEADERLESS_FORMATS))}), but is {format!r}; leave it out "
@@ -249,10 +227,8 @@ def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
 
 
 def standard_input(name: str) -> BinaryIO:
-    """The bytes of the standard input.
+    """The bytes of the standard input, which messages call `name`.
 
-    Args:
-        name: what messages call it.
     Raises:
         AudioError: it is closed.
     """

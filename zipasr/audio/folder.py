@@ -23,11 +23,6 @@ def files_below(folder: str | os.PathLike[str]) -> list[Path]:
             listed.add(real)
             names[:] = [name for name in sorted(names) if not name.startswith(".")]
             links = (os.path.join(here, name) for name in names if os.path.islink(os.path.join(here, name)))
-            folders += (link for link in links if not _is_around(os.path.realpath(link), real))
+            folders += (link for link in links if not Path(real).is_relative_to(os.path.realpath(link)))
             files += (Path(here, name) for name in file_names if not name.startswith("."))
     return sorted(path for path in files if os.path.isfile(path))
-
-
-def _is_around(outer: str, folder: str) -> bool:
-    """Whether a folder is `outer` or in it; both are real paths."""
-    return Path(folder).is_relative_to(outer)

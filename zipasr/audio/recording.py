@@ -19,6 +19,7 @@ from zipasr.audio.samples import (
     MIN_RATE_HZ,
     SAMPLE_RATE_HZ,
     Block,
+    FileOptions,
     channel_to_keep,
     check_channel,
     check_samples,
@@ -77,7 +78,7 @@ def load_audio(
             infinite or beyond 10, such as 16-bit integers passed as floats.
         ValueError: an argument that contradicts the source or has no effect on it, or an array of unclear layout.
     """
-    native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
+    native = _native_blocks(source, channel, FileOptions(sample_rate_hz, format, audio_track, allow_damaged))
     blocks = list(_resampled(native, channel, name_of(source)))
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
@@ -107,7 +108,7 @@ def read_blocks(
     """
     if not block_s * SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"block_s must be at least one sample, {1 / SAMPLE_RATE_HZ} s, but is {block_s}")
-    native = _native_blocks(source, sample_rate_hz, format, channel, audio_track, allow_damaged=allow_damaged)
+    native = _native_blocks(source, channel, FileOptions(sample_rate_hz, format, audio_track, allow_damaged))
     return _regrouped(_resampled(native, channel, name_of(source)), round(block_s * SAMPLE_RATE_HZ))
 
 
@@ -128,8 +129,8 @@ def num_channels(
         AudioError: as `load_audio`, for errors that the start of the file shows.
         ValueError: as `load_audio`, or a pipe or a file object that cannot seek.
     """
-    array = _as_array(source)
-    _check_arguments(array, sample_rate_hz, format, None, audio_track)
+    array, options = _as_array(source), FileOptions(sample_rate_hz, format, audio_track, allow_damaged)
+    _check_arguments(array, None, options)
     if array is not None:
         return _frames_of(array).shape[1]
     if is_pipe(source):
@@ -140,13 +141,7 @@ def num_channels(
             if not (hasattr(file, "seekable") and file.seekable()):
                 raise ValueError("a file object must be able to seek, but this one cannot; read it and pass its bytes")
             stack.callback(file.seek, file.tell())
-        return file_num_channels(
-            source,
-            sample_rate_hz=sample_rate_hz,
-            format=format,
-            audio_track=audio_track,
-            allow_damaged=allow_damaged,
-        )
+        return file_num_channels(source, options)
 
 
 def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
@@ -183,10 +178,9 @@ def save_flac(path: str | os.PathLike[str], samples: np.ndarray) -> None:
         ) from error
 
 
-def _check_arguments(
-    array: np.ndarray | None, sample_rate_hz: int | None, format: str | None, channel: int | None, audio_track: int | None
-) -> None:
+def _check_arguments(array: np.ndarray | None, channel: int | None, options: FileOptions) -> None:
     """Raise ValueError for arguments that are wrong for any file."""
+    sample_rate_hz, format, audio_track, _ = options
     if channel is not None and channel < 0:
         raise ConfigError(f"channel must be 0 or more, but is {channel}; leave it out for the mean of all channels")
     if audio_track is not None and audio_track < 0:
@@ -199,30 +193,16 @@ def _check_arguments(
         raise ValueError(f"audio_track must be None for an array, but is {audio_track}; leave it out")
 
 
-def _native_blocks(
-    source: object,
-    sample_rate_hz: int | None,
-    format: str | None,
-    channel: int | None,
-    audio_track: int | None,
-    *,
-    allow_damaged: bool,
-) -> Iterator[Block]:
+def _native_blocks(source: object, channel: int | None, options: FileOptions) -> Iterator[Block]:
     """Blocks of all channels at the recording's own rate, read lazily; wrong arguments raise at once."""
     array = _as_array(source)
-    _check_arguments(array, sample_rate_hz, format, channel, audio_track)
+    _check_arguments(array, channel, options)
     if array is None:
-        return file_blocks(
-            source,
-            sample_rate_hz=sample_rate_hz,
-            format=format,
-            audio_track=audio_track,
-            allow_damaged=allow_damaged,
-        )
+        return file_blocks(source, options)
     frames_TC = _frames_of(array)
     if channel is not None and channel >= frames_TC.shape[1] and len(frames_TC):
         raise ValueError(f"channel must be below {frames_TC.shape[1]} for shape {array.shape}, but is {channel}")
-    rate_hz = SAMPLE_RATE_HZ if sample_rate_hz is None else sample_rate_hz
+    rate_hz = SAMPLE_RATE_HZ if options.sample_rate_hz is None else options.sample_rate_hz
     return (
         Block(scaled(frames_TC[start : start + _BATCH_SAMPLES]), rate_hz)
         for start in range(0, len(frames_TC), _BATCH_SAMPLES)
@@ -293,11 +273,8 @@ def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[t
 
 
 def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same frames in blocks of at least `_BATCH_SAMPLES`; the last block, and one before the number of channels changes,
-    may be shorter.
-
-    All blocks have the same rate.
-    """
+    """The same frames, all at one rate, in blocks of at least `_BATCH_SAMPLES`; shorter ones are the last, and the last
+    before the number of channels changes."""
     waiting: list[Block] = []
     num_waiting = 0
     for block in blocks:

@@ -33,6 +33,15 @@ class Block(NamedTuple):
     rate_hz: int
 
 
+class FileOptions(NamedTuple):
+    """How to read a file: arguments of `load_audio`, which describes them."""
+
+    sample_rate_hz: int | None = None
+    format: str | None = None
+    audio_track: int | None = None
+    allow_damaged: bool = False
+
+
 def name_of(source: object) -> str:
     """The name of a source in messages."""
     if isinstance(source, (str, os.PathLike)):
@@ -95,8 +104,7 @@ def check_samples(samples: np.ndarray, rate_hz: int, start_samples: int, name: s
     """Raise AudioError for samples that cannot be audio: NaN, infinite or far beyond full scale.
 
     Args:
-        samples: (samples,) float32.
-        rate_hz: their rate.
+        samples: (samples,) float32 at `rate_hz`.
         start_samples: position of the first sample in the recording.
         name: name of the recording in messages.
     """

@@ -32,9 +32,8 @@ class ConfidenceQuality:
     normalized_cross_entropy: float
     """1: perfect prediction; 0: no better than the share of correct words; below 0: misleading."""
     calibration_error: float
-    """Mean distance between confidence and the share of correct words, over the bins of the curve."""
+    """Mean distance between confidence and the share of correct words, over the bins of the reliability curve."""
     curve: tuple[ReliabilityBin, ...]
-    """The reliability curve."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON; an undefined number becomes null."""

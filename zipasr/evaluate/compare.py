@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from zipasr.errors import ConfigError, DataError
 from zipasr.evaluate.rates import ReferenceUtterance, is_cut, readable_groups, rewriting
 from zipasr.hub import refuse_built_in
@@ -12,8 +14,9 @@ from zipasr.losses import LatticeKind
 from zipasr.model import AsrModel
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.batches import plan_batches
-from zipasr.recognizer.long_comparison import transcribe_with_each
+from zipasr.recognizer.long_comparison import FindWithEach, transcribe_with_each
 from zipasr.recognizer.opening import search_folder
+from zipasr.recognizer.said_words import said_text
 from zipasr.search.comparison import ComparedSearch, SearchComparison, explain_differences, searches_to_compare
 from zipasr.search.default_search import read_default_search, write_default_search
 from zipasr.search.search_config import BEAM_METHODS
@@ -38,33 +41,51 @@ def compare_searches(
         ConfigError: `scoring` is unknown.
         DataError: no utterance can be read.
     """
-    rewrite = rewriting(scoring)
-    own = recognizer.engine.language_models.own
-    searches = searches_to_compare(recognizer.engine.scorer, lattice=_lattice(recognizer), has_ngram=own is not None)
+    rewrite, engine = rewriting(scoring), recognizer.engine
+    own = engine.language_models.own
+    searches = searches_to_compare(engine.scorer, lattice=_lattice(recognizer), has_ngram=own is not None)
     if recognizer.search not in searches:
         searches.append(recognizer.search)
-    comparison = SearchComparison(
-        recognizer.engine.scorer, recognizer.engine.tokenizer, searches, language_models=LanguageModels(own=own)
-    )
+    comparison = SearchComparison(engine.scorer, engine.tokenizer, searches, language_models=LanguageModels(own=own))
     num_utterances = 0
-    for readable in readable_groups(utterances, []):
-        num_utterances += len(readable)
-        group = [one for one in readable if not is_cut(recognizer, one[1])]
-        for _, samples, text in readable:
-            if is_cut(recognizer, samples):
-                found = transcribe_with_each(recognizer, samples, comparison.find_with_each, len(searches))
-                comparison.add_texts(text, [transcript.text for transcript in found], rewrite=rewrite)
-        features = [recognizer.engine.fbank(samples) for _, samples, _ in group]
-        batches = list(plan_batches(recognizer.engine, [len(frames) for frames in features]))
-        for batch in batches:
-            encoded = recognizer.engine.encode([features[i] for i in batch])
-            comparison.add(encoded, [group[i][2] for i in batch], rewrite=rewrite)
-        encoded_indices = {i for batch in batches for i in batch}
-        too_short = [text for i, (_, _, text) in enumerate(group) if i not in encoded_indices]
-        comparison.add_skipped(too_short, rewrite=rewrite)
+    for group in readable_groups(utterances, []):
+        num_utterances += len(group)
+        texts = texts_by_each(recognizer, [samples for _, samples, _ in group], comparison.find_with_each, len(searches))
+        for (_, _, reference), found in zip(group, texts, strict=True):
+            comparison.add_texts(reference, found, rewrite=rewrite)
     if not num_utterances:
         raise DataError("there must be utterances to compare searches on, but none can be read; check the cuts")
     return comparison.results()
+
+
+def texts_by_each(
+    recognizer: Recognizer, recordings: Sequence[np.ndarray], find_with_each: FindWithEach, num_searches: int
+) -> list[list[str]]:
+    """The text of each recording by each of several searches; empty for recordings that are too short for a frame.
+
+    Args:
+        recognizer: the model, and how it cuts long recordings.
+        recordings: (samples,) float32 at 16 kHz.
+        find_with_each: as in `transcribe_with_each`.
+        num_searches: number of its searches.
+    """
+    engine = recognizer.engine
+    texts = [[""] * num_searches for _ in recordings]
+    short = []
+    for i, samples in enumerate(recordings):
+        if is_cut(recognizer, samples):
+            transcripts = transcribe_with_each(recognizer, samples, find_with_each, num_searches)
+            texts[i] = [transcript.text for transcript in transcripts]
+        else:
+            short.append(i)
+    features = {i: engine.fbank(recordings[i]) for i in short}
+    for batch in plan_batches(engine, [len(features[i]) for i in short]):
+        chosen = [short[n] for n in batch]
+        encoded = engine.encode([features[i] for i in chosen])
+        for search, ranked in enumerate(find_with_each(encoded)):
+            for i, (best, *_) in zip(chosen, ranked, strict=True):
+                texts[i][search] = said_text(best, engine.tokenizer)
+    return texts
 
 
 def explain(recognizer: Recognizer, compared: Sequence[ComparedSearch]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, readable_groups
+from zipasr.evaluate.rates import ReferenceUtterance, none_readable, readable_groups
 from zipasr.recognizer import KeywordEvent, KeywordSpotter
 from zipasr.search.keywords import KeywordSet
 from zipasr.text import lower, normalize, split_words, words_only
@@ -50,9 +50,7 @@ class KeywordResult:
     """Misses and false alarms of one keyword, or of several together."""
 
     name: str
-    """The keyword."""
     threshold: float
-    """Its threshold."""
     num_said: int
     """Recordings that have it."""
     num_missed: int
@@ -98,16 +96,14 @@ class KeywordReport:
     curves: Mapping[str, tuple[Point, ...]]
     """The points of each keyword, by its name."""
     utterances: tuple[SpottedUtterance, ...]
-    """All recordings."""
     audio_s: float
-    """Their length."""
     decode_s: float
     """Time from samples to events."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """Id and reason of recordings that could not be read."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as a dictionary for JSON, without the recordings."""
+        """The report for JSON, without the recordings."""
         return {
             "keywords": [result.to_dict() for result in self.results],
             "chosen": [result.to_dict() for result in self.chosen],
@@ -141,8 +137,7 @@ def evaluate_keywords(
     unreadable: list[tuple[str, str]] = []
     spotted, decode_s = _spotted(spotter, utterances, unreadable)
     if not spotted:
-        why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
-        raise DataError(f"the set must contain recordings, but none can be read{why}")
+        raise none_readable("recordings", unreadable)
     if not any(utterance.said for utterance in spotted):
         raise DataError(
             f"the texts must have keywords, but none of {len(spotted)} has one of {', '.join(names)}; "
@@ -262,11 +257,8 @@ def together(results: Sequence[KeywordResult], name: str = "all") -> KeywordResu
 
 def curve_of(name: str, utterances: Sequence[SpottedUtterance], refractory_s: float) -> tuple[Point, ...]:
     """Misses and false alarms of a keyword at each of `THRESHOLDS`, if it is the only one."""
-    points = []
-    for threshold in THRESHOLDS:
-        (result,) = results_at({name: threshold}, utterances, refractory_s)
-        points.append(Point(threshold, result.num_missed, result.num_alarms))
-    return tuple(points)
+    results = (results_at({name: threshold}, utterances, refractory_s)[0] for threshold in THRESHOLDS)
+    return tuple(Point(result.threshold, result.num_missed, result.num_alarms) for result in results)
 
 
 def _chosen(points: Sequence[Point], max_alarms: float) -> float:
@@ -281,8 +273,8 @@ def _negative_h(name: str, utterances: Sequence[SpottedUtterance]) -> float:
     return math.fsum(utterance.duration_s for utterance in utterances if name not in utterance.said) / 3600.0
 
 
-def alarms_bound(num_alarms: int, confidence: float = CONFIDENCE) -> float:
-    """The largest expected number of events of which so few occur with a probability of 1 - `confidence`: 3.0 for none.
+def alarms_bound(num_alarms: int) -> float:
+    """The largest expected number of events of which so few occur with a probability of 1 - `CONFIDENCE`: 3.0 for none.
 
     Source: Garwood 1936, the exact one-sided bound of a Poisson mean.
     """
@@ -290,5 +282,5 @@ def alarms_bound(num_alarms: int, confidence: float = CONFIDENCE) -> float:
     for _ in range(100):
         middle = (low + high) / 2
         terms = (math.exp(n * math.log(middle) - middle - math.lgamma(n + 1)) for n in range(num_alarms + 1))
-        low, high = (low, middle) if math.fsum(terms) < 1 - confidence else (middle, high)
+        low, high = (low, middle) if math.fsum(terms) < 1 - CONFIDENCE else (middle, high)
     return high

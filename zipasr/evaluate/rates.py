@@ -194,8 +194,7 @@ def evaluate(
                 )
             )
     if not results:
-        why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
-        raise DataError(f"the set must contain utterances, but none can be read{why}")
+        raise none_readable("utterances", unreadable)
     total = ErrorRates()
     for result in results:
         total = total.plus(ErrorRates(result.words, result.characters))
@@ -235,10 +234,8 @@ def _transcribed(
 
 
 def rewriting(scoring: str | None) -> Callable[[str], str]:
-    """The function that rewrites both texts before they are compared.
+    """The function of a profile of `SCORING` that rewrites both texts before they are compared; None: it changes nothing.
 
-    Args:
-        scoring: a profile of `scoring.SCORING`; None: texts are not changed.
     Raises:
         ConfigError: `scoring` is unknown.
     """
@@ -287,6 +284,12 @@ def readable_groups(
             group, num_samples = [], 0
     if group:
         yield group
+
+
+def none_readable(what: str, unreadable: Sequence[tuple[str, str]]) -> DataError:
+    """The error for a set of which nothing can be read."""
+    why = f"; the first of {len(unreadable)}: {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
+    return DataError(f"the set must contain {what}, but none can be read{why}")
 
 
 def read_cuts(path: str | os.PathLike[str]) -> Iterator[ReferenceUtterance]:

@@ -9,17 +9,16 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.evaluate.rates import ReferenceUtterance, is_cut, readable_groups, rewriting
+from zipasr.evaluate.compare import texts_by_each
+from zipasr.evaluate.rates import ReferenceUtterance, readable_groups, rewriting
 from zipasr.evaluate.scoring import AS_IS
 from zipasr.evaluate.style import describe_style
 from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import Recognizer
-from zipasr.recognizer.batches import plan_batches
-from zipasr.recognizer.long_comparison import transcribe_with_each
-from zipasr.recognizer.said_words import said_text
 from zipasr.search.edits import ErrorRates, count_text_errors
 from zipasr.search.graph.rejection import judged
 from zipasr.search.hypothesis import Hypothesis
@@ -55,9 +54,7 @@ class TunedSetting:
     """The settings, by the name of the field."""
     errors: ErrorRates
     search: SearchConfig
-    """The complete search configuration."""
     num_utterances: int
-    """Number of utterances on which it was tried."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON, rates in percent."""
@@ -135,16 +132,17 @@ def tune(
     """
     rewrite, tokenizer = rewriting(scoring), recognizer.engine.tokenizer
     settings = _settings(recognizer, grid)
+    find = partial(_find_with_each, recognizer, [search for _, search in settings])
     totals = [ErrorRates()] * len(settings)
     num_utterances = 0
     pairs: list[tuple[str, str]] = []
     for group in readable_groups(utterances, []):
         num_utterances += len(group)
-        texts = _texts(recognizer, [samples for _, samples, _ in group], [search for _, search in settings])
-        for n, (_, _, reference) in enumerate(group):
-            pairs.append((reference, texts[0][n]))
-            for i, found in enumerate(texts):
-                texts_apart = (words_apart(rewrite(text), tokenizer.word_joiner) for text in (reference, found[n]))
+        texts = texts_by_each(recognizer, [samples for _, samples, _ in group], find, len(settings))
+        for (_, _, reference), found in zip(group, texts, strict=True):
+            pairs.append((reference, found[0]))
+            for i, text in enumerate(found):
+                texts_apart = (words_apart(rewrite(text), tokenizer.word_joiner) for text in (reference, text))
                 totals[i] = totals[i].plus(count_text_errors(*texts_apart, is_spaceless=tokenizer.is_spaceless))
     if not num_utterances:
         raise DataError("there must be utterances to tune on, but none can be read; check the cuts")
@@ -183,28 +181,11 @@ def _search(search: SearchConfig, values: Mapping[str, float]) -> SearchConfig:
     return dataclasses.replace(search, **changed)
 
 
-def _texts(recognizer: Recognizer, recordings: Sequence[Any], searches: Sequence[SearchConfig]) -> list[list[str]]:
-    """The text of each recording for each search; empty for recordings that are too short for a frame."""
-    texts = [[""] * len(recordings) for _ in searches]
+def _find_with_each(
+    recognizer: Recognizer, searches: Sequence[SearchConfig], encoded: Encoded
+) -> Iterator[list[list[Hypothesis]]]:
+    """Yield the ranked hypotheses of a batch for one search after the other, with the recognizer's hotwords and graph."""
     hotwords = recognizer.hotword_graph()
-
-    def find(encoded: Encoded) -> Iterator[list[list[Hypothesis]]]:
-        graphs = [] if recognizer.graph is None else [recognizer.graph.graph] * len(encoded.lens)
-        for ranked in recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords, graphs=graphs):
-            yield ranked if recognizer.graph is None else [judged(one, recognizer.graph) for one in ranked]
-
-    short = []
-    for i, samples in enumerate(recordings):
-        if not is_cut(recognizer, samples):
-            short.append(i)
-            continue
-        transcripts = transcribe_with_each(recognizer, samples, find, len(searches))
-        for found, transcript in zip(texts, transcripts, strict=True):
-            found[i] = transcript.text
-    features = [recognizer.engine.fbank(recordings[i]) for i in short]
-    for batch in plan_batches(recognizer.engine, [len(frames) for frames in features]):
-        encoded = recognizer.engine.encode([features[n] for n in batch])
-        for found, of_batch in zip(texts, find(encoded), strict=True):
-            for n, (best, *_) in zip(batch, of_batch, strict=True):
-                found[short[n]] = said_text(best, recognizer.engine.tokenizer)
-    return texts
+    graphs = [] if recognizer.graph is None else [recognizer.graph.graph] * len(encoded.lens)
+    for ranked in recognizer.engine.find_with_each(encoded, searches, hotwords=hotwords, graphs=graphs):
+        yield ranked if recognizer.graph is None else [judged(one, recognizer.graph) for one in ranked]

@@ -6,8 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
@@ -15,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +23,12 @@ from zipasr.errors import AudioError, DataError
 from zipasr.prepare.config import PrepareConfig
 from zipasr.prepare.long_texts import cut_by_alignment
 from zipasr.prepare.timed_texts import MAX_JOINED_S
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, part_id
-from zipasr.prepare.validate import check_samples, check_silence, reject
+from zipasr.prepare.utterance import OVERSHOOT_S, Reason, Rejected, Utterance, part_id, reject
+from zipasr.prepare.validate import check_samples, check_silence
 from zipasr.progress import track
 from zipasr.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
-
-_OVERSHOOT_S = 0.5
-"""Tolerance for a segment that ends after its recording; Kaldi's extract-segments allows the same."""
 
 _NOT_FINITE = "NaN or infinite"
 """Words of `load_audio` about such samples; it raises one exception type for every fault of a file."""
@@ -99,9 +95,8 @@ class Converter:
         pieces = [piece for utterance in utterances for piece in self._pieces(samples, utterance)]
         results = [piece if isinstance(piece, Rejected) else self._write(samples, piece, is_damaged) for piece in pieces]
         audio = utterances[0].audio
-        if any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results) and _is_clipped(
-            samples
-        ):
+        is_written = any(isinstance(result, Ready) and result.audio != audio.absolute() for result in results)
+        if is_written and _is_clipped(samples):
             self._clipped[audio] = float(np.abs(samples).max())
         return results
 
@@ -170,11 +165,8 @@ def staged_audio(folder: Path) -> Iterator[Path]:
     It is deleted at the end, with what was not moved. Its name is hidden and no id of an utterance has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True) as staging:
+        yield Path(staging)
 
 
 def move_audio(staging: Path, folder: Path) -> None:
@@ -224,7 +216,7 @@ def _segment_samples(samples: np.ndarray, utterance: Utterance) -> np.ndarray | 
     """The samples of a recording that belong to an utterance."""
     length_s = len(samples) / SAMPLE_RATE_HZ
     end_s = length_s if utterance.duration_s is None else utterance.start_s + utterance.duration_s
-    if end_s > length_s + _OVERSHOOT_S or (utterance.start_s > 0 and utterance.start_s >= length_s):
+    if end_s > length_s + OVERSHOOT_S or (utterance.start_s > 0 and utterance.start_s >= length_s):
         detail = f"expected audio from {utterance.start_s:g} to {end_s:g} s, got a recording of {length_s:.2f} s"
         return reject(utterance, Reason.UNREADABLE, detail)
     if utterance.start_s == 0 and end_s > length_s - _ROUNDING_S:

@@ -19,7 +19,7 @@ from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.lines import read_lines
 from zipasr.prepare import corpus_texts
-from zipasr.prepare.utterance import Reason, Rejected, bad_line
+from zipasr.prepare.utterance import OVERSHOOT_S, Reason, Rejected, bad_line
 
 Entry = Any
 """A lhotse MonoCut with one supervision, or a `Rejected`."""
@@ -81,8 +81,6 @@ PUBLISHED: dict[str, PublishedCorpus] = {
 """The corpora of `zipasr prepare NAME:FOLDER`, by name."""
 
 _CHUNK_CHARACTERS = 1 << 20
-_OVERSHOOT_S = 0.5
-"""Tolerance for a segment that ends after its recording; within it the segment is trimmed, beyond it dropped."""
 
 
 def find_json(name: str, folder: Path) -> Path:
@@ -112,6 +110,8 @@ def read_folders(name: str, folder: Path, parts: Iterable[str], num_jobs: int) -
         folder: `LibriSpeech` or `data_aishell` as downloaded, or its parent.
         parts: official names.
         num_jobs: number of chapters or speakers that are read at once.
+    Raises:
+        DataError: a file of transcripts cannot be read.
     """
     texts = _aishell_texts(_inside(folder, "data_aishell")) if name == "aishell" else {}
     for part in parts:
@@ -134,38 +134,28 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _read_librispeech(root: Path, transcripts: Path) -> list[Entry]:
     """The entries of one chapter."""
+    lines = [(number, line) for number, line in read_lines(transcripts) if line is None or line.strip()]
+    return [bad_line(transcripts, number) if line is None else _librispeech_entry(root, line) for number, line in lines]
+
+
+def _librispeech_entry(root: Path, line: str) -> Entry:
     from lhotse.recipes.librispeech import parse_utterance
 
-    entries: list[Entry] = []
-    for number, line in read_lines(transcripts):
-        if line is None:
-            entries.append(bad_line(transcripts, number))
-            continue
-        if not line.strip():
-            continue
-        id, _, text = line.strip().partition(" ")
-        audio = root / Path(id.replace("-", "/")).parent / f"{id}.flac"
-        if not text.strip():
-            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}"))
-            continue
-        if not os.path.isfile(audio):  # Path.is_file raises for names that are too long
-            entries.append(_no_audio(id, audio))
-            continue
-        try:
-            recording, supervision = parse_utterance(root, line, {})
-        except Exception as error:  # lhotse's readers raise many types
-            entries.append(_unreadable(id, audio, error))
-            continue
-        entries.append(_entry(recording, supervision))
-    return entries
+    id, _, text = line.strip().partition(" ")
+    audio = root / Path(id.replace("-", "/")).parent / f"{id}.flac"
+    if not text.strip():
+        return Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=f"expected words, got {line!r}")
+    if not os.path.isfile(audio):  # Path.is_file raises for names that are too long
+        return _no_audio(id, audio)
+    try:
+        recording, supervision = parse_utterance(root, line, {})
+    except Exception as error:  # lhotse's readers raise many types
+        return _unreadable(id, audio, error)
+    return _entry(recording, supervision)
 
 
 def _aishell_texts(folder: Path) -> dict[str, str]:
-    """The transcript of every utterance id; lines that are not UTF-8 are skipped.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """The transcript of every utterance id; lines that are not UTF-8 are skipped."""
     path = folder / "transcript" / "aishell_transcript_v0.8.txt"
     pairs = (line.strip().partition(" ") for _, line in read_lines(path) if line is not None)
     return {id: text for id, _, text in pairs if id}
@@ -173,25 +163,22 @@ def _aishell_texts(folder: Path) -> dict[str, str]:
 
 def _read_aishell(texts: dict[str, str], speaker: Path) -> list[Entry]:
     """The entries of one speaker."""
+    return [_aishell_entry(audio, texts.get(audio.stem, ""), speaker.name) for audio in sorted(speaker.glob("*.wav"))]
+
+
+def _aishell_entry(audio: Path, text: str, speaker: str) -> Entry:
     from lhotse import Recording, SupervisionSegment
 
-    entries: list[Entry] = []
-    for audio in sorted(speaker.glob("*.wav")):
-        id = audio.stem
-        if not texts.get(id, "").strip():
-            detail = "expected a line in aishell_transcript_v0.8.txt, got none"
-            entries.append(Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=detail))
-            continue
-        try:
-            recording = Recording.from_file(audio)
-        except Exception as error:  # lhotse's readers raise many types
-            entries.append(_unreadable(id, audio, error))
-            continue
-        supervision = SupervisionSegment(
-            id, id, 0.0, recording.duration, language="Chinese", speaker=speaker.name, text=texts[id]
-        )
-        entries.append(_entry(recording, supervision))
-    return entries
+    id = audio.stem
+    if not text.strip():
+        detail = "expected a line in aishell_transcript_v0.8.txt, got none"
+        return Rejected(id=id, audio=str(audio), reason=Reason.NO_TEXT, detail=detail)
+    try:
+        recording = Recording.from_file(audio)
+    except Exception as error:  # lhotse's readers raise many types
+        return _unreadable(id, audio, error)
+    duration_s = recording.duration
+    return _entry(recording, SupervisionSegment(id, id, 0.0, duration_s, language="Chinese", speaker=speaker, text=text))
 
 
 def read_json(name: str, folder: Path, parts: Iterable[str]) -> Iterator[tuple[str, Entry]]:
@@ -252,7 +239,7 @@ def _gigaspeech_entry(audio: dict[str, Any], folder: Path, parts: list[str]) -> 
 def _segment(recording: Any, supervision: Any, path: Path) -> Entry:
     """The cut of a segment, trimmed to its recording."""
     end_s = supervision.start + supervision.duration
-    if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + _OVERSHOOT_S:
+    if supervision.duration <= 0 or supervision.start < 0 or end_s > recording.duration + OVERSHOOT_S:
         detail = f"expected audio from {supervision.start:g} to {end_s:g} s, got a recording of {recording.duration:g} s"
         return Rejected(id=supervision.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=detail)
     return _entry(recording, supervision.trim(recording.duration))

@@ -17,9 +17,9 @@ from zipasr.lines import read_lines
 from zipasr.prepare.manifests import split_in
 from zipasr.prepare.recording_files import composed
 from zipasr.prepare.splits import audio_folders
-from zipasr.prepare.tags import has_unwritten_words
-from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, names_of_tiers, read_timed_texts
-from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id
+from zipasr.prepare.timed_texts import READERS, TimedText, join_neighbors, names_of_tiers, read_timed_texts, text_lines
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, bad_line, part_id, reject
+from zipasr.prepare.validate import check_unwritten_words
 from zipasr.text import single_spaced
 
 TEXT_SUFFIXES = (".txt", ".lab", *READERS)
@@ -83,14 +83,13 @@ def read_folder(
                 used = _preferred(texts[path], lang)
                 yield from _utterances_of(replace(whole, unused_times=_unused_times(texts[path], used)), used)
             except ValueError as error:
-                yield Rejected(id=whole.id, audio=str(path), reason=Reason.BAD_ENTRY, detail=str(error))
+                yield reject(whole, Reason.BAD_ENTRY, str(error))
         elif path in lines:
             yield replace(whole, text=lines[path].text, speaker=lines[path].speaker)
         elif not needs_texts:
             yield whole
         else:
-            detail = f"expected {path.stem}.txt beside it, got none"
-            yield Rejected(id=whole.id, audio=str(path), reason=Reason.NO_TEXT, detail=detail)
+            yield reject(whole, Reason.NO_TEXT, f"expected {path.stem}.txt beside it, got none")
     for path in unmatched:
         name = path.relative_to(folder)
         detail = f"expected a recording {path.stem}.wav (or any other audio) beside {path.name}, got none"
@@ -234,16 +233,13 @@ def _utterances_of(whole: Utterance, path: Path) -> Iterator[Utterance | Rejecte
         ValueError: the file is not what its ending says.
     """
     if path.suffix.lower() not in READERS:
-        lines = [line for _, line in read_lines(path)]
-        if None in lines:
-            raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16, but has other bytes; save it in UTF-8")
-        yield replace(whole, text=single_spaced(" ".join(line for line in lines if line is not None)))
+        yield replace(whole, text=single_spaced(" ".join(text_lines(path))))
         return
     entries = read_timed_texts(path)
     if not entries:
         tiers = ", ".join(map(repr, names_of_tiers(path)))
         detail = f"expected texts with times in {path.name}, got none{f' in the tiers {tiers}' if tiers else ''}"
-        yield Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.NO_TEXT, detail=detail)
+        yield reject(whole, Reason.NO_TEXT, detail)
     faults = [_fault(entry, whole, path) for entry in entries]
     yield from filter(None, faults)
     for entry in join_neighbors(entry for entry, fault in zip(entries, faults, strict=True) if fault is None):
@@ -262,13 +258,9 @@ def _fault(entry: TimedText, whole: Utterance, path: Path) -> Rejected | None:
     """Why a text with times cannot be used; None if it can."""
     if math.isnan(entry.start_s):
         detail = f"expected times such as 00:00:01,000 --> 00:00:04,000 in {path.name}, got {entry.text!r}"
-        return Rejected(id=whole.id, audio=str(whole.audio), reason=Reason.BAD_ENTRY, detail=detail)
+        return reject(whole, Reason.BAD_ENTRY, detail)
+    part = replace(whole, id=part_id(whole.id, entry.start_s), text=entry.text)
     if entry.end_s <= entry.start_s:
-        reason = Reason.BAD_ENTRY
         detail = f"expected an end after the start, got {entry.start_s:g} to {entry.end_s:g} s in {path.name}"
-    elif has_unwritten_words(entry.text):
-        reason = Reason.TEXT_MISMATCH
-        detail = f"expected all words, got a tag for words that are not written: {entry.text!r}"
-    else:
-        return None
-    return Rejected(id=part_id(whole.id, entry.start_s), audio=str(whole.audio), reason=reason, detail=detail)
+        return reject(part, Reason.BAD_ENTRY, detail)
+    return check_unwritten_words(part)

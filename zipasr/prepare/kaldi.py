@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,36 +28,22 @@ def _kaldi_table(path: Path) -> Iterator[tuple[str, str] | Rejected]:
 
 
 class _UnusableError(Exception):
-    """A recording cannot be used; the text is the detail of a `Rejected`."""
+    """A recording or its channel cannot be used; the text is the detail of a `Rejected`."""
 
 
-class _Recordings(dict[str, tuple[Path, int | None]]):
-    """File and channel of each recording; looked up once."""
-
-    def __init__(self, folder: Path, paths: Mapping[str, str], sides: Mapping[str, str]) -> None:
-        """Take the lines of wav.scp, and those of reco2file_and_channel, if there are any."""
-        self._folder, self._paths, self._sides = folder, paths, sides
-
-    def __missing__(self, recording: str) -> tuple[Path, int | None]:
-        """Look a recording up.
-
-        Raises:
-            _UnusableError: it cannot be used.
-        """
-        if recording not in self._paths:
-            raise _UnusableError(f"expected recording {recording!r} in wav.scp, got no such line")
-        audio = _kaldi_audio(self._paths[recording], self._folder)
-        side = self._sides.get(recording, "").split()[-1:]
-        self[recording] = found = audio, _side(side[0], audio) if side else None
-        return found
+def _file_and_channel(
+    recording: str, folder: Path, paths: Mapping[str, str], sides: Mapping[str, str]
+) -> tuple[Path, int | None]:
+    """The file and the channel of a recording, by the lines of wav.scp and, if there are any, of reco2file_and_channel."""
+    if recording not in paths:
+        raise _UnusableError(f"expected recording {recording!r} in wav.scp, got no such line")
+    audio = _kaldi_audio(paths[recording], folder)
+    side = sides.get(recording, "").split()[-1:]
+    return audio, _side(side[0], audio) if side else None
 
 
 def _kaldi_audio(value: str, folder: Path) -> Path:
-    """The path of a recording in wav.scp.
-
-    Raises:
-        _UnusableError: it is no path.
-    """
+    """The path of a recording in wav.scp."""
     if value.endswith("|") or value.startswith("|"):
         raise _UnusableError(
             f"expected a path, got the command {value!r}: run it once, write files, and list those in wav.scp"
@@ -74,9 +61,6 @@ def _side(name: str, audio: Path) -> int | None:
     """The channel, from 0, that reco2file_and_channel names; None for a recording with one channel.
 
     Most Kaldi directories have a file for each side of a call, and the letter says which; others have one file for both.
-
-    Raises:
-        _UnusableError: it is neither A nor B.
     """
     try:
         if num_channels(audio) == 1:
@@ -118,11 +102,7 @@ def _kaldi_segments(path: Path) -> Iterator[_Segment | Rejected]:
 
 
 def _channel(name: str) -> int:
-    """The channel, from 0, that segments names by its number, or as A or B.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """The channel, from 0, that segments names by its number, or as A or B; ValueError if it is neither."""
     return "AB".index(name) if name in ("A", "B") else int(name)
 
 
@@ -135,7 +115,6 @@ def read_kaldi(
     relative to the working directory, as in Kaldi, or else to `folder`. Commands are rejected.
 
     Args:
-        folder: the directory.
         lang: language of all entries.
         split: split of all entries.
         needs_texts: whether there must be a file `text`.
@@ -159,7 +138,7 @@ def read_kaldi(
     recordings, texts, speakers = tables["wav.scp"], tables["text"], tables["utt2spk"]
     has_segments = (folder / "segments").exists()
     segments = _kaldi_segments(folder / "segments") if has_segments else (_Segment(id, id) for id in recordings)
-    audio_of = _Recordings(folder, recordings, tables["reco2file_and_channel"])
+    find = cache(partial(_file_and_channel, folder=folder, paths=recordings, sides=tables["reco2file_and_channel"]))
     seen = set()
     for segment in segments:
         seen.add(segment.id)
@@ -167,7 +146,7 @@ def read_kaldi(
             yield segment
             continue
         try:
-            audio, side = audio_of[segment.recording]
+            audio, side = find(segment.recording)
         except _UnusableError as error:
             path = recordings.get(segment.recording, segment.recording)
             yield Rejected(id=segment.id, audio=path, reason=Reason.BAD_ENTRY, detail=str(error))

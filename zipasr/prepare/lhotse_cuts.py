@@ -22,7 +22,7 @@ def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None, *, nee
     That part may begin before the cut or end after it, so that audio and text stay together.
 
     Raises:
-        ValueError: the cut is not a part of one recording in a file.
+        ValueError: the cut is not a part of one recording in a file, or of one of its channels or all.
     """
     if type(cut).__name__ not in ("MonoCut", "MultiCut") or not cut.has_recording:
         raise ValueError(f"a cut must be of one recording, but is a {type(cut).__name__} without one")
@@ -57,11 +57,7 @@ def _cut_utterances(cut: Any, folder: Path, lang: str, split: str | None, *, nee
 
 
 def _file_and_channel(cut: Any, supervision: Any) -> tuple[str, int | None]:
-    """The file of a supervision, and its channel in that file; None if the file has only that one.
-
-    Raises:
-        ValueError: the supervision has several channels of many, or they are not in one file.
-    """
+    """The file of a supervision, and its channel in that file; None if the file has only that one, or all are meant."""
     # Differs: the channel of a supervision in a MonoCut is 0 unless it is set, so that of the cut counts.
     owner = supervision if type(cut).__name__ == "MultiCut" else cut
     channels = set(owner.channel if isinstance(owner.channel, list) else [owner.channel])
@@ -82,7 +78,6 @@ def read_cuts(
     """Yield the utterances of Lhotse cuts, one for each supervision; reads line by line.
 
     Args:
-        path: the file of cuts.
         lang: language of supervisions that name none.
         split: split of all utterances.
         needs_texts: whether a cut without supervisions is rejected; otherwise it is an utterance without text.

@@ -15,7 +15,7 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.prepare.spoken import spoken_words
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.file_alignment import align_text
-from zipasr.text import split_words
+from zipasr.text import single_spaced, split_words
 from zipasr.tokenizer import Tokenizer
 from zipasr.transcript import Word
 
@@ -81,7 +81,7 @@ def _writable(part: str, tokenizer: Tokenizer, lang: str) -> str:
     if tokenizer.unknown_characters(spelled):
         spelled = tokenizer.spelling(spoken_words(part, lang))
     unknown = tokenizer.unknown_characters(spelled)
-    return " ".join("".join(character for character in spelled if character not in unknown).split())
+    return single_spaced("".join(character for character in spelled if character not in unknown))
 
 
 def _units(parts: Sequence[str], num_words: Sequence[int], words: Sequence[Word], joiner: str) -> Iterator[_Unit]:

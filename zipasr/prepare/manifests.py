@@ -18,19 +18,11 @@ from zipasr.prepare.tables import RowFile, possible_formats
 from zipasr.prepare.utterance import Rejected, Utterance, bad_line, part_id
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "val": "dev",
-    "development": "dev",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    "train": ("train", "training"),
+    "dev": ("dev", "development", "val", "valid", "validation"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
-"""The split for each name that corpora use for their parts."""
+"""The names that corpora use for each split."""
 _NUM_EXAMINED = 50
 """Rows of a table without names of columns that must look like LJSpeech."""
 
@@ -75,8 +67,8 @@ def split_in(name: str) -> str | None:
     A split's own name counts before other names for it: Common Voice 1 has cv-valid-train.csv, of its valid recordings.
     """
     words = re.split(r"[^a-z]+", name.lower())
-    own = (word for word in words if SPLIT_NAMES.get(word) == word)
-    return next(own, None) or next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+    named = (split for word in words for split, names in SPLIT_NAMES.items() if word in names)
+    return next((word for word in words if word in SPLIT_NAMES), None) or next(named, None)
 
 
 def split_of_folder(path: Path) -> str | None:
@@ -88,7 +80,6 @@ def recognize(path: Path, *, needs_texts: bool = True) -> Manifest | None:
     """What a file of rows is, by its first row; None for a file of another kind.
 
     Args:
-        path: the file.
         needs_texts: whether the rows of a manifest must have texts.
     Raises:
         DataError: the file cannot be read.
@@ -131,11 +122,7 @@ def _find(name: str, folder: Path, subfolder: str) -> Path:
 
 
 def _utterance(row: Mapping[str, Any], manifest: Manifest, *, lang: str, split: str | None) -> tuple[Utterance, bool]:
-    """The utterance of one row, and whether its id is made up.
-
-    Raises:
-        ValueError: a field is missing or invalid.
-    """
+    """The utterance of one row, and whether its id is made up; ValueError for a field that is missing or invalid."""
     fields = Fields(row)
     audio = fields.get("audio")
     if not isinstance(audio, str):

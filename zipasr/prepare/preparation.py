@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.audio_paths import path_in
@@ -30,13 +30,12 @@ from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.sources import OpenSource, open_source
 from zipasr.prepare.splits import NOISE, SPLITS, audio_folder, audio_folders, split_utterances
 from zipasr.prepare.spoken import has_digits, spoken_words
-from zipasr.prepare.tags import TAGS, has_unwritten_words, without_tags
-from zipasr.prepare.utterance import Reason, Rejected, Utterance
-from zipasr.prepare.validate import check_id, check_text, reject
+from zipasr.prepare.tags import TAGS, without_tags
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, reject
+from zipasr.prepare.validate import check_id, check_text, check_unwritten_words
 from zipasr.recognizer import Recognizer
 from zipasr.text import normalize, single_spaced
 
-T = TypeVar("T")
 _NUM_TAGS_SHOWN = 3
 _LHOTSE_NAMES = ({"width"}, {"array"}, {"shape"}, {"id", "sources", "sampling_rate"})
 """Names by which Lhotse takes a value of `custom` for an image, an array or a recording of its own."""
@@ -45,21 +44,21 @@ _LHOTSE_NAMES = ({"width"}, {"array"}, {"shape"}, {"id", "sources", "sampling_ra
 def _styled(utterance: Utterance, text_style: str) -> Utterance | Rejected:
     """Normalize the text of an utterance and convert it to `text_style`, or reject the utterance."""
     if text_style == "as-written":
-        styled = replace(utterance, text=single_spaced(normalize(utterance.text)))
-        return check_text(styled) or styled
-    words = spoken_words(utterance.text, utterance.language or "en")
-    if has_digits(words):
-        detail = f"expected words, got digits that may be read in several ways: {utterance.text!r}"
-        return reject(utterance, Reason.DIGITS, detail)
-    styled = replace(utterance, text=words)
+        text = single_spaced(normalize(utterance.text))
+    else:
+        text = spoken_words(utterance.text, utterance.language or "en")
+        if has_digits(text):
+            detail = f"expected words, got digits that may be read in several ways: {utterance.text!r}"
+            return reject(utterance, Reason.DIGITS, detail)
+    styled = replace(utterance, text=text)
     return check_text(styled) or styled
 
 
 def _untagged(utterance: Utterance) -> Utterance | Rejected:
     """Drop the tags in the text of an utterance, or reject it if one stands for words."""
-    if has_unwritten_words(utterance.text):
-        detail = f"expected all words, got a tag for words that are not written: {utterance.text!r}"
-        return reject(utterance, Reason.TEXT_MISMATCH, detail)
+    fault = check_unwritten_words(utterance)
+    if fault:
+        return fault
     untagged = replace(utterance, text=without_tags(utterance.text))
     if utterance.text.strip() and not untagged.text:
         return reject(utterance, Reason.NO_TEXT, f"expected words, got tags only: {utterance.text!r}")
@@ -82,18 +81,6 @@ def _checked(
             entry = fault or (_untagged(entry) if is_untagged else entry)
             entry = _styled(entry, text_style) if isinstance(entry, Utterance) else entry
         yield entry
-
-
-def _separated(results: Iterable[T | Rejected]) -> tuple[list[T], list[Rejected]]:
-    """What can be used, and what cannot."""
-    usable: list[T] = []
-    rejected: list[Rejected] = []
-    for result in results:
-        if isinstance(result, Rejected):
-            rejected.append(result)
-        else:
-            usable.append(result)
-    return usable, rejected
 
 
 def _assign(utterances: Sequence[Utterance], kind: str, config: PrepareConfig) -> dict[str, str]:
@@ -199,7 +186,8 @@ def prepare(
     if opened.kind == "prompts" and config.text_style == "as-written":
         raise ConfigError("text_style must be words for prompts, but is 'as-written' instead")
     text_style = "as-written" if opened.kind == "prompts" else config.text_style or "as-written"
-    utterances, rejected = _separated(_checked(opened.entries, text_style, config))
+    entries = list(_checked(opened.entries, text_style, config))
+    utterances = [entry for entry in entries if isinstance(entry, Utterance)]
     audio = audio_folder(out, config.split)
     limits = replace(config.limits, max_duration_s=math.inf) if config.split == NOISE else config.limits
     recognizer = Recognizer.load(config.align_with) if config.align_with else None
@@ -207,10 +195,10 @@ def prepare(
         with staged_audio(audio) as staging:
             kept = recordings_in(audio, utterances)
             converter = Converter(audio, staging, replace(config, limits=limits), kept, recognizer)
-            with closing(converter.convert(utterances, has_progress=has_progress)) as results:
-                ready, unusable = _separated(results)
-            rejected += unusable
-            ready.sort(key=lambda item: item.utterance.id)
+            with closing(converter.convert(utterances, has_progress=has_progress)) as converted:
+                results = list(converted)
+            ready = sorted((r for r in results if isinstance(r, Ready)), key=lambda item: item.utterance.id)
+            rejected = [entry for entry in (*entries, *results) if isinstance(entry, Rejected)]
             rejected.sort(key=lambda entry: (entry.id, entry.audio, entry.detail))
             write_rows(out / "rejected.jsonl", (entry.to_dict() for entry in rejected))
             if not ready:

@@ -111,10 +111,8 @@ def _download(packages: Sequence[str], folder: Path) -> None:
 
 
 def fetch_prompts(lang: str, cache: Path | None = None) -> Path:
-    """Download and unpack the prompts of a language, unless they are in the cache.
+    """The folder with the prompts of a language; downloads and unpacks them if they are not in the cache.
 
-    Returns:
-        The folder with the unpacked prompts.
     Raises:
         DataError: the language has no prompts, or they cannot be downloaded.
     """

@@ -31,8 +31,8 @@ from zipasr.prepare.corpora import (
 from zipasr.prepare.recording_files import expanded
 from zipasr.prepare.report import PrepareReport
 from zipasr.prepare.splits import NOISE
-from zipasr.prepare.utterance import Reason, Rejected, Utterance
-from zipasr.prepare.validate import check_samples
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, reject
+from zipasr.prepare.validate import check_samples, check_text
 from zipasr.progress import track
 from zipasr.text import normalize
 
@@ -192,19 +192,16 @@ def _checked(entry: Entry, corpus: PublishedCorpus, config: PrepareConfig | None
     if isinstance(entry, Rejected):
         return entry
     supervision = entry.supervisions[0]
-    audio = entry.recording.sources[0].source
     text = corpus.normalize(normalize(supervision.text or ""))
+    utterance = Utterance(id=entry.id, audio=Path(entry.recording.sources[0].source), text=text or "")
     if text is None:
-        detail = f"expected speech, got a garbage tag in {supervision.text!r}"
-        return Rejected(id=entry.id, audio=audio, reason=Reason.NOT_SPEECH, detail=detail)
-    if not text:
-        return Rejected(id=entry.id, audio=audio, reason=Reason.NO_TEXT, detail="expected a transcript, got an empty text")
-    supervision.text = text
-    if config is None:
-        return entry
-    utterance = Utterance(id=entry.id, audio=Path(audio), text=text)
+        return reject(utterance, Reason.NOT_SPEECH, f"expected speech, got a garbage tag in {supervision.text!r}")
     # Ids are not compared: they are unique as published, and ten million would fill the memory.
-    return check_samples(utterance, entry.num_samples, config.limits) or entry
+    fault = check_text(utterance)
+    if config is not None and fault is None:
+        fault = check_samples(utterance, entry.num_samples, config.limits)
+    supervision.text = text
+    return fault or entry
 
 
 def _with_progress(entries: Any, has_progress: bool) -> Any:

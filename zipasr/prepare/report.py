@@ -40,12 +40,10 @@ class PrepareReport:
         lines += ["", f"rejected {sum(self.num_rejected.values()):>11,}"]
         lines += [f"  {reason:<36}{number:>8,}" for reason, number in self.num_rejected.items()]
         lines += [f"source: {self.source}"] if self.source else []
-        for split, number in self.num_unseen_words.items():
-            if number:
-                lines.append(f"note: {number:,} distinct words of {split} do not occur in train")
-        for split, number in self.num_repeated_sentences.items():
-            if number:
-                lines.append(f"note: {number:,} texts of {split} also occur in train")
+        unseen = [(split, number) for split, number in self.num_unseen_words.items() if number]
+        lines += [f"note: {number:,} distinct words of {split} do not occur in train" for split, number in unseen]
+        repeated = [(split, number) for split, number in self.num_repeated_sentences.items() if number]
+        lines += [f"note: {number:,} texts of {split} also occur in train" for split, number in repeated]
         if self.missing_parts:
             lines.append(f"note: nothing found of {', '.join(self.missing_parts)}")
         lines += [f"note: {note}" for note in self.notes]

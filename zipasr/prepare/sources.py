@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,22 +37,18 @@ class OpenSource(NamedTuple):
     """What was recognized, in words."""
 
 
-class _Part(NamedTuple):
-    """A file or folder of a source."""
-
-    name: str
-    entries: Iterable[Entry]
-
-
-def _distinct(parts: Sequence[_Part]) -> Iterator[Entry]:
+def _distinct(parts: Sequence[tuple[str, Iterable[Entry]]]) -> Iterator[Entry]:
     """The entries of the parts of a source. If their ids restart in each part, the name of the part goes before them.
 
     An id that comes again with the same part of the same recording is not a restart: it stays, and is a duplicate.
+
+    Args:
+        parts: name and entries of each file or folder.
     """
     if len(parts) == 1:
-        yield from parts[0].entries
+        yield from parts[0][1]
         return
-    listed = [(part.name, list(part.entries)) for part in parts]
+    listed = [(name, list(entries)) for name, entries in parts]
     meanings: dict[str, dict[str, set[object]]] = defaultdict(lambda: defaultdict(set))
     for name, entries in listed:
         for entry in entries:
@@ -82,13 +77,9 @@ def _open_folder(folder: Path, lang: str, skip: Path | None, *, needs_texts: boo
     by_part = _parts_of(folder, skip)
     parts = [part for part in by_part if (part / "wav.scp").is_file()]
     if parts:
-        splits = [split_in(part.name) for part in parts]
-        read = partial(read_kaldi, needs_texts=needs_texts)
-        kaldi = [_Part(part.name, read(part, lang, split)) for part, split in zip(parts, splits, strict=True)]
+        kaldi = [(part.name, read_kaldi(part, lang, split_in(part.name), needs_texts=needs_texts)) for part in parts]
         return OpenSource("kaldi", _distinct(kaldi), f"Kaldi directories {', '.join(part.name for part in parts)}")
-    found = _manifests_in(folder)
-    if not found:
-        found = [manifest for part in by_part for manifest in _manifests_in(part)]
+    found = _manifests_in(folder) or [manifest for part in by_part for manifest in _manifests_in(part)]
     if found:
         return _open_manifests(folder, found, lang, needs_texts=needs_texts)
     name = "recordings with texts beside them" if needs_texts else "recordings"
@@ -122,8 +113,10 @@ def _open_manifests(folder: Path, found: Sequence[Manifest], lang: str, *, needs
             "name one of these files"
         )
     chosen = [row for row in zip(found, paths, splits, strict=True) if len(found) == 1 or row[2]]
-    read = partial(_entries, needs_texts=needs_texts)
-    parts = [_Part(path.parts[0].split(".")[0], read(manifest, lang, split)) for manifest, path, split in chosen]
+    parts = [
+        (path.parts[0].split(".")[0], _entries(manifest, lang, split, needs_texts=needs_texts))
+        for manifest, path, split in chosen
+    ]
     names = ", ".join(dict.fromkeys(manifest.name for manifest, _, _ in chosen))
     return OpenSource(chosen[0][0].kind, _distinct(parts), f"{names}: {', '.join(str(path) for _, path, _ in chosen)}")
 

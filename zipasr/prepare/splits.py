@@ -52,10 +52,8 @@ def split_utterances(
     Utterances without a speaker are held out one by one in both cases.
 
     Args:
-        utterances: the whole source.
         shares: share of the utterances for each held-out split; at least one utterance is held out unless the share is 0.
         max_held_out: upper bound on the utterances of each held-out split.
-        seed: seed of the choice.
     Returns:
         The split of every id; train if it is not held out.
     """

@@ -24,7 +24,8 @@ _DOT_WORDS = {"en": "dot", "es": "punto", "fr": "point", "it": "punto", "ru": "Ñ
 _ENGLISH_KEYS = {"*": " star ", "#": " pound "}
 """Keys of a telephone: symbols that stand alone. Those that touch a word mark it, as in *laughs*."""
 _ENGLISH_SYMBOLS = {"&": " and ", "%": " percent ", "@": " at "}
-_ENGLISH_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_ENGLISH_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_ENGLISH_TO_19 = f"{_DIGIT_WORDS['en']} {_ENGLISH_TEENS}".split()
 _ENGLISH_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 _DOTTED_LETTERS = re.compile(r"\b(?:[^\W\d_]\.){2,}")
@@ -45,16 +46,13 @@ def _english_number(digits: str) -> str | None:
     """Spell out a cardinal below a thousand; None if another reading is equally likely."""
     if len(digits) > 3 or (len(digits) > 1 and digits[0] == "0"):
         return None
-    number = int(digits)
-    ones = _DIGIT_WORDS["en"].split()
-    hundreds, rest = divmod(number, 100)
-    words = [ones[hundreds], "hundred"] if hundreds else []
-    if 10 <= rest < 20:
-        words.append(_ENGLISH_TEENS[rest - 10])
-    elif rest >= 20:
+    hundreds, rest = divmod(int(digits), 100)
+    words = [_ENGLISH_TO_19[hundreds], "hundred"] if hundreds else []
+    if rest >= 20:
         words.append(_ENGLISH_TENS[rest // 10 - 2])
-    if (rest < 10 or rest >= 20) and (rest % 10 or not words):
-        words.append(ones[rest % 10])
+        rest %= 10
+    if rest or not words:
+        words.append(_ENGLISH_TO_19[rest])
     return " ".join(words)
 
 

@@ -7,7 +7,7 @@ import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,20 +122,13 @@ def _cells(lines: Iterable[str], separator: str, *, is_quoted: bool) -> Iterator
     return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
 
 
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Let csv read cells of up to `_MAX_CELL` characters; its limit is one for the whole process."""
-    limit = csv.field_size_limit(_MAX_CELL)
+def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
+    """The cells of the next row, each of at most `_MAX_CELL` characters; None after the last one."""
+    limit = csv.field_size_limit(_MAX_CELL)  # for the whole process
     try:
-        yield
+        return next(reader, None)
     finally:
         csv.field_size_limit(limit)
-
-
-def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
-    """The cells of the next row; None after the last one."""
-    with _long_cells():
-        return next(reader, None)
 
 
 def _is_in_marks(cell: str) -> bool:

@@ -35,6 +35,9 @@ _PRAAT_VALUES = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d+(?:\.\d*)?(?:[eE][
 _PARTS_OF_WORDS = frozenset("phones phone phonemes phoneme segments syllables tokens".split())
 """Names of tiers below the level of words, as aligners and `zipasr align` write them."""
 
+Tier = tuple[str, list[tuple[float, float, str]]]
+"""Name of a tier of a TextGrid, and start, end and text of its intervals."""
+
 
 class TimedText(NamedTuple):
     """A text and when it is said.
@@ -55,20 +58,19 @@ def read_timed_texts(path: Path) -> list[TimedText]:
         ValueError: the file is not of the format that its ending names.
         DataError: the file cannot be read.
     """
-    return READERS[path.suffix.lower()](_lines(path))
+    return READERS[path.suffix.lower()](text_lines(path))
 
 
 def names_of_tiers(path: Path) -> list[str]:
     """The names of all interval tiers of a TextGrid, also of those that are not read; none of subtitles.
 
     Raises:
-        ValueError: the file is no TextGrid.
-        DataError: the file cannot be read.
+        ValueError, DataError: as `read_timed_texts`.
     """
-    return [name for name, _ in _interval_tiers("\n".join(_lines(path)))] if path.suffix.lower() == ".textgrid" else []
+    return [name for name, _ in _interval_tiers("\n".join(text_lines(path)))] if path.suffix.lower() == ".textgrid" else []
 
 
-def _lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:
@@ -82,11 +84,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def join_neighbors(entries: Iterable[TimedText]) -> list[TimedText]:
-    """Join the texts of a speaker that touch, and sort all by time.
-
-    Args:
-        entries: each ends after it starts; texts of one speaker may overlap.
-    """
+    """Join the texts of a speaker that touch or overlap, and sort all by time; each ends after it starts."""
     joined: list[TimedText] = []
     for entry in sorted(entries, key=lambda entry: (entry.speaker or "", entry.start_s)):
         last = joined[-1] if joined and joined[-1].speaker == entry.speaker else None
@@ -176,8 +174,8 @@ def _read_textgrid(lines: Sequence[str]) -> list[TimedText]:
     ]
 
 
-def _interval_tiers(text: str) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
-    """Name and intervals of each interval tier.
+def _interval_tiers(text: str) -> Iterator[Tier]:
+    """Yield each interval tier.
 
     Praat ignores everything in a text file but quoted strings, <flags>, and numbers that stand alone; so do we.
     """
@@ -212,9 +210,7 @@ def _speaker(name: str) -> str:
     return re.split(r"\s+-\s+|[/:]", name)[0].strip()
 
 
-def _spoken_tiers(
-    tiers: list[tuple[str, list[tuple[float, float, str]]]],
-) -> list[tuple[str, list[tuple[float, float, str]]]]:
+def _spoken_tiers(tiers: list[Tier]) -> list[Tier]:
     """The tiers that hold what was said, once."""
     tiers = [tier for tier in tiers if _kind_of_tier(tier[0]) not in _PARTS_OF_WORDS]
     longer = [tier for tier in tiers if _kind_of_tier(tier[0]) not in ("words", "word")]

@@ -10,6 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+OVERSHOOT_S = 0.5
+"""Tolerance for a part that ends after its recording: within it the part is trimmed, beyond it rejected. Kaldi's
+extract-segments allows the same."""
+
 
 class Reason(StrEnum):
     """The reason for rejecting an utterance, as `rejected.jsonl` states it."""
@@ -73,6 +77,11 @@ class Rejected:
     def to_dict(self) -> dict[str, str]:
         """Return the fields as JSON values."""
         return {name: str(value) for name, value in asdict(self).items()}
+
+
+def reject(utterance: Utterance, reason: Reason, detail: str) -> Rejected:
+    """The `Rejected` entry of an utterance."""
+    return Rejected(id=utterance.id, audio=str(utterance.audio), reason=reason, detail=detail)
 
 
 def part_id(recording: str, start_s: float) -> str:

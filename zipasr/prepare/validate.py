@@ -13,7 +13,8 @@ from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.data.lengths import num_encoder_frames
 from zipasr.encoder.rates import ENCODED_RATE_HZ
 from zipasr.errors import ConfigError
-from zipasr.prepare.utterance import Reason, Rejected, Utterance
+from zipasr.prepare.tags import has_unwritten_words
+from zipasr.prepare.utterance import Reason, Rejected, Utterance, reject
 
 _SILENT_LEVEL = 5e-4
 """-66 dB of full scale, 16 steps of 16-bit audio: more than 50 dB below the peaks of typical speech."""
@@ -39,16 +40,19 @@ class Limits:
             )
 
 
-def reject(utterance: Utterance, reason: Reason, detail: str) -> Rejected:
-    """The `Rejected` entry of an utterance."""
-    return Rejected(id=utterance.id, audio=str(utterance.audio), reason=reason, detail=detail)
-
-
 def check_text(utterance: Utterance) -> Rejected | None:
     """Reject an utterance with an empty text; None if the text is good."""
     if utterance.text.strip():
         return None
     return reject(utterance, Reason.NO_TEXT, "expected a transcript, got an empty text")
+
+
+def check_unwritten_words(utterance: Utterance) -> Rejected | None:
+    """Reject an utterance with a tag that stands for words; None if all words are written."""
+    if not has_unwritten_words(utterance.text):
+        return None
+    detail = f"expected all words, got a tag for words that are not written: {utterance.text!r}"
+    return reject(utterance, Reason.TEXT_MISMATCH, detail)
 
 
 def check_samples(utterance: Utterance, num_samples: int, limits: Limits) -> Rejected | None:
@@ -80,11 +84,7 @@ def check_samples(utterance: Utterance, num_samples: int, limits: Limits) -> Rej
 
 
 def check_silence(utterance: Utterance, samples: np.ndarray) -> Rejected | None:
-    """Reject silence, also with dither or clicks; None if there is audio above the silence level.
-
-    Args:
-        samples: (samples,) the utterance.
-    """
+    """Reject an utterance (samples,) of silence, also with dither or clicks; None if it has other audio."""
     level = float(np.quantile(np.abs(samples - np.median(samples)), _LOUD_QUANTILE))
     if level >= _SILENT_LEVEL:
         return None

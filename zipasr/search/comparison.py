@@ -121,17 +121,11 @@ class SearchComparison:
         self._errors = [ErrorRates()] * len(self.searches)
         self._decode_s = [0.0] * len(self.searches)
 
-    def add(self, encoded: Encoded, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
-        """Search a batch and count its errors.
-
-        Args:
-            encoded: frames at 25 Hz.
-            references: the text of each utterance.
-            rewrite: applied to both texts before they are compared.
-        """
+    def add(self, encoded: Encoded, references: Sequence[str]) -> None:
+        """Search a batch of frames at 25 Hz and count its errors, given the text of each utterance."""
         for i, ranked in enumerate(self.find_with_each(encoded)):
             for reference, (best, *_) in zip(references, ranked, strict=True):
-                self._errors[i] = self._errors[i].plus(self._count(reference, self.tokenizer.decode(best.ids), rewrite))
+                self._errors[i] = self._errors[i].plus(self._count(reference, self.tokenizer.decode(best.ids), str))
 
     def find_with_each(self, encoded: Encoded) -> Iterator[list[list[Hypothesis]]]:
         """Yield the ranked hypotheses of each utterance of a batch for one search after the other, and count their time."""
@@ -145,14 +139,9 @@ class SearchComparison:
             yield ranked
 
     def add_texts(self, reference: str, texts: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
-        """Count the errors of an utterance, given the text of each search."""
+        """Count the errors of an utterance, given the text of each search; `rewrite` is applied to both texts."""
         for i, text in enumerate(texts):
             self._errors[i] = self._errors[i].plus(self._count(reference, text, rewrite))
-
-    def add_skipped(self, references: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
-        """Count utterances too short for a single frame, with an empty hypothesis for every search."""
-        for reference in references:
-            self.add_texts(reference, [""] * len(self.searches), rewrite=rewrite)
 
     def _count(self, reference: str, text: str, rewrite: Callable[[str], str]) -> ErrorRates:
         texts = (words_apart(rewrite(one), self.tokenizer.word_joiner) for one in (reference, text))

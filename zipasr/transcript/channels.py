@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from zipasr.transcript.result import Transcript, Word
+from zipasr.transcript.result import Transcript, cut_at_gaps
 
 PAUSE_S = 0.8
 """A longer silence between two words starts a new subtitle, so that none stays on screen while nothing is said, and lets
@@ -53,7 +53,7 @@ def merge_channels(transcripts: Sequence[Transcript]) -> Transcript:
         score=sum(part.score for part in transcripts),
         joiner=joiner,
     )
-    return replace(merged, text=joiner.join(turn.text for turn in _turns(merged, joiner)))
+    return replace(merged, text=joiner.join(turn.text for turn in to_turns(merged)))
 
 
 def split_channels(transcript: Transcript) -> list[Transcript]:
@@ -81,24 +81,11 @@ def to_turns(transcript: Transcript) -> list[Turn]:
     """
     if not is_merged(transcript):
         return [Turn(transcript.channel, 0.0, transcript.duration_s, transcript.text)]
-    return _turns(transcript, transcript.word_joiner)
-
-
-def _turns(transcript: Transcript, joiner: str) -> list[Turn]:
-    phrases = [phrase for part in split_channels(transcript) for phrase in _phrases(part.words)]
+    phrases = [phrase for part in split_channels(transcript) for phrase in cut_at_gaps(part.words, PAUSE_S)]
     phrases.sort(key=lambda phrase: phrase[0].start_s)
     turns = []
     for channel, group in itertools.groupby(phrases, key=lambda phrase: phrase[0].channel):
         words = list(itertools.chain.from_iterable(group))
-        turns.append(Turn(channel, words[0].start_s, words[-1].end_s, joiner.join(word.text for word in words)))
+        text = transcript.word_joiner.join(word.text for word in words)
+        turns.append(Turn(channel, words[0].start_s, words[-1].end_s, text))
     return turns
-
-
-def _phrases(words: Sequence[Word]) -> list[list[Word]]:
-    """The words of one speaker, cut at pauses."""
-    phrases: list[list[Word]] = []
-    for word in words:
-        if not phrases or word.start_s - phrases[-1][-1].end_s > PAUSE_S:
-            phrases.append([])
-        phrases[-1].append(word)
-    return phrases

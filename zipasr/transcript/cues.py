@@ -1,6 +1,5 @@
 """Subtitles: the words of a `Transcript` -> cues with times in seconds and one or more lines of text."""
 
-import itertools
 import math
 import unicodedata
 from bisect import bisect_left
@@ -83,8 +82,8 @@ def to_cues(transcript: Transcript, config: CueConfig | None = None, *, is_label
     if not transcript.words:
         return [Cue(0.0, transcript.duration_s, transcript.text)] if transcript.text else []
     parts = split_channels(transcript)
-    cues = itertools.chain.from_iterable(_channel_cues(part, config, is_labeled=is_labeled) for part in parts)
-    return sorted(cues, key=lambda cue: cue.start_s) if len(parts) > 1 else list(cues)
+    cues = [cue for part in parts for cue in _channel_cues(part, config, is_labeled=is_labeled)]
+    return sorted(cues, key=lambda cue: cue.start_s) if len(parts) > 1 else cues
 
 
 def _channel_cues(transcript: Transcript, config: CueConfig, *, is_labeled: bool) -> Iterator[Cue]:

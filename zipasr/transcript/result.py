@@ -4,8 +4,7 @@ start of the recording."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from zipasr.text import are_unspaced
 
@@ -44,6 +43,9 @@ class Word:
     """Geometric mean of the probabilities of its tokens, in [0, 1]."""
     channel: int | None = None
     """Its channel, in a transcript merged from several."""
+
+
+Part = TypeVar("Part", Token, Word)
 
 
 @dataclass(frozen=True)
@@ -148,18 +150,23 @@ def word_of_tokens(text: str, tokens: Sequence[Token]) -> Word:
 
 def _extent(tokens: Sequence[Token]) -> tuple[float, float]:
     """The start and the end of the tokens of a word, on one side of every long gap between them."""
-    sides = [[tokens[0]]]
-    for before, token in pairwise(tokens):
-        if token.start_s - before.end_s > _MAX_GAP_S:
-            sides.append([])
-        sides[-1].append(token)
 
     def weight(side: Sequence[Token]) -> tuple[int, float]:
         spoken = [token for token in side if token.text != _WORD_START]
         return len(spoken), sum(token.log_prob for token in spoken)
 
-    best = max(sides, key=weight)
+    best = max(cut_at_gaps(tokens, _MAX_GAP_S), key=weight)
     return best[0].start_s, best[-1].end_s
+
+
+def cut_at_gaps(parts: Sequence[Part], max_gap_s: float) -> list[list[Part]]:
+    """Tokens or words in order of time, cut where more than `max_gap_s` lies between two of them."""
+    groups: list[list[Part]] = []
+    for part in parts:
+        if not groups or part.start_s - groups[-1][-1].end_s > max_gap_s:
+            groups.append([])
+        groups[-1].append(part)
+    return groups
 
 
 def _text_and_times(part: Word | Token) -> dict[str, object]:

@@ -3,6 +3,7 @@
 A transcript merged from several channels has the channel of each word, subtitle or tier; see `merge_channels`.
 """
 
+import html
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,12 +14,13 @@ from zipasr.transcript.result import Transcript
 
 def to_json(transcript: Transcript, name: str) -> str:
     """One line of JSON: the name of the recording as `audio`, then `Transcript.to_dict`, and `turns` if it is merged."""
-    turns = [turn._asdict() for turn in to_turns(transcript)] if is_merged(transcript) else []
-    rounded = [{**turn, "start_s": round(turn["start_s"], 3), "end_s": round(turn["end_s"], 3)} for turn in turns]
-    return (
-        json.dumps({"audio": name, **transcript.to_dict(), **({"turns": rounded} if turns else {})}, ensure_ascii=False)
-        + "\n"
-    )
+    row = {"audio": name, **transcript.to_dict()}
+    if is_merged(transcript):
+        turns = to_turns(transcript)
+        row["turns"] = [
+            turn._replace(start_s=round(turn.start_s, 3), end_s=round(turn.end_s, 3))._asdict() for turn in turns
+        ]
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def to_text(transcript: Transcript, name: str) -> str:
@@ -41,7 +43,8 @@ def to_vtt(transcript: Transcript, name: str, cues: CueConfig | None = None) -> 
     written = "WEBVTT\n"
     for cue in to_cues(transcript, cues):
         voice = "" if cue.channel is None else f"<v channel {cue.channel}>"
-        written += f"\n{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{voice}{_escaped(cue.text)}\n"
+        text = html.escape(cue.text, quote=False)
+        written += f"\n{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{voice}{text}\n"
     return written
 
 
@@ -149,7 +152,3 @@ def _clock(time_s: float, point: str) -> str:
 
 def _ms(time_s: float) -> int:
     return max(round(time_s * 1000), 0)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
