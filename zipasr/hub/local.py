@@ -27,7 +27,7 @@ from zipasr.hub.layout import Layout, recognize
 from zipasr.hub.model_table import known_settings
 from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, source_document
 from zipasr.hub.reference import PREFIX, Reference, is_reference, parse_reference, refuse_page
-from zipasr.hub.refusals import disk_explained, megabytes
+from zipasr.hub.refusals import disk_explained, errors_about, megabytes
 from zipasr.hub.settings import ModelSettings
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.lm.ngram_file import NGRAM_FILE
@@ -81,14 +81,14 @@ def local_model(
     folder = hub.folder(reference) / "zipasr" / _folder_name(commit, reference.subfolder, precision, settings)
     if not _is_current(folder, reference):
         sizes = list_files(hub, reference, commit)
-        with _about(reference):
+        with errors_about(reference):
             layout = recognize(sizes, subfolder=reference.subfolder, precision=precision)
         paths = fetch(hub, reference, commit, {name: sizes[name] for name in layout.fetch}, max_bytes=max_gb * 1e9)
         _refuse_pointers(reference, layout, paths)
         with disk_explained(hub, reference), _locked(hub, folder):
             clean_up(folder.parent, name=folder.name)  # what a killed process left
             if not _is_current(folder, reference):  # another process may have been first
-                with _about(reference):
+                with errors_about(reference):
                     _make(folder, Origin(reference.repository, commit, reference.subfolder), layout, paths, settings, max_gb)
     _report(folder, reference, commit)
     return folder
@@ -289,15 +289,6 @@ def _locked(hub: Hub, folder: Path) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     with import_client().utils.WeakFileLock(locks / f"zipasr-{folder.name}.lock"):
         yield
-
-
-@contextlib.contextmanager
-def _about(reference: Reference) -> Iterator[None]:
-    """Context manager: put the reference before the message of an error."""
-    try:
-        yield
-    except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{reference}: {error}") from error
 
 
 def _refuse_pointers(reference: Reference, layout: Layout, paths: Mapping[str, Path]) -> None:

@@ -1,11 +1,11 @@
-"""Errors of the hub's client as ours: what was expected, what came, and what to do."""
+"""Errors of the hub's client as ours, and ours with what they are about: what was expected, what came, and what to do."""
 
 import contextlib
 import errno
 import shutil
 from collections.abc import Iterator
 
-from zipasr.errors import CheckpointError, ZipasrError
+from zipasr.errors import CheckpointError, ConfigError, ZipasrError
 from zipasr.hub.connection import TOKEN_HOST, Hub, import_client, open_api
 from zipasr.hub.reference import Reference
 
@@ -56,6 +56,15 @@ def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextlib.contextmanager
+def errors_about(what: object) -> Iterator[None]:
+    """Context manager: put a path or a reference before the messages of errors."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager
