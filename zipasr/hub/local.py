@@ -25,7 +25,7 @@ from zipasr.hub.connection import Hub, import_client, open_hub
 from zipasr.hub.conversion import MAX_CHECKPOINT_GB, convert, default_search
 from zipasr.hub.layout import Layout, recognize
 from zipasr.hub.model_table import known_settings
-from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, source_document
+from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, read_source, source_document
 from zipasr.hub.reference import PREFIX, Reference, is_reference, parse_reference, refuse_page
 from zipasr.hub.refusals import disk_explained, errors_about, megabytes
 from zipasr.hub.settings import ModelSettings
@@ -174,20 +174,12 @@ def _digest(text: str) -> str:
 
 def fetched_family(folder: Path) -> str:
     """What a folder of `local_model` was made of; see `Layout.family`."""
-    return str(_source(folder).get("family", ""))
-
-
-def _source(folder: Path) -> dict[str, object]:
-    """The content of `source.json`; empty if it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads((folder / SOURCE_FILE).read_bytes())
-        return content if isinstance(content, dict) else {}
-    return {}
+    return str(read_source(folder).get("family", ""))
 
 
 def _is_current(folder: Path, reference: Reference) -> bool:
     """Whether a folder is there, of this model, and was made as it would be made now."""
-    source = _source(folder)
+    source = read_source(folder)
     return source.get("subfolder") == reference.subfolder and source.get("converter") == CONVERTER_VERSION
 
 
