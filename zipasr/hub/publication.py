@@ -22,7 +22,7 @@ from zipasr.hub.connection import TOKEN_HOST, Hub, import_client, open_api, open
 from zipasr.hub.description import ModelDescription, describe_folder
 from zipasr.hub.origin import SOURCE_FILE
 from zipasr.hub.reference import Reference
-from zipasr.hub.refusals import explained, megabytes
+from zipasr.hub.refusals import explained, first_line, megabytes
 from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, resolve_model_folder
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.progress import is_terminal, write_line
@@ -178,13 +178,9 @@ def _explained(hub: Hub, repository: str) -> Iterator[None]:
             if getattr(error.response, "status_code", None) not in (401, 403):
                 raise
             raise CheckpointError(
-                f"{hub.host} must let you write to {repository}, but refuses: {_first_line(error)}; check that the token of "
-                "HF_TOKEN may write, and that the owner is you or an organization of yours"
+                f"{hub.host} must let you write to {repository}, but refuses: {first_line(error) or type(error).__name__}; "
+                "check that the token of HF_TOKEN may write, and that the owner is you or an organization of yours"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,11 @@ class UnreachableError(CheckpointError):
         self.reason = reason
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the message of an error, which may be empty."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 @contextlib.contextmanager
 def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
     """Context manager: turn errors of the client into ours.
@@ -138,11 +143,11 @@ def _reason(hub: Hub, error: BaseException) -> str | None:
         cause = _reason(hub, error.__cause__) if error.__cause__ is not None else None
         return cause or f"{hub.host} cannot be reached"
     if isinstance(error, errors.HTTPError):
-        return f"{hub.host} cannot be reached ({_first_line(error) or type(error).__name__})"
+        return f"{hub.host} cannot be reached ({first_line(error) or type(error).__name__})"
     if isinstance(error, OSError) and error.errno is None and "onsistency check failed" in str(error):
         return f"{hub.host} sent less than it promised"
     is_odd_answer = isinstance(error, errors.FileMetadataError | ValueError | KeyError | TypeError)  # such as a login page
-    return f"{hub.host} does not answer like a hub ({_first_line(error)})" if is_odd_answer else None
+    return f"{hub.host} does not answer like a hub ({first_line(error)})" if is_odd_answer else None
 
 
 def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointError:
@@ -153,10 +158,6 @@ def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointErr
         f"{reference} must be written into the cache, but {error.filename or hub.cache}: {error.strerror or error}; check "
         "the path and its permissions, or choose another cache with HF_HOME"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _known_revisions(hub: Hub, reference: Reference) -> str:
