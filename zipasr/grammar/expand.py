@@ -51,10 +51,10 @@ class _Expander:
         """Expand all public rules."""
         public = self._rules.public()
         for rule in public:
-            self._enter(Reference(rule.name.rpartition(".")[2], self._rules.file.grammar, rule.place), rule, 0, 1)
+            self._enter(Reference(rule.simple_name, self._rules.file.grammar, rule.place), rule, 0, 1)
         found = compact(self._arcs, {1: 0.0})
         if not found.words:
-            names = ", ".join(f"<{rule.name.rpartition('.')[2]}>" for rule in public)
+            names = ", ".join(f"<{rule.simple_name}>" for rule in public)
             raise ConfigError(
                 f"{public[0].place}: a grammar must allow at least one word, but {names} can only be nothing; "
                 "check its <VOID>, <NULL> and weights of 0"
