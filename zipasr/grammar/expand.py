@@ -69,9 +69,11 @@ class _Expander:
             )
         self._arcs.append(WordArc(source, target, word, tag, score))
 
-    def _expand(self, expansion: Expansion, start: int, end: int) -> None:
-        """Write an expansion between two states, either of which others may share."""
+    def _expand(self, expansion: Expansion | str, start: int, end: int) -> None:
+        """Write an expansion, or the symbol of a tag, between two states, either of which others may share."""
         match expansion:
+            case str():
+                self._arc(start, end, tag=expansion)
             case Word(text):
                 self._arc(start, end, word=text)
             case Reference():
@@ -90,19 +92,9 @@ class _Expander:
                 self._arc(last, first)
                 self._arc(last, end)
             case Tagged(body, before, behind):
-                for tag in before:
-                    first = next(self._states)
-                    self._arc(start, first, tag=tag)
-                    start = first
-                last = next(self._states)
-                self._expand(body, start, last)
-                for tag in behind[:-1]:
-                    middle = next(self._states)
-                    self._arc(last, middle, tag=tag)
-                    last = middle
-                self._arc(last, end, tag=behind[-1])
+                self._sequence((*before, body, *behind), start, end)
 
-    def _sequence(self, parts: tuple[Expansion, ...], start: int, end: int) -> None:
+    def _sequence(self, parts: tuple[Expansion | str, ...], start: int, end: int) -> None:
         if not parts:
             self._arc(start, end)
         for part in parts[:-1]:
