@@ -37,9 +37,8 @@ def is_tag(symbol: str) -> bool:
 
 def slot_name(symbol: str) -> str:
     """The slot of the symbol of a tag; empty if the tag has no name."""
-    edge = _EDGE.fullmatch(symbol)
-    found = _TAG.fullmatch(symbol[1:-1])
-    return edge[1] if edge else (found["name"] or "") if found else ""
+    found = re.match(r"\{([^\W\d][\w-]*)", symbol)
+    return found[1] if found is not None else ""
 
 
 def tagged(body: Expansion, tags: Sequence[str], place: Place) -> Tagged:
@@ -48,7 +47,7 @@ def tagged(body: Expansion, tags: Sequence[str], place: Place) -> Tagged:
     Args:
         body: the expansion.
         tags: one or more, each what is between { and }.
-        place: where the first is.
+        place: the place of the first tag, for errors.
     Raises:
         ConfigError: one is no tag that is known, or two are slots for the same words.
     """
