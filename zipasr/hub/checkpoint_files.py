@@ -6,7 +6,8 @@ to the root of a repository or folder and have `/` between their parts.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -29,13 +30,7 @@ _RANKED = (
 )
 """Checkpoints by their names, what is averaged already first; of numbered ones, the last is the best."""
 _OTHER = len(_RANKED)
-_VOCABULARIES: tuple[Callable[[str], bool], ...] = (
-    lambda name: name == "bbpe.model",
-    lambda name: name == "bpe.model",
-    lambda name: name.endswith(".model"),
-    lambda name: name.endswith(".vocab"),
-    lambda name: name == "tokens.txt",
-)
+_VOCABULARIES = ("bbpe.model", "bpe.model", "*.model", "*.vocab", "tokens.txt")
 """Vocabularies by their names, in lower case; the first kind that is there says most."""
 _USUAL = ("bbpe.model", "bpe.model", "tokens.txt")
 """The only names of vocabularies that count far from a checkpoint, outside of `data/`."""
@@ -116,7 +111,7 @@ def best_vocabularies(names: Iterable[str]) -> list[str]:
     best: dict[PurePosixPath, tuple[int, str]] = {}
     for name in sorted(names):
         path = PurePosixPath(name)
-        rank = next((i for i, is_kind in enumerate(_VOCABULARIES) if is_kind(path.name.lower())), None)
+        rank = next((i for i, kind in enumerate(_VOCABULARIES) if fnmatchcase(path.name.lower(), kind)), None)
         if rank is not None and (path.parent not in best or rank < best[path.parent][0]):
             best[path.parent] = rank, name
     return [name for _, name in sorted(best.values())]
