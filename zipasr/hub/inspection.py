@@ -5,6 +5,7 @@ configuration and vocabulary are read. Checkpoints and graphs of others are open
 what they are.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -180,18 +181,17 @@ def _describe(root: Path, layout: Layout) -> ModelDescription:
 
 def _recognize_path(path: Path) -> tuple[Path, Layout]:
     """The root and the layout of local files."""
-    if path.is_dir() and not onnx_runtime.is_exported(path):
+    if path.is_dir():
+        folder = path
+        if not onnx_runtime.is_exported(path):
+            with contextlib.suppress(CheckpointError):
+                folder = resolve_model_folder(path)
+        listing = listing_of(folder)
         try:
-            folder = resolve_model_folder(path)
+            return folder, recognize(listing)
         except CheckpointError:
-            folder = path
-        try:
-            return folder, recognize(listing_of(folder))
-        except CheckpointError:
-            if not any(name.endswith((".pt", ".pth")) for name in listing_of(folder)):
+            if not any(name.endswith((".pt", ".pth")) for name in listing):
                 raise
-    elif path.is_dir():
-        return path, recognize(listing_of(path))
     root, files = find_local(path)  # a checkpoint whose vocabulary is in a folder above
     return root, Layout(files.family, "", files.names, checkpoint=files)
 
