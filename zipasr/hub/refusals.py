@@ -40,12 +40,8 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
-    """Context manager: turn errors of the client into ours.
+    """Context manager: turn errors of the client into ours; `name` is that of the file that is fetched, if one is.
 
-    Args:
-        hub: where the requests go.
-        reference: what they are for.
-        name: the file that is fetched; empty: none.
     Raises:
         UnreachableError: the hub cannot be reached.
         CheckpointError: access is refused, something does not exist, or the cache cannot be written.

@@ -89,10 +89,9 @@ _CONTINUED = re.compile(r"\\[ \t]*\r?\n")
 
 
 def settings_from_scripts(scripts: Mapping[str, str]) -> ModelSettings:
-    """The settings in the flags of a recipe's commands; flags on which the scripts disagree are left out.
+    """The settings in the flags of a recipe's commands, given scripts by name.
 
-    Args:
-        scripts: name -> text. Only plain values are taken, so variables of the shell mean nothing.
+    Only plain values are taken, so variables of the shell mean nothing. Flags on which the scripts disagree are left out.
     """
     found: dict[str, list[Any]] = {}
     for name, text in scripts.items():
@@ -105,8 +104,8 @@ def settings_from_scripts(scripts: Mapping[str, str]) -> ModelSettings:
 
 def _commands(text: str) -> Iterable[str]:
     """The command lines of a script, without comments and continuation lines."""
-    lines = "\n".join(_COMMENT.sub("", line) for line in _CONTINUED.sub(" ", text).splitlines())
-    return [line.strip() for line in lines.splitlines() if "--" in line]
+    lines = (_COMMENT.sub("", line) for line in _CONTINUED.sub(" ", text).splitlines())
+    return [line.strip() for line in lines if "--" in line]
 
 
 def _is_training(name: str, command: str) -> bool:

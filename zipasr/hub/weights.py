@@ -35,15 +35,11 @@ def read_checkpoint(
     trust_pickle: bool = False,
     check: Callable[[AsrConfig], None] | None = None,
 ) -> tuple[AsrModel, Tokenizer]:
-    """Read a checkpoint of icefall's form: a model in eval mode on the CPU, and its vocabulary.
+    """Read a checkpoint of icefall's form (see `load_icefall`): a model in eval mode on the CPU, and its vocabulary.
 
-    Args:
-        path: the file.
-        vocabulary: the vocabulary, or files of which one fits the number of the model's outputs.
-        settings: what the tensors do not say.
-        which: entry of the file with the tensors.
-        trust_pickle: whether loading may run code.
-        check: raises if a configuration is not the expected one.
+    Of files with vocabularies, one must fit the number of the model's outputs. `check` raises for a configuration that is
+    not the expected one.
+
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, unsafe, or lacks tensors.
         ConfigError: a setting is missing or contradicts the shapes, or the vocabulary is another model's.

@@ -45,10 +45,8 @@ def load_token_ngram(
 ) -> TokenNgram:
     """Read an n-gram model of the tokenizer's pieces, as LODR needs it: an ARPA file or an `ngram.safetensors`.
 
-    Args:
-        path: the file.
-        tokenizer: the recognizer's.
-        unknown_log_prob: log-probability, in nats, of unknown symbols in a model without <unk>.
+    The arguments are those of `load_ngram`.
+
     Raises:
         DataError: see `read_arpa`.
         CheckpointError: see `read_ngram`.
