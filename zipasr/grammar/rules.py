@@ -35,8 +35,8 @@ class Rules:
         for reference in (reference for table in (*tables, file) for reference in table.imports):
             for rule in self._imports(reference):
                 self._imported[reference.grammar, rule.simple_name] = rule.name
-        self._nullable = self._that_can_be(is_empty=True)
-        self._ending = self._that_can_be(is_empty=False)
+        self._nullable = self._rules_that_can_be(is_empty=True)
+        self._ending = self._rules_that_can_be(is_empty=False)
 
     def _imports(self, reference: Reference) -> list[Rule]:
         """The rules that an import names."""
@@ -141,7 +141,7 @@ class Rules:
             return is_new and self._has_tags(rule.expansion, seen)
         return isinstance(expansion, Tagged) or any(self._has_tags(part, seen) for part in children(expansion))
 
-    def _that_can_be(self, *, is_empty: bool) -> set[str]:
+    def _rules_that_can_be(self, *, is_empty: bool) -> set[str]:
         """Names of the rules that may be no word (`is_empty`), or any finite number of words."""
         known: set[str] = set()
         while new := {
