@@ -51,10 +51,10 @@ class _Expander:
         """Expand all public rules."""
         public = self._rules.public()
         for rule in public:
-            self._enter(Reference(rule.name.rpartition(".")[2], self._rules.file.grammar, rule.place), rule, 0, 1)
+            self._enter(Reference(rule.simple_name, self._rules.file.grammar, rule.place), rule, 0, 1)
         found = compact(self._arcs, {1: 0.0})
         if not found.words:
-            names = ", ".join(f"<{rule.name.rpartition('.')[2]}>" for rule in public)
+            names = ", ".join(f"<{rule.simple_name}>" for rule in public)
             raise ConfigError(
                 f"{public[0].place}: a grammar must allow at least one word, but {names} can only be nothing; "
                 "check its <VOID>, <NULL> and weights of 0"
@@ -69,9 +69,11 @@ class _Expander:
             )
         self._arcs.append(WordArc(source, target, word, tag, score))
 
-    def _expand(self, expansion: Expansion, start: int, end: int) -> None:
-        """Write an expansion between two states, either of which others may share."""
+    def _expand(self, expansion: Expansion | str, start: int, end: int) -> None:
+        """Write an expansion, or the symbol of a tag, between two states, either of which others may share."""
         match expansion:
+            case str():
+                self._arc(start, end, tag=expansion)
             case Word(text):
                 self._arc(start, end, word=text)
             case Reference():
@@ -90,19 +92,9 @@ class _Expander:
                 self._arc(last, first)
                 self._arc(last, end)
             case Tagged(body, before, behind):
-                for tag in before:
-                    first = next(self._states)
-                    self._arc(start, first, tag=tag)
-                    start = first
-                last = next(self._states)
-                self._expand(body, start, last)
-                for tag in behind[:-1]:
-                    middle = next(self._states)
-                    self._arc(last, middle, tag=tag)
-                    last = middle
-                self._arc(last, end, tag=behind[-1])
+                self._sequence((*before, body, *behind), start, end)
 
-    def _sequence(self, parts: tuple[Expansion, ...], start: int, end: int) -> None:
+    def _sequence(self, parts: tuple[Expansion | str, ...], start: int, end: int) -> None:
         if not parts:
             self._arc(start, end)
         for part in parts[:-1]:

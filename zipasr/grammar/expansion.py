@@ -85,6 +85,11 @@ class Rule(NamedTuple):
     """Whether it may be said by itself."""
     place: Place
 
+    @property
+    def simple_name(self) -> str:
+        """Its name without that of the grammar."""
+        return self.name.rpartition(".")[2]
+
 
 class RuleFile(NamedTuple):
     """What one file defines."""

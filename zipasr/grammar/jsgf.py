@@ -15,12 +15,11 @@ from zipasr.grammar.expansion import (
     Rule,
     RuleFile,
     Sequence,
-    Tagged,
     Word,
 )
 from zipasr.grammar.lexer import Symbol, symbols_of, weight_of
 from zipasr.grammar.place import Source
-from zipasr.grammar.slots import symbols_around
+from zipasr.grammar.slots import tagged
 from zipasr.text import normalize
 
 BUILT_IN = "zipasr"
@@ -49,13 +48,16 @@ class _Parser:
     def _symbol(self) -> Symbol:
         return self._symbols[self._next]
 
-    def _is(self, kind: str, text: str) -> bool:
-        return self._symbol.kind == kind and self._symbol.text == text
-
     def _take(self) -> Symbol:
         symbol = self._symbol
         self._next += symbol.kind != "end"
         return symbol
+
+    def _accept(self, kind: str, text: str) -> bool:
+        """Take a symbol if it is this one; whether it is."""
+        is_it = self._symbol.kind == kind and self._symbol.text == text
+        self._next += is_it
+        return is_it
 
     def _expect(self, kind: str, text: str, what: str) -> Symbol:
         """Take a symbol; an empty text stands for any."""
@@ -70,21 +72,20 @@ class _Parser:
         self._expect("sign", ";", f"a ; behind the name of the grammar {name.text}")
         self._grammar = name.text
         imports = []
-        while self._is("word", "import"):
+        while self._accept("word", "import"):
             imports.append(self._import())
         rules: dict[str, Rule] = {}
         while self._symbol.kind != "end":
             rule = self._rule()
             if rule.name in rules:
                 raise ConfigError(
-                    f"{rule.place}: a rule must have one definition, but <{rule.name.rpartition('.')[2]}> has another in "
+                    f"{rule.place}: a rule must have one definition, but <{rule.simple_name}> has another in "
                     f"line {rules[rule.name].place.line}; write alternatives with |, or rename one"
                 )
             rules[rule.name] = rule
         return RuleFile(name.text, rules, name.place, tuple(imports))
 
     def _import(self) -> Reference:
-        self._take()
         imported = self._expect("name", "", "the name of what to import, such as <zipasr.digits>")
         if not imported.text.startswith(f"{BUILT_IN}."):
             raise ConfigError(
@@ -95,9 +96,7 @@ class _Parser:
         return Reference(imported.text, self._grammar, imported.place)
 
     def _rule(self) -> Rule:
-        is_public = self._is("word", "public")
-        if is_public:
-            self._take()
+        is_public = self._accept("word", "public")
         name = self._expect("name", "", "a rule, such as <order> = coffee | tea;")
         if name.text in ("NULL", "VOID", "") or "." in name.text:
             raise ConfigError(
@@ -110,7 +109,8 @@ class _Parser:
 
     def _alternatives(self) -> Expansion:
         choices, weights = [], []
-        while True:
+        is_more = True
+        while is_more:
             if self._symbol.kind == "weight":
                 weights.append(weight_of(self._symbol.text, self._symbol.place))
                 self._take()
@@ -120,9 +120,7 @@ class _Parser:
                     f"{self._symbol.place}: either all alternatives must have a weight or none, but of the first "
                     f"{len(choices)} these many have one: {len(weights)}"
                 )
-            if not self._is("sign", "|"):
-                break
-            self._take()
+            is_more = self._accept("sign", "|")
         if len(choices) == 1 and not weights:
             return choices[0]
         return Alternatives(tuple(choices), tuple(weights) or (1.0,) * len(choices))
@@ -142,25 +140,17 @@ class _Parser:
         """A word, a rule or a group with what is behind it: * + and tags."""
         item = self._atom()
         while True:
-            symbol = self._symbol
-            if symbol.kind == "tag":
-                item = self._tagged(item)
-                continue
-            if symbol.kind == "sign" and symbol.text in "*+":
-                item = Repeat(item, symbol.place)
-                item = Optional(item) if symbol.text == "*" else item
+            place, tags = self._symbol.place, []
+            while self._symbol.kind == "tag":
+                tags.append(self._take().text)
+            if tags:
+                item = tagged(item, tags, place)
+            elif self._accept("sign", "+"):
+                item = Repeat(item, place)
+            elif self._accept("sign", "*"):
+                item = Optional(Repeat(item, place))
             else:
                 return item
-            self._take()
-
-    def _tagged(self, item: Expansion) -> Expansion:
-        place, tags = self._symbol.place, []
-        while self._symbol.kind == "tag":
-            tags.append(self._take().text)
-        try:
-            return Tagged(item, *symbols_around(tags))
-        except ValueError as error:
-            raise ConfigError(f"{place}: {error}") from error
 
     def _atom(self) -> Expansion:
         symbol = self._take()

@@ -9,10 +9,10 @@ Empty lines and lines that start with # are skipped. Phrases without a weight ha
 import re
 
 from zipasr.errors import ConfigError
-from zipasr.grammar.expansion import Alternatives, Expansion, Rule, RuleFile, Sequence, Tagged, Word
+from zipasr.grammar.expansion import Alternatives, Expansion, Rule, RuleFile, Sequence, Word
 from zipasr.grammar.lexer import weight_of
 from zipasr.grammar.place import Source
-from zipasr.grammar.slots import symbols_around
+from zipasr.grammar.slots import tagged
 from zipasr.text import normalize
 
 _LINE = re.compile(r"[ \t]*(?:/(?P<weight>[^/\n]*)/)?(?P<words>[^{}\n]*)(?P<tags>(?:\{[^{}\n]*\}[ \t]*)*)$")
@@ -55,8 +55,5 @@ def _phrase(line: str, source: Source, offset: int) -> tuple[Expansion, float]:
         raise ConfigError(f"{place}: a line must have words, but is {line.strip()!r}; remove it")
     expansion: Expansion = Sequence(words)
     if tags := re.findall(r"\{([^{}]*)\}", found["tags"]):
-        try:
-            expansion = Tagged(expansion, *symbols_around(tags))
-        except ValueError as error:
-            raise ConfigError(f"{source.place(offset + found.start('tags'))}: {error}") from error
+        expansion = tagged(expansion, tags, source.place(offset + found.start("tags")))
     return expansion, weight

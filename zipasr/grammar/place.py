@@ -27,12 +27,7 @@ class Source:
     """The text of a grammar, with \\n at the ends of its lines, and the file that it is from."""
 
     def __init__(self, text: str, path: str) -> None:
-        """Keep a text.
-
-        Args:
-            text: the content of the file.
-            path: what errors call the file.
-        """
+        """Keep the content of a file; `path` is what errors call it."""
         self.text, self.path = re.sub(r"\r\n?", "\n", text), path
         self._line_starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
 

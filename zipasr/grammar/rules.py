@@ -1,7 +1,7 @@
 """Rules that refer to each other: which rule a name means, and what is wrong with rules before they are expanded."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from zipasr.errors import ConfigError
 from zipasr.grammar.expansion import (
@@ -34,9 +34,9 @@ class Rules:
         """The full name of the rule that a simple name means in a grammar that imports it."""
         for reference in (reference for table in (*tables, file) for reference in table.imports):
             for rule in self._imports(reference):
-                self._imported[reference.grammar, rule.name.rpartition(".")[2]] = rule.name
-        self._nullable = self._holding(lambda expansion, known: _can_be(expansion, known, self.find, is_empty=True))
-        self._ending = self._holding(lambda expansion, known: _can_be(expansion, known, self.find, is_empty=False))
+                self._imported[reference.grammar, rule.simple_name] = rule.name
+        self._nullable = self._rules_that_can_be(is_empty=True)
+        self._ending = self._rules_that_can_be(is_empty=False)
 
     def _imports(self, reference: Reference) -> list[Rule]:
         """The rules that an import names."""
@@ -83,7 +83,7 @@ class Rules:
 
     def is_nullable(self, expansion: Expansion) -> bool:
         """Whether an expansion may be no word at all."""
-        return _can_be(expansion, self._nullable, self.find, is_empty=True)
+        return self._can_be(expansion, self._nullable, is_empty=True)
 
     def check(self) -> None:
         """Check that all rules of the file can be expanded.
@@ -96,7 +96,7 @@ class Rules:
         for rule in self.file.rules.values():
             if rule.name not in self._ending:
                 raise ConfigError(
-                    f"{rule.place}: a rule must end somewhere, but <{rule.name.rpartition('.')[2]}> always goes on with a "
+                    f"{rule.place}: a rule must end somewhere, but <{rule.simple_name}> always goes on with a "
                     "rule that does not; add an alternative without it"
                 )
             self._check_repeats(rule.expansion)
@@ -141,29 +141,27 @@ class Rules:
             return is_new and self._has_tags(rule.expansion, seen)
         return isinstance(expansion, Tagged) or any(self._has_tags(part, seen) for part in children(expansion))
 
-    def _holding(self, holds: Callable[[Expansion, set[str]], bool]) -> set[str]:
-        """Names of the rules of which something holds, given the names of those of which it holds."""
+    def _rules_that_can_be(self, *, is_empty: bool) -> set[str]:
+        """Names of the rules that may be no word (`is_empty`), or any finite number of words."""
         known: set[str] = set()
-        while new := {name for name, rule in self._rules.items() if name not in known and holds(rule.expansion, known)}:
+        while new := {
+            name
+            for name, rule in self._rules.items()
+            if name not in known and self._can_be(rule.expansion, known, is_empty=is_empty)
+        }:
             known |= new
         return known
 
-
-def _can_be(expansion: Expansion, known: set[str], find: Callable[[Reference], Rule], *, is_empty: bool) -> bool:
-    """Whether an expansion may be no word (`is_empty`), or any finite number of words; `known` are rules that can."""
-
-    def can(part: Expansion) -> bool:
-        return _can_be(part, known, find, is_empty=is_empty)
-
-    match expansion:
-        case Word():
-            return not is_empty
-        case Reference():
-            return find(expansion).name in known
-        case InSequence(parts):
-            return all(map(can, parts))
-        case Alternatives(choices):  # <VOID> ends as well: it says that nothing can be said, and is meant
-            return any(map(can, choices)) or (not choices and not is_empty)
-        case Optional():
-            return True
-    return all(map(can, children(expansion)))
+    def _can_be(self, expansion: Expansion, known: set[str], *, is_empty: bool) -> bool:
+        """Whether an expansion may be no word (`is_empty`), or any finite number of words; `known` are rules that can."""
+        found = (self._can_be(part, known, is_empty=is_empty) for part in children(expansion))
+        match expansion:
+            case Word():
+                return not is_empty
+            case Reference():
+                return self.find(expansion).name in known
+            case Alternatives(choices):  # <VOID> ends as well: it says that nothing can be said, and is meant
+                return any(found) or (not choices and not is_empty)
+            case Optional():
+                return True
+        return all(found)

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from zipasr.errors import ConfigError
+from zipasr.grammar.expansion import Expansion, Tagged
+from zipasr.grammar.place import Place
 from zipasr.text import unspaced
 
 _EDGE = re.compile(r"\{([^\W\d][\w-]*):(begin|end)\}")
@@ -34,50 +37,49 @@ def is_tag(symbol: str) -> bool:
 
 def slot_name(symbol: str) -> str:
     """The slot of the symbol of a tag; empty if the tag has no name."""
-    edge = _EDGE.fullmatch(symbol)
-    found = _TAG.fullmatch(symbol[1:-1])
-    return edge[1] if edge else (found["name"] or "") if found else ""
+    found = re.match(r"\{([^\W\d][\w-]*)", symbol)
+    return found[1] if found is not None else ""
 
 
-def symbols_around(tags: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is put out before and behind an expansion with some tags; no symbol contains white space.
+def tagged(body: Expansion, tags: Sequence[str], place: Place) -> Tagged:
+    """An expansion with what its tags put out before and behind it; no symbol contains white space.
 
     Args:
+        body: the expansion.
         tags: one or more, each what is between { and }.
+        place: the place of the first tag, for errors.
     Raises:
-        ValueError: one is no tag that is known, or two are slots for the same words.
+        ConfigError: one is no tag that is known, or two are slots for the same words.
     """
     before: list[str] = []
     inside: list[str] = []
     behind: list[str] = []
     for tag in tags:
-        name, symbol = _parsed(tag)
+        name, symbol = _parsed(tag, place)
         if symbol:
             (behind if name else inside).append(symbol)
         elif before:
-            raise ValueError(
-                f"only one tag must say what the slot of some words is, but {{{tag}}} is the second; put the "
+            raise ConfigError(
+                f"{place}: only one tag must say what the slot of some words is, but {{{tag}}} is the second; put the "
                 "words and the first into parentheses"
             )
         else:
             before, behind = [f"{{{name}:begin}}"], [f"{{{name}:end}}", *behind]
-    return tuple(before), (*inside, *behind)
+    return Tagged(body, tuple(before), (*inside, *behind))
 
 
-def _parsed(text: str) -> tuple[str, str]:
+def _parsed(text: str, place: Place) -> tuple[str, str]:
     """Name of a tag, perhaps empty, and its symbol; that is empty if the slot has what is said as its value."""
     found = _TAG.fullmatch(text.strip())
-    if found is None or not text.strip():
-        raise ValueError(f"a tag must be {{name}}, {{name=value}} or {{=value}}, but is {{{text}}}")
-    name, operation, value = found["name"], found["operation"], (found["value"] or "").strip()
+    name, operation, value = found.groups(default="") if found is not None else ("", "", "")
     if name and not operation:
         return name, ""
     if not value or (name and operation != "="):
-        raise ValueError(f"a tag must be {{name}}, {{name=value}} or {{=value}}, but is {{{text}}}")
+        raise ConfigError(f"{place}: a tag must be {{name}}, {{name=value}} or {{=value}}, but is {{{text}}}")
     if operation in ("+", "*") and not _NUMBER.fullmatch(value):
-        raise ValueError(f"the number of a tag must be 0 or more and have digits only, but the tag is {{{text}}}")
+        raise ConfigError(f"{place}: the number of a tag must be 0 or more and have digits only, but the tag is {{{text}}}")
     escaped = _ESCAPED.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), value)
-    return name or "", f"{{{name or ''}{operation}{escaped}}}"
+    return name, f"{{{name}{operation}{escaped}}}"
 
 
 @dataclass

@@ -182,7 +182,7 @@ def _index_entry(facts: CardFacts) -> dict[str, Any]:
 def _introduction(facts: CardFacts, model: ModelDescription) -> str:
     spoken = f" for {_listed(LANGUAGES.get(code, code) for code in facts.languages)}" if facts.languages else ""
     live = "recordings and live audio" if model.is_causal else "recordings"
-    size = f" of {_millions(model.num_params)} parameters" if model.num_params else ""
+    size = f" of {model.num_params / 1e6:.1f} M parameters" if model.num_params else ""
     return (
         f"A speech recognizer{spoken}: a {model.encoder.name}{size} with {_heads(model.heads)}, for {live}. It runs with "
         "zipasr, Zipformers in plain Python and PyTorch."
@@ -191,7 +191,7 @@ def _introduction(facts: CardFacts, model: ModelDescription) -> str:
 
 def _use(facts: CardFacts, model: ModelDescription) -> str:
     reference = f"hf:{facts.repository}"
-    extras = "extras `hub` and `onnx`" if _is_graphs(model) else "extra `hub`"
+    extras = "extras `hub` and `onnx`" if model.num_params is None else "extra `hub`"  # graphs do not tell their number
     live = f"\nzipasr serve {reference}" if model.is_causal else ""
     return f"""\
 ```python
@@ -285,10 +285,6 @@ def _other_programs(readme: str) -> str:
     return "\n".join(lines).strip()
 
 
-def _is_graphs(model: ModelDescription) -> bool:
-    return model.num_params is None
-
-
 def _heads(heads: Sequence[str]) -> str:
     names = {"transducer": "a transducer head", "ctc": "a CTC head", "attention": "an attention decoder"}
     return _listed([names[head] for head in heads])
@@ -300,14 +296,10 @@ def _listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
-
-
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    )
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _setting(value: Any) -> str:

@@ -6,7 +6,8 @@ to the root of a repository or folder and have `/` between their parts.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -29,13 +30,7 @@ _RANKED = (
 )
 """Checkpoints by their names, what is averaged already first; of numbered ones, the last is the best."""
 _OTHER = len(_RANKED)
-_VOCABULARIES: tuple[Callable[[str], bool], ...] = (
-    lambda name: name == "bbpe.model",
-    lambda name: name == "bpe.model",
-    lambda name: name.endswith(".model"),
-    lambda name: name.endswith(".vocab"),
-    lambda name: name == "tokens.txt",
-)
+_VOCABULARIES = ("bbpe.model", "bpe.model", "*.model", "*.vocab", "tokens.txt")
 """Vocabularies by their names, in lower case; the first kind that is there says most."""
 _USUAL = ("bbpe.model", "bpe.model", "tokens.txt")
 """The only names of vocabularies that count far from a checkpoint, outside of `data/`."""
@@ -82,7 +77,7 @@ def find_checkpoint(names: Collection[str], subfolder: str = "", *, needs_vocabu
     own = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == CHECKSUMS}  # our model folders
     is_named = within in names and PurePosixPath(within).parent not in own  # in a folder below one of ours
     names = [name for name in names if own.isdisjoint(PurePosixPath(name).parents) or (is_named and name == within)]
-    inside = [name for name in names if not within or name == within or name.startswith(f"{within}/")]
+    inside = [name for name in names if is_below(name, within)]
     has_graphs = any(name.lower().endswith(".onnx") for name in inside)
     checkpoint = within if within in names else _choose(inside, within, has_graphs=has_graphs)
     if checkpoint is None:
@@ -116,28 +111,34 @@ def best_vocabularies(names: Iterable[str]) -> list[str]:
     best: dict[PurePosixPath, tuple[int, str]] = {}
     for name in sorted(names):
         path = PurePosixPath(name)
-        rank = next((i for i, is_kind in enumerate(_VOCABULARIES) if is_kind(path.name.lower())), None)
+        rank = next((i for i, kind in enumerate(_VOCABULARIES) if fnmatchcase(path.name.lower(), kind)), None)
         if rank is not None and (path.parent not in best or rank < best[path.parent][0]):
             best[path.parent] = rank, name
     return [name for _, name in sorted(best.values())]
 
 
-def is_torchscript(name: str) -> bool:
-    """Whether a file is TorchScript by its name."""
-    return _TORCHSCRIPT.fullmatch(PurePosixPath(name).name) is not None
+def is_below(name: str, folder: str) -> bool:
+    """Whether a file is in a folder or below it, or is what is named; an empty name is that of the root."""
+    return not folder or name == folder or name.startswith(f"{folder}/")
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(list(names)[:_SHOWN]) + more
 
 
 def _choose(names: Collection[str], subfolder: str, *, has_graphs: bool) -> str | None:
     """The checkpoint to take among files of a subfolder."""
     weights = [name for name in names if _WEIGHTS.fullmatch(name) and not _GRAPHS.fullmatch(PurePosixPath(name).name)]
-    programs = sorted(name for name in weights if is_torchscript(name))
+    programs = sorted(name for name in weights if _TORCHSCRIPT.fullmatch(PurePosixPath(name).name))
     ranks = {name: _rank(PurePosixPath(name).name) for name in weights if name not in programs}
     if has_graphs or any(rank < _OTHER for rank, _ in ranks.values()):  # other files of weights are then no models
         ranks = {name: rank for name, rank in ranks.items() if rank[0] < _OTHER}
     if not ranks:
         if programs and not has_graphs:
             raise CheckpointError(
-                f"there must be a checkpoint, but {_listed(programs)} hold TorchScript, a program whose names and structure "
+                f"there must be a checkpoint, but {listed(programs)} hold TorchScript, a program whose names and structure "
                 "are changed; ask the author for the pretrained.pt or epoch-N.pt that it was exported from, or for ONNX "
                 "graphs"
             )
@@ -148,7 +149,7 @@ def _choose(names: Collection[str], subfolder: str, *, has_graphs: bool) -> str 
     if len(best) > 1:
         folders = sorted(str(folder) for folder in best)
         raise CheckpointError(
-            f"there must be one model, but there are several, in {_listed(folders)}; choose one: "
+            f"there must be one model, but there are several, in {listed(folders)}; choose one: "
             f"hf:OWNER/NAME#{folders[0]}, or the path of its checkpoint, such as {best[PurePosixPath(folders[0])]}"
         )
     (checkpoint,) = best.values()
@@ -169,7 +170,7 @@ def _best_in(folder: PurePosixPath, ranks: dict[str, tuple[int, int]]) -> str:
     equal = [name for rank, name in own if rank == own[0][0]]
     if len(equal) > 1:
         raise CheckpointError(
-            f"there must be one checkpoint to take, but there are {_listed(equal)}; choose one: hf:OWNER/NAME#{equal[0]}, "
+            f"there must be one checkpoint to take, but there are {listed(equal)}; choose one: hf:OWNER/NAME#{equal[0]}, "
             "or its path"
         )
     return equal[0]
@@ -186,8 +187,3 @@ def _vocabularies_near(checkpoint: str, names: Collection[str]) -> list[str]:
             if found := best_vocabularies(map(str, places)):
                 return found
     return []
-
-
-def _listed(names: Collection[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(list(names)[:_SHOWN]) + more

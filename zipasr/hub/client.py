@@ -8,7 +8,6 @@ import contextlib
 import inspect
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from zipasr.errors import CheckpointError
 from zipasr.hub.connection import Hub, import_client, open_api
 from zipasr.hub.reference import Reference
 from zipasr.hub.refusals import UnreachableError, disk_is_full, explained, megabytes
+from zipasr.lines import replacing
 from zipasr.progress import Progress, is_terminal
 
 logger = logging.getLogger(__name__)
@@ -66,10 +66,6 @@ def _not_in_cache(hub: Hub, reference: Reference, what: str) -> CheckpointError:
 def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
     """The files of a repository at a commit, with their sizes in bytes; kept in the cache.
 
-    Args:
-        hub: where it is.
-        reference: names the repository.
-        commit: as `find_commit` gives it.
     Raises:
         CheckpointError: as for `find_commit`.
     """
@@ -88,14 +84,9 @@ def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
 def fetch(hub: Hub, reference: Reference, commit: str, sizes: Mapping[str, int], *, max_bytes: float) -> dict[str, Path]:
     """Fetch files of a repository that are not in the cache yet, and return where all of them are, by name.
 
-    Args:
-        hub: where they are.
-        reference: names the repository.
-        commit: as `find_commit` gives it.
-        sizes: the files to fetch, with their sizes in bytes.
-        max_bytes: up to so much is fetched.
     Raises:
-        CheckpointError: they are larger, the disk is full, a file is cut short, or as for `find_commit`.
+        CheckpointError: more than `max_bytes` would be fetched, the disk is full, a file is cut short, or as for
+            `find_commit`.
     """
     paths = {name: path for name, size in sizes.items() if (path := _cached(hub, reference, commit, name, size)) is not None}
     missing = {name: size for name, size in sizes.items() if name not in paths}
@@ -117,7 +108,7 @@ def fetch(hub: Hub, reference: Reference, commit: str, sizes: Mapping[str, int],
 def _download(hub: Hub, reference: Reference, commit: str, name: str, progress: Progress, *, is_forced: bool = False) -> str:
     download: Callable[..., str] = import_client().hf_hub_download
     has_bar = "tqdm_class" in inspect.signature(download).parameters  # not in the first versions
-    with _without_bars():
+    with without_bars(), _without_notes():
         return download(
             reference.repository,
             name,
@@ -160,18 +151,28 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Context manager: without the client's own bars and notes about what it does."""
+def without_bars() -> Iterator[None]:
+    """Context manager: without the client's own bars."""
     utils = import_client().utils
-    verbosity, had_bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
-    utils.logging.set_verbosity_error()
+    had_bars = not utils.are_progress_bars_disabled()
     utils.disable_progress_bars()
     try:
         yield
     finally:
-        utils.logging.set_verbosity(verbosity)
         if had_bars:
             utils.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Context manager: without the client's notes about what it does."""
+    logging_of_client = import_client().utils.logging
+    verbosity = logging_of_client.get_verbosity()
+    logging_of_client.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging_of_client.set_verbosity(verbosity)
 
 
 def _cached(hub: Hub, reference: Reference, commit: str, name: str, size: int) -> Path | None:
@@ -225,6 +226,5 @@ def _write_text(path: Path, text: str) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

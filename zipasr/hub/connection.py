@@ -54,14 +54,8 @@ class Hub(NamedTuple):
 def open_hub(
     *, endpoint: str | None = None, cache_dir: str | os.PathLike[str] | None = None, token: str | bool | None = None
 ) -> Hub:
-    """The hub of the arguments and, where they are None, of the environment.
+    """The hub of the arguments (see `local_model`) and, where they are None, of the environment.
 
-    Args:
-        endpoint: address of the hub; None: HF_ENDPOINT, else https://huggingface.co.
-        cache_dir: the cache; None: HF_HUB_CACHE, else `hub` in HF_HOME.
-        token: a token to send; True: the one of this machine (HF_TOKEN, or of `hf auth login`), to whatever endpoint;
-            False: none; None: the one of this machine, if the endpoint is https://huggingface.co or the host in
-            ZIPASR_TOKEN_HOST.
     Raises:
         ConfigError: huggingface_hub is not installed, or the endpoint is no address.
     """

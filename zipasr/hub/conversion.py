@@ -18,6 +18,7 @@ from zipasr.hub.checkpoint_files import CheckpointFiles
 from zipasr.hub.inside import path_inside
 from zipasr.hub.model_yaml import MAX_BYTES, ModelYaml, read_model_yaml
 from zipasr.hub.origin import SOURCE_FILE, Origin, source_document
+from zipasr.hub.refusals import errors_about
 from zipasr.hub.settings import ModelSettings, settings_from_scripts
 from zipasr.hub.weights import read_checkpoint
 from zipasr.lfs import refuse_pointer
@@ -182,10 +183,8 @@ def _description(root: Path, name: str) -> ModelYaml:
     _check_size(path, MAX_BYTES / 1e9, "it does not describe a model")
     content = path.read_bytes()
     refuse_pointer(content, path, CheckpointError)
-    try:
+    with errors_about(path):
         return read_model_yaml(content.decode("utf-8", errors="replace"))
-    except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _named(root: Path, config: str, name: str | None) -> str | None:

@@ -84,11 +84,6 @@ class ModelDescription:
     search: str = ""
     """The default search that the folder names; empty if none."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The description as JSON."""
-        result: dict[str, Any] = to_json(self)
-        return result
-
 
 def describe_folder(folder: str | os.PathLike[str]) -> ModelDescription:
     """The description of a model folder, or of an exported one.
@@ -134,15 +129,7 @@ def describe_export(
     precision: str | None = None,
     encoder: EncoderDescription = EncoderDescription(name="Zipformer 2"),
 ) -> ModelDescription:
-    """The description of graphs and their vocabulary.
-
-    Args:
-        config: description of the graphs.
-        tokenizer: their vocabulary.
-        search: the default search of their folder.
-        precision: of each graph; None: the one in `config`.
-        encoder: what is known of the encoder.
-    """
+    """The description of graphs and their vocabulary; `precision` is that of each graph, where `config` has one for all."""
     heads = {"transducer": config.files.encoder, "ctc": config.files.ctc}
     is_streaming = config.chunk_frames_50hz is not None
     return ModelDescription(

@@ -5,7 +5,7 @@ configuration and vocabulary are read. Checkpoints and graphs of others are open
 what they are.
 """
 
-import json
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from zipasr.hub.description import (
 from zipasr.hub.layout import LANGUAGE_MODEL, Layout, listing_of, recognize
 from zipasr.hub.local_files import find_local
 from zipasr.hub.model_table import KnownModel, find_known
-from zipasr.hub.origin import SOURCE_FILE
+from zipasr.hub.origin import read_source
 from zipasr.hub.reference import Reference, is_reference, parse_reference, refuse_page
 from zipasr.model import resolve_model_folder
 from zipasr.onnx_runtime import GraphFiles
@@ -181,18 +181,17 @@ def _describe(root: Path, layout: Layout) -> ModelDescription:
 
 def _recognize_path(path: Path) -> tuple[Path, Layout]:
     """The root and the layout of local files."""
-    if path.is_dir() and not onnx_runtime.is_exported(path):
+    if path.is_dir():
+        folder = path
+        if not onnx_runtime.is_exported(path):
+            with contextlib.suppress(CheckpointError):
+                folder = resolve_model_folder(path)
+        listing = listing_of(folder)
         try:
-            folder = resolve_model_folder(path)
+            return folder, recognize(listing)
         except CheckpointError:
-            folder = path
-        try:
-            return folder, recognize(listing_of(folder))
-        except CheckpointError:
-            if not any(name.endswith((".pt", ".pth")) for name in listing_of(folder)):
+            if not any(name.endswith((".pt", ".pth")) for name in listing):
                 raise
-    elif path.is_dir():
-        return path, recognize(listing_of(path))
     root, files = find_local(path)  # a checkpoint whose vocabulary is in a folder above
     return root, Layout(files.family, "", files.names, checkpoint=files)
 
@@ -237,7 +236,7 @@ def _small_vocabulary(layout: Layout, paths: Mapping[str, Path]) -> VocabularyDe
 def _cached(hub: Hub, reference: Reference, commit: str) -> Path | None:
     """The folder that was made of a model, if it is in the cache."""
     for path in sorted((hub.folder(reference) / "zipasr").glob(f"{commit}*")):
-        document = _source_document(path)
+        document = read_source(path)
         if (document.get("revision"), document.get("subfolder")) == (commit, reference.subfolder):
             return path
     return None
@@ -245,15 +244,7 @@ def _cached(hub: Hub, reference: Reference, commit: str) -> Path | None:
 
 def _source(folder: Path) -> str:
     """The reference of the model that a folder was made from; empty if it is not known."""
-    document = _source_document(folder)
+    document = read_source(folder)
     if not document.get("repository"):
         return ""
     return str(Reference(document["repository"], document.get("revision") or "main", document.get("subfolder") or ""))
-
-
-def _source_document(folder: Path) -> dict[str, Any]:
-    try:
-        document = json.loads((folder / SOURCE_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

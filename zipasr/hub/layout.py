@@ -5,13 +5,13 @@ ONNX graphs of others (`onnx_runtime/foreign_files.py`). Nothing is opened here;
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from zipasr.checkpoint import CHECKPOINTS_SUBFOLDER, CHECKSUMS
 from zipasr.errors import CheckpointError, ConfigError
-from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
+from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint, is_below, listed
 from zipasr.lm.neural import CONFIG_FILE as LM_CONFIG_FILE
 from zipasr.lm.neural import WEIGHTS_FILE as LM_WEIGHTS_FILE
 from zipasr.lm.ngram_file import NGRAM_FILE
@@ -32,7 +32,7 @@ _OWN_SMALL = (".json", ".model", ".txt", ".vocab")
 _RUN_SUBFOLDERS = (CHECKPOINTS_SUBFOLDER, "best", "finetuned_from")
 """Folders of a training run with models that are not its result."""
 _WEIGHTS = (".pt", ".pth", ".onnx", ".safetensors", ".bin", ".nemo", ".gguf", ".ckpt")
-_MAX_LISTED, _MAX_FILES = 6, 20_000
+_MAX_FILES = 20_000
 
 
 class Layout(NamedTuple):
@@ -78,7 +78,8 @@ def recognize(listing: Mapping[str, int], *, subfolder: str = "", precision: Pre
     is_other = _is_of_transformers(names)
     checkpoint = None
     if precision == "float32" and not is_other:
-        checkpoint = find_checkpoint(names, _existing(names, subfolder))
+        is_place = any(is_below(name, subfolder) for name in names)  # and not only the start of the names of graphs
+        checkpoint = find_checkpoint(names, subfolder if is_place else "")
     if checkpoint is not None:
         return Layout(checkpoint.family, "", checkpoint.names, checkpoint=checkpoint)
     graphs = _find_graphs(names, subfolder, precision)
@@ -127,19 +128,14 @@ def _names_for(listing: Mapping[str, int], subfolder: str) -> list[str]:
             {str(PurePosixPath(name).parent) for name in listing if name.endswith(_WEIGHTS) and not name.startswith("data/")}
             - {"."}
         )
-        has = f"it has {_listed(folders)}" if folders else "its model is at the top: leave #… out"
+        has = f"it has {listed(folders)}" if folders else "its model is at the top: leave #… out"
         raise CheckpointError(f"{subfolder} must be a folder or a file of the repository, but is not there; {has}")
     return [*inside, *(name for name in listing if name not in set(inside) and not name.endswith(_WEIGHTS))]
 
 
 def _is_chosen(name: str, subfolder: str) -> bool:
     is_graph_of_it = name.endswith(".onnx") and name.startswith(tuple(subfolder + mark for mark in "-_."))
-    return not subfolder or name == subfolder or name.startswith(f"{subfolder}/") or is_graph_of_it
-
-
-def _existing(names: Iterable[str], subfolder: str) -> str:
-    """The subfolder, unless it is only the start of the names of graphs."""
-    return subfolder if any(name == subfolder or name.startswith(f"{subfolder}/") for name in names) else ""
+    return is_below(name, subfolder) or is_graph_of_it
 
 
 def _find_own(names: Collection[str], subfolder: str) -> Layout | None:
@@ -165,7 +161,7 @@ def _find_own(names: Collection[str], subfolder: str) -> Layout | None:
         best = others[0]
         if len(others) > 1:
             raise CheckpointError(
-                f"there must be one model, but there are {len(others)}, in {_listed(sorted(map(str, others)))}; choose one "
+                f"there must be one model, but there are {len(others)}, in {listed(sorted(map(str, others)))}; choose one "
                 f"with its folder: hf:OWNER/NAME#{min(map(str, others))}"
             )
     inside = [name for name in names if PurePosixPath(name).parent == best]
@@ -194,10 +190,4 @@ def _is_of_transformers(names: Collection[str]) -> bool:
 def _what_is_there(names: Collection[str]) -> str:
     """The files of a repository in a few words, those with weights first."""
     shown = sorted(names, key=lambda name: (not name.endswith(_WEIGHTS), name))
-    return f"are {_listed(shown)}" if shown else "are no files"
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = list(names)[:_MAX_LISTED]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
+    return f"are {listed(shown)}" if shown else "are no files"

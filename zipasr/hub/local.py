@@ -25,9 +25,9 @@ from zipasr.hub.connection import Hub, import_client, open_hub
 from zipasr.hub.conversion import MAX_CHECKPOINT_GB, convert, default_search
 from zipasr.hub.layout import Layout, recognize
 from zipasr.hub.model_table import known_settings
-from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, source_document
-from zipasr.hub.reference import PREFIX, Reference, is_reference, parse_reference, refuse_page
-from zipasr.hub.refusals import disk_explained, megabytes
+from zipasr.hub.origin import CONVERTER_VERSION, SOURCE_FILE, Origin, read_source, source_document
+from zipasr.hub.reference import Reference, is_reference, parse_reference, refuse_page
+from zipasr.hub.refusals import disk_explained, errors_about, megabytes
 from zipasr.hub.settings import ModelSettings
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
 from zipasr.lm.ngram_file import NGRAM_FILE
@@ -63,8 +63,9 @@ def local_model(
         max_gb: size up to which files are fetched.
         endpoint: address of the hub; None: HF_ENDPOINT, else https://huggingface.co.
         cache_dir: the cache; None: that of huggingface_hub, which HF_HOME and HF_HUB_CACHE choose.
-        token: a token to send; True: the one of this machine, to whatever endpoint; False: none; None: the one of this
-            machine, if the endpoint is https://huggingface.co or the host in ZIPASR_TOKEN_HOST.
+        token: a token to send; True: the one of this machine (HF_TOKEN, or of `hf auth login`), to whatever endpoint;
+            False: none; None: the one of this machine, if the endpoint is https://huggingface.co or the host in
+            ZIPASR_TOKEN_HOST.
     Raises:
         ConfigError: the reference is malformed, a setting is missing or wrong, or huggingface_hub is not installed.
         CheckpointError: there is no such repository or revision, access is refused, it holds no model that can be used or
@@ -78,18 +79,19 @@ def local_model(
         raise ConfigError(f"the largest size to fetch must be above 0 GB, but is {max_gb:g}; leave it out for {MAX_GB:g}")
     hub = open_hub(endpoint=endpoint, cache_dir=cache_dir, token=token)
     commit, hub = find_commit(hub, reference)
+    settings = settings or ModelSettings()
     folder = hub.folder(reference) / "zipasr" / _folder_name(commit, reference.subfolder, precision, settings)
     if not _is_current(folder, reference):
         sizes = list_files(hub, reference, commit)
-        with _about(reference):
+        with errors_about(reference):
             layout = recognize(sizes, subfolder=reference.subfolder, precision=precision)
         paths = fetch(hub, reference, commit, {name: sizes[name] for name in layout.fetch}, max_bytes=max_gb * 1e9)
         _refuse_pointers(reference, layout, paths)
         with disk_explained(hub, reference), _locked(hub, folder):
             clean_up(folder.parent, name=folder.name)  # what a killed process left
             if not _is_current(folder, reference):  # another process may have been first
-                with _about(reference):
-                    _make(folder, Origin(reference.repository, commit, reference.subfolder), layout, paths, settings, max_gb)
+                with errors_about(reference):
+                    _make(folder, reference._replace(revision=commit), layout, paths, settings, max_gb)
     _report(folder, reference, commit)
     return folder
 
@@ -157,14 +159,14 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     return out
 
 
-def _folder_name(commit: str, subfolder: str, precision: Precision, settings: ModelSettings | None) -> str:
+def _folder_name(commit: str, subfolder: str, precision: Precision, settings: ModelSettings) -> str:
     """A name that all systems allow, different for whatever makes a different folder."""
     parts = [commit]
     if subfolder:
         plain = re.sub(r"[^a-z0-9_.]+", "-", subfolder)[:40].strip("-.")
         parts += [plain, *([] if plain == subfolder else [_digest(subfolder)])]
     parts += [precision] if precision != "float32" else []
-    parts += [_digest(json.dumps(to_json(settings)))] if settings not in (None, ModelSettings()) else []
+    parts += [_digest(json.dumps(to_json(settings)))] if settings != ModelSettings() else []
     return "-".join(parts)
 
 
@@ -174,40 +176,32 @@ def _digest(text: str) -> str:
 
 def fetched_family(folder: Path) -> str:
     """What a folder of `local_model` was made of; see `Layout.family`."""
-    return str(_source(folder).get("family", ""))
-
-
-def _source(folder: Path) -> dict[str, object]:
-    """The content of `source.json`; empty if it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads((folder / SOURCE_FILE).read_bytes())
-        return content if isinstance(content, dict) else {}
-    return {}
+    return str(read_source(folder).get("family", ""))
 
 
 def _is_current(folder: Path, reference: Reference) -> bool:
     """Whether a folder is there, of this model, and was made as it would be made now."""
-    source = _source(folder)
+    source = read_source(folder)
     return source.get("subfolder") == reference.subfolder and source.get("converter") == CONVERTER_VERSION
 
 
 def _make(
     folder: Path,
-    origin: Origin,
+    reference: Reference,
     layout: Layout,
     paths: Mapping[str, Path],
-    settings: ModelSettings | None,
+    settings: ModelSettings,
     max_gb: float,
 ) -> None:
-    """Write the folder of a model from its files, atomically."""
-    own, known = settings or ModelSettings(), known_settings(f"{PREFIX}{origin.repository}")
+    """Write the folder of a model at a commit from its files, atomically."""
+    origin, known = Origin(*reference), known_settings(str(reference))
     with _workplace(folder) as work:
         made = work / "made"
         if layout.checkpoint is not None:
-            _link(paths, work / "files")
-            limit = max(max_gb, MAX_CHECKPOINT_GB)
-            with _explained_conversion(work / "files", origin):
-                convert(work / "files", layout.checkpoint, made, settings=own, known=known, max_gb=limit, origin=origin)
+            files, limit = work / "files", max(max_gb, MAX_CHECKPOINT_GB)
+            _link(paths, files)
+            with _explained_conversion(files, reference):
+                convert(files, layout.checkpoint, made, settings=settings, known=known, max_gb=limit, origin=origin)
         else:
             start = f"{layout.folder}/" if layout.folder else ""
             inside = {name.removeprefix(start): path for name, path in paths.items()}
@@ -215,22 +209,19 @@ def _make(
             document = source_document(made, sorted(inside.keys() - {SOURCE_FILE}), family=layout.family, origin=origin)
             _forget_checksum(made, SOURCE_FILE)
             write_text(made / SOURCE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
-            _write_search(made, layout, own.over(known))
+            _write_search(made, layout, settings.over(known))
         _keep_own_files(folder, made)
         replace_folder(made, folder)
 
 
 @contextlib.contextmanager
-def _explained_conversion(files: Path, origin: Origin) -> Iterator[None]:
+def _explained_conversion(files: Path, reference: Reference) -> Iterator[None]:
     """Context manager: name files as in the repository, and the command that takes settings which a file lacks."""
     try:
         yield
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(f"{files}/", "")) from error
-    except ConfigError as error:
-        reference = Reference(origin.repository or "", origin.revision or "", origin.subfolder)
-        message = str(error).replace(f"{files}/", "")
-        raise ConfigError(f"{message}; give settings to: zipasr convert {reference} --out DIR") from error
+    except (CheckpointError, ConfigError) as error:
+        cure = f"; give settings to: zipasr convert {reference} --out DIR" if isinstance(error, ConfigError) else ""
+        raise type(error)(str(error).replace(f"{files}/", "") + cure) from error
 
 
 def _forget_checksum(folder: Path, name: str) -> None:
@@ -239,9 +230,8 @@ def _forget_checksum(folder: Path, name: str) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged list is reported when it is opened
         index = json.loads(path.read_bytes())
         if index["sha256"].pop(name, None) is not None:
-            write_text(
-                path, json.dumps(index, indent=1)
-            )  # the file is a link into the cache; this puts another in its place
+            # The file is a link into the cache; this puts another in its place.
+            write_text(path, json.dumps(index, indent=1))
 
 
 def _write_search(folder: Path, layout: Layout, settings: ModelSettings) -> None:
@@ -289,15 +279,6 @@ def _locked(hub: Hub, folder: Path) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     with import_client().utils.WeakFileLock(locks / f"zipasr-{folder.name}.lock"):
         yield
-
-
-@contextlib.contextmanager
-def _about(reference: Reference) -> Iterator[None]:
-    """Context manager: put the reference before the message of an error."""
-    try:
-        yield
-    except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{reference}: {error}") from error
 
 
 def _refuse_pointers(reference: Reference, layout: Layout, paths: Mapping[str, Path]) -> None:

@@ -8,6 +8,7 @@ from zipasr.hub.built_in import is_built_in
 from zipasr.hub.checkpoint_files import CheckpointFiles, find_checkpoint
 from zipasr.hub.layout import listing_of
 from zipasr.hub.reference import is_reference
+from zipasr.hub.refusals import errors_about
 from zipasr.torch_file import is_torch_file
 
 
@@ -71,10 +72,8 @@ def _below(path: Path) -> tuple[Path, CheckpointFiles]:
     if (path / CHECKSUMS).is_file():
         raise ConfigError(f"{path} must hold a checkpoint of others, but is a model folder of zipasr; use it as it is")
     names = list(listing_of(path))
-    try:
+    with errors_about(path):
         files = find_checkpoint(names, needs_vocabulary=False)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     if files is None and any(name.endswith(".onnx") for name in names):
         raise ConfigError(
             f"{path} must hold a PyTorch checkpoint, but holds ONNX graphs, which need no conversion: zipasr transcribe "

@@ -10,21 +10,12 @@ from typing import Any, NamedTuple
 
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.features import FbankConfig
-from zipasr.hub.settings import ModelSettings, Sizes, parse_sizes
+from zipasr.hub.settings import SIZES, TRAINING_SIZES, ModelSettings, Sizes, parse_sizes
 from zipasr.model import AsrConfig
 
 MAX_BYTES = 100_000
 """Far more than any such file has."""
 _MAX_NODES, _MAX_DEPTH = 10_000, 20
-_SETTINGS = {
-    "num_heads": "num_heads",
-    "query_head_dim": "query_head_dim",
-    "value_head_dim": "value_head_dim",
-    "pos_head_dim": "pos_head_dim",
-    "encoder_unmasked_dim": "unmasked_channels",
-    "chunk_size": "chunk_frames_50hz",
-    "left_context_frames": "left_context_frames_50hz",
-}
 _ENCODER_FACTS = {
     "num_encoder_layers": "num_layers",
     "downsampling_factor": "downsample",
@@ -104,13 +95,14 @@ def read_model_yaml(text: str) -> ModelYaml:
             f"config.yaml must describe a Zipformer (model_type, model_params), but has {found or 'nothing'}; if it is not "
             "of this model, move it away"
         )
-    given: dict[str, Any] = {setting: _sizes(facts[name], name) for name, setting in _SETTINGS.items() if name in facts}
+    sizes = SIZES | TRAINING_SIZES
+    given: dict[str, Any] = {setting: _sizes(facts[name], name) for name, setting in sizes.items() if name in facts}
     if "attention_decoder_num_heads" in facts:
         given["attention_decoder_heads"] = _number(facts, "attention_decoder_num_heads", int)
     decoding = _mapping(document, "decoding")
-    for name, setting, number in (("beam_size", "beam_size", int), ("blank_penalty", "blank_penalty", float)):
+    for name, number in (("beam_size", int), ("blank_penalty", float)):
         if name in decoding:
-            given[setting] = _number(decoding, name, number)
+            given[name] = _number(decoding, name, number)
     given |= _features(_mapping(document, "feature_opts"))
     return ModelYaml(_name(document, "file"), _name(document, "tokenizer"), ModelSettings(**given), facts)
 

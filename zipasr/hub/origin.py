@@ -1,6 +1,7 @@
 """Where a model folder comes from: `source.json` beside it, for every folder that is made of files of others."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,16 +24,18 @@ class Origin(NamedTuple):
 
 
 def source_document(root: Path, names: Iterable[str], *, family: str, origin: Origin) -> dict[str, Any]:
-    """The content of `source.json`.
-
-    Args:
-        root: folder with the files.
-        names: names of the files relative to it.
-        family: what they are: icefall, authors, soundsgoodai, or a kind of ONNX graphs.
-        origin: where they come from.
-    """
+    """The content of `source.json` for files of a folder, of this family (see `Layout`)."""
     files = {name: _sha256(root / name) for name in names}
     return {**origin._asdict(), "family": family, "converter": CONVERTER_VERSION, "files": files}
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """The content of `source.json` in a folder; empty if it cannot be read."""
+    try:
+        document = json.loads((folder / SOURCE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _sha256(path: Path) -> str:

@@ -18,11 +18,12 @@ from zipasr import onnx_runtime
 from zipasr.checkpoint import CHECKSUMS, CheckpointFolder
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.card import LIBRARY
+from zipasr.hub.client import without_bars
 from zipasr.hub.connection import TOKEN_HOST, Hub, import_client, open_api, open_hub
 from zipasr.hub.description import ModelDescription, describe_folder
 from zipasr.hub.origin import SOURCE_FILE
 from zipasr.hub.reference import Reference
-from zipasr.hub.refusals import explained, megabytes
+from zipasr.hub.refusals import explained, first_line, megabytes
 from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, resolve_model_folder
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.progress import is_terminal, write_line
@@ -131,7 +132,7 @@ def publish(
     hub = _open_for_writing()
     api = open_api(hub)
     sizes = publication.sizes()
-    with _explained(hub, repository), _bars():
+    with _explained(hub, repository), contextlib.nullcontext() if is_terminal() else without_bars():
         url = str(api.create_repo(repository, private=is_private or None, exist_ok=True))
         names = _check_repository(api, repository, publication, is_private=is_private, replaces_card=replaces_card)
         write_line(f"zipasr: uploading {len(sizes) + 1} files, {megabytes(sum(sizes.values()))}, to {url}")
@@ -178,27 +179,9 @@ def _explained(hub: Hub, repository: str) -> Iterator[None]:
             if getattr(error.response, "status_code", None) not in (401, 403):
                 raise
             raise CheckpointError(
-                f"{hub.host} must let you write to {repository}, but refuses: {_first_line(error)}; check that the token of "
-                "HF_TOKEN may write, and that the owner is you or an organization of yours"
+                f"{hub.host} must let you write to {repository}, but refuses: {first_line(error) or type(error).__name__}; "
+                "check that the token of HF_TOKEN may write, and that the owner is you or an organization of yours"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[None]:
-    """Context manager: bars of the client only on a terminal."""
-    utils = import_client().utils
-    was_shown = not utils.are_progress_bars_disabled()
-    if not is_terminal():
-        utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if was_shown:
-            utils.enable_progress_bars()
 
 
 def _check_repository(

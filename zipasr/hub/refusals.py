@@ -1,11 +1,11 @@
-"""Errors of the hub's client as ours: what was expected, what came, and what to do."""
+"""Errors of the hub's client as ours, and ours with what they are about: what was expected, what came, and what to do."""
 
 import contextlib
 import errno
 import shutil
 from collections.abc import Iterator
 
-from zipasr.errors import CheckpointError, ZipasrError
+from zipasr.errors import CheckpointError, ConfigError, ZipasrError
 from zipasr.hub.connection import TOKEN_HOST, Hub, import_client, open_api
 from zipasr.hub.reference import Reference
 
@@ -33,14 +33,15 @@ class UnreachableError(CheckpointError):
         self.reason = reason
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the message of an error, which may be empty."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 @contextlib.contextmanager
 def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
-    """Context manager: turn errors of the client into ours.
+    """Context manager: turn errors of the client into ours; `name` is that of the file that is fetched, if one is.
 
-    Args:
-        hub: where the requests go.
-        reference: what they are for.
-        name: the file that is fetched; empty: none.
     Raises:
         UnreachableError: the hub cannot be reached.
         CheckpointError: access is refused, something does not exist, or the cache cannot be written.
@@ -56,6 +57,15 @@ def explained(hub: Hub, reference: Reference, name: str = "") -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextlib.contextmanager
+def errors_about(what: object) -> Iterator[None]:
+    """Context manager: put a path or a reference before the messages of errors."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -129,11 +139,11 @@ def _reason(hub: Hub, error: BaseException) -> str | None:
         cause = _reason(hub, error.__cause__) if error.__cause__ is not None else None
         return cause or f"{hub.host} cannot be reached"
     if isinstance(error, errors.HTTPError):
-        return f"{hub.host} cannot be reached ({_first_line(error) or type(error).__name__})"
+        return f"{hub.host} cannot be reached ({first_line(error) or type(error).__name__})"
     if isinstance(error, OSError) and error.errno is None and "onsistency check failed" in str(error):
         return f"{hub.host} sent less than it promised"
     is_odd_answer = isinstance(error, errors.FileMetadataError | ValueError | KeyError | TypeError)  # such as a login page
-    return f"{hub.host} does not answer like a hub ({_first_line(error)})" if is_odd_answer else None
+    return f"{hub.host} does not answer like a hub ({first_line(error)})" if is_odd_answer else None
 
 
 def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointError:
@@ -144,10 +154,6 @@ def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointErr
         f"{reference} must be written into the cache, but {error.filename or hub.cache}: {error.strerror or error}; check "
         "the path and its permissions, or choose another cache with HF_HOME"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _known_revisions(hub: Hub, reference: Reference) -> str:

@@ -73,31 +73,25 @@ def parse_sizes(text: str, *, name: str) -> int | tuple[int, ...]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-_SIZES = {
-    "num-heads": "num_heads",
-    "query-head-dim": "query_head_dim",
-    "value-head-dim": "value_head_dim",
-    "pos-head-dim": "pos_head_dim",
-    "encoder-unmasked-dim": "unmasked_channels",
-}
+SIZES = {**{name: name for name in HEAD_SIZES}, "encoder_unmasked_dim": "unmasked_channels"}
+"""The recipe's names of settings that are sizes, with `_` between their words -> ours."""
+TRAINING_SIZES = {"chunk_size": "chunk_frames_50hz", "left_context_frames": "left_context_frames_50hz"}
+"""The same for flags that mean a choice when decoding, and only in a training what the model can do."""
 _NUMBERS: dict[str, tuple[str, type[int] | type[float]]] = {
-    "attention-decoder-num-heads": ("attention_decoder_heads", int),
-    "feature-dim": ("num_mel_bins", int),
-    "num-mel-bins": ("num_mel_bins", int),
-    "blank-penalty": ("blank_penalty", float),
+    "attention_decoder_num_heads": ("attention_decoder_heads", int),
+    "feature_dim": ("num_mel_bins", int),
+    "num_mel_bins": ("num_mel_bins", int),
+    "blank_penalty": ("blank_penalty", float),
 }
-_TRAINING = {"chunk-size": "chunk_frames_50hz", "left-context-frames": "left_context_frames_50hz"}
-"""Flags that mean a choice when decoding, and only in a training what the model can do."""
 _FLAG = re.compile(r"(?:^|\s)--([a-z][a-z-]*)(?:\s+|=)(?!--)(\"[^\"$`]*\"|'[^'$`]*'|[^\s\"'$`;|&()]+)(?=[\s;|&)]|$)")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*")
 _CONTINUED = re.compile(r"\\[ \t]*\r?\n")
 
 
 def settings_from_scripts(scripts: Mapping[str, str]) -> ModelSettings:
-    """The settings in the flags of a recipe's commands; flags on which the scripts disagree are left out.
+    """The settings in the flags of a recipe's commands, given scripts by name.
 
-    Args:
-        scripts: name -> text. Only plain values are taken, so variables of the shell mean nothing.
+    Only plain values are taken, so variables of the shell mean nothing. Flags on which the scripts disagree are left out.
     """
     found: dict[str, list[Any]] = {}
     for name, text in scripts.items():
@@ -110,8 +104,8 @@ def settings_from_scripts(scripts: Mapping[str, str]) -> ModelSettings:
 
 def _commands(text: str) -> Iterable[str]:
     """The command lines of a script, without comments and continuation lines."""
-    lines = "\n".join(_COMMENT.sub("", line) for line in _CONTINUED.sub(" ", text).splitlines())
-    return [line.strip() for line in lines.splitlines() if "--" in line]
+    lines = (_COMMENT.sub("", line) for line in _CONTINUED.sub(" ", text).splitlines())
+    return [line.strip() for line in lines if "--" in line]
 
 
 def _is_training(name: str, command: str) -> bool:
@@ -119,17 +113,18 @@ def _is_training(name: str, command: str) -> bool:
 
 
 def _settings_of(command: str, *, is_training: bool) -> Iterable[tuple[str, Any]]:
-    flags = [(match[1], match[2].strip("\"'").strip()) for match in _FLAG.finditer(command)]
-    method = dict(flags).get("decoding-method", dict(flags).get("method", ""))
+    flags = [(match[1].replace("-", "_"), match[2].strip("\"'").strip()) for match in _FLAG.finditer(command)]
+    method = dict(flags).get("decoding_method", dict(flags).get("method", ""))
+    sizes = SIZES | TRAINING_SIZES if is_training else SIZES
     for flag, value in flags:
-        if flag in _SIZES or (is_training and flag in _TRAINING):
+        if flag in sizes:
             if re.fullmatch(r"-?\d{1,6}(,-?\d{1,6})*", value):
-                yield _SIZES.get(flag) or _TRAINING[flag], parse_sizes(value, name=flag)
+                yield sizes[flag], parse_sizes(value, name=flag)
         elif flag in _NUMBERS:
             setting, kind = _NUMBERS[flag]
             if re.fullmatch(r"\d{1,6}" if kind is int else r"-?\d{1,6}(\.\d{1,6})?", value):
                 yield setting, kind(value)
-        elif flag == "beam-size" and method == "modified_beam_search" and re.fullmatch(r"[1-9]\d{0,2}", value):
+        elif flag == "beam_size" and method == "modified_beam_search" and re.fullmatch(r"[1-9]\d{0,2}", value):
             yield "beam_size", int(value)
-        elif flag == "whisper-fbank":
+        elif flag == "whisper_fbank":
             yield "features", "whisper" if value.lower() in ("1", "true", "yes") else "kaldi"

@@ -47,9 +47,6 @@ EXPECTED = (
 def infer_config(tensors: Mapping[str, Tensor], settings: ModelSettings) -> AsrConfig:
     """The configuration of a model, with the special ids 0 and 1; see `AsrConfig.for_vocabulary`.
 
-    Args:
-        tensors: the tensors under the original's names.
-        settings: what the shapes do not say.
     Raises:
         CheckpointError: a tensor is missing or has an impossible shape.
         ConfigError: a setting is missing or contradicts the shapes.

@@ -4,8 +4,7 @@ Nothing of a file is executed, and nothing in it may take more memory than the f
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub.checkpoint_files import best_vocabularies
 from zipasr.hub.names import original_key, rename_key, rename_state_dict
 from zipasr.hub.other_models import refuse_other_models
+from zipasr.hub.refusals import errors_about
 from zipasr.hub.settings import ModelSettings
 from zipasr.hub.shapes import EXPECTED, infer_config
 from zipasr.model import AsrConfig, AsrModel
@@ -35,21 +35,17 @@ def read_checkpoint(
     trust_pickle: bool = False,
     check: Callable[[AsrConfig], None] | None = None,
 ) -> tuple[AsrModel, Tokenizer]:
-    """Read a checkpoint of icefall's form: a model in eval mode on the CPU, and its vocabulary.
+    """Read a checkpoint of icefall's form (see `load_icefall`): a model in eval mode on the CPU, and its vocabulary.
 
-    Args:
-        path: the file.
-        vocabulary: the vocabulary, or files of which one fits the number of the model's outputs.
-        settings: what the tensors do not say.
-        which: entry of the file with the tensors.
-        trust_pickle: whether loading may run code.
-        check: raises if a configuration is not the expected one.
+    Of files with vocabularies, one must fit the number of the model's outputs. `check` raises for a configuration that is
+    not the expected one.
+
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, unsafe, or lacks tensors.
         ConfigError: a setting is missing or contradicts the shapes, or the vocabulary is another model's.
     """
     content = read_torch_file(path, trust_pickle=trust_pickle)
-    with _errors_name(path):
+    with errors_about(path):
         tensors = checked_tensors(_state_dict(content, which))
         config = infer_config(tensors, settings)
         if check is not None:
@@ -58,22 +54,13 @@ def read_checkpoint(
         tokenizer = _fitted(vocabulary, config.vocab_size)
     else:
         tokenizer = _fitting(vocabulary, config.vocab_size)
-    with _errors_name(path):
+    with errors_about(path):
         for key, tensor in tensors.items():
             if tensor.is_meta:
                 raise CheckpointError(f"{key} has a shape, but no numbers; save the weights themselves")
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{key} has numbers that are not finite; use an earlier checkpoint of the training")
         return build_model(config.for_vocabulary(tokenizer), tensors), tokenizer
-
-
-@contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Context manager: put the path of the checkpoint before the messages of errors."""
-    try:
-        yield
-    except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _fitted(tokenizer: Tokenizer, num_outputs: int) -> Tokenizer:
@@ -92,7 +79,7 @@ def _open_fitting(path: Path, num_outputs: int) -> Tokenizer:
         return open_tokenizer(path, num_outputs=num_outputs)
     except CheckpointError:
         tokenizer = open_tokenizer(path)
-        with _errors_name(path):
+        with errors_about(path):
             _fitted(tokenizer, num_outputs)  # raises, as it is whole, but another model's
         raise
 

@@ -85,13 +85,10 @@ def read_arpa(path: str | os.PathLike[str]) -> NgramGraph:
         plain, automaton, table = (Path(folder) / name for name in ("plain.arpa", "automaton.txt", "symbols.txt"))
         _copy_checked(path, plain)
         _convert(plain, automaton, table, shown=path)
-        symbols = [line.rpartition(" ")[0].strip() for line in _table_lines(table)]
+        text = table.read_text(encoding="utf-8", errors="replace").replace("\t", " ").rstrip("\n")
+        # Not splitlines: words may contain characters that it treats as line ends.
+        symbols = [line.rpartition(" ")[0].strip() for line in text.split("\n")]
         return _graph(automaton, symbols, path)
-
-
-def _table_lines(table: Path) -> list[str]:
-    # Not splitlines: words may contain characters that it treats as line ends.
-    return table.read_text(encoding="utf-8", errors="replace").replace("\t", " ").rstrip("\n").split("\n")
 
 
 def _copy_checked(path: Path, copy: Path) -> None:
@@ -182,15 +179,15 @@ def _graph(automaton: Path, symbols: list[str], path: Path) -> NgramGraph:
             final_costs.append(float(fields[1]) if len(fields) > 1 else 0.0)
     if start < 0:
         raise DataError(f"{path} must hold n-grams, but holds none; have it written anew")
-    states, labels, targets = (np.frombuffer(column, np.int32) if column else np.zeros(0, np.int32) for column in arcs[:3])
-    scores = -np.frombuffer(arcs[3], np.float32) if arcs[3] else np.zeros(0, np.float32)
-    num_states = 1 + max(start, *(int(ids.max()) for ids in (states, targets, np.array(final_states, np.int32)) if ids.size))
+    states, labels, targets, ends = (np.asarray(column, np.int32) for column in (*arcs[:3], final_states))
+    scores = -np.asarray(arcs[3], np.float32)
+    num_states = 1 + max(start, *(int(ids.max()) for ids in (states, targets, ends) if ids.size))
     backoff_targets, backoff_scores = np.arange(num_states, dtype=np.int32), np.zeros(num_states, np.float32)
     is_backoff = labels == _BACKOFF_ID
     backoff_targets[states[is_backoff]] = targets[is_backoff]
     backoff_scores[states[is_backoff]] = scores[is_backoff]
     final_scores = np.full(num_states, np.nan, np.float32)
-    final_scores[np.array(final_states, np.int32)] = -np.array(final_costs, np.float32)
+    final_scores[ends] = -np.asarray(final_costs, np.float32)
     states, labels, targets, scores = (column[~is_backoff] for column in (states, labels, targets, scores))
     keys = states.astype(np.int64) * len(symbols) + labels
     order = np.argsort(keys, kind="stable")

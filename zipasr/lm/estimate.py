@@ -69,7 +69,7 @@ def estimate_ngram(sentences: Iterable[Sequence[str]], path: str | os.PathLike[s
         tests/lm/test_estimate.py::test_equals_slow_code.
     """
     symbols, orders, scores, gammas = _estimate(sentences, order, what=os.fspath(path))
-    _write(Path(path), orders, scores, gammas, symbols)
+    _write(Path(path), _lines(orders, scores, gammas, symbols))
     return [len(grams.symbol) for grams in orders]
 
 
@@ -220,20 +220,14 @@ def _discounts(counts: NDArray[np.int64]) -> tuple[float, float, float]:
     return found if min(found) > 0 else _FALLBACK_DISCOUNTS
 
 
-def _write(
-    path: Path,
-    orders: list[_Order],
-    scores: list[NDArray[np.float64]],
-    gammas: list[NDArray[np.float64]],
-    symbols: list[str],
-) -> None:
+def _write(path: Path, lines: Iterator[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             is_gzipped = path.suffix == ".gz"
             opened = gzip.open(partial, "wt", encoding="utf-8") if is_gzipped else partial.open("w", encoding="utf-8")
             with opened as file:
-                file.writelines(_lines(orders, scores, gammas, symbols))
+                file.writelines(lines)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}; free some space or choose another place") from error
 

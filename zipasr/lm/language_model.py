@@ -8,7 +8,7 @@ import torch
 from zipasr.errors import ConfigError, DataError
 from zipasr.lm.neural import NeuralLm, NeuralPrior
 from zipasr.lm.ngram import UNKNOWN_LOG_PROB, TokenNgram, WordNgram, load_ngram
-from zipasr.lm.ngram_file import NGRAM_FILE, read_ngram
+from zipasr.lm.ngram_file import NGRAM_FILE, is_ngram_file, read_ngram
 from zipasr.tokenizer import Tokenizer
 
 
@@ -37,7 +37,7 @@ def load_language_model(
         raise DataError(
             f"a language model must be a folder, an ARPA file or {NGRAM_FILE}, but there is no {path}; check the path"
         )
-    return read_ngram(path, tokenizer) if _is_own(path) else load_ngram(path, tokenizer)
+    return read_ngram(path, tokenizer) if is_ngram_file(path) else load_ngram(path, tokenizer)
 
 
 def load_token_ngram(
@@ -45,17 +45,15 @@ def load_token_ngram(
 ) -> TokenNgram:
     """Read an n-gram model of the tokenizer's pieces, as LODR needs it: an ARPA file or an `ngram.safetensors`.
 
-    Args:
-        path: the file.
-        tokenizer: the recognizer's.
-        unknown_log_prob: log-probability, in nats, of unknown symbols in a model without <unk>.
+    The arguments are those of `load_ngram`.
+
     Raises:
         DataError: see `read_arpa`.
         CheckpointError: see `read_ngram`.
         ConfigError: its symbols are not this tokenizer's pieces.
     """
     path = Path(path)
-    if _is_own(path):
+    if is_ngram_file(path):
         return read_ngram(path, tokenizer)
     prior = load_ngram(path, tokenizer, unknown_log_prob=unknown_log_prob)
     if isinstance(prior, WordNgram):
@@ -65,8 +63,3 @@ def load_token_ngram(
             "zipasr train-lm TEXT --model DIR --kind ngram --unit token --order 2 --out FILE.arpa"
         )
     return prior
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file is an n-gram model of tokens as zipasr writes it, not an ARPA file."""
-    return path.suffix == Path(NGRAM_FILE).suffix

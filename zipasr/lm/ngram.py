@@ -40,9 +40,10 @@ class NgramModel:
         self.unknown_log_prob = unknown_log_prob
         self._graph = graph
         self._ids = {symbol: i for i, symbol in enumerate(graph.symbols)}
-        unigrams = graph.arc_keys[_slice_of(graph, graph.bottom)] % len(graph.symbols)
-        self._is_known = np.zeros(len(graph.symbols), np.bool_)
-        self._is_known[unigrams] = True
+        num_symbols = len(graph.symbols)
+        first, last = np.searchsorted(graph.arc_keys, [graph.bottom * num_symbols, (graph.bottom + 1) * num_symbols])
+        self._is_known = np.zeros(num_symbols, np.bool_)
+        self._is_known[graph.arc_keys[first:last] % num_symbols] = True  # the symbols of unigrams
         unknown = [self._ids[name] for name in ("<unk>", "<UNK>") if name in self._ids]
         self._unknown_id = next((i for i in unknown if self._is_known[i]), -1)
 
@@ -267,9 +268,3 @@ def _check_words(words: list[str], tokenizer: Tokenizer, path: str | os.PathLike
         f"{path} must hold words that the recognizer can write, but holds {len(unwritable)} of {len(words)} that it cannot, "
         f"such as {', '.join(unwritable[:5])}; {cure}"
     )
-
-
-def _slice_of(graph: NgramGraph, state: int) -> slice:
-    """The arcs of a state."""
-    first, last = np.searchsorted(graph.arc_keys, [state * len(graph.symbols), (state + 1) * len(graph.symbols)])
-    return slice(int(first), int(last))

@@ -33,6 +33,11 @@ _ARRAYS = {
 }
 
 
+def is_ngram_file(path: Path) -> bool:
+    """Whether a file is an n-gram model of tokens as zipasr writes it, not an ARPA file, by its name."""
+    return path.suffix == Path(NGRAM_FILE).suffix
+
+
 def ngram_of_texts(texts: Iterable[str], tokenizer: Tokenizer, *, order: int) -> NgramGraph:
     """The n-gram model of the tokens of texts; see `estimate_graph`. Tokens with white space count as unknown.
 

@@ -137,11 +137,8 @@ def hold_out(texts: Sequence[str], config: HeldOutConfig) -> Texts:
 def check_characters(texts: Iterable[str], tokenizer: Tokenizer, *, max_share: float, is_settable: bool = False) -> None:
     """Raise for texts in another script or case than the recognizer's; a few unknown characters only cause a warning.
 
-    Args:
-        texts: lines.
-        tokenizer: that of the recognizer.
-        max_share: share of the characters up to which they only cause a warning.
-        is_settable: whether the verb takes `--set max_unknown_share`; a message then says so.
+    If the verb takes `--set max_unknown_share` (`is_settable`), the message says so.
+
     Raises:
         ConfigError: more than `max_share` of the characters, without white space, are not in the vocabulary.
     """

@@ -23,16 +23,9 @@ from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
 from zipasr.lm.arpa import read_arpa, require_kaldilm
 from zipasr.lm.estimate import estimate_graph, estimate_ngram
-from zipasr.lm.neural import (
-    MODEL_SUBFOLDER,
-    WEIGHTS_FILE,
-    LmConfig,
-    LstmConfig,
-    NeuralLm,
-    TransformerConfig,
-)
+from zipasr.lm.neural import MODEL_SUBFOLDER, WEIGHTS_FILE, LmConfig, LstmConfig, NeuralLm, TransformerConfig
 from zipasr.lm.ngram import NgramModel
-from zipasr.lm.ngram_file import NGRAM_FILE, write_ngram
+from zipasr.lm.ngram_file import is_ngram_file, write_ngram
 from zipasr.lm.texts import HeldOutConfig, LabelLines, Paths, batches, encode_lines, read_and_split
 from zipasr.progress import track, write_line
 from zipasr.randomness import random_state, set_random_state, stable_seed
@@ -168,8 +161,6 @@ def train_ngram(
     order: int,
     unit: str,
     dev: Paths = (),
-    held_out: HeldOutConfig | None = None,
-    max_unknown_share: float = 0.01,
 ) -> LmReport:
     """Estimate an n-gram model of a recognizer's tokens, or of words, and write it as an ARPA file.
 
@@ -180,14 +171,12 @@ def train_ngram(
         order: length of the longest n-grams.
         unit: unit of the n-grams: token or word.
         dev: files for evaluation; none: some of the lines are held out.
-        held_out: which lines to hold out.
-        max_unknown_share: maximum share of characters that are not in the vocabulary.
     Raises:
         DataError: a file cannot be read, holds no text or cannot be written, or kaldilm is not installed.
         ConfigError: the text is in another script or case, the order is out of range, or `out` has another extension.
     """
     out = Path(out)
-    is_own = out.suffix == Path(NGRAM_FILE).suffix
+    is_own = is_ngram_file(out)
     if not is_own and not out.name.endswith((".arpa", ".arpa.gz")):
         raise ConfigError(f"an n-gram model is a file, so --out must end in .arpa, .arpa.gz or .safetensors, but is {out}")
     if unit not in ("token", "word"):
@@ -202,7 +191,8 @@ def train_ngram(
         tokenizer.require_encoding("the text of a language model")
     if not is_own:
         require_kaldilm()
-    read = read_and_split(texts, dev, tokenizer, held_out or HeldOutConfig(), max_unknown_share=max_unknown_share)
+    config = LmTrainConfig()
+    read = read_and_split(texts, dev, tokenizer, config.held_out, max_unknown_share=config.max_unknown_share)
     train, others = ([_symbols(text, tokenizer, unit) for text in part] for part in read)
     if is_own:
         graph, counts = estimate_graph(train, order=order)

@@ -10,15 +10,7 @@ from pathlib import Path
 from zipasr.errors import CheckpointError
 from zipasr.lfs import refuse_pointer
 from zipasr.tokenizer.byte_text import is_byte_text, is_byte_text_for_sherpa, is_surely_byte_text
-from zipasr.tokenizer.model_file import (
-    BLANK_PIECES,
-    BYTES_END,
-    CONTROL_PIECES,
-    UNKNOWN_PIECE,
-    WORD_START,
-    is_whole,
-    table_model,
-)
+from zipasr.tokenizer.model_file import BYTES_END, CONTROL_PIECES, UNKNOWN_PIECE, WORD_START, is_whole, table_model
 from zipasr.tokenizer.table import has_scores, parse_scores, parse_symbols
 from zipasr.tokenizer.vocabulary import LIST_START, Cut, PieceList, open_vocabulary
 
@@ -33,11 +25,8 @@ _CONTROL = re.compile("[\x01-\x08\x0e-\x1f]")
 
 
 def read_published(path: str | os.PathLike[str], *, num_outputs: int | None = None) -> bytes:
-    """Return the content of a model file for a vocabulary; see `Tokenizer.from_file`.
+    """Return the content of a model file for a vocabulary, which may be one itself; see `Tokenizer.from_file`.
 
-    Args:
-        path: a sentencepiece model, a table of symbols and ids, a list of pieces and scores, or a model file.
-        num_outputs: outputs of the recognizer, if known.
     Raises:
         CheckpointError: the file cannot be read, is damaged or something else.
     """
@@ -144,4 +133,4 @@ def _table(pieces: list[str], path: str | os.PathLike[str]) -> bytes:
 
 def _is_special(piece: str) -> bool:
     is_byte = len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-    return piece in (*CONTROL_PIECES, *BLANK_PIECES, UNKNOWN_PIECE) or is_byte
+    return piece in (*CONTROL_PIECES, UNKNOWN_PIECE) or is_byte

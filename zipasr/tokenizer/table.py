@@ -18,12 +18,8 @@ def parse_symbols(content: str, path: str | os.PathLike[str], *, num_outputs: in
     """Return the symbols of `tokens.txt` in the order of their ids, which may have any order in the file.
 
     The symbol of a line with an id alone is the space. Disambiguation symbols (#0, #1, ...) at the end do not belong in a
-    model and are dropped. Symbols may repeat.
+    model and are dropped until there are `num_outputs` symbols, if that is known. Symbols may repeat.
 
-    Args:
-        content: text of the file.
-        path: of the file, for messages.
-        num_outputs: outputs of the model; no disambiguation symbols are dropped beyond it.
     Raises:
         CheckpointError: a line is something else, the ids are not 0, 1, 2, ..., or there is no blank.
     """

@@ -115,13 +115,11 @@ def _open_sentencepiece(model: bytes) -> Vocabulary:
 
 def _open_list(model: bytes) -> Vocabulary:
     try:
-        fields = json.loads(model)
-        del fields["zipasr_vocabulary"]
-        stored = PieceList(**fields)
+        stored = _read_list(model)
         pieces, scores = list(stored.pieces), [float(score) for score in stored.scores] or [0.0] * len(stored.pieces)
         if not all(isinstance(piece, str) for piece in pieces) or len(scores) != len(pieces):
             raise ValueError("it has no piece and score for every id")
-    except (ValueError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"a list of pieces must be complete, but these {len(model)} bytes are damaged ({error}); restore the file from "
             "its original"
@@ -141,6 +139,12 @@ def _open_list(model: bytes) -> Vocabulary:
         is_learned_here=False,
         unknown_text=" " if stored.is_byte_level else UNKNOWN_MARK,
     )
+
+
+def _read_list(model: bytes) -> PieceList:
+    fields = json.loads(model)
+    del fields["zipasr_vocabulary"]
+    return PieceList(**fields)
 
 
 def _list_encoder(stored: PieceList, scores: Sequence[float], others: set[int | None]) -> Callable[[str], list[int]] | None:
@@ -167,9 +171,8 @@ def without_unknown(model: bytes) -> bytes:
     """Return a model file without its last piece, <unk>."""
     if not model.startswith(LIST_START):
         return model + NO_UNKNOWN_END
-    fields = json.loads(model)
-    stored = PieceList(pieces=fields["pieces"][:-1], cut=fields["cut"], scores=fields["scores"][:-1])
-    return replace(stored, is_byte_level=fields["is_byte_level"]).to_bytes()
+    stored = _read_list(model)
+    return replace(stored, pieces=stored.pieces[:-1], scores=stored.scores[:-1]).to_bytes()
 
 
 def _table_encoder(ids: dict[str, int]) -> Callable[[str], list[int]]:
