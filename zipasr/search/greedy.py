@@ -18,7 +18,7 @@ from zipasr.search.contexts import FIRST_ROW, Contexts, KeptContexts, first_cont
 from zipasr.search.hotwords import HotwordGraph, HotwordState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import check_states, search_all
-from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call (benchmarks/search.py)."""
@@ -158,7 +158,7 @@ class GreedySearch:
         if window_frames_25hz < 1:
             raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
         self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
         self._contexts = KeptContexts(scorer)
 
@@ -203,12 +203,7 @@ class GreedySearch:
             places[1].extend(utterance.frames)
             places[2].extend(utterance.rows)
         rows_M, frames_M, contexts_M = torch.from_numpy(np.array(places)).to(projected_NTJ.device).unbind()
-        log_probs_MV = label_log_probs(
-            self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
-            blank_id=self.scorer.blank_id,
-            blank_penalty=self.blank_penalty,
-            temperature=self.temperature,
-        )
+        log_probs_MV = self._adjusted.transducer_log_probs(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M))
         if all(utterance.state.hotwords.is_empty for _, utterance in active):
             best_log_probs_M, best_M = log_probs_MV.max(-1)
         else:
@@ -327,7 +322,7 @@ class CtcGreedySearch:
 
     def __init__(self, scorer: Scorer, *, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
         """Configure the search; arguments as in `ctc_greedy_search`."""
-        self.scorer, self.blank_penalty, self.temperature = scorer, blank_penalty, temperature
+        self.scorer, self._adjusted = scorer, AdjustedScorer(scorer, blank_penalty, temperature)
 
     def start(self, prior: None = None) -> CtcGreedyState:
         """State of an utterance before its first frame; this search can use no prior."""
@@ -339,10 +334,7 @@ class CtcGreedySearch:
     def advance(self, states: Sequence[CtcGreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        log_probs_NTV = ctc_label_log_probs(
-            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
-        )
-        best_log_probs_NT, best_NT = log_probs_NTV.max(-1)
+        best_log_probs_NT, best_NT = self._adjusted.ctc_log_probs(encoded.frames).max(-1)
         for state, best, log_probs, length in zip(states, best_NT.tolist(), best_log_probs_NT.tolist(), lens, strict=True):
             self._collapse(state, best[:length], log_probs[:length])
 

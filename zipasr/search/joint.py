@@ -26,7 +26,7 @@ from zipasr.search.contexts import first_context
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prefix import LabelBefore
 from zipasr.search.prior import AnyPrior, prior_scores
-from zipasr.search.scorer import Scorer, check_encoded, ctc_label_log_probs, label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer, check_encoded
 
 CTC_SCALES = (0.3, 1.0)
 """Weights of the CTC head to compare on a dev set: where the transducer is the better head, and where neither is."""
@@ -67,7 +67,7 @@ class JointScorer:
     ) -> None:
         """Configure it; the arguments are those of `modified_beam_search` and, for CTC, `ctc_prefix_search`."""
         self.scorer, self.unk_id = scorer, unk_id
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self.is_modified = max_symbols_per_frame == 1
 
     @torch.inference_mode()
@@ -132,12 +132,7 @@ class JointScorer:
         vocab_size = self.scorer.join(projected_TJ[:1], context_MJ[:1]).shape[-1]
         pieces = []
         for some_BJ in projected_TJ.split(max(1, _CHUNK_ELEMENTS // (len(context_MJ) * vocab_size))):
-            log_probs_BMV = label_log_probs(
-                self.scorer.join(some_BJ.unsqueeze(1), context_MJ.unsqueeze(0)),
-                blank_id=self.scorer.blank_id,
-                blank_penalty=self.blank_penalty,
-                temperature=self.temperature,
-            )
+            log_probs_BMV = self._adjusted.transducer_log_probs(some_BJ.unsqueeze(1), context_MJ.unsqueeze(0))
             blank_BM = log_probs_BMV[..., self.scorer.blank_id]
             if self.unk_id is not None:  # the search skips it like blank
                 blank_BM = torch.logaddexp(blank_BM, log_probs_BMV[..., self.unk_id])
@@ -156,9 +151,7 @@ class JointScorer:
         """Log-probability of each text, summed over its alignments."""
         if not texts or not frames_1TD.shape[1]:
             return _of_nothing(texts)
-        log_probs_1TV = ctc_label_log_probs(
-            self.scorer, frames_1TD, blank_penalty=self.blank_penalty, temperature=self.temperature
-        ).float()
+        log_probs_1TV = self._adjusted.ctc_log_probs(frames_1TD).float()
         scores_K = self._summed(log_probs_1TV, texts)
         if before is None:
             return scores_K.tolist()

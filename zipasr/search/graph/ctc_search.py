@@ -20,7 +20,7 @@ from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import search_each
-from zipasr.search.scorer import Scorer, ctc_label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 _NO_LABEL = 0
 """Side of paths whose last frame was a blank; that of label v is v + 1."""
@@ -45,7 +45,7 @@ class CtcGraphSearch(GraphSearch):
             prior: language models, already weighted, whose score of a hypothesis is added to its own before the hypotheses
                 are ranked; it chooses among those of the best `limits.num_kept` paths.
         """
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         free = CtcGreedySearch(scorer, blank_penalty=blank_penalty, temperature=temperature)
         super().__init__(scorer, free, limits, prior)
 
@@ -58,9 +58,7 @@ class CtcGraphSearch(GraphSearch):
         return GraphState(state.graph, best)
 
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
-        log_probs_NTV = ctc_label_log_probs(
-            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
-        ).cpu()
+        log_probs_NTV = self._adjusted.ctc_log_probs(encoded.frames).cpu()
         check_tokens(batch.graph, log_probs_NTV.shape[-1])
         scores_NTV = log_probs_NTV.double().numpy()
         for frame in batch.running(lens):

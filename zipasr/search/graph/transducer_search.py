@@ -32,7 +32,7 @@ from zipasr.search.greedy import GreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import search_each
-from zipasr.search.scorer import Scorer, label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 DEFAULT_MAX_CONTEXTS = 8
 """As published for fast_beam_search."""
@@ -59,7 +59,7 @@ class GraphBeamSearch(GraphSearch):
         if max_contexts < 1:
             raise ValueError(f"max_contexts must be at least 1, but is {max_contexts}")
         self.max_contexts, self.max_symbols_per_frame = max_contexts, max_symbols_per_frame
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self._silent = [scorer.blank_id] if unk_id is None else [scorer.blank_id, unk_id]
         free = GreedySearch(
             scorer,
@@ -138,12 +138,7 @@ class GraphBeamSearch(GraphSearch):
         device = projected_NJ.device
         kept_N = torch.from_numpy(utterances[is_kept]).to(device)
         kept_M = torch.from_numpy(pairs[is_kept] % _ROWS).to(device)
-        log_probs_MV = label_log_probs(
-            self.scorer.join(projected_NJ[kept_N], contexts.gather(kept_M)),
-            blank_id=self.scorer.blank_id,
-            blank_penalty=self.blank_penalty,
-            temperature=self.temperature,
-        )
+        log_probs_MV = self._adjusted.transducer_log_probs(projected_NJ[kept_N], contexts.gather(kept_M))
         check_tokens(batch.graph, log_probs_MV.shape[-1])
         return paths, log_probs_MV.double().cpu().numpy(), rows
 

@@ -28,7 +28,7 @@ from zipasr.search.continuations import Beam, Chooser, Continuation
 from zipasr.search.keywords.trie import KeywordTrie, Spelling, TrieState
 from zipasr.search.label_tree import log_add
 from zipasr.search.resumable import check_states
-from zipasr.search.scorer import Scorer
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 MAX_BEAM, MAX_SYMBOLS_PER_FRAME = 1000, 100
 
@@ -158,7 +158,7 @@ class KeywordSearch:
         self.scorer, self.config = scorer, config
         self._max_symbols = config.max_symbols_per_frame or 1
         self.silent = {scorer.blank_id, unk_id}
-        self._chooser = Chooser(scorer=scorer, beam=config.beam)
+        self._chooser = Chooser(adjusted=AdjustedScorer(scorer), beam=config.beam)
         self._contexts = KeptContexts(scorer)
 
     def start(self, trie: KeywordTrie, *, near: float | None = None) -> SpotterState:
