@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, arcs_of
 
 _MAX_JOINED = 8
 """Sets of graphs that are kept joined, for the batches that follow."""
@@ -27,11 +27,7 @@ class Arcs(NamedTuple):
 
     def leaving(self, states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """All arcs that leave some states: (E,) place of the state in `states`, and (E,) index of the arc."""
-        first = self.first[states]
-        counts = self.first[states + 1] - first
-        places = np.repeat(np.arange(len(states)), counts)
-        arcs = np.arange(len(places)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-        return places, arcs
+        return arcs_of(self.first, states)
 
 
 class PreparedGraph(NamedTuple):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_tokens
 from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_LIMITS, DEFAULT_MAX_STATES, GraphSearch
-from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, joined, staying
-from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph
+from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, staying
+from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph, concatenated, take
 from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
@@ -64,7 +64,7 @@ class CtcGraphSearch(GraphSearch):
         for frame in batch.running(lens):
             found = self._continuations(batch, scores_NTV[:, frame])
             good = batch.within_beam(batch.paths.utterances[found.sources], found.scores)
-            paths = batch.follow(batch.paths, found.take(good), frame)
+            paths = batch.follow(batch.paths, take(found, good), frame)
             batch.paths = batch.capped(batch.close(paths, frame))
         batch.store(lens)
 
@@ -77,7 +77,7 @@ class CtcGraphSearch(GraphSearch):
         at_label = np.flatnonzero(is_implicit & (paths.sides != _NO_LABEL))
         sides = paths.sides[at_label]
         repeats = staying(at_label, paths, sides, scores_NV[paths.utterances[at_label], sides - 1])
-        return joined([blanks, repeats, self._by_arcs(batch, paths, scores_NV)])
+        return concatenated([blanks, repeats, self._by_arcs(batch, paths, scores_NV)])
 
     def _by_arcs(self, batch: GraphBatch, paths: Paths, scores_NV: NDArray[np.float64]) -> Continuations:
         sources, arcs = batch.arcs(paths)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, concatenated, take
 from zipasr.search.hypothesis import Output
 
 NO_RECORD = -1
@@ -22,10 +22,6 @@ class RecordArrays(NamedTuple):
     frames: NDArray[np.int64]
     log_probs: NDArray[np.float64]
     symbols: NDArray[np.int64]
-
-    def take(self, index: NDArray[np.int64]) -> "RecordArrays":
-        """Some of the records."""
-        return RecordArrays._make(column[index] for column in self)
 
 
 NO_RECORDS = RecordArrays._make(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float64, np.int64))
@@ -74,12 +70,12 @@ class History:
         kept = np.flatnonzero(is_needed)
         places = np.full(len(records.parents) + 1, NO_RECORD)  # the last one is that of NO_RECORD
         places[kept] = np.arange(len(kept))
-        records = records.take(kept)
+        records = take(records, kept)
         records = records._replace(parents=places[records.parents])
         live = places[live]
         num_shared = self._num_shared(records.parents, live)
         self._move_to_trunk(records, num_shared)
-        records = records.take(np.arange(num_shared, len(kept)))
+        records = take(records, np.arange(num_shared, len(kept)))
         self.records = records._replace(parents=np.maximum(records.parents - num_shared, NO_RECORD))
         return np.maximum(live - num_shared, NO_RECORD)
 
@@ -148,11 +144,10 @@ class Records:
     def divided(self, num_utterances: int) -> tuple[list[RecordArrays], NDArray[np.int64]]:
         """The records of each utterance, with parents among them, and for each record of the batch its place there."""
         utterances = np.concatenate([part for part, _ in self._parts])
-        columns = zip(*(records for _, records in self._parts), strict=True)
-        records = RecordArrays._make(map(np.concatenate, columns))
+        records = concatenated([records for _, records in self._parts])
         order = np.argsort(utterances, kind="stable")
         bounds = np.searchsorted(utterances[order], np.arange(num_utterances + 1))
         places = np.full(self._num + 1, NO_RECORD)
         places[order] = np.arange(self._num) - bounds[utterances[order]]
         records = records._replace(parents=places[records.parents])
-        return [records.take(order[bounds[n] : bounds[n + 1]]) for n in range(num_utterances)], places
+        return [take(records, order[bounds[n] : bounds[n + 1]]) for n in range(num_utterances)], places

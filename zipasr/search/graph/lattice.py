@@ -20,7 +20,7 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_graph
 from zipasr.search.graph.graph_search import GraphSearch
 from zipasr.search.graph.passing import NO_TRANSITIONS, GraphBatch, Transitions
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, take
 from zipasr.search.hypothesis import Hypothesis, Output
 from zipasr.search.prior import AnyPrior, WeightedPriors
 from zipasr.search.resumable import check_states
@@ -44,10 +44,6 @@ class LatticeArcs(NamedTuple):
     """Log-probability by the model."""
     graph_scores: NDArray[np.float64]
     """Score by the graph."""
-
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "LatticeArcs":
-        """Some of the arcs."""
-        return LatticeArcs._make(column[index] for column in self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,10 +203,10 @@ def graph_lattices(
     batch.transitions = []
     batch.paths = batch.close(batch.paths, -1)
     search.pass_on(batch, states, encoded, lens)
-    steps = Transitions._make(map(np.concatenate, zip(NO_TRANSITIONS, *batch.transitions, strict=True)))
+    steps = concatenated([NO_TRANSITIONS, *batch.transitions])
     made = []
     for n, (graph, length) in enumerate(zip(own, lens, strict=True)):
-        chosen = steps.take(steps.utterances == n)
+        chosen = take(steps, steps.utterances == n)
         first_state = batch.first_states[n]
         made.append(_pruned(chosen, graph, int(first_state), length, lattice_beam_nats))
     return made
@@ -239,7 +235,7 @@ def _pruned(steps: Transitions, graph: TokenGraph, first_state: int, length: int
     ranks[order] = np.arange(len(nodes))
     arcs = arcs._replace(sources=ranks[arcs.sources], targets=ranks[arcs.targets])
     by_target = np.argsort(arcs.targets, kind="stable")
-    arcs, scores = arcs.take(by_target), scores[by_target]
+    arcs, scores = take(arcs, by_target), scores[by_target]
     finals = np.full(len(nodes), -math.inf)
     is_last = nodes[order][:, 0] == length
     finals[is_last] = graph.final_scores[nodes[order][is_last, 1] - first_state]
@@ -254,9 +250,9 @@ def _pruned(steps: Transitions, graph: TokenGraph, first_state: int, length: int
         backward[source] = max(backward[source], backward[target] + scores[i])
     best = backward[first]
     if best == -math.inf:
-        return Lattice(arcs.take(np.zeros(0, np.int64)), {}, graph.symbols, 1)
+        return Lattice(take(arcs, np.zeros(0, np.int64)), {}, graph.symbols, 1)
     is_near = forward[arcs.sources] + scores + backward[arcs.targets] >= best - beam_nats - 1e-9
-    arcs = arcs.take(is_near)
+    arcs = take(arcs, is_near)
     kept = np.unique(np.concatenate([[first], arcs.sources, arcs.targets]))
     arcs = arcs._replace(sources=np.searchsorted(kept, arcs.sources), targets=np.searchsorted(kept, arcs.targets))
     near_finals = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zipasr.errors import ConfigError
 from zipasr.search.graph.arcs import JoinedGraphs, PreparedGraph, join_graphs, prepare
 from zipasr.search.graph.histories import NO_RECORD, History, RecordArrays, Records
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, starts_run, take
 
 _FACTOR, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 """Of the hash of output sequences; the factor is that of Fibonacci hashing (Knuth, TAOCP 3, section 6.4)."""
@@ -47,15 +47,6 @@ class Paths(NamedTuple):
     hashes: NDArray[np.uint64]
     """Hash of what it has put out."""
 
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Paths":
-        """Some of the paths."""
-        return Paths._make(column[index] for column in self)
-
-
-def concatenated(parts: Sequence[Paths]) -> Paths:
-    """Paths one after the other."""
-    return Paths._make(map(np.concatenate, zip(*parts, strict=True)))
-
 
 class Continuations(NamedTuple):
     """Continuations of paths by an arc, or where they are."""
@@ -75,10 +66,6 @@ class Continuations(NamedTuple):
     symbols: NDArray[np.int64]
     """(E,) what it puts out, or `NO_SYMBOL`."""
 
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Continuations":
-        """Some of the continuations."""
-        return Continuations._make(column[index] for column in self)
-
 
 class Transitions(NamedTuple):
     """Steps of the paths of a batch, from a state and a side in one layer to those in the same or the next one."""
@@ -95,10 +82,6 @@ class Transitions(NamedTuple):
     log_probs: NDArray[np.float64]
     graph_scores: NDArray[np.float64]
 
-    def take(self, index: NDArray[np.bool_]) -> "Transitions":
-        """Some of the steps."""
-        return Transitions._make(column[index] for column in self)
-
 
 _KINDS = (*(np.int64,) * 9, *(np.float64,) * 2)
 NO_TRANSITIONS = Transitions._make(np.zeros(0, kind) for kind in _KINDS)
@@ -114,11 +97,6 @@ def staying(
     return Continuations(
         sources, paths.states[sources], sides, paths.scores[sources] + log_probs, zeros, none, zeros, symbols
     )
-
-
-def joined(parts: Sequence[Continuations]) -> Continuations:
-    """Continuations one after the other."""
-    return Continuations._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
 class GraphState:
@@ -175,8 +153,8 @@ class GraphBatch:
         for frame in range(max(lens)):
             is_done = lens_N[self.paths.utterances] <= frame
             if is_done.any():
-                self._done.append(self.paths.take(is_done))
-                self.paths = self.paths.take(~is_done)
+                self._done.append(take(self.paths, is_done))
+                self.paths = take(self.paths, ~is_done)
             if not len(self.paths.states):
                 return
             yield frame
@@ -184,7 +162,7 @@ class GraphBatch:
     def store(self, lens: Sequence[int]) -> None:
         """Give the states their paths after their frames."""
         paths = concatenated([*self._done, self.paths])
-        paths = paths.take(np.argsort(paths.utterances, kind="stable"))
+        paths = take(paths, np.argsort(paths.utterances, kind="stable"))
         records, places = self._records.divided(len(self._states))
         bounds = np.searchsorted(paths.utterances, np.arange(len(self._states) + 1)).tolist()
         for n, state in enumerate(self._states):
@@ -240,7 +218,7 @@ class GraphBatch:
         hashes = self._hashed(utterances, paths.hashes[found.sources], found)
         new = Paths(utterances, found.states, found.sides, found.scores, found.graph_scores, utterances, hashes)
         kept = best_of_each(new, self.limits.num_kept)
-        new, found = new.take(kept), found.take(kept)
+        new, found = take(new, kept), take(found, kept)
         records = paths.records[found.sources]
         is_new = np.flatnonzero((found.labels != NO_TOKEN) | (found.symbols != NO_SYMBOL))
         records[is_new] = self._records.add(
@@ -291,9 +269,9 @@ class GraphBatch:
             is_good = self.within_beam(utterances, np.concatenate([paths.scores, scores]))[num_known:]
             if not is_good.any():
                 return paths
-            both = concatenated([paths, self.follow(front, found.take(is_good), frame, is_silent=True)])
+            both = concatenated([paths, self.follow(front, take(found, is_good), frame, is_silent=True)])
             kept = best_of_each(both, self.limits.num_kept)
-            front, paths = both.take(kept[kept >= num_known]), both.take(kept)
+            front, paths = take(both, kept[kept >= num_known]), take(both, kept)
             if not len(front.states):
                 return paths
         raise ConfigError(
@@ -303,14 +281,13 @@ class GraphBatch:
 
     def capped(self, paths: Paths) -> Paths:
         """The paths that fit `max_states`, and the beam again, in the order of their states."""
-        paths = paths.take(self.within_beam(paths.utterances, paths.scores))
+        paths = take(paths, self.within_beam(paths.utterances, paths.scores))
         max_paths = self.limits.max_states * self.limits.num_kept
         counts = np.bincount(paths.utterances, minlength=1)
         if counts.max() <= max_paths:
             return paths
         order = np.lexsort((-paths.scores, paths.utterances))
-        ranks = np.arange(len(order)) - (np.cumsum(counts) - counts)[paths.utterances[order]]
-        return paths.take(np.sort(order[ranks < max_paths]))
+        return take(paths, np.sort(order[places_within(counts) < max_paths]))
 
 
 def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
@@ -322,13 +299,11 @@ def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
     if num_kept > 1:
         order = order[_is_first_with_outputs(keys[order], paths.sides[order], paths.hashes[order])]
     keys, sides = keys[order], paths.sides[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (keys[1:] != keys[:-1]) | (sides[1:] != sides[:-1])
+    is_first = starts_run(keys, sides)
     if num_kept == 1:
         return order[is_first]
-    starts = np.flatnonzero(is_first)
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
-    return order[ranks < num_kept]
+    counts = np.diff([*np.flatnonzero(is_first), len(order)])
+    return order[places_within(counts) < num_kept]
 
 
 def _fits(paths: Paths) -> bool:
@@ -346,14 +321,10 @@ def _best_of_equal(keys: NDArray[np.int64], scores: NDArray[np.float64]) -> NDAr
         return np.zeros(0, np.int64)
     order = np.argsort(keys, kind="stable")
     keys, scores = keys[order], scores[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = keys[1:] != keys[:-1]
-    starts = np.flatnonzero(is_first)
+    is_first = starts_run(keys)
     groups = np.cumsum(is_first) - 1
-    best = np.flatnonzero(scores == np.maximum.reduceat(scores, starts)[groups])
-    is_first_best = np.ones(len(best), bool)
-    is_first_best[1:] = groups[best[1:]] != groups[best[:-1]]
-    return order[best[is_first_best]]
+    best = np.flatnonzero(scores == np.maximum.reduceat(scores, np.flatnonzero(is_first))[groups])
+    return order[best[starts_run(groups[best])]]
 
 
 def _is_first_with_outputs(
@@ -361,10 +332,6 @@ def _is_first_with_outputs(
 ) -> NDArray[np.bool_]:
     """Which of some paths, the best first within a state and a side, are the first of their outputs there."""
     order = np.lexsort((hashes, sides, keys))  # stable, so that the best of equal ones stays first
-    is_repeated = np.zeros(len(order), bool)
-    is_repeated[order[1:]] = (
-        (keys[order[1:]] == keys[order[:-1]])
-        & (sides[order[1:]] == sides[order[:-1]])
-        & (hashes[order[1:]] == hashes[order[:-1]])
-    )
-    return ~is_repeated
+    is_first = np.empty(len(order), np.bool_)
+    is_first[order] = starts_run(keys[order], sides[order], hashes[order])
+    return is_first

@@ -24,10 +24,9 @@ from zipasr.search.graph.passing import (
     Limits,
     Paths,
     best_of_each,
-    concatenated,
     staying,
 )
-from zipasr.search.graph.token_graph import TokenGraph
+from zipasr.search.graph.token_graph import TokenGraph, concatenated, places_within, take
 from zipasr.search.greedy import GreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
@@ -98,7 +97,7 @@ class GraphBeamSearch(GraphSearch):
 
     def _advance_frame(self, batch: GraphBatch, projected_NJ: Tensor, contexts: Contexts, frame: int) -> None:
         """Advance all paths by one frame, in sub-steps of the paths that have taken a label in every one so far."""
-        opened, finished = batch.paths, batch.paths.take(np.zeros(0, np.int64))
+        opened, finished = batch.paths, take(batch.paths, np.zeros(0, np.int64))
         for num_symbols in range(1, self.max_symbols_per_frame + 1):
             opened, log_probs_MV, rows = self._scored(batch, opened, projected_NJ, contexts)
             blanks = self._blanks(opened, log_probs_MV, rows)
@@ -109,11 +108,11 @@ class GraphBeamSearch(GraphSearch):
             of_finished, of_blanks, of_labels = np.split(
                 is_good, [len(finished.states), len(finished.states) + len(blanks.sources)]
             )
-            waiting = batch.follow(opened, blanks.take(of_blanks), frame)
-            labels = labels.take(of_labels)
+            waiting = batch.follow(opened, take(blanks, of_blanks), frame)
+            labels = take(labels, of_labels)
             labels = labels._replace(sides=_rows_after(labels, contexts))
             after = batch.close(batch.follow(opened, labels, frame), frame)
-            finished = _merged([finished.take(of_finished), waiting], batch.limits)
+            finished = _merged([take(finished, of_finished), waiting], batch.limits)
             if num_symbols == self.max_symbols_per_frame:
                 finished = _merged([finished, after], batch.limits)
             opened = batch.capped(after)
@@ -132,9 +131,9 @@ class GraphBeamSearch(GraphSearch):
         order = np.lexsort((-best, utterances))
         counts = np.bincount(utterances)
         ranks = np.empty(len(pairs), np.int64)
-        ranks[order] = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ranks[order] = places_within(counts)
         is_kept = ranks < self.max_contexts
-        paths, rows = paths.take(is_kept[rows]), (np.cumsum(is_kept) - 1)[rows[is_kept[rows]]]
+        paths, rows = take(paths, is_kept[rows]), (np.cumsum(is_kept) - 1)[rows[is_kept[rows]]]
         device = projected_NJ.device
         kept_N = torch.from_numpy(utterances[is_kept]).to(device)
         kept_M = torch.from_numpy(pairs[is_kept] % _ROWS).to(device)
@@ -235,4 +234,4 @@ def _rows_after(labels: Continuations, contexts: Contexts) -> NDArray[np.int64]:
 def _merged(parts: Sequence[Paths], limits: Limits) -> Paths:
     """Paths of the same frame, the best of those that meet."""
     paths = concatenated(parts)
-    return paths.take(best_of_each(paths, limits.num_kept))
+    return take(paths, best_of_each(paths, limits.num_kept))
