@@ -120,11 +120,16 @@ class GraphSearch(ABC):
             if int(paths.hashes[i]) in seen:
                 continue
             seen.add(int(paths.hashes[i]))
-            ids, frames, log_probs, outputs = state.history.spell(int(paths.records[i]))
+            said = state.history.spell(int(paths.records[i]))
             lost = free.score - float(paths.scores[i] - paths.graph_scores[i])
-            shortfall = lost / max(len(ids), len(free.ids), 1)
-            score, is_complete = float(totals[i]), bool(is_final[i])
-            found.append(Hypothesis(ids, frames, log_probs, score, outputs, shortfall, is_complete, has_words))
+            found.append(
+                said._replace(
+                    score=float(totals[i]),
+                    shortfall=lost / max(len(said.ids), len(free.ids), 1),
+                    is_complete=bool(is_final[i]),
+                    has_words=has_words,
+                )
+            )
         return found or [Hypothesis(score=-math.inf, shortfall=math.inf, is_complete=False)]
 
     def restart(self, state: GraphState) -> GraphState:
