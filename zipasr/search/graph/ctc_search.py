@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_tokens
 from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_LIMITS, DEFAULT_MAX_STATES, GraphSearch
-from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, staying
+from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, along_arcs, staying
 from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph, concatenated, take
 from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
@@ -80,8 +80,8 @@ class CtcGraphSearch(GraphSearch):
         return concatenated([blanks, repeats, self._by_arcs(batch, paths, scores_NV)])
 
     def _by_arcs(self, batch: GraphBatch, paths: Paths, scores_NV: NDArray[np.float64]) -> Continuations:
-        sources, arcs = batch.arcs(paths)
         table = batch.graph.emitting
+        sources, arcs = table.leaving(paths.states)
         tokens = table.tokens[arcs].astype(np.int64)
         is_repeat = paths.sides[sources] == tokens + 1
         # Without a blank between, the same label is that of the path again, not a new one.
@@ -89,16 +89,9 @@ class CtcGraphSearch(GraphSearch):
         sources, arcs, tokens, is_repeat = sources[is_free], arcs[is_free], tokens[is_free], is_repeat[is_free]
         log_probs = scores_NV[paths.utterances[sources], tokens]
         is_blank = tokens == self.scorer.blank_id
-        return Continuations(
-            sources,
-            table.targets[arcs],
-            np.where(is_blank, _NO_LABEL, tokens + 1),
-            paths.scores[sources] + log_probs + table.scores[arcs],
-            table.scores[arcs],
-            np.where(is_blank | is_repeat, NO_TOKEN, tokens),
-            log_probs,
-            table.symbols[arcs].astype(np.int64),
-        )
+        sides = np.where(is_blank, _NO_LABEL, tokens + 1)
+        labels = np.where(is_blank | is_repeat, NO_TOKEN, tokens)
+        return along_arcs(paths, table, sources, arcs, sides=sides, labels=labels, log_probs=log_probs)
 
 
 def ctc_graph_search(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
-from zipasr.search.graph.arcs import JoinedGraphs, PreparedGraph, join_graphs, prepare
+from zipasr.search.graph.arcs import Arcs, JoinedGraphs, PreparedGraph, join_graphs, prepare
 from zipasr.search.graph.histories import NO_RECORD, History, RecordArrays, Records
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, starts_run, take
 
@@ -99,6 +99,22 @@ def staying(
     )
 
 
+def along_arcs(
+    paths: Paths,
+    table: Arcs,
+    sources: NDArray[np.int64],
+    arcs: NDArray[np.int64],
+    *,
+    sides: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    log_probs: NDArray[np.float64],
+) -> Continuations:
+    """Continuations (E,) of some paths by arcs of a table, to new sides, with labels and their log-probabilities."""
+    scores, symbols = table.scores[arcs], table.symbols[arcs].astype(np.int64)
+    totals = paths.scores[sources] + log_probs + scores
+    return Continuations(sources, table.targets[arcs], sides, totals, scores, labels, log_probs, symbols)
+
+
 class GraphState:
     """Progress of a search in one utterance."""
 
@@ -172,10 +188,6 @@ class GraphBatch:
                 utterances=np.zeros(len(live), np.int64), states=own.states - self.first_states[n], records=live
             )
             state.num_frames += lens[n]
-
-    def arcs(self, paths: Paths) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The arcs with tokens that leave the states of paths: (E,) place of the path, (E,) index of the arc."""
-        return self.graph.emitting.leaving(paths.states)
 
     def within_beam(self, utterances: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which scores are as good as the beam demands."""
@@ -252,21 +264,11 @@ class GraphBatch:
             return paths
         for _ in range(self.graph.num_states + 1):
             sources, arcs = silent.leaving(front.states)
-            none = np.full(len(arcs), NO_TOKEN)
-            scores = front.scores[sources] + silent.scores[arcs]
-            found = Continuations(
-                sources,
-                silent.targets[arcs],
-                front.sides[sources],
-                scores,
-                silent.scores[arcs],
-                none,
-                np.zeros(len(arcs)),
-                silent.symbols[arcs].astype(np.int64),
-            )
+            none, zeros = np.full(len(arcs), NO_TOKEN), np.zeros(len(arcs))
+            found = along_arcs(front, silent, sources, arcs, sides=front.sides[sources], labels=none, log_probs=zeros)
             num_known = len(paths.states)
             utterances = np.concatenate([paths.utterances, front.utterances[sources]])
-            is_good = self.within_beam(utterances, np.concatenate([paths.scores, scores]))[num_known:]
+            is_good = self.within_beam(utterances, np.concatenate([paths.scores, found.scores]))[num_known:]
             if not is_good.any():
                 return paths
             both = concatenated([paths, self.follow(front, take(found, is_good), frame, is_silent=True)])

@@ -23,6 +23,7 @@ from zipasr.search.graph.passing import (
     GraphState,
     Limits,
     Paths,
+    along_arcs,
     best_of_each,
     staying,
 )
@@ -100,7 +101,9 @@ class GraphBeamSearch(GraphSearch):
         opened, finished = batch.paths, take(batch.paths, np.zeros(0, np.int64))
         for num_symbols in range(1, self.max_symbols_per_frame + 1):
             opened, log_probs_MV, rows = self._scored(batch, opened, projected_NJ, contexts)
-            blanks = self._blanks(opened, log_probs_MV, rows)
+            # A blank, or what counts as one, if that is more probable.
+            silence_M = log_probs_MV[:, self._silent].max(1)
+            blanks = staying(np.arange(len(rows)), opened, opened.sides, silence_M[rows])
             labels = _by_arcs(batch, opened, log_probs_MV, rows)
             places = np.concatenate([blanks.sources, labels.sources])
             utterances = np.concatenate([finished.utterances, opened.utterances[places]])
@@ -140,10 +143,6 @@ class GraphBeamSearch(GraphSearch):
         log_probs_MV = self._adjusted.transducer_log_probs(projected_NJ[kept_N], contexts.gather(kept_M))
         check_tokens(batch.graph, log_probs_MV.shape[-1])
         return paths, log_probs_MV.double().cpu().numpy(), rows
-
-    def _blanks(self, paths: Paths, log_probs_MV: NDArray[np.float64], rows: NDArray[np.int64]) -> Continuations:
-        """The paths without a label: with a blank, or with what counts as one, if that is more probable."""
-        return staying(np.arange(len(rows)), paths, paths.sides, log_probs_MV[:, self._silent].max(1)[rows])
 
 
 # Differs: nine parameters, since one call covers all that the search can do.
@@ -208,20 +207,11 @@ def _to_rows(batch: GraphBatch, states: Sequence[GraphState], contexts: Contexts
 
 def _by_arcs(batch: GraphBatch, paths: Paths, log_probs_MV: NDArray[np.float64], rows: NDArray[np.int64]) -> Continuations:
     """The continuations of paths by the labels of arcs, still with the sides of the paths."""
-    sources, arcs = batch.arcs(paths)
     table = batch.graph.emitting
+    sources, arcs = table.leaving(paths.states)
     tokens = table.tokens[arcs].astype(np.int64)
     log_probs = log_probs_MV[rows[sources], tokens]
-    return Continuations(
-        sources,
-        table.targets[arcs],
-        paths.sides[sources],
-        paths.scores[sources] + log_probs + table.scores[arcs],
-        table.scores[arcs],
-        tokens,
-        log_probs,
-        table.symbols[arcs].astype(np.int64),
-    )
+    return along_arcs(paths, table, sources, arcs, sides=paths.sides[sources], labels=tokens, log_probs=log_probs)
 
 
 def _rows_after(labels: Continuations, contexts: Contexts) -> NDArray[np.int64]:
