@@ -71,20 +71,18 @@ class Transitions(NamedTuple):
     """Steps of the paths of a batch, from a state and a side in one layer to those in the same or the next one."""
 
     utterances: NDArray[np.int64]
-    source_layers: NDArray[np.int64]
-    source_states: NDArray[np.int64]
-    source_sides: NDArray[np.int64]
-    target_layers: NDArray[np.int64]
-    target_states: NDArray[np.int64]
-    target_sides: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    """(E, 3) layer, state and side that each leaves."""
+    targets: NDArray[np.int64]
+    """(E, 3) the same that each enters."""
     labels: NDArray[np.int64]
     symbols: NDArray[np.int64]
     log_probs: NDArray[np.float64]
     graph_scores: NDArray[np.float64]
 
 
-_KINDS = (*(np.int64,) * 9, *(np.float64,) * 2)
-NO_TRANSITIONS = Transitions._make(np.zeros(0, kind) for kind in _KINDS)
+_NONE, _NO_NODES = np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
+NO_TRANSITIONS = Transitions(_NONE, _NO_NODES, _NO_NODES, _NONE, _NONE, np.zeros(0), np.zeros(0))
 """No steps at all."""
 
 
@@ -199,19 +197,15 @@ class GraphBatch:
         """Keep steps for a lattice, whose layers are 0 before the first frame and t + 1 after frame t."""
         if self.transitions is None:
             return
-        layers = np.full(len(found.sources), frame + 1)
+        layers, before = np.full(len(found.sources), frame + 1), take(paths, found.sources)
         self.transitions.append(
             Transitions(
-                paths.utterances[found.sources],
-                layers if is_silent else layers - 1,
-                paths.states[found.sources],
-                paths.sides[found.sources],
-                layers,
-                found.states,
-                found.sides,
+                before.utterances,
+                np.stack([layers if is_silent else layers - 1, before.states, before.sides], 1),
+                np.stack([layers, found.states, found.sides], 1),
                 found.labels,
                 found.symbols,
-                found.scores - paths.scores[found.sources] - found.graph_scores,
+                found.scores - before.scores - found.graph_scores,
                 found.graph_scores,
             )
         )
