@@ -5,6 +5,7 @@ hypotheses of others start with theirs, and several searches of one batch share 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 from zipasr.nn.encoded import Encoded
@@ -67,23 +68,19 @@ def find_with_each(
         yield [hypotheses[: config.num_best] for hypotheses in finder.find(config)]
 
 
+@dataclass
 class _Finder:
     """Searches one batch in several ways; what two of them have in common is computed once."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        encoded: Encoded,
-        unk_id: int | None,
-        language_models: LanguageModels,
-        hotwords: HotwordGraph | None,
-        graphs: Sequence[TokenGraph],
-    ) -> None:
-        self.scorer, self.encoded, self.unk_id, self.graphs = scorer, encoded, unk_id, graphs
-        self.language_models, self.hotwords = language_models, hotwords
-        self._found: dict[SearchConfig, list[list[Hypothesis]]] = {}
-        self._attention: dict[SearchConfig, list[list[float]]] = {}
-        self._joint: dict[SearchConfig, list[JointScores]] = {}
+    scorer: Scorer
+    encoded: Encoded
+    unk_id: int | None
+    language_models: LanguageModels
+    hotwords: HotwordGraph | None
+    graphs: Sequence[TokenGraph]
+    _found: dict[SearchConfig, list[list[Hypothesis]]] = field(default_factory=dict)
+    _attention: dict[SearchConfig, list[list[float]]] = field(default_factory=dict)
+    _joint: dict[SearchConfig, list[JointScores]] = field(default_factory=dict)
 
     def find(self, config: SearchConfig) -> list[list[Hypothesis]]:
         """All hypotheses of a search, the best first for each utterance."""
