@@ -23,9 +23,10 @@ from zipasr.losses.ctc import ctc_loss
 from zipasr.losses.lattice import sum_paths
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import first_context
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import Hypothesis, with_scores
 from zipasr.search.prefix import LabelBefore
 from zipasr.search.prior import AnyPrior, prior_scores
+from zipasr.search.rescoring import padded
 from zipasr.search.scorer import AdjustedScorer, Scorer, check_encoded
 
 CTC_SCALES = (0.3, 1.0)
@@ -46,11 +47,8 @@ class JointScores(NamedTuple):
 
     def ranked(self, *, ctc_scale: float) -> list[Hypothesis]:
         """The hypotheses with the weighted sum of both as their score, the best first."""
-        totals = [
-            hypothesis._replace(score=transducer + ctc_scale * ctc)
-            for hypothesis, transducer, ctc in zip(self.hypotheses, self.transducer, self.ctc, strict=True)
-        ]
-        return sorted(totals, key=lambda hypothesis: -hypothesis.score)
+        pairs = zip(self.transducer, self.ctc, strict=True)
+        return with_scores(self.hypotheses, [transducer + ctc_scale * ctc for transducer, ctc in pairs])
 
 
 class JointScorer:
@@ -123,7 +121,7 @@ class JointScorer:
         if not texts or not frames_1TD.shape[1]:
             return _of_nothing(texts)
         device = frames_1TD.device
-        labels_KS, lens_K = _padded(texts, device)
+        labels_KS, lens_K = padded(texts, device)
         rows_KU, contexts_MC = _contexts(texts, context or first_context(self.scorer))
         rows_KU = rows_KU.to(device)
         context_MJ = self.scorer.predict(contexts_MC.to(device))
@@ -163,7 +161,7 @@ class JointScorer:
 
     def _summed(self, log_probs_1TV: Tensor, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Log-probability (K,) of each text, summed over its alignments with these frames."""
-        labels_KS, lens_K = _padded(texts, log_probs_1TV.device)
+        labels_KS, lens_K = padded(texts, log_probs_1TV.device)
         log_probs_KTV = log_probs_1TV.expand(len(texts), -1, -1)
         num_frames_K = torch.full_like(lens_K, log_probs_1TV.shape[1])
         return -ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)
@@ -181,12 +179,6 @@ def _agree(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
 def _of_nothing(texts: Sequence[tuple[int, ...]]) -> list[float]:
     """Log-probabilities of texts without a frame to say them in."""
     return [-math.inf if ids else 0.0 for ids in texts]
-
-
-def _padded(texts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Labels (K, S) and their lengths (K,)."""
-    labels_KS = pad_sequence([torch.tensor(text, dtype=torch.int64) for text in texts], batch_first=True)
-    return labels_KS.to(device), torch.tensor([len(text) for text in texts], device=device)
 
 
 def _contexts(texts: Sequence[tuple[int, ...]], first: tuple[int, ...]) -> tuple[Tensor, Tensor]:
