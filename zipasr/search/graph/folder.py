@@ -75,15 +75,16 @@ def save_graph(
     for symbol in graph.symbols[1:]:
         if symbol.strip() != symbol or not symbol or len(symbol.splitlines()) > 1:
             raise ConfigError(f"an output must be text in one line without spaces around, but is {symbol!r}; change it")
-    is_ready = graph.has_ctc_topology or not has_hlg
-    hlg = graph if is_ready else add_ctc_topology(graph, tokenizer.blank_id)
+    hlg = None
+    if has_hlg:
+        hlg = graph if graph.has_ctc_topology else add_ctc_topology(graph, tokenizer.blank_id)
     lines = (f"{symbol or EPSILON} {i}\n" for i, symbol in enumerate(graph.symbols))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ABOUT_FILE).unlink(missing_ok=True)  # written last: a folder without it is incomplete
         (folder / HLG_FILE).unlink(missing_ok=True)
         write_graph(graph, folder / GRAPH_FILE)
-        if has_hlg:
+        if hlg is not None:
             write_graph(hlg, folder / HLG_FILE)
         (folder / WORDS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
         about = {
@@ -99,7 +100,7 @@ def save_graph(
         raise DataError(
             f"{folder} must be writable, but is not: {error.strerror}; check permissions and free space"
         ) from error
-    return hlg if has_hlg else None
+    return hlg
 
 
 def load_graph(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> LoadedGraph:
