@@ -104,19 +104,16 @@ class HotwordGraph:
 
     def _link(self) -> None:
         """Set scores and links, and then what each state keeps when it fails; shorter states first."""
-        nodes = list(self._root.children.values())
+        nodes = [self._root]
         for node in nodes:  # breadth first: the list grows in the loop
-            parent = node.parent
-            assert parent is not None
-            node.score = parent.score + node.boost
-            node.fail = self._root
-            if parent is not self._root:
-                back = parent.fail
-                while back is not self._root and node.label not in back.children:
+            for label, child in node.children.items():
+                child.score = node.score + child.boost
+                back = node.fail
+                while back is not self._root and label not in back.children:
                     back = back.fail
-                node.fail = back.children.get(node.label, self._root)
-            node.ending = node.fail if node.fail.is_end else node.fail.ending
-            nodes.extend(node.children.values())
+                child.fail = self._root if node is self._root else back.children.get(label, self._root)
+                child.ending = child.fail if child.fail.is_end else child.fail.ending
+                nodes.append(child)
         self._set_kept()
 
     def _set_kept(self) -> None:
