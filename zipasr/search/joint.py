@@ -110,7 +110,10 @@ class JointScorer:
             frames_1TD = encoded.frames[n : n + 1, :length]
             texts = [hypothesis.ids for hypothesis in hypotheses]
             extra = prior_scores(texts, prior) if prior is not None else [0.0] * len(texts)
-            both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts, before))
+            if texts and length:
+                both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts, before))
+            else:  # without a frame, nothing can be said
+                both = ([-math.inf if ids else 0.0 for ids in texts],) * 2
             found.append(JointScores(hypotheses, *(list(map(sum, zip(scores, extra, strict=True))) for scores in both)))
         return found
 
@@ -118,8 +121,6 @@ class JointScorer:
         self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], context: tuple[int, ...] | None
     ) -> list[float]:
         """Log-probability of each of K texts, summed over the paths of the search's lattice."""
-        if not texts or not frames_1TD.shape[1]:
-            return _of_nothing(texts)
         device = frames_1TD.device
         labels_KS, lens_K = padded(texts, device)
         rows_KU, contexts_MC = _contexts(texts, context or first_context(self.scorer))
@@ -147,8 +148,6 @@ class JointScorer:
 
     def _by_ctc(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], before: LabelBefore | None) -> list[float]:
         """Log-probability of each text, summed over its alignments."""
-        if not texts or not frames_1TD.shape[1]:
-            return _of_nothing(texts)
         log_probs_1TV = self._adjusted.ctc_log_probs(frames_1TD).float()
         scores_K = self._summed(log_probs_1TV, texts)
         if before is None:
@@ -174,11 +173,6 @@ def _agree(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
     """
     is_same = bool(ours and theirs) and ours[0].ids == theirs[0].ids
     return is_same and all(hypothesis.score <= ranked[0].score for ranked in (ours, theirs) for hypothesis in ranked)
-
-
-def _of_nothing(texts: Sequence[tuple[int, ...]]) -> list[float]:
-    """Log-probabilities of texts without a frame to say them in."""
-    return [-math.inf if ids else 0.0 for ids in texts]
 
 
 def _contexts(texts: Sequence[tuple[int, ...]], first: tuple[int, ...]) -> tuple[Tensor, Tensor]:
