@@ -130,10 +130,6 @@ class SpotterState:
         self.told: dict[int, KeywordMatch] = {}
         """The last near miss of each keyword."""
 
-    def restart(self) -> None:
-        """Forget all paths; the keywords start over."""
-        self.paths = [self.first]
-
     def take(self) -> list[KeywordMatch]:
         """Return what was found since the last call."""
         found, self.found = self.found, []
@@ -245,7 +241,7 @@ class KeywordSearch:
                 event = next((match for match in matches if not match.is_near), None)
                 if event is not None:
                     self._report(state, event)
-                    state.restart()
+                    state.paths = [state.first]
                     return
                 near += matches
             begun |= path.node.begun
