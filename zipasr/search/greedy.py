@@ -100,11 +100,7 @@ class _Ahead:
     def guess(self, frames: Sequence[int], labels: Sequence[int], silent: set[int | None], previous: int | None) -> None:
         """Take the first label of each frame as a guess, but not if it repeats the one before: the context knows of it then.
 
-        Args:
-            frames: frames in order.
-            labels: a label of each.
-            silent: labels that count as none.
-            previous: the label before them.
+        The frames are in order, `silent` labels count as none, and `previous` is the label before all of them.
         """
         latest = -1
         for frame, label in zip(frames, labels, strict=True):

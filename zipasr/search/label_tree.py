@@ -57,9 +57,7 @@ class LabelNode:
 def root_node(prior: AnyPrior | None, label: int = -1) -> LabelNode:
     """The empty sequence, with the first state of the prior if there is one.
 
-    Args:
-        prior: scores of label sequences.
-        label: the last label of the text before it, after which a CTC search continues; it is not part of the sequence.
+    A CTC search continues after `label`, the last one of the text before, which is not part of the sequence.
     """
     node = LabelNode(label=label)
     if prior is not None:

@@ -48,9 +48,7 @@ class ResumableSearch(Protocol[State, PriorT_contra]):
     def hypotheses(self, states: Sequence[State], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its best hypotheses, the best first, as if the utterance ended here; it can still be advanced.
 
-        Args:
-            states: the utterances.
-            num_best: largest number of hypotheses of each; None: all.
+        There are `num_best` of each at most; None: all.
         """
 
     def restart(self, state: State) -> State:

@@ -13,7 +13,7 @@ from zipasr.nn.encoded import Encoded
 
 
 class Scorer(Protocol):
-    """Scores of the next label. J is the joiner width, V the vocabulary; frames are at 25 Hz."""
+    """Scores of the next label."""
 
     @property
     def blank_id(self) -> int:

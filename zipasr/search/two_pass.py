@@ -103,15 +103,13 @@ class TwoPassSearch(ABC):
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """The second pass over an utterance.
+        """The hypotheses of an utterance after the second pass, the best first.
 
         Args:
             encoded: its frames (1, T, D), at least one.
             by_each: its hypotheses by each search of the first pass, the best first.
             state: its state.
             is_best_enough: whether only the best hypothesis matters.
-        Returns:
-            Its hypotheses, the best first.
         """
 
 

@@ -36,13 +36,9 @@ class GraphSearch(ABC):
     def __init__(
         self, scorer: Scorer, free_search: ResumableSearch[Any, Any], limits: Limits, prior: AnyPrior | None
     ) -> None:
-        """Configure the search.
+        """Configure the search; `free_search` is that of the same head without a graph, with the same settings.
 
-        Args:
-            scorer: the model.
-            free_search: the search of the same head without a graph, with the same settings.
-            limits: which paths to keep.
-            prior: see `CtcGraphSearch`.
+        The other arguments are those of `CtcGraphSearch`.
         """
         if not limits.beam_nats > 0:
             raise ValueError(f"beam_nats must be positive, but is {limits.beam_nats}")

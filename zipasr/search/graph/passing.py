@@ -117,13 +117,7 @@ class GraphState:
     """Progress of a search in one utterance."""
 
     def __init__(self, graph: TokenGraph, side: int, contexts: Sequence[tuple[int, ...]] = ()) -> None:
-        """Start at the start of the graph.
-
-        Args:
-            graph: what may be said.
-            side: see `Paths`; for a transducer an index of `contexts`.
-            contexts: label contexts of a transducer.
-        """
+        """Start at the start of the graph with a side, which for a transducer is an index of its label contexts."""
         self.graph, self.contexts, self.num_frames = graph, list(contexts), 0
         self.free: Any = None
         """State of the free search beside."""
@@ -211,13 +205,9 @@ class GraphBatch:
         )
 
     def follow(self, paths: Paths, found: Continuations, frame: int, *, is_silent: bool = False) -> Paths:
-        """The paths after some continuations, the best of those that meet.
+        """The paths after some of their continuations, all within the beam: the best of those that meet.
 
-        Args:
-            paths: the paths that are continued.
-            found: their continuations, all within the beam.
-            frame: number of the frame in this batch, from 0.
-            is_silent: whether they take no frame.
+        `frame` is counted from 0 in this batch; silent continuations take none.
         """
         self._keep(paths, found, frame, is_silent)
         utterances = paths.utterances[found.sources]

@@ -140,12 +140,8 @@ class KeywordSearch:
     """The search with its settings; streams with keywords of their own advance in one batch."""
 
     def __init__(self, scorer: Scorer, config: SpotterConfig, *, unk_id: int | None = None) -> None:
-        """Configure the search.
+        """Configure the search; `unk_id` is a label that counts as blank, None: the vocabulary has none.
 
-        Args:
-            scorer: has a transducer head.
-            config: the settings.
-            unk_id: a label that counts as blank; None: the vocabulary has none.
         Raises:
             ConfigError: the model has no transducer head.
         """
@@ -158,12 +154,7 @@ class KeywordSearch:
         self._contexts = KeptContexts(scorer)
 
     def start(self, trie: KeywordTrie, *, near: float | None = None) -> SpotterState:
-        """State of a stream before its first frame.
-
-        Args:
-            trie: its keywords.
-            near: the near misses that it tells, as in `SpotterConfig`; None: those of the settings.
-        """
+        """State of a stream before its first frame; `near` as in `SpotterConfig`, None: that of the settings."""
         return SpotterState(trie, first_context(self.scorer), self.config.near if near is None else near)
 
     @torch.inference_mode()
