@@ -19,7 +19,7 @@ from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph, concatenated, 
 from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
-from zipasr.search.resumable import search_each
+from zipasr.search.resumable import search_all
 from zipasr.search.scorer import AdjustedScorer, Scorer
 
 _NO_LABEL = 0
@@ -130,4 +130,4 @@ def ctc_graph_search(
     """
     limits = Limits(beam_nats, max_states, num_best)
     search = CtcGraphSearch(scorer, limits, blank_penalty=blank_penalty, temperature=temperature)
-    return search_each(search, encoded, graphs)
+    return search_all(search, encoded, graphs)

@@ -31,7 +31,7 @@ from zipasr.search.graph.token_graph import TokenGraph, concatenated, places_wit
 from zipasr.search.greedy import GreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
-from zipasr.search.resumable import search_each
+from zipasr.search.resumable import search_all
 from zipasr.search.scorer import AdjustedScorer, Scorer
 
 DEFAULT_MAX_CONTEXTS = 8
@@ -131,11 +131,8 @@ class GraphBeamSearch(GraphSearch):
         best = np.full(len(pairs), -np.inf)
         np.maximum.at(best, rows, paths.scores)
         utterances = pairs // _ROWS
-        order = np.lexsort((-best, utterances))
-        counts = np.bincount(utterances)
-        ranks = np.empty(len(pairs), np.int64)
-        ranks[order] = places_within(counts)
-        is_kept = ranks < self.max_contexts
+        is_kept = np.empty(len(pairs), np.bool_)
+        is_kept[np.lexsort((-best, utterances))] = places_within(np.bincount(utterances)) < self.max_contexts
         paths, rows = take(paths, is_kept[rows]), (np.cumsum(is_kept) - 1)[rows[is_kept[rows]]]
         device = projected_NJ.device
         kept_N = torch.from_numpy(utterances[is_kept]).to(device)
@@ -195,7 +192,7 @@ def transducer_graph_search(
         unk_id=unk_id,
         max_symbols_per_frame=max_symbols_per_frame,
     )
-    return search_each(search, encoded, graphs)
+    return search_all(search, encoded, graphs)
 
 
 def _to_rows(batch: GraphBatch, states: Sequence[GraphState], contexts: Contexts) -> None:
