@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zipasr.errors import ConfigError
 from zipasr.search.graph.lexicon import Lexicon
 from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, places_within, reachable
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, reachable
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def compile_arcs(
         found = list(_spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, num_states=num_states))
         num_states = max(num_states, *(1 + int(part.targets.max(initial=-1)) for part in found))
         parts += found
-    token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    token_arcs = concatenated(parts)
     final_scores = np.full(num_states, -np.inf)
     final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
     return (_optimized if is_minimized else _sorted)(token_arcs, final_scores, symbols)
