@@ -35,9 +35,9 @@ class _Ending:
 
     __slots__ = ("_largest", "emission", "log_prob")
 
-    def __init__(self, log_prob: float = -math.inf, emission: Emission | None = None) -> None:
-        self.log_prob, self.emission = log_prob, emission
-        self._largest = log_prob
+    def __init__(self, log_prob: float = -math.inf) -> None:
+        self.log_prob = self._largest = log_prob
+        self.emission: Emission | None = None
 
     def add(self, log_prob: float, emission: Emission | None) -> None:
         """Add more alignments."""
