@@ -53,8 +53,6 @@ class TokenSpan(NamedTuple):
 
 def emission_spans(frames: Sequence[int]) -> list[TokenSpan]:
     """Spans of tokens by the frames at 25 Hz that emitted them, in order: the whole frame, or equal parts of it in turn."""
-    if len(set(frames)) == len(frames):
-        return [TokenSpan(float(frame), frame + 1.0) for frame in frames]
     spans = []
     for frame, group in groupby(frames):
         num_tokens = len(list(group))
