@@ -124,10 +124,10 @@ def read_graph(
     if symbols is None:
         symbols = _own_symbols(fst)
     graph = to_graph(fst, symbols=symbols, num_tokens=num_tokens, blank_id=blank_id, shown=path)
-    if empty_cycle(graph) is not None:
+    if (state := empty_cycle(graph)) is not None:
         raise DataError(
-            f"{os.fspath(path)} must have a token in every loop, but state {empty_cycle(graph)} is in one of arcs without "
-            "tokens; remove them (fstrmepsilon) and write it anew"
+            f"{os.fspath(path)} must have a token in every loop, but state {state} is in one of arcs without tokens; remove "
+            "them (fstrmepsilon) and write it anew"
         )
     return graph
 
