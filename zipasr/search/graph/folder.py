@@ -28,7 +28,7 @@ EPSILON = "<eps>"
 """The symbol of no output in words.txt."""
 
 _FORMAT = 1
-_FIELDS = ("format", "name", "vocabulary", "made_of", "settings", "files")
+_FIELDS = {"format": object, "name": str, "vocabulary": str, "made_of": dict, "settings": dict, "files": dict}
 
 
 class LoadedGraph(NamedTuple):
@@ -200,9 +200,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise DataError(f"{path} must describe a graph, but is damaged: {error}; {cure}") from error
-    is_whole = isinstance(about, dict) and all(name in about for name in _FIELDS)
-    kinds = {"name": str, "vocabulary": str, "made_of": dict, "settings": dict, "files": dict}
-    if not is_whole or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
+    kinds = _FIELDS.items()
+    if not (isinstance(about, dict) and all(name in about and isinstance(about[name], kind) for name, kind in kinds)):
         raise DataError(f"{path} must have the fields {', '.join(_FIELDS)}, but is damaged or something else; {cure}")
     if about["format"] != _FORMAT:
         raise DataError(f"{path} must have format {_FORMAT}, but has {about['format']!r}; update zipasr, or {cure}")
