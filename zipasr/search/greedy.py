@@ -80,8 +80,8 @@ class _Ahead:
     A step finds one label: that of a frame, or of the same frame again after a label that leaves room for another.
     """
 
-    def __init__(self, state: GreedyState, num_frames: int) -> None:
-        self.state, self.num_frames = state, num_frames
+    def __init__(self, state: GreedyState, number: int, num_frames: int) -> None:
+        self.state, self.number, self.num_frames = state, number, num_frames
         self.frame = 0
         """The next frame to decide."""
         self.num_here = 0
@@ -169,41 +169,39 @@ class GreedySearch:
         contexts = self._contexts.get()
         for state in states:
             state.context_row = contexts.row_of(state.context)
-        utterances = [_Ahead(state, length) for state, length in zip(states, lens, strict=True)]
+        utterances = [_Ahead(state, n, length) for n, (state, length) in enumerate(zip(states, lens, strict=True))]
         if self.scorer.has_ctc and max(lens, default=0) > 1:
             labels_NT = self.scorer.ctc_log_probs(encoded.frames).argmax(-1).tolist()
             for utterance, labels, length in zip(utterances, labels_NT, lens, strict=True):
                 utterance.guess(range(length), labels[:length], self.silent, None)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
-        active = [(n, utterance) for n, utterance in enumerate(utterances) if utterance.num_frames]
+        active = [utterance for utterance in utterances if utterance.num_frames]
         while active:
-            for _, utterance in active:
+            for utterance in active:
                 utterance.plan(self.window_frames_25hz, self.max_symbols_per_frame, contexts)
             labels, log_probs = self._best(active, projected_NTJ, contexts)
             first = 0
-            for _, utterance in active:
+            for utterance in active:
                 last = first + len(utterance.rows)
                 self._follow(utterance, labels[first:last], log_probs[first:last], contexts)
                 first = last
-            active = [(n, utterance) for n, utterance in active if utterance.frame < utterance.num_frames]
+            active = [utterance for utterance in active if utterance.frame < utterance.num_frames]
         for state in states:
             state.context = contexts.context(state.context_row)
 
-    def _best(
-        self, active: Sequence[tuple[int, _Ahead]], projected_NTJ: Tensor, contexts: Contexts
-    ) -> tuple[list[int], list[float]]:
-        """The label of every planned step of some rows, one row after the other, with its log-probability."""
+    def _best(self, active: Sequence[_Ahead], projected_NTJ: Tensor, contexts: Contexts) -> tuple[list[int], list[float]]:
+        """The label of every planned step of some utterances, one after the other, with its log-probability."""
         places: tuple[list[int], list[int], list[int]] = [], [], []
-        for n, utterance in active:
-            places[0].extend([n] * len(utterance.rows))
+        for utterance in active:
+            places[0].extend([utterance.number] * len(utterance.rows))
             places[1].extend(utterance.frames)
             places[2].extend(utterance.rows)
         rows_M, frames_M, contexts_M = torch.from_numpy(np.array(places)).to(projected_NTJ.device).unbind()
         log_probs_MV = self._adjusted.transducer_log_probs(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M))
-        if all(utterance.state.hotwords.is_empty for _, utterance in active):
+        if all(utterance.state.hotwords.is_empty for utterance in active):
             best_log_probs_M, best_M = log_probs_MV.max(-1)
         else:
-            bonus_MV, is_inside_M = _bonus([utterance for _, utterance in active], log_probs_MV)
+            bonus_MV, is_inside_M = _bonus(active, log_probs_MV)
             best_log_probs_M, best_M = _best_with_bonus(log_probs_MV, bonus_MV, is_inside_M, self.silent)
         return best_M.tolist(), best_log_probs_M.tolist()
 
