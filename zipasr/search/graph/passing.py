@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
-from zipasr.search.graph.arcs import Arcs, JoinedGraphs, PreparedGraph, join_graphs, prepare
+from zipasr.search.graph.arcs import Arcs, join_graphs, prepare
 from zipasr.search.graph.histories import NO_RECORD, History, RecordArrays, Records
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, starts_run, take
 
@@ -134,8 +134,8 @@ class GraphBatch:
     def __init__(self, states: Sequence[GraphState], limits: Limits) -> None:
         """Join what the states hold. The sides of `paths` are those of the states, for a transducer to translate."""
         self._states, self.limits = states, limits
-        graphs: JoinedGraphs = join_graphs([state.graph for state in states])
-        self.graph: PreparedGraph = graphs.arcs
+        graphs = join_graphs([state.graph for state in states])
+        self.graph = graphs.arcs
         self.first_states = np.array([graphs.first_states[state.graph] for state in states])
         self._records = Records([state.history for state in states])
         self._first_frames = np.array([state.num_frames for state in states])
