@@ -52,10 +52,8 @@ class CtcGraphSearch(GraphSearch):
     def first_state(self, graph: TokenGraph) -> GraphState:
         return GraphState(graph, _NO_LABEL)
 
-    def _next_state(self, state: GraphState) -> GraphState:
-        paths = state.paths
-        best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else _NO_LABEL
-        return GraphState(state.graph, best)
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        return GraphState(state.graph, _NO_LABEL if side is None else side)
 
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         log_probs_NTV = self._adjusted.ctc_log_probs(encoded.frames).cpu()

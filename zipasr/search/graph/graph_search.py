@@ -130,15 +130,17 @@ class GraphSearch(ABC):
 
     def restart(self, state: GraphState) -> GraphState:
         """State of the next utterance, at the start of the same graph; see `ResumableSearch`."""
-        return self._begun(self._next_state(state), self.free_search.restart(state.free))
+        paths = state.paths
+        side = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else None
+        return self._begun(self._next_state(state, side), self.free_search.restart(state.free))
 
     @abstractmethod
     def first_state(self, graph: TokenGraph) -> GraphState:
         """State before the first frame, with the one path at the start of the graph."""
 
     @abstractmethod
-    def _next_state(self, state: GraphState) -> GraphState:
-        """The same for the utterance after another one."""
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        """The same for the utterance after another one, with the side of its best path; None: it has no path."""
 
     @abstractmethod
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:

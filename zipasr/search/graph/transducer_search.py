@@ -79,10 +79,8 @@ class GraphBeamSearch(GraphSearch):
             )
         return GraphState(graph, 0, [first_context(self.scorer)])
 
-    def _next_state(self, state: GraphState) -> GraphState:
-        paths = state.paths
-        best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else None
-        return GraphState(state.graph, 0, [first_context(self.scorer) if best is None else state.contexts[best]])
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        return GraphState(state.graph, 0, [first_context(self.scorer) if side is None else state.contexts[side]])
 
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         contexts = self._contexts.get()
