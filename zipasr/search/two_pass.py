@@ -124,7 +124,6 @@ class JointStreamSearch(TwoPassSearch):
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """See `TwoPassSearch.choose`."""
         by_transducer, by_ctc = by_each
         (scores,) = self.joint.score(
             encoded,
@@ -149,7 +148,6 @@ class RescoringStreamSearch(TwoPassSearch):
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """See `TwoPassSearch.choose`."""
         (ranked,) = attention_rescoring(self.scorer, encoded, by_each, scale=self.attention_scale)
         return ranked
 
