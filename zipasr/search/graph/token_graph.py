@@ -152,7 +152,7 @@ def places_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def starts_run(*keys: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return for each row whether one of its keys differs from that of the row before; the first one has none before it."""
+    """Return for each row whether it is the first one, or one of its keys differs from that of the row before."""
     is_start = np.zeros(len(keys[0]), np.bool_)
     is_start[:1] = True
     for key in keys:
