@@ -93,7 +93,7 @@ def resolve_search(
         config = _resolved_with_graph(requested, scorer, default, needs_ctc=graph.has_ctc_topology)
     elif config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1 or config.ngram_scale > 0 or "beam" in requested
-        if default is not None and (has_lm or language_models.own is None):  # it is replaced or missing
+        if default is not None and (has_lm or language_models.own is None):  # the n-gram is replaced or missing
             default = default.reset(["ngram_scale"])
         config = _resolved(requested, scorer, default, needs_beam=needs_beam)
     config.check_used(requested)
